@@ -1,0 +1,367 @@
+"""Build objects from ``{class, module_path, kwargs}``; fill placeholders, resolve references, translate Qlib's paths.
+
+A description is plain data until the moment it is needed; this module turns it into the object it describes, and says
+exactly what is wrong when it cannot.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from rollforge import trust
+from rollforge.errors import BuildError, ConfigError, nearest
+
+__all__ = [
+    "FLATTEN_TUPLE",
+    "QLIB_MODULES",
+    "build",
+    "fill_placeholder",
+    "flatten_dict",
+    "init_instance_by_config",
+    "locate",
+    "resolve_references",
+]
+
+FLATTEN_TUPLE = "_FLATTEN_TUPLE"
+"""Separator that makes :func:`flatten_dict` join keys as tuples."""
+
+QLIB_MODULES: dict[str, str] = {
+    "qlib.contrib.data.handler": "rollforge.data.alpha",
+    "qlib.contrib.data.loader": "rollforge.data.alpha",
+    "qlib.contrib.evaluate": "rollforge.record.analysis",
+    "qlib.contrib.eva.alpha": "rollforge.record.analysis",
+    "qlib.contrib.model": "rollforge.models",
+    "qlib.contrib.model.gbdt": "rollforge.models.lightgbm",
+    "qlib.contrib.model.linear": "rollforge.models.linear",
+    "qlib.contrib.strategy": "rollforge.record.backtest",
+    "qlib.contrib.strategy.signal_strategy": "rollforge.record.backtest",
+    "qlib.contrib.strategy.strategy": "rollforge.record.backtest",
+    "qlib.backtest.executor": "rollforge.record.backtest",
+    "qlib.data.dataset": "rollforge.data.dataset",
+    "qlib.data.dataset.handler": "rollforge.data.handler",
+    "qlib.data.dataset.loader": "rollforge.data.handler",
+    "qlib.data.dataset.processor": "rollforge.data.processor",
+    "qlib.data.dataset.weight": "rollforge.models.base",
+    "qlib.data.filter": "rollforge.data.filters",
+    "qlib.model.base": "rollforge.models.base",
+    "qlib.model.ens.ensemble": "rollforge.collect.ensemble",
+    "qlib.model.ens.group": "rollforge.collect.group",
+    "qlib.model.trainer": "rollforge.run.trainer",
+    "qlib.workflow.record_temp": "rollforge.record",
+    "qlib.workflow.task.collect": "rollforge.collect.collector",
+    "qlib.workflow.task.gen": "rollforge.generate",
+    "qlib.workflow.task.manage": "rollforge.store.manager",
+}
+"""Where the classes of a module of Qlib's are found in Rollforge."""
+
+
+def _import_file(path: str) -> ModuleType:
+    name = re.sub(r"\W", "_", path.removesuffix(".py")).lstrip("_0123456789")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise BuildError(f"No Python file at {path!r}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(module_path: str, where: str) -> ModuleType:
+    if module_path.endswith(".py"):
+        return _import_file(module_path)
+    try:
+        return importlib.import_module(module_path)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
+            raise BuildError(f"Module {module_path!r} needs {exc.name!r}, which is not installed.", path=where) from exc
+        known = [m for m in QLIB_MODULES if m.startswith(module_path.split(".")[0])] + sorted(
+            set(QLIB_MODULES.values())
+        )
+        raise BuildError(f"There is no module {module_path!r}.{nearest(module_path, known)}", path=where) from exc
+
+
+def _public(module: ModuleType) -> list[str]:
+    names = getattr(module, "__all__", None)
+    return sorted(names if names is not None else (n for n in vars(module) if not n.startswith("_")))
+
+
+def locate(name: str | Callable[..., Any], module_path: str | None = None, *, where: str = "") -> Callable[..., Any]:
+    """Return the class or function called `name`, in Rollforge's own form where the path is one of Qlib's.
+
+    Parameters
+    ----------
+    name : str or callable
+        A name inside `module_path`, or a dotted path of its own (``"pkg.module.Class"``), or the object itself.
+    module_path : str, optional
+        A module, one of Qlib's modules, or the path of a ``.py`` file.
+    where : str
+        Place in the document, for errors.
+
+    Raises
+    ------
+    BuildError
+        When there is no such module or name; the nearest valid name is offered.
+    """
+    if not isinstance(name, str):
+        return name
+    if not module_path:
+        module_path, _, name = name.rpartition(".")
+        if not module_path:
+            raise BuildError(
+                f"Class {name!r} has no module_path. Write the dotted path or add module_path.", path=where
+            )
+    ours = QLIB_MODULES.get(module_path)
+    if ours is not None:
+        module = importlib.import_module(ours)
+        if hasattr(module, name):
+            found: Callable[..., Any] = getattr(module, name)
+            return found
+    if (module_path == "qlib" or module_path.startswith("qlib.")) and importlib.util.find_spec("qlib") is None:
+        offered = ", ".join(_public(importlib.import_module(ours))) if ours else ", ".join(sorted(QLIB_MODULES))
+        what = f"class {name!r} of {module_path!r}" if ours else f"Qlib's module {module_path!r}"
+        raise BuildError(
+            f"Rollforge has no {what}, and pyqlib is not installed."
+            f"{nearest(name, offered.split(', '))} There is: {offered}.",
+            path=where,
+        )
+    module = _import_module(module_path, where)
+    try:
+        target: Callable[..., Any] = getattr(module, name)
+    except AttributeError:
+        names = _public(module)
+        raise BuildError(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
+    return target
+
+
+def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], where: str) -> None:
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # builtins without a signature: let the call itself speak
+        return
+    parameters = signature.parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    label = getattr(target, "__name__", str(target))
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in kwargs:
+            if key not in names:
+                raise BuildError(
+                    f"{label} takes no argument {key!r}.{nearest(key, names)} It takes: {', '.join(names) or 'none'}.",
+                    path=f"{where}.kwargs" if where else "",
+                )
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.name not in kwargs
+    ]
+    if missing:
+        raise BuildError(f"{label} needs {', '.join(map(repr, missing))}.", path=f"{where}.kwargs" if where else "")
+
+
+def _accepted(target: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `offered` that `target` takes by name (an error inside a constructor must not decide this)."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(offered)
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {k: v for k, v in offered.items() if k in names}
+
+
+def build(
+    config: Any,
+    *,
+    accept_types: type | tuple[type, ...] = (),
+    default_module: str | None = None,
+    try_kwargs: Mapping[str, Any] | None = None,
+    where: str = "",
+    **kwargs: Any,
+) -> Any:
+    """Return the object that `config` describes.
+
+    Parameters
+    ----------
+    config : dict, str or object
+        ``{"class": name, "module_path": module, "kwargs": {…}}``; a dotted path ``"pkg.module.Class"``;
+        ``"file:///path/object.pkl"`` (read through the allow-list); or an object of `accept_types`, returned as it is.
+    accept_types : type or tuple of types
+        What may be passed through ready-made.
+    default_module : str, optional
+        Module of a class that names none.
+    try_kwargs : mapping, optional
+        Arguments that are given only where the constructor takes them and `config` does not set them.
+    where : str
+        Place of `config` in its document, for errors.
+    **kwargs
+        Further arguments of the constructor.
+
+    Raises
+    ------
+    BuildError
+        When the description does not fit, naming the place and the nearest valid name.
+    UntrustedPickle
+        When a pickle names a type that is not allowed.
+    """
+    if accept_types and isinstance(config, accept_types):
+        return config
+    if isinstance(config, str) and config.startswith("file://"):
+        return _load_file(config, accept_types, where)
+    if isinstance(config, str):
+        config = {"class": config}
+    if isinstance(config, type):
+        config = {"class": config}
+    if not isinstance(config, Mapping):
+        raise BuildError(f"expected {{class, module_path, kwargs}}, found a {type(config).__name__}.", path=where)
+    unknown = [k for k in config if k not in ("class", "func", "module_path", "kwargs")]
+    if unknown:
+        keys = ["class", "module_path", "kwargs"]
+        raise BuildError(
+            f"unknown key {unknown[0]!r}.{nearest(unknown[0], keys)} An object has class, module_path and kwargs.",
+            path=where,
+        )
+    name = config.get("class", config.get("func"))
+    if name is None:
+        raise BuildError("an object needs 'class'.", path=where)
+    module_path = config.get("module_path")
+    if not module_path and isinstance(name, str) and "." not in name:
+        module_path = default_module
+    target = locate(name, module_path, where=where)
+    own = config.get("kwargs") or {}
+    if not isinstance(own, Mapping):
+        raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
+    arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
+    _check_arguments(target, arguments, where)
+    return target(**arguments)
+
+
+def init_instance_by_config(
+    config: Any,
+    default_module: str | None = None,
+    accept_types: type | tuple[type, ...] = (),
+    try_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Return the object that `config` describes: Qlib's name and order of arguments for :func:`build`."""
+    return build(config, accept_types=accept_types, default_module=default_module, try_kwargs=try_kwargs, **kwargs)
+
+
+def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> Any:
+    parsed = urlparse(url)
+    path = Path(unquote(parsed.netloc + parsed.path)).expanduser()
+    if not path.is_file():
+        raise BuildError(f"there is no file {str(path)!r}.", path=where)
+    loaded = trust.load(path)
+    if accept_types and not isinstance(loaded, accept_types):
+        raise BuildError(f"{path} holds a {type(loaded).__name__}, which does not belong here.", path=where)
+    return loaded
+
+
+def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
+    """Return a copy of `config` in which each string that equals a key of `values` is replaced by its value.
+
+    Lists, tuples and dicts are walked; the argument is not changed (Qlib changes it, and skips tuples).
+
+    Examples
+    --------
+    >>> fill_placeholder({"signal": "<PRED>", "pair": ("<PRED>", 1)}, {"<PRED>": "p"})
+    {'signal': 'p', 'pair': ('p', 1)}
+    """
+    if isinstance(config, str):
+        return values.get(config, config)
+    if isinstance(config, Mapping):
+        return {k: fill_placeholder(v, values) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(fill_placeholder(v, values) for v in config)
+    return config
+
+
+_REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
+
+
+def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `task` with each ``<dotted.path>`` string replaced by what stands at that path of the same task.
+
+    Resolved when a task is run, so a fit window written as ``<dataset.kwargs.segments.train.0>`` moves with the roll.
+
+    Raises
+    ------
+    ConfigError
+        When the path leads nowhere, or in a circle.
+
+    Examples
+    --------
+    >>> resolve_references({"a": {"seg": ("2010", "2012")}, "fit_end": "<a.seg.1>"})["fit_end"]
+    '2012'
+    """
+
+    def value_at(dotted: str, trail: tuple[str, ...]) -> Any:
+        if dotted in trail:
+            raise ConfigError(f"the reference <{dotted}> leads back to itself.", path=trail[0])
+        node: Any = task
+        for part in dotted.split("."):
+            try:
+                node = node[int(part)] if isinstance(node, (list, tuple)) else node[part]
+            except (KeyError, IndexError, ValueError, TypeError):
+                options = [str(k) for k in node] if isinstance(node, Mapping) else []
+                raise ConfigError(
+                    f"the reference <{dotted}> leads nowhere: there is no {part!r}.{nearest(part, options)}"
+                ) from None
+        return walk(node, (*trail, dotted))
+
+    def walk(node: Any, trail: tuple[str, ...]) -> Any:
+        if isinstance(node, str):
+            match = _REFERENCE.fullmatch(node)
+            return value_at(match.group(1), trail) if match else node
+        if isinstance(node, Mapping):
+            return {k: walk(v, trail) for k, v in node.items()}
+        if isinstance(node, (list, tuple)):
+            return type(node)(walk(v, trail) for v in node)
+        return node
+
+    resolved: dict[str, Any] = walk(task, ())
+    return resolved
+
+
+def flatten_dict(d: Mapping[Any, Any], parent_key: Any = "", sep: str = ".") -> dict[Any, Any]:
+    """Return `d` with nested dicts laid flat, their keys joined by `sep`: ``{a: {b: x}} -> {"a.b": x}``.
+
+    Parameters
+    ----------
+    d : mapping
+        Nested dicts; lists and other values are kept whole. An empty dict stays a value (Qlib drops it).
+    parent_key : str or tuple
+        Put before every key.
+    sep : str
+        What joins keys; :data:`FLATTEN_TUPLE` makes one flat tuple of them (Qlib nests the tuples).
+
+    Examples
+    --------
+    >>> flatten_dict({"a": 1, "c": {"a": 2, "b": {"x": 5}}})
+    {'a': 1, 'c.a': 2, 'c.b.x': 5}
+    >>> flatten_dict({"c": {"b": {"x": 5}}}, sep=FLATTEN_TUPLE)
+    {('c', 'b', 'x'): 5}
+    """
+    flat: dict[Any, Any] = {}
+    for key, value in d.items():
+        if sep == FLATTEN_TUPLE:
+            parent = parent_key if isinstance(parent_key, tuple) else (parent_key,) if parent_key else ()
+            joined: Any = (*parent, key) if parent else key
+        else:
+            joined = f"{parent_key}{sep}{key}" if parent_key else key
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten_dict(value, joined, sep))
+        else:
+            flat[joined] = value
+    return flat

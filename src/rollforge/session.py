@@ -1,0 +1,147 @@
+"""Where a run happens: data folder, task store, tracking store, cache, threads. A value, passed as an argument.
+
+Inside the package a :class:`Session` is handed from caller to callee and sent to worker processes. Short public calls
+(``R.start()``, ``TaskManager(pool)``) fall back to the session set by :func:`init`, and to the environment before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rollforge.errors import ConfigError, nearest
+
+__all__ = ["Session", "available_cores", "current_session", "init", "mask_secrets", "using"]
+
+REGIONS = ("us", "cn", "tw")
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use (its affinity, not the size of the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mask_secrets(uri: str) -> str:
+    """Return `uri` with the password replaced, fit for logs and errors.
+
+    Examples
+    --------
+    >>> mask_secrets("postgresql://ann:s3cret@db/tasks")
+    'postgresql://ann:***@db/tasks'
+    """
+    return re.sub(r"(://[^/:@\s]*):[^@\s]*@", r"\1:***@", uri)
+
+
+def _home() -> Path:
+    return Path(os.environ.get("ROLLFORGE_HOME", ".rollforge")).expanduser().absolute()
+
+
+def _cache_home() -> Path:
+    named = os.environ.get("ROLLFORGE_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "rollforge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Everything that says *where*; see the fields.
+
+    Examples
+    --------
+    >>> Session(provider_uri="demo", threads=2).with_(threads=1).threads
+    1
+    """
+
+    provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA"))
+    """Data folder in Qlib's bin form; None until one is named."""
+    region: str = "us"
+    """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""
+    store: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
+    """URI of the task store: ``sqlite:///PATH``, ``memory://``, later ``postgresql://…`` and ``mongodb://…``."""
+    tracking: str = field(
+        default_factory=lambda: os.environ.get("ROLLFORGE_TRACKING", f"sqlite:///{_home()}/mlflow.db")
+    )
+    """URI of the tracking store: ``sqlite:///PATH`` or ``http://…`` (MLflow), ``folder:PATH`` (plain files)."""
+    experiment: str = "Experiment"
+    """Name of the experiment where none is given."""
+    cache: str = field(default_factory=lambda: str(_cache_home()))
+    """Folder of feature panels and compiled kernels, shared by all projects."""
+    cache_limit: int = 50 * 2**30
+    """Bytes that cached panels may take; the longest unused go first."""
+    threads: int = field(default_factory=available_cores)
+    """Threads that this process may use; `num_threads` of a template is capped to it."""
+
+    def __post_init__(self) -> None:
+        if self.region not in REGIONS:
+            raise ConfigError(
+                f"region {self.region!r} is none of {', '.join(REGIONS)}.{nearest(self.region, REGIONS)}", path="region"
+            )
+        if self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, found {self.threads}.", path="threads")
+
+    def with_(self, **changes: Any) -> Session:
+        """Return a copy with some fields changed; None leaves a field as it is."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any], *, path: str = "") -> Session:
+        """Return a session made from the names of its fields.
+
+        Raises
+        ------
+        ConfigError
+            For a name that is not a field, offering the nearest.
+        """
+        names = [f.name for f in fields(cls)]
+        for key in options:
+            if key not in names:
+                raise ConfigError(f"unknown key {key!r}.{nearest(key, names)} Known: {', '.join(names)}.", path=path)
+        return cls(**{k: v for k, v in options.items() if v is not None})
+
+
+_default: Session | None = None
+_active: ContextVar[Session | None] = ContextVar("rollforge_session", default=None)
+
+
+def current_session() -> Session:
+    """Return the session of the enclosing :func:`using`, else of :func:`init`, else one from the environment."""
+    return _active.get() or _default or Session()
+
+
+def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> Session:
+    """Set the session that short public calls fall back to, and return it.
+
+    Parameters
+    ----------
+    provider_uri : path, optional
+        Data folder.
+    **options
+        Further fields of :class:`Session`.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is not a field of :class:`Session`.
+    """
+    global _default
+    if provider_uri is not None:
+        options["provider_uri"] = str(Path(provider_uri).expanduser())
+    _default = Session.from_mapping(options, path="init")
+    return _default
+
+
+@contextlib.contextmanager
+def using(session: Session) -> Iterator[Session]:
+    """Make `session` the current one inside the ``with`` block (of this thread or async task alone)."""
+    token = _active.set(session)
+    try:
+        yield session
+    finally:
+        _active.reset(token)

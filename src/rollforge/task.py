@@ -1,0 +1,265 @@
+"""A task is data: its status, its record in a pool, and the canonical JSON that its identity is made of.
+
+A task definition is a JSON-like dict. :func:`encode` writes it as canonical JSON (sorted keys, no spaces), in which
+dates, timestamps, tuples and references to importable classes are tagged so that they survive the round trip;
+:func:`digest` is the hash of that text, and the id of the task on every backend.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import FunctionType
+from typing import Any
+
+from rollforge.errors import ConfigError, TaskNotSerializable
+
+__all__ = ["Status", "TaskRecord", "decode", "digest", "encode", "from_plain", "to_plain"]
+
+
+class Status(StrEnum):
+    """Where a task stands in its life.
+
+    ``waiting -> running -> done | part_done | failed``; ``part_done -> running``; ``running -> waiting`` when a worker
+    gives the task back. The values are Qlib's; `FAILED` is an addition.
+    """
+
+    WAITING = "waiting"
+    """Created, nobody works on it."""
+    RUNNING = "running"
+    """A worker holds a lease on it."""
+    DONE = "done"
+    """Its result is committed."""
+    PART_DONE = "part_done"
+    """The first stage is committed; a second stage may fetch it."""
+    FAILED = "failed"
+    """It raised as often as it may; traceback and attempts are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One task as the pool knows it, at one moment. Times are seconds since the epoch by the store's clock."""
+
+    id: str
+    """Hash of the definition, see :func:`digest`."""
+    pool: str
+    definition: Mapping[str, Any]
+    """What to run: ``{"model": …, "dataset": …, "record": …}``."""
+    status: Status = Status.WAITING
+    priority: int = 0
+    attempt: int = 0
+    """How many times the current stage has been started and ended by failing or by a lost lease, or is running now."""
+    max_attempts: int = 3
+    token: int = 0
+    """Fencing token: grows with every claim, a commit must show the current one."""
+    lease_until: float | None = None
+    """When the claim of the current worker runs out; None unless running."""
+    available_at: float = 0.0
+    """Not claimed before this time (backoff after a failed attempt)."""
+    worker: str | None = None
+    """``host:pid:…`` of the last worker that claimed the task."""
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    result: Any = None
+    """Decoded result of the last committed stage."""
+    error: str | None = None
+    """Traceback of the last failed attempt."""
+    stage_from: Status = Status.WAITING
+    """Status that the running claim was made from, and that giving the task back restores."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that a backend or a newer version keeps beside these."""
+
+
+_TAGS = frozenset({"$tuple", "$ts", "$timedelta", "$date", "$datetime", "$bytes", "$float", "$slice", "$ref", "$map"})
+
+
+def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table of types
+    """Return `value` as a tree of JSON types, with a tag for each type that JSON lacks.
+
+    Parameters
+    ----------
+    value : object
+        dict, list, tuple, str, int, float, bool, None, date, datetime, timedelta, slice, bytes, path, pandas Timestamp
+        or Timedelta, numpy scalar, or an importable class or function.
+    path : str
+        Where `value` sits in its document; used in the error alone.
+
+    Raises
+    ------
+    TaskNotSerializable
+        For anything else, naming where it is.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, Mapping):
+        return _mapping_to_plain(value, path)
+    if isinstance(value, tuple):
+        return {"$tuple": [to_plain(v, f"{path}.{i}") for i, v in enumerate(value)]}
+    if isinstance(value, list):
+        return [to_plain(v, f"{path}.{i}") for i, v in enumerate(value)]
+    if isinstance(value, slice):
+        return {"$slice": [to_plain(v, path) for v in (value.start, value.stop, value.step)]}
+    if isinstance(value, (bytes, bytearray)):
+        return {"$bytes": base64.b64encode(bytes(value)).decode("ascii")}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    for convert in (_pandas_to_plain, _numpy_to_plain, _date_to_plain, _reference_to_plain):
+        plain = convert(value)
+        if plain is not None:
+            return plain
+    where = path.lstrip(".") or "the task itself"
+    raise TaskNotSerializable(
+        f"A task is plain data, but {where} is a live {type(value).__module__}.{type(value).__qualname__}. "
+        "Describe it as {'class': …, 'module_path': …, 'kwargs': …} instead."
+    )
+
+
+def _mapping_to_plain(value: Mapping[Any, Any], path: str) -> Any:
+    plain = {k: to_plain(v, f"{path}.{k}") for k, v in value.items()}
+    # A dict with keys that JSON cannot hold, or one that looks like a tag itself, is kept as a list of pairs.
+    if all(type(k) is str for k in plain) and not (len(plain) == 1 and next(iter(plain)) in _TAGS):
+        return plain
+    pairs = [[to_plain(k, f"{path}.{k}"), v] for k, v in plain.items()]
+    return {"$map": sorted(pairs, key=lambda p: json.dumps(p[0], sort_keys=True))}
+
+
+def _date_to_plain(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return {"$datetime": value.isoformat()}
+    if isinstance(value, dt.date):
+        return {"$date": value.isoformat()}
+    if isinstance(value, dt.timedelta):
+        return {"$timedelta": f"{value.days}d{value.seconds}s{value.microseconds}us"}
+    return None
+
+
+def _pandas_to_plain(value: Any) -> Any:
+    pandas = sys.modules.get("pandas")  # a value of pandas can exist only where pandas is imported
+    if pandas is None:
+        return None
+    if value is pandas.NaT or isinstance(value, pandas.Timestamp):
+        return {"$ts": str(value) if value is pandas.NaT else value.isoformat()}
+    if isinstance(value, pandas.Timedelta):
+        return {"$timedelta": value.isoformat()}
+    return None
+
+
+def _numpy_to_plain(value: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic):
+        return None
+    if isinstance(value, numpy.datetime64):
+        return {"$ts": str(value)}
+    return to_plain(value.item()) if not isinstance(value.item(), numpy.generic) else None
+
+
+def _reference_to_plain(value: Any) -> Any:
+    if not isinstance(value, (type, FunctionType)):
+        return None
+    module, name = value.__module__, value.__qualname__
+    if "<" in name or module == "__main__":
+        return None
+    return {"$ref": f"{module}:{name}"}
+
+
+def from_plain(plain: Any) -> Any:
+    """Return what :func:`to_plain` was given (numpy scalars come back as Python's, paths as strings)."""
+    if isinstance(plain, list):
+        return [from_plain(v) for v in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if len(plain) == 1:
+        tag, body = next(iter(plain.items()))
+        if tag in _TAGS:
+            return _from_tag(tag, body)
+    return {k: from_plain(v) for k, v in plain.items()}
+
+
+def _from_tag(tag: str, body: Any) -> Any:  # noqa: C901 - one branch a tag
+    if tag == "$tuple":
+        return tuple(from_plain(v) for v in body)
+    if tag == "$map":
+        return {from_plain(k): from_plain(v) for k, v in body}
+    if tag == "$slice":
+        return slice(*(from_plain(v) for v in body))
+    if tag == "$date":
+        return dt.date.fromisoformat(body)
+    if tag == "$datetime":
+        return dt.datetime.fromisoformat(body)
+    if tag == "$bytes":
+        return base64.b64decode(body)
+    if tag == "$float":
+        return float(body)
+    if tag == "$ref":
+        module, _, name = body.partition(":")
+        target: Any = importlib.import_module(module)
+        for part in name.split("."):
+            target = getattr(target, part)
+        return target
+    if tag == "$timedelta" and "us" in body:
+        days, _, rest = body.partition("d")
+        seconds, _, micros = rest.partition("s")
+        return dt.timedelta(days=int(days), seconds=int(seconds), microseconds=int(micros.removesuffix("us")))
+    import pandas as pd
+
+    return pd.Timestamp(body) if tag == "$ts" else pd.Timedelta(body)
+
+
+def encode(value: Any) -> str:
+    """Return the canonical JSON of `value`: equal values give equal text, whatever the order of their keys.
+
+    Raises
+    ------
+    TaskNotSerializable
+        When `value` holds something that is not plain data.
+
+    Examples
+    --------
+    >>> encode({"b": (1, 2), "a": None})
+    '{"a":null,"b":{"$tuple":[1,2]}}'
+    """
+    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def decode(text: str) -> Any:
+    """Return the value that :func:`encode` wrote.
+
+    Raises
+    ------
+    ConfigError
+        When `text` is not JSON.
+
+    Examples
+    --------
+    >>> decode('{"a":null,"b":{"$tuple":[1,2]}}')
+    {'a': None, 'b': (1, 2)}
+    """
+    try:
+        return from_plain(json.loads(text))
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f"A stored definition is not JSON: {exc}") from exc
+
+
+def digest(value: Any) -> str:
+    """Return the id of a definition: the first 32 hex digits (128 bits) of the SHA-256 of its canonical JSON.
+
+    Examples
+    --------
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(encode(value).encode("utf-8")).hexdigest()[:32]
