@@ -1,0 +1,1 @@
+"""The ``rollforge`` command."""

@@ -1,0 +1,52 @@
+"""``rollforge cache``: what the panel cache holds, and emptying it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+_CACHE = typer.Option("--cache", help="Cache folder; by default ROLLFORGE_CACHE or ~/.cache/rollforge.")
+
+
+def readable_size(size: int) -> str:
+    """Return a number of bytes as people read it: ``391.2 MB``."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+@app.command()
+def ls(cache: Annotated[Path | None, _CACHE] = None) -> None:
+    """List the feature panels on disk, the latest used first."""
+    import datetime as dt
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from rollforge.data.panel import list_panels
+    from rollforge.session import Session
+
+    folder = str(cache) if cache else Session().cache
+    panels = list_panels(folder)
+    table = Table("panel", "rows", "columns", "size", "last used", title=f"{len(panels)} panels in {folder}")
+    for panel in panels:
+        used = dt.datetime.fromtimestamp(panel.used_at).strftime("%Y-%m-%d %H:%M")
+        table.add_row(panel.key, f"{panel.rows:,}", f"{panel.columns:,}", readable_size(panel.bytes), used)
+    Console().print(table)
+
+
+@app.command()
+def clear(cache: Annotated[Path | None, _CACHE] = None) -> None:
+    """Remove all feature panels that nobody is using; they are built again when needed."""
+    from rollforge.data.panel import clear_panels
+    from rollforge.session import Session
+
+    freed = clear_panels(str(cache) if cache else Session().cache)
+    typer.echo(f"{readable_size(freed)} freed")

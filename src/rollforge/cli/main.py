@@ -1,0 +1,77 @@
+"""The ``rollforge`` command: its subcommands, and how errors reach a person."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from rollforge import __version__
+from rollforge.cli import cache, data, pool, workflow
+from rollforge.errors import RollforgeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rollforge",
+    help="Train many models over time: one experiment in, every rolling window trained, one out-of-sample result out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("plan")(workflow.plan)
+app.command("run")(workflow.run)
+app.command("collect")(workflow.collect)
+app.command("report")(workflow.report)
+app.add_typer(data.app, name="data", help="Make a demo market, or import Parquet and CSV into a data folder.")
+app.add_typer(pool.app, name="pool", help="Look at a pool of tasks and change what happens to them.")
+app.add_typer(cache.app, name="cache", help="The feature panels kept on disk.")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"rollforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the library logs, and tracebacks.")
+    ] = False,
+) -> None:
+    if verbose:
+        os.environ["ROLLFORGE_VERBOSE"] = "1"
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command. A mistake of the user's ends with one message and exit code 2, Ctrl-C with 130."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except RollforgeError as exc:
+        if os.environ.get("ROLLFORGE_VERBOSE"):
+            raise
+        sys.stderr.write(f"rollforge: {exc}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\nrollforge: stopped. Running tasks were given back; the same command goes on where it was.\n"
+        )
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `rollforge … | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,156 @@
+"""``rollforge pool``: look at a pool of tasks and change what happens to them. The subcommands carry Qlib's names."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rollforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rollforge.store.manager import TaskManager
+
+app = typer.Typer(no_args_is_help=True)
+
+_STATE: dict[str, str | None] = {"pool": None, "store": None}
+
+_QUERY = typer.Argument(help='Which tasks, in MongoDB\'s form: \'{"status": "failed"}\'.')
+
+
+@app.callback()
+def _options(
+    pool: Annotated[str | None, typer.Option("--task-pool", "-t", help="Name of the pool.")] = None,
+    store: Annotated[str | None, typer.Option(help="URI of the store; by default ROLLFORGE_STORE.")] = None,
+) -> None:
+    """Look at a pool of tasks and change what happens to them."""
+    _STATE.update(pool=pool, store=store)
+
+
+def _manager(*, needs_pool: bool = True) -> TaskManager:
+    from rollforge.session import Session
+    from rollforge.store.manager import TaskManager
+
+    if needs_pool and not _STATE["pool"]:
+        known = TaskManager(None, session=Session().with_(store=_STATE["store"])).list()
+        raise ConfigError(f"Which pool? Name it with -t POOL. Known pools: {', '.join(known) or 'none'}.")
+    return TaskManager(_STATE["pool"], session=Session().with_(store=_STATE["store"]))
+
+
+def _existing() -> TaskManager:
+    from rollforge.errors import TaskNotFound, nearest
+
+    manager = _manager()
+    known = manager.list()
+    name = str(_STATE["pool"])
+    if name not in known:
+        raise TaskNotFound(
+            f"Task pool {name!r} does not exist.{nearest(name, known)} Known: {', '.join(known) or 'none'}."
+        )
+    return manager
+
+
+def parse_query(text: str | None) -> dict[str, Any]:
+    """Return the query that a person typed.
+
+    Raises
+    ------
+    ConfigError
+        When it is not a JSON object.
+    """
+    try:
+        query = json.loads(text or "{}")
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f'The query is not JSON: {exc}. Write it as \'{{"status": "failed"}}\'.') from exc
+    if not isinstance(query, dict):
+        raise ConfigError(f"The query must be a JSON object, found {type(query).__name__}.")
+    return query
+
+
+@app.command("list")
+def list_() -> None:
+    """Name the pools of the store."""
+    for name in _manager(needs_pool=False).list():
+        typer.echo(name)
+
+
+@app.command()
+def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
+    """Count the tasks by status."""
+    typer.echo(json.dumps({str(k): v for k, v in _existing().task_stat(parse_query(query)).items()}))
+
+
+@app.command()
+def wait(query: Annotated[str | None, _QUERY] = None) -> None:
+    """Wait until no task can make progress any more; exit code 1 when some failed."""
+    manager = _existing()
+    manager.wait(parse_query(query))
+    failed = manager.task_stat(parse_query(query)).get("failed", 0)
+    if failed:
+        typer.echo(f"{failed} tasks failed; 'rollforge pool query' shows why, 'rollforge pool retry' tries again.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def query(
+    query: Annotated[str | None, _QUERY] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Whole tasks as JSON, one a line.")] = False,
+) -> None:
+    """List tasks: id, status, attempt, and the last line of the error."""
+    from rollforge.task import encode
+
+    for task in _existing().query(parse_query(query)):
+        if as_json:
+            typer.echo(encode(dict(task)))
+            continue
+        error = (task.get("error") or "").strip().splitlines()
+        typer.echo(
+            f"{task['_id']}  {task['status']!s:<9}  attempt {task.get('attempt', 0)}  {error[-1] if error else ''}"
+        )
+
+
+@app.command()
+def retry(query: Annotated[str | None, _QUERY] = None) -> None:
+    """Put failed tasks back to waiting, with all their attempts."""
+    typer.echo(f"{_existing().retry(parse_query(query))} tasks wait again")
+
+
+@app.command()
+def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
+    """Put running tasks back to waiting: for workers that are known to be gone."""
+    _existing().reset_waiting(parse_query(query))
+
+
+@app.command()
+def reset_status(
+    status: Annotated[str, typer.Argument(help="waiting, running, done, part_done or failed.")],
+    query: Annotated[str | None, _QUERY] = None,
+) -> None:
+    """Give tasks another status."""
+    _existing().reset_status(parse_query(query), status)
+
+
+@app.command()
+def prioritize(
+    task_id: Annotated[str, typer.Argument(help="Id of the task.")],
+    priority: Annotated[int, typer.Argument(help="Higher comes first.")],
+) -> None:
+    """Change the priority of a task."""
+    manager = _existing()
+    manager.prioritize(manager.re_query(task_id), priority)
+
+
+@app.command()
+def remove(
+    query: Annotated[str | None, _QUERY] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete tasks from the pool (their recorders stay)."""
+    manager = _existing()
+    wanted = parse_query(query)
+    count = sum(manager.task_stat(wanted).values())
+    if not yes:
+        typer.confirm(f"Remove {count} tasks of pool {_STATE['pool']!r}?", abort=True)
+    manager.remove(wanted)
+    typer.echo(f"{count} tasks removed")

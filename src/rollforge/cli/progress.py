@@ -1,0 +1,137 @@
+"""Live progress of a run: a bar and the running tasks on a terminal, plain lines elsewhere and in the log file."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from rollforge.run.worker import Event
+
+__all__ = ["RunProgress"]
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as ``m:ss`` or ``h:mm:ss``.
+
+    Examples
+    --------
+    >>> clock(75), clock(3700)
+    ('1:15', '1:01:40')
+    """
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+class RunProgress:
+    """Shows what an executor reports.
+
+    Parameters
+    ----------
+    labels : mapping
+        Task id -> what a person calls the task ("window 3, test 2016-01-04 … 2016-03-30").
+    done : int
+        How many tasks were done before.
+    jobs : int
+        Workers side by side, for the estimate of the remaining time.
+    console : Console
+        Where to show it; a bar if it is a terminal, else a line a task.
+    log_file : path
+        Gets a plain line for each event in any case.
+    """
+
+    def __init__(self, labels: Mapping[str, str], *, done: int, jobs: int, console: Console, log_file: Path) -> None:
+        self.labels = labels
+        self.total = len(labels)
+        self.done_before = done
+        self.jobs = jobs
+        self.console = console
+        self.log_file = log_file
+        self.finished = 0
+        self.failed = 0
+        self.seconds: list[float] = []
+        self.running: dict[str, float] = {}
+        self.began = time.monotonic()
+        self._bar = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            expand=True,
+            console=console,
+        )
+        self._bar_id = self._bar.add_task("", total=self.total, completed=done, left="")
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> RunProgress:
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._line(f"{self.total} tasks, {self.done_before} of them done before, {self.jobs} workers", show=False)
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+        elapsed = clock(time.monotonic() - self.began)
+        self._line(f"trained {self.finished} tasks in {elapsed}, {self.failed} failed", show=False)
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        label = self.labels.get(event.task_id, event.task_id[:8])
+        if event.kind == "started":
+            self.running[event.task_id] = time.monotonic()
+            self._line(f"started  {label}", show=False)
+            return
+        self.running.pop(event.task_id, None)
+        if event.kind == "done":
+            self.finished += 1
+            self.seconds.append(event.seconds)
+            self._line(f"done     {label} in {event.seconds:.1f} s{self._remaining(', about ', ' left')}")
+        elif event.kind == "failed":
+            self.failed += 1
+            self._line(f"failed   {label}: {event.error}")
+        elif event.kind == "retry":
+            self._line(f"again    {label}: {event.error}")
+        elif event.kind == "lost":
+            self._line(f"lost     {label}: another worker took it over")
+        self._bar.update(
+            self._bar_id,
+            completed=self.done_before + self.finished + self.failed,
+            left=self._remaining("about ", " left"),
+        )
+
+    def _remaining(self, before: str, after: str) -> str:
+        left = self.total - self.done_before - self.finished - self.failed
+        if not self.seconds or left <= 0:
+            return ""
+        mean = sum(self.seconds) / len(self.seconds)
+        return f"{before}{clock(mean * left / min(self.jobs, left))}{after}"
+
+    def _render(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        for task_id, began in list(self.running.items()):
+            table.add_row(Text("  running", style="dim"), self.labels.get(task_id, task_id), clock(now - began))
+        if not self.running:
+            table.add_row(Text("  preparing the data", style="dim"), "", clock(now - self.began))
+        return Group(self._bar, table)
+
+    def _line(self, text: str, *, show: bool = True) -> None:
+        with self.log_file.open("a", encoding="utf-8") as handle:
+            handle.write(f"{dt.datetime.now().isoformat(timespec='seconds')} {text}\n")
+        if show:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)

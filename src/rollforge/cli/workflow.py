@@ -1,0 +1,182 @@
+"""``rollforge plan | run | collect | report``: one workflow file, or one experiment, from here to its result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rollforge.job import Collected
+    from rollforge.workflow import Plan
+
+File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, which is that of its pool.")]
+Store = Annotated[str | None, typer.Option(help="URI of the task store: sqlite:///PATH.")]
+Tracking = Annotated[str | None, typer.Option(help="URI of the tracking store: sqlite:///PATH, http://…, folder:PATH.")]
+Experiment = Annotated[str | None, typer.Option(help="Name of the experiment; by default the file's.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")]
+Output = Annotated[Path | None, typer.Option(help="Folder of the results; by default results/EXPERIMENT.")]
+Coverage = Annotated[
+    bool, typer.Option("--allow-gaps", help="Collect although windows are missing; the report says which.")
+]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def _load(file: Path, limit: int | None, **overrides: Any) -> Plan:
+    from rollforge.workflow import load_workflow, make_plan
+
+    return make_plan(load_workflow(file, **overrides), limit=limit)
+
+
+def _show_plan(plan: Plan, console: Console) -> None:
+    from rich.table import Table
+
+    from rollforge.generate.timeline import draw
+
+    workflow = plan.workflow
+    console.print(f"[bold]{workflow.experiment}[/bold]  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}")
+    table = Table("#", "train", "valid", "test", "days", box=None, pad_edge=False)
+    for window in plan.windows:
+        table.add_row(*(str(cell) for cell in window_cells(window)))
+    console.print(table)
+    console.print()
+    for line in draw(plan.windows, width=min(console.width, 100)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for warning in plan.warnings:
+        _warn(warning)
+
+
+def window_cells(window: Any) -> list[str]:
+    """Return a window as the cells of a table row: number, train, valid, test, trading days of each."""
+    spans = [(window.segments.get(key)) for key in ("train", "valid", "test")]
+    shown = [f"{span.start} … {span.end}" if span is not None else "" for span in spans]
+    days = " + ".join(str(span.days) for span in spans if span is not None)
+    return [str(window.index + 1), *shown, days]
+
+
+def plan(
+    file: File,
+    store: Store = None,
+    tracking: Tracking = None,
+    experiment: Experiment = None,
+    limit: Limit = None,
+) -> None:
+    """Show the tasks that a workflow would make, as a table and drawn on a time axis; trains nothing."""
+    made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
+    _show_plan(made, _console())
+
+
+def run(
+    file: File,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Worker processes; 0 trains in this one. Default: cores.")
+    ] = None,
+    store: Store = None,
+    tracking: Tracking = None,
+    experiment: Experiment = None,
+    limit: Limit = None,
+    output: Output = None,
+    allow_gaps: Coverage = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and what is done already; train nothing.")
+    ] = False,
+) -> None:
+    """Plan, store, train on all cores, collect one out-of-sample prediction, and report on it.
+
+    Tasks are known by their content: what is done is not trained again, so after Ctrl-C or a crash the same command
+    finishes the rest.
+    """
+    console = _console()
+    made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
+    _show_plan(made, console)
+    if dry_run:
+        return
+    folder = output or Path("results") / made.workflow.experiment
+    _train(made, jobs, folder, console)
+    from rollforge import job
+
+    session = made.workflow.session
+    collected = job.collect(session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps)
+    _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console)
+
+
+def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None:
+    from rollforge import job
+    from rollforge.cli.progress import RunProgress
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = job.submit(made)
+    left = len(set(made.ids)) - found.done
+    workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
+    if found.retried:
+        console.print(f"{found.retried} failed tasks are tried again")
+    if not left:
+        console.print(f"all {found.done} tasks are done already; nothing to train")
+        return
+    if found.done:
+        console.print(f"{found.done} of {len(made.ids)} tasks are done already")
+    labels = {task_id: window_label(window) for task_id, window in zip(made.ids, made.windows, strict=True)}
+    with RunProgress(
+        labels, done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
+    ) as progress:
+        job.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
+
+
+def window_label(window: Any) -> str:
+    """Return what a person calls a task: ``window 3, test 2016-01-04 … 2016-03-30``."""
+    test = window.segments.get("test")
+    span = f", test {test.start} … {test.end}" if test is not None else ""
+    return f"window {window.index + 1}{span}"
+
+
+def _finish(collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console) -> None:
+    from rollforge import job
+    from rollforge.report.terminal import headline_table
+
+    summary = job.write_results(collected, name=name, session=session, config=config, folder=folder)
+    console.print(headline_table(summary))
+    for note in collected.coverage.notes:
+        _warn(note)
+    console.print(f"report      {folder / 'report.html'}")
+    if collected.prediction is not None:
+        console.print(f"prediction  {folder / 'prediction.parquet'}")
+    if collected.failed:
+        console.print(
+            f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows each with its error"
+        )
+        raise typer.Exit(1)
+
+
+def collect(
+    name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = False
+) -> None:
+    """Collect the finished tasks of an experiment into one prediction (also while others still run, with --allow-gaps)."""
+    report(name, store, tracking, output, allow_gaps)
+
+
+def report(
+    name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = True
+) -> None:
+    """Write the report of an experiment as it stands now: one HTML file."""
+    from rollforge import job
+    from rollforge.session import Session
+
+    session = Session().with_(store=store, tracking=tracking, experiment=name)
+    job.known_pool(session, name)
+    collected = job.collect(session, name, allow_gaps=allow_gaps)
+    folder = output or Path("results") / name
+    _finish(collected, name, session, collected.template_text(), folder, _console())

@@ -1,0 +1,282 @@
+"""Reader and writer of Qlib's data folder.
+
+``calendars/day.txt`` (a day a line), ``instruments/NAME.txt`` (code, first day, last day, by tabs; several lines a code
+possible), ``features/<code in lower case>/<field>.day.bin`` (little-endian float32; the first is the index of the first
+day in the calendar, the rest the values from there on).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.errors import DataError, DataNotFound, nearest
+
+__all__ = ["Days", "FieldBlock", "Provider", "Span", "open_provider", "write_folder"]
+
+Days = NDArray[np.datetime64]
+Span = tuple[np.datetime64, np.datetime64]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldBlock:
+    """One field of some instruments on some days of the calendar."""
+
+    values: NDArray[np.float32]
+    """(instruments, days); NaN where there is no value."""
+    begin: NDArray[np.int64]
+    """First day of each instrument's file, as a place among the days asked for."""
+    end: NDArray[np.int64]
+    """The place behind its last day."""
+
+
+@dataclass(slots=True)
+class Provider:
+    """One data folder. Everything is read when it is asked for, and the small things once."""
+
+    path: Path
+    _calendars: dict[tuple[str, bool], Days] = field(default_factory=dict, repr=False)
+    _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
+    _fingerprint: str = field(default="", repr=False)
+
+    def calendar(self, freq: str = "day", *, future: bool = False) -> Days:
+        """Return the trading days, ascending, as datetime64[D].
+
+        Parameters
+        ----------
+        freq : str
+            Name of the calendar.
+        future : bool
+            True reads ``day_future.txt``, with the days to come, where there is one.
+
+        Raises
+        ------
+        DataNotFound
+            When there is no such calendar.
+        DataError
+            When a line is no date, or the days are not ascending.
+        """
+        key = (freq, future)
+        if key not in self._calendars:
+            file = self.path / "calendars" / f"{freq}{'_future' if future else ''}.txt"
+            if future and not file.is_file():
+                return self.calendar(freq)
+            self._calendars[key] = _read_calendar(file)
+        return self._calendars[key]
+
+    def markets(self) -> list[str]:
+        """Return the names of the universes."""
+        return sorted(p.stem for p in (self.path / "instruments").glob("*.txt"))
+
+    def instruments(self, market: str) -> dict[str, list[Span]]:
+        """Return the members of a universe, with the days (first, last) on which each belongs to it, ordered by code.
+
+        Raises
+        ------
+        DataNotFound
+            When there is no such universe, naming those that there are.
+        """
+        if market not in self._markets:
+            file = self.path / "instruments" / f"{market}.txt"
+            if not file.is_file():
+                known = self.markets()
+                raise DataNotFound(
+                    f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
+                    f"Known: {', '.join(known) or 'none'}."
+                )
+            self._markets[market] = _read_market(file)
+        return self._markets[market]
+
+    def fields(self) -> list[str]:
+        """Return the names of the fields that any instrument has."""
+        names: set[str] = set()
+        for folder in self._feature_folders():
+            names.update(f.split(".")[0] for f in os.listdir(folder) if f.endswith(".day.bin"))
+        return sorted(names)
+
+    def _feature_folders(self) -> Iterable[str]:
+        root = self.path / "features"
+        return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+
+    def read(self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day") -> FieldBlock:
+        """Return a field of some instruments on the days [start, stop) of the calendar.
+
+        Parameters
+        ----------
+        name : str
+            The field, without ``$``.
+        codes : sequence of str
+            Instruments, in the order of the result's rows.
+        start, stop : int
+            Places in the calendar.
+
+        Raises
+        ------
+        DataNotFound
+            When no instrument at all has the field.
+        DataError
+            When a file is truncated or does not fit the calendar.
+        """
+        days = stop - start
+        values = np.full((len(codes), days), np.nan, np.float32)
+        begin = np.zeros(len(codes), np.int64)
+        end = np.zeros(len(codes), np.int64)
+        found = False
+        size = len(self.calendar(freq))
+        for i, code in enumerate(codes):
+            file = self.path / "features" / code.lower() / f"{name}.{freq}.bin"
+            try:
+                raw = np.fromfile(file, "<f4") if file.stat().st_size % 4 == 0 else None
+            except FileNotFoundError:
+                continue
+            first = _first_day(raw, file, size)
+            found = True
+            if raw is None or raw.size == 1:
+                continue
+            lo, hi = max(first, start), min(first + raw.size - 1, stop)
+            if hi > lo:
+                values[i, lo - start : hi - start] = raw[1 + lo - first : 1 + hi - first]
+                begin[i], end[i] = lo - start, hi - start
+        if not found and codes:
+            known = self.fields()
+            if name not in known:
+                raise DataNotFound(
+                    f"There is no field ${name} in {self.path}.{nearest(name, known)} "
+                    f"Known: {', '.join('$' + k for k in known) or 'none'}."
+                )
+        return FieldBlock(values, begin, end)
+
+    def fingerprint(self) -> str:
+        """Return a short text that changes when the data does: names, sizes and times of all files, hashed."""
+        if not self._fingerprint:
+            mark = hashlib.sha256()
+            for folder in ("calendars", "instruments"):
+                for file in sorted((self.path / folder).glob("*.txt")):
+                    mark.update(f"{file.name}:{file.read_text()}".encode())
+            for folder_path in sorted(self._feature_folders()):
+                with os.scandir(folder_path) as entries:
+                    listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
+                mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())
+            self._fingerprint = mark.hexdigest()[:16]
+        return self._fingerprint
+
+
+def _first_day(raw: NDArray[np.float32] | None, file: Path, calendar_size: int) -> int:
+    if raw is None or raw.size == 0:
+        raise DataError(f"{file} is truncated: its size is no whole number of 4-byte values. Import the data again.")
+    first = float(raw[0])
+    if not (first >= 0 and first.is_integer()) or first + raw.size - 1 > calendar_size:
+        raise DataError(
+            f"{file} does not fit the calendar: it says that it starts at day {first:g} and holds {raw.size - 1} days, "
+            f"the calendar has {calendar_size}. Import the data again."
+        )
+    return int(first)
+
+
+def _read_calendar(file: Path) -> Days:
+    try:
+        lines = file.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        raise DataNotFound(
+            f"{file.parent.parent} is no data folder: it has no {file.parent.name}/{file.name}."
+        ) from None
+    try:
+        days = np.array(lines, "datetime64[D]")
+    except ValueError as exc:
+        raise DataError(f"{file} holds a line that is no date: {exc}") from exc
+    if days.size == 0:
+        raise DataError(f"{file} holds no days.")
+    if not (np.diff(days) > np.timedelta64(0, "D")).all():
+        at = int(np.argmin(np.diff(days))) + 1
+        raise DataError(f"{file}: the days must ascend, but {days[at]} stands after {days[at - 1]}.")
+    return days
+
+
+def _read_market(file: Path) -> dict[str, list[Span]]:
+    members: dict[str, list[Span]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        parts = line.split("\t")
+        try:
+            code, first, last = parts[0], np.datetime64(parts[1].strip(), "D"), np.datetime64(parts[2].strip(), "D")
+        except (IndexError, ValueError):
+            raise DataError(
+                f"{file}, line {number}: expected code, first day, last day by tabs, found {line!r}."
+            ) from None
+        members.setdefault(code.strip().upper(), []).append((first, last))
+    if not members:
+        raise DataError(f"The universe {file.stem!r} is empty: {file} names no instrument.")
+    return dict(sorted(members.items()))
+
+
+_open: dict[str, tuple[int, Provider]] = {}
+
+
+def open_provider(path: str | os.PathLike[str]) -> Provider:
+    """Return the reader of a data folder: the same one while its calendar does not change.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no such folder, or it is no data folder.
+    """
+    folder = Path(path).expanduser().absolute()
+    calendar = folder / "calendars" / "day.txt"
+    if not folder.is_dir():
+        raise DataNotFound(
+            f"There is no data folder {str(folder)!r}. 'rollforge data demo FOLDER' makes one, "
+            "'rollforge data import' reads tables."
+        )
+    if not calendar.is_file():
+        raise DataNotFound(f"{folder} is no data folder: it has no calendars/day.txt.")
+    stamp = calendar.stat().st_mtime_ns
+    known = _open.get(str(folder))
+    if known is None or known[0] != stamp:
+        known = _open[str(folder)] = (stamp, Provider(folder))
+    return known[1]
+
+
+def write_folder(
+    path: str | os.PathLike[str],
+    calendar: Days | Sequence[str | dt.date],
+    series: Mapping[str, tuple[int, Mapping[str, NDArray[Any]]]],
+    universes: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]],
+) -> None:
+    """Write a data folder.
+
+    Parameters
+    ----------
+    path : path
+        The folder; made if it is not there.
+    calendar : array of datetime64
+        All trading days, ascending.
+    series : mapping
+        Code -> (place of its first day in the calendar, {field: values from there on}).
+    universes : mapping
+        Name -> {code: [(first day, last day), …]}.
+    """
+    root = Path(path)
+    days = np.asarray(calendar, "datetime64[D]")
+    for folder in ("calendars", "instruments", "features"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "calendars" / "day.txt").write_text("".join(f"{d}\n" for d in days), encoding="utf-8")
+    for name, members in universes.items():
+        lines = (f"{code}\t{a}\t{b}\n" for code, spans in sorted(members.items()) for a, b in spans)
+        (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    for code, (first, fields) in series.items():
+        folder = root / "features" / code.lower()
+        folder.mkdir(exist_ok=True)
+        for name, values in fields.items():
+            block = np.empty(len(values) + 1, "<f4")
+            block[0] = first
+            block[1:] = values
+            block.tofile(folder / f"{name}.day.bin")

@@ -1,0 +1,190 @@
+"""Train one task: build model and dataset, fit, keep the model, let each record write what it keeps.
+
+The work has two halves, :func:`begin` (a recorder that knows its task) and :func:`finish` (the fitting), which
+:func:`task_train` does in one go and delayed trainers do apart. The recorder and the session are arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
+from rollforge.errors import ConfigError
+from rollforge.session import Session, current_session, using
+from rollforge.track.base import Recorder, open_tracker
+
+if TYPE_CHECKING:
+    from rollforge.data.dataset import Dataset
+    from rollforge.models.base import Model
+
+__all__ = ["begin", "begin_task_train", "end_task_train", "finish", "prepare_data", "task_train"]
+
+log = logging.getLogger(__name__)
+
+
+def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
+    """Write what is known before the fitting: the task itself, its parameters laid flat, the host."""
+    recorder.log_params(**flatten_dict(task))
+    recorder.save_objects(task=dict(task))
+    recorder.set_tags(hostname=socket.gethostname())
+
+
+def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> None:
+    """Fit the task's model on its dataset and write model, dataset definition, training metrics and records.
+
+    Parameters
+    ----------
+    task : mapping
+        ``{"model": …, "dataset": …, "record": […]}``.
+    recorder : Recorder
+        A started run; what comes out goes there.
+    session : Session
+        Where the data is, and how many threads this process may use.
+    """
+    began = time.perf_counter()
+    with using(session):
+        resolved = resolve_references(task)
+        model = build(resolved["model"], where="task.model")
+        dataset = build(resolved["dataset"], where="task.dataset")
+        fit_began = time.perf_counter()
+        model.fit(dataset, **_fit_arguments(model, resolved))
+        fit_seconds = getattr(model, "fit_seconds", None) or time.perf_counter() - fit_began
+        _log_training(model, recorder)
+        recorder.save_objects(**{"params.pkl": model})
+        _save_dataset(dataset, recorder)
+        _generate_records(resolved, model, dataset, recorder)
+        recorder.set_tags(**{"rollforge.data": _data_fingerprint(session)})
+    recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
+
+
+def _fit_arguments(model: Any, task: Mapping[str, Any]) -> dict[str, Any]:
+    if task.get("reweighter") is None:
+        return {}
+    if "reweighter" not in inspect.signature(model.fit).parameters:
+        raise ConfigError(f"{type(model).__name__}.fit takes no reweighter.", path="task.reweighter")
+    return {"reweighter": build(task["reweighter"], where="task.reweighter")}
+
+
+def _log_training(model: Any, recorder: Recorder) -> None:
+    metrics = getattr(model, "training_metrics", None)
+    if metrics is None:
+        return
+    for name, values in metrics().items():
+        for step, value in enumerate(values):
+            recorder.log_metrics(step=step, **{name: value})
+
+
+def _save_dataset(dataset: Dataset, recorder: Recorder) -> None:
+    dataset.config(dump_all=False, recursive=True)  # the definition, not the data: enough to predict online later
+    recorder.save_objects(dataset=dataset)
+
+
+def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, recorder: Recorder) -> None:
+    records = task.get("record") or []
+    listed = isinstance(records, (list, tuple))
+    filled = fill_placeholder(records if listed else [records], {"<MODEL>": model, "<DATASET>": dataset})
+    for i, config in enumerate(filled):
+        record = build(
+            config,
+            default_module="rollforge.record",
+            try_kwargs={"model": model, "dataset": dataset, "recorder": recorder},
+            where=f"task.record.{i}" if listed else "task.record",
+        )
+        record.generate()
+
+
+def _data_fingerprint(session: Session) -> str:
+    from rollforge.data.provider import open_provider
+
+    return open_provider(session.provider_uri).fingerprint() if session.provider_uri else ""
+
+
+def prepare_data(task: Mapping[str, Any], session: Session) -> None:
+    """Build the panel that `task` reads, so that workers that start beside it find it in the cache."""
+    with using(session):
+        dataset = build(resolve_references(task)["dataset"], where="task.dataset")
+        handler = getattr(dataset, "handler", None)
+        if handler is not None and hasattr(handler, "setup_data"):
+            handler.setup_data()
+
+
+def begin_task_train(
+    task_config: Mapping[str, Any],
+    experiment_name: str | None = None,
+    recorder_name: str | None = None,
+    *,
+    session: Session | None = None,
+) -> Recorder:
+    """Return a recorder that knows its task and is not trained yet: the first half of :func:`task_train`."""
+    session = session or current_session()
+    recorder = _create_recorder(experiment_name, recorder_name, session)
+    begin(task_config, recorder)
+    recorder.end_run(Recorder.STATUS_S)
+    return recorder
+
+
+def end_task_train(rec: Recorder, experiment_name: str | None = None, *, session: Session | None = None) -> Recorder:
+    """Train the task that `rec` holds: the second half of :func:`task_train`.
+
+    Parameters
+    ----------
+    rec : Recorder
+        What :func:`begin_task_train` returned.
+    experiment_name : str, optional
+        Not needed, the recorder knows its experiment; Qlib's signature has it.
+    """
+    rec.start_run()
+    return _run(rec, rec.load_object("task"), session or current_session(), first_half=False)
+
+
+def task_train(
+    task_config: Mapping[str, Any],
+    experiment_name: str | None = None,
+    recorder_name: str | None = None,
+    *,
+    session: Session | None = None,
+) -> Recorder:
+    """Train one task and return its recorder.
+
+    Parameters
+    ----------
+    task_config : mapping
+        ``{"model": …, "dataset": …, "record": […]}``.
+    experiment_name : str, optional
+        Experiment of the recorder; by default the session's.
+    recorder_name : str, optional
+        Name of the recorder; by default one of the tracker's.
+    session : Session, optional
+        By default the current one.
+
+    Raises
+    ------
+    Exception
+        Whatever model, dataset or record raise; the recorder is then ``FAILED``.
+    """
+    session = session or current_session()
+    recorder = _create_recorder(experiment_name, recorder_name, session)
+    return _run(recorder, task_config, session, first_half=True)
+
+
+def _create_recorder(experiment_name: str | None, recorder_name: str | None, session: Session) -> Recorder:
+    tracker = open_tracker(session.tracking)
+    experiment = tracker.get_exp(experiment_name=experiment_name or session.experiment)
+    return experiment.create_recorder(recorder_name)
+
+
+def _run(recorder: Recorder, task: Mapping[str, Any], session: Session, *, first_half: bool) -> Recorder:
+    status = Recorder.STATUS_FA
+    try:
+        if first_half:
+            begin(task, recorder)
+        finish(task, recorder, session)
+        status = Recorder.STATUS_FI
+    finally:
+        recorder.end_run(status)  # also when a signal ends the task: no run stays RUNNING behind a stopped worker
+    return recorder

@@ -1,0 +1,530 @@
+"""A workflow file to a session, a task template and its tasks: what ``rollforge plan`` and ``run`` start from.
+
+Qlib's form (``qlib_init: …``) and Rollforge's own (``rollforge: …``) are read alike. YAML is read by the rules of
+version 1.2, as Qlib's reader does: ``1e-3`` is a number and ``no`` is a string. Every mistake is reported with its line and
+its path in the document, all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rollforge.build import build, resolve_references
+from rollforge.errors import ConfigError, MissingDependency, nearest
+from rollforge.session import Session, using
+from rollforge.task import digest
+
+if TYPE_CHECKING:
+    from rollforge.generate.timeline import Window
+
+__all__ = ["Plan", "Workflow", "load_workflow", "make_plan", "read_yaml"]
+
+log = logging.getLogger(__name__)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class _QlibInit(BaseModel):
+    """Qlib's own options: those that mean something here are read, its many others are Qlib's business."""
+
+    model_config = ConfigDict(extra="allow")
+    provider_uri: str | dict[str, str] = "~/.qlib/qlib_data/cn_data"  # Qlib's default
+    region: Literal["cn", "us", "tw"] = "cn"
+    exp_manager: dict[str, Any] | None = None
+    default_exp_name: str | None = None
+
+
+class _Rollforge(_Section):
+    data: str | None = None
+    region: Literal["cn", "us", "tw"] = "us"
+    store: str | None = None
+    tracking: str | None = None
+    experiment: str | None = None
+    cache: str | None = None
+    threads: int | None = Field(default=None, ge=1)
+
+
+class _Rolling(_Section):
+    step: int = 40
+    rtype: Literal["sliding", "expanding"] = "expanding"
+    trunc_days: int | Literal["auto"] | None = None
+    train_key: str = "train"
+    test_key: str = "test"
+    clip_test_end: bool | None = None
+    roll_fit_window: bool | None = None
+
+
+class _Object(_Section):
+    class_: str = Field(alias="class")
+    module_path: str | None = None
+    kwargs: dict[str, Any] | None = None
+
+
+class _Task(_Section):
+    model: _Object | str
+    dataset: _Object | str
+    record: list[_Object | str] | _Object | str = []
+    reweighter: _Object | str | None = None
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    qlib_init: _QlibInit | None = None
+    rollforge: _Rollforge | None = None
+    sys: dict[str, Any] | None = None
+    experiment_name: str | None = None
+    market: Any = None
+    benchmark: Any = None
+    data_handler_config: dict[str, Any] | None = None
+    port_analysis_config: dict[str, Any] | None = None
+    task: _Task
+    rolling: _Rolling | None = None
+    grid: dict[str, list[Any]] | None = None
+    BASE_CONFIG_PATH: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """One workflow file, read and checked."""
+
+    path: Path
+    text: str
+    """The file as written (after the base file was merged in: the merged document)."""
+    session: Session
+    experiment: str
+    template: Mapping[str, Any]
+    """The task template: ``{"model": …, "dataset": …, "record": […]}``."""
+    rolling: Mapping[str, Any] | None
+    """Arguments of :class:`~rollforge.generate.rolling.RollingGen`; None makes one task, as ``qrun`` does."""
+    grid: Mapping[str, list[Any]] | None
+    form: Literal["qlib", "rollforge"]
+    lines: Mapping[str, int] = field(repr=False)
+    """1-based line of each path in the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The tasks that a workflow makes, in order, with their windows and what should be known before training them."""
+
+    workflow: Workflow
+    tasks: tuple[dict[str, Any], ...]
+    ids: tuple[str, ...]
+    windows: tuple[Window, ...]
+    warnings: tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema on PyYAML, with duplicate keys refused."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, Any] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice (first in line {seen[key] + 1})", key_node.start_mark
+                )
+            seen[key] = key_node.start_mark.line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("bool", "int", "float")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), "-+0123456789")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    "-+0123456789.",
+)
+
+
+def _construct_int(loader: _Loader, node: Any) -> int:
+    return int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def _line_map(node: Any, path: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = f"{path}.{key.value}" if path else str(key.value)
+            yield here, key.start_mark.line + 1
+            yield from _line_map(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield f"{path}.{i}", value.start_mark.line + 1
+            yield from _line_map(value, f"{path}.{i}")
+
+
+def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the document in `text` and the line of each path in it.
+
+    Raises
+    ------
+    ConfigError
+        With line and column when `text` is not YAML, or not a mapping.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        lines: dict[str, int] = {}
+        if node is not None:
+            for path, line in _line_map(node):
+                lines.setdefault(path, line)
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(exc, "problem", None) or str(exc)
+        shown = _shown_line(text, mark.line, mark.column) if mark is not None else ""
+        raise ConfigError(f"{name}{where} is not readable YAML: {problem}.{shown}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{name} nests too deep or contains itself.") from exc
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name} must be a mapping with at least 'task', found {type(document).__name__}.")
+    return document, lines
+
+
+def _shown_line(text: str, line: int, column: int) -> str:
+    rows = text.splitlines()
+    if not 0 <= line < len(rows):
+        return ""
+    return f"\n  {rows[line]}\n  {' ' * column}^"
+
+
+def _render(text: str, name: str) -> str:
+    """Fill ``{{ VARIABLE }}`` from the environment, as Qlib's runner does."""
+    if "{{" not in text and "{%" not in text:
+        return text
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import SandboxedEnvironment
+    except ImportError as exc:
+        raise MissingDependency(f"{name} is a Jinja template. Install its reader: pip install jinja2") from exc
+    try:
+        rendered: str = SandboxedEnvironment().from_string(text).render(dict(os.environ))
+    except TemplateError as exc:
+        raise ConfigError(f"{name}: the template cannot be filled: {exc}") from exc
+    return rendered
+
+
+def _merge(base: Any, over: Any) -> Any:
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {**base, **{k: _merge(base.get(k), v) for k, v in over.items()}}
+    return over
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        close = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [], n=1
+        )
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"There is no workflow file {str(path)!r}.{hint}") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The workflow file {str(path)!r} cannot be read: {exc}") from exc
+
+
+def _load_document(path: Path) -> tuple[dict[str, Any], dict[str, int], str]:
+    text = _render(_read_file(path), str(path))
+    document, lines = read_yaml(text, str(path))
+    named = document.get("BASE_CONFIG_PATH")
+    if named:
+        base_path = Path(str(named)).expanduser()
+        if not base_path.exists():
+            base_path = path.parent / base_path
+        base, _, _ = _load_document(base_path)
+        document = _merge(base, {k: v for k, v in document.items() if k != "BASE_CONFIG_PATH"})
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return document, lines, text
+
+
+_KNOWN = [k for k in _Document.model_fields if k != "BASE_CONFIG_PATH"]
+
+
+def _anchored(text: str) -> set[str]:
+    """Top-level keys that hold an anchor somewhere: material for the rest of the document, whatever they are called."""
+    found: set[str] = set()
+    depth, key, expect_key = 0, "", True
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+            expect_key = depth == 1
+        if depth == 1 and isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+            if expect_key and isinstance(event, yaml.ScalarEvent):
+                key = event.value
+            expect_key = not expect_key
+        if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent) and depth:
+            found.add(key)
+    return found
+
+
+def _problems(exc: ValidationError, document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
+    found: dict[str, str] = {}
+    for error in exc.errors():
+        parts = [str(p) for p in error["loc"] if not (isinstance(p, str) and _is_branch(p))]
+        path = ".".join(parts)
+        message = _message(error, document, parts)
+        if message:
+            found.setdefault(path, message)
+    # A union reports once for each branch; the deepest path is the one the user meant.
+    deepest = [p for p in found if not any(q != p and q.startswith(p + ".") for q in found)]
+    deepest.sort(key=lambda p: (_line_of(p, lines), p))
+    return [f"{_line(p, lines)}{p}: {found[p]}" for p in deepest]
+
+
+def _is_branch(part: str) -> bool:
+    """Whether a part of pydantic's path names the branch of a union rather than a key."""
+    return part in ("_Object", "str", "int", "list", "none") or "[" in part
+
+
+def _line_of(path: str, lines: Mapping[str, int]) -> int:
+    """Line of `path`, or of the nearest key above it; 0 when there is none."""
+    while path:
+        if path in lines:
+            return lines[path]
+        path = path.rpartition(".")[0]
+    return 0
+
+
+def _line(path: str, lines: Mapping[str, int]) -> str:
+    line = _line_of(path, lines)
+    return f"line {line}: " if line else ""
+
+
+_ALLOWED_AT = {
+    "rollforge": list(_Rollforge.model_fields),
+    "rolling": list(_Rolling.model_fields),
+    "task": list(_Task.model_fields),
+}
+_OBJECT_KEYS = ["class", "module_path", "kwargs"]
+
+
+def _message(error: Any, document: Mapping[str, Any], parts: list[str]) -> str:
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        allowed = _ALLOWED_AT.get(".".join(parts[:-1]), _OBJECT_KEYS)
+        return f"unknown key.{nearest(parts[-1], allowed)} Allowed: {', '.join(allowed)}."
+    if kind == "missing":
+        siblings: Any = document
+        for part in parts[:-1]:
+            siblings = siblings.get(part, {}) if isinstance(siblings, Mapping) else {}
+        keys = [str(k) for k in siblings] if isinstance(siblings, Mapping) else []
+        near = difflib.get_close_matches(parts[-1], keys, n=1)
+        return "is missing." + (f" Is {near[0]!r} a slip of it?" if near else "")
+    if kind == "literal_error":
+        expected = error["ctx"]["expected"]
+        hint = nearest(str(value), re.findall(r"\w+", expected))
+        return f"found {value!r}, allowed is {expected}.{hint}"
+    text = str(error["msg"]).replace("Input should be", "must be").replace("valid dictionary", "mapping")
+    return f"{text[0].lower()}{text[1:]}, found {value!r}."
+
+
+def _validate(document: dict[str, Any], lines: Mapping[str, int], path: Path, text: str) -> _Document:
+    problems: list[str] = []
+    anchored = _anchored(text)
+    for key in document:
+        if key in _KNOWN or key in anchored or key == "BASE_CONFIG_PATH":
+            continue
+        hint = nearest(str(key), [k for k in _KNOWN if k not in document])
+        if hint:
+            problems.append(f"{_line(str(key), lines)}{key}: unknown key.{hint}")
+        else:
+            log.warning("%s: the key %r means nothing here and is left out.", path, key)
+    if document.get("qlib_init") is not None and document.get("rollforge") is not None:
+        problems.append(f"{_line('rollforge', lines)}rollforge: stands beside qlib_init; keep one of the two.")
+    try:
+        parsed = _Document.model_validate(document)
+    except ValidationError as exc:
+        problems.extend(_problems(exc, document, lines))
+    if problems:
+        listed = "\n".join(f"  {p}" for p in problems)
+        raise ConfigError(f"{path} has {_count(len(problems), 'mistake')}:\n{listed}")
+    return parsed
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _data_folder(uri: str, base: Path) -> str:
+    path = Path(uri).expanduser()
+    if not path.is_absolute() and not path.exists() and (base / path).exists():
+        path = base / path  # relative to the file where there is nothing of that name here
+    return str(path.absolute())
+
+
+def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tuple[Session, str | None]:
+    options: dict[str, Any] = {}
+    experiment: str | None = parsed.experiment_name
+    if parsed.qlib_init is not None:
+        section = parsed.qlib_init
+        uri = section.provider_uri
+        if isinstance(uri, dict):
+            uri = uri.get("day") or next(iter(uri.values()))
+        options.update(provider_uri=_data_folder(uri, path.parent), region=section.region)
+        manager = (section.exp_manager or {}).get("kwargs") or {}
+        options["tracking"] = manager.get("uri")
+        experiment = experiment or manager.get("default_exp_name") or section.default_exp_name
+    elif parsed.rollforge is not None:
+        own = parsed.rollforge
+        options.update(own.model_dump(exclude={"data", "experiment"}))
+        options["provider_uri"] = _data_folder(own.data, path.parent) if own.data else None
+        experiment = experiment or own.experiment
+    options.update({k: v for k, v in overrides.items() if v is not None and k != "experiment"})
+    return Session.from_mapping(options), overrides.get("experiment") or experiment
+
+
+def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
+    """``sys: {path: …, rel_path: …}``: folders with the user's own modules (worker processes inherit them)."""
+    for key, root in (("path", None), ("rel_path", base)):
+        named = (section or {}).get(key) or []
+        for entry in [named] if isinstance(named, str) else named:
+            folder = str((root / entry).resolve() if root else Path(entry).expanduser())
+            if folder not in sys.path:
+                sys.path.append(folder)
+
+
+def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
+    """Return the workflow in the YAML file at `path`.
+
+    Parameters
+    ----------
+    path : path
+        A workflow in Qlib's or in Rollforge's form.
+    **overrides
+        Fields of :class:`~rollforge.session.Session`, and ``experiment``, that take the place of the file's; None is
+        no override.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake in the file, each with its line, its path and the nearest valid name.
+    """
+    file = Path(path).expanduser()
+    document, lines, text = _load_document(file)
+    parsed = _validate(document, lines, file, text)
+    _extend_path(parsed.sys, file.parent)
+    session, experiment = _session(parsed, file, overrides)
+    form: Literal["qlib", "rollforge"] = "rollforge" if parsed.qlib_init is None else "qlib"
+    rolling = None
+    if document.get("rolling") is not None and parsed.rolling is not None:
+        rolling = parsed.rolling.model_dump(exclude_none=True)
+        if form == "rollforge" and "trunc_days" not in document["rolling"]:
+            rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
+    name = experiment or file.stem
+    return Workflow(
+        path=file,
+        text=text,
+        session=session.with_(experiment=name),
+        experiment=name,
+        template=document["task"],
+        rolling=rolling,
+        grid=document.get("grid"),
+        form=form,
+        lines=lines,
+    )
+
+
+def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
+    """Return the tasks of `workflow` and what should be known about them; trains nothing.
+
+    Parameters
+    ----------
+    workflow : Workflow
+        What to plan.
+    limit : int, optional
+        Keep the first so many tasks.
+
+    Raises
+    ------
+    SegmentError, ConfigError, DataError
+        When the template cannot become tasks on this data, with the line in the file.
+    """
+    try:
+        with using(workflow.session):
+            return _make_plan(workflow, limit)
+    except ConfigError as exc:
+        line = _line(exc.path, workflow.lines)
+        if not line:
+            raise
+        raise type(exc)(f"{workflow.path}, {line}{exc}") from exc
+
+
+def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
+    from rollforge.data.provider import open_provider
+    from rollforge.generate.base import TaskGen, task_generator
+    from rollforge.generate.grid import GridGen
+    from rollforge.generate.leakage import leaking_segments
+    from rollforge.generate.rolling import RollingGen
+    from rollforge.generate.segments import validate_segments
+    from rollforge.generate.timeline import windows
+
+    uri = workflow.session.provider_uri
+    if uri is None:
+        raise ConfigError(
+            "No data folder is named. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "
+            "'rollforge data demo FOLDER' makes one."
+        )
+    calendar = open_provider(uri).calendar()
+    template = dict(workflow.template)
+    validate_segments(template, calendar)
+    _check_buildable(template)
+    generators: list[TaskGen] = []
+    if workflow.grid:
+        generators.append(GridGen(dict(workflow.grid)))
+    if workflow.rolling is not None:
+        generators.append(RollingGen(**workflow.rolling))
+    tasks = task_generator([template], generators) if generators else [template]
+    kept = tuple(tasks[:limit] if limit is not None else tasks)
+    warnings: list[str] = []
+    for i, task in enumerate(kept):
+        warnings.extend(f"task {i + 1}: {leak.message}" for leak in leaking_segments(task, calendar))
+    return Plan(
+        workflow=workflow,
+        tasks=kept,
+        ids=tuple(digest(t) for t in kept),
+        windows=tuple(windows(kept, calendar)),
+        warnings=tuple(warnings),
+    )
+
+
+def _check_buildable(template: Mapping[str, Any]) -> None:
+    """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored."""
+    resolved = resolve_references(template)
+    build(resolved["model"], where="task.model")
+    dataset = build(resolved["dataset"], where="task.dataset")
+    records = resolved.get("record") or []
+    for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
+        where = f"task.record.{i}" if isinstance(records, list) else "task.record"
+        _check_record(record, dataset, where)
+
+
+def _check_record(record: Any, dataset: Any, where: str) -> None:
+    # A record is given its recorder, model and dataset when the task runs; None stands for them here.
+    offered = {"model": None, "dataset": dataset, "recorder": None}
+    build(record, default_module="rollforge.record", try_kwargs=offered, where=where)

@@ -1,0 +1,69 @@
+"""Markets that tests share: the made-up one with pyqlib's reference values, and the S&P table where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.data.provider import write_folder
+
+GOLDEN = Path(__file__).parent / "golden"
+FIELDS = ["open", "high", "low", "close", "volume", "vwap"]
+
+
+def write_market(table: pd.DataFrame, folder: Path, universes: tuple[str, ...] = ("all",)) -> Path:
+    """Write a long table as a data folder the way the reference values were made: gaps as NaN, factor 1."""
+    table = table.assign(datetime=pd.to_datetime(table["datetime"]))
+    if "vwap" not in table:
+        table["vwap"] = table[["open", "high", "low", "close"]].mean(axis=1)
+    calendar = np.sort(table["datetime"].unique()).astype("datetime64[D]")
+    series, spans = {}, {}
+    for code, rows in table.groupby("instrument"):
+        days = rows["datetime"].to_numpy().astype("datetime64[D]")
+        place = np.searchsorted(calendar, days)
+        first, last = int(place.min()), int(place.max())
+        fields = {"factor": np.ones(last - first + 1, np.float32)}
+        for name in FIELDS:
+            values = np.full(last - first + 1, np.nan, np.float32)
+            values[place - first] = rows[name].to_numpy(np.float32)
+            fields[name] = values
+        fields["factor"][np.isnan(fields["close"])] = np.nan
+        series[str(code)] = (first, fields)
+        spans[str(code)] = [(calendar[first], calendar[last])]
+    write_folder(folder, calendar, series, dict.fromkeys(universes, spans))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The market of the reference values, as a data folder."""
+    return write_market(pd.read_parquet(GOLDEN / "market.parquet"), tmp_path_factory.mktemp("golden") / "data")
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder with the S&P table and its reference values, which are not part of the project."""
+    named = os.environ.get("ROLLFORGE_SHARED")
+    if not named or not (Path(named) / "data" / "sp500_5yr.parquet").is_file():
+        pytest.skip("the S&P 500 table is not part of the project; name its folder: ROLLFORGE_SHARED=FOLDER make test")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def sp500_market(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The S&P table as a data folder."""
+    table = pd.read_parquet(shared_folder / "data" / "sp500_5yr.parquet")
+    return write_market(table, tmp_path_factory.mktemp("sp500") / "data")
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a home and a panel cache of its own; compiled kernels are shared."""
+    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
+    monkeypatch.setattr("rollforge.session._default", None)

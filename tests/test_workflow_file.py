@@ -1,0 +1,209 @@
+"""Reading a workflow file: Qlib's form and Rollforge's own, YAML 1.2, and every mistake said with its line."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from rollforge.errors import ConfigError
+from rollforge.workflow import Workflow, load_workflow, read_yaml
+
+QLIB_FORM = """\
+qlib_init:
+    provider_uri: "~/.qlib/qlib_data/cn_data"
+    region: cn
+market: &market csi300
+benchmark: &benchmark SH000300
+data_handler_config: &data_handler_config
+    start_time: 2008-01-01
+    end_time: 2020-08-01
+    fit_start_time: <dataset.kwargs.segments.train.0>
+    fit_end_time: <dataset.kwargs.segments.train.1>
+    instruments: *market
+port_analysis_config: &port_analysis_config
+    strategy:
+        class: TopkDropoutStrategy
+        module_path: qlib.contrib.strategy
+        kwargs: {signal: <PRED>, topk: 50, n_drop: 5}
+    backtest: {start_time: 2017-01-01, end_time: 2020-08-01, account: 100000000, benchmark: *benchmark}
+task:
+    model:
+        class: LGBModel
+        module_path: qlib.contrib.model.gbdt
+        kwargs: {loss: mse, learning_rate: 1e-3, lambda_l1: 205.6999, num_threads: 20, name: no}
+    dataset:
+        class: DatasetH
+        module_path: qlib.data.dataset
+        kwargs:
+            handler: {class: Alpha158, module_path: qlib.contrib.data.handler, kwargs: *data_handler_config}
+            segments:
+                train: [2008-01-01, 2014-12-31]
+                valid: [2015-01-01, 2016-12-31]
+                test: [2017-01-01, 2020-08-01]
+    record:
+        - class: SignalRecord
+          module_path: qlib.workflow.record_temp
+          kwargs: {model: <MODEL>, dataset: <DATASET>}
+        - class: PortAnaRecord
+          module_path: qlib.workflow.record_temp
+          kwargs: {config: *port_analysis_config}
+"""
+
+OWN_FORM = """\
+rollforge:
+  data: market
+  store: sqlite:///tasks.db
+  tracking: folder:runs
+  experiment: mine
+task:
+  model: {class: LGBModel, module_path: rollforge.models}
+  dataset: {class: DatasetH, module_path: rollforge.data.dataset, kwargs: {handler: x, segments: {}}}
+rolling: {step: 60, rtype: sliding}
+"""
+
+
+def load(folder: Path, text: str, **overrides: object) -> Workflow:
+    file = folder / "workflow.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_workflow(file, **overrides)
+
+
+def message(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    return str(caught.value)
+
+
+def test_a_qlib_workflow_is_read_unchanged(tmp_path: Path) -> None:
+    """Anchors, placeholders, references and dates of Qlib's form arrive as Qlib's own runner would read them."""
+    workflow = load(tmp_path, QLIB_FORM)
+    handler = workflow.template["dataset"]["kwargs"]["handler"]["kwargs"]
+    assert workflow.form == "qlib"
+    assert workflow.session.region == "cn"
+    assert workflow.rolling is None
+    assert handler["instruments"] == "csi300"
+    assert handler["start_time"] == dt.date(2008, 1, 1)
+    assert handler["fit_end_time"] == "<dataset.kwargs.segments.train.1>"
+    assert workflow.template["record"][0]["kwargs"]["model"] == "<MODEL>"
+    assert workflow.template["record"][1]["kwargs"]["config"]["backtest"]["benchmark"] == "SH000300"
+
+
+def test_numbers_and_words_follow_yaml_1_2(tmp_path: Path) -> None:
+    """``1e-3`` is a number and ``no`` is a word: PyYAML's own rules would break learning rates."""
+    kwargs = load(tmp_path, QLIB_FORM).template["model"]["kwargs"]
+    assert kwargs["learning_rate"] == 0.001
+    assert kwargs["name"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-.5", -0.5),
+        ("010", 10),
+        ("yes", "yes"),
+        ("true", True),
+        ("1:30", "1:30"),
+        ("12e", "12e"),
+    ],
+)
+def test_a_scalar_is_what_yaml_1_2_says(text: str, value: object) -> None:
+    """No octal by a leading zero, no sexagesimal, no yes/no booleans."""
+    found = read_yaml(f"a: {text}")[0]["a"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_rollforges_own_form_names_where_things_are(tmp_path: Path) -> None:
+    """``rollforge:`` says data, store, tracking and experiment, and purges windows by the label's horizon by default."""
+    workflow = load(tmp_path, OWN_FORM)
+    assert workflow.form == "rollforge"
+    assert (workflow.experiment, workflow.session.tracking) == ("mine", "folder:runs")
+    assert workflow.rolling == {
+        "step": 60,
+        "rtype": "sliding",
+        "trunc_days": "auto",
+        "train_key": "train",
+        "test_key": "test",
+    }
+
+
+def test_qlibs_form_keeps_qlibs_windows(tmp_path: Path) -> None:
+    """No truncation is added to a workflow in Qlib's form."""
+    workflow = load(tmp_path, QLIB_FORM + "rolling: {step: 20}\n")
+    assert workflow.rolling is not None
+    assert "trunc_days" not in workflow.rolling
+
+
+def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
+    """Overrides take the place of the file's values; None is no override."""
+    workflow = load(tmp_path, OWN_FORM, experiment="other", tracking="folder:elsewhere", store=None)
+    assert (workflow.experiment, workflow.session.tracking) == ("other", "folder:elsewhere")
+    assert workflow.session.store == "sqlite:///tasks.db"
+
+
+def test_the_file_name_is_the_experiment_where_none_is_named(tmp_path: Path) -> None:
+    """A workflow needs no experiment name."""
+    assert load(tmp_path, QLIB_FORM).experiment == "workflow"
+
+
+def test_a_base_file_is_merged_under_the_file(tmp_path: Path) -> None:
+    """``BASE_CONFIG_PATH`` is relative to the file; what the file says wins, key by key."""
+    (tmp_path / "base.yaml").write_text(QLIB_FORM, encoding="utf-8")
+    workflow = load(tmp_path, "BASE_CONFIG_PATH: base.yaml\ntask: {model: {kwargs: {num_threads: 1}}}\n")
+    assert workflow.template["model"]["class"] == "LGBModel"
+    assert workflow.template["model"]["kwargs"]["num_threads"] == 1
+    assert workflow.template["model"]["kwargs"]["loss"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("task:", "taks:", "line 6: taks: unknown key. Did you mean 'task'?"),
+        ("  model:", "  modell:", "line 7: task.modell: unknown key. Did you mean 'model'?"),
+        ("module_path: rollforge.models", "modul_path: rollforge.models", "Did you mean 'module_path'?"),
+        ("  data: market", "  dta: market", "line 2: rollforge.dta: unknown key. Did you mean 'data'?"),
+        ("rtype: sliding", "rtype: slding", "rolling.rtype: found 'slding', allowed is 'sliding' or 'expanding'."),
+        ("step: 60", "step: soon", "line 9: rolling.step: must be a valid integer"),
+        ("step: 60", "stpe: 60", "rolling.stpe: unknown key. Did you mean 'step'?"),
+        ("rollforge:", "qlib_init: {}\nrollforge:", "stands beside qlib_init"),
+    ],
+)
+def test_a_mistake_is_said_with_its_line_its_path_and_the_nearest_name(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    """A misspelt key or value names the place in the file and what was probably meant."""
+    assert expected in message(tmp_path, OWN_FORM.replace(old, new, 1))
+
+
+def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    """Somebody with three slips in a file reads about three slips, in the order of the lines."""
+    text = OWN_FORM.replace("data: market", "dta: market").replace("model:", "modell:").replace("step:", "stpe:")
+    found = message(tmp_path, text)
+    assert found.index("rollforge.dta") < found.index("task.modell") < found.index("rolling.stpe")
+
+
+def test_unreadable_yaml_shows_line_and_column(tmp_path: Path) -> None:
+    """A syntax error points at the place."""
+    found = message(tmp_path, "task:\n  model: {a: 1\n  x: [\n")
+    assert "line 3, column 4" in found
+    assert "x: [" in found
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """PyYAML would silently keep the second."""
+    assert "the key 'step' stands twice" in message(tmp_path, OWN_FORM.replace("step: 60", "step: 60, step: 20"))
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    """A misspelt file name is answered with the file that is there."""
+    (tmp_path / "rolling.yaml").write_text(OWN_FORM, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"Did you mean 'rolling.yaml'"):
+        load_workflow(tmp_path / "roling.yaml")
+
+
+def test_a_document_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    """A list is not a workflow."""
+    assert "must be a mapping" in message(tmp_path, "- 1\n")
