@@ -191,29 +191,30 @@ class FeaturePlan:
         dense[plan.row_code, plan.row_date] = out[:, 0]
         return dense
 
-    def fill(self, out: NDArray[np.float32], *, threads: int = 1) -> None:
-        """Write the values into `out`.
+    def fill(self, *outs: NDArray[np.float32], threads: int = 1) -> None:
+        """Write the values into `outs`.
 
         Parameters
         ----------
-        out : float32 array, (R, columns), C order
-            Rows as `row_date` and `row_code` have them; may be a memory map.
+        *outs : float32 arrays, (R, columns), C order
+            Rows as `row_date` and `row_code` have them; may be memory maps. Together they have as many columns as there
+            are expressions, the first takes the first.
         threads : int
             How many groups of instruments are computed side by side.
         """
-        if out.shape != (len(self), len(self.trees)):
-            raise ValueError(f"out must have the shape {(len(self), len(self.trees))}, found {out.shape}.")
+        if sum(o.shape[1] for o in outs) != len(self.trees) or any(len(o) != len(self) for o in outs):
+            raise ValueError(f"outs need {len(self)} rows and {len(self.trees)} columns together.")
         groups = [slice(i, min(i + _GROUP, len(self.codes))) for i in range(0, len(self.codes), _GROUP)]
         if threads == 1 or len(groups) == 1:
             for group in groups:
-                self._fill_group(group, out)
+                self._fill_group(group, outs)
             return
-        self._fill_group(groups[0], out)  # compiles what is not compiled yet, once
+        self._fill_group(groups[0], outs)  # compiles what is not compiled yet, once
         with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(self._fill_group, group, out) for group in groups[1:]]:
+            for done in [pool.submit(self._fill_group, group, outs) for group in groups[1:]]:
                 done.result()
 
-    def _fill_group(self, group: slice, out: NDArray[np.float32]) -> None:
+    def _fill_group(self, group: slice, outs: Sequence[NDArray[np.float32]]) -> None:
         from rollforge.data import kernels
 
         blocks = {n: b.values[group] for n, b in self._fields.items()}
@@ -225,7 +226,10 @@ class FeaturePlan:
             with np.errstate(over="ignore", invalid="ignore"):
                 columns[c] = evaluator.value(tree)[:, offset : offset + len(self.dates)]
             evaluator.release(tree)
-        kernels.scatter_rows(columns, rows, out, 0)
+        first = 0
+        for out in outs:
+            kernels.scatter_rows(columns[first : first + out.shape[1]], rows, out)
+            first += out.shape[1]
 
     def field_of(self, name: str, code: str) -> tuple[NDArray[np.float32], int, int]:
         """Return one field of one instrument on the days read, and its span there."""

@@ -159,11 +159,11 @@ def skew(x, begin, end, n):  # type: ignore[no-untyped-def]
     for i in range(x.shape[0]):
         b = begin[i]
         for t in range(b, end[i]):
-            m, m2, m3, _, c = _moments(x[i, max(b, t - n + 1) : t + 1])
+            _, m2, m3, _, c = _moments(x[i, max(b, t - n + 1) : t + 1])
             if c < 3:
                 continue
-            if m2 / c <= _flat(m):
-                out[i, t] = 0.0 if m2 == 0.0 else _NAN
+            if m2 / c <= 1e-14:
+                out[i, t] = _NAN
             else:
                 out[i, t] = c * np.sqrt(c - 1.0) / (c - 2.0) * m3 / m2**1.5
     return out
@@ -176,21 +176,15 @@ def kurt(x, begin, end, n):  # type: ignore[no-untyped-def]
     for i in range(x.shape[0]):
         b = begin[i]
         for t in range(b, end[i]):
-            m, m2, _, m4, c = _moments(x[i, max(b, t - n + 1) : t + 1])
+            _, m2, _, m4, c = _moments(x[i, max(b, t - n + 1) : t + 1])
             if c < 4:
                 continue
-            if m2 / c <= _flat(m):
-                out[i, t] = -3.0 if m2 == 0.0 else _NAN
+            if m2 / c <= 1e-14:
+                out[i, t] = _NAN
             else:
                 top = c * (c + 1.0) * (c - 1.0) * m4 / (m2 * m2) - 3.0 * (c - 1.0) ** 2
                 out[i, t] = top / ((c - 2.0) * (c - 3.0))
     return out
-
-
-@_exact
-def _flat(mean):  # type: ignore[no-untyped-def]
-    # Below the rounding of the values themselves a spread is noise (pandas: 1e-14 whatever the level).
-    return 1e-14
 
 
 @_exact
@@ -479,10 +473,10 @@ def expanding_ema(x, begin, end):  # type: ignore[no-untyped-def]
 
 
 @_exact
-def scatter_rows(columns, rows, out, first):  # type: ignore[no-untyped-def]
+def scatter_rows(columns, rows, out):  # type: ignore[no-untyped-def]
     """Write ``columns`` (column, instrument, day), float32, into the rows of ``out`` (row, column), float32.
 
-    ``rows``: int64 (instrument, day), the row that holds it or -1; ``first``: the column of ``out`` that column 0 goes to.
+    ``rows``: int64 (instrument, day), the row that holds it or -1.
     Days go in blocks, so that the rows being written stay in the processor's cache while the columns pass by.
     """
     width, n, days = columns.shape
@@ -493,4 +487,4 @@ def scatter_rows(columns, rows, out, first):  # type: ignore[no-untyped-def]
                 for t in range(block, stop):
                     r = rows[i, t]
                     if r >= 0:
-                        out[r, first + c] = columns[c, i, t]
+                        out[r, c] = columns[c, i, t]

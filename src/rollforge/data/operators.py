@@ -7,6 +7,7 @@ rolling ones yield float64: so results agree with pyqlib's to the last digit tha
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -224,6 +225,8 @@ _add("Delta", _delta, "xn", "shift")
 _add("Mask", lambda s, x, t: x, "xt", on_instrument=1)
 _add("ChangeInstrument", lambda s, t, x: x, "tx", on_instrument=0)
 
+_BUILT_IN = frozenset(_TABLE)
+
 
 def operator_names() -> list[str]:
     """Return the names of all operators, the user's own included."""
@@ -262,6 +265,15 @@ def register(
     if name in operator_names():
         raise ConfigError(f"There is an operator {name!r} already.")
     _add(name, compute, arguments, look, least=least)
+
+
+def custom_operators() -> dict[str, str]:
+    """Return the user's own operators and a mark of their code: what cached results depend on besides expressions."""
+    return {
+        name: hashlib.sha256(getattr(getattr(op.compute, "__code__", None), "co_code", b"")).hexdigest()[:16]
+        for name, op in _TABLE.items()
+        if name not in _BUILT_IN
+    }
 
 
 def unregister(name: str) -> None:

@@ -1,0 +1,428 @@
+"""Data handlers: features and labels of a universe, raw, processed for inference, and processed for learning.
+
+Making a handler computes nothing; the first question for data does, and finds it in the panel cache from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.build import build
+from rollforge.data.engine import FeaturePlan, session_provider
+from rollforge.data.operators import custom_operators
+from rollforge.data.panel import Panel, PanelCache, empty_groups
+from rollforge.data.processor import Processor
+from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
+from rollforge.session import Session, current_session
+from rollforge.task import encode
+
+__all__ = ["DataHandler", "DataHandlerLP", "DataLoader", "QlibDataLoader", "StaticDataLoader"]
+
+ENGINE = 1
+"""Raised when operators or processors come to compute something else, so that older panels are not used."""
+
+
+class DataLoader:
+    """Where a handler's raw data come from; a class of your own overrides :meth:`load`."""
+
+    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return a frame with rows (datetime, instrument) and columns (group, name)."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it loads.")
+
+
+def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
+    if isinstance(config, (list, tuple)) and config and all(isinstance(c, str) for c in config):
+        return list(config), list(config)
+    if (
+        isinstance(config, (list, tuple))
+        and len(config) == 2
+        and all(isinstance(c, (list, tuple)) for c in config)
+        and len(config[0]) == len(config[1])
+    ):
+        return list(config[0]), list(config[1])
+    raise ConfigError("expected a list of expressions, or [expressions, names] of the same length.", path=where)
+
+
+class QlibDataLoader(DataLoader):
+    """Expressions over the session's data folder.
+
+    Parameters
+    ----------
+    config : mapping or sequence
+        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone.
+    filter_pipe : sequence, optional
+        Filters of the universe.
+    freq : str
+        Name of the calendar.
+    """
+
+    def __init__(self, config: Any, filter_pipe: Sequence[Any] | None = None, freq: str = "day", **kwargs: Any) -> None:
+        ignored = {"swap_level", "inst_processors"}
+        unknown = [k for k, v in kwargs.items() if k not in ignored or (k == "inst_processors" and v)]
+        if unknown:
+            raise ConfigError(f"QlibDataLoader takes no {unknown[0]!r}.{nearest(unknown[0], ['filter_pipe', 'freq'])}")
+        groups = config if isinstance(config, Mapping) else {"feature": config}
+        self.groups = {str(k): _fields_and_names(v, f"data_loader.config.{k}") for k, v in groups.items() if v}
+        self.filter_pipe = list(filter_pipe or [])
+        self.freq = freq
+
+    def universe(self, instruments: Any) -> Any:
+        """Return `instruments` with the loader's filters."""
+        if not self.filter_pipe:
+            return instruments
+        if isinstance(instruments, Mapping):
+            return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
+        return {"market": instruments, "filter_pipe": self.filter_pipe}
+
+    def definition(self) -> Any:
+        """Return what the result depends on, as plain data."""
+        return {"groups": self.groups, "freq": self.freq, "operators": custom_operators()}
+
+    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
+        """Return the panel, its values written into memory maps in `folder`."""
+        expressions = [e for fields, _ in self.groups.values() for e in fields]
+        plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
+        groups = empty_groups(folder, len(plan), {g: names for g, (_, names) in self.groups.items()})
+        plan.fill(*(g.values for g in groups.values()), threads=session.threads)
+        offsets = np.searchsorted(plan.row_date, np.arange(len(plan.dates) + 1)).astype(np.int64)
+        return Panel(plan.dates, offsets, tuple(plan.codes), plan.row_code, groups)
+
+    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the frame of the expressions."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            panel = self.panel(instruments, start_time, end_time, Path(folder), current_session())
+            return panel.frame(None).copy()
+
+
+class StaticDataLoader(DataLoader):
+    """A frame that is there already: an object, or a Parquet file."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the frame, narrowed to some instruments and days."""
+        frame = self.config if isinstance(self.config, pd.DataFrame) else pd.read_parquet(self.config)
+        frame = frame.sort_index()
+        days = frame.index.get_level_values("datetime")
+        keep = np.ones(len(frame), bool)
+        if start_time is not None:
+            keep &= days >= pd.Timestamp(start_time)
+        if end_time is not None:
+            keep &= days <= pd.Timestamp(end_time)
+        if isinstance(instruments, (list, tuple)):
+            keep &= frame.index.get_level_values("instrument").isin(list(instruments))
+        return frame[keep]
+
+
+class DataHandler:
+    """Raw data of a universe between two days.
+
+    Parameters
+    ----------
+    instruments : str, sequence or mapping
+        Universe, codes, or universe with filters.
+    start_time, end_time : date, optional
+        First and last day.
+    data_loader : DataLoader or description
+        Where the data come from.
+    """
+
+    CS_ALL = "__all"
+    CS_RAW = "__raw"
+
+    def __init__(
+        self,
+        instruments: Any = None,
+        start_time: Any = None,
+        end_time: Any = None,
+        data_loader: Any = None,
+        init_data: bool = True,
+        fetch_orig: bool = True,
+    ) -> None:
+        if data_loader is None:
+            raise ConfigError(f"{type(self).__name__} needs a data_loader.")
+        if isinstance(data_loader, (list, tuple)):
+            data_loader = QlibDataLoader(data_loader)
+        self.instruments = instruments
+        self.start_time = start_time
+        self.end_time = end_time
+        self.data_loader: DataLoader = build(
+            data_loader, accept_types=DataLoader, default_module=__name__, where="data_loader"
+        )
+        if start_time is not None and end_time is not None and pd.Timestamp(start_time) > pd.Timestamp(end_time):
+            raise DataError(f"The handler's range is inverted: it starts on {start_time} and ends on {end_time}.")
+        self._panels: dict[str, Panel] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_panels": {}}  # the definition travels, the data do not
+
+    def config(self, **kwargs: Any) -> None:
+        """Change start and end (``handler_kwargs`` of Qlib); what it says about dumping does not matter here."""
+        for name in ("instruments", "start_time", "end_time"):
+            if name in kwargs:
+                setattr(self, name, kwargs[name])
+                self._panels = {}
+
+    def setup_data(self, **kwargs: Any) -> None:
+        """Compute what :meth:`fetch` will be asked for, or find it in the cache."""
+        self.panel("raw")
+
+    def panel(self, stage: str) -> Panel:
+        """Return the whole panel of a stage; its days may go beyond the handler's own."""
+        if stage not in self._panels:
+            self._panels[stage] = self._find(stage, current_session())
+        return self._panels[stage]
+
+    def _find(self, stage: str, session: Session) -> Panel:
+        return self._raw(session)
+
+    def _raw_key(self, session: Session) -> Any:
+        loader = self.data_loader
+        if not isinstance(loader, QlibDataLoader):
+            return None
+        return {
+            "engine": ENGINE,
+            "data": session_provider(session).fingerprint(),
+            "folder": session.provider_uri,
+            "universe": loader.universe(self.instruments),
+            "start": None if self.start_time is None else str(pd.Timestamp(self.start_time).date()),
+            "loader": loader.definition(),
+        }
+
+    def _raw(self, session: Session) -> Panel:
+        loader = self.data_loader
+        if not isinstance(loader, QlibDataLoader):
+            return Panel.from_frame(loader.load(self.instruments, self.start_time, self.end_time))
+        self._check_range(session)
+        # To the end of the calendar, whatever the handler's end: the rolls of one experiment share the panel.
+        return PanelCache(session.cache, session.cache_limit).get(
+            _key(self._raw_key(session)),
+            lambda folder: loader.panel(self.instruments, self.start_time, None, folder, session),
+        )
+
+    def _check_range(self, session: Session) -> None:
+        calendar = session_provider(session).calendar()
+        for name, value, outside in (
+            ("start_time", self.start_time, lambda d: d > calendar[-1]),
+            ("end_time", self.end_time, lambda d: d < calendar[0]),
+        ):
+            if value is not None and outside(np.datetime64(str(value)[:10], "D")):
+                raise DataError(
+                    f"The handler's {name} {str(value)[:10]} leaves no data: "
+                    f"the calendar has {calendar[0]} to {calendar[-1]}."
+                )
+
+    def _bounds(self, selector: Any) -> tuple[Any, Any]:
+        """First and last day of a selector, inside the handler's own range."""
+        if isinstance(selector, slice):
+            start, end = selector.start, selector.stop
+        elif isinstance(selector, (list, tuple)) and len(selector) == 2:
+            start, end = selector
+        else:
+            start = end = selector
+        lows = [pd.Timestamp(t) for t in (start, self.start_time) if t is not None]
+        highs = [pd.Timestamp(t) for t in (end, self.end_time) if t is not None]
+        return (max(lows) if lows else None), (min(highs) if highs else None)
+
+    def _fetch(
+        self,
+        stage: str,
+        selector: Any,
+        level: str | int | None,
+        col_set: str | Sequence[str],
+        squeeze: bool,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None,
+    ) -> Any:
+        groups = None if col_set in (self.CS_ALL, self.CS_RAW) else col_set
+        if level in ("instrument", 1):
+            frame = self.panel(stage).frame(groups, *self._bounds(slice(None, None)))
+            codes = [selector] if isinstance(selector, str) else list(selector)
+            frame = frame[frame.index.get_level_values("instrument").isin(codes)]
+        else:
+            frame = self.panel(stage).frame(groups, *self._bounds(selector))
+        if proc_func is not None:
+            frame = proc_func(frame.copy())
+        return frame.squeeze(axis=1) if squeeze else frame
+
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: str | Sequence[str] = CS_ALL,
+        squeeze: bool = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any:
+        """Return the data of some days.
+
+        Parameters
+        ----------
+        selector : date, slice or pair of dates
+            Which days; with ``level="instrument"`` which codes.
+        level : str
+            ``datetime`` or ``instrument``.
+        col_set : str or sequence of str
+            ``__all``, one group (plain columns), or several.
+        squeeze : bool
+            True makes a series of a single column.
+        proc_func : callable, optional
+            Applied to the frame.
+        """
+        return self._fetch("raw", selector, level, col_set, squeeze, proc_func)
+
+    def get_cols(self, col_set: str | Sequence[str] = CS_ALL) -> list[str]:
+        """Return the names of the columns."""
+        panel = self.panel("raw")
+        groups = panel.groups if col_set in (self.CS_ALL, self.CS_RAW) else [col_set]
+        return [name for g in groups for name in panel.groups[str(g)].names]
+
+
+class DataHandlerLP(DataHandler):
+    """Data in three states: raw (``DK_R``), for inference (``DK_I``), for learning (``DK_L``).
+
+    Parameters
+    ----------
+    instruments, start_time, end_time, data_loader
+        See :class:`DataHandler`.
+    infer_processors, learn_processors, shared_processors : sequence
+        Processors, or descriptions of them.
+    process_type : str
+        ``append``: learning continues from the data for inference; ``independent``: from the raw data.
+    drop_raw : bool
+        Accepted as Qlib's; the raw data stay on disk either way.
+    """
+
+    DK_R, DK_I, DK_L = "raw", "infer", "learn"
+    PTYPE_I, PTYPE_A = "independent", "append"
+
+    def __init__(
+        self,
+        instruments: Any = None,
+        start_time: Any = None,
+        end_time: Any = None,
+        data_loader: Any = None,
+        infer_processors: Sequence[Any] = (),
+        learn_processors: Sequence[Any] = (),
+        shared_processors: Sequence[Any] = (),
+        process_type: str = PTYPE_A,
+        drop_raw: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if process_type not in (self.PTYPE_A, self.PTYPE_I):
+            raise ConfigError(
+                f"process_type must be 'append' or 'independent', found {process_type!r}.", path="process_type"
+            )
+        self.process_type = process_type
+        self.drop_raw = drop_raw
+        self.shared_processors = self._processors("shared_processors", shared_processors)
+        self.infer_processors = self._processors("infer_processors", infer_processors)
+        self.learn_processors = self._processors("learn_processors", learn_processors)
+        for processor in (*self.shared_processors, *self.infer_processors):
+            if not processor.is_for_infer():
+                raise ConfigError(f"{type(processor).__name__} is for learning only: at inference no label is known.")
+        super().__init__(instruments, start_time, end_time, data_loader, **kwargs)
+
+    @staticmethod
+    def _processors(name: str, configs: Sequence[Any]) -> list[Processor]:
+        made = []
+        for i, config in enumerate(configs or ()):
+            described = {"class": config} if isinstance(config, str) else config
+            made.append(
+                build(described, accept_types=Processor, default_module="rollforge.data.processor", where=f"{name}.{i}")
+            )
+        return made
+
+    def _chain(self, stage: str) -> list[Processor]:
+        if stage == self.DK_R:
+            return []
+        chain = list(self.shared_processors)
+        if stage == self.DK_I or self.process_type == self.PTYPE_A:
+            chain += self.infer_processors
+        return chain + self.learn_processors if stage == self.DK_L else chain
+
+    def setup_data(self, **kwargs: Any) -> None:
+        """Compute the data for learning and inference, or find them in the cache."""
+        self.panel(self.DK_L)
+        self.panel(self.DK_I)
+
+    def _find(self, stage: str, session: Session) -> Panel:
+        chain = self._chain(stage)
+        if not chain:
+            return self.panel(self.DK_R) if stage != self.DK_R else self._raw(session)
+        described = self._describe(chain)
+        raw_key = self._raw_key(session)
+        whole = all(p.any_range for p in chain) and self._fits_inside(chain)
+        if described is None or raw_key is None:
+            return self._process(chain, whole=False)
+        key = {"raw": raw_key, "processors": described, "end": None if whole else str(self.end_time)}
+        return PanelCache(session.cache, session.cache_limit).get(
+            _key(key), lambda folder: self._process(chain, whole=whole)
+        )
+
+    def _fits_inside(self, chain: Sequence[Processor]) -> bool:
+        ends = [p.fit_end_time for p in chain if getattr(p, "fit_end_time", None) is not None]
+        return self.end_time is None or all(pd.Timestamp(e) <= pd.Timestamp(self.end_time) for e in ends)
+
+    @staticmethod
+    def _describe(chain: Sequence[Processor]) -> list[Any] | None:
+        """What the processors are, as plain data; None when one holds something that is not."""
+        described: list[Any] = []
+        for processor in chain:
+            state = {k: v for k, v in vars(processor).items() if k not in ("shift", "scale")}
+            described.append([f"{type(processor).__module__}.{type(processor).__qualname__}", state])
+        try:
+            encode(described)
+        except TaskNotSerializable:
+            return None
+        return described
+
+    def _process(self, chain: Sequence[Processor], *, whole: bool) -> Panel:
+        start, end = (None, None) if whole else self._bounds(slice(None, None))
+        frame = self.panel(self.DK_R).frame(None, start, end)
+        for processor in chain:
+            processor.fit(frame)
+            frame = processor(frame)
+        if frame.empty:
+            names = ", ".join(type(p).__name__ for p in chain)
+            raise DataError(f"The processors leave no rows: {names}.")
+        return Panel.from_frame(frame)
+
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DK_I,
+        squeeze: bool = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any:
+        """Return the data of some days in one of the three states; see :meth:`DataHandler.fetch`.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown `data_key`.
+        """
+        keys = (self.DK_R, self.DK_I, self.DK_L)
+        if data_key not in keys:
+            raise ConfigError(
+                f"data_key must be one of {', '.join(keys)}, found {data_key!r}.{nearest(data_key, keys)}"
+            )
+        return self._fetch(data_key, selector, level, col_set, squeeze, proc_func)
+
+    @classmethod
+    def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
+        """Return a handler of a frame that is there already."""
+        return cls(data_loader=StaticDataLoader(df))
+
+
+def _key(definition: Any) -> str:
+    return hashlib.sha256(encode(definition).encode()).hexdigest()[:24]

@@ -1,0 +1,319 @@
+"""Panels: what a handler yields, kept on disk once and shared by every window of every task of every process.
+
+A panel's rows are sorted by (day, instrument). Each group of columns ("feature", "label") is one row-major float32 memory
+map, so a range of days is one contiguous block that reaches the model without a copy.
+
+The cache builds a panel under a lock (two processes that want the same build it once), in a folder of its own that gets
+its final name when it is complete; what is damaged is noticed and built again. Beyond the size limit the panels that were
+unused for longest go; a process that has one open keeps its pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.errors import DataError, nearest
+
+__all__ = ["Group", "Panel", "PanelCache", "PanelInfo", "clear_panels", "list_panels"]
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_META = "meta.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The columns of one group."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float32]
+    """(rows, columns), C order; read-only where it is a memory map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Rows sorted by (day, instrument), columns in groups."""
+
+    dates: NDArray[np.datetime64]
+    """(days,)"""
+    offsets: NDArray[np.int64]
+    """(days + 1,): day t has the rows ``offsets[t]`` to ``offsets[t + 1]``."""
+    codes: tuple[str, ...]
+    row_code: NDArray[np.int32]
+    """(rows,): place in `codes`."""
+    groups: Mapping[str, Group]
+
+    def __len__(self) -> int:
+        return len(self.row_code)
+
+    def rows(self, start: Any = None, end: Any = None) -> slice:
+        """Return which rows belong to the days from `start` to `end`, both included; None is open."""
+        first = 0 if start is None else int(np.searchsorted(self.dates, _day(start)))
+        stop = len(self.dates) if end is None else int(np.searchsorted(self.dates, _day(end), "right"))
+        return slice(int(self.offsets[first]), int(self.offsets[max(first, stop)]))
+
+    def index(self, rows: slice) -> pd.MultiIndex:
+        """Return the (datetime, instrument) index of some rows."""
+        first = int(np.searchsorted(self.offsets, rows.start, "right")) - 1
+        stop = int(np.searchsorted(self.offsets, rows.stop, "left"))
+        counts = np.diff(np.clip(self.offsets[first : stop + 1], rows.start, rows.stop))
+        day = np.repeat(np.arange(stop - first, dtype=np.int32), counts)
+        return pd.MultiIndex(
+            levels=[pd.DatetimeIndex(self.dates[first:stop].astype("datetime64[ns]")), pd.Index(self.codes)],
+            codes=[day, self.row_code[rows]],
+            names=["datetime", "instrument"],
+            verify_integrity=False,
+        )
+
+    def frame(self, groups: str | Sequence[str] | None, start: Any = None, end: Any = None) -> pd.DataFrame:
+        """Return the rows of some days as a frame, without copying the values of a group.
+
+        Parameters
+        ----------
+        groups : str, sequence of str, or None
+            One group: plain columns. Several, or None for all: columns (group, name).
+        start, end : date, optional
+            First and last day.
+
+        Raises
+        ------
+        DataError
+            For an unknown group.
+        """
+        rows = self.rows(start, end)
+        index = self.index(rows)
+        for name in [groups] if isinstance(groups, str) else groups or []:
+            if name not in self.groups:
+                raise DataError(
+                    f"There are no columns {name!r}.{nearest(name, self.groups)} There are: {', '.join(self.groups)}."
+                )
+        if isinstance(groups, str):
+            group = self.groups[groups]
+            return pd.DataFrame(group.values[rows], index=index, columns=list(group.names), copy=False)
+        parts = []
+        for name in self.groups if groups is None else groups:
+            group = self.groups[name]
+            columns = pd.MultiIndex.from_product([[name], list(group.names)])
+            parts.append(pd.DataFrame(group.values[rows], index=index, columns=columns, copy=False))
+        return parts[0] if len(parts) == 1 else pd.concat(parts, axis=1)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Panel:
+        """Return a panel of a frame with rows (datetime, instrument); columns without groups become "feature"."""
+        if not isinstance(frame.columns, pd.MultiIndex):
+            frame = pd.concat({"feature": frame}, axis=1)
+        if not frame.index.is_monotonic_increasing:
+            frame = frame.sort_index()
+        days = frame.index.get_level_values("datetime")
+        day_codes, dates = pd.factorize(days, sort=True)
+        code_codes, codes = pd.factorize(frame.index.get_level_values("instrument"), sort=True)
+        groups: dict[str, Group] = {}
+        for name in dict.fromkeys(frame.columns.get_level_values(0)):
+            part = frame[name]
+            values = np.ascontiguousarray(part.to_numpy(), np.float32)
+            groups[str(name)] = Group(tuple(map(str, part.columns)), values)
+        offsets = np.zeros(len(dates) + 1, np.int64)
+        np.cumsum(np.bincount(day_codes, minlength=len(dates)), out=offsets[1:])
+        return cls(
+            np.asarray(dates, "datetime64[D]"), offsets, tuple(map(str, codes)), code_codes.astype(np.int32), groups
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the panel into `folder`; groups that are memory maps there already are only flushed."""
+        np.save(folder / "dates.npy", self.dates)
+        np.save(folder / "offsets.npy", self.offsets)
+        np.save(folder / "row_code.npy", self.row_code)
+        listed = []
+        for i, (name, group) in enumerate(self.groups.items()):
+            file = folder / f"group{i}.npy"
+            if isinstance(group.values, np.memmap) and Path(str(group.values.filename)) == file:
+                group.values.flush()
+            else:
+                np.save(file, group.values)
+            listed.append({"name": name, "columns": group.names, "file": file.name})
+        marks = {p.name: [p.stat().st_size, _mark(p)] for p in sorted(folder.glob("*.npy"))}
+        meta = {"format": FORMAT, "codes": self.codes, "groups": listed, "files": marks}
+        (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Panel | None:
+        """Return the panel in `folder`, mapped into memory; None when it is not there, damaged, or of another format."""
+        try:
+            meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+            if meta["format"] != FORMAT:
+                return None
+            for name, (size, mark) in meta["files"].items():
+                if (folder / name).stat().st_size != size or _mark(folder / name) != mark:
+                    log.warning("panel %s: %s is damaged; it is built again", folder.name, name)
+                    return None
+            groups = {
+                g["name"]: Group(tuple(g["columns"]), np.load(folder / g["file"], mmap_mode="r"))
+                for g in meta["groups"]
+            }
+            small = [np.load(folder / f"{name}.npy") for name in ("dates", "offsets", "row_code")]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
+
+
+def _mark(file: Path) -> int:
+    """A checksum of 64 places of a file: enough to notice a hole or an overwrite, cheap enough for each opening."""
+    size = file.stat().st_size
+    mark = 0
+    with file.open("rb") as handle:
+        for at in sorted({*range(0, size, max(1, size // 64)), max(0, size - 4096)}):
+            handle.seek(at)
+            mark = zlib.crc32(handle.read(4096), mark)
+    return mark
+
+
+def _day(value: Any) -> np.datetime64:
+    return np.datetime64(str(value)[:10], "D")
+
+
+def empty_groups(folder: Path, rows: int, groups: Mapping[str, Sequence[str]]) -> dict[str, Group]:
+    """Return groups whose values are new memory maps in `folder`, to be filled and then saved with their panel."""
+    made = {}
+    for i, (name, columns) in enumerate(groups.items()):
+        values = np.lib.format.open_memmap(
+            folder / f"group{i}.npy", mode="w+", dtype=np.float32, shape=(rows, len(columns))
+        )
+        made[name] = Group(tuple(columns), values)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class PanelInfo:
+    """One panel on disk."""
+
+    key: str
+    rows: int
+    columns: int
+    bytes: int
+    used_at: float
+    """Seconds since the epoch."""
+
+
+class PanelCache:
+    """The panels in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        The session's cache folder; panels lie in ``panels/`` below it.
+    limit : int
+        Bytes that all panels together may take.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
+        self.root = Path(folder) / "panels"
+        self.limit = limit
+
+    def get(self, key: str, build: Callable[[Path], Panel]) -> Panel:
+        """Return the panel called `key`, built by `build` (into the folder that it is given) if it is not there.
+
+        Raises
+        ------
+        DataError
+            When the cache folder cannot be written, saying which setting names another.
+        """
+        place = self.root / key
+        panel = Panel.load(place)
+        if panel is None:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                with self._lock(key):
+                    panel = Panel.load(place) or self._build(place, build)
+            except PermissionError as exc:
+                raise self._unwritable(exc) from exc
+            except OSError as exc:
+                raise self._unwritable(exc) from exc
+        with contextlib.suppress(OSError):  # a cache that may only be read serves all the same
+            os.utime(place / _META)
+        return panel
+
+    def _unwritable(self, exc: OSError) -> DataError:
+        return DataError(
+            f"The panel cache {self.root} cannot be written: {exc.strerror or exc}. "
+            "Name another folder by ROLLFORGE_CACHE or 'rollforge: {cache: FOLDER}'."
+        )
+
+    def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name[:16]}-", dir=self.root))
+        try:
+            build(draft).save(draft)
+            if place.exists():
+                shutil.rmtree(place)
+            draft.rename(place)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self._shrink(keep=place.name)
+        panel = Panel.load(place)
+        if panel is None:
+            raise DataError(f"The panel {place} cannot be read back after it was written; is the disk full?")
+        return panel
+
+    @contextlib.contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        with (self.root / f".{key}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _shrink(self, keep: str) -> None:
+        listed = self.list()
+        total = sum(p.bytes for p in listed)
+        for panel in reversed(listed):
+            if total <= self.limit:
+                break
+            if panel.key != keep:
+                shutil.rmtree(self.root / panel.key, ignore_errors=True)
+                total -= panel.bytes
+
+    def list(self) -> list[PanelInfo]:
+        """Return the panels on disk, the latest used first."""
+        found = []
+        for meta_file in self.root.glob(f"[!.]*/{_META}"):
+            try:
+                meta = json.loads(meta_file.read_text(encoding="utf-8"))
+                rows = np.load(meta_file.parent / "row_code.npy", mmap_mode="r").shape[0]
+                used = meta_file.stat().st_mtime
+            except (OSError, ValueError):
+                continue  # being removed by somebody else
+            size = sum(size for size, _ in meta["files"].values())
+            found.append(
+                PanelInfo(meta_file.parent.name, rows, sum(len(g["columns"]) for g in meta["groups"]), size, used)
+            )
+        return sorted(found, key=lambda p: p.used_at, reverse=True)
+
+    def clear(self) -> int:
+        """Remove all panels and return the bytes freed."""
+        freed = sum(p.bytes for p in self.list())
+        shutil.rmtree(self.root, ignore_errors=True)
+        return freed
+
+
+def list_panels(cache: str | os.PathLike[str]) -> list[PanelInfo]:
+    """Return the panels in a cache folder, the latest used first."""
+    return PanelCache(cache, 0).list()
+
+
+def clear_panels(cache: str | os.PathLike[str]) -> int:
+    """Remove the panels of a cache folder and return the bytes freed."""
+    return PanelCache(cache, 0).clear()
