@@ -1,0 +1,204 @@
+"""Arithmetic on trading days: aligning dates to a calendar, shifting and truncating segments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from rollforge.data.engine import session_provider
+from rollforge.errors import SegmentError
+
+__all__ = ["OutsideCalendar", "TimeAdjuster"]
+
+
+class OutsideCalendar(SegmentError, KeyError):
+    """A segment has left the calendar. Also a KeyError, as Qlib's documentation has it."""
+
+    __str__ = Exception.__str__  # a KeyError would quote the whole message
+
+
+class TimeAdjuster:
+    """Finds and moves dates in a trading calendar.
+
+    Where Qlib lets an index before the calendar wrap to its end, this raises :class:`OutsideCalendar`, or clips where a
+    start may be clipped.
+
+    Parameters
+    ----------
+    future : bool
+        True uses the calendar with the days to come, where the data folder has one.
+    end_time : date, optional
+        Forget the days after it.
+    calendar : array of dates, optional
+        The trading days, ascending; by default those of the current session's data folder.
+
+    Examples
+    --------
+    >>> ta = TimeAdjuster(calendar=["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"])
+    >>> ta.align_seg(("2024-01-01", "2024-01-06"))
+    (Timestamp('2024-01-02 00:00:00'), Timestamp('2024-01-05 00:00:00'))
+    >>> ta.shift(("2024-01-02", "2024-01-03"), 2)
+    (Timestamp('2024-01-04 00:00:00'), Timestamp('2024-01-05 00:00:00'))
+    >>> ta.shift(("2024-01-02", "2024-01-03"), 2, TimeAdjuster.SHIFT_EX)
+    (Timestamp('2024-01-02 00:00:00'), Timestamp('2024-01-05 00:00:00'))
+    """
+
+    SHIFT_SD = "sliding"
+    SHIFT_EX = "expanding"
+
+    def __init__(self, future: bool = True, end_time: Any = None, *, calendar: ArrayLike | None = None) -> None:
+        days = session_provider().calendar(future=future) if calendar is None else calendar
+        self._all = np.asarray(days, "datetime64[D]")
+        if self._all.size == 0:
+            raise SegmentError("the calendar has no days.")
+        self.set_end_time(end_time)
+
+    def set_end_time(self, end_time: Any = None) -> None:
+        """Forget the days after `end_time`; None remembers them all."""
+        self.cals = self._all if end_time is None else self._all[self._all <= _day(end_time)]
+        if self.cals.size == 0:
+            raise SegmentError(f"no trading day is left up to {end_time}: the calendar begins on {self._all[0]}.")
+
+    def get(self, idx: int | None) -> pd.Timestamp | None:
+        """Return the day at an index; None behind the calendar's end.
+
+        Raises
+        ------
+        OutsideCalendar
+            For a negative index.
+        """
+        if idx is None or idx >= len(self.cals):
+            return None
+        if idx < 0:
+            raise OutsideCalendar(f"{-idx} days before the calendar's first day, {self.cals[0]}, there are no data.")
+        return pd.Timestamp(self.cals[idx])
+
+    def max(self) -> pd.Timestamp:
+        """Return the last day."""
+        return pd.Timestamp(self.cals[-1])
+
+    def align_idx(self, time_point: Any, tp_type: str = "start") -> int | None:
+        """Return the index of the first day not before a date, or with ``tp_type="end"`` of the last not after it.
+
+        Returns
+        -------
+        int or None
+            None for None (open); the calendar's length for a start behind its end.
+
+        Raises
+        ------
+        OutsideCalendar
+            For an end before the first day.
+        """
+        if tp_type not in ("start", "end"):
+            raise ValueError(f"tp_type must be 'start' or 'end', found {tp_type!r}.")
+        if time_point is None:
+            return None
+        day = _day(time_point)
+        if tp_type == "start":
+            return int(np.searchsorted(self.cals, day))
+        idx = int(np.searchsorted(self.cals, day, "right")) - 1
+        if idx < 0:
+            raise OutsideCalendar(f"{day} is before the first trading day, {self.cals[0]}.")
+        return idx
+
+    def cal_interval(self, time_point_A: Any, time_point_B: Any) -> int:  # noqa: N803 - Qlib's names
+        """Return how many trading days A is after B."""
+        a, b = self.align_idx(time_point_A), self.align_idx(time_point_B)
+        if a is None or b is None:
+            raise TypeError("cal_interval needs two dates.")
+        return a - b
+
+    def align_time(self, time_point: Any, tp_type: str = "start") -> pd.Timestamp | None:
+        """Return the trading day that a date is aligned to; None for None.
+
+        Raises
+        ------
+        OutsideCalendar
+            When there is none.
+        """
+        idx = self.align_idx(time_point, tp_type)
+        if idx is not None and idx >= len(self.cals):
+            raise OutsideCalendar(f"{_day(time_point)} is after the last trading day, {self.cals[-1]}.")
+        return self.get(idx)
+
+    def align_seg(self, segment: Any) -> Any:
+        """Return a segment, or a dict of them, with both ends on trading days."""
+        if isinstance(segment, dict):
+            return {k: self.align_seg(seg) for k, seg in segment.items()}
+        start, end = _ends(segment)
+        return self.align_time(start, "start"), self.align_time(end, "end")
+
+    def truncate(self, segment: Any, test_start: Any, days: int) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+        """Return a segment that ends at least `days` trading days before `test_start`.
+
+        For a label that looks 2 days ahead, `days` is 3: the last training day's label then ends on the day before.
+
+        Raises
+        ------
+        OutsideCalendar
+            When nothing is left of it.
+        """
+        last = self.align_idx(test_start)
+        if last is None:
+            raise SegmentError("truncating needs a test start.")
+        last -= days
+        start, end = _ends(segment)
+        first_idx, end_idx = self.align_idx(start), self.align_idx(end)
+        if last < 0:
+            raise OutsideCalendar(
+                f"nothing is left of {_shown(segment)}: fewer than {days} days lie before {test_start}."
+            )
+        return (
+            self.get(min(first_idx if first_idx is not None else 0, last)),
+            self.get(min(end_idx if end_idx is not None else last, last)),
+        )
+
+    def shift(self, seg: Any, step: int, rtype: str = SHIFT_SD) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+        """Return a segment moved by `step` trading days; ``expanding`` moves its end alone.
+
+        Returns
+        -------
+        tuple
+            None stands for an end that was open, or has come behind the calendar.
+
+        Raises
+        ------
+        OutsideCalendar
+            When the start has left the calendar, or the end has come before it.
+        """
+        start, end = _ends(seg)
+        first, last = self.align_idx(start, "start"), self.align_idx(end, "end")
+        if rtype not in (self.SHIFT_SD, self.SHIFT_EX):
+            raise ValueError(f"rtype must be 'sliding' or 'expanding', found {rtype!r}.")
+        if first is not None and rtype == self.SHIFT_SD:
+            first = max(0, first + step)
+        last = None if last is None else last + step
+        if first is not None and first > len(self.cals):
+            raise OutsideCalendar(
+                f"{_shown(seg)} moved by {step} days starts after the calendar's end, {self.cals[-1]}."
+            )
+        return self.get(first), self.get(last)
+
+
+def _day(value: Any) -> np.datetime64:
+    try:
+        return np.datetime64(pd.Timestamp(value), "D")
+    except (ValueError, TypeError) as exc:
+        raise SegmentError(f"{value!r} is no date; write it as 2015-06-30.") from exc
+
+
+def _ends(segment: Any) -> tuple[Any, Any]:
+    if isinstance(segment, slice):
+        return segment.start, segment.stop
+    if isinstance(segment, (tuple, list)) and len(segment) == 2:
+        return segment[0], segment[1]
+    raise SegmentError(f"a segment is (first day, last day), found {segment!r}.")
+
+
+def _shown(segment: Any) -> str:
+    start, end = (str(e)[:10] if e is not None else "open" for e in _ends(segment))
+    return f"({start}, {end})"

@@ -1,0 +1,67 @@
+"""Several horizons: one task for each way of looking ahead."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from rollforge.errors import ConfigError, SegmentError
+from rollforge.generate.base import TaskGen, copy_task
+from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
+from rollforge.generate.rolling import trunc_segments
+from rollforge.generate.segments import PATH, segments_of
+
+__all__ = ["MultiHorizonGenBase"]
+
+
+class MultiHorizonGenBase(TaskGen):
+    """Turns a task into one task a horizon, each with its segments cut so that no label reaches into the test.
+
+    Parameters
+    ----------
+    horizon : sequence of int
+        Days ahead; at least one.
+    label_leak_n : int
+        Days after the prediction until the label of horizon 0 is known: 2 for a purchase on the next day, sold the day
+        after.
+    calendar : array of dates, optional
+        By default the current session's.
+    """
+
+    def __init__(
+        self, horizon: Sequence[int] = (5,), label_leak_n: int = 2, *, calendar: ArrayLike | None = None
+    ) -> None:
+        self.horizon = list(horizon)
+        if not self.horizon:
+            raise ConfigError("the list of horizons is empty.", path="horizon")
+        self.label_leak_n = label_leak_n
+        self.ta = TimeAdjuster(calendar=calendar)
+        self.test_key = "test"
+
+    @abc.abstractmethod
+    def set_horizon(self, task: dict[str, Any], hr: int) -> None:
+        """Write the horizon `hr` into `task`, in place: usually into its label."""
+
+    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return one task a horizon.
+
+        Raises
+        ------
+        SegmentError
+            When nothing is left of a segment.
+        """
+        made = []
+        for hr in self.horizon:
+            new = copy_task(task)
+            self.set_horizon(new, hr)
+            segments = self.ta.align_seg(dict(segments_of(new)))
+            try:
+                trunc_segments(self.ta, segments, hr + self.label_leak_n, self.test_key)
+            except OutsideCalendar as exc:
+                raise SegmentError(f"horizon {hr}: {exc}", path=PATH) from exc
+            new["dataset"]["kwargs"]["segments"] = segments
+            made.append(new)
+        return made

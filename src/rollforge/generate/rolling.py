@@ -1,0 +1,253 @@
+"""Rolling windows: one task for every period."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from rollforge.errors import SegmentError, nearest
+from rollforge.generate.base import TaskGen, copy_task
+from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
+from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.segments import PATH, ordered, segments_of, validate_segments
+
+__all__ = ["RollingGen", "handler_mod", "trunc_segments"]
+
+Task = dict[str, Any]
+Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
+
+
+def _handler_kwargs(task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The keyword arguments of a task's handler; None where it is not described by a mapping (a pickle, say)."""
+    node: Any = task
+    for part in ("dataset", "kwargs", "handler", "kwargs"):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return node if isinstance(node, dict) else None
+
+
+def handler_mod(task: Task, rolling_gen: RollingGen) -> None:
+    """Extend the handler's end, in place, so that it holds the test segment: a window's own data, no others.
+
+    An open test end makes an open handler (Qlib leaves the end of the first window, so the last has no data).
+    """
+    kwargs = _handler_kwargs(task)
+    if kwargs is None or kwargs.get("end_time") is None:
+        return
+    end = task["dataset"]["kwargs"]["segments"][rolling_gen.test_key][1]
+    if end is None or rolling_gen.ta.cal_interval(kwargs["end_time"], end) < 0:
+        kwargs["end_time"] = end
+
+
+def trunc_segments(ta: TimeAdjuster, segments: Segments, days: int, test_key: str = "test") -> None:
+    """Truncate, in place, every segment but the test's to end `days` trading days before the test starts."""
+    start = segments[test_key][0]
+    for key in segments:
+        if key != test_key:
+            segments[key] = ta.truncate(segments[key], start, days)
+
+
+class RollingGen(TaskGen):
+    """Turns a template into one task a period: each tests on the `step` trading days after the one before.
+
+    Parameters
+    ----------
+    step : int
+        Trading days of a test window.
+    rtype : str
+        ``ROLL_SD`` ("sliding"): every segment keeps its length and moves. ``ROLL_EX`` ("expanding"): the train segment
+        keeps its start and grows.
+    ds_extra_mod_func : callable, optional
+        ``(task, rolling_gen)``, changes each new task in place; :func:`handler_mod` extends the handler's end.
+    test_key, train_key : str
+        Names of the segments.
+    trunc_days : int, "auto" or None
+        int: train and valid end so many trading days before the test starts (Qlib's). "auto": every segment ends as far
+        before the next as the label looks ahead, so no label reaches into a later segment. None: nothing is cut.
+    task_copy_func : callable
+        Copies the template for each window.
+    clip_test_end : bool
+        True ends the last test window where the template's test ends; Qlib, and the default, gives it all its days.
+    roll_fit_window : bool
+        True moves the handler's ``fit_start_time`` and ``fit_end_time`` with the train segment; Qlib leaves them.
+    calendar : array of dates, optional
+        By default the current session's.
+
+    Examples
+    --------
+    Ten trading days; train on four, test on two, moving by two:
+
+    >>> days = pd.bdate_range("2024-01-01", periods=10)
+    >>> template = {"dataset": {"kwargs": {"segments": {
+    ...     "train": ("2024-01-01", "2024-01-04"), "test": ("2024-01-05", "2024-01-12")}}}}
+    >>> def show(tasks):
+    ...     for t in tasks:
+    ...         s = t["dataset"]["kwargs"]["segments"]
+    ...         print(*(f"{k} {a:%d} to {b:%d}" for k, (a, b) in s.items()), sep=", ")
+    >>> show(RollingGen(step=2, rtype=RollingGen.ROLL_SD, calendar=days).generate(template))
+    train 01 to 04, test 05 to 08
+    train 03 to 08, test 09 to 10
+    train 05 to 10, test 11 to 12
+    >>> show(RollingGen(step=2, rtype=RollingGen.ROLL_EX, calendar=days).generate(template))
+    train 01 to 04, test 05 to 08
+    train 01 to 08, test 09 to 10
+    train 01 to 10, test 11 to 12
+
+    Three days cut before each test, for a label that looks two days ahead:
+
+    >>> show(RollingGen(step=3, rtype="sliding", trunc_days=3, calendar=days).generate(template))
+    train 01 to 02, test 05 to 09
+    train 04 to 05, test 10 to 12
+    """
+
+    ROLL_EX = TimeAdjuster.SHIFT_EX
+    ROLL_SD = TimeAdjuster.SHIFT_SD
+
+    def __init__(
+        self,
+        step: int = 40,
+        rtype: str = ROLL_EX,
+        ds_extra_mod_func: Callable[[Task, RollingGen], None] | None = handler_mod,
+        test_key: str = "test",
+        train_key: str = "train",
+        trunc_days: int | Literal["auto"] | None = None,
+        task_copy_func: Callable[[Any], Any] = copy_task,
+        *,
+        clip_test_end: bool = False,
+        roll_fit_window: bool = False,
+        calendar: ArrayLike | None = None,
+    ) -> None:
+        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+            raise SegmentError(
+                f"must be a whole number of trading days, at least 1; found {step!r}.", path="rolling.step"
+            )
+        if rtype not in (self.ROLL_EX, self.ROLL_SD):
+            kinds = (self.ROLL_EX, self.ROLL_SD)
+            raise SegmentError(
+                f"must be {' or '.join(map(repr, kinds))}, found {rtype!r}.{nearest(str(rtype), kinds)}",
+                path="rolling.rtype",
+            )
+        whole = isinstance(trunc_days, int) and not isinstance(trunc_days, bool) and trunc_days >= 0
+        if trunc_days is not None and trunc_days != "auto" and not whole:
+            raise SegmentError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="rolling.trunc_days")
+        self.step = step
+        self.rtype = rtype
+        self.ds_extra_mod_func = ds_extra_mod_func
+        self.test_key = test_key
+        self.train_key = train_key
+        self.trunc_days = trunc_days
+        self.task_copy_func = task_copy_func
+        self.clip_test_end = clip_test_end
+        self.roll_fit_window = roll_fit_window
+        self.ta = TimeAdjuster(future=True, calendar=calendar)
+
+    def generate(self, task: Task) -> list[Task]:
+        """Return one task a window.
+
+        Parameters
+        ----------
+        task : dict
+            The template; its test segment is the whole out-of-sample period, its train and valid segments those of the
+            first window.
+
+        Raises
+        ------
+        SegmentError
+            When the segments cannot be, or nothing is left of one after truncation.
+        """
+        validate_segments(task, self.ta.cals, needed=(self.train_key, self.test_key))
+        template = segments_of(task)
+        segments: Segments = {}
+        for name, segment in template.items():
+            segments[name] = self._align(name, segment)
+        test_start, test_end = segments[self.test_key]
+        last = test_end if test_end is not None else self.ta.max()
+        first = self.ta.align_idx(test_start) or 0
+        segments[self.test_key] = (self.ta.get(first), self.ta.get(first + self.step - 1))
+        segments = self._truncate(task, segments)
+        made = self._task(task, segments, last)
+        return [made, *self._following(task, segments, last)]
+
+    def _align(self, name: str, segment: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+        start, end = segment if isinstance(segment, (list, tuple)) else (segment.start, segment.stop)
+        # An end past the calendar is the calendar's end: only a test end may be open.
+        aligned: tuple[pd.Timestamp | None, pd.Timestamp | None] = self.ta.align_seg((start, end))
+        if aligned[1] is None and name != self.test_key:
+            raise SegmentError("is open; only the test segment may be.", path=f"{PATH}.{name}")
+        return aligned
+
+    def _truncate(self, task: Task, segments: Segments) -> Segments:
+        if self.trunc_days is None:
+            return segments
+        cut = dict(segments)
+        try:
+            if self.trunc_days == "auto":
+                self._truncate_neighbours(cut, (label_lookahead(task) or 0) + 1)
+            else:
+                trunc_segments(self.ta, cut, self.trunc_days, self.test_key)
+        except OutsideCalendar as exc:
+            raise SegmentError(f"trunc_days={self.trunc_days!r}: {exc}", path=PATH) from exc
+        for name, (start, end) in cut.items():
+            if start is not None and end is not None and start > end:
+                raise SegmentError(f"nothing is left after truncation by {self.trunc_days!r}.", path=f"{PATH}.{name}")
+        return cut
+
+    def _truncate_neighbours(self, segments: Segments, days: int) -> None:
+        names = [name for name, _ in ordered(segments)]
+        for name, later in zip(names, names[1:], strict=False):
+            start, end = segments[name]
+            limit = (self.ta.align_idx(segments[later][0]) or 0) - days
+            if limit < 0:
+                raise OutsideCalendar(f"fewer than {days} trading days lie before the {later} segment.")
+            if end is not None and (self.ta.align_idx(end, "end") or 0) > limit:
+                segments[name] = (start, self.ta.get(limit))
+
+    def _task(self, template: Task, segments: Segments, last: pd.Timestamp) -> Task:
+        task: Task = self.task_copy_func(template)
+        kept = dict(segments)
+        start, end = kept[self.test_key]
+        if self.clip_test_end and (end is None or end > last):
+            kept[self.test_key] = (start, last)
+        task["dataset"]["kwargs"]["segments"] = kept
+        kwargs = _handler_kwargs(task)
+        if self.roll_fit_window and kwargs is not None:
+            kwargs["fit_start_time"], kwargs["fit_end_time"] = kept[self.train_key]
+        if self.ds_extra_mod_func is not None:
+            self.ds_extra_mod_func(task, self)
+        return task
+
+    def gen_following_tasks(self, task: Task, test_end: Any) -> Iterator[Task]:
+        """Yield the tasks that follow a generated one, up to the window that holds `test_end`; `task` itself is not among them.
+
+        Parameters
+        ----------
+        task : dict
+            A task whose segments are those of one window.
+        test_end : date
+            The last day to be tested.
+        """
+        yield from self._following(task, dict(segments_of(task)), pd.Timestamp(test_end))
+
+    def _following(self, template: Task, segments: Segments, last: pd.Timestamp) -> Iterator[Task]:
+        while True:
+            try:
+                segments = {
+                    name: self.ta.shift(
+                        segment,
+                        self.step,
+                        TimeAdjuster.SHIFT_EX
+                        if name == self.train_key and self.rtype == self.ROLL_EX
+                        else TimeAdjuster.SHIFT_SD,
+                    )
+                    for name, segment in segments.items()
+                }
+            except OutsideCalendar:
+                return  # the windows have left the calendar: the end of the roll
+            start = segments[self.test_key][0]
+            if start is None or start > last:
+                return
+            yield self._task(template, segments, last)

@@ -1,0 +1,118 @@
+"""Checks on the segments of a task, before anything is computed with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.errors import SegmentError, nearest
+
+__all__ = ["Bounds", "ordered", "segments_of", "validate_segments"]
+
+PATH = "task.dataset.kwargs.segments"
+Bounds = tuple[np.datetime64 | None, np.datetime64 | None]
+
+
+def segments_of(task: Mapping[str, Any], path: str = PATH) -> Mapping[str, Any]:
+    """Return the segments of a task.
+
+    Raises
+    ------
+    SegmentError
+        When it has none.
+    """
+    node: Any = task
+    for part in ("dataset", "kwargs", "segments"):
+        if not isinstance(node, Mapping) or part not in node:
+            raise SegmentError("is missing: a task needs dataset.kwargs.segments with train and test.", path=path)
+        node = node[part]
+    if not isinstance(node, Mapping) or not node:
+        raise SegmentError("must map names to (first day, last day).", path=path)
+    return node
+
+
+def bounds(name: str, segment: Any, path: str = PATH) -> Bounds:
+    """Return first and last day of one segment; None is open.
+
+    Raises
+    ------
+    SegmentError
+        When it is no pair of dates, or inverted.
+    """
+    here = f"{path}.{name}"
+    if isinstance(segment, slice):
+        segment = (segment.start, segment.stop)
+    if not isinstance(segment, (list, tuple)) or len(segment) != 2:
+        raise SegmentError(f"expected (first day, last day), found {segment!r}.", path=here)
+    ends: list[np.datetime64 | None] = []
+    for i, value in enumerate(segment):
+        if value is None:
+            ends.append(None)
+            continue
+        try:
+            if isinstance(value, (int, float, bool)):
+                raise ValueError
+            ends.append(np.datetime64(pd.Timestamp(value), "D"))
+        except (ValueError, TypeError):
+            raise SegmentError(f"{value!r} is no date; write it as 2015-06-30.", path=f"{here}.{i}") from None
+    start, end = ends
+    if start is not None and end is not None and start > end:
+        raise SegmentError(f"is inverted: it starts on {start} and ends on {end}.", path=here)
+    return start, end
+
+
+def ordered(segments: Mapping[str, Any], path: str = PATH) -> list[tuple[str, Bounds]]:
+    """Return the segments in the order of time."""
+    known = [(name, bounds(name, segment, path)) for name, segment in segments.items()]
+    return sorted(known, key=lambda s: (s[1][0] is not None, s[1][0]))
+
+
+def validate_segments(
+    task: Mapping[str, Any],
+    calendar: Sequence[Any] | Any,
+    path: str = PATH,
+    needed: Sequence[str] = ("train", "test"),
+) -> None:
+    """Do nothing, unless the segments of a task cannot be.
+
+    Parameters
+    ----------
+    task : mapping
+        A task or template.
+    calendar : array of dates
+        The trading days.
+    path : str
+        Where the segments stand, for errors.
+    needed : sequence of str
+        Segments that must be there.
+
+    Raises
+    ------
+    SegmentError
+        Missing, unreadable, inverted, overlapping, or without a single trading day.
+    """
+    segments = segments_of(task, path)
+    for name in needed:
+        if name not in segments:
+            raise SegmentError(
+                f"there is no segment {name!r}.{nearest(name, segments)} There are: {', '.join(map(str, segments))}.",
+                path=path,
+            )
+    days = np.asarray(calendar, "datetime64[D]")
+    sequence = ordered(segments, path)
+    for name, (start, end) in sequence:
+        first = 0 if start is None else int(np.searchsorted(days, start))
+        stop = len(days) if end is None else int(np.searchsorted(days, end, "right"))
+        if first >= stop:
+            raise SegmentError(
+                f"({start}, {end}) has no trading day: the calendar has {days[0]} to {days[-1]}.", path=f"{path}.{name}"
+            )
+    for (name, (_, end)), (later, (start, _)) in zip(sequence, sequence[1:], strict=False):
+        if end is None or start is None or start <= end:
+            shown = "is open" if end is None else f"ends on {end}"
+            raise SegmentError(
+                f"overlaps with {later!r}: it {shown}, and {later!r} starts on {start}.", path=f"{path}.{name}"
+            )
