@@ -1,0 +1,315 @@
+"""The task manager: a pool of the store, under the method names that Qlib's documentation gives.
+
+Tasks come and go as dicts in Qlib's form: ``{"_id", "def", "filter", "status", "res", "priority", …}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable
+from rollforge.session import Session, current_session
+from rollforge.store.base import TaskStore, open_store
+from rollforge.task import Status, TaskRecord, digest, encode
+
+__all__ = ["Lease", "TaskManager"]
+
+log = logging.getLogger(__name__)
+Document = dict[str, Any]
+Ids = list[str]  # the class below has a method called list
+
+
+class Lease:
+    """Keeps a claim alive: a ``with`` block during which a thread renews it.
+
+    Raises
+    ------
+    LeaseLost
+        At the end of the block, when the lease was lost meanwhile.
+    """
+
+    def __init__(self, store: TaskStore, task: TaskRecord, seconds: float) -> None:
+        self._store = store
+        self._task = task
+        self._seconds = seconds
+        self._done = threading.Event()
+        self._lost: LeaseLost | None = None
+        self._thread = threading.Thread(target=self._renew, name=f"lease-{task.id[:8]}", daemon=True)
+
+    def _renew(self) -> None:
+        while not self._done.wait(self._seconds / 3):
+            try:
+                self._store.renew(self._task, self._seconds)
+            except LeaseLost as exc:
+                self._lost = exc
+                return
+            except StoreUnavailable as exc:  # it may come back before the lease runs out
+                log.warning("the lease of task %s could not be renewed: %s", self._task.id, exc)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        if self._lost is not None and kind is None:
+            raise self._lost
+
+
+class TaskManager:
+    """One pool of tasks.
+
+    A task that is fetched is leased to this process for `lease` seconds, renewed only by :class:`Lease` (which
+    :func:`~rollforge.run.worker.run_task` uses): when the process dies, the task can be fetched again after that time.
+
+    Parameters
+    ----------
+    task_pool : str, optional
+        Name of the pool; needed by everything but :meth:`list`.
+    store : TaskStore, optional
+        By default the session's.
+    session : Session, optional
+        By default the current one.
+    lease : float
+        Seconds that a fetched task stays with whoever fetched it.
+
+    Examples
+    --------
+    >>> from rollforge.store.memory import MemoryStore
+    >>> manager = TaskManager("doc", store=MemoryStore())
+    >>> ids = manager.create_task([{"model": "a"}, {"model": "b"}, {"model": "a"}])
+    >>> ids[0] == ids[2], manager.task_stat()
+    (True, {<Status.WAITING: 'waiting'>: 2})
+    >>> with manager.safe_fetch_task() as task:
+    ...     manager.commit_task_res(task, {"ic": 0.05})
+    >>> manager.re_query(task["_id"])["res"]
+    {'ic': 0.05}
+    """
+
+    STATUS_WAITING = Status.WAITING
+    STATUS_RUNNING = Status.RUNNING
+    STATUS_DONE = Status.DONE
+    STATUS_PART_DONE = Status.PART_DONE
+    STATUS_FAILED = Status.FAILED
+
+    def __init__(
+        self,
+        task_pool: str | None = None,
+        *,
+        store: TaskStore | None = None,
+        session: Session | None = None,
+        lease: float = 3600.0,
+    ) -> None:
+        self.task_pool = task_pool
+        self.store = store if store is not None else open_store((session or current_session()).store)
+        self.lease = lease
+
+    @property
+    def _pool(self) -> str:
+        if not self.task_pool:
+            raise ConfigError("This TaskManager has no pool. Name one: TaskManager('POOL').")
+        return self.task_pool
+
+    def __str__(self) -> str:
+        return f"TaskManager({self.task_pool})"
+
+    def list(self) -> Ids:
+        """Return the names of the pools in the store."""
+        return self.store.pools()
+
+    # -- putting in ----------------------------------------------------------------------------------------------------
+
+    def insert_task(self, task: Mapping[str, Any]) -> str:
+        """Store a task in Qlib's form (``{"def": …}``) and return its id; a known one stays as it is."""
+        return self.insert_task_def(task["def"])
+
+    def insert_task_def(self, task_def: Mapping[str, Any]) -> str:
+        """Store a definition and return its id; a known one stays as it is."""
+        return self.store.create(self._pool, [task_def])[0].id
+
+    def create_task(
+        self, task_def_l: Sequence[Mapping[str, Any]], dry_run: bool = False, print_nt: bool = False
+    ) -> Ids:
+        """Store definitions and return their ids, in the same order; those that the pool knows stay as they are.
+
+        Parameters
+        ----------
+        task_def_l : sequence of dict
+            Definitions.
+        dry_run : bool
+            True stores nothing.
+        print_nt : bool
+            True logs the new ones.
+
+        Raises
+        ------
+        TaskNotSerializable
+            When one is not plain data; then nothing is stored.
+        """
+        if dry_run:
+            for definition in task_def_l:
+                encode(definition)
+            return [digest(d) for d in task_def_l]
+        created = self.store.create(self._pool, task_def_l)
+        new = [c for c in created if c.new]
+        log.info("%s: %d new tasks, %d known", self, len(new), len(created) - len(new))
+        if print_nt:
+            for one in new:
+                log.info("new task %s", one.id)
+        return [c.id for c in created]
+
+    def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
+        """Put `new_task` (``{"def": …}``) in the place of `task` and return its id."""
+        return self.store.replace(self._pool, str(task["_id"]), new_task["def"])
+
+    # -- working -------------------------------------------------------------------------------------------------------
+
+    def fetch_task(
+        self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
+    ) -> Document | None:
+        """Take a task, now ``running``, or None when none matches: highest priority first, then oldest."""
+        claimed = self.store.claim(self._pool, worker=_me(), lease=self.lease, status=Status(status), query=query)
+        return _document(claimed[0]) if claimed else None
+
+    @contextlib.contextmanager
+    def safe_fetch_task(
+        self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
+    ) -> Iterator[Document | None]:
+        """Take a task for a ``with`` block; an exception in it (Ctrl-C too) gives the task back."""
+        task = self.fetch_task(query, status)
+        try:
+            yield task
+        except BaseException:
+            if task is not None:
+                with contextlib.suppress(LeaseLost):  # it was committed or taken over: not ours to give back
+                    self.return_task(task, status)
+            raise
+
+    def task_fetcher_iter(self, query: Mapping[str, Any] | None = None) -> Iterator[Document]:
+        """Yield waiting tasks until there are none; breaking out by an exception gives the current one back."""
+        while True:
+            with self.safe_fetch_task(query) as task:
+                if task is None:
+                    return
+                yield task
+
+    def commit_task_res(self, task: Mapping[str, Any], res: Any, status: Status | str | None = None) -> None:
+        """Keep the result of a fetched task, which becomes ``done`` or `status`.
+
+        Raises
+        ------
+        LeaseLost
+            When the task is no longer this process's; the result is refused.
+        """
+        self.store.commit(_claim(task, self._pool), res, Status(status) if status else Status.DONE)
+
+    def return_task(self, task: Mapping[str, Any], status: Status | str | None = None) -> None:
+        """Give a fetched task back: to the status it was fetched from, or to `status`."""
+        self.store.give_back(_claim(task, self._pool), Status(status) if status else None)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def query(self, query: Mapping[str, Any] | None = None, decode: bool = True) -> Iterator[Document]:
+        """Yield the tasks that match, in Qlib's form; ``decode=False`` leaves their results unread."""
+        for record in self.store.query(self._pool, query, results=decode):
+            yield _document(record)
+
+    def re_query(self, _id: str) -> Document:
+        """Return the task of an id as it is now."""
+        return _document(self.store.get(self._pool, str(_id)))
+
+    def task_stat(self, query: Mapping[str, Any] | None = None) -> dict[Status, int]:
+        """Return how many tasks there are by status."""
+        return self.store.count(self._pool, query)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def remove(self, query: Mapping[str, Any] | None = None) -> int:
+        """Delete the tasks that match and return how many."""
+        return self.store.remove(self._pool, query)
+
+    def reset_waiting(self, query: Mapping[str, Any] | None = None) -> int:
+        """Put the running tasks that match back to waiting; what their workers commit is refused."""
+        running = {"$and": [dict(query or {}), {"status": Status.RUNNING.value}]}
+        return self.store.set_status(self._pool, running, Status.WAITING)
+
+    def reset_status(self, query: Mapping[str, Any], status: Status | str) -> int:
+        """Give the tasks that match another status."""
+        try:
+            wanted = Status(status)
+        except ValueError:
+            raise ConfigError(f"{status!r} is no status. There are: {', '.join(Status)}.") from None
+        return self.store.set_status(self._pool, query, wanted)
+
+    def prioritize(self, task: Mapping[str, Any], priority: int) -> None:
+        """Give a task another priority: higher comes first."""
+        self.store.prioritize(self._pool, {"_id": str(task["_id"])}, priority)
+
+    def retry(self, query: Mapping[str, Any] | None = None) -> int:
+        """Put the failed tasks that match back to waiting, with all their attempts; return how many."""
+        return self.store.retry(self._pool, query)
+
+    def wait(
+        self,
+        query: Mapping[str, Any] | None = None,
+        on_change: Callable[[dict[Status, int]], None] | None = None,
+        poll: float = 0.05,
+    ) -> dict[Status, int]:
+        """Wait until no task that matches is waiting or running, and return the counts.
+
+        Failed tasks end the waiting like done ones; a running task whose worker is gone counts as running until its lease
+        runs out.
+
+        Parameters
+        ----------
+        query : mapping, optional
+            Which tasks.
+        on_change : callable, optional
+            Told the counts whenever they change.
+        poll : float
+            Seconds between two looks.
+        """
+        last: dict[Status, int] | None = None
+        while True:
+            counts = self.task_stat(query)
+            if counts != last:
+                last = counts
+                if on_change is not None:
+                    on_change(counts)
+            if not counts.get(Status.WAITING) and not counts.get(Status.RUNNING):
+                failed = counts.get(Status.FAILED, 0)
+                if failed:
+                    log.warning("%s: %d tasks failed", self, failed)
+                return counts
+            time.sleep(poll)
+
+
+def _me() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _document(record: TaskRecord) -> Document:
+    definition = dict(record.definition)
+    return {
+        "_id": record.id, "def": definition, "filter": definition, "status": record.status, "res": record.result,
+        "priority": record.priority, "attempt": record.attempt, "error": record.error, "worker": record.worker,
+        "token": record.token, "stage_from": record.stage_from,
+    }  # fmt: skip
+
+
+def _claim(task: Mapping[str, Any], pool: str) -> TaskRecord:
+    return TaskRecord(
+        id=str(task["_id"]), pool=pool, definition=task["def"], token=task.get("token", 0), worker=task.get("worker"),
+        stage_from=Status(task.get("stage_from", Status.WAITING)),
+    )  # fmt: skip
