@@ -25,7 +25,7 @@ from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
 from rollforge.task import Status, TaskRecord
-from rollforge.track.base import open_tracker
+from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import Plan
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     opening = _Beside(tracker.prepare)  # opening MLflow's database takes seconds that the panel can use
     prepare_data(waiting[0].definition, session)
     opening.join()
-    tracker.get_exp(experiment_name=pool)
+    get_experiment(tracker, experiment_name=pool)
     job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool})
     executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
     executor.run(job, on_event)

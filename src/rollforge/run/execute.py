@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError
 from rollforge.session import Session, current_session, using
-from rollforge.track.base import Recorder, open_tracker
+from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
     from rollforge.data.dataset import Dataset
@@ -174,7 +174,7 @@ def task_train(
 
 def _create_recorder(experiment_name: str | None, recorder_name: str | None, session: Session) -> Recorder:
     tracker = open_tracker(session.tracking)
-    experiment = tracker.get_exp(experiment_name=experiment_name or session.experiment)
+    experiment = get_experiment(tracker, experiment_name=experiment_name or session.experiment)
     return experiment.create_recorder(recorder_name)
 
 

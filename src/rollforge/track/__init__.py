@@ -1,0 +1,1 @@
+"""What came out of a run: experiments and recorders over one protocol, kept by MLflow or in plain files."""
