@@ -161,3 +161,109 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
     return tuple(TaskOutcome(r, recorder_of(r.result) if r.status is Status.DONE else None) for r in records)
+
+
+def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, allow_gaps: bool = False) -> Collected:
+    """Return one out-of-sample prediction of an experiment's tasks.
+
+    Windows of the same model are joined; several models (a grid) are averaged after that.
+
+    Parameters
+    ----------
+    session : Session
+        Where store and tracking are.
+    pool : str
+        The experiment.
+    ids : sequence of str, optional
+        Only these tasks; by default all of the pool.
+    allow_gaps : bool
+        True leaves out what is missing; what that is stands in the result's `coverage`.
+
+    Raises
+    ------
+    CoverageError
+        When windows are missing, failed or overlapping, and `allow_gaps` is False.
+    """
+    import numpy as np
+
+    from rollforge.collect.collector import RecorderCollector
+    from rollforge.collect.coverage import check_coverage
+    from rollforge.collect.ensemble import AverageEnsemble, SingleKeyEnsemble
+    from rollforge.collect.group import RollingGroup
+    from rollforge.data.engine import session_provider
+
+    known = outcomes(session, pool, ids)
+    expected, keys = _expected(known, session)
+    collector = RecorderCollector(
+        lambda: [o.recorder for o in known if o.recorder is not None],
+        rec_key_func=lambda recorder: keys[recorder.id],
+        artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
+        status=None,
+        coverage="allow_gaps",
+    )
+    parts = collector.collect()
+    found = {
+        key[-1]: np.unique(frame.index.get_level_values("datetime").to_numpy().astype("datetime64[D]"))
+        for key, frame in parts["pred"].items()
+    }
+    coverage = check_coverage(expected, session_provider(session).calendar(), found)
+    if not allow_gaps:
+        coverage.require()
+    joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
+    prediction = SingleKeyEnsemble()(joined["pred"]) if joined["pred"] else None
+    if isinstance(prediction, dict):
+        prediction = AverageEnsemble()(prediction).to_frame("score")
+    label = next(iter(joined["label"].values()), None)
+    return Collected(known, prediction, label, coverage)
+
+
+def _expected(known: Sequence[TaskOutcome], session: Session) -> tuple[list[Expected], dict[str, tuple[str, str]]]:
+    """The test windows that should be there, and the key of each recorder: (model, window)."""
+    from rollforge.collect.coverage import Expected
+    from rollforge.data.engine import session_provider
+    from rollforge.generate.timeline import windows
+
+    made, keys = [], {}
+    calendar = session_provider(session).calendar()
+    variants = [_variant(o.task.definition) for o in known]
+    several = len(set(variants)) > 1
+    for window, outcome, variant in zip(
+        windows([o.task.definition for o in known], calendar), known, variants, strict=True
+    ):
+        test = window.segments.get("test")
+        if test is None:
+            continue
+        name = f"window {window.index + 1} ({test.start} to {test.end})"
+        made.append(Expected(name, test.start, test.end, outcome.task.status.value, variant if several else ""))
+        if outcome.recorder is not None:
+            keys[outcome.recorder.id] = (variant, name)
+    return made, keys
+
+
+def _variant(definition: Mapping[str, Any]) -> str:
+    """What tells the models of an experiment apart: everything of a task but its windows."""
+    model = definition.get("model")
+    record = definition.get("record")
+    dataset = definition.get("dataset")
+    kwargs = dict(dataset.get("kwargs") or {}) if isinstance(dataset, Mapping) else {}
+    kwargs.pop("segments", None)
+    handler = kwargs.get("handler")
+    if isinstance(handler, Mapping):
+        inner = {k: v for k, v in (handler.get("kwargs") or {}).items() if not k.endswith("_time")}
+        kwargs["handler"] = {**handler, "kwargs": inner}
+    return digest({"model": model, "record": record, "dataset": kwargs})[:12]
+
+
+def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:
+    """Write ``prediction.parquet`` and ``report.html`` into `folder`, and return what the report says in numbers."""
+    from rollforge.report.html import write_report
+    from rollforge.report.summary import summarise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if collected.prediction is not None:
+        draft = folder / ".prediction.parquet"
+        collected.prediction.to_parquet(draft)
+        draft.replace(folder / "prediction.parquet")
+    summary = summarise(collected_inputs(collected, name=name, session=session, config=config))
+    write_report(summary, folder / "report.html")
+    return summary

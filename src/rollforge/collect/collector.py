@@ -1,0 +1,214 @@
+"""Collectors: gather objects from recorders, then group and ensemble them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rollforge.errors import ArtifactNotFound, CoverageError
+from rollforge.session import current_session
+from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
+
+__all__ = ["Collector", "MergeCollector", "RecorderCollector"]
+
+Process = Callable[..., Any]
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+
+
+class Collector:
+    """Collects ``{name: {key: object}}`` and takes each name's dict through a list of processes.
+
+    Parameters
+    ----------
+    process_list : callable or sequence of callable
+        Such as :class:`~rollforge.collect.group.RollingGroup`; the first is given the collected dict, the next its result.
+    """
+
+    def __init__(self, process_list: Process | Sequence[Process] = ()) -> None:
+        self.process_list = _as_list(process_list)
+
+    def collect(self) -> dict[str, Any]:
+        """Return what there is, by name."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it collects.")
+
+    @staticmethod
+    def process_collect(
+        collected_dict: Mapping[str, Any], process_list: Any = (), *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return each name's dict taken through the processes."""
+        result = {}
+        for name, value in collected_dict.items():
+            for process in _as_list(process_list):
+                value = process(value, *args, **kwargs)
+            result[name] = value
+        return result
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return :meth:`collect` taken through the processes."""
+        return self.process_collect(self.collect(), self.process_list, *args, **kwargs)
+
+
+class MergeCollector(Collector):
+    """Collects from several collectors: ``{(collector, name): object}``.
+
+    Parameters
+    ----------
+    collector_dict : mapping
+        Name -> collector.
+    process_list : callable or sequence of callable
+        As for any collector.
+    merge_func : callable, optional
+        ``(collector's name, object's name) -> key``, in place of the pair.
+    """
+
+    def __init__(
+        self,
+        collector_dict: Mapping[str, Collector],
+        process_list: Process | Sequence[Process] = (),
+        merge_func: Callable[[str, str], Any] | None = None,
+    ) -> None:
+        super().__init__(process_list)
+        self.collector_dict = dict(collector_dict)
+        self.merge_func = merge_func
+
+    def collect(self) -> dict[Any, Any]:
+        """Return the objects of all collectors."""
+        collected = {}
+        for name, collector in self.collector_dict.items():
+            for key, value in collector().items():
+                collected[self.merge_func(name, key) if self.merge_func else (name, key)] = value
+        return collected
+
+
+class RecorderCollector(Collector):
+    """Collects artifacts of the recorders of an experiment: ``{"pred": {key of the recorder: frame}}``.
+
+    Parameters
+    ----------
+    experiment : Experiment, str or callable
+        Where the recorders are; a name is looked up in the session's tracking store, a callable returns recorders.
+    process_list : callable or sequence of callable
+        As for any collector.
+    rec_key_func : callable, optional
+        ``recorder -> key``; by default its id.
+    rec_filter_func : callable, optional
+        ``recorder -> bool``: which to collect.
+    artifacts_path : mapping
+        Name -> path of the artifact.
+    artifacts_key : str or sequence of str, optional
+        Which of the names; by default all.
+    list_kwargs : mapping
+        Further arguments of ``list_recorders``.
+    status : str, iterable of str, or None
+        Only recorders of such a status; None: of any.
+    coverage : {"strict", "allow_gaps"}
+        ``allow_gaps`` leaves out recorders that lack the artifact, and remembers them in `missing`. An artifact that is
+        there and cannot be read is an error either way.
+    """
+
+    ART_KEY_RAW = "__raw"
+
+    def __init__(
+        self,
+        experiment: Experiment | str | Callable[[], Iterable[Recorder]],
+        process_list: Process | Sequence[Process] = (),
+        rec_key_func: Callable[[Recorder], Any] | None = None,
+        rec_filter_func: Callable[[Recorder], bool] | None = None,
+        artifacts_path: Mapping[str, str] | None = None,
+        artifacts_key: str | Sequence[str] | None = None,
+        list_kwargs: Mapping[str, Any] | None = None,
+        status: str | Iterable[str] | None = Recorder.STATUS_FI,
+        *,
+        coverage: str = "strict",
+    ) -> None:
+        super().__init__(process_list)
+        if isinstance(experiment, str):
+            tracker = open_tracker(current_session().tracking)
+            experiment = get_experiment(tracker, experiment_name=experiment, create=False)
+        if coverage not in ("strict", "allow_gaps"):
+            raise CoverageError(f"coverage is 'strict' or 'allow_gaps', found {coverage!r}.")
+        self.experiment = experiment
+        self.rec_key_func = rec_key_func or (lambda recorder: recorder.info["id"])
+        self.rec_filter_func = rec_filter_func
+        self.artifacts_path = {"pred": "pred.pkl"} if artifacts_path is None else dict(artifacts_path)
+        self.artifacts_key = artifacts_key
+        self.list_kwargs = dict(list_kwargs or {})
+        self.status = status
+        self.coverage = coverage
+        self.missing: list[str] = []
+        """Recorders that lacked an artifact the last time, and which."""
+        self.recorders: dict[Any, Recorder] = {}
+        """The recorders that the last result was made of, by key."""
+
+    def _recorders(self) -> list[Recorder]:
+        if not isinstance(self.experiment, Experiment):
+            found = self.experiment()
+            listed = list(found.values()) if isinstance(found, Mapping) else list(found)
+        else:
+            listed = self.experiment.list_recorders(**{"rtype": Experiment.RT_L, **self.list_kwargs})
+            listed = list(listed.values()) if isinstance(listed, Mapping) else listed
+        wanted = None if self.status is None else {self.status} if isinstance(self.status, str) else set(self.status)
+        return [
+            r
+            for r in listed
+            if (wanted is None or r.status in wanted) and (self.rec_filter_func is None or self.rec_filter_func(r))
+        ]
+
+    def collect(
+        self,
+        artifacts_key: str | Sequence[str] | None = None,
+        rec_filter_func: Callable[[Recorder], bool] | None = None,
+        only_exist: bool = True,
+    ) -> dict[str, Any]:
+        """Return ``{name: {key: object}}``.
+
+        Parameters
+        ----------
+        artifacts_key : str or sequence of str, optional
+            In place of the collector's own.
+        rec_filter_func : callable, optional
+            In place of the collector's own.
+        only_exist : bool
+            Qlib's flag; whether gaps are allowed is said by `coverage`.
+
+        Raises
+        ------
+        CoverageError
+            When recorders lack the artifact, or two of them have the same key.
+        ArtifactUnreadable
+            When an artifact is there and cannot be read.
+        """
+        if rec_filter_func is not None:
+            self.rec_filter_func = rec_filter_func
+        names = _as_list(artifacts_key or self.artifacts_key) or list(self.artifacts_path)
+        collected: dict[str, Any] = {name: {} for name in names}
+        self.missing, self.recorders = [], {}
+        for recorder in self._recorders():
+            key = self.rec_key_func(recorder)
+            if key in self.recorders:
+                other = self.recorders[key].id
+                raise CoverageError(f"Recorders {other} and {recorder.id} have the same key, {key!r}.")
+            self.recorders[key] = recorder
+            for name in names:
+                try:
+                    collected[name][key] = self._load(recorder, name)
+                except ArtifactNotFound as exc:
+                    self.missing.append(f"{key!r}: {exc}")
+        if self.missing and self.coverage == "strict":
+            listed = "\n  ".join(self.missing)
+            raise CoverageError(f"{len(self.missing)} results are missing:\n  {listed}")
+        return collected
+
+    def _load(self, recorder: Recorder, name: str) -> Any:
+        if name == self.ART_KEY_RAW:
+            return recorder
+        return recorder.load_object(self.artifacts_path[name])
+
+    def get_exp_name(self) -> str:
+        """Return the name of the experiment."""
+        return self.experiment.name if isinstance(self.experiment, Experiment) else "recorders"

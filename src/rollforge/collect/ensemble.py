@@ -1,0 +1,87 @@
+"""Ensembles: many results to one."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.build import FLATTEN_TUPLE, flatten_dict
+from rollforge.errors import CoverageError
+
+__all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
+
+
+class Ensemble(abc.ABC):
+    """Makes one object of a dict of them."""
+
+    @abc.abstractmethod
+    def __call__(self, ensemble_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the one object."""
+
+
+class SingleKeyEnsemble(Ensemble):
+    """Unwraps dicts of a single key: ``{only key: value} -> value``, by default at every depth.
+
+    Examples
+    --------
+    >>> SingleKeyEnsemble()({"a": {"x": {"y": 1}}, "b": 2})
+    {'a': 1, 'b': 2}
+    """
+
+    def __call__(self, ensemble_dict: Any, recursion: bool = True, *args: Any, **kwargs: Any) -> Any:
+        """Return the value of a single key, anything else as it is."""
+        if not isinstance(ensemble_dict, dict):
+            return ensemble_dict
+        inner = {k: self(v) for k, v in ensemble_dict.items()} if recursion else ensemble_dict
+        return next(iter(inner.values())) if len(inner) == 1 else inner
+
+
+class RollingEnsemble(Ensemble):
+    """Joins the results of rolling windows: ``{window: frame} -> frame``.
+
+    Frames need an index level ``datetime``. Of rows that several windows have, that of the window which starts last stays.
+    """
+
+    def __call__(self, ensemble_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return one frame (or series), sorted by its index.
+
+        Raises
+        ------
+        CoverageError
+            When there is nothing to join.
+        """
+        parts = [p for p in ensemble_dict.values() if len(p)]
+        if not parts:
+            raise CoverageError("There are no windows to join.")
+        parts.sort(key=lambda part: part.index.get_level_values("datetime").min())
+        joined = pd.concat(parts)
+        if joined.index.has_duplicates:
+            joined = joined[~joined.index.duplicated(keep="last")]
+        return joined if joined.index.is_monotonic_increasing else joined.sort_index()
+
+
+class AverageEnsemble(Ensemble):
+    """Standardises each result within each day and averages them: ``{name: frame} -> series``.
+
+    Nested dicts are laid flat. The mean is over those that have a value.
+    """
+
+    def __call__(self, ensemble_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> pd.Series:
+        """Return the mean of the standardised results, sorted by its index.
+
+        Raises
+        ------
+        CoverageError
+            When there is nothing to average.
+        """
+        parts = list(flatten_dict(ensemble_dict, sep=FLATTEN_TUPLE).values())
+        if not parts:
+            raise CoverageError("There are no results to average.")
+        together = pd.concat(parts, axis=1).astype(np.float64)
+        days = together.groupby(level="datetime")
+        standard = (together - days.transform("mean")) / days.transform("std")
+        return standard.mean(axis=1).sort_index()

@@ -1,0 +1,76 @@
+"""Groups: sort collected objects into dicts, and make one object of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rollforge.collect.ensemble import Ensemble, RollingEnsemble
+
+__all__ = ["Group", "RollingGroup"]
+
+
+class Group:
+    """Groups a dict and reduces each group.
+
+    Parameters
+    ----------
+    group_func : callable, optional
+        ``{key: object} -> {group: {key: object}}``.
+    ens : Ensemble or callable, optional
+        ``{key: object} -> object``; None leaves the groups as they are.
+    """
+
+    def __init__(
+        self, group_func: Callable[..., Any] | None = None, ens: Ensemble | Callable[..., Any] | None = None
+    ) -> None:
+        self._group_func = group_func
+        self._ens_func = ens
+
+    def group(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        """Return the groups."""
+        if self._group_func is None:
+            raise NotImplementedError("This group has no group_func.")
+        grouped: dict[Any, Any] = self._group_func(*args, **kwargs)
+        return grouped
+
+    def reduce(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what one group is reduced to."""
+        return self._ens_func(*args, **kwargs) if self._ens_func is not None else args[0]
+
+    def __call__(self, ungrouped_dict: Mapping[Any, Any], n_jobs: int = 1, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        """Return ``{group: reduced}``; `n_jobs` groups are reduced side by side."""
+        groups = self.group(ungrouped_dict, *args, **kwargs)
+        if n_jobs == 1 or len(groups) < 2:
+            return {key: self.reduce(value) for key, value in groups.items()}
+        with ThreadPoolExecutor(None if n_jobs < 0 else n_jobs) as pool:
+            return dict(zip(groups, pool.map(self.reduce, groups.values()), strict=True))
+
+
+class RollingGroup(Group):
+    """Groups by all of the key but its last part, the window: ``{(A, B, window): obj} -> {(A, B): {window: obj}}``.
+
+    Examples
+    --------
+    >>> RollingGroup(ens=None).group({("A", "B", 1): "x", ("A", "B", 2): "y", ("A", "C", 1): "z"})
+    {('A', 'B'): {1: 'x', 2: 'y'}, ('A', 'C'): {1: 'z'}}
+    """
+
+    def __init__(self, ens: Ensemble | Callable[..., Any] | None = RollingEnsemble()) -> None:  # noqa: B008 - stateless
+        super().__init__(ens=ens)
+
+    def group(self, rolling_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        """Return the groups.
+
+        Raises
+        ------
+        TypeError
+            When a key is no tuple.
+        """
+        groups: dict[Any, Any] = {}
+        for key, value in rolling_dict.items():
+            if not isinstance(key, tuple):
+                raise TypeError(f"Rolling keys are tuples whose last part is the window, found {key!r}.")
+            groups.setdefault(key[:-1], {})[key[-1]] = value
+        return groups

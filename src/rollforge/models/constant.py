@@ -1,0 +1,48 @@
+"""A model that does nothing: for measuring what everything around a model costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.data.dataset import Dataset
+from rollforge.models.base import Model, Reweighter
+
+__all__ = ["ConstantModel", "EmptyDataset"]
+
+
+class EmptyDataset(Dataset):
+    """A dataset of one row a segment, which needs no data folder."""
+
+    def __init__(self, segments: Any = None) -> None:
+        self.segments = dict(segments or {"train": (None, None), "test": (None, None)})
+
+    def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return one row."""
+        index = pd.MultiIndex.from_arrays(
+            [pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"]
+        )
+        return pd.DataFrame({"x": np.zeros(1, np.float32)}, index=index)
+
+
+class ConstantModel(Model):
+    """Predicts the same score for everything.
+
+    Parameters
+    ----------
+    value : float
+        The score.
+    """
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
+
+    def fit(self, dataset: Dataset, reweighter: Reweighter | None = None) -> None:
+        """Do nothing."""
+
+    def predict(self, dataset: Dataset, segment: str | slice = "test") -> pd.Series:
+        """Return the constant for each row of a segment."""
+        index = dataset.prepare(segment, col_set="feature").index
+        return pd.Series(self.value, index=index)

@@ -1,0 +1,196 @@
+"""Gradient boosting by LightGBM."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from rollforge.data.dataset import DatasetH
+from rollforge.data.handler import DataHandlerLP
+from rollforge.errors import MissingDependency, ModelError
+from rollforge.models.base import ModelFT, Reweighter, single_label
+from rollforge.session import current_session
+
+__all__ = ["LGBModel"]
+
+log = logging.getLogger(__name__)
+
+_THREAD_NAMES = ("num_threads", "num_thread", "nthread", "nthreads", "n_jobs")
+
+
+class _Silence:
+    """Takes what LightGBM would print."""
+
+    def info(self, message: str) -> None:
+        log.debug("%s", message)
+
+    def warning(self, message: str) -> None:
+        log.info("%s", message)
+
+
+def _library() -> Any:
+    try:
+        import lightgbm
+    except ImportError as exc:
+        raise MissingDependency("LGBModel needs lightgbm. Install it: pip install 'rollforge[lightgbm]'") from exc
+    lightgbm.register_logger(_Silence())
+    return lightgbm
+
+
+class LGBModel(ModelFT):
+    """LightGBM with early stopping on the valid segment, where there is one.
+
+    Parameters
+    ----------
+    loss : {"mse", "binary"}
+        Objective.
+    early_stopping_rounds : int
+        Rounds without a better result before it stops.
+    num_boost_round : int
+        Rounds at most.
+    **kwargs
+        LightGBM's own parameters. `num_threads` is capped to the threads of the session.
+    """
+
+    _capped: ClassVar[bool] = False
+
+    def __init__(
+        self, loss: str = "mse", early_stopping_rounds: int = 50, num_boost_round: int = 1000, **kwargs: Any
+    ) -> None:
+        if loss not in ("mse", "binary"):
+            raise ModelError(f"LGBModel's loss is 'mse' or 'binary', found {loss!r}.")
+        self.params: dict[str, Any] = {"objective": loss, "verbosity": -1, **kwargs}
+        self.early_stopping_rounds = early_stopping_rounds
+        self.num_boost_round = num_boost_round
+        self.model: Any = None
+        self.fit_seconds = 0.0
+        """Seconds in ``lightgbm.train``."""
+        self._curves: dict[str, list[float]] = {}
+
+    def _parameters(self) -> dict[str, Any]:
+        """The parameters, with no more threads than the session allows."""
+        allowed = current_session().threads
+        params = {k: v for k, v in self.params.items() if k not in _THREAD_NAMES}
+        named = next((self.params[k] for k in _THREAD_NAMES if k in self.params), None)
+        wanted = allowed if named is None or int(named) <= 0 else int(named)
+        if wanted > allowed and not LGBModel._capped:
+            LGBModel._capped = True
+            log.info("num_threads=%d is capped to the %d of this process", wanted, allowed)
+        return {**params, "num_threads": min(wanted, allowed)}
+
+    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: Any) -> Any:
+        lightgbm = _library()
+        frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=DataHandlerLP.DK_L)
+        if reweighter is not None and not isinstance(reweighter, Reweighter):
+            raise ModelError(f"A reweighter must be a Reweighter, found a {type(reweighter).__name__}.")
+        weight = None if reweighter is None else np.asarray(reweighter.reweight(frame))
+        label = single_label(frame["label"], "LGBModel", segment)
+        return lightgbm.Dataset(frame["feature"].to_numpy(), label=label, weight=weight, reference=reference)
+
+    def fit(
+        self,
+        dataset: DatasetH,
+        num_boost_round: int | None = None,
+        early_stopping_rounds: int | None = None,
+        verbose_eval: int = 20,
+        evals_result: dict[str, Any] | None = None,
+        reweighter: Reweighter | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Fit on the train segment, and stop early by the valid segment where there is one.
+
+        Parameters
+        ----------
+        dataset : DatasetH
+            With a train segment.
+        num_boost_round, early_stopping_rounds : int, optional
+            In place of those of the constructor.
+        verbose_eval : int
+            Log the metrics every so many rounds.
+        evals_result : dict, optional
+            Gets the metrics of each round: ``{"train": {"l2": [...]}, "valid": …}``.
+        reweighter : Reweighter, optional
+            Weights of the samples.
+
+        Raises
+        ------
+        SegmentError, DataError
+            Without a train segment, or without rows in it.
+        ModelError
+            For several labels, or none at all.
+        """
+        lightgbm = _library()
+        results: dict[str, Any] = {} if evals_result is None else evals_result
+        train = self._data(dataset, "train", reweighter, None)
+        sets, names = [train], ["train"]
+        if "valid" in dataset.segments:
+            sets.append(self._data(dataset, "valid", reweighter, train))
+            names.append("valid")
+        rounds = self.early_stopping_rounds if early_stopping_rounds is None else early_stopping_rounds
+        callbacks = [lightgbm.log_evaluation(period=verbose_eval), lightgbm.record_evaluation(results)]
+        if rounds and len(sets) > 1:
+            callbacks.insert(0, lightgbm.early_stopping(rounds, verbose=False))
+        began = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            self.model = lightgbm.train(
+                self._parameters(),
+                train,
+                num_boost_round=self.num_boost_round if num_boost_round is None else num_boost_round,
+                valid_sets=sets,
+                valid_names=names,
+                callbacks=callbacks,
+                **kwargs,
+            )
+        self.fit_seconds = time.perf_counter() - began
+        self._curves = {
+            f"{metric}.{name}".replace("@", "_"): list(values)
+            for name in names
+            for metric, values in results.get(name, {}).items()
+        }
+
+    def training_metrics(self) -> dict[str, list[float]]:
+        """Return each metric of each segment by round: ``{"l2.train": […], "l2.valid": […]}``."""
+        return self._curves
+
+    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
+        """Return the scores of a segment, index (datetime, instrument)."""
+        if self.model is None:
+            raise ModelError("LGBModel is not fitted yet.")
+        features = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        scores = self.model.predict(features.to_numpy(), num_threads=current_session().threads)
+        return pd.Series(scores, index=features.index)
+
+    def finetune(
+        self,
+        dataset: DatasetH,
+        num_boost_round: int = 10,
+        verbose_eval: int = 20,
+        reweighter: Reweighter | None = None,
+    ) -> None:
+        """Train `num_boost_round` more rounds on the dataset's train segment."""
+        if self.model is None:
+            raise ModelError("LGBModel is not fitted yet.")
+        lightgbm = _library()
+        train = self._data(dataset, "train", reweighter, None)
+        self.model = lightgbm.train(
+            self._parameters(),
+            train,
+            num_boost_round=num_boost_round,
+            init_model=self.model,
+            valid_sets=[train],
+            valid_names=["train"],
+            callbacks=[lightgbm.log_evaluation(period=verbose_eval)],
+        )
+
+    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+        """Return the importance of each feature, the largest first."""
+        if self.model is None:
+            raise ModelError("LGBModel is not fitted yet.")
+        values = self.model.feature_importance(*args, **kwargs)
+        return pd.Series(values, index=self.model.feature_name()).sort_values(ascending=False)

@@ -1,0 +1,144 @@
+"""Linear models."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.data.dataset import DatasetH
+from rollforge.data.handler import DataHandlerLP
+from rollforge.errors import MissingDependency, ModelError, nearest
+from rollforge.models.base import Model, Reweighter, single_label
+
+__all__ = ["LinearModel"]
+
+_BLOCK = 16384  # rows taken to float64 at a time
+
+
+class LinearModel(Model):
+    """A weighted sum of the features.
+
+    Parameters
+    ----------
+    estimator : {"ols", "nnls", "ridge", "lasso"}
+        Least squares; without negative weights; with a penalty on the squared weights, or on the absolute ones.
+    alpha : float
+        Strength of the penalty.
+    fit_intercept : bool
+        Whether there is a constant term.
+    include_valid : bool
+        True fits on train and valid together.
+    """
+
+    OLS, NNLS, RIDGE, LASSO = "ols", "nnls", "ridge", "lasso"
+
+    def __init__(
+        self,
+        estimator: str = OLS,
+        alpha: float = 0.0,
+        fit_intercept: bool = False,
+        include_valid: bool = False,
+    ) -> None:
+        known = (self.OLS, self.NNLS, self.RIDGE, self.LASSO)
+        if estimator not in known:
+            raise ModelError(f"unknown estimator {estimator!r}.{nearest(estimator, known)} Known: {', '.join(known)}.")
+        if alpha != 0 and estimator not in (self.RIDGE, self.LASSO):
+            raise ModelError(f"alpha is for ridge and lasso; {estimator} has no penalty.")
+        if estimator == self.NNLS and fit_intercept:
+            raise ModelError("nnls has no intercept here; leave fit_intercept out.")
+        self.estimator = estimator
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.include_valid = include_valid
+        self.coef_: NDArray[np.float64] | None = None
+        self.intercept_ = 0.0
+        self.fit_seconds = 0.0
+
+    def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
+        """Fit on the rows of the train segment in which nothing is missing.
+
+        Raises
+        ------
+        ModelError
+            When no such row is left, for several labels, or with nnls and weights.
+        """
+        names = ["train"] + (["valid"] if self.include_valid and "valid" in dataset.segments else [])
+        frames = [dataset.prepare(n, col_set=["feature", "label"], data_key=DataHandlerLP.DK_L) for n in names]
+        parts = []
+        for name, frame in zip(names, frames, strict=True):
+            weight = None if reweighter is None else np.asarray(reweighter.reweight(frame), np.float64)
+            parts.append((frame["feature"].to_numpy(), single_label(frame["label"], "LinearModel", name), weight))
+        began = time.perf_counter()
+        if self.estimator in (self.OLS, self.RIDGE):
+            self._solve(parts)
+        else:
+            self._solve_by_library(parts)
+        self.fit_seconds = time.perf_counter() - began
+
+    def _solve(self, parts: list[tuple[Any, Any, Any]]) -> None:
+        """Normal equations of the centred data, gathered block by block in float64."""
+        size = parts[0][0].shape[1]
+        gram, moment = np.zeros((size, size)), np.zeros(size)
+        sum_x, sum_y, total = np.zeros(size), 0.0, 0.0
+        for x, y, weight in _blocks(parts):
+            weighted = x if weight is None else x * weight[:, None]
+            gram += weighted.T @ x
+            moment += weighted.T @ y
+            sum_x += weighted.sum(axis=0)
+            sum_y += float(y.sum() if weight is None else (y * weight).sum())
+            total += len(y) if weight is None else float(weight.sum())
+        if total == 0:
+            raise ModelError("LinearModel has no row to learn from: in every one a feature or the label is missing.")
+        if self.fit_intercept:
+            gram -= np.outer(sum_x, sum_x) / total
+            moment -= sum_x * sum_y / total
+        if self.estimator == self.RIDGE and self.alpha:
+            self.coef_ = np.linalg.solve(gram + self.alpha * np.eye(size), moment)
+        else:  # features that are sums of others leave the weights undetermined: take the smallest
+            self.coef_ = np.linalg.lstsq(gram, moment, rcond=None)[0]
+        self.intercept_ = float((sum_y - sum_x @ self.coef_) / total) if self.fit_intercept else 0.0
+
+    def _solve_by_library(self, parts: list[tuple[Any, Any, Any]]) -> None:
+        blocks = list(_blocks(parts))
+        if not blocks:
+            raise ModelError("LinearModel has no row to learn from: in every one a feature or the label is missing.")
+        x, y = np.vstack([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
+        weights = None if blocks[0][2] is None else np.concatenate([b[2] for b in blocks])
+        if self.estimator == self.NNLS:
+            from scipy.optimize import nnls
+
+            if weights is not None:
+                raise ModelError("nnls takes no weights; leave the reweighter out.")
+            self.coef_, self.intercept_ = nnls(x, y)[0], 0.0
+            return
+        try:
+            from sklearn.linear_model import Lasso
+        except ImportError as exc:
+            raise MissingDependency("The lasso needs scikit-learn. Install it: pip install scikit-learn") from exc
+        model = Lasso(alpha=self.alpha, fit_intercept=self.fit_intercept).fit(x, y, sample_weight=weights)
+        self.coef_, self.intercept_ = np.asarray(model.coef_), float(model.intercept_)
+
+    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
+        """Return the scores of a segment, index (datetime, instrument); missing where a feature is."""
+        if self.coef_ is None:
+            raise ModelError("LinearModel is not fitted yet.")
+        features = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        values, scores = features.to_numpy(), np.empty(len(features))
+        for i in range(0, len(values), _BLOCK):
+            scores[i : i + _BLOCK] = values[i : i + _BLOCK].astype(np.float64) @ self.coef_ + self.intercept_
+        return pd.Series(scores, index=features.index)
+
+
+def _blocks(parts: list[tuple[Any, Any, Any]]) -> Any:
+    """Yield (features, label, weight) in float64, rows without anything missing, some thousands at a time."""
+    for features, label, weight in parts:
+        for i in range(0, len(label), _BLOCK):
+            x = features[i : i + _BLOCK].astype(np.float64)
+            y = label[i : i + _BLOCK].astype(np.float64)
+            whole = ~(np.isnan(x).any(axis=1) | np.isnan(y))
+            if whole.any():
+                yield x[whole], y[whole], None if weight is None else weight[i : i + _BLOCK][whole]

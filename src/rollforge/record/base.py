@@ -1,0 +1,132 @@
+"""What a record is: something that is computed from a run and saved in it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from rollforge.errors import ArtifactNotFound, ConfigError
+from rollforge.track.base import Recorder
+
+__all__ = ["ACRecordTemp", "RecordTemp"]
+
+log = logging.getLogger(__name__)
+
+
+class RecordTemp:
+    """Base of all records.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        The run.
+    """
+
+    artifact_path: ClassVar[str | None] = None
+    """Folder of the record's artifacts."""
+    depend_cls: ClassVar[type[RecordTemp] | None] = None
+    """The record whose artifacts this one reads."""
+
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        self._recorder = recorder
+
+    @property
+    def recorder(self) -> Recorder:
+        """The run.
+
+        Raises
+        ------
+        ConfigError
+            When the record was given none.
+        """
+        if self._recorder is None:
+            raise ConfigError(f"{type(self).__name__} has no recorder.")
+        return self._recorder
+
+    @classmethod
+    def get_path(cls, path: str | None = None) -> str:
+        """Return where an artifact of this record is among the run's."""
+        return "/".join(part for part in (cls.artifact_path, path) if part)
+
+    def save(self, **kwargs: Any) -> None:
+        """Save objects in the record's folder."""
+        self.recorder.save_objects(artifact_path=self.get_path() or None, **kwargs)
+
+    def load(self, name: str, parents: bool = True) -> Any:
+        """Return an artifact of this record, or of one that it depends on.
+
+        Raises
+        ------
+        ArtifactNotFound
+            When none of them has it.
+        """
+        try:
+            return self.recorder.load_object(self.get_path(name))
+        except ArtifactNotFound:
+            if not parents or self.depend_cls is None:
+                raise
+            return self.depend_cls(recorder=self.recorder).load(name)
+
+    def list(self) -> Any:
+        """Return the names of the artifacts that this record saves."""
+        return []
+
+    def check(self, include_self: bool = False, parents: bool = True) -> None:
+        """Do nothing, unless an artifact is missing that this record needs (or saves).
+
+        Raises
+        ------
+        ArtifactNotFound
+            Naming it.
+        """
+        if include_self:
+            there = set(self.recorder.list_artifacts(self.artifact_path))
+            for name in self.list():
+                if self.get_path(name) not in there:
+                    raise ArtifactNotFound(f"Recorder {self.recorder.id} has no artifact {self.get_path(name)!r}.")
+        if parents and self.depend_cls is not None:
+            self.depend_cls(recorder=self.recorder).check(include_self=True)
+
+    def generate(self, **kwargs: Any) -> Any:
+        """Compute the record and save it."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it records.")
+
+
+class ACRecordTemp(RecordTemp):
+    """A record that checks what it depends on before it is computed.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        The run.
+    skip_existing : bool
+        True computes nothing when its artifacts are there.
+    """
+
+    def __init__(self, recorder: Recorder | None = None, skip_existing: bool = False) -> None:
+        super().__init__(recorder)
+        self.skip_existing = skip_existing
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the record and save it.
+
+        Raises
+        ------
+        ArtifactNotFound
+            When what it depends on is not there (Qlib passes over it with a warning).
+        """
+        if self.skip_existing:
+            try:
+                self.check(include_self=True, parents=False)
+            except ArtifactNotFound:
+                log.debug("%s is not there yet", type(self).__name__)
+            else:
+                return None
+        self.check()
+        made = self._generate(*args, **kwargs)
+        if made:
+            self.save(**made)
+        return made
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        raise NotImplementedError(f"{type(self).__name__} must say what it records.")

@@ -1,0 +1,59 @@
+"""The prediction of the test segment, and the label it is judged by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from rollforge.data.dataset import Dataset, DatasetH
+from rollforge.data.handler import DataHandlerLP
+from rollforge.errors import ConfigError
+from rollforge.models.base import Model
+from rollforge.record.base import RecordTemp
+from rollforge.track.base import Recorder
+
+__all__ = ["SignalRecord"]
+
+
+class SignalRecord(RecordTemp):
+    """Saves ``pred.pkl``, column ``score``, and ``label.pkl``, the raw label.
+
+    Parameters
+    ----------
+    model : Model
+        Fitted.
+    dataset : Dataset
+        With a test segment.
+    recorder : Recorder
+        The run.
+    """
+
+    def __init__(
+        self, model: Model | None = None, dataset: Dataset | None = None, recorder: Recorder | None = None
+    ) -> None:
+        super().__init__(recorder)
+        self.model = model
+        self.dataset = dataset
+
+    @staticmethod
+    def generate_label(dataset: DatasetH) -> pd.DataFrame:
+        """Return the raw label of the test segment."""
+        raw = DataHandlerLP.DK_R
+        label: pd.DataFrame = dataset.prepare("test", col_set="label", data_key=raw)
+        return label
+
+    def generate(self, **kwargs: Any) -> None:
+        """Predict the test segment and save prediction and label."""
+        if self.model is None or self.dataset is None:
+            raise ConfigError("SignalRecord needs a model and a dataset.")
+        prediction = self.model.predict(self.dataset)
+        if isinstance(prediction, pd.Series):
+            prediction = prediction.to_frame("score")
+        self.save(**{"pred.pkl": prediction})
+        if isinstance(self.dataset, DatasetH):
+            self.save(**{"label.pkl": self.generate_label(self.dataset)})
+
+    def list(self) -> Any:
+        """Return the names of the artifacts."""
+        return ["pred.pkl", "label.pkl"]
