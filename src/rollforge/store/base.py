@@ -12,7 +12,7 @@ from rollforge.errors import ConfigError, nearest
 from rollforge.session import mask_secrets
 from rollforge.task import Status, TaskRecord
 
-__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store"]
+__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running"]
 
 Clock = Callable[[], float]
 Query = Mapping[str, Any]
@@ -78,6 +78,9 @@ class TaskStore(Protocol):
     def release_worker(self, pool: str, worker: str, error: str | None) -> list[TaskRecord]:
         """End all claims of a worker known to be dead: as failures with `error`, or given back if that is None."""
 
+    def expire(self, pool: str) -> None:
+        """End the claims whose lease ran out, each as a failed attempt: what every claim does first, and waiting too."""
+
     def get(self, pool: str, task_id: str) -> TaskRecord:
         """Return one task with its result."""
 
@@ -109,6 +112,18 @@ class TaskStore(Protocol):
 def backoff(attempt: int) -> float:
     """Return how many seconds a task waits after its `attempt`-th failure, before the jitter: 1, 2, 4 … at most 60."""
     return float(min(60, 2 ** max(0, attempt - 1)))
+
+
+def refuse_running(status: Status) -> None:
+    """Do nothing, unless somebody would put tasks by hand into ``running``, which only a claim can.
+
+    Raises
+    ------
+    ConfigError
+        Then.
+    """
+    if status is Status.RUNNING:
+        raise ConfigError("A task becomes running when a worker claims it; by hand it would run for ever.")
 
 
 # scheme -> (module, class); a driver is imported only when its URI is used

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rollforge import trust
-from rollforge.errors import TaskNotSerializable
+from rollforge.errors import ArtifactUnreadable, TaskNotSerializable, UntrustedPickle
 from rollforge.task import decode, encode
 
 __all__ = ["decode_result", "encode_result"]
@@ -25,12 +25,19 @@ def encode_result(result: Any) -> tuple[str | None, bytes | None]:
         pass
     import cloudpickle
 
+    name = f"{type(result).__module__}.{type(result).__qualname__}"
     try:
-        return None, cloudpickle.dumps(result)
+        blob = cloudpickle.dumps(result)
     except Exception as exc:  # noqa: BLE001 - any type may refuse to be pickled in a way of its own
+        raise TaskNotSerializable(f"The result, a {name}, cannot be stored: {exc}. Return plain data.") from exc
+    try:
+        trust.loads(blob)
+    except (UntrustedPickle, ArtifactUnreadable) as exc:  # better said now than when the work is lost
         raise TaskNotSerializable(
-            f"The result, a {type(result).__name__}, cannot be stored: {exc}. Return plain data or a recorder."
+            f"The result, a {name}, could not be read back: {exc} Return plain data or a recorder, or name its type by "
+            "rollforge.trust.allow()."
         ) from exc
+    return None, blob
 
 
 def decode_result(text: str | None, blob: bytes | None) -> Any:

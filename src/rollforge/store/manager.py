@@ -282,6 +282,7 @@ class TaskManager:
         """
         last: dict[Status, int] | None = None
         while True:
+            self.store.expire(self._pool)  # nobody may be left to claim what a dead worker held
             counts = self.task_stat(query)
             if counts != last:
                 last = counts

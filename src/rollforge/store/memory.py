@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rollforge.errors import LeaseLost, TaskNotFound
-from rollforge.store.base import Clock, Created, Query, backoff
+from rollforge.store.base import Clock, Created, Query, backoff, refuse_running
 from rollforge.store.codec import decode_result, encode_result
 from rollforge.store.query import Node, matches, parse_query
 from rollforge.task import Status, TaskRecord, decode, digest, encode, to_plain
@@ -34,6 +34,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.RLock()
         self._pools: dict[str, dict[str, TaskRecord]] = {}
+        self._token = 0
 
     def create(
         self, pool: str, definitions: Sequence[Mapping[str, Any]], *, priority: int = 0, max_attempts: int = 3
@@ -63,7 +64,8 @@ class MemoryStore:
     ) -> list[TaskRecord]:
         node, now = parse_query(query), self._clock()
         with self._lock:
-            self._end_expired(pool, now)
+            self.expire(pool)
+            self._token += 1  # one counter for the whole store: a task removed and created again knows no old claims
             free = [t for t in self._matching(pool, node) if t.status is status and t.available_at <= now]
             free.sort(key=lambda t: -t.priority)  # stable: among equals the oldest first
             return [
@@ -72,7 +74,7 @@ class MemoryStore:
                         task,
                         status=Status.RUNNING,
                         stage_from=status,
-                        token=task.token + 1,
+                        token=self._token,
                         worker=worker,
                         lease_until=now + lease,
                         started_at=now,
@@ -82,8 +84,8 @@ class MemoryStore:
                 for task in free[:limit]
             ]
 
-    def _end_expired(self, pool: str, now: float) -> None:
-        """A lease that ran out is an attempt that failed; the task may be claimed again at once."""
+    def expire(self, pool: str) -> None:
+        now = self._clock()
         for task in list(self._pools.get(pool, {}).values()):
             if task.status is Status.RUNNING and task.lease_until is not None and task.lease_until <= now:
                 attempt = task.attempt + 1
@@ -188,6 +190,7 @@ class MemoryStore:
         return len(gone)
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
+        refuse_running(status)
         return self._change(pool, query, lambda t: _with_status(t, status))
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:

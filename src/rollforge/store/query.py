@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.errors import ConfigError, nearest
-from rollforge.task import to_plain
+from rollforge.task import Status, to_plain
 
 __all__ = ["And", "Compare", "Node", "Not", "Or", "matches", "parse_query", "to_sql"]
 
@@ -87,8 +87,19 @@ def parse_query(query: Mapping[str, Any] | None) -> Node:
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
+_DEFINED = ("def", "filter", "model", "dataset", "record")
+
+
 def _field(key: str, value: Any) -> Node:
     head, *rest = key.split(".")
+    if "." not in key and key not in _COLUMNS and key not in _DEFINED:
+        near = nearest(key, _COLUMNS)
+        if near:
+            raise ConfigError(f"unknown field {key!r}.{near} A task's own keys are written def.{key}.", path="query")
+    if key == "status" and isinstance(value, str) and value not in tuple(Status):
+        raise ConfigError(
+            f"{value!r} is no status.{nearest(value, Status)} There are: {', '.join(Status)}.", path="query"
+        )
     if key in _COLUMNS:
         path: tuple[str, ...] = (_COLUMNS[key],)
     else:

@@ -11,12 +11,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
-from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
-from rollforge.store.base import Clock, Created, Query, backoff
+from rollforge.errors import (
+    ArtifactUnreadable,
+    ConfigError,
+    LeaseLost,
+    StoreUnavailable,
+    TaskNotFound,
+    UntrustedPickle,
+)
+from rollforge.store.base import Clock, Created, Query, backoff, refuse_running
 from rollforge.store.codec import decode_result, encode_result
 from rollforge.store.query import match_column, parse_query, to_sql
 from rollforge.task import Status, TaskRecord, decode, digest, encode
@@ -50,6 +58,8 @@ CREATE TABLE tasks (
 );
 CREATE INDEX tasks_by_turn ON tasks (pool, status, priority DESC, seq);
 CREATE INDEX tasks_by_lease ON tasks (pool, lease_until) WHERE status = 'running';
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('token', 0);
 CREATE TABLE results (
     pool  TEXT NOT NULL,
     id    TEXT NOT NULL,
@@ -64,7 +74,7 @@ _COLUMNS = (
 )
 _BUSY_SECONDS = 60.0
 _CLAIM = f"""
-UPDATE tasks SET status = 'running', stage_from = ?, token = token + 1, worker = ?, lease_until = ?, started_at = ?,
+UPDATE tasks SET status = 'running', stage_from = ?, token = ?, worker = ?, lease_until = ?, started_at = ?,
     finished_at = NULL
 WHERE seq IN (
     SELECT seq FROM tasks WHERE pool = ? AND status = ? AND available_at <= ? AND {{condition}}
@@ -91,7 +101,7 @@ def parse_uri(uri: str) -> tuple[Path, dict[str, str]]:
     level = known.get("synchronous", "FULL").upper()
     if level not in ("FULL", "NORMAL", "OFF", "EXTRA"):
         raise ConfigError(f"synchronous={level!r} is none of FULL, NORMAL, OFF, EXTRA.", path="store")
-    return Path(unquote(path[1:])).expanduser(), {**known, "synchronous": level}
+    return Path(path[1:]).expanduser(), {**known, "synchronous": level}
 
 
 class SQLiteStore:
@@ -226,28 +236,44 @@ class SQLiteStore:
         def work(connection: sqlite3.Connection) -> list[TaskRecord]:
             now = self._clock()
             connection.execute(_EXPIRE, (now, pool, now))
+            # One counter for the whole store: a task that was removed and created again does not know old claims.
+            token = connection.execute(
+                "UPDATE counters SET value = value + 1 WHERE name = 'token' RETURNING value"
+            ).fetchone()[0]
             rows = connection.execute(
                 statement,
-                (status.value, worker, now + lease, now, pool, status.value, now, *values, limit),
+                (status.value, token, worker, now + lease, now, pool, status.value, now, *values, limit),
             ).fetchall()
             # RETURNING promises no order.
             rows.sort(key=lambda r: (-r[6], r[0]))
-            needs_result = status is Status.PART_DONE
-            return [self._record(connection, r[1:], results=needs_result) for r in rows]
+            return [self._record(connection, r[1:], results=False) for r in rows]
 
-        return self._write(work)
+        claimed = self._write(work)
+        return self._with_results(claimed) if status is Status.PART_DONE else claimed
+
+    def _with_results(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
+        """Give second-stage claims their results; a result that cannot be read fails its own task alone."""
+        readable = []
+        for task in claimed:
+            try:
+                result = self._retry(lambda c, task=task: self._result(c, task.pool, task.id))  # type: ignore[misc]
+            except (UntrustedPickle, ArtifactUnreadable) as exc:
+                self.fail(task, f"The result of the first stage cannot be read: {exc}")
+            else:
+                readable.append(replace(task, result=result))
+        return readable
+
+    def _result(self, connection: sqlite3.Connection, pool: str, task_id: str) -> Any:
+        text = "SELECT plain, blob FROM results WHERE pool = ? AND id = ?"
+        found = connection.execute(text, (pool, task_id)).fetchone()
+        return decode_result(*found) if found else None
 
     def _record(self, connection: sqlite3.Connection, row: Sequence[Any], *, results: bool) -> TaskRecord:
         (
             pool, task_id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until,
             available_at, worker, created_at, started_at, finished_at, error,
         ) = row  # fmt: skip
-        result = None
-        if results:
-            found = connection.execute(
-                "SELECT plain, blob FROM results WHERE pool = ? AND id = ?", (pool, task_id)
-            ).fetchone()
-            result = decode_result(*found) if found else None
+        result = self._result(connection, pool, task_id) if results else None
         return TaskRecord(
             id=task_id, pool=pool, definition=decode(definition), status=Status(status), priority=priority,
             attempt=attempt, max_attempts=max_attempts, token=token, lease_until=lease_until, available_at=available_at,
@@ -343,6 +369,12 @@ class SQLiteStore:
         for row in self._retry(work):
             yield self._record(self._connection(), row, results=results)
 
+    def expire(self, pool: str) -> None:
+        now = self._clock()
+        expired = "SELECT 1 FROM tasks WHERE pool = ? AND status = 'running' AND lease_until <= ? LIMIT 1"
+        if self._retry(lambda c: c.execute(expired, (pool, now)).fetchone()):
+            self._write(lambda c: c.execute(_EXPIRE, (now, pool, now)))
+
     def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
         condition, values = to_sql(parse_query(query))
         text = f"SELECT status, COUNT(*) FROM tasks WHERE pool = ? AND {condition} GROUP BY status"
@@ -376,6 +408,7 @@ class SQLiteStore:
         return self._write(lambda c: c.execute(text, (*changed, pool, *values)).rowcount)
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
+        refuse_running(status)
         stage = status.value if status in (Status.WAITING, Status.PART_DONE) else None
         change = (
             "status = ?, stage_from = COALESCE(?, stage_from), token = token + 1, attempt = 0, lease_until = NULL, "
