@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +21,18 @@ from rollforge.errors import TaskNotFound, nearest
 from rollforge.run.execute import prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.worker import Event, Job
-from rollforge.session import Session, using
+from rollforge.session import Session, available_cores, mask_secrets, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Status, TaskRecord, digest
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rollforge.collect.coverage import Coverage
+    from rollforge.collect.coverage import Coverage, Expected
+    from rollforge.report.summary import ReportInputs, Summary
     from rollforge.track.base import Recorder
 
 __all__ = ["Collected", "TaskOutcome", "collect", "submit", "train"]
@@ -134,6 +135,21 @@ class Collected:
     """Index (datetime, instrument), column ``score``; None when no task is done."""
     label: pd.DataFrame | None
     coverage: Coverage
+
+    @property
+    def failed(self) -> int:
+        """How many tasks failed."""
+        return sum(o.task.status is Status.FAILED for o in self.outcomes)
+
+    def template_text(self) -> str:
+        """Return the first task as YAML: what there is of a configuration when no workflow file is at hand."""
+        import yaml
+
+        from rollforge.task import to_plain
+
+        if not self.outcomes:
+            return ""
+        return yaml.safe_dump(to_plain(dict(self.outcomes[0].task.definition)), sort_keys=False)
 
 
 def known_pool(session: Session, pool: str) -> None:
@@ -264,6 +280,52 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
         draft = folder / ".prediction.parquet"
         collected.prediction.to_parquet(draft)
         draft.replace(folder / "prediction.parquet")
-    summary = summarise(collected_inputs(collected, name=name, session=session, config=config))
+    summary = summarise(_inputs(collected, name=name, session=session, config=config))
     write_report(summary, folder / "report.html")
     return summary
+
+
+def _inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
+    from rollforge.data.engine import session_provider
+    from rollforge.generate.timeline import windows
+    from rollforge.report.summary import ReportInputs, TaskRow
+
+    spans = windows([o.task.definition for o in collected.outcomes], session_provider(session).calendar())
+    rows = []
+    for window, outcome in zip(spans, collected.outcomes, strict=True):
+        task, recorder = outcome.task, outcome.recorder
+        metrics = recorder.list_metrics() if recorder is not None else {}
+        rows.append(
+            TaskRow(window, task.status.value, metrics, recorder.id if recorder else "", task.attempt, task.error or "")
+        )
+    return ReportInputs(
+        title=name,
+        tasks=rows,
+        prediction=collected.prediction,
+        label=collected.label,
+        notes=collected.coverage.notes,
+        config=config,
+        environment=_environment(session),
+    )
+
+
+def _environment(session: Session) -> dict[str, str]:
+    import datetime as dt
+    import platform
+    from importlib import metadata
+
+    def version(package: str) -> str:
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            return f"no {package}"
+
+    packages = ("rollforge", "lightgbm", "numpy", "pandas", "numba", "mlflow-skinny")
+    return {
+        "data": session.provider_uri or "",
+        "tasks": mask_secrets(session.store),
+        "runs": mask_secrets(session.tracking),
+        "machine": f"{platform.node()}, {available_cores()} cores, Python {platform.python_version()}",
+        "packages": ", ".join(version(p) for p in packages),
+        "written": dt.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
