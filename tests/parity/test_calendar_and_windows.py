@@ -119,7 +119,9 @@ def test_windows_are_pyqlibs(folder: Path) -> None:
             if segments_of(task)["test"][1] is None and template_end is not None:
                 assert handler_end(task) is None
             else:
-                assert handler_end(task) == (None if wanted["handler_end"] is None else pd.Timestamp(wanted["handler_end"]))
+                assert handler_end(task) == (
+                    None if wanted["handler_end"] is None else pd.Timestamp(wanted["handler_end"])
+                )
     assert compared > 500
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.errors import ConfigError
+from rollforge.task import Status
 
 if TYPE_CHECKING:
     from rollforge.store.manager import TaskManager
@@ -86,7 +87,7 @@ def wait(query: Annotated[str | None, _QUERY] = None) -> None:
     """Wait until no task can make progress any more; exit code 1 when some failed."""
     manager = _existing()
     manager.wait(parse_query(query))
-    failed = manager.task_stat(parse_query(query)).get("failed", 0)
+    failed = manager.task_stat(parse_query(query)).get(Status.FAILED, 0)
     if failed:
         typer.echo(f"{failed} tasks failed; 'rollforge pool query' shows why, 'rollforge pool retry' tries again.")
         raise typer.Exit(1)

@@ -84,4 +84,5 @@ class AverageEnsemble(Ensemble):
         together = pd.concat(parts, axis=1).astype(np.float64)
         days = together.groupby(level="datetime")
         standard = (together - days.transform("mean")) / days.transform("std")
-        return standard.mean(axis=1).sort_index()
+        averaged: pd.Series = standard.mean(axis=1).sort_index()
+        return averaged

@@ -186,12 +186,13 @@ def check_transform_proc(processors: Sequence[Any], fit_start_time: Any, fit_end
         if not isinstance(one, (Mapping, str)):
             made.append(one)
             continue
-        config = {"class": one} if isinstance(one, str) else dict(one)
+        config: dict[str, Any] = {"class": one} if isinstance(one, str) else dict(one)
         target = locate(
             config["class"], config.get("module_path") or "rollforge.data.processor", where=f"processors.{i}"
         )
         if {"fit_start_time", "fit_end_time"} <= set(inspect.signature(target).parameters):
-            kwargs = {"fit_start_time": fit_start_time, "fit_end_time": fit_end_time, **(config.get("kwargs") or {})}
+            kwargs: dict[str, Any] = {"fit_start_time": None, "fit_end_time": None}
+            kwargs.update(config.get("kwargs") or {})
             if fit_start_time is not None or fit_end_time is not None:
                 kwargs.update(fit_start_time=fit_start_time, fit_end_time=fit_end_time)
             if kwargs["fit_start_time"] is None or kwargs["fit_end_time"] is None:

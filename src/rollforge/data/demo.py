@@ -82,7 +82,7 @@ def make_demo(
     if instruments < 2 or years < 1:
         raise ConfigError("A market needs at least 2 instruments and 1 year.")
     first_year = _LAST_DAY.year - years + 1
-    calendar = np.arange(dt.date(first_year, 1, 1), _LAST_DAY + dt.timedelta(days=1), dtype="datetime64[D]")
+    calendar = np.arange(np.datetime64(f"{first_year}-01-01", "D"), np.datetime64(_LAST_DAY, "D") + 1)
     calendar = calendar[np.is_busday(calendar)]
     market = _Market(instruments, len(calendar), np.random.Generator(np.random.PCG64(seed)))
     series = {f"D{i:04d}": market.fields(i) for i in range(instruments)}
@@ -153,7 +153,7 @@ class _Market:
         quiet = self.quiet[i].copy()
         for _ in range(4):
             quiet[1:] |= quiet[:-1].copy()
-        return quiet
+        return np.asarray(quiet, bool)
 
     def index(self) -> tuple[int, dict[str, NDArray[Any]]]:
         """The benchmark: the market factor's level."""

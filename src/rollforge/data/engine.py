@@ -65,7 +65,7 @@ def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str,
         pipe = build_filters(instruments.get("filter_pipe") or [])
         return dict(provider.instruments(instruments["market"])), pipe
     if isinstance(instruments, Mapping):
-        spans = {
+        spans: dict[str, list[Span] | None] = {
             str(code).upper(): [(np.datetime64(str(a)[:10], "D"), np.datetime64(str(b)[:10], "D")) for a, b in days]
             for code, days in instruments.items()
         }
@@ -356,11 +356,9 @@ def features(
     out = np.empty((len(plan), len(plan.trees)), np.float32)
     plan.fill(out, threads=session.threads)
     order = np.lexsort((plan.row_date, plan.row_code))
-    index = pd.MultiIndex(
-        levels=[pd.Index(plan.codes), pd.DatetimeIndex(plan.dates)],
-        codes=[plan.row_code[order], plan.row_date[order]],
-        names=["instrument", "datetime"],
-    )
+    levels: list[Any] = [pd.Index(plan.codes), pd.DatetimeIndex(plan.dates)]
+    codes: list[Any] = [plan.row_code[order], plan.row_date[order]]
+    index = pd.MultiIndex(levels=levels, codes=codes, names=["instrument", "datetime"])
     return pd.DataFrame(out[order], index=index, columns=list(fields))
 
 

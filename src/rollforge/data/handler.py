@@ -211,11 +211,11 @@ class DataHandler:
 
     def _check_range(self, session: Session) -> None:
         calendar = session_provider(session).calendar()
-        for name, value, outside in (
-            ("start_time", self.start_time, lambda d: d > calendar[-1]),
-            ("end_time", self.end_time, lambda d: d < calendar[0]),
-        ):
-            if value is not None and outside(np.datetime64(str(value)[:10], "D")):
+        for name, value, sign in (("start_time", self.start_time, 1), ("end_time", self.end_time, -1)):
+            if value is None:
+                continue
+            day, edge = np.datetime64(str(value)[:10], "D"), calendar[-1] if sign > 0 else calendar[0]
+            if (day - edge) / np.timedelta64(1, "D") * sign > 0:
                 raise DataError(
                     f"The handler's {name} {str(value)[:10]} leaves no data: "
                     f"the calendar has {calendar[0]} to {calendar[-1]}."
@@ -368,8 +368,8 @@ class DataHandlerLP(DataHandler):
         )
 
     def _fits_inside(self, chain: Sequence[Processor]) -> bool:
-        ends = [p.fit_end_time for p in chain if getattr(p, "fit_end_time", None) is not None]
-        return self.end_time is None or all(pd.Timestamp(e) <= pd.Timestamp(self.end_time) for e in ends)
+        ends = [getattr(p, "fit_end_time", None) for p in chain]
+        return self.end_time is None or all(e is None or pd.Timestamp(e) <= pd.Timestamp(self.end_time) for e in ends)
 
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[Any] | None:
@@ -395,7 +395,7 @@ class DataHandlerLP(DataHandler):
             raise DataError(f"The processors leave no rows: {names}.")
         return Panel.from_frame(frame)
 
-    def fetch(
+    def fetch(  # type: ignore[override]  # Qlib's order of arguments
         self,
         selector: Any = slice(None, None),
         level: str | int | None = "datetime",

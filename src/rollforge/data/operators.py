@@ -192,6 +192,7 @@ def _add(name: str, compute: Callable[..., Array], arguments: str, look: str = "
     _TABLE[name] = Operator(name, compute, arguments, look, **more)
 
 
+_function: Any
 for _name, _function in {"Abs": np.abs, "Log": np.log, "Sign": _sign}.items():
     _add(_name, _elementwise(_function), "x")
 for _name, _function in {
@@ -321,8 +322,11 @@ def fields_of(tree: Expression) -> frozenset[str]:
 
 
 def _parameter(tree: Call) -> float:
-    numbers = [a.value for a, kind in zip(tree.args, _TABLE[tree.name].arguments, strict=True) if kind in "na"]
-    return numbers[0] if numbers else 0  # type: ignore[return-value]
+    """The window or shift of a call; 0 where it has none."""
+    for arg, kind in zip(tree.args, _TABLE[tree.name].arguments, strict=True):
+        if kind in "na" and isinstance(arg, Number):
+            return arg.value
+    return 0
 
 
 def lookback(tree: Expression) -> float:

@@ -72,13 +72,12 @@ class Panel:
         """Return the (datetime, instrument) index of some rows."""
         first = int(np.searchsorted(self.offsets, rows.start, "right")) - 1
         stop = int(np.searchsorted(self.offsets, rows.stop, "left"))
-        counts = np.diff(np.clip(self.offsets[first : stop + 1], rows.start, rows.stop))
+        edges = np.clip(self.offsets[first : stop + 1], rows.start, rows.stop)
+        counts: Any = edges[1:] - edges[:-1]
         day = np.repeat(np.arange(stop - first, dtype=np.int32), counts)
-        return pd.MultiIndex(
-            levels=[pd.DatetimeIndex(self.dates[first:stop].astype("datetime64[ns]")), pd.Index(self.codes)],
-            codes=[day, self.row_code[rows]],
-            names=["datetime", "instrument"],
-            verify_integrity=False,
+        return _multi_index(
+            [pd.DatetimeIndex(self.dates[first:stop].astype("datetime64[ns]")), pd.Index(self.codes)],
+            [day, self.row_code[rows]],
         )
 
     def frame(self, groups: str | Sequence[str] | None, start: Any = None, end: Any = None) -> pd.DataFrame:
@@ -170,6 +169,11 @@ class Panel:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
+
+
+def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:
+    names = ["datetime", "instrument"]
+    return pd.MultiIndex(levels=levels, codes=codes, names=names, verify_integrity=False)
 
 
 def _mark(file: Path) -> int:

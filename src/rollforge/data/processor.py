@@ -89,8 +89,9 @@ class DropnaProcessor(Processor):
         self.fields_group = fields_group
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        complete = ~df[get_group_columns(df, self.fields_group)].isna().to_numpy().any(axis=1)
-        return df if complete.all() else df[complete]
+        missing: NDArray[np.bool_] = df[get_group_columns(df, self.fields_group)].isna().to_numpy()
+        kept = np.flatnonzero(~missing.any(axis=1))
+        return df if len(kept) == len(df) else df.iloc[kept]
 
 
 class DropnaLabel(DropnaProcessor):

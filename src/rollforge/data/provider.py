@@ -273,10 +273,10 @@ def write_folder(
         lines = (f"{code}\t{a}\t{b}\n" for code, spans in sorted(members.items()) for a, b in spans)
         (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     for code, (first, fields) in series.items():
-        folder = root / "features" / code.lower()
-        folder.mkdir(exist_ok=True)
+        features = root / "features" / code.lower()
+        features.mkdir(exist_ok=True)
         for name, values in fields.items():
             block = np.empty(len(values) + 1, "<f4")
             block[0] = first
             block[1:] = values
-            block.tofile(folder / f"{name}.day.bin")
+            block.tofile(features / f"{name}.day.bin")

@@ -47,7 +47,8 @@ def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days) -> list[Window]:
             stop = len(calendar) if end is None else int(np.searchsorted(calendar, end, "right"))
             if stop > first:
                 spans[name] = SegmentSpan(calendar[first], calendar[stop - 1], stop - first)
-        made.append(Window(i, spans))
+        in_time = sorted(spans.items(), key=lambda s: s[1].start)
+        made.append(Window(i, dict(in_time)))
     return made
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.dataset import Dataset
 from rollforge.errors import ModelError
 
 __all__ = ["BaseModel", "Model", "ModelFT", "Reweighter", "single_label"]
@@ -30,12 +29,12 @@ class BaseModel(abc.ABC):
 class Model(BaseModel):
     """Is fitted on a dataset's train segment and predicts another."""
 
-    def fit(self, dataset: Dataset, reweighter: Reweighter | None = None) -> None:
+    def fit(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
         """Fit the model."""
         raise NotImplementedError(f"{type(self).__name__} must say how it is fitted.")
 
     @abc.abstractmethod
-    def predict(self, dataset: Dataset, segment: str | slice = "test") -> Any:
+    def predict(self, dataset: Any, segment: str | slice = "test") -> Any:
         """Return a series of scores, index (datetime, instrument), for a segment."""
 
 
@@ -43,7 +42,7 @@ class ModelFT(Model):
     """A model that can be trained on from where it is."""
 
     @abc.abstractmethod
-    def finetune(self, dataset: Dataset) -> None:
+    def finetune(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
         """Train the fitted model further."""
 
 

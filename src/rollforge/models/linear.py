@@ -96,11 +96,13 @@ class LinearModel(Model):
         if self.fit_intercept:
             gram -= np.outer(sum_x, sum_x) / total
             moment -= sum_x * sum_y / total
+        weights: NDArray[Any]
         if self.estimator == self.RIDGE and self.alpha:
-            self.coef_ = np.linalg.solve(gram + self.alpha * np.eye(size), moment)
+            weights = np.linalg.solve(gram + self.alpha * np.eye(size), moment)
         else:  # features that are sums of others leave the weights undetermined: take the smallest
-            self.coef_ = np.linalg.lstsq(gram, moment, rcond=None)[0]
-        self.intercept_ = float((sum_y - sum_x @ self.coef_) / total) if self.fit_intercept else 0.0
+            weights = np.linalg.lstsq(gram, moment, rcond=None)[0]
+        self.coef_ = weights
+        self.intercept_ = float((sum_y - sum_x @ weights) / total) if self.fit_intercept else 0.0
 
     def _solve_by_library(self, parts: list[tuple[Any, Any, Any]]) -> None:
         blocks = list(_blocks(parts))
@@ -116,7 +118,7 @@ class LinearModel(Model):
             self.coef_, self.intercept_ = nnls(x, y)[0], 0.0
             return
         try:
-            from sklearn.linear_model import Lasso
+            from sklearn.linear_model import Lasso  # type: ignore[import-not-found, unused-ignore]
         except ImportError as exc:
             raise MissingDependency("The lasso needs scikit-learn. Install it: pip install scikit-learn") from exc
         model = Lasso(alpha=self.alpha, fit_intercept=self.fit_intercept).fit(x, y, sample_weight=weights)

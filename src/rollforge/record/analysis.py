@@ -39,7 +39,7 @@ def daily_correlation(both: pd.DataFrame, date_col: str = "datetime") -> pd.Seri
     )
     sums = products.groupby(level=date_col).sum()
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = sums["pl"] / np.sqrt(sums["pp"] * sums["ll"])
+        values: pd.Series = sums["pl"] / np.sqrt(sums["pp"] * sums["ll"])
     return values.where(days.size() > 1)
 
 
@@ -188,7 +188,7 @@ class SigAnaRecord(ACRecordTemp):
             return None
         scores, truth = pred.iloc[:, 0], label.iloc[:, self.label_col]
         ic, ric = calc_ic(scores, truth)
-        metrics = {
+        metrics: dict[str, Any] = {
             "IC": float(ic.mean()), "ICIR": _ratio(ic), "Rank IC": float(ric.mean()), "Rank ICIR": _ratio(ric),
         }  # fmt: skip
         made = {"ic.pkl": ic, "ric.pkl": ric}
@@ -211,7 +211,7 @@ def quantile_returns(pred: pd.Series, label: pd.Series, n: int = 5, date_col: st
     both = _pairs(pred, label).astype(np.float64)
     days = both.groupby(level=date_col)
     place = (days["pred"].rank(method="first") - 1) / days["pred"].transform("size")
-    group: NDArray[np.int64] = np.minimum((place * n).astype(int), n - 1).to_numpy() + 1
+    group: NDArray[np.int64] = np.minimum(np.asarray(place * n).astype(int), n - 1) + 1
     frame = pd.DataFrame(
         {"day": both.index.get_level_values(date_col), "group": group, "label": both["label"].to_numpy()}
     )

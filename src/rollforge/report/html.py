@@ -33,7 +33,7 @@ nav { position: sticky; top: 0; z-index: 5; background: var(--paper); border-bot
 nav div { max-width: 1120px; margin: 0 auto; padding: 8px 24px; display: flex; gap: 20px; flex-wrap: wrap; font-size: 14px; }
 nav a { color: var(--soft); text-decoration: none; }
 nav a:hover { color: var(--accent); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 12px; margin: 20px 0 8px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 12px; margin: 20px 0 8px; }
 .card { background: var(--card); border-radius: 8px; padding: 12px 14px; }
 .card b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
 .card span { color: var(--soft); font-size: 13px; }
@@ -51,8 +51,7 @@ td .bar.minus { background: var(--bad); }
 details { border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; margin: 10px 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { overflow-x: auto; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 10px 0 4px; }
-.two { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
-@media (max-width: 760px) { .two { grid-template-columns: 1fr; } main, header { padding-left: 14px; padding-right: 14px; } }
+@media (max-width: 760px) { main, header { padding-left: 14px; padding-right: 14px; } }
 footer { color: var(--soft); font-size: 13px; border-top: 1px solid var(--line); margin-top: 48px; padding-top: 12px; }
 footer td, footer th { white-space: normal; overflow-wrap: anywhere; border: 0; padding: 2px 10px 2px 0; vertical-align: top; }
 @media print { nav { display: none; } .plot, table { break-inside: avoid; } details { border: 0; padding: 0; } }
@@ -71,8 +70,7 @@ function draw() {
     }, figure.layout);
     layout.xaxis = Object.assign({}, axis, figure.layout.xaxis);
     layout.yaxis = Object.assign({}, axis, figure.layout.yaxis);
-    Plotly.react(place, figure.data, layout, { displaylogo: false, responsive: true,
-      modeBarButtonsToRemove: ['lasso2d', 'select2d', 'autoScale2d'] });
+    Plotly.react(place, figure.data, layout, { displayModeBar: false, responsive: true });
   }
 }
 draw();
@@ -141,7 +139,7 @@ def _segment(task: TaskRow, name: str) -> str:
 
 def _windows(tasks: Sequence[TaskRow]) -> str:
     names = list(dict.fromkeys(n for t in tasks for n in t.window.segments))
-    metrics = [m for m in ("IC", "Rank IC", "ICIR", "Rank ICIR") if any(m in t.metrics for t in tasks)]
+    metrics = [m for m in ("IC", "Rank IC") if any(m in t.metrics for t in tasks)]
     largest = {m: max((abs(t.metrics[m]) for t in tasks if m in t.metrics), default=0.0) for m in metrics}
     heads = ["#", *names, "status", *metrics, "fit s", "total s"]
     rows = []
@@ -198,7 +196,7 @@ def render(summary: Summary) -> str:
         _section("windows", "Windows", "Train, valid and test segments of each task; click a column to sort.", windows),
         _section("daily", "Information coefficient by day", "Correlation of score and forward return across instruments.",
                  _plot("daily", made)),
-        _section("monthly", "By month", "Means of the daily values.", f'<div class="two">{months}</div>' if months else ""),
+        _section("monthly", "By month", "Means of the daily values.", months),
         _section("cumulative", "Cumulative IC", "The sum of the daily values: steady is better than steep.",
                  _plot("cumulative", made)),
         _section("quantiles", "Returns by quantile of the prediction",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rollforge.errors import TrainingFailed
 from rollforge.run.worker import Event, Job, Worker, WorkerStopped, worker_name
@@ -176,7 +176,7 @@ class _Crew:
         if member.last_words == "nothing":
             member.last_words = f"the process {how}"
         for record in self.store.release_worker(self.job.pool, member.name, f"The worker {member.name} {how}."):
-            kind = "failed" if record.status is Status.FAILED else "retry"
+            kind: Literal["failed", "retry"] = "failed" if record.status is Status.FAILED else "retry"
             self.on_event(Event(kind, record.id, member.name, error=f"worker {how}", at=time.time()))
             member.events += 1
 

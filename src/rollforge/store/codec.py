@@ -28,7 +28,7 @@ def encode_result(result: Any) -> tuple[str | None, bytes | None]:
     name = f"{type(result).__module__}.{type(result).__qualname__}"
     try:
         blob = cloudpickle.dumps(result)
-    except Exception as exc:  # noqa: BLE001 - any type may refuse to be pickled in a way of its own
+    except Exception as exc:
         raise TaskNotSerializable(f"The result, a {name}, cannot be stored: {exc}. Return plain data.") from exc
     try:
         trust.loads(blob)

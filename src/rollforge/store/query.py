@@ -154,7 +154,7 @@ def _ordered(a: Any, b: Any) -> bool:
     return numbers or (isinstance(a, str) and isinstance(b, str))
 
 
-def _compare(found: Any, op: str, value: Any) -> bool:  # noqa: C901 - one branch an operator
+def _compare(found: Any, op: str, value: Any) -> bool:
     if op == "$exists":
         return (found is not _MISSING) == bool(value)
     known = None if found is _MISSING else found
@@ -170,7 +170,12 @@ def _compare(found: Any, op: str, value: Any) -> bool:  # noqa: C901 - one branc
         return isinstance(known, str) and re.search(value, known) is not None
     if not _ordered(known, value):
         return False
-    answers = {"$gt": known > value, "$gte": known >= value, "$lt": known < value, "$lte": known <= value}
+    answers: dict[str, bool] = {
+        "$gt": known > value,
+        "$gte": known >= value,
+        "$lt": known < value,
+        "$lte": known <= value,
+    }
     return answers[op]
 
 

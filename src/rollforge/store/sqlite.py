@@ -161,8 +161,8 @@ class SQLiteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._options['synchronous']}")
             self._local.connection, self._local.pid = connection, os.getpid()
-        connection = self._local.connection
-        return connection
+        opened: sqlite3.Connection = self._local.connection
+        return opened
 
     def _retry(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work`, again while the file is busy; say plainly what else can be wrong with it."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge import trust
-from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable
+from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle
 from rollforge.task import decode, encode
 
 __all__ = ["SUFFIXES", "load_file", "plain_name", "save_file"]
@@ -103,7 +103,7 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
             return _read_parquet(file)
         return trust.load(file, trusted=trusted)
     except (OSError, ValueError, ConfigError) as exc:
-        if isinstance(exc, (ArtifactUnreadable, trust.UntrustedPickle)):
+        if isinstance(exc, (ArtifactUnreadable, UntrustedPickle)):
             raise
         raise ArtifactUnreadable(f"The artifact {file} cannot be read: {exc}") from exc
 

@@ -134,7 +134,7 @@ class MLflowTracker:
         try:
             with _quiet():
                 store = utils._get_store(self.uri, artifacts)
-        except Exception as exc:  # noqa: BLE001 - SQLAlchemy, Alembic, requests: whatever the store is made of
+        except Exception as exc:
             raise self._unavailable(str(exc).strip().splitlines()[0]) from exc
         return store
 
