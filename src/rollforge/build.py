@@ -268,26 +268,57 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> A
     return loaded
 
 
+_REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
+
+
+def _replace_strings(node: Any, replace: Callable[[str], Any]) -> Any:
+    """A copy of `node` with each string in its dicts, lists and tuples replaced."""
+    if isinstance(node, str):
+        return replace(node)
+    if isinstance(node, Mapping):
+        return {k: _replace_strings(v, replace) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(_replace_strings(v, replace) for v in node)
+    return node
+
+
+def _value_at(root: Any, dotted: str) -> Any:
+    node = root
+    for part in dotted.split("."):
+        try:
+            node = node[int(part)] if isinstance(node, (list, tuple)) else node[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            options = [str(k) for k in node] if isinstance(node, Mapping) else []
+            raise ConfigError(
+                f"the reference <{dotted}> leads nowhere: there is no {part!r}.{nearest(part, options)}"
+            ) from None
+    return node
+
+
 def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
     """Return a copy of `config` in which each string that equals a key of `values` is replaced by its value.
 
-    Lists, tuples and dicts are walked; the argument is not changed (Qlib changes it, and skips tuples).
+    Lists, tuples and dicts are walked; the argument is not changed (Qlib changes it, and skips tuples). A reference to
+    another place of `config`, ``<dotted.path>``, is filled where there is such a place, as in Qlib.
 
     Examples
     --------
     >>> fill_placeholder({"signal": "<PRED>", "pair": ("<PRED>", 1)}, {"<PRED>": "p"})
     {'signal': 'p', 'pair': ('p', 1)}
     """
-    if isinstance(config, str):
-        return values.get(config, config)
-    if isinstance(config, Mapping):
-        return {k: fill_placeholder(v, values) for k, v in config.items()}
-    if isinstance(config, (list, tuple)):
-        return type(config)(fill_placeholder(v, values) for v in config)
-    return config
 
+    def replace(text: str) -> Any:
+        if text in values:
+            return values[text]
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            return text
+        try:
+            return _value_at(config, match.group(1))
+        except ConfigError:
+            return text  # it looks like a reference, and is just a text
 
-_REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
+    return _replace_strings(config, replace)
 
 
 def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,31 +337,19 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
     '2012'
     """
 
-    def value_at(dotted: str, trail: tuple[str, ...]) -> Any:
-        if dotted in trail:
-            raise ConfigError(f"the reference <{dotted}> leads back to itself.", path=trail[0])
-        node: Any = task
-        for part in dotted.split("."):
-            try:
-                node = node[int(part)] if isinstance(node, (list, tuple)) else node[part]
-            except (KeyError, IndexError, ValueError, TypeError):
-                options = [str(k) for k in node] if isinstance(node, Mapping) else []
-                raise ConfigError(
-                    f"the reference <{dotted}> leads nowhere: there is no {part!r}.{nearest(part, options)}"
-                ) from None
-        return walk(node, (*trail, dotted))
+    def resolve(node: Any, trail: tuple[str, ...]) -> Any:
+        def replace(text: str) -> Any:
+            match = _REFERENCE.fullmatch(text)
+            if match is None:
+                return text
+            dotted = match.group(1)
+            if dotted in trail:
+                raise ConfigError(f"the reference <{dotted}> leads back to itself.", path=trail[0])
+            return resolve(_value_at(task, dotted), (*trail, dotted))
 
-    def walk(node: Any, trail: tuple[str, ...]) -> Any:
-        if isinstance(node, str):
-            match = _REFERENCE.fullmatch(node)
-            return value_at(match.group(1), trail) if match else node
-        if isinstance(node, Mapping):
-            return {k: walk(v, trail) for k, v in node.items()}
-        if isinstance(node, (list, tuple)):
-            return type(node)(walk(v, trail) for v in node)
-        return node
+        return _replace_strings(node, replace)
 
-    resolved: dict[str, Any] = walk(task, ())
+    resolved: dict[str, Any] = resolve(task, ())
     return resolved
 
 

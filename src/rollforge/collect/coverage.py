@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def check_coverage(windows: Sequence[Expected], calendar: Days, found: Mapping[s
     notes = [f"{w.key} is {w.state}" for w in windows if w.state != "done"]
     for group in dict.fromkeys(w.group for w in windows):
         members = sorted((w for w in windows if w.group == group), key=lambda w: w.start)
-        for before, after in zip(members, members[1:], strict=False):
+        for before, after in pairwise(members):
             if after.start <= before.end:
                 notes.append(f"{before.key} and {after.key} overlap: both test {after.start}")
             else:

@@ -208,7 +208,7 @@ def _moments(w):  # type: ignore[no-untyped-def]
 
 
 @_exact
-def extreme(x, begin, end, n, sign, index):  # type: ignore[no-untyped-def]
+def extreme(x, begin, end, n, sign, index):  # type: ignore[no-untyped-def]  # noqa: C901
     """Largest value of the window (smallest, if `sign` is -1), or with `index` its place, 1 for the window's first day.
 
     Of equal values the first counts, as in numpy. A missing value counts as the extreme for `index`, as numpy's argmax

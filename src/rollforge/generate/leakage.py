@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
         return []
     found = []
     sequence = ordered(segments_of(task))
-    for (name, (_, end)), (later, (start, _)) in zip(sequence, sequence[1:], strict=False):
+    for (name, (_, end)), (later, (start, _)) in pairwise(sequence):
         if end is None or start is None:
             continue
         last = int(np.searchsorted(calendar, end, "right")) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import pandas as pd
@@ -198,7 +199,7 @@ class RollingGen(TaskGen):
 
     def _truncate_neighbours(self, segments: Segments, days: int) -> None:
         names = [name for name, _ in ordered(segments)]
-        for name, later in zip(names, names[1:], strict=False):
+        for name, later in pairwise(names):
             start, end = segments[name]
             limit = (self.ta.align_idx(segments[later][0]) or 0) - days
             if limit < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def validate_segments(
             raise SegmentError(
                 f"({start}, {end}) has no trading day: the calendar has {days[0]} to {days[-1]}.", path=f"{path}.{name}"
             )
-    for (name, (_, end)), (later, (start, _)) in zip(sequence, sequence[1:], strict=False):
+    for (name, (_, end)), (later, (start, _)) in pairwise(sequence):
         if end is None or start is None or start <= end:
             shown = "is open" if end is None else f"ends on {end}"
             raise SegmentError(

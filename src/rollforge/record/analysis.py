@@ -103,8 +103,11 @@ _PERIODS = {"day": 252, "1day": 252, "week": 50, "month": 12, "min": 240 * 252}
 
 
 def risk_analysis(
-    r: pd.Series, N: int | None = None, freq: str | None = "day", mode: Literal["sum", "product"] = "sum"
-) -> pd.DataFrame:  # fmt: skip
+    r: pd.Series,
+    N: int | None = None,
+    freq: str | None = "day",
+    mode: Literal["sum", "product"] = "sum",
+) -> pd.DataFrame:
     """Return mean, std, annualised return, information ratio and maximal drawdown of a series of returns.
 
     Parameters

@@ -47,9 +47,13 @@ class MemoryStore:
                 made.append(Created(task_id, task_id not in tasks))
                 if task_id not in tasks:
                     tasks[task_id] = TaskRecord(
-                        id=task_id, pool=pool, definition=decode(text), priority=priority,
-                        max_attempts=max_attempts, created_at=self._clock(),
-                    )  # fmt: skip
+                        id=task_id,
+                        pool=pool,
+                        definition=decode(text),
+                        priority=priority,
+                        max_attempts=max_attempts,
+                        created_at=self._clock(),
+                    )
             return made
 
     def claim(
@@ -79,7 +83,7 @@ class MemoryStore:
                         lease_until=now + lease,
                         started_at=now,
                         finished_at=None,
-                    )  # fmt: skip
+                    )
                 )
                 for task in free[:limit]
             ]
@@ -121,7 +125,7 @@ class MemoryStore:
                     lease_until=None,
                     available_at=0.0,
                     finished_at=self._clock(),
-                )  # fmt: skip
+                )
             )
 
     def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
@@ -145,7 +149,7 @@ class MemoryStore:
                     lease_until=None,
                     available_at=now + wait,
                     finished_at=now,
-                )  # fmt: skip
+                )
             )
             return status
 
@@ -213,9 +217,14 @@ class MemoryStore:
         with self._lock:
             old = self.get(pool, task_id)
             fresh = TaskRecord(
-                id=new_id, pool=pool, definition=kept, priority=old.priority, max_attempts=old.max_attempts,
-                created_at=self._clock(), token=old.token + 1,
-            )  # fmt: skip
+                id=new_id,
+                pool=pool,
+                definition=kept,
+                priority=old.priority,
+                max_attempts=old.max_attempts,
+                created_at=self._clock(),
+                token=old.token + 1,
+            )
             tasks = self._pools[pool]
             if new_id != task_id and new_id in tasks:
                 del tasks[task_id]
@@ -233,13 +242,22 @@ class MemoryStore:
 def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
     """Put by hand into a status: old claims are stale, attempts start anew."""
     return replace(
-        task, status=status, token=task.token + 1, attempt=0, lease_until=None, available_at=0.0,
+        task,
+        status=status,
+        token=task.token + 1,
+        attempt=0,
+        lease_until=None,
+        available_at=0.0,
         stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
-    )  # fmt: skip
+    )
 
 
 def _document(task: TaskRecord) -> dict[str, Any]:
     return {
-        "id": task.id, "status": task.status.value, "priority": task.priority, "attempt": task.attempt,
-        "worker": task.worker, "def": to_plain(task.definition),
-    }  # fmt: skip
+        "id": task.id,
+        "status": task.status.value,
+        "priority": task.priority,
+        "attempt": task.attempt,
+        "worker": task.worker,
+        "def": to_plain(task.definition),
+    }

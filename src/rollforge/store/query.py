@@ -234,8 +234,5 @@ def match_column(spec: str, column: Any) -> int:
     import json
 
     path, op, value = json.loads(spec)
-    if path[0] == "def":
-        found = _look_up({"def": json.loads(column)}, tuple(path))
-    else:
-        found = column
+    found = _look_up({"def": json.loads(column)}, tuple(path)) if path[0] == "def" else column
     return int(_compare(found, op, value))
