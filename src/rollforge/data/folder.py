@@ -75,6 +75,8 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         yield draft
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it for this user alone
         _put(draft, target)
+    except OSError as exc:
+        raise DataError(f"{target} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
