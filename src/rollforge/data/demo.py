@@ -1,8 +1,8 @@
-"""A synthetic market to try things on: realistic enough to look at, with a weak signal that Alpha158 can see.
+"""A made-up market with a weak real signal in it, for the demo and for tests.
 
-Returns are a market factor, a sector factor and fat-tailed noise of each instrument's own. Planted in them: a part of an
-instrument's own return of the last five days is given back over the next days (short-term reversal), stronger after days
-of high volume. The information coefficient of a model that finds it is about 0.05, as a good real signal's is.
+The same arguments give the same bytes on every machine: the random numbers are PCG64's, and everything done to them is
+addition, multiplication, division, square root, rounding, comparison - operations whose result IEEE 754 fixes. No
+exponential, no logarithm and no matrix product, whose last digit depends on the processor and on the number of threads.
 """
 
 from __future__ import annotations
@@ -11,165 +11,273 @@ import datetime as dt
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.data.importer import write_whole
-from rollforge.data.provider import write_folder
-from rollforge.errors import ConfigError
+from rollforge.data.folder import FolderSummary, new_folder
+from rollforge.data.provider import Days, write_folder
+from rollforge.errors import DataError
 
-__all__ = ["DemoSummary", "make_demo"]
+__all__ = ["INDEX", "UNIVERSES", "make_demo"]
 
-BENCHMARK = "DEMO_INDEX"
-_LAST_DAY = dt.date(2023, 12, 29)
-_SIGNAL = 0.028
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+INDEX = "DEMO_INDEX"
+"""The benchmark: members of ``demo300``, weighted by size. In no universe, so it is neither trained on nor traded."""
+
+UNIVERSES = {"demo300": 300, "demo100": 100}
+"""Name -> how many of the largest instruments belong to it after each review."""
+
+_REVIEW = 126  # trading days from one review of the universes to the next
+_SECTORS = 8
+_EFFECT = 0.07  # expected daily return at a signal of one, in idiosyncratic volatilities
+_FIELDS = ("open", "high", "low", "close", "volume", "vwap", "factor")
 
 
 @dataclass(frozen=True, slots=True)
-class DemoSummary:
-    """What was made."""
+class _Market:
+    """Days x instruments, on the whole calendar; what did not trade is NaN in `bars` alone."""
 
-    instruments: int
-    days: int
-    first_day: np.datetime64
-    last_day: np.datetime64
-    universes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.instruments} instruments, {self.days} days from {self.first_day} to {self.last_day}, "
-            f"universes {', '.join(self.universes)}, benchmark {BENCHMARK}"
-        )
+    bars: dict[str, Floats]
+    returns: Floats
+    size: Floats
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    traded: Flags
 
 
 def make_demo(
-    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     instruments: int = 300,
     years: int = 6,
     seed: int = 7,
+    end: str | dt.date = "2023-12-29",
     overwrite: bool = False,
-) -> DemoSummary:
-    """Write a synthetic market as a data folder; the same arguments make the same bytes on every machine.
+) -> FolderSummary:
+    """Write a synthetic market as a data folder, and return what is in it.
+
+    Instruments ``D0001`` … with a market and a sector factor, volatility that clusters, fat tails, dividends and splits
+    (``factor``), late listings, delistings and suspensions (rows of NaN). Universes: ``all``, ``demo300`` and
+    ``demo100`` (the 300 and the 100 largest, reviewed twice a year; whoever is listed in between waits for the next
+    review). Benchmark: ``DEMO_INDEX``, which belongs to no universe.
+
+    The signal: what has fallen against its sector for five days (more so on thin volume), and what trades more than it
+    is used to, rises a little over the next two days. Alpha158 sees both, and LightGBM finds most of it.
 
     Parameters
     ----------
-    folder : path
-        The data folder to make.
+    path : path
+        The folder.
     instruments : int
-        How many, besides the benchmark index ``DEMO_INDEX``.
+        How many, from 2 to 9999; the index comes on top.
     years : int
-        Years of trading days, up to the end of 2023.
+        Length of the calendar, from 1 to 50: weekdays but for New Year and Christmas.
     seed : int
         Another seed, another market.
+    end : date
+        The calendar ends on this day or the last trading day before it.
     overwrite : bool
-        True replaces a folder that is there.
-
-    Returns
-    -------
-    DemoSummary
-        Universes: ``all``; ``demo300`` and ``demo100``, the largest 300 and 100 of each half-year.
+        True replaces a data folder that is there.
 
     Raises
     ------
-    ConfigError
-        For fewer than 2 instruments or less than 1 year.
     DataError
-        When the folder is there and not to be replaced, or cannot be written.
+        When an argument cannot be meant, or `path` is taken or cannot be written to.
     """
-    if instruments < 2 or years < 1:
-        raise ConfigError("A market needs at least 2 instruments and 1 year.")
-    first_year = _LAST_DAY.year - years + 1
-    calendar = np.arange(np.datetime64(f"{first_year}-01-01", "D"), np.datetime64(_LAST_DAY, "D") + 1)
-    calendar = calendar[np.is_busday(calendar)]
-    market = _Market(instruments, len(calendar), np.random.Generator(np.random.PCG64(seed)))
-    series = {f"D{i:04d}": market.fields(i) for i in range(instruments)}
-    series[BENCHMARK] = market.index()
-    spans = {f"D{i:04d}": [(calendar[market.listed[i]], calendar[market.gone[i] - 1])] for i in range(instruments)}
-    universes: dict[str, Any] = {"all": spans}
-    for size in (300, 100):
-        universes[f"demo{size}"] = _largest(market, calendar, size)
-    write_whole(folder, lambda draft: write_folder(Path(draft), calendar, series, universes), overwrite=overwrite)
-    return DemoSummary(instruments, len(calendar), calendar[0], calendar[-1], tuple(universes))
+    _check(instruments, years, seed)
+    days = _calendar(end, years)
+    market = _simulate(np.random.Generator(np.random.PCG64(seed)), len(days), instruments)
+    codes = [f"D{i + 1:04d}" for i in range(instruments)]
+    members = {name: _largest(market, count) for name, count in UNIVERSES.items()}
+    lives = [(int(a), int(b) + 1) for a, b in zip(market.first, market.last, strict=True)]
+    series = {
+        code: (a, {name: values[a:b, i] for name, values in market.bars.items()})
+        for i, (code, (a, b)) in enumerate(zip(codes, lives, strict=True))
+    }
+    series[INDEX] = (0, _index(market, members["demo300"]))
+    universes = {name: _spans(mask, codes, days) for name, mask in members.items()}
+    universes["all"] = {code: [(days[a], days[b - 1])] for code, (a, b) in zip(codes, lives, strict=True)}
+    with new_folder(path, overwrite=overwrite) as draft:
+        write_folder(draft, days, series, universes)
+    rows = sum(b - a for a, b in lives)
+    return FolderSummary(
+        path=Path(path),
+        instruments=len(series),
+        days=len(days),
+        fields=_FIELDS,
+        first=days[0],
+        last=days[-1],
+        rows=rows + len(days),
+        missing=dict.fromkeys(_FIELDS, rows - int(market.traded.sum())),
+        notes=(f"universes {', '.join(sorted(universes))}; benchmark {INDEX}",),
+    )
 
 
-class _Market:
-    """Prices and volumes of all instruments. Only element-wise arithmetic and cumulative sums: the same bits everywhere."""
-
-    def __init__(self, n: int, days: int, random: np.random.Generator) -> None:
-        self.n, self.days = n, days
-        market = 0.0002 + 0.009 * random.standard_t(5, days) / 1.29
-        sectors = 0.005 * random.standard_normal((10, days))
-        beta = random.uniform(0.6, 1.4, n)
-        volatility = random.uniform(0.010, 0.024, n)
-        noise = random.standard_t(4, (n, days)) / 1.41
-        busy = random.standard_normal((n, days))
-        self.own, activity = self._own_returns(noise * volatility[:, None], busy)
-        returns = beta[:, None] * market + sectors[np.arange(n) % 10] + self.own
-        self.close = random.uniform(8, 120, n)[:, None] * np.exp(np.cumsum(returns, axis=1))
-        shares = np.exp(random.normal(13.0, 1.0, n))
-        self.volume = np.round(shares[:, None] * np.exp(0.35 * activity))
-        self.cap = self.close * shares[:, None] * 100
-        self.gap = random.normal(0, 0.3, (n, days)) * volatility[:, None]
-        self.reach = np.abs(random.normal(0, 0.5, (2, n, days))) * volatility[:, None]
-        self.listed = np.where(random.random(n) < 0.15, random.integers(0, max(1, days // 2), n), 0)
-        lasting = days - np.where(random.random(n) < 0.08, random.integers(0, max(1, days // 3), n), 0)
-        self.gone = np.maximum(lasting, self.listed + min(60, days - 1)).clip(max=days)
-        self.quiet = random.random((n, days)) < 0.0008
-        self.returns = market
-
-    @staticmethod
-    def _own_returns(noise: NDArray[Any], busy: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Each instrument's own returns, with the planted reversal, and its trading activity."""
-        own = np.zeros_like(noise)
-        activity = np.zeros_like(noise)
-        for t in range(noise.shape[1]):
-            recent = own[:, max(0, t - 5) : t].sum(axis=1) if t else 0.0
-            strength = _SIGNAL * (1.0 + 0.5 * np.tanh(activity[:, t - 1])) if t else 0.0
-            own[:, t] = noise[:, t] - strength * recent
-            activity[:, t] = 0.7 * activity[:, t - 1] + 0.7 * busy[:, t] + 8.0 * np.abs(noise[:, t])
-        return own, activity
-
-    def fields(self, i: int) -> tuple[int, dict[str, NDArray[Any]]]:
-        """Place of the first day, and the fields from there on; suspended days are missing."""
-        life = slice(int(self.listed[i]), int(self.gone[i]))
-        close = self.close[i, life]
-        before = np.concatenate([close[:1], close[:-1]])
-        opened = before * np.exp(self.gap[i, life])
-        high = np.maximum(opened, close) * np.exp(self.reach[0, i, life])
-        low = np.minimum(opened, close) * np.exp(-self.reach[1, i, life])
-        made = {
-            "open": opened, "high": high, "low": low, "close": close, "volume": self.volume[i, life],
-            "vwap": (opened + high + low + 2 * close) / 5, "factor": np.ones_like(close),
-        }  # fmt: skip
-        quiet = self._suspended(i)[life]
-        quiet[[0, -1]] = False
-        return life.start, {name: np.where(quiet, np.nan, v).astype(np.float32) for name, v in made.items()}
-
-    def _suspended(self, i: int) -> NDArray[np.bool_]:
-        """A suspension lasts five days."""
-        quiet = self.quiet[i].copy()
-        for _ in range(4):
-            quiet[1:] |= quiet[:-1].copy()
-        return np.asarray(quiet, bool)
-
-    def index(self) -> tuple[int, dict[str, NDArray[Any]]]:
-        """The benchmark: the market factor's level."""
-        level = (1000 * np.exp(np.cumsum(self.returns))).astype(np.float32)
-        names = ("open", "high", "low", "close", "vwap")
-        flat = {"volume": np.full(self.days, 1e6, np.float32), "factor": np.ones(self.days, np.float32)}
-        return 0, {**dict.fromkeys(names, level), **flat}
+def _check(instruments: int, years: int, seed: int) -> None:
+    for name, value, low, high in (("instruments", instruments, 2, 9999), ("years", years, 1, 50)):
+        if not low <= value <= high:
+            raise DataError(f"A demo market has {low} to {high} {name}, found {value}.")
+    if seed < 0:
+        raise DataError(f"A seed is not negative, found {seed}.")
 
 
-def _largest(market: _Market, calendar: NDArray[np.datetime64], size: int) -> dict[str, list[tuple[Any, Any]]]:
-    """The members of an index of the largest, chosen anew every half-year."""
-    members: dict[str, list[tuple[Any, Any]]] = {}
-    for start in range(0, len(calendar), 126):
-        stop = min(start + 126, len(calendar))
-        alive = (market.listed <= start) & (market.gone >= stop)
-        ranked = np.lexsort((np.arange(market.n), -market.cap[:, start]))
-        for i in [i for i in ranked if alive[i]][:size]:
-            members.setdefault(f"D{i:04d}", []).append((calendar[start], calendar[stop - 1]))
-    return members
+def _calendar(end: str | dt.date, years: int) -> Days:
+    try:
+        last = dt.date.fromisoformat(str(end))
+    except ValueError as exc:
+        raise DataError(f"The end of the demo market is no date: {end!r}. Write it as 2023-12-29.") from exc
+    day = min(last.day, 28) if last.month == 2 else last.day  # 29 February has no counterpart in most years
+    start = last.replace(year=last.year - years, day=day) + dt.timedelta(days=1)
+    every: Days = np.arange(np.datetime64(start, "D"), np.datetime64(last, "D") + 1)
+    holidays = [f"{y}-{d}" for y in range(start.year, last.year + 1) for d in ("01-01", "12-25")]
+    open_days: Days = every[np.is_busday(every, holidays=holidays)]
+    return open_days
+
+
+def _growth(x: Floats) -> Floats:
+    """Close to exp(x) for small x, made of square roots: always positive, and ``f(-x) = 1 / f(x)``."""
+    half = x / 2
+    root: Floats = half + np.sqrt(1 + half * half)
+    return root * root
+
+
+def _clustered(rng: np.random.Generator, days: int, columns: int) -> Floats:
+    """Shocks of unit variance whose volatility clusters (GARCH(1, 1)), with a jump on one day in a hundred."""
+    jump = np.where(rng.random((days, columns)) < 0.01, 3.5, 1.0)
+    shocks: Floats = rng.standard_normal((days, columns)) * jump / np.sqrt(0.99 + 0.01 * 3.5 * 3.5)
+    variance = np.ones(columns)
+    for t in range(days):
+        shocks[t] *= np.sqrt(variance)
+        variance = 0.05 + 0.08 * np.minimum(shocks[t] * shocks[t], 25.0) + 0.87 * variance
+    return shocks
+
+
+def _habit(rng: np.random.Generator, days: int, columns: int, keep: float = 0.8) -> Floats:
+    """Deviations of unit variance that fade by the factor `keep` a day."""
+    values = rng.standard_normal((days, columns))
+    fresh = np.sqrt(1 - keep * keep)
+    for t in range(1, days):
+        values[t] = keep * values[t - 1] + fresh * values[t]
+    return values
+
+
+def _with_signal(noise: Floats, activity: Floats) -> Floats:
+    """Return the noise with the planted effect: day t depends on what could be seen at the closes of t-1 and t-2."""
+    own = noise.copy()
+    signal = np.zeros_like(noise)
+    for t in range(len(noise)):
+        if t >= 2:
+            own[t] += _EFFECT * (signal[t - 1] + signal[t - 2]) / 2
+        if t >= 4:
+            week = (own[t] + own[t - 1] + own[t - 2] + own[t - 3] + own[t - 4]) / np.sqrt(5.0)
+            thin = 1 - 0.3 * np.clip(activity[t], -2.0, 2.0)
+            signal[t] = 0.5 * np.clip(activity[t], -2.5, 2.5) - 0.85 * np.clip(week, -2.5, 2.5) * thin
+    return own
+
+
+def _lives(rng: np.random.Generator, days: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last day of each instrument: a seventh is listed late, one in sixteen is delisted."""
+    late, gone = rng.random(columns) < 1 / 7, rng.random(columns) < 1 / 16
+    first = np.where(late, np.floor((0.05 + 0.7 * rng.random(columns)) * days), 0).astype(np.int64)
+    last = np.where(gone, np.floor((0.3 + 0.65 * rng.random(columns)) * days), days - 1).astype(np.int64)
+    last = np.where(last - first < days // 8, days - 1, last)
+    first[0], last[0] = 0, days - 1  # somebody is always there, or the index would stand on nothing
+    return first, last
+
+
+def _suspended(rng: np.random.Generator, days: int, columns: int) -> Flags:
+    off = np.zeros((days, columns), bool)
+    starts = np.argwhere(rng.random((days, columns)) < 0.0006)
+    lengths = 1 + np.floor(12 * rng.random(len(starts))).astype(np.int64)
+    for (day, column), length in zip(starts, lengths, strict=True):
+        off[day : day + length, column] = True
+    return off
+
+
+def _factor(rng: np.random.Generator, days: int, columns: int) -> Floats:
+    """What a raw price is multiplied by: grows with a dividend a year and, now and then, a two-for-one split."""
+    since_dividend = (np.arange(days)[:, None] + np.floor(252 * rng.random(columns))) % 252
+    dividend = np.where(since_dividend == 251, 1 + 0.03 * rng.random(columns), 1.0)
+    split = np.where(rng.random((days, columns)) < 0.0002, 2.0, 1.0)
+    step = dividend * split
+    step[0] = 1.0
+    return np.multiply.accumulate(step, axis=0)
+
+
+def _simulate(rng: np.random.Generator, days: int, columns: int) -> _Market:
+    shape = (days, columns)
+    beta = 0.6 + 0.8 * rng.random(columns)
+    sector = np.floor(_SECTORS * rng.random(columns)).astype(np.int64)
+    volatility = 0.011 + 0.015 * rng.random(columns)
+    common = 0.0004 + 0.009 * _clustered(rng, days, 1) * beta
+    common = common + 0.004 * _clustered(rng, days, _SECTORS)[:, sector]
+    noise, activity = _clustered(rng, days, columns), _habit(rng, days, columns)
+    returns = np.clip(common + volatility * _with_signal(noise, activity), -0.4, 0.6)
+
+    start = 8 + 110 * rng.random(columns)
+    shares = 2e9 * _growth(1.3 * rng.standard_normal(columns)) / start
+    close = start * np.multiply.accumulate(1 + returns, axis=0)
+    before = np.concatenate([start[None, :], close[:-1]])
+    open_ = before * (1 + 0.4 * returns + 0.25 * volatility * rng.standard_normal(shape))
+    high = np.maximum(open_, close) * (1 + 0.4 * volatility * np.abs(rng.standard_normal(shape)))
+    low = np.minimum(open_, close) * (1 - 0.4 * volatility * np.abs(rng.standard_normal(shape)))
+    factor = _factor(rng, days, columns)
+    turnover = 0.004 * _growth(0.4 * activity + 0.15 * np.minimum(np.abs(noise), 4.0))
+    bars = {
+        "open": open_, "high": high, "low": low, "close": close,
+        "volume": np.rint(shares * turnover) / factor,
+        "vwap": (open_ + high + low + close) / 4,
+        "factor": factor,
+    }  # fmt: skip
+
+    first, last = _lives(rng, days, columns)
+    day = np.arange(days)[:, None]
+    edge = (day == first) | (day == last)  # an instrument trades on its first and on its last day
+    traded = (day >= first) & (day <= last) & (edge | ~_suspended(rng, days, columns))
+    bars = {name: np.where(traded, values, np.nan) for name, values in bars.items()}
+    return _Market(bars, returns, close * shares, first, last, traded)
+
+
+def _largest(market: _Market, count: int) -> Flags:
+    """Return who is among the `count` largest on each day, by the reviews."""
+    days, columns = market.size.shape
+    members = np.zeros((days, columns), bool)
+    for review in range(0, days, _REVIEW):
+        listed = np.flatnonzero((market.first <= review) & (market.last >= review))
+        order = np.argsort(-market.size[review, listed], kind="stable")
+        members[review : review + _REVIEW, listed[order[:count]]] = True
+    return members & (np.arange(days)[:, None] <= market.last)
+
+
+def _spans(members: Flags, codes: list[str], days: Days) -> dict[str, list[tuple[np.datetime64, np.datetime64]]]:
+    edges = np.diff(members.astype(np.int8), axis=0, prepend=0, append=0)
+    spans = {}
+    for i, code in enumerate(codes):
+        begins, ends = np.flatnonzero(edges[:, i] == 1), np.flatnonzero(edges[:, i] == -1) - 1
+        if begins.size:
+            spans[code] = [(days[a], days[b]) for a, b in zip(begins, ends, strict=True)]
+    return spans
+
+
+def _total(values: Floats) -> Floats:
+    """Sum of each row, added from left to right (numpy's own sum regroups its terms)."""
+    total: Floats = np.add.accumulate(values, axis=1)[:, -1]
+    return total
+
+
+def _index(market: _Market, members: Flags) -> dict[str, Floats]:
+    held = members[1:] & (market.first < np.arange(1, len(members))[:, None])  # a first day has no return yet
+    weight = np.where(held, market.size[:-1], 0.0)
+    change = np.concatenate([np.zeros(1), _total(weight * market.returns[1:]) / _total(weight)])
+    close = 1000 * np.multiply.accumulate(1 + change)
+    before = np.concatenate([np.full(1, 1000.0), close[:-1]])
+    open_ = before * (1 + 0.4 * change)
+    high, low = np.maximum(open_, close) * 1.001, np.minimum(open_, close) * 0.999
+    volume = _total(np.where(members & market.traded, market.bars["volume"], 0.0))
+    return {
+        "open": open_, "high": high, "low": low, "close": close,
+        "volume": np.rint(volume), "vwap": (open_ + high + low + close) / 4, "factor": np.ones(len(close)),
+    }  # fmt: skip

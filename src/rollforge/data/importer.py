@@ -1,239 +1,212 @@
-"""Tables of daily prices to a data folder: Parquet or CSV, one long table or a file an instrument."""
+"""Tables of daily prices into a data folder.
+
+The source is one long table (a row per instrument and day) as Parquet or CSV, or a folder with such a file per
+instrument. Whatever cannot be right is refused, with its row and its column, before anything is written.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from rollforge.data.provider import write_folder
+from rollforge.data.folder import FolderSummary, new_folder
+from rollforge.data.provider import Days, write_folder
+from rollforge.data.table import CODE, DATE, Table, read_table
 from rollforge.errors import DataError, DataNotFound, nearest
 
-__all__ = ["ImportSummary", "import_table", "write_whole"]
+__all__ = ["import_table"]
 
 log = logging.getLogger(__name__)
 
-_NAMES = {
-    "instrument": ("instrument", "symbol", "ticker", "code", "name", "asset", "stock", "ts_code"),
-    "datetime": ("datetime", "date", "day", "time", "timestamp", "trade_date"),
-}
 _PRICES = ("open", "high", "low", "close", "vwap")
-_SAFE = re.compile(r"[A-Za-z0-9._^=+-]+")
+_NOT_NEGATIVE = (*_PRICES, "volume", "amount", "factor")
+_UNFIT = frozenset('/\\:*?"<>|')
 
 
 @dataclass(frozen=True, slots=True)
-class ImportSummary:
-    """What an import wrote."""
+class _Rows:
+    """The table, ordered by instrument and day. One entry a row in each array but `codes` and `calendar`."""
 
-    instruments: int
-    days: int
-    first_day: np.datetime64
-    last_day: np.datetime64
-    fields: tuple[str, ...]
-    made: tuple[str, ...]
-    """Fields that the table lacked and the import made."""
-    gaps: int
-    """Days inside an instrument's life without a row."""
-
-    def __str__(self) -> str:
-        made = f" ({', '.join(self.made)} made)" if self.made else ""
-        return (
-            f"{self.instruments} instruments, {self.days} days from {self.first_day} to {self.last_day}, "
-            f"fields {', '.join(self.fields)}{made}, {self.gaps} missing rows"
-        )
-
-
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(file) if file.suffix in (".parquet", ".pq") else pd.read_csv(file)
-    except (OSError, ValueError) as exc:
-        raise DataError(f"{file} cannot be read: {exc}") from exc
-
-
-def _read_source(source: Path) -> pd.DataFrame:
-    if source.is_file():
-        return _read(source)
-    if not source.is_dir():
-        raise DataNotFound(f"There is no table {str(source)!r}.")
-    files = sorted(p for p in source.iterdir() if p.suffix in (".parquet", ".pq", ".csv"))
-    if not files:
-        raise DataNotFound(f"The folder {source} holds no .parquet or .csv file.")
-    parts = []
-    for file in files:
-        part = _read(file)
-        found = _column(part, "instrument")
-        parts.append(part if found else part.assign(instrument=file.stem))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _column(table: pd.DataFrame, role: str) -> str | None:
-    lower = {str(c).lower(): str(c) for c in table.columns}
-    return next((lower[n] for n in _NAMES[role] if n in lower), None)
-
-
-def _normalise(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """The table with columns instrument, datetime, and fields in lower case."""
-    if table.index.names != [None]:
-        table = table.reset_index()
-    for wanted, name in columns.items():
-        if name not in table.columns:
-            raise DataError(f"There is no column {name!r} for {wanted}.{nearest(name, map(str, table.columns))}")
-    table = table.rename(columns={name: wanted for wanted, name in columns.items()})
-    for role in ("instrument", "datetime"):
-        found = _column(table, role)
-        if found is None:
-            raise DataError(
-                f"The table has no {role}: none of its columns {', '.join(map(str, table.columns))} is called "
-                f"{', '.join(_NAMES[role])}."
-            )
-        table = table.rename(columns={found: role})
-    table = table.rename(columns={c: str(c).lower().lstrip("$") for c in table.columns})
-    if table.empty:
-        raise DataError("The table has no rows.")
-    table["instrument"] = table["instrument"].astype(str).str.strip().str.upper()
-    parsed = pd.to_datetime(table["datetime"].astype(str), errors="coerce", format="mixed")
-    if parsed.isna().any():
-        at = int(np.argmax(parsed.isna().to_numpy()))
-        raise DataError(f"Row {at + 1} has the date {table['datetime'].iloc[at]!r}, which cannot be read.")
-    table["datetime"] = parsed.dt.normalize()
-    return table
-
-
-def _check(table: pd.DataFrame) -> list[str]:
-    """The names of the fields, after the values were looked at."""
-    fields = [
-        c for c in table.columns if c not in ("instrument", "datetime") and not c.startswith(("unnamed", "index"))
-    ]
-    fields = [f for f in fields if not (table[f].dtype == object and f in ("name", "adj", "exchange", "currency"))]
-    if "close" not in fields:
-        raise DataError(f"The table has no close.{nearest('close', fields)} It has: {', '.join(fields) or 'nothing'}.")
-    for name in fields:
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        odd = numbers.isna() & table[name].notna()
-        if odd.any():
-            at = int(np.argmax(odd.to_numpy()))
-            raise DataError(f"Column {name!r}, row {at + 1}: {table[name].iloc[at]!r} is no number.")
-        table[name] = numbers
-        if name in _PRICES and (numbers < 0).any():
-            at = int(np.argmax((numbers < 0).to_numpy()))
-            raise DataError(f"Column {name!r}, row {at + 1}: a price of {numbers.iloc[at]} cannot be.")
-    odd_codes = [c for c in table["instrument"].unique() if not _SAFE.fullmatch(c)]
-    if odd_codes:
-        raise DataError(f"The instrument {odd_codes[0]!r} cannot be the name of a folder; rename it.")
-    twice = table.duplicated(["instrument", "datetime"])
-    if twice.any():
-        row = table[twice].iloc[0]
-        raise DataError(
-            f"{int(twice.sum())} rows stand twice, the first for {row['instrument']} on {row['datetime'].date()}."
-        )
-    return fields
+    codes: list[str]
+    calendar: Days
+    code: NDArray[np.int64]
+    """Place in `codes`."""
+    day: NDArray[np.int64]
+    """Place in `calendar`."""
+    values: dict[str, NDArray[np.float64]]
 
 
 def import_table(
     source: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     market: str = "all",
-    universes: Mapping[str, Sequence[str]] | None = None,
+    universes: Mapping[str, Sequence[str] | None] | None = None,
     columns: Mapping[str, str] | None = None,
     overwrite: bool = False,
-) -> ImportSummary:
-    """Write a table of daily prices as a data folder, all of it or nothing.
+) -> FolderSummary:
+    """Write a table of daily values as a data folder, and return what is in it.
+
+    Instrument and day are found by their usual names (``instrument``, ``symbol``, ``ticker``, ``code``, ``name`` …;
+    ``datetime``, ``date``, ``trade_date`` …), whatever their case. Every other column of numbers becomes a field, its
+    name in lower case. ``vwap`` is made as the mean of open, high, low and close where there is none, ``factor`` is 1
+    where there is none. The calendar is made of all days of the table; each instrument goes from its first to its last
+    day, and days without a row are NaN there.
 
     Parameters
     ----------
     source : path
-        A Parquet or CSV file with one row an instrument and day, or a folder with one such file an instrument. Columns are
-        known by their usual names; every numeric column becomes a field.
-    folder : path
-        The data folder to make.
+        A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), or a folder with one per instrument, named by its code.
+    path : path
+        The data folder; must not be there yet, or be empty.
     market : str
         Name of the universe of all instruments.
     universes : mapping, optional
-        Name -> codes of further universes.
+        Further universes: name -> codes; None stands for all.
     columns : mapping, optional
-        ``instrument`` or ``datetime`` or a field -> the table's name for it.
+        Source column -> ``instrument``, ``datetime`` or the name of a field; ``""`` leaves the column out.
     overwrite : bool
-        True replaces a folder that is there.
-
-    Returns
-    -------
-    ImportSummary
-        A day inside an instrument's life without a row is missing in every field. ``vwap`` is made as the mean of open,
-        high, low and close where the table has none, ``factor`` as 1.
+        True replaces a data folder that is there.
 
     Raises
     ------
+    DataNotFound
+        When there is no such source.
     DataError
-        For rows that stand twice, dates or numbers that cannot be read, negative prices, an empty table; and for a folder
-        that is there.
+        When the table cannot be right: nothing in it, no column of instruments or days, a day that is no date, text
+        where numbers belong, a negative price, the same day twice, a code that cannot be a folder's name. Nothing has
+        been written.
     """
-    table = _normalise(_read_source(Path(source).expanduser()), columns or {})
-    fields = _check(table)
-    made = []
-    if "vwap" not in fields and {"open", "high", "low"} <= set(fields):
-        table["vwap"] = table[["open", "high", "low", "close"]].mean(axis=1)
-        made.append("vwap")
-    if "factor" not in fields:
-        table["factor"] = 1.0
-        made.append("factor")
-    fields += made
-    calendar = np.sort(table["datetime"].unique()).astype("datetime64[D]")
-    series: dict[str, Any] = {}
-    spans: dict[str, list[tuple[Any, Any]]] = {}
-    gaps = 0
-    for code, rows in table.groupby("instrument", sort=True):
-        place = np.searchsorted(calendar, rows["datetime"].to_numpy().astype("datetime64[D]"))
-        first, last = int(place.min()), int(place.max())
-        gaps += last - first + 1 - len(place)
-        values = {}
-        for name in fields:
-            values[name] = np.full(last - first + 1, np.nan, np.float32)
-            values[name][place - first] = rows[name].to_numpy(np.float32)
-        series[str(code)] = (first, values)
-        spans[str(code)] = [(calendar[first], calendar[last])]
-    known = {market: spans}
-    for name, codes in (universes or {}).items():
-        unknown = [c for c in codes if c.upper() not in spans]
-        if unknown:
-            raise DataError(f"Universe {name!r} names {unknown[0]!r}, which the table does not have.")
-        known[name] = {c.upper(): spans[c.upper()] for c in codes}
-    write_whole(folder, lambda draft: write_folder(draft, calendar, series, known), overwrite=overwrite)
-    return ImportSummary(len(series), len(calendar), calendar[0], calendar[-1], tuple(fields), tuple(made), gaps)
+    place = Path(source).expanduser()
+    table = read_table(place, dict(columns or {}))
+    rows = _ordered(table)
+    _check_values(table, rows)
+    notes = [*table.notes, *_complete(rows)]
+    first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
+    stop = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="right")
+    lives = {
+        code: (rows.calendar[rows.day[a]], rows.calendar[rows.day[b - 1]])
+        for code, a, b in zip(rows.codes, first, stop, strict=True)
+    }
+    members = _universes(market, universes or {}, lives)
+    series: dict[str, tuple[int, Mapping[str, NDArray[np.float32]]]] = {}
+    missing = dict.fromkeys(rows.values, 0)
+    cells = 0
+    for code, a, b in zip(rows.codes, first, stop, strict=True):
+        begin = int(rows.day[a])
+        days = int(rows.day[b - 1]) - begin + 1
+        fields = {}
+        for name, values in rows.values.items():
+            block = np.full(days, np.nan, np.float32)
+            block[rows.day[a:b] - begin] = values[a:b]
+            fields[name] = block
+            missing[name] += int(np.isnan(block).sum())
+        series[code] = (begin, fields)
+        cells += days
+    with new_folder(path, overwrite=overwrite) as draft:
+        write_folder(draft, rows.calendar, series, members)
+    summary = FolderSummary(
+        path=Path(path),
+        instruments=len(rows.codes),
+        days=len(rows.calendar),
+        fields=tuple(rows.values),
+        first=rows.calendar[0],
+        last=rows.calendar[-1],
+        rows=cells,
+        missing=missing,
+        notes=tuple(notes),
+    )
+    log.info("imported %s: %s", place, summary)
+    return summary
 
 
-def write_whole(folder: str | os.PathLike[str], write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Let `write` fill a folder beside the wanted one, and give it the name when it is complete.
+def _check_codes(codes: Sequence[str]) -> None:
+    upper: dict[str, str] = {}
+    for code in codes:
+        bad = not code.isprintable() or any(c in _UNFIT or c.isspace() for c in code) or code.strip(".") != code
+        if bad or code.upper().lower() != code.lower():
+            raise DataError(
+                f"The instrument code {code!r} cannot be the name of a folder. Write it with letters, digits, '.', '-' "
+                "and '_', as 'BRK-B' for 'BRK/B'."
+            )
+        other = upper.setdefault(code.upper(), code)
+        if other != code:
+            raise DataError(f"The instrument codes {other!r} and {code!r} differ in case alone, which folders may not.")
 
-    Raises
-    ------
-    DataError
-        When the folder is there and not to be replaced, or cannot be written.
-    """
-    target = Path(folder).expanduser().absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise DataError(f"{target} is there already. Say --overwrite to replace it, or name another folder.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as exc:
-        raise DataError(f"{target} cannot be written: {exc.strerror}.") from exc
-    try:
-        draft.chmod(0o755)
-        write(draft)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
-    except OSError as exc:
-        raise DataError(f"{target} cannot be written: {exc.strerror}.") from exc
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+def _ordered(table: Table) -> _Rows:
+    frame = table.frame
+    code, names = pd.factorize(frame[CODE], sort=True)
+    codes = [str(n) for n in names]
+    _check_codes(codes)
+    dates = frame[DATE].to_numpy().astype("datetime64[D]")
+    calendar, day = np.unique(dates, return_inverse=True)
+    order = np.lexsort((day, code))
+    code, day = code[order].astype(np.int64), day[order].astype(np.int64)
+    twice = np.flatnonzero((np.diff(code) == 0) & (np.diff(day) == 0))
+    if twice.size:
+        shown = [f"{codes[code[i]]} on {calendar[day[i]]} ({table.where(order[i + 1])})" for i in twice[:5]]
+        more = f" and {twice.size - 5} more" if twice.size > 5 else ""
+        raise DataError(f"An instrument has one row a day, but there are more: {', '.join(shown)}{more}.")
+    values = {
+        str(name): frame[name].to_numpy(np.float64, na_value=np.nan)[order]
+        for name in frame
+        if name not in (CODE, DATE)
+    }
+    return _Rows([c.upper() for c in codes], calendar, code, day, values)
+
+
+def _check_values(table: Table, rows: _Rows) -> None:
+    for name, values in rows.values.items():
+        bad = np.isinf(values)
+        what = "is infinite"
+        if not bad.any() and name in _NOT_NEGATIVE:
+            bad = values < 0
+            what = "is negative"
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{name} of {rows.codes[rows.code[i]]} on {rows.calendar[rows.day[i]]} {what} ({values[i]:g}); "
+                f"{int(bad.sum())} such value{'s' if bad.sum() > 1 else ''} in {table.source}. Correct the source."
+            )
+
+
+def _complete(rows: _Rows) -> list[str]:
+    """Add vwap and factor where the table has none, and say so."""
+    notes = []
+    values = rows.values
+    if "vwap" not in values and all(f in values for f in _PRICES[:4]):
+        # Rounded as they are stored, so that a CSV file and a Parquet file of the same table give the same bytes.
+        bars = [values[f].astype(np.float32).astype(np.float64) for f in _PRICES[:4]]
+        values["vwap"] = (bars[0] + bars[1] + bars[2] + bars[3]) / 4
+        notes.append("vwap made as the mean of open, high, low and close: the table has none")
+    if "factor" not in values:
+        values["factor"] = np.ones(len(rows.code))
+        notes.append("factor set to 1: the table has none, its prices count as adjusted")
+    return notes
+
+
+def _universes(
+    market: str, named: Mapping[str, Sequence[str] | None], lives: Mapping[str, tuple[np.datetime64, np.datetime64]]
+) -> dict[str, dict[str, list[tuple[np.datetime64, np.datetime64]]]]:
+    members = {}
+    for name, codes in {market: None, **named}.items():
+        if not name or name != name.strip() or not name.isprintable() or any(c in _UNFIT for c in name):
+            raise DataError(f"A universe cannot be called {name!r}: its name is the name of a file.")
+        chosen = list(lives) if codes is None else [c.upper() for c in codes]
+        if not chosen:
+            raise DataError(f"The universe {name!r} is empty. Name the codes that belong to it, or leave it out.")
+        for code in chosen:
+            if code not in lives:
+                raise DataNotFound(
+                    f"The universe {name!r} names {code!r}, which is not in the table.{nearest(code, lives)}"
+                )
+        members[name] = {code: [lives[code]] for code in chosen}
+    return members

@@ -1,0 +1,112 @@
+"""Putting a data folder in its place: all of it or nothing, and what is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rollforge.errors import DataError
+
+__all__ = ["FolderSummary", "new_folder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSummary:
+    """What a data folder that was just made holds."""
+
+    path: Path
+    instruments: int
+    """How many instruments, those outside every universe included."""
+    days: int
+    """Length of the calendar."""
+    fields: tuple[str, ...]
+    first: np.datetime64
+    """First trading day."""
+    last: np.datetime64
+    """Last trading day."""
+    rows: int
+    """Instrument-days between the first and the last day of each instrument."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Field -> how many of the `rows` have no value."""
+    notes: tuple[str, ...] = ()
+    """What was made or left out on the way."""
+
+    def __str__(self) -> str:
+        """Return the summary as one line, and one more for each note."""
+        gaps = max(self.missing.values(), default=0)
+        lines = [
+            f"{self.instruments} instruments x {self.days} days, {self.first} to {self.last}, "
+            f"fields {', '.join(self.fields)}; {gaps} of {self.rows} rows with gaps"
+        ]
+        return "\n  ".join([*lines, *self.notes])
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give the block a temporary folder, and put it at `path` when the block ends well.
+
+    Parameters
+    ----------
+    path : path
+        Where the folder goes. Its parents are made.
+    overwrite : bool
+        True replaces a data folder that is there; nothing else is ever replaced.
+
+    Raises
+    ------
+    DataError
+        When something is at `path` that may not be replaced, or the place cannot be written to. Nothing has changed.
+    """
+    target = Path(path).expanduser().absolute()
+    _check_place(target, overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as exc:
+        raise DataError(f"{target} cannot be made: {exc.strerror} ({exc.filename}).") from exc
+    try:
+        yield draft
+        draft.chmod(0o777 & ~_umask())  # mkdtemp makes it for this user alone
+        _put(draft, target)
+    except OSError as exc:
+        raise DataError(f"{target} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_place(target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir():
+        raise DataError(f"{target} is a file. Name a folder that is not there yet.")
+    if not (target / "calendars").is_dir():
+        raise DataError(f"{target} holds something that is no data folder; it is never replaced. Name another folder.")
+    if not overwrite:
+        raise DataError(f"{target} is there already. Name another folder, or replace it with --overwrite.")
+
+
+def _put(draft: Path, target: Path) -> None:
+    """Rename `draft` to `target`; what was there goes only after the new one stands."""
+    old = draft.with_suffix(".old")
+    if target.is_dir():
+        target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
