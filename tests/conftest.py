@@ -67,3 +67,13 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
     monkeypatch.setattr("rollforge.session._default", None)
+
+
+@pytest.fixture(scope="session")
+def small_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo market of 30 instruments and two years, and compiled kernels for it."""
+    from rollforge.data.demo import make_demo
+
+    folder = tmp_path_factory.mktemp("market") / "data"
+    make_demo(folder, instruments=30, years=2, end="2023-12-29")
+    return folder

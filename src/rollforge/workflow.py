@@ -515,9 +515,14 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
 
 def _check_buildable(template: Mapping[str, Any]) -> None:
     """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored."""
+    from rollforge.data.handler import DataHandler
+
     resolved = resolve_references(template)
     build(resolved["model"], where="task.model")
     dataset = build(resolved["dataset"], where="task.dataset")
+    handler = getattr(dataset, "handler", None)
+    if isinstance(handler, DataHandler):
+        handler.check()
     records = resolved.get("record") or []
     for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
         where = f"task.record.{i}" if isinstance(records, list) else "task.record"

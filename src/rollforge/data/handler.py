@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import build
-from rollforge.data.engine import FeaturePlan, session_provider
-from rollforge.data.operators import custom_operators
+from rollforge.data.engine import FeaturePlan, resolve_instruments, session_provider
+from rollforge.data.expression import parse
+from rollforge.data.operators import custom_operators, fields_of
 from rollforge.data.panel import Panel, PanelCache, empty_groups
 from rollforge.data.processor import Processor
-from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
+from rollforge.data.provider import Provider
+from rollforge.errors import ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
 from rollforge.session import Session, current_session
 from rollforge.task import encode
 
@@ -79,6 +81,17 @@ class QlibDataLoader(DataLoader):
         if isinstance(instruments, Mapping):
             return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
         return {"market": instruments, "filter_pipe": self.filter_pipe}
+
+    def check(self, instruments: Any, provider: Provider) -> None:
+        """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder."""
+        resolve_instruments(provider, self.universe(instruments))
+        known = set(provider.fields())
+        for expressions, _ in self.groups.values():
+            for text in expressions:
+                for name in sorted(fields_of(parse(text)) - known):
+                    raise DataNotFound(
+                        f"There is no field ${name} in {provider.path}, which {text!r} reads.{nearest(name, known)}"
+                    )
 
     def definition(self) -> Any:
         """Return what the result depends on, as plain data."""
@@ -171,6 +184,19 @@ class DataHandler:
             if name in kwargs:
                 setattr(self, name, kwargs[name])
                 self._panels = {}
+
+    def check(self) -> None:
+        """Do nothing, unless the data folder cannot answer: before anything is computed.
+
+        Raises
+        ------
+        ExpressionError, DataNotFound, DataError
+            For an expression, a field, a universe or a range that cannot be.
+        """
+        session = current_session()
+        if isinstance(self.data_loader, QlibDataLoader):
+            self._check_range(session)
+            self.data_loader.check(self.instruments, session_provider(session))
 
     def setup_data(self, **kwargs: Any) -> None:
         """Compute what :meth:`fetch` will be asked for, or find it in the cache."""

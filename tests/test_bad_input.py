@@ -1,0 +1,319 @@
+"""Bad input gives one clear message and changes nothing: nothing is stored, trained, or half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from rollforge.data.engine import features
+from rollforge.data.provider import open_provider
+from rollforge.errors import RollforgeError
+from rollforge.session import Session, using
+from rollforge.workflow import Plan, load_workflow, make_plan
+
+Document = dict[str, Any]
+
+
+def workflow(market: Path, folder: Path) -> Document:
+    """A small workflow that is right in every point."""
+    handler = {
+        "class": "Alpha158",
+        "module_path": "qlib.contrib.data.handler",
+        "kwargs": {
+            "instruments": "all",
+            "start_time": "2022-01-03",
+            "end_time": "2023-12-29",
+            "fit_start_time": "2022-01-03",
+            "fit_end_time": "2022-10-31",
+        },
+    }
+    segments = {
+        "train": ["2022-01-03", "2022-10-31"],
+        "valid": ["2022-11-01", "2022-12-30"],
+        "test": ["2023-01-02", "2023-12-29"],
+    }
+    return {
+        "rollforge": {
+            "data": str(market),
+            "store": f"sqlite:///{folder}/tasks.db",
+            "tracking": f"folder:{folder}/runs",
+            "experiment": "small",
+        },
+        "task": {
+            "model": {
+                "class": "LinearModel",
+                "module_path": "qlib.contrib.model.linear",
+                "kwargs": {"estimator": "ols"},
+            },
+            "dataset": {
+                "class": "DatasetH",
+                "module_path": "qlib.data.dataset",
+                "kwargs": {"handler": handler, "segments": segments},
+            },
+            "record": [{"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"}],
+        },
+        "rolling": {"step": 60, "rtype": "sliding"},
+    }
+
+
+def put(path: str, value: Any) -> Callable[[Document], None]:
+    """A change of one place in a workflow."""
+
+    def change(document: Document) -> None:
+        *parents, last = path.split(".")
+        node: Any = document
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+
+    return change
+
+
+SEGMENTS = "task.dataset.kwargs.segments"
+HANDLER = "task.dataset.kwargs.handler"
+CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
+    "step of zero": ("rolling.step", 0, ("rolling.step", "at least 1", "0")),
+    "negative step": ("rolling.step", -5, ("rolling.step", "at least 1", "-5")),
+    "unknown rolling type": ("rolling.rtype", "slidng", ("rolling.rtype", "Did you mean 'sliding'")),
+    "inverted segment": (f"{SEGMENTS}.train", ["2022-10-31", "2022-01-03"], (f"{SEGMENTS}.train", "inverted")),
+    "overlapping segments": (f"{SEGMENTS}.valid", ["2022-10-01", "2022-12-30"], (SEGMENTS, "overlaps with 'valid'")),
+    "missing segment": (f"{SEGMENTS}.train", None, (SEGMENTS, "no segment 'train'")),
+    "segment no pair": (f"{SEGMENTS}.test", "2023-01-02", (f"{SEGMENTS}.test", "(first day, last day)")),
+    "segment no date": (f"{SEGMENTS}.test", ["soon", "2023-12-29"], (f"{SEGMENTS}.test.0", "'soon' is no date")),
+    "segment before the calendar": (
+        f"{SEGMENTS}.train",
+        ["2001-01-01", "2002-01-01"],
+        ("no trading day", "the calendar has 2022-01-"),
+    ),
+    "segment after the calendar": (f"{SEGMENTS}.test", ["2031-01-01", "2032-01-01"], ("no trading day", "2023-12-29")),
+    "unknown class": ("task.model.class", "LinaerModel", ("task.model", "Did you mean 'LinearModel'")),
+    "unknown module": ("task.model.module_path", "rollforge.modls", ("task.model", "Did you mean 'rollforge.models'")),
+    "module of qlib that is not covered": (
+        "task.model.module_path",
+        "qlib.contrib.model.pytorch_gru",
+        ("task.model", "qlib.contrib.model.pytorch_gru", "pyqlib is not installed"),
+    ),
+    "unknown argument": ("task.model.kwargs", {"alhpa": 1.0}, ("task.model.kwargs", "Did you mean 'alpha'")),
+    "misspelt key": ("task.modle", {}, ("task.modle", "Did you mean 'model'")),
+    "unknown record": ("task.record.0.class", "SignalRecrod", ("task.record.0", "Did you mean 'SignalRecord'")),
+    "unknown processor": (
+        f"{HANDLER}.kwargs.infer_processors",
+        [{"class": "ZScoreNrom"}],
+        ("Did you mean 'ZScoreNorm'",),
+    ),
+    "processor without a fit window": (
+        f"{HANDLER}.kwargs",
+        {"instruments": "all", "infer_processors": [{"class": "ZScoreNorm"}]},
+        ("ZScoreNorm", "fit_start_time"),
+    ),
+    "handler dates out of order": (f"{HANDLER}.kwargs.start_time", "2024-06-01", ("inverted",)),
+    "unknown universe": (f"{HANDLER}.kwargs.instruments", "al", ("no universe 'al'", "Did you mean 'all'")),
+    "field that the data lack": (f"{HANDLER}.kwargs.label", ["Ref($clsoe, -1)"], ("no field $clsoe", "'close'")),
+    "broken expression": (f"{HANDLER}.kwargs.label", ["Ref($close, -2)/Ref($close, -1"], ("position", "^")),
+}
+
+
+def plan(document: Document, folder: Path) -> Plan:
+    file = folder / "workflow.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return make_plan(load_workflow(file))
+
+
+def test_the_workflow_itself_is_right(small_market: Path, tmp_path: Path) -> None:
+    """The document that the cases below spoil makes tasks when it is left alone."""
+    made = plan(workflow(small_market, tmp_path), tmp_path)
+    assert len(made.tasks) == 5
+    assert made.warnings == ()
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_mistake_in_a_workflow_is_named_and_nothing_is_written(case: str, small_market: Path, tmp_path: Path) -> None:
+    """The message says where and what, and offers the nearest name; no store, no run, no cache comes to be."""
+    path, value, expected = CASES[case]
+    document = workflow(small_market, tmp_path)
+    put(path, value)(document)
+    with pytest.raises(RollforgeError) as caught:
+        plan(document, tmp_path)
+    for words in expected:
+        assert words in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["workflow.yaml"]
+
+
+def spoiled(market: Path, folder: Path) -> Path:
+    copy = folder / "spoiled"
+    shutil.copytree(market, copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("instruments", "fields", "expected"),
+    [
+        ("demo30", ["$close"], ("no universe 'demo30'", "Did you mean 'demo300'", "demo100")),
+        ([], ["$close"], ("list of instruments is empty",)),
+        (["NOBODY"], ["$close"], ("NOBODY",)),
+        ("all", ["$clsoe"], ("no field $clsoe", "Did you mean 'close'", "$volume")),
+        ("all", ["Maen($close, 5)"], ("unknown operator 'Maen'", "Did you mean 'Mean'", "position 1")),
+        ("all", ["Mean($close)"], ("Mean takes 2 arguments, found 1",)),
+        ("all", ["Mean($close, 2.5)"], ("whole number of days",)),
+        ("all", ["$close +"], ("ends too early", "position 9")),
+        ("all", ["$close ? 2"], ("'?' is not understood", "position 8")),
+        ("all", ["close"], ("fields are written $close",)),
+    ],
+)
+def test_a_mistake_in_a_query_is_named(
+    small_market: Path, instruments: Any, fields: list[str], expected: tuple[str, ...]
+) -> None:
+    """Universes, instruments, fields and expressions that do not exist: what was found, what there is, where."""
+    with pytest.raises(RollforgeError) as caught:
+        features(instruments, fields, session=Session(provider_uri=str(small_market)))
+    for words in expected:
+        assert words in str(caught.value)
+
+
+def test_an_empty_universe_is_named(small_market: Path, tmp_path: Path) -> None:
+    """An instrument list without a line, and one whose members have no data in the range."""
+    folder = spoiled(small_market, tmp_path)
+    (folder / "instruments" / "none.txt").write_text("")
+    session = Session(provider_uri=str(folder))
+    with pytest.raises(RollforgeError, match="universe 'none' is empty"):
+        features("none", ["$close"], session=session)
+    (folder / "instruments" / "late.txt").write_text("D0001\t2030-01-01\t2031-01-01\n")
+    with pytest.raises(RollforgeError, match="has no data between"):
+        features("late", ["$close"], session=session)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda b: b[:-3], "is truncated"),
+        (lambda b: b"", "is truncated"),
+        (lambda b: np.float32(5000).tobytes() + b[4:], "does not fit the calendar"),
+        (lambda b: b + b, "does not fit the calendar"),
+    ],
+)
+def test_a_damaged_bin_file_is_named(
+    small_market: Path, tmp_path: Path, spoil: Callable[[bytes], bytes], expected: str
+) -> None:
+    """A file that is cut off, empty, or not of this calendar is named; nothing of it is used."""
+    folder = spoiled(small_market, tmp_path)
+    file = folder / "features" / "d0003" / "close.day.bin"
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(RollforgeError, match=expected) as caught:
+        features("all", ["$close"], session=Session(provider_uri=str(folder)))
+    assert "d0003/close.day.bin" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", "holds no days"), ("2022-01-03\nsoon\n", "no date"), ("2022-01-04\n2022-01-03\n", "must ascend")],
+)
+def test_a_broken_calendar_is_named(small_market: Path, tmp_path: Path, text: str, expected: str) -> None:
+    """An empty, unreadable or unordered calendar is named with its file."""
+    folder = spoiled(small_market, tmp_path)
+    (folder / "calendars" / "day.txt").write_text(text)
+    with pytest.raises(RollforgeError, match=expected):
+        open_provider(folder).calendar()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The message says how to make one; a folder without a calendar is no data folder."""
+    with pytest.raises(RollforgeError, match="rollforge data demo"):
+        open_provider(tmp_path / "nowhere")
+    with pytest.raises(RollforgeError, match="no calendars/day.txt"):
+        open_provider(tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///", "sqlit:///x.db", "postgresql://ann:secret@db/tasks", "tasks.db"])
+def test_a_store_that_cannot_be_meant_is_named(uri: str) -> None:
+    """The URI is shown without its password, and what to write instead."""
+    from rollforge.store.base import open_store
+
+    with pytest.raises(RollforgeError, match="sqlite:///") as caught:
+        open_store(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """A file that is no database is refused and stays as it was."""
+    from rollforge.store.base import open_store
+
+    file = tmp_path / "tasks.db"
+    file.write_bytes(b"this is no database at all, and long enough to be looked at" * 20)
+    before = file.read_bytes()
+    with pytest.raises(RollforgeError, match="is not a task store"):
+        open_store(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+
+
+def as_nobody(work: Callable[[], None]) -> str:
+    """Do `work` in a child process that may not write what root owns; return what it says."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "nothing"
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            work()
+        except RollforgeError as exc:
+            said = f"{type(exc).__name__}: {exc}"
+        except BaseException as exc:
+            said = f"a bare {type(exc).__name__}: {exc}"
+        finally:
+            os.write(write, said.encode())
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as handle:
+        return handle.read()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become somebody who may not write")
+@pytest.mark.parametrize("what", ["store", "tracking", "report"])
+def test_a_read_only_folder_is_named(what: str, tmp_path: Path) -> None:
+    """Task store, tracking folder and report in a folder that one may not write: one message with the path."""
+    from rollforge.report.html import write_report
+    from rollforge.report.summary import ReportInputs, summarise
+    from rollforge.store.base import open_store
+    from rollforge.track.base import open_tracker
+
+    pytest.importorskip("plotly.offline")  # loaded before this process gives up the right to read it
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        folder.chmod(0o755)
+    target = tmp_path / "locked"
+    target.mkdir(mode=0o755)
+    work: dict[str, Callable[[], Any]] = {
+        "store": lambda: open_store(f"sqlite:///{target}/tasks.db"),
+        "tracking": lambda: open_tracker(f"folder:{target}/runs").prepare(),
+        "report": lambda: write_report(summarise(ReportInputs("x", [], None, None)), target / "report.html"),
+    }
+    said = as_nobody(work[what])
+    assert str(target) in said
+    assert "bare" not in said
+    assert list(target.iterdir()) == []
+
+
+def test_a_data_folder_that_is_there_is_not_replaced(small_market: Path) -> None:
+    """Import and demo refuse to write over a folder, and leave it as it is."""
+    from rollforge.data.demo import make_demo
+
+    before = sorted(p.name for p in small_market.rglob("*"))
+    with pytest.raises(RollforgeError, match="overwrite"):
+        make_demo(small_market, instruments=5, years=1)
+    assert sorted(p.name for p in small_market.rglob("*")) == before
+
+
+def test_using_a_session_without_data_says_how_to_name_it() -> None:
+    """No data folder at all is a message, not a traceback."""
+    with using(Session()), pytest.raises(RollforgeError, match="ROLLFORGE_DATA"):
+        features("all", ["$close"])
