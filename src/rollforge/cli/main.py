@@ -58,7 +58,7 @@ def _terminated(signum: int, frame: Any) -> None:
 
 
 def main() -> None:
-    """Run the command. A mistake of the user's ends with one message and exit code 2, Ctrl-C with 130."""
+    """Run the command. A mistake of the user's ends with one message and exit code 2, Ctrl-C (and SIGTERM) with 130."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()

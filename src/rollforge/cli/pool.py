@@ -76,7 +76,7 @@ def list_() -> None:
         typer.echo(name)
 
 
-@app.command()
+@app.command("task_stat")
 def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
     """Count the tasks by status."""
     typer.echo(json.dumps({str(k): v for k, v in _existing().task_stat(parse_query(query)).items()}))
@@ -117,13 +117,13 @@ def retry(query: Annotated[str | None, _QUERY] = None) -> None:
     typer.echo(f"{_existing().retry(parse_query(query))} tasks wait again")
 
 
-@app.command()
+@app.command("reset_waiting")
 def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
     """Put running tasks back to waiting: for workers that are known to be gone."""
     _existing().reset_waiting(parse_query(query))
 
 
-@app.command()
+@app.command("reset_status")
 def reset_status(
     status: Annotated[str, typer.Argument(help="waiting, running, done, part_done or failed.")],
     query: Annotated[str | None, _QUERY] = None,

@@ -133,7 +133,11 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
     with RunProgress(
         labels, done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
     ) as progress:
-        job.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
+        try:
+            job.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
+        except KeyboardInterrupt:
+            sys.stderr.write("rollforge: stopped. Running tasks were given back; the same command goes on from here.\n")
+            raise typer.Exit(130) from None
 
 
 def window_label(window: Any) -> str:

@@ -1,0 +1,149 @@
+"""Workers: what happens to a task that succeeds, fails, is stopped, or loses its lease."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rollforge.errors import TrainingFailed
+from rollforge.run.worker import Event, Job, Worker, WorkerStopped, call_in_child, run_task
+from rollforge.session import Session, using
+from rollforge.store.base import open_store
+from rollforge.store.manager import TaskManager
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Status
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(store: MemoryStore, func: Callable[..., Any], **job: Any) -> list[Event]:
+    events: list[Event] = []
+    Worker(store, Job("p", func, **job), on_event=events.append).run()
+    return events
+
+
+def double(task: dict[str, Any]) -> int:
+    return 2 * int(task["x"])
+
+
+def test_a_task_is_run_and_its_result_committed() -> None:
+    """Each task is fetched once, in the order of creation, and its result kept."""
+    store = MemoryStore()
+    store.create("p", [{"x": 1}, {"x": 2}])
+    events = run(store, double)
+    assert [e.kind for e in events] == ["started", "done", "started", "done"]
+    assert [t.result for t in store.query("p")] == [2, 4]
+
+
+def test_a_task_that_raises_is_tried_again_and_then_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three attempts with time between them, then failed, its traceback kept; the others are done."""
+    clock = Clock()
+    monkeypatch.setattr("rollforge.run.worker.time.sleep", lambda s: setattr(clock, "now", clock.now + 1))
+    store = MemoryStore(clock=clock)
+    store.create("p", [{"x": 1}, {"x": "bad"}, {"x": 3}])
+    events = run(store, double)
+    tasks = list(store.query("p"))
+    assert [t.status for t in tasks] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert [e.kind for e in events if e.task_id == tasks[1].id] == ["started", "retry"] * 2 + ["started", "failed"]
+    assert tasks[1].attempt == 3
+    assert "ValueError: invalid literal" in str(tasks[1].error)
+
+
+def leave(task: dict[str, Any]) -> None:
+    sys.exit(3)
+
+
+def test_a_task_that_calls_exit_fails_and_the_worker_goes_on() -> None:
+    """``sys.exit`` inside a task is that task's failure."""
+    store = MemoryStore()
+    store.create("p", [{"x": 1}], max_attempts=1)
+    assert [e.kind for e in run(store, leave)] == ["started", "failed"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, WorkerStopped])
+def test_a_worker_that_is_stopped_gives_its_task_back(stop: type[BaseException]) -> None:
+    """Ctrl-C and SIGTERM cost no attempt: the task waits as before."""
+
+    def interrupted(task: dict[str, Any]) -> None:
+        raise stop
+
+    store = MemoryStore()
+    store.create("p", [{"x": 1}])
+    with pytest.raises(stop):
+        run(store, interrupted)
+    (task,) = store.query("p")
+    assert (task.status, task.attempt) == (Status.WAITING, 0)
+
+
+def test_a_result_under_a_stale_claim_is_refused() -> None:
+    """A worker whose task was taken over reports it as lost; the other's result stays."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    store.create("p", [{"x": 1}])
+
+    def slow(task: dict[str, Any]) -> str:
+        clock.now += 3600
+        (other,) = store.claim("p", worker="other", lease=60)
+        store.commit(other, "theirs")
+        return "ours"
+
+    assert [e.kind for e in run(store, slow)] == ["started", "lost"]
+    assert next(iter(store.query("p"))).result == "theirs"
+
+
+def add_one(value: Any) -> int:
+    return int(value["x"] if isinstance(value, dict) else value) + 1
+
+
+def test_the_four_situations_of_run_task() -> None:
+    """Waiting tasks give their definition, part-done ones the result so far; a stage that stays is run once a call."""
+    with using(Session(store="memory://four")):
+        manager = TaskManager("p")
+        (task_id,) = manager.create_task([{"x": 1}])
+        for before, after, expected in [
+            ("waiting", "part_done", 2),
+            ("part_done", "part_done", 3),
+            ("part_done", "part_done", 4),
+            ("part_done", "done", 5),
+        ]:
+            assert run_task(add_one, "p", before_status=before, after_status=after)
+            document = manager.re_query(task_id)
+            assert (document["status"], document["res"]) == (after, expected)
+        assert not run_task(add_one, "p")
+        with pytest.raises(ValueError, match="waiting or part_done"):
+            run_task(add_one, "p", before_status="done")
+
+
+def test_run_task_runs_what_the_query_names() -> None:
+    """Tasks that do not match stay where they are."""
+    with using(Session(store="memory://query")):
+        manager = TaskManager("p")
+        manager.create_task([{"x": 1}, {"x": 2}])
+        run_task(double, "p", query={"def.x": 2})
+        assert [d["status"] for d in manager.query()] == ["waiting", "done"]
+
+
+@pytest.mark.slow
+def test_force_release_runs_each_task_in_a_process_of_its_own() -> None:
+    """The result comes back, an exception with its text, a death as such."""
+    assert call_in_child(os.getpid) != os.getpid()
+    with pytest.raises(TrainingFailed, match=r"ValueError: invalid literal"):
+        call_in_child(int, "bad")
+    with pytest.raises(TrainingFailed, match=r"died with exit code -9"):
+        call_in_child(os.kill, 0, 9)
+    store = open_store("memory://release")
+    store.create("p", [{"x": 4}])
+    Worker(store, Job("p", len, force_release=True)).run()
+    assert next(iter(store.query("p"))).result == 1

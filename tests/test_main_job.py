@@ -1,0 +1,257 @@
+"""The main job as a person runs it: the command, real worker processes, real stores, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+ROLLFORGE = [sys.executable, "-m", "rollforge"]
+
+
+def rollforge(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command and return what it said."""
+    return subprocess.run(
+        [*ROLLFORGE, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def write_workflow(folder: Path, market: Path, *, tracking: str, step: int = 60, **model: Any) -> Path:
+    """A rolling workflow of five short windows."""
+    handler = {
+        "class": "Alpha158",
+        "module_path": "qlib.contrib.data.handler",
+        "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29"},
+    }
+    segments = {
+        "train": ["2022-01-03", "2022-10-31"],
+        "valid": ["2022-11-01", "2022-12-30"],
+        "test": ["2023-01-02", "2023-12-29"],
+    }
+    document = {
+        "rollforge": {"data": str(market), "store": "sqlite:///tasks.db", "tracking": tracking, "experiment": "small"},
+        "task": {
+            "model": model or {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"},
+            "dataset": {
+                "class": "DatasetH",
+                "module_path": "qlib.data.dataset",
+                "kwargs": {"handler": handler, "segments": segments},
+            },
+            "record": [
+                {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+                {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp"},
+            ],
+        },
+        "rolling": {"step": step, "rtype": "sliding"},
+    }
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return file
+
+
+LGB = {
+    "class": "LGBModel",
+    "module_path": "qlib.contrib.model.gbdt",
+    "kwargs": {"num_boost_round": 20, "num_leaves": 8, "num_threads": 64},
+}
+
+
+@pytest.mark.slow
+def test_one_command_trains_all_windows_and_collects_one_prediction(small_market: Path, tmp_path: Path) -> None:
+    """Plan, store, train in worker processes, collect without gaps or duplicates, report; a second run trains nothing."""
+    file = write_workflow(tmp_path, small_market, tracking="sqlite:///mlflow.db", **LGB)
+    first = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("done     window") == 5
+    assert "Traceback" not in first.stdout + first.stderr
+
+    prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet")
+    days = prediction.index.get_level_values("datetime").unique()
+    calendar = pd.DatetimeIndex((small_market / "calendars" / "day.txt").read_text().split())
+    assert not prediction.index.has_duplicates
+    assert list(days) == list(calendar[calendar >= "2023-01-02"])
+
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "5 of 5" in report
+    assert "src=" not in report.partition("<script>")[0]
+    assert "5 tasks, 0 of them done before" in (tmp_path / "out" / "run.log").read_text()
+
+    second = rollforge("run", file, "--output", "out", cwd=tmp_path)
+    assert second.returncode == 0
+    assert "all 5 tasks are done already" in second.stdout
+    assert "done     window" not in second.stdout
+
+    stat = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
+    assert json.loads(stat.stdout) == {"done": 5}
+    again = rollforge(
+        "collect", "small", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--output", "again",
+        cwd=tmp_path, ROLLFORGE_DATA=str(small_market),
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "prediction.parquet"), prediction)
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp_path: Path) -> None:
+    """``kill -9`` of a worker is made good at once; ``kill -9`` of the whole run by running it again."""
+    slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 600, "early_stopping_rounds": 600}}
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
+    command = [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    log = tmp_path / "out" / "run.log"
+    _until(lambda: log.exists() and log.read_text().count("started") >= 2, 120)
+    worker = _children(process.pid)[-1]
+    os.kill(worker, signal.SIGKILL)
+    _until(lambda: "again" in log.read_text() and "killed by SIGKILL" in log.read_text(), 60)
+    _until(lambda: "done     window" in log.read_text(), 120)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    # What the dead workers held comes back when their lease runs out; a person who knows need not wait.
+    rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "reset_waiting", cwd=tmp_path)
+    rest = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
+    assert rest.returncode == 0, rest.stderr
+    assert "tasks are done already" in rest.stdout
+    assert 1 <= rest.stdout.count("done     window") <= 4
+    stat = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
+    assert json.loads(stat.stdout) == {"done": 5}
+
+
+@pytest.mark.slow
+def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> None:
+    """One line, exit code 130, no traceback, and no task stays running."""
+    slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 3000, "early_stopping_rounds": 3000}}
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
+    process = subprocess.Popen(
+        [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "out" / "run.log"
+    _until(lambda: log.exists() and log.read_text().count("started") >= 2, 120)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "given back" in err
+    assert "Traceback" not in out + err
+    stat = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
+    assert "running" not in json.loads(stat.stdout)
+
+
+@pytest.mark.slow
+def test_a_window_that_fails_is_named_and_the_rest_is_kept(small_market: Path, tmp_path: Path) -> None:
+    """Windows of one experiment fail: exit code 2 says which are missing; with --allow-gaps the report shows why."""
+    model = {"class": "Picky", "module_path": str(tmp_path / "picky.py")}
+    (tmp_path / "picky.py").write_text(
+        "from rollforge.models.linear import LinearModel\n"
+        "class Picky(LinearModel):\n"
+        "    def fit(self, dataset, reweighter=None):\n"
+        "        if str(dataset.segments['test'][0]) >= '2023-06':\n"
+        "            raise ValueError('no <b>summer</b> for me')\n"
+        "        super().fit(dataset)\n"
+    )
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs", step=120, **model)
+    strict = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
+    assert strict.returncode == 2
+    assert "is failed" in strict.stderr
+    assert "--allow-gaps" in strict.stderr
+    assert "Traceback" not in strict.stderr
+    report = rollforge(
+        "report", "small", "--store", "sqlite:///tasks.db", "--tracking", "folder:runs", "--output", "out",
+        cwd=tmp_path, ROLLFORGE_DATA=str(small_market),
+    )  # fmt: skip
+    assert report.returncode == 1, report.stderr
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no &lt;b&gt;summer&lt;/b&gt; for me" in page
+    assert "1 of 3, 2 failed" in page
+
+
+def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path: Path) -> None:
+    """A table and a drawing; no store, no run, no result."""
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    shown = rollforge("plan", file, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("█") > 20
+    assert "5 tasks" in shown.stdout
+    dry = rollforge("run", file, "--dry-run", "--limit", 2, cwd=tmp_path)
+    assert "2 tasks" in dry.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp_path: Path) -> None:
+    """No traceback, the line in the file, nothing half-written."""
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    file.write_text(file.read_text().replace("step: 60", "step: 0"))
+    failed = rollforge("run", file, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("rollforge: ")
+    assert "rolling.step" in failed.stderr
+    assert "line " in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["pool", "--store", "sqlite:///tasks.db", "task_stat"], "Name it with -t POOL"),
+        (["pool", "--store", "sqlite:///tasks.db", "-t", "nope", "task_stat"], "'nope' does not exist"),
+        (["report", "nope", "--store", "sqlite:///tasks.db"], "no experiment 'nope'"),
+        (["run", "nope.yaml"], "no workflow file"),
+        (["data", "import", "nope.csv", "out"], "nope.csv"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_said(command: list[str], expected: str, tmp_path: Path) -> None:
+    """Pools, experiments and files that are not there: one message, exit code 2."""
+    said = rollforge(*command, cwd=tmp_path)
+    assert said.returncode == 2, said.stdout
+    assert expected in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """``import rollforge`` loads nothing but the standard library, in under 0.3 s more than Python itself."""
+    code = "import sys, time; t = time.perf_counter(); import rollforge; print(time.perf_counter() - t); print(*sys.modules)"
+    seconds, modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert float(seconds) < 0.3
+    assert {"numpy", "pandas", "mlflow", "lightgbm", "numba", "plotly", "pydantic"}.isdisjoint(modules.split())
+
+
+def _until(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def _children(pid: int) -> list[int]:
+    """The worker processes of a run: those that are not Python's own helper."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(stat[1]) == pid and b"spawn_main" in line:
+                found.append(int(entry.name))
+    return sorted(found)
