@@ -10,6 +10,10 @@ import pandas as pd
 import pytest
 
 from rollforge.data.provider import write_folder
+from rollforge.session import current_session
+
+# Each test has a cache of its own (below), but compiled code outlives the run: compiling takes ten seconds.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "kernels"))
 
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = ["open", "high", "low", "close", "volume", "vwap"]

@@ -7,19 +7,20 @@ once, and forgotten when its last user is done.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.data.expression import Call, Expression, Field, Number, Text, parse
-from rollforge.data.filters import build_filters
-from rollforge.data.operators import Series, fields_of, lookahead, lookback, operator
-from rollforge.data.provider import Days, Provider, Span, open_provider
-from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.data.evaluator import Elsewhere, Evaluator, named_instrument
+from rollforge.data.expression import parse, walk
+from rollforge.data.filters import BaseDFilter, build_filters
+from rollforge.data.formulas import Series
+from rollforge.data.operators import fields_of, lookahead, lookback
+from rollforge.data.provider import Days, FieldBlock, Provider, Span, open_provider
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.session import Session, current_session
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["D", "FeaturePlan", "features", "resolve_instruments", "session_provider"]
 
+_ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 _GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
 
 
@@ -75,10 +77,17 @@ def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str,
     codes = sorted({str(code).upper() for code in instruments})
     if not codes:
         raise DataError("The list of instruments is empty.")
-    unknown = [c for c in codes if not (provider.path / "features" / c.lower()).is_dir()]
+    unknown = [c for c in codes if not provider.has(c)]
     if unknown:
-        raise DataNotFound(f"There are no data of {', '.join(unknown[:5])} in {provider.path}.")
+        known = [p.name.upper() for p in (provider.path / "features").glob("*")]
+        raise DataNotFound(
+            f"There are no data of {', '.join(map(repr, unknown[:5]))} in {provider.path}.{nearest(unknown[0], known)}"
+        )
     return dict.fromkeys(codes), []
+
+
+class _NoRows(DataError):
+    """A universe without a single row in the range."""
 
 
 class FeaturePlan:
@@ -133,44 +142,55 @@ class FeaturePlan:
         ahead = max((lookahead(t) for t in self.trees), default=0)
         self._from = 0 if math.isinf(back) else max(0, self._first - int(back))
         self._to = min(len(calendar), self._stop + ahead)
-        self._fields = self._read_fields()
+        self._fields = {name: self._read(name, self.codes) for name in self._field_names()}
+        self._elsewhere = self._read_elsewhere()
         self._rows = self._find_rows(members, filters)
         self.row_date, self.row_code = self._index()
 
-    def _read_fields(self) -> dict[str, Any]:
-        names = sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
-        return {n: self.provider.read(n, self.codes, self._from, self._to, self.freq) for n in names}
+    def _field_names(self) -> list[str]:
+        return sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
 
-    def _spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First and behind-last day of each instrument, as places in the days read: those of its fields together."""
-        begin = np.full(len(self.codes), self._to - self._from, np.int64)
-        end = np.zeros(len(self.codes), np.int64)
-        for block in self._fields.values():
-            there = block.end > block.begin
-            begin[there] = np.minimum(begin[there], block.begin[there])
-            end = np.maximum(end, block.end)
-        return np.minimum(begin, end), end
+    def _read(self, name: str, codes: Sequence[str]) -> FieldBlock:
+        try:
+            return self.provider.read(name, codes, self._from, self._to, self.freq)
+        except DataNotFound as exc:
+            text = next(e for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t))
+            raise DataNotFound(f"{exc} It is read by the expression {text!r}.") from None
 
-    def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[Any]) -> NDArray[np.int64]:
+    def _read_elsewhere(self) -> dict[str, Elsewhere]:
+        """The fields of the instruments that expressions name, read once for all groups."""
+        wanted: dict[str, set[str]] = {}
+        for tree in dict.fromkeys(part for whole in self.trees for part in walk(whole)):
+            named = named_instrument(tree)
+            if named is not None:
+                wanted.setdefault(named[0], set()).update(fields_of(named[1]))
+        found = {}
+        for code, names in wanted.items():
+            if not self.provider.has(code):
+                text = next(e for e in self.expressions if code in e.upper())
+                raise DataNotFound(
+                    f"There are no data of {code!r} in {self.provider.path}, which the expression {text!r} names."
+                )
+            blocks = {name: self._read(name, [code]) for name in names}
+            begin, end = _union_of(blocks.values(), 1, self._to - self._from)
+            found[code] = Elsewhere({n: b.values for n, b in blocks.items()}, int(begin[0]), int(end[0]))
+        return found
+
+    def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.int32]:
         """(instruments, days): which row holds it, or -1."""
-        self.begin, self.end = self._spans()
+        self.begin, self.end = _union_of(self._fields.values(), len(self.codes), self._to - self._from)
         offset = self._first - self._from
         place = np.arange(len(self.dates)) + offset
         exists = (place >= self.begin[:, None]) & (place < self.end[:, None])
-        for i, spans in enumerate(members.values()):
-            if spans is not None:
-                inside = np.zeros(len(self.dates), bool)
-                for a, b in spans:
-                    inside |= (self.dates >= a) & (self.dates <= b)
-                exists[i] &= inside
+        exists &= membership(members, self.dates)
         for one in filters:
-            exists &= one.apply(self.codes, self.dates, self._evaluate_dense)
+            exists &= one.apply(self.codes, self.dates, self._evaluate)
         if not exists.any():
-            raise DataError(
+            raise _NoRows(
                 f"The universe has no data between {self.dates[0]} and {self.dates[-1]}: "
                 f"{len(self.codes)} instruments, none of them there on those days."
             )
-        rows = np.full(exists.shape, -1, np.int64)
+        rows = np.full(exists.shape, -1, np.int32)
         by_day = exists.T
         rows.T[by_day] = np.arange(int(by_day.sum()))
         return rows
@@ -182,14 +202,9 @@ class FeaturePlan:
     def __len__(self) -> int:
         return len(self.row_date)
 
-    def _evaluate_dense(self, expression: str) -> NDArray[np.float64]:
-        """(instruments, days) of one expression: what filters ask for."""
-        plan = FeaturePlan(self.provider, self.codes, [expression], self.dates[0], self.dates[-1], self.freq)
-        out = np.empty((len(plan), 1), np.float32)
-        plan.fill(out)
-        dense = np.full((len(plan.codes), len(plan.dates)), np.nan)
-        dense[plan.row_code, plan.row_date] = out[:, 0]
-        return dense
+    def _evaluate(self, expression: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """One expression for all members and days, and where it exists: what filters ask for."""
+        return evaluate(self.provider, self.codes, expression, self.dates[0], self.dates[-1], self.freq)
 
     def fill(self, *outs: NDArray[np.float32], threads: int = 1) -> None:
         """Write the values into `outs`.
@@ -218,11 +233,13 @@ class FeaturePlan:
         from rollforge.data import kernels
 
         blocks = {n: b.values[group] for n, b in self._fields.items()}
-        evaluator = _Evaluator(self, blocks, Series(np.empty(0), self.begin[group], self.end[group]))
         rows = self._rows[group]
+        series = Series(self.begin[group], self.end[group])
+        evaluator = Evaluator(blocks, series, (len(rows), self._to - self._from), self._elsewhere)
+        evaluator.count(self.trees)
         offset = self._first - self._from
         columns = np.empty((len(self.trees), *rows.shape), np.float32)
-        for c, tree in enumerate(evaluator.count(self.trees)):
+        for c, tree in enumerate(self.trees):
             with np.errstate(over="ignore", invalid="ignore"):
                 columns[c] = evaluator.value(tree)[:, offset : offset + len(self.dates)]
             evaluator.release(tree)
@@ -231,79 +248,53 @@ class FeaturePlan:
             kernels.scatter_rows(columns[first : first + out.shape[1]], rows, out)
             first += out.shape[1]
 
-    def field_of(self, name: str, code: str) -> tuple[NDArray[np.float32], int, int]:
-        """Return one field of one instrument on the days read, and its span there."""
-        block = self.provider.read(name, [code], self._from, self._to, self.freq)
-        return block.values, int(block.begin[0]), int(block.end[0])
+
+def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDArray[np.bool_]:
+    """Return on which days each member belongs to its universe, (members, days); None stands for all days."""
+    inside = np.zeros((len(members), len(days)), bool)
+    for row, spans in zip(inside, members.values(), strict=True):
+        if spans is None:
+            row[:] = True
+        for a, b in spans or ():
+            row[np.searchsorted(days, a) : np.searchsorted(days, b, "right")] = True
+    return inside
 
 
-class _Evaluator:
-    """Computes trees for one group of instruments, keeping a result while somebody still needs it."""
+def _spans_of(days: Days, inside: NDArray[np.bool_]) -> list[Span]:
+    """The stretches of days that are inside, as (first, last)."""
+    turns = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
+    return [(days[a], days[b - 1]) for a, b in zip(turns[::2], turns[1::2], strict=True)]
 
-    def __init__(self, plan: FeaturePlan, blocks: Mapping[str, NDArray[np.float32]], series: Series) -> None:
-        self.plan = plan
-        self.blocks = blocks
-        self.series = series
-        self.shape = (len(series.begin), plan._to - plan._from)
-        self.known: dict[Expression, NDArray[Any]] = {}
-        self.uses: Counter[Expression] = Counter()
 
-    def count(self, trees: Sequence[Expression]) -> Sequence[Expression]:
-        for tree in trees:
-            self._count(tree)
-        return trees
+def _union_of(blocks: Iterable[FieldBlock], instruments: int, days: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and behind-last day of each instrument: those of its fields together."""
+    begin, end = np.full(instruments, days, np.int64), np.zeros(instruments, np.int64)
+    for block in blocks:
+        there = block.end > block.begin
+        begin[there] = np.minimum(begin[there], block.begin[there])
+        end = np.maximum(end, block.end)
+    return np.minimum(begin, end), end
 
-    def _count(self, tree: Expression) -> None:
-        self.uses[tree] += 1
-        if isinstance(tree, Call) and self.uses[tree] == 1:
-            for arg in tree.args:
-                self._count(arg)
 
-    def release(self, tree: Expression) -> None:
-        self.uses[tree] -= 1
-        if self.uses[tree] or not isinstance(tree, Call):
-            return
-        gone = self.known.pop(tree, None)
-        for key in [k for k in self.series.shared if gone is not None and k[1] == id(gone)]:
-            del self.series.shared[key]
-        for arg in tree.args:
-            self.release(arg)
+def evaluate(
+    provider: Provider, codes: Sequence[str], expression: str, start: Any = None, end: Any = None, freq: str = "day"
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return one expression as (codes, days from `start` to `end`), and where there is a row; `codes` are sorted.
 
-    def value(self, tree: Expression) -> NDArray[Any]:
-        if isinstance(tree, Number):
-            return np.full(self.shape, tree.value, np.float32)
-        if isinstance(tree, Field):
-            return self.blocks[tree.name]
-        if isinstance(tree, Text):
-            raise DataError(f"{tree} is no series.")
-        if tree not in self.known:
-            self.known[tree] = self._compute(tree)
-        return self.known[tree]
-
-    def _compute(self, tree: Call) -> NDArray[Any]:
-        known = operator(tree.name)
-        if known.on_instrument is not None:
-            return self._elsewhere(tree, known.on_instrument)
-        pairwise = known.look == "window"  # windows over a constant need it as a series
-        arguments = [
-            a.value if isinstance(a, Number) and not (pairwise and kind == "v") else self.value(a)
-            for a, kind in zip(tree.args, known.arguments, strict=True)
-        ]
-        return known.compute(self.series, *arguments)
-
-    def _elsewhere(self, tree: Call, place: int) -> NDArray[Any]:
-        """The expression computed on one named instrument, the same for every instrument of the group."""
-        named, inner = tree.args[place], tree.args[1 - place]
-        code = str(named.value) if isinstance(named, Text) else ""
-        if not (self.plan.provider.path / "features" / code.lower()).is_dir():
-            raise DataNotFound(f"{tree.name}: there are no data of {code!r} in {self.plan.provider.path}.")
-        blocks, begin, end = {}, self.shape[1], 0
-        for name in fields_of(inner):
-            blocks[name], first, stop = self.plan.field_of(name, code)
-            begin, end = min(begin, first), max(end, stop)
-        series = Series(np.empty(0), np.array([begin], np.int64), np.array([end], np.int64))
-        value = _Evaluator(self.plan, blocks, series).value(inner)
-        return np.repeat(value, self.shape[0], axis=0)
+    Codes without any data have no day. Nothing is raised when there is none at all.
+    """
+    calendar = provider.calendar(freq)
+    first, stop = _range(calendar, start, end)
+    values = np.full((len(codes), stop - first), np.nan, np.float32)
+    exists = np.zeros(values.shape, bool)
+    try:
+        plan = FeaturePlan(provider, dict.fromkeys(codes, _ALWAYS), [expression], start, end, freq)
+    except _NoRows:
+        return values, exists
+    out = np.empty((len(plan), 1), np.float32)
+    plan.fill(out)
+    values[plan.row_code, plan.row_date], exists[plan.row_code, plan.row_date] = out[:, 0], True
+    return values, exists
 
 
 def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
@@ -356,9 +347,11 @@ def features(
     out = np.empty((len(plan), len(plan.trees)), np.float32)
     plan.fill(out, threads=session.threads)
     order = np.lexsort((plan.row_date, plan.row_code))
-    levels: list[Any] = [pd.Index(plan.codes), pd.DatetimeIndex(plan.dates)]
-    codes: list[Any] = [plan.row_code[order], plan.row_date[order]]
-    index = pd.MultiIndex(levels=levels, codes=codes, names=["instrument", "datetime"])
+    index = pd.MultiIndex(
+        levels=[pd.Index(plan.codes), pd.DatetimeIndex(plan.dates)],  # type: ignore[list-item]
+        codes=[plan.row_code[order], plan.row_date[order]],  # type: ignore[list-item]
+        names=["instrument", "datetime"],
+    )
     return pd.DataFrame(out[order], index=index, columns=list(fields))
 
 
@@ -384,15 +377,16 @@ class _Data:
         instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", as_list: bool = False
     ) -> Any:
         """Return the members of a universe between two days: code -> days, or a list of codes."""
-        calendar = session_provider().calendar(freq)
+        provider = session_provider()
+        calendar = provider.calendar(freq)
         first, stop = _range(calendar, start_time, end_time)
-        low, high = calendar[first], calendar[stop - 1]
-        members, _ = resolve_instruments(session_provider(), instruments)
-        kept = {
-            code: [(max(a, low), min(b, high)) for a, b in spans or [(low, high)] if a <= high and b >= low]
-            for code, spans in members.items()
-        }
-        kept = {code: spans for code, spans in kept.items() if spans}
+        days = calendar[first:stop]
+        members, filters = resolve_instruments(provider, instruments)
+        codes = list(members)
+        inside = membership(members, days)
+        for one in filters:
+            inside &= one.apply(codes, days, lambda e: evaluate(provider, codes, e, days[0], days[-1], freq))
+        kept = {code: _spans_of(days, row) for code, row in zip(codes, inside, strict=True) if row.any()}
         return list(kept) if as_list else kept
 
 

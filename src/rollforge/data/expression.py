@@ -1,16 +1,19 @@
 """The expression language: text to a tree. A parser of its own, so no text is ever executed.
 
-The grammar is Python's for the operators it has, because pyqlib evaluates expressions as Python: ``**`` binds tighter than
-a minus before it, ``&`` and ``|`` bind tighter than comparisons. Trees are frozen and compare by value, so an expression
-that occurs twice is one and the same and is computed once.
+The grammar is Python's for the operators it has, because pyqlib evaluates expressions as Python: ``**`` binds tighter
+than a minus before it, ``&`` and ``|`` bind tighter than comparisons. Trees are frozen and compare by value, so an
+expression that occurs twice is one and the same and is computed once.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rollforge.errors import ExpressionError, nearest
 
@@ -53,6 +56,8 @@ class Call:
 
     name: str
     args: tuple[Expression, ...]
+    depth: int
+    """How many operators stand inside each other at most."""
     _hash: int
 
     def __hash__(self) -> int:
@@ -74,7 +79,8 @@ Expression = Number | Text | Field | Call
 
 def call(name: str, *args: Expression) -> Call:
     """Return the operator `name` applied to `args`."""
-    return Call(name, args, hash((name, args, tuple(type(a) for a in args))))
+    depth = 1 + max((a.depth for a in args if isinstance(a, Call)), default=0)
+    return Call(name, args, depth, hash((name, args, tuple(type(a) for a in args))))
 
 
 def walk(tree: Expression) -> Iterator[Expression]:
@@ -88,10 +94,10 @@ def walk(tree: Expression) -> Iterator[Expression]:
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?)
-      | (?P<field>\$\$?[A-Za-z_0-9]+)
+      | (?P<field>\$\$?\w+)
       | (?P<name>[A-Za-z_]\w*)
       | (?P<text>'[^']*'|"[^"]*")
-      | (?P<symbol>\*\*|//|<=|>=|==|!=|[-+*/%<>&|^~(),=@])
+      | (?P<symbol>\*\*|//|<=|>=|==|!=|[-+*/%<>&|^~(),=@?])
     )""",
     re.VERBOSE,
 )
@@ -104,11 +110,22 @@ _BINARY = {
     "-": (40, "Sub"),
     "*": (50, "Mul"),
     "/": (50, "Div"),
+    "//": (50, "FloorDiv"),
+    "%": (50, "Mod"),
 }
 _COMPARE = {"<": "Lt", "<=": "Le", ">": "Gt", ">=": "Ge", "==": "Eq", "!=": "Ne"}
-_COMPARE_POWER = 5
-_UNARY_POWER = 60
-_POWER = 70
+_FOLDABLE: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "Power": operator.pow,
+}
+_DEEPEST = 200
+_PARAMETERS = {"x": "feature", "c": "feature", "n": "N", "a": "N", "q": "qscore", "t": "instrument"}
+_ROLLING_NAMES = ("Mean", "Sum", "Std", "Var", "Skew", "Kurt", "Max", "Min", "Count", "Rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +176,36 @@ class _Parser:
     def whole(self) -> Expression:
         tree = self.comparison()
         if self.token.kind != "end":
-            raise self.fail(f"{self.token.text!r} does not belong here")
+            raise self.stray()
+        if isinstance(tree, (Number, Text)):
+            raise self.fail(f"{tree} is no series: name a field, such as $close", self.tokens[0])
         return tree
+
+    def stray(self) -> ExpressionError:
+        if self.token.text in ("@", "?"):
+            return self.fail(f"{self.token.text!r} (data of another frequency) is not supported")
+        if self.token.text == "^":
+            return self.fail("'^' is not part of the language; powers are written with '**'")
+        return self.fail(f"{self.token.text!r} does not belong here")
+
+    def make(self, name: str, token: _Token, *args: Expression) -> Call:
+        """The operator applied, after its rules were checked; `token` is where an error points to."""
+        from rollforge.data.operators import check_call
+
+        problem = check_call(name, args)
+        if problem:
+            raise self.fail(problem, token)
+        made = call(name, *args)
+        if made.depth > _DEEPEST:
+            raise self.fail(f"the expression nests deeper than {_DEEPEST} operators", token)
+        return made
 
     def comparison(self) -> Expression:
         left = self.binary(0)
-        if self.token.kind == "symbol" and self.token.text in _COMPARE:
-            name = _COMPARE[self.token.text]
+        token = self.token
+        if token.kind == "symbol" and token.text in _COMPARE:
             self.at += 1
-            left = call(name, left, self.binary(0))
+            left = self.make(_COMPARE[token.text], token, left, self.binary(0))
             if self.token.kind == "symbol" and self.token.text in _COMPARE:
                 raise self.fail("comparisons do not chain; put each in parentheses and join them with '&'")
         return left
@@ -175,49 +213,50 @@ class _Parser:
     def binary(self, least: int) -> Expression:
         left = self.unary()
         while self.token.kind == "symbol" and self.token.text in _BINARY:
-            power, name = _BINARY[self.token.text]
+            token = self.token
+            power, name = _BINARY[token.text]
             if power < least or (power == least and least):
                 break
             self.at += 1
-            left = self.fold(name, left, self.binary(power))
-        if self.token.kind == "symbol" and self.token.text in ("//", "%", "^"):
-            raise self.fail(f"the operator {self.token.text!r} is not part of the language")
+            left = self.join(name, token, left, self.binary(power))
         return left
 
-    def fold(self, name: str, left: Expression, right: Expression) -> Expression:
-        if isinstance(left, Number) and isinstance(right, Number) and name in ("Add", "Sub", "Mul", "Div"):
-            if name == "Div":
-                if right.value == 0:
-                    raise self.fail("division by zero")
-                return Number(left.value / right.value)
-            a, b = left.value, right.value
-            return Number(a + b if name == "Add" else a - b if name == "Sub" else a * b)
-        return call(name, left, right)
+    def join(self, name: str, token: _Token, left: Expression, right: Expression) -> Expression:
+        """Two operands joined: numbers at once, so that ``Ref($close, 5*2)`` has its window."""
+        if not (isinstance(left, Number) and isinstance(right, Number) and name in _FOLDABLE):
+            return self.make(name, token, left, right)
+        if name == "Power" and abs(right.value) > 1024:  # whole numbers would grow without end
+            raise self.fail("the power is too large", token)
+        try:
+            value = _FOLDABLE[name](left.value, right.value)
+        except ZeroDivisionError:
+            raise self.fail("division by zero", token) from None
+        except OverflowError:
+            raise self.fail("the number is too large", token) from None
+        if isinstance(value, complex) or not math.isfinite(value):
+            raise self.fail("the result is no finite number", token)
+        return Number(value)
 
     def unary(self) -> Expression:
+        token = self.token
         if self.take("-"):
             value = self.unary()
-            return Number(-value.value) if isinstance(value, Number) else call("Mul", value, Number(-1))
+            return Number(-value.value) if isinstance(value, Number) else self.make("Mul", token, value, Number(-1))
         if self.take("+"):
             return self.unary()
         if self.take("~"):
-            return call("Not", self.unary())
+            return self.make("Not", token, self.unary())
         return self.power()
 
     def power(self) -> Expression:
-        base = self.atom()
-        if self.take("**"):
-            exponent = self.unary()
-            if isinstance(base, Number) and isinstance(exponent, Number):
-                return Number(base.value**exponent.value)
-            return call("Power", base, exponent)
-        return base
+        base, token = self.atom(), self.token
+        return self.join("Power", token, base, self.unary()) if self.take("**") else base
 
     def atom(self) -> Expression:
         token = self.token
         self.at += 1
         if token.kind == "number":
-            return Number(int(token.text) if token.text.isdigit() else float(token.text))
+            return self.number(token)
         if token.kind == "field":
             if token.text.startswith("$$"):
                 raise self.fail("fields as of a point in time ('$$…') are not supported", token)
@@ -230,36 +269,74 @@ class _Parser:
             tree = self.comparison()
             self.expect(")")
             return tree
+        if token.text == "@":
+            raise self.fail("'@' (data of another frequency) is not supported", token)
         found = f"{token.text!r} cannot stand here" if token.text else "the expression ends too early"
         raise self.fail(found, token)
 
+    def number(self, token: _Token) -> Number:
+        if token.text.isdigit() and len(token.text) < 19:
+            return Number(int(token.text))
+        value = float(token.text)
+        if not math.isfinite(value):
+            raise self.fail("the number is too large", token)
+        return Number(value)
+
     def operator(self, token: _Token) -> Expression:
-        from rollforge.data.operators import check_call, operator_names
+        from rollforge.data.operators import operator_names
 
         if not self.take("("):
             raise self.fail(f"{token.text!r} is no value; fields are written ${token.text.lower()}", token)
-        args: list[Expression] = []
-        if not self.take(")"):
-            args.append(self.argument())
-            while self.take(","):
-                args.append(self.argument())
-            self.expect(")")
-        if token.text not in operator_names():
+        # The name comes first, so that an error in an argument never hides that nobody knows the operator.
+        if token.text in ("P", "PRef", "PFeature"):
+            raise self.fail(f"{token.text} reads fields as of a point in time, which is not supported", token)
+        if token.text not in (*operator_names(), "Feature", "Rolling"):
             raise self.fail(f"unknown operator {token.text!r}.{nearest(token.text, operator_names())}", token)
-        problem = check_call(token.text, args)
-        if problem:
-            raise self.fail(problem, token)
-        return call(token.text, *args)
+        args: list[Expression] = []
+        named: list[tuple[int, _Token]] = []
+        while not self.take(")"):
+            if args:
+                self.expect(",")
+            if self.tokens[self.at + 1].text == "=" and self.token.kind == "name":
+                named.append((len(args), self.token))
+                self.at += 2
+            args.append(self.comparison())
+        if token.text == "Feature":
+            return self.feature(token, args)
+        if token.text == "Rolling":
+            return self.rolling(token, args)
+        made = self.make(token.text, token, *args)
+        self.check_names(token.text, named)
+        return made
 
-    def argument(self) -> Expression:
-        # Python's keyword arguments (N=5) name what the position says already.
-        if (
-            self.token.kind == "name"
-            and self.tokens[self.at + 1].kind == "symbol"
-            and self.tokens[self.at + 1].text == "="
-        ):
-            self.at += 2
-        return self.comparison()
+    def feature(self, token: _Token, args: list[Expression]) -> Field:
+        """``Feature('close')``: what Qlib makes of ``$close``."""
+        if len(args) != 1 or not isinstance(args[0], Text):
+            raise self.fail("Feature needs the quoted name of a field", token)
+        return Field(args[0].value.lower())
+
+    def rolling(self, token: _Token, args: list[Expression]) -> Expression:
+        """``Rolling($close, 5, 'mean')``: Qlib's general form of ``Mean($close, 5)``."""
+        known = {"median": "Med", **{n.lower(): n for n in _ROLLING_NAMES}}
+        word = args[2].value if len(args) == 3 and isinstance(args[2], Text) else None
+        if word not in known:
+            raise self.fail(f"Rolling needs an expression, a window and one of {', '.join(map(repr, known))}", token)
+        return self.make(known[word], token, *args[:2])
+
+    def check_names(self, name: str, named: list[tuple[int, _Token]]) -> None:
+        """Refuse ``Ref($close, M=5)``: a name must be the one that Qlib's operator has at that place."""
+        from rollforge.data.operators import operator as known
+
+        pairs = ["feature_left", "feature_right"]
+        kinds = known(name).arguments
+        left = iter(pairs)
+        twice = "vv" in kinds or kinds == "cc"
+        names = [next(left, "") if twice and k in "vc" else _PARAMETERS[k] for k in kinds]
+        if name == "If":
+            names[0] = "condition"
+        for place, token in named:
+            if token.text != names[place]:
+                raise self.fail(f"{name} has no argument {token.text!r} at this place, but {names[place]!r}", token)
 
 
 @functools.lru_cache(maxsize=16384)

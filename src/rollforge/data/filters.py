@@ -1,9 +1,14 @@
-"""Filters that narrow a universe: by name, or by an expression that must hold on the day."""
+"""Filters that narrow a universe day by day: by name, by an expression that must hold, or by a rule of your own.
+
+As in Qlib they stand in a pipe, ``{"market": "all", "filter_pipe": [NameDFilter("SH.*"), …]}``, and an instrument's row
+stays when every filter keeps its day.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,80 +16,151 @@ from numpy.typing import NDArray
 
 from rollforge.errors import ConfigError
 
-__all__ = ["BaseDFilter", "ExpressionDFilter", "NameDFilter"]
+__all__ = ["BaseDFilter", "ExpressionDFilter", "NameDFilter", "SeriesDFilter", "build_filters"]
+
+Evaluate = Callable[[str], tuple[NDArray[np.float32], NDArray[np.bool_]]]
+"""Expression -> its values (instruments, days), and on which days each instrument has a row at all."""
 
 
-class BaseDFilter:
-    """Says on which days an instrument of a universe stays in it.
+class BaseDFilter(ABC):
+    """Says on which days an instrument of a universe stays in it."""
+
+    @abstractmethod
+    def apply(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
+        """Return which days to keep.
+
+        Parameters
+        ----------
+        codes : sequence of str, (N,)
+            Members of the universe.
+        days : array of datetime64[D], (T,)
+            Trading days asked for.
+        evaluate : callable
+            Gives the values of an expression for these members and days, see :data:`Evaluate`.
+
+        Returns
+        -------
+        bool array, (N, T)
+        """
+
+
+class SeriesDFilter(BaseDFilter):
+    """A rule that holds in a span of time, and leaves the days outside it as they are.
 
     Parameters
     ----------
     fstart_time, fend_time : date, optional
-        Outside these days the filter does nothing.
+        First and last day on which the filter does something; by default all days.
+    keep : bool
+        What becomes of an instrument without any data in that span.
     """
 
-    def __init__(self, fstart_time: Any = None, fend_time: Any = None) -> None:
-        self.fstart_time = None if fstart_time is None else np.datetime64(str(fstart_time)[:10], "D")
-        self.fend_time = None if fend_time is None else np.datetime64(str(fend_time)[:10], "D")
+    def __init__(self, fstart_time: Any = None, fend_time: Any = None, keep: bool = False) -> None:
+        self.filter_start_time = _day(fstart_time, "fstart_time")
+        self.filter_end_time = _day(fend_time, "fend_time")
+        self.keep = keep
 
-    def keep(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Any) -> NDArray[np.bool_]:
-        """Return the days to keep, (instruments, days)."""
-        raise NotImplementedError(f"{type(self).__name__} must say which days it keeps.")
+    @abstractmethod
+    def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
+        """Return where the rule holds, (N, T); called with the days of the filter's span alone."""
 
-    def apply(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Any) -> NDArray[np.bool_]:
-        """Return :meth:`keep`, with True outside the filter's own days."""
-        kept = self.keep(codes, days, evaluate).copy()
-        if self.fstart_time is not None:
-            kept[:, days < self.fstart_time] = True
-        if self.fend_time is not None:
-            kept[:, days > self.fend_time] = True
+    def apply(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
+        """Return where the rule holds, and True outside the filter's span."""
+        inside = np.ones(len(days), bool)
+        if self.filter_start_time is not None:
+            inside &= days >= self.filter_start_time
+        if self.filter_end_time is not None:
+            inside &= days <= self.filter_end_time
+        kept = np.ones((len(codes), len(days)), bool)
+        if inside.any():
+
+            def there(expression: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+                values, exists = evaluate(expression)
+                return values[:, inside], exists[:, inside]
+
+            kept[:, inside] = self.rule(codes, days[inside], there)
         return kept
 
 
-class NameDFilter(BaseDFilter):
-    """Keeps the instruments whose code matches a regular expression."""
+class NameDFilter(SeriesDFilter):
+    """Keeps the instruments whose code matches a regular expression from its beginning.
+
+    Raises
+    ------
+    ConfigError
+        When `name_rule_re` is no regular expression.
+    """
 
     def __init__(self, name_rule_re: str, fstart_time: Any = None, fend_time: Any = None) -> None:
         super().__init__(fstart_time, fend_time)
         try:
-            self.rule = re.compile(name_rule_re)
-        except re.error as exc:
+            self._matches = re.compile(name_rule_re).match
+        except (re.error, TypeError) as exc:
             raise ConfigError(f"name_rule_re {name_rule_re!r} is no regular expression: {exc}.") from exc
+        self.name_rule_re = name_rule_re
 
-    def keep(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Any) -> NDArray[np.bool_]:
+    def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
         """Return True for all days of the codes that match."""
-        matches = np.array([self.rule.match(code) is not None for code in codes], bool)
+        matches = np.array([self._matches(code) is not None for code in codes], bool)
         return np.repeat(matches[:, None], len(days), axis=1)
 
 
-class ExpressionDFilter(BaseDFilter):
-    """Keeps the days on which a condition holds, such as ``$close > 5``; `keep_missing` keeps those without an answer."""
+class ExpressionDFilter(SeriesDFilter):
+    """Keeps the days on which an expression, such as ``$close > 5``, is not 0.
+
+    A comparison with a missing value does not hold. A rule that is a number rather than a condition counts as true
+    where it is missing, as in Qlib.
+    """
 
     def __init__(
         self, rule_expression: str, fstart_time: Any = None, fend_time: Any = None, keep: bool = False
     ) -> None:
-        super().__init__(fstart_time, fend_time)
+        super().__init__(fstart_time, fend_time, keep)
         self.rule_expression = rule_expression
-        self.keep_missing = keep
 
-    def keep(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Any) -> NDArray[np.bool_]:
-        """Return True where the condition holds."""
-        values = evaluate(self.rule_expression)
-        missing = np.isnan(values)
-        kept: NDArray[np.bool_] = np.where(missing, self.keep_missing, np.nan_to_num(values) != 0)
+    def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
+        """Return True where the expression is not 0."""
+        values, exists = evaluate(self.rule_expression)
+        kept: NDArray[np.bool_] = values != 0
+        kept[~exists.any(axis=1)] = self.keep
         return kept
 
 
+def _day(value: Any, name: str) -> np.datetime64 | None:
+    if not value:
+        return None
+    try:
+        return np.datetime64(str(value)[:10], "D")
+    except ValueError:
+        raise ConfigError(f"{name} {value!r} is no date; write it as 2015-06-30.") from None
+
+
 def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:
-    """Return the filters that a ``filter_pipe`` describes, in Qlib's forms."""
+    """Return the filters that a ``filter_pipe`` describes.
+
+    Parameters
+    ----------
+    pipe : sequence
+        Filters, ``{class, module_path, kwargs}``, or Qlib's ``{"filter_type": "NameDFilter", "name_rule_re": …}``.
+
+    Raises
+    ------
+    ConfigError
+        When an entry describes no filter, naming its place.
+    """
     from rollforge.build import build
 
-    made = []
+    if not isinstance(pipe, (list, tuple)):
+        raise ConfigError(f"expected a list of filters, found a {type(pipe).__name__}.", path="filter_pipe")
+    made: list[BaseDFilter] = []
     for i, entry in enumerate(pipe):
         config = entry
         if isinstance(entry, Mapping) and "filter_type" in entry:  # Qlib's other spelling of a class and its arguments
             arguments = {k: v for k, v in entry.items() if k != "filter_type"}
             renamed = {"filter_start_time": "fstart_time", "filter_end_time": "fend_time"}
             config = {"class": entry["filter_type"], "kwargs": {renamed.get(k, k): v for k, v in arguments.items()}}
-        made.append(build(config, accept_types=BaseDFilter, default_module=__name__, where=f"filter_pipe.{i}"))
+        one = build(config, accept_types=BaseDFilter, default_module=__name__, where=f"filter_pipe.{i}")
+        if not isinstance(one, BaseDFilter):
+            raise ConfigError(f"a {type(one).__name__} is no filter.", path=f"filter_pipe.{i}")
+        made.append(one)
     return made

@@ -1,37 +1,59 @@
 """Compiled rolling kernels over dense (instrument, day) arrays.
 
 Every kernel takes ``x``: float64 of shape (instruments, days), C order, so that one instrument's series is contiguous;
-``begin`` and ``end``: int64 of shape (instruments,), the days on which the instrument exists (nothing outside counts, not
-even as missing); ``n``: the window in days. It returns an array of the shape of ``x`` with NaN outside the span. A window
-needs one value (``min_periods=1``), as in pyqlib.
+``begin`` and ``end``: int64 of shape (instruments,), the days on which the instrument exists (nothing outside counts,
+not even as missing); ``n``: the window in days. It returns an array of the shape of ``x`` with NaN outside the span. A
+window needs one value (``min_periods=1``), as in pyqlib.
 
-Windows are evaluated afresh for each day, on values centred on the window's mean, rather than by adding and removing
-terms: nothing drifts, whatever the level of the series. Sums use Neumaier's compensation.
+Nothing drifts, whatever the level of the series. Most windows are evaluated afresh for each day, on values centred on
+the window's mean. Sums use Neumaier's compensation. Second moments (variance, correlation) are moved along from day
+to day around a pivot, and evaluated afresh, with the window's mean as the new pivot, after twice as many days as the
+window has, and at once when the result is small beside the largest sum since then (below 1e-4, so that each step has
+cost at most 1e-12 of the result): a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
+from numba import njit
 
 from rollforge.session import current_session
 
-# Compiled code is kept in the cache folder that all processes share; numba reads the variable when it is imported.
-os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(current_session().cache, "kernels"))
+log = logging.getLogger(__name__)
 
-from numba import njit
+
+def _cache_folder() -> str:
+    """Where compiled code is kept: in the cache that all processes share, or, where that is read-only, a folder of this
+    process alone (compiled code is executed, so it is never taken from a folder that others can write)."""
+    folder = Path(current_session().cache) / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    except OSError as exc:
+        log.info("Compiled code is not kept: %s", exc)
+    return tempfile.mkdtemp(prefix="rollforge-kernels-")
+
+
+_settings: Any = numba.config
+if not _settings.CACHE_DIR:  # NUMBA_CACHE_DIR, when somebody has set it, wins
+    _settings.CACHE_DIR = _cache_folder()
 
 __all__ = [
-    "corr",
     "count",
-    "cov",
     "ewm_mean",
     "expanding_ema",
     "extreme",
     "kurt",
     "mad",
+    "paired",
     "quantile",
     "rank",
     "regression",
@@ -120,12 +142,14 @@ def _window_mean(w, seen):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _centred_squares(w, mean):  # type: ignore[no-untyped-def]
-    s = 0.0
+def _centred_sums(w, pivot):  # type: ignore[no-untyped-def]
+    s1, s2 = 0.0, 0.0
     for k in range(w.size):
-        d = w[k] - mean
-        s += d * d if np.isfinite(d) else 0.0
-    return s
+        d = w[k] - pivot
+        if np.isfinite(d):
+            s1 += d
+            s2 += d * d
+    return s1, s2
 
 
 @_exact
@@ -134,21 +158,36 @@ def variance(x, begin, end, n, root):  # type: ignore[no-untyped-def]
     out = np.full(x.shape, _NAN)
     for i in range(x.shape[0]):
         b, seen, same, last = begin[i], 0, 0, _NAN
+        pivot, s1, s2, peak, left = 0.0, 0.0, 0.0, 0.0, 0
         for t in range(b, end[i]):
             v = x[i, t]
             if np.isfinite(v):
                 seen += 1
                 same = same + 1 if v == last else 1
                 last = v
+                d = v - pivot
+                s1 += d
+                s2 += d * d
+                peak = max(peak, s2)
             if t - n >= b and np.isfinite(x[i, t - n]):
                 seen -= 1
-            if seen > 1:
-                if same >= seen:
-                    out[i, t] = 0.0
-                    continue
-                w = x[i, max(b, t - n + 1) : t + 1]
-                var = _centred_squares(w, _window_mean(w, seen)) / (seen - 1)
-                out[i, t] = np.sqrt(var) if root else var
+                d = x[i, t - n] - pivot
+                s1 -= d
+                s2 -= d * d
+            left -= 1
+            if seen < 2:
+                left = 0
+            elif same >= seen:
+                out[i, t] = 0.0
+            else:
+                m2 = s2 - s1 * s1 / seen
+                if left < 0 or not m2 > 1e-4 * peak:
+                    w = x[i, max(b, t - n + 1) : t + 1]
+                    pivot = _window_mean(w, seen)
+                    s1, s2 = _centred_sums(w, pivot)
+                    m2 = max(s2 - s1 * s1 / seen, 0.0)
+                    peak, left = s2, 2 * seen
+                out[i, t] = np.sqrt(m2 / (seen - 1)) if root else m2 / (seen - 1)
     return out
 
 
@@ -208,21 +247,20 @@ def _moments(w):  # type: ignore[no-untyped-def]
 
 
 @_exact
-def extreme(x, begin, end, n, sign, index):  # type: ignore[no-untyped-def]  # noqa: C901
-    """Largest value of the window (smallest, if `sign` is -1), or with `index` its place, 1 for the window's first day.
+def extreme(x, begin, end, n, sign):  # type: ignore[no-untyped-def]
+    """Largest value of the window (smallest, if `sign` is -1), and its place, 1 for the window's first day.
 
-    Of equal values the first counts, as in numpy. A missing value counts as the extreme for `index`, as numpy's argmax
-    has it and pyqlib with it; without a value in the window the result is NaN.
+    Of equal values the first counts, as in numpy. A missing value counts as the extreme for the place, as numpy's
+    argmax has it and pyqlib with it; without a value in the window both are NaN.
     """
     out = np.full(x.shape, _NAN)
+    place = np.full(x.shape, _NAN)
     queue = np.empty(x.shape[1] + 1, np.int64)
+    gaps = np.empty(x.shape[1] + 1, np.int64)
     for i in range(x.shape[0]):
-        b = begin[i]
-        head, tail, nan_at, seen = 0, 0, -1, 0
-        gaps = np.empty(0, np.int64)
+        b, seen = begin[i], 0
+        head, tail = 0, 0
         first_gap, gap_count = 0, 0
-        if index:
-            gaps = np.empty(end[i] - b, np.int64)
         for t in range(b, end[i]):
             v = x[i, t] * sign
             if np.isfinite(v):
@@ -231,7 +269,7 @@ def extreme(x, begin, end, n, sign, index):  # type: ignore[no-untyped-def]  # n
                     tail -= 1
                 queue[tail] = t
                 tail += 1
-            elif index:
+            else:
                 gaps[gap_count] = t
                 gap_count += 1
             if t - n >= b:
@@ -241,14 +279,11 @@ def extreme(x, begin, end, n, sign, index):  # type: ignore[no-untyped-def]  # n
                     head += 1
                 if first_gap < gap_count and gaps[first_gap] == t - n:
                     first_gap += 1
-            if seen == 0:
-                continue
-            if index:
-                nan_at = gaps[first_gap] if first_gap < gap_count else queue[head]
-                out[i, t] = nan_at - max(b, t - n + 1) + 1
-            else:
+            if seen > 0:
                 out[i, t] = x[i, queue[head]]
-    return out
+                at = gaps[first_gap] if first_gap < gap_count else queue[head]
+                place[i, t] = at - max(b, t - n + 1) + 1
+    return out, place
 
 
 @_exact
@@ -291,7 +326,7 @@ def _places(w, v):  # type: ignore[no-untyped-def]
 
 @_exact
 def rank(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Rank of the day's value in its window as a share of the values there (ties: mean rank); NaN where it is missing."""
+    """Rank of the day's value as a share of the values in its window (ties: mean rank); NaN where it is missing."""
     out = np.full(x.shape, _NAN)
     for i in range(x.shape[0]):
         b, seen = begin[i], 0
@@ -337,7 +372,7 @@ def _line_sums(w, mean_k, mean_y):  # type: ignore[no-untyped-def]
 
 @_exact
 def regression(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Least-squares line through the window: slope a day, R squared, residual of the last day (NaN where it is missing)."""
+    """Least-squares line through the window: slope a day, R squared, residual of the last day (NaN if missing)."""
     slope = np.full(x.shape, _NAN)
     rsquare = np.full(x.shape, _NAN)
     residual = np.full(x.shape, _NAN)
@@ -370,47 +405,79 @@ def _pair_means(u, v):  # type: ignore[no-untyped-def]
             a += u[k]
             b += v[k]
             c += 1
-    return a, b, c
+    return a / c, b / c
 
 
 @_jit
 def _pair_sums(u, v, mean_u, mean_v):  # type: ignore[no-untyped-def]
-    uu, vv, uv = 0.0, 0.0, 0.0
+    su, sv, uu, vv, uv = 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(u.size):
         du, dv = u[k] - mean_u, v[k] - mean_v
         if np.isfinite(du) and np.isfinite(dv):
+            su += du
+            sv += dv
             uu += du * du
             vv += dv * dv
             uv += du * dv
-    return uu, vv, uv
+    return su, sv, uu, vv, uv
 
 
 @_exact
-def corr(x, y, begin, end, n):  # type: ignore[no-untyped-def]
-    """Pearson correlation over the days of the window on which both have a value."""
-    out = np.full(x.shape, _NAN)
-    for i in range(x.shape[0]):
-        b = begin[i]
-        for t in range(b, end[i]):
-            u, v = x[i, max(b, t - n + 1) : t + 1], y[i, max(b, t - n + 1) : t + 1]
-            su, sv, c = _pair_means(u, v)
-            if c > 1:
-                uu, vv, uv = _pair_sums(u, v, su / c, sv / c)
-                out[i, t] = uv / np.sqrt(uu * vv)
-    return out
+def _is_flat(w, seen, flat):  # type: ignore[no-untyped-def]
+    """Whether the standard deviation of all values in the window, paired or not, is at most `flat`."""
+    if seen < 2:
+        return False
+    s1, s2 = _centred_sums(w, _window_mean(w, seen))
+    return np.sqrt(max(s2 - s1 * s1 / seen, 0.0) / (seen - 1)) <= flat
 
 
 @_exact
-def cov(x, y, begin, end, n):  # type: ignore[no-untyped-def]
-    """Sample covariance (ddof 1) over the days of the window on which both have a value."""
+def paired(x, y, begin, end, n, flat, scaled):  # type: ignore[no-untyped-def]  # noqa: C901
+    """Sample covariance (ddof 1; `scaled`: correlation) over the days of the window on which both have a value.
+
+    NaN where the standard deviation of `x` or of `y` in the window is at most `flat`; a negative `flat` asks for none.
+    """
     out = np.full(x.shape, _NAN)
     for i in range(x.shape[0]):
-        b = begin[i]
+        b, c, nx, ny, left = begin[i], 0, 0, 0, 0
+        pu, pv, su, sv, suu, svv, suv, peak_u, peak_v = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
-            u, v = x[i, max(b, t - n + 1) : t + 1], y[i, max(b, t - n + 1) : t + 1]
-            su, sv, c = _pair_means(u, v)
-            if c > 1:
-                out[i, t] = _pair_sums(u, v, su / c, sv / c)[2] / (c - 1)
+            for step in range(2):  # the day that comes, then the one that leaves
+                at = t - n if step else t
+                if at < b:
+                    break
+                sign = -1 if step else 1
+                in_x, in_y = np.isfinite(x[i, at]), np.isfinite(y[i, at])
+                nx += sign if in_x else 0
+                ny += sign if in_y else 0
+                if in_x and in_y:
+                    c += sign
+                    du, dv = x[i, at] - pu, y[i, at] - pv
+                    su += sign * du
+                    sv += sign * dv
+                    suu += sign * (du * du)
+                    svv += sign * (dv * dv)
+                    suv += sign * (du * dv)
+                    peak_u, peak_v = max(peak_u, suu), max(peak_v, svv)
+            left -= 1
+            if c < 2:
+                left = 0
+                continue
+            uu, vv = suu - su * su / c, svv - sv * sv / c
+            if left < 0 or not (uu > 1e-4 * peak_u and vv > 1e-4 * peak_v):
+                u, v = x[i, max(b, t - n + 1) : t + 1], y[i, max(b, t - n + 1) : t + 1]
+                pu, pv = _pair_means(u, v)
+                su, sv, suu, svv, suv = _pair_sums(u, v, pu, pv)
+                uu, vv = max(suu - su * su / c, 0.0), max(svv - sv * sv / c, 0.0)
+                peak_u, peak_v, left = suu, svv, 2 * c
+            if flat >= 0.0:
+                first = max(b, t - n + 1)
+                if np.sqrt(uu / (c - 1)) <= flat if nx == c else _is_flat(x[i, first : t + 1], nx, flat):
+                    continue
+                if np.sqrt(vv / (c - 1)) <= flat if ny == c else _is_flat(y[i, first : t + 1], ny, flat):
+                    continue
+            uv = suv - su * sv / c
+            out[i, t] = uv / np.sqrt(uu * vv) if scaled else uv / (c - 1)
     return out
 
 
@@ -476,7 +543,7 @@ def expanding_ema(x, begin, end):  # type: ignore[no-untyped-def]
 def scatter_rows(columns, rows, out):  # type: ignore[no-untyped-def]
     """Write ``columns`` (column, instrument, day), float32, into the rows of ``out`` (row, column), float32.
 
-    ``rows``: int64 (instrument, day), the row that holds it or -1.
+    ``rows``: int32 (instrument, day), the row that holds it or -1.
     Days go in blocks, so that the rows being written stay in the processor's cache while the columns pass by.
     """
     width, n, days = columns.shape

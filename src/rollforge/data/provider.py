@@ -99,8 +99,16 @@ class Provider:
         """Return the names of the fields that any instrument has."""
         names: set[str] = set()
         for folder in self._feature_folders():
-            names.update(f.split(".")[0] for f in os.listdir(folder) if f.endswith(".day.bin"))
+            names.update(f.split(".")[0] for f in os.listdir(folder) if f.endswith(".bin"))
         return sorted(names)
+
+    def folder(self, code: str) -> Path:
+        """Return where the series of an instrument are, whether there are any or not."""
+        return self.path / "features" / _folder_name(code)
+
+    def has(self, code: str) -> bool:
+        """Return whether there are any series of an instrument."""
+        return self.folder(code).is_dir()
 
     def _feature_folders(self) -> Iterable[str]:
         root = self.path / "features"
@@ -132,7 +140,7 @@ class Provider:
         found = False
         size = len(self.calendar(freq))
         for i, code in enumerate(codes):
-            file = self.path / "features" / code.lower() / f"{name}.{freq}.bin"
+            file = self.folder(code) / f"{name}.{freq}.bin"
             try:
                 raw = np.fromfile(file, "<f4") if file.stat().st_size % 4 == 0 else None
             except FileNotFoundError:
@@ -155,7 +163,10 @@ class Provider:
         return FieldBlock(values, begin, end)
 
     def fingerprint(self) -> str:
-        """Return a short text that changes when the data does: names, sizes and times of all files, hashed."""
+        """Return a short text that changes when the data does: names, sizes and times of all files, hashed.
+
+        The files are looked at once; :meth:`refresh` makes the next call look again.
+        """
         if not self._fingerprint:
             mark = hashlib.sha256()
             for folder in ("calendars", "instruments"):
@@ -168,10 +179,27 @@ class Provider:
             self._fingerprint = mark.hexdigest()[:16]
         return self._fingerprint
 
+    def refresh(self) -> None:
+        """Forget what was read: the next question reads the folder again."""
+        self._calendars.clear()
+        self._markets.clear()
+        self._fingerprint = ""
+
+
+_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
+
+
+def _folder_name(code: str) -> str:
+    """The code in lower case; names that Windows keeps for itself carry a prefix, as in Qlib's folders."""
+    name = code.lower()
+    return f"_qlib_{name}" if name in _RESERVED else name
+
 
 def _first_day(raw: NDArray[np.float32] | None, file: Path, calendar_size: int) -> int:
-    if raw is None or raw.size == 0:
+    if raw is None:
         raise DataError(f"{file} is truncated: its size is no whole number of 4-byte values. Import the data again.")
+    if raw.size == 0:
+        raise DataError(f"{file} is empty: not even the index of its first day is there. Import the data again.")
     first = float(raw[0])
     if not (first >= 0 and first.is_integer()) or first + raw.size - 1 > calendar_size:
         raise DataError(
@@ -218,11 +246,17 @@ def _read_market(file: Path) -> dict[str, list[Span]]:
     return dict(sorted(members.items()))
 
 
-_open: dict[str, tuple[int, Provider]] = {}
+_open: dict[str, tuple[tuple[int, ...], Provider]] = {}
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Changes when the calendar, a universe, or the list of instruments does."""
+    parts = [folder / "calendars" / "day.txt", folder / "features", *sorted((folder / "instruments").glob("*.txt"))]
+    return tuple(p.stat().st_mtime_ns for p in parts if p.exists())
 
 
 def open_provider(path: str | os.PathLike[str]) -> Provider:
-    """Return the reader of a data folder: the same one while its calendar does not change.
+    """Return the reader of a data folder: the same one while its calendar and its universes do not change.
 
     Raises
     ------
@@ -238,7 +272,7 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
         )
     if not calendar.is_file():
         raise DataNotFound(f"{folder} is no data folder: it has no calendars/day.txt.")
-    stamp = calendar.stat().st_mtime_ns
+    stamp = _stamp(folder)
     known = _open.get(str(folder))
     if known is None or known[0] != stamp:
         known = _open[str(folder)] = (stamp, Provider(folder))
@@ -273,10 +307,10 @@ def write_folder(
         lines = (f"{code}\t{a}\t{b}\n" for code, spans in sorted(members.items()) for a, b in spans)
         (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     for code, (first, fields) in series.items():
-        features = root / "features" / code.lower()
-        features.mkdir(exist_ok=True)
+        place = root / "features" / _folder_name(code)
+        place.mkdir(exist_ok=True)
         for name, values in fields.items():
             block = np.empty(len(values) + 1, "<f4")
             block[0] = first
             block[1:] = values
-            block.tofile(features / f"{name}.day.bin")
+            block.tofile(place / f"{name}.day.bin")

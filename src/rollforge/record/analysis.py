@@ -99,7 +99,8 @@ def calc_long_short_return(
     return (long_r - short_r) / 2, days["label"].mean()
 
 
-_PERIODS = {"day": 252, "1day": 252, "week": 50, "month": 12, "min": 240 * 252}
+# Qlib counts 238 trading days a year, those of the Chinese exchanges.
+_PERIODS = {"day": 238, "1day": 238, "week": 50, "month": 12, "min": 240 * 238}
 
 
 def risk_analysis(
@@ -115,7 +116,7 @@ def risk_analysis(
     r : Series
         Returns by period.
     N : int, optional
-        Periods a year; by default those of `freq` (252 days).
+        Periods a year; by default those of `freq` (238 days, as Qlib counts).
     freq : str, optional
         Frequency of the returns.
     mode : str
