@@ -166,7 +166,7 @@ def spoiled(market: Path, folder: Path) -> Path:
         ("all", ["Mean($close)"], ("Mean takes 2 arguments, found 1",)),
         ("all", ["Mean($close, 2.5)"], ("whole number of days",)),
         ("all", ["$close +"], ("ends too early", "position 9")),
-        ("all", ["$close ? 2"], ("'?' is not understood", "position 8")),
+        ("all", ["$close ? 2"], ("'?'", "not supported", "position 8")),
         ("all", ["close"], ("fields are written $close",)),
     ],
 )
@@ -196,7 +196,7 @@ def test_an_empty_universe_is_named(small_market: Path, tmp_path: Path) -> None:
     ("spoil", "expected"),
     [
         (lambda b: b[:-3], "is truncated"),
-        (lambda b: b"", "is truncated"),
+        (lambda b: b"", "is empty"),
         (lambda b: np.float32(5000).tobytes() + b[4:], "does not fit the calendar"),
         (lambda b: b + b, "does not fit the calendar"),
     ],
