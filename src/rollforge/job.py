@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.errors import TaskNotFound, nearest
 from rollforge.run.execute import prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
-from rollforge.run.worker import Event, Job
+from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, mask_secrets, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
@@ -84,17 +84,29 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
         Where the workers log.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment
-    waiting = [r for r in open_store(session.store).query(pool, _these(plan)) if r.status is Status.WAITING]
-    if not waiting:
+    store = open_store(session.store)
+    release_dead_workers(store, pool)
+    waiting = [r for r in store.query(pool, _these(plan), results=False) if r.status is Status.WAITING]
+    if not waiting and not store.count(pool, _these(plan)).get(Status.RUNNING):
         return
     tracker = open_tracker(session.tracking)
     opening = _Beside(tracker.prepare)  # opening MLflow's database takes seconds that the panel can use
-    prepare_data(waiting[0].definition, session)
+    if waiting:
+        prepare_data(waiting[0].definition, session)
     opening.join()
     get_experiment(tracker, experiment_name=pool)
     job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool})
     executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
-    executor.run(job, on_event)
+    while True:
+        executor.run(job, on_event)
+        # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
+        counts = TaskManager(pool, store=store).wait(_these(plan), settled=_none_running)
+        if not counts.get(Status.WAITING):
+            return
+
+
+def _none_running(counts: Mapping[Status, int]) -> bool:
+    return not counts.get(Status.RUNNING)
 
 
 class _Beside:

@@ -22,7 +22,16 @@ from rollforge.store.manager import Lease
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import Recorder
 
-__all__ = ["Event", "Job", "Worker", "WorkerStopped", "call_in_child", "run_task", "worker_name"]
+__all__ = [
+    "Event",
+    "Job",
+    "Worker",
+    "WorkerStopped",
+    "call_in_child",
+    "release_dead_workers",
+    "run_task",
+    "worker_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +74,30 @@ class Event:
 def worker_name(pid: int | None = None) -> str:
     """Return the name under which a process of this host claims tasks."""
     return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
+
+
+def release_dead_workers(store: TaskStore, pool: str) -> list[TaskRecord]:
+    """Take the tasks of this host's workers that are no longer alive, without waiting for their leases to run out.
+
+    After ``kill -9`` of a whole run nobody is left to do so but the next run.
+    """
+    released = []
+    running = store.query(pool, {"status": Status.RUNNING.value}, results=False)
+    for name in sorted({task.worker or "" for task in running}):
+        host, _, pid = name.rpartition(":")
+        if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+            released += store.release_worker(pool, name, f"The worker {name} is gone: it was killed.")
+    return released
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's process: alive
+        return True
+    return True
 
 
 def _ignore(event: Event) -> None:

@@ -265,6 +265,7 @@ class TaskManager:
         query: Mapping[str, Any] | None = None,
         on_change: Callable[[dict[Status, int]], None] | None = None,
         poll: float = 0.05,
+        settled: Callable[[Mapping[Status, int]], bool] | None = None,
     ) -> dict[Status, int]:
         """Wait until no task that matches is waiting or running, and return the counts.
 
@@ -279,6 +280,8 @@ class TaskManager:
             Told the counts whenever they change.
         poll : float
             Seconds between two looks.
+        settled : callable, optional
+            Another answer to when waiting ends: by default when nothing is waiting or running.
         """
         last: dict[Status, int] | None = None
         while True:
@@ -288,7 +291,7 @@ class TaskManager:
                 last = counts
                 if on_change is not None:
                     on_change(counts)
-            if not counts.get(Status.WAITING) and not counts.get(Status.RUNNING):
+            if settled(counts) if settled else not (counts.get(Status.WAITING) or counts.get(Status.RUNNING)):
                 failed = counts.get(Status.FAILED, 0)
                 if failed:
                     log.warning("%s: %d tasks failed", self, failed)
