@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one JSON line, and runs the same work with pyqlib in the same call where that is installed."""

@@ -1,0 +1,98 @@
+"""Collecting the predictions of many recorders into one, against pyqlib's RecorderCollector and RollingGroup.
+
+python -m benchmarks.collecting
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import setting
+
+MODULE = "benchmarks.collecting"
+
+
+def predictions(recorders: int, rows: int) -> Any:
+    """Yield one frame a window, one after the other in time."""
+    codes = [f"I{i:04d}" for i in range(300)]
+    days = pd.bdate_range("1990-01-01", periods=recorders * rows // 300)
+    random = np.random.default_rng(1)
+    per = rows // 300
+    for i in range(recorders):
+        index = pd.MultiIndex.from_product([days[i * per : (i + 1) * per], codes], names=["datetime", "instrument"])
+        yield i, pd.DataFrame({"score": random.standard_normal(len(index))}, index=index)
+
+
+def pyqlib(task: dict[str, Any]) -> None:
+    """The same frames saved and collected by pyqlib."""
+    manager = {
+        "class": "MLflowExpManager",
+        "module_path": "qlib.workflow.expm",
+        "kwargs": {"uri": f"sqlite:///{task['folder']}/theirs.db", "default_exp_name": "Experiment"},
+    }
+    with setting.quiet_pyqlib(task["provider"], exp_manager=manager):
+        from qlib.model.ens.group import RollingGroup
+        from qlib.workflow import R
+        from qlib.workflow.task.collect import RecorderCollector
+
+        for i, frame in predictions(task["recorders"], task["rows"]):
+            with R.start(experiment_name="many"):
+                R.save_objects(**{"pred.pkl": frame, "n": i})
+
+        def key(recorder: Any) -> Any:
+            return "model", recorder.load_object("n")
+
+        def collect() -> Any:
+            return RecorderCollector("many", RollingGroup(), rec_key_func=key, artifacts_path={"pred": "pred.pkl"})()
+
+        took = setting.seconds(collect)
+    print(json.dumps({"seconds": took}))
+
+
+def main() -> None:
+    """Time both and print one line."""
+    options = setting.arguments(__doc__ or "")
+    if options.as_pyqlib:
+        pyqlib(json.loads(options.as_pyqlib))
+        return
+    from rollforge.collect import RecorderCollector, RollingGroup
+    from rollforge.session import Session, using
+    from rollforge.track.base import get_experiment, open_tracker
+
+    recorders, rows = (30, 3_000) if options.small else (200, 30_000)
+    with setting.workplace() as folder, using(Session(tracking=f"sqlite:///{folder}/ours.db")) as session:
+        tracker = open_tracker(session.tracking)
+        tracker.prepare()
+        experiment = get_experiment(tracker, experiment_name="many")
+        for i, frame in predictions(recorders, rows):
+            recorder = experiment.create_recorder()
+            recorder.save_objects(**{"pred.pkl": frame, "n": i})
+            recorder.end_run()
+
+        def key(recorder: Any) -> Any:
+            return "model", recorder.load_object("n")
+
+        def collect() -> Any:
+            return RecorderCollector("many", RollingGroup(), rec_key_func=key)()
+
+        ours = setting.seconds(collect)
+        figures: dict[str, Any] = {"recorders": recorders, "rows_each": rows, "seconds": ours}
+        if setting.has_pyqlib(options):
+            options.small = True
+            task = {
+                "folder": str(folder),
+                "provider": str(setting.market(options, folder)),
+                "recorders": recorders,
+                "rows": rows,
+            }
+            theirs = setting.in_pyqlib(MODULE, task)["seconds"]
+            figures |= {"pyqlib_seconds": theirs, "times_faster": theirs / ours}
+        setting.report("collecting", **figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""A model and a dataset for pyqlib that do nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from qlib.data.dataset import Dataset
+from qlib.model.base import Model
+
+
+class NoData(Dataset):
+    """One row."""
+
+    def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return the row."""
+        index = pd.MultiIndex.from_arrays(
+            [pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"]
+        )
+        return pd.DataFrame({"x": [0.0]}, index=index)
+
+
+class Nothing(Model):
+    """Predicts zero."""
+
+    def fit(self, dataset: Dataset, reweighter: Any = None) -> None:
+        """Do nothing."""
+
+    def predict(self, dataset: Dataset, segment: Any = "test") -> pd.Series:
+        """Return zero."""
+        return pd.Series(0.0, index=dataset.prepare(segment).index)

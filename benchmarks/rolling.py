@@ -1,0 +1,122 @@
+"""The whole rolling job (SignalRecord and SigAnaRecord kept, collected), against its own model fitting and pyqlib.
+
+python -m benchmarks.rolling [--ridge] [--windows N]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import setting
+
+MODULE = "benchmarks.rolling"
+
+
+def run(provider: Path, folder: Path, template: dict[str, Any], windows: int | None) -> dict[str, float]:
+    """Plan, store, train in worker processes, collect; the panel cache is empty, the kernels are compiled."""
+    from rollforge.generate import RollingGen
+    from rollforge.job import collect, submit, train
+    from rollforge.session import Session, available_cores, using
+    from rollforge.task import digest
+    from rollforge.workflow import Plan, Workflow
+
+    for name in ("cache/panels", "home"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    session = Session(
+        provider_uri=str(provider),
+        store=f"sqlite:///{folder}/home/tasks.db",
+        tracking=f"sqlite:///{folder}/home/mlflow.db",
+        cache=str(folder / "cache"),
+        experiment="rolling",
+    )
+    figures: dict[str, float] = {}
+
+    def work() -> None:
+        with using(session):
+            tasks = RollingGen(step=60, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
+            workflow = Workflow(Path("rolling"), "", session, "rolling", template, {}, None, "qlib", {})
+            plan = Plan(workflow, tuple(tasks), tuple(digest(t) for t in tasks), (), ())
+            submit(plan)
+            train(plan, jobs=available_cores())
+            collected = collect(session, "rolling", plan.ids)
+            assert collected.prediction is not None
+            figures["rows"] = len(collected.prediction)
+            metrics = [o.recorder.list_metrics() for o in collected.outcomes if o.recorder is not None]
+            figures["windows"] = len(metrics)
+            figures["fit_seconds"] = sum(m["fit_seconds"] for m in metrics)
+
+    figures["seconds"] = setting.seconds(work)
+    return figures
+
+
+def pyqlib(task: dict[str, Any]) -> None:
+    """The same tasks through pyqlib's TrainerR and RecorderCollector, with or without its handler cache."""
+    folder = Path(task["folder"])
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    manager = {
+        "class": "MLflowExpManager",
+        "module_path": "qlib.workflow.expm",
+        "kwargs": {"uri": f"sqlite:///{folder}/mlflow.db", "default_exp_name": "Experiment"},
+    }
+    with setting.quiet_pyqlib(task["provider"], exp_manager=manager):
+        from qlib.model.ens.group import RollingGroup
+        from qlib.model.trainer import TrainerR
+        from qlib.workflow.task.collect import RecorderCollector
+        from qlib.workflow.task.gen import RollingGen
+        from qlib.workflow.task.utils import replace_task_handler_with_cache
+
+        def work() -> None:
+            template = json.loads(json.dumps(task["template"]))
+            segments = template["dataset"]["kwargs"]["segments"]
+            template["dataset"]["kwargs"]["segments"] = {k: tuple(v) for k, v in segments.items()}
+            if task["cached"]:
+                template = replace_task_handler_with_cache(template, str(folder))
+            tasks = RollingGen(step=60, rtype=RollingGen.ROLL_SD).generate(template)[: task["windows"]]
+            TrainerR("rolling")(tasks)
+
+            def key(recorder: Any) -> Any:
+                return "model", recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"]
+
+            RecorderCollector("rolling", RollingGroup(), rec_key_func=key, artifacts_path={"pred": "pred.pkl"})()
+
+        took = setting.seconds(work)
+    print(json.dumps({"seconds": took}))
+
+
+def main() -> None:
+    """Time all and print one line."""
+    ridge = "--ridge" in sys.argv
+    windows = int(sys.argv[sys.argv.index("--windows") + 1]) if "--windows" in sys.argv else None
+    uncached = "--uncached" in sys.argv
+    kept = [a for a in sys.argv if a not in ("--ridge", "--uncached", "--windows", str(windows))]
+    sys.argv = kept
+    options = setting.arguments(__doc__ or "")
+    if options.as_pyqlib:
+        pyqlib(json.loads(options.as_pyqlib))
+        return
+    template = setting.job(model=setting.RIDGE if ridge else None)
+    with setting.workplace() as folder:
+        provider = setting.market(options, folder)
+        run(provider, folder, template, 1)  # compiles the kernels
+        ours = run(provider, folder, template, windows)
+        figures: dict[str, Any] = dict(ours)
+        figures["total_over_fit"] = ours["seconds"] / ours["fit_seconds"]
+        if setting.has_pyqlib(options):
+            for name, cached in (("cached", True), *([("uncached", False)] if uncached else [])):
+                task = {
+                    "provider": str(provider), "folder": str(folder / name), "template": template, "cached": cached,
+                    "windows": windows,
+                }  # fmt: skip
+                theirs = setting.in_pyqlib(MODULE, task)["seconds"]
+                figures[f"pyqlib_{name}_seconds"] = theirs
+                figures[f"times_faster_than_{name}"] = theirs / ours["seconds"]
+        setting.report("rolling_ridge" if ridge else "rolling_lightgbm", small=options.small, **figures)
+
+
+if __name__ == "__main__":
+    main()

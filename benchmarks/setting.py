@@ -1,0 +1,166 @@
+"""What the benchmarks share: the market, the job, timing, and pyqlib where it is there."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rollforge.session import available_cores
+
+LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Return what the command line says: ``--small`` for a quick look, ``--data`` for the S&P table."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--small", action="store_true", help="a small made-up market instead of the S&P table")
+    parser.add_argument("--data", type=Path, default=None, help="sp500_5yr.parquet (or ROLLFORGE_SHARED/data/…)")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each side is timed")
+    parser.add_argument("--without-pyqlib", action="store_true", help="time Rollforge alone")
+    parser.add_argument("--as-pyqlib", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def market(options: argparse.Namespace, folder: Path) -> Path:
+    """Return a data folder: the S&P table where it is at hand, else a demo market."""
+    from rollforge.data.demo import make_demo
+    from rollforge.data.importer import import_table
+
+    target = folder / "market"
+    table = options.data
+    if table is None and os.environ.get("ROLLFORGE_SHARED"):
+        table = Path(os.environ["ROLLFORGE_SHARED"]) / "data" / "sp500_5yr.parquet"
+    if options.small or table is None:
+        make_demo(target, instruments=60, years=6, end="2018-12-31")
+    else:
+        import_table(table, target)
+    return target
+
+
+def job(step: int = 60, model: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the rolling job of the reference values as a template."""
+    handler = {
+        "class": "Alpha158",
+        "module_path": "qlib.contrib.data.handler",
+        "kwargs": {
+            "instruments": "all",
+            "start_time": "2013-02-08",
+            "end_time": "2018-02-07",
+            "fit_start_time": "2013-02-08",
+            "fit_end_time": "2014-12-31",
+        },
+    }
+    segments = {
+        "train": ("2013-02-08", "2014-12-31"),
+        "valid": ("2015-01-01", "2015-06-30"),
+        "test": ("2015-07-01", "2018-02-07"),
+    }
+    lightgbm = {
+        "class": "LGBModel",
+        "module_path": "qlib.contrib.model.gbdt",
+        "kwargs": {
+            "loss": "mse",
+            "colsample_bytree": 0.8879,
+            "learning_rate": 0.0421,
+            "subsample": 0.8789,
+            "lambda_l1": 205.6999,
+            "lambda_l2": 580.9768,
+            "max_depth": 8,
+            "num_leaves": 210,
+            "num_threads": available_cores(),
+        },
+    }
+    return {
+        "model": model or lightgbm,
+        "dataset": {
+            "class": "DatasetH",
+            "module_path": "qlib.data.dataset",
+            "kwargs": {"handler": handler, "segments": segments},
+        },
+        "record": [
+            {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+            {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp"},
+        ],
+    }
+
+
+RIDGE = {
+    "class": "LinearModel",
+    "module_path": "qlib.contrib.model.linear",
+    "kwargs": {"estimator": "ridge", "alpha": 1.0},
+}
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="rollforge-bench-") as folder:
+        yield Path(folder)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long `work` took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def median(values: list[float]) -> float:
+    """Return the middle one."""
+    return sorted(values)[len(values) // 2]
+
+
+def has_pyqlib(options: argparse.Namespace) -> bool:
+    """Whether pyqlib is there and wanted."""
+    return not options.without_pyqlib and importlib.util.find_spec("qlib") is not None
+
+
+def in_pyqlib(module: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Run a benchmark's pyqlib side in a process of its own and return what it measured."""
+    line = [sys.executable, "-m", module, "--as-pyqlib", json.dumps(task)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the pyqlib side failed:\n{done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+@contextlib.contextmanager
+def quiet_pyqlib(provider: str, **options: Any) -> Iterator[None]:
+    """pyqlib, initialised on a data folder, without its messages."""
+    import qlib
+
+    logging.disable(logging.CRITICAL)
+    real = sys.stdout
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        qlib.init(provider_uri=provider, region="us", logging_level=logging.CRITICAL, **options)
+        yield
+    sys.stdout = real
+
+
+def report(name: str, **figures: Any) -> None:
+    """Print one JSON line."""
+    machine = {"cores": available_cores(), "python": platform.python_version(), "processor": _processor()}
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    print(json.dumps({"benchmark": name, **rounded, "machine": machine}))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
