@@ -377,7 +377,7 @@ def regression(x, begin, end, n):  # type: ignore[no-untyped-def]
     rsquare = np.full(x.shape, _NAN)
     residual = np.full(x.shape, _NAN)
     for i in range(x.shape[0]):
-        b, seen, place = begin[i], 0, 0.0
+        b, seen, place = begin[i], 0, 0
         for t in range(b, end[i]):
             if np.isfinite(x[i, t]):
                 seen += 1
@@ -389,7 +389,7 @@ def regression(x, begin, end, n):  # type: ignore[no-untyped-def]
                 continue
             first = max(b, t - n + 1)
             w = x[i, first : t + 1]
-            mean_k, mean_y = place / seen - first, _window_mean(w, seen)
+            mean_k, mean_y = (place - seen * first) / seen, _window_mean(w, seen)
             kk, ky, yy = _line_sums(w, mean_k, mean_y)
             slope[i, t] = ky / kk
             rsquare[i, t] = ky * ky / (kk * yy) if yy > 0.0 else _NAN
