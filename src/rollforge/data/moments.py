@@ -3,9 +3,10 @@
 Arguments and results are those of :mod:`rollforge.data.kernels`.
 
 Nothing drifts, whatever the level of the series. Most windows are evaluated afresh for each day, on values centred on
-the window's mean. Second moments (variance, correlation) are moved along from day to day around a pivot, and evaluated
-afresh, with the window's mean as the new pivot, after twice as many days as the window has, and at once when the result
-is small beside the largest sum since then (below 1e-4, so that each step has cost at most 1e-12 of the result): a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
+the window's mean. Second moments (variance, correlation) are moved along from day to day around a pivot. They are
+evaluated afresh, with the window's mean as the new pivot, after twice as many days as the window has; and at once when
+the result is small beside the largest sum since then (below 1e-4, so that each step has cost at most 1e-12 of the
+result), as with a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
 """
 
 from __future__ import annotations
