@@ -348,7 +348,7 @@ def features(
     plan.fill(out, threads=session.threads)
     order = np.lexsort((plan.row_date, plan.row_code))
     index = pd.MultiIndex(
-        levels=[pd.Index(plan.codes), pd.DatetimeIndex(plan.dates)],  # type: ignore[list-item]
+        levels=[pd.Index(plan.codes), pd.DatetimeIndex(plan.dates).as_unit("ns")],  # type: ignore[list-item]
         codes=[plan.row_code[order], plan.row_date[order]],  # type: ignore[list-item]
         names=["instrument", "datetime"],
     )

@@ -50,9 +50,10 @@ def as_float(x: Any) -> NDArray[np.float64]:
 
 def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
     def compute(s: Series, x: Array, n: int) -> Array:
-        from rollforge.data import kernels
+        from rollforge.data import kernels, moments
 
-        result: Array = getattr(kernels, kernel)(as_float(x), s.begin, s.end, window_of(n), *extra)
+        run = getattr(moments if kernel in moments.__all__ else kernels, kernel)
+        result: Array = run(as_float(x), s.begin, s.end, window_of(n), *extra)
         return result
 
     return compute
@@ -70,17 +71,17 @@ def once(s: Series, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any
 
 
 def std(s: Series, x: Array, n: int) -> Array:
-    from rollforge.data import kernels
+    from rollforge.data import moments
 
-    result: Array = once(s, "std", x, n, lambda: kernels.variance(as_float(x), s.begin, s.end, window_of(n), True))
+    result: Array = once(s, "std", x, n, lambda: moments.variance(as_float(x), s.begin, s.end, window_of(n), True))
     return result
 
 
 def regression(which: int) -> Callable[..., Array]:
     def compute(s: Series, x: Array, n: int) -> Array:
-        from rollforge.data import kernels
+        from rollforge.data import moments
 
-        lines = once(s, "line", x, n, lambda: kernels.regression(as_float(x), s.begin, s.end, window_of(n)))
+        lines = once(s, "line", x, n, lambda: moments.regression(as_float(x), s.begin, s.end, window_of(n)))
         result: Array = lines[which]
         if which == 1 and n:
             result = np.where(std(s, x, n) <= FLAT, np.nan, result)
@@ -101,18 +102,18 @@ def extreme(sign: float, which: int) -> Callable[..., Array]:
 
 
 def corr(s: Series, x: Array, y: Array, n: int) -> Array:
-    from rollforge.data import kernels
+    from rollforge.data import moments
 
     # With N = 0 pyqlib looks for flat stretches in windows of no day at all, and so finds none.
     limit = FLAT if n else -1.0
-    result: Array = kernels.paired(as_float(x), as_float(y), s.begin, s.end, window_of(n), limit, True)
+    result: Array = moments.paired(as_float(x), as_float(y), s.begin, s.end, window_of(n), limit, True)
     return result
 
 
 def cov(s: Series, x: Array, y: Array, n: int) -> Array:
-    from rollforge.data import kernels
+    from rollforge.data import moments
 
-    result: Array = kernels.paired(as_float(x), as_float(y), s.begin, s.end, window_of(n), -1.0, False)
+    result: Array = moments.paired(as_float(x), as_float(y), s.begin, s.end, window_of(n), -1.0, False)
     return result
 
 

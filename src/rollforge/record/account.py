@@ -93,6 +93,10 @@ _COLUMNS = ["account", "return", "total_turnover", "turnover", "total_cost", "co
 _INDICATORS = ["ffr", "pa", "pos", "deal_amount", "value", "count"]
 
 
+def _index(days: NDArray[np.datetime64]) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(days.astype("datetime64[ns]"), name="datetime")
+
+
 @dataclass(slots=True)
 class Books:
     """What is written down at the end of each day."""
@@ -123,7 +127,7 @@ class Books:
 
     def report(self, days: NDArray[np.datetime64], bench: Floats) -> pd.DataFrame:
         """Return the daily report: Qlib's columns, index datetime."""
-        frame = pd.DataFrame(self.rows, columns=_COLUMNS, index=pd.DatetimeIndex(days, name="datetime"))
+        frame = pd.DataFrame(self.rows, columns=_COLUMNS, index=_index(days))
         frame["bench"] = bench
         return frame
 
@@ -142,7 +146,7 @@ class Books:
                     fill.cost,
                 )
             )
-        index = pd.DatetimeIndex(days[[day for day, _ in self.fills]], name="datetime")
+        index = _index(days[[day for day, _ in self.fills]])
         columns = ["instrument", "amount", "deal_amount", "price", "value", "cost"]
         return pd.DataFrame(rows, columns=columns, index=index)
 
@@ -163,4 +167,4 @@ class Books:
         with np.errstate(invalid="ignore"):
             rows[:, 0] = share / asked
         rows[rows[:, 5] == 0, 1:3] = np.nan
-        return pd.DataFrame(rows, columns=_INDICATORS, index=pd.DatetimeIndex(days, name="datetime"))
+        return pd.DataFrame(rows, columns=_INDICATORS, index=_index(days))

@@ -273,7 +273,7 @@ class Market:
     ) -> float:
         amount = wanted
         if abs(wanted - held) > 1e-8 + 1e-5 * abs(held):  # the last shares go whole, however many they are
-            amount = self.round_amount(day, place, min(held, wanted))
+            amount = min(self.round_amount(day, place, min(held, wanted)), held)
         return 0.0 if cash + amount * price < max(amount * price * rate, self.rules.min_cost) else amount
 
     def _buyable(self, day: int, place: int, wanted: float, price: float, rate: float, cash: float) -> float:

@@ -1,0 +1,46 @@
+"""How kernels are compiled, and where compiled code is kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import njit
+
+from rollforge.session import current_session
+
+__all__ = ["NAN", "exact", "reordering"]
+
+log = logging.getLogger(__name__)
+
+NAN = np.nan
+
+
+def _cache_folder() -> str:
+    """Where compiled code is kept: in the cache that all processes share, or, where that is read-only, a folder of this
+    process alone (compiled code is executed, so it is never taken from a folder that others can write)."""
+    folder = Path(current_session().cache) / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    except OSError as exc:
+        log.info("Compiled code is not kept: %s", exc)
+    return tempfile.mkdtemp(prefix="rollforge-kernels-")
+
+
+_settings: Any = numba.config
+if not _settings.CACHE_DIR:  # NUMBA_CACHE_DIR, when somebody has set it, wins
+    _settings.CACHE_DIR = _cache_folder()
+
+_FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+exact = njit(**_FLAGS)
+"""Operations stay in the order in which they are written."""
+reordering = njit(**_FLAGS, fastmath={"reassoc", "contract"})
+"""Sums inside one window may be reordered (vector instructions); NaN and infinity keep their meaning."""

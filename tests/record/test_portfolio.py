@@ -1,0 +1,203 @@
+"""The portfolio analysis of a run: Qlib's artifacts and metrics, from Qlib's configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.build import build
+from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound
+from rollforge.record.analysis import risk_analysis
+from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
+from rollforge.record.portfolio import PortAnaRecord, indicator_analysis
+from rollforge.session import Session, using
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FOLDER = "portfolio_analysis"
+
+
+@pytest.fixture
+def session(golden_market: Path, tmp_path: Path) -> Iterator[Session]:
+    made = Session(provider_uri=str(golden_market), tracking=f"folder:{tmp_path / 'runs'}")
+    with using(made):
+        yield made
+
+
+@pytest.fixture
+def prediction() -> pd.DataFrame:
+    frame = pd.read_parquet(GOLDEN / "rolling_prediction.parquet").loc["2016-01-04":"2016-03-31"]
+    return frame + np.random.default_rng(0).normal(size=(len(frame), 1))
+
+
+@pytest.fixture
+def recorder(session: Session, prediction: pd.DataFrame) -> Recorder:
+    made = get_experiment(open_tracker(session.tracking), experiment_name="e").create_recorder()
+    made.save_objects(**{"pred.pkl": prediction, "label.pkl": prediction})
+    return made
+
+
+def _config(**backtest: Any) -> dict[str, Any]:
+    """What a Qlib workflow file says."""
+    return {
+        "strategy": {
+            "class": "TopkDropoutStrategy",
+            "module_path": "qlib.contrib.strategy",
+            "kwargs": {"signal": "<PRED>", "topk": 5, "n_drop": 2},
+        },
+        "backtest": {
+            "start_time": None,
+            "end_time": None,
+            "account": 1_000_000,
+            "benchmark": "X000",
+            "exchange_kwargs": {"deal_price": "close", "open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5},
+            **backtest,
+        },
+    }
+
+
+def _record(recorder: Recorder, config: Any, **kwargs: Any) -> PortAnaRecord:
+    made = build(
+        {"class": "PortAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"config": config, **kwargs}},
+        recorder=recorder,
+    )
+    assert isinstance(made, PortAnaRecord)
+    return made
+
+
+def test_artifacts_and_metrics(recorder: Recorder, prediction: pd.DataFrame, session: Session) -> None:
+    """Report, positions, risk figures and indicators are those of the backtest, under Qlib's names."""
+    record = _record(recorder, _config())
+    record.generate()
+    recorder.flush()
+    direct = run_backtest(TopkDropoutStrategy(signal=prediction, topk=5, n_drop=2), **_config()["backtest"])
+    report = recorder.load_object(f"{FOLDER}/report_normal_1day.pkl")
+    pd.testing.assert_frame_equal(report, direct.report, check_freq=False)
+    assert str(report.index[-1].date()) == "2016-04-01"
+    assert recorder.load_object(f"{FOLDER}/positions_normal_1day.pkl") == direct.positions
+    risk = recorder.load_object(f"{FOLDER}/port_analysis_1day.pkl")["risk"]
+    excess = report["return"] - report["bench"]
+    expected = risk_analysis(excess - report["cost"], freq="day")["risk"]
+    assert risk["excess_return_with_cost"].to_dict() == expected.to_dict()
+    metrics = recorder.list_metrics()
+    for kind, name in risk.index:
+        assert metrics[f"1day.{kind}.{name}"] == pytest.approx(risk[kind, name])
+    assert metrics["1day.ffr"] == pytest.approx(direct.indicators["ffr"].mean(), rel=0.1)
+    assert sorted(recorder.list_artifacts(FOLDER)) == sorted(f"{FOLDER}/{name}" for name in record.list())
+    record.check(include_self=True)
+
+
+def test_configuration_is_not_changed(recorder: Recorder) -> None:
+    """The mapping that was given stays as it was, so that it can be given again."""
+    config = _config()
+    _record(recorder, config).generate()
+    assert config == _config()
+
+
+def test_skip_existing(recorder: Recorder) -> None:
+    """With skip_existing, what is there is not computed again; without, it is."""
+    _record(recorder, _config()).generate()
+    assert _record(recorder, _config(), skip_existing=True).generate() is None
+    assert _record(recorder, _config()).generate() is not None
+
+
+def test_no_prediction(session: Session) -> None:
+    """A run without a prediction says that it is missing."""
+    empty = get_experiment(open_tracker(session.tracking), experiment_name="e").create_recorder()
+    with pytest.raises(ArtifactNotFound, match=r"pred\.pkl"):
+        _record(empty, _config()).generate()
+
+
+def test_default_configuration(recorder: Recorder) -> None:
+    """Without a configuration: 50 best, no benchmark; in China Qlib's benchmark, which has to be there."""
+    made = _record(recorder, None).generate()
+    assert (made["report_normal_1day.pkl"]["bench"] == 0).all()
+    with (
+        using(Session(provider_uri=_provider(), region="cn")),
+        pytest.raises(DataNotFound, match=r"'SH000300'.*config\.backtest\.benchmark"),
+    ):
+        _record(recorder, None).generate()
+
+
+def _provider() -> str:
+    from rollforge.session import current_session
+
+    uri = current_session().provider_uri
+    assert uri is not None
+    return uri
+
+
+def test_model_and_dataset_form_needs_both(recorder: Recorder) -> None:
+    """A strategy whose placeholder was not filled is told so, with the place."""
+    config = _config()
+    config["strategy"]["kwargs"]["signal"] = "<PREDICTION>"
+    with pytest.raises(ConfigError, match=r"found '<PREDICTION>'.*'<PRED>' stands for"):
+        _record(recorder, config).generate()
+
+
+def test_analyses_can_be_left_out(recorder: Recorder) -> None:
+    """An empty list of frequencies leaves the analysis out of artifacts and metrics."""
+    record = _record(recorder, _config(), risk_analysis_freq=[], indicator_analysis_freq=[])
+    made = record.generate()
+    recorder.flush()
+    assert not any("analysis" in name for name in made)
+    assert sorted(made) == sorted(record.list())
+    assert recorder.list_metrics() == {}
+
+
+def test_a_window_that_never_trades_is_still_recorded(recorder: Recorder, caplog: Any) -> None:
+    """A range beside the prediction gives a flat report and a warning, not a crash."""
+    with caplog.at_level(logging.WARNING):
+        made = _record(recorder, _config(start_time="2017-01-03", end_time="2017-01-31", benchmark=None)).generate()
+    assert "it never trades" in caplog.text
+    assert (made["report_normal_1day.pkl"]["return"] == 0).all()
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"config": {**_config(), "strategi": {}}}, "config: unknown key 'strategi'. Did you mean 'strategy'"),
+    ({"config": _config(begin=1)}, r"config\.backtest: unknown key 'begin'"),
+    ({"config": {"strategy": {}}}, "needs 'strategy' and 'backtest'"),
+    ({"config": {"strategy": {}, "backtest": "x"}}, r"config\.backtest: expected a mapping"),
+    ({"config": _config(pos_type="InfPosition")}, "pos_type"),
+    ({"config": _config(), "risk_analysis_freq": "week"}, "risk_analysis_freq: backtests are daily"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "words"), BAD)
+def test_bad_configurations(recorder: Recorder, kwargs: dict[str, Any], words: str) -> None:
+    """A configuration that cannot be meant is one message with its place, before anything runs."""
+    with pytest.raises(ConfigError, match=words):
+        _record(recorder, **kwargs)
+
+
+def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
+    """What is wrong inside the backtest is named by its path in the record's configuration."""
+    with pytest.raises(ConfigError, match=r"config\.backtest\.exchange_kwargs: unknown option 'fee'"):
+        _record(recorder, _config(exchange_kwargs={"fee": 1})).generate()
+    with pytest.raises(DataNotFound, match=r"config\.backtest\.benchmark"):
+        _record(recorder, _config(benchmark="NOPE")).generate()
+    config = _config()
+    config["strategy"]["kwargs"]["n_dropp"] = 1
+    with pytest.raises(ConfigError, match=r"config\.strategy\.kwargs: .*'n_dropp'.*'n_drop'"):
+        _record(recorder, config).generate()
+
+
+def test_indicator_analysis_weights() -> None:
+    """Days are weighted by orders, amounts or values; days without orders count nothing."""
+    frame = pd.DataFrame(
+        {
+            "ffr": [1.0, 0.5, np.nan], "pa": [0.1, 0.2, np.nan], "pos": [1.0, 0.0, np.nan],
+            "deal_amount": [1.0, 3.0, 0.0], "value": [30.0, 10.0, 0.0], "count": [1.0, 1.0, 0.0],
+        }
+    )  # fmt: skip
+    assert indicator_analysis(frame)["value"].to_dict() == pytest.approx({"ffr": 0.75, "pa": 0.15, "pos": 0.5})
+    assert indicator_analysis(frame, "amount_weighted")["value"]["ffr"] == pytest.approx(0.625)
+    assert indicator_analysis(frame, "value_weighted")["value"]["ffr"] == pytest.approx(0.875)
+    with pytest.raises(ConfigError, match="Did you mean 'mean'"):
+        indicator_analysis(frame, "meen")
