@@ -24,12 +24,12 @@ def run(provider: Path, folder: Path, template: dict[str, Any], windows: int | N
     from rollforge.task import digest
     from rollforge.workflow import Plan, Workflow
 
-    for name in ("cache/panels", "home"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(folder / "cache" / "panels", ignore_errors=True)
+    home = folder / f"home-{windows}"
     session = Session(
         provider_uri=str(provider),
-        store=f"sqlite:///{folder}/home/tasks.db",
-        tracking=f"sqlite:///{folder}/home/mlflow.db",
+        store=f"sqlite:///{home}/tasks.db",
+        tracking=f"sqlite:///{home}/mlflow.db",
         cache=str(folder / "cache"),
         experiment="rolling",
     )

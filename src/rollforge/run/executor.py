@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rollforge.errors import TrainingFailed
 from rollforge.run.worker import Event, Job, Worker, WorkerStopped, worker_name
-from rollforge.session import Session, using
+from rollforge.session import Session, mask_secrets, using
 from rollforge.store.base import open_store
 from rollforge.task import Status
 
@@ -91,10 +91,11 @@ class LocalProcesses:
             crew.stop()
 
     def _watch(self, crew: _Crew) -> None:
-        idle_deaths = 0
+        idle_deaths = idle_ends = 0
         while crew.members:
             for member in crew.step():
                 if member.ended_well:
+                    idle_ends = 0 if member.events else idle_ends + 1
                     continue
                 idle_deaths = 0 if member.events else idle_deaths + 1
                 if idle_deaths >= self.max_idle_deaths:
@@ -103,6 +104,11 @@ class LocalProcesses:
                     )
                 crew.start()
             if not crew.members and crew.work_left():
+                if idle_ends > self.jobs + self.max_idle_deaths:
+                    raise TrainingFailed(
+                        "Worker processes find no task to run, though some are waiting. Was the task store "
+                        f"{mask_secrets(self.session.store)} removed or replaced meanwhile?"
+                    )
                 crew.start()
 
 
