@@ -45,6 +45,7 @@ QLIB_MODULES: dict[str, str] = {
     "qlib.contrib.strategy": "rollforge.record.backtest",
     "qlib.contrib.strategy.signal_strategy": "rollforge.record.backtest",
     "qlib.contrib.strategy.strategy": "rollforge.record.backtest",
+    "qlib.backtest": "rollforge.record.backtest",
     "qlib.backtest.executor": "rollforge.record.backtest",
     "qlib.data.dataset": "rollforge.data.dataset",
     "qlib.data.dataset.handler": "rollforge.data.handler",
