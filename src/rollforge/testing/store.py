@@ -1,0 +1,302 @@
+"""What every task store must do."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, ClassVar
+
+import pytest
+
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
+from rollforge.store.base import Clock, TaskStore
+from rollforge.task import Status, TaskRecord, digest
+
+__all__ = ["ManualClock", "TaskStoreSuite"]
+
+POOL = "pool"
+
+
+class ManualClock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Own:
+    """A type that no allow-list knows."""
+
+
+class TaskStoreSuite:
+    """Subclass it and say how a store is made; every test then runs on that store."""
+
+    def make_store(self, clock: Clock) -> TaskStore:
+        """Return an empty store that takes its time from `clock`."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """The store's time."""
+        return ManualClock()
+
+    @pytest.fixture
+    def store(self, clock: ManualClock) -> TaskStore:
+        """The store under test."""
+        return self.make_store(clock)
+
+    def claim(self, store: TaskStore, **kwargs: Any) -> TaskRecord:
+        """Return the one task that is claimed."""
+        (task,) = store.claim(POOL, **{"worker": "w", "lease": 60.0, **kwargs})
+        return task
+
+    # -- creating ------------------------------------------------------------------------------------------------------
+
+    def test_a_task_is_its_content(self, store: TaskStore) -> None:
+        """The same definition twice is one task, whatever the order of its keys."""
+        first = store.create(POOL, [{"a": 1, "b": 2}, {"a": 2}, {"b": 2, "a": 1}])
+        again = store.create(POOL, [{"a": 2}])
+        assert [c.new for c in first] == [True, True, False]
+        assert first[0].id == first[2].id == digest({"a": 1, "b": 2})
+        assert (again[0].id, again[0].new) == (first[1].id, False)
+        assert store.count(POOL) == {Status.WAITING: 2}
+
+    def test_definitions_survive_the_round_trip(self, store: TaskStore) -> None:
+        """Tuples, dates, numbers, None and text come back as what they were."""
+        definition = {"t": (1, 2.5), "d": dt.date(2020, 1, 2), "n": None, "nested": {"ä": ["x", True]}}
+        (created,) = store.create(POOL, [definition])
+        assert store.get(POOL, created.id).definition == definition
+
+    def test_a_live_object_is_refused_and_nothing_is_stored(self, store: TaskStore) -> None:
+        """The message names the place; the good definitions beside it are not stored either."""
+        with pytest.raises(TaskNotSerializable, match=r"model\.kwargs\.thing"):
+            store.create(POOL, [{"a": 1}, {"model": {"kwargs": {"thing": Own()}}}])
+        assert store.count(POOL) == {}
+
+    def test_pools_are_apart(self, store: TaskStore) -> None:
+        """The same task may stand in two pools; what happens in one does not touch the other."""
+        store.create(POOL, [{"a": 1}])
+        store.create("other", [{"a": 1}])
+        self.claim(store)
+        assert store.pools() == ["other", POOL]
+        assert store.count("other") == {Status.WAITING: 1}
+
+    # -- claiming ------------------------------------------------------------------------------------------------------
+
+    def test_the_highest_priority_comes_first_then_the_oldest(self, store: TaskStore) -> None:
+        """Priority before age."""
+        store.create(POOL, [{"x": 1}, {"x": 2}])
+        store.create(POOL, [{"x": 3}], priority=5)
+        store.create(POOL, [{"x": 4}])
+        store.prioritize(POOL, {"def.x": 4}, 9)
+        assert [self.claim(store).definition["x"] for _ in range(4)] == [4, 3, 1, 2]
+        assert store.claim(POOL, worker="w", lease=60) == []
+
+    def test_a_batch_is_claimed_in_order(self, store: TaskStore) -> None:
+        """Several at once, the same order."""
+        store.create(POOL, [{"x": i} for i in range(5)])
+        batch = store.claim(POOL, worker="w", lease=60, limit=3)
+        assert [t.definition["x"] for t in batch] == [0, 1, 2]
+        assert {t.status for t in batch} == {Status.RUNNING}
+
+    def test_a_committed_task_is_done_and_keeps_its_result(self, store: TaskStore) -> None:
+        """The result comes back as it was; the task is not claimed again."""
+        store.create(POOL, [{"x": 1}])
+        task = self.claim(store)
+        store.commit(task, {"ic": 0.05, "pair": (1, 2)})
+        done = store.get(POOL, task.id)
+        assert (done.status, done.result) == (Status.DONE, {"ic": 0.05, "pair": (1, 2)})
+        assert store.claim(POOL, worker="w", lease=60) == []
+
+    def test_a_task_that_is_given_back_waits_as_before(self, store: TaskStore) -> None:
+        """No attempt is counted."""
+        store.create(POOL, [{"x": 1}])
+        store.give_back(self.claim(store))
+        again = self.claim(store)
+        assert again.attempt == 0
+
+    def test_an_expired_lease_can_be_taken_over(self, store: TaskStore, clock: ManualClock) -> None:
+        """After the lease somebody else gets the task; the attempt counts, the first worker's result is refused."""
+        store.create(POOL, [{"x": 1}])
+        first = self.claim(store, worker="first", lease=10)
+        clock.now += 9
+        assert store.claim(POOL, worker="second", lease=10) == []
+        clock.now += 2
+        second = self.claim(store, worker="second", lease=10)
+        assert (second.id, second.attempt) == (first.id, 1)
+        with pytest.raises(LeaseLost):
+            store.commit(first, 1)
+        with pytest.raises(LeaseLost):
+            store.renew(first, 5)
+        with pytest.raises(LeaseLost):
+            store.give_back(first)
+        with pytest.raises(LeaseLost):
+            store.fail(first, "late")
+        store.commit(second, "theirs")
+        assert store.get(POOL, second.id).result == "theirs"
+
+    def test_a_renewed_lease_lasts(self, store: TaskStore, clock: ManualClock) -> None:
+        """Renewing counts from now."""
+        store.create(POOL, [{"x": 1}])
+        task = self.claim(store, lease=10)
+        clock.now += 8
+        store.renew(task, 10)
+        clock.now += 8
+        assert store.claim(POOL, worker="other", lease=10) == []
+        store.commit(task, 1)
+
+    def test_a_claim_is_stale_after_the_task_was_removed_and_made_again(self, store: TaskStore) -> None:
+        """Tokens never repeat, so an old claim cannot commit to the new task."""
+        store.create(POOL, [{"x": 1}])
+        old = self.claim(store, worker="a")
+        store.remove(POOL)
+        store.create(POOL, [{"x": 1}])
+        self.claim(store, worker="b")
+        with pytest.raises(LeaseLost):
+            store.commit(old, "a's")
+
+    def test_a_worker_that_vanishes_too_often_fails_the_task(self, store: TaskStore, clock: ManualClock) -> None:
+        """A task that kills its workers is put aside."""
+        store.create(POOL, [{"x": 1}], max_attempts=2)
+        for _ in range(2):
+            self.claim(store, lease=10)
+            clock.now += 11
+        store.expire(POOL)
+        (task,) = store.query(POOL)
+        assert task.status is Status.FAILED
+        assert "ran out" in str(task.error)
+
+    # -- failing -------------------------------------------------------------------------------------------------------
+
+    def test_a_failed_attempt_is_repeated_after_a_while(self, store: TaskStore, clock: ManualClock) -> None:
+        """Not at once, but within the backoff; the error is kept."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        assert store.fail(self.claim(store), "boom") is Status.WAITING
+        assert store.claim(POOL, worker="w", lease=60) == []
+        clock.now += 1.1
+        assert self.claim(store).attempt == 1
+        assert store.get(POOL, created.id).error == "boom"
+
+    def test_after_its_attempts_a_task_has_failed_and_can_be_retried(
+        self, store: TaskStore, clock: ManualClock
+    ) -> None:
+        """It keeps the last error; `retry` gives it all its attempts again."""
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=2)
+        ends = []
+        for i in range(2):
+            ends.append(store.fail(self.claim(store), f"boom {i}"))
+            clock.now += 100
+        assert ends == [Status.WAITING, Status.FAILED]
+        failed = store.get(POOL, created.id)
+        assert (failed.status, failed.attempt, failed.error) == (Status.FAILED, 2, "boom 1")
+        assert store.retry(POOL) == 1
+        assert self.claim(store).attempt == 0
+
+    def test_the_claims_of_a_dead_worker_are_ended_at_once(self, store: TaskStore) -> None:
+        """Those it held, no others; as failures, or given back."""
+        store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])
+        self.claim(store, worker="dead")
+        self.claim(store, worker="alive")
+        (released,) = store.release_worker(POOL, "dead", "killed")
+        assert (released.status, released.attempt, released.error) == (Status.WAITING, 1, "killed")
+        (given,) = store.release_worker(POOL, "alive", None)
+        assert (given.status, given.attempt) == (Status.WAITING, 0)
+
+    # -- two stages ----------------------------------------------------------------------------------------------------
+
+    def test_a_second_stage_gets_the_first_ones_result(self, store: TaskStore) -> None:
+        """Part-done tasks are claimed with their result, and given back to part-done."""
+        store.create(POOL, [{"x": 1}])
+        store.commit(self.claim(store), [1, 2], Status.PART_DONE)
+        assert store.claim(POOL, worker="w", lease=60) == []
+        second = self.claim(store, status=Status.PART_DONE)
+        assert second.result == [1, 2]
+        store.give_back(second)
+        assert store.count(POOL) == {Status.PART_DONE: 1}
+        store.commit(self.claim(store, status=Status.PART_DONE), "end")
+        assert store.count(POOL) == {Status.DONE: 1}
+
+    def test_a_result_that_could_not_be_read_back_is_refused(self, store: TaskStore) -> None:
+        """Better at the commit than when the work is lost; the claim still holds."""
+        store.create(POOL, [{"x": 1}])
+        task = self.claim(store)
+        with pytest.raises(TaskNotSerializable, match="Own"):
+            store.commit(task, Own())
+        store.commit(task, "plain")
+
+    # -- looking and changing ------------------------------------------------------------------------------------------
+
+    QUERIES: ClassVar[tuple[tuple[dict[str, Any], set[int]], ...]] = (
+        ({"status": "waiting"}, {1, 2, 3}),
+        ({"status": {"$ne": "waiting"}}, {4}),
+        ({"def.x": 2}, {2}),
+        ({"filter.x": {"$gt": 1, "$lte": 3}}, {2, 3}),
+        ({"x": {"$in": [1, 4, 9]}}, {1, 4}),
+        ({"x": {"$nin": [1, 4]}}, {2, 3}),
+        ({"x": {"$gte": 3}}, {3, 4}),
+        ({"x": {"$lt": 2}}, {1}),
+        ({"x": {"$eq": 3}}, {3}),
+        ({"model.class": {"$regex": "^LGB"}}, {1, 2}),
+        ({"model.class": {"$exists": True}}, {1, 2, 3}),
+        ({"model.class": {"$exists": False}}, {4}),
+        ({"$or": [{"x": 1}, {"x": 4}]}, {1, 4}),
+        ({"$and": [{"status": "waiting"}, {"$not": {"x": 1}}]}, {2, 3}),
+        ({"x": {"$not": {"$gt": 1}}}, {1}),
+        ({"model.seg.1": "b"}, {1}),
+        ({"$or": []}, set()),
+        ({}, {1, 2, 3, 4}),
+    )
+
+    @pytest.mark.parametrize(("query", "expected"), QUERIES)
+    def test_a_query_means_what_it_means_in_mongodb(
+        self, store: TaskStore, query: dict[str, Any], expected: set[int]
+    ) -> None:
+        """Every operator; query, count and claim agree; the caller's dict stays as it was."""
+        models = [{"class": "LGBModel", "seg": ("a", "b")}, {"class": "LGBRanker"}, {"class": "Linear"}]
+        store.create(POOL, [{"x": 4}], priority=1)
+        store.commit(self.claim(store), None)
+        store.create(POOL, [{"x": i + 1, "model": m} for i, m in enumerate(models)])
+        before = repr(query)
+        assert {t.definition["x"] for t in store.query(POOL, query)} == expected
+        assert sum(store.count(POOL, query).values()) == len(expected)
+        claimed = store.claim(POOL, worker="w", lease=60, query=query, limit=9)
+        assert {t.definition["x"] for t in claimed} == expected - {4}
+        assert repr(query) == before
+
+    @pytest.mark.parametrize(
+        ("query", "meant"),
+        [
+            ({"x": {"$gtt": 1}}, r"\$gt"),
+            ({"$orr": []}, r"\$or"),
+            ({"statsu": "done"}, "status"),
+            ({"status": "donne"}, "done"),
+        ],
+    )
+    def test_a_misspelt_query_is_refused(self, store: TaskStore, query: dict[str, Any], meant: str) -> None:
+        """With the nearest valid name."""
+        with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
+            list(store.query(POOL, query))
+
+    def test_status_set_by_hand_makes_old_claims_stale(self, store: TaskStore) -> None:
+        """What a worker commits after that is refused; nothing becomes running by hand."""
+        store.create(POOL, [{"x": 1}])
+        task = self.claim(store)
+        assert store.set_status(POOL, {"_id": task.id}, Status.WAITING) == 1
+        with pytest.raises(LeaseLost):
+            store.commit(task, 1)
+        with pytest.raises(ConfigError, match="by hand"):
+            store.set_status(POOL, {}, Status.RUNNING)
+
+    def test_a_task_can_be_replaced_and_removed(self, store: TaskStore) -> None:
+        """The new definition waits in its place; what is removed is gone."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        store.commit(self.claim(store), "old")
+        new_id = store.replace(POOL, created.id, {"x": 2})
+        task = store.get(POOL, new_id)
+        assert (task.status, task.definition, task.result) == (Status.WAITING, {"x": 2}, None)
+        with pytest.raises(TaskNotFound):
+            store.get(POOL, created.id)
+        assert store.remove(POOL, {"x": 2}) == 1
+        assert store.count(POOL) == {}

@@ -1,0 +1,91 @@
+"""The manager: Qlib's method names and documents over a store."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollforge.errors import ConfigError, LeaseLost
+from rollforge.store.manager import TaskManager
+from rollforge.store.memory import MemoryStore
+
+
+@pytest.fixture
+def manager() -> TaskManager:
+    """A manager of one pool in memory, with three tasks."""
+    made = TaskManager("p", store=MemoryStore())
+    made.create_task([{"x": 1}, {"x": 2}, {"x": 3}])
+    return made
+
+
+def test_documents_have_qlibs_keys(manager: TaskManager) -> None:
+    """``_id``, ``def``, ``filter``, ``status``, ``res``, ``priority``."""
+    task = manager.fetch_task()
+    assert task is not None
+    assert {"_id", "def", "filter", "status", "res", "priority"} <= set(task)
+    assert (task["def"], task["status"]) == ({"x": 1}, TaskManager.STATUS_RUNNING)
+
+
+def test_creating_returns_ids_in_order_and_a_dry_run_stores_nothing(manager: TaskManager) -> None:
+    """Known tasks keep their id."""
+    ids = manager.create_task([{"x": 3}, {"x": 9}], dry_run=True)
+    assert manager.task_stat() == {"waiting": 3}
+    assert manager.create_task([{"x": 3}, {"x": 9}]) == ids
+    assert manager.task_stat() == {"waiting": 4}
+
+
+def test_an_exception_gives_the_task_back(manager: TaskManager) -> None:
+    """Also Ctrl-C."""
+    with pytest.raises(KeyboardInterrupt), manager.safe_fetch_task():
+        raise KeyboardInterrupt
+    assert manager.task_stat() == {"waiting": 3}
+
+
+def test_the_iterator_ends_when_nothing_waits(manager: TaskManager) -> None:
+    """Each task once."""
+    for task in manager.task_fetcher_iter():
+        manager.commit_task_res(task, task["def"]["x"] * 10)
+    assert [t["res"] for t in manager.query()] == [10, 20, 30]
+    assert manager.fetch_task() is None
+
+
+def test_a_returned_task_can_get_another_status(manager: TaskManager) -> None:
+    """By default the one it was fetched from."""
+    task = manager.fetch_task({"x": 2})
+    assert task is not None
+    manager.return_task(task, TaskManager.STATUS_DONE)
+    assert manager.re_query(task["_id"])["status"] == "done"
+    with pytest.raises(LeaseLost):
+        manager.return_task(task)
+
+
+def test_resetting_and_prioritising(manager: TaskManager) -> None:
+    """``reset_waiting`` takes running tasks back; ``prioritize`` brings one to the front; ``reset_status`` sets any."""
+    manager.fetch_task()
+    assert manager.reset_waiting() == 1
+    manager.prioritize(next(manager.query({"x": 3})), 7)
+    task = manager.fetch_task()
+    assert task is not None
+    assert task["def"]["x"] == 3
+    manager.reset_status({"x": 1}, "done")
+    assert manager.task_stat() == {"waiting": 1, "running": 1, "done": 1}
+    with pytest.raises(ConfigError, match="is no status"):
+        manager.reset_status({}, "finished")
+
+
+def test_replacing_inserting_and_removing(manager: TaskManager) -> None:
+    """One task in the place of another; ``insert_task`` takes Qlib's form."""
+    old = next(manager.query({"x": 1}))
+    manager.replace_task(old, {"def": {"x": 10}})
+    manager.insert_task({"def": {"x": 11}})
+    manager.insert_task_def({"x": 12})
+    assert {t["def"]["x"] for t in manager.query()} == {10, 2, 3, 11, 12}
+    assert manager.remove({"x": {"$gte": 10}}) == 3
+    assert manager.list() == ["p"]
+
+
+def test_a_manager_without_a_pool_lists_pools_alone() -> None:
+    """Anything else says that a pool is needed."""
+    manager = TaskManager(store=MemoryStore())
+    assert manager.list() == []
+    with pytest.raises(ConfigError, match="has no pool"):
+        manager.task_stat()

@@ -1,0 +1,124 @@
+"""One SQLite file, many processes, real deaths."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.errors import LeaseLost
+from rollforge.store.base import open_store
+from rollforge.store.manager import Lease, TaskManager
+from rollforge.task import Status
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+def work(uri: str, name: str) -> None:
+    store = open_store(uri)
+    while tasks := store.claim("p", worker=name, lease=60):
+        store.commit(tasks[0], name)
+
+
+def submit(uri: str) -> None:
+    open_store(uri).create("p", [{"x": i} for i in range(300)])
+
+
+def hold(uri: str, pipe: Any) -> None:
+    (task,) = open_store(uri).claim("p", worker="held", lease=1.5)
+    pipe.send(task.id)
+    time.sleep(60)
+
+
+@pytest.mark.slow
+def test_every_task_is_committed_once_whoever_works(tmp_path: Path) -> None:
+    """Four processes share 200 tasks: each is claimed by one of them, none twice, none left."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    store.create("p", [{"x": i} for i in range(200)])
+    workers = [CONTEXT.Process(target=work, args=(uri, f"w{i}")) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    tasks = list(store.query("p"))
+    assert {t.status for t in tasks} == {Status.DONE}
+    assert all(t.result == t.worker for t in tasks)
+    assert sum(Counter(t.worker for t in tasks).values()) == 200
+
+
+@pytest.mark.slow
+def test_two_submitters_at_once_make_one_row_each(tmp_path: Path) -> None:
+    """The unique id decides, not who came first; a fresh file opened by all of them at once is no trouble."""
+    uri = f"sqlite:///{tmp_path}/fresh.db"
+    submitters = [CONTEXT.Process(target=submit, args=(uri,)) for _ in range(4)]
+    for one in submitters:
+        one.start()
+    for one in submitters:
+        one.join()
+        assert one.exitcode == 0
+    assert open_store(uri).count("p") == {Status.WAITING: 300}
+
+
+@pytest.mark.slow
+def test_a_killed_workers_task_is_taken_over_and_waiting_ends(tmp_path: Path) -> None:
+    """After ``kill -9`` the lease runs out, the next claim gets the task, and nobody waits for ever."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    store.create("p", [{"x": 1}], max_attempts=2)
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    holder = CONTEXT.Process(target=hold, args=(uri, theirs))
+    holder.start()
+    held = ours.recv()
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert store.claim("p", worker="next", lease=1) == []
+    time.sleep(1.6)
+    (task,) = store.claim("p", worker="next", lease=0.3)
+    assert (task.id, task.attempt) == (held, 1)
+    assert TaskManager("p", store=store).wait() == {Status.FAILED: 1}
+
+
+def test_a_lease_is_renewed_while_the_task_computes(tmp_path: Path) -> None:
+    """Work that takes longer than the lease keeps it; one that was taken away is told so at the end."""
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"x": 1}])
+    (task,) = store.claim("p", worker="w", lease=0.3)
+    with Lease(store, task, 0.3):
+        time.sleep(0.8)
+        assert store.claim("p", worker="thief", lease=1) == []
+    store.set_status("p", {}, Status.WAITING)
+    with pytest.raises(LeaseLost), Lease(store, task, 0.3):
+        time.sleep(0.4)
+
+
+def test_waiting_ends_when_the_last_task_is_committed(tmp_path: Path) -> None:
+    """Within 100 ms, and tells of each change."""
+    import threading
+
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"x": 1}])
+    (task,) = store.claim("p", worker="w", lease=60)
+    seen: list[dict[Status, int]] = []
+    ended: list[float] = []
+
+    def wait() -> None:
+        TaskManager("p", store=store).wait(on_change=seen.append)
+        ended.append(time.perf_counter())
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.2)
+    store.commit(task, 1)
+    committed = time.perf_counter()
+    waiting.join(5)
+    assert ended
+    assert ended[0] - committed < 0.5
+    assert seen == [{Status.RUNNING: 1}, {Status.DONE: 1}]
