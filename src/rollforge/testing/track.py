@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,10 @@ def prediction() -> pd.DataFrame:
         [pd.date_range("2020-01-01", periods=3), ["A", "B"]], names=["datetime", "instrument"]
     )
     return pd.DataFrame({"score": [0.1, np.nan, 0.3, 0.4, 0.5, 0.6]}, index=index)
+
+
+def _saved() -> dict[str, Any]:
+    return {"pred.pkl": prediction()}
 
 
 class Hostile:
@@ -115,8 +120,10 @@ class TrackerSuite:
     def test_objects_come_back_under_their_names(self, recorder: Recorder) -> None:
         """Frames, series, plain data, arrays: equal to what was saved, listed as they were named."""
         frame = prediction()
-        recorder.save_objects(**{"pred.pkl": frame, "task": {"segments": ("a", "b"), "n": None}})
-        recorder.save_objects(artifact_path="sig_analysis", **{"ic.pkl": frame["score"], "x.pkl": np.arange(3)})
+        plain: dict[str, Any] = {"pred.pkl": frame, "task": {"segments": ("a", "b"), "n": None}}
+        nested: dict[str, Any] = {"ic.pkl": frame["score"], "x.pkl": np.arange(3)}
+        recorder.save_objects(**plain)
+        recorder.save_objects(artifact_path="sig_analysis", **nested)
         found = open_reference(recorder.reference())
         pd.testing.assert_frame_equal(found.load_object("pred.pkl"), frame)
         pd.testing.assert_series_equal(found.load_object("sig_analysis/ic.pkl"), frame["score"])
@@ -127,7 +134,7 @@ class TrackerSuite:
 
     def test_missing_and_unreadable_are_two_errors(self, recorder: Recorder, tmp_path: Path) -> None:
         """Never saved: named with the nearest. There and damaged: said so."""
-        recorder.save_objects(**{"pred.pkl": prediction()})
+        recorder.save_objects(**_saved())
         with pytest.raises(ArtifactNotFound, match=r"Did you mean 'pred\.pkl'"):
             recorder.load_object("perd.pkl")
         broken = tmp_path / "other.pkl.parquet"
@@ -191,7 +198,7 @@ class TrackerSuite:
         """FINISHED, or FAILED when the block raises; a run can be resumed; outside there is no recorder."""
         with R.start(experiment_name="mine", recorder_name="a") as recorder:
             R.log_metrics(IC=0.1)
-            R.save_objects(**{"pred.pkl": prediction()})
+            R.save_objects(**_saved())
             assert R.get_recorder() == recorder
         assert R.get_recorder(recorder_id=recorder.id).status == Recorder.STATUS_FI
         with pytest.raises(ZeroDivisionError), R.start(experiment_name="mine") as failing:

@@ -1,0 +1,135 @@
+"""Collectors and coverage: complete, or it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.collect import Collector, MergeCollector, RecorderCollector, RollingGroup
+from rollforge.collect.coverage import Expected, check_coverage
+from rollforge.errors import ArtifactUnreadable, CoverageError
+from rollforge.track.base import Experiment, get_experiment, open_tracker
+
+CALENDAR = np.arange(np.datetime64("2020-01-01"), np.datetime64("2020-03-01"))
+
+
+def frame(start: str, days: int = 3) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product(
+        [pd.date_range(start, periods=days), ["A", "B"]], names=["datetime", "instrument"]
+    )
+    return pd.DataFrame({"score": np.arange(2.0 * days)}, index=index)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    """Three finished recorders, each with the window that it is for, and one that failed."""
+    made = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="mine")
+    for i, start in enumerate(["2020-01-07", "2020-01-01", "2020-01-04"]):
+        recorder = made.create_recorder(f"r{i}")
+        recorder.set_tags(start=start)
+        recorder.save_objects(**{"pred.pkl": frame(start)})
+        recorder.end_run()
+    made.create_recorder("bad").end_run("FAILED")
+    return made
+
+
+def by_window(recorder: object) -> tuple[str, str]:
+    return "model", recorder.list_tags()["start"]  # type: ignore[attr-defined]
+
+
+def test_windows_become_one_prediction_and_know_their_runs(experiment: Experiment) -> None:
+    """Sorted, without gaps or duplicates; only finished recorders count."""
+    collector = RecorderCollector(experiment, RollingGroup(), rec_key_func=by_window)
+    (prediction,) = collector()["pred"].values()
+    assert list(prediction.index.get_level_values("datetime").unique()) == list(pd.date_range("2020-01-01", periods=9))
+    assert not prediction.index.has_duplicates
+    assert sorted(key[1] for key in collector.recorders) == ["2020-01-01", "2020-01-04", "2020-01-07"]
+
+
+def test_a_filter_chooses_recorders(experiment: Experiment) -> None:
+    """By anything that a recorder knows."""
+    collector = RecorderCollector(
+        experiment, rec_key_func=by_window, rec_filter_func=lambda r: r.list_tags()["start"] > "2020-01-02"
+    )
+    assert len(collector()["pred"]) == 2
+
+
+def test_a_missing_artifact_is_an_error_or_a_remembered_gap(experiment: Experiment) -> None:
+    """Never a silent drop."""
+    experiment.create_recorder("empty").end_run()
+    with pytest.raises(CoverageError, match="1 results are missing"):
+        RecorderCollector(experiment)()
+    collector = RecorderCollector(experiment, coverage="allow_gaps")
+    assert len(collector()["pred"]) == 3
+    assert len(collector.missing) == 1
+
+
+def test_an_unreadable_artifact_is_always_an_error(experiment: Experiment, tmp_path: Path) -> None:
+    """It is there, so leaving it out would be a lie."""
+    file = next(iter(tmp_path.rglob("pred.pkl.parquet")))
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ArtifactUnreadable):
+        RecorderCollector(experiment, coverage="allow_gaps")()
+
+
+def test_two_recorders_of_one_key_are_an_error(experiment: Experiment) -> None:
+    """One would overwrite the other."""
+    with pytest.raises(CoverageError, match="same key"):
+        RecorderCollector(experiment, rec_key_func=lambda r: "same")()
+
+
+class Fixed(Collector):
+    def collect(self) -> dict[str, dict[str, int]]:
+        return {"a": {"x": 1}}
+
+
+def test_collectors_merge() -> None:
+    """Under the pair of names, or what `merge_func` makes of it."""
+    both = {"one": Fixed(), "two": Fixed(process_list=lambda d: sum(d.values()))}
+    assert MergeCollector(both)() == {("one", "a"): {"x": 1}, ("two", "a"): 1}
+    assert set(MergeCollector(both, merge_func=lambda c, n: f"{c}.{n}")()) == {"one.a", "two.a"}
+
+
+def window(key: str, start: str, end: str, state: str = "done", group: str = "") -> Expected:
+    return Expected(key, np.datetime64(start), np.datetime64(end), state, group)
+
+
+def days(start: str, end: str) -> np.ndarray:
+    return np.arange(np.datetime64(start), np.datetime64(end) + 1)
+
+
+FIRST, SECOND = window("w1", "2020-01-01", "2020-01-10"), window("w2", "2020-01-11", "2020-01-20")
+FOUND = {"w1": days("2020-01-01", "2020-01-10"), "w2": days("2020-01-11", "2020-01-20")}
+
+
+@pytest.mark.parametrize(
+    ("windows", "found", "note"),
+    [
+        ([FIRST, window("w2", "2020-01-11", "2020-01-20", "failed")], FOUND, "w2 is failed"),
+        ([FIRST, window("w2", "2020-01-11", "2020-01-20", "waiting")], FOUND, "w2 is waiting"),
+        ([FIRST, window("w2", "2020-01-09", "2020-01-20")], FOUND, "w1 and w2 overlap"),
+        ([FIRST, window("w2", "2020-01-15", "2020-01-20")], FOUND, "4 trading days lie between w1 and w2"),
+        ([FIRST, SECOND], {"w1": FOUND["w1"]}, "w2 is done and has no prediction"),
+        ([FIRST, SECOND], {**FOUND, "w2": FOUND["w2"][3:]}, "w2 has no prediction for 3 days"),
+        ([FIRST, SECOND], {**FOUND, "w2": days("2020-01-11", "2020-01-22")}, "w2 predicts 2 days outside"),
+    ],
+)
+def test_what_does_not_make_one_result_is_named(
+    windows: list[Expected], found: dict[str, np.ndarray], note: str
+) -> None:
+    """Missing, failed, overlapping, gaps, holes, strays: each in a sentence, and an error when it is required."""
+    coverage = check_coverage(windows, CALENDAR, found)
+    assert any(note in n for n in coverage.notes)
+    with pytest.raises(CoverageError, match="--allow-gaps"):
+        coverage.require()
+
+
+def test_whole_windows_are_complete_and_models_may_overlap() -> None:
+    """Nothing to say; windows of another model are judged apart."""
+    assert check_coverage([SECOND, FIRST], CALENDAR, FOUND).complete
+    other = [window("v1", "2020-01-01", "2020-01-10", group="b"), window("v2", "2020-01-11", "2020-01-20", group="b")]
+    also = {"v1": FOUND["w1"], "v2": FOUND["w2"]}
+    assert check_coverage([FIRST, SECOND, *other], CALENDAR, {**FOUND, **also}).complete

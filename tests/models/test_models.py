@@ -1,0 +1,138 @@
+"""Models: fitted on train, stopped by valid, predicting any segment; and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.data.dataset import DatasetH
+from rollforge.data.handler import DataHandlerLP
+from rollforge.errors import ModelError, SegmentError
+from rollforge.models import ConstantModel, LGBModel, LinearModel, Reweighter
+from rollforge.session import Session, using
+
+SEGMENTS = {
+    "train": ("2020-01-01", "2020-03-31"),
+    "valid": ("2020-04-01", "2020-04-30"),
+    "test": ("2020-05-01", "2020-05-31"),
+}
+
+
+def dataset(labels: int = 1, segments: dict[str, Any] | None = None, missing: bool = False) -> DatasetH:
+    """A label that is a weighted sum of three features, and a little noise."""
+    random = np.random.default_rng(0)
+    days, codes = pd.date_range("2020-01-01", "2020-05-31"), [f"I{i}" for i in range(20)]
+    index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
+    x = random.standard_normal((len(index), 3))
+    y = x @ [1.0, -2.0, 0.5] + 0.1 * random.standard_normal(len(index))
+    if missing:
+        y[:] = np.nan
+    columns = [("feature", "a"), ("feature", "b"), ("feature", "c")] + [("label", f"y{i}") for i in range(labels)]
+    values = np.column_stack([x, *[y] * labels]).astype(np.float32)
+    frame = pd.DataFrame(values, index=index, columns=pd.MultiIndex.from_tuples(columns))
+    return DatasetH(DataHandlerLP.from_df(frame), SEGMENTS if segments is None else segments)
+
+
+def score(model: Any, data: DatasetH) -> float:
+    """Correlation of prediction and label in the test segment."""
+    prediction = model.predict(data)
+    label = data.prepare("test", col_set="label", data_key="raw").iloc[:, 0]
+    assert prediction.index.equals(label.index)
+    return float(prediction.corr(label))
+
+
+@pytest.mark.parametrize("estimator", ["ols", "ridge"])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_linear_model_finds_the_weights(estimator: str, intercept: bool) -> None:
+    """As numpy's least squares on the same rows."""
+    data = dataset()
+    model = LinearModel(estimator, alpha=1e-6 if estimator == "ridge" else 0.0, fit_intercept=intercept)
+    model.fit(data)
+    assert model.coef_ is not None
+    np.testing.assert_allclose(model.coef_, [1.0, -2.0, 0.5], atol=0.02)
+    assert score(model, data) > 0.99
+
+
+def test_nnls_has_no_negative_weights() -> None:
+    """The weight that wants to be negative is 0."""
+    model = LinearModel("nnls")
+    model.fit(dataset())
+    assert model.coef_ is not None
+    assert model.coef_.min() == 0.0
+
+
+def test_lightgbm_stops_early_and_keeps_its_curves() -> None:
+    """Rounds end when valid no longer improves; the metrics of each round are there to be logged."""
+    data = dataset()
+    model = LGBModel(learning_rate=0.3, num_leaves=8, num_boost_round=300, early_stopping_rounds=5)
+    model.fit(data)
+    curves = model.training_metrics()
+    assert set(curves) == {"l2.train", "l2.valid"}
+    assert len(curves["l2.valid"]) == len(curves["l2.train"]) < 300
+    assert model.model.best_iteration == int(np.argmin(curves["l2.valid"])) + 1
+    assert model.fit_seconds > 0
+    assert score(model, data) > 0.9
+    assert model.get_feature_importance().index[0] == "Column_1"
+
+
+def test_lightgbm_works_without_a_valid_segment() -> None:
+    """All rounds, then."""
+    model = LGBModel(num_boost_round=7)
+    model.fit(dataset(segments={k: v for k, v in SEGMENTS.items() if k != "valid"}))
+    assert model.model.num_trees() == 7
+    model.finetune(dataset(), num_boost_round=3)
+    assert model.model.num_trees() == 10
+
+
+def test_threads_are_capped_to_the_session() -> None:
+    """A template's 20 threads become the session's."""
+    with using(Session(threads=1)):
+        assert LGBModel(num_threads=20)._parameters()["num_threads"] == 1
+        assert LGBModel(n_jobs=-1)._parameters()["num_threads"] == 1
+    with using(Session(threads=4)):
+        assert LGBModel(num_threads=2)._parameters()["num_threads"] == 2
+
+
+class Half(Reweighter):
+    def reweight(self, data: pd.DataFrame) -> np.ndarray:
+        return (data["feature"]["a"] > 0).to_numpy(float)
+
+
+@pytest.mark.parametrize("model", [LGBModel(num_boost_round=5), LinearModel()])
+def test_weights_change_the_fit(model: Any) -> None:
+    """Samples of weight 0 do not count."""
+    data = dataset()
+    model.fit(data)
+    before = model.predict(data)
+    model.fit(data, reweighter=Half())
+    assert not np.allclose(before, model.predict(data))
+
+
+@pytest.mark.parametrize("model", [LGBModel(num_boost_round=2), LinearModel()])
+def test_what_a_model_cannot_take_is_said(model: Any) -> None:
+    """Several labels, labels that are all missing, no train segment, no fit before the prediction."""
+    with pytest.raises(ModelError, match="not fitted"):
+        model.predict(dataset())
+    with pytest.raises(ModelError, match="has 2: y0, y1"):
+        model.fit(dataset(labels=2))
+    with pytest.raises(ModelError, match="labels of the 'train' segment are missing"):
+        model.fit(dataset(missing=True))
+    with pytest.raises(SegmentError, match="no segment 'train'"):
+        model.fit(dataset(segments={"test": SEGMENTS["test"]}))
+
+
+def test_unknown_losses_and_estimators_are_refused() -> None:
+    """With the nearest."""
+    with pytest.raises(ModelError, match="'mse' or 'binary'"):
+        LGBModel(loss="mae")
+    with pytest.raises(ModelError, match="Did you mean 'ridge'"):
+        LinearModel("rigde")
+
+
+def test_the_constant_model_predicts_its_constant(tmp_path: Path) -> None:
+    """For every row of the segment."""
+    assert set(ConstantModel(0.5).predict(dataset())) == {0.5}

@@ -1,0 +1,85 @@
+"""A task is data: canonical JSON, the digest, and what survives the round trip."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollforge.errors import TaskNotSerializable
+from rollforge.models import LinearModel
+from rollforge.task import decode, digest, encode
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(max_size=8)
+    | st.dates()
+    | st.datetimes()
+    | st.timedeltas()
+    | st.datetimes(min_value=dt.datetime(1900, 1, 1), max_value=dt.datetime(2200, 1, 1)).map(pd.Timestamp)
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+        | st.dictionaries(st.integers() | st.sampled_from(["$tuple", "$map", "$ts"]), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_plain_data_survives_the_round_trip(value: Any) -> None:
+    """Values and their types; dicts that look like tags and keys that are no text, too."""
+    back = decode(encode(value))
+    assert back == value
+    assert type(back) is type(value)
+
+
+@given(st.dictionaries(st.text(max_size=5), LEAVES, max_size=6))
+def test_the_order_of_keys_does_not_matter(value: dict[str, Any]) -> None:
+    """Equal dicts are the same task."""
+    assert digest(value) == digest(dict(reversed(value.items()))) == digest(OrderedDict(value))
+
+
+@given(VALUES, VALUES)
+def test_different_values_are_different_tasks(a: Any, b: Any) -> None:
+    """The text tells them apart, so the digest does."""
+    assert (encode(a) == encode(b)) == (digest(a) == digest(b))
+
+
+def test_what_json_lacks_is_tagged() -> None:
+    """NaN, infinity, slices, numpy scalars, paths and importable classes."""
+    value = {"inf": math.inf, "s": slice("2020", None), "c": LinearModel}
+    assert decode(encode(value)) == value
+    assert math.isnan(decode(encode(math.nan)))
+    given_types = {"f": np.float32(0.5), "i": np.int64(3), "b": np.bool_(True), "p": Path("/a/b")}
+    assert decode(encode(given_types)) == {"f": 0.5, "i": 3, "b": True, "p": "/a/b"}
+    assert decode(encode(pd.Timestamp("2020-01-02", tz="UTC"))) == pd.Timestamp("2020-01-02", tz="UTC")
+
+
+def test_one_and_one_point_nought_are_two_tasks() -> None:
+    """As they are two arguments."""
+    assert digest({"x": 1}) != digest({"x": 1.0})
+    assert digest({"x": True}) != digest({"x": 1})
+
+
+@pytest.mark.parametrize("value", [object(), lambda: 1, {1, 2}, pd.DataFrame(), np.zeros(2), LinearModel()])
+def test_a_live_object_is_refused_with_its_place(value: Any) -> None:
+    """The message says where it is and what to write instead."""
+    with pytest.raises(TaskNotSerializable, match=r"dataset\.kwargs\.0\.thing is a live .*'class'"):
+        encode({"dataset": {"kwargs": [{"thing": value}]}})
