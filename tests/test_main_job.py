@@ -100,7 +100,7 @@ def test_one_command_trains_all_windows_and_collects_one_prediction(small_market
     assert json.loads(stat.stdout) == {"done": 5}
     again = rollforge(
         "collect", "small", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--output", "again",
-        cwd=tmp_path, ROLLFORGE_DATA=str(small_market),
+        cwd=tmp_path,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "prediction.parquet"), prediction)
@@ -170,10 +170,7 @@ def test_a_window_that_fails_is_named_and_the_rest_is_kept(small_market: Path, t
     assert "is failed" in strict.stderr
     assert "--allow-gaps" in strict.stderr
     assert "Traceback" not in strict.stderr
-    report = rollforge(
-        "report", "small", "--store", "sqlite:///tasks.db", "--tracking", "folder:runs", "--output", "out",
-        cwd=tmp_path, ROLLFORGE_DATA=str(small_market),
-    )  # fmt: skip
+    report = rollforge("report", file, "--output", "out", cwd=tmp_path)
     assert report.returncode == 1, report.stderr
     page = (tmp_path / "out" / "report.html").read_text()
     assert "no &lt;b&gt;summer&lt;/b&gt; for me" in page

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.errors import TaskNotFound, nearest
-from rollforge.run.execute import prepare_data, task_train
+from rollforge.run.execute import DATA_TAG, FOLDER_TAG, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, mask_secrets, using
@@ -147,6 +147,8 @@ class Collected:
     """Index (datetime, instrument), column ``score``; None when no task is done."""
     label: pd.DataFrame | None
     coverage: Coverage
+    warnings: tuple[str, ...] = ()
+    """What should be known of the result although it is complete."""
 
     @property
     def failed(self) -> int:
@@ -242,7 +244,32 @@ def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, al
     if isinstance(prediction, dict):
         prediction = AverageEnsemble()(prediction).to_frame("score")
     label = next(iter(joined["label"].values()), None)
-    return Collected(known, prediction, label, coverage)
+    return Collected(known, prediction, label, coverage, _other_data(known, session))
+
+
+def _other_data(known: Sequence[TaskOutcome], session: Session) -> tuple[str, ...]:
+    """Tasks are known by their content; that the data changed under them is said, not guessed away."""
+    from rollforge.data.engine import session_provider
+
+    now = session_provider(session).fingerprint()
+    trained_on = [o.recorder.list_tags().get(DATA_TAG, now) for o in known if o.recorder is not None]
+    other = sum(mark != now for mark in trained_on)
+    if not other:
+        return ()
+    return (
+        f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} holds now. "
+        "'rollforge pool -t EXPERIMENT reset_status waiting' has all of them trained again.",
+    )
+
+
+def on_its_data(session: Session, pool: str) -> Session:
+    """Return `session` with the data folder that the pool's tasks were trained on, where it names none itself."""
+    if session.provider_uri is not None:
+        return session
+    for outcome in outcomes(session, pool):
+        if outcome.recorder is not None:
+            return session.with_(provider_uri=outcome.recorder.list_tags().get(FOLDER_TAG))
+    return session
 
 
 def _expected(known: Sequence[TaskOutcome], session: Session) -> tuple[list[Expected], dict[str, tuple[str, str]]]:

@@ -62,6 +62,7 @@ _CLASS_MODULES = (
     "pandas.core.indexes.",
     "pandas.core.internals.",
     "pandas.core.arrays.",
+    "pandas.arrays",
     "pandas._libs.internals",
     "numpy.dtypes",
     "rollforge.models.",
@@ -72,8 +73,11 @@ _CLASS_MODULES = (
     "rollforge.data.processor",
 )
 _PANDAS = frozenset(
-    ["DataFrame", "Series", "Index", "MultiIndex", "DatetimeIndex", "RangeIndex", "TimedeltaIndex", "CategoricalIndex"]
-    + ["Timestamp", "Timedelta", "Categorical", "CategoricalDtype", "DatetimeTZDtype", "StringDtype"]
+    [
+        *("DataFrame", "Series", "Index", "MultiIndex", "DatetimeIndex", "RangeIndex", "TimedeltaIndex"),
+        *("CategoricalIndex", "Timestamp", "Timedelta", "Categorical", "CategoricalDtype", "DatetimeTZDtype"),
+        "StringDtype",
+    ]
 )
 _NUMPY_FUNCTIONS = {"_reconstruct", "scalar", "_frombuffer"}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rollforge.workflow import Plan
 
 File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
-Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, which is that of its pool.")]
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.")]
 Store = Annotated[str | None, typer.Option(help="URI of the task store: sqlite:///PATH.")]
 Tracking = Annotated[str | None, typer.Option(help="URI of the tracking store: sqlite:///PATH, http://…, folder:PATH.")]
 Experiment = Annotated[str | None, typer.Option(help="Name of the experiment; by default the file's.")]
@@ -153,7 +153,7 @@ def _finish(collected: Collected, name: str, session: Any, config: str, folder: 
 
     summary = job.write_results(collected, name=name, session=session, config=config, folder=folder)
     console.print(headline_table(summary))
-    for note in collected.coverage.notes:
+    for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
     console.print(f"report      {folder / 'report.html'}")
     if collected.prediction is not None:
@@ -178,9 +178,14 @@ def report(
     """Write the report of an experiment as it stands now: one HTML file."""
     from rollforge import job
     from rollforge.session import Session
+    from rollforge.workflow import load_workflow
 
-    session = Session().with_(store=store, tracking=tracking, experiment=name)
+    session, config = Session().with_(store=store, tracking=tracking, experiment=name), ""
+    if name.endswith((".yaml", ".yml")):
+        workflow = load_workflow(name, store=store, tracking=tracking)
+        session, config, name = workflow.session, workflow.text, workflow.experiment
     job.known_pool(session, name)
+    session = job.on_its_data(session, name)
     collected = job.collect(session, name, allow_gaps=allow_gaps)
     folder = output or Path("results") / name
-    _finish(collected, name, session, collected.template_text(), folder, _console())
+    _finish(collected, name, session, config or collected.template_text(), folder, _console())

@@ -26,6 +26,11 @@ __all__ = ["begin", "begin_task_train", "end_task_train", "finish", "prepare_dat
 
 log = logging.getLogger(__name__)
 
+DATA_TAG = "rollforge.data"
+"""Tag of a recorder: fingerprint of the data folder that it was trained on."""
+FOLDER_TAG = "rollforge.folder"
+"""Tag of a recorder: that folder."""
+
 
 def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
     """Write what is known before the fitting: the task itself, its parameters laid flat, the host."""
@@ -58,7 +63,9 @@ def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> Non
         recorder.save_objects(**{"params.pkl": model})
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
-        recorder.set_tags(**{"rollforge.data": _data_fingerprint(session)})
+        if session.provider_uri is not None:
+            tags = {DATA_TAG: _data_fingerprint(session.provider_uri), FOLDER_TAG: session.provider_uri}
+            recorder.set_tags(**tags)
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 
 
@@ -98,10 +105,10 @@ def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, r
         record.generate()
 
 
-def _data_fingerprint(session: Session) -> str:
+def _data_fingerprint(folder: str) -> str:
     from rollforge.data.provider import open_provider
 
-    return open_provider(session.provider_uri).fingerprint() if session.provider_uri else ""
+    return open_provider(folder).fingerprint()
 
 
 def prepare_data(task: Mapping[str, Any], session: Session) -> None:
