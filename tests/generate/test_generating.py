@@ -1,0 +1,142 @@
+"""Generating: pure, purged by the label's horizon, honest about leaks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollforge.errors import ConfigError, SegmentError
+from rollforge.generate import GridGen, RollingGen, TimeAdjuster, task_generator
+from rollforge.generate.leakage import label_lookahead, leaking_segments
+from rollforge.generate.timeline import draw, windows
+
+DAYS = pd.bdate_range("2020-01-01", periods=400)
+CALENDAR = DAYS.to_numpy().astype("datetime64[D]")
+
+
+def template(label: str | None = None, **segments: Any) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"instruments": "all", "start_time": "2020-01-01", "end_time": "2020-12-31"}
+    kwargs |= {"fit_start_time": "2020-01-01", "fit_end_time": "2020-06-30"}
+    if label:
+        kwargs["label"] = [label]
+    chosen = {
+        "train": ("2020-01-01", "2020-06-30"),
+        "valid": ("2020-07-01", "2020-09-30"),
+        "test": ("2020-10-01", "2021-06-30"),
+        **segments,
+    }
+    handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": kwargs}
+    return {"model": {"kwargs": {}}, "dataset": {"kwargs": {"handler": handler, "segments": chosen}}}
+
+
+def segments(task: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = task["dataset"]["kwargs"]["segments"]
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    step=st.integers(1, 90),
+    rtype=st.sampled_from(["sliding", "expanding"]),
+    horizon=st.integers(1, 9),
+    clip=st.booleans(),
+)
+def test_rolled_windows_tile_the_test_period_and_leak_nothing(step: int, rtype: str, horizon: int, clip: bool) -> None:
+    """Every test day once, in order; no label of train or valid reaches into a later segment."""
+    task = template(f"Ref($close, -{horizon})/$close - 1")
+    before = copy.deepcopy(task)
+    tasks = RollingGen(step, rtype, trunc_days="auto", clip_test_end=clip, calendar=DAYS).generate(task)
+    assert task == before
+    tested: list[pd.Timestamp] = []
+    for one in tasks:
+        start, end = segments(one)["test"]
+        tested += list(DAYS[(start <= DAYS) & ((end is None) | ((end or DAYS[-1]) >= DAYS))])
+        assert leaking_segments(one, CALENDAR) == []
+        assert segments(one)["train"][1] < segments(one)["valid"][0] <= segments(one)["valid"][1] < start
+    wanted = DAYS[(DAYS >= "2020-10-01") & (DAYS <= "2021-06-30")]
+    assert tested[: len(wanted)] == list(wanted)
+    assert len(tested) == len(set(tested))
+    if clip:
+        assert len(tested) == len(wanted)
+    starts = {segments(t)["train"][0] for t in tasks}
+    assert len(starts) == (1 if rtype == "expanding" else len(tasks))
+
+
+def test_a_leak_is_named_with_its_days() -> None:
+    """Without truncation the last days' labels reach into the next segment, on both borders."""
+    leaks = leaking_segments(template(), CALENDAR)
+    assert [(x.segment, x.later, x.days) for x in leaks] == [("train", "valid", 2), ("valid", "test", 2)]
+    assert "trunc_days: auto" in leaks[0].message
+
+
+@pytest.mark.parametrize(
+    ("label", "days"),
+    [(None, 2), ("Ref($close, -6)/Ref($close, -1) - 1", 6), ("$close", 0), ("Mean(Ref($close, -5), 3)", 5)],
+)
+def test_the_horizon_is_read_from_the_label(label: str | None, days: int) -> None:
+    """From the handler's arguments, or its class."""
+    assert label_lookahead(template(label)) == days
+
+
+def test_fit_windows_move_when_asked() -> None:
+    """Qlib leaves them where they are, and so does the default."""
+    for moves in (False, True):
+        tasks = RollingGen(60, "sliding", roll_fit_window=moves, calendar=DAYS).generate(template())
+        fits = [t["dataset"]["kwargs"]["handler"]["kwargs"]["fit_end_time"] for t in tasks]
+        assert (fits == ["2020-06-30"] * len(tasks)) is not moves
+        if moves:
+            assert fits == [segments(t)["train"][1] for t in tasks]
+
+
+def test_following_tasks_go_on_where_a_task_ended() -> None:
+    """What generate makes at once can be made piece by piece."""
+    generator = RollingGen(30, "sliding", calendar=DAYS)
+    tasks = generator.generate(template())
+    assert list(generator.gen_following_tasks(tasks[2], "2021-06-30")) == tasks[3:]
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: RollingGen(0, calendar=DAYS), "at least 1"),
+        (lambda: RollingGen(2.5, calendar=DAYS), "whole number"),
+        (lambda: RollingGen(5, "slding", calendar=DAYS), "Did you mean 'sliding'"),
+        (lambda: RollingGen(5, trunc_days="all", calendar=DAYS), "'auto' or a number"),
+        (lambda: RollingGen(5, calendar=DAYS).generate(template(valid=("2020-06-01", "2020-08-01"))), "overlaps"),
+        (lambda: RollingGen(5, trunc_days=300, calendar=DAYS).generate(template()), "trunc_days=300"),
+        (lambda: TimeAdjuster(calendar=[]), "no days"),
+        (lambda: TimeAdjuster(calendar=DAYS).align_time("2031-01-01"), "after the last trading day"),
+        (lambda: TimeAdjuster(calendar=DAYS).shift(("2020-01-01", "2020-01-05"), -900), "before the calendar"),
+    ],
+)
+def test_what_cannot_be_is_said(build: Any, words: str) -> None:
+    """Steps, types, segments and dates: one message."""
+    with pytest.raises(SegmentError, match=words):
+        build()
+
+
+def test_templates_times_generators() -> None:
+    """Two templates, four combinations, five windows: forty tasks, all different."""
+    grid = GridGen({"model.kwargs.depth": [4, 8], "model.kwargs.loss": ["mse", "binary"]})
+    rolling = RollingGen(40, "sliding", calendar=DAYS)
+    one = rolling.generate(template())
+    tasks = task_generator([template(), template("$close")], [grid, rolling])
+    assert len(tasks) == 2 * 4 * len(one)
+    assert len({repr(t) for t in tasks}) == len(tasks)
+    with pytest.raises(ConfigError, match="Did you mean 'model'"):
+        GridGen({"modl.kwargs.depth": [1]}).generate(template())
+
+
+def test_windows_are_values_and_drawings() -> None:
+    """Trading days counted, one line each, told apart without colour."""
+    made = windows(RollingGen(60, "sliding", calendar=DAYS).generate(template()), CALENDAR)
+    assert [w.segments["test"].days for w in made][:-1] == [60] * (len(made) - 1)
+    lines = draw(made, 80)
+    assert len(lines) == len(made) + 2
+    assert all({"░", "▒", "█"} <= set(line) for line in lines[1:-1])
+    assert max(map(len, lines)) <= 80
