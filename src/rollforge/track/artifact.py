@@ -1,35 +1,60 @@
 """How objects become files and come back.
 
-====================== ============================ =======================================
-object                 file                         read by
-====================== ============================ =======================================
-DataFrame, Series      ``NAME.parquet``             pandas
-plain data             ``NAME.plain.json``          :func:`rollforge.task.decode`
-anything else          ``NAME`` (cloudpickle)       the allow-list of :mod:`rollforge.trust`
-====================== ============================ =======================================
+=========================== ======================== =====================================================
+object                      file                     read by
+=========================== ======================== =====================================================
+DataFrame, Series           ``NAME.frame.parquet``   :mod:`rollforge.track.frame`; any Parquet reader
+numpy array                 ``NAME.array.npy``       :func:`numpy.load` without pickles
+plain data                  ``NAME.plain.json``      :func:`rollforge.task.from_plain`
+with a form of its own      ``NAME.saved.zip``       its ``load_from``, see :class:`SupportsSave`
+anything else               ``NAME`` (cloudpickle)   the allow-list of :mod:`rollforge.trust`
+=========================== ======================== =====================================================
 
-Whatever the file, the object is saved and loaded under the one name that Qlib gives it: ``pred.pkl``.
+Whatever the file, the object is saved, listed and loaded under the one name that Qlib gives it: ``pred.pkl``. Each form is
+taken only for what comes back from it exactly; the next one is tried otherwise. Reading runs no code but Rollforge's and
+that of the allow-list, unless the caller says ``trusted=True``.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, Protocol, runtime_checkable
 
 from rollforge import trust
-from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle
-from rollforge.task import decode, encode
+from rollforge.errors import ArtifactUnreadable, RollforgeError, UntrustedPickle
+from rollforge.task import from_plain, to_plain
+from rollforge.track.files import Files
 
-__all__ = ["SUFFIXES", "load_file", "plain_name", "save_file"]
+__all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "names", "plain_name", "save"]
 
-_PARQUET = ".parquet"
-_SERIES = ".series.parquet"
+_FRAME = ".frame.parquet"
+_ARRAY = ".array.npy"
 _PLAIN = ".plain.json"
-SUFFIXES = ("", _PARQUET, _SERIES, _PLAIN)
+_SAVED = ".saved.zip"
+_FORMS = ("", _FRAME, _ARRAY, _PLAIN, _SAVED)
+_ABOUT = "rollforge.json"
+
+
+class ArtifactRefused(ArtifactUnreadable, UntrustedPickle):
+    """The artifact names a type or a module that is not on the list of what may be loaded. Nothing of it was executed."""
+
+
+@runtime_checkable
+class SupportsSave(Protocol):
+    """An object with a form of its own on disk, such as a model that has a text format."""
+
+    def save_to(self, folder: Path) -> None:
+        """Write files into an empty folder."""
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Any:
+        """Return the object that was written to a folder."""
 
 
 def plain_name(file_name: str) -> str:
@@ -37,53 +62,124 @@ def plain_name(file_name: str) -> str:
 
     Examples
     --------
-    >>> plain_name("pred.pkl.parquet"), plain_name("task.plain.json"), plain_name("notes.txt")
-    ('pred.pkl', 'task', 'notes.txt')
+    >>> plain_name("pred.pkl.frame.parquet"), plain_name("task.plain.json"), plain_name("notes.parquet")
+    ('pred.pkl', 'task', 'notes.parquet')
     """
-    for suffix in (_SERIES, _PLAIN):
-        if file_name.endswith(suffix):
-            return file_name.removesuffix(suffix)
-    return file_name.removesuffix(_PARQUET) if file_name.endswith(".pkl" + _PARQUET) else file_name
+    for form in _FORMS[1:]:
+        if file_name.endswith(form) and file_name != form:
+            return file_name.removesuffix(form)
+    return file_name
 
 
-def save_file(folder: Path, name: str, value: Any) -> Path:
-    """Write an object into `folder` under `name`, all of it or nothing, and return the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(value, pandas.DataFrame) and _fits_parquet(value):
-        return _write(folder / (name + _PARQUET), lambda f: value.to_parquet(f, compression="lz4"))
-    if pandas is not None and isinstance(value, pandas.Series):
-        frame = value.to_frame("value" if value.name is None else str(value.name))
-        if _fits_parquet(frame) and (value.name is None or isinstance(value.name, str)):
-            frame.attrs["unnamed"] = value.name is None
-            return _write(folder / (name + _SERIES), lambda f: frame.to_parquet(f, compression="lz4"))
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def save(files: Files, name: str, value: Any) -> None:
+    """Keep `value` as the artifact `name`: all of it or nothing, in place of what had that name.
+
+    Raises
+    ------
+    TrackingUnavailable
+        When it cannot be written.
+    """
+    form, write = _form(value)
+    with files.draft(name + form) as draft:
+        write(draft)
+    folder, _, last = name.rpartition("/")
+    there = set(files.list(folder))
+    for other in _FORMS:
+        if other != form and last + other in there:
+            files.remove(name + other)
+
+
+def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:
+    """The form of a file for an object, and what writes it."""
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")  # its objects exist only where it is imported
+    if pandas is not None and isinstance(value, (pandas.DataFrame, pandas.Series)):
+        from rollforge.track import frame
+
+        table = frame.to_arrow(value)
+        if table is not None:
+            return _FRAME, lambda file: frame.write_table(table, file)
+    elif numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
+        return _ARRAY, lambda file: _write_array(value, file)
+    elif isinstance(value, SupportsSave) and not isinstance(value, type):
+        return _SAVED, lambda file: _write_saved(value, file)
+    elif _exact(value):
+        text = json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return _PLAIN, lambda file: file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    import cloudpickle
+
+    return "", lambda file: file.write_bytes(cloudpickle.dumps(value))
+
+
+def _write_array(value: Any, file: Path) -> None:
+    import numpy as np
+
+    with file.open("wb") as handle:  # given a path, numpy would add a suffix
+        np.save(handle, value, allow_pickle=False)
+
+
+def _write_saved(value: SupportsSave, file: Path) -> None:
+    kind = type(value)
+    with tempfile.TemporaryDirectory(prefix="rollforge-") as folder:
+        value.save_to(Path(folder))
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(_ABOUT, json.dumps({"module": kind.__module__, "class": kind.__qualname__}))
+            for part in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+                archive.write(part, f"data/{part.relative_to(folder).as_posix()}")
+
+
+def _exact(value: Any, depth: int = 0) -> bool:
+    """Whether JSON gives `value` back as it is: its types, and the order of its keys."""
+    kind = type(value)
+    if kind in (bool, int, float, str, bytes, type(None)):
+        return kind is not int or value.bit_length() < 10_000  # Python reads no longer numbers from a text
+    if depth > 50:
+        return False
+    if kind is dict:
+        # Other keys than texts are kept as pairs in another order.
+        return all(type(k) is str and not k.startswith("$") and _exact(v, depth + 1) for k, v in value.items())
+    if kind in (list, tuple):
+        return all(_exact(v, depth + 1) for v in value)
+    if kind in (type, FunctionType):
+        return _found_again(value)
+    return kind.__module__.partition(".")[0] in ("datetime", "pandas") and _same_moment(value)
+
+
+def _found_again(value: Any) -> bool:
+    """Whether a class or function is found under its own name, so that a reference to it can be kept."""
+    target: Any = sys.modules.get(value.__module__)
+    for part in value.__qualname__.split("."):
+        target = getattr(target, part, None)
+    return target is value and value.__module__ != "__main__"
+
+
+def _same_moment(value: Any) -> bool:
     try:
-        text = encode(value)
-    except TaskNotSerializable:
-        import cloudpickle
-
-        return _write(folder / name, lambda f: f.write_bytes(cloudpickle.dumps(value)))
-    return _write(folder / (name + _PLAIN), lambda f: f.write_text(text, encoding="utf-8"))
-
-
-def _fits_parquet(frame: Any) -> bool:
-    """Whether a frame comes back from Parquet as it was: plain text columns, each of one simple type."""
-    names = list(frame.columns)
-    simple = all(dtype.kind in "biufM" for dtype in frame.dtypes)
-    indexed = all(n is None or isinstance(n, str) for n in frame.index.names)
-    return simple and indexed and all(isinstance(n, str) for n in names) and len(set(names)) == len(names)
+        plain = to_plain(value)
+        back = from_plain(plain)
+    except (RollforgeError, ValueError):
+        return False
+    same = type(back) is type(value) and back == value and getattr(back, "unit", None) == getattr(value, "unit", None)
+    return bool(same) and str(getattr(back, "tzinfo", None)) == str(getattr(value, "tzinfo", None))
 
 
-def _write(file: Path, write: Callable[[Path], Any]) -> Path:
-    handle, draft = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    os.close(handle)
-    try:
-        write(Path(draft))
-        os.replace(draft, file)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    return file
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def find(files: Files, name: str) -> Path | None:
+    """Return the file of the object saved as `name`, or None."""
+    for form in _FORMS:
+        found = files.get(name + form)
+        if found is not None:
+            return found
+    return None
+
+
+def names(files: Files, folder: str = "") -> list[str]:
+    """Return the names of the objects and files in a folder of the artifacts."""
+    return sorted({plain_name(f.rstrip("/")) for f in files.list(folder)})
 
 
 def load_file(file: Path, *, trusted: bool = False) -> Any:
@@ -93,27 +189,85 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
     ------
     ArtifactUnreadable
         When it is truncated or of an unknown form.
-    UntrustedPickle
-        When it is a pickle of a type that is not allowed, and `trusted` is False; nothing of it has run.
+    ArtifactRefused
+        When it names something that may not be loaded, and `trusted` is False; nothing of it has run.
     """
     try:
-        if file.name.endswith(_PLAIN):
-            return decode(file.read_text(encoding="utf-8"))
-        if file.name.endswith(_PARQUET):
-            return _read_parquet(file)
+        for form, read in _READERS.items():
+            if file.name.endswith(form):
+                return read(file, trusted)
         return trust.load(file, trusted=trusted)
-    except (OSError, ValueError, ConfigError) as exc:
-        if isinstance(exc, (ArtifactUnreadable, UntrustedPickle)):
-            raise
-        raise ArtifactUnreadable(f"The artifact {file} cannot be read: {exc}") from exc
+    except ArtifactUnreadable:
+        raise
+    except UntrustedPickle as exc:
+        raise ArtifactRefused(f"The artifact {file} was not loaded. {exc}") from exc
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+        raise ArtifactUnreadable(f"The artifact {file} cannot be read: {type(exc).__name__}: {exc}") from exc
+    except (ImportError, AttributeError) as exc:
+        raise ArtifactUnreadable(f"The artifact {file} names something that is not there: {exc}") from exc
 
 
-def _read_parquet(file: Path) -> Any:
-    import pandas as pd
+def _read_frame(file: Path, trusted: bool) -> Any:
+    from rollforge.track import frame
 
-    frame = pd.read_parquet(file)
-    if not file.name.endswith(_SERIES):
-        return frame
-    series = frame.iloc[:, 0]
-    series.attrs = {}
-    return series.rename(None) if frame.attrs.get("unnamed") else series
+    return frame.read_table(file)
+
+
+def _read_array(file: Path, trusted: bool) -> Any:
+    import numpy as np
+
+    return np.load(file, allow_pickle=False)
+
+
+def _read_plain(file: Path, trusted: bool) -> Any:
+    plain = json.loads(file.read_text(encoding="utf-8", errors="surrogatepass"))
+    if not trusted:
+        _check_references(plain, file)
+    return from_plain(plain)
+
+
+def _check_references(plain: Any, file: Path) -> None:
+    """Refuse a reference whose resolution would import a module: importing runs it."""
+    if isinstance(plain, list):
+        for part in plain:
+            _check_references(part, file)
+    elif isinstance(plain, dict):
+        named = plain.get("$ref") if len(plain) == 1 else None
+        if isinstance(named, str):
+            module = named.partition(":")[0]
+            if module not in sys.modules and module.partition(".")[0] != "rollforge":
+                raise ArtifactRefused(
+                    f"The artifact {file} names {named!r}, and module {module!r} is not imported. Import it first, "
+                    "or load the artifact with trusted=True, which imports it."
+                )
+        for part in plain.values():
+            _check_references(part, file)
+
+
+def _read_saved(file: Path, trusted: bool) -> Any:
+    with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory(prefix="rollforge-") as folder:
+        about = json.loads(archive.read(_ABOUT))
+        kind = _class(about["module"], about["class"], trusted)
+        if not isinstance(kind, type) or not issubclass(kind, SupportsSave):
+            raise ArtifactUnreadable(f"The artifact {file} is of {about['class']}, which has no 'load_from'.")
+        data = Path(folder) / "data"
+        data.mkdir()
+        archive.extractall(folder, [n for n in archive.namelist() if n.startswith("data/")])
+        return kind.load_from(data)
+
+
+def _class(module: str, name: str, trusted: bool) -> Any:
+    """A class by name, through the same allow-list as a pickle that names it."""
+    if not (isinstance(module, str) and isinstance(name, str)) or "\n" in module + name:
+        raise ValueError("a class without a proper name")
+    return trust.loads(f"c{module}\n{name}\n.".encode(), trusted=trusted)
+
+
+_READERS: dict[str, Callable[[Path, bool], Any]] = {
+    _FRAME: _read_frame,
+    _ARRAY: _read_array,
+    _PLAIN: _read_plain,
+    _SAVED: _read_saved,
+    ".parquet": _read_frame,
+    ".npy": _read_array,
+}

@@ -1,27 +1,40 @@
 """Tracking in plain files: no database, nothing to start. For shared file systems, tests, and very many small tasks.
 
-``ROOT/<experiment>/experiment.json``; ``ROOT/<experiment>/<run>/run.jsonl``: a line for each thing that was written, in
-the order of writing, so that a run costs one small append a batch; ``…/artifacts/``. A last line that a killed process
-left half-written is passed over.
+::
+
+    ROOT/rollforge-tracking.json                the version of this form
+    ROOT/<experiment>/experiment.json           its name; the folder is named by the name's hash
+    ROOT/<experiment>/<run>/values-<w>.jsonl    what one process wrote, a line a batch
+    ROOT/<experiment>/<run>/artifacts/…
+
+Each process appends to a file of its own, so no two ever write to one file, also on file systems where appending is not
+atomic between machines. Reading a run means reading its files by the time of their lines. A last line that a killed process
+left half-written counts as not written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rollforge.errors import RecorderNotFound, TrackingUnavailable
-from rollforge.track import artifact
-from rollforge.track.base import Metric, RunData, RunInfo
+from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.track.files import Files, LocalFiles
+from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
+from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, latest_metrics
 
 __all__ = ["FolderTracker"]
+
+_FORMAT = 1
+_MARK = "rollforge-tracking.json"
+_GONE = ".deleted-"
 
 
 class FolderTracker:
@@ -35,46 +48,77 @@ class FolderTracker:
     Raises
     ------
     TrackingUnavailable
-        When the folder cannot be written.
+        When a newer Rollforge has written the folder.
     """
 
     def __init__(self, uri: str) -> None:
-        self.root = Path(uri.removeprefix("folder:").removeprefix("//")).expanduser().absolute()
+        self.root = Path(os.path.abspath(Path(uri.removeprefix("folder:").removeprefix("//")).expanduser()))
         self.uri = f"folder:{self.root}"
         self._places: dict[str, Path] = {}
+        self._writer = (0, "")
+        self._broken: set[str] = set()
+        self._check_format()
+
+    def _check_format(self) -> None:
+        try:
+            noted = json.loads((self.root / _MARK).read_text(encoding="utf-8"))["format"]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise TrackingUnavailable(
+                f"{self.root / _MARK} is damaged; it should read {{'format': {_FORMAT}}}."
+            ) from exc
+        if noted > _FORMAT:
+            raise TrackingUnavailable(
+                f"The tracking folder {self.root} was written by a newer Rollforge (form {noted}, this one knows {_FORMAT}). "
+                "Update Rollforge, or name another folder by --tracking."
+            )
 
     def prepare(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.root, os.W_OK):
+                raise TrackingUnavailable(f"The tracking folder {self.root} is read-only. Name another by --tracking.")
+            if not (self.root / _MARK).exists():
+                _write_whole(self.root / _MARK, {"format": _FORMAT})
         except OSError as exc:
             raise self._unavailable(exc) from exc
-        if not os.access(self.root, os.W_OK):
-            raise TrackingUnavailable(f"The tracking folder {self.root} is read-only. Name another by --tracking.")
 
     def _unavailable(self, exc: OSError) -> TrackingUnavailable:
         return TrackingUnavailable(
-            f"The tracking folder {self.root} cannot be written: {exc.strerror or exc}. Name another by --tracking."
+            f"The tracking folder {self.root} cannot be used: {exc.strerror or exc}. Name another by --tracking."
         )
 
     # -- experiments ---------------------------------------------------------------------------------------------------
 
     def find_experiment(self, *, name: str | None = None, experiment_id: str | None = None) -> tuple[str, str] | None:
-        if experiment_id is None and name is not None:
-            experiment_id = _experiment_id(name)
+        if experiment_id is None:
+            experiment_id = _experiment_id(str(name))
+        if not experiment_id.isalnum():
+            return None
+        found = self._name_in(self.root / experiment_id)
+        return None if found is None else (experiment_id, found)
+
+    def _name_in(self, folder: Path) -> str | None:
         try:
-            known = json.loads((self.root / str(experiment_id) / "experiment.json").read_text(encoding="utf-8"))
+            return str(json.loads((folder / "experiment.json").read_text(encoding="utf-8"))["name"])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return str(experiment_id), known["name"]
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise TrackingError(f"{folder / 'experiment.json'} is damaged. It should read {{'name': NAME}}.") from exc
 
     def create_experiment(self, name: str) -> str:
         experiment_id = _experiment_id(name)
         folder = self.root / experiment_id
+        self.prepare()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            draft = folder / f".{uuid.uuid4().hex}"
-            draft.write_text(json.dumps({"name": name}), encoding="utf-8")
-            draft.replace(folder / "experiment.json")
+            folder.mkdir(exist_ok=True)
+            if not (folder / "experiment.json").exists():
+                _write_whole(folder / "experiment.json", {"name": name})
         except OSError as exc:
             raise self._unavailable(exc) from exc
         return experiment_id
@@ -82,68 +126,97 @@ class FolderTracker:
     def experiments(self) -> dict[str, str]:
         found = {}
         for file in sorted(self.root.glob("*/experiment.json")):
-            found[str(json.loads(file.read_text(encoding="utf-8"))["name"])] = file.parent.name
+            name = self._name_in(file.parent) if not file.parent.name.startswith(".") else None
+            if name is not None:
+                found[name] = file.parent.name
         return found
 
     def delete_experiment(self, experiment_id: str) -> None:
-        shutil.rmtree(self.root / experiment_id)
+        self._delete(self.root / experiment_id)
+
+    def _delete(self, folder: Path) -> None:
+        """Away in one step; then its files, one by one."""
+        gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
+        try:
+            folder.rename(gone)
+            shutil.rmtree(gone)
+        except FileNotFoundError:
+            return  # another process was faster
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def create_run(self, experiment_id: str, name: str | None, tags: Mapping[str, str]) -> RunInfo:
-        info = RunInfo(uuid.uuid4().hex, name or "", experiment_id, "RUNNING", time.time())
-        if not name:
-            info = RunInfo(info.id, f"run-{info.id[:8]}", experiment_id, info.status, info.start_time)
+    def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
+        info = RunInfo(uuid.uuid4().hex, name, experiment_id, "RUNNING", time.time())
         folder = self.root / experiment_id / info.id
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except OSError as exc:
             raise self._unavailable(exc) from exc
         self._places[info.id] = folder
-        self._append(info.id, {"name": info.name, "status": info.status, "start": info.start_time, "tags": dict(tags)})
+        self._append(info.id, {"name": name, "status": info.status, "start": info.start_time, "tags": dict(tags)})
         return info
 
     def _place(self, run_id: str) -> Path:
-        if run_id not in self._places:
-            found = next(self.root.glob(f"*/{run_id}/run.jsonl"), None) if run_id.isalnum() else None
+        place = self._places.get(run_id)
+        if place is None or not place.is_dir():
+            found = next(self.root.glob(f"[!.]*/{run_id}"), None) if run_id.isalnum() else None
             if found is None:
+                self._places.pop(run_id, None)
                 raise RecorderNotFound(f"There is no recorder {run_id!r} in {self.root}.")
-            self._places[run_id] = found.parent
-        return self._places[run_id]
+            place = self._places[run_id] = found
+        return place
 
-    def _append(self, run_id: str, entry: Mapping[str, Any]) -> None:
-        line = (json.dumps(entry, separators=(",", ":")) + "\n").encode()
+    def _append(self, run_id: str, entry: dict[str, Any]) -> None:
+        file = self._place(run_id) / f"values-{self._writer_id(run_id)}.jsonl"
+        line = (json.dumps({"t": time.time(), **entry}, separators=(",", ":")) + "\n").encode()
         try:
-            # One write to a file opened for appending: lines of several processes do not mix.
-            handle = os.open(self._place(run_id) / "run.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(handle, line)
+                written = os.write(handle, line)
             finally:
                 os.close(handle)
         except FileNotFoundError as exc:
             raise RecorderNotFound(f"The recorder {run_id!r} is gone.") from exc
         except OSError as exc:
             raise self._unavailable(exc) from exc
+        if written < len(line):
+            self._broken.add(run_id)
+            raise TrackingUnavailable(
+                f"The tracking folder {self.root} is full: a batch was written in part and does not count."
+            )
 
-    def _entries(self, run_id: str) -> Iterator[dict[str, Any]]:
+    def _writer_id(self, run_id: str) -> str:
+        """A name for this process (a fork is another one); a new one after a line that was cut short."""
+        if self._writer[0] != os.getpid() or run_id in self._broken:
+            self._writer = (os.getpid(), uuid.uuid4().hex[:12])
+            self._broken.clear()
+        return self._writer[1]
+
+    def _entries(self, run_id: str) -> list[dict[str, Any]]:
+        """What was written to a run, in the order of writing."""
+        place = self._place(run_id)
+        found: list[dict[str, Any]] = []
         try:
-            lines = (self._place(run_id) / "run.jsonl").read_bytes().split(b"\n")
+            with os.scandir(place) as entries:
+                files = sorted(e.name for e in entries if e.name.startswith("values-"))
+            for name in files:
+                found.extend(_lines(place / name))
         except FileNotFoundError as exc:
             raise RecorderNotFound(f"The recorder {run_id!r} is gone.") from exc
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the unfinished line of a process that was killed
-            if isinstance(entry, dict):
-                yield entry
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+        if len(files) > 1:
+            found.sort(key=lambda e: float(e["t"]))
+        return found
 
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
         self._append(run_id, {"status": status, "end": end_time})
 
     def delete_run(self, run_id: str) -> None:
-        shutil.rmtree(self._place(run_id))
-        del self._places[run_id]
+        self._delete(self._place(run_id))
+        self._places.pop(run_id, None)
 
     def write(
         self,
@@ -167,69 +240,71 @@ class FolderTracker:
     def read(self, run_id: str) -> RunData:
         name, status, start, end = "", "RUNNING", 0.0, None
         params: dict[str, str] = {}
-        metrics: dict[str, float] = {}
+        metrics: list[Metric] = []
         tags: dict[str, str] = {}
         for entry in self._entries(run_id):
             name, start = entry.get("name", name), entry.get("start", start)
             if "status" in entry:
                 status, end = entry["status"], entry.get("end")
-            params.update(entry.get("params", {}))
-            metrics.update({m[0]: float(m[1]) for m in entry.get("metrics", ())})
+            for key, value in entry.get("params", {}).items():
+                params.setdefault(key, value)  # the first value stands
+            metrics.extend(_metrics(entry))
             for tag in entry.get("gone", ()):
                 tags.pop(tag, None)
             tags.update(entry.get("tags", {}))
         info = RunInfo(run_id, name, self._place(run_id).parent.name, status, start, end)
-        return RunData(info, params, metrics, tags)
+        return RunData(info, params, latest_metrics(metrics), tags)
 
     def history(self, run_id: str, name: str) -> list[Metric]:
-        entries = (m for e in self._entries(run_id) for m in e.get("metrics", ()))
-        return [Metric(m[0], float(m[1]), m[2], m[3]) for m in entries if m[0] == name]
+        found = [m for entry in self._entries(run_id) for m in _metrics(entry) if m.name == name]
+        return sorted(found, key=lambda m: (m.step, m.time))
 
-    def runs(
-        self, experiment_id: str, *, status: str | None = None, name: str | None = None, limit: int | None = None
-    ) -> list[RunData]:
+    def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
+        parse_filter(query.filter_string)  # a mistake in it is named also where there is no run
+        for text in query.order_by:
+            parse_order(text)
         found = []
-        folder = self.root / experiment_id
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.is_dir()]
-        for run_id in names:
-            self._places.setdefault(run_id, folder / run_id)
-            data = self.read(run_id)
-            if (status is None or data.info.status == status) and (name is None or data.info.name == name):
-                found.append(data)
-        found.sort(key=lambda d: d.info.start_time, reverse=True)
-        return found[:limit]
+        for experiment_id in experiment_ids:
+            folder = self.root / experiment_id
+            for run_id in self._run_ids(folder):
+                self._places.setdefault(run_id, folder / run_id)
+                with contextlib.suppress(RecorderNotFound):  # deleted since the folder was listed
+                    data = self.read(run_id)
+                    if matches(data, query):
+                        found.append(data)
+        return sort_runs(found, query.order_by)[: query.limit]
 
-    # -- artifacts -----------------------------------------------------------------------------------------------------
-
-    def _artifacts(self, run_id: str, folder: str = "") -> Path:
-        return self._place(run_id) / "artifacts" / folder
-
-    def put_file(self, run_id: str, file: Path, folder: str) -> None:
-        target = self._artifacts(run_id, folder)
-        target.mkdir(parents=True, exist_ok=True)
-        draft = target / f".{uuid.uuid4().hex}"
-        shutil.copy2(file, draft)
-        draft.replace(target / file.name)
-
-    def save_object(self, run_id: str, folder: str, name: str, value: Any) -> None:
+    def _run_ids(self, folder: Path) -> list[str]:
         try:
-            artifact.save_file(self._artifacts(run_id, folder), name, value)
+            with os.scandir(folder) as entries:
+                return [e.name for e in entries if e.is_dir() and e.name.isalnum()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
-    def files(self, run_id: str, folder: str) -> list[str]:
-        root = self._artifacts(run_id, folder)
-        if not root.is_dir():
-            return []
-        return sorted(e.name + ("/" if e.is_dir() else "") for e in os.scandir(root) if not e.name.startswith("."))
+    def files(self, run_id: str) -> Files:
+        place = self._place(run_id)
+        return LocalFiles(place / "artifacts", run=place)
 
-    def get_file(self, run_id: str, path: str) -> Path | None:
-        file = self._artifacts(run_id, path)
-        return file if file.is_file() else None
 
-    def artifact_uri(self, run_id: str) -> str:
-        return str(self._artifacts(run_id))
+def _lines(file: Path) -> list[dict[str, Any]]:
+    *lines, unfinished = file.read_bytes().split(b"\n")
+    del unfinished  # empty, or the line of a process that was killed while it wrote
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as exc:
+        raise TrackingError(f"{file} is damaged: {exc}. Delete the recorder, or the line.") from exc
+
+
+def _metrics(entry: Mapping[str, Any]) -> list[Metric]:
+    return [Metric(m[0], float(m[1]), m[2], m[3]) for m in entry.get("metrics", ())]
+
+
+def _write_whole(file: Path, value: Any) -> None:
+    draft = file.parent / f".{uuid.uuid4().hex}.part"
+    draft.write_text(json.dumps(value), encoding="utf-8")
+    draft.replace(file)
 
 
 def _experiment_id(name: str) -> str:

@@ -1,58 +1,129 @@
 """Tracking by MLflow: its SQLite store by default, so that ``mlflow ui`` shows the runs, or a tracking server.
 
-The only file that imports mlflow. It uses MLflow's tracking store directly, not its "fluent" functions: those keep a
+The only file that imports mlflow. It calls MLflow's tracking store itself, not its "fluent" functions: those keep a
 global run, start threads, and call git three times a run.
+
+What MLflow cannot hold is kept whole beside it: a value longer than its column stands in the artifact
+``long_values/HASH.txt``, and its shortened form says so; a character that a name may not have becomes ``:xHEX:``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import getpass
+import hashlib
 import logging
 import os
+import random
+import re
 import shutil
+import socket
 import sqlite3
 import tempfile
 import time
-import uuid
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.session import mask_secrets
-from rollforge.track import artifact
-from rollforge.track.base import Metric, RunData, RunInfo
+from rollforge.track.files import Files, LocalFiles, inside
+from rollforge.track.filters import Condition, matches, parse_filter, parse_order
+from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
 
-__all__ = ["MLflowTracker"]
+__all__ = ["MLflowTracker", "plain_key", "safe_key"]
 
-log = logging.getLogger(__name__)
+_MAX_PARAM = 6000  # characters of a value that MLflow 3 keeps (2.x: the same on its database)
+_MAX_TAG = 5000  # 8000 since MLflow 2.17; shorter so that older ones take it
+_MAX_KEY = 250
+_LONG = "long_values"
+_PARAMS_PER_BATCH = 100  # the same for tags
+_METRICS_PER_BATCH = 800  # 1000 with params and tags together
+_PAGE = 1000
+_BUSY_MS = 60_000
 
-_MAX_PARAM = 6000  # characters that MLflow's database keeps of a parameter
-_LONG = "params.long"
-_PER_BATCH = {"params": 100, "tags": 100, "metrics": 800}
+
+# -- what MLflow cannot hold -------------------------------------------------------------------------------------------
+
+
+def safe_key(name: str) -> str:
+    """Return a name that MLflow takes, from which :func:`plain_key` makes `name` again.
+
+    Raises
+    ------
+    TrackingError
+        When it is too long.
+
+    Examples
+    --------
+    >>> safe_key("l2@valid"), safe_key("/etc"), safe_key("model.kwargs.lr")
+    ('l2:x40:valid', ':x2f:etc', 'model.kwargs.lr')
+    """
+    key = "".join(c if c.isalnum() or c in "_-. /" else f":x{ord(c):x}:" for c in name)
+    normal = os.path.normpath(key)
+    if normal != key or key.startswith(("/", "..")) or key == ".":  # MLflow 2 made file names of them
+        key = re.sub(r"^\.|[/ ]", lambda m: f":x{ord(m[0]):x}:", key)
+    if len(key) > _MAX_KEY:
+        raise TrackingError(f"The name {name[:60]!r}… is too long for MLflow, which takes {_MAX_KEY} characters.")
+    return key
+
+
+def plain_key(key: str) -> str:
+    """Return the name that :func:`safe_key` was given.
+
+    Examples
+    --------
+    >>> plain_key("l2:x40:valid")
+    'l2@valid'
+    """
+    return re.sub(r":x([0-9a-f]{1,6}):", lambda m: chr(int(m[1], 16)), key) if ":x" in key else key
+
+
+_CUT = re.compile(r"… \[whole in artifact long_values/([0-9a-f]{40})\.txt\]\Z")
+
+
+def _shortened(value: str, limit: int) -> tuple[str, str]:
+    """A value cut to a length, with a mark; and the hash that the whole is kept under."""
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    mark = f"… [whole in artifact {_LONG}/{digest}.txt]"
+    return value[: limit - len(mark)] + mark, digest
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+_NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "mlflow.store.db.utils")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """MLflow and Alembic announce migrations and deprecations on the terminal; they are not the user's business."""
-    names = ("mlflow", "alembic", "alembic.runtime.migration")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    levels = {name: logging.getLogger(name).level for name in _NOISY}
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
-def _import_store() -> Any:
+class _OurCall(logging.Filter):
+    """Keeps the traceback of a database error, which MLflow logs and raises, off the terminal while we make the call."""
+
+    active = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self.active
+
+
+_our_call = _OurCall()
+
+
+def _import_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     try:
@@ -60,9 +131,12 @@ def _import_store() -> Any:
             from mlflow.tracking._tracking_service import utils
     except ImportError as exc:
         raise MissingDependency(
-            f"Tracking by MLflow needs {exc.name}. Install it: pip install 'rollforge[mlflow]'; "
+            f"Tracking by MLflow needs {exc.name or 'mlflow'}. Install it: pip install 'rollforge[mlflow]'; "
             "or keep plain files: --tracking folder:PATH."
         ) from exc
+    logger = logging.getLogger("mlflow.store.db.utils")
+    if _our_call not in logger.filters:
+        logger.addFilter(_our_call)
     return utils
 
 
@@ -72,7 +146,9 @@ class MLflowTracker:
     Parameters
     ----------
     uri : str
-        ``sqlite:///PATH``; ``http(s)://HOST:PORT``; ``file:PATH`` reads a folder written by Qlib.
+        ``sqlite:///PATH``: a database, with the artifacts in ``mlartifacts`` beside it. ``http(s)://HOST:PORT``: a
+        tracking server. ``file:PATH``: a folder ``mlruns`` as Qlib writes it; current MLflow refuses such a folder unless
+        the environment has ``MLFLOW_ALLOW_FILE_STORE=true``, which opening it here sets for this process.
 
     Raises
     ------
@@ -84,59 +160,116 @@ class MLflowTracker:
 
     def __init__(self, uri: str) -> None:
         self._database: Path | None = None
+        self._folder: Path | None = None
         if uri.startswith("sqlite:"):
-            self._database = Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])).expanduser().absolute()
+            if not uri.startswith("sqlite:///") or uri == "sqlite:///":
+                raise TrackingUnavailable(
+                    f"{uri!r} names no database. Write sqlite:///PATH (sqlite:////PATH from the root)."
+                )
+            self._database = _absolute(uri.removeprefix("sqlite:///").partition("?")[0])
             uri = f"sqlite:///{self._database}"
+        elif uri.startswith("file:"):
+            self._folder = _absolute(uri.removeprefix("file:").removeprefix("//"))
+            uri = f"file:{self._folder}"
         self.uri = uri
         self._opened: Any = None
-        self._artifact_folders: dict[str, str] = {}
-
-    # -- opening -------------------------------------------------------------------------------------------------------
+        self._process = 0
+        self._artifact_uris: dict[str, str] = {}
 
     @property
     def _store(self) -> Any:
-        if self._opened is None:
+        if self._opened is None or self._process != os.getpid():
             self.prepare()
         return self._opened
 
     def prepare(self) -> None:
-        if self._opened is not None:
+        if self._opened is not None and self._process == os.getpid():
             return
+        if self._opened is not None and self._database is not None:
+            self._opened.engine.dispose(close=False)  # a fork: the connections are its parent's
+        self._process = os.getpid()
         if self._database is None:
-            self._opened = self._open()
+            self._check_reachable()
+            self._opened = self._open(None)
             return
+        _import_mlflow()  # before the lock: it takes two seconds
         try:
             self._database.parent.mkdir(parents=True, exist_ok=True)
-            # Processes that open a fresh database at once crash in its migrations: one after the other.
-            with (self._database.parent / f".{self._database.name}.lock").open("w") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                fresh = not self._database.exists()
-                if fresh:
-                    self._create_database()
-                self._opened = self._open()
+            with self._lock():
+                if not self._database.exists():
+                    self._create()
+                _check_database(self._database)
+                self._opened = self._open(str(self._database.parent / "mlartifacts"))
         except OSError as exc:
             raise self._unavailable(exc.strerror or str(exc)) from exc
         except sqlite3.Error as exc:
             raise self._unavailable(str(exc)) from exc
+        self._tune()
 
-    def _create_database(self) -> None:
-        """An empty database in write-ahead mode, which doubles what four writers get done."""
-        with contextlib.closing(sqlite3.connect(str(self._database))) as connection:
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Processes that open a fresh database at once crash in its migrations: one after the other."""
+        import fcntl
+
+        assert self._database is not None
+        with (self._database.parent / f".{self._database.name}.lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _create(self) -> None:
+        """Make the database beside its place, then put it there whole: a process killed meanwhile leaves none behind."""
+        assert self._database is not None
+        utils = _import_mlflow()
+        draft = self._database.with_name(f".{self._database.name}.new")
+        for leftover in self._database.parent.glob(f"{draft.name}*"):
+            leftover.unlink()
+        try:
+            with _quiet():
+                utils._get_store(f"sqlite:///{draft}", str(self._database.parent / "mlartifacts")).engine.dispose()
+        except Exception as exc:  # MLflow lets errors of four libraries through; each means the same here
+            raise self._unavailable(_first_line(exc)) from exc
+        with contextlib.closing(sqlite3.connect(str(draft))) as connection:
+            # Write-ahead: readers and a writer do not wait for each other; four writers got twice as much done.
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA user_version = 0")
+        draft.replace(self._database)
 
-    def _open(self) -> Any:
-        utils = _import_store()
-        artifacts = None if self._database is None else str(self._database.parent / "mlartifacts")
-        if self.uri.startswith("file:"):
-            # MLflow has retired its file store and asks for this word; Qlib's runs are in it.
+    def _open(self, artifacts: str | None) -> Any:
+        utils = _import_mlflow()
+        if self._folder is not None:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:
             with _quiet():
-                store = utils._get_store(self.uri, artifacts)
-        except Exception as exc:
-            raise self._unavailable(str(exc).strip().splitlines()[0]) from exc
-        return store
+                return utils._get_store(self.uri, artifacts)
+        except Exception as exc:  # see _create
+            raise self._unavailable(_reason(exc)) from exc
+
+    def _tune(self) -> None:
+        """Settings of each connection: in write-ahead mode, NORMAL loses no finished batch when a process is killed."""
+        from sqlalchemy import event
+
+        engine = self._opened.engine
+
+        def settings(connection: Any, record: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            cursor.execute("PRAGMA synchronous = NORMAL")
+            cursor.close()
+
+        event.listen(engine, "connect", settings)
+        engine.dispose()  # connections that were opened without them
+
+    def _check_reachable(self) -> None:
+        """Look whether the server answers: MLflow itself tries for minutes before it says no."""
+        if self._folder is not None:
+            if not self._folder.is_dir():
+                raise self._unavailable("there is no such folder. New runs go to sqlite:///PATH or folder:PATH")
+            return
+        parts = urlsplit(self.uri)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=10).close()
+        except OSError as exc:
+            raise self._unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
 
     def _unavailable(self, why: str) -> TrackingUnavailable:
         return TrackingUnavailable(
@@ -144,29 +277,45 @@ class MLflowTracker:
         )
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call MLflow's store; its errors become ours."""
+        """Call MLflow's store. Its errors become ours; a database that others are writing to is asked again."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return getattr(self._store, name)(*args, **kwargs)
-        except MlflowException as exc:
-            message = str(exc).strip().splitlines()[0]
-            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
-                raise RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})") from exc
-            raise TrackingError(f"MLflow: {message}") from exc
+        store = self._store
+        for attempt in range(20):
+            _our_call.active += 1
+            try:
+                return getattr(store, name)(*args, **kwargs)
+            except MlflowException as exc:
+                message = _first_line(exc)
+                if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})") from exc
+                if "database is locked" not in message:
+                    raise self._translated(message) from exc
+                last = exc
+            finally:
+                _our_call.active -= 1
+            # SQLite refuses at once, whatever its timeout, to turn a transaction that has read into one that writes.
+            time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
+        raise self._unavailable("it stays locked by another process") from last
+
+    def _translated(self, message: str) -> TrackingError:
+        for sign in ("readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O"):
+            if sign in message:
+                return self._unavailable(message)
+        return TrackingError(f"MLflow: {message}")
 
     # -- experiments ---------------------------------------------------------------------------------------------------
 
     def find_experiment(self, *, name: str | None = None, experiment_id: str | None = None) -> tuple[str, str] | None:
-        if experiment_id is not None:
+        if experiment_id is None:
+            found = self._call("get_experiment_by_name", name)
+        else:
+            if not experiment_id.isalnum():
+                return None
             try:
                 found = self._call("get_experiment", experiment_id)
-            except (RecorderNotFound, TrackingError):
+            except RecorderNotFound:
                 return None
-        else:
-            found = self._call("get_experiment_by_name", name)
         if found is None or found.lifecycle_stage != "active":
             return None
         return str(found.experiment_id), str(found.name)
@@ -175,10 +324,15 @@ class MLflowTracker:
         try:
             return str(self._call("create_experiment", name))
         except TrackingError:
-            found = self.find_experiment(name=name)  # another process was faster
+            found = self._call("get_experiment_by_name", name)
             if found is None:
                 raise
-            return found[0]
+        if found.lifecycle_stage == "active":
+            return str(found.experiment_id)  # another process was faster
+        # MLflow's pages delete an experiment and keep its name; ours set the name free.
+        self._call("restore_experiment", found.experiment_id)
+        self.delete_experiment(str(found.experiment_id))
+        return str(self._call("create_experiment", name))
 
     def experiments(self) -> dict[str, str]:
         from mlflow.entities import ViewType
@@ -186,32 +340,31 @@ class MLflowTracker:
         found: dict[str, str] = {}
         token = None
         while True:
-            page = self._call("search_experiments", ViewType.ACTIVE_ONLY, page_token=token)
+            page = self._call("search_experiments", ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
             found.update({e.name: str(e.experiment_id) for e in page})
             token = page.token
             if not token:
                 return found
 
     def delete_experiment(self, experiment_id: str) -> None:
+        name = self._call("get_experiment", experiment_id).name
+        self._call("rename_experiment", experiment_id, f"{name} (deleted {experiment_id})")
         self._call("delete_experiment", experiment_id)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def create_run(self, experiment_id: str, name: str | None, tags: Mapping[str, str]) -> RunInfo:
+    def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
         from mlflow.entities import RunTag
 
-        user = _user()
-        listed = {"mlflow.user": user, "mlflow.source.name": "rollforge", "mlflow.source.type": "LOCAL", **tags}
-        name = name or f"run-{uuid.uuid4().hex[:8]}"
         run = self._call(
             "create_run",
             experiment_id=experiment_id,
-            user_id=user,
+            user_id=tags.get("mlflow.user", "unknown"),
             start_time=int(time.time() * 1000),
-            tags=[RunTag(k, v) for k, v in listed.items()],
+            tags=[RunTag(safe_key(k), v) for k, v in tags.items()],
             run_name=name,
         )
-        self._artifact_folders[run.info.run_id] = run.info.artifact_uri
+        self._artifact_uris[run.info.run_id] = run.info.artifact_uri
         return _info(run.info)
 
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
@@ -233,155 +386,230 @@ class MLflowTracker:
     ) -> None:
         from mlflow import entities
 
-        listed_params = [entities.Param(_key(k), v if len(v) <= _MAX_PARAM else _short(v)) for k, v in params.items()]
-        listed_metrics = [entities.Metric(_key(m.name), m.value, int(m.time * 1000), m.step) for m in metrics]
-        listed_tags = [entities.RunTag(_key(k), v) for k, v in tags.items()]
-        while listed_params or listed_metrics or listed_tags:
-            batch = {
-                "params": listed_params[: _PER_BATCH["params"]],
-                "metrics": listed_metrics[: _PER_BATCH["metrics"]],
-                "tags": listed_tags[: _PER_BATCH["tags"]],
-            }
-            self._call("log_batch", run_id, **batch)
-            listed_params = listed_params[_PER_BATCH["params"] :]
-            listed_metrics = listed_metrics[_PER_BATCH["metrics"] :]
-            listed_tags = listed_tags[_PER_BATCH["tags"] :]
-        long = {k: v for k, v in params.items() if len(v) > _MAX_PARAM}
-        if long:
-            self.save_object(run_id, "", _LONG, {**self._long_params(run_id), **long})
         for tag in gone_tags:
-            with contextlib.suppress(RecorderNotFound):  # it was not there
-                self._call("delete_tag", run_id, tag)
+            # It was not there: nothing to remove. That the run is not there is told by the batch below.
+            with contextlib.suppress(RecorderNotFound):
+                self._call("delete_tag", run_id, safe_key(tag))
+        listed_params = [entities.Param(safe_key(k), self._short(run_id, v, _MAX_PARAM)) for k, v in params.items()]
+        listed_metrics = [entities.Metric(safe_key(m.name), m.value, round(m.time * 1000), m.step) for m in metrics]
+        listed_tags = [entities.RunTag(safe_key(k), self._short(run_id, v, _MAX_TAG)) for k, v in tags.items()]
+        first = True
+        while listed_params or listed_metrics or listed_tags or first:
+            self._call(
+                "log_batch",
+                run_id,
+                metrics=listed_metrics[:_METRICS_PER_BATCH],
+                params=listed_params[:_PARAMS_PER_BATCH],
+                tags=listed_tags[:_PARAMS_PER_BATCH],
+            )
+            listed_params = listed_params[_PARAMS_PER_BATCH:]
+            listed_metrics = listed_metrics[_METRICS_PER_BATCH:]
+            listed_tags = listed_tags[_PARAMS_PER_BATCH:]
+            first = False
 
-    def _long_params(self, run_id: str) -> dict[str, str]:
-        file = self.get_file(run_id, f"{_LONG}.plain.json")
-        return dict(artifact.load_file(file)) if file is not None else {}
+    def _short(self, run_id: str, value: str, limit: int) -> str:
+        """A value as MLflow can hold it; the whole of a longer one is kept under its hash, so that no writer meets another."""
+        if len(value) <= limit and _CUT.search(value) is None:
+            return value
+        short, digest = _shortened(value, limit)
+        with self.files(run_id).draft(f"{_LONG}/{digest}.txt") as draft:
+            draft.write_text(value, encoding="utf-8", errors="surrogatepass", newline="")
+        return short
+
+    def _whole(self, run_id: str, value: str) -> str:
+        match = _CUT.search(value)
+        file = self.files(run_id).get(f"{_LONG}/{match[1]}.txt") if match is not None else None
+        if file is None:
+            return value  # short, or its artifact was deleted: the beginning is what is left
+        return file.read_bytes().decode("utf-8", "surrogatepass")
 
     def read(self, run_id: str) -> RunData:
-        data = self._data(self._call("get_run", run_id))
-        if any(v.endswith(_CUT) for v in data.params.values()):
-            data.params.update(self._long_params(run_id))
-        return data
+        return self._data(self._call("get_run", run_id))
 
     def _data(self, run: Any) -> RunData:
-        self._artifact_folders[run.info.run_id] = run.info.artifact_uri
-        return RunData(_info(run.info), dict(run.data.params), dict(run.data.metrics), dict(run.data.tags))
+        run_id = run.info.run_id
+        if run.info.lifecycle_stage != "active":
+            raise RecorderNotFound(f"The recorder {run_id!r} was deleted (in {mask_secrets(self.uri)}).")
+        self._artifact_uris[run_id] = run.info.artifact_uri
+        return RunData(
+            _info(run.info),
+            {plain_key(k): self._whole(run_id, v) for k, v in run.data.params.items()},
+            {plain_key(k): v for k, v in run.data.metrics.items()},
+            {plain_key(k): self._whole(run_id, v) for k, v in run.data.tags.items()},
+        )
 
     def history(self, run_id: str, name: str) -> list[Metric]:
-        found = self._call("get_metric_history", run_id, _key(name))
-        values = [Metric(m.key, m.value, m.step, m.timestamp / 1000) for m in found]
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._call("get_metric_history", run_id, safe_key(name), max_results=25_000, page_token=token)
+            found.extend(page)
+            token = getattr(page, "token", None)
+            if not token:
+                break
+        values = [Metric(name, m.value, m.step, m.timestamp / 1000) for m in found]
         return sorted(values, key=lambda m: (m.step, m.time))
 
-    def runs(
-        self, experiment_id: str, *, status: str | None = None, name: str | None = None, limit: int | None = None
-    ) -> list[RunData]:
+    def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
         from mlflow.entities import ViewType
 
-        conditions = []
-        if status is not None:
-            conditions.append(f"attributes.status = '{status}'")
-        if name is not None:
-            conditions.append("attributes.run_name = '{}'".format(name.replace("'", "''")))
+        asked = _filter(query)
+        order = [_order(text) for text in query.order_by]
         found: list[RunData] = []
         token = None
-        while limit is None or len(found) < limit:
+        while query.limit is None or len(found) < query.limit:
             page = self._call(
                 "search_runs",
-                [experiment_id],
-                " and ".join(conditions),
+                list(experiment_ids),
+                asked,
                 ViewType.ACTIVE_ONLY,
-                max_results=min(1000, limit - len(found)) if limit is not None else 1000,
-                order_by=["attributes.start_time DESC"],
+                max_results=_PAGE if query.limit is None else max(1, min(_PAGE, query.limit - len(found))),
+                order_by=order,
                 page_token=token,
             )
-            found.extend(self._data(run) for run in page)
+            # What MLflow's language cannot say (several statuses, a long value, a quote in a value) is looked at here.
+            found.extend(d for d in map(self._data, page) if matches(d, query))
             token = page.token
             if not token:
                 break
-        return found
+        return found[: query.limit]
 
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
-    def artifact_uri(self, run_id: str) -> str:
-        if run_id not in self._artifact_folders:
-            self._artifact_folders[run_id] = self._call("get_run", run_id).info.artifact_uri
-        return self._artifact_folders[run_id]
-
-    def _local(self, run_id: str) -> Path | None:
-        """The artifacts' folder where it is on this machine's file system."""
-        uri = self.artifact_uri(run_id)
+    def files(self, run_id: str) -> Files:
+        if run_id not in self._artifact_uris:
+            self.read(run_id)
+        uri = self._artifact_uris[run_id]
         if uri.startswith("file://"):
-            return Path(unquote(uri.removeprefix("file://")))
-        return None if ":" in uri.partition("/")[0] else Path(uri)
+            return LocalFiles(Path(unquote(urlsplit(uri).path)), uri=uri)
+        if ":" not in uri.partition("/")[0]:
+            return LocalFiles(Path(uri), uri=uri)
+        return _RemoteFiles(uri, self.uri)
 
-    def _repository(self, run_id: str) -> Any:
+
+class _RemoteFiles:
+    """Artifacts that MLflow sends to a server or a bucket and fetches from it."""
+
+    folder: Path | None = None
+
+    def __init__(self, uri: str, tracking: str) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return get_artifact_repository(self.artifact_uri(run_id), tracking_uri=self.uri)
+        self.uri = uri
+        self._repository: Any = get_artifact_repository(uri, tracking_uri=tracking)
+        self._fetched = Path(tempfile.mkdtemp(prefix="rollforge-"))
+        weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
 
-    def put_file(self, run_id: str, file: Path, folder: str) -> None:
-        local = self._local(run_id)
-        if local is None:
-            self._repository(run_id).log_artifact(str(file), folder or None)
-            return
-        target = local / folder
-        target.mkdir(parents=True, exist_ok=True)
-        draft = target / f".{uuid.uuid4().hex}"
-        shutil.copy2(file, draft)
-        draft.replace(target / file.name)
+    @contextlib.contextmanager
+    def draft(self, path: str) -> Iterator[Path]:
+        folder, _, name = inside(path).rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="rollforge-") as place:
+            yield Path(place) / name
+            with self._translating(path):
+                self._repository.log_artifact(str(Path(place) / name), folder or None)
 
-    def save_object(self, run_id: str, folder: str, name: str, value: Any) -> None:
-        local = self._local(run_id)
-        try:
-            if local is not None:
-                artifact.save_file(local / folder, name, value)
-                return
-            with tempfile.TemporaryDirectory(prefix="rollforge-") as draft:
-                file = artifact.save_file(Path(draft), name, value)
-                self._repository(run_id).log_artifact(str(file), folder or None)
-        except OSError as exc:
-            raise TrackingUnavailable(f"The artifact {name!r} cannot be written: {exc.strerror or exc}.") from exc
+    def list(self, folder: str = "") -> list[str]:
+        with self._translating(folder):
+            found = self._repository.list_artifacts(inside(folder) if folder else None)
+        return sorted(Path(f.path).name + ("/" if f.is_dir else "") for f in found)
 
-    def files(self, run_id: str, folder: str) -> list[str]:
-        local = self._local(run_id)
-        if local is None:
-            listed = self._repository(run_id).list_artifacts(folder or None)
-            return sorted(Path(f.path).name + ("/" if f.is_dir else "") for f in listed)
-        root = local / folder
-        if not root.is_dir():
-            return []
-        return sorted(e.name + ("/" if e.is_dir() else "") for e in os.scandir(root) if not e.name.startswith("."))
-
-    def get_file(self, run_id: str, path: str) -> Path | None:
-        local = self._local(run_id)
-        if local is not None:
-            file = local / path
-            return file if file.is_file() else None
-        folder, _, name = path.rpartition("/")
-        if name not in self.files(run_id, folder):
+    def get(self, path: str) -> Path | None:
+        folder, _, name = inside(path).rpartition("/")
+        if name not in self.list(folder):
             return None
-        return Path(self._repository(run_id).download_artifacts(path))
+        with self._translating(path):
+            return Path(self._repository.download_artifacts(path, dst_path=str(self._fetched)))
+
+    def remove(self, path: str) -> None:
+        with self._translating(path):
+            self._repository.delete_artifacts(inside(path))
+
+    @contextlib.contextmanager
+    def _translating(self, path: str) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with _quiet():
+                yield
+        except (MlflowException, OSError) as exc:
+            raise TrackingUnavailable(f"The artifact {path!r} in {mask_secrets(self.uri)}: {_first_line(exc)}") from exc
 
 
-_CUT = "… (whole in the artifact params.long)"
+# -- small things ------------------------------------------------------------------------------------------------------
 
 
-def _short(value: str) -> str:
-    return value[: _MAX_PARAM - len(_CUT)] + _CUT
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(Path(unquote(path)).expanduser()))
 
 
-def _key(name: str) -> str:
-    """A name that MLflow takes: letters, digits, and ``_-. /:``."""
-    return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)[:250]
+def _check_database(file: Path) -> None:
+    """Look at the file before MLflow does, which tries a damaged one for a minute."""
+    with contextlib.closing(
+        sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=_BUSY_MS / 1000)
+    ) as connection:
+        connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+
+
+def _first_line(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__
+
+
+def _reason(exc: BaseException) -> str:
+    message = _first_line(exc)
+    if "Can't locate revision" in str(exc) or "out-of-date database schema" in message:
+        found = re.search(r"found version (\w+)|identified by '(\w+)'", str(exc))
+        version = next((g for g in found.groups() if g), "?") if found else "?"
+        return (
+            f"its tables have version {version}, which this MLflow does not know or has left behind. Update mlflow, or "
+            "take a copy of the database and run 'mlflow db upgrade URI'"
+        )
+    return message
 
 
 def _info(info: Any) -> RunInfo:
     end = None if info.end_time is None else info.end_time / 1000
-    return RunInfo(info.run_id, info.run_name, str(info.experiment_id), info.status, info.start_time / 1000, end)
+    return RunInfo(info.run_id, info.run_name or "", str(info.experiment_id), info.status, info.start_time / 1000, end)
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a user database
-        return "unknown"
+_ATTRIBUTES = {"name": "run_name", "id": "run_id"}
+
+
+def _filter(query: RunQuery) -> str:
+    """A query in MLflow's words, as far as they reach."""
+    wanted = list(parse_filter(query.filter_string))
+    if len(query.status) == 1:
+        wanted.append(Condition("attributes", "status", "=", query.status[0]))
+    if query.name is not None:
+        wanted.append(Condition("attributes", "name", "=", query.name))
+    for kind, values in (("params", query.params), ("tags", query.tags)):
+        wanted.extend(Condition(kind, k, "=", v) for k, v in values.items())
+    return " and ".join(text for text in map(_said, wanted) if text is not None)
+
+
+def _key(kind: str, key: str) -> str:
+    return f"attributes.{_ATTRIBUTES.get(key, key)}" if kind == "attributes" else f"{kind}.`{safe_key(key)}`"
+
+
+def _said(condition: Condition) -> str | None:
+    kind, op, value = condition.kind, condition.op, condition.value
+    key = _key(kind, condition.key)
+    texts = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
+    if kind == "attributes" and condition.key == "experiment_id":
+        return None
+    if any(len(t) > _MAX_TAG or "'" in t or '"' in t or "\\" in t for t in texts):
+        return None
+    if value is None:
+        return f"{key} {op}"
+    if isinstance(value, tuple):
+        # Only of attributes; of other values MLflow knows no IN.
+        return f"{key} {op} ({', '.join(repr(v) for v in value)})" if kind == "attributes" else None
+    if isinstance(value, str):
+        return f"{key} {op} '{value}'"
+    number = int(value) if kind == "attributes" and value.is_integer() else value
+    return f"{key} {op} {number!r}" if abs(value) < float("inf") else None
+
+
+def _order(text: str) -> str:
+    kind, key, descending = parse_order(text)
+    return f"{_key(kind, key)} {'DESC' if descending else 'ASC'}"

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rollforge.errors import RecorderNotFound
-from rollforge.session import current_session, using
-from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, open_tracker
+from rollforge.errors import ConfigError, RecorderNotFound, TrackingError
+from rollforge.session import current_session, init, mask_secrets, using
+from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
+from rollforge.track.recorder import Recorder
+from rollforge.track.tracker import Tracker, open_tracker
 
 __all__ = ["QlibRecorder", "R"]
 
-_active: ContextVar[Recorder | None] = ContextVar("rollforge_recorder", default=None)
-
 
 class QlibRecorder:
-    """The functions of Qlib's ``R``, each over the current session's tracking store."""
+    """The functions of Qlib's ``R``, each over the current session's tracking store.
+
+    The active recorder belongs to the thread or async task that started it. One started inside another ends before it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from rollforge.session import Session, using
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with using(Session(tracking=f"folder:{folder.name}")):
+    ...     with R.start(experiment_name="demo", recorder_name="first"):
+    ...         R.log_params(learning_rate=0.1)
+    ...         R.save_objects(**{"notes": ["short"]})
+    ...     recorder = R.get_recorder(experiment_name="demo", recorder_name="first")
+    >>> recorder.status, recorder.list_params(), recorder.load_object("notes")
+    ('FINISHED', {'learning_rate': '0.1'}, ['short'])
+    >>> folder.cleanup()
+    """
+
+    def __repr__(self) -> str:
+        return f"R(uri={mask_secrets(current_session().tracking)!r})"
 
     @property
     def _tracker(self) -> Tracker:
         return open_tracker(current_session().tracking)
+
+    @property
+    def _active(self) -> Recorder | None:
+        active = active_recorders()
+        return active[-1] if active else None
+
+    # -- starting and ending -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def start(
@@ -37,7 +67,18 @@ class QlibRecorder:
     ) -> Iterator[Recorder]:
         """Run a ``with`` block under a new recorder, or with `resume` under one that is there.
 
-        The recorder ends ``FINISHED``, or ``FAILED`` when the block raises.
+        The recorder ends ``FINISHED``, or ``FAILED`` when the block raises; the error goes on.
+
+        Parameters
+        ----------
+        experiment_id, experiment_name : str, optional
+            Which experiment; one of that name is made where there is none; the session's by default.
+        recorder_id, recorder_name : str, optional
+            Name of the new recorder, or which one to resume.
+        uri : str, optional
+            Another tracking store, inside the block alone.
+        resume : bool
+            Go on with a recorder: of that id, or the latest of that name (made where there is none), or the latest.
         """
         with self.uri_context(uri) if uri else contextlib.nullcontext():
             recorder = self.start_exp(
@@ -50,9 +91,9 @@ class QlibRecorder:
             try:
                 yield recorder
             except BaseException:
-                self.end_exp(Recorder.STATUS_FA)
+                self._end(recorder, Recorder.STATUS_FA)
                 raise
-            self.end_exp(Recorder.STATUS_FI)
+            self._end(recorder, Recorder.STATUS_FI)
 
     def start_exp(
         self,
@@ -64,32 +105,83 @@ class QlibRecorder:
         uri: str | None = None,
         resume: bool = False,
     ) -> Recorder:
-        """Start a recorder; :meth:`end_exp` ends it."""
-        experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name)
-        if resume:
-            recorder = experiment.get_recorder(recorder_id, recorder_name).start_run()
-        else:
-            recorder = experiment.create_recorder(recorder_name)
-        _active.set(recorder)
-        return recorder
+        """Start a recorder; :meth:`end_exp` ends it. See :meth:`start`.
+
+        One that is still active when the program ends is ended then: ``FAILED`` after an error that nobody caught.
+        """
+        if recorder_id is not None and not resume:
+            raise ConfigError("A new recorder gets its own id. To go on with one that is there, say resume=True.")
+        tracker = self._tracker if uri is None else open_tracker(uri)
+        experiment = get_experiment(tracker, experiment_id=experiment_id, experiment_name=experiment_name)
+        return experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
 
     def end_exp(self, recorder_status: str = Recorder.STATUS_FI) -> None:
-        """End the active recorder."""
-        recorder = _active.get()
-        if recorder is not None:
-            _active.set(None)
-            recorder.end_run(recorder_status)
+        """End the active recorder; nothing happens when none is."""
+        active = self._active
+        if active is not None:
+            self._end(active, recorder_status)
+
+    def _end(self, recorder: Recorder, status: str) -> None:
+        if any(r is recorder for r in active_recorders()):  # unless the block has ended it itself
+            self._experiment_of(recorder).end(status)
+
+    def _experiment_of(self, recorder: Recorder) -> Experiment:
+        return Experiment(open_tracker(recorder.uri), recorder.experiment_id, "")
+
+    # -- experiments ---------------------------------------------------------------------------------------------------
 
     def get_exp(
-        self, *, experiment_id: str | None = None, experiment_name: str | None = None, create: bool = True
+        self,
+        *,
+        experiment_id: str | None = None,
+        experiment_name: str | None = None,
+        create: bool = True,
+        start: bool = False,
     ) -> Experiment:
-        """Return an experiment; by default the active recorder's, else the session's."""
-        active = _active.get()
+        """Return an experiment; by default the active recorder's, else the session's.
+
+        Parameters
+        ----------
+        experiment_id, experiment_name : str, optional
+            Which.
+        create : bool
+            Make one of that name where there is none.
+        start : bool
+            Start a recorder in it as well, unless one is active there.
+
+        Raises
+        ------
+        ExperimentNotFound
+            When it is not there and not to be made.
+        """
+        active = self._active
+        tracker = self._tracker
         if active is not None and experiment_id is None and experiment_name is None:
-            experiment_id = active.experiment_id
-        return get_experiment(
-            self._tracker, experiment_id=experiment_id, experiment_name=experiment_name, create=create
-        )
+            experiment_id, tracker = active.experiment_id, open_tracker(active.uri)
+        found = get_experiment(tracker, experiment_id=experiment_id, experiment_name=experiment_name, create=create)
+        if start and found.active_recorder is None:
+            found.start()
+        return found
+
+    def list_experiments(self) -> dict[str, Experiment]:
+        """Return the experiments by name."""
+        tracker = self._tracker
+        return {name: Experiment(tracker, one, name) for name, one in tracker.experiments().items()}
+
+    def delete_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> None:
+        """Delete an experiment with its runs.
+
+        Raises
+        ------
+        ConfigError
+            When neither an id nor a name is given.
+        """
+        if experiment_id is None and experiment_name is None:
+            raise ConfigError("delete_exp needs the id or the name of an experiment.")
+        experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
+        self._tracker.delete_experiment(experiment.id)
+
+    # -- recorders -----------------------------------------------------------------------------------------------------
 
     def get_recorder(
         self,
@@ -99,61 +191,75 @@ class QlibRecorder:
         experiment_id: str | None = None,
         experiment_name: str | None = None,
     ) -> Recorder:
-        """Return a recorder; by default the active one.
+        """Return a recorder; by default the active one. An id is enough; a name is one of the experiment's.
 
         Raises
         ------
         RecorderNotFound
             When nothing is named and none is active, or it is not there.
         """
-        active = _active.get()
-        if active is not None and recorder_id is None and recorder_name is None and experiment_name is None:
-            return active
-        if recorder_id is not None and experiment_id is None and experiment_name is None:
-            return Recorder(self._tracker, self._tracker.read(recorder_id).info)
-        if recorder_id is None and recorder_name is None and experiment_id is None and experiment_name is None:
-            raise RecorderNotFound("No recorder is active. Start one: with R.start(experiment_name=…):")
+        if experiment_id is None and experiment_name is None:
+            if recorder_id is not None:
+                return Recorder(self._tracker, self._tracker.read(recorder_id).info)
+            if recorder_name is None:
+                active = self._active
+                if active is None:
+                    raise RecorderNotFound("No recorder is active. Start one: with R.start(experiment_name=…):")
+                return active
         experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
-        return experiment.get_recorder(recorder_id, recorder_name)
-
-    def list_experiments(self) -> dict[str, Experiment]:
-        """Return the experiments by name."""
-        tracker = self._tracker
-        return {name: Experiment(tracker, one, name) for name, one in tracker.experiments().items()}
+        return experiment.get_recorder(recorder_id, recorder_name, create=False)
 
     def list_recorders(
-        self, experiment_id: str | None = None, experiment_name: str | None = None
+        self, experiment_id: str | None = None, experiment_name: str | None = None, **filters: Any
     ) -> dict[str, Recorder]:
-        """Return the recorders of an experiment by id."""
+        """Return the recorders of an experiment by id, the latest first; `filters` as ``Experiment.list_recorders``."""
         experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
-        found: dict[str, Recorder] = experiment.list_recorders()
+        found: dict[str, Recorder] = experiment.list_recorders(**filters)
         return found
 
-    def search_records(self, experiment_ids: list[str] | None = None, **kwargs: Any) -> Any:
-        """Return the runs of experiments as one frame."""
-        import pandas as pd
+    def search_records(self, experiment_ids: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Return the runs of experiments (by default the active one) as one frame with MLflow's columns.
 
-        ids = experiment_ids or [self.get_exp().id]
-        return pd.concat([self.get_exp(experiment_id=i).search_records(**kwargs) for i in ids], ignore_index=True)
-
-    def delete_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> None:
-        """Delete an experiment with its runs."""
-        experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
-        self._tracker.delete_experiment(experiment.id)
+        Keywords are ``filter_string``, ``max_results``, ``order_by``: ``["metrics.IC DESC"]``; see
+        :func:`rollforge.track.experiment.search_frame`.
+        """
+        ids = list(experiment_ids) if experiment_ids is not None else [self.get_exp(create=False).id]
+        return search_frame(self._tracker, ids, **kwargs)
 
     def delete_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> None:
-        """Delete a recorder."""
-        self._tracker.delete_run(self.get_recorder(recorder_id=recorder_id, recorder_name=recorder_name).id)
+        """Delete a recorder by id, or the latest of that name in the active (or the session's) experiment."""
+        if recorder_id is None:
+            self.get_exp(create=False).delete_recorder(recorder_name=recorder_name)
+        else:
+            self._tracker.delete_run(self.get_recorder(recorder_id=recorder_id).id)
+
+    # -- where ---------------------------------------------------------------------------------------------------------
 
     def get_uri(self) -> str:
         """Return the URI of the tracking store."""
         return self._tracker.uri
+
+    def set_uri(self, uri: str | None) -> None:
+        """Use another tracking store from here on, in this process; None for the one that the environment names.
+
+        Raises
+        ------
+        TrackingError
+            Inside ``uri_context`` or another session's block, where it would have no effect.
+        """
+        session = current_session().with_(tracking=uri or type(current_session())().tracking)
+        before = {f.name: getattr(session, f.name) for f in fields(session)}
+        init(**before)
+        if current_session() != session:
+            raise TrackingError("The tracking store is fixed inside this block; use R.uri_context(uri).")
 
     @contextlib.contextmanager
     def uri_context(self, uri: str) -> Iterator[None]:
         """Use another tracking store inside a ``with`` block."""
         with using(current_session().with_(tracking=uri)):
             yield
+
+    # -- what the active recorder keeps --------------------------------------------------------------------------------
 
     def log_params(self, **kwargs: Any) -> None:
         """Keep parameters in the active recorder."""
@@ -166,6 +272,10 @@ class QlibRecorder:
     def set_tags(self, **kwargs: Any) -> None:
         """Keep tags in the active recorder."""
         self.get_recorder().set_tags(**kwargs)
+
+    def delete_tags(self, *keys: str) -> None:
+        """Remove tags of the active recorder."""
+        self.get_recorder().delete_tags(*keys)
 
     def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
         """Keep a file in the active recorder."""
@@ -181,9 +291,25 @@ class QlibRecorder:
         """Return an object of the active recorder."""
         return self.get_recorder().load_object(name, trusted=trusted)
 
+    def list_artifacts(self, artifact_path: str | None = None) -> list[str]:
+        """Return what is among the artifacts of the active recorder."""
+        return self.get_recorder().list_artifacts(artifact_path)
+
     def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
         """Return a local file with an artifact of the active recorder."""
         return self.get_recorder().download_artifact(path, dst_path)
 
 
 R = QlibRecorder()
+
+_process = os.getpid()
+
+
+@atexit.register
+def _end_active() -> None:
+    """End what was started and not ended. Python notes an error that nobody caught as ``sys.last_value``."""
+    if os.getpid() != _process:
+        return  # a fork: the recorder is its parent's
+    failed = getattr(sys, "last_value", None) is not None
+    while active_recorders():
+        R.end_exp(Recorder.STATUS_FA if failed else Recorder.STATUS_FI)

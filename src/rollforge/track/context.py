@@ -1,0 +1,81 @@
+"""Where and by what a run was made, as tags: read from this process and from files, without starting another program."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import platform
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+from rollforge.session import mask_secrets
+
+__all__ = ["context_tags", "git_commit"]
+
+_LONGEST = 2000
+
+
+def context_tags() -> dict[str, str]:
+    """Return the tags that every new run gets; the names with ``mlflow.`` are those that MLflow's pages show."""
+    return {**_of_process(), "mlflow.source.name": Path(sys.argv[0]).name or "python"}
+
+
+@functools.cache
+def _of_process() -> dict[str, str]:
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.type": "LOCAL",
+        "rollforge.version": str(sys.modules["rollforge"].__version__),
+        "rollforge.python": platform.python_version(),
+        "rollforge.host": socket.gethostname(),
+        "rollforge.command": mask_secrets(shlex.join(sys.argv))[:_LONGEST],
+    }
+    commit = git_commit(Path.cwd())
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user database
+        return os.environ.get("USER", "unknown")
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that is checked out in the repository around a folder, or None outside of one.
+
+    Read from the repository's files: Qlib starts three git processes a run, which print their help outside of one.
+    """
+    try:
+        for place in (folder, *folder.parents):
+            git = place / ".git"
+            if git.is_file():  # a work tree: the file names the folder
+                git = (place / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
+            if (git / "HEAD").is_file():
+                return _head(git)
+    except (OSError, UnicodeDecodeError):
+        return None  # a repository that one may not read says nothing about the run
+    return None
+
+
+def _head(git: Path) -> str | None:
+    head = (git / "HEAD").read_text(encoding="utf-8").strip()
+    if not head.startswith("ref:"):
+        return head or None
+    name = head.removeprefix("ref:").strip()
+    common = git / "commondir"
+    shared = (git / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else git
+    for root in (git, shared):
+        if (root / name).is_file():
+            return (root / name).read_text(encoding="utf-8").strip() or None
+    packed = shared / "packed-refs"
+    for line in packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else ():
+        commit, _, ref = line.partition(" ")
+        if ref == name:
+            return commit
+    return None

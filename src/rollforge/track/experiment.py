@@ -1,0 +1,341 @@
+"""A named set of runs: :class:`Experiment`, and which recorder is active in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
+
+from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, nearest
+from rollforge.session import current_session
+from rollforge.track.context import context_tags
+from rollforge.track.recorder import Recorder
+from rollforge.track.tracker import RunData, RunQuery, Tracker
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Experiment", "active_recorders", "get_experiment", "search_frame"]
+
+# The recorders started and not ended, innermost last; of this thread or async task alone.
+_active: ContextVar[tuple[Recorder, ...]] = ContextVar("rollforge_recorders", default=())
+
+
+def active_recorders() -> tuple[Recorder, ...]:
+    """Return the recorders that were started and not ended, the innermost last."""
+    return _active.get()
+
+
+def _enter(recorder: Recorder) -> None:
+    _active.set((*_active.get(), recorder))
+
+
+def _leave(recorder: Recorder) -> None:
+    _active.set(tuple(r for r in _active.get() if r is not recorder))
+
+
+class Experiment:
+    """A named set of runs.
+
+    Parameters
+    ----------
+    tracker : Tracker
+        Where it is kept.
+    id, name : str
+        Which experiment.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from rollforge.track.base import get_experiment, open_tracker
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> experiment = get_experiment(open_tracker(f"folder:{folder.name}"), experiment_name="demo")
+    >>> for value in (0.01, 0.03):
+    ...     with experiment.create_recorder("run") as recorder:
+    ...         recorder.log_metrics(IC=value)
+    >>> [r.list_metrics()["IC"] for r in experiment.list_recorders("list", filter_string="metrics.IC > 0.02")]
+    [0.03]
+    >>> folder.cleanup()
+    """
+
+    RT_D: ClassVar[str] = "dict"
+    RT_L: ClassVar[str] = "list"
+
+    def __init__(self, tracker: Tracker, id: str, name: str) -> None:
+        self._tracker = tracker
+        self.id = id
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Experiment(name={self.name!r}, id={self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Experiment) and (self._tracker.uri, self.id) == (other._tracker.uri, other.id)
+
+    def __hash__(self) -> int:
+        return hash((self._tracker.uri, self.id))
+
+    def _owns(self, recorder: Recorder) -> bool:
+        return (recorder.uri, recorder.experiment_id) == (self._tracker.uri, self.id)
+
+    @property
+    def active_recorder(self) -> Recorder | None:
+        """The recorder of this experiment that was started last and not ended."""
+        return next((r for r in reversed(_active.get()) if self._owns(r)), None)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is known of it, under Qlib's keys; `recorders` are their ids."""
+        active = self.active_recorder
+        return {
+            "class": "Experiment", "id": self.id, "name": self.name,
+            "active_recorder": None if active is None else active.id, "recorders": list(self.list_recorders()),
+        }  # fmt: skip
+
+    # -- one recorder --------------------------------------------------------------------------------------------------
+
+    def start(
+        self, *, recorder_id: str | None = None, recorder_name: str | None = None, resume: bool = False
+    ) -> Recorder:
+        """Return a new recorder, now the active one; with `resume` the one of that id, or the latest of that name.
+
+        Raises
+        ------
+        RecorderNotFound
+            When a recorder of that id is to be resumed and there is none. Of a name that there is not, one is made.
+        """
+        if resume:
+            if recorder_id is None and recorder_name is None:
+                found = self._tracker.search([self.id], RunQuery(limit=1))
+                recorder = Recorder(self._tracker, found[0].info) if found else self.create_recorder()
+            else:
+                recorder = self.get_recorder(recorder_id, recorder_name)
+        else:
+            recorder = self.create_recorder(recorder_name)
+        _enter(recorder.start_run())
+        return recorder
+
+    def end(self, recorder_status: str = Recorder.STATUS_FI) -> None:
+        """End the active recorder."""
+        recorder = self.active_recorder
+        if recorder is not None:
+            _leave(recorder)
+            recorder.end_run(recorder_status)
+
+    def create_recorder(self, recorder_name: str | None = None, tags: Mapping[str, str] | None = None) -> Recorder:
+        """Return a new, running recorder; it is not made the active one."""
+        name = recorder_name or f"run-{uuid4().hex[:8]}"
+        info = self._tracker.create_run(self.id, name, {**context_tags(), **(tags or {})})
+        return Recorder(self._tracker, info, created=True)
+
+    def get_recorder(
+        self,
+        recorder_id: str | None = None,
+        recorder_name: str | None = None,
+        create: bool = True,
+        start: bool = False,
+    ) -> Recorder:
+        """Return a recorder by id, or the latest of a name; without either the active one.
+
+        Parameters
+        ----------
+        recorder_id, recorder_name : str, optional
+            Which. An id that there is not is an error, whatever `create` says: the new one would have another.
+        create : bool
+            Make one of that name where there is none.
+        start : bool
+            Make it the active one, if it was made.
+
+        Raises
+        ------
+        RecorderNotFound
+            When there is none and it is not to be made.
+        """
+        if recorder_id is not None:
+            data = self._tracker.read(recorder_id)
+            if data.info.experiment_id != self.id:
+                raise RecorderNotFound(f"Recorder {recorder_id!r} is not of experiment {self.name!r}.")
+            return Recorder(self._tracker, data.info)
+        if recorder_name is None and self.active_recorder is not None:
+            return self.active_recorder
+        if recorder_name is not None:
+            found = self._tracker.search([self.id], RunQuery(name=recorder_name, limit=1))
+            if found:
+                return Recorder(self._tracker, found[0].info)
+        if not create:
+            raise self._not_found(recorder_name)
+        recorder = self.create_recorder(recorder_name)
+        if start:
+            _enter(recorder)
+        return recorder
+
+    def _not_found(self, recorder_name: str | None) -> RecorderNotFound:
+        if recorder_name is None:
+            return RecorderNotFound(f"No recorder of experiment {self.name!r} is active; name one by id or name.")
+        known = sorted({d.info.name for d in self._tracker.search([self.id], RunQuery(limit=1000))})
+        return RecorderNotFound(
+            f"Experiment {self.name!r} has no recorder {recorder_name!r}.{nearest(recorder_name, known)} "
+            f"There are: {', '.join(known[:20]) or 'none'}."
+        )
+
+    def delete_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> None:
+        """Delete a recorder by id, or the latest of a name.
+
+        Raises
+        ------
+        ConfigError
+            When neither is given.
+        RecorderNotFound
+            When there is none.
+        """
+        if recorder_id is None and recorder_name is None:
+            raise ConfigError("delete_recorder needs the id or the name of a recorder.")
+        self._tracker.delete_run(self.get_recorder(recorder_id, recorder_name, create=False).id)
+
+    # -- many ----------------------------------------------------------------------------------------------------------
+
+    def list_recorders(
+        self,
+        rtype: str = RT_D,
+        max_results: int | None = None,
+        status: str | Sequence[str] | None = None,
+        filter_string: str = "",
+        *,
+        name: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        order_by: Sequence[str] = (),
+    ) -> Any:
+        """Return the recorders that fit, the latest first, by one query of the store.
+
+        Parameters
+        ----------
+        rtype : str
+            ``dict`` (id -> recorder) or ``list``.
+        max_results : int, optional
+            At most so many.
+        status : str or several, optional
+            Only those of a status.
+        filter_string : str
+            MLflow's filter language: ``params.model = 'lgb' and metrics.IC > 0.02``.
+        name : str, optional
+            Only those of a name.
+        params, tags : mapping, optional
+            Only those with these values.
+        order_by : sequence of str
+            ``["metrics.IC DESC"]``.
+
+        Raises
+        ------
+        ConfigError
+            For a filter or an order that cannot be read, or another `rtype`.
+        """
+        if rtype not in (self.RT_D, self.RT_L):
+            raise ConfigError(f"rtype is 'dict' or 'list', found {rtype!r}.")
+        query = RunQuery(
+            status=(status,) if isinstance(status, str) else tuple(status or ()),
+            name=name,
+            params=_texts(params),
+            tags=_texts(tags),
+            filter_string=filter_string or "",
+            order_by=tuple(order_by),
+            limit=max_results,
+        )
+        recorders = [Recorder(self._tracker, d.info) for d in self._tracker.search([self.id], query)]
+        return recorders if rtype == self.RT_L else {r.id: r for r in recorders}
+
+    def search_records(
+        self,
+        filter_string: str | None = None,
+        run_view_type: int | None = None,
+        max_results: int | None = None,
+        order_by: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the runs as a frame, see :func:`search_frame`."""
+        return search_frame(self._tracker, [self.id], filter_string, run_view_type, max_results, order_by)
+
+
+def _texts(wanted: Mapping[str, Any] | None) -> dict[str, str]:
+    return {k: str(v) for k, v in (wanted or {}).items()}
+
+
+def get_experiment(
+    tracker: Tracker, *, experiment_id: str | None = None, experiment_name: str | None = None, create: bool = True
+) -> Experiment:
+    """Return an experiment by id or name; by default the session's.
+
+    Raises
+    ------
+    ExperimentNotFound
+        When it is not there and not to be made, naming the nearest. An id that there is not is never made.
+    """
+    if experiment_id is None and experiment_name is None:
+        experiment_name = current_session().experiment
+    found = tracker.find_experiment(name=experiment_name, experiment_id=experiment_id)
+    if found is not None:
+        return Experiment(tracker, *found)
+    if create and experiment_id is None and experiment_name is not None:
+        return Experiment(tracker, tracker.create_experiment(experiment_name), experiment_name)
+    known = tracker.experiments()
+    wanted = experiment_name if experiment_id is None else experiment_id
+    raise ExperimentNotFound(
+        f"There is no experiment {wanted!r}.{nearest(str(wanted), known)} Known: {', '.join(known) or 'none'}."
+    )
+
+
+def search_frame(
+    tracker: Tracker,
+    experiment_ids: Sequence[str],
+    filter_string: str | None = None,
+    run_view_type: int | None = None,
+    max_results: int | None = None,
+    order_by: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return the runs of some experiments as a frame with the columns of ``mlflow.search_runs``.
+
+    ``run_id``, ``experiment_id``, ``status``, ``artifact_uri``, ``start_time`` and ``end_time`` (UTC), ``run_name``, then
+    ``metrics.NAME`` (NaN where a run has none), ``params.NAME`` and ``tags.NAME`` (None where it has none).
+
+    Raises
+    ------
+    ConfigError
+        For a filter or an order that cannot be read, or a view other than 1 (runs that are not deleted).
+    """
+    import pandas as pd
+
+    if run_view_type not in (None, 1):
+        raise ConfigError(f"run_view_type {run_view_type!r}: only runs that are not deleted (1) can be searched.")
+    query = RunQuery(filter_string=filter_string or "", order_by=tuple(order_by or ()), limit=max_results)
+    found = tracker.search(experiment_ids, query)
+    columns: dict[str, Any] = {
+        "run_id": [d.info.id for d in found],
+        "experiment_id": [d.info.experiment_id for d in found],
+        "status": [d.info.status for d in found],
+        "artifact_uri": [tracker.files(d.info.id).uri for d in found],
+        "start_time": _times([d.info.start_time for d in found]),
+        "end_time": _times([d.info.end_time for d in found]),
+        "run_name": [d.info.name for d in found],
+    }
+    for name, values in _spread(found, "metrics"):
+        columns[f"metrics.{name}"] = [float("nan") if v is None else v for v in values]
+    for kind in ("params", "tags"):
+        for name, values in _spread(found, kind):
+            columns[f"{kind}.{name}"] = pd.Series(values, dtype=object)
+    return pd.DataFrame(columns)
+
+
+def _times(seconds: Sequence[float | None]) -> pd.DatetimeIndex:
+    import pandas as pd
+
+    return pd.DatetimeIndex(
+        [pd.NaT if s is None else pd.Timestamp(round(s * 1000), unit="ms", tz="UTC") for s in seconds],
+        dtype="datetime64[ns, UTC]",
+    )
+
+
+def _spread(found: Sequence[RunData], kind: str) -> Iterator[tuple[str, list[Any]]]:
+    """Each name of a kind of values with the value of every run, None where it has none; in the order of appearance."""
+    values: list[Mapping[str, Any]] = [getattr(d, kind) for d in found]
+    for name in dict.fromkeys(n for v in values for n in v):
+        yield name, [v.get(name) for v in values]

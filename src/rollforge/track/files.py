@@ -1,0 +1,108 @@
+"""Artifacts of a run as files: written whole or not at all, never outside the run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from rollforge.errors import ConfigError, RecorderNotFound, TrackingUnavailable
+
+__all__ = ["Files", "LocalFiles", "inside"]
+
+
+class Files(Protocol):
+    """The artifacts of one run. Paths are relative, with slashes."""
+
+    @property
+    def uri(self) -> str:
+        """Where they are."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder they are in, where that is on this machine's file system."""
+
+    def draft(self, path: str) -> contextlib.AbstractContextManager[Path]:
+        """Give a place to write to; on leaving without an error it becomes the artifact `path`, whole."""
+
+    def list(self, folder: str = "") -> list[str]:
+        """Return the names in a folder, sorted; those of folders end with a slash."""
+
+    def get(self, path: str) -> Path | None:
+        """Return a local file with the artifact `path` (the artifact itself, or a copy), or None."""
+
+    def remove(self, path: str) -> None:
+        """Remove an artifact; nothing happens when it is not there."""
+
+
+def inside(path: str) -> str:
+    """Return `path` in its plain form, after checking that it stays inside the run's folder.
+
+    Raises
+    ------
+    ConfigError
+        When it is absolute, goes up, is empty, or names a hidden file.
+
+    Examples
+    --------
+    >>> inside("sig_analysis//ic.pkl")
+    'sig_analysis/ic.pkl'
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or "\0" in path or any(p.startswith(".") for p in parts):
+        raise ConfigError(f"{path!r} cannot name an artifact. Write a relative path without '..' and hidden files.")
+    return "/".join(parts)
+
+
+class LocalFiles:
+    """Artifacts in a folder of this machine's file system.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's artifacts; made when the first is written.
+    uri : str, optional
+        What it is called elsewhere; the path by default.
+    run : Path, optional
+        A folder that must be there for artifacts to be written: the run's own.
+    """
+
+    def __init__(self, folder: Path, *, uri: str | None = None, run: Path | None = None) -> None:
+        self.folder: Path | None = folder
+        self._root = folder
+        self.uri = uri if uri is not None else str(folder)
+        self._run = run
+
+    @contextlib.contextmanager
+    def draft(self, path: str) -> Iterator[Path]:
+        target = self._root / inside(path)
+        if self._run is not None and not self._run.is_dir():
+            raise RecorderNotFound(f"The recorder {self._run.name!r} is gone.")
+        draft = target.parent / f".{uuid.uuid4().hex}.part"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            os.replace(draft, target)
+        except OSError as exc:
+            raise TrackingUnavailable(f"The artifact {target} cannot be written: {exc.strerror or exc}.") from exc
+        finally:
+            with contextlib.suppress(OSError):  # after a success there is none; a failure has been told above
+                draft.unlink(missing_ok=True)
+
+    def list(self, folder: str = "") -> list[str]:
+        root = self._root / inside(folder) if folder else self._root
+        try:
+            with os.scandir(root) as entries:
+                return sorted(e.name + ("/" if e.is_dir() else "") for e in entries if not e.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def get(self, path: str) -> Path | None:
+        file = self._root / inside(path)
+        return file if file.is_file() else None
+
+    def remove(self, path: str) -> None:
+        (self._root / inside(path)).unlink(missing_ok=True)

@@ -1,0 +1,301 @@
+"""Tables as Parquet files that come back exactly: index, names, dtypes, columns of several levels.
+
+The values are ordinary columns, which any program reads. What Parquet does not know (the kind of index, labels that are
+not texts, a frequency) stands as JSON in the file's metadata under ``rollforge``. A table with anything that would not
+come back as it was is not written: :func:`to_arrow` returns None, and the caller pickles it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rollforge.errors import TaskNotSerializable
+from rollforge.task import from_plain, to_plain
+
+__all__ = ["read_table", "to_arrow", "write_table"]
+
+_KEY = b"rollforge"
+_DTYPES = frozenset(
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
+)
+
+
+class _Unfit(Exception):
+    """Something that Parquet would change."""
+
+
+def to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table | None:
+    """Return `value` as an Arrow table that :func:`read_table` gives back exactly; None when there is none.
+
+    Examples
+    --------
+    >>> to_arrow(pd.DataFrame({"a": [1.5]})).num_rows
+    1
+    >>> to_arrow(pd.DataFrame({"a": [object()]})) is None
+    True
+    """
+    try:
+        return _to_arrow(value)
+    except (_Unfit, TaskNotSerializable):
+        return None
+
+
+def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
+    if type(value) is pd.Series:
+        columns: list[pd.Series] = [value]
+        about: dict[str, Any] = {"kind": "series", "name": _label(value.name)}
+        labels = [str(value.name) if value.name is not None else "value"]
+    elif type(value) is pd.DataFrame:
+        columns = [value.iloc[:, i] for i in range(value.shape[1])]
+        about = {"kind": "frame", "columns": _axis(value.columns)}
+        labels = [str(label) for label in value.columns]
+    else:
+        raise _Unfit(type(value))
+    about["attrs"] = _exactly_plain(value.attrs)
+    levels, about["index"] = _index(value.index)
+    names = _distinct([*labels, *(str(level.name or f"level_{i}") for i, level in enumerate(levels))])
+    arrays, about["dtypes"] = [], []
+    values: list[Any] = [*columns, *levels]
+    for column in values:
+        # Without its index; told its dtype, because pandas would make texts of objects.
+        array, dtype = _array(pd.Series(column.array, dtype=column.dtype, copy=False))
+        arrays.append(array)
+        about["dtypes"].append(dtype)
+    about["rows"] = len(value)
+    table = pa.Table.from_arrays(arrays, names=names)
+    return table.replace_schema_metadata({_KEY: json.dumps(about), b"pandas": _pandas_says(names, len(levels))})
+
+
+def _pandas_says(names: list[str], levels: int) -> str:
+    """What lets plain ``pandas.read_parquet`` put the index back."""
+    index = names[len(names) - levels :]
+    columns = [
+        {"name": n, "field_name": n, "pandas_type": "object", "numpy_type": "object", "metadata": None} for n in names
+    ]
+    return json.dumps({"index_columns": index, "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"})
+
+
+def _distinct(names: list[str]) -> list[str]:
+    taken: set[str] = set()
+    found = []
+    for i, name in enumerate(names):
+        unique = name if name not in taken else f"{name}#{i}"
+        while unique in taken:
+            unique += "#"
+        taken.add(unique)
+        found.append(unique)
+    return found
+
+
+def _label(value: Any) -> Any:
+    """A name as JSON, if it comes back as what it was."""
+    if value is None or type(value) in (str, int, bool, float, pd.Timestamp):
+        return to_plain(value)
+    if type(value) is tuple:
+        return {"$tuple": [_label(v) for v in value]}
+    raise _Unfit(value)
+
+
+def _exactly_plain(value: Any) -> Any:
+    if type(value) is dict and all(type(k) is str for k in value):
+        return {k: _exactly_plain(v) for k, v in value.items()}
+    if type(value) is list:
+        return [_exactly_plain(v) for v in value]
+    return _label(value)
+
+
+# -- one column --------------------------------------------------------------------------------------------------------
+
+
+def _array(column: pd.Series) -> tuple[pa.Array, str]:
+    dtype = column.dtype
+    if isinstance(dtype, np.dtype) and str(dtype) in _DTYPES:
+        return pa.array(column.to_numpy()), str(dtype)
+    if isinstance(dtype, np.dtype) and dtype.kind == "M":
+        return pa.array(column.to_numpy()), str(dtype)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        if _dtype(str(dtype)) != dtype:
+            raise _Unfit(dtype)  # a time zone that its own name does not bring back
+        return pa.array(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()), str(dtype)
+    if isinstance(dtype, pd.StringDtype) and dtype == pd.Series(["a"]).dtype:
+        return pa.array(column, type=pa.large_string(), from_pandas=True), "text"
+    if isinstance(dtype, np.dtype) and dtype.kind == "O" and pd.api.types.infer_dtype(column, skipna=False) == "string":
+        if not all(type(v) is str for v in column):
+            raise _Unfit(dtype)
+        return pa.array(column.to_numpy(), type=pa.large_string(), from_pandas=False), "object"
+    raise _Unfit(dtype)
+
+
+def _dtype(name: str) -> Any:
+    try:
+        return pd.api.types.pandas_dtype(name)
+    except (TypeError, ValueError):
+        return None
+
+
+def _values(array: pa.ChunkedArray, dtype: str) -> Any:
+    """A column of pandas's own kind; a copy, so that it may be written to."""
+    if dtype == "text":
+        return pd.Series(["a"]).dtype.__from_arrow__(array)  # type: ignore[union-attr]
+    if dtype == "object":
+        return np.array(array.to_pylist() or [], dtype=object)
+    if dtype.startswith("datetime64[") and "," in dtype:
+        wanted: Any = pd.api.types.pandas_dtype(dtype)
+        moments = array.to_numpy().astype(f"datetime64[{wanted.unit}]")
+        return pd.DatetimeIndex(moments).tz_localize("UTC").tz_convert(wanted.tz).array
+    return np.array(array.to_numpy(), dtype=dtype)
+
+
+# -- an index ----------------------------------------------------------------------------------------------------------
+
+
+def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, Any]]:
+    """The levels of an index as columns, and what else is to be known of it."""
+    names = [_label(n) for n in index.names]
+    if isinstance(index, pd.RangeIndex):
+        return [], {"kind": "range", "range": [index.start, index.stop, index.step], "names": names}
+    if isinstance(index, pd.MultiIndex):
+        levels = [index.get_level_values(i) for i in range(index.nlevels)]
+        if any(pd.isna(level).any() for level in index.levels):
+            raise _Unfit("a missing label among the levels")
+        return levels, {"kind": "multi", "names": names}
+    if type(index) not in (pd.Index, pd.DatetimeIndex):
+        raise _Unfit(type(index))
+    about: dict[str, Any] = {"kind": "plain", "names": names}
+    if isinstance(index, pd.DatetimeIndex) and index.freq is not None:
+        about["freq"] = index.freq.freqstr
+        if pd.tseries.frequencies.to_offset(index.freq.freqstr) != index.freq:
+            raise _Unfit(index.freq)
+    return [index], about
+
+
+def _restore_index(about: dict[str, Any], arrays: list[pa.ChunkedArray], dtypes: list[str]) -> pd.Index:
+    names = [from_plain(n) for n in about["names"]]
+    if about["kind"] == "range":
+        start, stop, step = about["range"]
+        return pd.RangeIndex(start, stop, step, name=names[0])
+    if about["kind"] == "multi":
+        parts: list[Any] = [_level(a, d) for a, d in zip(arrays, dtypes, strict=True)]
+        return pd.MultiIndex(
+            levels=[p[0] for p in parts], codes=[p[1] for p in parts], names=names, verify_integrity=False
+        )
+    index: Any = _plain_index(_values(arrays[0], dtypes[0]), dtypes[0], names[0])
+    if "freq" in about:
+        index.freq = about["freq"]
+    return index  # type: ignore[no-any-return]
+
+
+def _plain_index(values: Any, dtype: str, name: Any) -> pd.Index:
+    index: pd.Index = pd.Index(values, dtype="object" if dtype == "object" else None, name=name)
+    return index
+
+
+def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.intp]]:
+    """The sorted labels of one level, and the place of each row's label among them; -1 where it is missing."""
+    encoded = array.combine_chunks().dictionary_encode()
+    labels = _plain_index(_values(pa.chunked_array([encoded.dictionary]), dtype), dtype, None)
+    order = labels.argsort()
+    rank = np.empty(len(order) + 1, np.intp)
+    rank[order] = np.arange(len(order))
+    rank[-1] = -1
+    codes = encoded.indices.fill_null(-1).to_numpy()
+    missing = pd.isna(labels).nonzero()[0]
+    if len(missing):  # NaN is a value to Arrow, and none to pandas
+        rank[missing] = -1
+        order = order[~np.isin(order, missing)]
+    return labels.take(order), rank[codes]
+
+
+# -- labels of the columns ---------------------------------------------------------------------------------------------
+
+
+def _axis(columns: pd.Index) -> dict[str, Any]:
+    names = [_label(n) for n in columns.names]
+    if isinstance(columns, pd.RangeIndex):
+        return {"kind": "range", "range": [columns.start, columns.stop, columns.step], "names": names}
+    if isinstance(columns, pd.MultiIndex):
+        levels = [columns.get_level_values(i) for i in range(columns.nlevels)]
+    elif type(columns) in (pd.Index, pd.DatetimeIndex):
+        levels = [columns]
+    else:
+        raise _Unfit(type(columns))
+    dtypes = [_axis_dtype(level) for level in levels]
+    about = {
+        "kind": "multi" if isinstance(columns, pd.MultiIndex) else "plain", "names": names, "dtypes": dtypes,
+        "values": [[_label(v) for v in level.tolist()] for level in levels],
+    }  # fmt: skip
+    back = _restore_axis(about)
+    if type(back) is not type(columns) or not back.equals(columns) or getattr(columns, "freq", None) is not None:
+        raise _Unfit("labels that do not come back")
+    return about
+
+
+def _axis_dtype(level: pd.Index) -> str:
+    if isinstance(level.dtype, pd.DatetimeTZDtype) or not isinstance(level.dtype, (np.dtype, pd.StringDtype)):
+        raise _Unfit(level.dtype)
+    return str(level.dtype)
+
+
+def _restore_axis(about: dict[str, Any]) -> pd.Index:
+    names = [from_plain(n) for n in about["names"]]
+    if about["kind"] == "range":
+        start, stop, step = about["range"]
+        return pd.RangeIndex(start, stop, step, name=names[0])
+    levels = [
+        pd.Index([from_plain(v) for v in values], dtype=dtype)
+        for values, dtype in zip(about["values"], about["dtypes"], strict=True)
+    ]
+    return pd.MultiIndex.from_arrays(levels, names=names) if about["kind"] == "multi" else levels[0].rename(names[0])
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def write_table(table: pa.Table, file: Path) -> None:
+    """Write what :func:`to_arrow` made."""
+    # LZ4: a prediction of 30,000 rows is written in 2 ms; zstd takes half a millisecond more and saves 7 % of the bytes.
+    pq.write_table(table, file, compression="lz4")
+
+
+def read_table(file: Path) -> pd.DataFrame | pd.Series:
+    """Return the table in a file: exactly what was saved, or what pandas makes of somebody else's Parquet file.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it is no Parquet file, or a damaged one (`pyarrow.ArrowInvalid` is a ValueError).
+    """
+    with pq.ParquetFile(file) as source:
+        table = source.read(use_threads=False)
+    noted = (table.schema.metadata or {}).get(_KEY)
+    if noted is None:
+        found: pd.DataFrame = table.to_pandas()
+        return found
+    about = json.loads(noted)
+    dtypes = about["dtypes"]
+    index_levels = {"range": 0, "plain": 1}.get(about["index"]["kind"], len(about["index"]["names"]))
+    width = table.num_columns - index_levels
+    index = _restore_index(about["index"], table.columns[width:], dtypes[width:])
+    columns = [_values(a, d) for a, d in zip(table.columns[:width], dtypes[:width], strict=True)]
+    if about["kind"] == "series":
+        value: Any = pd.Series(columns[0], index=index, name=from_plain(about["name"]), dtype=_kept(dtypes[0]))
+    else:
+        kept = {
+            i: pd.Series(c, index=index, dtype=_kept(d)) for i, (c, d) in enumerate(zip(columns, dtypes, strict=False))
+        }
+        value = pd.DataFrame(kept, index=index)
+        value.columns = _restore_axis(about["columns"])
+    value.attrs = from_plain(about["attrs"])
+    return value  # type: ignore[no-any-return]
+
+
+def _kept(dtype: str) -> Any:
+    return "object" if dtype == "object" else None

@@ -1,0 +1,450 @@
+"""One run: :class:`Recorder`, with the methods of Qlib's, on any tracker."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, nearest
+from rollforge.session import mask_secrets
+from rollforge.track import artifact
+from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, open_tracker
+
+__all__ = ["Recorder", "open_reference"]
+
+log = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 5.0
+_MAX_BUFFER = 5000
+
+
+class Recorder:
+    """One run: its parameters, metrics, tags and artifacts.
+
+    While it runs it gathers what it is told, and writes it in batches: at its end, before anything is read, when much
+    has come together, and with the next word after five seconds. Artifacts are written at once.
+
+    Parameters
+    ----------
+    tracker : Tracker
+        Where it is kept.
+    info : RunInfo
+        Which run.
+    created : bool
+        True says that it was made just now, so there are no params yet that a new one could contradict.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from rollforge.track.base import get_experiment, open_tracker
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> experiment = get_experiment(open_tracker(f"folder:{folder.name}"), experiment_name="demo")
+    >>> with experiment.create_recorder("first") as recorder:
+    ...     recorder.log_params(model="LGBModel")
+    ...     recorder.log_metrics(IC=0.05)
+    ...     recorder.save_objects(**{"weights.pkl": {"a": 1.0}})
+    >>> recorder.status, recorder.list_metrics(), recorder.load_object("weights.pkl")
+    ('FINISHED', {'IC': 0.05}, {'a': 1.0})
+    >>> folder.cleanup()
+    """
+
+    STATUS_S: ClassVar[str] = "SCHEDULED"
+    STATUS_R: ClassVar[str] = "RUNNING"
+    STATUS_FI: ClassVar[str] = "FINISHED"
+    STATUS_FA: ClassVar[str] = "FAILED"
+
+    def __init__(self, tracker: Tracker, info: RunInfo, *, created: bool = False) -> None:
+        self._tracker = tracker
+        self._info = info
+        self._known_params: dict[str, str] | None = {} if created else None
+        self._params: dict[str, str] = {}
+        self._metrics: list[Metric] = []
+        self._tags: dict[str, str] = {}
+        self._gone: list[str] = []
+        self._written = time.monotonic()
+        self._lock = threading.RLock()  # a callback of a library may log from a thread of its own
+
+    def __repr__(self) -> str:
+        return f"Recorder(name={self.name!r}, id={self.id!r}, status={self.status!r})"
+
+    def _identity(self) -> tuple[str, str, str]:
+        return self._tracker.uri, self.experiment_id, self.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorder) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.flush()
+        return open_reference, (self.reference(),)
+
+    @property
+    def id(self) -> str:
+        """Identity of the run."""
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        """Name of the run; not unique."""
+        return self._info.name
+
+    @property
+    def experiment_id(self) -> str:
+        """Identity of its experiment."""
+        return self._info.experiment_id
+
+    @property
+    def status(self) -> str:
+        """SCHEDULED, RUNNING, FINISHED or FAILED, as this object last knew it; reading values brings it up to date."""
+        return self._info.status
+
+    @property
+    def start_time(self) -> str:
+        """When it started, in local time, as Qlib writes it: ``2020-01-31 17:30:00``."""
+        return _clock(self._info.start_time)
+
+    @property
+    def end_time(self) -> str | None:
+        """When it ended, in local time; None before that."""
+        return None if self._info.end_time is None else _clock(self._info.end_time)
+
+    @property
+    def run_info(self) -> RunInfo:
+        """What the tracker knows of the run, with times in seconds since the epoch."""
+        return self._info
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is known of the run, under Qlib's keys."""
+        return {
+            "class": "Recorder", "id": self.id, "name": self.name, "experiment_id": self.experiment_id,
+            "start_time": self.start_time, "end_time": self.end_time, "status": self.status,
+        }  # fmt: skip
+
+    @property
+    def uri(self) -> str:
+        """URI of the tracking store."""
+        return self._tracker.uri
+
+    def reference(self) -> dict[str, str]:
+        """Return plain data that :func:`open_reference` makes this recorder of again."""
+        return {"experiment_id": self.experiment_id, "recorder_id": self.id, "tracking": self._tracker.uri}
+
+    # -- its life ------------------------------------------------------------------------------------------------------
+
+    def start_run(self) -> Recorder:
+        """Mark the run as running (again), and return it; a ``with`` block of it ends the run."""
+        if self.status != self.STATUS_R:
+            self._set_status(self.STATUS_R, None)
+        return self
+
+    def end_run(self, status: str = STATUS_FI) -> None:
+        """Write what is still gathered and mark the run as ended.
+
+        Raises
+        ------
+        ConfigError
+            For a status that there is not.
+        """
+        allowed = (self.STATUS_S, self.STATUS_R, self.STATUS_FI, self.STATUS_FA)
+        if status not in allowed:
+            raise ConfigError(f"{status!r} is no status.{nearest(status, allowed)} There are: {', '.join(allowed)}.")
+        self.flush()
+        self._set_status(status, time.time() if status in (self.STATUS_FI, self.STATUS_FA) else None)
+
+    def __enter__(self) -> Recorder:
+        return self.start_run()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end_run(self.STATUS_FI if kind is None else self.STATUS_FA)
+
+    def _set_status(self, status: str, end_time: float | None) -> None:
+        self._tracker.update_run(self.id, status, end_time)
+        self._info = replace(self._info, status=status, end_time=end_time)
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    def log_params(self, **kwargs: Any) -> None:
+        """Keep parameters, as text of any length.
+
+        Raises
+        ------
+        TrackingError
+            When one of them has another value already; the others of this call are not kept either.
+        """
+        new = {_named(k): str(v) for k, v in kwargs.items()}
+        with self._lock:
+            if self._known_params is None:
+                self._known_params = dict(self._tracker.read(self.id).params)
+            for name, value in new.items():
+                known = self._known_params.get(name, value)
+                if known != value:
+                    raise TrackingError(
+                        f"The param {name!r} of recorder {self.id} is {known[:80]!r} and cannot become {value[:80]!r}. "
+                        "What may change is a tag: set_tags()."
+                    )
+            self._known_params.update(new)
+            self._params.update(new)
+            self._noted()
+
+    def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
+        """Keep metrics.
+
+        Parameters
+        ----------
+        step : int, optional
+            Place on the metric's curve; 0 by default.
+        **kwargs
+            Name -> number. NaN and infinite numbers are kept too.
+
+        Raises
+        ------
+        TrackingError
+            When a value is no number.
+        """
+        now = time.time()
+        place = 0 if step is None else int(step)
+        new = [Metric(_named(k), _number(k, v), place, now) for k, v in kwargs.items()]
+        with self._lock:
+            self._metrics.extend(new)
+            self._noted()
+
+    def set_tags(self, **kwargs: Any) -> None:
+        """Keep tags, which may change later."""
+        with self._lock:
+            self._tags.update({_named(k): str(v) for k, v in kwargs.items()})
+            self._noted()
+
+    def delete_tags(self, *keys: str) -> None:
+        """Remove tags; one that is not there is passed over."""
+        with self._lock:
+            for key in keys:
+                self._tags.pop(key, None)
+                self._gone.append(key)
+            self._noted()
+
+    def _noted(self) -> None:
+        """Write now, or soon."""
+        _unwritten[id(self)] = (os.getpid(), self)
+        full = len(self._metrics) + len(self._params) + len(self._tags) > _MAX_BUFFER
+        if full or self.status != self.STATUS_R or time.monotonic() - self._written > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is gathered."""
+        with self._lock:
+            self._written = time.monotonic()
+            _unwritten.pop(id(self), None)
+            if self._params or self._metrics or self._tags or self._gone:
+                params, metrics, tags, gone = self._params, self._metrics, self._tags, self._gone
+                self._params, self._metrics, self._tags, self._gone = {}, [], {}, []
+                self._tracker.write(self.id, params, metrics, tags, gone)
+
+    def _read(self) -> RunData:
+        self.flush()
+        data = self._tracker.read(self.id)
+        self._info = data.info
+        return data
+
+    def list_params(self) -> dict[str, str]:
+        """Return the parameters, whole."""
+        return self._read().params
+
+    def list_metrics(self) -> dict[str, float]:
+        """Return the latest value of each metric."""
+        return self._read().metrics
+
+    def list_tags(self) -> dict[str, str]:
+        """Return the tags."""
+        return self._read().tags
+
+    def metric_history(self, name: str) -> list[Metric]:
+        """Return all values of a metric, by step."""
+        self.flush()
+        return self._tracker.history(self.id, name)
+
+    # -- artifacts -----------------------------------------------------------------------------------------------------
+
+    def save_objects(
+        self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Keep objects under their names, or the file or folder at `local_path`.
+
+        Parameters
+        ----------
+        local_path : path, optional
+            A file, or a folder with all in it.
+        artifact_path : str, optional
+            Folder among the run's artifacts.
+        **kwargs
+            Name -> object: ``save_objects(**{"pred.pkl": frame})``. See :mod:`rollforge.track.artifact` for their forms.
+
+        Raises
+        ------
+        ConfigError
+            For a name that leads out of the run.
+        TrackingUnavailable
+            When it cannot be written; nothing of that object is left.
+        """
+        if local_path is not None:
+            self.log_artifact(local_path, artifact_path)
+        files = self._tracker.files(self.id)
+        for name, value in kwargs.items():
+            artifact.save(files, f"{artifact_path}/{name}" if artifact_path else name, value)
+
+    def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
+        """Keep a copy of a file, or of a folder with all in it.
+
+        Raises
+        ------
+        ArtifactNotFound
+            When there is nothing at `local_path`.
+        """
+        root = Path(local_path)
+        if not root.exists():
+            raise ArtifactNotFound(f"There is no file {str(root)!r} to keep.")
+        files = self._tracker.files(self.id)
+        base = root.parent if root.is_file() else root
+        for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+            path = file.relative_to(base).as_posix()
+            with files.draft(f"{artifact_path}/{path}" if artifact_path else path) as draft:
+                shutil.copyfile(file, draft)
+
+    def load_object(self, name: str, *, trusted: bool = False) -> Any:
+        """Return the object saved under a name.
+
+        Parameters
+        ----------
+        name : str
+            As it was saved: ``pred.pkl``, ``sig_analysis/ic.pkl``.
+        trusted : bool
+            True loads any pickle, and thereby runs whatever code it names.
+
+        Raises
+        ------
+        ArtifactNotFound
+            When it was never saved.
+        ArtifactUnreadable
+            When it is there and damaged; `ArtifactRefused`, which is also an UntrustedPickle, when it names what may not
+            be loaded.
+        """
+        return artifact.load_file(self._found(name), trusted=trusted)
+
+    def _found(self, name: str) -> Path:
+        files = self._tracker.files(self.id)
+        found = artifact.find(files, name)
+        if found is not None:
+            return found
+        self._tracker.read(self.id)  # a recorder that is gone is another error than an artifact that never was
+        known = self.list_artifacts(name.rpartition("/")[0] or None)
+        raise ArtifactNotFound(
+            f"Recorder {self.id} has no artifact {name!r}.{nearest(name, known)} "
+            f"There are: {', '.join(known[:20]) or 'none'}."
+        )
+
+    def list_artifacts(self, artifact_path: str | None = None) -> list[str]:
+        """Return the paths of what is in a folder of the artifacts, objects under the names that they were saved by."""
+        prefix = f"{artifact_path.rstrip('/')}/" if artifact_path else ""
+        found = artifact.names(self._tracker.files(self.id), artifact_path or "")
+        return [prefix + name for name in found if prefix or name != "long_values"]
+
+    def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
+        """Return the path of a local file or folder with an artifact: a copy in the folder `dst_path`, if that is given.
+
+        An object comes in the form in which it is stored, a table as a Parquet file.
+        """
+        files = self._tracker.files(self.id)
+        if not files.list(path):
+            file = self._found(path)
+            if dst_path is None:
+                return str(file)
+            target = Path(dst_path) / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return str(shutil.copyfile(file, target))
+        if dst_path is None and files.folder is not None:
+            return str(files.folder / path)
+        base = Path(tempfile.mkdtemp(prefix="rollforge-") if dst_path is None else dst_path)
+        target = base / Path(path).name
+        target.mkdir(parents=True, exist_ok=True)
+        for name in files.list(path):
+            self.download_artifact(f"{path}/{name.rstrip('/')}", target)
+        return str(target)
+
+    def get_artifact_uri(self) -> str:
+        """Return where the artifacts are."""
+        return self._tracker.files(self.id).uri
+
+    def get_local_dir(self) -> str:
+        """Return the run's folder, which holds the folder with its artifacts, as Qlib does.
+
+        Raises
+        ------
+        ArtifactNotFound
+            When they are on a server.
+        """
+        files = self._tracker.files(self.id)
+        if files.folder is None:
+            raise ArtifactNotFound(f"The artifacts of recorder {self.id} are on a server: {mask_secrets(files.uri)}.")
+        files.folder.mkdir(parents=True, exist_ok=True)
+        return str(files.folder.parent)
+
+
+def open_reference(reference: Mapping[str, str]) -> Recorder:
+    """Return the recorder that a reference names.
+
+    Raises
+    ------
+    RecorderNotFound
+        When it is gone.
+    """
+    tracker = open_tracker(reference["tracking"])
+    return Recorder(tracker, tracker.read(reference["recorder_id"]).info)
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _named(key: str) -> str:
+    if not key:
+        raise TrackingError("A param, metric or tag needs a name.")
+    return key
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TrackingError(f"The metric {name!r} must be a number, found {value!r:.80}.") from None
+
+
+# Recorders with something unwritten, and the process that has it to write: a program that ends without ending its run
+# keeps what it said, and a fork does not write again what its parent will.
+_unwritten: dict[int, tuple[int, Recorder]] = {}
+
+
+def _flush_all() -> None:
+    for process, recorder in list(_unwritten.values()):
+        try:
+            if process == os.getpid():
+                recorder.flush()
+        except TrackingError as exc:
+            log.warning("At the end of the program, values of %r could not be written: %s", recorder, exc)
+
+
+atexit.register(_flush_all)
