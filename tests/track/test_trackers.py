@@ -73,7 +73,7 @@ def test_a_half_written_line_is_passed_over(tmp_path: Path) -> None:
     recorder = get_experiment(tracker, experiment_name="mine").create_recorder()
     recorder.log_metrics(IC=0.5)
     recorder.end_run()
-    (line,) = tmp_path.glob("runs/*/*/run.jsonl")
+    (line, *_) = tmp_path.glob("runs/*/*/*.jsonl")
     with line.open("a") as handle:
         handle.write('{"metrics": [["IC", "0.')
     assert recorder.list_metrics() == {"IC": 0.5}
@@ -84,7 +84,7 @@ def test_a_store_that_cannot_be_meant_or_opened_is_named(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="Did you mean 'folder'"):
         open_tracker("foldr:runs")
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(TrackingUnavailable, match="cannot be written"):
+    with pytest.raises(TrackingUnavailable, match="cannot be used"):
         open_tracker(f"folder:{tmp_path}/file/runs").prepare()
     (tmp_path / "bad.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(TrackingUnavailable, match="cannot be opened"):
