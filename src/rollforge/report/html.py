@@ -33,7 +33,7 @@ nav { position: sticky; top: 0; z-index: 5; background: var(--paper); border-bot
 nav div { max-width: 1120px; margin: 0 auto; padding: 8px 24px; display: flex; gap: 20px; flex-wrap: wrap; font-size: 14px; }
 nav a { color: var(--soft); text-decoration: none; }
 nav a:hover { color: var(--accent); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 12px; margin: 20px 0 8px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 12px; margin: 20px 0 8px; }
 .card { background: var(--card); border-radius: 8px; padding: 12px 14px; }
 .card b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
 .card span { color: var(--soft); font-size: 13px; }
