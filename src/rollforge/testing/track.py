@@ -1,9 +1,21 @@
-"""What every tracker must do."""
+"""What a tracker promises, as tests: for Rollforge's own backends, and for anybody's.
+
+::
+
+    class TestMine(TrackerSuite):
+        @pytest.fixture
+        def uri(self, tmp_path):
+            return f"mine:{tmp_path}"
+
+The tests go through ``open_tracker`` and look at what was written through a second, independent tracker of the same store
+(:meth:`TrackerSuite.reopen`), so that nothing that is only remembered can pass for kept.
+"""
 
 from __future__ import annotations
 
 import math
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,199 +24,497 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.errors import ArtifactNotFound, ArtifactUnreadable, ExperimentNotFound, RecorderNotFound, UntrustedPickle
+from rollforge.errors import (
+    ArtifactNotFound,
+    ArtifactUnreadable,
+    ConfigError,
+    ExperimentNotFound,
+    RecorderNotFound,
+    TrackingError,
+)
 from rollforge.session import Session, using
+from rollforge.track import tracker as opened
+from rollforge.track.artifact import ArtifactRefused
 from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, open_reference, open_tracker
 from rollforge.track.r import R
 
-__all__ = ["TrackerSuite", "prediction"]
+__all__ = ["TrackerSuite"]
 
 
-def prediction() -> pd.DataFrame:
-    """Return a small frame as records save them."""
-    index = pd.MultiIndex.from_product(
-        [pd.date_range("2020-01-01", periods=3), ["A", "B"]], names=["datetime", "instrument"]
-    )
-    return pd.DataFrame({"score": [0.1, np.nan, 0.3, 0.4, 0.5, 0.6]}, index=index)
-
-
-def _saved() -> dict[str, Any]:
-    return {"pred.pkl": prediction()}
-
-
-class Hostile:
-    """Pickles as a call of ``os.system``."""
+class _Hostile:
+    """Pickled, it makes whoever loads it write a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
-    def __reduce__(self) -> tuple[object, ...]:
-        import os
-
-        return os.system, (f"touch {self.marker}",)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
 
 
 class TrackerSuite:
-    """Subclass it and say where the tracker is; every test then runs on that tracker."""
-
-    def uri(self, folder: Path) -> str:
-        """Return the URI of a tracker that keeps everything below `folder`."""
-        raise NotImplementedError
+    """Inherit it, and give the fixture `uri`: a store that is not there yet."""
 
     @pytest.fixture
-    def tracker(self, tmp_path: Path) -> Tracker:
-        """The tracker under test."""
-        opened = open_tracker(self.uri(tmp_path))
-        opened.prepare()
-        return opened
+    def uri(self) -> str:
+        """URI of a fresh store."""
+        raise NotImplementedError("a suite needs the fixture 'uri'")
+
+    @pytest.fixture
+    def tracker(self, uri: str) -> Iterator[Tracker]:
+        """The store, made and opened."""
+        found = open_tracker(uri)
+        found.prepare()
+        yield found
+        opened._open.clear()
 
     @pytest.fixture
     def experiment(self, tracker: Tracker) -> Experiment:
-        """An experiment of it."""
-        return get_experiment(tracker, experiment_name="mine")
+        """An experiment in it."""
+        return get_experiment(tracker, experiment_name="e")
 
-    @pytest.fixture
-    def recorder(self, experiment: Experiment) -> Recorder:
-        """A running recorder."""
-        return experiment.create_recorder("first")
+    def reopen(self, uri: str) -> Tracker:
+        """Return another tracker of the same store, as another process would have."""
+        opened._open.clear()
+        return open_tracker(uri)
 
-    def test_an_experiment_is_made_once(self, tracker: Tracker, experiment: Experiment) -> None:
-        """The same name is the same experiment; one that is not there is named with the nearest."""
-        again = get_experiment(tracker, experiment_name="mine")
-        assert (again.id, again.name) == (experiment.id, "mine")
-        assert tracker.experiments()["mine"] == experiment.id
-        with pytest.raises(ExperimentNotFound, match="Did you mean 'mine'"):
-            get_experiment(tracker, experiment_name="mien", create=False)
+    def again(self, uri: str, recorder: Recorder) -> Recorder:
+        """Return a recorder as another process would see it."""
+        tracker = self.reopen(uri)
+        return Recorder(tracker, tracker.read(recorder.id).info)
 
-    def test_what_is_logged_comes_back(self, recorder: Recorder) -> None:
-        """Params as text, metrics with their curve, NaN and infinity too, tags that can change and go."""
-        recorder.log_params(**{"model.kwargs.depth": 8, "segments": ("a", "b")})
-        for step in range(3):
-            recorder.log_metrics(step=step, **{"l2.valid": step / 10})
-        recorder.log_metrics(IC=0.05, none=math.nan, much=math.inf)
-        recorder.set_tags(a="1", b="2")
-        recorder.set_tags(a="3")
-        recorder.delete_tags("b")
-        recorder.end_run()
-        found = open_reference(recorder.reference())
-        assert found.list_params() == {"model.kwargs.depth": "8", "segments": "('a', 'b')"}
-        metrics = found.list_metrics()
-        assert (metrics["l2.valid"], metrics["IC"]) == (0.2, 0.05)
-        assert math.isnan(metrics["none"])
-        assert metrics["much"] > 1e300
-        assert [(m.step, m.value) for m in found.metric_history("l2.valid")] == [(0, 0.0), (1, 0.1), (2, 0.2)]
-        tags = found.list_tags()
-        assert tags["a"] == "3"
-        assert "b" not in tags
+    # -- experiments ---------------------------------------------------------------------------------------------------
 
-    def test_many_values_and_long_ones(self, recorder: Recorder) -> None:
-        """Params of any number and length, thousands of metrics."""
-        recorder.log_params(**{f"p{i}": i for i in range(250)}, long="x" * 20_000)
-        for step in range(3000):
-            recorder.log_metrics(step=step, loss=float(step))
-        recorder.end_run()
-        params = recorder.list_params()
-        assert len(params) == 251
-        assert params["long"] == "x" * 20_000
-        assert len(recorder.metric_history("loss")) == 3000
+    def test_an_experiment_is_made_once_and_found_by_name_and_id(self, tracker: Tracker, uri: str) -> None:
+        """The same name is the same experiment, whoever asks."""
+        made = get_experiment(tracker, experiment_name="my experiment/1")
+        other = self.reopen(uri)
+        assert get_experiment(other, experiment_name="my experiment/1").id == made.id
+        assert get_experiment(other, experiment_id=made.id).name == "my experiment/1"
+        assert other.experiments()["my experiment/1"] == made.id
+        assert other.create_experiment("my experiment/1") == made.id
 
-    def test_a_run_has_a_status_and_times(self, recorder: Recorder) -> None:
-        """RUNNING until it ends, then FINISHED or FAILED, with the time."""
-        assert (recorder.status, recorder.end_time) == (Recorder.STATUS_R, None)
-        recorder.end_run(Recorder.STATUS_FA)
-        found = open_reference(recorder.reference())
-        assert found.status == Recorder.STATUS_FA
-        assert found.end_time is not None
-        assert found.end_time >= found.start_time > "2020-01-01"
+    def test_an_experiment_that_is_not_there_is_named_with_the_nearest(self, experiment: Experiment, uri: str) -> None:
+        """Asking without making raises, and makes nothing."""
+        tracker = self.reopen(uri)
+        get_experiment(tracker, experiment_name="rolling")
+        with pytest.raises(ExperimentNotFound, match="Did you mean 'rolling'"):
+            get_experiment(tracker, experiment_name="roling", create=False)
+        with pytest.raises(ExperimentNotFound):
+            get_experiment(tracker, experiment_id="987654321")
+        assert "roling" not in tracker.experiments()
 
-    def test_objects_come_back_under_their_names(self, recorder: Recorder) -> None:
-        """Frames, series, plain data, arrays: equal to what was saved, listed as they were named."""
-        frame = prediction()
-        plain: dict[str, Any] = {"pred.pkl": frame, "task": {"segments": ("a", "b"), "n": None}}
-        nested: dict[str, Any] = {"ic.pkl": frame["score"], "x.pkl": np.arange(3)}
-        recorder.save_objects(**plain)
-        recorder.save_objects(artifact_path="sig_analysis", **nested)
-        found = open_reference(recorder.reference())
-        pd.testing.assert_frame_equal(found.load_object("pred.pkl"), frame)
-        pd.testing.assert_series_equal(found.load_object("sig_analysis/ic.pkl"), frame["score"])
-        assert found.load_object("sig_analysis/x.pkl").tolist() == [0, 1, 2]
-        assert found.load_object("task") == {"segments": ("a", "b"), "n": None}
-        assert found.list_artifacts() == ["pred.pkl", "sig_analysis", "task"]
-        assert found.list_artifacts("sig_analysis") == ["sig_analysis/ic.pkl", "sig_analysis/x.pkl"]
+    def test_a_deleted_experiment_sets_its_name_free(self, experiment: Experiment, tracker: Tracker, uri: str) -> None:
+        """Its runs are gone, and a new one of that name is empty."""
+        old = experiment.create_recorder("r")
+        tracker.delete_experiment(experiment.id)
+        assert tracker.find_experiment(name="e") is None
+        again = get_experiment(self.reopen(uri), experiment_name="e")
+        assert again.list_recorders() == {}
+        assert old.id not in again.info["recorders"]
 
-    def test_missing_and_unreadable_are_two_errors(self, recorder: Recorder, tmp_path: Path) -> None:
-        """Never saved: named with the nearest. There and damaged: said so."""
-        recorder.save_objects(**_saved())
-        with pytest.raises(ArtifactNotFound, match=r"Did you mean 'pred\.pkl'"):
-            recorder.load_object("perd.pkl")
-        (kept,) = tmp_path.rglob("pred.pkl.*")
-        kept.write_bytes(kept.read_bytes()[:40])
-        with pytest.raises(ArtifactUnreadable):
-            recorder.load_object("pred.pkl")
+    # -- a run's life --------------------------------------------------------------------------------------------------
 
-    def test_a_hostile_pickle_runs_nothing(self, recorder: Recorder, tmp_path: Path) -> None:
-        """It is refused; `trusted` is the caller's word."""
-        marker = tmp_path / "ran"
-        file = tmp_path / "bad.pkl"
-        file.write_bytes(pickle.dumps(Hostile(marker)))
-        recorder.log_artifact(file)
-        with pytest.raises(UntrustedPickle, match="system"):
-            recorder.load_object("bad.pkl")
-        assert not marker.exists()
-        recorder.load_object("bad.pkl", trusted=True)
-        assert marker.exists()
+    def test_a_run_starts_running_and_ends_as_it_is_told(self, experiment: Experiment, uri: str) -> None:
+        """Status and times are kept, in Qlib's words."""
+        recorder = experiment.create_recorder("r")
+        assert (recorder.status, recorder.end_time) == ("RUNNING", None)
+        for status in ("SCHEDULED", "FAILED", "FINISHED"):
+            recorder.end_run(status)
+            seen = self.again(uri, recorder)
+            assert seen.info == recorder.info
+            assert seen.status == status
+            assert (seen.end_time is None) == (status == "SCHEDULED")
+        assert recorder.info["class"] == "Recorder"
+        assert recorder.start_time == recorder.info["start_time"]
+        with pytest.raises(ConfigError, match="FINISHED"):
+            recorder.end_run("FINISHD")
+        assert recorder.start_run().status == self.again(uri, recorder).status == "RUNNING"
 
-    def test_files_and_folders_are_kept(self, recorder: Recorder, tmp_path: Path) -> None:
-        """A folder with all in it; a file can be fetched again."""
-        (tmp_path / "notes" / "deep").mkdir(parents=True)
-        (tmp_path / "notes" / "deep" / "a.txt").write_text("hello")
-        recorder.save_objects(local_path=tmp_path / "notes", artifact_path="kept")
-        copied = recorder.download_artifact("kept/deep/a.txt", tmp_path / "fetched")
-        assert Path(copied).read_text() == "hello"
+    def test_a_block_that_raises_ends_the_run_failed(self, experiment: Experiment, uri: str) -> None:
+        """The error goes on, and what was said before it is kept."""
+        recorder = experiment.create_recorder("r")
 
-    def test_recorders_are_listed_and_found(self, experiment: Experiment, recorder: Recorder) -> None:
-        """The latest first; by id, name, status and tag; one that is gone is named."""
-        recorder.end_run()
-        second = experiment.create_recorder("second")
-        second.set_tags(kind="x")
-        second.flush()
-        assert set(experiment.list_recorders()) == {recorder.id, second.id}
-        assert experiment.list_recorders(rtype="list", status=Recorder.STATUS_FI) == [recorder]
-        assert experiment.list_recorders(rtype="list", tags={"kind": "x"}) == [second]
-        assert experiment.get_recorder(recorder_name="second") == second
-        assert experiment.get_recorder(recorder.id) == recorder
-        frame = experiment.search_records()
-        assert set(frame["run_name"]) == {"first", "second"}
-        experiment.delete_recorder(second.id)
-        assert list(experiment.list_recorders()) == [recorder.id]
+        def work() -> None:
+            with recorder:
+                recorder.log_metrics(a=1.0)
+                raise KeyError("deliberate")
+
+        with pytest.raises(KeyError, match="deliberate"):
+            work()
+        seen = self.again(uri, recorder)
+        assert (seen.status, seen.list_metrics()) == ("FAILED", {"a": 1.0})
+
+    def test_a_deleted_run_is_gone(self, experiment: Experiment, uri: str) -> None:
+        """Reading, writing, and deleting it again raise RecorderNotFound; it is not listed."""
+        recorder = experiment.create_recorder("r")
+        recorder.save_objects(a=1)
+        experiment.delete_recorder(recorder.id)
         with pytest.raises(RecorderNotFound):
-            experiment.get_recorder("0" * 32)
+            self.again(uri, recorder)
+        with pytest.raises(RecorderNotFound):
+            recorder.list_params()
+        with pytest.raises(RecorderNotFound):
+            open_reference(recorder.reference())
+        with pytest.raises(RecorderNotFound):
+            experiment.delete_recorder(recorder.id)
+        assert experiment.list_recorders() == {}
 
-    def test_a_recorder_travels_as_its_reference(self, recorder: Recorder) -> None:
-        """A pickle of it holds no data, and what was gathered is written first."""
+    def test_a_recorder_travels_as_a_reference(self, experiment: Experiment) -> None:
+        """Pickled it is small, keeps what was not written yet, and is equal to itself."""
+        recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
-        copy = pickle.loads(pickle.dumps(recorder))
-        assert copy == recorder
-        assert copy.list_params() == {"a": "1"}
+        other = experiment.create_recorder("r")
+        data = pickle.dumps(recorder)
+        back = pickle.loads(data)
+        assert len(data) < 600
+        assert back == recorder
+        assert hash(back) == hash(recorder)
+        assert back.list_params() == {"a": "1"}
+        assert recorder != other
+        assert len({recorder, other, back}) == 2
+        assert open_reference(recorder.reference()) == recorder
 
-    @pytest.fixture
-    def session(self, tracker: Tracker) -> Iterator[Session]:
-        """A session over the tracker, for `R`."""
-        with using(Session(tracking=tracker.uri)) as session:
-            yield session
+    # -- values --------------------------------------------------------------------------------------------------------
 
-    def test_r_runs_a_block_under_a_recorder(self, session: Session) -> None:
-        """FINISHED, or FAILED when the block raises; a run can be resumed; outside there is no recorder."""
-        with R.start(experiment_name="mine", recorder_name="a") as recorder:
-            R.log_metrics(IC=0.1)
-            R.save_objects(**_saved())
-            assert R.get_recorder() == recorder
-        assert R.get_recorder(recorder_id=recorder.id).status == Recorder.STATUS_FI
-        with pytest.raises(ZeroDivisionError), R.start(experiment_name="mine") as failing:
-            raise ZeroDivisionError
-        assert R.get_recorder(recorder_id=failing.id).status == Recorder.STATUS_FA
-        with R.start(experiment_name="mine", recorder_id=recorder.id, resume=True):
-            R.log_metrics(more=1)
-        assert set(R.get_recorder(recorder_id=recorder.id).list_metrics()) == {"IC", "more"}
-        with pytest.raises(RecorderNotFound, match="No recorder is active"):
-            R.get_recorder()
+    def test_values_are_kept(self, experiment: Experiment, uri: str) -> None:
+        """Params and tags come back as text, metrics as numbers; of a curve the last step."""
+        recorder = experiment.create_recorder("r", tags={"made": "here"})
+        recorder.log_params(**{"model.kwargs.lr": 0.1, "none": None, "empty": ""})
+        for step in range(3):
+            recorder.log_metrics(step=step, l2=3.0 - step)
+        recorder.log_metrics(IC=np.float32(0.5), hits=3)
+        recorder.set_tags(a=1, b="two")
+        recorder.set_tags(a=2)
+        recorder.end_run()
+        seen = self.again(uri, recorder)
+        assert seen.list_params() == {"model.kwargs.lr": "0.1", "none": "None", "empty": ""}
+        assert seen.list_metrics() == {"l2": 1.0, "IC": 0.5, "hits": 3.0}
+        assert {k: seen.list_tags()[k] for k in ("a", "b", "made")} == {"a": "2", "b": "two", "made": "here"}
+        assert [(m.step, m.value) for m in seen.metric_history("l2")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+        assert seen.metric_history("nothing") == []
+
+    def test_what_was_logged_is_read_at_once(self, experiment: Experiment) -> None:
+        """Reading writes what is gathered first."""
+        recorder = experiment.create_recorder("r")
+        recorder.log_params(a=1)
+        recorder.set_tags(t=1)
+        assert recorder.list_params() == {"a": "1"}
+        recorder.delete_tags("t", "never there")
+        recorder.log_metrics(m=1.0)
+        assert recorder.list_metrics() == {"m": 1.0}
+        assert "t" not in recorder.list_tags()
+        recorder.delete_tags("u")
+        recorder.set_tags(u=1)
+        assert recorder.list_tags()["u"] == "1"
+
+    def test_numbers_that_are_none_survive(self, experiment: Experiment, uri: str) -> None:
+        """NaN and infinite metrics come back as they were, also on a curve."""
+        recorder = experiment.create_recorder("r")
+        recorder.log_metrics(a=math.nan, b=math.inf, c=-math.inf)
+        recorder.log_metrics(step=1, curve=math.nan)
+        recorder.log_metrics(step=2, curve=1.0)
+        recorder.end_run()
+        seen = self.again(uri, recorder)
+        found = seen.list_metrics()
+        assert math.isnan(found["a"])
+        assert [m.step for m in seen.metric_history("curve")] == [1, 2]
+        assert math.isnan(seen.metric_history("curve")[0].value)
+        assert found["curve"] == 1.0
+        assert (found["b"], found["c"]) == (math.inf, -math.inf)
+        with pytest.raises(TrackingError, match="'d' must be a number"):
+            recorder.log_metrics(d="high")
+
+    def test_names_and_values_of_any_kind(self, experiment: Experiment, uri: str) -> None:
+        """Characters that a store cannot take in a name, and values of any length, come back whole."""
+        names = [
+            "l2@valid",
+            "a:x40:b",
+            ":@",
+            "/abs",
+            "../up",
+            "a//b",
+            "ü",
+            "x y",
+            "50%",
+            "<PRED>",
+            ".",
+            "a\nb",
+            "tail/",
+        ]
+        long = {"long": "é" * 20_000, "edge": "x" * 6000, "over": "y" * 6001, "lines": "a\r\nb\n" * 3000}
+        recorder = experiment.create_recorder("r")
+        recorder.log_params(**long, **{n: i for i, n in enumerate(names)})
+        numbers: dict[str, Any] = {n: float(i) for i, n in enumerate(names)}
+        recorder.log_metrics(**numbers)
+        recorder.set_tags(**{"story": "z" * 9000, "l2@tag": "'quoted' \"too\""})
+        recorder.end_run()
+        seen = self.again(uri, recorder)
+        assert seen.list_params() == {**long, **{n: str(i) for i, n in enumerate(names)}}
+        assert seen.list_metrics() == numbers
+        assert seen.list_tags()["story"] == "z" * 9000
+        assert seen.list_tags()["l2@tag"] == "'quoted' \"too\""
+        assert [m.value for m in seen.metric_history("l2@valid")] == [0.0]
+        assert seen.list_artifacts() == []
+        with pytest.raises(TrackingError, match="name"):
+            recorder.log_params(**{"": 1})
+
+    def test_a_param_keeps_its_value(self, experiment: Experiment, uri: str) -> None:
+        """The same value again is nothing new; another is refused at the call, and what else was said is kept."""
+        recorder = experiment.create_recorder("r")
+        recorder.log_params(a=1)
+        recorder.log_params(a=1)
+        with pytest.raises(TrackingError, match=r"'a'.*'1'.*'2'"):
+            recorder.log_params(b=1, a=2)
+        recorder.log_metrics(m=1.0)
+        recorder.end_run()
+        seen = self.again(uri, recorder)
+        with pytest.raises(TrackingError, match="'a'"):
+            seen.log_params(a=3)
+        seen.log_params(a=1, c=1)
+        assert seen.list_params() == {"a": "1", "c": "1"}
+        assert seen.list_metrics() == {"m": 1.0}
+
+    def test_many_values_at_once(self, experiment: Experiment, uri: str) -> None:
+        """More than any store takes in one batch."""
+        recorder = experiment.create_recorder("r")
+        recorder.log_params(**{f"p{i}": i for i in range(350)})
+        for step in range(700):
+            recorder.log_metrics(step=step, a=step, b=-step, c=0)
+        recorder.set_tags(**{f"t{i}": i for i in range(230)})
+        recorder.end_run()
+        seen = self.again(uri, recorder)
+        assert seen.list_params() == {f"p{i}": str(i) for i in range(350)}
+        assert [m.value for m in seen.metric_history("b")] == [-float(i) for i in range(700)]
+        assert {k: v for k, v in seen.list_tags().items() if k[0] == "t" and k[1:].isdigit()} == {
+            f"t{i}": str(i) for i in range(230)
+        }
+
+    def test_a_long_run_is_written_on_the_way(
+        self, experiment: Experiment, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the next word after some seconds; no thread needed."""
+        recorder = experiment.create_recorder("r")
+        recorder.log_metrics(a=1.0)
+        assert self.again(uri, recorder).list_metrics() == {}
+        monkeypatch.setattr(recorder, "_written", recorder._written - 60)
+        recorder.log_metrics(b=2.0)
+        assert self.again(uri, recorder).list_metrics() == {"a": 1.0, "b": 2.0}
+
+    def test_threads_may_log_to_one_recorder(self, experiment: Experiment, uri: str) -> None:
+        """Nothing is lost between them."""
+        recorder = experiment.create_recorder("r")
+
+        def work(place: int) -> None:
+            for step in range(100):
+                recorder.log_metrics(step=step, **{f"m{place}": step})
+                if step % 25 == place:
+                    recorder.flush()
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        recorder.end_run()
+        seen = self.again(uri, recorder)
+        assert {i: len(seen.metric_history(f"m{i}")) for i in range(4)} == dict.fromkeys(range(4), 100)
+
+    # -- objects and files ---------------------------------------------------------------------------------------------
+
+    def test_objects_load_under_the_names_they_were_saved_by(self, experiment: Experiment, uri: str) -> None:
+        """Tables, arrays, plain data and pickles; listed by those names, in folders too."""
+        index = pd.MultiIndex.from_product(
+            [pd.date_range("2020-01-01", periods=3), ["A", "B"]], names=["datetime", "i"]
+        )
+        frame = pd.DataFrame({"score": np.arange(6.0)}, index=index)
+        task = {"b": (1, 2), "a": [pd.Timestamp("2020-01-01"), None], "class": dict}
+        recorder = experiment.create_recorder("r")
+        objects: dict[str, Any] = {"pred.pkl": frame, "label.pkl": frame["score"], "task": task, "x": {1, 2}}
+        analysis: dict[str, Any] = {"ic.pkl": frame["score"], "a": np.eye(2)}
+        recorder.save_objects(**objects)
+        recorder.save_objects(artifact_path="sig_analysis", **analysis)
+        seen = self.again(uri, recorder)
+        assert seen.list_artifacts() == ["label.pkl", "pred.pkl", "sig_analysis", "task", "x"]
+        assert seen.list_artifacts("sig_analysis") == ["sig_analysis/a", "sig_analysis/ic.pkl"]
+        assert seen.list_artifacts("nothing") == []
+        pd.testing.assert_frame_equal(seen.load_object("pred.pkl"), frame)
+        pd.testing.assert_series_equal(seen.load_object("sig_analysis/ic.pkl"), frame["score"])
+        assert np.array_equal(seen.load_object("sig_analysis/a"), np.eye(2))
+        assert seen.load_object("task") == task
+        assert list(seen.load_object("task")) == ["b", "a", "class"]
+        assert seen.load_object("x") == {1, 2}
+
+    def test_saving_again_replaces_whatever_the_form(self, experiment: Experiment, uri: str) -> None:
+        """The last object under a name is the one that loads."""
+        recorder = experiment.create_recorder("r")
+        frame = pd.DataFrame({"a": [1.0]})
+        for value in ({"plain": 1}, frame, {1, 2}, np.eye(2), [3]):
+            recorder.save_objects(x=value)
+            found = self.again(uri, recorder).load_object("x")
+            assert type(found) is type(value)
+            assert recorder.list_artifacts() == ["x"]
+        assert found == [3]
+
+    def test_missing_and_unreadable_are_two_errors(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
+        """Never saved, damaged, refused, and no such recorder; a refused pickle runs nothing."""
+        marker = tmp_path / "it ran"
+        recorder = experiment.create_recorder("r")
+        objects: dict[str, Any] = {"bad": _Hostile(marker), "pred.pkl": pd.DataFrame({"a": [1.0]})}
+        recorder.save_objects(**objects)
+        (tmp_path / "cut").write_bytes(pickle.dumps(list(range(1000)))[:500])
+        (tmp_path / "t.frame.parquet").write_bytes(b"PAR1 and no more")
+        (tmp_path / "j.plain.json").write_text('{"a": 1')
+        for name in ("cut", "t.frame.parquet", "j.plain.json"):
+            recorder.log_artifact(tmp_path / name)
+        seen = self.again(uri, recorder)
+        with pytest.raises(ArtifactNotFound, match=r"Did you mean 'pred.pkl'"):
+            seen.load_object("pred.pk")
+        for name in ("cut", "t", "j"):
+            with pytest.raises(ArtifactUnreadable, match=name):
+                seen.load_object(name)
+        with pytest.raises(ArtifactRefused, match="trusted=True"):
+            seen.load_object("bad")
+        assert not marker.exists()
+        seen.load_object("bad", trusted=True)
+        assert marker.exists()
+        with pytest.raises(RecorderNotFound):
+            self.reopen(uri).read("0123456789abcdef0123456789abcdef")
+
+    @pytest.mark.parametrize("name", ["../up", "/abs", "a/../../b", ".hidden", ""])
+    def test_a_name_stays_inside_the_run(self, experiment: Experiment, name: str) -> None:
+        """An artifact is never written or read elsewhere."""
+        recorder = experiment.create_recorder("r")
+        objects: dict[str, Any] = {name: 1}
+        with pytest.raises(ConfigError):
+            recorder.save_objects(**objects)
+        with pytest.raises(ConfigError):
+            recorder.load_object(name)
+
+    def test_files_and_folders_are_kept(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
+        """As they are; downloaded one by one or as a folder."""
+        (tmp_path / "in" / "deep").mkdir(parents=True)
+        (tmp_path / "in" / "one.txt").write_text("1")
+        (tmp_path / "in" / "deep" / "two.txt").write_text("2")
+        recorder = experiment.create_recorder("r")
+        recorder.log_artifact(tmp_path / "in" / "one.txt")
+        recorder.save_objects(local_path=tmp_path / "in", artifact_path="kept")
+        seen = self.again(uri, recorder)
+        assert seen.list_artifacts() == ["kept", "one.txt"]
+        assert seen.list_artifacts("kept") == ["kept/deep", "kept/one.txt"]
+        assert Path(seen.download_artifact("one.txt")).read_text() == "1"
+        there = Path(seen.download_artifact("kept", tmp_path / "out"))
+        assert there == tmp_path / "out" / "kept"
+        assert (there / "deep" / "two.txt").read_text() == "2"
+        with pytest.raises(ArtifactNotFound):
+            seen.download_artifact("nothing")
+        with pytest.raises(ArtifactNotFound):
+            recorder.log_artifact(tmp_path / "nothing")
+
+    # -- many runs -----------------------------------------------------------------------------------------------------
+
+    def test_runs_are_found_by_what_they_say(self, experiment: Experiment, uri: str) -> None:
+        """Status, name, params, tags, MLflow's filter language; the latest first, or in an order of one's own."""
+        for i in range(6):
+            recorder = experiment.create_recorder(f"n{i % 2}", tags={"kind": "a'b" if i < 2 else "plain", "t@g": i})
+            recorder.log_params(i=i, long="x" * 7000 if i == 3 else "short", **{"p@q": i % 3})
+            numbers: dict[str, Any] = {"IC": i / 10, "l2@v": -i}
+            recorder.log_metrics(**numbers)
+            recorder.end_run("FAILED" if i == 5 else "FINISHED")
+        seen = Experiment(self.reopen(uri), experiment.id, experiment.name)
+
+        def found(**query: Any) -> list[int]:
+            return [int(r.list_params()["i"]) for r in seen.list_recorders("list", **query)]
+
+        assert sorted(found()) == list(range(6))
+        assert found(status="FAILED") == [5]
+        assert sorted(found(status=["FAILED", "FINISHED"])) == list(range(6))
+        assert sorted(found(name="n1")) == [1, 3, 5]
+        assert sorted(found(tags={"kind": "a'b"})) == [0, 1]
+        assert found(tags={"t@g": 4}) == [4]
+        assert found(params={"long": "x" * 7000}) == [3]
+        assert sorted(found(params={"p@q": 1}, status="FINISHED")) == [1, 4]
+        assert sorted(found(filter_string="metrics.IC > 0.25 and params.`p@q` != '0'")) == [4, 5]
+        assert sorted(found(filter_string="metrics.\"l2@v\" >= -1 and tags.kind LIKE 'a%'")) == [0, 1]
+        assert found(filter_string="attributes.status = 'FAILED'", order_by=["metrics.IC ASC"]) == [5]
+        assert found(order_by=["metrics.IC DESC"], max_results=2) == [5, 4]
+        assert found(order_by=["metrics.`l2@v` DESC"], max_results=2) == [0, 1]
+        assert len(found(max_results=4)) == 4
+        assert list(seen.list_recorders(status="FAILED").values()) == seen.list_recorders("list", status="FAILED")
+        for wrong in ("IC > 1", "metrics.IC > 'a'", "params.i ~ 1", "metrics.IC >"):
+            with pytest.raises(ConfigError):
+                seen.list_recorders(filter_string=wrong)
+
+    def test_the_latest_of_a_name_is_the_one_that_is_got(self, experiment: Experiment) -> None:
+        """By id or name; made, or an error with the nearest."""
+        first = experiment.create_recorder("one")
+        assert experiment.get_recorder(recorder_name="one") == first
+        assert experiment.get_recorder(first.id) == first
+        with pytest.raises(RecorderNotFound, match="Did you mean 'one'"):
+            experiment.get_recorder(recorder_name="onee", create=False)
+        with pytest.raises(RecorderNotFound):
+            experiment.get_recorder("0123456789abcdef0123456789abcdef")
+        made = experiment.get_recorder(recorder_name="two")
+        assert made.name == "two"
+        assert set(experiment.list_recorders()) == {first.id, made.id}
+        assert set(experiment.info["recorders"]) == {first.id, made.id}
+
+    def test_the_frame_of_runs_has_mlflows_columns(self, experiment: Experiment) -> None:
+        """Missing metrics are NaN, missing params and tags None; times are in UTC."""
+        with experiment.create_recorder("a") as one:
+            one.log_params(p=1)
+            one.log_metrics(m=0.5)
+        two = experiment.create_recorder("b")
+        frame: Any = experiment.search_records().set_index("run_id")
+        assert {"experiment_id", "status", "artifact_uri", "start_time", "end_time", "metrics.m", "params.p"} <= set(
+            frame
+        )
+        assert frame.loc[one.id, "metrics.m"] == 0.5
+        assert math.isnan(frame.loc[two.id, "metrics.m"])
+        assert (frame.loc[one.id, "params.p"], frame.loc[two.id, "params.p"]) == ("1", None)
+        assert str(frame["start_time"].dt.tz) == "UTC"
+        assert frame["end_time"].isna().to_dict() == {one.id: False, two.id: True}
+        assert list(experiment.search_records(filter_string="metrics.m > 0")["run_id"]) == [one.id]
+        assert len(experiment.search_records(max_results=1)) == 1
+        with pytest.raises(ConfigError, match="run_view_type"):
+            experiment.search_records(run_view_type=3)
+
+    # -- R -------------------------------------------------------------------------------------------------------------
+
+    def test_r_starts_keeps_and_ends(self, tracker: Tracker, uri: str) -> None:
+        """Qlib's way through it all: start, keep, end, find again, resume, delete."""
+        with using(Session(tracking=uri)):
+            with R.start(experiment_name="e", recorder_name="r") as recorder:
+                assert R.get_recorder() is recorder
+                assert R.get_exp().active_recorder is recorder
+                R.log_params(a=1)
+                R.log_metrics(step=1, m=2.0)
+                R.set_tags(t=1)
+                R.save_objects(x=[1])
+                with R.start(experiment_name="other") as inner:
+                    assert R.get_recorder() is inner
+                assert R.get_recorder() is recorder
+            assert recorder.status == "FINISHED"
+            with pytest.raises(RecorderNotFound, match=r"R\.start"):
+                R.get_recorder()
+            found = R.get_recorder(recorder_name="r", experiment_name="e")
+            assert found == recorder == R.get_recorder(recorder_id=recorder.id)
+            assert (found.list_params(), found.load_object("x")) == ({"a": "1"}, [1])
+            assert set(R.list_experiments()) >= {"e", "other"}
+
+            def work() -> None:
+                with R.start(experiment_name="e", recorder_id=recorder.id, resume=True) as resumed:
+                    assert resumed == recorder
+                    R.log_metrics(step=2, m=3.0)
+                    raise KeyError("deliberate")
+
+            with pytest.raises(KeyError, match="deliberate"):
+                work()
+            assert R.get_recorder(recorder_id=recorder.id).status == "FAILED"
+            assert [m.value for m in found.metric_history("m")] == [2.0, 3.0]
+            frame = R.search_records([recorder.experiment_id])
+            assert list(frame["run_id"]) == [recorder.id]
+            R.delete_recorder(recorder_id=recorder.id)
+            assert R.list_recorders(experiment_name="e") == {}
+            R.delete_exp(experiment_name="other")
+            assert "other" not in R.list_experiments()
+            assert R.get_uri() == tracker.uri

@@ -123,10 +123,10 @@ class Experiment:
             _leave(recorder)
             recorder.end_run(recorder_status)
 
-    def create_recorder(self, recorder_name: str | None = None, tags: Mapping[str, str] | None = None) -> Recorder:
+    def create_recorder(self, recorder_name: str | None = None, tags: Mapping[str, Any] | None = None) -> Recorder:
         """Return a new, running recorder; it is not made the active one."""
         name = recorder_name or f"run-{uuid4().hex[:8]}"
-        info = self._tracker.create_run(self.id, name, {**context_tags(), **(tags or {})})
+        info = self._tracker.create_run(self.id, name, {**context_tags(), **_texts(tags)})
         return Recorder(self._tracker, info, created=True)
 
     def get_recorder(

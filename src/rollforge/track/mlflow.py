@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import random
 import re
 import shutil
 import socket
 import sqlite3
+import sys
 import tempfile
 import time
 import warnings
@@ -356,15 +358,18 @@ class MLflowTracker:
     def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
         from mlflow.entities import RunTag
 
+        long = {k: v for k, v in tags.items() if len(v) > _MAX_TAG}
         run = self._call(
             "create_run",
             experiment_id=experiment_id,
             user_id=tags.get("mlflow.user", "unknown"),
             start_time=int(time.time() * 1000),
-            tags=[RunTag(safe_key(k), v) for k, v in tags.items()],
+            tags=[RunTag(safe_key(k), v) for k, v in tags.items() if k not in long],
             run_name=name,
         )
         self._artifact_uris[run.info.run_id] = run.info.artifact_uri
+        if long:
+            self.write(run.info.run_id, {}, [], long)
         return _info(run.info)
 
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
@@ -434,7 +439,7 @@ class MLflowTracker:
         return RunData(
             _info(run.info),
             {plain_key(k): self._whole(run_id, v) for k, v in run.data.params.items()},
-            {plain_key(k): v for k, v in run.data.metrics.items()},
+            {plain_key(k): _number(v) for k, v in run.data.metrics.items()},
             {plain_key(k): self._whole(run_id, v) for k, v in run.data.tags.items()},
         )
 
@@ -447,7 +452,7 @@ class MLflowTracker:
             token = getattr(page, "token", None)
             if not token:
                 break
-        values = [Metric(name, m.value, m.step, m.timestamp / 1000) for m in found]
+        values = [Metric(name, _number(m.value), m.step, m.timestamp / 1000) for m in found]
         return sorted(values, key=lambda m: (m.step, m.time))
 
     def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
@@ -565,6 +570,12 @@ def _reason(exc: BaseException) -> str:
             "take a copy of the database and run 'mlflow db upgrade URI'"
         )
     return message
+
+
+def _number(value: float) -> float:
+    """A metric as it was logged: MLflow's database keeps an infinite one as the largest number that there is."""
+    largest = sys.float_info.max
+    return value if abs(value) != largest else math.copysign(math.inf, value)
 
 
 def _info(info: Any) -> RunInfo:
