@@ -1,40 +1,62 @@
 """The plots of a report, as plain data for Plotly: what is drawn, not how a page shows it.
 
-Colours are of Okabe and Ito's palette, which people with any colour vision can tell apart.
+Two kinds of strings stand for something that the page fills in. ``@name`` is a colour of the style sheet, so that a plot
+follows the page from light to dark and to paper; ``#name`` is one of the shared axes of :class:`Plots`, so that days are
+written once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from rollforge.report.summary import Summary, TaskRow
+from rollforge.report.summary import QUANTILES, Summary
 
-__all__ = ["figures"]
-
-BLUE, ORANGE, GREEN, SKY, RED, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#F0E442", "#8a919c",
-)  # fmt: skip
-_SEGMENT_COLOURS = {"train": SKY, "valid": ORANGE, "test": BLUE}
-_QUANTILE_COLOURS = [RED, ORANGE, GREY, SKY, BLUE]
+__all__ = ["Plots", "figures", "rolling_days"]
 
 Figure = dict[str, Any]
 
+_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+# With more windows than this, lines between them would hide what they are drawn over.
+_MAX_BOUNDARIES = 24
 
-def figures(summary: Summary) -> dict[str, Figure]:
-    """Return name -> ``{"data": …, "layout": …}`` for each plot that the summary has numbers for."""
-    made = {"windows": _windows(summary.tasks)}
-    if summary.ic is not None and summary.rank_ic is not None and len(summary.ic):
-        made["daily"] = _daily(summary.ic, summary.rank_ic)
-        made["cumulative"] = _cumulative_ic(summary.ic, summary.rank_ic)
-        made["monthly_ic"] = _monthly(summary.ic, "IC")
-        made["monthly_rank_ic"] = _monthly(summary.rank_ic, "Rank IC")
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """The plots of a page."""
+
+    figures: Mapping[str, Figure]
+    """Name -> ``{"data": …, "layout": …}``, and ``views`` where there are several to choose from."""
+    series: Mapping[str, Sequence[str]]
+    """Name -> days, as ``#name`` in a trace refers to them."""
+
+
+def figures(summary: Summary) -> Plots:
+    """Return the plots that the summary has numbers for."""
+    made: dict[str, Figure] = {}
+    series: dict[str, Sequence[str]] = {}
+    if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
+        series["ic"] = _days(summary.ic.index)
+        made["daily"] = _daily(summary.ic, summary.rank_ic.reindex(summary.ic.index), _boundaries(summary))
+        made["cumulative"] = _cumulative(summary.ic, summary.rank_ic.reindex(summary.ic.index))
+        made["histogram"] = _histogram(summary.ic, summary.rank_ic)
     if summary.quantiles is not None and len(summary.quantiles):
-        made["quantiles"] = _quantiles(summary.quantiles, summary.long_short)
-    return made
+        series["quantiles"] = _days(summary.quantiles.index)
+        made["quantiles"] = _quantiles(summary.quantiles)
+    if summary.portfolio is not None:
+        series["portfolio"] = _days(summary.portfolio.index)
+        made["portfolio"] = _portfolio(summary.portfolio)
+    return Plots(made, series)
+
+
+def rolling_days(days: int) -> int:
+    """Return over how many days a rolling mean runs in a plot of `days`: a quarter year where there are three of them."""
+    return 60 if days >= 180 else 20
 
 
 def _days(index: Any) -> list[str]:
@@ -42,134 +64,173 @@ def _days(index: Any) -> list[str]:
 
 
 def _floats(values: Any) -> list[float | None]:
-    return [None if not np.isfinite(v) else round(float(v), 6) for v in np.asarray(values, float)]
+    return [None if not np.isfinite(v) else round(float(v), 5) for v in np.asarray(values, np.float64)]
 
 
-def _windows(tasks: Sequence[TaskRow]) -> Figure:
-    data = []
-    names = list(dict.fromkeys(name for t in tasks for name in t.window.segments))
-    for name in names:
-        rows = [(t, t.window.segments[name]) for t in tasks if name in t.window.segments]
-        spans = [int((s.end - s.start) / np.timedelta64(1, "D")) + 1 for _, s in rows]
-        colours = [
-            RED if name == "test" and t.status == "failed" else _SEGMENT_COLOURS.get(name, GREY) for t, _ in rows
-        ]
-        data.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": name,
-                "y": [t.window.index + 1 for t, _ in rows],
-                "base": [str(s.start) for _, s in rows],
-                "x": [d * 86400000 for d in spans],
-                "marker": {"color": colours},
-                "customdata": [[str(s.start), str(s.end), s.days, t.status] for t, s in rows],
-                "hovertemplate": f"window %{{y}}, {name}<br>%{{customdata[0]}} to %{{customdata[1]}}"
-                "<br>%{customdata[2]} trading days, %{customdata[3]}<extra></extra>",
-            }
-        )
-    layout = {
-        "barmode": "overlay",
-        "bargap": 0.35,
-        "height": max(180, 90 + 22 * len(tasks)),
-        "xaxis": {"type": "date"},
-        "yaxis": {"autorange": "reversed", "title": {"text": "window"}, "dtick": max(1, len(tasks) // 20)},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"},
-    }
-    return {"data": data, "layout": layout}
-
-
-def _daily(ic: pd.Series, rank_ic: pd.Series) -> Figure:
-    mean = ic.rolling(60, min_periods=20).mean()
-    rank_mean = rank_ic.rolling(60, min_periods=20).mean()
-    days = _days(ic.index)
-    data = [
-        {
-            "type": "bar", "x": days, "y": _floats(ic), "name": "IC", "marker": {"color": SKY, "line": {"width": 0}},
-            "opacity": 0.75,
-        },
-        {"type": "scatter", "x": days, "y": _floats(mean), "name": "IC, mean of 60 days", "line": {"color": BLUE, "width": 2}},
-        {
-            "type": "scatter", "x": _days(rank_ic.index), "y": _floats(rank_mean), "name": "Rank IC, mean of 60 days",
-            "line": {"color": ORANGE, "width": 2, "dash": "dot"},
-        },
-    ]  # fmt: skip
+def _line(x: str, values: Any, name: str, colour: str, **more: Any) -> Figure:
+    width, dash = more.pop("width", 2), more.pop("dash", "solid")
     return {
-        "data": data,
-        "layout": {"height": 320, "bargap": 0, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"}},
-    }
+        "type": "scatter", "mode": "lines", "x": x, "y": _floats(values), "name": name,
+        "line": {"color": colour, "width": width, "dash": dash}, **more,
+    }  # fmt: skip
 
 
-def _cumulative_ic(ic: pd.Series, rank_ic: pd.Series) -> Figure:
-    data = [
-        {
-            "type": "scatter",
-            "x": _days(s.index),
-            "y": _floats(s.cumsum()),
-            "name": name,
-            "line": {"color": colour, "width": 2},
-        }
-        for name, s, colour in (("IC", ic, BLUE), ("Rank IC", rank_ic, ORANGE))
-    ]
-    return {"data": data, "layout": {"height": 280, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"}}}
+def _boundaries(summary: Summary) -> list[tuple[str, str]]:
+    """Where test windows begin: (day, number of the window); none when they would crowd the plot."""
+    tests = [(t.window.segments.get("test"), t.window.index + 1) for t in summary.tasks]
+    starts = sorted({str(span.start): str(number) for span, number in reversed(tests) if span is not None}.items())
+    return starts if 1 < len(starts) <= _MAX_BOUNDARIES else []
 
 
-def _monthly(values: pd.Series, name: str) -> Figure:
-    index = pd.DatetimeIndex(values.index)
-    frame = pd.DataFrame({"year": index.year, "month": index.month, "value": values.to_numpy()})
-    table = frame.pivot_table(index="year", columns="month", values="value", aggfunc="mean").reindex(
-        columns=range(1, 13)
-    )
-    cells = [_floats(row) for row in table.to_numpy()]
-    data = [
-        {
-            "type": "heatmap",
-            "x": ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"],
-            "y": [str(y) for y in table.index],
-            "z": cells,
-            "text": [["" if v is None else f"{v:+.3f}" for v in row] for row in cells],
-            "texttemplate": "%{text}",
-            "textfont": {"size": 10},
-            "zmid": 0,
-            "colorscale": [[0, RED], [0.5, "#f4f4f4"], [1, BLUE]],
-            "showscale": False,
-            "xgap": 2,
-            "ygap": 2,
-            "hovertemplate": f"%{{x}} %{{y}}: mean {name} %{{z:+.4f}}<extra></extra>",
-        }
-    ]
-    layout = {
-        "height": 90 + 34 * len(table),
-        "yaxis": {"autorange": "reversed", "type": "category"},
-        "xaxis": {"side": "top"},
-    }
-    return {"data": data, "layout": layout}
-
-
-def _quantiles(quantiles: pd.DataFrame, long_short: pd.Series | None) -> Figure:
-    days = _days(quantiles.index)
-    last = len(quantiles.columns)
-    words = {1: "1, lowest scores", last: f"{last}, highest scores"}
-    data = [
-        {
-            "type": "scatter",
-            "x": days,
-            "y": _floats(quantiles[q]),
-            "name": words.get(int(q), str(q)),
-            "line": {"color": _QUANTILE_COLOURS[i % len(_QUANTILE_COLOURS)], "width": 2},
-        }
-        for i, q in enumerate(quantiles.columns)
-    ]
-    if long_short is not None:
+def _daily(ic: pd.Series, rank_ic: pd.Series, boundaries: Sequence[tuple[str, str]]) -> Figure:
+    days = rolling_days(len(ic))
+    data = []
+    for values, name, axis in ((ic, "IC", "y"), (rank_ic, "Rank IC", "y2")):
+        mean = values.rolling(days, min_periods=max(2, days // 3)).mean()
+        first = axis == "y"
         data.append(
             {
-                "type": "scatter", "x": _days(long_short.index), "y": _floats(long_short), "name": "highest less lowest",
-                "line": {"color": GREEN, "width": 2, "dash": "dash"},
+                "type": "bar", "x": "#ic", "y": _floats(values), "name": "one day", "yaxis": axis, "showlegend": first,
+                "legendgroup": "day", "marker": {"color": "@bar", "line": {"width": 0}},
+                "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>",
             }
         )  # fmt: skip
+        data.append(
+            _line(
+                "#ic", mean, f"mean of the last {days} days", "@strong", yaxis=axis, showlegend=first, legendgroup="mean",
+                hovertemplate=f"mean of {days} days %{{y:.4f}}<extra></extra>", width=2.2,
+            )
+        )  # fmt: skip
+    marks = [
+        {"type": "line", "x0": day, "x1": day, "y0": 0, "y1": 1, "yref": "paper", "layer": "below",
+         "line": {"color": "@line", "width": 1, "dash": "dot"}}
+        for day, _ in boundaries
+    ]  # fmt: skip
+    numbers = [
+        {"text": number, "x": day, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top", "showarrow": False,
+         "font": {"size": 10, "color": "@soft"}}
+        for day, number in boundaries
+    ]  # fmt: skip
     layout = {
-        "height": 360,
+        "height": 460,
+        "bargap": 0,
+        "hovermode": "x unified",
+        "shapes": marks,
+        "annotations": numbers,
+        "xaxis": {"anchor": "y2", "type": "date"},
+        "yaxis": {"domain": [0.53, 1], "title": {"text": "IC"}},
+        "yaxis2": {"domain": [0, 0.47], "title": {"text": "Rank IC"}, "matches": "y"},
+        "legend": _LEGEND,
+    }
+    return {"data": data, "layout": layout}
+
+
+def _cumulative(ic: pd.Series, rank_ic: pd.Series) -> Figure:
+    data = [
+        _line("#ic", ic.cumsum(), "IC", "@blue", hovertemplate="IC %{y:.2f}<extra></extra>"),
+        _line("#ic", rank_ic.fillna(0).cumsum(), "Rank IC", "@orange", dash="dash",
+              hovertemplate="Rank IC %{y:.2f}<extra></extra>"),
+    ]  # fmt: skip
+    layout = {"height": 300, "hovermode": "x unified", "xaxis": {"type": "date"}, "legend": _LEGEND}
+    return {"data": data, "layout": layout}
+
+
+def _histogram(ic: pd.Series, rank_ic: pd.Series) -> Figure:
+    both: NDArray[np.float64] = np.concatenate([ic.to_numpy(np.float64), rank_ic.to_numpy(np.float64)])
+    low, high = float(both.min()), float(both.max())
+    edges = np.linspace(low, high if high > low else low + 0.01, int(np.clip(np.sqrt(len(ic)) * 1.5, 8, 40)) + 1)
+    middles = _floats((edges[:-1] + edges[1:]) / 2)
+    counts = {name: np.histogram(v, edges)[0].tolist() for name, v in (("IC", ic), ("Rank IC", rank_ic))}
+    data: list[Figure] = [
+        {"type": "bar", "x": middles, "y": counts["IC"], "name": "IC", "marker": {"color": "@bar"},
+         "hovertemplate": "IC near %{x:.3f}: %{y} days<extra></extra>"},
+        {"type": "scatter", "mode": "lines", "x": middles, "y": counts["Rank IC"], "name": "Rank IC",
+         "line": {"color": "@orange", "width": 2, "shape": "hvh"},
+         "hovertemplate": "Rank IC near %{x:.3f}: %{y} days<extra></extra>"},
+    ]  # fmt: skip
+    mean = round(float(ic.mean()), 5)
+    layout = {
+        "height": 300,
+        "bargap": 0.08,
+        "xaxis": {"tickformat": ".2f"},
+        "yaxis": {"title": {"text": "days"}},
+        "legend": _LEGEND,
+        "shapes": [{"type": "line", "x0": mean, "x1": mean, "y0": 0, "y1": 1, "yref": "paper",
+                    "line": {"color": "@strong", "width": 2}}],
+        "annotations": [{"text": f"mean {mean:.3f}", "x": mean, "y": 1, "yref": "paper", "xanchor": "left",
+                         "yanchor": "bottom", "showarrow": False, "font": {"color": "@strong", "size": 11}}],
+    }  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def _quantiles(by_day: pd.DataFrame) -> Figure:
+    views = {
+        "less the day's mean": by_day.sub(by_day.mean(axis=1), axis=0),
+        "as they are": by_day,
+    }
+    names = {1: "1, lowest scores", QUANTILES: f"{QUANTILES}, highest scores"}
+    first, last = _days(by_day.index[[0, -1]])
+    data = []
+    for view, returns in views.items():
+        curves = {str(q): returns[q].fillna(0).cumsum() for q in reversed(by_day.columns)}
+        for q, curve in curves.items():
+            outer = int(q) in names
+            data.append(
+                _line("#quantiles", curve, names.get(int(q), q), f"@q{q}", width=2.4 if outer else 1.5, view=view,
+                      hovertemplate=f"{q}: %{{y:.1%}}<extra></extra>")
+            )  # fmt: skip
+        if 1 in by_day and QUANTILES in by_day:
+            curves["5 − 1"] = (by_day[QUANTILES] - by_day[1]).fillna(0).cumsum()
+            data.append(
+                _line("#quantiles", curves["5 − 1"], "5 − 1, highest less lowest", "@ink", dash="dash", view=view,
+                      hovertemplate="5 − 1: %{y:.1%}<extra></extra>")
+            )  # fmt: skip
+        data.append(_end_labels({k: float(c.iloc[-1]) for k, c in curves.items()}, last) | {"view": view})
+    layout = {
+        "height": 400,
+        "hovermode": "x unified",
+        "margin": {"r": 48},
+        "xaxis": {"type": "date", "range": [first, last]},
         "yaxis": {"tickformat": ".0%"},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"},
+        "legend": _LEGEND | {"traceorder": "normal"},
+    }
+    return {"data": data, "layout": layout, "views": list(views)}
+
+
+def _end_labels(ends: Mapping[str, float], day: str) -> Figure:
+    """Names at the right ends of curves, pushed apart where the curves end too close to each other to be read."""
+    order = sorted(ends, key=lambda name: ends[name])
+    gap = (max(ends.values()) - min(ends.values())) * 0.045
+    places: list[float] = []
+    for name in order:
+        places.append(max(ends[name], places[-1] + gap) if places else ends[name])
+    return {
+        "type": "scatter", "mode": "text", "x": [day] * len(order), "y": _floats(places), "text": [f"  {name}" for name in order],
+        "textposition": "middle right", "textfont": {"size": 11, "color": "@ink"}, "cliponaxis": False,
+        "hoverinfo": "skip", "showlegend": False,
+    }  # fmt: skip
+
+
+def _portfolio(returns: pd.DataFrame) -> Figure:
+    curves = returns.fillna(0).cumsum()
+    hover = {"hovertemplate": "%{fullData.name} %{y:.1%}<extra></extra>"}
+    data = [
+        _line("#portfolio", curves["excess_with_cost"], "excess, after costs", "@blue", width=2.4, **hover),
+        _line("#portfolio", curves["excess"], "excess, before costs", "@q4", dash="dash", **hover),
+        _line("#portfolio", curves["strategy"], "strategy, after costs", "@orange", width=1.5, **hover),
+        _line("#portfolio", curves["bench"], "benchmark", "@soft", width=1.5, dash="dot", **hover),
+    ]
+    down = curves["excess_with_cost"] - curves["excess_with_cost"].cummax()
+    data.append(
+        _line("#portfolio", down, "drawdown of the excess", "@red", width=1, yaxis="y2", fill="tozeroy", fillcolor="@fill",
+              showlegend=False, hovertemplate="drawdown %{y:.1%}<extra></extra>")
+    )  # fmt: skip
+    layout = {
+        "height": 440,
+        "hovermode": "x unified",
+        "xaxis": {"type": "date", "anchor": "y2"},
+        "yaxis": {"domain": [0.32, 1], "tickformat": ".0%"},
+        "yaxis2": {"domain": [0, 0.25], "tickformat": ".0%", "title": {"text": "drawdown"}},
+        "legend": _LEGEND,
     }
     return {"data": data, "layout": layout}

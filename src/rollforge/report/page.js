@@ -1,0 +1,123 @@
+"use strict";
+// The plots of the page. Data stand in #plots; Plotly, compressed, in #library. Nothing is fetched.
+const PLOTS = JSON.parse(document.getElementById("plots").textContent);
+const PAPER_WIDTH = 660;
+const chosen = {};
+
+// "@name" is a colour of the style sheet, "#name" a shared list of days.
+function resolved(value, colours) {
+  if (typeof value === "string") {
+    if (value[0] === "@") return colours.getPropertyValue("--" + value.slice(1)).trim();
+    if (value[0] === "#") return PLOTS.series[value.slice(1)];
+    return value;
+  }
+  if (Array.isArray(value)) return typeof value[0] === "object" && value[0] ? value.map(v => resolved(v, colours)) : value;
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, resolved(inner, colours)]));
+}
+
+function draw(name, width) {
+  const place = document.getElementById("plot-" + name);
+  const figure = PLOTS.figures[name];
+  const colours = getComputedStyle(document.documentElement);
+  const narrow = (width || place.clientWidth) < 600;
+  const given = resolved(figure.layout, colours);
+  const axis = resolved({ gridcolor: "@line", linecolor: "@line", zerolinecolor: "@soft", zerolinewidth: 1, automargin: true,
+    tickfont: { color: "@soft" }, title: { font: { color: "@soft", size: 12 } } }, colours);
+  const layout = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: narrow ? false : "zoom",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.getPropertyValue("--ink").trim() },
+    hoverlabel: resolved({ bgcolor: "@paper", bordercolor: "@line", font: { color: "@ink", size: 12 }, namelength: -1 }, colours),
+    ...given,
+    margin: { l: 46, r: 10, t: 40, b: 30, ...given.margin },
+    height: narrow ? Math.min(given.height, 380) : given.height,
+  };
+  for (const key of ["xaxis", "yaxis", "yaxis2"]) {
+    const own = given[key] || {};
+    if (key !== "yaxis2" || given[key]) layout[key] = { ...axis, ...own, title: { ...axis.title, ...own.title } };
+  }
+  layout.xaxis.showgrid = false;
+  if (width) layout.width = width;
+  const view = figure.views && (chosen[name] || figure.views[0]);
+  const data = figure.data.filter(trace => !trace.view || trace.view === view)
+    .map(({ view, ...trace }) => resolved(trace, colours));
+  return Plotly.react(place, data, layout, { displayModeBar: false, responsive: !width });
+}
+
+function drawAll(width) {
+  return Promise.all(Object.keys(PLOTS.figures).map(name => draw(name, width)));
+}
+
+async function start() {
+  const packed = Uint8Array.from(atob(document.getElementById("library").textContent), c => c.charCodeAt(0));
+  const text = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  const script = document.createElement("script");
+  script.textContent = text;
+  document.head.append(script);
+  await drawAll();
+  document.documentElement.dataset.plots = "drawn";
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", () => drawAll());
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("printing");
+    drawAll(PAPER_WIDTH);
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("printing");
+    drawAll();
+  });
+}
+
+if (document.getElementById("library")) {
+  start().catch(problem => {
+    document.documentElement.dataset.plots = "failed";
+    document.querySelectorAll(".plot > div").forEach(place => {
+      place.style.minHeight = 0;
+      place.textContent = "This browser cannot draw the plot (" + problem + "); the tables hold the figures.";
+      place.className = "empty";
+    });
+  });
+}
+
+document.querySelectorAll(".switch").forEach(box => {
+  const buttons = [...box.querySelectorAll("button")];
+  buttons.forEach(button => button.addEventListener("click", () => {
+    buttons.forEach(b => b.setAttribute("aria-pressed", String(b === button)));
+    chosen[box.dataset.plot] = button.textContent;
+    draw(box.dataset.plot);
+  }));
+});
+
+// A click on a head sorts by that column, a second one the other way round; what has no value stays last.
+document.querySelectorAll("table.sort thead th").forEach((head, column) => {
+  head.querySelector("button").addEventListener("click", () => {
+    const upward = head.getAttribute("aria-sort") !== "ascending";
+    head.parentNode.querySelectorAll("th").forEach(h => h.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", upward ? "ascending" : "descending");
+    const body = head.closest("table").tBodies[0];
+    const key = row => {
+      const text = row.cells[column].dataset.v ?? row.cells[column].textContent;
+      return text !== "" && !isNaN(text) ? Number(text) : text;
+    };
+    const rows = [...body.rows].map(row => [key(row), row]);
+    const order = (a, b) => a === b ? 0 : a === "" ? 1 : b === "" ? -1 : (a > b ? 1 : -1) * (upward ? 1 : -1);
+    rows.sort((a, b) => order(a[0], b[0])).forEach(([, row]) => body.append(row));
+  });
+});
+
+// The link of the section that is being read is marked.
+const links = new Map([...document.querySelectorAll("nav a")].map(a => [a.hash.slice(1), a]));
+const seen = new IntersectionObserver(entries => entries.forEach(entry => {
+  if (!entry.isIntersecting) return;
+  links.forEach(a => a.classList.remove("here"));
+  links.get(entry.target.id)?.classList.add("here");
+}), { rootMargin: "-60px 0px -70% 0px" });
+document.querySelectorAll("section[id]").forEach(section => seen.observe(section));
+
+// What is folded on a screen is open on paper.
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  opened.forEach(d => { d.open = true; });
+});
+addEventListener("afterprint", () => opened.forEach(d => { d.open = false; }));

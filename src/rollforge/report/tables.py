@@ -1,0 +1,265 @@
+"""The tables of the page. All that a report has to say stands in them, so that it reads without a script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from rollforge.report.facts import Fact, duration
+from rollforge.report.markup import Markup, join, tag
+from rollforge.report.summary import METRICS, QUANTILES, TaskRow, by_month
+from rollforge.report.timeline import segment_names
+
+__all__ = [
+    "cards", "dates_table", "environment_table", "failed_tasks", "month_tables", "number", "quantile_table", "risk_table",
+    "windows_table",
+]  # fmt: skip
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_NOTHING = "–"
+# More rows than this scroll in a box of their own, so that what follows stays near.
+_LONG = 40
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number as text with a true minus sign, or a dash when there is none.
+
+    Examples
+    --------
+    >>> number(-0.0312, ".3f"), number(None, ".3f"), number(-0.00001, ".2f")
+    ('−0.031', '–', '0.00')
+    """
+    if value is None or not np.isfinite(value):
+        return _NOTHING
+    text = format(value, form)
+    if text.startswith("-") and not any(c in "123456789" for c in text):
+        text = text[1:]  # minus nothing
+    return text.replace("-", "−")
+
+
+def cards(quality: Sequence[Fact]) -> Markup | None:
+    """Return the figures that say how good a prediction is, large; None when there are none."""
+    if not quality:
+        return None
+    made = [
+        tag(
+            "div",
+            tag("dt", fact.name),
+            tag("dd", fact.text.replace("-", "−") if fact.text[:1] == "-" else fact.text, tag("small", fact.hint)),
+            class_="card",
+        )
+        for fact in quality
+    ]
+    return tag("dl", *made, class_="cards")
+
+
+def _number_cell(value: float | None, form: str) -> Markup:
+    known = value is not None and np.isfinite(value)
+    return tag("td", number(value, form), class_="n", data_v=f"{value:.8g}" if known else "")
+
+
+def _bar_cells(values: Sequence[float | None], form: str) -> list[Markup]:
+    """Numbers with bars on one scale, to the right of zero when positive, to the left when negative."""
+    known = [v for v in values if v is not None and np.isfinite(v)]
+    low, high = min([0.0, *known]), max([0.0, *known])
+    scale = 100 / (high - low) if high > low else 0.0
+    zero = -low * scale
+    cells = []
+    for value in values:
+        if value is None or not np.isfinite(value):
+            cells.append(tag("td", _NOTHING, class_="n", data_v=""))
+            continue
+        width = abs(value) * scale
+        left = zero if value >= 0 else zero - width
+        bar = tag("i", class_="pos" if value >= 0 else "neg", style=f"left:{left:.1f}%;width:{width:.1f}%")
+        axis = tag("span", bar, class_="bar", style=f"--zero:{zero:.1f}%")
+        cells.append(
+            tag("td", axis, tag("span", number(value, form), class_="figure"), class_="n", data_v=f"{value:.8g}")
+        )
+    return cells
+
+
+def _largest(values: Sequence[float]) -> float:
+    return max((abs(v) for v in values if np.isfinite(v)), default=0.0)
+
+
+def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Markup], *, sortable: bool = False) -> Markup:
+    cells = [
+        tag("th", tag("button", title, type="button") if sortable else title, scope="col", class_=kind or None)
+        for title, kind in heads
+    ]
+    table = tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows), class_="sort" if sortable else None)
+    return tag("div", table, class_="scroll long" if len(rows) > _LONG else "scroll", tabindex="0")
+
+
+def windows_table(tasks: Sequence[TaskRow]) -> Markup:
+    """Return one row a task: its test segment, how it ended, its metrics, what it took."""
+    columns = _window_columns(tasks)
+    rows = [tag("tr", *cells) for cells in zip(*(cells for _, _, cells in columns), strict=True)]
+    return _table([(title, kind) for title, kind, _ in columns], rows, sortable=True)
+
+
+def _window_columns(tasks: Sequence[TaskRow]) -> list[tuple[str, str, list[Markup]]]:
+    """Title, class and cells of each column that some task has something for."""
+    columns = [("#", "n", [tag("td", t.window.index + 1, class_="n", data_v=t.window.index) for t in tasks])]
+    if any(t.model for t in tasks):
+        columns.append(("model", "", [tag("td", t.model) for t in tasks]))
+    columns.append(("test", "", [_test_cell(t) for t in tasks]))
+    columns.append(("days", "n", [_number_cell(_test_days(t), "d") for t in tasks]))
+    columns.append(
+        ("status", "", [tag("td", tag("span", t.status, class_=f"state {_state(t.status)}")) for t in tasks])
+    )
+    columns += [(name, "n", _metric_cells(name, tasks)) for name in METRICS if any(name in t.metrics for t in tasks)]
+    for title, name in (("fit", "fit_seconds"), ("total", "task_seconds")):
+        if any(name in t.metrics for t in tasks):
+            columns.append((title, "n", [_seconds_cell(t.metrics.get(name)) for t in tasks]))
+    if any(t.attempt > 1 for t in tasks):
+        columns.append(("attempts", "n", [_number_cell(t.attempt, "d") for t in tasks]))
+    if any(t.recorder_id for t in tasks):
+        runs = [tag("td", tag("code", t.recorder_id[:8]), title=t.recorder_id or None) for t in tasks]
+        columns.append(("run", "", runs))
+    return columns
+
+
+def _state(status: str) -> str:
+    return status if status in ("done", "failed") else "open"
+
+
+def _test_days(task: TaskRow) -> int | None:
+    test = task.window.segments.get("test")
+    return None if test is None else test.days
+
+
+def _test_cell(task: TaskRow) -> Markup:
+    test = task.window.segments.get("test")
+    return tag("td", _NOTHING) if test is None else tag("td", f"{test.start} – {test.end}", data_v=test.start)
+
+
+def _metric_cells(name: str, tasks: Sequence[TaskRow]) -> list[Markup]:
+    values = [t.metrics.get(name) for t in tasks]
+    return [_number_cell(v, ".3f") for v in values] if name.endswith("IR") else _bar_cells(values, ".4f")
+
+
+def _seconds_cell(seconds: float | None) -> Markup:
+    if seconds is None:
+        return tag("td", _NOTHING, class_="n", data_v="")
+    return tag("td", duration(seconds), class_="n", data_v=f"{seconds:.4g}")
+
+
+def dates_table(tasks: Sequence[TaskRow]) -> Markup:
+    """Return first day, last day and trading days of every segment of every task."""
+    names = segment_names(tasks)
+    heads = [("#", "n")]
+    for name in names:
+        heads += [(name, ""), ("days", "n")]
+    rows = []
+    for task in tasks:
+        cells = [tag("td", task.window.index + 1, class_="n")]
+        for name in names:
+            span = task.window.segments.get(name)
+            cells.append(tag("td", _NOTHING if span is None else f"{span.start} – {span.end}"))
+            cells.append(tag("td", _NOTHING if span is None else span.days, class_="n"))
+        rows.append(tag("tr", *cells))
+    return _table(heads, rows)
+
+
+def month_tables(series: Mapping[str, pd.Series]) -> Markup:
+    """Return a heat map of year by month for each named daily series, all on one scale of colour."""
+    tables = {name: by_month(values) for name, values in series.items()}
+    largest = max((_largest(table.to_numpy().ravel().tolist()) for table in tables.values()), default=0.0)
+    return tag("div", *(_month_table(name, table, largest) for name, table in tables.items()), class_="pair")
+
+
+def _month_table(name: str, table: pd.DataFrame, largest: float) -> Markup:
+    heads = [tag("th", "", scope="col"), *(tag("th", m, scope="col") for m in _MONTHS), tag("th", "year", scope="col")]
+    rows = []
+    for year, values in zip(table.index, table.to_numpy(np.float64), strict=True):
+        labels = [f"{m} {year}" for m in _MONTHS] + [str(year)]
+        cells = [_heat_cell(v, f"{name}, {label}", largest) for v, label in zip(values, labels, strict=True)]
+        rows.append(tag("tr", tag("th", year, scope="row"), *cells))
+    caption = tag("caption", name)
+    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="heat")
+    return tag("div", made, class_="scroll", tabindex="0")
+
+
+def _heat_cell(value: float, label: str, largest: float) -> Markup:
+    if not np.isfinite(value):
+        return tag("td", "", class_="none", title=f"{label}: no day")
+    strength = abs(value) / largest if largest > 0 else 0.0
+    # A correlation is below 1: without its leading zero a month fits where twelve of them stand.
+    text = number(value, ".3f").replace("0.", ".", 1)
+    side = "pos" if value >= 0 else "neg"
+    return tag("td", text, class_=side, style=f"--a:{strength:.2f}", title=f"{label}: {number(value, '.4f')}")
+
+
+def quantile_table(table: pd.DataFrame) -> Markup:
+    """Return the figures a year of each quantile, highest scores first, then of the highest less the lowest."""
+    heads = [
+        ("scores", ""),
+        ("return a year", "n"),
+        ("less the day's mean", "n"),
+        ("Sharpe", "n"),
+        ("days above 0", "n"),
+    ]
+    words = {"1": "1, lowest", str(QUANTILES): f"{QUANTILES}, highest"}
+    order = [*reversed(table.index[:-1]), table.index[-1]]
+    excess = _bar_cells(table.loc[order[:-1], "excess"].tolist(), ".1%")
+    rows = []
+    for name, bar in zip(order, [*excess, tag("td", "", class_="n")], strict=True):
+        row, last = table.loc[name], name == order[-1]
+        cells = [
+            tag("th", f"{QUANTILES} − 1, highest less lowest" if last else words.get(name, name), scope="row"),
+            _number_cell(row["annual"], ".1%"),
+            bar,
+            _number_cell(row["sharpe"], ".2f"),
+            _number_cell(row["positive"], ".1%"),
+        ]
+        rows.append(tag("tr", *cells, class_="sum" if last else None))
+    return _table(heads, rows)
+
+
+def risk_table(risk: pd.DataFrame) -> Markup:
+    """Return the risk figures of a backtest."""
+    heads = [
+        ("", ""),
+        ("return a year", "n"),
+        ("information ratio", "n"),
+        ("deepest drawdown", "n"),
+        ("std of a day", "n"),
+    ]
+    rows = [
+        tag(
+            "tr",
+            tag("th", name, scope="row"),
+            _number_cell(row["annualized_return"], ".2%"),
+            _number_cell(row["information_ratio"], ".3f"),
+            _number_cell(row["max_drawdown"], ".2%"),
+            _number_cell(row["std"], ".3%"),
+        )
+        for name, row in risk.iterrows()
+    ]
+    return _table(heads, rows)
+
+
+def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
+    """Return what each failed task raised, with the whole traceback folded below it; None when there is none."""
+    parts = []
+    for task in tasks:
+        test = task.window.segments.get("test")
+        where = [f"test {test.start} – {test.end}"] if test is not None else []
+        where += [task.model] if task.model else []
+        where += [f"{task.attempt} attempt{'s' if task.attempt != 1 else ''}"] if task.attempt else []
+        head = join(
+            tag("b", f"Window {task.window.index + 1}"), " ", tag("span", " · ".join(where)), tag("code", task.reason)
+        )
+        body = tag("pre", task.error.strip() or "The store kept no traceback of it.", tabindex="0")
+        parts.append(tag("details", tag("summary", head), body, class_="error"))
+    return join(*parts) if parts else None
+
+
+def environment_table(environment: Mapping[str, str]) -> Markup | None:
+    """Return where and with what the report was made; None when nothing is known."""
+    rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in environment.items() if value]
+    return tag("table", tag("tbody", *rows)) if rows else None

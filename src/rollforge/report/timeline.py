@@ -1,0 +1,96 @@
+"""The windows on a time axis, drawn with boxes alone: it needs no script, prints, and follows the page's width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rollforge.generate.timeline import SegmentSpan
+from rollforge.report.markup import Markup, join, tag
+from rollforge.report.summary import TaskRow
+
+__all__ = ["segment_names", "timeline"]
+
+_KNOWN = ("train", "valid", "test")
+_DAY = np.timedelta64(1, "D")
+# Rows get thinner, and fewer of them are numbered, as they get more; each stays visible.
+_ROW_HEIGHTS = ((16, 22, 1), (32, 16, 1), (64, 10, 2), (128, 6, 5), (100_000, 4, 20))
+
+
+def segment_names(tasks: Sequence[TaskRow]) -> list[str]:
+    """Return the names of all segments: train, valid, test, then any others in the order of their first use."""
+    used = dict.fromkeys(name for t in tasks for name in t.window.segments)
+    return [*(n for n in _KNOWN if n in used), *(n for n in used if n not in _KNOWN)]
+
+
+def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
+    """Return one row a task, a box a segment, with dates to read when pointed at; None without segments."""
+    spans = [s for t in tasks for s in t.window.segments.values()]
+    if not spans:
+        return None
+    low, high = min(s.start for s in spans), max(s.end for s in spans) + _DAY
+    height, every = next((h, e) for most, h, e in _ROW_HEIGHTS if len(tasks) <= most)
+    ticks = [(_share(day, low, high), label) for day, label in _ticks(low, high)]
+    grid = join(*(tag("i", style=f"left:{at:.2f}%") for at, _ in ticks))
+    axis = join(*(tag("span", label, style=f"left:{at:.2f}%") for at, label in ticks if at < 97))
+    rows = [_row(task, low, high, numbered=i % every == 0) for i, task in enumerate(tasks)]
+    names = segment_names(tasks)
+    keys = [tag("span", tag("i", class_=f"box {_kind(name)}"), name) for name in names]
+    if any(t.status == "failed" for t in tasks):
+        keys.append(tag("span", tag("i", class_="box test failed"), "failed"))
+    if any(t.status not in ("failed", "done") for t in tasks):
+        keys.append(tag("span", tag("i", class_="box test open"), "not done yet"))
+    return tag(
+        "div",
+        tag("div", *keys, class_="keys"),
+        tag(
+            "div",
+            tag("div", axis, class_="axis"),
+            tag("div", grid, class_="grid"),
+            *rows,
+            class_="rows",
+            style=f"--row:{height}px",
+        ),
+        class_="timeline",
+        role="img",
+        aria_label=f"{', '.join(names)} of {len(tasks)} windows from {low} to {high - _DAY}",
+    )
+
+
+def _kind(name: str) -> str:
+    return name if name in _KNOWN else "other"
+
+
+def _share(day: np.datetime64, low: np.datetime64, high: np.datetime64) -> float:
+    return 100 * float((day - low) / _DAY) / float((high - low) / _DAY)
+
+
+def _row(task: TaskRow, low: np.datetime64, high: np.datetime64, *, numbered: bool) -> Markup:
+    boxes = [_box(task, name, span, low, high) for name, span in task.window.segments.items()]
+    number = str(task.window.index + 1) if numbered else ""
+    return tag("div", tag("b", number), tag("div", *boxes, class_="lane"), class_="row")
+
+
+def _box(task: TaskRow, name: str, span: SegmentSpan, low: np.datetime64, high: np.datetime64) -> Markup:
+    left, right = _share(span.start, low, high), _share(span.end + _DAY, low, high)
+    state = {"done": "", "failed": " failed"}.get(task.status, " open") if name == "test" else ""
+    side = " end" if left > 55 else ""
+    who = f"window {task.window.index + 1}" + (f", {task.model}" if task.model else "")
+    ended = f" · {task.status}" if name == "test" else ""
+    tip = f"{who}, {name}: {span.start} to {span.end} · {span.days} trading days{ended}"
+    return tag(
+        "i", class_=f"box {_kind(name)}{state}{side}", style=f"left:{left:.3f}%;width:{right - left:.3f}%", data_tip=tip
+    )
+
+
+def _ticks(low: np.datetime64, high: np.datetime64) -> Iterator[tuple[np.datetime64, str]]:
+    """First days of months, quarters, years or several years: between three and a dozen of them."""
+    months = int((high.astype("M8[M]") - low.astype("M8[M]")) / np.timedelta64(1, "M")) + 1
+    step = next((s for s in (1, 3, 6, 12, 24, 60) if months / s <= 12), 120)
+    first = low.astype("M8[M]").astype(int)
+    for month in range(first - first % step if step <= 12 else first - first % 12, first + months + step, step):
+        # The first trading day is rarely the first of its month, and its month is named all the same.
+        day = low if month == first else np.datetime64(month, "M").astype("M8[D]")
+        if low <= day < high:
+            yield day, str(np.datetime64(month, "M")) if step < 12 else str(np.datetime64(month, "M"))[:4]
