@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -142,7 +143,7 @@ def test_force_release_runs_each_task_in_a_process_of_its_own() -> None:
     with pytest.raises(TrainingFailed, match=r"ValueError: invalid literal"):
         call_in_child(int, "bad")
     with pytest.raises(TrainingFailed, match=r"died with exit code -9"):
-        call_in_child(os.kill, 0, 9)
+        call_in_child(signal.raise_signal, 9)
     store = open_store("memory://release")
     store.create("p", [{"x": 4}])
     Worker(store, Job("p", len, force_release=True)).run()
