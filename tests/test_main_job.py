@@ -174,7 +174,7 @@ def test_a_window_that_fails_is_named_and_the_rest_is_kept(small_market: Path, t
     assert report.returncode == 1, report.stderr
     page = (tmp_path / "out" / "report.html").read_text()
     assert "no &lt;b&gt;summer&lt;/b&gt; for me" in page
-    assert "1 of 3, 2 failed" in page
+    assert "1 of 3 done, 2 failed" in page
 
 
 def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ _PANDAS = frozenset(
     [
         *("DataFrame", "Series", "Index", "MultiIndex", "DatetimeIndex", "RangeIndex", "TimedeltaIndex"),
         *("CategoricalIndex", "Timestamp", "Timedelta", "Categorical", "CategoricalDtype", "DatetimeTZDtype"),
-        "StringDtype",
+        *("StringDtype", "BooleanDtype", "Int8Dtype", "Int16Dtype", "Int32Dtype", "Int64Dtype", "Float32Dtype"),
+        *("UInt8Dtype", "UInt16Dtype", "UInt32Dtype", "UInt64Dtype", "Float64Dtype"),
     ]
 )
 _NUMPY_FUNCTIONS = {"_reconstruct", "scalar", "_frombuffer"}

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.record.analysis import calc_ic
+from rollforge.report.facts import facts
 from rollforge.report.html import write_report
 from rollforge.report.summary import ReportInputs, Summary, TaskRow, summarise
 from rollforge.report.terminal import headline_table, windows_table
@@ -54,11 +55,13 @@ def test_the_headline_is_computed_from_the_prediction() -> None:
     assert given.label is not None
     summary = summarise(given)
     ic, ric = calc_ic(given.prediction["score"], given.label["LABEL0"])
-    headline = dict(summary.headline)
-    assert headline["IC"] == f"{ic.mean():+.4f}"
-    assert headline["Rank IC"] == f"{ric.mean():+.4f}"
-    assert headline["windows"] == "3 of 3"
-    assert headline["time in tasks"] == "6.0 s, 4.5 s of it in model fitting"
+    assert summary.headline.ic == pytest.approx(ic.mean())
+    assert summary.headline.rank_ic == pytest.approx(ric.mean())
+    assert summary.headline.ic_t == pytest.approx(ic.mean() / ic.std() * len(ic) ** 0.5)
+    said = {f.name: f.text for f in facts(summary.headline)}
+    assert said["IC"] == f"{ic.mean():.4f}"
+    assert said["windows"] == "3 of 3 done"
+    assert said["time in tasks"] == "6.0 s, 4.5 s of it in model fitting (75%)"
 
 
 def page(tmp_path: Path, summary: Summary) -> str:
@@ -72,7 +75,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", outside)
     assert "@import" not in outside
     assert "url(" not in outside
-    for words in ("Windows", "By month", "Returns by quantile", "2020-03-01 – 2020-03-28", "a: 1"):
+    for words in ("Windows", "IC by month", "Returns by quantile", "2020-03-01 – 2020-03-28", "a: 1"):
         assert words in outside
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
@@ -112,9 +115,9 @@ def test_the_terminal_shows_the_same_headline() -> None:
     console.print(headline_table(summary))
     console.print(windows_table(summary))
     shown = console.export_text()
-    for name, value in summary.headline:
-        assert name in shown
-        assert value[:20] in shown
+    for fact in facts(summary.headline):
+        assert fact.name in shown
+        assert fact.text[:20] in shown
     assert "2020-03-01 … 2020-03-28" in shown
 
 

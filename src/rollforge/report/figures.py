@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from rollforge.report.summary import QUANTILES, Summary
 
-__all__ = ["Plots", "figures", "rolling_days"]
+__all__ = ["Plots", "boundaries", "figures", "rolling_days"]
 
 Figure = dict[str, Any]
 
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 # With more windows than this, lines between them would hide what they are drawn over.
 _MAX_BOUNDARIES = 24
+_GAP = np.timedelta64(15, "D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,10 @@ def figures(summary: Summary) -> Plots:
     made: dict[str, Figure] = {}
     series: dict[str, Sequence[str]] = {}
     if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
-        series["ic"] = _days(summary.ic.index)
-        made["daily"] = _daily(summary.ic, summary.rank_ic.reindex(summary.ic.index), _boundaries(summary))
-        made["cumulative"] = _cumulative(summary.ic, summary.rank_ic.reindex(summary.ic.index))
+        days = _with_gaps(summary.ic.index)
+        series["ic"] = _days(days)
+        made["daily"] = _daily(summary.ic, summary.rank_ic, days, boundaries(summary))
+        made["cumulative"] = _cumulative(summary.ic, summary.rank_ic, days)
         made["histogram"] = _histogram(summary.ic, summary.rank_ic)
     if summary.quantiles is not None and len(summary.quantiles):
         series["quantiles"] = _days(summary.quantiles.index)
@@ -57,6 +59,13 @@ def figures(summary: Summary) -> Plots:
 def rolling_days(days: int) -> int:
     """Return over how many days a rolling mean runs in a plot of `days`: a quarter year where there are three of them."""
     return 60 if days >= 180 else 20
+
+
+def _with_gaps(index: Any) -> pd.DatetimeIndex:
+    """The days, and one more in each long gap (a window that failed), where a line then breaks."""
+    days = pd.DatetimeIndex(index)
+    before = days[:-1][np.diff(days.to_numpy()) > _GAP]
+    return days.union(before + pd.Timedelta(days=1))
 
 
 def _days(index: Any) -> list[str]:
@@ -75,41 +84,41 @@ def _line(x: str, values: Any, name: str, colour: str, **more: Any) -> Figure:
     }  # fmt: skip
 
 
-def _boundaries(summary: Summary) -> list[tuple[str, str]]:
-    """Where test windows begin: (day, number of the window); none when they would crowd the plot."""
+def boundaries(summary: Summary) -> list[tuple[str, str]]:
+    """Return where test windows begin, as (day, number of the window); nothing when they would crowd the plot."""
     tests = [(t.window.segments.get("test"), t.window.index + 1) for t in summary.tasks]
     starts = sorted({str(span.start): str(number) for span, number in reversed(tests) if span is not None}.items())
     return starts if 1 < len(starts) <= _MAX_BOUNDARIES else []
 
 
-def _daily(ic: pd.Series, rank_ic: pd.Series, boundaries: Sequence[tuple[str, str]]) -> Figure:
-    days = rolling_days(len(ic))
+def _daily(ic: pd.Series, rank_ic: pd.Series, days: pd.DatetimeIndex, starts: Sequence[tuple[str, str]]) -> Figure:
+    window = rolling_days(len(ic))
     data = []
     for values, name, axis in ((ic, "IC", "y"), (rank_ic, "Rank IC", "y2")):
-        mean = values.rolling(days, min_periods=max(2, days // 3)).mean()
+        mean = values.rolling(window, min_periods=max(2, window // 3)).mean().reindex(days)
         first = axis == "y"
         data.append(
             {
-                "type": "bar", "x": "#ic", "y": _floats(values), "name": "one day", "yaxis": axis, "showlegend": first,
-                "legendgroup": "day", "marker": {"color": "@bar", "line": {"width": 0}},
+                "type": "bar", "x": "#ic", "y": _floats(values.reindex(days)), "name": "one day", "yaxis": axis,
+                "showlegend": first, "legendgroup": "day", "marker": {"color": "@bar", "line": {"width": 0}},
                 "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>",
             }
         )  # fmt: skip
         data.append(
             _line(
-                "#ic", mean, f"mean of the last {days} days", "@strong", yaxis=axis, showlegend=first, legendgroup="mean",
-                hovertemplate=f"mean of {days} days %{{y:.4f}}<extra></extra>", width=2.2,
+                "#ic", mean, f"mean of the last {window} days", "@strong", yaxis=axis, showlegend=first, legendgroup="mean",
+                hovertemplate=f"mean of {window} days %{{y:.4f}}<extra></extra>", width=2.2,
             )
         )  # fmt: skip
     marks = [
         {"type": "line", "x0": day, "x1": day, "y0": 0, "y1": 1, "yref": "paper", "layer": "below",
          "line": {"color": "@line", "width": 1, "dash": "dot"}}
-        for day, _ in boundaries
+        for day, _ in starts
     ]  # fmt: skip
     numbers = [
         {"text": number, "x": day, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top", "showarrow": False,
          "font": {"size": 10, "color": "@soft"}}
-        for day, number in boundaries
+        for day, number in starts
     ]  # fmt: skip
     layout = {
         "height": 460,
@@ -125,10 +134,11 @@ def _daily(ic: pd.Series, rank_ic: pd.Series, boundaries: Sequence[tuple[str, st
     return {"data": data, "layout": layout}
 
 
-def _cumulative(ic: pd.Series, rank_ic: pd.Series) -> Figure:
+def _cumulative(ic: pd.Series, rank_ic: pd.Series, days: pd.DatetimeIndex) -> Figure:
+    ic, rank_ic = (values.reindex(days, fill_value=0.0).cumsum() for values in (ic, rank_ic))
     data = [
-        _line("#ic", ic.cumsum(), "IC", "@blue", hovertemplate="IC %{y:.2f}<extra></extra>"),
-        _line("#ic", rank_ic.fillna(0).cumsum(), "Rank IC", "@orange", dash="dash",
+        _line("#ic", ic, "IC", "@blue", hovertemplate="IC %{y:.2f}<extra></extra>"),
+        _line("#ic", rank_ic, "Rank IC", "@orange", dash="dash",
               hovertemplate="Rank IC %{y:.2f}<extra></extra>"),
     ]  # fmt: skip
     layout = {"height": 300, "hovermode": "x unified", "xaxis": {"type": "date"}, "legend": _LEGEND}
@@ -157,7 +167,7 @@ def _histogram(ic: pd.Series, rank_ic: pd.Series) -> Figure:
         "legend": _LEGEND,
         "shapes": [{"type": "line", "x0": mean, "x1": mean, "y0": 0, "y1": 1, "yref": "paper",
                     "line": {"color": "@strong", "width": 2}}],
-        "annotations": [{"text": f"mean {mean:.3f}", "x": mean, "y": 1, "yref": "paper", "xanchor": "left",
+        "annotations": [{"text": f"mean {mean:.3f}".replace("-", "−"), "x": mean, "y": 1, "yref": "paper", "xanchor": "left",
                          "yanchor": "bottom", "showarrow": False, "font": {"color": "@strong", "size": 11}}],
     }  # fmt: skip
     return {"data": data, "layout": layout}

@@ -8,14 +8,14 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from rollforge.errors import DataError
 from rollforge.report.facts import facts
-from rollforge.report.figures import Figure, Plots, figures, rolling_days
+from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Summary
 from rollforge.report.tables import (
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # The browser itself refuses whatever would leave the file; scripts and styles stand in it.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+# Of more notes than this, the others are folded.
+_NOTES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,12 @@ def render(summary: Summary) -> str:
         "main",
         _overview(summary, missing_plots=bool(plots.figures) and library is None),
         *(tag("section", tag("h2", s.title), tag("p", s.lead, class_="lead"), s.body, id=s.anchor) for s in sections),
-        _footer(summary),
+        _footer(summary, drawn=library is not None),
     )
     body = tag(
         "body",
         tag("header", tag("p", "Rolling experiment", class_="kind"), tag("h1", summary.title), _extent(summary)),
-        tag("nav", tag("div", *links), aria_label="Sections"),
+        tag("nav", tag("div", *links), aria_label="Sections") if links else None,
         main,
         tag("script", _json({"figures": drawn.figures, "series": drawn.series}), type="application/json", id="plots"),
         None if library is None else tag("script", Markup(library), type="text/plain", id="library"),
@@ -123,13 +125,19 @@ def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
             )
         )
     if summary.notes:
-        items = tag("ul", *(tag("li", note) for note in summary.notes))
-        parts.append(tag("div", tag("b", "This result is not complete"), items, class_="note"))
+        parts.append(_notes(summary.notes))
     if missing_plots:
         parts.append(tag("p", "Plots need the package plotly: pip install 'rollforge[report]'", class_="empty"))
     else:
         parts.append(tag("noscript", tag("p", "Plots need JavaScript; the tables hold the figures.", class_="empty")))
     return join(*parts)
+
+
+def _notes(notes: Sequence[str]) -> Markup:
+    shown, folded = notes[:_NOTES], notes[_NOTES:]
+    rest = tag("details", tag("summary", f"{len(folded)} more"), tag("ul", *(tag("li", n) for n in folded)))
+    listed = tag("ul", *(tag("li", n) for n in shown))
+    return tag("div", tag("b", "This result is not complete"), listed, rest if folded else None, class_="note")
 
 
 def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
@@ -168,7 +176,8 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
         )
         lead = (
             "Correlation of scores and the returns that followed, across instruments, on each day; "
-            f"the line is the mean of the last {rolling_days(len(summary.ic))} days. Dotted: where a test window begins."
+            f"the line is the mean of the last {rolling_days(len(summary.ic))} days."
+            + (" Dotted: where a test window begins." if boundaries(summary) else "")
         )
         yield _Section("daily", "IC by day", lead, join(_plot(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
@@ -213,8 +222,9 @@ def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:
     )
 
 
-def _footer(summary: Summary) -> Markup:
-    made = tag("p", "Made by Rollforge. Plots by plotly.js (MIT licence). The file needs no network.")
+def _footer(summary: Summary, *, drawn: bool) -> Markup:
+    plots = "Plots by plotly.js (MIT licence). " if drawn else ""
+    made = tag("p", f"Made by Rollforge. {plots}The file needs no network.")
     return tag("footer", environment_table(summary.environment), made)
 
 

@@ -38,6 +38,7 @@ function draw(name, width) {
   }
   layout.xaxis.showgrid = false;
   if (width) layout.width = width;
+  place.style.minHeight = layout.height + "px";
   const view = figure.views && (chosen[name] || figure.views[0]);
   const data = figure.data.filter(trace => !trace.view || trace.view === view)
     .map(({ view, ...trace }) => resolved(trace, colours));

@@ -115,8 +115,6 @@ def _window_columns(tasks: Sequence[TaskRow]) -> list[tuple[str, str, list[Marku
     for title, name in (("fit", "fit_seconds"), ("total", "task_seconds")):
         if any(name in t.metrics for t in tasks):
             columns.append((title, "n", [_seconds_cell(t.metrics.get(name)) for t in tasks]))
-    if any(t.attempt > 1 for t in tasks):
-        columns.append(("attempts", "n", [_number_cell(t.attempt, "d") for t in tasks]))
     if any(t.recorder_id for t in tasks):
         runs = [tag("td", tag("code", t.recorder_id[:8]), title=t.recorder_id or None) for t in tasks]
         columns.append(("run", "", runs))

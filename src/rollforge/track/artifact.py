@@ -161,8 +161,11 @@ def _same_moment(value: Any) -> bool:
         back = from_plain(plain)
     except (RollforgeError, ValueError):
         return False
-    same = type(back) is type(value) and back == value and getattr(back, "unit", None) == getattr(value, "unit", None)
-    return bool(same) and str(getattr(back, "tzinfo", None)) == str(getattr(value, "tzinfo", None))
+    return type(back) is type(value) and repr(back) == repr(value) and _unit(back) == _unit(value)
+
+
+def _unit(value: Any) -> Any:
+    return getattr(value, "unit", None)
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

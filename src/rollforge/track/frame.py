@@ -26,6 +26,9 @@ _KEY = b"rollforge"
 _DTYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 )
+_NULLABLE = frozenset(
+    ["boolean", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64"]
+)
 
 
 class _Unfit(Exception):
@@ -127,6 +130,8 @@ def _array(column: pd.Series) -> tuple[pa.Array, str]:
         return pa.array(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()), str(dtype)
     if isinstance(dtype, pd.StringDtype) and dtype == pd.Series(["a"]).dtype:
         return pa.array(column, type=pa.large_string(), from_pandas=True), "text"
+    if str(dtype) in _NULLABLE:
+        return pa.array(column.array), str(dtype)
     if isinstance(dtype, np.dtype) and dtype.kind == "O" and pd.api.types.infer_dtype(column, skipna=False) == "string":
         if not all(type(v) is str for v in column):
             raise _Unfit(dtype)
@@ -145,6 +150,8 @@ def _values(array: pa.ChunkedArray, dtype: str) -> Any:
     """A column of pandas's own kind; a copy, so that it may be written to."""
     if dtype == "text":
         return pd.Series(["a"]).dtype.__from_arrow__(array)  # type: ignore[union-attr]
+    if dtype in _NULLABLE:
+        return pd.api.types.pandas_dtype(dtype).__from_arrow__(array)  # type: ignore[union-attr]
     if dtype == "object":
         return np.array(array.to_pylist() or [], dtype=object)
     if dtype.startswith("datetime64[") and "," in dtype:
@@ -163,7 +170,7 @@ def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, Any]]:
     if isinstance(index, pd.RangeIndex):
         return [], {"kind": "range", "range": [index.start, index.stop, index.step], "names": names}
     if isinstance(index, pd.MultiIndex):
-        levels = [index.get_level_values(i) for i in range(index.nlevels)]
+        levels = _levels(index)
         if any(pd.isna(level).any() for level in index.levels):
             raise _Unfit("a missing label among the levels")
         return levels, {"kind": "multi", "names": names}
@@ -175,6 +182,12 @@ def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, Any]]:
         if pd.tseries.frequencies.to_offset(index.freq.freqstr) != index.freq:
             raise _Unfit(index.freq)
     return [index], about
+
+
+def _levels(index: pd.MultiIndex) -> list[pd.Index]:
+    """The values of each level with its name; by place, because a number given to pandas may be another level's name."""
+    unnamed = index.set_names([None] * index.nlevels)
+    return [unnamed.get_level_values(i).rename(name) for i, name in enumerate(index.names)]
 
 
 def _restore_index(about: dict[str, Any], arrays: list[pa.ChunkedArray], dtypes: list[str]) -> pd.Index:
@@ -222,7 +235,7 @@ def _axis(columns: pd.Index) -> dict[str, Any]:
     if isinstance(columns, pd.RangeIndex):
         return {"kind": "range", "range": [columns.start, columns.stop, columns.step], "names": names}
     if isinstance(columns, pd.MultiIndex):
-        levels = [columns.get_level_values(i) for i in range(columns.nlevels)]
+        levels = _levels(columns)
     elif type(columns) in (pd.Index, pd.DatetimeIndex):
         levels = [columns]
     else:
@@ -250,7 +263,7 @@ def _restore_axis(about: dict[str, Any]) -> pd.Index:
         start, stop, step = about["range"]
         return pd.RangeIndex(start, stop, step, name=names[0])
     levels = [
-        pd.Index([from_plain(v) for v in values], dtype=dtype)
+        pd.Index([from_plain(v) for v in values], dtype=dtype, tupleize_cols=False)
         for values, dtype in zip(about["values"], about["dtypes"], strict=True)
     ]
     return pd.MultiIndex.from_arrays(levels, names=names) if about["kind"] == "multi" else levels[0].rename(names[0])

@@ -1,0 +1,354 @@
+"""Objects come back exactly, or say why not; reading runs nothing that a file names."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+
+from rollforge import trust
+from rollforge.errors import ArtifactUnreadable, TrackingUnavailable, UntrustedPickle
+from rollforge.track import artifact, frame
+from rollforge.track.files import LocalFiles
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.dates(), st.datetimes(),
+    st.timedeltas(), st.sampled_from([pd.Timestamp("2020-01-01"), pd.Timestamp("2020-06-01", tz="UTC")]),
+    st.just(pd.Timedelta("3h")),
+)  # fmt: skip
+KEYS = st.one_of(st.text(), st.integers(), st.sampled_from(["$ref", "$tuple"]))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(KEYS, inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+LABELS = st.one_of(
+    st.none(), st.text(max_size=4), st.integers(-5, 5), st.tuples(st.text(max_size=2), st.integers(0, 3))
+)
+COLUMNS = {
+    "bool": st.booleans(),
+    "int8": st.integers(-128, 127),
+    "int64": st.integers(-(2**63), 2**63 - 1),
+    "uint64": st.integers(0, 2**64 - 1),
+    "float32": st.floats(width=32),
+    "float64": st.floats(),
+    "str": st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), max_size=5)),
+    "object": st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    "datetime64[s]": st.integers(-(10**9), 10**9),
+    "datetime64[ns]": st.one_of(st.just(pd.NaT), st.integers(-(10**18), 10**18)),
+    "datetime64[us, Europe/Berlin]": st.integers(0, 10**15),
+    "category": st.sampled_from(["a", "b"]),
+    "boolean": st.one_of(st.none(), st.booleans()),
+    "Float32": st.one_of(st.none(), st.floats(width=32, allow_nan=False)),
+    "Int64": st.one_of(st.none(), st.integers(-5, 5)),
+}
+# A level of nothing but NA comes back from pandas itself with another type.
+PLAIN = COLUMNS.keys() - {"boolean", "Float32", "Int64"}
+
+
+def made(dtype: str, values: list[Any]) -> Any:
+    """A column of a dtype."""
+    if dtype.startswith("datetime64["):
+        unit = dtype[11:].partition("]")[0].partition(",")[0]
+        numbers = np.array([np.iinfo(np.int64).min if v is pd.NaT else v for v in values], "int64")
+        stamps = pd.Series(numbers.view(f"datetime64[{unit}]"))
+        return stamps.dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin") if "," in dtype else stamps
+    return pd.Series(values, dtype=dtype)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pd.DataFrame | pd.Series:
+    """Tables of awkward kinds."""
+    rows = draw(st.integers(0, 5))
+
+    def column(dtypes: Any = COLUMNS) -> Any:
+        dtype = draw(st.sampled_from(sorted(dtypes)))
+        return made(dtype, draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)))
+
+    width = draw(st.integers(0, 3))
+    table = pd.DataFrame({i: column() for i in range(width)}, index=pd.RangeIndex(rows))
+    kind = draw(st.sampled_from(["range", "one", "two", "dates"]))
+    if kind == "one":
+        table.index = pd.Index(column(PLAIN), name=draw(LABELS))
+    elif kind == "two":
+        names = [draw(LABELS), draw(LABELS)]
+        table.index = pd.MultiIndex.from_arrays([column(PLAIN), column(PLAIN)], names=names)
+    elif kind == "dates":
+        table.index = pd.date_range(
+            "2020-01-01", periods=rows, freq=draw(st.sampled_from(["D", "B", "h"])), name="datetime"
+        )
+    heads = draw(st.sampled_from(["range", "text", "mixed", "levels", "numbers"]))
+    if heads == "text":
+        table.columns = pd.Index(
+            draw(st.lists(st.text(max_size=3), min_size=width, max_size=width)), dtype="str", name="c"
+        )
+    elif heads == "mixed":
+        table.columns = pd.Index(
+            draw(st.lists(LABELS, min_size=width, max_size=width)), dtype=object, tupleize_cols=False
+        )
+    elif heads == "levels" and width:
+        table.columns = pd.MultiIndex.from_arrays([["f"] * width, range(width)], names=["kind", draw(LABELS)])
+    elif heads == "numbers":
+        table.columns = pd.Index(np.arange(width, dtype="float64"))
+    if width and draw(st.booleans()):
+        series = table.iloc[:, 0]
+        series.name = draw(LABELS)
+        return series
+    return table
+
+
+def assert_same(found: Any, given_: Any) -> None:
+    """Equal to the last dtype, name, frequency and time zone."""
+    assert type(found) is type(given_)
+    if isinstance(given_.index, pd.MultiIndex):
+        # Labels that no row has are not kept; pandas compares levels, and those of the whole are what is written.
+        given_ = given_.set_axis(given_.index.remove_unused_levels(), axis=0)
+    if isinstance(given_, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, given_, check_exact=True)
+    else:
+        pd.testing.assert_series_equal(found, given_, check_exact=True)
+    assert found.attrs == given_.attrs
+
+
+@given(tables())
+@settings(max_examples=300, deadline=None)
+def test_any_table_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, table: pd.DataFrame | pd.Series
+) -> None:
+    """Index, names, dtypes, columns of several levels: through Parquet, or a pickle for what Parquet cannot hold."""
+    files = LocalFiles(tmp_path_factory.mktemp("t"))
+    artifact.save(files, "x.pkl", table)
+    found = artifact.find(files, "x.pkl")
+    assert found is not None
+    try:
+        assert_same(artifact.load_file(found), table)
+    except artifact.ArtifactRefused:  # what Parquet cannot hold is pickled, and zones and frequencies need trust
+        assert found.suffix == ".pkl"
+        assert_same(artifact.load_file(found, trusted=True), table)
+
+
+def test_the_tables_that_matter_are_parquet(tmp_path: Path) -> None:
+    """A prediction, a label, a report: files that plain pandas reads as well."""
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2020-01-01", periods=3), ["B", "A"]], names=["datetime", "instrument"]
+    )
+    prediction = pd.DataFrame({"score": np.arange(6, dtype="float32")}, index=index)
+    prediction.attrs = {"segment": "test"}
+    features = pd.concat({"feature": prediction, "label": prediction}, axis=1)
+    report = pd.DataFrame({"return": [0.1, np.nan]}, index=pd.date_range("2020-01-01", periods=2, name="datetime"))
+    for value in (prediction, prediction["score"], features, report, prediction.unstack(), pd.DataFrame()):
+        table = frame.to_arrow(value)
+        assert table is not None
+        frame.write_table(table, tmp_path / "x.parquet")
+        assert_same(frame.read_table(tmp_path / "x.parquet"), value)
+    frame.write_table(frame.to_arrow(prediction), tmp_path / "x.parquet")
+    plain = pd.read_parquet(tmp_path / "x.parquet")
+    assert plain.equals(prediction)
+    back: Any = frame.read_table(tmp_path / "x.parquet")
+    back.iloc[0, 0] = 7.0  # it is no read-only view of the file
+    report.to_parquet(tmp_path / "theirs.parquet")
+    pd.testing.assert_frame_equal(frame.read_table(tmp_path / "theirs.parquet"), report, check_freq=False)
+
+
+@given(VALUES)
+@settings(max_examples=200, deadline=None)
+def test_any_plain_value_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    """Types and the order of keys, in JSON or as a pickle."""
+    files = LocalFiles(tmp_path_factory.mktemp("t"))
+    artifact.save(files, "x", value)
+    found = artifact.find(files, "x")
+    assert found is not None
+    back = artifact.load_file(found)
+    assert back == value
+    assert repr(back) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6).reshape(2, 3),
+        np.array(5.0),
+        np.array(["2020-01-01", "NaT"], "datetime64[D]"),
+        np.zeros((0, 3), "float32"),
+        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+        np.array([{"a": 1}, None], dtype=object),
+    ],
+)
+def test_arrays_come_back(value: Any, tmp_path: Path) -> None:
+    """Dtype and shape; with objects inside, as a pickle."""
+    files = LocalFiles(tmp_path)
+    artifact.save(files, "x", value)
+    back = artifact.load_file(artifact.find(files, "x"))  # type: ignore[arg-type]
+    assert back.dtype == value.dtype
+    assert back.shape == value.shape
+    assert np.array_equal(back, value, equal_nan=value.dtype.kind in "fM")
+
+
+class Lines:
+    """A model with a text format of its own."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def save_to(self, folder: Path) -> None:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "model.txt").write_text("\n".join(self.lines))
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Lines:
+        return cls((folder / "sub" / "model.txt").read_text().split("\n"))
+
+
+def test_an_object_is_kept_in_its_own_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that is allowed loads; another is refused before any of its code runs, and loads when it is trusted."""
+    monkeypatch.setitem(sys.modules, Lines.__module__, sys.modules[__name__])
+    files = LocalFiles(tmp_path)
+    artifact.save(files, "model.pkl", Lines(["a", "b"]))
+    found = artifact.find(files, "model.pkl")
+    assert found is not None
+    with zipfile.ZipFile(found) as archive:
+        assert "data/sub/model.txt" in archive.namelist()
+    with pytest.raises(artifact.ArtifactRefused, match="Lines"):
+        artifact.load_file(found)
+    assert artifact.load_file(found, trusted=True).lines == ["a", "b"]
+    monkeypatch.setattr(trust, "_ALLOWED", {*trust._ALLOWED, (Lines.__module__, "Lines")})
+    assert artifact.load_file(found).lines == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("builtins", "object"), ("rollforge.task", "TaskRecord"), ("a\nb", "c"), (1, 2)],
+)
+def test_an_archive_that_names_something_else_is_refused(module: Any, name: Any, tmp_path: Path) -> None:
+    """Only a class with a `load_from`, through the same allow-list as pickles."""
+    file = tmp_path / "x.saved.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("rollforge.json", json.dumps({"module": module, "class": name}))
+        archive.writestr("data/../../escaped", "x")
+    with pytest.raises(ArtifactUnreadable):
+        artifact.load_file(file)
+    assert not (tmp_path.parent / "escaped").exists()
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_plain_data_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference in a JSON file to a module that is not imported is refused: importing would run it."""
+    (tmp_path / "hostile_module.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w').close()\nclass X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "x.plain.json"
+    for text in ('{"a":[{"$ref":"hostile_module:X"}]}', '{"$tuple":[{"$map":[["k",{"$ref":"hostile_module:X"}]]}]}'):
+        file.write_text(text)
+        with pytest.raises(artifact.ArtifactRefused, match="hostile_module"):
+            artifact.load_file(file)
+        with pytest.raises(UntrustedPickle):
+            artifact.load_file(file)
+    assert not (tmp_path / "it ran").exists()
+    artifact.load_file(file, trusted=True)
+    assert (tmp_path / "it ran").exists()
+    file.write_text('{"$ref":"rollforge.task:Nothing"}')
+    with pytest.raises(ArtifactUnreadable, match="not there"):
+        artifact.load_file(file)
+
+
+@pytest.mark.parametrize(
+    "value", [pd.DataFrame({"a": np.arange(1000.0)}), {"a": "x" * 500}, np.arange(500), {1, 2, "x" * 300}]
+)
+@pytest.mark.parametrize("part", [0, 0.3, 0.9])
+def test_a_truncated_file_says_so(value: Any, part: float, tmp_path: Path) -> None:
+    """Every form: ArtifactUnreadable with the path, and no other error."""
+    files = LocalFiles(tmp_path)
+    artifact.save(files, "x", value)
+    found = artifact.find(files, "x")
+    assert found is not None
+    data = found.read_bytes()
+    found.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(ArtifactUnreadable, match=str(tmp_path)):
+        artifact.load_file(found)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """The error is told, the old artifact stands, and no draft lies about."""
+    files = LocalFiles(tmp_path / "a")
+    artifact.save(files, "x", [1])
+
+    def write() -> None:
+        with files.draft("x.plain.json") as draft:
+            draft.write_text("[2")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(TrackingUnavailable, match="No space left"):
+        write()
+    assert artifact.load_file(tmp_path / "a" / "x.plain.json") == [1]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["x.plain.json"]
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_saves_leaves_no_half(tmp_path: Path) -> None:
+    """After kill -9 at any moment the artifact is the old one or a new one, whole."""
+    code = """
+import sys
+import numpy as np
+from pathlib import Path
+from rollforge.track import artifact
+from rollforge.track.files import LocalFiles
+files = LocalFiles(Path(sys.argv[1]))
+value = np.zeros(2_000_000)
+artifact.save(files, "x", value)
+print("ready", flush=True)
+while True:
+    value = value + 1
+    artifact.save(files, "x", value)
+"""
+    for i in range(6):
+        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(0.03 + 0.017 * i)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        found = artifact.load_file(tmp_path / "x.array.npy")
+        assert found.shape == (2_000_000,)
+        assert (found == found[0]).all()
+    assert artifact.names(LocalFiles(tmp_path)) == ["x"]
+
+
+def test_files_are_readable_by_others(tmp_path: Path) -> None:
+    """An artifact has the permissions that the process gives its files, not those of a temporary one."""
+    before = os.umask(0o022)
+    try:
+        artifact.save(LocalFiles(tmp_path), "x", [1])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.plain.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
+    """An ordered or named container comes back as what it is, or is refused, but never as another type."""
+    from collections import OrderedDict
+
+    files = LocalFiles(tmp_path)
+    value = {"a": OrderedDict(b=1), "c": np.float64(2.0), "d": dt.time(3)}
+    artifact.save(files, "x", value)
+    back = artifact.load_file(artifact.find(files, "x"))  # type: ignore[arg-type]
+    assert [type(v) for v in back.values()] == [OrderedDict, np.float64, dt.time]
+    assert pickle.loads(pickle.dumps(back)) == value
