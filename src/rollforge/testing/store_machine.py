@@ -1,0 +1,161 @@
+"""A state machine that drives a store and the one in memory side by side, and compares them after each step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound
+from rollforge.store.base import Clock, TaskStore
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Cause, Status, TaskRecord, digest
+from rollforge.testing.store import ManualClock
+
+__all__ = ["StoreMachine"]
+
+POOL = "machine"
+NUMBERS = st.integers(0, 5)
+QUERIES = st.sampled_from(
+    [
+        {},
+        {"x": {"$lt": 3}},
+        {"status": "waiting"},
+        {"status": "failed"},
+        {"status": "running"},
+        {"priority": {"$gt": 0}},
+    ]
+)
+FIELDS = ("status", "priority", "attempt", "stage_from", "worker", "cause", "error", "result", "blocked", "depends_on")
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Subclass it and say how a store is made."""
+
+    make_store: Callable[[Clock], TaskStore]
+
+    @initialize()
+    def begin(self) -> None:
+        """Two empty stores with one clock; failed attempts come back without jitter."""
+        self.clock = ManualClock()
+        self.model = MemoryStore(clock=self.clock)
+        self.store = type(self).make_store(self.clock)
+        self.claims: list[tuple[TaskRecord, TaskRecord]] = []
+        self._jitter = random.uniform
+        setattr(random, "uniform", lambda low, high: 1.0)  # noqa: B010
+
+    def teardown(self) -> None:
+        """Put the jitter back."""
+        if hasattr(self, "_jitter"):
+            setattr(random, "uniform", self._jitter)  # noqa: B010
+            self.store.remove(POOL)
+            self.store.pause(POOL, False)
+
+    def both(self, call: Callable[[TaskStore], Any]) -> Any:
+        """Return what both answer; they must agree, also in what they refuse."""
+        answers = []
+        for store in (self.model, self.store):
+            try:
+                answers.append(call(store))
+            except (LeaseLost, ConfigError, TaskNotFound) as exc:
+                answers.append(type(exc))
+        assert answers[0] == answers[1]
+        return answers[0]
+
+    @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), priority=st.integers(-1, 1), most=st.integers(1, 2))
+    def create(self, xs: list[int], priority: int, most: int) -> None:
+        """Some tasks, known ones among them."""
+        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], priority=priority, max_attempts=most))
+
+    @rule(x=NUMBERS, needs=st.lists(NUMBERS, min_size=1, max_size=2))
+    def create_dependent(self, x: int, needs: list[int]) -> None:
+        """A task that waits for others, which may not be there, or wait for it."""
+        self.both(lambda s: s.create(POOL, [{"x": x}], depends_on=[digest({"x": n}) for n in needs]))
+
+    @rule(
+        limit=st.integers(1, 2),
+        status=st.sampled_from([Status.WAITING, Status.PART_DONE]),
+        worker=st.sampled_from("ab"),
+        query=QUERIES,
+    )
+    def claim(self, limit: int, status: Status, worker: str, query: dict[str, Any]) -> None:
+        """The same tasks in the same order."""
+        ours, theirs = (
+            s.claim(POOL, worker=worker, lease=10, status=status, limit=limit, query=query)
+            for s in (self.model, self.store)
+        )
+        assert [t.id for t in ours] == [t.id for t in theirs]
+        assert [t.result for t in ours] == [t.result for t in theirs]
+        self.claims += zip(ours, theirs, strict=True)
+
+    def claimed(self, data: st.DataObject) -> tuple[TaskRecord, TaskRecord]:
+        """One of the claims so far, stale ones too."""
+        return self.claims[data.draw(st.integers(0, len(self.claims) - 1))]
+
+    def end(self, claim: tuple[TaskRecord, TaskRecord], call: Callable[[TaskStore, TaskRecord], Any]) -> None:
+        """The same call on both, each with its own claim."""
+        task = {id(self.model): claim[0], id(self.store): claim[1]}
+        self.both(lambda s: call(s, task[id(s)]))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), status=st.sampled_from([Status.DONE, Status.PART_DONE]), result=NUMBERS)
+    def commit(self, data: st.DataObject, status: Status, result: int) -> None:
+        """Accepted or refused by both."""
+        self.end(self.claimed(data), lambda s, t: s.commit(t, result, status))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """Tried again or put aside by both."""
+        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", Cause.KILLED))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), renew=st.booleans())
+    def keep_or_give_back(self, data: st.DataObject, renew: bool) -> None:
+        """A lease that lasts, or a task that goes back."""
+        self.end(self.claimed(data), lambda s, t: s.renew(t, 10) if renew else s.give_back(t))
+
+    @rule(seconds=st.sampled_from([1.0, 3.0, 11.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Leases run out, failed attempts come back."""
+        self.clock.now += seconds
+
+    @rule(query=QUERIES, what=st.sampled_from(["remove", "retry", "cancel", "raise", "reset", "finish"]))
+    def change(self, query: dict[str, Any], what: str) -> None:
+        """Everything that a person may do to the tasks that match."""
+        calls: dict[str, Callable[[TaskStore], Any]] = {
+            "remove": lambda s: s.remove(POOL, query),
+            "retry": lambda s: s.retry(POOL, query),
+            "cancel": lambda s: s.cancel(POOL, query),
+            "raise": lambda s: s.prioritize(POOL, query, 2),
+            "reset": lambda s: s.set_status(POOL, query, Status.WAITING),
+            "finish": lambda s: s.set_status(POOL, query, Status.DONE),
+        }
+        self.both(calls[what])
+
+    @rule(old=NUMBERS, new=NUMBERS)
+    def replace(self, old: int, new: int) -> None:
+        """One definition in the place of another."""
+        self.both(lambda s: s.replace(POOL, digest({"x": old}), {"x": new}))
+
+    @rule(worker=st.sampled_from("ab"), error=st.sampled_from([None, "killed"]))
+    def bury(self, worker: str, error: str | None) -> None:
+        """A worker that is known to be dead."""
+        self.both(lambda s: sorted(t.id for t in s.release_worker(POOL, worker, error)))
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        """Paused and resumed."""
+        self.both(lambda s: s.pause(POOL, paused))
+
+    @invariant()
+    def they_agree(self) -> None:
+        """All that can be seen of each task, in the same order; and the counts."""
+        if not hasattr(self, "store"):
+            return
+        seen = [[{f: getattr(t, f) for f in ("id", *FIELDS)} for t in s.query(POOL)] for s in (self.model, self.store)]
+        assert seen[0] == seen[1]
+        assert self.model.count(POOL) == self.store.count(POOL)
