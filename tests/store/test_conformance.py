@@ -25,7 +25,7 @@ from rollforge.testing.store import POOL, TaskStoreSuite
 from rollforge.testing.store_machine import StoreMachine
 
 _names = itertools.count()
-MACHINE = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+MACHINE = settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class TestMemoryStore(TaskStoreSuite):

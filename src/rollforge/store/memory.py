@@ -75,7 +75,7 @@ class MemoryStore:
         needs = tuple(sorted(set(depends_on)))
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
-            self._check_dependencies(pool, {task_id for task_id, _ in encoded}, needs)
+            self._check_dependencies(tasks, {task_id for task_id, _ in encoded}, needs)
             made = []
             for task_id, text in encoded:
                 made.append(Created(task_id, task_id not in tasks))
@@ -88,11 +88,13 @@ class MemoryStore:
             self._settle(pool, needs)
             return made
 
-    def _check_dependencies(self, pool: str, ids: set[str], needs: Sequence[str]) -> None:
-        tasks = self._pools[pool]
+    def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
         for task_id in needs:
             if task_id not in tasks and task_id not in ids:
-                raise TaskNotFound(f"depends_on: there is no task {task_id!r} in pool {pool!r}.")
+                raise TaskNotFound(f"depends_on: there is no task {task_id!r} in the pool.")
+        self._check_acyclic(tasks, ids, needs)
+
+    def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
         seen, frontier = set(needs), list(needs)
         while frontier:
             further = {d for t in frontier if t in tasks for d in tasks[t].depends_on} - seen
@@ -335,7 +337,7 @@ class MemoryStore:
 
     def retry(self, pool: str, query: Query | None = None) -> int:
         def again(task: TaskRecord) -> TaskRecord:
-            return replace(_with_status(task, task.stage_from), cause=None)
+            return replace(_with_status(task, task.stage_from), error=task.error)
 
         with self._lock:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
@@ -378,24 +380,22 @@ class MemoryStore:
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
         new_id, kept = digest(definition), decode(encode(definition))
         with self._lock:
-            old = self.get(pool, task_id)
-            tasks = self._pools[pool]
+            old, known = self.get(pool, task_id), self._pools[pool]
             fresh = TaskRecord(
                 id=new_id, pool=pool, definition=kept, priority=old.priority, max_attempts=old.max_attempts,
                 created_at=self._clock(), token=old.token + 1, depends_on=old.depends_on,
             )  # fmt: skip
-            if new_id != task_id and new_id in tasks:
-                both = tuple(sorted({*tasks[new_id].depends_on, *old.depends_on}))
-                tasks[new_id] = replace(tasks[new_id], depends_on=both)
-                del tasks[task_id]
+            if new_id != task_id and new_id in known:
+                both = tuple(sorted({*known[new_id].depends_on, *old.depends_on}))
+                tasks = {k: t for k, t in known.items() if k != task_id}
+                tasks[new_id] = replace(known[new_id], depends_on=both)
             else:
-                self._pools[pool] = tasks = {
-                    (new_id if k == task_id else k): (fresh if k == task_id else t) for k, t in tasks.items()
-                }
-            for task in list(tasks.values()):
-                if task_id in task.depends_on and new_id != task_id:
-                    needs = tuple(sorted({new_id if d == task_id else d for d in task.depends_on}))
-                    self._put(replace(task, depends_on=needs))
+                tasks = {(new_id if k == task_id else k): (fresh if k == task_id else t) for k, t in known.items()}
+            for key, task in tasks.items():
+                needs = {new_id if d == task_id else d for d in task.depends_on}
+                tasks[key] = replace(task, depends_on=tuple(sorted(needs)))
+            self._check_acyclic(tasks, {new_id}, tasks[new_id].depends_on)
+            self._pools[pool] = tasks
             self._settle(pool, [new_id, *tasks[new_id].depends_on])
             self._tell(pool)
         return new_id
@@ -408,7 +408,7 @@ def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
     """Put by hand into a status: old claims are stale, attempts start anew."""
     return replace(
         task, status=status, token=task.token + 1, attempt=0, lease_until=None, available_at=0.0,
-        stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
+        error=None, cause=None, stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
     )  # fmt: skip
 
 

@@ -138,23 +138,30 @@ class SQLStore(abc.ABC):
 
         return self._write(work, pool)
 
-    def _check_dependencies(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
+    def _check_dependencies(
+        self, tx: Transaction, pool: str, ids: set[str], wanted: list[str], *, known: bool = False
+    ) -> None:
+        if not known:
+            self._check_known(tx, pool, ids, wanted)
+        seen, frontier = set(wanted), wanted
+        while frontier:
+            rows = tx.rows(
+                f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
+                pool=pool,
+                ids=self._list(frontier),
+            )
+            frontier = [r[0] for r in rows if r[0] not in seen]
+            seen.update(frontier)
+        if seen & ids:
+            raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+
+    def _check_known(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
         known = tx.rows(
             f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')}", pool=pool, ids=self._list(wanted)
         )
         missing = sorted(set(wanted) - {r[0] for r in known} - ids)
         if missing:
             raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
-        seen, frontier = set(wanted), wanted
-        while frontier:
-            rows = tx.rows(
-                f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
-                pool=pool, ids=self._list(frontier),
-            )  # fmt: skip
-            frontier = [r[0] for r in rows if r[0] not in seen]
-            seen.update(frontier)
-        if seen & ids:
-            raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
 
     def _depend(self, tx: Transaction, pool: str, ids: Iterable[str], wanted: Iterable[str]) -> None:
         wanted = list(wanted)
@@ -487,7 +494,7 @@ class SQLStore(abc.ABC):
             ids = self._changed(
                 tx, pool, query,
                 "status = :status, stage_from = COALESCE(:stage, stage_from), token = token + 1, attempt = 0, "
-                "lease_until = NULL, available_at = 0",
+                "lease_until = NULL, available_at = 0, error = NULL, cause = NULL",
                 status=status.value, stage=stage,
             )  # fmt: skip
             self._settle(tx, pool, ids)
@@ -562,6 +569,7 @@ class SQLStore(abc.ABC):
                 else:
                     tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
                 self._rename_edges(tx, pool, task_id, new_id)
+                self._check_dependencies(tx, pool, {new_id}, self._needs_of(tx, pool, new_id), known=True)
             else:
                 tx.run(
                     "UPDATE tasks SET status = 'waiting', stage_from = 'waiting', attempt = 0, token = token + 1, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -92,8 +93,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.claims += zip(ours, theirs, strict=True)
 
     def claimed(self, data: st.DataObject) -> tuple[TaskRecord, TaskRecord]:
-        """One of the claims so far, stale ones too."""
-        return self.claims[data.draw(st.integers(0, len(self.claims) - 1))]
+        """One of the claims so far: mostly the latest, stale ones too."""
+        return self.claims[-1 - data.draw(st.integers(0, min(3, len(self.claims) - 1)))]
 
     def end(self, claim: tuple[TaskRecord, TaskRecord], call: Callable[[TaskStore, TaskRecord], Any]) -> None:
         """The same call on both, each with its own claim."""
@@ -123,11 +124,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Leases run out, failed attempts come back."""
         self.clock.now += seconds
 
-    @rule(query=QUERIES, what=st.sampled_from(["remove", "retry", "cancel", "raise", "reset", "finish"]))
+    @rule(query=QUERIES, what=st.sampled_from(["retry", "retry", "cancel", "raise", "reset", "finish"]))
     def change(self, query: dict[str, Any], what: str) -> None:
         """Everything that a person may do to the tasks that match."""
         calls: dict[str, Callable[[TaskStore], Any]] = {
-            "remove": lambda s: s.remove(POOL, query),
             "retry": lambda s: s.retry(POOL, query),
             "cancel": lambda s: s.cancel(POOL, query),
             "raise": lambda s: s.prioritize(POOL, query, 2),
@@ -135,6 +135,26 @@ class StoreMachine(RuleBasedStateMachine):
             "finish": lambda s: s.set_status(POOL, query, Status.DONE),
         }
         self.both(calls[what])
+
+    @rule(x=NUMBERS)
+    def remove(self, x: int) -> None:
+        """One task, which others may depend on."""
+        self.both(lambda s: s.remove(POOL, {"x": x}))
+
+    @rule(xs=st.lists(NUMBERS, min_size=2, max_size=4, unique=True))
+    def create_chain(self, xs: list[int]) -> None:
+        """Each waits for the one before."""
+        self.both(lambda s: s.create(POOL, [{"x": xs[0]}], max_attempts=1))
+        for before, after in itertools.pairwise(xs):
+            self.both(lambda s, a=after, b=before: s.create(POOL, [{"x": a}], depends_on=[digest({"x": b})]))  # type: ignore[misc]
+
+    @rule(good=st.booleans())
+    def work(self, good: bool) -> None:
+        """Claim the next task and end it."""
+        ours, theirs = (s.claim(POOL, worker="c", lease=10) for s in (self.model, self.store))
+        assert [t.id for t in ours] == [t.id for t in theirs]
+        for claim in zip(ours, theirs, strict=True):
+            self.end(claim, lambda s, t: s.commit(t, "good") if good else s.fail(t, "bad"))
 
     @rule(old=NUMBERS, new=NUMBERS)
     def replace(self, old: int, new: int) -> None:
