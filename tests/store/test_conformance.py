@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from bson.binary import Binary
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from rollforge.errors import StoreUnavailable
+from rollforge.errors import StoreUnavailable, UntrustedPickle
 from rollforge.store import sqlite
 from rollforge.store.base import Clock, TaskStore
 from rollforge.store.memory import MemoryStore
+from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import PostgresStore
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status
+from rollforge.testing.mongo import real_mongodb
 from rollforge.testing.postgres import PostgresServer
 from rollforge.testing.store import POOL, TaskStoreSuite
 from rollforge.testing.store_machine import StoreMachine
 
+STAND_IN_CANNOT = ("model.seg", "record.", "'model': {", "flag", "a.b")
 _names = itertools.count()
 MACHINE = settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -194,3 +201,110 @@ class TestPostgresStore(TaskStoreSuite):
         """Whatever is done to it in whatever order."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=MACHINE)
+
+
+class TestMongoStore(TaskStoreSuite):
+    """Each test in a database of its own: on the server that ROLLFORGE_TEST_MONGODB names, else on a stand-in.
+
+    The stand-in speaks the wire protocol to the real driver. It cannot show replica sets, write concerns, failover or
+    change streams, nor the contention and recovery of a real server.
+    """
+
+    @pytest.fixture(autouse=True)
+    def _database(self, mongodb: str) -> Iterator[None]:
+        self.uri = f"{mongodb.rstrip('/')}/rollforge_test_{os.getpid()}_{next(_names)}"
+        self.made: list[MongoStore] = []
+        yield
+        for store in self.made:
+            store._client.drop_database(store._database.name)
+            store.close()
+
+    def make_store(self, clock: Clock | None) -> TaskStore:
+        self.made.append(MongoStore(self.uri, clock=clock))
+        return self.made[-1]
+
+    @pytest.mark.parametrize(("query", "expected"), TaskStoreSuite.QUERIES)
+    def test_a_query_means_what_it_means_in_mongodb(
+        self, store: TaskStore, query: dict[str, Any], expected: set[int]
+    ) -> None:
+        """As for every store; the stand-in does not count through lists, or compare lists, objects and truth values."""
+        if not real_mongodb() and any(word in str(query) for word in STAND_IN_CANNOT):
+            pytest.skip("the stand-in cannot; ROLLFORGE_TEST_MONGODB=mongodb://… names a real server")
+        super().test_a_query_means_what_it_means_in_mongodb(store, query, expected)
+
+    def qlib_pool(self, *definitions: object, **more: Any) -> Any:
+        """A pool as Qlib's TaskManager writes it."""
+        self.make_store(None)
+        collection = self.made[-1]._database[POOL]
+        for definition in definitions:
+            blob = definition if isinstance(definition, bytes) else pickle.dumps(definition)
+            shown = definition if isinstance(definition, dict) else {"x": 1}
+            collection.insert_one({"def": Binary(blob), "filter": shown, "status": "waiting", **more})
+        return collection
+
+    def test_a_pool_that_qlib_made_is_listed_run_and_finished(self) -> None:
+        """Its documents have no lease, no digest, no priority; afterwards Qlib can read its results."""
+        collection = self.qlib_pool({"x": 1, "t": ("a", None)}, {"x": 2})
+        (second,) = [d["_id"] for d in collection.find({"filter.x": 2})]
+        store = self.make_store(None)
+        assert store.pools() == [POOL]
+        assert [t.definition for t in store.query(POOL)] == [{"x": 1, "t": ("a", None)}, {"x": 2}]
+        assert [t.definition for t in store.query(POOL, {"_id": str(second)})] == [{"x": 2}]
+        assert [c.new for c in store.create(POOL, [{"x": 2}])] == [False]
+        store.prioritize(POOL, {"_id": str(second)}, 5)
+        task = self.claim(store)
+        assert task.definition == {"x": 2}
+        store.commit(task, {"recorder": "abc"})
+        theirs = collection.find_one({"_id": second})
+        assert (theirs["status"], pickle.loads(theirs["res"])) == ("done", {"recorder": "abc"})
+        assert store.count(POOL) == {Status.WAITING: 1, Status.DONE: 1}
+
+    def test_qlib_can_read_a_pool_of_ours(self, store: TaskStore) -> None:
+        """Definition and filter are where it looks for them."""
+        store.create(POOL, [{"model": {"class": "LGBModel"}, "seg": ("2020-01-01", None)}])
+        document = self.made[-1]._database[POOL].find_one({"filter.model.class": "LGBModel", "status": "waiting"})
+        assert pickle.loads(document["def"]) == {"model": {"class": "LGBModel"}, "seg": ("2020-01-01", None)}
+
+    def test_a_hostile_definition_is_never_executed(self, tmp_path: Path) -> None:
+        """Its task fails with that reason, on every path; the others are run."""
+        marker = tmp_path / "ran"
+        hostile = f"cos\nsystem\n(S'touch {marker}'\ntR.".encode()
+        collection = self.qlib_pool(hostile, {"x": 2})
+        store = self.make_store(None)
+        assert self.claim(store).definition == {"x": 2}
+        assert store.claim(POOL, worker="w", lease=60) == []
+        refused = [t for t in store.query(POOL) if t.status is Status.FAILED]
+        assert "refused" in str(refused[0].error)
+        collection.update_many({"filter.x": 2}, {"$set": {"res": Binary(hostile)}})
+        with pytest.raises(UntrustedPickle):
+            list(store.query(POOL, {"x": 2}))
+        store.set_status(POOL, {"x": 2}, Status.PART_DONE)
+        assert store.claim(POOL, worker="w", lease=60, status=Status.PART_DONE) == []
+        assert not marker.exists()
+
+    def test_what_a_dying_worker_left_undone_is_done_by_the_next(self, store: TaskStore) -> None:
+        """A commit whose dependants were not told yet."""
+        (a,) = store.create(POOL, [{"x": 1}])
+        (b,) = store.create(POOL, [{"x": 2}], depends_on=[a.id])
+        self.made[-1]._database[POOL].update_one({"digest": a.id}, {"$set": {"status": "done"}})
+        assert store.claim(POOL, worker="w", lease=60) == []
+        assert self.claim(store).id == b.id
+
+    def test_a_server_that_nobody_runs(self) -> None:
+        """Says so, without the password, and does not wait for ever."""
+        with pytest.raises(StoreUnavailable, match="Is the server running") as caught:
+            MongoStore("mongodb://ann:secret@127.0.0.1:9/tasks?serverSelectionTimeoutMS=300")
+        assert "secret" not in str(caught.value)
+
+    def test_a_newer_schema_is_refused(self) -> None:
+        """An older program leaves a newer database alone."""
+        self.make_store(None)
+        self.made[-1]._meta.update_one({"_id": "schema"}, {"$set": {"version": 99}})
+        with pytest.raises(StoreUnavailable, match="newer Rollforge"):
+            MongoStore(self.uri)
+
+    @pytest.mark.slow
+    def test_it_behaves_like_the_model(self) -> None:
+        """Whatever is done to it in whatever order."""
+        machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
+        run_state_machine_as_test(machine, settings=settings(MACHINE, max_examples=15))

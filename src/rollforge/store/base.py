@@ -223,6 +223,32 @@ def because_of(task_id: str) -> str:
     return f"It depends on task {task_id}, which failed."
 
 
+def refuse_cycles(ids: set[str], wanted: Iterable[str], needs_of: Callable[[list[str]], Iterable[str]]) -> None:
+    """Do nothing, unless tasks of `ids` that wait for `wanted` would wait for themselves.
+
+    Parameters
+    ----------
+    ids : set of str
+        The tasks.
+    wanted : iterable of str
+        What they wait for.
+    needs_of : callable
+        What some tasks wait for, directly.
+
+    Raises
+    ------
+    ConfigError
+        Then.
+    """
+    frontier = list(wanted)
+    seen = set(frontier)
+    while frontier:
+        frontier = [n for n in needs_of(frontier) if n not in seen]
+        seen.update(frontier)
+    if seen & ids:
+        raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+
+
 # scheme -> (module, class, extra); a driver is imported only when its URI is used
 _DRIVERS = {
     "memory": ("rollforge.store.memory", "MemoryStore", ""),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rollforge.errors import ConfigError, LeaseLost, TaskNotFound
+from rollforge.errors import LeaseLost, TaskNotFound
 from rollforge.store.base import (
     Clock,
     Created,
@@ -15,6 +15,7 @@ from rollforge.store.base import (
     backoff,
     because_of,
     expired,
+    refuse_cycles,
     refuse_running,
     stale,
     trim_log,
@@ -95,13 +96,7 @@ class MemoryStore:
         self._check_acyclic(tasks, ids, needs)
 
     def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
-        seen, frontier = set(needs), list(needs)
-        while frontier:
-            further = {d for t in frontier if t in tasks for d in tasks[t].depends_on} - seen
-            seen |= further
-            frontier = list(further)
-        if seen & ids:
-            raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+        refuse_cycles(ids, needs, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         with self._lock:

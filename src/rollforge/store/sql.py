@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from rollforge.errors import ArtifactUnreadable, ConfigError, LeaseLost, TaskNotFound, UntrustedPickle
-from rollforge.store.base import Created, Query, backoff, because_of, refuse_running, stale, trim_log
+from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
+from rollforge.store.base import Created, Query, backoff, because_of, refuse_cycles, refuse_running, stale, trim_log
 from rollforge.store.codec import Encoded, decode_result, encode_result
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
 from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode
@@ -143,17 +143,16 @@ class SQLStore(abc.ABC):
     ) -> None:
         if not known:
             self._check_known(tx, pool, ids, wanted)
-        seen, frontier = set(wanted), wanted
-        while frontier:
+
+        def needs_of(some: list[str]) -> list[str]:
             rows = tx.rows(
                 f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
                 pool=pool,
-                ids=self._list(frontier),
+                ids=self._list(some),
             )
-            frontier = [r[0] for r in rows if r[0] not in seen]
-            seen.update(frontier)
-        if seen & ids:
-            raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+            return [r[0] for r in rows]
+
+        refuse_cycles(ids, wanted, needs_of)
 
     def _check_known(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
         known = tx.rows(

@@ -1,0 +1,686 @@
+"""A store in a MongoDB database, in the documents that Qlib's own task manager reads and writes.
+
+A pool is a collection; a task is a document with Qlib's fields (``def``, ``filter``, ``status``, ``res``, ``priority``)
+and ours beside them. Documents that Qlib made are taken over when they are first met: their pickled definition is read
+through the allow-list, and one that names anything else fails unread.
+
+MongoDB changes one document at a time: each claim, renewal and commit is atomic, as is everything that keeps results
+single. What follows from it for other documents (dependants that may begin, or fail) is done after it, and done again by
+whoever looks next, should a worker die in between.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC
+from typing import Any, TypeVar, cast
+
+from bson import ObjectId
+from bson.binary import Binary
+from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne
+from pymongo import errors as mongo
+from pymongo.collection import Collection
+from pymongo.uri_parser import parse_uri
+
+from rollforge import trust
+from rollforge.errors import (
+    ArtifactUnreadable,
+    ConfigError,
+    LeaseLost,
+    StoreUnavailable,
+    TaskNotFound,
+    UntrustedPickle,
+)
+from rollforge.session import mask_secrets
+from rollforge.store.base import (
+    Clock,
+    Created,
+    Query,
+    backoff,
+    because_of,
+    expired,
+    refuse_cycles,
+    refuse_running,
+    stale,
+    trim_log,
+)
+from rollforge.store.codec import Encoded, decode_result, encode_result
+from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
+from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, searchable, to_plain
+
+__all__ = ["MongoStore"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Document = dict[str, Any]
+
+SCHEMA_VERSION = 1
+_META = "rollforge_meta"
+_ORDER = [("priority", DESCENDING), ("seq", 1)]
+_UNFINISHED = ["waiting", "running", "part_done"]
+_FRESH: Document = {
+    "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
+    "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
+    "cause": None, "log": "", "needs": [], "unmet": [],
+}  # fmt: skip
+_SECONDS = 10.0
+_TRUST = (UntrustedPickle, ArtifactUnreadable)
+
+
+def _spoken(method: F) -> F:
+    """Let a method say plainly what is wrong with the server."""
+
+    @functools.wraps(method)
+    def wrapped(self: MongoStore, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except mongo.PyMongoError as exc:
+            raise self._unavailable(exc) from exc
+
+    return wrapped  # type: ignore[return-value]
+
+
+class MongoStore:
+    """Tasks in a MongoDB database.
+
+    Parameters
+    ----------
+    uri : str
+        ``mongodb://user:password@host:port/database`` with the driver's options after a ``?``; the database is
+        ``rollforge`` where none is named.
+    clock : callable, optional
+        Seconds since the epoch; by default the server's.
+
+    Raises
+    ------
+    StoreUnavailable
+        When the server cannot be reached or refuses, or the database is newer than this program.
+    """
+
+    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+        self.uri = uri
+        self._given_clock = clock
+        self._offset = (0.0, -1e9)
+        self._adopted: dict[str, float] = {}
+        self._seen: dict[str, Any] = {}
+        try:
+            named = parse_uri(uri)["database"] if not uri.startswith("mongodb+srv") else None
+            options: dict[str, Any] = {"serverSelectionTimeoutMS": 1000 * _SECONDS}
+            if "serverselectiontimeoutms" in uri.lower():
+                options = {}
+            self._client: MongoClient[Document] = MongoClient(uri, tz_aware=True, connect=False, **options)
+        except (mongo.PyMongoError, ValueError) as exc:
+            raise ConfigError(f"{mask_secrets(uri)!r}: {exc}", path="store") from exc
+        self._database = self._client[named or self._client.get_default_database("rollforge").name]
+        self._meta = self._database[_META]
+        try:
+            self._check_schema()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the server ----------------------------------------------------------------------------------------------------
+
+    @_spoken
+    def _check_schema(self) -> None:
+        found = self._meta.find_one({"_id": "schema"})
+        if found is None:
+            self._meta.update_one({"_id": "schema"}, {"$setOnInsert": {"version": SCHEMA_VERSION}}, upsert=True)
+        elif found["version"] > SCHEMA_VERSION:
+            raise StoreUnavailable(
+                f"The task store {mask_secrets(self.uri)} was made by a newer Rollforge (schema {found['version']}, this "
+                f"one knows {SCHEMA_VERSION}). Update Rollforge."
+            )
+
+    def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
+        code = getattr(exc, "code", None)
+        if code in (13, 18) or "auth" in str(exc).lower():
+            why = "refuses user or password. Check them in the URI"
+        elif isinstance(exc, mongo.ServerSelectionTimeoutError):
+            why = "cannot be reached. Is the server running, and are host and port right?"
+        elif isinstance(exc, mongo.ConnectionFailure):
+            why = "broke off. The server was stopped or restarted"
+        elif isinstance(exc, mongo.DocumentTooLarge):
+            why = "takes no document of more than 16 MB. Return less, or a recorder"
+        else:
+            why = "cannot be used"
+        text = mask_secrets(" ".join(str(exc).split())[:300])
+        return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {why} ({text})")
+
+    def _now(self) -> float:
+        """The server's time: this machine's clock, put right once a minute."""
+        if self._given_clock is not None:
+            return self._given_clock()
+        offset, measured = self._offset
+        if time.monotonic() - measured > 60:
+            before = time.time()
+            told = self._client.admin.command("hello")["localTime"].replace(tzinfo=UTC).timestamp()
+            offset = told - (before + time.time()) / 2
+            self._offset = (offset, time.monotonic())
+        return time.time() + offset
+
+    def _number(self, name: str, count: int = 1) -> int:
+        """The last of `count` numbers that nobody else gets."""
+        found = self._meta.find_one_and_update(
+            {"_id": name}, {"$inc": {"value": count}}, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return int(cast(Document, found)["value"])
+
+    def _tasks(self, pool: str) -> Collection[Document]:
+        if not pool or "$" in pool or "\x00" in pool or pool.startswith("system.") or pool == _META:
+            raise ConfigError(f"MongoDB takes no collection of the name {pool!r}.", path="task_pool")
+        tasks = self._database[pool]
+        if pool not in self._adopted:
+            self._adopted[pool] = -1e9
+            tasks.create_index("digest", unique=True, sparse=True)
+            tasks.create_index([("status", 1), ("priority", -1), ("seq", 1)])
+            tasks.create_index("needs")
+            tasks.create_index("changed")
+        if time.monotonic() - self._adopted[pool] > 1.0:
+            self._adopted[pool] = time.monotonic()
+            self._adopt(tasks)
+        return tasks
+
+    def _adopt(self, tasks: Collection[Document]) -> None:
+        """Give documents that Qlib wrote the fields that a task has here."""
+        for found in list(tasks.find({"digest": {"$exists": False}})):
+            ours = {**_FRESH, "created_at": found["_id"].generation_time.timestamp(), "seq": self._number("seq")}
+            ours |= {k: v for k, v in found.items() if k in _FRESH and v is not None}
+            if ours["status"] == "part_done":
+                ours["stage_from"] = "part_done"
+            try:
+                definition = trust.loads(bytes(found["def"]))
+                ours |= {"plain": encode(definition), "digest": digest(definition)}
+            except (*_TRUST, TypeError, KeyError) as exc:
+                error = f"The definition was refused: {exc}"
+                ours |= {
+                    "plain": "{}",
+                    "digest": str(found["_id"]),
+                    "status": "failed",
+                    "error": error,
+                    "cause": "raised",
+                }
+            try:
+                tasks.update_one({"_id": found["_id"], "digest": {"$exists": False}}, {"$set": ours})
+            except mongo.DuplicateKeyError:  # Qlib may hold a task twice
+                tasks.update_one({"_id": found["_id"]}, {"$set": {**ours, "digest": str(found["_id"])}})
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    # -- putting in ----------------------------------------------------------------------------------------------------
+
+    @_spoken
+    def create(
+        self,
+        pool: str,
+        definitions: Sequence[Mapping[str, Any]],
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        depends_on: Sequence[str] = (),
+    ) -> list[Created]:
+        written = [_definition(d) for d in definitions]  # all of them, before anything is stored
+        tasks, needs = self._tasks(pool), sorted(set(depends_on))
+        ids = {w["digest"] for w in written}
+        missing = sorted(set(needs) - ids - set(tasks.distinct("digest", {"digest": {"$in": needs}})))
+        if missing:
+            raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
+        refuse_cycles(ids, needs, lambda some: _needs(tasks, some))
+        last = self._number("seq", max(1, len(written)))
+        now = self._now()
+        fresh = {**_FRESH, "priority": priority, "max_attempts": max_attempts, "needs": needs, "unmet": needs}
+        for i, document in enumerate(written):
+            document |= {**fresh, "created_at": now, "changed": now, "seq": last - len(written) + 1 + i}
+        new = self._insert(tasks, written)
+        if needs:
+            self._settle(pool, needs)
+        return [Created(d["digest"], i in new) for i, d in enumerate(written)]
+
+    def _insert(self, tasks: Collection[Document], documents: Sequence[Document]) -> set[int]:
+        """Insert what is not there; return which were new, by place."""
+        if not documents:
+            return set()
+        inserts = [UpdateOne({"digest": d["digest"]}, {"$setOnInsert": d}, upsert=True) for d in documents]
+        try:
+            return set(tasks.bulk_write(inserts).upserted_ids or {})
+        except mongo.BulkWriteError as exc:  # two that insert the same at the same moment: one is told so
+            if any(e.get("code") != 11000 for e in exc.details.get("writeErrors", ())):
+                raise
+        return {
+            i
+            for i, (d, insert) in enumerate(zip(documents, inserts, strict=True))
+            if tasks.bulk_write([insert]).upserted_count or tasks.find_one({"digest": d["digest"], "seq": d["seq"]})
+        }
+
+    @_spoken
+    def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
+        tasks, kept = self._tasks(pool), list(records)
+        last = self._number("seq", max(1, len(kept)))
+        documents = []
+        for i, r in enumerate(kept):
+            status = r.stage_from if r.status is Status.RUNNING else r.status
+            documents.append(
+                {
+                    **_FRESH, **_definition(r.definition), "digest": r.id, "status": status.value,
+                    "stage_from": r.stage_from.value, "priority": r.priority, "attempt": r.attempt,
+                    "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
+                    "started_at": r.started_at, "finished_at": r.finished_at, "error": r.error,
+                    "cause": r.cause.value if r.cause else None, "log": trim_log(r.log), "needs": list(r.depends_on),
+                    "unmet": list(r.depends_on), "seq": last - len(kept) + 1 + i,
+                    **({} if r.result is None else {"res": _result(encode_result(r.result))}),
+                }
+            )  # fmt: skip
+        new = self._insert(tasks, documents)
+        self._settle(pool, {d for i in new for d in kept[i].depends_on})
+        return len(new)
+
+    # -- dependencies --------------------------------------------------------------------------------------------------
+
+    def _settle(self, pool: str, changed: Iterable[str]) -> None:
+        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
+        tasks, ids = self._tasks(pool), list(changed)
+        while ids:
+            dependants = list(tasks.find({"needs": {"$in": ids}}, {"needs": 1, "digest": 1, "status": 1}))
+            wanted = list({n for d in dependants for n in d["needs"]})
+            states = {
+                d["digest"]: d["status"] for d in tasks.find({"digest": {"$in": wanted}}, {"digest": 1, "status": 1})
+            }
+            ids = [d["digest"] for d in dependants if self._settle_one(tasks, d, states)]
+
+    def _settle_one(self, tasks: Collection[Document], task: Document, states: Mapping[str, str]) -> bool:
+        """Return whether the task fails now."""
+        met = [n for n in task["needs"] if states.get(n) == "done"]
+        unmet = [n for n in task["needs"] if n not in met]
+        # Only ever taken out or added one by one: somebody else may have seen another one end meanwhile.
+        if met:
+            tasks.update_one({"_id": task["_id"]}, {"$pullAll": {"unmet": met}})
+        for need in unmet:
+            tasks.update_one({"_id": task["_id"]}, {"$addToSet": {"unmet": need}})
+        guilty = sorted(n for n in unmet if states.get(n) in (None, "failed"))
+        if not guilty:
+            return False
+        failed = {
+            "status": "failed", "cause": "dependency", "error": because_of(guilty[0]), "finished_at": self._now(),
+            "changed": self._now(),
+        }  # fmt: skip
+        return bool(tasks.update_one({"_id": task["_id"], "status": "waiting"}, {"$set": failed}).modified_count)
+
+    def _heal(self, pool: str) -> None:
+        """Do what a worker that died right after a commit left undone."""
+        waiting = self._tasks(pool).find({"status": "waiting"}, {"unmet": 1})
+        unmet = {n for d in waiting for n in d["unmet"]}
+        if unmet:
+            self._settle(pool, unmet)
+
+    # -- claiming ------------------------------------------------------------------------------------------------------
+
+    @_spoken
+    def claim(
+        self,
+        pool: str,
+        *,
+        worker: str,
+        lease: float,
+        status: Status = Status.WAITING,
+        query: Query | None = None,
+        limit: int = 1,
+    ) -> list[TaskRecord]:
+        condition = _condition(parse_query(query))
+        tasks = self._tasks(pool)
+        self.expire(pool)
+        if self.paused(pool):
+            return []
+        now = self._now()
+        free = {"status": status.value, "available_at": {"$lte": now}, "unmet": {"$size": 0}}
+        if tasks.find_one(free, {"_id": 1}) is None:
+            self._heal(pool)
+            return []
+        change = {
+            "status": "running", "stage_from": status.value, "token": self._number("token"), "worker": worker,
+            "lease_until": now + lease, "started_at": now, "finished_at": None, "log": "", "changed": now,
+        }  # fmt: skip
+        claimed: list[TaskRecord] = []
+        while len(claimed) < limit:
+            found = tasks.find_one_and_update(
+                {"$and": [free, condition]}, {"$set": change}, sort=_ORDER, return_document=ReturnDocument.AFTER
+            )
+            if found is None:
+                break
+            task = self._record(pool, found, imports=True)
+            try:
+                result = _result_of(found) if status is Status.PART_DONE else None
+            except _TRUST as exc:
+                self.fail(task, f"The result of the first stage cannot be read: {exc}")
+                continue
+            claimed.append(_with(task, result=result))
+        return claimed
+
+    @_spoken
+    def expire(self, pool: str) -> None:
+        tasks, now = self._tasks(pool), self._now()
+        for found in list(tasks.find({"status": "running", "lease_until": {"$lte": now}}, {"res": 0, "def": 0})):
+            attempt = found["attempt"] + 1
+            status = "failed" if attempt >= found["max_attempts"] else found["stage_from"]
+            ended = {
+                "status": status, "attempt": attempt, "cause": "lease_lost", "error": expired(found["worker"]),
+                "lease_until": None, "finished_at": now, "changed": now,
+            }  # fmt: skip
+            same = {
+                "_id": found["_id"],
+                "status": "running",
+                "token": found["token"],
+                "lease_until": found["lease_until"],
+            }
+            if tasks.update_one(same, {"$set": ended}).modified_count and status == "failed":
+                self._settle(pool, [found["digest"]])
+
+    def _record(self, pool: str, found: Document, *, imports: bool = False) -> TaskRecord:
+        return TaskRecord(
+            id=found["digest"], pool=pool, definition=decode(found["plain"], imports=imports),
+            status=Status(found["status"]), stage_from=Status(found["stage_from"]), priority=int(found["priority"]),
+            attempt=found["attempt"], max_attempts=found["max_attempts"], token=found["token"],
+            lease_until=found["lease_until"], available_at=found["available_at"], worker=found["worker"],
+            created_at=found["created_at"], started_at=found["started_at"], finished_at=found["finished_at"],
+            error=found["error"], cause=Cause(found["cause"]) if found["cause"] else None, log=found["log"],
+            depends_on=tuple(sorted(found["needs"])), blocked=bool(found["unmet"]),
+        )  # fmt: skip
+
+    # -- the claim's end -----------------------------------------------------------------------------------------------
+
+    def _end(self, task: TaskRecord, change: Document) -> None:
+        held = {"digest": task.id, "status": "running", "token": task.token}
+        done = self._tasks(task.pool).update_one(held, {"$set": {**change, "changed": self._now()}})
+        if done.matched_count != 1:
+            raise LeaseLost(stale(task))
+
+    @_spoken
+    def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
+        change: Document = {"lease_until": self._now() + lease}
+        self._end(task, change if log is None else {**change, "log": trim_log(log)})
+
+    @_spoken
+    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+        change = {
+            "status": status.value, "res": _result(encode_result(result)), "error": None, "cause": None, "attempt": 0,
+            "lease_until": None, "available_at": 0.0, "finished_at": self._now(), "log": trim_log(log),
+        }  # fmt: skip
+        self._end(task, change)
+        if status is Status.DONE:
+            self._settle(task.pool, [task.id])
+
+    @_spoken
+    def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
+        found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
+        if found is None:
+            raise LeaseLost(stale(task))
+        to = status or Status(found["stage_from"])
+        self._end(task, {"status": to.value, "lease_until": None})
+        if status in (Status.DONE, Status.FAILED):
+            self._settle(task.pool, [task.id])
+
+    @_spoken
+    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
+        found = self._tasks(task.pool).find_one({"digest": task.id}, {"attempt": 1, "max_attempts": 1, "stage_from": 1})
+        if found is None:
+            raise LeaseLost(stale(task))
+        attempt, now = found["attempt"] + 1, self._now()
+        status = Status.FAILED if attempt >= found["max_attempts"] else Status(found["stage_from"])
+        wait = 0.0 if status is Status.FAILED else backoff(attempt)
+        change = {
+            "status": status.value, "attempt": attempt, "error": error.replace("\x00", ""), "cause": cause.value,
+            "log": trim_log(log), "lease_until": None, "available_at": now + wait, "finished_at": now,
+        }  # fmt: skip
+        self._end(task, change)
+        if status is Status.FAILED:
+            self._settle(task.pool, [task.id])
+        return status
+
+    @_spoken
+    def release_worker(
+        self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
+    ) -> list[TaskRecord]:
+        held = [self._record(pool, f) for f in self._tasks(pool).find({"status": "running", "worker": worker})]
+        for task in held:
+            if error is None:
+                self.give_back(task)
+            else:
+                self.fail(task, error, cause, task.log)
+        return [self.get(pool, t.id, result=False) for t in held]
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    @_spoken
+    def get(self, pool: str, task_id: str, *, result: bool = True) -> TaskRecord:
+        found = self._tasks(pool).find_one(_by_id(task_id))
+        if found is None:
+            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+        return _with(self._record(pool, found), result=_result_of(found) if result else None)
+
+    def query(self, pool: str, query: Query | None = None, *, results: bool = True) -> Iterator[TaskRecord]:
+        for found in self._found(pool, _condition(parse_query(query)), {} if results else {"res": 0, "def": 0}):
+            yield _with(self._record(pool, found), result=_result_of(found) if results else None)
+
+    @_spoken
+    def _found(self, pool: str, condition: Document, fields: Document) -> list[Document]:
+        return list(self._tasks(pool).find(condition, fields or None).sort("seq", 1))
+
+    @_spoken
+    def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
+        condition = _condition(parse_query(query))
+        steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
+        return {Status(d["_id"]): d["n"] for d in self._tasks(pool).aggregate(steps) if d["n"]}
+
+    @_spoken
+    def pools(self) -> list[str]:
+        names = sorted(n for n in self._database.list_collection_names() if n != _META and not n.startswith("system."))
+        return [n for n in names if self._database[n].find_one({"status": {"$exists": True}}, {"_id": 1})]
+
+    @_spoken
+    def paused(self, pool: str) -> bool:
+        return self._meta.find_one({"_id": f"paused:{pool}"}) is not None
+
+    @_spoken
+    def wait_for_change(self, pool: str, timeout: float) -> None:
+        # Change streams need a replica set; a small query on an index does everywhere.
+        deadline, nap = time.monotonic() + timeout, 0.02
+        while (sign := self._sign(pool)) == self._seen.get(pool):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(nap, left))
+            nap = min(nap * 1.5, 0.5)
+        self._seen[pool] = sign
+
+    def _sign(self, pool: str) -> Any:
+        tasks = self._tasks(pool)
+        latest = tasks.find_one({}, {"changed": 1, "digest": 1, "status": 1}, sort=[("changed", DESCENDING)])
+        return latest, tasks.count_documents({}), self.paused(pool)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def _change(self, pool: str, condition: Document, change: Document, *, inc: bool = True) -> list[str]:
+        """Change the tasks that match; return their ids."""
+        tasks = self._tasks(pool)
+        ids = [d["digest"] for d in tasks.find(condition, {"digest": 1})]
+        update: Document = {"$set": {**change, "changed": self._now()}}
+        if inc:
+            update["$inc"] = {"token": 1}
+        tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
+        return ids
+
+    @_spoken
+    def remove(self, pool: str, query: Query | None = None) -> int:
+        tasks = self._tasks(pool)
+        ids = [d["digest"] for d in tasks.find(_condition(parse_query(query)), {"digest": 1})]
+        tasks.delete_many({"digest": {"$in": ids}})
+        self._settle(pool, ids)
+        return len(ids)
+
+    @_spoken
+    def set_status(self, pool: str, query: Query | None, status: Status) -> int:
+        refuse_running(status)
+        change: Document = {
+            "status": status.value, "attempt": 0, "lease_until": None, "available_at": 0.0, "error": None, "cause": None,
+        }  # fmt: skip
+        if status in (Status.WAITING, Status.PART_DONE):
+            change["stage_from"] = status.value
+        ids = self._change(pool, _condition(parse_query(query)), change)
+        self._settle(pool, ids)
+        return len(ids)
+
+    @_spoken
+    def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
+        return len(self._change(pool, _condition(parse_query(query)), {"priority": priority}, inc=False))
+
+    @_spoken
+    def retry(self, pool: str, query: Query | None = None) -> int:
+        ids = again = self._wait_again(pool, {"$and": [_condition(parse_query(query)), {"status": "failed"}]})
+        tasks = self._tasks(pool)
+        while again:  # what failed with them waits with them
+            again = self._wait_again(pool, {"needs": {"$in": again}, "status": "failed", "cause": "dependency"})
+            ids = ids + again
+        self._settle(pool, _needs(tasks, ids))
+        return len(ids)
+
+    def _wait_again(self, pool: str, condition: Document) -> list[str]:
+        ids: list[str] = []
+        for stage in ("waiting", "part_done"):
+            change = {
+                "status": stage, "attempt": 0, "lease_until": None, "available_at": 0.0, "cause": None,
+            }  # fmt: skip
+            ids += self._change(pool, {"$and": [condition, {"stage_from": stage}]}, change)
+        return ids
+
+    @_spoken
+    def cancel(self, pool: str, query: Query | None = None) -> int:
+        change = {
+            "status": "failed", "cause": "cancelled", "error": "It was cancelled.", "lease_until": None,
+            "finished_at": self._now(),
+        }  # fmt: skip
+        ids = self._change(pool, {"$and": [_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
+        self._settle(pool, ids)
+        return len(ids)
+
+    @_spoken
+    def pause(self, pool: str, paused: bool = True) -> None:
+        if paused:
+            self._meta.update_one({"_id": f"paused:{pool}"}, {"$set": {"at": self._now()}}, upsert=True)
+        else:
+            self._meta.delete_one({"_id": f"paused:{pool}"})
+
+    @_spoken
+    def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
+        tasks, written = self._tasks(pool), _definition(definition)
+        new_id = str(written["digest"])
+        old = tasks.find_one(_by_id(task_id))
+        if old is None:
+            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+        known = tasks.find_one({"digest": new_id}) if new_id != old["digest"] else None
+        needs = sorted({*old["needs"], *(known["needs"] if known else ())} - ({old["digest"]} if known else set()))
+        if known and old["digest"] in known["needs"]:
+            raise ConfigError(f"Task {new_id} would wait for itself.", path="depends_on")
+        waiting = {d["digest"] for d in tasks.find({"needs": {"$in": [old["digest"]]}}, {"digest": 1})}
+
+        def needs_of(some: list[str]) -> set[str]:
+            found = _needs(tasks, some)
+            return found | {new_id} if waiting & set(some) else found
+
+        refuse_cycles({new_id}, needs, needs_of)
+        if known:
+            tasks.update_one({"_id": known["_id"]}, {"$set": {"needs": needs}})
+            tasks.delete_one({"_id": old["_id"]})
+        else:
+            fresh = {
+                k: v for k, v in _FRESH.items() if k not in ("priority", "max_attempts", "token", "needs", "unmet")
+            }
+            change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
+            tasks.update_one({"_id": old["_id"]}, {"$set": change, "$inc": {"token": 1}, "$unset": {"res": ""}})
+        for dependant in list(tasks.find({"needs": {"$in": [old["digest"]]}}, {"needs": 1})):
+            renamed = sorted({new_id if n == old["digest"] else n for n in dependant["needs"]})
+            tasks.update_one(
+                {"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old["digest"]]}}
+            )
+        self._settle(pool, {new_id, *needs})
+        return new_id
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def _needs(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
+    """What some tasks wait for, directly."""
+    return {n for d in tasks.find({"digest": {"$in": list(ids)}}, {"needs": 1}) for n in d["needs"]}
+
+
+def _definition(definition: Mapping[str, Any]) -> Document:
+    """What a document holds of a definition: for Qlib a pickle, for queries a tree, for us the canonical JSON."""
+    return {
+        "digest": digest(definition), "plain": encode(definition), "filter": _storable(searchable(to_plain(definition))),
+        "def": Binary(pickle.dumps(dict(definition), protocol=4)),
+    }  # fmt: skip
+
+
+def _storable(value: Any) -> Any:
+    """The same tree with what BSON cannot hold as text."""
+    if isinstance(value, dict):
+        return {k.replace("\x00", ""): _storable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_storable(v) for v in value]
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+
+
+def _result(kept: Encoded) -> Binary:
+    """A result as Qlib keeps it: a pickle."""
+    return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
+
+
+def _result_of(found: Document) -> Any:
+    kept = found.get("res")
+    return None if kept is None else trust.loads(bytes(kept))
+
+
+def _with(task: TaskRecord, *, result: Any) -> TaskRecord:
+    from dataclasses import replace
+
+    return replace(task, result=result)
+
+
+def _by_id(task_id: str) -> Document:
+    """A task by its content, or by the id that MongoDB gave it."""
+    own = {"digest": task_id}
+    return {"$or": [own, {"_id": ObjectId(task_id)}]} if re.fullmatch("[0-9a-f]{24}", str(task_id)) else own
+
+
+# -- queries -----------------------------------------------------------------------------------------------------------
+
+
+def _condition(node: Node) -> Document:
+    """The query as MongoDB takes it: fields in their places, everything else as it is."""
+    if isinstance(node, (And, Or)) and len(node.parts) == 1:
+        return _condition(node.parts[0])
+    if isinstance(node, And):
+        return {"$and": [_condition(p) for p in node.parts]} if node.parts else {}
+    if isinstance(node, Or):
+        return {"$or": [_condition(p) for p in node.parts]} if node.parts else {"digest": {"$in": []}}
+    if isinstance(node, Not):
+        return {"$nor": [_condition(node.part)]}
+    return _compare(node)
+
+
+def _compare(node: Compare) -> Document:
+    value: Any = list(node.value) if isinstance(node.value, tuple) else node.value
+    if node.path == ("id",):
+        if node.op == "$eq":
+            return _by_id(str(value))
+        if node.op == "$in":
+            return {"$or": [_by_id(v) for v in value]} if value else {"digest": {"$in": []}}
+        return {"digest": {node.op: value}}
+    field = ".".join(("filter", *node.path[1:])) if node.in_definition else node.path[0]
+    if node.op == "$eq" and not isinstance(value, (dict, list)):
+        return {field: value}
+    return {field: {node.op: value}}
