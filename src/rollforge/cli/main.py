@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, data, pool, workflow
+from rollforge.cli import cache, data, pool, worker, workflow
 from rollforge.errors import RollforgeError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.command("plan")(workflow.plan)
 app.command("run")(workflow.run)
 app.command("collect")(workflow.collect)
 app.command("report")(workflow.report)
+app.command("worker")(worker.worker)
 app.add_typer(data.app, name="data", help="Make a demo market, or import Parquet and CSV into a data folder.")
 app.add_typer(pool.app, name="pool", help="Look at a pool of tasks and change what happens to them.")
 app.add_typer(cache.app, name="cache", help="The feature panels kept on disk.")
@@ -58,10 +59,15 @@ def _terminated(signum: int, frame: Any) -> None:
 
 
 def main() -> None:
-    """Run the command. A mistake of the user's ends with one message and exit code 2, Ctrl-C (and SIGTERM) with 130."""
+    """Run the ``rollforge`` command."""
+    guarded(app)
+
+
+def guarded(command: typer.Typer) -> None:
+    """Run a command. A mistake of the user's ends with one message and exit code 2, Ctrl-C (and SIGTERM) with 130."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app()
+        command()
     except RollforgeError as exc:
         if os.environ.get("ROLLFORGE_VERBOSE"):
             raise

@@ -101,14 +101,87 @@ def query(
     """List tasks: id, status, attempt, and the last line of the error."""
     from rollforge.task import encode
 
-    for task in _existing().query(parse_query(query)):
+    for task in _existing().query(parse_query(query), decode=as_json):
         if as_json:
             typer.echo(encode(dict(task)))
             continue
         error = (task.get("error") or "").strip().splitlines()
         typer.echo(
-            f"{task['_id']}  {task['status']!s:<9}  attempt {task.get('attempt', 0)}  {error[-1] if error else ''}"
+            f"{task['_id']}  {task['status']!s:<9}  attempt {task['attempt']}  {task['cause'] or ''}  "
+            f"{error[-1] if error else ''}".rstrip()
         )
+
+
+@app.command()
+def logs(
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or its first digits.")],
+) -> None:
+    """Show how a task stands, its last error, and the last lines that it logged or printed."""
+    task = _one(_existing(), task_id)
+    head = [f"{task['_id']}  {task['status']}", f"attempt {task['attempt']}", f"worker {task['worker'] or 'none'}"]
+    typer.echo("  ".join([*head, *([str(task["cause"])] if task["cause"] else [])]))
+    for name in ("error", "log"):
+        if task[name]:
+            typer.echo(f"--- {name}\n{task[name].rstrip()}")
+
+
+def _one(manager: TaskManager, start: str) -> dict[str, Any]:
+    """The task whose id begins so."""
+    from rollforge.errors import TaskNotFound
+
+    found = list(manager.query({"_id": {"$regex": f"^{start}"}}, decode=False)) if start.isalnum() else []
+    if len(found) != 1:
+        known = f"{len(found)} tasks have ids that begin" if found else "No task has an id that begins"
+        raise TaskNotFound(f"{known} with {start!r}. 'rollforge pool -t {_STATE['pool']} query' lists them.")
+    return found[0]
+
+
+@app.command()
+def cancel(query: Annotated[str | None, _QUERY] = None) -> None:
+    """Let tasks that have not ended fail as cancelled; workers stop running them."""
+    typer.echo(f"{_existing().cancel(parse_query(query))} tasks cancelled")
+
+
+@app.command()
+def pause() -> None:
+    """Let workers take nothing more from the pool; what runs goes on."""
+    _existing().pause()
+    typer.echo(f"{_STATE['pool']} is paused; 'rollforge pool -t {_STATE['pool']} resume' lets it go on")
+
+
+@app.command()
+def resume() -> None:
+    """Let workers take tasks again."""
+    _existing().resume()
+    typer.echo(f"{_STATE['pool']} goes on")
+
+
+@app.command()
+def watch(stay: Annotated[bool, typer.Option("--stay", help="Go on when nothing can make progress.")] = False) -> None:
+    """Show live how the pool stands: counts, what runs where, what failed last."""
+    from rollforge.cli.watch import watch as show
+
+    show(_existing(), stay=stay)
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="URI of a store.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URI of another.")],
+) -> None:
+    """Copy pools from one store to another: all, or the one named by -t. What is there already stays as it is."""
+    from rollforge.store.base import open_store
+
+    old, new = open_store(source), open_store(target)
+    names = old.pools()
+    if _STATE["pool"] and _STATE["pool"] not in names:
+        raise ConfigError(f"{source} has no pool {_STATE['pool']!r}. Known: {', '.join(names) or 'none'}.")
+    for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
+        records = list(old.query(name))
+        running = sum(r.status is Status.RUNNING for r in records)
+        typer.echo(f"{name}: {new.put(name, records)} of {len(records)} tasks copied")
+        if running:
+            typer.echo(f"{name}: {running} of them are running in the old store, and wait in the new one")
 
 
 @app.command()
@@ -120,16 +193,16 @@ def retry(query: Annotated[str | None, _QUERY] = None) -> None:
 @app.command("reset_waiting")
 def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
     """Put running tasks back to waiting: for workers that are known to be gone."""
-    _existing().reset_waiting(parse_query(query))
+    typer.echo(f"{_existing().reset_waiting(parse_query(query))} tasks wait again")
 
 
 @app.command("reset_status")
 def reset_status(
-    status: Annotated[str, typer.Argument(help="waiting, running, done, part_done or failed.")],
+    status: Annotated[str, typer.Argument(help="waiting, done, part_done or failed.")],
     query: Annotated[str | None, _QUERY] = None,
 ) -> None:
     """Give tasks another status."""
-    _existing().reset_status(parse_query(query), status)
+    typer.echo(f"{_existing().reset_status(parse_query(query), status)} tasks are {status}")
 
 
 @app.command()
@@ -155,3 +228,10 @@ def remove(
         typer.confirm(f"Remove {count} tasks of pool {_STATE['pool']!r}?", abort=True)
     manager.remove(wanted)
     typer.echo(f"{count} tasks removed")
+
+
+def main() -> None:
+    """Run ``python -m rollforge.store.manager``."""
+    from rollforge.cli.main import guarded
+
+    guarded(app)

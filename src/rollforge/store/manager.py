@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable
+from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
 from rollforge.session import Session, current_session
 from rollforge.store.base import TaskStore, open_store
 from rollforge.task import Status, TaskRecord, digest, encode
@@ -65,6 +65,17 @@ class Lease:
         self._thread.join()
         if self._lost is not None and kind is None:
             raise self._lost
+
+
+class _on_class_too:  # noqa: N801 - a decorator
+    """Lets a method without arguments be called on the class, as Qlib's scripts do, with a manager of no pool."""
+
+    def __init__(self, method: Callable[[Any], Any]) -> None:
+        self.__doc__ = method.__doc__
+        self._method = method
+
+    def __get__(self, instance: Any, owner: type) -> Callable[[], Any]:
+        return lambda: self._method(owner() if instance is None else instance)
 
 
 class TaskManager:
@@ -124,22 +135,56 @@ class TaskManager:
     def __str__(self) -> str:
         return f"TaskManager({self.task_pool})"
 
+    @_on_class_too
     def list(self) -> Ids:
-        """Return the names of the pools in the store."""
+        """Return the names of the pools in the store; ``TaskManager.list()`` asks the current session's."""
         return self.store.pools()
 
     # -- putting in ----------------------------------------------------------------------------------------------------
 
     def insert_task(self, task: Mapping[str, Any]) -> str:
-        """Store a task in Qlib's form (``{"def": …}``) and return its id; a known one stays as it is."""
-        return self.insert_task_def(task["def"])
+        """Store a task in Qlib's form and return its id; a known one stays as it is.
+
+        Parameters
+        ----------
+        task : mapping
+            ``{"def": …}``, and where it has them ``status``, ``res``, ``priority`` and ``depends_on``.
+        """
+        definition, status = task["def"], Status(task.get("status", Status.WAITING))
+        needs = self._needed(task.get("depends_on", ()))
+        if status is Status.WAITING and task.get("res") is None:
+            made = self.store.create(self._pool, [definition], priority=task.get("priority") or 0, depends_on=needs)
+            return made[0].id
+        record = TaskRecord(
+            id=digest(definition), pool=self._pool, definition=definition, status=status, result=task.get("res"),
+            priority=task.get("priority") or 0, created_at=time.time(), depends_on=needs,
+            stage_from=Status.PART_DONE if status is Status.PART_DONE else Status.WAITING,
+        )  # fmt: skip
+        self.store.put(self._pool, [record])
+        return record.id
+
+    def _needed(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+        """Ids, as they are or of the tasks that a query finds."""
+        if isinstance(depends_on, Mapping):
+            found = tuple(t.id for t in self.store.query(self._pool, depends_on, results=False))
+            if not found:
+                raise TaskNotFound(f"depends_on: no task of pool {self._pool!r} matches {dict(depends_on)!r}.")
+            return found
+        return tuple(str(i) for i in ([depends_on] if isinstance(depends_on, str) else depends_on))
 
     def insert_task_def(self, task_def: Mapping[str, Any]) -> str:
         """Store a definition and return its id; a known one stays as it is."""
         return self.store.create(self._pool, [task_def])[0].id
 
     def create_task(
-        self, task_def_l: Sequence[Mapping[str, Any]], dry_run: bool = False, print_nt: bool = False
+        self,
+        task_def_l: Sequence[Mapping[str, Any]],
+        dry_run: bool = False,
+        print_nt: bool = False,
+        *,
+        depends_on: Mapping[str, Any] | Sequence[str] = (),
+        priority: int = 0,
+        max_attempts: int = 3,
     ) -> Ids:
         """Store definitions and return their ids, in the same order; those that the pool knows stay as they are.
 
@@ -151,17 +196,30 @@ class TaskManager:
             True stores nothing.
         print_nt : bool
             True logs the new ones.
+        depends_on : mapping or sequence of str
+            Tasks of this pool that must be done before the new ones are begun: ids, or a query for those there are now.
+        priority : int
+            Of the new ones; higher comes first.
+        max_attempts : int
+            How often each stage of the new ones may be begun.
 
         Raises
         ------
         TaskNotSerializable
             When one is not plain data; then nothing is stored.
+        TaskNotFound
+            When there is nothing that `depends_on` names.
+        ConfigError
+            When tasks would wait for each other.
         """
         if dry_run:
             for definition in task_def_l:
                 encode(definition)
             return [digest(d) for d in task_def_l]
-        created = self.store.create(self._pool, task_def_l)
+        needs = self._needed(depends_on)
+        created = self.store.create(
+            self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs
+        )
         new = [c for c in created if c.new]
         log.info("%s: %d new tasks, %d known", self, len(new), len(created) - len(new))
         if print_nt:
@@ -260,11 +318,23 @@ class TaskManager:
         """Put the failed tasks that match back to waiting, with all their attempts; return how many."""
         return self.store.retry(self._pool, query)
 
+    def cancel(self, query: Mapping[str, Any] | None = None) -> int:
+        """Let the tasks that match and have not ended fail as ``cancelled``; what their workers commit is refused."""
+        return self.store.cancel(self._pool, query)
+
+    def pause(self) -> None:
+        """Let nothing be fetched from the pool until :meth:`resume`; what runs goes on."""
+        self.store.pause(self._pool)
+
+    def resume(self) -> None:
+        """Let tasks be fetched again."""
+        self.store.pause(self._pool, False)
+
     def wait(
         self,
         query: Mapping[str, Any] | None = None,
         on_change: Callable[[dict[Status, int]], None] | None = None,
-        poll: float = 0.05,
+        poll: float = 1.0,
         settled: Callable[[Mapping[Status, int]], bool] | None = None,
     ) -> dict[Status, int]:
         """Wait until no task that matches is waiting or running, and return the counts.
@@ -279,7 +349,7 @@ class TaskManager:
         on_change : callable, optional
             Told the counts whenever they change.
         poll : float
-            Seconds between two looks.
+            Seconds after which to look in any case; a change in the pool ends the nap at once.
         settled : callable, optional
             Another answer to when waiting ends: by default when nothing is waiting or running.
         """
@@ -296,7 +366,7 @@ class TaskManager:
                 if failed:
                     log.warning("%s: %d tasks failed", self, failed)
                 return counts
-            time.sleep(poll)
+            self.store.wait_for_change(self._pool, poll)
 
 
 def _me() -> str:
@@ -307,8 +377,9 @@ def _document(record: TaskRecord) -> Document:
     definition = dict(record.definition)
     return {
         "_id": record.id, "def": definition, "filter": definition, "status": record.status, "res": record.result,
-        "priority": record.priority, "attempt": record.attempt, "error": record.error, "worker": record.worker,
-        "token": record.token, "stage_from": record.stage_from,
+        "priority": record.priority, "attempt": record.attempt, "error": record.error, "cause": record.cause,
+        "log": record.log, "worker": record.worker, "depends_on": list(record.depends_on), "token": record.token,
+        "stage_from": record.stage_from,
     }  # fmt: skip
 
 
@@ -317,3 +388,9 @@ def _claim(task: Mapping[str, Any], pool: str) -> TaskRecord:
         id=str(task["_id"]), pool=pool, definition=task["def"], token=task.get("token", 0), worker=task.get("worker"),
         stage_from=Status(task.get("stage_from", Status.WAITING)),
     )  # fmt: skip
+
+
+if __name__ == "__main__":  # python -m rollforge.store.manager -t POOL …, the way Qlib's manage module is called
+    import importlib
+
+    importlib.import_module("rollforge.cli.pool").main()

@@ -54,6 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
             setattr(random, "uniform", self._jitter)  # noqa: B010
             self.store.remove(POOL)
             self.store.pause(POOL, False)
+            self.store.close()
 
     def both(self, call: Callable[[TaskStore], Any]) -> Any:
         """Return what both answer; they must agree, also in what they refuse."""

@@ -1,0 +1,180 @@
+"""``rollforge worker``: runs the tasks of a pool on this machine, beside any number of others on other machines."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rollforge.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from rollforge.run.work import Event
+    from rollforge.session import Session
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Return a size in bytes.
+
+    Raises
+    ------
+    ConfigError
+        When it is none.
+
+    Examples
+    --------
+    >>> parse_size("4G"), parse_size("512m")
+    (4294967296, 536870912)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ConfigError(f"{text!r} is no size. Write 512M or 4G.", path="--memory")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function that ``module:name`` names.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        raise ConfigError(f"{name!r} names no function. Write module:function.", path="--func")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as exc:
+        raise ConfigError(f"there is no module {module!r}: {exc}.", path="--func") from exc
+    except AttributeError:
+        near = nearest(attribute, dir(importlib.import_module(module)))
+        raise ConfigError(f"module {module} has no {attribute!r}.{near}", path="--func") from None
+    if not callable(found):
+        raise ConfigError(f"{name} is no function.", path="--func")
+    return found  # type: ignore[no-any-return]
+
+
+def worker(
+    pool: Annotated[str, typer.Option("--task-pool", "-t", help="Name of the pool.")],
+    store: Annotated[str | None, typer.Option(help="URI of the task store; by default ROLLFORGE_STORE.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="URI of the tracking store; by default ROLLFORGE_TRACKING.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder; by default ROLLFORGE_DATA.")] = None,
+    region: Annotated[str, typer.Option(help="Trading rules: us, cn or tw.")] = "us",
+    experiment: Annotated[
+        str | None, typer.Option(help="Experiment of the recorders; by default the pool's name.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tasks side by side. Default: cores.")] = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="A fresh process for each task.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that one task may take.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory that one task may allocate: 512M, 4G.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of one task. Default: its share of the cores.")
+    ] = None,
+    lease: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a silent worker's tasks are taken over.")
+    ] = 60.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that tasks get to end after SIGTERM.")] = 30.0,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a store that is away.")] = 600.0,
+    exit_when_empty: Annotated[bool, typer.Option("--exit-when-empty", help="End when no task is left.")] = False,
+    func: Annotated[
+        str | None, typer.Option(help="What to run on each task, as module:function. Default: the whole workflow.")
+    ] = None,
+    before: Annotated[str, typer.Option(help="Status of the tasks to take: waiting or part_done.")] = "waiting",
+    after: Annotated[str, typer.Option(help="Status of the tasks that went well: done or part_done.")] = "done",
+) -> None:
+    """Run the tasks of a pool until it is told to stop.
+
+    SIGTERM (or Ctrl-C) lets running tasks end within --grace seconds and gives the others back; a second one gives them
+    back at once. Whatever happens to this process, nothing is lost: what it held is taken over by others.
+    """
+    from rollforge.session import Session, available_cores
+
+    side_by_side = jobs or available_cores()
+    session = Session(region=region).with_(
+        provider_uri=None if data is None else str(data), store=store, tracking=tracking, experiment=experiment or pool,
+        threads=threads or max(1, available_cores() // side_by_side),
+    )  # fmt: skip
+    arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment}
+    work = _job(pool, func, before, after, arguments)
+    options = {"force_release": isolate, "timeout": timeout, "memory": parse_size(memory) if memory else None}
+    settings = {"lease_seconds": lease, "grace": grace, "patience": patience, "stay": not exit_when_empty}
+    _run(session, work, side_by_side, options, settings)
+
+
+def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from rollforge.run.execute import task_train
+    from rollforge.task import Status
+
+    for name, value, allowed in (
+        ("--before", before, ("waiting", "part_done")),
+        ("--after", after, ("done", "part_done")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{value!r} is none of {', '.join(allowed)}.{nearest(value, allowed)}", path=name)
+    return {
+        "pool": pool, "task_func": load_function(func) if func else task_train, "before": Status(before),
+        "after": Status(after), "kwargs": arguments,
+    }  # fmt: skip
+
+
+def _run(session: Session, work: dict[str, Any], jobs: int, options: dict[str, Any], settings: dict[str, Any]) -> None:
+    from rollforge.run.worker import Crew, Job
+    from rollforge.session import mask_secrets
+    from rollforge.store.base import open_store
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    store = open_store(session.store)
+    if "experiment_name" in work["kwargs"]:
+        from rollforge.track.base import open_tracker
+
+        open_tracker(session.tracking).prepare()  # once, before several processes would at the same moment
+    stopping = _Stopping()
+    typer.echo(
+        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} from {mask_secrets(session.store)}, "
+        f"{jobs} side by side"
+    )
+    crew = Crew(store, Job(**work, **options), session, jobs, _say, stopping, **settings)
+    with stopping:
+        crew.run()
+    typer.echo(f"{crew.ran} tasks run")
+
+
+def _say(event: Event) -> None:
+    took = f" in {event.seconds:.1f} s" if event.seconds else ""
+    typer.echo(f"{event.kind:<8} {event.task_id}{took}{': ' + event.error.splitlines()[0] if event.error else ''}")
+
+
+class _Stopping:
+    """Whether SIGTERM or Ctrl-C came; a ``with`` block. The second one interrupts."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def __enter__(self) -> _Stopping:
+        self._before = [signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), self._before, strict=True):
+            signal.signal(number, handler)
+
+    def _hear(self, signum: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

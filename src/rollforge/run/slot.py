@@ -1,0 +1,298 @@
+"""One worker process, seen from both sides: it is given tasks one by one, and sends back how they ended.
+
+The process knows nothing of the store. What it prints and logs goes to a file that outlives it, so that even a crash in C
+code leaves its last words; its death, of whatever kind, is an outcome like another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollforge.run.work import Job, WorkerStopped, storable
+from rollforge.session import Session, using
+from rollforge.store.base import trim_log
+from rollforge.store.codec import Encoded, encode_result
+from rollforge.task import Cause, Status, TaskRecord
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+__all__ = ["Done", "Failed", "Slot", "Stopped", "failure"]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
+_PARENT_DIED = 1  # PR_SET_PDEATHSIG
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The task has a result."""
+
+    result: Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The task has none."""
+
+    error: str
+    brief: str
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The task was interrupted from outside, and is not at fault."""
+
+
+Outcome = Done | Failed | Stopped
+
+
+def failure(exc: BaseException) -> Failed:
+    """Return the outcome of a task that raised."""
+    cause = Cause.OUT_OF_MEMORY if isinstance(exc, MemoryError) else Cause.RAISED
+    return Failed("".join(traceback.format_exception(exc)), f"{type(exc).__name__}: {exc}", cause)
+
+
+class Slot:
+    """A worker process and the task it has; the process is started when there is something to do.
+
+    Parameters
+    ----------
+    session : Session
+        What the task function sees.
+    job : Job
+        What to run.
+    log_file : path, optional
+        Where the process logs besides.
+    """
+
+    def __init__(self, session: Session, job: Job, log_file: Path | None = None) -> None:
+        self._session = session
+        self._job = job
+        self._log_file = log_file
+        self._context = multiprocessing.get_context("spawn")
+        handle, name = tempfile.mkstemp(prefix="rollforge-task-", suffix=".log")
+        os.close(handle)
+        self._words = Path(name)
+        self._process: SpawnProcess | None = None
+        self._pipe: connection.Connection | None = None
+        self._oom_kills = 0
+        self._timed_out = False
+        self.task: TaskRecord | None = None
+        self.began = 0.0
+        self.ready = False
+        """Whether the process got so far as to take tasks."""
+
+    @property
+    def handles(self) -> list[Any]:
+        """What to wait for."""
+        if self._process is None or self._pipe is None:
+            return []
+        return [self._pipe, self._process.sentinel]
+
+    @property
+    def seconds(self) -> float:
+        """How long the task has been running."""
+        return time.perf_counter() - self.began
+
+    def log(self) -> str:
+        """Return the last lines that the task printed or logged."""
+        with contextlib.suppress(OSError), self._words.open("rb") as stream:
+            stream.seek(max(0, self._words.stat().st_size - 64_000))
+            return trim_log(stream.read().decode("utf-8", "replace"))
+        return ""
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def give(self, task: TaskRecord) -> None:
+        """Let the process run a task."""
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        assert self._pipe is not None
+        argument = task.result if self._job.before is Status.PART_DONE else dict(task.definition)
+        self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
+        with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
+            self._pipe.send(argument)
+
+    def _start(self) -> None:
+        self._forget()
+        self._words.write_bytes(b"")
+        ours, theirs = self._context.Pipe(duplex=True)
+        process = self._context.Process(
+            target=_slot_main, name="rollforge-worker",
+            args=(self._session, self._job, theirs, self._words, self._log_file),
+        )  # fmt: skip
+        with _thread_variables(self._session.threads):
+            process.start()
+        theirs.close()
+        self._process, self._pipe, self.ready = process, ours, False
+
+    def _forget(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def outcome(self) -> Outcome | None:
+        """Return how the task ended, or None while it runs; a process that died is forgotten."""
+        if self._process is None or self._pipe is None:
+            return None
+        alive = self._process.is_alive()
+        with contextlib.suppress(EOFError, OSError):
+            while self._pipe.poll():
+                message = self._pipe.recv()
+                if isinstance(message, (Done, Failed, Stopped)):
+                    return message
+                self.ready = True
+        if alive:
+            return None
+        died = self._death(self._process.exitcode or 0)
+        self._process.join()
+        self._forget()
+        return died
+
+    def _death(self, code: int) -> Failed:
+        words = self.log()
+        pid = self._process.pid if self._process is not None else None
+        if self._timed_out:
+            how, cause = f"ran for more than {self._job.timeout:g} s and was ended", Cause.TIMED_OUT
+        elif code < 0:
+            how, cause = f"was killed by {signal.Signals(-code).name}", Cause.KILLED
+            limited = self._job.memory is not None and any(mark in words for mark in _MEMORY_MARKS)
+            if limited or (code == -signal.SIGKILL and _oom_kills() > self._oom_kills):
+                how, cause = f"ran out of memory ({signal.Signals(-code).name})", Cause.OUT_OF_MEMORY
+        else:
+            how, cause = f"exited with {code} and left no result", Cause.EXITED
+        return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
+
+    def overdue(self) -> bool:
+        """Return whether the task has run longer than it may; then its process is killed, and :meth:`outcome` says so."""
+        if self._job.timeout is None or self.task is None or self.seconds <= self._job.timeout or self._timed_out:
+            return False
+        self._timed_out = True
+        self.kill()
+        return True
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+
+    def interrupt(self) -> None:
+        """Ask the process to drop its task and end."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def end(self, grace: float) -> None:
+        """End the process, within `grace` seconds by itself, and take its files away."""
+        if self._process is not None and self._pipe is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.send(None)
+            self._process.join(grace)
+            self.kill()
+        self._forget()
+        self._words.unlink(missing_ok=True)
+
+    def renew_process(self) -> None:
+        """Let the next task have a fresh process."""
+        if self._process is not None and self._pipe is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.send(None)
+            self._process.join(5.0)
+            self.kill()
+        self._forget()
+
+
+@contextlib.contextmanager
+def _thread_variables(threads: int) -> Iterator[None]:
+    """Limit the thread pools of a child: libraries read these when they are loaded, so they are set before."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _oom_kills() -> int:
+    """How often the machine's out-of-memory killer has struck."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat") as stream:
+        for line in stream:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+# -- inside the process ------------------------------------------------------------------------------------------------
+
+
+def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: Path, log_file: Path | None) -> None:
+    """The life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
+    signal.signal(signal.SIGTERM, _raise_stopped)
+    _die_with_parent()
+    handle = os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    faulthandler.enable()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None:
+        handlers.append(logging.FileHandler(log_file))
+    form = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(handlers=handlers, level=logging.INFO, format=form)
+    if job.memory is not None:
+        # What the process allocates; files that it maps, such as the panel, do not count.
+        resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
+    with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
+        pipe.send("ready")
+        while (argument := pipe.recv()) is not None:
+            os.ftruncate(handle, 0)
+            answer = _answer(job, argument)
+            sys.stdout.flush()
+            pipe.send(answer)
+            if isinstance(answer, Stopped):
+                return
+
+
+def _answer(job: Job, argument: Any) -> Outcome:
+    try:
+        return Done(encode_result(storable(job.task_func(argument, **job.kwargs))))
+    except WorkerStopped:
+        return Stopped()
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a task raises (sys.exit too) is its own failure
+        return failure(exc)
+
+
+def _die_with_parent() -> None:
+    """Let the system kill this process when its parent is gone: nobody would take its result."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
+    if os.getppid() == 1 and multiprocessing.parent_process() is not None:
+        os._exit(1)  # it was gone before
+
+
+def _raise_stopped(signum: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: giving the task back must not be interrupted
+    raise WorkerStopped

@@ -1,0 +1,65 @@
+"""What is to be run and what is told of it: the words that workers, executors and whoever watches them share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rollforge.task import Status
+from rollforge.track.base import Recorder
+
+__all__ = ["Event", "Job", "WorkerStopped", "nobody", "storable", "worker_name"]
+
+
+class WorkerStopped(BaseException):
+    """Somebody asked this worker to stop; like KeyboardInterrupt it passes through ``except Exception``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Which tasks of which pool to run, and with what."""
+
+    pool: str
+    task_func: Callable[..., Any]
+    """``(definition or result, **kwargs) -> result``; importable, as worker processes import it."""
+    query: Mapping[str, Any] = field(default_factory=dict)
+    before: Status = Status.WAITING
+    """Take tasks of this status: waiting ones get their definition, part_done ones the result of their first stage."""
+    after: Status = Status.DONE
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    force_release: bool = False
+    """True runs each task in a process of its own, so that its memory is certainly given back."""
+    timeout: float | None = None
+    """Seconds that one task may take; needs worker processes, because only a process can be ended from outside."""
+    memory: int | None = None
+    """Bytes that one worker process may allocate; needs worker processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step in the life of a task, for whoever shows the progress."""
+
+    kind: Literal["started", "done", "failed", "retry", "lost"]
+    task_id: str
+    worker: str
+    seconds: float = 0.0
+    error: str = ""
+    at: float = field(default_factory=time.time)
+
+
+def nobody(event: Event) -> None:
+    """Listen to no event."""
+
+
+def worker_name(pid: int | None = None) -> str:
+    """Return the name under which a process of this host claims tasks."""
+    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
+
+
+def storable(result: Any) -> Any:
+    """Return what the store keeps of a task's result: a recorder as a reference, anything else as it is."""
+    return {"recorder": result.reference()} if isinstance(result, Recorder) else result
