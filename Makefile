@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint fast bench clean
+.PHONY: demo test check lint fast bench clean storm
 
 # Each stamp is redone when what is installed may have changed.
 $(VENV)/pip:
@@ -39,6 +39,13 @@ fast: $(VENV)/dev
 	$(BIN)/python -m pytest -m "not slow" -q
 
 check: lint fast
+
+# The kill storm, large: 2,000 tasks, 8 workers, everything killed; and 64 processes on one file for a minute.
+storm: $(VENV)/dev
+	$(BIN)/python tests/storm.py --store sqlite
+	$(BIN)/python tests/storm.py --store postgres
+	$(BIN)/python tests/storm.py --store mongodb --tasks 500
+	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
 
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks --small

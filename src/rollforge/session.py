@@ -64,7 +64,7 @@ class Session:
     region: str = "us"
     """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""
     store: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
-    """URI of the task store: ``sqlite:///PATH``, ``memory://``, later ``postgresql://…`` and ``mongodb://…``."""
+    """URI of the task store: ``sqlite:///PATH``, ``postgresql://…``, ``mongodb://…``, ``memory://NAME``."""
     tracking: str = field(
         default_factory=lambda: os.environ.get("ROLLFORGE_TRACKING", f"sqlite:///{_home()}/mlflow.db")
     )

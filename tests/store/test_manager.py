@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rollforge.errors import ConfigError, LeaseLost
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound
+from rollforge.session import Session, using
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 
@@ -89,3 +90,46 @@ def test_a_manager_without_a_pool_lists_pools_alone() -> None:
     assert manager.list() == []
     with pytest.raises(ConfigError, match="has no pool"):
         manager.task_stat()
+
+
+def test_dependencies_by_id_or_by_query(manager: TaskManager) -> None:
+    """What they name must be done first; a query that finds nothing is a mistake."""
+    first = next(manager.query({"x": 1}))["_id"]
+    manager.create_task([{"y": 1}], depends_on=[first], priority=9)
+    (ensemble,) = manager.create_task([{"y": 2}], depends_on={"x": {"$gte": 1}})
+    assert len(manager.re_query(ensemble)["depends_on"]) == 3
+    order = []
+    for task in manager.task_fetcher_iter():
+        order.append(task["def"])
+        manager.commit_task_res(task, 1)
+    assert order == [{"x": 1}, {"y": 1}, {"x": 2}, {"x": 3}, {"y": 2}]
+    with pytest.raises(TaskNotFound, match="depends_on"):
+        manager.create_task([{"z": 1}], depends_on={"x": 77})
+
+
+def test_a_task_of_qlibs_form_is_stored_whole(manager: TaskManager) -> None:
+    """Status, result and priority too."""
+    done = manager.insert_task({"def": {"y": 1}, "status": "part_done", "res": [1, 2]})
+    manager.insert_task({"def": {"y": 2}, "priority": 4})
+    second = manager.fetch_task(status="part_done")
+    assert second is not None
+    assert (second["_id"], second["res"]) == (done, [1, 2])
+    task = manager.fetch_task()
+    assert task is not None
+    assert task["def"] == {"y": 2}
+
+
+def test_pausing_and_cancelling(manager: TaskManager) -> None:
+    """A paused pool gives nothing out; a cancelled task failed for that reason."""
+    manager.pause()
+    assert manager.fetch_task() is None
+    manager.resume()
+    assert manager.cancel({"x": {"$gt": 1}}) == 2
+    assert {d["cause"] for d in manager.query({"status": "failed"})} == {"cancelled"}
+
+
+def test_pools_are_listed_on_the_class_too(manager: TaskManager) -> None:
+    """As Qlib's scripts do."""
+    with using(Session(store="memory://listed")):
+        TaskManager("a pool").create_task([{"x": 1}])
+        assert TaskManager.list() == ["a pool"]

@@ -67,6 +67,7 @@ class MongoServer:
         data = folder / "data"
         data.mkdir(exist_ok=True)
         options = ["--data-dir", str(data), "--port", str(self._port), "--log-file", str(folder / "log")]
+        options += ["--pid-file", str(folder / "pid")]
         with (folder / "out").open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "nx_27017.nx_27017", *options], stdout=out, stderr=out, cwd=folder

@@ -1,0 +1,108 @@
+"""``rollforge pool`` and ``python -m rollforge.store.manager``: what a person types, and what they see."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rollforge.store.manager import TaskManager
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.task import Cause
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/tasks.db"
+
+
+@pytest.fixture
+def manager(uri: str) -> TaskManager:
+    """A pool with a done, a failed, a running and two waiting tasks."""
+    manager = TaskManager("p", store=SQLiteStore(uri))
+    manager.create_task([{"x": i} for i in range(5)], max_attempts=1)
+    done, failed, _ = manager.store.claim("p", worker="host:1", lease=600, limit=3)
+    manager.store.commit(done, {"ic": 0.5})
+    manager.store.fail(failed, "Traceback\nValueError: bad", Cause.RAISED, "line one\nline two")
+    return manager
+
+
+def call(uri: str, *arguments: str, module: str = "rollforge") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *(["pool"] if module == "rollforge" else []), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "ROLLFORGE_STORE": uri}
+    )
+
+
+def test_the_state_of_a_pool(manager: TaskManager, uri: str) -> None:
+    """Counts as JSON; tasks one a line; under Qlib's module form too."""
+    assert json.loads(call(uri, "-t", "p", "task_stat").stdout) == {"done": 1, "failed": 1, "running": 1, "waiting": 2}
+    again = call(uri, "-t", "p", "task_stat", module="rollforge.store.manager")
+    assert again.stdout == call(uri, "-t", "p", "task_stat").stdout
+    (line,) = call(uri, "-t", "p", "query", '{"status": "failed"}').stdout.splitlines()
+    assert line.endswith("raised  ValueError: bad")
+    assert call(uri, "list").stdout == "p\n"
+
+
+def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
+    """By the first digits of its id: cause, error, last lines."""
+    (failed,) = manager.query({"status": "failed"})
+    shown = call(uri, "-t", "p", "logs", failed["_id"][:8]).stdout
+    for words in ("raised", "ValueError: bad", "line one\nline two"):
+        assert words in shown
+    unknown = call(uri, "-t", "p", "logs", "zz")
+    assert unknown.returncode == 2
+    assert "No task has an id that begins with 'zz'" in unknown.stderr
+
+
+def test_changing_a_pool(manager: TaskManager, uri: str) -> None:
+    """Each command says what it did, and does it."""
+    assert "1 tasks wait again" in call(uri, "-t", "p", "retry").stdout
+    assert "paused" in call(uri, "-t", "p", "pause").stdout
+    assert manager.fetch_task() is None
+    call(uri, "-t", "p", "resume")
+    assert "1 tasks wait again" in call(uri, "-t", "p", "reset_waiting").stdout
+    assert "2 tasks cancelled" in call(uri, "-t", "p", "cancel", '{"x": {"$gte": 3}}').stdout
+    assert manager.task_stat() == {"done": 1, "failed": 2, "waiting": 2}
+    assert manager.fetch_task() is not None
+
+
+def test_copying_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:
+    """To another store, results and all; a second time nothing is left to copy."""
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert "p: 5 of 5 tasks copied" in call(uri, "copy", uri, other).stdout
+    assert "p: 0 of 5 tasks copied" in call(uri, "-t", "p", "copy", uri, other).stdout
+    copied = TaskManager("p", store=SQLiteStore(other))
+    assert copied.task_stat() == {"done": 1, "failed": 1, "waiting": 3}
+    assert next(copied.query({"status": "done"}))["res"] == {"ic": 0.5}
+    assert call(uri, "-t", "q", "copy", uri, other).returncode == 2
+
+
+def test_watching_ends_when_nothing_can_go_on(manager: TaskManager, uri: str) -> None:
+    """Without a terminal it prints a line a change."""
+    manager.reset_waiting()
+    manager.cancel({"status": "waiting"})
+    assert call(uri, "-t", "p", "watch").stdout == "p: 1 done, 4 failed\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-t", "q", "task_stat"), "Task pool 'q' does not exist"),
+        (("-t", "p", "query", "{bad"), "not JSON"),
+        (("task_stat",), "Which pool?"),
+        (("-t", "p", "query", '{"x": {"$gtt": 1}}'), "Did you mean '$gt'?"),
+        (("--store", "postgresql://127.0.0.1:9/x", "list"), "cannot be reached"),
+        (("--store", "redis://x", "list"), "names no task store"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(manager: TaskManager, uri: str, arguments: tuple[str, ...], said: str) -> None:
+    """Exit code 2, no traceback."""
+    failed = call(uri, *arguments)
+    assert failed.returncode == 2
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -1,0 +1,408 @@
+"""What happens to a pool when everything goes wrong: storms, crowds, deaths of every kind, disks that are full."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.errors import LeaseLost, StoreUnavailable
+from rollforge.run.worker import Crew, Event, Job
+from rollforge.session import Session
+from rollforge.store.base import TaskStore, open_store
+from rollforge.store.memory import MemoryStore
+from rollforge.store.mongo import MongoStore
+from rollforge.store.postgres import PostgresStore
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.task import Cause, Status
+from rollforge.testing.postgres import PostgresServer
+
+STORM = Path(__file__).parents[1] / "storm.py"
+CONTEXT = multiprocessing.get_context("spawn")
+pytestmark = pytest.mark.slow
+
+
+# -- storms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("store", "tasks"), [("sqlite", 400), ("postgres", 300), ("mongodb", 150)], ids=["sqlite", "postgres", "mongodb"]
+)
+def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
+    """Workers and server killed at random, some stopped beyond their lease: `make storm` is the same, larger."""
+    command = [
+        sys.executable,
+        str(STORM),
+        "--store",
+        store,
+        "--tasks",
+        str(tasks),
+        "--workers",
+        "4",
+        "--work",
+        "0.02",
+        "--limit",
+        "120",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, result
+    assert result["kills"] > 0
+    assert result["broken"] == []
+
+
+def jostle(uri: str, number: int, until: float) -> None:
+    """Everything that a worker does, as fast as it can."""
+    store, rng = open_store(uri), random.Random(number)
+    while time.time() < until:
+        store.create("p", [{"x": rng.randrange(100_000)} for _ in range(3)])
+        for task in store.claim("p", worker=f"w{number}", lease=30, limit=2):
+            store.renew(task, 30)
+            if rng.random() < 0.9:
+                store.commit(task, {"by": number})
+            else:
+                store.fail(task, "bad luck")
+        store.count("p")
+
+
+def test_many_processes_share_one_file(tmp_path: Path) -> None:
+    """No "database is locked" reaches anybody; the file is sound, and so is a copy taken at any moment.
+
+    16 processes for 6 seconds here; `ROLLFORGE_CROWD=64,60 make storm` has 64 of them for a minute.
+    """
+    crowd, seconds = map(int, os.environ.get("ROLLFORGE_CROWD", "16,6").split(","))
+    file = tmp_path / "tasks.db"
+    uri = f"sqlite:///{file}?synchronous=NORMAL"
+    open_store(uri).create("p", [{"x": 0}])
+    until = time.time() + seconds
+    workers = [CONTEXT.Process(target=jostle, args=(uri, i, until)) for i in range(crowd)]
+    for worker in workers:
+        worker.start()
+    time.sleep(seconds * 0.6)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for worker in workers:  # a moment as a power cut or a snapshot sees it
+        os.kill(worker.pid or 0, signal.SIGSTOP)
+    for part in tmp_path.glob("tasks.db*"):
+        shutil.copy(part, copy / part.name)
+    for worker in workers:
+        os.kill(worker.pid or 0, signal.SIGCONT)
+    for worker in workers:
+        worker.join()
+    assert [w.exitcode for w in workers] == [0] * crowd
+    for path in (file, copy / "tasks.db"):
+        raw = sqlite3.connect(path)
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        raw.close()
+        tasks = list(SQLiteStore(f"sqlite:///{path}").query("p"))
+        done = [t for t in tasks if t.status is Status.DONE]
+        assert len(done) > 20
+        assert all(t.result is not None for t in done)
+        assert all(t.result is None for t in tasks if t.status is not Status.DONE)
+
+
+# -- deaths ------------------------------------------------------------------------------------------------------------
+
+
+def die(task: dict[str, Any]) -> Any:
+    """Eight ways to end without a result, and a good one."""
+    print("the last words of", task["way"], flush=True)
+    ways = {
+        "raise": lambda: int("bad"),
+        "exit": lambda: sys.exit("enough"),
+        "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "segfault": lambda: ctypes.string_at(0),
+        "memory": lambda: bytearray(4 * 2**30),
+        "hang": lambda: time.sleep(600),
+        "unserialisable": threading.Lock,
+        "full disk": lambda: fill(Path("/dev/full")),
+        "leave": lambda: os._exit(7),
+        "good": lambda: task["x"] * 2,
+    }
+    return ways[task["way"]]()
+
+
+def fill(file: Path) -> None:
+    with file.open("w") as stream:
+        stream.write("x" * 10_000_000)
+
+
+WAYS = {
+    "raise": (Cause.RAISED, "ValueError: invalid literal"),
+    "exit": (Cause.RAISED, "SystemExit: enough"),
+    "kill": (Cause.KILLED, "killed by SIGKILL"),
+    "segfault": (Cause.KILLED, "killed by SIGSEGV"),
+    "memory": (Cause.OUT_OF_MEMORY, "MemoryError"),
+    "hang": (Cause.TIMED_OUT, "more than 1.5 s"),
+    "unserialisable": (Cause.RAISED, "cannot be stored"),
+    "full disk": (Cause.RAISED, "No space left on device"),
+    "leave": (Cause.EXITED, "exited with 7"),
+}
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "mongodb"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskStore]:
+    """Each kind of store, empty."""
+    name = f"deaths_{os.getpid()}"
+    if request.param == "memory":
+        store: TaskStore = MemoryStore()
+    elif request.param == "sqlite":
+        store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
+    elif request.param == "postgres":
+        store = PostgresStore(f"{request.getfixturevalue('postgres').uri}?schema={name}")
+    else:
+        store = MongoStore(f"{request.getfixturevalue('mongodb')}/{name}")
+    yield store
+    for pool in store.pools():
+        store.remove(pool)
+    store.close()
+
+
+def crew(store: TaskStore, job: Job, **options: Any) -> list[Event]:
+    """Run a job in two processes; return what happened."""
+    events: list[Event] = []
+    Crew(store, job, Session(threads=1), options.pop("jobs", 2), events.append, **options).run()
+    return events
+
+
+def test_each_death_is_told_from_the_others_and_stops_nobody_else(any_store: TaskStore) -> None:
+    """State and cause are those that the documentation names; what the task printed is kept; 99 good tasks finish."""
+    any_store.create("p", [{"way": way} for way in WAYS], max_attempts=1, priority=1)
+    any_store.create("p", [{"way": "good", "x": i} for i in range(99)])
+    crew(any_store, Job("p", die, timeout=1.5, memory=2 * 2**30))
+    tasks = {t.definition["way"]: t for t in any_store.query("p", {"way": {"$ne": "good"}})}
+    assert {way: t.cause for way, t in tasks.items()} == {way: cause for way, (cause, _) in WAYS.items()}
+    for way, (_, said) in WAYS.items():
+        assert tasks[way].status is Status.FAILED
+        assert said in str(tasks[way].error)
+        assert f"the last words of {way}" in tasks[way].log
+    assert "Segmentation fault" in tasks["segfault"].log
+    good = list(any_store.query("p", {"way": "good"}))
+    assert [t.result for t in good] == [2 * i for i in range(99)]
+
+
+def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> None:
+    """After its attempts, each in another process."""
+    store = MemoryStore()
+    store.create("p", [{"way": "kill"}], max_attempts=2)
+    events = crew(store, Job("p", die), jobs=1)
+    assert [e.kind for e in events] == ["started", "retry", "started", "failed"]
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+def hold_the_interpreter(task: dict[str, Any]) -> str:
+    """C code that does not let other threads of this process run."""
+    ctypes.PyDLL(None).usleep(2_500_000)
+    return "held"
+
+
+def test_a_lease_lasts_while_c_code_holds_the_interpreter(tmp_path: Path) -> None:
+    """Longer than the lease: it is renewed from the process that started the worker's."""
+    store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"x": 1}], max_attempts=1)
+    events = crew(store, Job("p", hold_the_interpreter), jobs=1, lease_seconds=0.9)
+    assert [e.kind for e in events] == ["started", "done"]
+
+
+def sleepy(task: dict[str, Any]) -> int:
+    time.sleep(task["s"])
+    return 1
+
+
+def test_a_cancelled_task_is_ended_where_it_runs() -> None:
+    """Its process is killed, and the worker goes on with the next."""
+    store = MemoryStore()
+    store.create("p", [{"s": 60}, {"s": 0}])
+    threading.Timer(1.5, lambda: store.cancel("p", {"s": 60})).start()
+    began = time.monotonic()
+    crew(store, Job("p", sleepy), jobs=1, lease_seconds=1.0)
+    assert time.monotonic() - began < 20
+    assert [t.status for t in store.query("p")] == [Status.FAILED, Status.DONE]
+
+
+def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
+    """The server is gone for a while, also while results are to be committed; then it goes on, and nothing is lost."""
+    with PostgresServer() as server:
+        store = PostgresStore(server.uri)
+        store.create("p", [{"s": 0.3}, {"s": 0.31}, {"s": 0.32}, {"s": 0.33}])
+        outage = threading.Timer(1.0, lambda: _bounce(server))
+        outage.start()
+        crew(store, Job("p", sleepy), jobs=1, patience=60)
+        outage.join()
+        assert store.count("p") == {Status.DONE: 4}
+        store.close()
+
+
+def _bounce(server: PostgresServer) -> None:
+    with server.down():
+        time.sleep(1.5)
+
+
+# -- the worker command ------------------------------------------------------------------------------------------------
+
+
+def start_worker(uri: str, *options: str, code: str = "sleepy") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rollforge", "worker", "-t", "p", "--store", uri, "--jobs", "1", *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*command, "--func", f"{Path(__file__).stem}:{code}"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("grace", "left"), [("20", Status.DONE), ("0", Status.WAITING)], ids=["finish", "give back"])
+def test_sigterm_lets_a_task_finish_or_gives_it_back(grace: str, left: Status, tmp_path: Path) -> None:
+    """Within the grace time it may end; what does not is given back, and costs no attempt."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    store.create("p", [{"s": 3.0}, {"s": 0.001}])
+    worker = start_worker(uri, "--grace", grace)
+    until(lambda: store.count("p").get(Status.RUNNING))
+    time.sleep(0.5)
+    worker.terminate()
+    worker.communicate(timeout=30)
+    assert worker.returncode == 0
+    first, second = store.query("p")
+    assert (first.status, first.attempt) == (left, 0)
+    assert second.status is Status.WAITING
+
+
+def test_idle_workers_begin_at_once(postgres: PostgresServer) -> None:
+    """A worker that waits at a PostgreSQL server is told of a new task, and does not poll for it."""
+    uri = f"{postgres.uri}?schema=idle"
+    store = PostgresStore(uri)
+    store.create("p", [{"s": 0}])
+    worker = start_worker(uri)
+    until(lambda: store.count("p").get(Status.DONE) == 1)
+    delays = []
+    for i in range(5):
+        time.sleep(0.3)
+        store.create("p", [{"s": 1e-6 * (i + 1)}])
+        until(lambda i=i: store.count("p").get(Status.DONE) == i + 2)
+        task = max(store.query("p"), key=lambda t: t.created_at)
+        delays.append(float(task.started_at or 0) - task.created_at)
+    worker.terminate()
+    worker.communicate(timeout=30)
+    store.close()
+    assert sorted(delays)[2] < 0.1
+
+
+def test_the_tasks_of_a_killed_worker_command_are_taken_over(tmp_path: Path) -> None:
+    """``kill -9`` of the command ends its processes too, and another worker takes over when the lease has run out."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    store.create("p", [{"s": 60}])
+    worker = start_worker(uri, "--lease", "1")
+    until(lambda: store.count("p").get(Status.RUNNING))
+    time.sleep(1.0)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(worker.pid)], capture_output=True, text=True, check=False
+    )
+    worker.kill()
+    worker.communicate()
+    pids = [int(pid) for pid in children.stdout.split()]
+    until(lambda: not any(_computes(pid) for pid in pids))
+    until(lambda: bool(store.claim("p", worker="next", lease=60)), 10)
+
+
+def _computes(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return (
+            "sleepy" in Path(f"/proc/{pid}/cmdline").read_text()
+            or "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+        )
+    return False
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
+    """One clear message; what was committed is there, and when there is space again it goes on."""
+    store = SQLiteStore(f"sqlite:///{small_disk}/tasks.db")
+    store.create("p", [{"x": 1}, {"x": 2}])
+    (first, second) = store.claim("p", worker="w", lease=600, limit=2)
+    store.commit(first, "good")
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 4096)
+    with pytest.raises(StoreUnavailable, match="disk") as caught:
+        store.commit(second, "y" * 200_000)
+    assert "tasks.db" in str(caught.value)
+    assert store.get("p", first.id).result == "good"
+    assert store.get("p", second.id).status is Status.RUNNING
+    ballast.unlink()
+    store.commit(second, "y" * 200_000)
+    assert store.count("p") == {Status.DONE: 2}
+    with pytest.raises(LeaseLost):
+        store.commit(second, "again")
+
+
+def test_a_read_only_disk_says_so(small_disk: Path) -> None:
+    """One message that names the file; it is as it was when it can be written again."""
+    file = small_disk / "tasks.db"
+    store = SQLiteStore(f"sqlite:///{file}")
+    store.create("p", [{"x": 1}])
+    store.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreUnavailable, match="may you write there") as caught:
+        SQLiteStore(f"sqlite:///{file}")
+    assert str(file) in str(caught.value)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert SQLiteStore(f"sqlite:///{file}").count("p") == {Status.WAITING: 1}
+
+
+def test_a_corrupted_file_says_so(tmp_path: Path) -> None:
+    """Whether its head is broken or its middle."""
+    file = tmp_path / "tasks.db"
+    store = SQLiteStore(f"sqlite:///{file}")
+    store.create("p", [{"x": i, "text": "y" * 500} for i in range(500)])
+    store.close()
+    for part in tmp_path.glob("tasks.db-*"):
+        part.unlink()
+    content = bytearray(file.read_bytes())
+    content[8192:-4096] = os.urandom(len(content) - 12288)
+    file.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match="corrupted"):
+        list(SQLiteStore(f"sqlite:///{file}").query("p", {"x": {"$gte": 0}}))
+    file.write_bytes(os.urandom(10_000))
+    with pytest.raises(StoreUnavailable, match="not a task store"):
+        SQLiteStore(f"sqlite:///{file}")
