@@ -86,7 +86,8 @@ class MemoryStore:
                         created_at=self._clock(), depends_on=needs,
                     )  # fmt: skip
                     self._put(task)
-            self._settle(pool, needs)
+            if any(c.new for c in made):
+                self._settle(pool, needs)
             return made
 
     def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
@@ -163,7 +164,7 @@ class MemoryStore:
                 t for t in self._matching(pool, node) if t.status is status and not t.blocked and t.available_at <= now
             ]
             free.sort(key=lambda t: -t.priority)  # stable: among equals the oldest first
-            return [
+            claimed = [
                 self._put(
                     replace(
                         task,
@@ -179,6 +180,7 @@ class MemoryStore:
                 )
                 for task in free[:limit]
             ]
+            return claimed if status is Status.PART_DONE else [replace(t, result=None) for t in claimed]
 
     def expire(self, pool: str) -> None:
         with self._lock:
@@ -325,7 +327,10 @@ class MemoryStore:
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
-        return len(self._change(pool, query, lambda t: _with_status(t, status)))
+        with self._lock:
+            ids = self._change(pool, query, lambda t: _with_status(t, status))
+            self._settle(pool, [d for i in ids for d in self._pools[pool][i].depends_on])
+        return len(ids)
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
         return len(self._change(pool, query, lambda t: replace(t, priority=priority)))
@@ -344,7 +349,7 @@ class MemoryStore:
                 )
                 ids = ids + new
             tasks = self._pools.get(pool, {})
-            self._settle(pool, [d for i in ids for d in tasks[i].depends_on])
+            self._settle(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
             return len(ids)
 
     def cancel(self, pool: str, query: Query | None = None) -> int:

@@ -237,7 +237,7 @@ class MongoStore:
         for i, document in enumerate(written):
             document |= {**fresh, "created_at": now, "changed": now, "seq": last - len(written) + 1 + i}
         new = self._insert(tasks, written)
-        if needs:
+        if needs and new:
             self._settle(pool, needs)
         return [Created(d["digest"], i in new) for i, d in enumerate(written)]
 
@@ -530,7 +530,7 @@ class MongoStore:
         if status in (Status.WAITING, Status.PART_DONE):
             change["stage_from"] = status.value
         ids = self._change(pool, _condition(parse_query(query)), change)
-        self._settle(pool, ids)
+        self._settle(pool, {*ids, *_needs(self._tasks(pool), ids)})
         return len(ids)
 
     @_spoken
@@ -544,7 +544,7 @@ class MongoStore:
         while again:  # what failed with them waits with them
             again = self._wait_again(pool, {"needs": {"$in": again}, "status": "failed", "cause": "dependency"})
             ids = ids + again
-        self._settle(pool, _needs(tasks, ids))
+        self._settle(pool, {*ids, *_needs(tasks, ids)})
         return len(ids)
 
     def _wait_again(self, pool: str, condition: Document) -> list[str]:

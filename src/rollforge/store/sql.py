@@ -144,15 +144,7 @@ class SQLStore(abc.ABC):
         if not known:
             self._check_known(tx, pool, ids, wanted)
 
-        def needs_of(some: list[str]) -> list[str]:
-            rows = tx.rows(
-                f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
-                pool=pool,
-                ids=self._list(some),
-            )
-            return [r[0] for r in rows]
-
-        refuse_cycles(ids, wanted, needs_of)
+        refuse_cycles(ids, wanted, lambda some: self._needs_of(tx, pool, some))
 
     def _check_known(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
         known = tx.rows(
@@ -496,7 +488,7 @@ class SQLStore(abc.ABC):
                 "lease_until = NULL, available_at = 0, error = NULL, cause = NULL",
                 status=status.value, stage=stage,
             )  # fmt: skip
-            self._settle(tx, pool, ids)
+            self._settle(tx, pool, [*ids, *self._needs_of(tx, pool, ids)])
             return len(ids)
 
         return self._write(work, pool)
@@ -520,11 +512,7 @@ class SQLStore(abc.ABC):
                 theirs = {"_id": {"$in": [r[0] for r in rows]}, "status": "failed", "cause": "dependency"}
                 again = self._changed(tx, pool, theirs, change) if rows else []
                 ids = ids + again
-            prerequisites = tx.rows(
-                f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}",
-                pool=pool, ids=self._list(ids),
-            )  # fmt: skip
-            self._settle(tx, pool, [r[0] for r in prerequisites])
+            self._settle(tx, pool, [*ids, *self._needs_of(tx, pool, ids)])
             return len(ids)
 
         return self._write(work, pool)
@@ -568,7 +556,7 @@ class SQLStore(abc.ABC):
                 else:
                     tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
                 self._rename_edges(tx, pool, task_id, new_id)
-                self._check_dependencies(tx, pool, {new_id}, self._needs_of(tx, pool, new_id), known=True)
+                self._check_dependencies(tx, pool, {new_id}, self._needs_of(tx, pool, [new_id]), known=True)
             else:
                 tx.run(
                     "UPDATE tasks SET status = 'waiting', stage_from = 'waiting', attempt = 0, token = token + 1, "
@@ -577,7 +565,7 @@ class SQLStore(abc.ABC):
                     pool=pool, id=new_id,
                 )  # fmt: skip
             tx.run("DELETE FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
-            self._settle(tx, pool, [new_id, *self._needs_of(tx, pool, new_id)])
+            self._settle(tx, pool, [new_id, *self._needs_of(tx, pool, [new_id])])
             return new_id
 
         return self._write(work, pool)
@@ -591,9 +579,10 @@ class SQLStore(abc.ABC):
             )  # fmt: skip
             tx.run(f"DELETE FROM needs WHERE pool = :pool AND {column} = :old", pool=pool, old=old)
 
-    def _needs_of(self, tx: Transaction, pool: str, task_id: str) -> list[str]:
-        rows = tx.rows("SELECT needs FROM needs WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
-        return [r[0] for r in rows]
+    def _needs_of(self, tx: Transaction, pool: str, ids: Iterable[str]) -> list[str]:
+        """What some tasks wait for, directly."""
+        text = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}"
+        return [r[0] for r in tx.rows(text, pool=pool, ids=self._list(ids))]
 
     @abc.abstractmethod
     def wait_for_change(self, pool: str, timeout: float) -> None:
