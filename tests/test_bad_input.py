@@ -233,7 +233,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         open_provider(tmp_path)
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///", "sqlit:///x.db", "postgresql://ann:secret@db/tasks", "tasks.db"])
+@pytest.mark.parametrize("uri", ["sqlite:///", "sqlit:///x.db", "redis://ann:secret@db/tasks", "tasks.db"])
 def test_a_store_that_cannot_be_meant_is_named(uri: str) -> None:
     """The URI is shown without its password, and what to write instead."""
     from rollforge.store.base import open_store

@@ -66,9 +66,9 @@ def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
     assert result["broken"] == []
 
 
-def jostle(uri: str, number: int, until: float) -> None:
+def jostle(uri: str, number: int, seconds: float) -> None:
     """Everything that a worker does, as fast as it can."""
-    store, rng = open_store(uri), random.Random(number)
+    store, rng, until = open_store(uri), random.Random(number), time.time() + seconds
     while time.time() < until:
         store.create("p", [{"x": rng.randrange(100_000)} for _ in range(3)])
         for task in store.claim("p", worker=f"w{number}", lease=30, limit=2):
@@ -88,12 +88,13 @@ def test_many_processes_share_one_file(tmp_path: Path) -> None:
     crowd, seconds = map(int, os.environ.get("ROLLFORGE_CROWD", "16,6").split(","))
     file = tmp_path / "tasks.db"
     uri = f"sqlite:///{file}?synchronous=NORMAL"
-    open_store(uri).create("p", [{"x": 0}])
-    until = time.time() + seconds
-    workers = [CONTEXT.Process(target=jostle, args=(uri, i, until)) for i in range(crowd)]
+    store = open_store(uri)
+    store.create("p", [{"x": 0}])
+    workers = [CONTEXT.Process(target=jostle, args=(uri, i, seconds)) for i in range(crowd)]
     for worker in workers:
         worker.start()
-    time.sleep(seconds * 0.6)
+    until(lambda: store.count("p").get(Status.DONE, 0) > 100, 60)
+    time.sleep(random.uniform(0, 0.5))
     copy = tmp_path / "copy"
     copy.mkdir()
     for worker in workers:  # a moment as a power cut or a snapshot sees it

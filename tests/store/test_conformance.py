@@ -16,6 +16,7 @@ import pytest
 from bson.binary import Binary
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
+from pymongo import MongoClient
 
 from rollforge.errors import StoreUnavailable, UntrustedPickle
 from rollforge.store import sqlite
@@ -216,8 +217,9 @@ class TestMongoStore(TaskStoreSuite):
         self.made: list[MongoStore] = []
         yield
         for store in self.made:
-            store._client.drop_database(store._database.name)
             store.close()
+        with MongoClient(mongodb) as client:
+            client.drop_database(self.uri.rpartition("/")[2])
 
     def make_store(self, clock: Clock | None) -> TaskStore:
         self.made.append(MongoStore(self.uri, clock=clock))

@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,8 @@ class Slot:
             target=_slot_main, name="rollforge-worker",
             args=(self._session, self._job, theirs, self._words, self._log_file),
         )  # fmt: skip
-        with _thread_variables(self._session.threads):
+        resource_tracker.ensure_running()
+        with _thread_variables(self._session.threads), _interrupts_held():
             process.start()
         theirs.close()
         self._process, self._pipe, self.ready = process, ours, False
@@ -235,6 +236,16 @@ def _thread_variables(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait for a moment: a child that is hit by it before it can say that it ignores it would die of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _oom_kills() -> int:
     """How often the machine's out-of-memory killer has struck."""
     with contextlib.suppress(OSError, ValueError), open("/proc/vmstat") as stream:
@@ -250,6 +261,7 @@ def _oom_kills() -> int:
 def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: Path, log_file: Path | None) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _raise_stopped)
     _die_with_parent()
     handle = os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
