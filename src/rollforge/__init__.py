@@ -35,6 +35,8 @@ _HOME = {
     "PortAnaRecord": "rollforge.record.portfolio",
     "SigAnaRecord": "rollforge.record.analysis",
     "SignalRecord": "rollforge.record.signal",
+    "DelayTrainerR": "rollforge.run.trainer",
+    "DelayTrainerRM": "rollforge.run.trainer",
     "Trainer": "rollforge.run.trainer",
     "TrainerR": "rollforge.run.trainer",
     "TrainerRM": "rollforge.run.trainer",

@@ -24,7 +24,7 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollforge.run.work import Job, WorkerStopped, storable
+from rollforge.run.work import Job, WorkerStopped, restored, storable
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import Encoded, encode_result
@@ -289,7 +289,8 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
 
 def _answer(job: Job, argument: Any) -> Outcome:
     try:
-        return Done(encode_result(storable(job.task_func(argument, **job.kwargs))))
+        given = restored(argument) if job.before is Status.PART_DONE else argument
+        return Done(encode_result(storable(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a task raises (sys.exit too) is its own failure

@@ -1,31 +1,54 @@
 """Trainers: a list of tasks in, a list of recorders out, in the same order.
 
-Where the tasks run is the trainer's one choice: :class:`TrainerR` runs them here, :class:`TrainerRM` through a pool
-that worker processes, here or elsewhere, take from.
+Training is one stage (:func:`~rollforge.run.execute.task_train`) or, in delayed trainers, two: `train` prepares the
+recorders, `end_train` fits the models. Where a stage runs is a trainer's other choice: :class:`TrainerR` runs it here,
+:class:`TrainerRM` through a pool that worker processes, here or elsewhere, take from.
+
+====================  ======================  ======================
+\\                     one stage               two stages
+====================  ======================  ======================
+here                  :class:`TrainerR`       :class:`DelayTrainerR`
+through a pool        :class:`TrainerRM`      :class:`DelayTrainerRM`
+====================  ======================  ======================
 """
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from rollforge.errors import TrainingFailed
-from rollforge.run.execute import task_train
+from rollforge.errors import ConfigError, TrainingFailed
+from rollforge.run.execute import begin_task_train, end_task_train, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
-from rollforge.run.worker import Job, run_task
-from rollforge.session import Session, current_session
+from rollforge.run.work import restored
+from rollforge.run.worker import Crew, Job, run_task
+from rollforge.session import Session, current_session, using
 from rollforge.store.manager import TaskManager
-from rollforge.task import Status
-from rollforge.track.base import Recorder, open_reference, open_tracker
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Status, TaskRecord
+from rollforge.track.base import Recorder, open_tracker
 
-__all__ = ["Trainer", "TrainerR", "TrainerRM"]
+__all__ = ["DelayTrainerR", "DelayTrainerRM", "Trainer", "TrainerR", "TrainerRM", "recorder_of", "task_key"]
 
 log = logging.getLogger(__name__)
 
+TrainFunc = Callable[..., Recorder]
+OnError = Literal["raise", "skip"]
+
 
 class Trainer:
-    """Trains a list of tasks, and returns a list of recorders in the order of the tasks."""
+    """Trains a list of tasks, and returns a list of recorders in the order of the tasks.
+
+    Examples
+    --------
+    >>> class Pretender(Trainer):
+    ...     def train(self, tasks, *args, **kwargs):
+    ...         return [task["x"] for task in tasks]
+    >>> Pretender()([{"x": 1}, {"x": 2}])
+    [1, 2]
+    """
 
     def __init__(self) -> None:
         self.delay = False
@@ -55,12 +78,58 @@ class Trainer:
         return self.end_train(self.train(*args, **kwargs))
 
 
-def _as_list(tasks: Any) -> list[Any]:
-    return list(tasks) if isinstance(tasks, (list, tuple)) else [tasks]
+class _RecorderTrainer(Trainer):
+    """What the four trainers share: names, the tags that say how far a recorder is, and what failing means."""
+
+    STATUS_KEY = "train_status"
+    STATUS_BEGIN = "begin_task_train"
+    STATUS_END = "end_task_train"
+
+    def __init__(
+        self,
+        experiment_name: str | None,
+        train_func: TrainFunc,
+        default_rec_name: str | None,
+        session: Session | None,
+        on_error: OnError,
+    ) -> None:
+        super().__init__()
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be 'raise' or 'skip', found {on_error!r}.", path="on_error")
+        self.experiment_name = experiment_name
+        self.train_func = train_func
+        self.default_rec_name = default_rec_name
+        self.session = session
+        self.on_error = on_error
+        self.failures: dict[str, str] = {}
+        """What failed in the last call: task -> traceback."""
+
+    def _where(self, experiment_name: str | None) -> tuple[Session, str]:
+        session = self.session or current_session()
+        return session, experiment_name or self.experiment_name or session.experiment
+
+    def _tag(self, recorders: Sequence[Recorder], status: str) -> list[Recorder]:
+        for recorder in recorders:
+            recorder.set_tags(**{self.STATUS_KEY: status})
+        return list(recorders)
+
+    def _unfinished(self, models: list[Recorder] | Recorder) -> list[Recorder]:
+        return [r for r in _as_list(models) if r.list_tags().get(self.STATUS_KEY) != self.STATUS_END]
+
+    def _failed(self, key: str, error: str) -> None:
+        """Remember a failure; whether that is the end is for :meth:`_judge` to say."""
+        self.failures[key] = error
+        log.warning("%s failed:\n%s", key, error)
+
+    def _judge(self, total: int, cause: BaseException | None = None) -> None:
+        """Raise, if something failed and that is not to be skipped."""
+        if self.failures and self.on_error == "raise":
+            told = "\n\n".join(f"{key}:\n{error.rstrip()}" for key, error in self.failures.items())
+            raise TrainingFailed(f"{len(self.failures)} of {total} tasks failed.\n\n{told}") from cause
 
 
-class TrainerR(Trainer):
-    """Trains the tasks one after another in this process, each into a recorder.
+class TrainerR(_RecorderTrainer):
+    """Trains the tasks here, each into a recorder.
 
     Parameters
     ----------
@@ -69,76 +138,172 @@ class TrainerR(Trainer):
     train_func : callable
         ``(task, experiment_name, recorder_name=…) -> Recorder``.
     call_in_subproc : bool
-        True runs each task in a child process, so that its memory is certainly given back.
+        True runs each task in a process of its own, so that its memory is certainly given back.
     default_rec_name : str, optional
         Name of the recorders.
+    jobs : int, optional
+        Worker processes, for which no pool is needed; None trains in this process, one task after another.
+    on_error : {"raise", "skip"}
+        Whether a task that fails ends the training, or is left out of the result (see `failures`).
     session : Session, optional
         By default the current one when training starts.
-    """
 
-    STATUS_KEY = "train_status"
-    STATUS_BEGIN = "begin_task_train"
-    STATUS_END = "end_task_train"
+    Examples
+    --------
+    >>> def pretend(task, experiment_name, recorder_name=None):
+    ...     from rollforge.track.base import get_experiment, open_tracker
+    ...     return get_experiment(open_tracker("folder:" + task["runs"]), experiment_name=experiment_name).create_recorder()
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as runs:
+    ...     (recorder,) = TrainerR("doc", pretend)([{"runs": runs}])
+    ...     recorder.list_tags()["train_status"]
+    'end_task_train'
+    """
 
     def __init__(
         self,
         experiment_name: str | None = None,
-        train_func: Callable[..., Recorder] = task_train,
+        train_func: TrainFunc = task_train,
         call_in_subproc: bool = False,
         default_rec_name: str | None = None,
         *,
+        jobs: int | None = None,
+        on_error: OnError = "raise",
         session: Session | None = None,
     ) -> None:
-        super().__init__()
-        self.experiment_name = experiment_name
-        self.train_func = train_func
+        super().__init__(experiment_name, train_func, default_rec_name, session, on_error)
         self.call_in_subproc = call_in_subproc
-        self.default_rec_name = default_rec_name
-        self.session = session
+        self.jobs = jobs
 
     def train(
         self,
         tasks: list[dict[str, Any]] | dict[str, Any],
-        train_func: Callable[..., Recorder] | None = None,
+        train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Return one trained recorder a task.
+        """Return one recorder a task.
+
+        Parameters
+        ----------
+        tasks : list of dict or dict
+            What to train.
+        train_func : callable, optional
+            Instead of the trainer's.
+        experiment_name : str, optional
+            Instead of the trainer's.
+        **kwargs
+            Handed to `train_func`.
 
         Raises
         ------
         TrainingFailed
-            When a task raises, from its exception, with its place in the list.
+            When a task fails, with its key and its traceback.
         """
-        from rollforge.run.worker import call_in_child
+        arguments = {"recorder_name": self.default_rec_name, **kwargs}
+        trained = self._stage(train_func or self.train_func, _as_list(tasks), experiment_name, arguments)
+        return self._tag(trained, self.STATUS_BEGIN)
 
-        train = train_func or self.train_func
-        experiment = experiment_name or self.experiment_name or (self.session or current_session()).experiment
-        if self.session is not None:
-            kwargs.setdefault("session", self.session)
-        recorders = []
-        for i, task in enumerate(listed := _as_list(tasks)):
-            arguments = {"recorder_name": self.default_rec_name, **kwargs}
-            try:
-                if self.call_in_subproc:
-                    recorder = call_in_child(train, task, experiment, **arguments)
-                else:
-                    recorder = train(task, experiment, **arguments)
-            except Exception as exc:
-                raise TrainingFailed(f"Task {i + 1} of {len(listed)} failed: {type(exc).__name__}: {exc}") from exc
-            recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN})
-            recorders.append(recorder)
-        return recorders
-
-    def end_train(self, models: list[Recorder] | Recorder, **kwargs: Any) -> list[Recorder]:
+    def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
         """Mark the recorders as finished and return them."""
-        recorders = _as_list(models)
-        for recorder in recorders:
-            recorder.set_tags(**{self.STATUS_KEY: self.STATUS_END})
-        return recorders
+        return self._tag(_as_list(models), self.STATUS_END)
+
+    def _stage(
+        self, func: TrainFunc, items: list[Any], experiment_name: str | None, kwargs: dict[str, Any]
+    ) -> list[Recorder]:
+        """Run one stage on tasks, or on recorders; return what it returns, in order, without what failed."""
+        session, experiment = self._where(experiment_name)
+        self.failures = {}
+        arguments = {"experiment_name": experiment, **kwargs}
+        if self.jobs is None and not self.call_in_subproc:
+            return self._in_this_process(func, items, session, arguments)
+        return self._in_processes(func, items, session, arguments)
+
+    def _in_this_process(
+        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any]
+    ) -> list[Recorder]:
+        done = []
+        with using(session):
+            for i, item in enumerate(items):
+                try:
+                    done.append(func(item, **arguments))
+                except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
+                    self._failed(task_key(item, i, len(items)), traceback.format_exc())
+                    self._judge(len(items), exc)
+        return done
+
+    def _in_processes(
+        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any]
+    ) -> list[Recorder]:
+        jobs = self.jobs or 1
+        open_tracker(session.tracking).prepare()  # once, before several processes would at the same moment
+        store, pool = MemoryStore(), "here"
+        definitions = [{"place": i, "item": _plain(item)} for i, item in enumerate(items)]
+        store.create(pool, definitions, max_attempts=1)
+        job = Job(pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc)
+        share = session.with_(threads=max(1, session.threads // jobs))
+        Crew(store, job, share, jobs).run()
+        tasks = list(store.query(pool))
+        for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
+            if task.status is not Status.DONE:
+                self._failed(task_key(item, i, len(items)), _why(task))
+        self._judge(len(items))
+        return [restored(t.result) for t in tasks if t.status is Status.DONE]
 
 
-class TrainerRM(Trainer):
+class DelayTrainerR(TrainerR):
+    """Prepares the recorders in `train`, and fits the models in `end_train`: here, both.
+
+    Parameters
+    ----------
+    experiment_name : str, optional
+        Experiment of the recorders; by default the session's.
+    train_func : callable
+        The first stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
+    end_train_func : callable
+        The second: ``(recorder, experiment_name) -> Recorder``.
+    **kwargs
+        Those of :class:`TrainerR`.
+
+    Examples
+    --------
+    >>> DelayTrainerR("doc").is_delay()
+    True
+    """
+
+    def __init__(
+        self,
+        experiment_name: str | None = None,
+        train_func: TrainFunc = begin_task_train,
+        end_train_func: TrainFunc = end_task_train,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(experiment_name, train_func, **kwargs)
+        self.end_train_func = end_train_func
+        self.delay = True
+
+    def end_train(
+        self,
+        models: list[Recorder] | Recorder,
+        end_train_func: TrainFunc | None = None,
+        experiment_name: str | None = None,
+        **kwargs: Any,
+    ) -> list[Recorder]:
+        """Fit the models of the recorders that are not finished, and return all that are then.
+
+        Raises
+        ------
+        TrainingFailed
+            When a task fails, with its key and its traceback.
+        """
+        todo = self._unfinished(models)
+        trained = self._stage(end_train_func or self.end_train_func, todo, experiment_name, kwargs)
+        self._tag(trained, self.STATUS_END)
+        lost = {r.id for r in todo} - {r.id for r in trained}
+        return [r for r in _as_list(models) if r.id not in lost]
+
+
+class TrainerRM(_RecorderTrainer):
     """Trains the tasks through a pool: stored once, taken by workers, resumed where they were after a crash.
 
     Parameters
@@ -154,45 +319,41 @@ class TrainerRM(Trainer):
     default_rec_name : str, optional
         Name of the recorders.
     jobs : int, optional
-        Worker processes started for :meth:`train`; None trains in this process.
+        Worker processes started for training; None trains in this process.
+    on_error : {"raise", "skip"}
+        Whether tasks that failed as often as they may raise, or are left out of the result (see `failures`).
     session : Session, optional
         By default the current one when training starts.
+
+    Examples
+    --------
+    >>> TrainerRM("doc", task_pool="nightly").has_worker()
+    True
     """
 
-    STATUS_KEY = "train_status"
-    STATUS_BEGIN = "begin_task_train"
-    STATUS_END = "end_task_train"
     TM_ID = "_id in TaskManager"
 
     def __init__(
         self,
         experiment_name: str | None = None,
         task_pool: str | None = None,
-        train_func: Callable[..., Recorder] = task_train,
+        train_func: TrainFunc = task_train,
         skip_run_task: bool = False,
         default_rec_name: str | None = None,
         *,
         jobs: int | None = None,
+        on_error: OnError = "raise",
         session: Session | None = None,
     ) -> None:
-        super().__init__()
-        self.experiment_name = experiment_name
+        super().__init__(experiment_name, train_func, default_rec_name, session, on_error)
         self.task_pool = task_pool
-        self.train_func = train_func
         self.skip_run_task = skip_run_task
-        self.default_rec_name = default_rec_name
         self.jobs = jobs
-        self.session = session
-
-    def _names(self, experiment_name: str | None) -> tuple[Session, str, str]:
-        session = self.session or current_session()
-        experiment = experiment_name or self.experiment_name or session.experiment
-        return session, experiment, self.task_pool or experiment
 
     def train(
         self,
         tasks: list[dict[str, Any]] | dict[str, Any],
-        train_func: Callable[..., Recorder] | None = None,
+        train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,
         after_status: Status | str = Status.DONE,
@@ -204,66 +365,210 @@ class TrainerRM(Trainer):
         Raises
         ------
         TrainingFailed
-            When tasks failed as often as they may, naming each with the last line of its traceback.
+            When tasks failed as often as they may, each with its key and its traceback.
         """
         listed = _as_list(tasks)
         if not listed:
             return []
-        session, experiment, pool = self._names(experiment_name)
-        manager = TaskManager(pool, session=session)
+        session, experiment = self._where(experiment_name)
+        manager = self._manager(session, experiment)
         ids = manager.create_task(listed)
-        query = {"_id": {"$in": ids}}
-        if not self.skip_run_task:
-            open_tracker(session.tracking).prepare()
-            arguments = {
-                "experiment_name": experiment,
-                "recorder_name": default_rec_name or self.default_rec_name,
-                **kwargs,
-            }
-            job = Job(
-                pool=pool,
-                task_func=train_func or self.train_func,
-                query=query,
-                before=Status(before_status),
-                after=Status(after_status),
-                kwargs=arguments,
-            )
-            executor: Executor = InProcess(session) if self.jobs is None else LocalProcesses(session, self.jobs)
-            executor.run(job)
-        if not self.is_delay():
-            manager.wait(query)
-        return self._recorders(manager, ids)
-
-    def _recorders(self, manager: TaskManager, ids: Sequence[str]) -> list[Recorder]:
-        recorders, failed = [], []
-        for task_id in ids:
-            document = manager.re_query(task_id)
-            if document["status"] == Status.FAILED:
-                last = (document.get("error") or "no traceback").strip().splitlines()[-1]
-                failed.append(f"{task_id}: {last}")
-                continue
-            recorder = recorder_of(document["res"])
+        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
+        self._run(
+            manager, ids, train_func or self.train_func, before_status, after_status, session, experiment, arguments
+        )
+        recorders = self._recorders(manager, ids)
+        for task_id, recorder in recorders.items():
             recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
-            recorders.append(recorder)
-        if failed:
-            raise TrainingFailed(f"{len(failed)} of {len(ids)} tasks failed:\n  " + "\n  ".join(failed))
-        return recorders
+        return [recorders[i] for i in ids if i in recorders]
 
-    def end_train(self, models: list[Recorder] | Recorder, **kwargs: Any) -> list[Recorder]:
+    def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
         """Mark the recorders as finished and return them."""
-        recorders = _as_list(models)
-        for recorder in recorders:
-            recorder.set_tags(**{self.STATUS_KEY: self.STATUS_END})
-        return recorders
+        return self._tag(_as_list(models), self.STATUS_END)
 
     def has_worker(self) -> bool:
         """Whether other processes can help: always."""
         return True
 
-    def worker(self, train_func: Callable[..., Recorder] | None = None, experiment_name: str | None = None) -> None:
+    def worker(self, train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
         """Train tasks of the pool in this process until none is waiting: to be called beside :meth:`train`."""
-        session, experiment, pool = self._names(experiment_name)
-        run_task(train_func or self.train_func, pool, session=session, experiment_name=experiment)
+        self._work(train_func or self.train_func, experiment_name, Status.WAITING, Status.DONE)
+
+    def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
+        session, experiment = self._where(experiment_name)
+        run_task(
+            func, self.task_pool or experiment, session=session, before_status=before, after_status=after,
+            experiment_name=experiment,
+        )  # fmt: skip
+
+    def _manager(self, session: Session, experiment: str) -> TaskManager:
+        return TaskManager(self.task_pool or experiment, session=session)
+
+    def _run(
+        self,
+        manager: TaskManager,
+        ids: Sequence[str],
+        func: TrainFunc,
+        before: Status | str,
+        after: Status | str,
+        session: Session,
+        experiment: str,
+        arguments: Mapping[str, Any],
+    ) -> None:
+        """Run one stage, here or elsewhere, and wait until nothing of it can make progress."""
+        query, before, after = {"_id": {"$in": list(ids)}}, Status(before), Status(after)
+        if not self.skip_run_task:
+            open_tracker(session.tracking).prepare()
+            kwargs = {"experiment_name": experiment, **arguments}
+            job = Job(str(manager.task_pool), func, query, before, after, kwargs)
+            executor: Executor = InProcess(session) if self.jobs is None else LocalProcesses(session, self.jobs)
+            executor.run(job)
+        moving = {before, Status.RUNNING}
+        manager.wait(query, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after))
+
+    def _recorders(self, manager: TaskManager, ids: Sequence[str]) -> dict[str, Recorder]:
+        """The recorders of the tasks, by task; what failed is remembered, and raised if it is to be."""
+        self.failures = {}
+        recorders = {}
+        for i, task_id in enumerate(ids):
+            task = manager.store.get(str(manager.task_pool), task_id)
+            if task.status is Status.FAILED:
+                self._failed(f"{task_key(task.definition, i, len(ids))}, {task_id}", _why(task))
+            else:
+                recorders[task_id] = recorder_of(task.result)
+        self._judge(len(ids))
+        return recorders
+
+
+class DelayTrainerRM(TrainerRM):
+    """Prepares the recorders in `train`, and has the models fitted through the pool in `end_train`.
+
+    In between the tasks are ``part_done``, and any worker may take up their second stage (:meth:`worker`).
+
+    Parameters
+    ----------
+    experiment_name : str, optional
+        Experiment of the recorders; by default the session's.
+    task_pool : str, optional
+        Name of the pool; by default that of the experiment.
+    train_func : callable
+        The first stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
+    end_train_func : callable
+        The second: ``(recorder, experiment_name) -> Recorder``.
+    skip_run_task : bool
+        True leaves the second stage to workers elsewhere, and waits for them; the first is always run here.
+    **kwargs
+        Those of :class:`TrainerRM`.
+
+    Examples
+    --------
+    >>> DelayTrainerRM("doc").is_delay()
+    True
+    """
+
+    def __init__(
+        self,
+        experiment_name: str | None = None,
+        task_pool: str | None = None,
+        train_func: TrainFunc = begin_task_train,
+        end_train_func: TrainFunc = end_task_train,
+        skip_run_task: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(experiment_name, task_pool, train_func, skip_run_task, **kwargs)
+        self.end_train_func = end_train_func
+        self.delay = True
+
+    def train(
+        self,
+        tasks: list[dict[str, Any]] | dict[str, Any],
+        train_func: TrainFunc | None = None,
+        experiment_name: str | None = None,
+        before_status: Status | str = Status.WAITING,
+        after_status: Status | str = Status.PART_DONE,
+        default_rec_name: str | None = None,
+        **kwargs: Any,
+    ) -> list[Recorder]:
+        """Return one recorder a task, not trained yet."""
+        skip, self.skip_run_task = self.skip_run_task, False
+        try:
+            return super().train(
+                tasks, train_func, experiment_name, before_status, after_status, default_rec_name, **kwargs
+            )
+        finally:
+            self.skip_run_task = skip
+
+    def end_train(
+        self,
+        models: list[Recorder] | Recorder,
+        end_train_func: TrainFunc | None = None,
+        experiment_name: str | None = None,
+        **kwargs: Any,
+    ) -> list[Recorder]:
+        """Have the models of the recorders fitted, and return them.
+
+        Raises
+        ------
+        TrainingFailed
+            When tasks failed as often as they may, each with its key and its traceback.
+        """
+        recorders = _as_list(models)
+        if not recorders:
+            return []
+        session, experiment = self._where(experiment_name)
+        manager = self._manager(session, experiment)
+        ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
+        func = end_train_func or self.end_train_func
+        self._run(manager, ids, func, Status.PART_DONE, Status.DONE, session, experiment, kwargs)
+        trained = self._recorders(manager, ids)
+        return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
+
+    def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
+        """Fit models of the pool in this process until none is prepared: to be called beside :meth:`end_train`."""
+        self._work(end_train_func or self.end_train_func, experiment_name, Status.PART_DONE, Status.DONE)
+
+
+# -- tasks and results -------------------------------------------------------------------------------------------------
+
+
+def _as_list(tasks: Any) -> list[Any]:
+    return list(tasks) if isinstance(tasks, (list, tuple)) else [tasks]
+
+
+def _plain(item: Any) -> Any:
+    return {"recorder": item.reference()} if isinstance(item, Recorder) else item
+
+
+def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str, Any]) -> Recorder:
+    """Run one stage on one task in a worker process."""
+    return func(restored(definition["item"]), **arguments)
+
+
+def _why(task: TaskRecord) -> str:
+    return task.error or f"{task.status}, and no reason was kept"
+
+
+def task_key(item: Any, place: int, total: int) -> str:
+    """Return what a person calls a task: its place, its model, its test segment.
+
+    Examples
+    --------
+    >>> task_key({"model": {"class": "LGBModel"}, "dataset": {"kwargs": {"segments": {"test": ("2020", None)}}}}, 0, 3)
+    'task 1 of 3 (LGBModel, test 2020 to the end)'
+    """
+    known = []
+    if isinstance(item, Recorder):
+        known.append(f"recorder {item.id}")
+    elif isinstance(item, Mapping):
+        model = item.get("model")
+        known += [str(model["class"])] if isinstance(model, Mapping) and "class" in model else []
+        dataset = item.get("dataset")
+        kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
+        segments = kwargs.get("segments") if isinstance(kwargs, Mapping) else None
+        if isinstance(segments, Mapping) and "test" in segments:
+            begin, end = segments["test"]
+            known.append(f"test {begin} to {end or 'the end'}")
+    return f"task {place + 1} of {total}" + (f" ({', '.join(known)})" if known else "")
 
 
 def recorder_of(result: Any) -> Recorder:
@@ -274,10 +579,9 @@ def recorder_of(result: Any) -> Recorder:
     TrainingFailed
         When the task's function did not return a recorder.
     """
-    if isinstance(result, Recorder):
-        return result
-    if isinstance(result, Mapping) and isinstance(result.get("recorder"), Mapping):
-        return open_reference(result["recorder"])
+    found = restored(result)
+    if isinstance(found, Recorder):
+        return found
     raise TrainingFailed(
         f"The task's result is no recorder but a {type(result).__name__}; its train_func must return one."
     )

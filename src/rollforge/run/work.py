@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rollforge.task import Status
-from rollforge.track.base import Recorder
+from rollforge.track.base import Recorder, open_reference
 
-__all__ = ["Event", "Job", "WorkerStopped", "nobody", "storable", "worker_name"]
+__all__ = ["Event", "Job", "WorkerStopped", "nobody", "restored", "storable", "worker_name"]
 
 
 class WorkerStopped(BaseException):
@@ -63,3 +63,10 @@ def worker_name(pid: int | None = None) -> str:
 def storable(result: Any) -> Any:
     """Return what the store keeps of a task's result: a recorder as a reference, anything else as it is."""
     return {"recorder": result.reference()} if isinstance(result, Recorder) else result
+
+
+def restored(kept: Any) -> Any:
+    """Return what :func:`storable` was given."""
+    if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
+        return open_reference(kept["recorder"])
+    return kept

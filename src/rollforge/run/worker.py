@@ -21,12 +21,11 @@ from typing import Any
 from rollforge.errors import StoreUnavailable, TrainingFailed
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
 from rollforge.run.slot import Done, Failed, Slot, Stopped, failure
-from rollforge.run.work import Event, Job, WorkerStopped, nobody, storable, worker_name
+from rollforge.run.work import Event, Job, WorkerStopped, nobody, restored, storable, worker_name
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_result
 from rollforge.task import Status, TaskRecord
-from rollforge.track.base import open_reference
 
 __all__ = [
     "Crew",
@@ -132,8 +131,8 @@ class Worker:
         words.begin()
         claims.started(task)
         began = time.perf_counter()
-        argument = task.result if self.job.before is Status.PART_DONE else dict(task.definition)
         try:
+            argument = restored(task.result) if self.job.before is Status.PART_DONE else dict(task.definition)
             result = storable(self.job.task_func(argument, **self.job.kwargs))
             claims.commit(task, result, words.text(), time.perf_counter() - began)
         except StoreUnavailable:
@@ -427,8 +426,7 @@ def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     finally:
         slot.end(5.0)
     if isinstance(outcome, Done):
-        value = decode_result(outcome.result)
-        return open_reference(value["recorder"]) if isinstance(value, dict) and set(value) == {"recorder"} else value
+        return restored(decode_result(outcome.result))
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
 
 

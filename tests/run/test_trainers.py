@@ -1,0 +1,168 @@
+"""The four trainers: recorders in the order of the tasks, tags that say how far they are, failures that are told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.errors import ConfigError, TrainingFailed
+from rollforge.run.trainer import DelayTrainerR, DelayTrainerRM, Trainer, TrainerR, TrainerRM
+from rollforge.session import Session, current_session, using
+from rollforge.store.manager import TaskManager
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+ALL = [TrainerR, DelayTrainerR, TrainerRM, DelayTrainerRM]
+
+
+@pytest.fixture(params=["folder", "mlflow"])
+def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]:
+    """Everything in a folder of its own, on both trackers."""
+    tracking = f"folder:{tmp_path}/runs" if request.param == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
+    made = Session(store=f"sqlite:///{tmp_path}/tasks.db", tracking=tracking, threads=2)
+    with using(made):
+        yield made
+
+
+def whole(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Recorder:
+    """Train at once."""
+    return second(first(task, experiment_name, recorder_name), experiment_name)
+
+
+def first(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Recorder:
+    """Prepare a recorder."""
+    tracker = open_tracker(current_session().tracking)
+    recorder = get_experiment(tracker, experiment_name=experiment_name).create_recorder(recorder_name)
+    recorder.save_objects(task=task)
+    recorder.end_run(Recorder.STATUS_S)
+    return recorder
+
+
+def second(recorder: Recorder, experiment_name: str) -> Recorder:
+    """Fit."""
+    task = recorder.load_object("task")
+    recorder.start_run()
+    if task["x"] == "bad":
+        recorder.end_run(Recorder.STATUS_FA)
+        raise ValueError("no good")
+    recorder.log_metrics(x=task["x"])
+    recorder.set_tags(pid=str(os.getpid()))
+    recorder.end_run(Recorder.STATUS_FI)
+    return recorder
+
+
+def trainer(kind: type[Trainer], **options: Any) -> Any:
+    """A trainer of a kind with the functions above."""
+    if kind in (DelayTrainerR, DelayTrainerRM):
+        options["end_train_func"] = second
+    return kind("exp", train_func=first if "end_train_func" in options else whole, **options)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_recorders_come_in_the_order_of_the_tasks(kind: type[Trainer], session: Session) -> None:
+    """Each holds its own task's metrics, and is marked as finished."""
+    made = trainer(kind, default_rec_name="mine")
+    begun = made.train([{"x": 3}, {"x": 1}, {"x": 2}])
+    assert [r.list_tags()["train_status"] for r in begun] == ["begin_task_train"] * 3
+    assert made.is_delay() is (kind in (DelayTrainerR, DelayTrainerRM))
+    if made.is_delay():
+        assert [r.list_metrics() for r in begun] == [{}] * 3
+    ended = made.end_train(begun)
+    assert [r.id for r in ended] == [r.id for r in begun]
+    assert [r.list_metrics()["x"] for r in ended] == [3, 1, 2]
+    assert [r.list_tags()["train_status"] for r in ended] == ["end_task_train"] * 3
+    assert {r.info["name"] for r in ended} == {"mine"}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_one_task_may_be_given_alone_and_none_at_all(kind: type[Trainer], session: Session) -> None:
+    """A dict is a list of one; no task, no recorder."""
+    assert [r.list_metrics()["x"] for r in trainer(kind)({"x": 7})] == [7]
+    assert trainer(kind)([]) == []
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_failure_is_told_with_its_task_and_traceback(kind: type[Trainer], tmp_path: Path) -> None:
+    """Or left out of the result, with what failed at hand."""
+    session = Session(store=f"sqlite:///{tmp_path}/t.db", tracking=f"folder:{tmp_path}/runs")
+    tasks = [{"x": 1}, {"x": "bad", "model": {"class": "Linear"}}, {"x": 2}]
+    with using(session):
+        if kind in (TrainerRM, DelayTrainerRM):
+            TaskManager("exp").create_task(tasks, max_attempts=1)
+        with pytest.raises(TrainingFailed, match=r"(?s)2 of 3.*ValueError: no good|1 of 3.*ValueError: no good"):
+            trainer(kind)(tasks)
+        lenient = trainer(kind, on_error="skip")
+        if kind in (TrainerRM, DelayTrainerRM):
+            TaskManager("exp").remove()
+            TaskManager("exp").create_task(tasks, max_attempts=1)
+        assert [r.list_metrics()["x"] for r in lenient(tasks)] == [1, 2]
+        ((key, error),) = lenient.failures.items()
+        assert "Linear" in key or "recorder" in key
+        assert "ValueError: no good" in error
+    with pytest.raises(ConfigError, match="on_error"):
+        kind(on_error="ignore")  # type: ignore[call-arg]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ALL)
+def test_jobs_run_side_by_side_in_processes(kind: type[Trainer], session: Session) -> None:
+    """Without a pool as with one; the fitting happens elsewhere than here."""
+    recorders = trainer(kind, jobs=2)([{"x": i} for i in range(4)])
+    assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2, 3]
+    assert str(os.getpid()) not in {r.list_tags()["pid"] for r in recorders}
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_for_each_task(session: Session) -> None:
+    """``call_in_subproc`` gives memory back for certain."""
+    recorders = trainer(TrainerR, call_in_subproc=True)([{"x": 1}, {"x": 2}])
+    assert len({r.list_tags()["pid"] for r in recorders}) == 2
+
+
+def test_what_the_pool_knows_as_done_is_not_trained_again(session: Session) -> None:
+    """The same recorder comes back; the pool has the experiment's name unless it is given one."""
+    (one,) = trainer(TrainerRM)([{"x": 1}])
+    (again, other) = trainer(TrainerRM)([{"x": 1}, {"x": 2}])
+    assert again.id == one.id
+    assert other.id != one.id
+    assert TaskManager.list() == ["exp"]
+    trainer(TrainerRM, task_pool="apart")([{"x": 1}])
+    assert TaskManager.list() == ["apart", "exp"]
+
+
+def test_the_second_stage_of_a_finished_recorder_is_not_run_again(session: Session) -> None:
+    """Ending twice changes nothing."""
+    made = trainer(DelayTrainerR)
+    recorders = made([{"x": 1}])
+    assert made.end_train(recorders, end_train_func=None)[0].id == recorders[0].id
+    with pytest.raises(NotImplementedError):
+        made.worker()
+    assert not made.has_worker()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["TrainerRM", "DelayTrainerRM"])
+def test_workers_elsewhere_train_what_is_only_stored_here(kind: str, session: Session, tmp_path: Path) -> None:
+    """``skip_run_task`` prepares here; another process runs the trainer's `worker` until all is done."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_trainers import {kind}, trainer
+from rollforge.session import Session, using
+from rollforge.store.manager import TaskManager
+with using(Session(store={session.store!r}, tracking={session.tracking!r})):
+    while TaskManager("exp").task_stat().get("done", 0) < 3:
+        trainer({kind}).worker()
+        time.sleep(0.1)
+"""
+    helper = subprocess.Popen([sys.executable, "-c", code])
+    made = trainer({"TrainerRM": TrainerRM, "DelayTrainerRM": DelayTrainerRM}[kind], skip_run_task=True)
+    recorders = made([{"x": i} for i in range(3)])
+    assert helper.wait(60) == 0
+    assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
+    assert {r.list_tags()["pid"] for r in recorders} == {str(helper.pid)}
