@@ -26,6 +26,7 @@ __all__ = [
     "build",
     "fill_placeholder",
     "flatten_dict",
+    "import_file",
     "init_instance_by_config",
     "locate",
     "resolve_references",
@@ -65,7 +66,14 @@ QLIB_MODULES: dict[str, str] = {
 """Where the classes of a module of Qlib's are found in Rollforge."""
 
 
-def _import_file(path: str) -> ModuleType:
+def import_file(path: str) -> ModuleType:
+    """Return the module that a Python file makes.
+
+    Raises
+    ------
+    BuildError
+        When there is no such file.
+    """
     name = re.sub(r"\W", "_", path.removesuffix(".py")).lstrip("_0123456789")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
@@ -78,7 +86,7 @@ def _import_file(path: str) -> ModuleType:
 
 def _import_module(module_path: str, where: str) -> ModuleType:
     if module_path.endswith(".py"):
-        return _import_file(module_path)
+        return import_file(module_path)
     try:
         return importlib.import_module(module_path)
     except ModuleNotFoundError as exc:

@@ -1,0 +1,8 @@
+"""Stands for Qlib where scripts import it, also in their worker processes: this folder is on their path."""
+
+import sys
+
+from rollforge.compat.qlib import install
+
+install()
+sys.modules[__name__] = install.package

@@ -1,0 +1,181 @@
+"""``qlib.init`` and ``qlib.config.C``: Qlib's settings, as far as they mean something here, kept in the session."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rollforge.errors import ConfigError
+from rollforge.session import current_session
+from rollforge.session import init as init_session
+
+__all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf", "qrun"]
+
+log = logging.getLogger(__name__)
+
+QLIB_VERSION = "0.9.7"
+_DEFAULT_FOLDER = "~/.qlib/qlib_data/cn_data"
+# Settings of Qlib's that change how it works inside, and nothing that it computes.
+_WITHOUT_EFFECT = frozenset(
+    """expression_cache dataset_cache calendar_cache local_cache_path redis_host redis_port redis_task_db redis_password
+    mem_cache_size_limit mem_cache_limit_type mem_cache_expire dataset_provider expression_provider calendar_provider
+    instrument_provider feature_provider provider joblib_backend maxtasksperchild logging_level logging_config
+    clear_mem_cache skip_if_reg default_disk_cache flask_server flask_port auto_mount mount_path dump_protocol_version
+    custom_ops min_data_shift trade_unit limit_threshold deal_price timeout task_conf""".split()
+)
+
+
+class Config(dict[str, Any]):
+    """Qlib's ``C``: a mapping with attributes; setting ``mongo`` chooses the task store."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"Qlib's setting {name!r} is not known here.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        if name == "mongo" and value:
+            init_session(**_kept(store=mongo_uri(value)))
+
+    def __getitem__(self, name: str) -> Any:
+        session = current_session()
+        if name == "provider_uri":
+            return {"day": session.provider_uri}
+        if name == "region":
+            return session.region
+        if name == "kernels":
+            return session.threads
+        return super().__getitem__(name)
+
+    @property
+    def registered(self) -> bool:
+        """Whether ``qlib.init`` was called."""
+        return bool(self.get("_registered"))
+
+    def get_kernels(self, freq: str = "day") -> int:
+        """Return the number of threads."""
+        return current_session().threads
+
+
+QlibConfig = Config
+C = Config(
+    dump_protocol_version=4, default_exp_name="Experiment", logging_level=logging.INFO, custom_ops=[],
+    exp_manager={"class": "MLflowExpManager", "kwargs": {"default_exp_name": "Experiment"}},
+)  # fmt: skip
+
+
+def _kept(**changes: Any) -> dict[str, Any]:
+    """The session's fields with some changed: ``rollforge.init`` begins anew each time."""
+    session = current_session()
+    fields = {
+        "provider_uri": session.provider_uri, "region": session.region, "store": session.store,
+        "tracking": session.tracking, "experiment": session.experiment, "cache": session.cache, "threads": session.threads,
+    }  # fmt: skip
+    return {**fields, **{k: v for k, v in changes.items() if v is not None}}
+
+
+def mongo_uri(setting: Mapping[str, str]) -> str:
+    """Return the task store of Qlib's ``mongo`` setting.
+
+    Raises
+    ------
+    ConfigError
+        When it lacks its two keys.
+
+    Examples
+    --------
+    >>> mongo_uri({"task_url": "mongodb://localhost:27017/", "task_db_name": "rolling_db"})
+    'mongodb://localhost:27017/rolling_db'
+    """
+    if not isinstance(setting, Mapping) or not {"task_url", "task_db_name"} <= set(setting):
+        raise ConfigError(f"mongo needs task_url and task_db_name, found {setting!r}.", path="mongo")
+    address, _, options = str(setting["task_url"]).partition("?")
+    scheme, _, rest = address.partition("://")
+    host = rest.partition("/")[0]
+    return f"{scheme}://{host}/{setting['task_db_name']}" + (f"?{options}" if options else "")
+
+
+def _folder(provider_uri: Any) -> str:
+    if isinstance(provider_uri, Mapping):
+        if "day" not in provider_uri and "__DEFAULT_FREQ" not in provider_uri:
+            raise ConfigError("provider_uri names no folder for the frequency 'day'.", path="provider_uri")
+        provider_uri = provider_uri.get("day", provider_uri.get("__DEFAULT_FREQ"))
+    return str(Path(os.fspath(provider_uri)).expanduser())
+
+
+def _tracking(uri: str) -> str:
+    """A tracking store of ours for one of MLflow's URIs: its file store is closed, a database beside it takes its place."""
+    found = re.fullmatch(r"(?:file:(?://)?)?(/.*|[^:]*)", uri)
+    return f"sqlite:///{Path(found[1]).expanduser().absolute() / 'mlflow.db'}" if found else uri
+
+
+def init(default_conf: str = "client", **kwargs: Any) -> None:
+    """Set where data, runs and tasks are, as Qlib's ``init`` does.
+
+    Parameters
+    ----------
+    default_conf : str
+        Has no meaning here.
+    **kwargs
+        ``provider_uri``, ``region``, ``mongo``, ``exp_manager``, ``kernels``; Qlib's other settings have no effect.
+    """
+    manager = kwargs.pop("exp_manager", None) or {}
+    arguments = manager.get("kwargs", {}) if isinstance(manager, Mapping) else {}
+    region = str(kwargs.pop("region", "cn")).lower()
+    changes: dict[str, Any] = {
+        "provider_uri": _folder(kwargs.pop("provider_uri", _DEFAULT_FOLDER)), "region": region,
+        "tracking": _tracking(arguments["uri"]) if arguments.get("uri") else None,
+        "experiment": arguments.get("default_exp_name"),
+    }  # fmt: skip
+    mongo, kernels = kwargs.pop("mongo", None), kwargs.pop("kernels", None)
+    if mongo:
+        changes["store"] = mongo_uri(mongo)
+    if isinstance(kernels, int):
+        changes["threads"] = max(1, kernels)
+    init_session(**_kept(**changes))
+    if manager:
+        dict.__setitem__(C, "exp_manager", manager)
+    unknown = sorted(set(kwargs) - _WITHOUT_EFFECT)
+    if unknown:
+        log.warning("qlib.init: %s: not known, without effect", ", ".join(unknown))
+    for name, value in kwargs.items():
+        dict.__setitem__(C, name, value)
+    dict.__setitem__(C, "_registered", True)
+
+
+def auto_init(**kwargs: Any) -> None:
+    """Set up as the ``config.yaml`` of the folder (or one above) says, else as `kwargs` do."""
+    cur = Path(kwargs.pop("cur_path", Path.cwd()))
+    for folder in [cur, *cur.parents]:
+        if (folder / "config.yaml").is_file():
+            init_from_yaml_conf(folder / "config.yaml", **kwargs)
+            return
+    init(**kwargs)
+
+
+def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: Any) -> None:
+    """Set up as a YAML file says; `kwargs` come before it."""
+    import yaml
+
+    settings = yaml.safe_load(Path(conf_path).read_text()) or {}
+    init(**{**dict(settings.get("qlib_init") or settings), **kwargs})
+
+
+def qrun() -> None:
+    """Run ``python -m qlib.workflow.cli WORKFLOW.yaml``."""
+    from rollforge.cli.main import app, guarded
+
+    sys.argv = ["rollforge", "run", *(a for a in sys.argv[1:] if a != "--config_path")]
+    guarded(app)

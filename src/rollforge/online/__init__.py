@@ -1,0 +1,1 @@
+"""Serving: models that are kept up to date, day after day."""

@@ -1,0 +1,246 @@
+"""The online manager: trains first, then day by day updates predictions, trains what has become due, makes signals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rollforge.collect.collector import MergeCollector
+from rollforge.collect.ensemble import AverageEnsemble
+from rollforge.data.engine import D
+from rollforge.errors import ConfigError
+from rollforge.online.strategy import OnlineStrategy
+from rollforge.run.trainer import Trainer, TrainerR
+from rollforge.trust import load as load_pickle
+
+__all__ = ["OnlineManager"]
+
+log = logging.getLogger(__name__)
+
+
+class OnlineManager:
+    """Runs strategies over time, and remembers which models were online when.
+
+    Parameters
+    ----------
+    strategies : OnlineStrategy or list of them
+        At least one.
+    trainer : Trainer, optional
+        By default a :class:`~rollforge.run.trainer.TrainerR`.
+    begin_time : date-like, optional
+        The first day; by default the last of the calendar.
+    freq : str
+        Of the calendar.
+    """
+
+    STATUS_SIMULATING = "simulating"
+    STATUS_ONLINE = "online"
+
+    def __init__(
+        self,
+        strategies: OnlineStrategy | list[OnlineStrategy],
+        trainer: Trainer | None = None,
+        begin_time: Any = None,
+        freq: str = "day",
+    ) -> None:
+        self.strategies = _as_list(strategies)
+        if not self.strategies:
+            raise ConfigError("An OnlineManager needs at least one strategy.", path="strategies")
+        self.freq = freq
+        self.begin_time = self._day(begin_time)
+        self.cur_time = self.begin_time
+        self.history: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
+        """Day -> strategy -> the models that were online from then on."""
+        self.trainer = trainer if trainer is not None else TrainerR()
+        self.signals: Any = None
+        self.status = self.STATUS_ONLINE
+
+    def _day(self, time: Any) -> pd.Timestamp:
+        return pd.Timestamp(D.calendar(freq=self.freq)[-1] if time is None else time)
+
+    def _postponed(self) -> bool:
+        """Whether fitting and signals wait for the end of a simulation, where all of it can be done side by side."""
+        return self.status == self.STATUS_SIMULATING and self.trainer.is_delay()
+
+    # -- day by day ----------------------------------------------------------------------------------------------------
+
+    def first_train(
+        self, strategies: list[OnlineStrategy] | None = None, model_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Train the first tasks of the strategies, and put their models online.
+
+        Parameters
+        ----------
+        strategies : list of OnlineStrategy, optional
+            By default the manager's.
+        model_kwargs : mapping, optional
+            For `prepare_online_models`.
+        """
+        chosen = self.strategies if strategies is None else strategies
+        trained = [(s, self._train(s, s.first_tasks(), model_kwargs)) for s in chosen]
+        self._end(trained)
+
+    def routine(
+        self,
+        cur_time: Any = None,
+        task_kwargs: Mapping[str, Any] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        signal_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Do what a day brings: new tasks, online models, predictions up to date, signals.
+
+        Parameters
+        ----------
+        cur_time : date-like, optional
+            The day; by default the last of the calendar.
+        task_kwargs, model_kwargs, signal_kwargs : mapping, optional
+            For `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
+        """
+        self.cur_time = self._day(cur_time)
+        trained = []
+        for strategy in self.strategies:
+            tasks = strategy.prepare_tasks(self.cur_time, **(task_kwargs or {}))
+            trained.append((strategy, self._train(strategy, tasks, model_kwargs)))
+        if self._end(trained):
+            if self.status == self.STATUS_ONLINE:
+                for strategy in self.strategies:
+                    strategy.tool.update_online_pred()
+            self.prepare_signals(**(signal_kwargs or {}))
+
+    def _train(
+        self, strategy: OnlineStrategy, tasks: list[dict[str, Any]], model_kwargs: Mapping[str, Any] | None
+    ) -> list[Any]:
+        models = self.trainer.train(tasks, experiment_name=strategy.name_id)
+        online = strategy.prepare_online_models(models, **(model_kwargs or {}))
+        self.history.setdefault(self.cur_time, {})[strategy] = online
+        log.info("strategy %s: %d models trained, %d online", strategy.name_id, len(models), len(online))
+        return models
+
+    def _end(self, trained: Sequence[tuple[OnlineStrategy, list[Any]]]) -> bool:
+        """Finish the training, unless that waits; return whether it is finished."""
+        if self._postponed():
+            return False
+        for strategy, models in trained:
+            self.trainer.end_train(models, experiment_name=strategy.name_id)
+        return True
+
+    def add_strategy(self, strategies: OnlineStrategy | list[OnlineStrategy]) -> None:
+        """Train the first tasks of further strategies, and manage them too."""
+        added = _as_list(strategies)
+        self.first_train(added)
+        self.strategies.extend(added)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def get_collector(self, **kwargs: Any) -> MergeCollector:
+        """Return what collects the results of all strategies: {(strategy, artifact): …}."""
+        return MergeCollector({s.name_id: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
+
+    def prepare_signals(self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False) -> Any:
+        """Make the trading signals of the results so far, and return the new ones.
+
+        Parameters
+        ----------
+        prepare_func : callable, optional
+            From the collected results to signals; by default their average after standardising each day.
+        over_write : bool
+            Whether earlier signals are replaced; else only what comes after them is added.
+        """
+        results = self.get_collector(artifacts_key=["pred"])()
+        made = (prepare_func or AverageEnsemble())(results)
+        new = made
+        if self.signals is not None and not over_write:
+            last = self.signals.index.get_level_values("datetime").max()
+            new = made[made.index.get_level_values("datetime") > last]
+            made = pd.concat([self.signals, new])
+        log.info("%d new signals", len(new))
+        self.signals = made
+        return new
+
+    def get_signals(self) -> Any:
+        """Return the signals that are prepared, index (datetime, instrument); None before there are any."""
+        return self.signals
+
+    # -- simulation ----------------------------------------------------------------------------------------------------
+
+    def simulate(
+        self,
+        end_time: Any = None,
+        frequency: str = "day",
+        task_kwargs: Mapping[str, Any] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        signal_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Do the first training and the routine of every day until `end_time`; return the signals.
+
+        With a delayed trainer the fitting of all days is done at the end, together.
+        """
+        self.status = self.STATUS_SIMULATING
+        try:
+            days = D.calendar(start_time=self.cur_time, end_time=end_time, freq=frequency)
+            self.first_train(model_kwargs=model_kwargs)
+            for day in days:
+                self.routine(day, task_kwargs, model_kwargs, signal_kwargs)
+            if self._postponed():
+                self.delay_prepare(signal_kwargs=signal_kwargs)
+        finally:
+            self.status = self.STATUS_ONLINE
+        return self.get_signals()
+
+    def delay_prepare(
+        self, model_kwargs: Mapping[str, Any] | None = None, signal_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Fit what a simulation only prepared, and make its signals.
+
+        Parameters
+        ----------
+        model_kwargs : mapping, optional
+            For the trainer's `end_train`.
+        signal_kwargs : mapping, optional
+            For `prepare_signals`.
+        """
+        before: dict[OnlineStrategy, set[Any]] = {}
+        for day, online in self.history.items():
+            self.cur_time, changed = day, False
+            for strategy, models in online.items():
+                if before.get(strategy, set()) != set(models):
+                    ended = self.trainer.end_train(models, experiment_name=strategy.name_id, **(model_kwargs or {}))
+                    strategy.tool.reset_online_tag(ended)
+                    changed = True
+                before[strategy] = set(models)
+            if changed:
+                self.prepare_signals(**(signal_kwargs or {}))
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def to_pickle(self, path: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Keep the manager in a file, all of it or nothing."""
+        import cloudpickle
+
+        target = Path(path)
+        handle, draft = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                cloudpickle.dump(self, stream)
+            os.replace(draft, target)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, filepath: str | os.PathLike[str]) -> OnlineManager:
+        """Return the manager that :meth:`to_pickle` kept. The file is a pickle of your own: it is trusted."""
+        found = load_pickle(Path(filepath), trusted=True)
+        if not isinstance(found, cls):
+            raise ConfigError(f"{filepath} holds no {cls.__name__} but a {type(found).__name__}.")
+        return found
+
+
+def _as_list(strategies: OnlineStrategy | list[OnlineStrategy]) -> list[OnlineStrategy]:
+    return list(strategies) if isinstance(strategies, (list, tuple)) else [strategies]

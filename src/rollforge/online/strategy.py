@@ -1,0 +1,149 @@
+"""Which tasks to train next, and which of their models to put online."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from rollforge.collect.collector import Collector, RecorderCollector
+from rollforge.collect.group import RollingGroup
+from rollforge.errors import ConfigError
+from rollforge.generate.base import task_generator
+from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.rolling import RollingGen
+from rollforge.online.tool import OnlineTool, OnlineToolR
+from rollforge.track.base import Recorder
+
+__all__ = ["OnlineStrategy", "RollingStrategy"]
+
+log = logging.getLogger(__name__)
+
+
+class OnlineStrategy:
+    """Decides, each time the day has come, what is trained and what goes online.
+
+    Parameters
+    ----------
+    name_id : str
+        A unique name.
+    """
+
+    def __init__(self, name_id: str) -> None:
+        self.name_id = name_id
+        self.tool: OnlineTool = OnlineTool()
+
+    def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return the new tasks to be trained at `cur_time`; None: the last day of the calendar."""
+        raise NotImplementedError(f"{type(self).__name__} must say which tasks come next.")
+
+    def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
+        """Put the models that were trained online, where there are any, and return those that are online then."""
+        if not trained_models:
+            return self.tool.online_models()
+        self.tool.reset_online_tag(trained_models)
+        return trained_models
+
+    def first_tasks(self) -> list[dict[str, Any]]:
+        """Return the tasks to begin with."""
+        raise NotImplementedError(f"{type(self).__name__} must say which tasks come first.")
+
+    def get_collector(self, **kwargs: Any) -> Collector:
+        """Return what collects this strategy's results."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its results are collected.")
+
+
+def _model_and_test(recorder: Recorder) -> tuple[Any, Any]:
+    task = recorder.load_object("task")
+    return task["model"]["class"], task["dataset"]["kwargs"]["segments"]["test"]
+
+
+class RollingStrategy(OnlineStrategy):
+    """Puts the latest rolling models online.
+
+    Parameters
+    ----------
+    name_id : str
+        A unique name, and that of the experiment.
+    task_template : dict or list of dict
+        Tasks to roll.
+    rolling_gen : RollingGen
+        How.
+
+    Examples
+    --------
+    >>> template = {"model": {"class": "LinearModel"}, "dataset": {}}
+    >>> RollingStrategy("demo", template, RollingGen(step=20, ta=TimeAdjuster(calendar=["2020-01-01"]))).exp_name
+    'demo'
+    """
+
+    def __init__(
+        self, name_id: str, task_template: dict[str, Any] | list[dict[str, Any]], rolling_gen: RollingGen
+    ) -> None:
+        super().__init__(name_id)
+        if not isinstance(rolling_gen, RollingGen):
+            raise ConfigError(
+                f"rolling_gen must be a RollingGen, found {type(rolling_gen).__name__}.", path="rolling_gen"
+            )
+        self.exp_name = name_id
+        self.task_template = task_template if isinstance(task_template, list) else [task_template]
+        self.rg = rolling_gen
+        self.tool: OnlineToolR = OnlineToolR(self.exp_name)
+
+    def get_collector(
+        self,
+        process_list: Sequence[Callable[..., Any]] | None = None,
+        rec_key_func: Callable[[Recorder], Any] | None = None,
+        rec_filter_func: Callable[[Recorder], bool] | None = None,
+        artifacts_key: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Collector:
+        """Return what collects the experiment's results, joined over the windows.
+
+        Parameters
+        ----------
+        process_list : sequence of callable, optional
+            What is done with them; by default :class:`~rollforge.collect.group.RollingGroup`.
+        rec_key_func : callable, optional
+            Key of a recorder; by default (class of the model, test segment).
+        rec_filter_func : callable, optional
+            Which recorders.
+        artifacts_key : sequence of str, optional
+            Which artifacts; by default all that the collector knows.
+        """
+        return RecorderCollector(
+            experiment=self.exp_name,
+            process_list=[RollingGroup()] if process_list is None else list(process_list),
+            rec_key_func=rec_key_func or _model_and_test,
+            rec_filter_func=rec_filter_func,
+            artifacts_key=artifacts_key,
+            **kwargs,
+        )
+
+    def first_tasks(self) -> list[dict[str, Any]]:
+        """Return the windows of the templates."""
+        return task_generator(tasks=self.task_template, generators=self.rg)
+
+    def prepare_tasks(self, cur_time: Any = None, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return the windows that follow the latest online ones and begin before `cur_time`."""
+        latest, test = self._latest(self.tool.online_models())
+        if test is None:
+            log.warning("strategy %s has no online model yet, so no task follows", self.name_id)
+            return []
+        until = _last_day(cur_time)
+        return [t for recorder in latest for t in self.rg.gen_following_tasks(recorder.load_object("task"), until)]
+
+    def _latest(self, recorders: Sequence[Recorder]) -> tuple[list[Recorder], Any]:
+        tests = [(r, _model_and_test(r)[1]) for r in recorders]
+        if not tests:
+            return [], None
+        last = max((t for _, t in tests), key=lambda t: pd.Timestamp(t[0]))
+        return [r for r, t in tests if pd.Timestamp(t[0]) == pd.Timestamp(last[0])], last
+
+
+def _last_day(cur_time: Any) -> pd.Timestamp:
+    """A day of the calendar, or its last."""
+    last = TimeAdjuster(future=False).max()
+    return last if cur_time is None else min(pd.Timestamp(cur_time), last)

@@ -1,0 +1,112 @@
+"""Which models are online: a tag on their recorders."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rollforge.errors import ArtifactNotFound, ConfigError
+from rollforge.online.update import PredUpdater
+from rollforge.session import current_session
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+__all__ = ["OnlineTool", "OnlineToolR"]
+
+log = logging.getLogger(__name__)
+
+
+class OnlineTool:
+    """Manages which of the models of an experiment are online."""
+
+    ONLINE_KEY = "online_status"
+    ONLINE_TAG = "online"
+    OFFLINE_TAG = "offline"
+
+    def set_online_tag(self, tag: str, recorder: Any) -> None:
+        """Mark models as online or offline."""
+        raise NotImplementedError(f"{type(self).__name__} must say how a model is marked.")
+
+    def get_online_tag(self, recorder: Any) -> str:
+        """Return whether a model is online."""
+        raise NotImplementedError(f"{type(self).__name__} must say how a model is marked.")
+
+    def reset_online_tag(self, recorder: Any) -> None:
+        """Put these models online, and all others offline."""
+        raise NotImplementedError(f"{type(self).__name__} must say how models are marked.")
+
+    def online_models(self) -> list[Any]:
+        """Return the models that are online."""
+        raise NotImplementedError(f"{type(self).__name__} must say which models are online.")
+
+    def update_online_pred(self, to_date: Any = None) -> None:
+        """Bring the predictions of the online models up to a day; None: the last of the calendar."""
+        raise NotImplementedError(f"{type(self).__name__} must say how predictions are updated.")
+
+
+class OnlineToolR(OnlineTool):
+    """The same for models that are recorders.
+
+    Parameters
+    ----------
+    default_exp_name : str, optional
+        The experiment where a method is given none.
+
+    Examples
+    --------
+    >>> OnlineToolR("my_experiment").default_exp_name
+    'my_experiment'
+    """
+
+    def __init__(self, default_exp_name: str | None = None) -> None:
+        self.default_exp_name = default_exp_name
+
+    def _recorders(self, exp_name: str | None, tags: dict[str, str] | None = None) -> list[Recorder]:
+        name = exp_name or self.default_exp_name
+        if name is None:
+            raise ConfigError("OnlineToolR needs an experiment: give it a default_exp_name, or the method an exp_name.")
+        experiment = get_experiment(open_tracker(current_session().tracking), experiment_name=name)
+        return list(experiment.list_recorders(tags=tags).values())
+
+    def set_online_tag(self, tag: str, recorder: Recorder | list[Recorder]) -> None:
+        """Mark recorders as online or offline."""
+        for one in _as_list(recorder):
+            one.set_tags(**{self.ONLINE_KEY: tag})
+
+    def get_online_tag(self, recorder: Recorder) -> str:
+        """Return whether a recorder is online; one that was never marked is not."""
+        return recorder.list_tags().get(self.ONLINE_KEY, self.OFFLINE_TAG)
+
+    def reset_online_tag(self, recorder: Recorder | list[Recorder], exp_name: str | None = None) -> None:
+        """Put these recorders online, and all others of the experiment offline."""
+        wanted = _as_list(recorder)
+        ids = {r.id for r in wanted}
+        self.set_online_tag(self.OFFLINE_TAG, [r for r in self.online_models(exp_name) if r.id not in ids])
+        self.set_online_tag(self.ONLINE_TAG, wanted)
+
+    def online_models(self, exp_name: str | None = None) -> list[Recorder]:
+        """Return the recorders of the experiment that are online."""
+        return self._recorders(exp_name, {self.ONLINE_KEY: self.ONLINE_TAG})
+
+    def update_online_pred(self, to_date: Any = None, from_date: Any = None, exp_name: str | None = None) -> None:
+        """Bring the predictions of the online recorders up to a day; None: the last of the calendar.
+
+        Parameters
+        ----------
+        to_date : date-like, optional
+            The last day to predict.
+        from_date : date-like, optional
+            The first day to predict anew; by default the day after the last one that is predicted.
+        exp_name : str, optional
+            The experiment.
+        """
+        for recorder in self.online_models(exp_name):
+            try:
+                updater = PredUpdater(recorder, to_date=to_date, from_date=from_date)
+            except ArtifactNotFound:
+                log.warning("recorder %s has no prediction yet and is not updated", recorder.id)
+                continue
+            updater.update()
+
+
+def _as_list(recorder: Recorder | list[Recorder]) -> list[Recorder]:
+    return [recorder] if isinstance(recorder, Recorder) else list(recorder)
