@@ -1,0 +1,19 @@
+"""What the online script imports from beside it: its dates."""
+
+from copy import deepcopy
+
+BEGIN = "2023-06-30"
+
+
+def fit_dates(template):
+    """The same task over the days that the market has, its windows up to the day of the beginning."""
+    task = deepcopy(template)
+    kwargs = task["dataset"]["kwargs"]
+    kwargs["handler"]["kwargs"].update(
+        start_time="2022-01-03", end_time=BEGIN, fit_start_time="2022-01-03", fit_end_time="2022-10-31"
+    )
+    kwargs["segments"] = {
+        "train": ("2022-01-03", "2022-10-31"), "valid": ("2022-11-01", "2022-12-30"), "test": ("2023-01-02", BEGIN),
+    }  # fmt: skip
+    task["model"]["kwargs"].update(num_boost_round=5)
+    return task
