@@ -50,6 +50,7 @@ _HOME = {
     "RecorderCollector": "rollforge.collect.collector",
     "RollingEnsemble": "rollforge.collect.ensemble",
     "RollingGroup": "rollforge.collect.group",
+    "TaskCollector": "rollforge.collect.tasks",
     "SingleKeyEnsemble": "rollforge.collect.ensemble",
 }
 

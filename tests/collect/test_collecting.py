@@ -10,7 +10,10 @@ import pytest
 
 from rollforge.collect import Collector, MergeCollector, RecorderCollector, RollingGroup
 from rollforge.collect.coverage import Expected, check_coverage
+from rollforge.collect.stream import write_stream
+from rollforge.collect.tasks import TaskCollector
 from rollforge.errors import ArtifactUnreadable, CoverageError
+from rollforge.session import Session, using
 from rollforge.track.base import Experiment, get_experiment, open_tracker
 
 CALENDAR = np.arange(np.datetime64("2020-01-01"), np.datetime64("2020-03-01"))
@@ -133,3 +136,59 @@ def test_whole_windows_are_complete_and_models_may_overlap() -> None:
     other = [window("v1", "2020-01-01", "2020-01-10", group="b"), window("v2", "2020-01-11", "2020-01-20", group="b")]
     also = {"v1": FOUND["w1"], "v2": FOUND["w2"]}
     assert check_coverage([FIRST, SECOND, *other], CALENDAR, {**FOUND, **also}).complete
+
+
+def test_what_still_runs_is_named(experiment: Experiment) -> None:
+    """A collection while tasks run is of what is finished, and says what is not."""
+    running = experiment.create_recorder("busy")
+    collector = RecorderCollector(experiment, rec_key_func=by_window)
+    assert len(collector()["pred"]) == 3
+    assert any(running.id in text and "RUNNING" in text for text in collector.unfinished)
+    assert len(collector.unfinished) == 2
+
+
+def test_results_come_one_after_the_other(experiment: Experiment) -> None:
+    """Streamed: the same objects under the same keys, without all of them at once."""
+    collector = RecorderCollector(experiment, rec_key_func=by_window, n_jobs=2)
+    whole = collector()["pred"]
+    streamed = dict(collector.stream())
+    assert list(streamed) == list(whole)
+    for key, value in streamed.items():
+        pd.testing.assert_frame_equal(value, whole[key])
+
+
+def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Experiment, tmp_path: Path) -> None:
+    """The file holds what RollingEnsemble would return, overlaps resolved the same way."""
+    late = experiment.create_recorder("overlaps")
+    late.set_tags(start="2020-01-05")
+    late.save_objects(**{"pred.pkl": frame("2020-01-05").query("instrument == 'A'") + 100})
+    late.end_run()
+    collector = RecorderCollector(experiment, RollingGroup(), rec_key_func=by_window)
+    (expected,) = collector()["pred"].values()
+    rows = write_stream(collector, tmp_path / "all.parquet")
+    written = pd.read_parquet(tmp_path / "all.parquet")
+    assert rows == len(written) == len(expected)
+    pd.testing.assert_frame_equal(written, expected)
+    assert [p.name for p in tmp_path.glob("*.draft")] == []
+    nothing = RecorderCollector(lambda: [], rec_key_func=by_window)
+    with pytest.raises(CoverageError, match="no windows"):
+        write_stream(nothing, tmp_path / "none.parquet")
+
+
+def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
+    """The collector of Qlib's earlier documentation: keys and filters see the task."""
+    for i, recorder in enumerate(experiment.list_recorders(status="FINISHED").values()):
+        start = recorder.list_tags()["start"]
+        kind = "A" if i < 2 else "B"
+        recorder.save_objects(
+            task={"model": {"class": kind}, "dataset": {"kwargs": {"segments": {"test": (start, None)}}}}
+        )
+    with using(Session(tracking=f"folder:{tmp_path}/runs")):
+        collector = TaskCollector("mine")
+        predictions = collector.collect_predictions(lambda task: task["model"]["class"])
+        assert {k: len(v) for k, v in predictions.items()} == {"A": 12, "B": 6}
+        only = collector.collect_predictions(lambda task: 0, lambda task: task["model"]["class"] == "B")
+        assert len(only[0]) == 6
+        (latest,) = collector.collect_latest_records().values()
+        assert latest.list_tags()["start"] == "2020-01-07"
+        assert len(collector.list_recorders(only_finished=False)) == 4

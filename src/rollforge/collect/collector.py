@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from rollforge.errors import ArtifactNotFound, CoverageError
@@ -109,6 +112,8 @@ class RecorderCollector(Collector):
     coverage : {"strict", "allow_gaps"}
         ``allow_gaps`` leaves out recorders that lack the artifact, and remembers them in `missing`. An artifact that is
         there and cannot be read is an error either way.
+    n_jobs : int, optional
+        Threads that load artifacts; by default those of the session.
     """
 
     ART_KEY_RAW = "__raw"
@@ -125,6 +130,7 @@ class RecorderCollector(Collector):
         status: str | Iterable[str] | None = Recorder.STATUS_FI,
         *,
         coverage: str = "strict",
+        n_jobs: int | None = None,
     ) -> None:
         super().__init__(process_list)
         if isinstance(experiment, str):
@@ -140,12 +146,16 @@ class RecorderCollector(Collector):
         self.list_kwargs = dict(list_kwargs or {})
         self.status = status
         self.coverage = coverage
+        self.n_jobs = n_jobs
+        self.unfinished: list[str] = []
+        """Recorders that were left out the last time because of their status, and which that is."""
         self.missing: list[str] = []
         """Recorders that lacked an artifact the last time, and which."""
         self.recorders: dict[Any, Recorder] = {}
         """The recorders that the last result was made of, by key."""
 
-    def _recorders(self) -> list[Recorder]:
+    def recorders_now(self) -> list[Recorder]:
+        """Return the recorders that would be collected."""
         if not isinstance(self.experiment, Experiment):
             found = self.experiment()
             listed = list(found.values()) if isinstance(found, Mapping) else list(found)
@@ -153,11 +163,10 @@ class RecorderCollector(Collector):
             listed = self.experiment.list_recorders(**{"rtype": Experiment.RT_L, **self.list_kwargs})
             listed = list(listed.values()) if isinstance(listed, Mapping) else listed
         wanted = None if self.status is None else {self.status} if isinstance(self.status, str) else set(self.status)
-        return [
-            r
-            for r in listed
-            if (wanted is None or r.status in wanted) and (self.rec_filter_func is None or self.rec_filter_func(r))
-        ]
+        left_out = [r for r in listed if wanted is not None and r.status not in wanted]
+        self.unfinished = [f"recorder {r.id} is {r.status}" for r in left_out]
+        there = [r for r in listed if wanted is None or r.status in wanted]
+        return [r for r in there if self.rec_filter_func is None or self.rec_filter_func(r)]
 
     def collect(
         self,
@@ -187,22 +196,62 @@ class RecorderCollector(Collector):
             self.rec_filter_func = rec_filter_func
         names = _as_list(artifacts_key or self.artifacts_key) or list(self.artifacts_path)
         collected: dict[str, Any] = {name: {} for name in names}
+        for key, found in self._loaded(names):
+            for name, value in found.items():
+                collected[name][key] = value
+        if self.missing and self.coverage == "strict":
+            listed = "\n  ".join(self.missing)
+            raise CoverageError(f"{len(self.missing)} results are missing:\n  {listed}")
+        return collected
+
+    def stream(self, name: str = "pred") -> Iterator[tuple[Any, Any]]:
+        """Yield ``(key, object)`` one after the other, so that not all of them are in memory at once.
+
+        Raises
+        ------
+        CoverageError
+            At the end, when recorders lack the artifact, unless gaps are allowed.
+        """
+        for key, found in self._loaded([name]):
+            if name in found:
+                yield key, found[name]
+        if self.missing and self.coverage == "strict":
+            raise CoverageError(f"{len(self.missing)} results are missing:\n  " + "\n  ".join(self.missing))
+
+    def _loaded(self, names: Sequence[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Load the artifacts of each recorder, a few recorders ahead of who takes them."""
         self.missing, self.recorders = [], {}
-        for recorder in self._recorders():
+        for recorder in self.recorders_now():
             key = self.rec_key_func(recorder)
             if key in self.recorders:
                 other = self.recorders[key].id
                 raise CoverageError(f"Recorders {other} and {recorder.id} have the same key, {key!r}.")
             self.recorders[key] = recorder
-            for name in names:
-                try:
-                    collected[name][key] = self._load(recorder, name)
-                except ArtifactNotFound as exc:
-                    self.missing.append(f"{key!r}: {exc}")
-        if self.missing and self.coverage == "strict":
-            listed = "\n  ".join(self.missing)
-            raise CoverageError(f"{len(self.missing)} results are missing:\n  {listed}")
-        return collected
+        threads = self.n_jobs or current_session().threads
+        waiting: deque[tuple[Any, Future[tuple[dict[str, Any], list[str]]]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for key, recorder in self.recorders.items():
+                # Each in a copy of this thread's context, where the session is.
+                waiting.append((key, pool.submit(copy_context().run, self._load_all, recorder, key, names)))
+                if len(waiting) > 2 * threads:
+                    yield self._taken(*waiting.popleft())
+            while waiting:
+                yield self._taken(*waiting.popleft())
+
+    def _taken(self, key: Any, loading: Future[tuple[dict[str, Any], list[str]]]) -> tuple[Any, dict[str, Any]]:
+        found, missing = loading.result()
+        self.missing += missing
+        return key, found
+
+    def _load_all(self, recorder: Recorder, key: Any, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        found: dict[str, Any] = {}
+        missing = []
+        for name in names:
+            try:
+                found[name] = self._load(recorder, name)
+            except ArtifactNotFound as exc:
+                missing.append(f"{key!r}: {exc}")
+        return found, missing
 
     def _load(self, recorder: Recorder, name: str) -> Any:
         if name == self.ART_KEY_RAW:

@@ -213,7 +213,10 @@ def _plain_index(values: Any, dtype: str, name: Any) -> pd.Index:
 
 def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.intp]]:
     """The sorted labels of one level, and the place of each row's label among them; -1 where it is missing."""
-    encoded = array.combine_chunks().dictionary_encode()
+    whole = array.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # several dictionaries
+        whole = array.unify_dictionaries().combine_chunks()
+    encoded = whole if isinstance(whole, pa.DictionaryArray) else whole.dictionary_encode()
     labels = _plain_index(_values(pa.chunked_array([encoded.dictionary]), dtype), dtype, None)
     order = labels.argsort()
     rank = np.empty(len(order) + 1, np.intp)
@@ -286,16 +289,22 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
     OSError, ValueError
         When it is no Parquet file, or a damaged one (`pyarrow.ArrowInvalid` is a ValueError).
     """
-    with pq.ParquetFile(file) as source:
-        table = source.read(use_threads=False)
-    noted = (table.schema.metadata or {}).get(_KEY)
-    if noted is None:
-        found: pd.DataFrame = table.to_pandas()
+    data = pa.memory_map(str(file)) if file.stat().st_size else file
+    noted = pq.read_schema(data).metadata
+    about = json.loads((noted or {}).get(_KEY, "null"))
+    if about is None:
+        found: pd.DataFrame = pq.read_table(file, use_threads=False).to_pandas()
         return found
-    about = json.loads(noted)
     dtypes = about["dtypes"]
     index_levels = {"range": 0, "plain": 1}.get(about["index"]["kind"], len(about["index"]["names"]))
-    width = table.num_columns - index_levels
+    width = len(dtypes) - index_levels
+    # Texts of a level stand in the file as numbers of a few distinct ones, and are wanted so.
+    coded = [
+        i for i in range(width, len(dtypes)) if about["index"]["kind"] == "multi" and dtypes[i] in ("text", "object")
+    ]
+    names = pq.read_schema(data).names
+    with pq.ParquetFile(data, read_dictionary=[names[i] for i in coded]) as source:
+        table = source.read(use_threads=False)
     index = _restore_index(about["index"], table.columns[width:], dtypes[width:])
     columns = [_values(a, d) for a, d in zip(table.columns[:width], dtypes[:width], strict=True)]
     if about["kind"] == "series":

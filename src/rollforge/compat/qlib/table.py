@@ -89,7 +89,7 @@ TABLE: Mapping[str, tuple[Source, ...]] = {
     "qlib.workflow.task.manage": (
         {"TaskManager": "rollforge.store.manager:TaskManager", "run_task": "rollforge.run.worker:run_task"},
     ),
-    "qlib.workflow.task.collect": ("rollforge.collect.collector",),
+    "qlib.workflow.task.collect": ("rollforge.collect.collector", "rollforge.collect.tasks"),
     "qlib.workflow.task.utils": (
         {
             "TimeAdjuster": "rollforge.generate.calendar:TimeAdjuster", "get_mongodb": f"{_HERE}.names:get_mongodb",

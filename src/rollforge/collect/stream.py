@@ -1,0 +1,83 @@
+"""A joined prediction that is larger than memory: written window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rollforge.collect.collector import RecorderCollector
+from rollforge.errors import CoverageError
+
+__all__ = ["write_stream"]
+
+
+def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pred") -> int:
+    """Join the windows of one model into a Parquet file, one window after the other, and return how many rows it has.
+
+    No more than two windows are in memory at once. The result is that of
+    :class:`~rollforge.collect.ensemble.RollingEnsemble`: of rows that two windows have, the later window's stays.
+
+    Parameters
+    ----------
+    collector : RecorderCollector
+        Its keys must sort by window.
+    file : path
+        What to write, all of it or nothing.
+    name : str
+        The artifact.
+
+    Raises
+    ------
+    CoverageError
+        When recorders lack the artifact, unless gaps are allowed; or there are none.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    target, rows = Path(file), 0
+    draft = target.with_name(f".{target.name}.draft")
+    writer: pq.ParquetWriter | None = None
+    held: pd.DataFrame | None = None
+    try:
+        for frame in _in_order(collector, name):
+            frame = frame.sort_index()
+            if held is not None:
+                first = frame.index.get_level_values("datetime")[0]
+                over = held.index.get_level_values("datetime") >= first
+                rest = held[over]
+                frame = pd.concat([rest[~rest.index.isin(frame.index)], frame]).sort_index()
+                held = held[~over]
+                writer, rows = _write(writer, held, draft, pa, pq), rows + len(held)
+            held = frame
+        if held is None:
+            raise CoverageError("There are no windows to join.")
+        writer, rows = _write(writer, held, draft, pa, pq), rows + len(held)
+        writer.close()
+        draft.replace(target)
+    finally:
+        if writer is not None:
+            writer.close()
+        draft.unlink(missing_ok=True)
+    return rows
+
+
+def _in_order(collector: RecorderCollector, name: str) -> Iterator[Any]:
+    """The windows in the order of their keys; loaded one by one, because they may not all fit."""
+    recorders = {collector.rec_key_func(r): r for r in collector.recorders_now()}
+    for key in sorted(recorders):
+        one = RecorderCollector(
+            lambda recorder=recorders[key]: [recorder],  # type: ignore[misc]
+            rec_key_func=collector.rec_key_func, artifacts_path=collector.artifacts_path, status=None,
+            coverage=collector.coverage,
+        )  # fmt: skip
+        yield from (value for _, value in one.stream(name))
+
+
+def _write(writer: Any, frame: Any, file: Path, pa: Any, pq: Any) -> Any:
+    table = pa.Table.from_pandas(frame)
+    if writer is None:
+        writer = pq.ParquetWriter(file, table.schema)
+    writer.write_table(table)
+    return writer

@@ -1,0 +1,94 @@
+"""Collecting by task, in the words of Qlib's earlier documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rollforge.collect.ensemble import RollingEnsemble
+from rollforge.errors import ArtifactNotFound
+from rollforge.session import current_session
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+__all__ = ["TaskCollector"]
+
+
+class TaskCollector:
+    """Collects by task, as Qlib's documentation did before :class:`RecorderCollector`.
+
+    Parameters
+    ----------
+    experiment_name : str
+        The experiment; its recorders must hold their tasks.
+    """
+
+    def __init__(self, experiment_name: str) -> None:
+        self.exp_name = experiment_name
+
+    def list_recorders(
+        self,
+        rec_filter_func: Callable[[Recorder], bool] | None = None,
+        task_filter_func: Callable[[dict[str, Any]], bool] | None = None,
+        only_finished: bool = True,
+        only_have_task: bool = False,
+    ) -> dict[str, Recorder]:
+        """Return the recorders by id.
+
+        Parameters
+        ----------
+        rec_filter_func : callable, optional
+            ``recorder -> bool``.
+        task_filter_func : callable, optional
+            ``task -> bool``.
+        only_finished : bool
+            Whether others are left out.
+        only_have_task : bool
+            Whether recorders without a task are left out; with a `task_filter_func` they are anyway.
+        """
+        experiment = get_experiment(
+            open_tracker(current_session().tracking), experiment_name=self.exp_name, create=False
+        )
+        found: dict[str, Recorder] = experiment.list_recorders(status=Recorder.STATUS_FI if only_finished else None)
+        kept = {}
+        for rid, recorder in found.items():
+            if rec_filter_func is not None and not rec_filter_func(recorder):
+                continue
+            if only_have_task or task_filter_func is not None:
+                try:
+                    task = recorder.load_object("task")
+                except ArtifactNotFound:
+                    continue
+                if task_filter_func is not None and not task_filter_func(task):
+                    continue
+            kept[rid] = recorder
+        return kept
+
+    def collect_predictions(
+        self,
+        get_key_func: Callable[[dict[str, Any]], Any],
+        task_filter_func: Callable[[dict[str, Any]], bool] | None = None,
+    ) -> dict[Any, Any]:
+        """Return ``{key: prediction}``: those of one key are joined over their windows.
+
+        Parameters
+        ----------
+        get_key_func : callable
+            ``task -> key``.
+        task_filter_func : callable, optional
+            ``task -> bool``.
+        """
+        groups: dict[Any, dict[str, Any]] = {}
+        for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items():
+            groups.setdefault(get_key_func(recorder.load_object("task")), {})[rid] = recorder.load_object("pred.pkl")
+        return {key: RollingEnsemble()(parts) for key, parts in groups.items()}
+
+    def collect_latest_records(
+        self, task_filter_func: Callable[[dict[str, Any]], bool] | None = None
+    ) -> dict[str, Recorder]:
+        """Return the recorders whose test segment begins last."""
+        tasks = {
+            rid: (recorder, recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"][0])
+            for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items()
+        }
+        last = max((str(start) for _, start in tasks.values()), default=None)
+        return {rid: recorder for rid, (recorder, start) in tasks.items() if str(start) == last}
