@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, data, pool, worker, workflow
+from rollforge.cli import cache, data, pool, track, worker, workflow
 from rollforge.errors import RollforgeError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command("report")(workflow.report)
 app.command("worker")(worker.worker)
 app.add_typer(data.app, name="data", help="Make a demo market, or import Parquet and CSV into a data folder.")
 app.add_typer(pool.app, name="pool", help="Look at a pool of tasks and change what happens to them.")
+app.add_typer(track.app, name="track", help="Experiments and runs of a tracking store.")
 app.add_typer(cache.app, name="cache", help="The feature panels kept on disk.")
 
 

@@ -1,4 +1,4 @@
-"""Where and by what a run was made, as tags: read from this process and from files, without starting another program."""
+"""Where and by what a run was made, as tags: read from this process and from files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 import platform
 import shlex
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 from rollforge.session import mask_secrets
 
-__all__ = ["context_tags", "git_commit"]
+__all__ = ["code_diff", "context_tags", "git_commit"]
 
 _LONGEST = 2000
+_LONGEST_DIFF = 1_000_000
 
 
 def context_tags() -> dict[str, str]:
@@ -37,6 +39,21 @@ def _of_process() -> dict[str, str]:
     if commit:
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+@functools.cache
+def code_diff() -> str:
+    """Return what the working folder's files differ by from the commit that they are of; empty outside a git repository.
+
+    Asked once a process, and quietly: a machine without git has no diff.
+    """
+    if git_commit(Path.cwd()) is None:
+        return ""
+    try:
+        asked = subprocess.run(["git", "diff", "HEAD"], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.decode("utf-8", "replace")[:_LONGEST_DIFF] if asked.returncode == 0 else ""
 
 
 def _user() -> str:

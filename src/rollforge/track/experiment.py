@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, nearest
 from rollforge.session import current_session
-from rollforge.track.context import context_tags
+from rollforge.track.context import code_diff, context_tags
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import RunData, RunQuery, Tracker
 
@@ -127,6 +127,10 @@ class Experiment:
         """Return a new, running recorder; it is not made the active one."""
         name = recorder_name or f"run-{uuid4().hex[:8]}"
         info = self._tracker.create_run(self.id, name, {**context_tags(), **_texts(tags)})
+        changed = code_diff()
+        if changed:
+            with self._tracker.files(info.id).draft("code_diff.txt") as draft:
+                draft.write_text(changed, encoding="utf-8")
         return Recorder(self._tracker, info, created=True)
 
     def get_recorder(

@@ -142,6 +142,9 @@ def _import_mlflow() -> Any:
     return utils
 
 
+_REMOTE_KEPT = 64
+
+
 class MLflowTracker:
     """Experiments and runs in one of MLflow's stores.
 
@@ -177,6 +180,8 @@ class MLflowTracker:
         self._opened: Any = None
         self._process = 0
         self._artifact_uris: dict[str, str] = {}
+        # What is fetched from a server goes with the object that fetched it: the latest ones are kept until it is read.
+        self._remote: dict[str, _RemoteFiles] = {}
 
     @property
     def _store(self) -> Any:
@@ -489,7 +494,11 @@ class MLflowTracker:
             return LocalFiles(Path(unquote(urlsplit(uri).path)), uri=uri)
         if ":" not in uri.partition("/")[0]:
             return LocalFiles(Path(uri), uri=uri)
-        return _RemoteFiles(uri, self.uri)
+        if run_id not in self._remote:
+            self._remote[run_id] = _RemoteFiles(uri, self.uri)
+            while len(self._remote) > _REMOTE_KEPT:
+                self._remote.pop(next(iter(self._remote)), None)
+        return self._remote[run_id]
 
 
 class _RemoteFiles:

@@ -116,9 +116,13 @@ def _folder(provider_uri: Any) -> str:
 
 
 def _tracking(uri: str) -> str:
-    """A tracking store of ours for one of MLflow's URIs: its file store is closed, a database beside it takes its place."""
+    """A tracking store of ours for one of MLflow's URIs; a folder is an mlruns folder, as Qlib writes it."""
     found = re.fullmatch(r"(?:file:(?://)?)?(/.*|[^:]*)", uri)
-    return f"sqlite:///{Path(found[1]).expanduser().absolute() / 'mlflow.db'}" if found else uri
+    if found is None:
+        return uri
+    folder = Path(found[1]).expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"file:{folder}"
 
 
 def init(default_conf: str = "client", **kwargs: Any) -> None:

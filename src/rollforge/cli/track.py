@@ -1,0 +1,46 @@
+"""``rollforge track``: experiments and runs of a tracking store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    tracking: Annotated[
+        str | None, typer.Argument(help="URI of the tracking store; by default ROLLFORGE_TRACKING.")
+    ] = None,
+) -> None:
+    """Name the experiments of a tracking store, and count their runs."""
+    from collections import Counter
+
+    from rollforge.session import Session
+    from rollforge.track.base import open_tracker
+    from rollforge.track.tracker import RunQuery
+
+    tracker = open_tracker(Session().with_(tracking=tracking).tracking)
+    for name, experiment_id in tracker.experiments().items():
+        counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
+        typer.echo(f"{name}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")
+
+
+@app.command()
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="URI of a tracking store; file:PATH is an mlruns folder.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URI of another.")],
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="Only this experiment; may be given several times.")
+    ] = None,
+) -> None:
+    """Copy experiments with their runs and artifacts; what was copied before is left out."""
+    from rollforge.track.base import open_tracker
+    from rollforge.track.copy import copy_runs
+
+    for done in copy_runs(open_tracker(source), open_tracker(target), experiment or None):
+        typer.echo(f"{done.experiment}: {done.runs} runs copied" + (f", {done.known} were there" if done.known else ""))

@@ -1,0 +1,93 @@
+"""MLflow's own server: its pages show our runs, and we track to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rollforge.session import Session, using
+from rollforge.testing.mlflow import MLflowServer
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+from rollforge.track.copy import copy_runs
+from rollforge.track.r import R
+
+pytestmark = pytest.mark.slow
+PREDICTION = pd.DataFrame(
+    {"score": [1.0, 2.0]},
+    pd.MultiIndex.from_product([[pd.Timestamp("2020-01-01")], ["A", "B"]], names=["datetime", "instrument"]),
+)
+
+
+def record(uri: str, name: str = "demo") -> Recorder:
+    """One run with everything in it."""
+    with using(Session(tracking=uri)):
+        with R.start(experiment_name=name, recorder_name="first"):
+            R.log_params(model="lgb", text="long " * 2000)
+            for step in range(3):
+                R.log_metrics(step=step, **{"l2.valid": 0.5 - step / 10})
+            R.set_tags(note="hello")
+            R.save_objects(**{"pred.pkl": PREDICTION, "notes": ["short"]})
+            R.save_objects(artifact_path="sub", deep=[1, 2])
+        return R.get_recorder(experiment_name=name, recorder_name="first")
+
+
+def check(recorder: Recorder) -> None:
+    """The same as was recorded."""
+    assert recorder.status == "FINISHED"
+    params = recorder.list_params()
+    assert (params["model"], params["text"]) == ("lgb", "long " * 2000)
+    assert recorder.list_metrics() == {"l2.valid": pytest.approx(0.3)}
+    assert [m.step for m in recorder.metric_history("l2.valid")] == [0, 1, 2]
+    assert recorder.list_tags()["note"] == "hello"
+    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), PREDICTION)
+    assert recorder.load_object("sub/deep") == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MLflowServer, str]]:
+    """The server over the store that the default tracker writes, and that store's URI."""
+    folder = tmp_path_factory.mktemp("server")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    open_tracker(uri).prepare()
+    with MLflowServer(uri, folder) as running:
+        yield running, uri
+
+
+def test_the_pages_show_what_was_recorded(server: tuple[MLflowServer, str]) -> None:
+    """Params, metrics and artifacts of a run on the SQLite store, asked of the REST interface that the pages use."""
+    running, uri = server
+    recorder = record(uri)
+    (experiment,) = [e for e in running.ask("experiments/search", max_results=10)["experiments"] if e["name"] == "demo"]
+    (run,) = running.ask("runs/search", experiment_ids=[experiment["experiment_id"]])["runs"]
+    assert run["info"]["status"] == "FINISHED"
+    assert {p["key"]: p["value"] for p in run["data"]["params"]}["model"] == "lgb"
+    assert [m["value"] for m in run["data"]["metrics"] if m["key"] == "l2.valid"] == [pytest.approx(0.3)]
+    listed = running.look(f"artifacts/list?run_id={recorder.id}")["files"]
+    assert any("pred.pkl" in f["path"] for f in listed)
+
+
+def test_runs_are_tracked_to_a_server(server: tuple[MLflowServer, str]) -> None:
+    """Everything that a recorder does, over HTTP, artifacts too."""
+    running, _ = server
+    check(record(running.uri, "remote"))
+
+
+@pytest.mark.parametrize("kinds", [("folder", "sqlite"), ("sqlite", "folder"), ("file", "sqlite")], ids="-".join)
+def test_runs_move_between_stores(kinds: tuple[str, str], tmp_path: Path) -> None:
+    """Values, histories, tags and artifacts; from an mlruns folder as Qlib writes it, too; once only."""
+    uris = {
+        "folder": f"folder:{tmp_path}/runs",
+        "sqlite": f"sqlite:///{tmp_path}/m.db",
+        "file": f"file:{tmp_path}/mlruns",
+    }
+    (tmp_path / "mlruns").mkdir()
+    source, target = (open_tracker(uris[k]) for k in kinds)
+    original = record(uris[kinds[0]])
+    assert [(c.experiment, c.runs, c.known) for c in copy_runs(source, target, ["demo"])] == [("demo", 1, 0)]
+    assert [(c.runs, c.known) for c in copy_runs(source, target, ["demo"])] == [(0, 1)]
+    (copied,) = get_experiment(target, experiment_name="demo").list_recorders().values()
+    check(copied)
+    assert copied.list_tags()["rollforge.copied_from"] == original.id
