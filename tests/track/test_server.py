@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +47,36 @@ def check(recorder: Recorder) -> None:
     assert recorder.list_tags()["note"] == "hello"
     pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), PREDICTION)
     assert recorder.load_object("sub/deep") == [1, 2]
+
+
+def test_the_state_of_the_code_is_kept(tmp_path: Path) -> None:
+    """The commit as a tag, what differs from it as an artifact; nothing is printed."""
+    code = (
+        "from rollforge.session import Session, using\n"
+        "from rollforge.track.r import R\n"
+        f"with using(Session(tracking='folder:{tmp_path}/runs')):\n"
+        "    with R.start(experiment_name='e', recorder_name='r'):\n        pass\n"
+        "    r = R.get_recorder(experiment_name='e', recorder_name='r')\n"
+        "    print(r.list_tags()['mlflow.source.git.commit'], r.list_tags()['rollforge.command'][:9], r.list_artifacts())\n"
+        "    print(open(r.download_artifact('code_diff.txt')).read())\n"
+    )
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(repo)]
+    (repo / "model.py").write_text("alpha = 1\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    (repo / "model.py").write_text("alpha = 2\n")
+    environment = {k: v for k, v in os.environ.items() if k != "ROLLFORGE_CODE_STATE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repo, env=environment, capture_output=True, text=True, check=True
+    )
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    first, *diff = done.stdout.splitlines()
+    assert first.startswith(commit)
+    assert "['code_diff.txt']" in first
+    assert "+alpha = 2" in diff
+    assert done.stderr == ""
 
 
 @pytest.fixture(scope="module")

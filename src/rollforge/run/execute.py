@@ -6,6 +6,7 @@ The work has two halves, :func:`begin` (a recorder that knows its task) and :fun
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import socket
@@ -14,9 +15,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, TrackingError
+from rollforge.run.work import current_task
 from rollforge.session import Session, current_session, using
-from rollforge.track.base import Recorder, get_experiment, open_tracker
+from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
     from rollforge.data.dataset import Dataset
@@ -32,11 +34,20 @@ FOLDER_TAG = "rollforge.folder"
 """Tag of a recorder: that folder."""
 
 
+STATUS_KEY = "train_status"
+STATUS_BEGIN = "begin_task_train"
+TM_ID = "_id in TaskManager"
+
+
 def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
     """Write what is known before the fitting: the task itself, its parameters laid flat, the host."""
     recorder.log_params(**flatten_dict(task))
     recorder.save_objects(task=dict(task))
-    recorder.set_tags(hostname=socket.gethostname())
+    # In the same batch, so that a trainer need not write them once more.
+    task_id = current_task.get()
+    recorder.set_tags(
+        hostname=socket.gethostname(), **{STATUS_KEY: STATUS_BEGIN}, **({TM_ID: task_id} if task_id else {})
+    )
 
 
 def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> None:
@@ -180,9 +191,17 @@ def task_train(
 
 
 def _create_recorder(experiment_name: str | None, recorder_name: str | None, session: Session) -> Recorder:
-    tracker = open_tracker(session.tracking)
-    experiment = get_experiment(tracker, experiment_name=experiment_name or session.experiment)
+    tracker, name = open_tracker(session.tracking), experiment_name or session.experiment
+    known = _experiments.get((tracker.uri, name))
+    if known is not None:
+        with contextlib.suppress(TrackingError):  # it was deleted meanwhile: asked anew below
+            return known.create_recorder(recorder_name)
+    _experiments[tracker.uri, name] = experiment = get_experiment(tracker, experiment_name=name)
     return experiment.create_recorder(recorder_name)
+
+
+_experiments: dict[tuple[str, str], Experiment] = {}
+"""Those that this process has put recorders into: asking for one costs as much as a small task."""
 
 
 def _run(recorder: Recorder, task: Mapping[str, Any], session: Session, *, first_half: bool) -> Recorder:

@@ -24,7 +24,7 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollforge.run.work import Job, WorkerStopped, restored, storable
+from rollforge.run.work import Job, WorkerStopped, current_task, restored, storable
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import Encoded, encode_result
@@ -129,7 +129,7 @@ class Slot:
         argument = task.result if self._job.before is Status.PART_DONE else dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
-            self._pipe.send(argument)
+            self._pipe.send((task.id, argument))
 
     def _start(self) -> None:
         self._forget()
@@ -278,7 +278,9 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
         pipe.send("ready")
-        while (argument := pipe.recv()) is not None:
+        while (given := pipe.recv()) is not None:
+            task_id, argument = given
+            current_task.set(task_id)
             os.ftruncate(handle, 0)
             answer = _answer(job, argument)
             sys.stdout.flush()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rollforge.errors import ConfigError, TrainingFailed
-from rollforge.run.execute import begin_task_train, end_task_train, task_train
+from rollforge.run.execute import STATUS_BEGIN, STATUS_KEY, TM_ID, begin_task_train, end_task_train, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.work import restored
 from rollforge.run.worker import Crew, Job, run_task
@@ -34,6 +34,8 @@ __all__ = ["DelayTrainerR", "DelayTrainerRM", "Trainer", "TrainerR", "TrainerRM"
 
 log = logging.getLogger(__name__)
 
+# They write the tags that say how far a recorder is themselves, together with everything else.
+_TAGGING = (task_train, begin_task_train)
 TrainFunc = Callable[..., Recorder]
 OnError = Literal["raise", "skip"]
 
@@ -81,8 +83,8 @@ class Trainer:
 class _RecorderTrainer(Trainer):
     """What the four trainers share: names, the tags that say how far a recorder is, and what failing means."""
 
-    STATUS_KEY = "train_status"
-    STATUS_BEGIN = "begin_task_train"
+    STATUS_KEY = STATUS_KEY
+    STATUS_BEGIN = STATUS_BEGIN
     STATUS_END = "end_task_train"
 
     def __init__(
@@ -201,8 +203,9 @@ class TrainerR(_RecorderTrainer):
             When a task fails, with its key and its traceback.
         """
         arguments = {"recorder_name": self.default_rec_name, **kwargs}
-        trained = self._stage(train_func or self.train_func, _as_list(tasks), experiment_name, arguments)
-        return self._tag(trained, self.STATUS_BEGIN)
+        func = train_func or self.train_func
+        trained = self._stage(func, _as_list(tasks), experiment_name, arguments)
+        return trained if func in _TAGGING else self._tag(trained, self.STATUS_BEGIN)
 
     def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
         """Mark the recorders as finished and return them."""
@@ -331,7 +334,7 @@ class TrainerRM(_RecorderTrainer):
     True
     """
 
-    TM_ID = "_id in TaskManager"
+    TM_ID = TM_ID
 
     def __init__(
         self,
@@ -374,12 +377,12 @@ class TrainerRM(_RecorderTrainer):
         manager = self._manager(session, experiment)
         ids = manager.create_task(listed)
         arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
-        self._run(
-            manager, ids, train_func or self.train_func, before_status, after_status, session, experiment, arguments
-        )
+        func = train_func or self.train_func
+        self._run(manager, ids, func, before_status, after_status, session, experiment, arguments)
         recorders = self._recorders(manager, ids)
-        for task_id, recorder in recorders.items():
-            recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
+        if func not in _TAGGING or self.skip_run_task:
+            for task_id, recorder in recorders.items():
+                recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
         return [recorders[i] for i in ids if i in recorders]
 
     def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:

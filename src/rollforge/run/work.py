@@ -6,13 +6,18 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rollforge.task import Status
 from rollforge.track.base import Recorder, open_reference
 
-__all__ = ["Event", "Job", "WorkerStopped", "nobody", "restored", "storable", "worker_name"]
+__all__ = ["Event", "Job", "WorkerStopped", "current_task", "nobody", "restored", "storable", "worker_name"]
+
+
+current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None)
+"""Id of the task of a pool that is being run, for whoever makes a recorder of it."""
 
 
 class WorkerStopped(BaseException):
@@ -68,5 +73,5 @@ def storable(result: Any) -> Any:
 def restored(kept: Any) -> Any:
     """Return what :func:`storable` was given."""
     if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
-        return open_reference(kept["recorder"])
+        return open_reference(kept["recorder"], read=False)
     return kept

@@ -21,7 +21,7 @@ from typing import Any
 from rollforge.errors import StoreUnavailable, TrainingFailed
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
 from rollforge.run.slot import Done, Failed, Slot, Stopped, failure
-from rollforge.run.work import Event, Job, WorkerStopped, nobody, restored, storable, worker_name
+from rollforge.run.work import Event, Job, WorkerStopped, current_task, nobody, restored, storable, worker_name
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_result
@@ -133,7 +133,11 @@ class Worker:
         began = time.perf_counter()
         try:
             argument = restored(task.result) if self.job.before is Status.PART_DONE else dict(task.definition)
-            result = storable(self.job.task_func(argument, **self.job.kwargs))
+            token = current_task.set(task.id)
+            try:
+                result = storable(self.job.task_func(argument, **self.job.kwargs))
+            finally:
+                current_task.reset(token)
             claims.commit(task, result, words.text(), time.perf_counter() - began)
         except StoreUnavailable:
             raise

@@ -45,9 +45,9 @@ def _of_process() -> dict[str, str]:
 def code_diff() -> str:
     """Return what the working folder's files differ by from the commit that they are of; empty outside a git repository.
 
-    Asked once a process, and quietly: a machine without git has no diff.
+    Asked once a process, and quietly: a machine without git has no diff. ``ROLLFORGE_CODE_STATE=off`` keeps none.
     """
-    if git_commit(Path.cwd()) is None:
+    if os.environ.get("ROLLFORGE_CODE_STATE") == "off" or git_commit(Path.cwd()) is None:
         return ""
     try:
         asked = subprocess.run(["git", "diff", "HEAD"], capture_output=True, timeout=10, check=False)

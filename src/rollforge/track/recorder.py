@@ -64,9 +64,11 @@ class Recorder:
     STATUS_FI: ClassVar[str] = "FINISHED"
     STATUS_FA: ClassVar[str] = "FAILED"
 
-    def __init__(self, tracker: Tracker, info: RunInfo, *, created: bool = False) -> None:
+    def __init__(self, tracker: Tracker, info: RunInfo | tuple[str, str], *, created: bool = False) -> None:
         self._tracker = tracker
-        self._info = info
+        # Of a run that is only pointed at, (experiment id, run id): the rest is read when somebody asks for it.
+        self._place = (info.experiment_id, info.id) if isinstance(info, RunInfo) else info
+        self._seen = info if isinstance(info, RunInfo) else None
         self._known_params: dict[str, str] | None = {} if created else None
         self._params: dict[str, str] = {}
         self._metrics: list[Metric] = []
@@ -92,9 +94,19 @@ class Recorder:
         return open_reference, (self.reference(),)
 
     @property
+    def _info(self) -> RunInfo:
+        if self._seen is None:
+            self._seen = self._tracker.read(self.id).info
+        return self._seen
+
+    @_info.setter
+    def _info(self, info: RunInfo) -> None:
+        self._seen = info
+
+    @property
     def id(self) -> str:
         """Identity of the run."""
-        return self._info.id
+        return self._place[1]
 
     @property
     def name(self) -> str:
@@ -104,7 +116,7 @@ class Recorder:
     @property
     def experiment_id(self) -> str:
         """Identity of its experiment."""
-        return self._info.experiment_id
+        return self._place[0]
 
     @property
     def status(self) -> str:
@@ -242,7 +254,12 @@ class Recorder:
         """Write now, or soon."""
         _unwritten[id(self)] = (os.getpid(), self)
         full = len(self._metrics) + len(self._params) + len(self._tags) > _MAX_BUFFER
-        if full or self.status != self.STATUS_R or time.monotonic() - self._written > _FLUSH_SECONDS:
+        if (
+            full
+            or self._seen is None
+            or self.status != self.STATUS_R
+            or time.monotonic() - self._written > _FLUSH_SECONDS
+        ):
             self.flush()
 
     def flush(self) -> None:
@@ -404,8 +421,15 @@ class Recorder:
         return str(files.folder.parent)
 
 
-def open_reference(reference: Mapping[str, str]) -> Recorder:
+def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Recorder:
     """Return the recorder that a reference names.
+
+    Parameters
+    ----------
+    reference : mapping
+        What :meth:`Recorder.reference` returned.
+    read : bool
+        False reads nothing yet; that the run is gone shows when something of it is asked for.
 
     Raises
     ------
@@ -413,6 +437,8 @@ def open_reference(reference: Mapping[str, str]) -> Recorder:
         When it is gone.
     """
     tracker = open_tracker(reference["tracking"])
+    if not read:
+        return Recorder(tracker, (reference["experiment_id"], reference["recorder_id"]))
     return Recorder(tracker, tracker.read(reference["recorder_id"]).info)
 
 
