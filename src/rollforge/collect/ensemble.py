@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import FLATTEN_TUPLE, flatten_dict
+from rollforge.collect.join import join_in_order
 from rollforge.errors import CoverageError
 
 __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
@@ -58,6 +59,9 @@ class RollingEnsemble(Ensemble):
         if not parts:
             raise CoverageError("There are no windows to join.")
         parts.sort(key=lambda part: part.index.get_level_values("datetime").min())
+        quick = join_in_order(parts)
+        if quick is not None:
+            return quick
         joined = pd.concat(parts)
         if joined.index.has_duplicates:
             joined = joined[~joined.index.duplicated(keep="last")]
