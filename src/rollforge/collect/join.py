@@ -29,31 +29,35 @@ def join_in_order(parts: Sequence[Any]) -> Any:
     """
     if not _alike(parts):
         return None
-    days, codes, last = [], [], None
     instruments = _instruments(parts)
-    offset = 0
+    total = sum(map(len, parts))
+    most_days = sum(len(p.index.levels[0]) for p in parts)
+    # Filled in place, in the types that pandas would choose: at this size every copy is a good part of the whole.
+    first, second = (np.empty(total, _code_dtype(n)) for n in (most_days, len(instruments)))
+    values = np.empty((total, *parts[0].shape[1:]), parts[0].to_numpy().dtype)
+    days: list[Any] = []
+    row = offset = 0
     for part in parts:
-        placed = _placed(part.index, instruments, offset)
-        if placed is None:
+        placed = _placed(part.index, instruments)
+        if placed is None or (days and placed[0][0] <= days[-1][-1]):
             return None
         own, first_code, second_code = placed
-        if last is not None and own[0] <= last:
-            return None
-        last = own[-1]
+        here = slice(row, row + len(part))
+        np.add(first_code, offset, out=first[here], casting="same_kind")
+        second[here] = second_code
+        values[here] = part.to_numpy()
         days.append(own)
-        codes.append((first_code, second_code))
-        offset += len(own)
-    rows: Any = [np.concatenate([c[level] for c in codes]) for level in (0, 1)]
+        row, offset = here.stop, offset + len(own)
     levels: Any = [pd.DatetimeIndex(np.concatenate(days)), instruments]
-    index = pd.MultiIndex(
-        levels=levels,
-        codes=rows,
-        names=parts[0].index.names, verify_integrity=False,
-    )  # fmt: skip
-    values = np.concatenate([p.to_numpy() for p in parts])
+    codes: Any = [first, second]
+    index = pd.MultiIndex(levels=levels, codes=codes, names=parts[0].index.names, verify_integrity=False)
     if isinstance(parts[0], pd.Series):
-        return pd.Series(values, index=index, name=parts[0].name)
-    return pd.DataFrame(values, index=index, columns=parts[0].columns)
+        return pd.Series(values, index=index, name=parts[0].name, copy=False)
+    return pd.DataFrame(values, index=index, columns=parts[0].columns, copy=False)
+
+
+def _code_dtype(labels: int) -> Any:
+    return np.int8 if labels < 127 else np.int16 if labels < 32767 else np.int32
 
 
 def _alike(parts: Sequence[Any]) -> bool:
@@ -93,7 +97,7 @@ def _instruments(parts: Sequence[Any]) -> pd.Index:
     return found if found.is_monotonic_increasing else found.sort_values()
 
 
-def _placed(index: pd.MultiIndex, instruments: pd.Index, offset: int) -> tuple[Any, Codes, Codes] | None:
+def _placed(index: pd.MultiIndex, instruments: pd.Index) -> tuple[Any, Codes, Codes] | None:
     """Days of a part, and the codes of its rows in the whole; None where it is not strictly sorted."""
     level, own = index.levels
     first, second = (np.asarray(c, dtype=np.int64) for c in index.codes)
@@ -105,4 +109,4 @@ def _placed(index: pd.MultiIndex, instruments: pd.Index, offset: int) -> tuple[A
     if not (np.diff(rows) > 0).all():
         return None
     new_day = np.diff(first, prepend=first[0] - 1) > 0
-    return level[first[new_day]].to_numpy(), np.cumsum(new_day) - 1 + offset, second
+    return level[first[new_day]].to_numpy(), np.cumsum(new_day) - 1, second
