@@ -27,7 +27,7 @@ COLUMNS = (
     "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
     "created_at, started_at, finished_at, error, cause, log, blocked"
 )
-_FREE = "pool = :pool AND status = :status AND NOT blocked AND available_at <= :now"
+_FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
 _EXPIRE = """
 UPDATE tasks SET attempt = attempt + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
     status = CASE WHEN attempt + 1 >= max_attempts THEN 'failed' ELSE stage_from END,
@@ -60,6 +60,9 @@ class SQLStore(abc.ABC):
     """What is added to a SELECT whose rows are about to be changed, so that others wait for them."""
     _skip_locked = ""
     """What is added to a SELECT of rows to be taken, so that others take other rows."""
+
+    _one_writer = False
+    """Whether those that write wait for each other."""
 
     # -- what a database has to say for itself -------------------------------------------------------------------------
 
@@ -253,8 +256,8 @@ class SQLStore(abc.ABC):
         limit: int = 1,
     ) -> list[TaskRecord]:
         condition, values = self._condition(query)
-        if not self._read(lambda tx: self._something_to_do(tx, pool, status)):
-            return []  # idle workers look, and do not get into the way of those that write
+        if self._one_writer and not self._read(lambda tx: self._something_to_do(tx, pool, status)):
+            return []  # idle workers look, and do not get into the way of the one that writes
 
         def work(tx: Transaction) -> list[TaskRecord]:
             self._expire(tx, pool)

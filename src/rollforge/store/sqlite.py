@@ -136,6 +136,8 @@ class SQLiteStore(SQLStore):
     >>> folder.cleanup()
     """
 
+    _one_writer = True
+
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
         self.uri = uri
         path, self._synchronous = parse_uri(uri)
