@@ -63,7 +63,7 @@ def main() -> None:
     from rollforge.session import Session, using
     from rollforge.track.base import get_experiment, open_tracker
 
-    recorders, rows = (30, 3_000) if options.small else (200, 30_000)
+    recorders, rows = (30, 3_000) if options.small else (1_000, 30_000)
     with setting.workplace() as folder, using(Session(tracking=f"sqlite:///{folder}/ours.db")) as session:
         tracker = open_tracker(session.tracking)
         tracker.prepare()

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
 
-from rollforge.collect import AverageEnsemble, Collector, MergeCollector, RecorderCollector, RollingGroup
+from rollforge.collect import (
+    AverageEnsemble,
+    Collector,
+    MergeCollector,
+    RecorderCollector,
+    RollingEnsemble,
+    RollingGroup,
+)
 from rollforge.collect.coverage import Expected, check_coverage
 from rollforge.collect.stream import write_stream
 from rollforge.collect.tasks import TaskCollector
@@ -203,3 +212,27 @@ def test_a_day_without_differences_does_not_spoil_the_average() -> None:
     telling = pd.DataFrame({"score": [1.0, 2.0, 3.0] * 2}, index=index)
     assert AverageEnsemble()({"flat": flat}).isna().all()
     assert list(AverageEnsemble()({"flat": flat, "telling": telling})) == [-1.0, 0.0, 1.0] * 2
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_quick_join_is_the_slow_one(data: st.DataObject) -> None:
+    """Windows in order, with gaps, other instruments, unsorted or overlapping ones among them: the same result."""
+    parts, day = {}, 0
+    for i in range(data.draw(st.integers(1, 5))):
+        day += data.draw(st.integers(-1, 3))
+        days = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True))
+        codes = data.draw(st.lists(st.sampled_from("ABCD"), min_size=1, max_size=4, unique=True))
+        rows = [(pd.Timestamp("2020-01-01") + pd.Timedelta(days=day + d), c) for d in days for c in codes]
+        rows = rows if data.draw(st.booleans()) else sorted(rows)
+        index = pd.MultiIndex.from_tuples(rows, names=["datetime", "instrument"])
+        part = pd.DataFrame({"score": np.arange(len(rows)) + 100.0 * i}, index=index)
+        parts[i] = part.iloc[1:] if data.draw(st.booleans()) and len(part) > 1 else part
+        day += 5
+    joined = RollingEnsemble()(parts)
+    ordered = sorted(parts.values(), key=lambda p: p.index.get_level_values("datetime").min())
+    slow = pd.concat(ordered)
+    slow = slow[~slow.index.duplicated(keep="last")].sort_index()
+    pd.testing.assert_frame_equal(joined.sort_index().reset_index(), slow.reset_index())
+    assert joined.index.is_monotonic_increasing
+    assert joined.index.is_unique

@@ -30,6 +30,14 @@ class Collector:
     ----------
     process_list : callable or sequence of callable
         Such as :class:`~rollforge.collect.group.RollingGroup`; the first is given the collected dict, the next its result.
+
+    Examples
+    --------
+    >>> class Numbers(Collector):
+    ...     def collect(self):
+    ...         return {"square": {1: 1, 2: 4}}
+    >>> Numbers([lambda parts: sum(parts.values())])()
+    {'square': 5}
     """
 
     def __init__(self, process_list: Process | Sequence[Process] = ()) -> None:
@@ -67,6 +75,14 @@ class MergeCollector(Collector):
         As for any collector.
     merge_func : callable, optional
         ``(collector's name, object's name) -> key``, in place of the pair.
+
+    Examples
+    --------
+    >>> class Numbers(Collector):
+    ...     def collect(self):
+    ...         return {"square": 4}
+    >>> MergeCollector({"a": Numbers(), "b": Numbers()})()
+    {('a', 'square'): 4, ('b', 'square'): 4}
     """
 
     def __init__(
@@ -114,6 +130,17 @@ class RecorderCollector(Collector):
         there and cannot be read is an error either way.
     n_jobs : int, optional
         Threads that load artifacts; by default those of the session.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> experiment = get_experiment(open_tracker(f"folder:{folder.name}"), experiment_name="demo")
+    >>> with experiment.create_recorder("first") as recorder:
+    ...     recorder.save_objects(**{"pred.pkl": [1, 2]})
+    >>> RecorderCollector(experiment, rec_key_func=lambda recorder: recorder.name)()
+    {'pred': {'first': [1, 2]}}
+    >>> folder.cleanup()
     """
 
     ART_KEY_RAW = "__raw"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import FLATTEN_TUPLE, flatten_dict
+from rollforge.collect.join import join_in_order
 from rollforge.errors import CoverageError
 
 __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
@@ -44,6 +45,14 @@ class RollingEnsemble(Ensemble):
     """Joins the results of rolling windows: ``{window: frame} -> frame``.
 
     Frames need an index level ``datetime``. Of rows that several windows have, that of the window which starts last stays.
+
+    Examples
+    --------
+    >>> def window(day):
+    ...     index = pd.MultiIndex.from_tuples([(pd.Timestamp(day), "A")], names=["datetime", "instrument"])
+    ...     return pd.DataFrame({"score": [1.0]}, index)
+    >>> RollingEnsemble()({2: window("2020-02-01"), 1: window("2020-01-01")}).index.get_level_values(0).month.tolist()
+    [1, 2]
     """
 
     def __call__(self, ensemble_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> Any:
@@ -58,6 +67,9 @@ class RollingEnsemble(Ensemble):
         if not parts:
             raise CoverageError("There are no windows to join.")
         parts.sort(key=lambda part: part.index.get_level_values("datetime").min())
+        quick = join_in_order(parts)
+        if quick is not None:
+            return quick
         joined = pd.concat(parts)
         if joined.index.has_duplicates:
             joined = joined[~joined.index.duplicated(keep="last")]
@@ -69,6 +81,13 @@ class AverageEnsemble(Ensemble):
 
     Nested dicts are laid flat. The mean is over those that have a value; a result whose
     scores are all the same on a day has none there.
+
+    Examples
+    --------
+    >>> index = pd.MultiIndex.from_product([[pd.Timestamp("2020-01-01")], ["A", "B"]], names=["datetime", "instrument"])
+    >>> one, other = pd.Series([1.0, 3.0], index), pd.Series([10.0, 50.0], index)
+    >>> AverageEnsemble()({"one": one, "other": other}).round(4).tolist()
+    [-0.7071, 0.7071]
     """
 
     def __call__(self, ensemble_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> pd.Series:

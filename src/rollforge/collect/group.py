@@ -20,6 +20,14 @@ class Group:
         ``{key: object} -> {group: {key: object}}``.
     ens : Ensemble or callable, optional
         ``{key: object} -> object``; None leaves the groups as they are.
+
+    Examples
+    --------
+    >>> parity = Group(lambda numbers: {p: {k: v for k, v in numbers.items() if k % 2 == p} for p in (0, 1)}, ens=sum)
+    >>> parity.group({1: "a", 2: "b"})
+    {0: {2: 'b'}, 1: {1: 'a'}}
+    >>> Group(lambda numbers: {"all": numbers}, ens=lambda part: sum(part.values()))({1: 10, 2: 20})
+    {'all': 30}
     """
 
     def __init__(

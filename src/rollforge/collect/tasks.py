@@ -20,6 +20,19 @@ class TaskCollector:
     ----------
     experiment_name : str
         The experiment; its recorders must hold their tasks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from rollforge.session import Session, using
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with using(Session(tracking=f"folder:{folder.name}")) as session:
+    ...     experiment = get_experiment(open_tracker(session.tracking), experiment_name="demo")
+    ...     with experiment.create_recorder("first") as recorder:
+    ...         recorder.save_objects(task={"model": {"class": "Linear"}})
+    ...     [r.name for r in TaskCollector("demo").list_recorders(only_have_task=True).values()]
+    ['first']
+    >>> folder.cleanup()
     """
 
     def __init__(self, experiment_name: str) -> None:

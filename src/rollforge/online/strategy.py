@@ -75,7 +75,7 @@ class RollingStrategy(OnlineStrategy):
     Examples
     --------
     >>> template = {"model": {"class": "LinearModel"}, "dataset": {}}
-    >>> RollingStrategy("demo", template, RollingGen(step=20, ta=TimeAdjuster(calendar=["2020-01-01"]))).exp_name
+    >>> RollingStrategy("demo", template, RollingGen(step=20, calendar=["2020-01-01"])).exp_name
     'demo'
     """
 

@@ -28,7 +28,17 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """Runs the tasks one after another in this process: for debugging, tests, and very short tasks."""
+    """Runs the tasks one after another in this process: for debugging, tests, and very short tasks.
+
+    Examples
+    --------
+    >>> from rollforge.session import Session
+    >>> store = open_store("memory://example of an executor")
+    >>> _ = store.create("p", [{"x": 1}])
+    >>> InProcess(Session(store=store.uri)).run(Job("p", len))
+    >>> store.count("p")
+    {<Status.DONE: 'done'>: 1}
+    """
 
     session: Session
 

@@ -26,7 +26,13 @@ class WorkerStopped(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Which tasks of which pool to run, and with what."""
+    """Which tasks of which pool to run, and with what.
+
+    Examples
+    --------
+    >>> Job("my_pool", len, query={"model.class": "LGBModel"}, timeout=600).before
+    <Status.WAITING: 'waiting'>
+    """
 
     pool: str
     task_func: Callable[..., Any]
@@ -46,7 +52,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step in the life of a task, for whoever shows the progress."""
+    """One step in the life of a task, for whoever shows the progress.
+
+    Examples
+    --------
+    >>> Event("done", "5041bf1f", "host:17", seconds=1.5).kind
+    'done'
+    """
 
     kind: Literal["started", "done", "failed", "retry", "lost"]
     task_id: str

@@ -89,8 +89,8 @@ def parse_query(query: Mapping[str, Any] | None) -> Node:
 
     Examples
     --------
-    >>> parse_query({"status": "done", "model.class": {"$ne": "Ridge"}}).parts[1]
-    Compare(path=('def', 'model', 'class'), op='$ne', value='Ridge')
+    >>> parse_query({"model.class": "Ridge"})
+    Compare(path=('def', 'model', 'class'), op='$eq', value='Ridge')
     """
     if query is not None and not isinstance(query, Mapping):
         raise ConfigError(f"a query is a mapping like {{'status': 'done'}}, found {query!r}.", path="query")

@@ -124,6 +124,16 @@ class SQLiteStore(SQLStore):
     ------
     StoreUnavailable
         When the file cannot be opened: no such folder, read-only, corrupted, made by a newer version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = SQLiteStore(f"sqlite:///{folder.name}/tasks.db")
+    >>> [task.new for task in store.create("p", [{"x": 1}, {"x": 1}])]
+    [True, False]
+    >>> store.close()
+    >>> folder.cleanup()
     """
 
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:

@@ -49,6 +49,18 @@ class FolderTracker:
     ------
     TrackingUnavailable
         When a newer Rollforge has written the folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> tracker = FolderTracker(f"folder:{folder.name}")
+    >>> tracker.prepare()
+    >>> run = tracker.create_run(tracker.create_experiment("demo"), "first", {})
+    >>> tracker.write(run.id, {"alpha": "1"}, [Metric("IC", 0.05, 0, 0.0)], {})
+    >>> tracker.read(run.id).metrics
+    {'IC': 0.05}
+    >>> folder.cleanup()
     """
 
     def __init__(self, uri: str) -> None:

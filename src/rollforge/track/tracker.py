@@ -27,7 +27,13 @@ __all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "latest_metric
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One value of a metric. The time is in seconds since the epoch."""
+    """One value of a metric. The time is in seconds since the epoch.
+
+    Examples
+    --------
+    >>> Metric("IC", 0.05, step=3, time=0.0).value
+    0.05
+    """
 
     name: str
     value: float
@@ -59,7 +65,13 @@ class RunData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """Which runs, in which order. Everything that is given must hold."""
+    """Which runs, in which order. Everything that is given must hold.
+
+    Examples
+    --------
+    >>> RunQuery(status=("FINISHED",), tags={"kind": "rolling"}, limit=10).limit
+    10
+    """
 
     status: tuple[str, ...] = ()
     """Any of these; none means all."""
