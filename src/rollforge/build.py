@@ -50,7 +50,7 @@ QLIB_MODULES: dict[str, str] = {
     "qlib.backtest.executor": "rollforge.record.backtest",
     "qlib.data.dataset": "rollforge.data.dataset",
     "qlib.data.dataset.handler": "rollforge.data.handler",
-    "qlib.data.dataset.loader": "rollforge.data.handler",
+    "qlib.data.dataset.loader": "rollforge.data.loader",
     "qlib.data.dataset.processor": "rollforge.data.processor",
     "qlib.data.dataset.weight": "rollforge.models.base",
     "qlib.data.filter": "rollforge.data.filters",

@@ -69,6 +69,7 @@ _CLASS_MODULES = (
     "rollforge.task",
     "rollforge.data.dataset",
     "rollforge.data.handler",
+    "rollforge.data.loader",
     "rollforge.data.alpha",
     "rollforge.data.processor",
 )

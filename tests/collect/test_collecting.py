@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from rollforge.collect import Collector, MergeCollector, RecorderCollector, RollingEnsemble, RollingGroup
+from rollforge.collect import (
+    AverageEnsemble,
+    Collector,
+    MergeCollector,
+    RecorderCollector,
+    RollingEnsemble,
+    RollingGroup,
+)
 from rollforge.collect.coverage import Expected, check_coverage
 from rollforge.collect.stream import write_stream
 from rollforge.collect.tasks import TaskCollector
@@ -194,6 +201,17 @@ def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
         (latest,) = collector.collect_latest_records().values()
         assert latest.list_tags()["start"] == "2020-01-07"
         assert len(collector.list_recorders(only_finished=False)) == 4
+
+
+def test_a_day_without_differences_does_not_spoil_the_average() -> None:
+    """Scores that are all the same say nothing that day: the other result's standing is the average's, never inf."""
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2020-01-01", periods=2), list("ABC")], names=["datetime", "instrument"]
+    )
+    flat = pd.DataFrame({"score": 0.1}, index=index)  # whose mean over three is off by a rounding
+    telling = pd.DataFrame({"score": [1.0, 2.0, 3.0] * 2}, index=index)
+    assert AverageEnsemble()({"flat": flat}).isna().all()
+    assert list(AverageEnsemble()({"flat": flat, "telling": telling})) == [-1.0, 0.0, 1.0] * 2
 
 
 @given(st.data())

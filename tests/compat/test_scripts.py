@@ -104,6 +104,24 @@ def test_a_workflow_by_code(market: Path, tmp_path: Path) -> None:
     assert "max_drawdown" in pred
 
 
+def test_data_expressions_kept_objects_and_a_short_backtest(market: Path, tmp_path: Path) -> None:
+    """Star imports, filters, expressions in code, pickled handlers and datasets, and both forms of a daily backtest."""
+    out = run(tmp_path, SCRIPTS / "data_and_backtest.py", market)
+    assert line(out, "CODES") == ["9 D0001"]
+    assert line(out, "FIELDS") == [
+        "['Div($high,$close)', 'Sub(Mean($close,3),1)', 'Div(Mul(Add($high,$close),2),$close)'] True"
+    ]
+    assert line(out, "LOADED") == ["[('feature', 'EMA'), ('label', 'NEXT')]"]
+    assert line(out, "KEPT") == ["True True"]
+    assert line(out, "RISK") == ["5 True True True"]
+
+
+def test_windows_over_data_that_are_computed_once(market: Path, tmp_path: Path) -> None:
+    """A dataset moved from window to window has what one made for the window has, its fit windows included."""
+    out = run(tmp_path, SCRIPTS / "rolling_data.py", market)
+    assert line(out, "WINDOW") == ["0 159 True", "1 159 True", "2 159 True"]
+
+
 @pytest.mark.parametrize("trainer", ["TrainerR", "DelayTrainerR", "DelayTrainerRM"])
 def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
     """The first training, and the routine of a later day: new windows trained, online, predicted to the last day."""

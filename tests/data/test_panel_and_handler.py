@@ -14,7 +14,8 @@ import pytest
 
 from rollforge.data.alpha import Alpha158
 from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP, QlibDataLoader
+from rollforge.data.handler import DataHandlerLP
+from rollforge.data.loader import QlibDataLoader
 from rollforge.data.panel import PanelCache, clear_panels, list_panels
 from rollforge.data.processor import Processor, ZScoreNorm
 from rollforge.errors import ConfigError, DataError, SegmentError

@@ -79,7 +79,8 @@ class RollingEnsemble(Ensemble):
 class AverageEnsemble(Ensemble):
     """Standardises each result within each day and averages them: ``{name: frame} -> series``.
 
-    Nested dicts are laid flat. The mean is over those that have a value.
+    Nested dicts are laid flat. The mean is over those that have a value; a result whose
+    scores are all the same on a day has none there.
 
     Examples
     --------
@@ -102,6 +103,8 @@ class AverageEnsemble(Ensemble):
             raise CoverageError("There are no results to average.")
         together = pd.concat(parts, axis=1).astype(np.float64)
         days = together.groupby(level="datetime")
-        standard = (together - days.transform("mean")) / days.transform("std")
+        spread = days.transform("std")
+        # A day on which all scores are the same says nothing; its mean may be off by a rounding, and that over 0 is inf.
+        standard = (together - days.transform("mean")) / spread.where(spread > 0)
         averaged: pd.Series = standard.mean(axis=1).sort_index()
         return averaged

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollforge.build import locate
-from rollforge.data.handler import DataHandlerLP, QlibDataLoader
+from rollforge.data.handler import DataHandlerLP
+from rollforge.data.loader import QlibDataLoader
 from rollforge.errors import ConfigError, RollforgeError, nearest
 
 __all__ = [

@@ -10,11 +10,12 @@ import pandas as pd
 from rollforge.build import build
 from rollforge.data.handler import DataHandler, DataHandlerLP
 from rollforge.errors import ConfigError, DataError, SegmentError, nearest
+from rollforge.serial import Serializable
 
 __all__ = ["Dataset", "DatasetH"]
 
 
-class Dataset:
+class Dataset(Serializable):
     """What a model is fitted on."""
 
     def config(self, **kwargs: Any) -> None:

@@ -352,7 +352,7 @@ def features(
         codes=[plan.row_code[order], plan.row_date[order]],  # type: ignore[list-item]
         names=["instrument", "datetime"],
     )
-    return pd.DataFrame(out[order], index=index, columns=list(fields))
+    return pd.DataFrame(out[order], index=index, columns=[str(f) for f in fields])
 
 
 class _Data:

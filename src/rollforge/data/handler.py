@@ -7,136 +7,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rollforge.build import build
-from rollforge.data.engine import FeaturePlan, resolve_instruments, session_provider
-from rollforge.data.expression import parse
-from rollforge.data.operators import custom_operators, fields_of
-from rollforge.data.panel import Panel, PanelCache, empty_groups
+from rollforge.data.engine import session_provider
+from rollforge.data.loader import DataLoader, QlibDataLoader, StaticDataLoader
+from rollforge.data.panel import Panel, PanelCache
 from rollforge.data.processor import Processor
-from rollforge.data.provider import Provider
-from rollforge.errors import ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
+from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
+from rollforge.serial import Serializable
 from rollforge.session import Session, current_session
 from rollforge.task import encode
 
-__all__ = ["DataHandler", "DataHandlerLP", "DataLoader", "QlibDataLoader", "StaticDataLoader"]
+__all__ = ["DataHandler", "DataHandlerLP"]
 
 ENGINE = 1
 """Raised when operators or processors come to compute something else, so that older panels are not used."""
 
 
-class DataLoader:
-    """Where a handler's raw data come from; a class of your own overrides :meth:`load`."""
-
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return a frame with rows (datetime, instrument) and columns (group, name)."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it loads.")
-
-
-def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
-    if isinstance(config, (list, tuple)) and config and all(isinstance(c, str) for c in config):
-        return list(config), list(config)
-    if (
-        isinstance(config, (list, tuple))
-        and len(config) == 2
-        and all(isinstance(c, (list, tuple)) for c in config)
-        and len(config[0]) == len(config[1])
-    ):
-        return list(config[0]), list(config[1])
-    raise ConfigError("expected a list of expressions, or [expressions, names] of the same length.", path=where)
-
-
-class QlibDataLoader(DataLoader):
-    """Expressions over the session's data folder.
-
-    Parameters
-    ----------
-    config : mapping or sequence
-        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone.
-    filter_pipe : sequence, optional
-        Filters of the universe.
-    freq : str
-        Name of the calendar.
-    """
-
-    def __init__(self, config: Any, filter_pipe: Sequence[Any] | None = None, freq: str = "day", **kwargs: Any) -> None:
-        ignored = {"swap_level", "inst_processors"}
-        unknown = [k for k, v in kwargs.items() if k not in ignored or (k == "inst_processors" and v)]
-        if unknown:
-            raise ConfigError(f"QlibDataLoader takes no {unknown[0]!r}.{nearest(unknown[0], ['filter_pipe', 'freq'])}")
-        groups = config if isinstance(config, Mapping) else {"feature": config}
-        self.groups = {str(k): _fields_and_names(v, f"data_loader.config.{k}") for k, v in groups.items() if v}
-        self.filter_pipe = list(filter_pipe or [])
-        self.freq = freq
-
-    def universe(self, instruments: Any) -> Any:
-        """Return `instruments` with the loader's filters."""
-        if not self.filter_pipe:
-            return instruments
-        if isinstance(instruments, Mapping):
-            return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
-        return {"market": instruments, "filter_pipe": self.filter_pipe}
-
-    def check(self, instruments: Any, provider: Provider) -> None:
-        """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder."""
-        resolve_instruments(provider, self.universe(instruments))
-        known = set(provider.fields())
-        for expressions, _ in self.groups.values():
-            for text in expressions:
-                for name in sorted(fields_of(parse(text)) - known):
-                    raise DataNotFound(
-                        f"There is no field ${name} in {provider.path}, which {text!r} reads.{nearest(name, known)}"
-                    )
-
-    def definition(self) -> Any:
-        """Return what the result depends on, as plain data."""
-        return {"groups": self.groups, "freq": self.freq, "operators": custom_operators()}
-
-    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
-        """Return the panel, its values written into memory maps in `folder`."""
-        expressions = [e for fields, _ in self.groups.values() for e in fields]
-        plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
-        groups = empty_groups(folder, len(plan), {g: names for g, (_, names) in self.groups.items()})
-        plan.fill(*(g.values for g in groups.values()), threads=session.threads)
-        offsets = np.searchsorted(plan.row_date, np.arange(len(plan.dates) + 1)).astype(np.int64)
-        return Panel(plan.dates, offsets, tuple(plan.codes), plan.row_code, groups)
-
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return the frame of the expressions."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            panel = self.panel(instruments, start_time, end_time, Path(folder), current_session())
-            return panel.frame(None).copy()
-
-
-class StaticDataLoader(DataLoader):
-    """A frame that is there already: an object, or a Parquet file."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return the frame, narrowed to some instruments and days."""
-        frame = self.config if isinstance(self.config, pd.DataFrame) else pd.read_parquet(self.config)
-        frame = frame.sort_index()
-        days = frame.index.get_level_values("datetime")
-        keep = np.ones(len(frame), bool)
-        if start_time is not None:
-            keep &= days >= pd.Timestamp(start_time)
-        if end_time is not None:
-            keep &= days <= pd.Timestamp(end_time)
-        if isinstance(instruments, (list, tuple)):
-            keep &= frame.index.get_level_values("instrument").isin(list(instruments))
-        return frame[keep]
-
-
-class DataHandler:
+class DataHandler(Serializable):
     """Raw data of a universe between two days.
 
     Parameters
@@ -169,7 +61,7 @@ class DataHandler:
         self.start_time = start_time
         self.end_time = end_time
         self.data_loader: DataLoader = build(
-            data_loader, accept_types=DataLoader, default_module=__name__, where="data_loader"
+            data_loader, accept_types=DataLoader, default_module="rollforge.data.loader", where="data_loader"
         )
         if start_time is not None and end_time is not None and pd.Timestamp(start_time) > pd.Timestamp(end_time):
             raise DataError(f"The handler's range is inverted: it starts on {start_time} and ends on {end_time}.")
@@ -328,6 +220,7 @@ class DataHandlerLP(DataHandler):
 
     DK_R, DK_I, DK_L = "raw", "infer", "learn"
     PTYPE_I, PTYPE_A = "independent", "append"
+    IT_FIT_SEQ, IT_FIT_IND, IT_LS = "fit_seq", "fit_ind", "load_state"
 
     def __init__(
         self,
@@ -365,6 +258,23 @@ class DataHandlerLP(DataHandler):
                 build(described, accept_types=Processor, default_module="rollforge.data.processor", where=f"{name}.{i}")
             )
         return made
+
+    def config(self, processor_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Change start and end, and what the processors were told: their fit window, for example.
+
+        Parameters
+        ----------
+        processor_kwargs : mapping, optional
+            Arguments of processors, for those that have them.
+        **kwargs
+            See :meth:`DataHandler.config`.
+        """
+        super().config(**kwargs)
+        for processor in (*self.shared_processors, *self.infer_processors, *self.learn_processors):
+            for name, value in (processor_kwargs or {}).items():
+                if name in vars(processor):
+                    setattr(processor, name, value)
+                    self._panels = {}
 
     def _chain(self, stage: str) -> list[Processor]:
         if stage == self.DK_R:

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.errors import ConfigError, DataError
+from rollforge.serial import Serializable
 
 __all__ = [
     "CSRankNorm", "CSZFillna", "CSZScoreNorm", "DropCol", "DropnaLabel", "DropnaProcessor", "Fillna", "FilterCol",
@@ -35,7 +36,7 @@ def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Ind
     return df.columns[df.columns.get_level_values(0).isin(groups)]
 
 
-class Processor:
+class Processor(Serializable):
     """Base of all processors; a class of your own overrides :meth:`__call__`, and :meth:`fit` if it learns something."""
 
     any_range: ClassVar[bool] = False

@@ -10,11 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.errors import ModelError
+from rollforge.serial import Serializable
 
 __all__ = ["BaseModel", "Model", "ModelFT", "Reweighter", "single_label"]
 
 
-class BaseModel(abc.ABC):
+class BaseModel(Serializable, abc.ABC):
     """Predicts."""
 
     @abc.abstractmethod

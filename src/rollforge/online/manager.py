@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,14 +14,14 @@ from rollforge.data.engine import D
 from rollforge.errors import ConfigError
 from rollforge.online.strategy import OnlineStrategy
 from rollforge.run.trainer import Trainer, TrainerR
-from rollforge.trust import load as load_pickle
+from rollforge.serial import Serializable
 
 __all__ = ["OnlineManager"]
 
 log = logging.getLogger(__name__)
 
 
-class OnlineManager:
+class OnlineManager(Serializable):
     """Runs strategies over time, and remembers which models were online when.
 
     Parameters
@@ -216,30 +213,6 @@ class OnlineManager:
                 before[strategy] = set(models)
             if changed:
                 self.prepare_signals(**(signal_kwargs or {}))
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def to_pickle(self, path: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Keep the manager in a file, all of it or nothing."""
-        import cloudpickle
-
-        target = Path(path)
-        handle, draft = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}-")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                cloudpickle.dump(self, stream)
-            os.replace(draft, target)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-
-    @classmethod
-    def load(cls, filepath: str | os.PathLike[str]) -> OnlineManager:
-        """Return the manager that :meth:`to_pickle` kept. The file is a pickle of your own: it is trusted."""
-        found = load_pickle(Path(filepath), trusted=True)
-        if not isinstance(found, cls):
-            raise ConfigError(f"{filepath} holds no {cls.__name__} but a {type(found).__name__}.")
-        return found
 
 
 def _as_list(strategies: OnlineStrategy | list[OnlineStrategy]) -> list[OnlineStrategy]:

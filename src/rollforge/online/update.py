@@ -39,16 +39,22 @@ class RMDLoader:
     ) -> DatasetH:
         """Return the recorder's dataset over other days, ready for prediction."""
         dataset: DatasetH = self.rec.load_object("dataset") if unprepared_dataset is None else unprepared_dataset
-        dataset.config(
-            handler_kwargs={"start_time": start_time, "end_time": end_time},
-            segments=segments or {"test": (start_time, end_time)},
-        )
+        handler_kwargs = {"end_time": end_time}
+        if not _reaches_back(dataset, start_time):
+            handler_kwargs["start_time"] = start_time
+        dataset.config(handler_kwargs=handler_kwargs, segments=segments or {"test": (start_time, end_time)})
         dataset.setup_data()
         return dataset
 
     def get_model(self) -> Any:
         """Return the recorder's model."""
         return self.rec.load_object("params.pkl")
+
+
+def _reaches_back(dataset: DatasetH, start_time: Any) -> bool:
+    """Whether the handler's days begin early enough: then they stay, for its processors learn from the first of them."""
+    first = getattr(getattr(dataset, "handler", None), "start_time", start_time)
+    return first is None or pd.Timestamp(first) < pd.Timestamp(start_time)
 
 
 class RecordUpdater(abc.ABC):

@@ -29,6 +29,7 @@ __all__ = [
     "SimulatorExecutor",
     "TopkDropoutStrategy",
     "backtest",
+    "backtest_daily",
     "run_backtest",
 ]
 
@@ -204,6 +205,31 @@ def backtest(
     )
     metrics = {FREQ: (result.report, result.positions)} if executor.generate_portfolio_metrics else {}
     return metrics, {FREQ: (result.indicators, result.trades)}
+
+
+def backtest_daily(
+    start_time: Any,
+    end_time: Any,
+    strategy: Any,
+    executor: Any = None,
+    account: float | Mapping[str, Any] = 1e8,
+    benchmark: Any = "SH000300",
+    exchange_kwargs: Mapping[str, Any] | None = None,
+    pos_type: str = "Position",
+) -> tuple[pd.DataFrame, Positions]:
+    """Return ``(report, positions)``: Qlib's shortest form of :func:`run_backtest`.
+
+    Raises
+    ------
+    ConfigError
+        When the executor is told to make no report; see :func:`backtest` for the rest.
+    """
+    metrics, _ = backtest(
+        start_time, end_time, strategy, executor, benchmark, account, exchange_kwargs, pos_type=pos_type
+    )
+    if FREQ not in metrics:
+        raise ConfigError("backtest_daily needs generate_portfolio_metrics=True.", path="executor.kwargs")
+    return metrics[FREQ]
 
 
 def _strategy(strategy: Any, where: str) -> BaseSignalStrategy:

@@ -33,6 +33,8 @@ class _Module(ModuleType):
     """A module of Qlib's whose names are looked up when they are used."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":  # what "from qlib.constant import *" asks for
+            return self._public()
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         path = f"{self.__name__}.{name}"
@@ -50,8 +52,11 @@ class _Module(ModuleType):
         setattr(self, name, value)
         return value
 
+    def _public(self) -> list[str]:
+        return sorted({n for source in TABLE.get(self.__name__, ()) for n in _names(source) if not n.startswith("_")})
+
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *(n for source in TABLE.get(self.__name__, ()) for n in _names(source))})
+        return sorted({*super().__dir__(), *self._public()})
 
 
 def _names(source: Any) -> Sequence[str]:

@@ -8,7 +8,6 @@ import importlib
 import inspect
 import json
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import pandas as pd
 from rollforge.build import import_file, locate
 from rollforge.data.engine import D
 from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound, RollforgeError
+from rollforge.serial import Serializable as _Serializable
 from rollforge.session import current_session
 from rollforge.store.base import open_store
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
@@ -117,26 +117,10 @@ class TimeInspector:
 # -- objects -----------------------------------------------------------------------------------------------------------
 
 
-class Serializable:
-    """Something that can be kept in a file."""
+class Serializable(_Serializable):
+    """Something that can be kept in a file, with Qlib's further names."""
 
     pickle_backend = "pickle"
-
-    def to_pickle(self, path: str | Path, **kwargs: Any) -> None:
-        """Keep it."""
-        import cloudpickle
-
-        with open(path, "wb") as stream:
-            cloudpickle.dump(self, stream)
-
-    @classmethod
-    def load(cls, filepath: str | Path) -> Any:
-        """Return what was kept; a file of your own, which is trusted."""
-        with open(filepath, "rb") as stream:
-            found = pickle.load(stream)
-        if not isinstance(found, cls):
-            raise TypeError(f"{filepath} holds a {type(found).__name__}, not a {cls.__name__}.")
-        return found
 
     @classmethod
     def general_dump(cls, obj: Any, path: str | Path) -> None:
@@ -287,12 +271,6 @@ def transform_end_date(end_date: Any = None, freq: str = "day") -> pd.Timestamp:
 def time_to_day_index(time_obj: Any, region: str = "cn") -> int:
     """Return the minute of the trading day."""
     raise ConfigError("Minute data are not supported; Rollforge works with daily data.")
-
-
-class Freq(str):
-    """A frequency; here, the day alone."""
-
-    NORM_FREQ_DAY = "day"
 
 
 def code_to_fname(code: str) -> str:

@@ -1,0 +1,69 @@
+"""Objects that keep themselves in a file of their owner's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from rollforge.errors import ConfigError
+from rollforge.trust import load
+
+__all__ = ["Serializable"]
+
+
+class Serializable:
+    """Something that can be kept in a file: models, processors, handlers, datasets, online managers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> class Note(Serializable):
+    ...     text = "unchanged"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     note = Note()
+    ...     note.text = "kept"
+    ...     note.to_pickle(f"{folder}/note.pkl")
+    ...     Note.load(f"{folder}/note.pkl").text
+    'kept'
+    """
+
+    def to_pickle(
+        self, path: str | os.PathLike[str], *, dump_all: bool | None = None, recursive: bool | None = None
+    ) -> None:
+        """Keep it in a file, all of it or nothing.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        dump_all, recursive : bool, optional
+            Taken as Qlib has them, without effect: a handler's file holds its definition, and its data are found in the
+            panel cache, or computed again.
+        """
+        import cloudpickle
+
+        target = Path(path)
+        handle, draft = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                cloudpickle.dump(self, stream)
+            os.replace(draft, target)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, filepath: str | os.PathLike[str]) -> Self:
+        """Return what :meth:`to_pickle` kept. The file is a pickle of your own: it is trusted.
+
+        Raises
+        ------
+        ConfigError
+            When the file holds something else.
+        """
+        found = load(Path(filepath), trusted=True)
+        if not isinstance(found, cls):
+            raise ConfigError(f"{filepath} holds no {cls.__name__} but a {type(found).__name__}.")
+        return found
