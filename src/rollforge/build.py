@@ -43,6 +43,7 @@ QLIB_MODULES: dict[str, str] = {
     "qlib.contrib.model": "rollforge.models",
     "qlib.contrib.model.gbdt": "rollforge.models.lightgbm",
     "qlib.contrib.model.linear": "rollforge.models.linear",
+    "qlib.contrib.model.xgboost": "rollforge.models.xgboost",
     "qlib.contrib.strategy": "rollforge.record.backtest",
     "qlib.contrib.strategy.signal_strategy": "rollforge.record.backtest",
     "qlib.contrib.strategy.strategy": "rollforge.record.backtest",

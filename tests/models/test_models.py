@@ -12,8 +12,10 @@ import pytest
 from rollforge.data.dataset import DatasetH
 from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ModelError, SegmentError
-from rollforge.models import ConstantModel, LGBModel, LinearModel, Reweighter
+from rollforge.models import ConstantModel, LGBModel, LinearModel, Reweighter, XGBModel
 from rollforge.session import Session, using
+from rollforge.track import artifact
+from rollforge.track.files import LocalFiles
 
 SEGMENTS = {
     "train": ("2020-01-01", "2020-03-31"),
@@ -102,7 +104,7 @@ class Half(Reweighter):
         return (data["feature"]["a"] > 0).to_numpy(float)
 
 
-@pytest.mark.parametrize("model", [LGBModel(num_boost_round=5), LinearModel()])
+@pytest.mark.parametrize("model", [LGBModel(num_boost_round=5), LinearModel(), XGBModel(max_depth=3)])
 def test_weights_change_the_fit(model: Any) -> None:
     """Samples of weight 0 do not count."""
     data = dataset()
@@ -112,7 +114,7 @@ def test_weights_change_the_fit(model: Any) -> None:
     assert not np.allclose(before, model.predict(data))
 
 
-@pytest.mark.parametrize("model", [LGBModel(num_boost_round=2), LinearModel()])
+@pytest.mark.parametrize("model", [LGBModel(num_boost_round=2), LinearModel(), XGBModel(max_depth=2)])
 def test_what_a_model_cannot_take_is_said(model: Any) -> None:
     """Several labels, labels that are all missing, no train segment, no fit before the prediction."""
     with pytest.raises(ModelError, match="not fitted"):
@@ -136,3 +138,24 @@ def test_unknown_losses_and_estimators_are_refused() -> None:
 def test_the_constant_model_predicts_its_constant(tmp_path: Path) -> None:
     """For every row of the segment."""
     assert set(ConstantModel(0.5).predict(dataset())) == {0.5}
+
+
+def test_xgboost_stops_by_the_valid_segment_and_is_kept_in_its_own_format(tmp_path: Path) -> None:
+    """It predicts with the best round, threads are capped, and a recorder gives back the same model."""
+    data, rounds = dataset(), {}
+    with using(Session(threads=1)):
+        model = XGBModel(max_depth=4, eta=0.3, nthread=20)
+        assert model._parameters()["nthread"] == 1
+        model.fit(data, num_boost_round=400, early_stopping_rounds=5, evals_result=rounds)
+    assert 5 < len(rounds["valid"]) < 400
+    assert len(model.training_metrics()["rmse.train"]) == len(rounds["train"])
+    assert score(model, data) > 0.97
+    assert model.get_feature_importance().index[0] in ("a", "b", "c")
+    files = LocalFiles(tmp_path)
+    artifact.save(files, "params.pkl", model)
+    found = artifact.find(files, "params.pkl")
+    assert found is not None
+    back = artifact.load_file(found)
+    pd.testing.assert_series_equal(back.predict(data), model.predict(data))
+    with pytest.raises(ModelError, match="not fitted"):
+        XGBModel().predict(data)

@@ -7,10 +7,10 @@ from typing import Any
 
 _HOME = {
     "BaseModel": "base", "Model": "base", "ModelFT": "base", "Reweighter": "base", "ConstantModel": "constant",
-    "LGBModel": "lightgbm", "LinearModel": "linear",
+    "LGBModel": "lightgbm", "LinearModel": "linear", "XGBModel": "xgboost",
 }  # fmt: skip
 
-__all__ = ["BaseModel", "ConstantModel", "LGBModel", "LinearModel", "Model", "ModelFT", "Reweighter"]
+__all__ = ["BaseModel", "ConstantModel", "LGBModel", "LinearModel", "Model", "ModelFT", "Reweighter", "XGBModel"]
 
 
 def __getattr__(name: str) -> Any:

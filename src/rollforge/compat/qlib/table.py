@@ -110,9 +110,10 @@ TABLE: Mapping[str, tuple[Source, ...]] = {
         "rollforge.data.alpha", {"check_transform_proc": f"{_HERE}.names:check_transform_proc"},
     ),
     "qlib.contrib.data.loader": ("rollforge.data.alpha",),
-    "qlib.contrib.model": ("rollforge.models.lightgbm", "rollforge.models.linear"),
+    "qlib.contrib.model": ("rollforge.models.lightgbm", "rollforge.models.linear", "rollforge.models.xgboost"),
     "qlib.contrib.model.gbdt": ("rollforge.models.lightgbm",),
     "qlib.contrib.model.linear": ("rollforge.models.linear",),
+    "qlib.contrib.model.xgboost": ("rollforge.models.xgboost",),
     "qlib.contrib.evaluate": (
         "rollforge.record.analysis", "rollforge.record.portfolio",
         {n: f"rollforge.record.backtest:{n}" for n in ("backtest", "backtest_daily")},

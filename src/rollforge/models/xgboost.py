@@ -1,0 +1,156 @@
+"""Gradient boosting by XGBoost."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.data.dataset import DatasetH
+from rollforge.data.handler import DataHandlerLP
+from rollforge.errors import MissingDependency, ModelError
+from rollforge.models.base import Model, Reweighter, single_label
+from rollforge.session import current_session
+
+__all__ = ["XGBModel"]
+
+
+def _library() -> Any:
+    try:
+        import xgboost
+    except ImportError as exc:
+        raise MissingDependency("XGBModel needs xgboost. Install it: pip install 'rollforge[xgboost]'") from exc
+    return xgboost
+
+
+class XGBModel(Model):
+    """XGBoost with early stopping on the valid segment, where there is one.
+
+    Parameters
+    ----------
+    **kwargs
+        XGBoost's own parameters. ``nthread`` is capped to the threads of the session.
+
+    Examples
+    --------
+    >>> XGBModel(max_depth=4).params
+    {'max_depth': 4}
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.params: dict[str, Any] = dict(kwargs)
+        self.model: Any = None
+        self.fit_seconds = 0.0
+        """Seconds in ``xgboost.train``."""
+        self._curves: dict[str, list[float]] = {}
+
+    def _parameters(self) -> dict[str, Any]:
+        allowed = current_session().threads
+        params = {k: v for k, v in self.params.items() if k not in ("nthread", "n_jobs")}
+        wanted = int(self.params.get("nthread", self.params.get("n_jobs", allowed)) or allowed)
+        return {"verbosity": 0, **params, "nthread": min(wanted, allowed) if wanted > 0 else allowed}
+
+    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> Any:
+        if reweighter is not None and not isinstance(reweighter, Reweighter):
+            raise ModelError(f"A reweighter must be a Reweighter, found a {type(reweighter).__name__}.")
+        frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=DataHandlerLP.DK_L)
+        label = single_label(frame["label"], "XGBModel", segment)
+        weight = None if reweighter is None else np.asarray(reweighter.reweight(frame))
+        features = frame["feature"]
+        return _library().DMatrix(
+            features.to_numpy(), label=label, weight=weight, feature_names=_names(features),
+            nthread=current_session().threads,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        dataset: DatasetH,
+        num_boost_round: int = 1000,
+        early_stopping_rounds: int = 50,
+        verbose_eval: int = 20,
+        evals_result: dict[str, Any] | None = None,
+        reweighter: Reweighter | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Fit on the train segment, and stop early by the valid segment where there is one.
+
+        Parameters
+        ----------
+        dataset : DatasetH
+            With a train segment.
+        num_boost_round, early_stopping_rounds : int
+            Rounds at most, and without a better result.
+        verbose_eval : int
+            Has no meaning here: the metrics of each round are kept, not printed.
+        evals_result : dict, optional
+            Gets the metric of each round: ``{"train": […], "valid": […]}``.
+        reweighter : Reweighter, optional
+            Weights of the samples.
+
+        Raises
+        ------
+        ModelError
+            For several labels, or none at all.
+        """
+        evals = [(self._data(dataset, "train", reweighter), "train")]
+        if "valid" in dataset.segments:
+            evals.append((self._data(dataset, "valid", reweighter), "valid"))
+        results: dict[str, Any] = {}
+        began = time.perf_counter()
+        self.model = _library().train(
+            self._parameters(), evals[0][0], num_boost_round=num_boost_round, evals=evals, verbose_eval=False,
+            early_stopping_rounds=early_stopping_rounds if len(evals) > 1 else None, evals_result=results, **kwargs,
+        )  # fmt: skip
+        self.fit_seconds = time.perf_counter() - began
+        self._curves = {f"{m}.{name}": list(v) for name, metrics in results.items() for m, v in metrics.items()}
+        if evals_result is not None:
+            evals_result.update({name: list(next(iter(metrics.values()))) for name, metrics in results.items()})
+
+    def training_metrics(self) -> dict[str, list[float]]:
+        """Return each metric of each segment by round: ``{"rmse.train": […], "rmse.valid": […]}``."""
+        return self._curves
+
+    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
+        """Return the scores of a segment, index (datetime, instrument), with the trees up to the best round."""
+        if self.model is None:
+            raise ModelError("XGBModel is not fitted yet.")
+        features = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        matrix = _library().DMatrix(features.to_numpy(), feature_names=_names(features))
+        best = getattr(self.model, "best_iteration", None) if self.model.attr("best_iteration") else None
+        scores = self.model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))
+        return pd.Series(scores, index=features.index)
+
+    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+        """Return the importance of each feature that is used, the largest first."""
+        if self.model is None:
+            raise ModelError("XGBModel is not fitted yet.")
+        return pd.Series(self.model.get_score(*args, **kwargs)).sort_values(ascending=False)
+
+    # -- files: XGBoost's own format, which other programs read too ----------------------------------------------------
+
+    def save_to(self, folder: Path) -> None:
+        """Keep the model in a folder."""
+        about = {"params": self.params, "fit_seconds": self.fit_seconds, "curves": self._curves}
+        (folder / "about.json").write_text(json.dumps(about))
+        if self.model is not None:
+            self.model.save_model(folder / "model.ubj")
+
+    @classmethod
+    def load_from(cls, folder: Path) -> XGBModel:
+        """Return the model that :meth:`save_to` kept."""
+        about = json.loads((folder / "about.json").read_text())
+        made = cls(**about["params"])
+        made.fit_seconds, made._curves = about["fit_seconds"], about["curves"]
+        if (folder / "model.ubj").exists():
+            made.model = _library().Booster()
+            made.model.load_model(folder / "model.ubj")
+        return made
+
+
+def _names(features: pd.DataFrame) -> list[str]:
+    # XGBoost refuses these characters.
+    return [str(c).translate(str.maketrans("[]<", "()(")) for c in features.columns]
