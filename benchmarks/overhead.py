@@ -6,6 +6,7 @@ python -m benchmarks.overhead
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,33 @@ def tasks(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def milliseconds(folder: Path, tracking: str, n: int) -> float:
-    """Return what one task costs in a running worker."""
-    from rollforge.run.trainer import TrainerRM
+Cost = dict[str, float]
+"""Milliseconds a task: by the clock, and of processor time."""
+
+
+def cost(parts: list[Any], train: Callable[[Any], Any]) -> Cost:
+    """Return what one task of lists of them costs: the medians over the lists."""
+    clock: list[float] = []
+    processor: list[float] = []
+    for part in parts:
+        processor.append(setting.cpu_seconds(lambda part=part: clock.append(setting.seconds(lambda: train(part)))))  # type: ignore[misc]
+    n = len(parts[0])
+    return {"ms": setting.median(clock) / n * 1000, "cpu_ms": setting.median(processor) / n * 1000}
+
+
+def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Cost:
+    """Return what one task costs with TrainerR, or with TrainerRM and a worker in this process."""
+    from rollforge.run.trainer import TrainerR, TrainerRM
     from rollforge.session import Session, using
     from rollforge.track.base import open_tracker
 
-    session = Session(store=f"sqlite:///{folder}/{n}-{tracking[:6]}.db", tracking=tracking, experiment="empty")
+    session = Session(store=f"sqlite:///{folder}/{tracking[:6]}.db", tracking=tracking, experiment="empty")
     with using(session):
         open_tracker(session.tracking).prepare()
-        trainer = TrainerRM("empty")
+        trainer = TrainerRM("empty") if pool else TrainerR("empty")
         trainer(tasks(3))  # everything imported, the experiment made
-        return setting.seconds(lambda: trainer(tasks(n + 3)[3:])) / n * 1000
+        all_tasks = tasks(3 + n * repeats)[3:]  # a pool does not train a task twice
+        return cost([all_tasks[i * n : (i + 1) * n] for i in range(repeats)], trainer)
 
 
 def pyqlib(task: dict[str, Any]) -> None:
@@ -57,8 +73,8 @@ def pyqlib(task: dict[str, Any]) -> None:
             "record": [{"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"}],
         }
         trainer([config] * 3)
-        took = setting.seconds(lambda: trainer([config] * task["n"])) / task["n"] * 1000
-    print(json.dumps({"milliseconds": took}))
+        took = cost([[config] * task["n"]] * task["repeats"], trainer)
+    print(json.dumps(took))
 
 
 def main() -> None:
@@ -69,16 +85,22 @@ def main() -> None:
         return
     n = 30 if options.small else 100
     with setting.workplace() as folder:
-        figures: dict[str, Any] = {
-            "mlflow_ms": milliseconds(folder, f"sqlite:///{folder}/mlflow.db", n),
-            "folder_ms": milliseconds(folder, f"folder:{folder}/runs", n),
-        }
+        figures: dict[str, Any] = {}
+        for kind, tracking in (("mlflow", f"sqlite:///{folder}/mlflow.db"), ("folder", f"folder:{folder}/runs")):
+            for name, pool in (("r", False), ("rm", True)):
+                found = ours(folder, tracking, n, options.repeats, pool=pool)
+                figures |= {f"{kind}_{name}_{unit}": value for unit, value in found.items()}
         if setting.has_pyqlib(options):
             options.small = True
             provider = setting.market(options, folder)
-            theirs = setting.in_pyqlib(MODULE, {"folder": str(folder), "provider": str(provider), "n": n})
-            figures["pyqlib_ms"] = theirs["milliseconds"]
-            figures["times_cheaper"] = theirs["milliseconds"] / figures["mlflow_ms"]
+            task = {"folder": str(folder), "provider": str(provider), "n": n, "repeats": options.repeats}
+            # Of its TrainerR in both: its TrainerRM does all of that, and asks a MongoDB server besides.
+            theirs = setting.in_pyqlib(MODULE, task)
+            for unit, value in theirs.items():
+                figures[f"pyqlib_r_{unit}"] = value
+                figures |= {
+                    f"times_cheaper_{name}_{unit}": value / figures[f"mlflow_{name}_{unit}"] for name in ("r", "rm")
+                }
         setting.report("overhead", tasks=n, **figures)
 
 

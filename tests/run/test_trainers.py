@@ -56,6 +56,18 @@ def second(recorder: Recorder, experiment_name: str) -> Recorder:
     return recorder
 
 
+def test_processes_without_a_pool_leave_no_task_id(session: Session) -> None:
+    """The id of a task in a pool is on the runs of that pool, and on no others: there it would lead nowhere."""
+    task = {
+        "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": 1.0}},
+        "dataset": {"class": "EmptyDataset", "module_path": "rollforge.models.constant"},
+    }
+    (alone,) = TrainerR("mine", jobs=1)([task])
+    (pooled,) = TrainerRM("pooled", jobs=1)([task])
+    assert TrainerRM.TM_ID not in alone.list_tags()
+    assert TrainerRM.TM_ID in pooled.list_tags()
+
+
 def trainer(kind: type[Trainer], **options: Any) -> Any:
     """A trainer of a kind with the functions above."""
     if kind in (DelayTrainerR, DelayTrainerRM):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.run.execute import STATUS_BEGIN, STATUS_KEY, TM_ID, begin_task_train, end_task_train, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
-from rollforge.run.work import restored
+from rollforge.run.work import current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
 from rollforge.store.manager import TaskManager
@@ -544,7 +544,11 @@ def _plain(item: Any) -> Any:
 
 def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str, Any]) -> Recorder:
     """Run one stage on one task in a worker process."""
-    return func(restored(definition["item"]), **arguments)
+    token = current_task.set(None)  # the pool is gone with this training: its ids would lead nowhere
+    try:
+        return func(restored(definition["item"]), **arguments)
+    finally:
+        current_task.reset(token)
 
 
 def _why(task: TaskRecord) -> str:

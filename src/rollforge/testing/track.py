@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,21 @@ class TrackerSuite:
             work()
         seen = self.again(uri, recorder)
         assert (seen.status, seen.list_metrics()) == ("FAILED", {"a": 1.0})
+
+    @pytest.mark.parametrize("word", ["one tag", "two tags", "metric", "status"])
+    def test_nothing_is_written_to_a_deleted_run(self, experiment: Experiment, word: str) -> None:
+        """Whoever still holds it is told that it is gone."""
+        recorder = experiment.create_recorder()
+        recorder.end_run()
+        experiment.delete_recorder(recorder.id)
+        say: dict[str, Callable[[], Any]] = {
+            "one tag": lambda: recorder.set_tags(a="1"),
+            "two tags": lambda: recorder.set_tags(a="1", b="2"),
+            "metric": lambda: recorder.log_metrics(a=1.0),
+            "status": recorder.start_run,
+        }
+        with pytest.raises(RecorderNotFound):
+            say[word]()
 
     def test_a_deleted_run_is_gone(self, experiment: Experiment, uri: str) -> None:
         """Reading, writing, and deleting it again raise RecorderNotFound; it is not listed."""

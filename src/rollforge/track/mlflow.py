@@ -309,6 +309,8 @@ class MLflowTracker:
         for sign in ("readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O"):
             if sign in message:
                 return self._unavailable(message)
+        if message.startswith("The run ") and message.endswith("Current state is deleted."):
+            return RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})")
         return TrackingError(f"MLflow: {message}")
 
     # -- experiments ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Windows one after another are joined as pandas would, only faster; all others as before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollforge.collect import RollingEnsemble
+from rollforge.collect.join import join_in_order
+
+DAYS = pd.date_range("2020-01-01", periods=30)
+CODES = ["A", "B", "C", "D"]
+
+
+def slow(parts: list[Any]) -> Any:
+    """What is promised, in pandas's words."""
+    ordered = sorted((p for p in parts if len(p)), key=lambda p: p.index.get_level_values("datetime").min())
+    joined = pd.concat(ordered)
+    joined = joined[~joined.index.duplicated(keep="last")]
+    return joined if joined.index.is_monotonic_increasing else joined.sort_index()
+
+
+def same(found: Any, expected: Any) -> None:
+    check = pd.testing.assert_series_equal if isinstance(expected, pd.Series) else pd.testing.assert_frame_equal
+    check(found, expected, check_freq=False)  # a frequency of days is no promise of either way
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> list[Any]:
+    """Windows that lie apart, meet or overlap, in any order, each with some instruments of some days."""
+    parts = []
+    for _ in range(draw(st.integers(1, 5))):
+        start = draw(st.integers(0, 27))
+        days = DAYS[start : start + draw(st.integers(1, 4))]
+        full = pd.MultiIndex.from_product([days, draw(st.permutations(CODES))], names=["datetime", "instrument"])
+        kept = draw(st.lists(st.booleans(), min_size=len(full), max_size=len(full)))
+        index = full[np.array(kept)]  # with labels that no row has any more
+        index = index if draw(st.booleans()) else index.sort_values()
+        parts.append(pd.DataFrame({"score": np.arange(len(index)) + 100.0 * start}, index=index))
+    if draw(st.booleans()):
+        parts = [p["score"] for p in parts]
+    return parts if any(len(p) for p in parts) else [parts[0].reindex(full)]
+
+
+@given(windows())
+@settings(max_examples=300, deadline=None)
+def test_any_windows_are_joined_as_pandas_would(parts: list[Any]) -> None:
+    """Sorted, and of rows that two windows have, the later window's, whatever way was taken."""
+    same(RollingEnsemble()(dict(enumerate(parts))), slow(parts))
+
+
+def window(day: int, codes: list[str] = CODES, days: int = 2) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([DAYS[day : day + days], codes], names=["datetime", "instrument"])
+    return pd.DataFrame({"score": np.arange(float(len(index))), "other": float(day)}, index=index)
+
+
+def test_the_fast_way_is_taken_for_windows_one_after_another() -> None:
+    """Also when instruments come and go."""
+    parts = [window(0), window(2, ["B", "E"]), window(4, ["A"])]
+    found = join_in_order(parts)
+    assert found is not None
+    same(found, pd.concat(parts))
+    assert [list(level) for level in found.index.levels] == [list(DAYS[:6]), ["A", "B", "C", "D", "E"]]
+    assert found.index.is_monotonic_increasing
+    assert found.loc[(DAYS[2], "E"), "score"] == 1.0
+
+
+def reindexed(part: pd.DataFrame, *levels: Any) -> pd.DataFrame:
+    return part.set_axis(pd.MultiIndex.from_product(levels, names=["datetime", "instrument"]))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [window(0), window(1)],
+        [window(0, ["B", "A"])],
+        [window(0), window(2)["score"]],
+        [window(0), window(2).rename_axis(["datetime", "code"])],
+        [window(0), window(2).reset_index("instrument")],
+        [window(0), window(2).astype({"other": int})],
+        [window(0), reindexed(window(2), DAYS[2:4], ["A", None, "C", "D"])],
+    ],
+    ids=["overlapping", "unsorted", "frame-and-series", "names", "one-level", "two-dtypes", "missing-label"],
+)
+def test_anything_else_is_left_to_pandas(parts: list[Any]) -> None:
+    """The fast way says that it is not for this."""
+    assert join_in_order(parts) is None
+
+
+def test_many_labels_need_wide_codes() -> None:
+    """Around the sizes at which the type of the codes changes."""
+    for count in (126, 127, 128, 32_766, 32_768):
+        codes = [f"{i:06d}" for i in range(count)]
+        found = join_in_order([window(0, codes, 1), window(1, codes, 1)])
+        assert found is not None
+        assert found.index[-1] == (DAYS[1], codes[-1])
+        assert found.loc[DAYS[1], "score"].iloc[-1] == count - 1
