@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.readers  # noqa: F401 - a user without rights to the interpreter's folder could not import it later
 import os
 import shutil
 from collections.abc import Callable

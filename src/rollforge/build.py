@@ -7,8 +7,10 @@ exactly what is wrong when it cannot.
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -99,6 +101,14 @@ def _import_module(module_path: str, where: str) -> ModuleType:
         raise BuildError(f"There is no module {module_path!r}.{nearest(module_path, known)}", path=where) from exc
 
 
+def _pyqlib_is_installed() -> bool:
+    """Whether there is a package qlib besides what stands for it where Qlib's scripts are run."""
+    stand_in = os.path.join("compat", "qlib", "_site")
+    return (
+        importlib.machinery.PathFinder.find_spec("qlib", [p for p in sys.path if not p.endswith(stand_in)]) is not None
+    )
+
+
 def _public(module: ModuleType) -> list[str]:
     names = getattr(module, "__all__", None)
     return sorted(names if names is not None else (n for n in vars(module) if not n.startswith("_")))
@@ -135,7 +145,7 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
         if hasattr(module, name):
             found: Callable[..., Any] = getattr(module, name)
             return found
-    if (module_path == "qlib" or module_path.startswith("qlib.")) and importlib.util.find_spec("qlib") is None:
+    if (module_path == "qlib" or module_path.startswith("qlib.")) and not _pyqlib_is_installed():
         offered = ", ".join(_public(importlib.import_module(ours))) if ours else ", ".join(sorted(QLIB_MODULES))
         what = f"class {name!r} of {module_path!r}" if ours else f"Qlib's module {module_path!r}"
         raise BuildError(
@@ -146,7 +156,7 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
     module = _import_module(module_path, where)
     try:
         target: Callable[..., Any] = getattr(module, name)
-    except AttributeError:
+    except (AttributeError, ImportError):  # modules of the import layer for Qlib's scripts say so by the second
         names = _public(module)
         raise BuildError(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
     return target

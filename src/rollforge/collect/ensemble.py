@@ -17,7 +17,16 @@ __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"
 
 
 class Ensemble(abc.ABC):
-    """Makes one object of a dict of them."""
+    """Makes one object of a dict of them.
+
+    Examples
+    --------
+    >>> class Best(Ensemble):
+    ...     def __call__(self, ensemble_dict, *args, **kwargs):
+    ...         return max(ensemble_dict.values())
+    >>> Best()({"a": 1, "b": 3})
+    3
+    """
 
     @abc.abstractmethod
     def __call__(self, ensemble_dict: Any, *args: Any, **kwargs: Any) -> Any:

@@ -34,6 +34,12 @@ class OnlineManager(Serializable):
         The first day; by default the last of the calendar.
     freq : str
         Of the calendar.
+
+    Examples
+    --------
+    >>> manager = OnlineManager(OnlineStrategy("demo"), begin_time="2020-01-02")
+    >>> manager.status, manager.cur_time
+    ('online', Timestamp('2020-01-02 00:00:00'))
     """
 
     STATUS_SIMULATING = "simulating"

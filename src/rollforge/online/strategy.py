@@ -29,6 +29,16 @@ class OnlineStrategy:
     ----------
     name_id : str
         A unique name.
+
+    Examples
+    --------
+    >>> class Once(OnlineStrategy):
+    ...     def first_tasks(self):
+    ...         return [{"model": {"class": "LinearModel"}}]
+    ...     def prepare_tasks(self, cur_time, **kwargs):
+    ...         return []
+    >>> Once("demo").first_tasks()[0]["model"]["class"]
+    'LinearModel'
     """
 
     def __init__(self, name_id: str) -> None:

@@ -16,7 +16,22 @@ log = logging.getLogger(__name__)
 
 
 class OnlineTool:
-    """Manages which of the models of an experiment are online."""
+    """Manages which of the models of an experiment are online.
+
+    Examples
+    --------
+    >>> class InMemory(OnlineTool):
+    ...     def __init__(self):
+    ...         self.online = []
+    ...     def reset_online_tag(self, recorder):
+    ...         self.online = list(recorder)
+    ...     def online_models(self):
+    ...         return self.online
+    >>> tool = InMemory()
+    >>> tool.reset_online_tag(["a model"])
+    >>> tool.online_models()
+    ['a model']
+    """
 
     ONLINE_KEY = "online_status"
     ONLINE_TAG = "online"

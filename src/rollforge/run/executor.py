@@ -54,6 +54,15 @@ class LocalProcesses:
 
     A process that dies (``kill -9``, out of memory, a crash in C code) costs an attempt of the task it had, which goes
     back to the pool at once; a new process takes its place.
+
+    Examples
+    --------
+    >>> from rollforge.session import Session
+    >>> store = open_store("memory://example of processes")
+    >>> _ = store.create("p", [{"x": 1}, {"x": 2}])
+    >>> LocalProcesses(Session(store=store.uri, threads=1), jobs=1).run(Job("p", len))
+    >>> store.count("p")
+    {<Status.DONE: 'done'>: 2}
     """
 
     session: Session

@@ -49,7 +49,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The task has none."""
+    """The task has none.
+
+    Examples
+    --------
+    >>> failure(ValueError("no good")).brief
+    'ValueError: no good'
+    """
 
     error: str
     brief: str

@@ -21,7 +21,13 @@ current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None
 
 
 class WorkerStopped(BaseException):
-    """Somebody asked this worker to stop; like KeyboardInterrupt it passes through ``except Exception``."""
+    """Somebody asked this worker to stop; like KeyboardInterrupt it passes through ``except Exception``.
+
+    Examples
+    --------
+    >>> issubclass(WorkerStopped, Exception)
+    False
+    """
 
 
 @dataclass(frozen=True, slots=True)

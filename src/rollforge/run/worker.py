@@ -204,6 +204,14 @@ class Crew:
         Seconds that running tasks are given to end after `stop`; those that do not are given back.
     log_file : path, optional
         Where the processes log besides.
+
+    Examples
+    --------
+    >>> from rollforge.store.memory import MemoryStore
+    >>> store = MemoryStore()
+    >>> _ = store.create("p", [{"x": 1}, {"x": 2}])
+    >>> Crew(store, Job("p", len), Session(threads=1), jobs=1).run()
+    2
     """
 
     store: TaskStore

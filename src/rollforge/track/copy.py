@@ -22,7 +22,13 @@ _COPYING = "rollforge.copying"
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What was copied of one experiment."""
+    """What was copied of one experiment.
+
+    Examples
+    --------
+    >>> Copied("demo", runs=3, known=1).runs
+    3
+    """
 
     experiment: str
     runs: int

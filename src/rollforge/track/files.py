@@ -68,6 +68,17 @@ class LocalFiles:
         What it is called elsewhere; the path by default.
     run : Path, optional
         A folder that must be there for artifacts to be written: the run's own.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> files = LocalFiles(Path(folder.name))
+    >>> with files.draft("sub/notes.txt") as draft:
+    ...     _ = draft.write_text("short")
+    >>> files.list(), files.list("sub"), files.get("sub/notes.txt").read_text()
+    (['sub/'], ['notes.txt'], 'short')
+    >>> folder.cleanup()
     """
 
     def __init__(self, folder: Path, *, uri: str | None = None, run: Path | None = None) -> None:

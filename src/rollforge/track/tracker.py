@@ -43,7 +43,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a tracker knows of a run besides its values. Times are seconds since the epoch."""
+    """What a tracker knows of a run besides its values. Times are seconds since the epoch.
+
+    Examples
+    --------
+    >>> RunInfo("7f", "first", "1", "FINISHED", start_time=0.0, end_time=2.5).status
+    'FINISHED'
+    """
 
     id: str
     name: str
@@ -55,7 +61,13 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """A run with its values; of each metric the latest."""
+    """A run with its values; of each metric the latest.
+
+    Examples
+    --------
+    >>> RunData(RunInfo("7f", "first", "1", "FINISHED", 0.0, 2.5), metrics={"IC": 0.05}).metrics["IC"]
+    0.05
+    """
 
     info: RunInfo
     params: dict[str, str] = field(default_factory=dict)
