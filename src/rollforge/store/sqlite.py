@@ -153,10 +153,10 @@ class SQLiteStore(SQLStore):
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def _migrate(self, tx: _Opened) -> None:
-        if self._version(tx) == SCHEMA_VERSION:
+        if tx.rows("PRAGMA user_version")[0][0] == SCHEMA_VERSION:
             return
-        with _transaction(tx.connection):
-            for statements in _MIGRATIONS[self._version(tx) :]:  # asked again: somebody may have been faster
+        with _transaction(tx.connection):  # what is asked outside may change between two questions
+            for statements in _MIGRATIONS[self._version(tx) :]:
                 for statement in statements.split(";"):
                     tx.run(statement)
             tx.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
