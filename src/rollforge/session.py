@@ -75,6 +75,8 @@ class Session:
     """Folder of feature panels and compiled kernels, shared by all projects."""
     cache_limit: int = 50 * 2**30
     """Bytes that cached panels may take; the longest unused go first."""
+    memory: int = 2 * 2**30
+    """Bytes that computing features may take, roughly; a panel of any size is written as it is built."""
     threads: int = field(default_factory=available_cores)
     """Threads that this process may use; `num_threads` of a template is capped to it."""
 

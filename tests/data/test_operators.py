@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollforge.data import operators
-from rollforge.data.evaluator import Evaluator
+from rollforge.data.evaluator import Program
 from rollforge.data.expression import parse
 from rollforge.data.formulas import Series
 from rollforge.data.operators import custom_operators, lookahead, lookback, register, unregister
@@ -28,7 +28,9 @@ def compute(text: str, begin: int = 0, end: int | None = None, **fields: Any) ->
     blocks = {k: np.ascontiguousarray(np.atleast_2d(v), np.asarray(v).dtype) for k, v in fields.items()}
     days = next(iter(blocks.values())).shape[1]
     span = Series(np.array([begin], np.int64), np.array([days if end is None else end], np.int64))
-    return np.asarray(Evaluator(blocks, span, (1, days), {}).value(parse(text)))[0]
+    with np.errstate(all="ignore"):
+        (value,) = Program([parse(text)]).run(blocks, span, (1, days), {})
+    return np.asarray(value)[0]
 
 
 def windows(pandas: pd.Series, n: int) -> Any:

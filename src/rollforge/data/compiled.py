@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from numba import njit
 
 from rollforge.session import current_session
 
-__all__ = ["NAN", "exact", "reordering"]
+__all__ = ["NAN", "exact", "one_at_a_time", "reordering"]
 
 log = logging.getLogger(__name__)
 
@@ -44,3 +47,11 @@ exact = njit(**_FLAGS)
 """Operations stay in the order in which they are written."""
 reordering = njit(**_FLAGS, fastmath={"reassoc", "contract"})
 """Sums inside one window may be reordered (vector instructions); NaN and infinity keep their meaning."""
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Let no other process that keeps its compiled code in the same folder into such a block at the same time."""
+    with (Path(_settings.CACHE_DIR) / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

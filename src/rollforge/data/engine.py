@@ -1,35 +1,40 @@
 """Expressions over a universe, filled into one matrix whose rows are sorted by (day, instrument).
 
-Instruments are worked through in groups that fit the processor's cache. Within a group every sub-expression is computed
-once, and forgotten when its last user is done.
+Instruments are worked through in groups that fit the processor's cache, so that memory does not grow with their number:
+a group's data are read, every sub-expression is computed once and forgotten when its last user is done, and the finished
+rows are handed on.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.data.evaluator import Elsewhere, Evaluator, named_instrument
-from rollforge.data.expression import parse, walk
+from rollforge.data.evaluator import Elsewhere, Program, named_instrument
+from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.filters import BaseDFilter, build_filters
 from rollforge.data.formulas import Series
 from rollforge.data.operators import fields_of, lookahead, lookback
-from rollforge.data.provider import Days, FieldBlock, Provider, Span, open_provider
+from rollforge.data.provider import Days, Provider, Span, open_provider
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.session import Session, current_session
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["D", "FeaturePlan", "features", "resolve_instruments", "session_provider"]
+__all__ = ["D", "FeaturePlan", "Rows", "features", "resolve_instruments", "session_provider"]
 
 _ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 _GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
+_BATCH = 16  # columns brought into rows together: 16 float32 are one line of the processor's cache
+_ALIVE = 80  # results of sub-expressions that a group keeps at once, roughly (Alpha158: 75)
 
 
 def session_provider(session: Session | None = None) -> Provider:
@@ -90,6 +95,28 @@ class _NoRows(DataError):
     """A universe without a single row in the range."""
 
 
+class Rows(Protocol):
+    """Where finished rows go: an array, or a file that is written as they come."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        """Take some rows, the first of them row `at` of all."""
+
+
+class _Memory:
+    """Rows that stay in an array."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+        self.shape = values.shape
+
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        self.values[at : at + len(rows)] = rows
+
+
 class FeaturePlan:
     """What to compute for whom on which days, and the rows that come out.
 
@@ -105,14 +132,18 @@ class FeaturePlan:
         First and last day of the rows; by default all there are.
     freq : str
         Name of the calendar.
+    by_instrument : bool
+        True sorts the rows by (instrument, day); else they are sorted by (day, instrument).
 
     Attributes
     ----------
     dates : array of datetime64[D], (T,)
     codes : list of str, (N,)
     row_date, row_code : int32 arrays, (R,)
-        Places in `dates` and `codes`; rows are sorted by (date, code). A row exists on the days between an instrument's
-        first and last value on which it belongs to the universe, also when all its values are missing.
+        Places in `dates` and `codes` of each row. A row exists on the days between an instrument's first and last value
+        on which it belongs to the universe, also when all its values are missing.
+    offsets : int64 array, (T + 1,) or, by instrument, (N + 1,)
+        Where the rows of each day, or of each instrument, begin.
 
     Raises
     ------
@@ -128,11 +159,14 @@ class FeaturePlan:
         start: Any = None,
         end: Any = None,
         freq: str = "day",
+        *,
+        by_instrument: bool = False,
     ) -> None:
         self.provider = provider
         self.expressions = list(expressions)
         self.trees = [parse(text) for text in self.expressions]
         self.freq = freq
+        self.by_instrument = by_instrument
         calendar = provider.calendar(freq)
         self._first, self._stop = _range(calendar, start, end)
         self.dates: Days = calendar[self._first : self._stop]
@@ -142,45 +176,54 @@ class FeaturePlan:
         ahead = max((lookahead(t) for t in self.trees), default=0)
         self._from = 0 if math.isinf(back) else max(0, self._first - int(back))
         self._to = min(len(calendar), self._stop + ahead)
-        self._fields = {name: self._read(name, self.codes) for name in self._field_names()}
-        self._elsewhere = self._read_elsewhere()
-        self._rows = self._find_rows(members, filters)
-        self.row_date, self.row_code = self._index()
+        self._names = sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
+        self.begin, self.end = self._spans(self._names, self.codes)
+        self._program = Program(self.trees)
+        self._check_named()
+        self._exists = self._find_rows(members, filters)
+        counts = self._exists.sum(axis=1 if by_instrument else 0)
+        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
-    def _field_names(self) -> list[str]:
-        return sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
+    def _spans(self, names: Sequence[str], codes: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and behind-last day of each instrument: those of its fields together."""
+        days = self._to - self._from
+        begin, end = np.full(len(codes), days, np.int64), np.zeros(len(codes), np.int64)
+        for name in names:
+            try:
+                first, stop = self.provider.spans(name, codes, self._from, self._to, self.freq)
+            except DataNotFound as exc:
+                text = next(e for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t))
+                raise DataNotFound(f"{exc} It is read by the expression {text!r}.") from None
+            there = stop > first
+            begin[there] = np.minimum(begin[there], first[there])
+            end = np.maximum(end, stop)
+        return np.minimum(begin, end), end
 
-    def _read(self, name: str, codes: Sequence[str]) -> FieldBlock:
-        try:
-            return self.provider.read(name, codes, self._from, self._to, self.freq)
-        except DataNotFound as exc:
-            text = next(e for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t))
-            raise DataNotFound(f"{exc} It is read by the expression {text!r}.") from None
+    def _read(self, name: str, codes: Sequence[str]) -> NDArray[np.float32]:
+        return self.provider.read(name, codes, self._from, self._to, self.freq).values
 
-    def _read_elsewhere(self) -> dict[str, Elsewhere]:
-        """The fields of the instruments that expressions name, read once for all groups."""
-        wanted: dict[str, set[str]] = {}
-        for tree in dict.fromkeys(part for whole in self.trees for part in walk(whole)):
-            named = named_instrument(tree)
-            if named is not None:
-                wanted.setdefault(named[0], set()).update(fields_of(named[1]))
-        found = {}
-        for code, names in wanted.items():
+    def _check_named(self) -> None:
+        for code in sorted({code for tree in self.trees for code in _named_codes(tree)}):
             if not self.provider.has(code):
                 text = next(e for e in self.expressions if code in e.upper())
                 raise DataNotFound(
                     f"There are no data of {code!r} in {self.provider.path}, which the expression {text!r} names."
                 )
-            blocks = {name: self._read(name, [code]) for name in names}
-            begin, end = _union_of(blocks.values(), 1, self._to - self._from)
-            found[code] = Elsewhere({n: b.values for n, b in blocks.items()}, int(begin[0]), int(end[0]))
-        return found
 
-    def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.int32]:
-        """(instruments, days): which row holds it, or -1."""
-        self.begin, self.end = _union_of(self._fields.values(), len(self.codes), self._to - self._from)
-        offset = self._first - self._from
-        place = np.arange(len(self.dates)) + offset
+    def _on(self, code: str, tree: Expression) -> Elsewhere:
+        """A tree computed on one instrument that an expression names."""
+        names = sorted(fields_of(tree))
+        begin, end = self._spans(names, [code])
+        program = Program([tree])
+        elsewhere = {call: self._on(*named) for call, named in program.named.items()}
+        blocks = {name: self._read(name, [code]) for name in names}
+        with np.errstate(all="ignore"):
+            (value,) = program.run(blocks, Series(begin, end), (1, self._to - self._from), elsewhere)
+        return Elsewhere(value, int(begin[0]), int(end[0]))
+
+    def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.bool_]:
+        """(instruments, days): whether there is a row."""
+        place = np.arange(len(self.dates)) + (self._first - self._from)
         exists = (place >= self.begin[:, None]) & (place < self.end[:, None])
         exists &= membership(members, self.dates)
         for one in filters:
@@ -190,63 +233,134 @@ class FeaturePlan:
                 f"The universe has no data between {self.dates[0]} and {self.dates[-1]}: "
                 f"{len(self.codes)} instruments, none of them there on those days."
             )
-        rows = np.full(exists.shape, -1, np.int32)
-        by_day = exists.T
-        rows.T[by_day] = np.arange(int(by_day.sum()))
-        return rows
+        return exists
 
-    def _index(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        day, code = np.nonzero(self._rows.T >= 0)
-        return day.astype(np.int32), code.astype(np.int32)
+    @functools.cached_property
+    def row_date(self) -> NDArray[np.int32]:
+        days = np.arange(len(self.dates), dtype=np.int32)
+        if self.by_instrument:
+            return np.broadcast_to(days, self._exists.shape)[self._exists]
+        return np.repeat(days, np.diff(self.offsets))
+
+    @functools.cached_property
+    def row_code(self) -> NDArray[np.int32]:
+        codes = np.arange(len(self.codes), dtype=np.int32)
+        if self.by_instrument:
+            return np.repeat(codes, np.diff(self.offsets))
+        return np.broadcast_to(codes, self._exists.T.shape)[self._exists.T]
+
+    @functools.cached_property
+    def _elsewhere(self) -> dict[Call, Elsewhere]:
+        """The values of calls that name another instrument."""
+        return {call: self._on(*named) for call, named in self._program.named.items()}
 
     def __len__(self) -> int:
-        return len(self.row_date)
+        return int(self.offsets[-1])
 
     def _evaluate(self, expression: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """One expression for all members and days, and where it exists: what filters ask for."""
         return evaluate(self.provider, self.codes, expression, self.dates[0], self.dates[-1], self.freq)
 
-    def fill(self, *outs: NDArray[np.float32], threads: int = 1) -> None:
-        """Write the values into `outs`.
+    def fill(self, *outs: NDArray[np.float32] | Rows, threads: int = 1, memory: int = 2**31) -> None:
+        """Compute the values.
 
         Parameters
         ----------
-        *outs : float32 arrays, (R, columns), C order
-            Rows as `row_date` and `row_code` have them; may be memory maps. Together they have as many columns as there
-            are expressions, the first takes the first.
+        *outs : float32 arrays, (R, columns), or Rows
+            Where they go. Together they have as many columns as there are expressions, the first takes the first.
         threads : int
             How many groups of instruments are computed side by side.
+        memory : int
+            Bytes that this may take, roughly, besides arrays in `outs`; at least one instrument is computed a thread.
         """
-        if sum(o.shape[1] for o in outs) != len(self.trees) or any(len(o) != len(self) for o in outs):
+        places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
+        if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
             raise ValueError(f"outs need {len(self)} rows and {len(self.trees)} columns together.")
-        groups = [slice(i, min(i + _GROUP, len(self.codes))) for i in range(0, len(self.codes), _GROUP)]
-        if threads == 1 or len(groups) == 1:
+        each = (self._to - self._from) * (8 * _ALIVE + 4 * (len(self.trees) + _BATCH))
+        size = max(1, min(_GROUP, memory // (each * threads)))
+        starts = np.arange(0, len(self.codes), size)
+        # Rows of a day that stand before those of a group.
+        before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
+        before = np.concatenate([np.zeros_like(before[:1]), before[:-1]])
+        groups = [(slice(int(at), int(at) + size), row) for at, row in zip(starts, before, strict=True)]
+        scratch = threading.local()
+        operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
+        if not operators <= _used:  # one process at a time compiles, the others find it done
+            from rollforge.data.compiled import one_at_a_time
+
+            with one_at_a_time():
+                self._fill_group(*groups.pop(0), places, scratch)
+            _used.update(operators)
+        if threads == 1 or len(groups) < 2:
             for group in groups:
-                self._fill_group(group, outs)
+                self._fill_group(*group, places, scratch)
             return
-        self._fill_group(groups[0], outs)  # compiles what is not compiled yet, once
         with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(self._fill_group, group, outs) for group in groups[1:]]:
+            for done in [pool.submit(self._fill_group, *group, places, scratch) for group in groups]:
                 done.result()
 
-    def _fill_group(self, group: slice, outs: Sequence[NDArray[np.float32]]) -> None:
+    def _fill_group(
+        self, group: slice, before: NDArray[np.int64], outs: Sequence[Rows], scratch: threading.local
+    ) -> None:
         from rollforge.data import kernels
 
-        blocks = {n: b.values[group] for n, b in self._fields.items()}
-        rows = self._rows[group]
-        series = Series(self.begin[group], self.end[group])
-        evaluator = Evaluator(blocks, series, (len(rows), self._to - self._from), self._elsewhere)
-        evaluator.count(self.trees)
-        offset = self._first - self._from
-        columns = np.empty((len(self.trees), *rows.shape), np.float32)
-        for c, tree in enumerate(self.trees):
-            with np.errstate(over="ignore", invalid="ignore"):
-                columns[c] = evaluator.value(tree)[:, offset : offset + len(self.dates)]
-            evaluator.release(tree)
-        first = 0
+        exists = self._exists[group]
+        codes = self.codes[group]
+        values = self._program.run(
+            {name: self._read(name, codes) for name in self._names},
+            Series(self.begin[group], self.end[group]),
+            (len(codes), self._to - self._from),
+            self._elsewhere,
+        )
+        order = exists if self.by_instrument else exists.T
+        rows = np.full(exists.shape, -1, np.int32)
+        (rows if self.by_instrument else rows.T)[order] = np.arange(exists.sum(), dtype=np.int32)
+        counts = order.sum(axis=1)
+        starts = self.offsets[:-1][group] if self.by_instrument else self.offsets[:-1] + before
+        days = slice(self._first - self._from, self._first - self._from + len(self.dates))
+        columns = _reused(scratch, "columns", _BATCH, *exists.shape)
         for out in outs:
-            kernels.scatter_rows(columns[first : first + out.shape[1]], rows, out)
-            first += out.shape[1]
+            block = _reused(scratch, "block", int(counts.sum()), out.shape[1])
+            for at in range(0, out.shape[1], _BATCH):
+                width = min(_BATCH, out.shape[1] - at)
+                with np.errstate(all="ignore"):
+                    for column in columns[:width]:
+                        column[:] = next(values)[:, days]
+                kernels.scatter_rows(columns, width, rows, block, at)
+            for first, start, stop in _runs(starts, counts):
+                out.put(first, block[start:stop])
+
+
+def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.float32]:
+    """Memory of this thread: new memory for each group would cost as much as filling it."""
+    size = math.prod(shape)
+    kept: NDArray[np.float32] | None = getattr(scratch, name, None)
+    if kept is None or kept.size < size:
+        kept = np.empty(size, np.float32)
+        setattr(scratch, name, kept)
+    return kept[:size].reshape(shape)
+
+
+_used: set[str] = set()  # operators whose kernels this process has compiled or loaded
+
+
+def _named_codes(tree: Expression) -> Iterator[str]:
+    """The instruments that an expression names, at any depth."""
+    for part in walk(tree):
+        named = named_instrument(part)
+        if named is not None:
+            yield named[0]
+
+
+def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Pieces of `counts` rows that go to `starts`, joined where they meet: (goes to, from, behind the last)."""
+    there = counts > 0
+    starts, counts = starts[there], counts[there]
+    ends = np.cumsum(counts)
+    joins = starts[1:] == starts[:-1] + counts[:-1]
+    first = np.flatnonzero(np.concatenate([[True], ~joins])) if len(starts) else np.zeros(0, np.int64)
+    bounds = np.concatenate([(ends - counts)[first], ends[-1:]]).tolist()
+    return list(zip(starts[first].tolist(), bounds[:-1], bounds[1:], strict=True))
 
 
 def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDArray[np.bool_]:
@@ -264,16 +378,6 @@ def _spans_of(days: Days, inside: NDArray[np.bool_]) -> list[Span]:
     """The stretches of days that are inside, as (first, last)."""
     turns = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
     return [(days[a], days[b - 1]) for a, b in zip(turns[::2], turns[1::2], strict=True)]
-
-
-def _union_of(blocks: Iterable[FieldBlock], instruments: int, days: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and behind-last day of each instrument: those of its fields together."""
-    begin, end = np.full(instruments, days, np.int64), np.zeros(instruments, np.int64)
-    for block in blocks:
-        there = block.end > block.begin
-        begin[there] = np.minimum(begin[there], block.begin[there])
-        end = np.maximum(end, block.end)
-    return np.minimum(begin, end), end
 
 
 def evaluate(
@@ -343,16 +447,16 @@ def features(
     import pandas as pd
 
     session = session or current_session()
-    plan = FeaturePlan(session_provider(session), instruments, fields, start_time, end_time, freq)
+    plan = FeaturePlan(session_provider(session), instruments, fields, start_time, end_time, freq, by_instrument=True)
     out = np.empty((len(plan), len(plan.trees)), np.float32)
     plan.fill(out, threads=session.threads)
-    order = np.lexsort((plan.row_date, plan.row_code))
     index = pd.MultiIndex(
         levels=[pd.Index(plan.codes), pd.DatetimeIndex(plan.dates).as_unit("ns")],  # type: ignore[list-item]
-        codes=[plan.row_code[order], plan.row_date[order]],  # type: ignore[list-item]
+        codes=[plan.row_code, plan.row_date],  # type: ignore[list-item]
         names=["instrument", "datetime"],
+        verify_integrity=False,
     )
-    return pd.DataFrame(out[order], index=index, columns=[str(f) for f in fields])
+    return pd.DataFrame(out, index=index, columns=[str(f) for f in fields], copy=False)
 
 
 class _Data:

@@ -1,10 +1,9 @@
-"""Expression trees computed for one group of instruments, each sub-expression once."""
+"""Expression trees as a program: which operator runs when, on what, and whose result nobody needs any more."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,22 @@ from numpy.typing import NDArray
 
 from rollforge.data.expression import Call, Expression, Field, Number, Text
 from rollforge.data.formulas import Series
-from rollforge.data.operators import operator
+from rollforge.data.operators import Operator, operator
 from rollforge.errors import DataError
 
-__all__ = ["Elsewhere", "Evaluator", "named_instrument"]
+__all__ = ["Elsewhere", "Program", "named_instrument"]
+
+Sources = frozenset[str | Call]
+"""Whose days a value exists on: "" stands for the instrument's own, a call for those of the instrument it names."""
+_OWN: Sources = frozenset([""])
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The fields of an instrument that expressions name (``Mask``, ``ChangeInstrument``), on the days computed."""
+    """What ``Mask`` or ``ChangeInstrument`` computes on the instrument it names: the same for all others."""
 
-    blocks: Mapping[str, NDArray[np.float32]]
-    """Field -> (1, days)."""
+    value: NDArray[Any]
+    """(1, days)"""
     begin: int
     end: int
 
@@ -39,107 +42,177 @@ def named_instrument(tree: Expression) -> tuple[str, Expression] | None:
     return (named.value.upper() if isinstance(named, Text) else "", tree.args[1 - place])
 
 
-class Evaluator:
-    """Computes trees, and keeps a result while somebody still needs it.
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """The place of an intermediate result, as an operator's argument."""
+
+    at: int
+
+
+@dataclass(slots=True)
+class _Step:
+    """One operator at work."""
+
+    tree: Expression
+    operator: Operator | None
+    """None: a field, a constant or another instrument's value is put in place."""
+    arguments: tuple[Any, ...]
+    """Slots for series; numbers and texts stand for themselves."""
+    sources: Sources
+    frees: list[int] = field(default_factory=list)
+    """Slots that nobody asks for after this step."""
+
+
+class Program:
+    """Trees in the order in which they are computed, each sub-expression once.
 
     Parameters
     ----------
-    blocks : mapping
-        Field -> (instruments, days).
-    series : Series
-        On which days each instrument exists.
-    shape : (int, int)
-        Instruments and days.
-    elsewhere : mapping
-        Code -> the fields of instruments that expressions name.
+    trees : sequence of Expression
+        What is asked for.
+
+    Attributes
+    ----------
+    named : dict
+        Calls that name another instrument -> (its code, what is computed on it).
     """
 
-    def __init__(
-        self,
-        blocks: Mapping[str, NDArray[np.float32]],
-        series: Series,
-        shape: tuple[int, int],
-        elsewhere: Mapping[str, Elsewhere],
-    ) -> None:
-        self.blocks = blocks
-        self.series = series
-        self.shape = shape
-        self.elsewhere = elsewhere
-        self.known: dict[Expression, NDArray[Any]] = {}
-        self.spans: dict[Expression, Series] = {}
-        self.uses: Counter[Expression] = Counter()
-
-    def count(self, trees: Sequence[Expression]) -> None:
-        """Take note of who will be asked for, and so of how often each part is needed."""
+    def __init__(self, trees: Sequence[Expression]) -> None:
+        self.named: dict[Call, tuple[str, Expression]] = {}
+        self.shares: dict[int, set[float]] = {}
+        self._steps: list[_Step] = []
+        self._slots: dict[Expression, int] = {}
+        self._ends: list[tuple[int, int]] = []  # of each tree: how many steps are done by then, and its slot
         for tree in trees:
-            self.uses[tree] += 1
-            if isinstance(tree, Call) and self.uses[tree] == 1 and named_instrument(tree) is None:
-                self.count(tree.args)
+            slot = self._place(tree)
+            self._ends.append((len(self._steps), slot))
+        self._frees_after = self._plan_frees()
 
-    def release(self, tree: Expression) -> None:
-        """Forget a result, and what only it needed, when nobody else will ask for it."""
-        self.uses[tree] -= 1
-        if self.uses[tree] or not isinstance(tree, Call):
-            return
-        gone = self.known.pop(tree, None)
-        if gone is not None:
-            for key in [k for k in self.series.shared if k[1] == id(gone)]:
-                del self.series.shared[key]
-        if named_instrument(tree) is None:
-            for arg in tree.args:
-                self.release(arg)
+    def _place(self, tree: Expression) -> int:
+        """The slot that will hold a tree's value."""
+        if tree not in self._slots:
+            named = named_instrument(tree)
+            if named is not None and isinstance(tree, Call):
+                self.named[tree] = named
+                step = _Step(tree, None, (), frozenset([tree]))
+            elif isinstance(tree, Call):
+                step = self._call(tree)
+            elif isinstance(tree, Text):
+                raise DataError(f"{tree} is no series.")
+            else:
+                step = _Step(tree, None, (), _OWN)
+            self._steps.append(step)
+            self._slots[tree] = len(self._steps) - 1
+        return self._slots[tree]
 
-    def value(self, tree: Expression) -> NDArray[Any]:
-        """Return the value of a tree, (instruments, days). It belongs to the evaluator: do not change it."""
-        if isinstance(tree, Number):
-            return np.full(self.shape, tree.value, np.float32)
-        if isinstance(tree, Field):
-            return self.blocks[tree.name]
-        if isinstance(tree, Text):
-            raise DataError(f"{tree} is no series.")
-        if tree not in self.known:
-            self.known[tree] = self._compute(tree)
-        return self.known[tree]
-
-    def _compute(self, tree: Call) -> NDArray[Any]:
-        named = named_instrument(tree)
-        if named is not None:
-            return self._on(*named)
+    def _call(self, tree: Call) -> _Step:
         known = operator(tree.name)
         pairwise = known.look == "window"  # windows over a constant need it as a series
         arguments: list[Any] = []
         for arg, kind in zip(tree.args, known.arguments, strict=True):
             plain = isinstance(arg, Text) or (isinstance(arg, Number) and not (pairwise and kind == "v"))
-            arguments.append(arg.value if plain and isinstance(arg, (Number, Text)) else self.value(arg))
-        result = known.compute(self._span(tree), *arguments)
-        if np.shape(result) != self.shape:
-            raise DataError(f"{tree.name} must return an array of shape {self.shape}, it returned {np.shape(result)}.")
-        return result
+            arguments.append(arg.value if plain and isinstance(arg, (Number, Text)) else _Slot(self._place(arg)))
+        if tree.name in ("Quantile", "Med"):
+            n, share = (*arguments[1:], 0.5)[:2]
+            self.shares.setdefault(int(n), set()).add(float(share))
+        inputs = [a.at for a, arg in zip(arguments, tree.args, strict=True) if isinstance(arg, (Field, Call))]
+        return _Step(tree, known, tuple(arguments), frozenset().union(*(self._steps[at].sources for at in inputs)))
 
-    def _on(self, code: str, tree: Expression) -> NDArray[Any]:
-        """The tree computed on one named instrument, the same for every instrument of the group."""
-        there = self.elsewhere[code]
-        alone = Series(np.array([there.begin], np.int64), np.array([there.end], np.int64))
-        value = Evaluator(there.blocks, alone, (1, self.shape[1]), self.elsewhere).value(tree)
-        return np.repeat(value, self.shape[0], axis=0)
-
-    def _span(self, tree: Expression) -> Series:
-        """The days on which the value of a tree exists: the instrument's own, and those of one that it names."""
-        if not isinstance(tree, Call):
-            return self.series
-        if tree not in self.spans:
-            named = named_instrument(tree)
-            if named is not None:
-                there = self.elsewhere[named[0]]
-                begin, end = (np.full(self.shape[0], place, np.int64) for place in (there.begin, there.end))
-                self.spans[tree] = Series(begin, end, self.series.shared)
+    def _plan_frees(self) -> list[list[int]]:
+        """Note in each step, and for each tree, which results it is the last to need."""
+        last: dict[int, tuple[int, int]] = {}  # slot -> (step, 0) or (steps done, 1 + tree)
+        for at, step in enumerate(self._steps):
+            last[at] = (at, 0)
+            for argument in step.arguments:
+                if isinstance(argument, _Slot):
+                    last[argument.at] = (at, 0)
+        for place, (done, slot) in enumerate(self._ends):
+            last[slot] = max(last[slot], (done, 1 + place))
+        frees: list[list[int]] = [[] for _ in self._ends]
+        for slot, (at, tree) in last.items():
+            if isinstance(self._steps[slot].tree, Field):
+                continue  # fields stay: what operators share of them is asked for again and again
+            if tree:
+                frees[tree - 1].append(slot)
             else:
-                self.spans[tree] = self._union([self._span(a) for a in tree.args if isinstance(a, (Field, Call))])
-        return self.spans[tree]
+                self._steps[at].frees.append(slot)
+        return frees
 
-    def _union(self, parts: Sequence[Series]) -> Series:
-        if all(p is self.series for p in parts):
-            return self.series
-        begin = np.min([np.where(p.end > p.begin, p.begin, self.shape[1]) for p in parts], axis=0)
-        end = np.max([p.end for p in parts], axis=0)
-        return Series(np.minimum(begin, end), end, self.series.shared)
+    def run(
+        self,
+        blocks: Mapping[str, NDArray[np.float32]],
+        series: Series,
+        shape: tuple[int, int],
+        elsewhere: Mapping[Call, Elsewhere],
+    ) -> Iterator[NDArray[Any]]:
+        """Yield the value of each tree, (instruments, days); it is good until the next is asked for.
+
+        Parameters
+        ----------
+        blocks : mapping
+            Field -> (instruments, days).
+        series : Series
+            On which days each instrument exists.
+        shape : (int, int)
+            Instruments and days.
+        elsewhere : mapping
+            The values of the calls in `named`.
+        """
+        values: list[Any] = [None] * len(self._steps)
+        spans: dict[Sources, Series] = {_OWN: series}
+        series.shares.update(self.shares)
+        done = 0
+        for (steps, slot), frees in zip(self._ends, self._frees_after, strict=True):
+            for step in self._steps[done:steps]:
+                if step.sources not in spans:
+                    spans[step.sources] = _union(step.sources, series, shape, elsewhere)
+                if step.operator is None:
+                    values[done] = _given(step.tree, blocks, shape, elsewhere)
+                else:
+                    arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
+                    values[done] = step.operator.compute(spans[step.sources], *arguments)
+                    if np.shape(values[done]) != shape:
+                        raise DataError(
+                            f"{step.operator.name} must return an array of shape {shape}, "
+                            f"it returned {np.shape(values[done])}."
+                        )
+                done += 1
+                for unneeded in step.frees:
+                    _forget(values, unneeded, series)
+            yield values[slot]
+            for unneeded in frees:
+                _forget(values, unneeded, series)
+
+
+def _given(
+    tree: Expression,
+    blocks: Mapping[str, NDArray[np.float32]],
+    shape: tuple[int, int],
+    elsewhere: Mapping[Call, Elsewhere],
+) -> NDArray[Any]:
+    if isinstance(tree, Number):
+        return np.full(shape, tree.value, np.float32)
+    if isinstance(tree, Field):
+        return blocks[tree.name]
+    assert isinstance(tree, Call)
+    return np.repeat(elsewhere[tree].value, shape[0], axis=0)
+
+
+def _forget(values: list[Any], slot: int, series: Series) -> None:
+    """Drop a result, and what operators have shared of it."""
+    series.shared.pop(id(values[slot]), None)
+    values[slot] = None
+
+
+def _union(sources: Sources, own: Series, shape: tuple[int, int], elsewhere: Mapping[Call, Elsewhere]) -> Series:
+    """The days on which any of some instruments exists."""
+    begin, end = np.full(shape[0], shape[1], np.int64), np.zeros(shape[0], np.int64)
+    for source in sources:
+        if isinstance(source, Call):
+            there = elsewhere[source]
+            first, stop = np.full(shape[0], there.begin), np.full(shape[0], there.end)
+        else:
+            first, stop = own.begin, own.end
+        begin = np.where(stop > first, np.minimum(begin, first), begin)
+        end = np.maximum(end, stop)
+    return Series(np.minimum(begin, end), end, own.shared, own.shares)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rollforge.errors import DataError
 
 __all__ = [
-    "Series", "conditions", "corr", "cov", "delta", "difference", "elementwise", "ema", "extreme", "quantile", "ref",
+    "Series", "conditions", "corr", "cov", "delta", "difference", "elementwise", "ema", "extreme", "median", "quantile", "ref",
     "regression", "rolling", "sign", "std",
 ]  # fmt: skip
 
@@ -24,6 +24,7 @@ Array = NDArray[Any]
 
 FLAT = 2e-5
 """Qlib calls a window flat whose standard deviation is at most this."""
+_NAN = {np.dtype(kind): np.array(np.nan, kind) for kind in (np.float32, np.float64)}
 _EVERYTHING = 2**31  # a window longer than any calendar: the expanding form, N = 0
 
 
@@ -35,17 +36,27 @@ class Series:
     """First day, as a place among the days computed."""
     end: NDArray[np.int64]
     """The place behind the last day."""
-    shared: dict[Any, Any] = field(default_factory=dict)
-    """Results that several operators of one evaluation share."""
+    shared: dict[int, tuple[Any, dict[Any, Any]]] = field(default_factory=dict)
+    """Results that several operators of one evaluation share, by the id of the array that they are made of."""
+    shares: dict[int, set[float]] = field(default_factory=dict)
+    """Window -> the shares that quantiles of it are asked for."""
 
 
 def window_of(n: int) -> int:
     return _EVERYTHING if n == 0 else int(n)
 
 
-def as_float(x: Any) -> NDArray[np.float64]:
+def as_float(s: Series, x: Any) -> NDArray[np.float64]:
     """The same as contiguous float64, which is what kernels take; conditions become 0 and 1."""
-    return np.ascontiguousarray(x, np.float64)
+    if isinstance(x, np.ndarray) and x.dtype == np.float64 and x.flags.c_contiguous:
+        return x
+    converted: NDArray[np.float64] = once(s, "float64", x, 0, lambda: np.ascontiguousarray(x, np.float64))
+    return converted
+
+
+def blank(x: NDArray[Any], *blocks: int) -> NDArray[np.float64]:
+    """What kernels write into: as large as `x` (as often as `blocks` says), full of NaN."""
+    return np.full((*blocks, *x.shape), np.nan)
 
 
 def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
@@ -53,8 +64,9 @@ def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
         from rollforge.data import kernels, moments
 
         run = getattr(moments if kernel in moments.__all__ else kernels, kernel)
-        result: Array = run(as_float(x), s.begin, s.end, window_of(n), *extra)
-        return result
+        out = blank(x)
+        run(as_float(s, x), s.begin, s.end, window_of(n), *extra, out)
+        return out
 
     return compute
 
@@ -64,26 +76,30 @@ def once(s: Series, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any
 
     The series is kept beside the result: while an entry lives, no other array can have its id.
     """
-    key = (name, id(x), n)
-    if key not in s.shared:
-        s.shared[key] = (x, make())
-    return s.shared[key][1]
+    _, known = s.shared.setdefault(id(x), (x, {}))
+    if (name, n) not in known:
+        known[name, n] = make()
+    return known[name, n]
 
 
 def std(s: Series, x: Array, n: int) -> Array:
-    from rollforge.data import moments
-
-    result: Array = once(s, "std", x, n, lambda: moments.variance(as_float(x), s.begin, s.end, window_of(n), True))
+    result: Array = once(s, "std", x, n, lambda: rolling("variance", True)(s, x, n))
     return result
 
 
 def regression(which: int) -> Callable[..., Array]:
-    def compute(s: Series, x: Array, n: int) -> Array:
+    """Rsquare, Resi or Slope, in this order."""
+
+    def lines(s: Series, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.data import moments
 
-        lines = once(s, "line", x, n, lambda: moments.regression(as_float(x), s.begin, s.end, window_of(n)))
-        result: Array = lines[which]
-        if which == 1 and n:
+        out = blank(x, 3)
+        moments.regression(as_float(s, x), s.begin, s.end, window_of(n), out[0], out[1], out[2])
+        return out
+
+    def compute(s: Series, x: Array, n: int) -> Array:
+        result: Array = once(s, "line", x, n, lambda: lines(s, x, n))[which]
+        if which == 0 and n:
             result = np.where(std(s, x, n) <= FLAT, np.nan, result)
         return result
 
@@ -91,57 +107,84 @@ def regression(which: int) -> Callable[..., Array]:
 
 
 def extreme(sign: float, which: int) -> Callable[..., Array]:
-    def compute(s: Series, x: Array, n: int) -> Array:
+    """The place of the window's extreme value, or the value, in this order."""
+
+    def both(s: Series, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.data import kernels
 
-        both = once(s, f"extreme{sign}", x, n, lambda: kernels.extreme(as_float(x), s.begin, s.end, window_of(n), sign))
-        result: Array = both[which]
+        out = blank(x, 2)
+        kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, out[0], out[1])
+        return out
+
+    def compute(s: Series, x: Array, n: int) -> Array:
+        result: Array = once(s, f"extreme{sign}", x, n, lambda: both(s, x, n))[which]
         return result
 
     return compute
 
 
-def corr(s: Series, x: Array, y: Array, n: int) -> Array:
+def _paired(s: Series, x: Array, y: Array, n: int, limit: float, scaled: bool) -> Array:
     from rollforge.data import moments
 
+    out = blank(x)
+    moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), limit, scaled, out)
+    return out
+
+
+def corr(s: Series, x: Array, y: Array, n: int) -> Array:
     # With N = 0 pyqlib looks for flat stretches in windows of no day at all, and so finds none.
-    limit = FLAT if n else -1.0
-    result: Array = moments.paired(as_float(x), as_float(y), s.begin, s.end, window_of(n), limit, True)
-    return result
+    return _paired(s, x, y, n, FLAT if n else -1.0, True)
 
 
 def cov(s: Series, x: Array, y: Array, n: int) -> Array:
-    from rollforge.data import moments
-
-    result: Array = moments.paired(as_float(x), as_float(y), s.begin, s.end, window_of(n), -1.0, False)
-    return result
+    return _paired(s, x, y, n, -1.0, False)
 
 
 def quantile(s: Series, x: Array, n: int, q: float) -> Array:
-    from rollforge.data import kernels
+    """The window is sorted once for all shares that the expressions at hand ask of it."""
 
-    result: Array = kernels.quantile(as_float(x), s.begin, s.end, window_of(n), float(q))
+    def sort() -> dict[float, Array]:
+        from rollforge.data import kernels
+
+        shares = sorted(s.shares.get(n, set()) | {float(q)})
+        out = blank(x, len(shares))
+        kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), out)
+        return dict(zip(shares, out, strict=True))
+
+    result: Array = once(s, "quantile", x, n, sort)[float(q)]
     return result
+
+
+def median(s: Series, x: Array, n: int) -> Array:
+    return quantile(s, x, n, 0.5)
 
 
 def ema(s: Series, x: Array, n: float) -> Array:
     from rollforge.data import kernels
 
-    result: Array
+    out = blank(x)
     if n == 0:
-        result = kernels.expanding_ema(as_float(x), s.begin, s.end)
+        kernels.expanding_ema(as_float(s, x), s.begin, s.end, out)
     else:
         alpha = float(n) if 0 < n < 1 else 2.0 / (n + 1.0)
-        result = kernels.ewm_mean(as_float(x), s.begin, s.end, alpha)
-    return result
+        kernels.ewm_mean(as_float(s, x), s.begin, s.end, alpha, out)
+    return out
 
 
 def ref(s: Series, x: Array, n: int) -> Array:
-    from rollforge.data import kernels
-
-    values = np.ascontiguousarray(x, np.float32 if x.dtype == np.float32 else np.float64)
-    result: Array = kernels.shift(values, s.begin, s.end, int(n))
-    return result
+    """The value `n` days before (after, if negative); n = 0 is the instrument's first value."""
+    values = x if x.dtype == np.float32 else as_float(s, x)
+    days = np.arange(x.shape[1])
+    begin, end = s.begin[:, None], s.end[:, None]
+    if n == 0:
+        first = np.take_along_axis(values, np.minimum(begin, x.shape[1] - 1), axis=1)
+        return np.where((days >= begin) & (days < end), first, _NAN[values.dtype])
+    out = np.full(x.shape, np.nan, values.dtype)
+    size = max(0, x.shape[1] - abs(n))
+    to, since = slice(max(n, 0), max(n, 0) + size), slice(max(-n, 0), max(-n, 0) + size)
+    out[:, to] = values[:, since]
+    out[(days < begin + max(n, 0)) | (days >= end + min(n, 0))] = np.nan
+    return out
 
 
 def delta(s: Series, x: Array, n: int) -> Array:
@@ -151,8 +194,7 @@ def delta(s: Series, x: Array, n: int) -> Array:
 
 def elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
     def compute(s: Series, *args: Any) -> Array:
-        with np.errstate(all="ignore"):
-            result: Array = np.asarray(function(*args))
+        result: Array = np.asarray(function(*args))
         return result
 
     return compute

@@ -2,10 +2,13 @@
 
 Every kernel takes ``x``: float64 of shape (instruments, days), C order, so that one instrument's series is contiguous;
 ``begin`` and ``end``: int64 of shape (instruments,), the days on which the instrument exists (nothing outside counts,
-not even as missing); ``n``: the window in days. It returns an array of the shape of ``x`` with NaN outside the span. A
-window needs one value (``min_periods=1``), as in pyqlib.
+not even as missing); ``n``: the window in days; and last ``out``: float64 of the shape of ``x``, full of NaN, which stays
+outside the span. A window needs one value (``min_periods=1``), as in pyqlib.
 
 Sums use Neumaier's compensation, so that they keep no trace of what has left the window.
+
+Each kernel is called with one set of types, and only loops over numbers: array expressions and assignments to slices make
+the compiler's work ten times as long.
 """
 
 from __future__ import annotations
@@ -14,43 +17,16 @@ import numpy as np
 
 from rollforge.data.compiled import NAN, exact, reordering
 
-__all__ = [
-    "count",
-    "ewm_mean",
-    "expanding_ema",
-    "extreme",
-    "quantile",
-    "rank",
-    "scatter_rows",
-    "shift",
-    "sum_mean",
-    "wma",
-]
+__all__ = ["count", "ewm_mean", "expanding_ema", "extreme", "quantile", "rank", "scatter_rows", "sum_mean", "wma"]
 
 
 @exact
-def shift(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Value `n` days before (after, if negative); n = 0 is the instrument's first value."""
-    out = np.full(x.shape, NAN, x.dtype)
-    for i in range(x.shape[0]):
-        b, e = begin[i], end[i]
-        if n == 0 and e > b:
-            out[i, b:e] = x[i, b]
-        elif n > 0 and e - b > n:
-            out[i, b + n : e] = x[i, b : e - n]
-        elif n < 0 and e - b > -n:
-            out[i, b : e + n] = x[i, b - n : e]
-    return out
-
-
-@exact
-def sum_mean(x, begin, end, n, mean):  # type: ignore[no-untyped-def]
+def sum_mean(x, begin, end, n, mean, out):  # type: ignore[no-untyped-def]
     """Sum, or mean, of the values in the window. Exactly rounded additions keep no trace of what left the window."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
-        b, e = begin[i], end[i]
+        b = begin[i]
         total, lost, seen = 0.0, 0.0, 0
-        for t in range(b, e):
+        for t in range(b, end[i]):
             v = x[i, t]
             if np.isfinite(v):
                 s = total + v
@@ -68,13 +44,11 @@ def sum_mean(x, begin, end, n, mean):  # type: ignore[no-untyped-def]
                         total, lost = 0.0, 0.0
             if seen > 0:
                 out[i, t] = (total + lost) / seen if mean else total + lost
-    return out
 
 
 @exact
-def count(x, begin, end, n):  # type: ignore[no-untyped-def]
+def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """How many days of the window have a value."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         b, seen = begin[i], 0
         for t in range(b, end[i]):
@@ -82,18 +56,15 @@ def count(x, begin, end, n):  # type: ignore[no-untyped-def]
             if t - n >= b:
                 seen -= 0 if np.isnan(x[i, t - n]) else 1
             out[i, t] = seen
-    return out
 
 
 @exact
-def extreme(x, begin, end, n, sign):  # type: ignore[no-untyped-def]
-    """Largest value of the window (smallest, if `sign` is -1), and its place, 1 for the window's first day.
+def extreme(x, begin, end, n, sign, place, out):  # type: ignore[no-untyped-def]
+    """Largest value of the window (smallest, if `sign` is -1), and in `place` its place, 1 for the window's first day.
 
     Of equal values the first counts, as in numpy. A missing value counts as the extreme for the place, as numpy's
     argmax has it and pyqlib with it; without a value in the window both are NaN.
     """
-    out = np.full(x.shape, NAN)
-    place = np.full(x.shape, NAN)
     queue = np.empty(x.shape[1] + 1, np.int64)
     gaps = np.empty(x.shape[1] + 1, np.int64)
     for i in range(x.shape[0]):
@@ -122,36 +93,54 @@ def extreme(x, begin, end, n, sign):  # type: ignore[no-untyped-def]
                 out[i, t] = x[i, queue[head]]
                 at = gaps[first_gap] if first_gap < gap_count else queue[head]
                 place[i, t] = at - max(b, t - n + 1) + 1
-    return out, place
 
 
 @exact
-def quantile(x, begin, end, n, q):  # type: ignore[no-untyped-def]
-    """Quantile `q` of the window by linear interpolation."""
-    out = np.full(x.shape, NAN)
+def _move(window, c, old, new):  # type: ignore[no-untyped-def]
+    """Take `old` out of the first `c` sorted values, put `new` in; NaN stands for none. Returns how many there are."""
+    # Counting smaller values one by one beats a binary search: it is done in vector instructions, without a guess.
+    out_at, in_at = 0, 0
+    for k in range(c):
+        out_at += 1 if window[k] < old else 0
+        in_at += 1 if window[k] < new else 0
+    if np.isnan(old):
+        for k in range(c, in_at, -1):
+            window[k] = window[k - 1]
+        c += 1
+    elif np.isnan(new):
+        for k in range(out_at, c - 1):
+            window[k] = window[k + 1]
+        return c - 1
+    elif in_at > out_at:
+        in_at -= 1
+        for k in range(out_at, in_at):
+            window[k] = window[k + 1]
+    else:
+        for k in range(out_at, in_at, -1):
+            window[k] = window[k - 1]
+    window[in_at] = new
+    return c
+
+
+@exact
+def quantile(x, begin, end, n, q, out):  # type: ignore[no-untyped-def]
+    """Quantiles `q`, float64 (shares,), of the window by linear interpolation; `out` has a block for each share."""
+    window = np.empty(x.shape[1] + 1)
     for i in range(x.shape[0]):
         b, c = begin[i], 0
-        window = np.empty(min(n, end[i] - b) + 1)
         for t in range(b, end[i]):
-            if t - n >= b and np.isfinite(x[i, t - n]):
-                at = np.searchsorted(window[:c], x[i, t - n])
-                for k in range(at, c - 1):
-                    window[k] = window[k + 1]
-                c -= 1
-            v = x[i, t]
-            if np.isfinite(v):
-                at = np.searchsorted(window[:c], v)
-                for k in range(c, at, -1):
-                    window[k] = window[k - 1]
-                window[at] = v
-                c += 1
+            old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else NAN
+            new = x[i, t] if np.isfinite(x[i, t]) else NAN
+            if old != new and not (np.isnan(old) and np.isnan(new)):
+                c = _move(window, c, old, new)
             if c > 0:
-                place = q * (c - 1)
-                low = int(place)
-                out[i, t] = window[low]
-                if low + 1 < c:
-                    out[i, t] += (window[low + 1] - window[low]) * (place - low)
-    return out
+                for j in range(q.size):
+                    place = q[j] * (c - 1)
+                    low = int(place)
+                    v = window[low]
+                    if low + 1 < c:
+                        v += (window[low + 1] - v) * (place - low)
+                    out[j, i, t] = v
 
 
 @reordering
@@ -164,9 +153,8 @@ def _places(w, v):  # type: ignore[no-untyped-def]
 
 
 @exact
-def rank(x, begin, end, n):  # type: ignore[no-untyped-def]
+def rank(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Rank of the day's value as a share of the values in its window (ties: mean rank); NaN where it is missing."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         b, seen = begin[i], 0
         for t in range(b, end[i]):
@@ -177,31 +165,33 @@ def rank(x, begin, end, n):  # type: ignore[no-untyped-def]
             if np.isfinite(v):
                 less, equal = _places(x[i, max(b, t - n + 1) : t + 1], v)
                 out[i, t] = (less + 0.5 * (equal + 1)) / seen
-    return out
+
+
+@reordering
+def _weighted(w):  # type: ignore[no-untyped-def]
+    s, c = 0.0, 0
+    for k in range(w.size):
+        there = np.isfinite(w[k])
+        s += (k + 1) * w[k] if there else 0.0
+        c += 1 if there else 0
+    return s, c
 
 
 @exact
-def wma(x, begin, end, n):  # type: ignore[no-untyped-def]
+def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """pyqlib's WMA: the mean over the days with a value of value times weight, weights 1..m scaled to sum 1."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         b = begin[i]
         for t in range(b, end[i]):
             w = x[i, max(b, t - n + 1) : t + 1]
-            s, c, m = 0.0, 0, w.size
-            for k in range(m):
-                if np.isfinite(w[k]):
-                    s += (k + 1) * w[k]
-                    c += 1
+            s, c = _weighted(w)
             if c > 0:
-                out[i, t] = s / (m * (m + 1) / 2) / c
-    return out
+                out[i, t] = s / (w.size * (w.size + 1) / 2) / c
 
 
 @exact
-def ewm_mean(x, begin, end, alpha):  # type: ignore[no-untyped-def]
+def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
     """Exponentially weighted mean from the instrument's first day (adjusted; a missing day ages the weights)."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         mean, weight = NAN, 1.0
         for t in range(begin[i], end[i]):
@@ -215,13 +205,11 @@ def ewm_mean(x, begin, end, alpha):  # type: ignore[no-untyped-def]
                         mean = (weight * mean + v) / (weight + 1.0)
                     weight += 1.0
             out[i, t] = mean
-    return out
 
 
 @exact
-def expanding_ema(x, begin, end):  # type: ignore[no-untyped-def]
+def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
     """pyqlib's ``EMA(x, 0)``: over m days so far, weights (1 - 2/(1+m))^age, scaled to sum 1."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         b, seen = begin[i], False
         for t in range(b, end[i]):
@@ -235,22 +223,21 @@ def expanding_ema(x, begin, end):  # type: ignore[no-untyped-def]
                 w *= a
             if seen:
                 out[i, t] = s / total
-    return out
 
 
 @exact
-def scatter_rows(columns, rows, out):  # type: ignore[no-untyped-def]
-    """Write ``columns`` (column, instrument, day), float32, into the rows of ``out`` (row, column), float32.
+def scatter_rows(columns, width, rows, out, at):  # type: ignore[no-untyped-def]
+    """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column `at`.
 
     ``rows``: int32 (instrument, day), the row that holds it or -1.
     Days go in blocks, so that the rows being written stay in the processor's cache while the columns pass by.
     """
-    width, n, days = columns.shape
-    for i in range(n):
-        for block in range(0, days, 16):
-            stop = min(block + 16, days)
+    days = columns.shape[2]
+    for i in range(columns.shape[1]):
+        for block in range(0, days, 32):
+            stop = min(block + 32, days)
             for c in range(width):
                 for t in range(block, stop):
                     r = rows[i, t]
                     if r >= 0:
-                        out[r, c] = columns[c, i, t]
+                        out[r, at + c] = columns[c, i, t]

@@ -13,7 +13,7 @@ from rollforge.build import build
 from rollforge.data.engine import FeaturePlan, resolve_instruments, session_provider
 from rollforge.data.expression import parse
 from rollforge.data.operators import custom_operators, fields_of
-from rollforge.data.panel import Panel, empty_groups
+from rollforge.data.panel import Group, Panel, RowFile, group_file
 from rollforge.data.provider import Provider
 from rollforge.errors import BuildError, ConfigError, DataNotFound, nearest
 from rollforge.session import Session, current_session
@@ -89,13 +89,16 @@ class QlibDataLoader(DataLoader):
         return {"groups": self.groups, "freq": self.freq, "operators": custom_operators()}
 
     def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
-        """Return the panel, its values written into memory maps in `folder`."""
+        """Return the panel, its values written into files in `folder` as they are computed."""
         expressions = [e for fields, _ in self.groups.values() for e in fields]
         plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
-        groups = empty_groups(folder, len(plan), {g: names for g, (_, names) in self.groups.items()})
-        plan.fill(*(g.values for g in groups.values()), threads=session.threads)
-        offsets = np.searchsorted(plan.row_date, np.arange(len(plan.dates) + 1)).astype(np.int64)
-        return Panel(plan.dates, offsets, tuple(plan.codes), plan.row_code, groups)
+        files = [RowFile(group_file(folder, i), len(plan), len(g[1])) for i, g in enumerate(self.groups.values())]
+        plan.fill(*files, threads=session.threads, memory=session.memory)
+        groups = {
+            name: Group(tuple(names), file.finished())
+            for (name, (_, names)), file in zip(self.groups.items(), files, strict=True)
+        }
+        return Panel(plan.dates, plan.offsets, tuple(plan.codes), plan.row_code, groups)
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return the frame of the expressions."""

@@ -2,11 +2,11 @@
 
 Arguments and results are those of :mod:`rollforge.data.kernels`.
 
-Nothing drifts, whatever the level of the series. Most windows are evaluated afresh for each day, on values centred on
-the window's mean. Second moments (variance, correlation) are moved along from day to day around a pivot. They are
-evaluated afresh, with the window's mean as the new pivot, after twice as many days as the window has; and at once when
-the result is small beside the largest sum since then (below 1e-4, so that each step has cost at most 1e-12 of the
-result), as with a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
+Nothing drifts, whatever the level of the series. Third and fourth moments and absolute deviations are evaluated afresh for
+each day, on values centred on the window's mean. Second moments (variance, lines, correlation) are moved along from day to
+day around a pivot. They are evaluated afresh, with the window's mean as the new pivot, after twice as many days as the
+window has; and at once when the result is small beside the largest sum since then (below 1e-4, so that each step has cost
+at most 1e-12 of the result), as with a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def _centred_sums(w, pivot):  # type: ignore[no-untyped-def]
 
 
 @exact
-def variance(x, begin, end, n, root):  # type: ignore[no-untyped-def]
+def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
     """Sample variance (ddof 1) of the window, or its root; NaN below two values, exactly 0 for equal values."""
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         b, seen, same, last = begin[i], 0, 0, NAN
         pivot, s1, s2, peak, left = 0.0, 0.0, 0.0, 0.0, 0
@@ -77,118 +76,131 @@ def variance(x, begin, end, n, root):  # type: ignore[no-untyped-def]
                     m2 = max(s2 - s1 * s1 / seen, 0.0)
                     peak, left = s2, 2 * seen
                 out[i, t] = np.sqrt(m2 / (seen - 1)) if root else m2 / (seen - 1)
-    return out
-
-
-@exact
-def _moments(w):  # type: ignore[no-untyped-def]
-    c, s = 0, 0.0
-    for v in w:
-        if np.isfinite(v):
-            c += 1
-            s += v
-    if c == 0:
-        return 0.0, 0.0, 0.0, 0.0, c
-    mean = s / c
-    m2, m3, m4 = 0.0, 0.0, 0.0
-    for v in w:
-        if np.isfinite(v):
-            d = v - mean
-            m2 += d * d
-            m3 += d * d * d
-            m4 += d * d * d * d
-    return mean, m2, m3, m4, c
-
-
-@exact
-def skew(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Sample skewness (adjusted Fisher-Pearson, as pandas); NaN below three values."""
-    out = np.full(x.shape, NAN)
-    for i in range(x.shape[0]):
-        b = begin[i]
-        for t in range(b, end[i]):
-            _, m2, m3, _, c = _moments(x[i, max(b, t - n + 1) : t + 1])
-            if c < 3:
-                continue
-            if m2 / c <= 1e-14:
-                out[i, t] = NAN
-            else:
-                out[i, t] = c * np.sqrt(c - 1.0) / (c - 2.0) * m3 / m2**1.5
-    return out
-
-
-@exact
-def kurt(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Sample excess kurtosis (as pandas); NaN below four values."""
-    out = np.full(x.shape, NAN)
-    for i in range(x.shape[0]):
-        b = begin[i]
-        for t in range(b, end[i]):
-            _, m2, _, m4, c = _moments(x[i, max(b, t - n + 1) : t + 1])
-            if c < 4:
-                continue
-            if m2 / c <= 1e-14:
-                out[i, t] = NAN
-            else:
-                top = c * (c + 1.0) * (c - 1.0) * m4 / (m2 * m2) - 3.0 * (c - 1.0) ** 2
-                out[i, t] = top / ((c - 2.0) * (c - 3.0))
-    return out
-
-
-@exact
-def mad(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Mean absolute deviation from the window's mean."""
-    out = np.full(x.shape, NAN)
-    for i in range(x.shape[0]):
-        b = begin[i]
-        for t in range(b, end[i]):
-            w = x[i, max(b, t - n + 1) : t + 1]
-            mean, _, _, _, c = _moments(w)
-            if c > 0:
-                s = 0.0
-                for v in w:
-                    s += abs(v - mean) if np.isfinite(v) else 0.0
-                out[i, t] = s / c
-    return out
 
 
 @reordering
-def _line_sums(w, mean_k, mean_y):  # type: ignore[no-untyped-def]
-    kk, ky, yy = 0.0, 0.0, 0.0
+def _central_moments(w, mean):  # type: ignore[no-untyped-def]
+    m2, m3, m4 = 0.0, 0.0, 0.0
     for k in range(w.size):
-        d = w[k] - mean_y
+        d = w[k] - mean
         if np.isfinite(d):
-            kk += (k - mean_k) * (k - mean_k)
-            ky += (k - mean_k) * d
-            yy += d * d
-    return kk, ky, yy
+            m2 += d * d
+            m3 += d * d * d
+            m4 += d * d * d * d
+    return m2, m3, m4
 
 
 @exact
-def regression(x, begin, end, n):  # type: ignore[no-untyped-def]
-    """Least-squares line through the window: slope a day, R squared, residual of the last day (NaN if missing)."""
-    slope = np.full(x.shape, NAN)
-    rsquare = np.full(x.shape, NAN)
-    residual = np.full(x.shape, NAN)
+def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Sample skewness (adjusted Fisher-Pearson, as pandas); NaN below three values."""
     for i in range(x.shape[0]):
-        b, seen, place = begin[i], 0, 0
+        b, c = begin[i], 0
         for t in range(b, end[i]):
-            if np.isfinite(x[i, t]):
-                seen += 1
-                place += t
+            c += 1 if np.isfinite(x[i, t]) else 0
             if t - n >= b and np.isfinite(x[i, t - n]):
-                seen -= 1
-                place -= t - n
-            if seen < 2:
+                c -= 1
+            if c < 3:
                 continue
-            first = max(b, t - n + 1)
-            w = x[i, first : t + 1]
-            mean_k, mean_y = (place - seen * first) / seen, _window_mean(w, seen)
-            kk, ky, yy = _line_sums(w, mean_k, mean_y)
+            w = x[i, max(b, t - n + 1) : t + 1]
+            m2, m3, _ = _central_moments(w, _window_mean(w, c))
+            if m2 / c > 1e-14:
+                out[i, t] = c * np.sqrt(c - 1.0) / (c - 2.0) * m3 / m2**1.5
+
+
+@exact
+def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Sample excess kurtosis (as pandas); NaN below four values."""
+    for i in range(x.shape[0]):
+        b, c = begin[i], 0
+        for t in range(b, end[i]):
+            c += 1 if np.isfinite(x[i, t]) else 0
+            if t - n >= b and np.isfinite(x[i, t - n]):
+                c -= 1
+            if c < 4:
+                continue
+            w = x[i, max(b, t - n + 1) : t + 1]
+            m2, _, m4 = _central_moments(w, _window_mean(w, c))
+            if m2 / c > 1e-14:
+                top = c * (c + 1.0) * (c - 1.0) * m4 / (m2 * m2) - 3.0 * (c - 1.0) ** 2
+                out[i, t] = top / ((c - 2.0) * (c - 3.0))
+
+
+@reordering
+def _distances(w, mean):  # type: ignore[no-untyped-def]
+    s = 0.0
+    for k in range(w.size):
+        s += abs(w[k] - mean) if np.isfinite(w[k]) else 0.0
+    return s
+
+
+@exact
+def mad(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Mean absolute deviation from the window's mean."""
+    for i in range(x.shape[0]):
+        b, c = begin[i], 0
+        for t in range(b, end[i]):
+            c += 1 if np.isfinite(x[i, t]) else 0
+            if t - n >= b and np.isfinite(x[i, t - n]):
+                c -= 1
+            if c > 0:
+                w = x[i, max(b, t - n + 1) : t + 1]
+                out[i, t] = _distances(w, _window_mean(w, c)) / c
+
+
+@reordering
+def _line_sums(w, pivot):  # type: ignore[no-untyped-def]
+    s1, s2, sk, skk, sky = 0.0, 0.0, 0.0, 0.0, 0.0
+    for j in range(w.size):
+        d = w[j] - pivot
+        if np.isfinite(d):
+            k = j - (w.size - 1) / 2
+            s1 += d
+            s2 += d * d
+            sk += k
+            skk += k * k
+            sky += k * d
+    return s1, s2, sk, skk, sky
+
+
+@exact
+def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-untyped-def]
+    """Least-squares line through the window: R squared, residual of the last day (NaN if missing), slope a day."""
+    for i in range(x.shape[0]):
+        b, c, left, origin = begin[i], 0, 0, float(begin[i])
+        pivot, s1, s2, sk, skk, sky, peak = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for t in range(b, end[i]):
+            for step in range(2):  # the day that comes, then the one that leaves
+                at = t - n if step else t
+                if at < b:
+                    break
+                d = x[i, at] - pivot
+                if np.isfinite(d):
+                    k = at - origin
+                    sign = -1.0 if step else 1.0
+                    c += -1 if step else 1
+                    s1 += sign * d
+                    s2 += sign * (d * d)
+                    sk += sign * k
+                    skk += sign * (k * k)
+                    sky += sign * (k * d)
+                    peak = max(peak, s2)
+            left -= 1
+            if c < 2:
+                left = 0
+                continue
+            yy, kk, ky = s2 - s1 * s1 / c, skk - sk * sk / c, sky - sk * s1 / c
+            if left < 0 or not (yy > 1e-4 * peak and ky * ky > 1e-8 * kk * yy):
+                w = x[i, max(b, t - n + 1) : t + 1]
+                pivot, origin = _window_mean(w, c), t - (w.size - 1) / 2
+                s1, s2, sk, skk, sky = _line_sums(w, pivot)
+                yy, kk, ky = max(s2 - s1 * s1 / c, 0.0), skk - sk * sk / c, sky - sk * s1 / c
+                peak, left = s2, 2 * c
             slope[i, t] = ky / kk
             rsquare[i, t] = ky * ky / (kk * yy) if yy > 0.0 else NAN
-            residual[i, t] = x[i, t] - mean_y - ky / kk * (t - first - mean_k)
-    return slope, rsquare, residual
+            if c > 2 or not np.isfinite(x[i, t]):
+                residual[i, t] = x[i, t] - pivot - s1 / c - ky / kk * (t - origin - sk / c)
+            else:  # two points lie on their line
+                residual[i, t] = 0.0
 
 
 @reordering
@@ -226,12 +238,11 @@ def _is_flat(w, seen, flat):  # type: ignore[no-untyped-def]
 
 
 @exact
-def paired(x, y, begin, end, n, flat, scaled):  # type: ignore[no-untyped-def]  # noqa: C901
+def paired(x, y, begin, end, n, flat, scaled, out):  # type: ignore[no-untyped-def]  # noqa: C901
     """Sample covariance (ddof 1; `scaled`: correlation) over the days of the window on which both have a value.
 
     NaN where the standard deviation of `x` or of `y` in the window is at most `flat`; a negative `flat` asks for none.
     """
-    out = np.full(x.shape, NAN)
     for i in range(x.shape[0]):
         b, c, nx, ny, left = begin[i], 0, 0, 0, 0
         pu, pv, su, sv, suu, svv, suv, peak_u, peak_v = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -272,4 +283,3 @@ def paired(x, y, begin, end, n, flat, scaled):  # type: ignore[no-untyped-def]  
                     continue
             uv = suv - su * sv / c
             out[i, t] = uv / np.sqrt(uu * vv) if scaled else uv / (c - 1)
-    return out

@@ -74,13 +74,13 @@ _PAIRWISE: dict[str, Callable[..., Any]] = {
 # Name, kernel, what else the kernel is told, smallest window.
 _ROLLING: list[tuple[str, str, tuple[Any, ...], int]] = [
     ("Mean", "sum_mean", (True,), 1), ("Sum", "sum_mean", (False,), 1), ("Var", "variance", (False,), 1),
-    ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Med", "quantile", (0.5,), 1), ("Mad", "mad", (), 1),
+    ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Mad", "mad", (), 1),
     ("Rank", "rank", (), 1), ("Count", "count", (), 1), ("WMA", "wma", (), 1),
 ]  # fmt: skip
 _WINDOWED: dict[str, Callable[..., Any]] = {
-    "Max": formulas.extreme(1.0, 0), "Min": formulas.extreme(-1.0, 0), "IdxMax": formulas.extreme(1.0, 1),
-    "IdxMin": formulas.extreme(-1.0, 1), "Std": formulas.std, "Slope": formulas.regression(0),
-    "Rsquare": formulas.regression(1), "Resi": formulas.regression(2),
+    "Max": formulas.extreme(1.0, 1), "Min": formulas.extreme(-1.0, 1), "IdxMax": formulas.extreme(1.0, 0),
+    "IdxMin": formulas.extreme(-1.0, 0), "Std": formulas.std, "Rsquare": formulas.regression(0),
+    "Resi": formulas.regression(1), "Slope": formulas.regression(2),
 }  # fmt: skip
 for _name, _function in _ALONE.items():
     _add(_name, formulas.elementwise(_function), "x")
@@ -95,6 +95,7 @@ _add("And", formulas.conditions("And", np.logical_and), "cc")
 _add("Or", formulas.conditions("Or", np.logical_or), "cc")
 _add("If", formulas.elementwise(np.where), "xvv")
 _add("Quantile", formulas.quantile, "xnq", "window", least=1)
+_add("Med", formulas.median, "xn", "window", least=1)
 _add("Corr", formulas.corr, "vvn", "window", least=1)
 _add("Cov", formulas.cov, "vvn", "window", least=1)
 _add("EMA", formulas.ema, "xa", "all")

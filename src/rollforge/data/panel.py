@@ -11,6 +11,7 @@ unused for longest go; a process that has one open keeps its pages.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -134,16 +135,14 @@ class Panel:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the panel into `folder`; groups that are memory maps there already are only flushed."""
+        """Write the panel into `folder`; groups that are mapped from there stand already."""
         np.save(folder / "dates.npy", self.dates)
         np.save(folder / "offsets.npy", self.offsets)
         np.save(folder / "row_code.npy", self.row_code)
         listed = []
         for i, (name, group) in enumerate(self.groups.items()):
-            file = folder / f"group{i}.npy"
-            if isinstance(group.values, np.memmap) and Path(str(group.values.filename)) == file:
-                group.values.flush()
-            else:
+            file = group_file(folder, i)
+            if not (isinstance(group.values, np.memmap) and Path(str(group.values.filename)) == file):
                 np.save(file, group.values)
             listed.append({"name": name, "columns": group.names, "file": file.name})
         marks = {p.name: [p.stat().st_size, _mark(p)] for p in sorted(folder.glob("*.npy"))}
@@ -191,15 +190,54 @@ def _day(value: Any) -> np.datetime64:
     return np.datetime64(str(value)[:10], "D")
 
 
-def empty_groups(folder: Path, rows: int, groups: Mapping[str, Sequence[str]]) -> dict[str, Group]:
-    """Return groups whose values are new memory maps in `folder`, to be filled and then saved with their panel."""
-    made = {}
-    for i, (name, columns) in enumerate(groups.items()):
-        values = np.lib.format.open_memmap(
-            folder / f"group{i}.npy", mode="w+", dtype=np.float32, shape=(rows, len(columns))
-        )
-        made[name] = Group(tuple(columns), values)
-    return made
+def group_file(folder: Path, place: int) -> Path:
+    """Return where a panel's group of columns lies, the first at place 0."""
+    return folder / f"group{place}.npy"
+
+
+class RowFile:
+    """A matrix of float32 in an ``.npy`` file, written piece by piece: it never lies in memory as a whole.
+
+    Parameters
+    ----------
+    file : path
+        Made anew.
+    rows, columns : int
+        Its shape.
+    """
+
+    def __init__(self, file: Path, rows: int, columns: int) -> None:
+        self.file = file
+        self.shape = (rows, columns)
+        self._handle = file.open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._handle, header)
+        self._handle.flush()
+        self._offset = self._handle.tell()
+        self._reserve(self._offset + 4 * rows * columns)
+
+    def _reserve(self, size: int) -> None:
+        """Set room aside, so that a full disk is noticed before the work and not after."""
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._handle.fileno(), 0, size)
+            except OSError as exc:
+                if exc.errno == errno.ENOSPC:
+                    raise  # any other: this file system cannot
+
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        """Write some rows, the first of them row `at` of the matrix; from any thread."""
+        data = np.ascontiguousarray(rows, "<f4").data.cast("B")
+        place = self._offset + 4 * self.shape[1] * at
+        while data:
+            written = os.pwrite(self._handle.fileno(), data, place)
+            data, place = data[written:], place + written
+
+    def finished(self) -> NDArray[np.float32]:
+        """Return the matrix, mapped into memory; nothing more can be put."""
+        self._handle.close()
+        values: NDArray[np.float32] = np.load(self.file, mmap_mode="r")
+        return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,15 @@ class Provider:
         root = self.path / "features"
         return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
 
+    def spans(
+        self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day"
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return on which of the days [start, stop) each instrument has a field: first, and behind the last.
+
+        Arguments and errors are those of :meth:`read`, which this does without reading any values.
+        """
+        return self._scan(name, codes, start, stop, freq, None)
+
     def read(self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day") -> FieldBlock:
         """Return a field of some instruments on the days [start, stop) of the calendar.
 
@@ -133,26 +143,35 @@ class Provider:
         DataError
             When a file is truncated or does not fit the calendar.
         """
-        days = stop - start
-        values = np.full((len(codes), days), np.nan, np.float32)
+        values = np.full((len(codes), stop - start), np.nan, "<f4")
+        begin, end = self._scan(name, codes, start, stop, freq, values)
+        return FieldBlock(values.astype(np.float32, copy=False), begin, end)
+
+    def _scan(
+        self, name: str, codes: Sequence[str], start: int, stop: int, freq: str, values: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         begin = np.zeros(len(codes), np.int64)
         end = np.zeros(len(codes), np.int64)
         found = False
-        size = len(self.calendar(freq))
+        days = len(self.calendar(freq))
+        root = self.path / "features"
         for i, code in enumerate(codes):
-            file = self.folder(code) / f"{name}.{freq}.bin"
+            path = f"{root}/{_folder_name(code)}/{name}.{freq}.bin"
             try:
-                raw = np.fromfile(file, "<f4") if file.stat().st_size % 4 == 0 else None
+                file = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
                 continue
-            first = _first_day(raw, file, size)
-            found = True
-            if raw is None or raw.size == 1:
-                continue
-            lo, hi = max(first, start), min(first + raw.size - 1, stop)
-            if hi > lo:
-                values[i, lo - start : hi - start] = raw[1 + lo - first : 1 + hi - first]
-                begin[i], end[i] = lo - start, hi - start
+            try:
+                size = os.fstat(file).st_size
+                first = _first_day(os.read(file, 4), size, path, days)
+                found = True
+                lo, hi = max(first, start), min(first + size // 4 - 1, stop)
+                if hi > lo:
+                    begin[i], end[i] = lo - start, hi - start
+                    if values is not None:
+                        os.preadv(file, [values[i, lo - start : hi - start].data], 4 * (1 + lo - first))
+            finally:
+                os.close(file)
         if not found and codes:
             known = self.fields()
             if name not in known:
@@ -160,7 +179,7 @@ class Provider:
                     f"There is no field ${name} in {self.path}.{nearest(name, known)} "
                     f"Known: {', '.join('$' + k for k in known) or 'none'}."
                 )
-        return FieldBlock(values, begin, end)
+        return begin, end
 
     def fingerprint(self) -> str:
         """Return a short text that changes when the data does: names, sizes and times of all files, hashed.
@@ -195,16 +214,18 @@ def _folder_name(code: str) -> str:
     return f"_qlib_{name}" if name in _RESERVED else name
 
 
-def _first_day(raw: NDArray[np.float32] | None, file: Path, calendar_size: int) -> int:
-    if raw is None:
+def _first_day(head: bytes, size: int, file: str, days: int) -> int:
+    """The first value of a file, its first day's place in a calendar of so many days."""
+    if size % 4:
         raise DataError(f"{file} is truncated: its size is no whole number of 4-byte values. Import the data again.")
-    if raw.size == 0:
+    if size == 0:
         raise DataError(f"{file} is empty: not even the index of its first day is there. Import the data again.")
-    first = float(raw[0])
-    if not (first >= 0 and first.is_integer()) or first + raw.size - 1 > calendar_size:
+    first: float = struct.unpack("<f", head)[0]
+    count = size // 4 - 1
+    if not (first >= 0 and first.is_integer()) or first + count > days:
         raise DataError(
-            f"{file} does not fit the calendar: it says that it starts at day {first:g} and holds {raw.size - 1} days, "
-            f"the calendar has {calendar_size}. Import the data again."
+            f"{file} does not fit the calendar: it says that it starts at day {first:g} and holds {count} days, "
+            f"the calendar has {days}. Import the data again."
         )
     return int(first)
 
