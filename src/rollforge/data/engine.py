@@ -276,59 +276,80 @@ class FeaturePlan:
         places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
         if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
             raise ValueError(f"outs need {len(self)} rows and {len(self.trees)} columns together.")
-        each = (self._to - self._from) * (8 * _ALIVE + 4 * (len(self.trees) + _BATCH))
-        size = max(1, min(_GROUP, memory // (each * threads)))
+        widths = [out.shape[1] for out in places]
+        group, size = self._sizes(threads, memory)
         starts = np.arange(0, len(self.codes), size)
-        # Rows of a day that stand before those of a group.
+        # Rows of a day that stand before those of a chunk of instruments.
         before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
         before = np.concatenate([np.zeros_like(before[:1]), before[:-1]])
-        groups = [(slice(int(at), int(at) + size), row) for at, row in zip(starts, before, strict=True)]
         scratch = threading.local()
+        def work(at: int, before: NDArray[np.int64]) -> None:
+            chunk = slice(at, at + size)
+            exists = self._exists[chunk]
+            counts = exists.sum(axis=1 if self.by_instrument else 0)
+            goes_to = self.offsets[:-1][chunk] if self.by_instrument else self.offsets[:-1] + before
+            for out, block in zip(places, self._blocks(chunk, group, widths, scratch), strict=True):
+                for first, start, stop in _runs(goes_to, counts):
+                    out.put(first, block[start:stop])
+
+        chunks = list(zip(starts.tolist(), before, strict=True))
         operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
         if not operators <= _used:  # one process at a time compiles, the others find it done
             from rollforge.data.compiled import one_at_a_time
 
             with one_at_a_time():
-                self._fill_group(*groups.pop(0), places, scratch)
+                work(*chunks.pop(0))
             _used.update(operators)
-        if threads == 1 or len(groups) < 2:
-            for group in groups:
-                self._fill_group(*group, places, scratch)
+        if threads == 1 or len(chunks) < 2:
+            for chunk in chunks:
+                work(*chunk)
             return
         with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(self._fill_group, *group, places, scratch) for group in groups]:
+            for done in [pool.submit(work, *chunk) for chunk in chunks]:
                 done.result()
 
-    def _fill_group(
-        self, group: slice, before: NDArray[np.int64], outs: Sequence[Rows], scratch: threading.local
-    ) -> None:
+    def _sizes(self, threads: int, memory: int) -> tuple[int, int]:
+        """How many instruments are computed together, and how many are handed on together, that memory be enough."""
+        days = self._to - self._from
+        memory //= 2 * threads
+        group = max(1, min(_GROUP, memory // (days * (8 * _ALIVE + 4 * _BATCH))))
+        # The more instruments stand in one piece of a day's rows, the better for the disk, up to a point.
+        fit = memory // (group * days * 4 * len(self.trees))
+        share = math.ceil(len(self.codes) / (group * threads * 8))
+        return group, group * max(1, min(fit, share))
+
+    def _blocks(
+        self, chunk: slice, group: int, widths: Sequence[int], scratch: threading.local
+    ) -> list[NDArray[np.float32]]:
+        """The rows of some instruments, in blocks of columns; good until this thread asks for the next."""
         from rollforge.data import kernels
 
-        exists = self._exists[group]
-        codes = self.codes[group]
-        values = self._program.run(
-            {name: self._read(name, codes) for name in self._names},
-            Series(self.begin[group], self.end[group]),
-            (len(codes), self._to - self._from),
-            self._elsewhere,
-        )
+        exists = self._exists[chunk]
         order = exists if self.by_instrument else exists.T
         rows = np.full(exists.shape, -1, np.int32)
-        (rows if self.by_instrument else rows.T)[order] = np.arange(exists.sum(), dtype=np.int32)
-        counts = order.sum(axis=1)
-        starts = self.offsets[:-1][group] if self.by_instrument else self.offsets[:-1] + before
+        count = int(exists.sum())
+        (rows if self.by_instrument else rows.T)[order] = np.arange(count, dtype=np.int32)
+        blocks = [_reused(scratch, f"block{i}", count, width) for i, width in enumerate(widths)]
         days = slice(self._first - self._from, self._first - self._from + len(self.dates))
-        columns = _reused(scratch, "columns", _BATCH, *exists.shape)
-        for out in outs:
-            block = _reused(scratch, "block", int(counts.sum()), out.shape[1])
-            for at in range(0, out.shape[1], _BATCH):
-                width = min(_BATCH, out.shape[1] - at)
-                with np.errstate(all="ignore"):
-                    for column in columns[:width]:
-                        column[:] = next(values)[:, days]
-                kernels.scatter_rows(columns, width, rows, block, at)
-            for first, start, stop in _runs(starts, counts):
-                out.put(first, block[start:stop])
+        for first in range(0, len(rows), group):
+            part = rows[first : first + group]
+            here = slice(chunk.start + first, chunk.start + first + len(part))
+            codes = self.codes[here]
+            values = self._program.run(
+                {name: self._read(name, codes) for name in self._names},
+                Series(self.begin[here], self.end[here]),
+                (len(codes), self._to - self._from),
+                self._elsewhere,
+            )
+            columns = _reused(scratch, "columns", _BATCH, *part.shape)
+            for block in blocks:
+                for at in range(0, block.shape[1], _BATCH):
+                    width = min(_BATCH, block.shape[1] - at)
+                    with np.errstate(all="ignore"):
+                        for column in columns[:width]:
+                            column[:] = next(values)[:, days]
+                    kernels.scatter_rows(columns, width, part, block, at)
+        return blocks
 
 
 def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.float32]:
