@@ -278,13 +278,16 @@ class FeaturePlan:
             raise ValueError(f"outs need {len(self)} rows and {len(self.trees)} columns together.")
         widths = [out.shape[1] for out in places]
         group, size = self._sizes(threads, memory)
-        starts = np.arange(0, len(self.codes), size)
+        operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
+        fresh = not operators <= _used
+        # One process at a time compiles, beginning with a small chunk; the others find it done.
+        starts = np.array([0, *range(group if fresh else size, len(self.codes), size)])
         # Rows of a day that stand before those of a chunk of instruments.
         before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
         before = np.concatenate([np.zeros_like(before[:1]), before[:-1]])
         scratch = threading.local()
-        def work(at: int, before: NDArray[np.int64]) -> None:
-            chunk = slice(at, at + size)
+
+        def work(chunk: slice, before: NDArray[np.int64]) -> None:
             exists = self._exists[chunk]
             counts = exists.sum(axis=1 if self.by_instrument else 0)
             goes_to = self.offsets[:-1][chunk] if self.by_instrument else self.offsets[:-1] + before
@@ -292,9 +295,9 @@ class FeaturePlan:
                 for first, start, stop in _runs(goes_to, counts):
                     out.put(first, block[start:stop])
 
-        chunks = list(zip(starts.tolist(), before, strict=True))
-        operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
-        if not operators <= _used:  # one process at a time compiles, the others find it done
+        stops = [*starts[1:], len(self.codes)]
+        chunks = [(slice(int(a), int(b)), row) for a, b, row in zip(starts, stops, before, strict=True)]
+        if fresh:
             from rollforge.data.compiled import one_at_a_time
 
             with one_at_a_time():
@@ -315,7 +318,7 @@ class FeaturePlan:
         group = max(1, min(_GROUP, memory // (days * (8 * _ALIVE + 4 * _BATCH))))
         # The more instruments stand in one piece of a day's rows, the better for the disk, up to a point.
         fit = memory // (group * days * 4 * len(self.trees))
-        share = math.ceil(len(self.codes) / (group * threads * 8))
+        share = math.ceil(len(self.codes) / (group * threads * 2))
         return group, group * max(1, min(fit, share))
 
     def _blocks(

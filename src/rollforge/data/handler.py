@@ -5,8 +5,10 @@ Making a handler computes nothing; the first question for data does, and finds i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pandas as pd
 from rollforge.build import build
 from rollforge.data.engine import session_provider
 from rollforge.data.loader import DataLoader, QlibDataLoader, StaticDataLoader
+from rollforge.data.operators import code_mark
 from rollforge.data.panel import Panel, PanelCache
 from rollforge.data.processor import Processor
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
@@ -24,8 +27,17 @@ from rollforge.task import encode
 
 __all__ = ["DataHandler", "DataHandlerLP"]
 
-ENGINE = 1
-"""Raised when operators or processors come to compute something else, so that older panels are not used."""
+_COMPUTING = ("alpha", "compiled", "engine", "evaluator", "expression", "filters", "formulas", "kernels", "loader", "moments",
+              "operators", "panel", "processor", "provider")  # fmt: skip
+
+
+@functools.cache
+def code_version() -> str:
+    """Return a mark of the code that computes and processes features: panels made by other code are not used."""
+    mark = hashlib.sha256()
+    for name in _COMPUTING:
+        mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return mark.hexdigest()[:16]
 
 
 class DataHandler(Serializable):
@@ -108,9 +120,8 @@ class DataHandler(Serializable):
         if not isinstance(loader, QlibDataLoader):
             return None
         return {
-            "engine": ENGINE,
+            "code": code_version(),
             "data": session_provider(session).fingerprint(),
-            "folder": session.provider_uri,
             "universe": loader.universe(self.instruments),
             "start": None if self.start_time is None else str(pd.Timestamp(self.start_time).date()),
             "loader": loader.definition(),
@@ -313,7 +324,7 @@ class DataHandlerLP(DataHandler):
         described: list[Any] = []
         for processor in chain:
             state = {k: v for k, v in vars(processor).items() if k not in ("shift", "scale")}
-            described.append([f"{type(processor).__module__}.{type(processor).__qualname__}", state])
+            described.append([f"{type(processor).__module__}.{type(processor).__qualname__}", state, _code(processor)])
         try:
             encode(described)
         except TaskNotSerializable:
@@ -358,6 +369,12 @@ class DataHandlerLP(DataHandler):
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
         """Return a handler of a frame that is there already."""
         return cls(data_loader=StaticDataLoader(df))
+
+
+def _code(processor: Processor) -> str:
+    """A mark of the code of a processor of the user's own; ours is part of :func:`code_version`."""
+    own = [c for c in type(processor).__mro__ if c is not object and c.__module__ != Processor.__module__]
+    return code_mark(*(f for c in own for f in vars(c).values() if callable(f)))
 
 
 def _key(definition: Any) -> str:

@@ -127,7 +127,7 @@ def quantile(x, begin, end, n, q, out):  # type: ignore[no-untyped-def]
     """Quantiles `q`, float64 (shares,), of the window by linear interpolation; `out` has a block for each share."""
     window = np.empty(x.shape[1] + 1)
     for i in range(x.shape[0]):
-        b, c = begin[i], 0
+        b, c = begin[i], begin[i] * 0  # not a literal, for which _move would be compiled twice
         for t in range(b, end[i]):
             old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else NAN
             new = x[i, t] if np.isfinite(x[i, t]) else NAN

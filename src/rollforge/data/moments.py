@@ -7,6 +7,8 @@ each day, on values centred on the window's mean. Second moments (variance, line
 day around a pivot. They are evaluated afresh, with the window's mean as the new pivot, after twice as many days as the
 window has; and at once when the result is small beside the largest sum since then (below 1e-4, so that each step has cost
 at most 1e-12 of the result), as with a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
+
+Counts are floats: sums are divided by them, and an integer that begins as a literal has helpers compiled twice.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ def _centred_sums(w, pivot):  # type: ignore[no-untyped-def]
 def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
     """Sample variance (ddof 1) of the window, or its root; NaN below two values, exactly 0 for equal values."""
     for i in range(x.shape[0]):
-        b, seen, same, last = begin[i], 0, 0, NAN
-        pivot, s1, s2, peak, left = 0.0, 0.0, 0.0, 0.0, 0
+        b, seen, same, last = begin[i], 0.0, 0.0, NAN
+        pivot, s1, s2, peak, left = 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
             v = x[i, t]
             if np.isfinite(v):
-                seen += 1
+                seen += 1.0
                 same = same + 1 if v == last else 1
                 last = v
                 d = v - pivot
@@ -64,7 +66,7 @@ def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
                 s2 -= d * d
             left -= 1
             if seen < 2:
-                left = 0
+                left = 0.0
             elif same >= seen:
                 out[i, t] = 0.0
             else:
@@ -94,7 +96,7 @@ def _central_moments(w, mean):  # type: ignore[no-untyped-def]
 def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Sample skewness (adjusted Fisher-Pearson, as pandas); NaN below three values."""
     for i in range(x.shape[0]):
-        b, c = begin[i], 0
+        b, c = begin[i], 0.0
         for t in range(b, end[i]):
             c += 1 if np.isfinite(x[i, t]) else 0
             if t - n >= b and np.isfinite(x[i, t - n]):
@@ -111,7 +113,7 @@ def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Sample excess kurtosis (as pandas); NaN below four values."""
     for i in range(x.shape[0]):
-        b, c = begin[i], 0
+        b, c = begin[i], 0.0
         for t in range(b, end[i]):
             c += 1 if np.isfinite(x[i, t]) else 0
             if t - n >= b and np.isfinite(x[i, t - n]):
@@ -137,7 +139,7 @@ def _distances(w, mean):  # type: ignore[no-untyped-def]
 def mad(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Mean absolute deviation from the window's mean."""
     for i in range(x.shape[0]):
-        b, c = begin[i], 0
+        b, c = begin[i], 0.0
         for t in range(b, end[i]):
             c += 1 if np.isfinite(x[i, t]) else 0
             if t - n >= b and np.isfinite(x[i, t - n]):
@@ -166,7 +168,7 @@ def _line_sums(w, pivot):  # type: ignore[no-untyped-def]
 def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-untyped-def]
     """Least-squares line through the window: R squared, residual of the last day (NaN if missing), slope a day."""
     for i in range(x.shape[0]):
-        b, c, left, origin = begin[i], 0, 0, float(begin[i])
+        b, c, left, origin = begin[i], 0.0, 0.0, float(begin[i])
         pivot, s1, s2, sk, skk, sky, peak = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
             for step in range(2):  # the day that comes, then the one that leaves
@@ -186,7 +188,7 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
                     peak = max(peak, s2)
             left -= 1
             if c < 2:
-                left = 0
+                left = 0.0
                 continue
             yy, kk, ky = s2 - s1 * s1 / c, skk - sk * sk / c, sky - sk * s1 / c
             if left < 0 or not (yy > 1e-4 * peak and ky * ky > 1e-8 * kk * yy):
@@ -205,7 +207,7 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
 
 @reordering
 def _pair_means(u, v):  # type: ignore[no-untyped-def]
-    a, b, c = 0.0, 0.0, 0
+    a, b, c = 0.0, 0.0, 0.0
     for k in range(u.size):
         if np.isfinite(u[k]) and np.isfinite(v[k]):
             a += u[k]
@@ -244,7 +246,7 @@ def paired(x, y, begin, end, n, flat, scaled, out):  # type: ignore[no-untyped-d
     NaN where the standard deviation of `x` or of `y` in the window is at most `flat`; a negative `flat` asks for none.
     """
     for i in range(x.shape[0]):
-        b, c, nx, ny, left = begin[i], 0, 0, 0, 0
+        b, c, nx, ny, left = begin[i], 0.0, 0.0, 0.0, 0.0
         pu, pv, su, sv, suu, svv, suv, peak_u, peak_v = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
             for step in range(2):  # the day that comes, then the one that leaves
@@ -266,7 +268,7 @@ def paired(x, y, begin, end, n, flat, scaled, out):  # type: ignore[no-untyped-d
                     peak_u, peak_v = max(peak_u, suu), max(peak_v, svv)
             left -= 1
             if c < 2:
-                left = 0
+                left = 0.0
                 continue
             uu, vv = suu - su * su / c, svv - sv * sv / c
             if left < 0 or not (uu > 1e-4 * peak_u and vv > 1e-4 * peak_v):

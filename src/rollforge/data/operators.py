@@ -24,6 +24,7 @@ __all__ = [
     "Operator",
     "Series",
     "check_call",
+    "code_mark",
     "custom_operators",
     "fields_of",
     "lookahead",
@@ -184,12 +185,16 @@ def register(
 def custom_operators() -> dict[str, str]:
     """Return the user's own operators and a mark of their code: what cached results depend on besides expressions."""
     return {
-        name: hashlib.sha256(
-            repr((op.arguments, op.look, op.least, op.back, op.ahead, _code_of(op.compute))).encode()
-        ).hexdigest()[:16]
+        name: code_mark((op.arguments, op.look, op.least, op.back, op.ahead), op.compute)
         for name, op in _TABLE.items()
         if name not in _BUILT_IN
     }
+
+
+def code_mark(*parts: Any) -> str:
+    """Return a short mark of what functions do and of other values: it changes when they do."""
+    described = [_code_of(p) if callable(p) else repr(p) for p in parts]
+    return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
 def _code_of(function: Any) -> Any:

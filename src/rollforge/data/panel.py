@@ -4,8 +4,10 @@ A panel's rows are sorted by (day, instrument). Each group of columns ("feature"
 map, so a range of days is one contiguous block that reaches the model without a copy.
 
 The cache builds a panel under a lock (two processes that want the same build it once), in a folder of its own that gets
-its final name when it is complete; what is damaged is noticed and built again. Beyond the size limit the panels that were
-unused for longest go; a process that has one open keeps its pages.
+its final name when it is complete. What is damaged is noticed and built again: each opening looks at size, time and some
+places of every file; all of it is read where the time differs from what was noted, and once after each start of the
+machine, because what was written is not forced to the disk. Beyond the size limit the panels that were unused for longest
+go; a process that has one open keeps its pages.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -34,8 +37,9 @@ __all__ = ["Group", "Panel", "PanelCache", "PanelInfo", "clear_panels", "list_pa
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _META = "meta.json"
+_BLOCK = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +149,10 @@ class Panel:
             if not (isinstance(group.values, np.memmap) and Path(str(group.values.filename)) == file):
                 np.save(file, group.values)
             listed.append({"name": name, "columns": group.names, "file": file.name})
-        marks = {p.name: [p.stat().st_size, _mark(p)] for p in sorted(folder.glob("*.npy"))}
+        marks = {p.name: [*_looks(p), _checksum(p)] for p in sorted(folder.glob("*.npy"))}
         meta = {"format": FORMAT, "codes": self.codes, "groups": listed, "files": marks}
         (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+        (folder / _checked()).touch()
 
     @classmethod
     def load(cls, folder: Path) -> Panel | None:
@@ -156,10 +161,12 @@ class Panel:
             meta = json.loads((folder / _META).read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:
                 return None
-            for name, (size, mark) in meta["files"].items():
-                if (folder / name).stat().st_size != size or _mark(folder / name) != mark:
+            for name, noted in meta["files"].items():
+                if not _whole(folder / name, noted):
                     log.warning("panel %s: %s is damaged; it is built again", folder.name, name)
                     return None
+            with contextlib.suppress(OSError):  # a cache that may only be read is checked each time
+                (folder / _checked()).touch()
             groups = {
                 g["name"]: Group(tuple(g["columns"]), np.load(folder / g["file"], mmap_mode="r"))
                 for g in meta["groups"]
@@ -175,15 +182,41 @@ def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:
     return pd.MultiIndex(levels=levels, codes=codes, names=names, verify_integrity=False)
 
 
-def _mark(file: Path) -> int:
-    """A checksum of 64 places of a file: enough to notice a hole or an overwrite, cheap enough for each opening."""
-    size = file.stat().st_size
+def _looks(file: Path) -> list[int]:
+    """Size, time of the last change, and a checksum of 64 places of a file: cheap enough for each opening."""
+    about = file.stat()
     mark = 0
     with file.open("rb") as handle:
-        for at in sorted({*range(0, size, max(1, size // 64)), max(0, size - 4096)}):
+        for at in sorted({*range(0, about.st_size, max(1, about.st_size // 64)), max(0, about.st_size - 4096)}):
             handle.seek(at)
             mark = zlib.crc32(handle.read(4096), mark)
-    return mark
+    return [about.st_size, about.st_mtime_ns, mark]
+
+
+def _checksum(file: Path) -> int:
+    """A checksum of all of a file: of the sums of its blocks, which numpy adds as fast as memory can be read."""
+    data = np.memmap(file, np.uint8, "r")
+    whole = data[: data.size // _BLOCK * _BLOCK].view(np.uint64).reshape(-1, _BLOCK // 8)
+    return zlib.crc32(data[whole.nbytes :].tobytes(), zlib.crc32(whole.sum(axis=1).tobytes()))
+
+
+def _whole(file: Path, noted: Sequence[int]) -> bool:
+    """Whether a file is as it was noted."""
+    size, time_ns, mark, checksum = noted
+    looks = _looks(file)
+    if looks[0] != size or looks[2] != mark:
+        return False
+    untouched = looks[1] == time_ns and (file.parent / _checked()).exists()
+    return untouched or _checksum(file) == checksum
+
+
+@functools.cache
+def _checked() -> str:
+    """Name of the empty file that says: since the machine was started, somebody has read all of this panel."""
+    try:
+        return f"checked-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+    except OSError:
+        return "checked"  # a system that does not tell its starts
 
 
 def _day(value: Any) -> np.datetime64:
@@ -297,7 +330,9 @@ class PanelCache:
         )
 
     def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name[:16]}-", dir=self.root))
+        for left in self.root.glob(f".{place.name}-*"):  # by a process that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
         try:
             build(draft).save(draft)
             if place.exists():
@@ -338,7 +373,7 @@ class PanelCache:
                 used = meta_file.stat().st_mtime
             except (OSError, ValueError):
                 continue  # being removed by somebody else
-            size = sum(size for size, _ in meta["files"].values())
+            size = sum(noted[0] for noted in meta["files"].values())
             found.append(
                 PanelInfo(meta_file.parent.name, rows, sum(len(g["columns"]) for g in meta["groups"]), size, used)
             )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 import os
 import struct
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,7 @@ class Provider:
     _calendars: dict[tuple[str, bool], Days] = field(default_factory=dict, repr=False)
     _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
     _fingerprint: str = field(default="", repr=False)
+    _fingerprint_until: float = field(default=-math.inf, repr=False)
 
     def calendar(self, freq: str = "day", *, future: bool = False) -> Days:
         """Return the trading days, ascending, as datetime64[D].
@@ -184,9 +187,11 @@ class Provider:
     def fingerprint(self) -> str:
         """Return a short text that changes when the data does: names, sizes and times of all files, hashed.
 
-        The files are looked at once; :meth:`refresh` makes the next call look again.
+        Looking at all files takes a while, so an answer is given again for fifty times as long as it took to find it
+        (a second or so); :meth:`refresh` makes the next call look again.
         """
-        if not self._fingerprint:
+        now = time.monotonic()
+        if now > self._fingerprint_until:
             mark = hashlib.sha256()
             for folder in ("calendars", "instruments"):
                 for file in sorted((self.path / folder).glob("*.txt")):
@@ -196,13 +201,14 @@ class Provider:
                     listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
                 mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())
             self._fingerprint = mark.hexdigest()[:16]
+            self._fingerprint_until = now + 50 * (time.monotonic() - now)
         return self._fingerprint
 
     def refresh(self) -> None:
         """Forget what was read: the next question reads the folder again."""
         self._calendars.clear()
         self._markets.clear()
-        self._fingerprint = ""
+        self._fingerprint_until = -math.inf
 
 
 _RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
