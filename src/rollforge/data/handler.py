@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.build import build
 from rollforge.data.engine import session_provider
@@ -304,14 +305,16 @@ class DataHandlerLP(DataHandler):
         chain = self._chain(stage)
         if not chain:
             return self.panel(self.DK_R) if stage != self.DK_R else self._raw(session)
+        if stage == self.DK_L and chain == self._chain(self.DK_I):
+            return self.panel(self.DK_I)
         described = self._describe(chain)
         raw_key = self._raw_key(session)
         whole = all(p.any_range for p in chain) and self._fits_inside(chain)
         if described is None or raw_key is None:
-            return self._process(chain, whole=False)
+            return self._process(stage, whole=False)
         key = {"raw": raw_key, "processors": described, "end": None if whole else str(self.end_time)}
         return PanelCache(session.cache, session.cache_limit).get(
-            _key(key), lambda folder: self._process(chain, whole=whole)
+            _key(key), lambda folder: self._process(stage, whole=whole, folder=folder)
         )
 
     def _fits_inside(self, chain: Sequence[Processor]) -> bool:
@@ -331,16 +334,26 @@ class DataHandlerLP(DataHandler):
             return None
         return described
 
-    def _process(self, chain: Sequence[Processor], *, whole: bool) -> Panel:
+    def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
+        """The panel of a stage; with a folder, what the processors leave alone goes there without passing through memory."""
+        chain, base = self._chain(stage), self.panel(self.DK_R)
+        infer = self._chain(self.DK_I)
+        if folder is not None and stage == self.DK_L and infer and chain[: len(infer)] == infer:
+            chain, base = chain[len(infer) :], self.panel(self.DK_I)
         start, end = (None, None) if whole else self._bounds(slice(None, None))
-        frame = self.panel(self.DK_R).frame(None, start, end)
+        touched = _touched(chain, base) if folder is not None else list(base.groups)
+        frame = base.frame(touched, start, end)
+        rows, index = base.rows(start, end), frame.index
         for processor in chain:
             processor.fit(frame)
             frame = processor(frame)
         if frame.empty:
             names = ", ".join(type(p).__name__ for p in chain)
             raise DataError(f"The processors leave no rows: {names}.")
-        return Panel.from_frame(frame)
+        made = Panel.from_frame(frame)
+        if folder is None or len(touched) == len(base.groups):
+            return made
+        return made.with_groups(base, rows.start + _kept(index, frame.index), folder)
 
     def fetch(  # type: ignore[override]  # Qlib's order of arguments
         self,
@@ -369,6 +382,25 @@ class DataHandlerLP(DataHandler):
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
         """Return a handler of a frame that is there already."""
         return cls(data_loader=StaticDataLoader(df))
+
+
+def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:
+    """The groups of columns that some processors look at or change."""
+    named: set[str] = set()
+    for processor in chain:
+        groups = processor.groups()
+        if groups is None:
+            return list(panel.groups)
+        named.update(groups)
+    return [name for name in panel.groups if name in named] if named <= set(panel.groups) else list(panel.groups)
+
+
+def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
+    """Which rows are left, as places among those before; both in the same order."""
+    if len(after) == len(before):
+        return np.arange(len(before))
+    assert isinstance(before, pd.MultiIndex)
+    return np.flatnonzero(before.isin(after))
 
 
 def _code(processor: Processor) -> str:

@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 _META = "meta.json"
-_BLOCK = 65536
+_BLOCK = 65536  # bytes that a checksum sums up together
+_COPIED = 4096  # rows copied from panel to panel at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,8 @@ class Panel:
             frame = pd.concat({"feature": frame}, axis=1)
         if not frame.index.is_monotonic_increasing:
             frame = frame.sort_index()
-        days = frame.index.get_level_values("datetime")
-        day_codes, dates = pd.factorize(days, sort=True)
-        code_codes, codes = pd.factorize(frame.index.get_level_values("instrument"), sort=True)
+        day_codes, dates = _level(frame.index, "datetime")
+        code_codes, codes = _level(frame.index, "instrument")
         groups: dict[str, Group] = {}
         for name in dict.fromkeys(frame.columns.get_level_values(0)):
             part = frame[name]
@@ -137,6 +137,29 @@ class Panel:
         return cls(
             np.asarray(dates, "datetime64[D]"), offsets, tuple(map(str, codes)), code_codes.astype(np.int32), groups
         )
+
+    def with_groups(self, other: Panel, rows: NDArray[np.int64], folder: Path) -> Panel:
+        """Return this panel with the groups besides that only `other` has, in the order of `other`.
+
+        Parameters
+        ----------
+        other : Panel
+            Where they come from.
+        rows : int64 array, (rows of this panel,)
+            Which of the rows of `other`, ascending.
+        folder : path
+            Where their values are written.
+        """
+        groups = {}
+        for place, (name, group) in enumerate(other.groups.items()):
+            if name in self.groups:
+                groups[name] = self.groups[name]
+                continue
+            file = RowFile(group_file(folder, place), len(rows), len(group.names))
+            for at in range(0, len(rows), _COPIED):
+                file.put(at, group.values[rows[at : at + _COPIED]])
+            groups[name] = Group(group.names, file.finished())
+        return Panel(self.dates, self.offsets, self.codes, self.row_code, groups)
 
     def save(self, folder: Path) -> None:
         """Write the panel into `folder`; groups that are mapped from there stand already."""
@@ -175,6 +198,21 @@ class Panel:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
+
+
+def _level(index: pd.Index, name: str) -> tuple[NDArray[Any], pd.Index]:
+    """The values of a level that occur, ascending, and the place of each row's value among them."""
+    if not isinstance(index, pd.MultiIndex):
+        codes, found = pd.factorize(index.get_level_values(name), sort=True)
+        return codes, found
+    at = index.names.index(name)
+    level, codes = index.levels[at], np.asarray(index.codes[at])
+    if not level.is_monotonic_increasing:
+        codes, found = pd.factorize(index.get_level_values(name), sort=True)
+        return codes, found
+    there = np.zeros(len(level), bool)
+    there[codes] = True
+    return (np.cumsum(there) - 1)[codes], level[there]
 
 
 def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:

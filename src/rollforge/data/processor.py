@@ -54,18 +54,33 @@ class Processor(Serializable):
         """Whether it may be used for inference: not, if it drops rows by their label."""
         return True
 
+    def groups(self) -> list[str] | None:
+        """Return the groups of columns that it looks at and changes, and that rows are dropped by; None: all of them.
+
+        What no processor of a handler names is not handed to them.
+        """
+        return None
+
     def readonly(self) -> bool:
         """Whether it leaves its argument as it was."""
         return True
 
 
-class _Columns(Processor):
-    """A processor that replaces the columns of a group by others of the same shape."""
+class _OfGroup(Processor):
+    """A processor of one group, or several; None: all."""
 
     any_range = True
 
     def __init__(self, fields_group: str | list[str] | None = None) -> None:
         self.fields_group = fields_group
+
+    def groups(self) -> list[str] | None:
+        """Return the groups that it was made for."""
+        return [self.fields_group] if isinstance(self.fields_group, str) else self.fields_group
+
+
+class _Columns(_OfGroup):
+    """A processor that replaces the columns of a group by others of the same shape."""
 
     def change(self, x: pd.DataFrame) -> Any:
         """Return the new values of the columns `x`."""
@@ -76,23 +91,19 @@ class _Columns(Processor):
         if len(columns) == df.shape[1]:
             changed = np.asarray(self.change(df), np.float32)
             return pd.DataFrame(changed, index=df.index, columns=df.columns, copy=False)
-        out = df.copy()
+        out = df.copy(deep=False)  # whole columns are put in place of others: nothing is written into the old ones
         out[columns] = np.asarray(self.change(df[columns]), np.float32)
         return out
 
 
-class DropnaProcessor(Processor):
+class DropnaProcessor(_OfGroup):
     """Drops rows with a missing value in a group."""
 
-    any_range = True
-
-    def __init__(self, fields_group: str | list[str] | None = None) -> None:
-        self.fields_group = fields_group
-
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        missing: NDArray[np.bool_] = df[get_group_columns(df, self.fields_group)].isna().to_numpy()
-        kept = np.flatnonzero(~missing.any(axis=1))
-        return df if len(kept) == len(df) else df.iloc[kept]
+        kept = np.ones(len(df), bool)
+        for column in get_group_columns(df, self.fields_group):
+            kept &= df[column].notna().to_numpy()
+        return df if kept.all() else df.iloc[np.flatnonzero(kept)]
 
 
 class DropnaLabel(DropnaProcessor):
