@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.errors import TaskNotFound, nearest
-from rollforge.run.execute import DATA_TAG, FOLDER_TAG, prepare_data, task_train
+from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, mask_secrets, using
@@ -89,16 +89,23 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     waiting = [r for r in store.query(pool, _these(plan), results=False) if r.status is Status.WAITING]
     if not waiting and not store.count(pool, _these(plan)).get(Status.RUNNING):
         return
-    tracker = open_tracker(session.tracking)
-    opening = _Beside(tracker.prepare)  # opening MLflow's database takes seconds that the panel can use
-    if waiting:
-        prepare_data(waiting[0].definition, session)
-    opening.join()
-    get_experiment(tracker, experiment_name=pool)
-    job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool})
+
+    def prepare() -> None:
+        """What all tasks need; the worker processes import their libraries meanwhile."""
+        tracker = open_tracker(session.tracking)
+        opening = _Beside(tracker.prepare)  # importing MLflow takes a second that the panel can use
+        if waiting:
+            prepare_data(waiting[0].definition, session)
+        opening.join()
+        get_experiment(tracker, experiment_name=pool)
+
+    job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool}, preload=preload)
+    jobs = min(jobs, max(1, len(waiting)))
     executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
+    beside: Callable[[], None] | None = prepare
     while True:
-        executor.run(job, on_event)
+        executor.run(job, on_event, beside)
+        beside = None
         # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
         counts = TaskManager(pool, store=store).wait(_these(plan), settled=_none_running)
         if not counts.get(Status.WAITING):

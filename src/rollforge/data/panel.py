@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 _META = "meta.json"
 _BLOCK = 65536  # bytes that a checksum sums up together
-_COPIED = 4096  # rows copied from panel to panel at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +155,10 @@ class Panel:
                 groups[name] = self.groups[name]
                 continue
             file = RowFile(group_file(folder, place), len(rows), len(group.names))
-            for at in range(0, len(rows), _COPIED):
-                file.put(at, group.values[rows[at : at + _COPIED]])
+            # Most rows stay, so they come in few pieces, and no piece needs memory.
+            breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+            for at, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
+                file.put(at, group.values[rows[at] : rows[stop - 1] + 1])
             groups[name] = Group(group.names, file.finished())
         return Panel(self.dates, self.offsets, self.codes, self.row_code, groups)
 

@@ -122,6 +122,14 @@ def _data_fingerprint(folder: str) -> str:
     return open_provider(folder).fingerprint()
 
 
+def preload() -> None:
+    """Import what tasks need besides their model, in a process that will be given some."""
+    import rollforge.data.handler
+    import rollforge.record.signal  # noqa: F401
+
+    open_tracker(current_session().tracking).warm_up()
+
+
 def prepare_data(task: Mapping[str, Any], session: Session) -> None:
     """Build the panel that `task` reads, so that workers that start beside it find it in the cache."""
     with using(session):

@@ -22,8 +22,18 @@ __all__ = ["Executor", "InProcess", "LocalProcesses"]
 class Executor(Protocol):
     """Runs the tasks of a job until none of them can make progress."""
 
-    def run(self, job: Job, on_event: Callable[[Event], None] = ...) -> None:
-        """Return when nothing is left to run; tasks that failed are in the store as ``failed``."""
+    def run(self, job: Job, on_event: Callable[[Event], None] = ..., beside: Callable[[], None] | None = None) -> None:
+        """Return when nothing is left to run; tasks that failed are in the store as ``failed``.
+
+        Parameters
+        ----------
+        job : Job
+            What to run.
+        on_event : callable
+            Told of each step.
+        beside : callable, optional
+            Work that the tasks need done; it is done while worker processes start, before the first task.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +52,13 @@ class InProcess:
 
     session: Session
 
-    def run(self, job: Job, on_event: Callable[[Event], None] = nobody) -> None:
+    def run(
+        self, job: Job, on_event: Callable[[Event], None] = nobody, beside: Callable[[], None] | None = None
+    ) -> None:
         """Run the tasks of `job` here."""
         with using(self.session):
+            if beside is not None:
+                beside()
             Worker(open_store(self.session.store), job, on_event=on_event).run()
 
 
@@ -69,7 +83,9 @@ class LocalProcesses:
     jobs: int
     log_file: Path | None = None
 
-    def run(self, job: Job, on_event: Callable[[Event], None] = nobody) -> None:
+    def run(
+        self, job: Job, on_event: Callable[[Event], None] = nobody, beside: Callable[[], None] | None = None
+    ) -> None:
         """Run the tasks of `job` in ``jobs`` processes.
 
         Raises
@@ -78,4 +94,4 @@ class LocalProcesses:
             When processes die before they can do anything, with what the last one said.
         """
         share = self.session.with_(threads=max(1, self.session.threads // self.jobs))
-        Crew(open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file).run()
+        Crew(open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file, beside=beside).run()

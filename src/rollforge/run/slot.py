@@ -6,6 +6,7 @@ code leaves its last words; its death, of whatever kind, is an outcome like anot
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -127,10 +128,14 @@ class Slot:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    def give(self, task: TaskRecord) -> None:
-        """Let the process run a task."""
+    def start(self) -> None:
+        """Start the process, unless it runs."""
         if self._process is None or not self._process.is_alive():
             self._start()
+
+    def give(self, task: TaskRecord) -> None:
+        """Let the process run a task."""
+        self.start()
         assert self._pipe is not None
         argument = task.result if self._job.before is Status.PART_DONE else dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
@@ -207,22 +212,25 @@ class Slot:
         if self._process is not None:
             self._process.terminate()
 
-    def end(self, grace: float) -> None:
-        """End the process, within `grace` seconds by itself, and take its files away."""
-        if self._process is not None and self._pipe is not None:
+    def dismiss(self) -> None:
+        """Tell the process that there is nothing more to do."""
+        if self._pipe is not None:
             with contextlib.suppress(OSError):
                 self._pipe.send(None)
-            self._process.join(grace)
-            self.kill()
-        self._forget()
+
+    def end(self, grace: float) -> None:
+        """End the process, within `grace` seconds by itself, and take its files away."""
+        self._part(grace)
         self._words.unlink(missing_ok=True)
 
     def renew_process(self) -> None:
         """Let the next task have a fresh process."""
-        if self._process is not None and self._pipe is not None:
-            with contextlib.suppress(OSError):
-                self._pipe.send(None)
-            self._process.join(5.0)
+        self._part(5.0)
+
+    def _part(self, grace: float) -> None:
+        self.dismiss()
+        if self._process is not None:
+            self._process.join(grace)
             self.kill()
         self._forget()
 
@@ -283,6 +291,9 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
         # What the process allocates; files that it maps, such as the panel, do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
+        if job.preload is not None:
+            with contextlib.suppress(Exception):  # the task will say what cannot be imported
+                job.preload()
         pipe.send("ready")
         while (given := pipe.recv()) is not None:
             task_id, argument = given
@@ -293,6 +304,10 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
             pipe.send(answer)
             if isinstance(answer, Stopped):
                 return
+        # Nothing is left to do but what libraries want done at the end; taking the interpreter apart takes half a second.
+        logging.shutdown()
+        atexit._run_exitfuncs()  # what a library has asked for
+        os._exit(0)
 
 
 def _answer(job: Job, argument: Any) -> Outcome:

@@ -54,6 +54,8 @@ class Job:
     """Seconds that one task may take; needs worker processes, because only a process can be ended from outside."""
     memory: int | None = None
     """Bytes that one worker process may allocate; needs worker processes."""
+    preload: Callable[[], None] | None = None
+    """Called once in each worker process before it has a task: to import what tasks need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,8 @@ class Crew:
         Seconds that running tasks are given to end after `stop`; those that do not are given back.
     log_file : path, optional
         Where the processes log besides.
+    beside : callable, optional
+        Work that the tasks need done; it is done here while the processes start.
 
     Examples
     --------
@@ -223,6 +225,7 @@ class Crew:
     stay: bool = False
     grace: float = 0.0
     log_file: Path | None = None
+    beside: Callable[[], None] | None = None
     name: str = field(default_factory=worker_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
@@ -245,12 +248,18 @@ class Crew:
         self._slots = [Slot(self.session, self.job, self.log_file) for _ in range(self.jobs)]
         claims = Claims(self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of)
         try:
+            if self.beside is not None:
+                for slot in self._slots:
+                    slot.start()
+                self.beside()
             with claims:
                 try:
                     self._work(claims)
                 finally:
                     self._give_all_back(claims)
         finally:
+            for slot in self._slots:
+                slot.dismiss()
             for slot in self._slots:
                 slot.end(1.0)
         return self.ran

@@ -88,6 +88,9 @@ class FolderTracker:
                 "Update Rollforge, or name another folder by --tracking."
             )
 
+    def warm_up(self) -> None:
+        pass  # it needs nothing
+
     def prepare(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)

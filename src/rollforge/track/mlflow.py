@@ -22,6 +22,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+import uuid
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable
-from rollforge.session import mask_secrets
+from rollforge.session import current_session, mask_secrets
 from rollforge.track.files import Files, LocalFiles, inside
 from rollforge.track.filters import Condition, matches, parse_filter, parse_order
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
@@ -189,6 +190,9 @@ class MLflowTracker:
             self.prepare()
         return self._opened
 
+    def warm_up(self) -> None:
+        _import_mlflow()
+
     def prepare(self) -> None:
         if self._opened is not None and self._process == os.getpid():
             return
@@ -226,19 +230,47 @@ class MLflowTracker:
     def _create(self) -> None:
         """Make the database beside its place, then put it there whole: a process killed meanwhile leaves none behind."""
         assert self._database is not None
-        utils = _import_mlflow()
         draft = self._database.with_name(f".{self._database.name}.new")
-        for leftover in self._database.parent.glob(f"{draft.name}*"):
-            leftover.unlink()
+        empty = self._empty_database()
+        try:
+            shutil.copyfile(empty, draft)
+            draft.replace(self._database)
+        finally:
+            if empty.parent == self._database.parent:
+                empty.unlink()
+
+    def _empty_database(self) -> Path:
+        """A database without runs. MLflow's migrations need a second for one, so it is kept in the cache; where nothing
+        can be kept, it is made beside its place."""
+        from mlflow.version import VERSION
+
+        assert self._database is not None
+        utils = _import_mlflow()
+        folder = Path(current_session().cache) / "mlflow"
+        kept = folder / f"empty-{VERSION}.db"
+        if kept.exists():
+            return kept
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            keeping = os.access(folder, os.W_OK)
+        except OSError:
+            keeping = False
+        # MLflow remembers each database that it has opened: a name that was never there before.
+        made = (folder if keeping else self._database.parent) / f".{uuid.uuid4().hex}.db"
         try:
             with _quiet():
-                utils._get_store(f"sqlite:///{draft}", str(self._database.parent / "mlartifacts")).engine.dispose()
-        except Exception as exc:  # MLflow lets errors of four libraries through; each means the same here
-            raise self._unavailable(_first_line(exc)) from exc
-        with contextlib.closing(sqlite3.connect(str(draft))) as connection:
-            # Write-ahead: readers and a writer do not wait for each other; four writers got twice as much done.
-            connection.execute("PRAGMA journal_mode = WAL")
-        draft.replace(self._database)
+                utils._get_store(f"sqlite:///{made}", str(made.parent)).engine.dispose()
+            with contextlib.closing(sqlite3.connect(str(made))) as connection:
+                # The experiment that MLflow adds itself would keep its files beside this one.
+                connection.execute("DELETE FROM experiments")
+                connection.commit()
+                # Write-ahead: readers and a writer do not wait for each other; four writers got twice as much done.
+                connection.execute("PRAGMA journal_mode = WAL")
+        except Exception as exc:
+            for left in made.parent.glob(f"{made.name}*"):
+                left.unlink()
+            raise self._unavailable(_first_line(exc)) from exc  # MLflow lets errors of four libraries through
+        return made.replace(kept) if keeping else made
 
     def _open(self, artifacts: str | None) -> Any:
         utils = _import_mlflow()

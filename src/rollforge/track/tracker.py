@@ -103,6 +103,9 @@ class Tracker(Protocol):
     uri: str
     """What :func:`open_tracker` opens it by, in any process of any folder."""
 
+    def warm_up(self) -> None:
+        """Import what it needs; nothing is opened or changed."""
+
     def prepare(self) -> None:
         """Create and migrate what is kept, once; opening it afterwards is safe for many processes."""
 
