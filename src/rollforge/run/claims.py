@@ -215,6 +215,10 @@ class Claims:
             log.warning("waiting for the task store: %s", exc)
             time.sleep(min(seconds, 1.0))
 
+    def waiting(self) -> int:
+        """Return how many tasks nobody has yet."""
+        return self._patiently(lambda: self.store.count(self.job.pool, dict(self.query())).get(self.job.before, 0))
+
     def work_left(self) -> bool:
         """Return whether a task may still become free: one that backs off, or waits for another that makes progress."""
         return self._patiently(self._work_left)

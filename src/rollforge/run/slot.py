@@ -133,14 +133,14 @@ class Slot:
         if self._process is None or not self._process.is_alive():
             self._start()
 
-    def give(self, task: TaskRecord) -> None:
-        """Let the process run a task."""
+    def give(self, task: TaskRecord, threads: int) -> None:
+        """Let the process run a task with so many threads."""
         self.start()
         assert self._pipe is not None
         argument = task.result if self._job.before is Status.PART_DONE else dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
-            self._pipe.send((task.id, argument))
+            self._pipe.send((task.id, argument, threads))
 
     def _start(self) -> None:
         self._forget()
@@ -296,10 +296,11 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
                 job.preload()
         pipe.send("ready")
         while (given := pipe.recv()) is not None:
-            task_id, argument = given
+            task_id, argument, threads = given
             current_task.set(task_id)
             os.ftruncate(handle, 0)
-            answer = _answer(job, argument)
+            with using(session.with_(threads=threads)):
+                answer = _answer(job, argument)
             sys.stdout.flush()
             pipe.send(answer)
             if isinstance(answer, Stopped):

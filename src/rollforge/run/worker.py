@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
 _SHORT_SECONDS = 0.5
 _MOST_AT_ONCE = 16
+_LONG_SECONDS = 2.0  # tasks for whose sake it is worth asking how many are left
+_NEARLY_DONE = 0.75
 _IDLE_DEATHS = 3
 
 
@@ -191,7 +193,7 @@ class Crew:
     job : Job
         Which of them.
     session : Session
-        What the tasks see; its threads are for one process.
+        What the tasks see; its threads are the share of one process.
     jobs : int
         Worker processes.
     on_event : callable
@@ -298,7 +300,17 @@ class Crew:
                 return
             task = self._queue.popleft()
             claims.started(task)
-            slot.give(task)
+            slot.give(task, self._threads(claims))
+
+    def _threads(self, claims: Claims) -> int:
+        """The threads of a task that begins: its share; more for the last ones, where other processes have nothing to do."""
+        share = self.session.threads
+        mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
+        if self.stay or mean < _LONG_SECONDS:
+            return share
+        busy = sum(slot.seconds < _NEARLY_DONE * mean for slot in self._busy())
+        side_by_side = min(self.jobs, 1 + busy + len(self._queue) + claims.waiting())
+        return share * self.jobs // side_by_side
 
     def _ahead(self) -> int:
         """How many tasks to claim beyond those that start at once: some when tasks are short, else none."""
@@ -441,7 +453,7 @@ def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs})
     slot = Slot(current_session(), job)
     try:
-        slot.give(TaskRecord(id="call", pool="", definition={}))
+        slot.give(TaskRecord(id="call", pool="", definition={}), current_session().threads)
         while (outcome := slot.outcome()) is None:
             connection.wait(slot.handles, timeout=1.0)
     finally:
