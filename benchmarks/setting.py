@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="how often each side is timed")
     parser.add_argument("--without-pyqlib", action="store_true", help="time Rollforge alone")
     parser.add_argument("--as-pyqlib", help=argparse.SUPPRESS)
+    parser.add_argument("--as-child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -137,6 +139,23 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
+def timed(work: Callable[[], Any], repeats: int, before: Callable[[], Any] = lambda: None) -> dict[str, float]:
+    """Return how long `work` took, the median of some repeats, and their spread: the longest by the shortest.
+
+    `before` is done before each repeat, and not timed.
+    """
+    took = []
+    for _ in range(repeats):
+        before()
+        took.append(seconds(work))
+    return {"seconds": median(took), "spread": max(took) / min(took)}
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def has_pyqlib(options: argparse.Namespace) -> bool:
     """Whether pyqlib is there and wanted."""
     return not options.without_pyqlib and importlib.util.find_spec("qlib") is not None
@@ -144,10 +163,15 @@ def has_pyqlib(options: argparse.Namespace) -> bool:
 
 def in_pyqlib(module: str, task: dict[str, Any]) -> dict[str, Any]:
     """Run a benchmark's pyqlib side in a process of its own and return what it measured."""
-    line = [sys.executable, "-m", module, "--as-pyqlib", json.dumps(task)]
+    return in_child(module, task, "--as-pyqlib")
+
+
+def in_child(module: str, task: dict[str, Any], option: str = "--as-child") -> dict[str, Any]:
+    """Run a part of a benchmark in a process of its own and return what it measured."""
+    line = [sys.executable, "-m", module, option, json.dumps(task)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"the pyqlib side failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{module} {option} failed:\n{done.stderr[-3000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
 
@@ -165,8 +189,20 @@ def quiet_pyqlib(provider: str, **options: Any) -> Iterator[None]:
     sys.stdout = real
 
 
-def report(name: str, **figures: Any) -> None:
-    """Print one JSON line."""
+def report(name: str, ratios: dict[str, float] | None = None, **figures: Any) -> None:
+    """Print one JSON line.
+
+    Parameters
+    ----------
+    name : str
+        The benchmark's.
+    ratios : dict, optional
+        What is compared, both sides of each from this run: the larger the better.
+    **figures
+        What was measured.
+    """
+    if ratios:
+        figures = {"ratios": {k: round(v, 3) for k, v in ratios.items()}, **figures}
     machine = {"cores": available_cores(), "python": platform.python_version(), "processor": _processor()}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     print(json.dumps({"benchmark": name, **rounded, "machine": machine}))

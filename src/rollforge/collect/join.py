@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["join_in_order"]
 
-Codes = NDArray[np.int64]
+Codes = NDArray[np.integer[Any]]
 
 
 def join_in_order(parts: Sequence[Any]) -> Any:
@@ -43,7 +43,7 @@ def join_in_order(parts: Sequence[Any]) -> Any:
             return None
         own, first_code, second_code = placed
         here = slice(row, row + len(part))
-        np.add(first_code, offset, out=first[here], casting="same_kind")
+        np.add(first_code, first.dtype.type(offset), out=first[here], casting="unsafe")
         second[here] = second_code
         values[here] = part.to_numpy()
         days.append(own)
@@ -100,13 +100,17 @@ def _instruments(parts: Sequence[Any]) -> pd.Index:
 def _placed(index: pd.MultiIndex, instruments: pd.Index) -> tuple[Any, Codes, Codes] | None:
     """Days of a part, and the codes of its rows in the whole; None where it is not strictly sorted."""
     level, own = index.levels
-    first, second = (np.asarray(c, dtype=np.int64) for c in index.codes)
+    codes: list[Codes] = [np.asarray(c) for c in index.codes]
+    first, second = codes
     if not level.is_monotonic_increasing or first.min() < 0 or second.min() < 0:
         return None
     if own is not instruments and not own.equals(instruments):
         second = instruments.get_indexer(own)[second]
-    rows = first * len(instruments) + second
-    if not (np.diff(rows) > 0).all():
+    new_day = first[1:] > first[:-1]
+    if not (new_day | ((first[1:] == first[:-1]) & (second[1:] > second[:-1]))).all():
         return None
-    new_day = np.diff(first, prepend=first[0] - 1) > 0
-    return level[first[new_day]].to_numpy(), np.cumsum(new_day) - 1, second
+    starts = np.concatenate([[0], np.flatnonzero(new_day) + 1])
+    if len(starts) == len(level):  # every day of the level has rows: its codes are the places already
+        return level.to_numpy(), first, second
+    lengths = np.diff(np.append(starts, len(first)))
+    return level[first[starts]].to_numpy(), np.repeat(np.arange(len(starts)), lengths), second

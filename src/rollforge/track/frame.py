@@ -211,13 +211,15 @@ def _plain_index(values: Any, dtype: str, name: Any) -> pd.Index:
     return index
 
 
-def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.intp]]:
+def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.integer[Any]]]:
     """The sorted labels of one level, and the place of each row's label among them; -1 where it is missing."""
     whole = array.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # several dictionaries
         whole = array.unify_dictionaries().combine_chunks()
     encoded = whole if isinstance(whole, pa.DictionaryArray) else whole.dictionary_encode()
     labels = _plain_index(_values(pa.chunked_array([encoded.dictionary]), dtype), dtype, None)
+    if labels.is_monotonic_increasing and not encoded.null_count and not labels.hasnans:
+        return labels, encoded.indices.to_numpy()  # the usual case: rows are sorted, so labels come in order
     order = labels.argsort()
     rank = np.empty(len(order) + 1, np.intp)
     rank[order] = np.arange(len(order))
@@ -290,8 +292,8 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
         When it is no Parquet file, or a damaged one (`pyarrow.ArrowInvalid` is a ValueError).
     """
     data = pa.memory_map(str(file)) if file.stat().st_size else file
-    noted = pq.read_schema(data).metadata
-    about = json.loads((noted or {}).get(_KEY, "null"))
+    noted = pq.read_metadata(data)
+    about = json.loads((noted.metadata or {}).get(_KEY, "null"))
     if about is None:
         found: pd.DataFrame = pq.read_table(file, use_threads=False).to_pandas()
         return found
@@ -302,8 +304,8 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
     coded = [
         i for i in range(width, len(dtypes)) if about["index"]["kind"] == "multi" and dtypes[i] in ("text", "object")
     ]
-    names = pq.read_schema(data).names
-    with pq.ParquetFile(data, read_dictionary=[names[i] for i in coded]) as source:
+    names = noted.schema.names
+    with pq.ParquetFile(data, metadata=noted, read_dictionary=[names[i] for i in coded]) as source:
         table = source.read(use_threads=False)
     index = _restore_index(about["index"], table.columns[width:], dtypes[width:])
     columns = [_values(a, d) for a, d in zip(table.columns[:width], dtypes[:width], strict=True)]

@@ -1,0 +1,68 @@
+"""Many windows times some models on a panel that is there: what everything but fitting costs.
+
+python -m benchmarks.many
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks import setting
+
+
+def main() -> None:
+    """Run the job and print one line."""
+    options = setting.arguments(__doc__ or "")
+    from rollforge.generate import RollingGen
+    from rollforge.job import submit, train
+    from rollforge.run.execute import prepare_data
+    from rollforge.session import Session, available_cores, using
+    from rollforge.store.base import open_store
+    from rollforge.task import digest
+    from rollforge.track.base import open_tracker
+    from rollforge.workflow import Plan, Workflow
+
+    windows, models, trees = (8, 2, 20) if options.small else (200, 5, 20)
+    with setting.workplace() as folder:
+        provider = setting.market(options, folder)
+        session = Session(
+            provider_uri=str(provider), store=f"sqlite:///{folder}/tasks.db", tracking=f"sqlite:///{folder}/mlflow.db",
+            cache=str(folder / "cache"), experiment="many",
+        )  # fmt: skip
+        with using(session):
+            tasks: list[dict[str, Any]] = []
+            for seed in range(models):
+                kwargs = {
+                    "loss": "mse",
+                    "num_boost_round": trees,
+                    "early_stopping_rounds": 0,
+                    "num_leaves": 31,
+                    "seed": seed,
+                }
+                model = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": kwargs}
+                tasks += RollingGen(step=2, rtype=RollingGen.ROLL_SD).generate(setting.job(model=model))[:windows]
+            prepare_data(tasks[0], session)
+            workflow = Workflow(Path("many"), "", session, "many", tasks[0], {}, None, "qlib", {})
+            plan = Plan(workflow, tuple(tasks), tuple(digest(t) for t in tasks), (), ())
+            submit(plan)
+            took = setting.seconds(lambda: train(plan, jobs=available_cores()))
+            done = open_store(session.store).count("many")
+            tracker = open_tracker(session.tracking)
+            found = tracker.find_experiment(name="many")
+            assert found is not None
+            from rollforge.track.base import get_experiment
+
+            runs = get_experiment(tracker, experiment_name="many").list_recorders().values()
+            metrics = [run.list_metrics() for run in runs]
+        fit = sum(m["fit_seconds"] for m in metrics) / available_cores()
+        inside = sum(m["task_seconds"] for m in metrics) / available_cores()
+        setting.report(
+            "many", {"fit_over_total": fit / took}, small=options.small, tasks=len(tasks), seconds=took,
+            fit_seconds_by_cores=fit, task_seconds_by_cores=inside, overhead=took / fit - 1,
+            overhead_outside_tasks=took / inside - 1, done={k.value: v for k, v in done.items()},
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
