@@ -24,6 +24,7 @@ RUNS: dict[str, list[str]] = {
     "overhead": ["overhead"],
     "pool": ["pool"],
     "collecting": ["collecting"],
+    "listing": ["listing"],
     "many": ["many"],
     "rolling_lightgbm": ["rolling"],
     "rolling_ridge": ["rolling", "--ridge", "--uncached"],

@@ -85,7 +85,7 @@ def main() -> None:
         made = setting.in_child(MODULE, long_calendar(folder / "long", 1_600 if options.small else 10_600))
         figures: dict[str, Any] = {f"generate_{k}": v for k, v in made.items()}
         figures |= opening(setting.market(options, folder), folder, max(9, options.repeats))
-        command = [str(Path(sys.executable).with_name("rollforge")), "--help"]
+        command = [sys.executable, "-m", "rollforge", "--help"]
         helping = setting.timed(
             lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), max(5, options.repeats)
         )

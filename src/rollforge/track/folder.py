@@ -4,6 +4,7 @@
 
     ROOT/rollforge-tracking.json                the version of this form
     ROOT/<experiment>/experiment.json           its name; the folder is named by the name's hash
+    ROOT/<experiment>/.runs.json                what its runs hold, remembered (index.py); may be deleted
     ROOT/<experiment>/<run>/values-<w>.jsonl    what one process wrote, a line a batch
     ROOT/<experiment>/<run>/artifacts/…
 
@@ -21,13 +22,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.files import Files, LocalFiles
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
+from rollforge.track.index import RunIndex
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, latest_metrics
 
 __all__ = ["FolderTracker"]
@@ -67,6 +70,7 @@ class FolderTracker:
         self.root = Path(os.path.abspath(Path(uri.removeprefix("folder:").removeprefix("//")).expanduser()))
         self.uri = f"folder:{self.root}"
         self._places: dict[str, Path] = {}
+        self._indexes: dict[Path, RunIndex] = {}
         self._writer = (0, "")
         self._broken: set[str] = set()
         self._check_format()
@@ -189,7 +193,11 @@ class FolderTracker:
         try:
             handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
+                # Before and after: whoever remembers the run (see index.py) must not miss the line, even if this
+                # process is killed behind it.
+                os.utime(file.parent)
                 written = os.write(handle, line)
+                os.utime(file.parent)
             finally:
                 os.close(handle)
         except FileNotFoundError as exc:
@@ -281,20 +289,26 @@ class FolderTracker:
         found = []
         for experiment_id in experiment_ids:
             folder = self.root / experiment_id
-            for run_id in self._run_ids(folder):
-                self._places.setdefault(run_id, folder / run_id)
-                with contextlib.suppress(RecorderNotFound):  # deleted since the folder was listed
-                    data = self.read(run_id)
-                    if matches(data, query):
-                        found.append(data)
+            for data in self._runs(folder):
+                if matches(data, query):
+                    found.append(replace(data, params={**data.params}, metrics={**data.metrics}, tags={**data.tags}))
         return sort_runs(found, query.order_by)[: query.limit]
 
-    def _run_ids(self, folder: Path) -> list[str]:
+    def _runs(self, folder: Path) -> Iterator[RunData]:
+        """The runs of an experiment; they belong to the index."""
+        index = self._indexes.setdefault(folder, RunIndex(folder))
         try:
-            with os.scandir(folder) as entries:
-                return [e.name for e in entries if e.is_dir() and e.name.isalnum()]
+            for run_id, changed, known in index.look():
+                self._places.setdefault(run_id, folder / run_id)
+                data = known
+                if data is None:
+                    with contextlib.suppress(RecorderNotFound):  # deleted since the folder was listed
+                        data = self.read(run_id)
+                        index.learn(run_id, changed, data)
+                if data is not None:
+                    yield data
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return
         except OSError as exc:
             raise self._unavailable(exc) from exc
 

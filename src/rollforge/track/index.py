@@ -1,0 +1,101 @@
+"""What the runs of an experiment hold, remembered, so that listing thirty thousand of them does not read as many files.
+
+The run folders are the truth. Each write to a run renews the time of its folder, and what is remembered counts only
+while that time is the same. Losing the file that keeps it costs one slow listing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rollforge.track.tracker import RunData, RunInfo
+
+__all__ = ["RunIndex"]
+
+_FILE = ".runs.json"
+_FORMAT = 1
+# A file system's clock may stand still for some milliseconds, and two machines' clocks differ: what was written just now
+# is not remembered, because a second write could leave the same time.
+_SETTLED_NS = 2 * 10**9
+_WORTH_KEEPING = 100  # runs that are read anew before the file is written again
+
+
+class RunIndex:
+    """The runs in the folder of one experiment.
+
+    Parameters
+    ----------
+    folder : path
+        Where each run has a folder of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, tuple[int, RunData]] = {}
+        self._learnt: dict[str, tuple[int, RunData]] = {}
+        self._looked = False
+        self._new = 0
+
+    def look(self) -> Iterator[tuple[str, int, RunData | None]]:
+        """Yield each run that is there: its id, the time of its folder, and what is known of it."""
+        if not self._looked:
+            self._looked = True
+            self._load()
+        there: dict[str, tuple[int, RunData]] = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name.isalnum() and entry.is_dir():
+                    changed = entry.stat().st_mtime_ns
+                    known = self._known.get(entry.name)
+                    if known is not None and known[0] == changed:
+                        there[entry.name] = known
+                        yield entry.name, changed, known[1]
+                    else:
+                        yield entry.name, changed, None
+        self._known = {**there, **self._learnt}  # without what is gone
+        self._learnt = {}
+        self._keep()
+
+    def learn(self, run_id: str, changed: int, data: RunData) -> None:
+        """Remember a run as it was read, after its folder had the time `changed`."""
+        if time.time_ns() - changed > _SETTLED_NS:
+            self._learnt[run_id] = (changed, data)
+            self._new += 1
+
+    def _load(self) -> None:
+        try:
+            kept = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
+            if kept["format"] == _FORMAT:
+                self._known = {run_id: (changed, _data(plain)) for run_id, changed, plain in kept["runs"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            self._known = {}  # not there, or damaged: the runs themselves are read
+
+    def _keep(self) -> None:
+        if self._new < _WORTH_KEEPING:
+            return
+        self._new = 0
+        runs = [[run_id, changed, _plain(data)] for run_id, (changed, data) in self._known.items()]
+        draft = self.folder / f".{uuid.uuid4().hex}.part"
+        with contextlib.suppress(OSError):  # a folder that may only be read is listed the slow way
+            try:
+                draft.write_text(json.dumps({"format": _FORMAT, "runs": runs}, separators=(",", ":")), encoding="utf-8")
+                draft.replace(self.folder / _FILE)
+            finally:
+                draft.unlink(missing_ok=True)
+
+
+def _plain(data: RunData) -> list[Any]:
+    return [list(asdict(data.info).values()), data.params, data.metrics, data.tags]
+
+
+def _data(plain: list[Any]) -> RunData:
+    info, params, metrics, tags = plain
+    return RunData(RunInfo(*info), params, metrics, tags)
