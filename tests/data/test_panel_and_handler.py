@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,9 @@ from rollforge.data.alpha import Alpha158
 from rollforge.data.dataset import DatasetH
 from rollforge.data.handler import DataHandlerLP
 from rollforge.data.loader import QlibDataLoader
-from rollforge.data.panel import PanelCache, clear_panels, list_panels
+from rollforge.data.panel import PanelCache, RowFile, clear_panels, list_panels
 from rollforge.data.processor import Processor, ZScoreNorm
+from rollforge.data.provider import open_provider
 from rollforge.errors import ConfigError, DataError, SegmentError
 from rollforge.session import Session, using
 
@@ -112,17 +116,164 @@ def test_a_damaged_panel_is_built_again(session: Session) -> None:
         pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
 
 
-def test_other_data_make_another_panel(session: Session, tmp_path: Path) -> None:
-    """The key holds the data folder's fingerprint."""
-    import shutil
+def values_file(session: Session) -> Path:
+    """Where the features of the only panel are."""
+    (info,) = list_panels(session.cache)
+    return Path(session.cache) / "panels" / info.key / "group0.npy"
 
+
+@pytest.mark.parametrize("share", [0.2, 0.37, 0.71, 0.93])
+def test_one_wrong_byte_anywhere_is_noticed(session: Session, share: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever wrote into a panel left its time, so all of it is read, and it is built again."""
+    expected = handler().fetch(data_key="raw").copy()
+    file = values_file(session)
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 1
+    file.write_bytes(content)
+    pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
+    assert "group0.npy is damaged; it is built again" in caplog.text
+
+
+def test_after_a_start_of_the_machine_all_of_a_panel_is_read_once(session: Session) -> None:
+    """A power cut can lose what was not on the disk yet, and leave size and time as they were."""
+    expected = handler().fetch(data_key="raw").copy()
+    file = values_file(session)
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[int(0.37 * len(content))] ^= 1
+    with file.open("r+b") as handle:
+        handle.write(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (mark,) = file.parent.glob("checked*")
+    mark.unlink()  # what says that somebody has looked since the machine was started
+    pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
+
+
+def test_a_panel_depends_on_the_data_and_not_on_where_they_are(session: Session, tmp_path: Path) -> None:
+    """The same files in another folder find the panel; a file with another time does not."""
     handler().setup_data()
     copy = tmp_path / "copy"
     shutil.copytree(session.provider_uri or "", copy)
-    (copy / "features" / "d0001" / "close.day.bin").touch()
     with using(session.with_(provider_uri=str(copy))):
         handler().setup_data()
+        assert len(list_panels(session.cache)) == 1
+        (copy / "features" / "d0001" / "close.day.bin").touch()
+        open_provider(copy).refresh()
+        handler().setup_data()
+        assert len(list_panels(session.cache)) == 2
+
+
+def test_data_that_change_under_a_living_process_are_noticed(session: Session, tmp_path: Path) -> None:
+    """A process that runs for days sees a corrected file without being told."""
+    copy = tmp_path / "copy"
+    shutil.copytree(session.provider_uri or "", copy)
+    with using(session.with_(provider_uri=str(copy))):
+        before = handler().fetch(col_set="feature", data_key="raw").copy()
+        file = copy / "features" / "d0001" / "close.day.bin"
+        values = np.fromfile(file, "<f4")
+        values[-1] *= 2
+        values.tofile(file)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            after = handler().fetch(col_set="feature", data_key="raw")
+            if not after.equals(before):
+                break
+            time.sleep(0.05)
+        assert after.iloc[-1000:].ne(before.iloc[-1000:]).any().all()
+
+
+def test_other_code_makes_another_panel(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, and a processor of the user's own: the same class with another body."""
+
+    class Own(Processor):
+        def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+            return df + 1
+
+    first = handler(infer_processors=[Own()]).fetch(data_key="infer")
     assert len(list_panels(session.cache)) == 2
+    Own.__call__ = lambda self, df: df + 2  # type: ignore[method-assign]
+    second = handler(infer_processors=[Own()]).fetch(data_key="infer")
+    pd.testing.assert_frame_equal(second, first + 1)
+    assert len(list_panels(session.cache)) == 3
+    monkeypatch.setattr("rollforge.data.handler.code_version", lambda: "another")
+    handler().setup_data()
+    assert len(list_panels(session.cache)) == 4
+
+
+def build_slowly(session: Session, started: Any) -> None:
+    put = RowFile.put
+
+    def slow(self: RowFile, at: int, rows: Any) -> None:
+        put(self, at, rows)
+        started.set()
+        time.sleep(60)
+
+    RowFile.put = slow  # type: ignore[method-assign]
+    with using(session):
+        handler().setup_data()
+
+
+@pytest.mark.slow
+def test_a_panel_whose_builder_was_killed_is_not_there(session: Session) -> None:
+    """Half a panel is never taken for one; the next builds it, and takes the pieces away."""
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    builder = context.Process(target=build_slowly, args=(session, started))
+    builder.start()
+    assert started.wait(60)
+    builder.kill()
+    builder.join()
+    root = Path(session.cache) / "panels"
+    assert list_panels(session.cache) == []
+    assert list(root.glob(".*-*"))
+    assert handler().fetch(data_key="raw").notna().any().all()
+    assert not list(root.glob(".*-*"))
+    assert len(list_panels(session.cache)) == 1
+
+
+def hold_a_window(session: Session, pipe: Any) -> None:
+    """Open a window, read all of it, and say how much memory of this process the panel takes."""
+    with using(session):
+        values = handler().fetch(col_set="feature", data_key="raw").to_numpy()
+    total = float(np.nansum(values))
+    pipe.send("read")
+    pipe.recv()  # until all have
+    shared, own, seen = 0, 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            seen = line.endswith("group0.npy")
+        elif seen and line.startswith("Pss:"):
+            shared += int(line.split()[1])
+        elif seen and line.startswith(("Private_Clean:", "Private_Dirty:")):
+            own += int(line.split()[1])
+    pipe.send((total, shared, own))
+    pipe.recv()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells how pages are shared")
+def test_eight_workers_hold_one_copy(session: Session) -> None:
+    """The pages of a panel are those of its file: eight processes that read all of it have it in memory once."""
+    handler().setup_data()
+    size = values_file(session).stat().st_size / 1024
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    for _ in range(8):
+        ours, theirs = context.Pipe()
+        workers.append(context.Process(target=hold_a_window, args=(session, theirs)))
+        pipes.append(ours)
+    for worker in workers:
+        worker.start()
+    assert [pipe.recv() for pipe in pipes] == ["read"] * 8
+    for pipe in pipes:
+        pipe.send("all have read")
+    answers = [pipe.recv() for pipe in pipes]
+    for pipe, worker in zip(pipes, workers, strict=True):
+        pipe.send("end")
+        worker.join()
+    assert len({total for total, _, _ in answers}) == 1
+    assert sum(shared for _, shared, _ in answers) == pytest.approx(size, rel=0.2)
+    assert sum(own for _, _, own in answers) < 0.1 * size
 
 
 def test_the_cache_keeps_to_its_size(session: Session) -> None:
