@@ -115,6 +115,19 @@ def test_threads_and_groups_change_nothing(provider: Provider, monkeypatch: pyte
     pd.testing.assert_frame_equal(values(plan, threads=3), together)
 
 
+def test_memory_is_kept_to_by_computing_fewer_instruments_at_once(provider: Provider) -> None:
+    """The sizes follow the setting, down to one instrument, and the values do not depend on them."""
+    plan = FeaturePlan(provider, "all", EXPRESSIONS)
+    together = values(plan)
+    most, least = plan._sizes(threads=2, memory=2**31), plan._sizes(threads=2, memory=1)
+    assert least == (1, 1)
+    assert most[0] == 32
+    assert plan._sizes(threads=64, memory=2**24)[0] < 32
+    out = np.empty((len(plan), len(EXPRESSIONS)), np.float32)
+    plan.fill(out, threads=2, memory=1)
+    np.testing.assert_array_equal(out, together.to_numpy())
+
+
 def test_the_matrix_may_come_in_parts(provider: Provider) -> None:
     """fill spreads the columns over several arrays, such as features and labels, and refuses what does not fit."""
     plan = FeaturePlan(provider, "all", ["$close", "$open", "$close*2"])

@@ -17,7 +17,7 @@ from numba import njit
 
 from rollforge.session import current_session
 
-__all__ = ["NAN", "exact", "one_at_a_time", "reordering"]
+__all__ = ["NAN", "cache_folder", "exact", "one_at_a_time", "reordering"]
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,14 @@ reordering = njit(**_FLAGS, fastmath={"reassoc", "contract"})
 """Sums inside one window may be reordered (vector instructions); NaN and infinity keep their meaning."""
 
 
+def cache_folder() -> Path:
+    """Return where this process keeps compiled code."""
+    return Path(_settings.CACHE_DIR)
+
+
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Let no other process that keeps its compiled code in the same folder into such a block at the same time."""
-    with (Path(_settings.CACHE_DIR) / ".lock").open("w") as handle:
+    with (cache_folder() / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -299,8 +299,9 @@ class FeaturePlan:
         chunks = [(slice(int(a), int(b)), row) for a, b, row in zip(starts, stops, before, strict=True)]
         if fresh:
             from rollforge.data.compiled import one_at_a_time
+            from rollforge.data.warm import compiling_beside
 
-            with one_at_a_time():
+            with one_at_a_time(), compiling_beside(self.expressions):
                 work(*chunks.pop(0))
             _used.update(operators)
         if threads == 1 or len(chunks) < 2:

@@ -158,7 +158,7 @@ class Panel:
             # Most rows stay, so they come in few pieces, and no piece needs memory.
             breaks = np.flatnonzero(np.diff(rows) != 1) + 1
             for at, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
-                file.put(at, group.values[rows[at] : rows[stop - 1] + 1])
+                file.copy(at, group.values, int(rows[at]), int(rows[stop - 1]) + 1)
             groups[name] = Group(group.names, file.finished())
         return Panel(self.dates, self.offsets, self.codes, self.row_code, groups)
 
@@ -234,9 +234,15 @@ def _looks(file: Path) -> list[int]:
 
 def _checksum(file: Path) -> int:
     """A checksum of all of a file: of the sums of its blocks, which numpy adds as fast as memory can be read."""
-    data = np.memmap(file, np.uint8, "r")
-    whole = data[: data.size // _BLOCK * _BLOCK].view(np.uint64).reshape(-1, _BLOCK // 8)
-    return zlib.crc32(data[whole.nbytes :].tobytes(), zlib.crc32(whole.sum(axis=1).tobytes()))
+    mark = 0
+    numbers = np.empty(16 * _BLOCK // 8, np.uint64)
+    content = numbers.data.cast("B")
+    with file.open("rb") as handle:  # read, not mapped: what is mapped would count as memory of this process
+        while got := handle.readinto(content):
+            blocks = got // _BLOCK
+            sums = numbers[: blocks * _BLOCK // 8].reshape(blocks, -1).sum(axis=1) if blocks else numbers[:0]
+            mark = zlib.crc32(content[blocks * _BLOCK : got], zlib.crc32(sums.tobytes(), mark))
+    return mark
 
 
 def _whole(file: Path, noted: Sequence[int]) -> bool:
@@ -304,6 +310,23 @@ class RowFile:
         while data:
             written = os.pwrite(self._handle.fileno(), data, place)
             data, place = data[written:], place + written
+
+    def copy(self, at: int, values: NDArray[np.float32], start: int, stop: int) -> None:
+        """Take rows of another matrix; where that is a file too, the system copies them, and no memory is needed."""
+        if not isinstance(values, np.memmap):
+            self.put(at, values[start:stop])
+            return
+        row = 4 * self.shape[1]
+        left, source, place = (stop - start) * row, values.offset + start * row, self._offset + at * row
+        with open(str(values.filename), "rb") as other:
+            while left:
+                try:
+                    copied = os.copy_file_range(other.fileno(), self._handle.fileno(), left, source, place)
+                except (AttributeError, OSError):  # not on this system, or not between these two
+                    copied = os.pwrite(self._handle.fileno(), os.pread(other.fileno(), min(left, 2**22), source), place)
+                if not copied:
+                    raise OSError(errno.EIO, "the file has lost its end", str(values.filename))
+                left, source, place = left - copied, source + copied, place + copied
 
     def finished(self) -> NDArray[np.float32]:
         """Return the matrix, mapped into memory; nothing more can be put."""
