@@ -32,6 +32,12 @@ def main() -> None:
         )  # fmt: skip
         with using(session):
             tasks: list[dict[str, Any]] = []
+            # Four months to learn from, a window every week: fits of about a second.
+            segments = {
+                "train": ("2013-02-08", "2013-06-07"),
+                "valid": ("2013-06-10", "2013-07-10"),
+                "test": ("2013-07-11", "2018-02-07"),
+            }
             for seed in range(models):
                 kwargs = {
                     "loss": "mse",
@@ -41,7 +47,9 @@ def main() -> None:
                     "seed": seed,
                 }
                 model = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": kwargs}
-                tasks += RollingGen(step=2, rtype=RollingGen.ROLL_SD).generate(setting.job(model=model))[:windows]
+                template = setting.job(model=model)
+                template["dataset"]["kwargs"]["segments"] = segments
+                tasks += RollingGen(step=5, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
             prepare_data(tasks[0], session)
             workflow = Workflow(Path("many"), "", session, "many", tasks[0], {}, None, "qlib", {})
             plan = Plan(workflow, tuple(tasks), tuple(digest(t) for t in tasks), (), ())

@@ -46,7 +46,7 @@ _IDLE_SECONDS = 1.0
 _SHORT_SECONDS = 0.5
 _MOST_AT_ONCE = 16
 _LONG_SECONDS = 2.0  # tasks for whose sake it is worth asking how many are left
-_NEARLY_DONE = 0.75
+_NEARLY_DONE = 0.9  # of the mean: then a task that begins has the cores almost for itself
 _IDLE_DEATHS = 3
 
 
