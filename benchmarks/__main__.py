@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 RUNS: dict[str, list[str]] = {
-    "alpha158": ["alpha158"],
+    "alpha158": ["alpha158", "--repeats", "5"],
     "expressions": ["expressions"],
     "scale": ["scale", "--repeats", "3"],
     "windows": ["windows"],
@@ -29,7 +29,7 @@ RUNS: dict[str, list[str]] = {
     "rolling_lightgbm": ["rolling"],
     "rolling_ridge": ["rolling", "--ridge", "--uncached"],
 }
-SMALL = {"rolling_lightgbm": ["--windows", "3"], "rolling_ridge": ["--windows", "3"], "alpha158": ["--repeats", "5"]}
+SMALL = {"rolling_lightgbm": ["--windows", "3"], "rolling_ridge": ["--windows", "3"]}
 FLOOR = 0.5
 """A ratio may not fall below this share of the recorded one."""
 

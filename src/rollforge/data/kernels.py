@@ -230,14 +230,10 @@ def scatter_rows(columns, width, rows, out, at):  # type: ignore[no-untyped-def]
     """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column `at`.
 
     ``rows``: int32 (instrument, day), the row that holds it or -1.
-    Days go in blocks, so that the rows being written stay in the processor's cache while the columns pass by.
     """
-    days = columns.shape[2]
     for i in range(columns.shape[1]):
-        for block in range(0, days, 32):
-            stop = min(block + 32, days)
-            for c in range(width):
-                for t in range(block, stop):
-                    r = rows[i, t]
-                    if r >= 0:
-                        out[r, at + c] = columns[c, i, t]
+        for t in range(columns.shape[2]):
+            r = rows[i, t]
+            if r >= 0:
+                for c in range(width):
+                    out[r, at + c] = columns[c, i, t]

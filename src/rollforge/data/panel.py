@@ -23,6 +23,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.errors import DataError, nearest
+from rollforge.session import available_cores
 
 __all__ = ["Group", "Panel", "PanelCache", "PanelInfo", "clear_panels", "list_panels"]
 
@@ -39,7 +41,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 _META = "meta.json"
-_BLOCK = 65536  # bytes that a checksum sums up together
+_BLOCK = 2**16  # bytes that a checksum sums up together
+_PIECE = 2**26  # bytes that one thread reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,15 +236,27 @@ def _looks(file: Path) -> list[int]:
 
 
 def _checksum(file: Path) -> int:
-    """A checksum of all of a file: of the sums of its blocks, which numpy adds as fast as memory can be read."""
+    """A checksum of all of a file, piece by piece, some pieces at once."""
+    pieces = range(0, max(1, file.stat().st_size), _PIECE)
+    with ThreadPoolExecutor(min(4, available_cores(), len(pieces))) as pool:
+        marks = list(pool.map(lambda at: _checksum_of_piece(file, at), pieces))
+    return zlib.crc32(np.array(marks, np.uint32).tobytes())
+
+
+def _checksum_of_piece(file: Path, start: int) -> int:
+    """A checksum of the sums of blocks, which numpy adds as fast as memory can be read."""
     mark = 0
     numbers = np.empty(16 * _BLOCK // 8, np.uint64)
     content = numbers.data.cast("B")
     with file.open("rb") as handle:  # read, not mapped: what is mapped would count as memory of this process
-        while got := handle.readinto(content):
+        handle.seek(start)
+        for _ in range(0, _PIECE, content.nbytes):
+            got = handle.readinto(content)
             blocks = got // _BLOCK
             sums = numbers[: blocks * _BLOCK // 8].reshape(blocks, -1).sum(axis=1) if blocks else numbers[:0]
             mark = zlib.crc32(content[blocks * _BLOCK : got], zlib.crc32(sums.tobytes(), mark))
+            if got < content.nbytes:
+                break
     return mark
 
 
