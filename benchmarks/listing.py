@@ -111,7 +111,7 @@ def main() -> None:
                 FolderTracker(files.uri).search([place], RunQuery(filter_string=text))  # as a new process does
 
             figures |= {f"folder_{name}_{k}": v for k, v in setting.timed(ask, options.repeats).items()}
-            ratios[f"folder_{name}"] = figures[f"search_runs_{name}_seconds"] / figures[f"folder_{name}_seconds"]
+        ratios["folder_all"] = figures["search_runs_all_seconds"] / figures["folder_all_seconds"]
     setting.report("listing", ratios, small=options.small, **figures)
 
 
