@@ -1,7 +1,8 @@
 """Compiling kernels in two processes at once, the first time ever on a machine.
 
-The compiler works in one thread. A first computation compiles kernel by kernel as it meets them; beside it, a helper meets
-the same expressions from the other end, on a few made-up numbers, and leaves in the shared cache what it compiled.
+The compiler works in one thread. A first computation compiles kernel by kernel as it meets them; beside it, a helper
+computes the same expressions on a few made-up numbers, those first whose kernels take longest to compile and that feature
+sets have last, and leaves in the shared cache what it compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from rollforge.data.compiled import cache_folder
 from rollforge.data.evaluator import Program
-from rollforge.data.expression import Call, parse, walk
+from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.formulas import Series
 from rollforge.data.operators import fields_of
 from rollforge.errors import RollforgeError
@@ -28,6 +29,7 @@ from rollforge.session import available_cores
 
 __all__ = ["compiling_beside"]
 
+_FIRST = ("Corr", "Cov", "Rank", "Quantile", "Med", "Max", "Min")
 _WORTH_IT = 6  # operators; a helper needs most of a second before it compiles anything
 
 
@@ -68,15 +70,17 @@ def _version() -> str:
 
 
 def main() -> None:
-    """Be the helper: compute the expressions on the standard input, the last first, each operator once."""
+    """Be the helper: compute the expressions on the standard input, each operator once."""
     random = np.random.default_rng(0)
-    met: set[str] = set()
-    for text in reversed(json.load(sys.stdin)):
-        try:
+    found: list[tuple[int, Expression, set[str]]] = []
+    for text in json.load(sys.stdin):
+        with contextlib.suppress(RollforgeError):  # an operator that only the other process knows
             tree = parse(text)
-        except RollforgeError:
-            continue  # an operator that only the other process knows
-        operators = {part.name for part in walk(tree) if isinstance(part, Call)}
+            operators = {part.name for part in walk(tree) if isinstance(part, Call)}
+            turn = min((_FIRST.index(name) for name in operators if name in _FIRST), default=len(_FIRST))
+            found.append((turn, tree, operators))
+    met: set[str] = set()
+    for _, tree, operators in sorted(found, key=lambda f: f[0]):
         if operators <= met:
             continue
         met |= operators
