@@ -234,6 +234,39 @@ def test_correlations_are_exact(other: str, n: int) -> None:
         assert close(corr[t], math.nan if flat else products / scale, 1.0)
 
 
+@pytest.mark.parametrize("level", [100.0, 137.25, 1.3725e13])
+@pytest.mark.parametrize("share", [7, 13, 17, 19])
+def test_what_does_not_move_has_no_shape(level: float, share: int) -> None:
+    """Skewness, kurtosis and correlation of equal values are missing, also of values that use all digits they have."""
+    flat = np.full(200, level / share)
+    other = np.arange(200.0) ** 2 % 7
+    for n in (5, 20, 60, 0):
+        assert np.isnan(compute(f"Skew($x, {n})", x=flat)).all()
+        assert np.isnan(compute(f"Kurt($x, {n})", x=flat)).all()
+        assert np.isnan(compute(f"Corr($x, $y, {n})", x=flat, y=other)).all()
+        assert np.isnan(compute(f"Corr($y, $x, {n})", x=flat, y=other)).all()
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_correlations_with_gaps_are_exact(n: int) -> None:
+    """Only the days on which both have a value count."""
+    x, y = SERIES["gaps"], SERIES["volumes"].copy()
+    y[::3] = np.nan
+    corr = compute(f"Corr($x, $y, {n})", x=x, y=y)
+    for t in SOME_DAYS:
+        both = [
+            (Fraction(float(a)), Fraction(float(b)))
+            for a, b in zip(x[max(0, t - n + 1) : t + 1], y[max(0, t - n + 1) : t + 1], strict=True)
+            if math.isfinite(a) and math.isfinite(b)
+        ]
+        u, v = ([(k, pair[i]) for k, pair in enumerate(both)] for i in range(2))
+        if len(both) < 2 or min(deviation(u), deviation(v)) <= FLAT:
+            continue
+        mean_u, mean_v = (sum(a for _, a in w) / Fraction(len(w)) for w in (u, v))
+        products = sum((a - mean_u) * (b - mean_v) for a, b in both)
+        assert close(corr[t], float(products) / (deviation(u) * deviation(v) * (len(both) - 1)), 1.0)
+
+
 @pytest.mark.parametrize("series", SERIES)
 def test_order_is_exact(series: str) -> None:
     """What is only compared is right to the last bit."""

@@ -57,6 +57,8 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Let no other process that keeps its compiled code in the same folder into such a block at the same time."""
-    with (cache_folder() / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # where nothing can be kept, nothing is shared
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context((cache_folder() / ".lock").open("w")), fcntl.LOCK_EX)
         yield

@@ -96,12 +96,16 @@ def _central_moments(w, mean):  # type: ignore[no-untyped-def]
 def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Sample skewness (adjusted Fisher-Pearson, as pandas); NaN below three values."""
     for i in range(x.shape[0]):
-        b, c = begin[i], 0.0
+        b, c, same, last = begin[i], 0.0, 0.0, NAN
         for t in range(b, end[i]):
-            c += 1 if np.isfinite(x[i, t]) else 0
+            v = x[i, t]
+            if np.isfinite(v):
+                c += 1.0
+                same = same + 1 if v == last else 1
+                last = v
             if t - n >= b and np.isfinite(x[i, t - n]):
                 c -= 1
-            if c < 3:
+            if c < 3 or same >= c:  # equal values have none, whatever their mean was rounded to
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
             m2, m3, _ = _central_moments(w, _window_mean(w, c))
@@ -113,12 +117,16 @@ def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Sample excess kurtosis (as pandas); NaN below four values."""
     for i in range(x.shape[0]):
-        b, c = begin[i], 0.0
+        b, c, same, last = begin[i], 0.0, 0.0, NAN
         for t in range(b, end[i]):
-            c += 1 if np.isfinite(x[i, t]) else 0
+            v = x[i, t]
+            if np.isfinite(v):
+                c += 1.0
+                same = same + 1 if v == last else 1
+                last = v
             if t - n >= b and np.isfinite(x[i, t - n]):
                 c -= 1
-            if c < 4:
+            if c < 4 or same >= c:  # equal values have none, whatever their mean was rounded to
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
             m2, _, m4 = _central_moments(w, _window_mean(w, c))
@@ -284,4 +292,7 @@ def paired(x, y, begin, end, n, flat, scaled, out):  # type: ignore[no-untyped-d
                 if np.sqrt(vv / (c - 1)) <= flat if ny == c else _is_flat(y[i, first : t + 1], ny, flat):
                     continue
             uv = suv - su * sv / c
-            out[i, t] = uv / np.sqrt(uu * vv) if scaled else uv / (c - 1)
+            if not scaled:
+                out[i, t] = uv / (c - 1)
+            elif uu > c * (1e-15 * pu) ** 2 and vv > c * (1e-15 * pv) ** 2:  # else rounding is all there is
+                out[i, t] = uv / np.sqrt(uu * vv)
