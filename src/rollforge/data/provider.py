@@ -187,8 +187,8 @@ class Provider:
     def fingerprint(self) -> str:
         """Return a short text that changes when the data does: names, sizes and times of all files, hashed.
 
-        Looking at all files takes a while, so an answer is given again for fifty times as long as it took to find it
-        (a second or so); :meth:`refresh` makes the next call look again.
+        Looking at all files takes a while, so an answer is given again for two hundred times as long as it took to find it
+        (some seconds); :meth:`refresh` makes the next call look again.
         """
         now = time.monotonic()
         if now > self._fingerprint_until:
@@ -201,7 +201,7 @@ class Provider:
                     listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
                 mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())
             self._fingerprint = mark.hexdigest()[:16]
-            self._fingerprint_until = now + 50 * (time.monotonic() - now)
+            self._fingerprint_until = now + 200 * (time.monotonic() - now)
         return self._fingerprint
 
     def refresh(self) -> None:
