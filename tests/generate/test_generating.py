@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import GridGen, RollingGen, TimeAdjuster, task_generator

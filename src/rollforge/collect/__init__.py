@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from rollforge.collect.collector import Collector, MergeCollector, RecorderCollector
-from rollforge.collect.ensemble import AverageEnsemble, Ensemble, RollingEnsemble, SingleKeyEnsemble
-from rollforge.collect.group import Group, RollingGroup
-from rollforge.collect.stream import write_stream
-from rollforge.collect.tasks import TaskCollector
+import lazy_loader
 
-__all__ = [
-    "AverageEnsemble", "Collector", "Ensemble", "Group", "MergeCollector", "RecorderCollector", "RollingEnsemble",
-    "RollingGroup", "SingleKeyEnsemble", "TaskCollector", "write_stream",
-]  # fmt: skip
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from rollforge.generate.base import TaskGen, task_generator
-from rollforge.generate.calendar import TimeAdjuster
-from rollforge.generate.grid import GridGen
-from rollforge.generate.horizon import MultiHorizonGenBase
-from rollforge.generate.rolling import RollingGen, handler_mod
+import lazy_loader
 
-__all__ = ["GridGen", "MultiHorizonGenBase", "RollingGen", "TaskGen", "TimeAdjuster", "handler_mod", "task_generator"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

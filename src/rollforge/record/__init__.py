@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import lazy_loader
 
-_HOME = {
-    "RecordTemp": "base", "ACRecordTemp": "base", "SignalRecord": "signal", "SigAnaRecord": "analysis",
-    "PortAnaRecord": "portfolio",
-}  # fmt: skip
-
-__all__ = ["ACRecordTemp", "PortAnaRecord", "RecordTemp", "SigAnaRecord", "SignalRecord"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a record's module when the record is first used."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'rollforge.record' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"rollforge.record.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

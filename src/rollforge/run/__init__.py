@@ -1,1 +1,7 @@
 """A pool to recorders: training one task, workers that take tasks from a pool, executors, trainers."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,8 +21,7 @@ from typing import Any, TypeVar, cast
 
 from bson import ObjectId
 from bson.binary import Binary
-from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne
-from pymongo import errors as mongo
+from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne, errors as mongo
 from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
 

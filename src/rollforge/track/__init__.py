@@ -1,1 +1,7 @@
 """What came out of a run: experiments and recorders over one protocol, kept by MLflow or in plain files."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.errors import ConfigError
-from rollforge.session import current_session
-from rollforge.session import init as init_session
+from rollforge.session import current_session, init as init_session
 
 __all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf", "qrun"]
 

@@ -1,0 +1,112 @@
+# The public names and where they live; read by type checkers, and at run time to import each name on first use.
+
+from .collect.collector import (
+    Collector as Collector,
+    MergeCollector as MergeCollector,
+    RecorderCollector as RecorderCollector,
+)
+from .collect.ensemble import (
+    AverageEnsemble as AverageEnsemble,
+    Ensemble as Ensemble,
+    RollingEnsemble as RollingEnsemble,
+    SingleKeyEnsemble as SingleKeyEnsemble,
+)
+from .collect.group import (
+    Group as Group,
+    RollingGroup as RollingGroup,
+)
+from .collect.tasks import (
+    TaskCollector as TaskCollector,
+)
+from .data.alpha import (
+    Alpha158 as Alpha158,
+    Alpha360 as Alpha360,
+)
+from .data.dataset import (
+    DatasetH as DatasetH,
+)
+from .data.engine import (
+    D as D,
+)
+from .data.handler import (
+    DataHandlerLP as DataHandlerLP,
+)
+from .errors import (
+    RollforgeError as RollforgeError,
+)
+from .generate.base import (
+    TaskGen as TaskGen,
+    task_generator as task_generator,
+)
+from .generate.calendar import (
+    TimeAdjuster as TimeAdjuster,
+)
+from .generate.horizon import (
+    MultiHorizonGenBase as MultiHorizonGenBase,
+)
+from .generate.rolling import (
+    RollingGen as RollingGen,
+)
+from .models.base import (
+    Model as Model,
+)
+from .models.lightgbm import (
+    LGBModel as LGBModel,
+)
+from .models.linear import (
+    LinearModel as LinearModel,
+)
+from .online.manager import (
+    OnlineManager as OnlineManager,
+)
+from .online.strategy import (
+    RollingStrategy as RollingStrategy,
+)
+from .record.analysis import (
+    SigAnaRecord as SigAnaRecord,
+)
+from .record.portfolio import (
+    PortAnaRecord as PortAnaRecord,
+)
+from .record.signal import (
+    SignalRecord as SignalRecord,
+)
+from .run.execute import (
+    task_train as task_train,
+)
+from .run.trainer import (
+    DelayTrainerR as DelayTrainerR,
+    DelayTrainerRM as DelayTrainerRM,
+    Trainer as Trainer,
+    TrainerR as TrainerR,
+    TrainerRM as TrainerRM,
+)
+from .run.worker import (
+    run_task as run_task,
+)
+from .session import (
+    Session as Session,
+    current_session as current_session,
+    init as init,
+    using as using,
+)
+from .store.manager import (
+    TaskManager as TaskManager,
+)
+from .task import (
+    Status as Status,
+    TaskRecord as TaskRecord,
+)
+from .track.base import (
+    Experiment as Experiment,
+    Recorder as Recorder,
+)
+from .track.r import (
+    R as R,
+)
+from .workflow import (
+    load_workflow as load_workflow,
+    make_plan as make_plan,
+)
+
+__version__: str

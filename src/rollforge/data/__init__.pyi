@@ -1,0 +1,46 @@
+# The public names and where they live; read by type checkers, and at run time to import each name on first use.
+
+from .alpha import (
+    Alpha158 as Alpha158,
+    Alpha158DL as Alpha158DL,
+    Alpha158vwap as Alpha158vwap,
+    Alpha360 as Alpha360,
+    Alpha360DL as Alpha360DL,
+    Alpha360vwap as Alpha360vwap,
+)
+from .dataset import (
+    Dataset as Dataset,
+    DatasetH as DatasetH,
+)
+from .demo import (
+    make_demo as make_demo,
+)
+from .engine import (
+    D as D,
+)
+from .filters import (
+    BaseDFilter as BaseDFilter,
+    ExpressionDFilter as ExpressionDFilter,
+    NameDFilter as NameDFilter,
+    SeriesDFilter as SeriesDFilter,
+)
+from .handler import (
+    DataHandler as DataHandler,
+    DataHandlerLP as DataHandlerLP,
+)
+from .importer import (
+    import_table as import_table,
+)
+from .loader import (
+    DataLoader as DataLoader,
+    DataLoaderDH as DataLoaderDH,
+    QlibDataLoader as QlibDataLoader,
+    StaticDataLoader as StaticDataLoader,
+)
+from .processor import (
+    Processor as Processor,
+)
+from .provider import (
+    Provider as Provider,
+    open_provider as open_provider,
+)

@@ -1,0 +1,19 @@
+# The public names and where they live; read by type checkers, and at run time to import each name on first use.
+
+from .base import (
+    TaskGen as TaskGen,
+    task_generator as task_generator,
+)
+from .calendar import (
+    TimeAdjuster as TimeAdjuster,
+)
+from .grid import (
+    GridGen as GridGen,
+)
+from .horizon import (
+    MultiHorizonGenBase as MultiHorizonGenBase,
+)
+from .rolling import (
+    RollingGen as RollingGen,
+    handler_mod as handler_mod,
+)

@@ -1,0 +1,20 @@
+# The public names and where they live; read by type checkers, and at run time to import each name on first use.
+
+from .base import (
+    BaseModel as BaseModel,
+    Model as Model,
+    ModelFT as ModelFT,
+    Reweighter as Reweighter,
+)
+from .constant import (
+    ConstantModel as ConstantModel,
+)
+from .lightgbm import (
+    LGBModel as LGBModel,
+)
+from .linear import (
+    LinearModel as LinearModel,
+)
+from .xgboost import (
+    XGBModel as XGBModel,
+)

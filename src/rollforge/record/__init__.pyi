@@ -1,0 +1,15 @@
+# The public names and where they live; read by type checkers, and at run time to import each name on first use.
+
+from .analysis import (
+    SigAnaRecord as SigAnaRecord,
+)
+from .base import (
+    ACRecordTemp as ACRecordTemp,
+    RecordTemp as RecordTemp,
+)
+from .portfolio import (
+    PortAnaRecord as PortAnaRecord,
+)
+from .signal import (
+    SignalRecord as SignalRecord,
+)
