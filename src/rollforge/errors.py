@@ -32,6 +32,7 @@ __all__ = [
     "TrackingError",
     "TrackingUnavailable",
     "TrainingFailed",
+    "UnfitWorker",
     "UntrustedPickle",
     "nearest",
 ]
@@ -55,7 +56,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 class RollforgeError(Exception):
-    """Base of every error that Rollforge raises on purpose. The command line prints it as one line and exits with 2."""
+    """Base of every error that Rollforge raises on purpose. The command line prints its message without a traceback."""
 
 
 class ConfigError(RollforgeError, ValueError):
@@ -167,6 +168,10 @@ class ArtifactUnreadable(TrackingError, ValueError):
 
 class TrainingFailed(RollforgeError, RuntimeError):
     """One or more tasks failed; the message names each with the last line of its traceback."""
+
+
+class UnfitWorker(RollforgeError, RuntimeError):
+    """This machine lacks what the tasks of a pool need. None was claimed, so no attempt was counted."""
 
 
 class CoverageError(RollforgeError, ValueError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.errors import TaskNotFound, nearest
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
+from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, mask_secrets, using
 from rollforge.store.base import open_store
@@ -63,6 +64,14 @@ def submit(plan: Plan) -> Submission:
 
 def _these(plan: Plan) -> dict[str, Any]:
     return {"_id": {"$in": list(plan.ids)}}
+
+
+def failures(plan: Plan) -> tuple[FailureGroup, ...]:
+    """Return the tasks of `plan` that failed, by id, those with the same error together."""
+    store = open_store(plan.workflow.session.store)
+    query = {**_these(plan), "status": Status.FAILED.value}
+    errors = {r.id: r.error or "" for r in store.query(plan.workflow.experiment, query, results=False)}
+    return group_failures({task_id: errors[task_id] for task_id in plan.ids if task_id in errors})
 
 
 def _nobody(event: Event) -> None:
@@ -265,7 +274,7 @@ def _other_data(known: Sequence[TaskOutcome], session: Session) -> tuple[str, ..
         return ()
     return (
         f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} holds now. "
-        "'rollforge pool -t EXPERIMENT reset_status waiting' has all of them trained again.",
+        "'rollforge pool -t EXPERIMENT reset-status waiting' has all of them trained again.",
     )
 
 
@@ -342,7 +351,9 @@ def _inputs(collected: Collected, *, name: str, session: Session, config: str) -
         task, recorder = outcome.task, outcome.recorder
         metrics = recorder.list_metrics() if recorder is not None else {}
         rows.append(
-            TaskRow(window, task.status.value, metrics, recorder.id if recorder else "", task.attempt, task.error or "")
+            TaskRow(
+                window, task.status.value, metrics, recorder.id if recorder else "", task.attempts, task.error or ""
+            )
         )
     return ReportInputs(
         title=name,

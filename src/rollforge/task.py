@@ -78,7 +78,7 @@ class TaskRecord:
     status: Status = Status.WAITING
     priority: int = 0
     attempt: int = 0
-    """How many times the current stage has been started and ended by failing or by a lost lease, or is running now."""
+    """How many attempts at the current stage have failed or lost their lease; one that runs or succeeded is not among them."""
     max_attempts: int = 3
     token: int = 0
     """Fencing token: grows with every claim, a commit must show the current one."""
@@ -107,6 +107,22 @@ class TaskRecord:
     """Status that the running claim was made from, and that giving the task back restores."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields that a backend or a newer version keeps beside these."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts at the current stage were made, the running or successful one included."""
+        return attempts_made(self.attempt, self.status)
+
+
+def attempts_made(failed: int, status: Status) -> int:
+    """Return how many attempts were made at a task that failed `failed` times and now has `status`.
+
+    Examples
+    --------
+    >>> attempts_made(0, Status.DONE), attempts_made(3, Status.FAILED), attempts_made(1, Status.WAITING)
+    (1, 3, 1)
+    """
+    return failed + (status in (Status.RUNNING, Status.DONE, Status.PART_DONE))
 
 
 _TAGS = frozenset({"$tuple", "$ts", "$timedelta", "$date", "$datetime", "$bytes", "$float", "$slice", "$ref", "$map"})

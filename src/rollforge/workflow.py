@@ -479,7 +479,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.data.provider import open_provider
     from rollforge.generate.base import TaskGen, task_generator
     from rollforge.generate.grid import GridGen
-    from rollforge.generate.leakage import leaking_segments
+    from rollforge.generate.leakage import describe_leaks, leaking_segments
     from rollforge.generate.rolling import RollingGen
     from rollforge.generate.segments import validate_segments
     from rollforge.generate.timeline import windows
@@ -501,15 +501,12 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         generators.append(RollingGen(**workflow.rolling))
     tasks = task_generator([template], generators) if generators else [template]
     kept = tuple(tasks[:limit] if limit is not None else tasks)
-    warnings: list[str] = []
-    for i, task in enumerate(kept):
-        warnings.extend(f"task {i + 1}: {leak.message}" for leak in leaking_segments(task, calendar))
     return Plan(
         workflow=workflow,
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
         windows=tuple(windows(kept, calendar)),
-        warnings=tuple(warnings),
+        warnings=tuple(describe_leaks([leaking_segments(task, calendar) for task in kept])),
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import GridGen, RollingGen, TimeAdjuster, task_generator
-from rollforge.generate.leakage import label_lookahead, leaking_segments
+from rollforge.generate.leakage import describe_leaks, label_lookahead, leaking_segments
 from rollforge.generate.timeline import draw, windows
 
 DAYS = pd.bdate_range("2020-01-01", periods=400)
@@ -70,7 +70,10 @@ def test_a_leak_is_named_with_its_days() -> None:
     """Without truncation the last days' labels reach into the next segment, on both borders."""
     leaks = leaking_segments(template(), CALENDAR)
     assert [(x.segment, x.later, x.days) for x in leaks] == [("train", "valid", 2), ("valid", "test", 2)]
-    assert "trunc_days: auto" in leaks[0].message
+    assert describe_leaks([leaks]) == [
+        "The labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out.",
+        "The labels of the last 2 days of 'valid' reach into 'test'. trunc_days: auto leaves them out.",
+    ]
 
 
 @pytest.mark.parametrize(

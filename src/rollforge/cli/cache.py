@@ -22,8 +22,8 @@ def readable_size(size: int) -> str:
     return f"{amount:.1f} GB"
 
 
-@app.command()
-def ls(cache: Annotated[Path | None, _CACHE] = None) -> None:
+@app.command("list")
+def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
     """List the feature panels on disk, the latest used first."""
     import datetime as dt
 

@@ -12,6 +12,8 @@ import typer
 
 from rollforge import __version__
 from rollforge.cli import cache, data, pool, track, worker, workflow
+from rollforge.cli.exit_codes import Exit, exit_code
+from rollforge.cli.names import ANY_SPELLING
 from rollforge.errors import RollforgeError
 
 __all__ = ["app", "main"]
@@ -23,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings=ANY_SPELLING,
 )
 app.command("plan")(workflow.plan)
 app.command("run")(workflow.run)
@@ -65,7 +68,7 @@ def main() -> None:
 
 
 def guarded(command: typer.Typer) -> None:
-    """Run a command. A mistake of the user's ends with one message and exit code 2, Ctrl-C (and SIGTERM) with 130."""
+    """Run a command. An error ends it with one message and the code of :mod:`rollforge.cli.exit_codes`."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         command()
@@ -73,12 +76,12 @@ def guarded(command: typer.Typer) -> None:
         if os.environ.get("ROLLFORGE_VERBOSE"):
             raise
         sys.stderr.write(f"rollforge: {exc}\n")
-        sys.exit(2)
+        sys.exit(exit_code(exc))
     except KeyboardInterrupt:
         sys.stderr.write(
             "\nrollforge: stopped. Running tasks were given back; the same command goes on where it was.\n"
         )
-        sys.exit(130)
+        sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as `rollforge … | head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(Exit.BROKEN_PIPE)

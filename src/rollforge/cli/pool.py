@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollforge.cli.exit_codes import Exit
+from rollforge.cli.names import ANY_SPELLING
 from rollforge.errors import ConfigError
-from rollforge.task import Status
+from rollforge.task import Status, attempts_made
 
 if TYPE_CHECKING:
     from rollforge.store.manager import TaskManager
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, context_settings=ANY_SPELLING)
 
 _STATE: dict[str, str | None] = {"pool": None, "store": None}
 
@@ -76,7 +78,7 @@ def list_() -> None:
         typer.echo(name)
 
 
-@app.command("task_stat")
+@app.command("task-stat")
 def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
     """Count the tasks by status."""
     typer.echo(json.dumps({str(k): v for k, v in _existing().task_stat(parse_query(query)).items()}))
@@ -90,7 +92,7 @@ def wait(query: Annotated[str | None, _QUERY] = None) -> None:
     failed = manager.task_stat(parse_query(query)).get(Status.FAILED, 0)
     if failed:
         typer.echo(f"{failed} tasks failed; 'rollforge pool query' shows why, 'rollforge pool retry' tries again.")
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.FAILED)
 
 
 @app.command()
@@ -107,9 +109,13 @@ def query(
             continue
         error = (task.get("error") or "").strip().splitlines()
         typer.echo(
-            f"{task['_id']}  {task['status']!s:<9}  attempt {task['attempt']}  {task['cause'] or ''}  "
+            f"{task['_id']}  {task['status']!s:<9}  attempt {_attempts(task)}  {task['cause'] or ''}  "
             f"{error[-1] if error else ''}".rstrip()
         )
+
+
+def _attempts(task: dict[str, Any]) -> int:
+    return attempts_made(task["attempt"], Status(task["status"]))
 
 
 @app.command()
@@ -118,7 +124,7 @@ def logs(
 ) -> None:
     """Show how a task stands, its last error, and the last lines that it logged or printed."""
     task = _one(_existing(), task_id)
-    head = [f"{task['_id']}  {task['status']}", f"attempt {task['attempt']}", f"worker {task['worker'] or 'none'}"]
+    head = [f"{task['_id']}  {task['status']}", f"attempt {_attempts(task)}", f"worker {task['worker'] or 'none'}"]
     typer.echo("  ".join([*head, *([str(task["cause"])] if task["cause"] else [])]))
     for name in ("error", "log"):
         if task[name]:
@@ -190,13 +196,13 @@ def retry(query: Annotated[str | None, _QUERY] = None) -> None:
     typer.echo(f"{_existing().retry(parse_query(query))} tasks wait again")
 
 
-@app.command("reset_waiting")
+@app.command("reset-waiting")
 def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
     """Put running tasks back to waiting: for workers that are known to be gone."""
     typer.echo(f"{_existing().reset_waiting(parse_query(query))} tasks wait again")
 
 
-@app.command("reset_status")
+@app.command("reset-status")
 def reset_status(
     status: Annotated[str, typer.Argument(help="waiting, done, part_done or failed.")],
     query: Annotated[str | None, _QUERY] = None,

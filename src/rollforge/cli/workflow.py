@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollforge.cli.exit_codes import Exit
+from rollforge.session import Session, mask_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rollforge.job import Collected
+    from rollforge.run.failures import FailureGroup
     from rollforge.workflow import Plan
 
 File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
@@ -109,6 +115,10 @@ def run(
     _train(made, jobs, folder, console)
     from rollforge import job
 
+    failed = job.failures(made)
+    _show_failures(made, failed)
+    if failed and not allow_gaps:
+        raise typer.Exit(Exit.FAILED)
     session = made.workflow.session
     collected = job.collect(session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps)
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console)
@@ -129,15 +139,34 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
         return
     if found.done:
         console.print(f"{found.done} of {len(made.ids)} tasks are done already")
-    labels = {task_id: window_label(window) for task_id, window in zip(made.ids, made.windows, strict=True)}
     with RunProgress(
-        labels, done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
+        _labels(made), done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
     ) as progress:
         try:
             job.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
         except KeyboardInterrupt:
             sys.stderr.write("rollforge: stopped. Running tasks were given back; the same command goes on from here.\n")
-            raise typer.Exit(130) from None
+            raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _labels(made: Plan) -> dict[str, str]:
+    return {task_id: window_label(window) for task_id, window in zip(made.ids, made.windows, strict=True)}
+
+
+def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
+    """Say what failed, each cause once, and which commands show more."""
+    if not groups:
+        return
+    session, name, labels = made.workflow.session, made.workflow.experiment, _labels(made)
+    failed = sum(len(group.tasks) for group in groups)
+    sys.stderr.write(f"rollforge: {failed} of {len(made.ids)} tasks failed.\n")
+    for group in groups:
+        sys.stderr.write(f"  {group.reason}\n    {group.listed(labels)}\n")
+    store = "" if session.store == Session().store else f" --store {shlex.quote(mask_secrets(session.store))}"
+    sys.stderr.write(
+        f"Traceback and log: rollforge pool{store} -t {shlex.quote(name)} logs {groups[0].tasks[0][:8]}\n"
+        "The same command tries the failed tasks again; --allow-gaps makes the report without them.\n"
+    )
 
 
 def window_label(window: Any) -> str:
@@ -162,7 +191,7 @@ def _finish(collected: Collected, name: str, session: Any, config: str, folder: 
         console.print(
             f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows each with its error"
         )
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.FAILED)
 
 
 def collect(
@@ -177,7 +206,6 @@ def report(
 ) -> None:
     """Write the report of an experiment as it stands now: one HTML file."""
     from rollforge import job
-    from rollforge.session import Session
     from rollforge.workflow import load_workflow
 
     session, config = Session().with_(store=store, tracking=tracking, experiment=name), ""

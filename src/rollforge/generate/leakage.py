@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ from rollforge.data.provider import Days
 from rollforge.errors import ExpressionError
 from rollforge.generate.segments import ordered, segments_of
 
-__all__ = ["Leak", "label_lookahead", "leaking_segments"]
+__all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,27 @@ class Leak:
     days: int
     """Days at the end of the segment whose labels reach into the later one."""
 
-    @property
-    def message(self) -> str:
-        """What a person should know."""
-        return (
-            f"the labels of the last {self.days} days of {self.segment!r} reach into {self.later!r}; "
-            "trunc_days: auto leaves them out"
-        )
+
+def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
+    """Return one sentence for each kind of leak, naming how many tasks have it.
+
+    Parameters
+    ----------
+    leaks : sequence
+        Of each task, what :func:`leaking_segments` returns.
+
+    Examples
+    --------
+    >>> describe_leaks([[Leak("train", "valid", 2)], [], [Leak("train", "valid", 2)]])
+    ["In 2 of 3 tasks the labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out."]
+    """
+    counts = Counter(leak for found in leaks for leak in found)
+    return [
+        ("The" if len(leaks) == 1 else f"In {number} of {len(leaks)} tasks the")
+        + f" labels of the last {leak.days} days of {leak.segment!r} reach into {leak.later!r}. "
+        "trunc_days: auto leaves them out."
+        for leak, number in counts.items()
+    ]
 
 
 def label_lookahead(task: Mapping[str, Any]) -> int | None:

@@ -12,6 +12,7 @@ import pandas as pd
 from rollforge.errors import DataError
 from rollforge.generate.timeline import Window
 from rollforge.record.analysis import calc_ic, quantile_returns, risk_analysis
+from rollforge.run.failures import error_line
 from rollforge.session import mask_secrets
 
 __all__ = ["Headline", "ReportInputs", "Summary", "TaskRow", "by_month", "summarise"]
@@ -41,12 +42,8 @@ class TaskRow:
 
     @property
     def reason(self) -> str:
-        """The line of the traceback that names the error, also when its message goes on over several lines."""
-        lines = [line for line in self.error.splitlines() if line.strip()]
-        frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
-        after = lines[frames[-1] + 1 :] if frames else []
-        named = next((line for line in after if not line[0].isspace()), lines[-1] if lines else "no error was kept")
-        return named.strip()
+        """The line of the traceback that names the error."""
+        return error_line(self.error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.run.execute import STATUS_BEGIN, STATUS_KEY, TM_ID, begin_task_train, end_task_train, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
+from rollforge.run.failures import group_failures
 from rollforge.run.work import current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
@@ -126,7 +127,8 @@ class _RecorderTrainer(Trainer):
     def _judge(self, total: int, cause: BaseException | None = None) -> None:
         """Raise, if something failed and that is not to be skipped."""
         if self.failures and self.on_error == "raise":
-            told = "\n\n".join(f"{key}:\n{error.rstrip()}" for key, error in self.failures.items())
+            groups = group_failures(self.failures)
+            told = "\n\n".join(f"{group.listed()}:\n{group.error.rstrip()}" for group in groups)
             raise TrainingFailed(f"{len(self.failures)} of {total} tasks failed.\n\n{told}") from cause
 
 

@@ -1,0 +1,53 @@
+"""Exit codes: one table for every command.
+
+=====  =========================================================================
+code   meaning
+=====  =========================================================================
+0      done
+1      tasks failed, or the result is incomplete, or a leak was found
+2      usage: a mistake in a file, an option or a name; nothing was started
+3      the data of the day are not there yet (serving)
+4      a check of the data failed (serving)
+5      training failed, and the last good model served (serving)
+6      another process is at work on the same thing (serving)
+7      this machine cannot run the tasks (workers)
+130    interrupted by Ctrl-C or SIGTERM; running tasks were given back
+141    the reader of the output went away
+=====  =========================================================================
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from rollforge.errors import CoverageError, RollforgeError, TrainingFailed, UnfitWorker
+
+__all__ = ["Exit", "exit_code"]
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NO_DATA_YET = 3
+    CHECK_FAILED = 4
+    SERVED_OLD_MODEL = 5
+    BUSY = 6
+    UNFIT = 7
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+def exit_code(exc: RollforgeError) -> Exit:
+    """Return the exit code of a command that ended with `exc`.
+
+    Examples
+    --------
+    >>> exit_code(CoverageError("window 3 failed")).value, exit_code(RollforgeError("no such file")).value
+    (1, 2)
+    """
+    if isinstance(exc, (CoverageError, TrainingFailed)):
+        return Exit.FAILED
+    return Exit.UNFIT if isinstance(exc, UnfitWorker) else Exit.USAGE
