@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
-GROUND = {"errors": 0, "task": 1, "trust": 2, "serial": 3, "build": 4, "session": 5}
+GROUND = {"errors": 0, "dates": 1, "task": 2, "trust": 3, "serial": 4, "build": 5, "session": 6}
 ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]
 EDGE = {"workflow", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}

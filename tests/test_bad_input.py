@@ -90,7 +90,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "overlapping segments": (f"{SEGMENTS}.valid", ["2022-10-01", "2022-12-30"], (SEGMENTS, "overlaps with 'valid'")),
     "missing segment": (f"{SEGMENTS}.train", None, (SEGMENTS, "no segment 'train'")),
     "segment no pair": (f"{SEGMENTS}.test", "2023-01-02", (f"{SEGMENTS}.test", "(first day, last day)")),
-    "segment no date": (f"{SEGMENTS}.test", ["soon", "2023-12-29"], (f"{SEGMENTS}.test.0", "'soon' is no date")),
+    "segment no date": (f"{SEGMENTS}.test", ["soon", "2023-12-29"], (f"{SEGMENTS}.test.0", "'soon' is not a date")),
     "segment before the calendar": (
         f"{SEGMENTS}.train",
         ["2001-01-01", "2002-01-01"],
@@ -216,7 +216,11 @@ def test_a_damaged_bin_file_is_named(
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "holds no days"), ("2022-01-03\nsoon\n", "no date"), ("2022-01-04\n2022-01-03\n", "must ascend")],
+    [
+        ("", "holds no days"),
+        ("2022-01-03\nsoon\n", "line 2: .soon. is not a date"),
+        ("2022-01-04\n2022-01-03\n", "must ascend"),
+    ],
 )
 def test_a_broken_calendar_is_named(small_market: Path, tmp_path: Path, text: str, expected: str) -> None:
     """An empty, unreadable or unordered calendar is named with its file."""

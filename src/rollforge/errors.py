@@ -17,6 +17,7 @@ __all__ = [
     "CoverageError",
     "DataError",
     "DataNotFound",
+    "DateError",
     "ExperimentNotFound",
     "ExpressionError",
     "LeaseLost",
@@ -101,6 +102,10 @@ class DataError(RollforgeError, ValueError):
 
 class DataNotFound(DataError, LookupError):
     """A data folder, calendar, instrument list or field that does not exist."""
+
+
+class DateError(ConfigError, DataError):
+    """A value that does not name exactly one day, whether a person wrote it or a file holds it."""
 
 
 class ExpressionError(DataError):

@@ -209,9 +209,9 @@ def test_members_without_data_have_no_rows(provider: Provider) -> None:
         ("all", ["Mask($close,'nobody')"], {}, DataNotFound, "no data of 'NOBODY'.*which the expression"),
         ("all", ["$close"], {"start": "2020-02-01", "end": "2020-01-01"}, DataError, "range is inverted"),
         ("all", ["$close"], {"start": "2021-01-01"}, DataError, "no trading days.*2020-01-01 to 2020-03-10"),
-        ("all", ["$close"], {"end": "soon"}, DataError, "'soon' is no date"),
+        ("all", ["$close"], {"end": "soon"}, DataError, "'soon' is not a date"),
         (["C"], ["$close"], {"end": "2020-01-10"}, DataError, "none of them there"),
-        ("all", ["$close"], {"freq": "1min"}, DataNotFound, "calendars/1min.txt"),
+        ("all", ["$close"], {"freq": "1min"}, DataError, "daily bars; the frequency .1min."),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(

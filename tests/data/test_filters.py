@@ -100,7 +100,7 @@ def test_keep_decides_about_instruments_without_data() -> None:
         ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "("}}], "no regular expression"),
         ([{"class": "NamDFilter"}], "NameDFilter"),
         ([{"filter_type": "NameDFilter", "name_rule": "X"}], "name_rule"),
-        ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "X", "fstart_time": "soon"}}], "'soon' is no date"),
+        ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "X", "fstart_time": "soon"}}], "'soon' is not a date"),
         ([{"class": "builtins.dict"}], "filter_pipe.0: a dict is no filter"),
         ("X", "list of filters"),
     ],

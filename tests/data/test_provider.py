@@ -138,7 +138,7 @@ def test_no_folder_no_calendar(tmp_path: Path) -> None:
     [
         ("2020-01-02\n2020-01-01\n", "must ascend, but 2020-01-01 stands after 2020-01-02"),
         ("2020-01-01\n2020-01-01\n", "must ascend"),
-        ("2020-01-01\nmonday\n", "no date"),
+        ("2020-01-01\nmonday\n", "line 2: .monday. is not a date"),
         ("", "holds no days"),
     ],
 )

@@ -197,7 +197,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"exchange_kwargs": {"deal_price": 3}}, "must be a field"),
     ({"exchange_kwargs": {"limit_threshold": ["$close"]}}, "takes two expressions"),
     ({"exchange_kwargs": {"volume_threshold": ("some", "$volume")}}, "volume_threshold must be"),
-    ({"start_time": "soon"}, r"backtest\.start_time: 'soon' is no date"),
+    ({"start_time": "soon"}, r"backtest\.start_time: 'soon' is not a date"),
     ({"start_time": "2016-07-01"}, "starts on 2016-07-01 and ends on 2016-06-30"),
     ({"start_time": "2030-01-01", "end_time": "2030-02-01"}, "no trading days"),
     ({"account": 0}, "without money"),

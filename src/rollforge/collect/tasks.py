@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rollforge.collect.ensemble import RollingEnsemble
+from rollforge.dates import read_day
 from rollforge.errors import ArtifactNotFound
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -100,8 +101,8 @@ class TaskCollector:
     ) -> dict[str, Recorder]:
         """Return the recorders whose test segment begins last."""
         tasks = {
-            rid: (recorder, recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"][0])
+            rid: (recorder, read_day(recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"][0]))
             for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items()
         }
-        last = max((str(start) for _, start in tasks.values()), default=None)
-        return {rid: recorder for rid, (recorder, start) in tasks.items() if str(start) == last}
+        last = max((start for _, start in tasks.values()), default=None)
+        return {rid: recorder for rid, (recorder, start) in tasks.items() if start == last}

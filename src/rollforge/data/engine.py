@@ -23,6 +23,7 @@ from rollforge.data.filters import BaseDFilter, build_filters
 from rollforge.data.formulas import Series
 from rollforge.data.operators import fields_of, lookahead, lookback
 from rollforge.data.provider import Days, Provider, Span, open_provider
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.session import Session, current_session
 
@@ -73,7 +74,7 @@ def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str,
         return dict(provider.instruments(instruments["market"])), pipe
     if isinstance(instruments, Mapping):
         spans: dict[str, list[Span] | None] = {
-            str(code).upper(): [(np.datetime64(str(a)[:10], "D"), np.datetime64(str(b)[:10], "D")) for a, b in days]
+            str(code).upper(): [(read_day(a, str(code)), read_day(b, str(code))) for a, b in days]
             for code, days in instruments.items()
         }
         return dict(sorted(spans.items())), []
@@ -427,22 +428,16 @@ def evaluate(
 
 
 def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
-    first = 0 if start is None else int(np.searchsorted(calendar, _day(start, "start")))
-    stop = len(calendar) if end is None else int(np.searchsorted(calendar, _day(end, "end"), "right"))
-    if start is not None and end is not None and _day(start, "start") > _day(end, "end"):
-        raise DataError(f"The range is inverted: it starts on {_day(start, 'start')} and ends on {_day(end, 'end')}.")
+    begin = calendar[0] if start is None else read_day(start, "start_time")
+    last = calendar[-1] if end is None else read_day(end, "end_time")
+    if start is not None and end is not None and begin > last:
+        raise DataError(f"The range is inverted: it starts on {begin} and ends on {last}.")
+    first, stop = int(np.searchsorted(calendar, begin)), int(np.searchsorted(calendar, last, "right"))
     if first >= stop:
         raise DataError(
-            f"There are no trading days from {start} to {end}: the calendar has {calendar[0]} to {calendar[-1]}."
+            f"There are no trading days from {begin} to {last}: the calendar has {calendar[0]} to {calendar[-1]}."
         )
     return first, stop
-
-
-def _day(value: Any, name: str) -> np.datetime64:
-    try:
-        return np.datetime64(str(value)[:10], "D")
-    except ValueError:
-        raise DataError(f"The {name} {value!r} is no date; write it as 2015-06-30.") from None
 
 
 def features(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError
 
 __all__ = ["BaseDFilter", "ExpressionDFilter", "NameDFilter", "SeriesDFilter", "build_filters"]
@@ -56,8 +57,8 @@ class SeriesDFilter(BaseDFilter):
     """
 
     def __init__(self, fstart_time: Any = None, fend_time: Any = None, keep: bool = False) -> None:
-        self.filter_start_time = _day(fstart_time, "fstart_time")
-        self.filter_end_time = _day(fend_time, "fend_time")
+        self.filter_start_time = read_day(fstart_time, "fstart_time") if fstart_time else None
+        self.filter_end_time = read_day(fend_time, "fend_time") if fend_time else None
         self.keep = keep
 
     @abstractmethod
@@ -124,15 +125,6 @@ class ExpressionDFilter(SeriesDFilter):
         kept: NDArray[np.bool_] = values != 0
         kept[~exists.any(axis=1)] = self.keep
         return kept
-
-
-def _day(value: Any, name: str) -> np.datetime64 | None:
-    if not value:
-        return None
-    try:
-        return np.datetime64(str(value)[:10], "D")
-    except ValueError:
-        raise ConfigError(f"{name} {value!r} is no date; write it as 2015-06-30.") from None
 
 
 def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:

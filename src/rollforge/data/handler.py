@@ -21,6 +21,7 @@ from rollforge.data.loader import DataLoader, QlibDataLoader, StaticDataLoader
 from rollforge.data.operators import code_mark
 from rollforge.data.panel import Panel, PanelCache
 from rollforge.data.processor import Processor
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
 from rollforge.serial import Serializable
 from rollforge.session import Session, current_session
@@ -76,8 +77,10 @@ class DataHandler(Serializable):
         self.data_loader: DataLoader = build(
             data_loader, accept_types=DataLoader, default_module="rollforge.data.loader", where="data_loader"
         )
-        if start_time is not None and end_time is not None and pd.Timestamp(start_time) > pd.Timestamp(end_time):
-            raise DataError(f"The handler's range is inverted: it starts on {start_time} and ends on {end_time}.")
+        start = None if start_time is None else read_day(start_time, "start_time")
+        end = None if end_time is None else read_day(end_time, "end_time")
+        if start is not None and end is not None and start > end:
+            raise DataError(f"The handler's range is inverted: it starts on {start} and ends on {end}.")
         self._panels: dict[str, Panel] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class DataHandler(Serializable):
             "code": code_version(),
             "data": session_provider(session).fingerprint(),
             "universe": loader.universe(self.instruments),
-            "start": None if self.start_time is None else str(pd.Timestamp(self.start_time).date()),
+            "start": None if self.start_time is None else str(read_day(self.start_time, "start_time")),
             "loader": loader.definition(),
         }
 
@@ -144,11 +147,10 @@ class DataHandler(Serializable):
         for name, value, sign in (("start_time", self.start_time, 1), ("end_time", self.end_time, -1)):
             if value is None:
                 continue
-            day, edge = np.datetime64(str(value)[:10], "D"), calendar[-1] if sign > 0 else calendar[0]
+            day, edge = read_day(value, name), calendar[-1] if sign > 0 else calendar[0]
             if (day - edge) / np.timedelta64(1, "D") * sign > 0:
                 raise DataError(
-                    f"The handler's {name} {str(value)[:10]} leaves no data: "
-                    f"the calendar has {calendar[0]} to {calendar[-1]}."
+                    f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
                 )
 
     def _bounds(self, selector: Any) -> tuple[Any, Any]:
@@ -159,8 +161,8 @@ class DataHandler(Serializable):
             start, end = selector
         else:
             start = end = selector
-        lows = [pd.Timestamp(t) for t in (start, self.start_time) if t is not None]
-        highs = [pd.Timestamp(t) for t in (end, self.end_time) if t is not None]
+        lows = [read_day(t, "start_time") for t in (start, self.start_time) if t is not None]
+        highs = [read_day(t, "end_time") for t in (end, self.end_time) if t is not None]
         return (max(lows) if lows else None), (min(highs) if highs else None)
 
     def _fetch(
@@ -319,7 +321,7 @@ class DataHandlerLP(DataHandler):
 
     def _fits_inside(self, chain: Sequence[Processor]) -> bool:
         ends = [getattr(p, "fit_end_time", None) for p in chain]
-        return self.end_time is None or all(e is None or pd.Timestamp(e) <= pd.Timestamp(self.end_time) for e in ends)
+        return self.end_time is None or all(e is None or read_day(e) <= read_day(self.end_time) for e in ends)
 
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[Any] | None:

@@ -15,6 +15,7 @@ from rollforge.data.expression import parse
 from rollforge.data.operators import custom_operators, fields_of
 from rollforge.data.panel import Group, Panel, RowFile, group_file
 from rollforge.data.provider import Provider
+from rollforge.dates import read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataNotFound, nearest
 from rollforge.session import Session, current_session
 
@@ -122,9 +123,9 @@ class StaticDataLoader(DataLoader):
         days = frame.index.get_level_values("datetime")
         keep = np.ones(len(frame), bool)
         if start_time is not None:
-            keep &= days >= pd.Timestamp(start_time)
+            keep &= days >= read_timestamp(start_time, "start_time")
         if end_time is not None:
-            keep &= days <= pd.Timestamp(end_time)
+            keep &= days <= read_timestamp(end_time, "end_time")
         if isinstance(instruments, (list, tuple)):
             keep &= frame.index.get_level_values("instrument").isin(list(instruments))
         return frame[keep]

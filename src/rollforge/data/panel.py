@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.dates import read_day
 from rollforge.errors import DataError, nearest
 from rollforge.session import available_cores
 
@@ -72,8 +73,8 @@ class Panel:
 
     def rows(self, start: Any = None, end: Any = None) -> slice:
         """Return which rows belong to the days from `start` to `end`, both included; None is open."""
-        first = 0 if start is None else int(np.searchsorted(self.dates, _day(start)))
-        stop = len(self.dates) if end is None else int(np.searchsorted(self.dates, _day(end), "right"))
+        first = 0 if start is None else int(np.searchsorted(self.dates, read_day(start, "start")))
+        stop = len(self.dates) if end is None else int(np.searchsorted(self.dates, read_day(end, "end"), "right"))
         return slice(int(self.offsets[first]), int(self.offsets[max(first, stop)]))
 
     def index(self, rows: slice) -> pd.MultiIndex:
@@ -277,10 +278,6 @@ def _checked() -> str:
         return f"checked-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     except OSError:
         return "checked"  # a system that does not tell its starts
-
-
-def _day(value: Any) -> np.datetime64:
-    return np.datetime64(str(value)[:10], "D")
 
 
 def group_file(folder: Path, place: int) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.dates import read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError
 from rollforge.serial import Serializable
 
@@ -196,6 +197,8 @@ class _Fitted(_Columns):
             raise ConfigError(
                 f"{type(self).__name__} needs fit_start_time and fit_end_time: without them it would learn from the test."
             )
+        for name, value in (("fit_start_time", fit_start_time), ("fit_end_time", fit_end_time)):
+            read_day(value, name)  # a mistake is reported now, not when the model is trained
         self.fit_start_time = fit_start_time
         self.fit_end_time = fit_end_time
         self.shift: NDArray[Any] | None = None
@@ -214,7 +217,8 @@ class _Fitted(_Columns):
             When the window has no rows.
         """
         days = df.index.get_level_values("datetime")
-        start, end = pd.Timestamp(self.fit_start_time), pd.Timestamp(self.fit_end_time)
+        start = read_timestamp(self.fit_start_time, "fit_start_time")
+        end = read_timestamp(self.fit_end_time, "fit_end_time")
         inside = df[(days >= start) & (days <= end)]
         if inside.empty:
             raise DataError(

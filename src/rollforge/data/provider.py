@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 import math
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest
 
 __all__ = ["Days", "FieldBlock", "Provider", "Span", "open_provider", "write_folder"]
 
-Days = NDArray[np.datetime64]
+log = logging.getLogger(__name__)
+
 Span = tuple[np.datetime64, np.datetime64]
 
 
@@ -66,13 +70,19 @@ class Provider:
         DataNotFound
             When there is no such calendar.
         DataError
-            When a line is no date, or the days are not ascending.
+            When a line is not a date, the days are not ascending, or `freq` is shorter than a day.
         """
+        freq = _frequency(freq)
         key = (freq, future)
         if key not in self._calendars:
             file = self.path / "calendars" / f"{freq}{'_future' if future else ''}.txt"
             if future and not file.is_file():
                 return self.calendar(freq)
+            if not file.is_file():
+                known = sorted(p.stem for p in file.parent.glob("*.txt"))
+                raise DataNotFound(
+                    f"There is no calendar {file.stem!r} in {self.path}. Known: {', '.join(known) or 'none'}."
+                )
             self._calendars[key] = _read_calendar(file)
         return self._calendars[key]
 
@@ -97,7 +107,16 @@ class Provider:
                     f"Known: {', '.join(known) or 'none'}."
                 )
             self._markets[market] = _read_market(file)
+            self._warn_of_strangers(market)
         return self._markets[market]
+
+    def _warn_of_strangers(self, market: str) -> None:
+        """Name the members of a universe that have no data: they would be missing without a word."""
+        there = {os.path.basename(folder) for folder in self._feature_folders()}
+        strangers = [code for code in self._markets[market] if _folder_name(code) not in there]
+        if strangers:
+            shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+            log.warning("the universe %r names instruments without data in %s: %s", market, self.path, shown)
 
     def fields(self) -> list[str]:
         """Return the names of the fields that any instrument has."""
@@ -155,6 +174,7 @@ class Provider:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         begin = np.zeros(len(codes), np.int64)
         end = np.zeros(len(codes), np.int64)
+        freq = _frequency(freq)
         found = False
         days = len(self.calendar(freq))
         root = self.path / "features"
@@ -195,7 +215,7 @@ class Provider:
             mark = hashlib.sha256()
             for folder in ("calendars", "instruments"):
                 for file in sorted((self.path / folder).glob("*.txt")):
-                    mark.update(f"{file.name}:{file.read_text()}".encode())
+                    mark.update(file.name.encode() + b":" + file.read_bytes())
             for folder_path in sorted(self._feature_folders()):
                 with os.scandir(folder_path) as entries:
                     listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
@@ -236,38 +256,68 @@ def _first_day(head: bytes, size: int, file: str, days: int) -> int:
     return int(first)
 
 
+def _frequency(freq: str) -> str:
+    """Return the name of a frequency in the data folder: ``day`` for ``1d`` and the like.
+
+    Raises
+    ------
+    DataError
+        For minutes and hours.
+    """
+    name = str(freq).strip().lower()
+    if re.fullmatch(r"1?d(ay)?", name):
+        return "day"
+    if re.fullmatch(r"\d*(m|min|minute|h|hour|s|sec|second|tick)s?", name):
+        raise DataError(f"Rollforge works with daily bars; the frequency {freq!r} is shorter than a day. Use 'day'.")
+    return name
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that hold something, with their numbers; editors may have added a mark in front."""
+    raw = file.read_bytes()
+    try:
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{file} is not UTF-8 text: {exc}. Save it as UTF-8.") from None
+    return [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
 def _read_calendar(file: Path) -> Days:
-    try:
-        lines = file.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        raise DataNotFound(
-            f"{file.parent.parent} is no data folder: it has no {file.parent.name}/{file.name}."
-        ) from None
-    try:
-        days = np.array(lines, "datetime64[D]")
-    except ValueError as exc:
-        raise DataError(f"{file} holds a line that is no date: {exc}") from exc
-    if days.size == 0:
+    moments = [read_moment(line, f"{file}, line {number}") for number, line in _lines(file)]
+    if not moments:
         raise DataError(f"{file} holds no days.")
-    if not (np.diff(days) > np.timedelta64(0, "D")).all():
-        at = int(np.argmin(np.diff(days))) + 1
+    days = np.array([m.day for m in moments], "datetime64[D]")
+    steps = np.diff(days)
+    if not (steps > np.timedelta64(0, "D")).all():
+        at = int(np.argmin(steps)) + 1
+        if days[at] == days[at - 1] and moments[at].seconds != moments[at - 1].seconds:
+            raise DataError(
+                f"{file} holds times within a day ({clock(moments[at - 1].seconds)} and {clock(moments[at].seconds)} of "
+                f"{days[at]}), but Rollforge works with daily bars: one line a day."
+            )
         raise DataError(f"{file}: the days must ascend, but {days[at]} stands after {days[at - 1]}.")
+    if days[0] < FIRST_DAY or days[-1] > LAST_DAY:
+        wrong = days[0] if days[0] < FIRST_DAY else days[-1]
+        raise DataError(f"{file}: {wrong} is outside {FIRST_DAY} to {LAST_DAY}, the days that a calendar may hold.")
     return days
 
 
 def _read_market(file: Path) -> dict[str, list[Span]]:
     members: dict[str, list[Span]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        parts = line.split("\t")
-        try:
-            code, first, last = parts[0], np.datetime64(parts[1].strip(), "D"), np.datetime64(parts[2].strip(), "D")
-        except (IndexError, ValueError):
-            raise DataError(
-                f"{file}, line {number}: expected code, first day, last day by tabs, found {line!r}."
-            ) from None
-        members.setdefault(code.strip().upper(), []).append((first, last))
+    inverted = []
+    for number, line in _lines(file):
+        separator = "\t" if "\t" in line else "," if "," in line else None
+        parts = [p for p in map(str.strip, line.split(separator)) if p]
+        if len(parts) < 3:
+            raise DataError(f"{file}, line {number}: expected code, first day, last day by tabs, found {line!r}.")
+        first, last = (read_day(part, f"{file}, line {number}") for part in parts[1:3])
+        if first > last:
+            inverted.append(number)
+        members.setdefault(parts[0].upper(), []).append((first, last))
+    if inverted:
+        log.warning(
+            "%s: %d of its spans end before they begin and hold no day (line %s)", file, len(inverted), inverted[0]
+        )
     if not members:
         raise DataError(f"The universe {file.stem!r} is empty: {file} names no instrument.")
     return dict(sorted(members.items()))
@@ -326,12 +376,12 @@ def write_folder(
         Name -> {code: [(first day, last day), …]}.
     """
     root = Path(path)
-    days = np.asarray(calendar, "datetime64[D]")
+    days = read_days(calendar, "calendar")
     for folder in ("calendars", "instruments", "features"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "calendars" / "day.txt").write_text("".join(f"{d}\n" for d in days), encoding="utf-8")
     for name, members in universes.items():
-        lines = (f"{code}\t{a}\t{b}\n" for code, spans in sorted(members.items()) for a, b in spans)
+        lines = (f"{code}\t{read_day(a)}\t{read_day(b)}\n" for code, spans in sorted(members.items()) for a, b in spans)
         (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     for code, (first, fields) in series.items():
         place = root / "features" / _folder_name(code)

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from rollforge.data.engine import session_provider
+from rollforge.dates import as_timestamp, read_day, read_days
 from rollforge.errors import SegmentError
 
 __all__ = ["OutsideCalendar", "TimeAdjuster"]
@@ -51,14 +52,14 @@ class TimeAdjuster:
 
     def __init__(self, future: bool = True, end_time: Any = None, *, calendar: ArrayLike | None = None) -> None:
         days = session_provider().calendar(future=future) if calendar is None else calendar
-        self._all = np.asarray(days, "datetime64[D]")
+        self._all = read_days(days, "calendar")
         if self._all.size == 0:
             raise SegmentError("the calendar has no days.")
         self.set_end_time(end_time)
 
     def set_end_time(self, end_time: Any = None) -> None:
         """Forget the days after `end_time`; None remembers them all."""
-        self.cals = self._all if end_time is None else self._all[self._all <= _day(end_time)]
+        self.cals = self._all if end_time is None else self._all[self._all <= read_day(end_time, "end_time")]
         if self.cals.size == 0:
             raise SegmentError(f"no trading day is left up to {end_time}: the calendar begins on {self._all[0]}.")
 
@@ -74,11 +75,11 @@ class TimeAdjuster:
             return None
         if idx < 0:
             raise OutsideCalendar(f"{-idx} days before the calendar's first day, {self.cals[0]}, there are no data.")
-        return pd.Timestamp(self.cals[idx])
+        return as_timestamp(self.cals[idx])
 
     def max(self) -> pd.Timestamp:
         """Return the last day."""
-        return pd.Timestamp(self.cals[-1])
+        return as_timestamp(self.cals[-1])
 
     def align_idx(self, time_point: Any, tp_type: str = "start") -> int | None:
         """Return the index of the first day not before a date, or with ``tp_type="end"`` of the last not after it.
@@ -97,7 +98,7 @@ class TimeAdjuster:
             raise ValueError(f"tp_type must be 'start' or 'end', found {tp_type!r}.")
         if time_point is None:
             return None
-        day = _day(time_point)
+        day = read_day(time_point)
         if tp_type == "start":
             return int(np.searchsorted(self.cals, day))
         idx = int(np.searchsorted(self.cals, day, "right")) - 1
@@ -122,7 +123,7 @@ class TimeAdjuster:
         """
         idx = self.align_idx(time_point, tp_type)
         if idx is not None and idx >= len(self.cals):
-            raise OutsideCalendar(f"{_day(time_point)} is after the last trading day, {self.cals[-1]}.")
+            raise OutsideCalendar(f"{read_day(time_point)} is after the last trading day, {self.cals[-1]}.")
         return self.get(idx)
 
     def align_seg(self, segment: Any) -> Any:
@@ -184,13 +185,6 @@ class TimeAdjuster:
         return self.get(first), self.get(last)
 
 
-def _day(value: Any) -> np.datetime64:
-    try:
-        return np.datetime64(pd.Timestamp(value), "D")
-    except (ValueError, TypeError) as exc:
-        raise SegmentError(f"{value!r} is no date; write it as 2015-06-30.") from exc
-
-
 def _ends(segment: Any) -> tuple[Any, Any]:
     if isinstance(segment, slice):
         return segment.start, segment.stop
@@ -200,5 +194,5 @@ def _ends(segment: Any) -> tuple[Any, Any]:
 
 
 def _shown(segment: Any) -> str:
-    start, end = (str(e)[:10] if e is not None else "open" for e in _ends(segment))
+    start, end = ("open" if e is None else read_day(e) for e in _ends(segment))
     return f"({start}, {end})"

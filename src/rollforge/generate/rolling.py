@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from rollforge.dates import read_timestamp
 from rollforge.errors import SegmentError, nearest
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
@@ -231,7 +232,7 @@ class RollingGen(TaskGen):
         test_end : date
             The last day to be tested.
         """
-        yield from self._following(task, dict(segments_of(task)), pd.Timestamp(test_end))
+        yield from self._following(task, dict(segments_of(task)), read_timestamp(test_end, "test_end"))
 
     def _following(self, template: Task, segments: Segments, last: pd.Timestamp) -> Iterator[Task]:
         while True:

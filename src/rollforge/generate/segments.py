@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from rollforge.errors import SegmentError, nearest
+from rollforge.dates import read_day, read_days
+from rollforge.errors import DateError, SegmentError, nearest
 
 __all__ = ["Bounds", "ordered", "segments_of", "validate_segments"]
 
@@ -54,11 +54,9 @@ def bounds(name: str, segment: Any, path: str = PATH) -> Bounds:
             ends.append(None)
             continue
         try:
-            if isinstance(value, (int, float, bool)):
-                raise ValueError
-            ends.append(np.datetime64(pd.Timestamp(value), "D"))
-        except (ValueError, TypeError):
-            raise SegmentError(f"{value!r} is no date; write it as 2015-06-30.", path=f"{here}.{i}") from None
+            ends.append(read_day(value))
+        except DateError as exc:
+            raise SegmentError(str(exc), path=f"{here}.{i}") from None
     start, end = ends
     if start is not None and end is not None and start > end:
         raise SegmentError(f"is inverted: it starts on {start} and ends on {end}.", path=here)
@@ -102,7 +100,7 @@ def validate_segments(
                 f"there is no segment {name!r}.{nearest(name, segments)} There are: {', '.join(map(str, segments))}.",
                 path=path,
             )
-    days = np.asarray(calendar, "datetime64[D]")
+    days = read_days(calendar)
     sequence = ordered(segments, path)
     for name, (start, end) in sequence:
         first = 0 if start is None else int(np.searchsorted(days, start))

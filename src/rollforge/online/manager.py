@@ -11,6 +11,7 @@ import pandas as pd
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.data.engine import D
+from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError
 from rollforge.online.strategy import OnlineStrategy
 from rollforge.run.trainer import Trainer, TrainerR
@@ -56,7 +57,7 @@ class OnlineManager(Serializable):
         if not self.strategies:
             raise ConfigError("An OnlineManager needs at least one strategy.", path="strategies")
         self.freq = freq
-        self.begin_time = self._day(begin_time)
+        self.begin_time = self._day(begin_time, "begin_time")
         self.cur_time = self.begin_time
         self.history: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
         """Day -> strategy -> the models that were online from then on."""
@@ -64,8 +65,8 @@ class OnlineManager(Serializable):
         self.signals: Any = None
         self.status = self.STATUS_ONLINE
 
-    def _day(self, time: Any) -> pd.Timestamp:
-        return pd.Timestamp(D.calendar(freq=self.freq)[-1] if time is None else time)
+    def _day(self, time: Any, name: str) -> pd.Timestamp:
+        return read_timestamp(D.calendar(freq=self.freq)[-1] if time is None else time, name)
 
     def _postponed(self) -> bool:
         """Whether fitting and signals wait for the end of a simulation, where all of it can be done side by side."""
@@ -105,7 +106,7 @@ class OnlineManager(Serializable):
         task_kwargs, model_kwargs, signal_kwargs : mapping, optional
             For `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
         """
-        self.cur_time = self._day(cur_time)
+        self.cur_time = self._day(cur_time, "cur_time")
         trained = []
         for strategy in self.strategies:
             tasks = strategy.prepare_tasks(self.cur_time, **(task_kwargs or {}))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
+from rollforge.dates import read_day, read_timestamp
 from rollforge.errors import ConfigError
 from rollforge.generate.base import task_generator
 from rollforge.generate.calendar import TimeAdjuster
@@ -149,11 +150,11 @@ class RollingStrategy(OnlineStrategy):
         tests = [(r, _model_and_test(r)[1]) for r in recorders]
         if not tests:
             return [], None
-        last = max((t for _, t in tests), key=lambda t: pd.Timestamp(t[0]))
-        return [r for r, t in tests if pd.Timestamp(t[0]) == pd.Timestamp(last[0])], last
+        last = max((t for _, t in tests), key=lambda t: read_day(t[0]))
+        return [r for r, t in tests if read_day(t[0]) == read_day(last[0])], last
 
 
 def _last_day(cur_time: Any) -> pd.Timestamp:
     """A day of the calendar, or its last."""
     last = TimeAdjuster(future=False).max()
-    return last if cur_time is None else min(pd.Timestamp(cur_time), last)
+    return last if cur_time is None else min(read_timestamp(cur_time, "cur_time"), last)

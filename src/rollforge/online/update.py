@@ -10,6 +10,7 @@ import pandas as pd
 
 from rollforge.data.dataset import DatasetH
 from rollforge.data.engine import D
+from rollforge.dates import read_day, read_timestamp
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
@@ -54,7 +55,7 @@ class RMDLoader:
 def _reaches_back(dataset: DatasetH, start_time: Any) -> bool:
     """Whether the handler's days begin early enough: then they stay, for its processors learn from the first of them."""
     first = getattr(getattr(dataset, "handler", None), "start_time", start_time)
-    return first is None or pd.Timestamp(first) < pd.Timestamp(start_time)
+    return first is None or bool(read_day(first) < read_day(start_time))
 
 
 class RecordUpdater(abc.ABC):
@@ -117,13 +118,13 @@ class DSBasedUpdater(RecordUpdater):
         self.rmdl = loader_cls(record)
         self._calendar = pd.DatetimeIndex(D.calendar(freq=freq))
         latest = self._calendar[-1]
-        self.to_date = latest if to_date is None else min(pd.Timestamp(to_date), latest)
+        self.to_date = latest if to_date is None else min(read_timestamp(to_date, "to_date"), latest)
         self.old_data: pd.DataFrame = record.load_object(fname)
         if from_date is None:
             # A label at the end is missing until the days that it looks at have come: it is made anew.
             self.last_end = self.old_data.dropna().index.get_level_values("datetime").max()
         else:
-            self.last_end = self._shifted(pd.Timestamp(from_date), -1)
+            self.last_end = self._shifted(read_timestamp(from_date, "from_date"), -1)
 
     def _shifted(self, day: pd.Timestamp, days: int) -> pd.Timestamp:
         place = int(self._calendar.searchsorted(day)) + days

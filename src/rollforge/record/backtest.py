@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rollforge.build import build
 from rollforge.data.engine import features, session_provider
 from rollforge.data.provider import Days
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.record.account import Account, Books, Positions
 from rollforge.record.exchange import Market, Rules, Side, open_market
@@ -254,25 +255,18 @@ def _executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
     return executor
 
 
-def _day(value: Any, name: str, where: str) -> np.datetime64:
-    try:
-        return np.datetime64(pd.Timestamp(value), "D")
-    except (ValueError, TypeError):
-        raise ConfigError(f"{value!r} is no date; write it as 2015-06-30.", path=f"{where}.{name}") from None
-
-
 def _days(
     calendar: Days, strategy: BaseSignalStrategy, start: Any, end: Any, where: str
 ) -> tuple[Days, np.datetime64 | None]:
     """Return the trading days, and the one before them (None at the calendar's start: there Qlib takes the last)."""
     signal = strategy.signal.days
-    first = signal[0] if start is None else _day(start, "start_time", where)
+    first = signal[0] if start is None else read_day(start, f"{where}.start_time")
     begin = int(np.searchsorted(calendar, first))
     if end is None:
         stop = int(np.searchsorted(calendar, signal[-1], side="right")) + 1
         last = calendar[min(stop, len(calendar)) - 1]
     else:
-        last = _day(end, "end_time", where)
+        last = read_day(end, f"{where}.end_time")
         stop = int(np.searchsorted(calendar, last, side="right"))
     if first > last:
         raise ConfigError(f"the backtest starts on {first} and ends on {last}.", path=f"{where}.start_time")

@@ -20,6 +20,7 @@ import pandas as pd
 
 from rollforge.build import import_file, locate
 from rollforge.data.engine import D
+from rollforge.dates import read_timestamp
 from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound, RollforgeError
 from rollforge.serial import Serializable as _Serializable
 from rollforge.session import current_session
@@ -226,7 +227,7 @@ def get_date_by_shift(
 ) -> pd.Timestamp:
     """Return the trading day some days later (or, negative, earlier)."""
     days = _days()
-    day = pd.Timestamp(trading_date)
+    day = read_timestamp(trading_date, "trading_date")
     place = bisect.bisect_left(days, day)
     if (place == len(days) or days[place] != day) and align is None:
         raise ValueError(f"{day} is no trading day.")
@@ -243,7 +244,7 @@ def get_date_range(
 ) -> list[pd.Timestamp]:
     """Return the trading days around one."""
     days = _days()
-    place = bisect.bisect_left(days, pd.Timestamp(trading_date))
+    place = bisect.bisect_left(days, read_timestamp(trading_date, "trading_date"))
     return days[max(place + min(left_shift, 0), 0) : place + right_shift + 1]
 
 
@@ -254,7 +255,7 @@ def get_pre_trading_date(trading_date: Any, future: bool = False) -> pd.Timestam
 
 def is_tradable_date(cur_date: Any) -> bool:
     """Return whether a day is one of trading."""
-    day = pd.Timestamp(cur_date).normalize()
+    day = read_timestamp(cur_date, "cur_date")
     return day in set(D.calendar(start_time=day, end_time=day).astype("datetime64[ns]").tolist()) or bool(
         len(D.calendar(start_time=day, end_time=day))
     )
@@ -263,9 +264,7 @@ def is_tradable_date(cur_date: Any) -> bool:
 def transform_end_date(end_date: Any = None, freq: str = "day") -> pd.Timestamp:
     """Return a day, or the last of the calendar for None, -1 and days beyond it."""
     last = pd.Timestamp(D.calendar(freq=freq)[-1])
-    return (
-        last if end_date is None or str(end_date) == "-1" or pd.Timestamp(end_date) > last else pd.Timestamp(end_date)
-    )
+    return last if end_date is None or str(end_date) == "-1" else min(read_timestamp(end_date, "end_date"), last)
 
 
 def time_to_day_index(time_obj: Any, region: str = "cn") -> int:

@@ -1,0 +1,317 @@
+"""Reading days, however they are written: the one place where a file, a workflow, an option or an argument becomes a day.
+
+A day is the one that its author's calendar showed. A time of day and an offset from UTC never move it:
+``2021-03-01 00:00:00+08:00`` is 1 March, although it was still February in Greenwich. A value that does not name exactly
+one day (``2021-03``, ``01/02/2021``, ``2021-02-30``) is an error.
+"""
+
+from __future__ import annotations
+
+import calendar
+import datetime as dt
+import functools
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.errors import DateError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FIRST_DAY",
+    "LAST_DAY",
+    "DayColumn",
+    "Days",
+    "Moment",
+    "as_timestamp",
+    "clock",
+    "read_column",
+    "read_day",
+    "read_days",
+    "read_moment",
+    "read_timestamp",
+]
+
+Days = NDArray[np.datetime64]
+
+FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")
+"""The years that pandas represents in nanoseconds. Trading days lie inside them; an open end may lie beyond."""
+
+_MONTHS = tuple(calendar.month_name[i].lower() for i in range(1, 13))  # importing never changes the locale from "C"
+_NAME = r"(?P<name>[a-z]{3,9})\.?"
+_TIME = (
+    r"(?:(?:t|\s+)(?P<hour>\d{1,2})(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?)?"
+    r"\s*(?P<half>[ap]m)?)?\s*(?P<zone>z|utc|gmt|bst|cet|cest|hkt|ist|jst|kst|sgt|[acemp][sd]t|[+-]\d\d(?::?\d\d)?)?"
+)
+_PATTERNS = [
+    re.compile(f"{day}{_TIME}", re.IGNORECASE | re.ASCII)
+    for day in (
+        r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})",
+        r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)",
+        r"(?P<year>\d{4})\u5e74(?P<month>\d{1,2})\u6708(?P<day>\d{1,2})\u65e5?",  # year, month, day in Chinese
+        rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?[-/ ]{_NAME}[-/, ]\s*(?P<year>\d{{4}})",
+        rf"{_NAME}[-/ ](?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,\s*|[-/ ])(?P<year>\d{{4}})",
+        rf"(?P<year>\d{{4}})[-/ ]{_NAME}[-/ ](?P<day>\d{{1,2}})",
+    )
+] + [
+    re.compile(  # 20210305093000 and, with milliseconds, 20210305093000000
+        r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)(?P<hour>\d\d)(?P<minute>\d\d)(?P<second>\d\d)(?P<fraction>\d{3})?",
+        re.ASCII,
+    )
+]
+_YEAR = re.compile(r"\d{4}", re.ASCII)
+_MONTH = re.compile(r"(?P<year>\d{4})[-/.]?(?P<month>\d\d?)", re.ASCII)
+_YEAR_LAST = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2}|\d{4})(?!\d).*", re.ASCII | re.DOTALL)
+_HOW = "Write a day as 2015-06-30."
+_SPANS = ("Y", "M", "W")  # units of datetime64 that are longer than a day
+# Digits of a time since 1970 -> its unit: from 2001 to 2286 in each of them.
+_EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
+
+
+class Moment(NamedTuple):
+    """What a value says: the day, the seconds since midnight, and the minutes from UTC where it names an offset."""
+
+    day: dt.date
+    seconds: float = 0.0
+    offset: float | None = None
+
+
+class _Unreadable(Exception):
+    """Why a value is not a day; becomes a :class:`DateError` with its place."""
+
+
+def read_day(value: Any, name: str = "") -> np.datetime64:
+    """Return the day that a value names, as datetime64[D].
+
+    Parameters
+    ----------
+    value : str, int, date, datetime, Timestamp or datetime64
+        ``2015-06-30``, ``2015/6/30``, ``2015.06.30``, ``20150630`` (a number too), ``30 Jun 2015``, ``Jun 30, 2015``;
+        a time of day and an offset from UTC may follow and do not change the day.
+    name : str
+        What the value is, and where: stands before the message of an error.
+
+    Raises
+    ------
+    DateError
+        When it names no day, or not exactly one.
+
+    Examples
+    --------
+    >>> str(read_day("2022/1/3")), str(read_day(20220103)), str(read_day("2021-03-01 00:00:00+08:00"))
+    ('2022-01-03', '2022-01-03', '2021-03-01')
+    """
+    return np.datetime64(read_moment(value, name).day, "D")
+
+
+def read_moment(value: Any, name: str = "") -> Moment:
+    """Return the day that a value names together with the time of day that it adds; see :func:`read_day`."""
+    try:
+        return _moment(value)
+    except _Unreadable as exc:
+        raise DateError(str(exc), path=name) from None
+
+
+def read_timestamp(value: Any, name: str = "") -> pd.Timestamp:
+    """Return the day that a value names as a Timestamp at midnight without time zone; see :func:`read_day`."""
+    return as_timestamp(read_day(value, name))
+
+
+def as_timestamp(day: np.datetime64) -> pd.Timestamp:
+    """Return a day as a Timestamp at midnight: in nanoseconds, as in the indexes of frames, where the year allows it."""
+    import pandas as pd
+
+    return pd.Timestamp(day).as_unit("ns") if FIRST_DAY <= day <= LAST_DAY else pd.Timestamp(day)
+
+
+def read_days(values: Any, name: str = "") -> Days:
+    """Return the days that the values of a sequence name; see :func:`read_day`."""
+    given = np.asarray(values)
+    if given.dtype.kind == "M" and np.datetime_data(given.dtype)[0] not in _SPANS and not np.isnat(given).any():
+        return given.astype("datetime64[D]")
+    return np.array([read_day(value, name) for value in values], "datetime64[D]")
+
+
+class DayColumn(NamedTuple):
+    """The days of a column of a table, one entry a row."""
+
+    days: Days
+    """NaT where a value is not a day."""
+    seconds: NDArray[np.float64]
+    """Seconds since midnight, as written; 0 where no time is written."""
+    utc: NDArray[np.bool_]
+    """Where the time is written in UTC, so that the exchange's own day may be another."""
+    why: dict[int, str]
+    """Row -> why it is not a day."""
+
+
+def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
+    """Return the days of a whole column, which may also count seconds, milli-, micro- or nanoseconds since 1970.
+
+    Parameters
+    ----------
+    values : Series or Index
+        The column. One with a time zone keeps its days: they are not converted to UTC.
+    """
+    import pandas as pd
+
+    column = pd.Series(values)
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        found = read_column(column.dt.tz_localize(None))
+        return found._replace(utc=~np.isnat(found.days) & (str(column.dt.tz) in ("UTC", "UTC+00:00", "Etc/UTC", "GMT")))
+    # Rows are many, different days are few: each text is read once.
+    place, known = pd.factorize(column, use_na_sentinel=True)
+    days = np.full(len(known) + 1, np.datetime64("NaT"), "datetime64[D]")  # the last one is for missing values
+    seconds, utc_days = np.zeros(len(known) + 1), np.zeros(len(known) + 1, bool)
+    reasons: dict[int, str] = {len(known): f"the date is missing. {_HOW}"}
+    for i, value in enumerate(known):
+        try:
+            moment = _epoch(value) or _moment(value)
+        except _Unreadable as exc:
+            reasons[i] = str(exc)
+        else:
+            days[i], seconds[i], utc_days[i] = moment.day, moment.seconds, moment.offset == 0
+    place = np.where(place < 0, len(known), place)
+    why = {int(row): reasons[int(place[row])] for row in np.flatnonzero(np.isin(place, list(reasons)))}
+    return DayColumn(days[place], seconds[place], utc_days[place], why)
+
+
+def clock(seconds: float) -> str:
+    """Return a time of day as 09:30, with seconds where there are any.
+
+    Examples
+    --------
+    >>> clock(34200), clock(34201)
+    ('09:30', '09:30:01')
+    """
+    text = str(dt.timedelta(seconds=round(seconds))).zfill(8)
+    return text.removesuffix(":00")
+
+
+def _moment(value: Any) -> Moment:
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        value = value.item()
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, np.datetime64):
+        return _datetime64(value)
+    if isinstance(value, dt.date):
+        return _date(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value:
+            raise _Unreadable(f"the date is missing ({value!r}). {_HOW}")
+        if abs(value) < 1e19 and value == int(value):
+            return _text(str(int(value)))
+    if getattr(value, "freqstr", None) == "D" and hasattr(value, "start_time"):  # a pandas Period
+        return _date(value.start_time)
+    plain = value is None or isinstance(value, (int, float, bool))
+    raise _Unreadable(f"{repr(value) if plain else f'a {type(value).__name__}'} is not a date. {_HOW}")
+
+
+def _date(value: dt.date) -> Moment:
+    if value != value:  # pandas' NaT
+        raise _Unreadable(f"the date is missing (NaT). {_HOW}")
+    if not isinstance(value, dt.datetime):
+        return Moment(value)
+    if not 1 <= value.year <= 9999:
+        raise _Unreadable(f"{value} is outside the years 1 to 9999.")
+    offset = value.utcoffset()
+    seconds = value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
+    return Moment(
+        dt.date(value.year, value.month, value.day), seconds, None if offset is None else offset.total_seconds() / 60
+    )
+
+
+def _datetime64(value: np.datetime64) -> Moment:
+    if np.isnat(value):
+        raise _Unreadable(f"the date is missing (NaT). {_HOW}")
+    if np.datetime_data(value.dtype)[0] in _SPANS:
+        raise _Unreadable(f"{str(value)!r} is a longer span of time, not a day. {_HOW}")
+    day = value.astype("datetime64[D]")
+    if not np.datetime64("0001-01-01") <= day <= np.datetime64("9999-12-31"):
+        raise _Unreadable(f"{day} is outside the years 1 to 9999.")
+    return Moment(day.item(), float((value - day) / np.timedelta64(1, "s")))
+
+
+@functools.lru_cache(maxsize=2**16)
+def _text(text: str) -> Moment:
+    bare = text.strip("\ufeff \t\r\n\v\f\xa0\u3000\u200b")
+    for pattern in _PATTERNS:
+        found = pattern.fullmatch(bare)
+        if found is not None:
+            parts = found.groupdict()
+            month = _month(parts["name"], text) if parts.get("name") else int(parts["month"])
+            seconds = _seconds(parts, text)
+            return Moment(_checked(int(parts["year"]), month, int(parts["day"]), text), seconds, _offset(parts, text))
+    raise _Unreadable(_why(text, bare))
+
+
+def _checked(year: int, month: int, day: int, text: str) -> dt.date:
+    if year < 1 or not 1 <= month <= 12:
+        raise _Unreadable(f"{text!r} is not a date: there is no {f'month {month}' if year else 'year 0'}.")
+    length = calendar.monthrange(year, month)[1]
+    if not 1 <= day <= length:
+        raise _Unreadable(f"{text!r} is not a date: {_MONTHS[month - 1].capitalize()} {year} has days 1 to {length}.")
+    return dt.date(year, month, day)
+
+
+def _month(name: str, text: str) -> int:
+    for i, full in enumerate(_MONTHS):
+        if full.startswith(name.lower()):
+            return i + 1
+    raise _Unreadable(f"{text!r} is not a date: {name!r} is not a month. {_HOW}")
+
+
+def _seconds(parts: dict[str, str | None], text: str) -> float:
+    hour, minute, second = (int(parts.get(p) or 0) for p in ("hour", "minute", "second"))
+    half = (parts.get("half") or "").lower()
+    if hour > (12 if half else 23) or minute > 59 or second > 60:
+        raise _Unreadable(f"{text!r} has a time of day that does not exist. {_HOW}")
+    if half:
+        hour = hour % 12 + (12 if half == "pm" else 0)
+    return hour * 3600 + minute * 60 + second + float(f"0.{parts.get('fraction') or 0}")
+
+
+def _offset(parts: dict[str, str | None], text: str) -> float | None:
+    zone = parts.get("zone")
+    if not zone:
+        return None
+    if zone[0] not in "+-":
+        return 0.0 if zone.upper() in ("Z", "UTC", "GMT") else None
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    return float((int(digits[:2]) * 60 + int(digits[2:])) * (-1 if zone[0] == "-" else 1))
+
+
+def _why(text: str, bare: str) -> str:
+    """Why a text that no pattern matches is not a day, as precisely as can be said."""
+    if not bare:
+        return f"the date is missing (an empty text). {_HOW}"
+    month = _MONTH.fullmatch(bare)
+    if _YEAR.fullmatch(bare):
+        return f"{text!r} is a year, not a day. Write its first day as {bare}-01-01, its last as {bare}-12-31."
+    if month and 1 <= int(month["month"]) <= 12 and int(month["year"]):
+        year, number = int(month["year"]), int(month["month"])
+        first, last = dt.date(year, number, 1), dt.date(year, number, calendar.monthrange(year, number)[1])
+        return f"{text!r} is a month, not a day. Write its first day as {first}, its last as {last}."
+    if _YEAR_LAST.fullmatch(bare):
+        return f"{text!r} does not say which number is the day and which the month. Write the year first: 2015-06-30."
+    if bare.isdecimal() and len(bare) in _EPOCHS:
+        return f"{text!r} counts time since 1970; it is not a day. {_HOW}"
+    shown = repr(text if len(text) <= 40 else f"{text[:40]}…")
+    return f"{shown} is not a date. {_HOW}"
+
+
+def _epoch(value: Any) -> Moment | None:
+    """A time since 1970 in a column; None for anything else."""
+    if isinstance(value, (float, np.floating)) and np.isfinite(value) and value == int(value):
+        value = int(value)
+    digits = value.strip() if isinstance(value, str) else str(value) if isinstance(value, (int, np.integer)) else ""
+    unit = _EPOCHS.get(len(digits)) if digits.isdecimal() and digits.isascii() else None
+    if unit is None:
+        return None
+    return _datetime64(np.int64(int(digits)).astype(f"datetime64[{unit}]"))._replace(offset=0.0)

@@ -1,0 +1,296 @@
+"""Days, however they are written: one reader for files, workflows, commands and the API."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollforge.data.provider import Provider
+from rollforge.dates import as_timestamp, read_column, read_day, read_days, read_moment, read_timestamp
+from rollforge.errors import ConfigError, DataError, DateError
+
+SHANGHAI = dt.timezone(dt.timedelta(hours=8))
+
+SPELLINGS: list[tuple[Any, str]] = [
+    # separators
+    ("2021-03-05", "2021-03-05"),
+    ("2021/03/05", "2021-03-05"),
+    ("2021/3/5", "2021-03-05"),
+    ("2021-3-5", "2021-03-05"),
+    ("2021.03.05", "2021-03-05"),
+    ("20210305", "2021-03-05"),
+    (20210305, "2021-03-05"),
+    (20210305.0, "2021-03-05"),
+    (np.int64(20210305), "2021-03-05"),
+    (np.str_("2021/03/05"), "2021-03-05"),
+    # what editors and spreadsheets leave around a date
+    ("  2021-03-05  ", "2021-03-05"),
+    ("2021-03-05\r", "2021-03-05"),
+    ("\ufeff2021-03-05", "2021-03-05"),
+    ("\xa02021-03-05\u200b", "2021-03-05"),
+    ("2021/3/5 0:00", "2021-03-05"),
+    # names of months
+    ("5-Mar-2021", "2021-03-05"),
+    ("05 March 2021", "2021-03-05"),
+    ("Mar 5, 2021", "2021-03-05"),
+    ("March 5th, 2021", "2021-03-05"),
+    ("2021-Mar-05", "2021-03-05"),
+    ("2021\u5e743\u67085\u65e5", "2021-03-05"),
+    # a time of day does not change the day
+    ("2021-03-05 00:00:00", "2021-03-05"),
+    ("2021-03-05T00:00", "2021-03-05"),
+    ("2021-03-05 23:59:59.999999999", "2021-03-05"),
+    ("20210305T153000", "2021-03-05"),
+    ("20210305153000", "2021-03-05"),
+    ("20210305153000000", "2021-03-05"),
+    ("2021-03-05 3:30 PM", "2021-03-05"),
+    # nor does an offset, east or west of Greenwich, on either side of a change of summer time
+    ("2021-03-05 00:00:00+08:00", "2021-03-05"),
+    ("2021-03-05 00:00:00+0530", "2021-03-05"),
+    ("2021-03-05T00:00:00+11", "2021-03-05"),
+    ("2021-03-05 00:00:00-05:00", "2021-03-05"),
+    ("2021-03-05T23:00:00-05:00", "2021-03-05"),
+    ("2021-03-05T16:00:00Z", "2021-03-05"),
+    ("2021-03-05 00:00:00 UTC", "2021-03-05"),
+    ("2021-03-14 00:00:00-05:00", "2021-03-14"),
+    ("2021-03-15 00:00:00-04:00", "2021-03-15"),
+    ("2021-03-05+08:00", "2021-03-05"),
+    # objects
+    (dt.date(2021, 3, 5), "2021-03-05"),
+    (dt.datetime(2021, 3, 5, 23, 59), "2021-03-05"),
+    (dt.datetime(2021, 3, 5, 0, 0, tzinfo=SHANGHAI), "2021-03-05"),
+    (dt.datetime(2021, 3, 14, 3, 30, tzinfo=ZoneInfo("America/New_York")), "2021-03-14"),
+    (pd.Timestamp("2021-03-05"), "2021-03-05"),
+    (pd.Timestamp("2021-03-05 01:00", tz="Asia/Tokyo"), "2021-03-05"),
+    (pd.Period("2021-03-05", "D"), "2021-03-05"),
+    (np.datetime64("2021-03-05"), "2021-03-05"),
+    (np.datetime64("2021-03-05T12:00:00.000000001"), "2021-03-05"),
+    # years that nanoseconds cannot hold: an open end in a list of instruments, a founding in 1602
+    ("9999-12-31", "9999-12-31"),
+    ("2262-04-12", "2262-04-12"),
+    ("1602-03-20", "1602-03-20"),
+    (dt.date(9999, 12, 31), "9999-12-31"),
+    (np.datetime64("1600-01-01"), "1600-01-01"),
+    ("2020-02-29", "2020-02-29"),
+]
+
+NOT_DAYS: list[tuple[Any, str]] = [
+    ("soon", "'soon' is not a date. Write a day as 2015-06-30"),
+    ("", "missing"),
+    ("  ", "missing"),
+    (None, "None is not a date"),
+    (True, "True is not a date"),
+    (float("nan"), "missing"),
+    (float("inf"), "inf is not a date"),
+    (20210305.5, "20210305.5 is not a date"),
+    (pd.NaT, "missing"),
+    (np.datetime64("NaT"), "missing"),
+    ("NaT", "'NaT' is not a date"),
+    ("2020-02-30", "February 2020 has days 1 to 29"),
+    ("2021-02-29", "February 2021 has days 1 to 28"),
+    ("2021-13-01", "there is no month 13"),
+    ("2021-00-10", "there is no month 0"),
+    ("2021-04-00", "has days 1 to 30"),
+    ("0000-01-01", "there is no year 0"),
+    ("2021-03-05 25:00", "time of day"),
+    ("2021-03", "is a month, not a day. Write its first day as 2021-03-01, its last as 2021-03-31"),
+    ("202102", "its last as 2021-02-28"),
+    ("2021", "is a year, not a day"),
+    (2021, "is a year, not a day"),
+    (np.datetime64("2021-03"), "longer span"),
+    (pd.Period("2021-03", "M"), "a Period is not a date"),
+    ("03/05/2021", "which number is the day"),
+    ("5.3.21", "which number is the day"),
+    ("2021-03/05", "is not a date"),
+    ("20210305x", "is not a date"),
+    ("5-Foo-2021", "'Foo' is not a month"),
+    (1614902400, "counts time since 1970"),
+    (-20210305, "is not a date"),
+    (10**30, "is not a date"),
+    (["2021-03-05"], "a list is not a date"),
+    (pd.DataFrame({"a": [1]}), "a DataFrame is not a date"),
+    ("x" * 500, "x…' is not a date"),
+]
+
+
+@pytest.mark.parametrize(("value", "day"), SPELLINGS, ids=[repr(v)[:40] for v, _ in SPELLINGS])
+def test_a_day_is_read_as_it_was_meant(value: Any, day: str) -> None:
+    """Each spelling gives the day that its author's calendar showed, and the same day as a Timestamp."""
+    assert read_day(value) == np.datetime64(day)
+    assert read_day(value).dtype == np.dtype("datetime64[D]")
+    stamp = read_timestamp(value)
+    assert (stamp.tz, stamp.date()) == (None, dt.date.fromisoformat(day))
+
+
+@pytest.mark.parametrize(("value", "words"), NOT_DAYS, ids=[repr(v)[:40] for v, _ in NOT_DAYS])
+def test_what_is_not_one_day_is_refused(value: Any, words: str) -> None:
+    """Whatever names no day, or several, is one short message that names its place; never a traceback or a guess."""
+    with pytest.raises(DateError) as caught:
+        read_day(value, "handler.start_time")
+    message = str(caught.value)
+    assert message.startswith("handler.start_time: ")
+    assert words in message
+    assert len(message) < 160
+    assert "\n" not in message
+    assert isinstance(caught.value, ConfigError)
+    assert isinstance(caught.value, DataError)
+
+
+@given(st.dates(), st.sampled_from(["%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%Y.%m.%d"]), st.integers(-14 * 60, 14 * 60))
+def test_every_day_is_read_from_every_spelling(day: dt.date, form: str, minutes: int) -> None:
+    """Whatever the day, the form and the offset, the day that is written comes back."""
+    text = f"{day.year:04d}" + day.strftime(form.removeprefix("%Y"))
+    assert read_day(text).item() == day
+    sign, size = "-" if minutes < 0 else "+", abs(minutes)
+    moment = read_moment(f"{text} 00:00:00{sign}{size // 60:02d}:{size % 60:02d}")
+    assert (moment.day, moment.seconds, moment.offset) == (day, 0, minutes)
+
+
+def test_a_column_is_read_like_its_values() -> None:
+    """A column of texts, dates, numbers or timestamps gives the days of its values, and says which rows have none."""
+    readable = [(v, d) for v, d in SPELLINGS if not isinstance(v, float)]
+    found = read_column(pd.Series([v for v, _ in readable] + ["soon", None], dtype=object))
+    assert [str(d) for d in found.days[:-2]] == [d for _, d in readable]
+    assert np.isnat(found.days[-2:]).all()
+    assert sorted(found.why) == [len(readable), len(readable) + 1]
+
+
+def test_a_column_with_a_time_zone_keeps_its_days() -> None:
+    """Midnight in Shanghai belongs to the day in Shanghai; times that are given in UTC are marked as such."""
+    days = pd.date_range("2021-03-01", periods=2, tz="Asia/Shanghai")
+    assert [str(d) for d in read_column(days.to_series()).days] == ["2021-03-01", "2021-03-02"]
+    assert not read_column(days.to_series()).utc.any()
+    in_utc = read_column(days.tz_convert("UTC").to_series())
+    assert [str(d) for d in in_utc.days] == ["2021-02-28", "2021-03-01"]
+    assert in_utc.utc.all()
+    assert in_utc.seconds.tolist() == [16 * 3600] * 2
+
+
+@pytest.mark.parametrize("factor", [1, 10**3, 10**6, 10**9])
+def test_a_column_may_count_from_1970(factor: int) -> None:
+    """Seconds, milli-, micro- and nanoseconds since 1970 are days in UTC, as numbers and as text."""
+    counts = [1614902400 * factor, 1614988800 * factor]
+    for column in (pd.Series(counts), pd.Series([str(c) for c in counts])):
+        found = read_column(column)
+        assert [str(d) for d in found.days] == ["2021-03-05", "2021-03-06"]
+        assert found.utc.all()
+
+
+def test_a_sequence_of_days() -> None:
+    """Arrays, indexes and lists give their days; a time zone does not move them, a month is refused."""
+    days = np.array(["2021-03-01", "2021-03-02"], "datetime64[D]")
+    index = pd.DatetimeIndex(days)
+    for given_days in (days, index, index.tz_localize("Asia/Tokyo"), list(index), ["20210301", "2021/3/2"], list(days)):
+        assert read_days(given_days).tolist() == days.tolist()
+    with pytest.raises(DateError):
+        read_days(np.array(["2021-03"], "datetime64[M]"))
+    with pytest.raises(DateError):
+        read_days(np.array(["2021-03-01", "NaT"], "datetime64[D]"))
+
+
+def test_timestamps_are_in_nanoseconds_where_they_can_be() -> None:
+    """A Timestamp fits the index of a frame; a year beyond nanoseconds still compares."""
+    assert as_timestamp(np.datetime64("2021-03-05")).unit == "ns"
+    assert as_timestamp(np.datetime64("9999-12-31")) > as_timestamp(np.datetime64("2261-12-31"))
+
+
+# -- files that are edited by hand ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("calendars", "instruments", "features/a", "features/b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "calendars" / "day.txt").write_text("2021-03-01\n2021-03-02\n2021-03-03\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff2021-03-01\n2021-03-02\n2021-03-03\n",
+        "20210301\n20210302\n20210303",
+        "2021/3/1\r\n2021/3/2\r\n\r\n2021/3/3\r\n",
+        "2021-03-01 00:00:00\n2021-03-02 00:00:00\n2021-03-03 00:00:00\n",
+        "2021-03-01  \n 2021-03-02\n2021-03-03\t\n\n",
+        "2021-03-01T00:00:00+08:00\n2021-03-02T00:00:00+08:00\n2021-03-03T00:00:00+08:00\n",
+        "2021-03-01 15:00:00\n2021-03-02 15:00:00\n2021-03-03 15:00:00\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_calendar_edited_by_hand(folder: Path, text: str, encoding: str) -> None:
+    """A mark in front, other separators, spaces, empty lines and times of day do not change the calendar."""
+    (folder / "calendars" / "day.txt").write_bytes(text.encode(encoding))
+    assert [str(d) for d in Provider(folder).calendar()] == ["2021-03-01", "2021-03-02", "2021-03-03"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"2021-03-01\n2021-02-30\n", r"day\.txt, line 2: '2021-02-30' is not a date: February 2021 has days 1 to 28"),
+        (b"date\n2021-03-01\n", r"day\.txt, line 1: 'date' is not a date"),
+        (b"2021-03-01\n2021-03\n", r"line 2: '2021-03' is a month"),
+        (b"2021-03-01\n2301-03-02\n", "2301-03-02 is outside 1678-01-01 to 2261-12-31"),
+        (b"2021-03-01 09:30\n2021-03-01 09:31\n", r"times within a day \(09:30 and 09:31 of 2021-03-01\).* daily bars"),
+        (b"2021-03-01\xff\n", "is not UTF-8 text"),
+        (b"\xef\xbb\xbf\n", "holds no days"),
+    ],
+)
+def test_a_calendar_that_cannot_be_is_named(folder: Path, text: bytes, words: str) -> None:
+    """The message names the file and the line."""
+    (folder / "calendars" / "day.txt").write_bytes(text)
+    with pytest.raises(DataError, match=words):
+        Provider(folder).calendar()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffA\t2021-03-01\t2021-03-02\nB\t2021-03-02\t9999-12-31\n",
+        "A\t20210301\t20210302\nB\t20210302\t99991231\n",
+        "a \t 2021/3/1 \t 2021/3/2 \r\n\r\nb\t2021/3/2\t9999/12/31\r\n",
+        "A\t2021-03-01 00:00:00\t2021-03-02 00:00:00\nB\t2021-03-02 00:00:00\t9999-12-31 00:00:00\n",
+        "A,2021-03-01,2021-03-02\nB,2021-03-02,9999-12-31\n",
+        "A  2021-03-01  2021-03-02\nB  2021-03-02  9999-12-31",
+        "A\t\t2021-03-01\t2021-03-02\textra\nB\t2021-03-02\t9999-12-31\n",
+    ],
+)
+def test_a_universe_edited_by_hand(folder: Path, text: str) -> None:
+    """No member is lost, and no end becomes the year 20,210,302."""
+    (folder / "instruments" / "mine.txt").write_text(text, encoding="utf-8")
+    spans = {code: [tuple(map(str, s)) for s in days] for code, days in Provider(folder).instruments("mine").items()}
+    assert spans == {"A": [("2021-03-01", "2021-03-02")], "B": [("2021-03-02", "9999-12-31")]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A\t2021-03-01\n", r"mine\.txt, line 1: expected code, first day, last day"),
+        ("A\t2021-03-01\t\n", "line 1: expected code"),
+        ("A\t2021-03-01\t2021-03-02\nB\t2021-03-01\t2021-02-29\n", "line 2: '2021-02-29' is not a date"),
+        ("A\t2021-03-01\tnan\n", "'nan' is not a date"),
+    ],
+)
+def test_a_universe_that_cannot_be_is_named(folder: Path, text: str, words: str) -> None:
+    """A line that is cut off or holds no date is an error with its number."""
+    (folder / "instruments" / "mine.txt").write_text(text)
+    with pytest.raises(DataError, match=words):
+        Provider(folder).instruments("mine")
+
+
+def test_members_that_do_nothing_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A span that ends before it begins, and a code without data, are named: they would be missing without a word."""
+    (folder / "instruments" / "mine.txt").write_text("A\t2021-03-02\t2021-03-01\nAA\t2021-03-01\t2021-03-02\n")
+    with caplog.at_level("WARNING"):
+        Provider(folder).instruments("mine")
+    assert "1 of its spans end before they begin and hold no day (line 1)" in caplog.text
+    assert "names instruments without data" in caplog.text
+    assert "AA" in caplog.text
