@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from rollforge.data.provider import Provider
 from rollforge.dates import as_timestamp, read_column, read_day, read_days, read_moment, read_timestamp
