@@ -1,38 +1,74 @@
-"""What the documents say is so: links lead somewhere, the README's Python runs, the example plans."""
+"""What the documents say is so: links lead somewhere, code runs, commands, options, names and keys exist."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
-import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
 import rollforge
-from rollforge.workflow import load_workflow, make_plan
+from rollforge.cli import exit_codes
+from rollforge.cli.main import app
+from rollforge.cli.pool import app as pool_app
+from rollforge.session import Session
+from rollforge.workflow import _Document, _Rollforge, load_workflow, make_plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+GUIDES = [p for p in PAGES if p.name != "CHANGELOG.md" and "decisions" not in p.parts]
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link of a page is a file of the project."""
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#]+)\)", text_of(page)):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
 def test_every_public_name_is_there() -> None:
-    """What ``rollforge`` offers by name can be imported by that name."""
-    for name in rollforge.__all__:
-        assert getattr(rollforge, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'Rollforge'"):
+    """What ``rollforge`` and its rooms offer by name can be imported by that name."""
+    for room in ("", ".data", ".generate", ".store", ".track", ".models", ".record", ".run", ".collect", ".online"):
+        module = importlib.import_module(f"rollforge{room}")
+        assert len(module.__all__) > 1
+        for name in module.__all__:
+            assert getattr(module, name) is not None
+            assert name in dir(module) or name == "__version__"
+    with pytest.raises(AttributeError, match="attribute"):
         rollforge.Rollforge  # noqa: B018
+
+
+def test_types_survive_the_late_import(tmp_path: Path) -> None:
+    """A misspelt method of a name from the front door is an error to a type checker."""
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("from rollforge import TaskManager\nTaskManager('p').creat_task([])\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache'}", str(snippet)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert '"TaskManager" has no attribute "creat_task"' in done.stdout
+
+
+# -- Python ------------------------------------------------------------------------------------------------------------
 
 
 def example(folder: Path, market: Path) -> Path:
@@ -63,22 +99,163 @@ def test_the_example_plans(small_market: Path, tmp_path: Path) -> None:
     assert plan.warnings == ()
 
 
-@pytest.mark.slow
-def test_the_readmes_python_runs(small_market: Path, tmp_path: Path) -> None:
-    """Word for word, but for the workflow file and its main guard."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    code = code.replace("examples/rolling_lightgbm.yaml", str(example(tmp_path, small_market)))
+SETTING = {
+    "pool.md": "from rollforge import TaskManager\n"
+    "manager = TaskManager('p')\nwindows, ensemble = [{'stage': 'window', 'n': 1}, {'stage': 'window', 'n': 2}], {'n': 3}\n",
+}
+"""What a page takes for granted before its first line of code."""
+
+
+def python_blocks() -> Iterator[Any]:
+    for page in GUIDES:
+        blocks = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+        if blocks:
+            slow = [pytest.mark.slow] if page.name == "README.md" else []
+            yield pytest.param(page, blocks, id=page.name, marks=slow)
+
+
+@pytest.mark.parametrize(("page", "blocks"), list(python_blocks()))
+def test_the_code_of_a_page_runs(page: Path, blocks: list[str], small_market: Path, tmp_path: Path) -> None:
+    """Word for word and in order, as one script, with the example workflow on a small market."""
+    code = SETTING.get(page.name, "") + "\n".join(blocks)
+    file = example(tmp_path, small_market)
+    code = code.replace("examples/rolling_lightgbm.yaml", str(file)).replace("workflow.yaml", str(file))
     script = tmp_path / "script.py"
-    body = textwrap.indent(code + "print(prediction.shape[1], prediction.index.has_duplicates)\n", "    ")
-    script.write_text(f'if __name__ == "__main__":\n{body}', encoding="utf-8")
+    body = "".join(f"    {line}" for line in code.splitlines(keepends=True))
+    script.write_text(f'if __name__ == "__main__":\n{body}\n', encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)],
         cwd=tmp_path,
-        env={**os.environ},
+        env={**os.environ, "ROLLFORGE_DATA": str(small_market)},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1", "False"]
+
+
+def test_the_table_of_qlibs_names_is_true() -> None:
+    """Each row "the same, from `rollforge.room`" of the README: every name of the row is there."""
+    rows = re.findall(r"^\| (.+?) \| the same, from `([\w.]+)`", text_of(ROOT / "README.md"), re.MULTILINE)
+    assert len(rows) > 5
+    for names, module in rows:
+        room = importlib.import_module(module)
+        for name in re.findall(r"`([\w.]+)`", names):
+            where: Any = room
+            for part in name.split("."):
+                where = getattr(where, part)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.name)
+def test_dotted_names_exist(page: Path) -> None:
+    """A module, class or function that a page names by its path can be reached by it."""
+    for dotted in set(re.findall(r"`(rollforge(?:\.\w+)+)(?:\(\w*…?\)|\(\))?`", text_of(page))):
+        parts = dotted.split(".")
+        for end in range(len(parts), 0, -1):
+            try:
+                found: Any = importlib.import_module(".".join(parts[:end]))
+            except ImportError:
+                continue
+            for name in parts[end:]:
+                found = getattr(found, name)
+            break
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[Any]:
+    """Every line of code, in blocks and inside sentences, that calls the program."""
+    for page in GUIDES:
+        text = text_of(page)
+        lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+        lines += re.findall(r"`(rollforge [^`]+)`", text.replace("\n", " "))
+        for line in dict.fromkeys(lines):
+            if line.startswith(("rollforge ", "python -m rollforge.store.manager ")):
+                yield pytest.param(line, id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_commands_and_options_exist(line: str) -> None:
+    """Each command that a page shows is one, and takes the options that are shown with it."""
+    words = shlex.split(line.split("#")[0])
+    root = typer.main.get_command(pool_app if "manager" in words[2:3] or words[0] == "python" else app)
+    words = words[3:] if words[0] == "python" else words[1:]
+    for alternative in _alternatives(words):
+        _resolve(root, alternative)
+
+
+def _alternatives(words: list[str]) -> Iterator[list[str]]:
+    """``pool -t POOL watch | wait`` is two commands."""
+    if "|" not in words:
+        yield words
+        return
+    at = words.index("|") - 1
+    yield from ([*words[:at], word] for word in words[at:] if word != "|")
+
+
+def _resolve(command: Any, words: list[str]) -> None:
+    options = {name: param for param in command.params for name in param.opts}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("-"):
+            name, given, _ = word.partition("=")
+            option = next((options[n] for n in (name, name.replace("_", "-")) if n in options), None)
+            assert option is not None or name == "--help", f"{command.name} has no option {name}"
+            if option is not None and not given and not getattr(option, "is_flag", False):
+                rest = rest[1:]
+        elif getattr(command, "commands", None) and word[0].islower():
+            assert word.replace("_", "-") in command.commands, f"{command.name} has no command {word}"
+            _resolve(command.commands[word.replace("_", "-")], rest)
+            return
+
+
+def test_the_table_of_exit_codes_is_the_programs() -> None:
+    """In the page, in the module's docstring, and in the code."""
+    page = re.findall(r"^\| (\d+) \| (.+?) \|$", text_of(ROOT / "docs" / "commands.md"), re.MULTILINE)
+    module = re.findall(r"^(\d+)\s+(.+)$", exit_codes.__doc__ or "", re.MULTILINE)
+    assert page == module
+    assert [int(code) for code, _ in page] == [int(code) for code in exit_codes.Exit]
+
+
+# -- workflow files ----------------------------------------------------------------------------------------------------
+
+
+def sections() -> Iterator[Any]:
+    """Every piece of a workflow that a page shows: ``key: {…}`` inside sentences and blocks, and blocks of YAML."""
+    keys = "|".join(_Document.model_fields)
+    for page in GUIDES:
+        text = text_of(page)
+        inline = re.findall(rf"`((?:{keys}): \{{[^`]*\}})`", text.replace("\n", " "))
+        indented = re.findall(rf"^    ((?:{keys}): .+)$", text, re.MULTILINE)
+        for piece in dict.fromkeys([*inline, *indented, *re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]):
+            yield pytest.param(piece, id=f"{page.name}: {piece[:50]}")
+
+
+@pytest.mark.parametrize("piece", list(sections()))
+def test_keys_of_workflow_files_exist(piece: str, small_market: Path, tmp_path: Path) -> None:
+    """A workflow with that piece in it is read without a mistake."""
+    file = example(tmp_path, small_market)
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for key, value in yaml.safe_load(piece.replace("…", "")).items():
+        document[key] = {**document[key], **value} if isinstance(document.get(key), dict) else value
+    if "qlib_init" in document:
+        del document["rollforge"]
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    load_workflow(file)
+
+
+def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
+    """What Python can set, a workflow file can: ``data`` is the file's name for ``provider_uri``."""
+    keys = set(_Rollforge.model_fields)
+    assert {f.name for f in dataclasses.fields(Session)} - keys <= {"provider_uri"}
+
+
+def test_sizes_are_read_as_people_write_them(small_market: Path, tmp_path: Path) -> None:
+    """``memory: 1G`` in a file is 2**30 bytes in the session."""
+    file = example(tmp_path, small_market)
+    file.write_text(file.read_text().replace("rollforge:\n", "rollforge:\n  memory: 1G\n  cache_limit: 5000000\n"))
+    session = load_workflow(file).session
+    assert (session.memory, session.cache_limit) == (2**30, 5_000_000)

@@ -17,7 +17,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 
-__all__ = ["Session", "available_cores", "current_session", "init", "mask_secrets", "using"]
+__all__ = ["Session", "available_cores", "current_session", "init", "mask_secrets", "parse_size", "using"]
 
 REGIONS = ("us", "cn", "tw")
 
@@ -25,6 +25,35 @@ REGIONS = ("us", "cn", "tw")
 def available_cores() -> int:
     """Return how many cores this process may use (its affinity, not the size of the machine)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str, *, path: str = "") -> int:
+    """Return a size in bytes.
+
+    Parameters
+    ----------
+    text : str
+        A number with one of the units K, M, G, T (powers of 1024) or none.
+    path : str
+        Where it stands, for the error.
+
+    Raises
+    ------
+    ConfigError
+        When `text` is not a size.
+
+    Examples
+    --------
+    >>> parse_size("4G"), parse_size("512m"), parse_size("1024")
+    (4294967296, 536870912, 1024)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if found is None:
+        raise ConfigError(f"{text!r} is not a size. Write it as 512M or 4G.", path=path)
+    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def mask_secrets(uri: str) -> str:

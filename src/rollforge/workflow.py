@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rollforge.build import build, resolve_references
 from rollforge.errors import ConfigError, MissingDependency, nearest
-from rollforge.session import Session, using
+from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ class _QlibInit(BaseModel):
     default_exp_name: str | None = None
 
 
+def _bytes(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+_Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+"""A number of bytes, or a text as ``2G``."""
+
+
 class _Rollforge(_Section):
     data: str | None = None
     region: Literal["cn", "us", "tw"] = "us"
@@ -54,6 +62,8 @@ class _Rollforge(_Section):
     tracking: str | None = None
     experiment: str | None = None
     cache: str | None = None
+    cache_limit: _Size | None = None
+    memory: _Size | None = None
     threads: int | None = Field(default=None, ge=1)
 
 

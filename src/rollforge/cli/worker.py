@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import signal
 import socket
 from collections.abc import Callable
@@ -14,32 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollforge.errors import ConfigError, nearest
+from rollforge.errors import ConfigError, RollforgeError, UnfitWorker, nearest
 
 if TYPE_CHECKING:
     from rollforge.run.work import Event
     from rollforge.session import Session
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_size(text: str) -> int:
-    """Return a size in bytes.
-
-    Raises
-    ------
-    ConfigError
-        When it is none.
-
-    Examples
-    --------
-    >>> parse_size("4G"), parse_size("512m")
-    (4294967296, 536870912)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise ConfigError(f"{text!r} is no size. Write 512M or 4G.", path="--memory")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -71,7 +49,8 @@ def worker(
     tracking: Annotated[
         str | None, typer.Option(help="URI of the tracking store; by default ROLLFORGE_TRACKING.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Data folder; by default ROLLFORGE_DATA.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder on this machine; by default ROLLFORGE_DATA.")] = None,
+    no_data: Annotated[bool, typer.Option("--no-data", help="The tasks read no data folder.")] = False,
     region: Annotated[str, typer.Option(help="Trading rules: us, cn or tw.")] = "us",
     experiment: Annotated[
         str | None, typer.Option(help="Experiment of the recorders; by default the pool's name.")
@@ -100,7 +79,7 @@ def worker(
     SIGTERM (or Ctrl-C) lets running tasks end within --grace seconds and gives the others back; a second one gives them
     back at once. Whatever happens to this process, nothing is lost: what it held is taken over by others.
     """
-    from rollforge.session import Session, available_cores
+    from rollforge.session import Session, available_cores, parse_size
 
     side_by_side = jobs or available_cores()
     session = Session(region=region).with_(
@@ -109,9 +88,43 @@ def worker(
     )  # fmt: skip
     arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment}
     work = _job(pool, func, before, after, arguments)
-    options = {"force_release": isolate, "timeout": timeout, "memory": parse_size(memory) if memory else None}
+    if func is None:
+        _check_machine(session, needs_data=not no_data, tracking_named=bool(tracking))
+    options = {
+        "force_release": isolate,
+        "timeout": timeout,
+        "memory": parse_size(memory, path="--memory") if memory else None,
+    }
     settings = {"lease_seconds": lease, "grace": grace, "patience": patience, "stay": not exit_when_empty}
     _run(session, work, side_by_side, options, settings)
+
+
+def _check_machine(session: Session, *, needs_data: bool, tracking_named: bool) -> None:
+    """Do nothing, unless every task would fail on this machine, or be recorded where nobody looks.
+
+    Raises
+    ------
+    UnfitWorker
+        Before any task is claimed.
+    """
+    from rollforge.data.provider import open_provider
+
+    if needs_data and session.provider_uri is None:
+        raise UnfitWorker(
+            "This worker has no data folder, so every task would fail. Name the folder on this machine with "
+            "--data FOLDER or ROLLFORGE_DATA, or say --no-data if the tasks read none."
+        )
+    if needs_data and session.provider_uri is not None:
+        try:
+            open_provider(session.provider_uri).calendar()
+        except RollforgeError as exc:
+            raise UnfitWorker(f"This worker cannot read its data folder, so every task would fail. {exc}") from exc
+    local_store = session.store.partition(":")[0] in ("sqlite", "memory")
+    if not local_store and not (tracking_named or "ROLLFORGE_TRACKING" in os.environ):
+        raise UnfitWorker(
+            f"The pool is on a server, and the runs would be recorded in a file of this machine ({session.tracking}). "
+            "Name the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
+        )
 
 
 def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""How commands are spelt, how they end, and what a worker checks before it takes a task."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from rollforge import TaskManager, TrainerR
+from rollforge.cli.exit_codes import Exit
+from rollforge.errors import TrainingFailed
+from rollforge.run.failures import error_line, group_failures
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.testing.postgres import PostgresServer
+
+
+def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rollforge", *words],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    TaskManager("p", store=SQLiteStore(uri)).create_task([{"x": 1}, {"x": 2}], max_attempts=1)
+    return uri
+
+
+@pytest.mark.parametrize("name", ["task-stat", "task_stat"])
+def test_hyphens_and_underscores_are_the_same(name: str, uri: str) -> None:
+    """Qlib's names have underscores, this program's hyphens: both are taken."""
+    assert call("pool", "--store", uri, "-t", "p", name).stdout == '{"waiting": 2}\n'
+    assert call("pool", "--store", uri, "--task_pool", "p", name).stdout == '{"waiting": 2}\n'
+
+
+def test_ls_is_list(uri: str, tmp_path: Path) -> None:
+    """In every group of commands."""
+    assert call("pool", "--store", uri, "ls").stdout == "p\n"
+    for word in ("ls", "list"):
+        assert call("cache", word, "--cache", str(tmp_path / "panels")).returncode == Exit.DONE
+        assert call("track", word, f"folder:{tmp_path}/runs").returncode == Exit.DONE
+
+
+def test_a_typo_and_a_failed_task_end_with_different_codes(uri: str) -> None:
+    """2 for a command that does not exist, 1 for a pool in which tasks failed."""
+    assert call("pool", "--store", uri, "-t", "p", "task-stats").returncode == Exit.USAGE
+    manager = TaskManager("p", store=SQLiteStore(uri))
+    manager.cancel({})
+    assert call("pool", "--store", uri, "-t", "p", "wait").returncode == Exit.FAILED
+
+
+def test_a_done_task_shows_the_attempt_that_succeeded(uri: str) -> None:
+    """Attempt 1 for a task that was run once, 0 for one that never was."""
+    store = SQLiteStore(uri)
+    (task,) = store.claim("p", worker="host:1", lease=60, limit=1)
+    store.commit(task, 1)
+    lines = call("pool", "--store", uri, "-t", "p", "query").stdout.splitlines()
+    assert sorted(line.split(maxsplit=1)[1].split() for line in lines) == [
+        ["done", "attempt", "1"], ["waiting", "attempt", "0"]
+    ]  # fmt: skip
+
+
+# -- what a worker checks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [((), "--data FOLDER"), (("--data", "nowhere"), "cannot read its data folder")],
+    ids=["no folder named", "no such folder"],
+)
+def test_a_worker_without_data_takes_nothing(options: tuple[str, ...], said: str, uri: str) -> None:
+    """Exit code 7, one message, and no attempt is counted."""
+    ended = call("worker", "-t", "p", "--store", uri, "--exit-when-empty", *options)
+    assert ended.returncode == Exit.UNFIT
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [(t.status.value, t.attempts) for t in SQLiteStore(uri).query("p")] == [("waiting", 0)] * 2
+
+
+@pytest.mark.slow
+def test_a_worker_on_a_server_names_where_runs_are_recorded(
+    postgres: PostgresServer, small_market: Path, tmp_path: Path
+) -> None:
+    """Runs in a file that only this machine has would be lost to the others: it must be asked for."""
+    words = ("worker", "-t", "p", "--store", postgres.uri, "--data", str(small_market), "--exit-when-empty")
+    ended = call(*words)
+    assert ended.returncode == Exit.UNFIT
+    assert "--tracking" in ended.stderr
+    assert call(*words, "--tracking", f"folder:{tmp_path}/runs").returncode == Exit.DONE
+    assert call(*words, ROLLFORGE_TRACKING=f"folder:{tmp_path}/runs").returncode == Exit.DONE
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def fail(task: dict[str, Any], experiment_name: str | None = None, recorder_name: str | None = None) -> Any:
+    raise KeyError(task["x"] // 10)
+
+
+def test_a_common_cause_is_reported_once() -> None:
+    """Nine tasks, one cause: one traceback, the names of three and the number of the others."""
+    with pytest.raises(TrainingFailed) as raised:
+        TrainerR("e", fail)([{"x": x} for x in range(9)])
+    assert str(raised.value).startswith("9 of 9 tasks failed")
+    assert "and 6 more" in str(raised.value)
+    assert str(raised.value).count("KeyError: 0") == 1
+
+
+@given(st.lists(st.sampled_from(["KeyError: 1", "OSError: gone", "ValueError"]), min_size=1, max_size=20))
+def test_groups_hold_every_failure_once(reasons: list[str]) -> None:
+    """Whatever failed is in exactly one group, with those of the same error; the largest group comes first."""
+    errors = {
+        str(i): f'Traceback\n  File "x.py", line {i}, in f\n    f()\n{reason}' for i, reason in enumerate(reasons)
+    }
+    groups = group_failures(errors)
+    assert sorted(task for group in groups for task in group.tasks) == sorted(errors)
+    assert len({group.reason for group in groups}) == len(groups)
+    assert [len(g.tasks) for g in groups] == sorted((len(g.tasks) for g in groups), reverse=True)
+    for group in groups:
+        assert {error_line(errors[task]) for task in group.tasks} == {group.reason}
