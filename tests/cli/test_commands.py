@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge import TaskManager, TrainerR
+from rollforge import Session, TaskManager, TrainerRM
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import TrainingFailed
 from rollforge.run.failures import error_line, group_failures
@@ -104,10 +104,11 @@ def fail(task: dict[str, Any], experiment_name: str | None = None, recorder_name
     raise KeyError(task["x"] // 10)
 
 
-def test_a_common_cause_is_reported_once() -> None:
+@pytest.mark.slow
+def test_a_common_cause_is_reported_once(uri: str) -> None:
     """Nine tasks, one cause: one traceback, the names of three and the number of the others."""
     with pytest.raises(TrainingFailed) as raised:
-        TrainerR("e", fail)([{"x": x} for x in range(9)])
+        TrainerRM("e", "p", fail, session=Session(store=uri))([{"x": x} for x in range(9)])
     assert str(raised.value).startswith("9 of 9 tasks failed")
     assert "and 6 more" in str(raised.value)
     assert str(raised.value).count("KeyError: 0") == 1
