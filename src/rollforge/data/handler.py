@@ -53,10 +53,14 @@ class DataHandler(Serializable):
         First and last day.
     data_loader : DataLoader or description
         Where the data come from.
+    label_days : int, optional
+        Trading days over which one value of the label runs, where its expression does not tell. A class may declare it
+        as an attribute.
     """
 
     CS_ALL = "__all"
     CS_RAW = "__raw"
+    label_days: int | None = None
 
     def __init__(
         self,
@@ -66,7 +70,14 @@ class DataHandler(Serializable):
         data_loader: Any = None,
         init_data: bool = True,
         fetch_orig: bool = True,
+        label_days: int | None = None,
     ) -> None:
+        if label_days is not None:
+            if isinstance(label_days, bool) or not isinstance(label_days, int) or label_days < 1:
+                raise ConfigError(
+                    f"must be a number of trading days, at least 1; found {label_days!r}.", path="label_days"
+                )
+            self.label_days = label_days
         if data_loader is None:
             raise ConfigError(f"{type(self).__name__} needs a data_loader.")
         if isinstance(data_loader, (list, tuple)):

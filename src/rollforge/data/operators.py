@@ -27,6 +27,7 @@ __all__ = [
     "code_mark",
     "custom_operators",
     "fields_of",
+    "holding_days",
     "lookahead",
     "lookback",
     "operator",
@@ -316,3 +317,56 @@ def lookahead(tree: Expression) -> int:
     if _TABLE[tree.name].look == "shift":
         return max(0, inner - int(_parameter(tree)))
     return inner
+
+
+def holding_days(tree: Expression) -> int | None:
+    """Return over how many trading days a label runs: from the first day whose values it reads to the last.
+
+    A return between two prices of the same day (open to close) runs over 1 day: there is one of them a day.
+
+    Returns
+    -------
+    int or None
+        None where that cannot be read from the expression: it reads a single value, which is not a return, or a window of
+        days. ``Sum(Ref(…), 5)`` of daily returns is a return over five days, ``Mean(Ref(…), 5)`` of them is a fifth of it,
+        and one over the deviation of the last twenty days runs over neither five days nor twenty-five.
+
+    Examples
+    --------
+    >>> from rollforge.data.expression import parse
+    >>> holding_days(parse("Ref($close, -6)/Ref($close, -1) - 1")), holding_days(parse("Ref($close, -5)/$close - 1"))
+    (5, 5)
+    >>> holding_days(parse("Ref($close, -1)/Ref($open, -1) - 1"))
+    1
+    >>> holding_days(parse("Mean(Ref($close, -5), 5)/$close - 1")) is None
+    True
+    """
+    reads = _single_reads(tree)
+    if reads is None or len(reads) < 2:
+        return None
+    days = {day for _, day in reads}
+    return max(max(days) - min(days), 1)
+
+
+def _single_reads(tree: Expression) -> frozenset[tuple[str, int]] | None:
+    """Which fields an expression reads on which days, counted from its own; None where it reads windows of days."""
+    if isinstance(tree, Field):
+        return frozenset(((tree.name, 0),))
+    if not isinstance(tree, Call):
+        return frozenset()
+    known = _TABLE[tree.name]
+    if known.back or known.ahead or known.look in ("window", "all"):
+        return None
+    inner: set[tuple[str, int]] = set()
+    for arg in tree.args:
+        reads = _single_reads(arg)
+        if reads is None:
+            return None
+        inner |= reads
+    if known.look == "none":
+        return frozenset(inner)
+    days = int(_parameter(tree))
+    if tree.name not in ("Ref", "Delta") or days == 0:  # 0 days before means the first day of all
+        return None
+    shifted = {(name, day - days) for name, day in inner}
+    return frozenset(shifted | inner if tree.name == "Delta" else shifted)

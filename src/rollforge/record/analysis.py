@@ -1,52 +1,139 @@
-"""How good a prediction is: information coefficients, long-short returns, risk figures.
+"""How good a prediction is: information coefficients, long-short returns, quantile returns, risk figures.
 
-All of them go day by day over blocks of the sorted rows, without a Python call a day.
+Daily figures are computed over blocks of the sorted rows, without a Python call for each day. They depend on the values
+alone: the order of the rows, the unit of scores and labels, and rounding in the last bits do not change them.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
+from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
 from rollforge.record.base import ACRecordTemp
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
-__all__ = ["SigAnaRecord", "calc_ic", "calc_long_short_return", "daily_correlation", "risk_analysis"]
+__all__ = [
+    "SigAnaRecord", "calc_ic", "calc_long_short_return", "mean_to_std", "newey_west_t", "quantile_returns",
+    "recorded_labels", "risk_analysis",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
+Floats = NDArray[np.float64]
 
-def _pairs(pred: pd.Series, label: pd.Series, dropna: bool = True) -> pd.DataFrame:
-    both = pd.DataFrame({"pred": pred, "label": label})
-    return both.dropna() if dropna else both
+# Values of a series, or of a day, that differ by less than this share of the largest are equal up to rounding. A return
+# of 1e-6 computed from prices carries a relative error of about 1e-10; scores are compared as they are.
+_EQUAL_RETURNS = 1e-9
+_EQUAL_SCORES = 1e-13
 
 
-def daily_correlation(both: pd.DataFrame, date_col: str = "datetime") -> pd.Series:
-    """Return the Pearson correlation of the columns pred and label within each day; NaN below two pairs."""
-    days = both.groupby(level=date_col)
-    centred = both - days.transform("mean")
-    products = pd.DataFrame(
-        {
-            "pl": centred["pred"] * centred["label"],
-            "pp": centred["pred"] ** 2,
-            "ll": centred["label"] ** 2,
-        }
-    )
-    sums = products.groupby(level=date_col).sum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values: pd.Series = sums["pl"] / np.sqrt(sums["pp"] * sums["ll"])
-    return values.where(days.size() > 1)
+def paired(pred: pd.Series, label: pd.Series, date_col: str = "datetime") -> pd.DataFrame:
+    """Return prediction and label side by side: columns pred and label, float64, sorted; NaN where there is no value.
+
+    Parameters
+    ----------
+    pred, label : Series
+        Index (datetime, instrument), in any order of levels and rows. Infinite values count as missing.
+
+    Raises
+    ------
+    DataError
+        When an index lacks the days, or holds a row twice.
+    """
+    for name, series in (("prediction", pred), ("label", label)):
+        if date_col not in series.index.names:
+            raise DataError(f"The {name} has no index level {date_col!r}; it has {list(series.index.names)}.")
+        twice = series.index.duplicated()
+        if twice.any():
+            row = series.index[twice][0]
+            shown = ", ".join(map(str, row)) if isinstance(row, tuple) else row
+            raise DataError(f"The {name} holds the row ({shown}) more than once.")
+    levels: list[Any] = list(pred.index.names)
+    if len(levels) > 1 and levels != list(label.index.names) and set(levels) == set(label.index.names):
+        label = label.reorder_levels(levels)
+    both = pd.DataFrame({"pred": pred.astype(np.float64), "label": label.astype(np.float64)})
+    if not both.index.is_monotonic_increasing:
+        both = both.sort_index()
+    return both.where(np.isfinite(both))
+
+
+def _complete(pred: pd.Series, label: pd.Series, date_col: str) -> pd.DataFrame:
+    return paired(pred, label, date_col).dropna()
+
+
+class _Days:
+    """The rows of a sorted frame by day: sums, extremes and ranks of blocks of rows."""
+
+    def __init__(self, rows: pd.DataFrame | pd.Series, date_col: str) -> None:
+        level = rows.index.get_level_values(date_col)
+        codes, days = pd.factorize(level, sort=True)
+        self.order: NDArray[np.intp] = np.argsort(codes, kind="stable")
+        self.codes: NDArray[np.intp] = codes[self.order]
+        self.index = pd.Index(days, name=date_col)
+        self.size: NDArray[np.intp] = np.bincount(codes, minlength=len(days))
+        self._starts = np.concatenate([[0], np.cumsum(self.size)[:-1]]) if len(days) else np.empty(0, np.intp)
+
+    def rows(self, column: pd.Series) -> Floats:
+        """The values of a column, those of a day one after the other."""
+        return column.to_numpy(np.float64)[self.order]
+
+    def sum(self, values: Floats) -> Floats:
+        """Sum of each day."""
+        return np.asarray(np.add.reduceat(values, self._starts) if len(self.index) else values[:0], np.float64)
+
+    def spread(self, values: Floats) -> tuple[Floats, Floats]:
+        """Largest less smallest value of each day, and the largest magnitude."""
+        if not len(self.index):
+            return np.empty(0), np.empty(0)
+        low, high = np.minimum.reduceat(values, self._starts), np.maximum.reduceat(values, self._starts)
+        return high - low, np.maximum(np.abs(low), np.abs(high))
+
+    def flat(self, values: Floats) -> NDArray[np.bool_]:
+        """Whether all values of a day are equal up to rounding."""
+        spread, largest = self.spread(values)
+        return np.asarray(spread <= _EQUAL_SCORES * largest)
+
+    def each(self, by_day: Floats) -> Floats:
+        """A value a day, given to each of its rows."""
+        return by_day[self.codes]
+
+    def rank(self, values: Floats, method: Literal["average", "min", "max"]) -> Floats:
+        """Ranks within the day, from 1."""
+        ranks = pd.Series(values).groupby(self.codes).rank(method=method)
+        return np.asarray(ranks, np.float64)
+
+    def series(self, values: Floats) -> pd.Series:
+        """A value a day as a series."""
+        return pd.Series(values, self.index)
+
+
+def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
+    size = days.size.astype(np.float64)
+    centred = []
+    for values in (left, right):
+        spread, _ = days.spread(values)
+        # In units of the day's spread: squares of values near 1e-200 or 1e200 would leave the range of floats.
+        unit = days.each(np.where(days.flat(values), np.nan, spread))
+        scaled = (values - days.each(days.sum(values / days.each(size)))) / unit
+        centred.append(scaled)
+    x, y = centred
+    made = days.sum(x * y) / np.sqrt(days.sum(x * x) * days.sum(y * y))
+    return np.where(size > 1, np.clip(made, -1.0, 1.0), np.nan)
 
 
 def calc_ic(
     pred: pd.Series, label: pd.Series, date_col: str = "datetime", dropna: bool = False
 ) -> tuple[pd.Series, pd.Series]:
-    """Return the daily IC (Pearson) and Rank IC (Spearman) of a prediction.
+    """Return the daily IC (Pearson) and Rank IC (Spearman, ties share their mean rank) of a prediction.
 
     Parameters
     ----------
@@ -60,14 +147,44 @@ def calc_ic(
     Returns
     -------
     (Series, Series)
-        By day; NaN on a day with fewer than two pairs, or without any spread.
+        By day, in order; NaN on a day with fewer than two pairs, or without any spread.
+
+    Raises
+    ------
+    DataError
+        When an index lacks the days, or holds a row twice.
     """
-    both = _pairs(pred.astype(np.float64), label.astype(np.float64))
-    ic = daily_correlation(both, date_col)
-    ric = daily_correlation(both.groupby(level=date_col).rank(), date_col)
-    days = pd.Index(pred.index.get_level_values(date_col).unique(), name=date_col)
-    ic, ric = ic.reindex(days), ric.reindex(days)
+    both = _complete(pred, label, date_col)
+    days = _Days(both, date_col)
+    x, y = days.rows(both["pred"]), days.rows(both["label"])
+    ic = days.series(_correlation(days, x, y))
+    ric = days.series(_correlation(days, days.rank(x, "average"), days.rank(y, "average")))
+    asked = pd.Index(pred.index.get_level_values(date_col).unique(), name=date_col).sort_values()
+    ic, ric = ic.reindex(asked), ric.reindex(asked)
     return (ic.dropna(), ric.dropna()) if dropna else (ic, ric)
+
+
+class _Places:
+    """The places of a day's rows when they are sorted by score; rows with equal scores share their places equally.
+
+    A mean over some places is then what it is on average over all orders of equal rows.
+    """
+
+    def __init__(self, days: _Days, scores: Floats) -> None:
+        self._days = days
+        lowest = days.rank(scores, "min")
+        self._below = lowest - 1
+        self._equal = days.rank(scores, "max") - self._below
+
+    def mean(self, values: Floats, first: NDArray[Any], stop: NDArray[Any]) -> Floats:
+        """Mean of the values at the places from `first` up to `stop` of each day; missing values are left out."""
+        days = self._days
+        low = np.maximum(self._below, days.each(np.asarray(first, np.float64)))
+        high = np.minimum(self._below + self._equal, days.each(np.asarray(stop, np.float64)))
+        share = np.where(np.isnan(values), 0.0, np.maximum(high - low, 0.0) / self._equal)
+        weight = days.sum(share)
+        total = days.sum(share * np.nan_to_num(values))
+        return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
 
 
 def calc_long_short_return(
@@ -78,34 +195,85 @@ def calc_long_short_return(
     Parameters
     ----------
     pred, label : Series
-        Index (datetime, instrument).
+        Index (datetime, instrument). Only rows with a score count.
     quantile : float
-        Share of the instruments on each side.
+        Share of the instruments on each side, rounded down to whole instruments. Where equal scores lie on the border,
+        each counts with the same fraction.
+    dropna : bool
+        True sorts only rows that have a label too. False sorts all, and the mean of a side leaves out missing labels.
 
     Returns
     -------
     (Series, Series)
-        Long-short (half the difference of the sides' means), and the mean label, by day.
+        Long-short (half the difference of the sides' means), and the mean label, by day. There is no long-short return
+        on a day with too few rows or with the same score everywhere.
+
+    Raises
+    ------
+    ConfigError
+        When `quantile` is not between 0 and 1.
+    DataError
+        When an index lacks the days, or holds a row twice.
     """
-    both = _pairs(pred, label, dropna).astype(np.float64)
-    days = both.groupby(level=date_col)
-    size = days["pred"].transform("size")
-    side = (size * quantile).astype(int)
-    ascending = days["pred"].rank(method="first")
-    # nlargest takes the first of equals, and so does the descending rank.
-    descending = days["pred"].rank(method="first", ascending=False)
-    long_r = both["label"].where(descending <= side).groupby(level=date_col).mean()
-    short_r = both["label"].where(ascending <= side).groupby(level=date_col).mean()
-    return (long_r - short_r) / 2, days["label"].mean()
+    if not 0 < quantile <= 1:
+        raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
+    both = paired(pred, label, date_col).dropna(subset=["pred", "label"] if dropna else ["pred"])
+    days = _Days(both, date_col)
+    scores, truth = days.rows(both["pred"]), days.rows(both["label"])
+    places = _Places(days, scores)
+    side = np.floor(days.size * quantile * (1 + 1e-12))  # 0.29 of 100 is 29, although the product is 28.999999999999996
+    none, everything = np.zeros(len(side)), days.size
+    spread = (places.mean(truth, days.size - side, everything) - places.mean(truth, none, side)) / 2
+    long_short = days.series(np.where(days.flat(scores), np.nan, spread))
+    return long_short, days.series(places.mean(truth, none, everything))
+
+
+def quantile_returns(pred: pd.Series, label: pd.Series, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
+    """Return the mean label of each quantile of the prediction by day.
+
+    Parameters
+    ----------
+    pred, label : Series
+        Index (datetime, instrument). Rows that lack one of the two are left out.
+    n : int
+        How many quantiles. The k-th holds the places from k n-ths to k + 1 n-ths of the day's rows, rounded up to whole
+        rows; equal scores that lie on a border count on both sides, each with the same fraction.
+
+    Returns
+    -------
+    DataFrame
+        Index: days. Columns: 1 (lowest scores) to `n`. NaN on a day with fewer than `n` rows or with the same score
+        everywhere: it has no quantiles.
+    """
+    both = _complete(pred, label, date_col)
+    days = _Days(both, date_col)
+    scores, truth = days.rows(both["pred"]), days.rows(both["label"])
+    places = _Places(days, scores)
+    edges = [-(-days.size * k // n) for k in range(n + 1)]
+    without = days.flat(scores) | (days.size < n)
+    columns = {k + 1: np.where(without, np.nan, places.mean(truth, edges[k], edges[k + 1])) for k in range(n)}
+    return pd.DataFrame(columns, index=days.index)
 
 
 # Qlib counts 238 trading days a year, those of the Chinese exchanges.
-_PERIODS = {"day": 238, "1day": 238, "week": 50, "month": 12, "min": 240 * 238}
+_PERIODS = {"day": 238.0, "week": 50.0, "month": 12.0, "min": 240.0 * 238.0}
+_FREQUENCIES = {
+    "d": "day", "day": "day", "w": "week", "week": "week", "mon": "month", "month": "month", "min": "min",
+    "minute": "min",
+}  # fmt: skip
+
+
+def _periods(freq: str) -> float:
+    found = re.fullmatch(r"(\d*)([a-z]+)", str(freq).strip().lower())
+    if found is None or found[2] not in _FREQUENCIES or found[1] == "0":
+        hint = nearest(found[2] if found else str(freq), _FREQUENCIES)
+        raise ConfigError(f"must be such as day, 1day, week, month or 30min, found {freq!r}.{hint}", path="freq")
+    return _PERIODS[_FREQUENCIES[found[2]]] / int(found[1] or 1)
 
 
 def risk_analysis(
     r: pd.Series,
-    N: int | None = None,
+    N: float | None = None,
     freq: str | None = "day",
     mode: Literal["sum", "product"] = "sum",
 ) -> pd.DataFrame:
@@ -114,45 +282,115 @@ def risk_analysis(
     Parameters
     ----------
     r : Series
-        Returns by period.
-    N : int, optional
+        Returns by period; periods without one (NaN) are left out.
+    N : float, optional
         Periods a year; by default those of `freq` (238 days, as Qlib counts).
     freq : str, optional
-        Frequency of the returns.
+        Frequency of the returns: day, week, month, min, also with a number before it.
     mode : str
         ``sum``: returns add up, on a fixed amount; ``product``: they compound.
 
     Returns
     -------
     DataFrame
-        Index: the names; column ``risk``.
+        Index: the names; column ``risk``. NaN is what has no value: everything without returns, the ratio where all
+        returns are equal up to rounding. The drawdown counts from the money that there was before the first return.
+
+    Raises
+    ------
+    ConfigError
+        For another mode or frequency.
+
+    Examples
+    --------
+    >>> float(risk_analysis(pd.Series([-0.5, 0.2])).loc["max_drawdown", "risk"])
+    -0.5
     """
-    periods = N if N is not None else _PERIODS[freq or "day"]
-    if mode == "sum":
-        mean, std = r.mean(), r.std(ddof=1)
-        annual = mean * periods
-        curve = r.cumsum()
-        drawdown = (curve - curve.cummax()).min()
-    else:
-        curve = (1 + r).cumprod()
-        mean = curve.iloc[-1] ** (1 / len(r)) - 1
-        std = np.log(1 + r).std(ddof=1)
-        annual = (1 + mean) ** periods - 1
-        drawdown = (curve / curve.cummax() - 1).min()
-    ratio = mean / std * np.sqrt(periods)
-    values = {
-        "mean": mean, "std": std, "annualized_return": annual, "information_ratio": ratio, "max_drawdown": drawdown,
-    }  # fmt: skip
-    return pd.Series(values).to_frame("risk")
+    if mode not in ("sum", "product"):
+        raise ConfigError(
+            f"must be 'sum' or 'product', found {mode!r}.{nearest(str(mode), ['sum', 'product'])}", path="mode"
+        )
+    if N is None and freq is None:
+        raise ConfigError("one of N and freq is needed.", path="N")
+    periods = float(N) if N is not None else _periods(str(freq))
+    returns = r.dropna().to_numpy(np.float64)
+    names = ("mean", "std", "annualized_return", "information_ratio", "max_drawdown")
+    if not len(returns):
+        return pd.Series(np.nan, names).to_frame("risk")
+    with np.errstate(all="ignore"):  # a return below -100 % has no logarithm
+        if mode == "sum":
+            gained = returns
+            curve = np.concatenate([[0.0], np.cumsum(returns)])
+            mean = returns.mean()
+            annual = mean * periods
+            drawdown = (curve - np.maximum.accumulate(curve)).min()
+        else:
+            gained = np.log1p(returns)
+            curve = np.concatenate([[1.0], np.cumprod(1 + returns)])
+            mean = curve[-1] ** (1 / len(returns)) - 1
+            annual = (1 + mean) ** periods - 1
+            drawdown = (curve / np.maximum.accumulate(curve) - 1).min()
+        std = gained.std(ddof=1) if len(returns) > 1 else np.nan
+        ratio = mean / std * np.sqrt(periods) if not _equal(gained) else np.nan
+    return pd.Series((mean, std, annual, ratio, drawdown), names).to_frame("risk")
 
 
-def _ratio(values: pd.Series) -> float:
-    std = float(values.std())
-    return float(values.mean()) / std if std else float("nan")
+def _equal(values: Floats) -> bool:
+    """Whether all values are equal up to rounding: they have no spread to divide by."""
+    if not len(values):
+        return True
+    return bool(values.max() - values.min() <= _EQUAL_RETURNS * np.abs(values).max())
+
+
+def mean_to_std(values: pd.Series) -> float:
+    """Return mean over sample standard deviation; NaN for fewer than two values, or where all are equal up to rounding.
+
+    Missing values are left out.
+    """
+    there = values.dropna().to_numpy(np.float64)
+    if len(there) < 2 or _equal(there):
+        return float("nan")
+    return float(there.mean() / there.std(ddof=1))
+
+
+def newey_west_t(values: pd.Series, days: int) -> float:
+    """Return the t statistic of the mean of a daily series whose values overlap over some days.
+
+    Labels over h > 1 days overlap from one day to the next, and so the figures made of them are correlated up to h days
+    apart. Their variance is then that of Newey and West (1987), with Bartlett weights up to lag h:
+    ``(c[0] + 2 * sum((1 - j / (h + 1)) * c[j] for j in 1..h)) / n``, with ``c[j] = sum(e[t] * e[t - j]) / n`` and ``e``
+    the deviations from the mean. Over 1 day nothing overlaps, and it is the usual ``mean / (std / sqrt(n))``.
+
+    Parameters
+    ----------
+    values : Series
+        By day, in order. Missing values are left out, and those on both sides of them count as neighbours.
+    days : int
+        Days over which one value runs.
+
+    Returns
+    -------
+    float
+        NaN where there are no more values than `days`, or all are equal up to rounding.
+    """
+    there = values.dropna().to_numpy(np.float64)
+    n = len(there)
+    if n <= days or n < 2 or _equal(there):
+        return float("nan")
+    if days <= 1:
+        return mean_to_std(values) * float(np.sqrt(n))
+    mean = there.mean()
+    e = there - mean
+    variance = e @ e + 2 * sum((1 - j / (days + 1)) * (e[j:] @ e[:-j]) for j in range(1, days + 1))
+    return float(mean * n / np.sqrt(variance)) if variance > 0 else float("nan")
 
 
 class SigAnaRecord(ACRecordTemp):
     """Saves the daily IC and Rank IC, and logs IC, ICIR, Rank IC, Rank ICIR; on request long-short figures too.
+
+    Long-short figures are per year and before costs. A label over h days earns its return in h days: its mean is divided by
+    h, and its Sharpe ratio is that of the returns over h days times the root of the periods of h days in a year. Where the
+    days of the label are not known they are NaN, with a warning.
 
     Parameters
     ----------
@@ -161,11 +399,18 @@ class SigAnaRecord(ACRecordTemp):
     ana_long_short : bool
         Whether long-short returns are analysed.
     ann_scaler : int
-        Periods a year.
+        Trading days a year.
     label_col : int
         Which label, if there are several.
     skip_existing : bool
         True computes nothing when it is there.
+    label_days : int, optional
+        Trading days over which one value of the label runs, where the run does not know them.
+
+    Raises
+    ------
+    ConfigError
+        When there is no label of that number, or `label_days` is below 1.
     """
 
     artifact_path = "sig_analysis"
@@ -178,45 +423,66 @@ class SigAnaRecord(ACRecordTemp):
         ann_scaler: int = 252,
         label_col: int = 0,
         skip_existing: bool = False,
+        label_days: int | None = None,
     ) -> None:
         super().__init__(recorder, skip_existing)
+        if label_days is not None and label_days < 1:
+            raise ConfigError(f"must be a number of trading days, at least 1; found {label_days!r}.", path="label_days")
         self.ana_long_short = ana_long_short
         self.ann_scaler = ann_scaler
         self.label_col = label_col
+        self.label_days = label_days
 
     def _generate(self, label: pd.DataFrame | None = None, **kwargs: Any) -> dict[str, Any] | None:
         pred = self.load("pred.pkl")
+        known = label is None  # another label than the run's own is known to nobody but the caller
         label = self.load("label.pkl") if label is None else label
         if label is None or label.empty:
             log.warning("%s: there is no label to judge the prediction by", self.recorder)
             return None
+        if not -label.shape[1] <= self.label_col < label.shape[1]:
+            raise ConfigError(f"is {self.label_col}, but the label has {label.shape[1]} columns.", path="label_col")
         scores, truth = pred.iloc[:, 0], label.iloc[:, self.label_col]
         ic, ric = calc_ic(scores, truth)
         metrics: dict[str, Any] = {
-            "IC": float(ic.mean()), "ICIR": _ratio(ic), "Rank IC": float(ric.mean()), "Rank ICIR": _ratio(ric),
+            "IC": float(ic.mean()), "ICIR": mean_to_std(ic), "Rank IC": float(ric.mean()), "Rank ICIR": mean_to_std(ric),
         }  # fmt: skip
         made = {"ic.pkl": ic, "ric.pkl": ric}
         if self.ana_long_short:
             long_short, average = calc_long_short_return(scores, truth)
+            days = self._days() if known else self.label_days
+            if days is None:
+                log.warning(
+                    "%s: over how many days the label runs is not known, so its returns a year are not either; "
+                    "declare label_days",
+                    self.recorder,
+                )
+            periods = float("nan") if days is None else self.ann_scaler / days
             for name, values in (("Long-Short", long_short), ("Long-Avg", average)):
-                metrics[f"{name} Ann Return"] = float(values.mean()) * self.ann_scaler
-                metrics[f"{name} Ann Sharpe"] = _ratio(values) * self.ann_scaler**0.5
+                metrics[f"{name} Ann Return"] = float(values.mean()) * periods
+                metrics[f"{name} Ann Sharpe"] = mean_to_std(values) * periods**0.5
             made |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
         self.recorder.log_metrics(**metrics)
         return made
+
+    def _days(self) -> int | None:
+        """Days of the label: those that the run knows, else those that this record was given."""
+        labels = recorded_labels(self.recorder)
+        known = labels[self.label_col].days if -len(labels) <= self.label_col < len(labels) else None
+        return self.label_days if known is None else known
 
     def list(self) -> Any:
         """Return the names of the artifacts."""
         return ["ic.pkl", "ric.pkl", *(["long_short_r.pkl", "long_avg_r.pkl"] if self.ana_long_short else [])]
 
 
-def quantile_returns(pred: pd.Series, label: pd.Series, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
-    """Return the mean label of each quantile of the prediction by day: columns 1 (lowest scores) to `n`."""
-    both = _pairs(pred, label).astype(np.float64)
-    days = both.groupby(level=date_col)
-    place = (days["pred"].rank(method="first") - 1) / days["pred"].transform("size")
-    group: NDArray[np.int64] = np.minimum(np.asarray(place * n).astype(int), n - 1) + 1
-    frame = pd.DataFrame(
-        {"day": both.index.get_level_values(date_col), "group": group, "label": both["label"].to_numpy()}
-    )
-    return frame.pivot_table(index="day", columns="group", values="label", aggfunc="mean")
+def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
+    """Return the labels of a run, one a column: those that its records noted, else those of its task."""
+    noted = recorder.list_tags().get(LABEL_TAG)
+    if noted is not None:
+        return labels_from_text(noted)
+    try:
+        task = recorder.load_object("task")
+    except ArtifactNotFound:
+        return ()
+    return task_labels(task) if isinstance(task, Mapping) else ()

@@ -9,6 +9,7 @@ import pandas as pd
 from rollforge.data.dataset import Dataset, DatasetH
 from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ConfigError
+from rollforge.generate.label import LABEL_TAG, handler_labels, labels_to_text
 from rollforge.models.base import Model
 from rollforge.record.base import RecordTemp
 from rollforge.track.base import Recorder
@@ -17,7 +18,7 @@ __all__ = ["SignalRecord"]
 
 
 class SignalRecord(RecordTemp):
-    """Saves ``pred.pkl``, column ``score``, and ``label.pkl``, the raw label.
+    """Saves ``pred.pkl``, column ``score``, and ``label.pkl``, the raw label; tags the run with what the label is.
 
     Parameters
     ----------
@@ -53,6 +54,9 @@ class SignalRecord(RecordTemp):
         self.save(**{"pred.pkl": prediction})
         if isinstance(self.dataset, DatasetH):
             self.save(**{"label.pkl": self.generate_label(self.dataset)})
+            labels = handler_labels(self.dataset.handler)
+            if labels:
+                self.recorder.set_tags(**{LABEL_TAG: labels_to_text(labels)})
 
     def list(self) -> Any:
         """Return the names of the artifacts."""

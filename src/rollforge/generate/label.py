@@ -1,0 +1,130 @@
+"""The label of a task: what it is computed from, and over how many trading days one of its values runs.
+
+Returns of labels over several days are divided by those days before they are added up, and figures made of labels that
+overlap are not independent from day to day. What the days are is read from the label's expression; where that is not
+possible, a handler may declare ``label_days``. Days that are not known are None, never 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollforge.build import locate
+from rollforge.data.alpha import handler_label_expressions
+from rollforge.data.expression import parse
+from rollforge.data.operators import holding_days
+from rollforge.errors import ExpressionError, RollforgeError
+
+__all__ = ["LABEL_TAG", "Label", "declared_days", "handler_labels", "labels_from_text", "labels_to_text", "task_labels"]
+
+LABEL_TAG = "rollforge.label"
+"""Tag of a recorder: the labels of its run, as :func:`labels_to_text` writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One column of a label.
+
+    Examples
+    --------
+    >>> str(Label("Ref($close, -6)/Ref($close, -1) - 1", 5)), str(Label("", None))
+    ('Ref($close, -6)/Ref($close, -1) - 1 (5 trading days)', 'unknown label (unknown number of days)')
+    """
+
+    expression: str
+    """Empty when it is not known."""
+    days: int | None
+    """Trading days over which one value runs; None when they are not known."""
+
+    def __str__(self) -> str:
+        days = (
+            "unknown number of days" if self.days is None else f"{self.days} trading day{'s' if self.days > 1 else ''}"
+        )
+        return f"{self.expression or 'unknown label'} ({days})"
+
+
+def _labels(expressions: Iterable[str], declared: int | None) -> tuple[Label, ...]:
+    return tuple(Label(text, _days(text, declared)) for text in expressions)
+
+
+def _days(expression: str, declared: int | None) -> int | None:
+    try:
+        read = holding_days(parse(expression))
+    except ExpressionError:
+        return declared  # the handler says what is wrong with it when it is built
+    return declared if read is None else read
+
+
+def task_labels(task: Mapping[str, Any]) -> tuple[Label, ...]:
+    """Return the labels of a task as its description has them, one a column; nothing where they are not known.
+
+    Examples
+    --------
+    >>> handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler"}
+    >>> [str(label) for label in task_labels({"dataset": {"kwargs": {"handler": handler}}})]
+    ['Ref($close, -2)/Ref($close, -1) - 1 (1 trading day)']
+    """
+    dataset = task.get("dataset")
+    kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
+    handler = kwargs.get("handler") if isinstance(kwargs, Mapping) else None
+    if not isinstance(handler, Mapping):
+        return ()
+    expressions, declared = handler_label_expressions(handler), declared_days(handler)
+    if expressions is None:
+        return () if declared is None else (Label("", declared),)
+    return _labels(expressions, declared)
+
+
+def declared_days(handler: Mapping[str, Any]) -> int | None:
+    """Return the ``label_days`` that a handler's description or its class declares."""
+    kwargs = handler.get("kwargs")
+    declared = kwargs.get("label_days") if isinstance(kwargs, Mapping) else None
+    if declared is None and "class" in handler:
+        try:
+            declared = getattr(locate(handler["class"], handler.get("module_path")), "label_days", None)
+        except RollforgeError:
+            return None
+    return declared if isinstance(declared, int) and declared >= 1 else None
+
+
+def handler_labels(handler: Any) -> tuple[Label, ...]:
+    """Return the labels of a handler that is there, one a column; nothing where they are not known.
+
+    Parameters
+    ----------
+    handler : DataHandler
+        One whose loader computes expressions, or takes them from other handlers (``DataLoaderDH``).
+    """
+    declared = getattr(handler, "label_days", None)
+    loader = getattr(handler, "data_loader", None)
+    groups = getattr(loader, "groups", None)
+    if isinstance(groups, Mapping):
+        return _labels(groups["label"][0], declared) if "label" in groups else ()
+    inner = getattr(loader, "handlers", None)
+    if isinstance(inner, Mapping):
+        inner = inner.get("label")
+    found = handler_labels(inner) if inner is not None else ()
+    if declared is None:
+        return found
+    return tuple(Label(x.expression, declared if x.days is None else x.days) for x in found) or (Label("", declared),)
+
+
+def labels_to_text(labels: Sequence[Label]) -> str:
+    """Return labels as the text of a tag.
+
+    Examples
+    --------
+    >>> labels_from_text(labels_to_text([Label("$close", None)]))
+    (Label(expression='$close', days=None),)
+    """
+    # Trackers refuse long tags.
+    shown = (x.expression if len(x.expression) <= 400 else f"{x.expression[:400]}…" for x in labels[:8])
+    return json.dumps([[text, label.days] for text, label in zip(shown, labels, strict=False)])
+
+
+def labels_from_text(text: str) -> tuple[Label, ...]:
+    """Return what :func:`labels_to_text` was given."""
+    return tuple(Label(expression, days) for expression, days in json.loads(text))
