@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
-GROUND = {"errors": 0, "dates": 1, "task": 2, "trust": 3, "serial": 4, "build": 5, "session": 6}
+_GROUND = ["errors", "dates", "task", "trust", "serial", "qlib_names", "qlib_imports", "build", "session"]
+GROUND = {name: order for order, name in enumerate(_GROUND)}
 ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]
 EDGE = {"workflow", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}

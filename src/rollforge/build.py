@@ -7,10 +7,8 @@ exactly what is wrong when it cannot.
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
 import importlib.util
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -19,12 +17,12 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from rollforge import trust
+from rollforge import qlib_imports, trust
 from rollforge.errors import BuildError, ConfigError, nearest
+from rollforge.qlib_names import MODULES
 
 __all__ = [
     "FLATTEN_TUPLE",
-    "QLIB_MODULES",
     "build",
     "fill_placeholder",
     "flatten_dict",
@@ -36,37 +34,6 @@ __all__ = [
 
 FLATTEN_TUPLE = "_FLATTEN_TUPLE"
 """Separator that makes :func:`flatten_dict` join keys as tuples."""
-
-QLIB_MODULES: dict[str, str] = {
-    "qlib.contrib.data.handler": "rollforge.data.alpha",
-    "qlib.contrib.data.loader": "rollforge.data.alpha",
-    "qlib.contrib.evaluate": "rollforge.record.analysis",
-    "qlib.contrib.eva.alpha": "rollforge.record.analysis",
-    "qlib.contrib.model": "rollforge.models",
-    "qlib.contrib.model.gbdt": "rollforge.models.lightgbm",
-    "qlib.contrib.model.linear": "rollforge.models.linear",
-    "qlib.contrib.model.xgboost": "rollforge.models.xgboost",
-    "qlib.contrib.strategy": "rollforge.record.backtest",
-    "qlib.contrib.strategy.signal_strategy": "rollforge.record.backtest",
-    "qlib.contrib.strategy.strategy": "rollforge.record.backtest",
-    "qlib.backtest": "rollforge.record.backtest",
-    "qlib.backtest.executor": "rollforge.record.backtest",
-    "qlib.data.dataset": "rollforge.data.dataset",
-    "qlib.data.dataset.handler": "rollforge.data.handler",
-    "qlib.data.dataset.loader": "rollforge.data.loader",
-    "qlib.data.dataset.processor": "rollforge.data.processor",
-    "qlib.data.dataset.weight": "rollforge.models.base",
-    "qlib.data.filter": "rollforge.data.filters",
-    "qlib.model.base": "rollforge.models.base",
-    "qlib.model.ens.ensemble": "rollforge.collect.ensemble",
-    "qlib.model.ens.group": "rollforge.collect.group",
-    "qlib.model.trainer": "rollforge.run.trainer",
-    "qlib.workflow.record_temp": "rollforge.record",
-    "qlib.workflow.task.collect": "rollforge.collect.collector",
-    "qlib.workflow.task.gen": "rollforge.generate",
-    "qlib.workflow.task.manage": "rollforge.store.manager",
-}
-"""Where the classes of a module of Qlib's are found in Rollforge."""
 
 
 def import_file(path: str) -> ModuleType:
@@ -95,18 +62,11 @@ def _import_module(module_path: str, where: str) -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
             raise BuildError(f"Module {module_path!r} needs {exc.name!r}, which is not installed.", path=where) from exc
-        known = [m for m in QLIB_MODULES if m.startswith(module_path.split(".")[0])] + sorted(
-            set(QLIB_MODULES.values())
-        )
-        raise BuildError(f"There is no module {module_path!r}.{nearest(module_path, known)}", path=where) from exc
-
-
-def _pyqlib_is_installed() -> bool:
-    """Whether there is a package qlib besides what stands for it where Qlib's scripts are run."""
-    stand_in = os.path.join("compat", "qlib", "_site")
-    return (
-        importlib.machinery.PathFinder.find_spec("qlib", [p for p in sys.path if not p.endswith(stand_in)]) is not None
-    )
+        ours = {s for sources in MODULES.values() for s in sources if s.startswith("rollforge.")}
+        rooms = {s.rpartition(".")[0] for s in ours}
+        raise BuildError(
+            f"There is no module {module_path!r}.{nearest(module_path, ours | rooms)}", path=where
+        ) from exc
 
 
 def _public(module: ModuleType) -> list[str]:
@@ -139,27 +99,23 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
             raise BuildError(
                 f"Class {name!r} has no module_path. Write the dotted path or add module_path.", path=where
             )
-    ours = QLIB_MODULES.get(module_path)
-    if ours is not None:
-        module = importlib.import_module(ours)
-        if hasattr(module, name):
-            found: Callable[..., Any] = getattr(module, name)
-            return found
-    if (module_path == "qlib" or module_path.startswith("qlib.")) and not _pyqlib_is_installed():
-        offered = ", ".join(_public(importlib.import_module(ours))) if ours else ", ".join(sorted(QLIB_MODULES))
-        what = f"class {name!r} of {module_path!r}" if ours else f"Qlib's module {module_path!r}"
-        raise BuildError(
-            f"Rollforge has no {what}, and pyqlib is not installed."
-            f"{nearest(name, offered.split(', '))} There is: {offered}.",
-            path=where,
-        )
+    if qlib_imports.is_qlib(module_path):
+        return _locate_in_qlib(name, module_path, where)
     module = _import_module(module_path, where)
     try:
         target: Callable[..., Any] = getattr(module, name)
-    except (AttributeError, ImportError):  # modules of the import layer for Qlib's scripts say so by the second
+    except AttributeError:
         names = _public(module)
         raise BuildError(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
     return target
+
+
+def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., Any]:
+    try:
+        found: Callable[..., Any] = qlib_imports.load(module_path, name)
+    except ImportError as exc:
+        raise BuildError(str(exc), path=where) from exc
+    return found
 
 
 def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], where: str) -> None:

@@ -157,24 +157,6 @@ def test_a_script_of_ones_own_imports_the_layer_itself(market: Path, tmp_path: P
     assert line(out, "CHILD") == ["0.9.7"]
 
 
-@pytest.mark.parametrize(
-    ("statement", "said"),
-    [
-        ("from qlib.contrib.model.pytorch_lstm import LSTM", "qlib.contrib.model.pytorch_lstm is not covered"),
-        ("import qlib.rl", "qlib.rl is not covered"),
-        ("from qlib.data import NotThere", "qlib.data.NotThere is not covered"),
-        ("from qlib.workflow.task import nothing", "qlib.workflow.task.nothing is not covered"),
-    ],
-)
-def test_what_is_not_covered_says_so(statement: str, said: str, tmp_path: Path) -> None:
-    """An ImportError that names it and where to look."""
-    script = tmp_path / "script.py"
-    script.write_text(f"try:\n    {statement}\nexcept ImportError as exc:\n    print('ERROR', exc)\n")
-    (error,) = line(run(tmp_path, script), "ERROR")
-    assert said in error
-    assert "docs/compat.md" in error
-
-
 def test_a_mistake_is_told_in_one_line(tmp_path: Path) -> None:
     """A script that is not there, a pool that is not there."""
     process = start(tmp_path, "nothing.py")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from rollforge.compat.qlib.table import PROGRAMS
+from rollforge.qlib_names import PROGRAMS
 
 _USAGE = (
     "usage: python -m rollforge.compat.qlib SCRIPT [ARGS]\n       python -m rollforge.compat.qlib -m MODULE [ARGS]\n"

@@ -1,0 +1,69 @@
+"""The tables of ``docs/compat.md``, written from :mod:`rollforge.qlib_names`: ``python -m rollforge.compat.qlib.coverage``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from rollforge.qlib_imports import names_of
+from rollforge.qlib_names import MODULES, NOT_COVERED, REASONS
+
+__all__ = ["BEGIN", "covered", "rewrite"]
+
+BEGIN = "<!-- written by python -m rollforge.compat.qlib.coverage -->"
+"""What stands before the part of the page that is written."""
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{n}`" for n in sorted(names, key=str.lower))
+
+
+def _own_names(module: str) -> set[str]:
+    return {
+        text.partition("=")[0]
+        for source, names in MODULES[module].items()
+        if source != "also" and source not in REASONS
+        for text in names.split()
+    }
+
+
+def _row(module: str) -> str | None:
+    """A row of the table; None for a module that only holds others."""
+    sources = MODULES[module]
+    missing = [f"{reason}: {_code(names.split())}" for reason, names in sources.items() if reason in REASONS]
+    found = _own_names(module) or (set() if missing else set(names_of(module)))
+    if not found and not missing:
+        return None
+    return f"| `{module}` | {_code(found)} | {'; '.join(missing)} |"
+
+
+def covered() -> str:
+    """Return the tables, as Markdown."""
+    reasons = [f"* *{key}*: {text}" for key, text in sorted(REASONS.items())]
+    rows = [row for module in sorted(MODULES) if (row := _row(module))]
+    apart: dict[str, list[str]] = {}
+    for module, reason in NOT_COVERED.items():
+        apart.setdefault(reason, []).append(module)
+    others = [f"| {reason} | {_code(modules)} |" for reason, modules in sorted(apart.items())]
+    return "\n".join(
+        [
+            "Names that one of Qlib's modules imports from another are found in both.", "",
+            "| module | found | not found, and why |", "|---|---|---|", *rows, "",
+            "Why something is not found:", "", *reasons, "",
+            "## Modules of which nothing is found", "",
+            "With pyqlib installed, its own are used.", "",
+            "| why | modules, with all that is in them |", "|---|---|", *others, "",
+        ]
+    )  # fmt: skip
+
+
+def rewrite(page: Path) -> None:
+    """Write the tables anew into a page, after the line :data:`BEGIN`."""
+    text = page.read_text(encoding="utf-8")
+    before, mark, _ = text.partition(BEGIN)
+    page.write_text(f"{before}{mark}\n\n{covered()}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/compat.md"))

@@ -1,0 +1,722 @@
+"""Where each of Qlib's modules and names is found: the one table, data only.
+
+:mod:`rollforge.qlib_imports` reads it, for tasks that name classes by Qlib's module paths and for scripts that import
+``qlib``; ``docs/compat.md`` is written from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["MODULES", "NOT_COVERED", "PROGRAMS", "REASONS"]
+
+MODULES: Mapping[str, Mapping[str, str]] = {
+    "qlib": {
+        "rollforge.compat.qlib.config": "__version__=QLIB_VERSION auto_init init init_from_yaml_conf",
+        "pending": "get_project_path",
+        "also": "get_module_logger",
+    },
+    "qlib.backtest": {
+        "rollforge.record.backtest": "backtest",
+        "nested": "collect_data create_account_instance format_decisions get_exchange get_strategy_executor logger",
+        "also": (
+            "Account backtest_loop BaseExecutor BaseStrategy BaseTradeDecision C collect_data_loop "
+            "CommonInfrastructure Exchange get_module_logger INDICATOR_METRIC init_instance_by_config Order "
+            "PORT_METRIC"
+        ),
+    },
+    "qlib.backtest.account": {
+        "nested": "Account AccumulatedInfo",
+        "also": (
+            "BaseOrderIndicator=qlib.backtest.high_performance_ds.BaseOrderIndicator BasePosition "
+            "BaseTradeDecision Exchange Indicator init_instance_by_config Order PortfolioMetrics"
+        ),
+    },
+    "qlib.backtest.backtest": {
+        "nested": "backtest_loop collect_data_loop INDICATOR_METRIC PORT_METRIC",
+        "also": "BaseExecutor BaseStrategy BaseTradeDecision Freq Indicator",
+    },
+    "qlib.backtest.decision": {
+        "intraday": "IdxTradeRange TradeRange TradeRangeByTime",
+        "nested": (
+            "BaseTradeDecision DecisionType EmptyTradeDecision Order OrderDir OrderHelper "
+            "TradeDecisionWithDetails TradeDecisionWO"
+        ),
+        "also": "BaseStrategy Cal concat_date_time epsilon_change Exchange get_module_logger TradeCalendarManager",
+    },
+    "qlib.backtest.exchange": {
+        "nested": "Exchange",
+        "also": (
+            "Account BasePosition BaseQuote=qlib.backtest.high_performance_ds.BaseQuote C D get_module_logger "
+            "IndexData NumpyQuote=qlib.backtest.high_performance_ds.NumpyQuote Order OrderDir OrderHelper REG_CN "
+            "REG_TW"
+        ),
+    },
+    "qlib.backtest.executor": {
+        "rollforge.record.backtest": "SimulatorExecutor",
+        "nested": "BaseExecutor NestedExecutor",
+        "also": (
+            "Account BasePosition BaseStrategy BaseTradeDecision CommonInfrastructure Exchange get_module_logger "
+            "get_start_end_idx init_instance_by_config LevelInfrastructure Order TradeCalendarManager"
+        ),
+    },
+    "qlib.backtest.position": {
+        "nested": "BasePosition InfPosition Position",
+        "also": "D Order",
+    },
+    "qlib.backtest.report": {
+        "nested": "Indicator PortfolioMetrics",
+        "also": (
+            "BaseOrderIndicator=qlib.backtest.high_performance_ds.BaseOrderIndicator "
+            "BaseSingleMetric=qlib.backtest.high_performance_ds.BaseSingleMetric BaseTradeDecision CSI300_BENCH "
+            "Exchange get_higher_eq_freq_feature "
+            "NumpyOrderIndicator=qlib.backtest.high_performance_ds.NumpyOrderIndicator Order OrderDir "
+            "resam_ts_data"
+        ),
+    },
+    "qlib.backtest.signal": {
+        "nested": "create_signal_from ModelSignal Signal SignalWCache",
+        "also": "BaseModel convert_index_format Dataset init_instance_by_config resam_ts_data",
+    },
+    "qlib.backtest.utils": {
+        "nested": "BaseInfrastructure CommonInfrastructure get_start_end_idx LevelInfrastructure TradeCalendarManager",
+        "also": "BaseTradeDecision Cal epsilon_change",
+    },
+    "qlib.config": {
+        "rollforge.compat.qlib.config": "C Config QlibConfig",
+        "rollforge.compat.qlib.constant": (
+            "DEPENDENCY_REDIS_CACHE DISK_DATASET_CACHE DISK_EXPRESSION_CACHE SIMPLE_DATASET_CACHE"
+        ),
+        "intraday": "HIGH_FREQ_CONFIG",
+        "pending": "MLflowSettings MODE_CONF NUM_USABLE_CPU PROTOCOL_VERSION QSETTINGS QSettings",
+        "also": "Freq REG_CN REG_TW REG_US",
+    },
+    "qlib.constant": {
+        "rollforge.compat.qlib.constant": "EPS EPS_T INF REG_CN REG_TW REG_US",
+        "pending": "float_or_ndarray ONE_DAY ONE_MIN",
+    },
+    "qlib.contrib": {},
+    "qlib.contrib.data": {},
+    "qlib.contrib.data.handler": {
+        "rollforge.compat.qlib.names": "check_transform_proc",
+        "rollforge.data.alpha": "Alpha158 Alpha158vwap Alpha360 Alpha360vwap",
+        "pending": "_DEFAULT_INFER_PROCESSORS _DEFAULT_LEARN_PROCESSORS",
+        "also": "Alpha158DL Alpha360DL DataHandlerLP get_callable_kwargs Processor",
+    },
+    "qlib.contrib.data.loader": {
+        "rollforge.data.alpha": "Alpha158DL Alpha360DL",
+        "also": "QlibDataLoader",
+    },
+    "qlib.contrib.data.processor": {
+        "pending": "ConfigSectionProcessor",
+        "also": "get_group_columns Processor TimeInspector",
+    },
+    "qlib.contrib.data.utils": {},
+    "qlib.contrib.data.utils.sepdf": {
+        "pending": "align_index sdf SDFLoc SepDataFrame",
+    },
+    "qlib.contrib.eva": {},
+    "qlib.contrib.eva.alpha": {
+        "rollforge.record.analysis": "calc_ic calc_long_short_return",
+        "pending": "calc_all_ic calc_long_short_prec pred_autocorr pred_autocorr_all",
+        "also": "complex_parallel DelayedDict get_module_logger",
+    },
+    "qlib.contrib.evaluate": {
+        "rollforge.record.analysis": "risk_analysis",
+        "rollforge.record.backtest": "backtest_daily",
+        "rollforge.record.portfolio": "indicator_analysis",
+        "pending": "logger long_short_backtest t_run",
+        "also": (
+            "backtest_func=qlib.backtest.backtest BaseStrategy C D Freq get_date_range get_exchange "
+            "get_level_index get_module_logger"
+        ),
+    },
+    "qlib.contrib.evaluate_portfolio": {
+        "pending": (
+            "get_alpha get_annaul_return_from_return_series get_annual_return_from_positions get_beta "
+            "get_daily_return_series_from_positions get_max_drawdown_from_series get_normal_ic "
+            "get_position_list_value get_position_value get_rank_ic get_sharpe_ratio_from_return_series "
+            "get_turnover_rate get_volatility_from_series"
+        ),
+        "also": "D",
+    },
+    "qlib.contrib.model": {
+        "rollforge.models.lightgbm": "LGBModel",
+        "rollforge.models.linear": "LinearModel",
+        "rollforge.models.xgboost": "XGBModel",
+        "model": "CatBoostModel DEnsembleModel",
+        "pending": "all_model_classes",
+        "pytorch": "pytorch_classes",
+        "also": (
+            "ADD=qlib.contrib.model.pytorch_add.ADD ALSTM=qlib.contrib.model.pytorch_alstm.ALSTM "
+            "DNNModelPytorch=qlib.contrib.model.pytorch_nn.DNNModelPytorch "
+            "GATs=qlib.contrib.model.pytorch_gats.GATs GRU=qlib.contrib.model.pytorch_gru.GRU "
+            "LSTM=qlib.contrib.model.pytorch_lstm.LSTM SFM_Model=qlib.contrib.model.pytorch_sfm.SFM_Model "
+            "TabnetModel=qlib.contrib.model.pytorch_tabnet.TabnetModel TCN=qlib.contrib.model.pytorch_tcn.TCN"
+        ),
+    },
+    "qlib.contrib.model.gbdt": {
+        "rollforge.models.lightgbm": "LGBModel",
+        "also": "DataHandlerLP DatasetH LightGBMFInt ModelFT R Reweighter",
+    },
+    "qlib.contrib.model.linear": {
+        "rollforge.models.linear": "LinearModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model Reweighter",
+    },
+    "qlib.contrib.model.xgboost": {
+        "rollforge.models.xgboost": "XGBModel",
+        "also": "DataHandlerLP DatasetH FeatureInt Model Reweighter",
+    },
+    "qlib.contrib.report": {
+        "pending": "GRAPH_NAME_LIST",
+    },
+    "qlib.contrib.report.analysis_model": {
+        "also": "model_performance_graph",
+    },
+    "qlib.contrib.report.analysis_model.analysis_model_performance": {
+        "pending": "ic_figure model_performance_graph",
+        "also": "BarGraph guess_plotly_rangebreaks HeatmapGraph ScatterGraph SubplotsGraph",
+    },
+    "qlib.contrib.report.analysis_position": {
+        "also": "cumulative_return_graph rank_label_graph report_graph risk_analysis_graph score_ic_graph",
+    },
+    "qlib.contrib.report.analysis_position.cumulative_return": {
+        "pending": "cumulative_return_graph",
+        "also": "BaseGraph get_position_data SubplotsGraph",
+    },
+    "qlib.contrib.report.analysis_position.parse_position": {
+        "pending": "get_position_data parse_position",
+        "also": "get_stock_weight_df=qlib.backtest.profit_attribution.get_stock_weight_df",
+    },
+    "qlib.contrib.report.analysis_position.rank_label": {
+        "pending": "rank_label_graph",
+        "also": "get_position_data ScatterGraph",
+    },
+    "qlib.contrib.report.analysis_position.report": {
+        "pending": "report_graph",
+        "also": "BaseGraph SubplotsGraph",
+    },
+    "qlib.contrib.report.analysis_position.risk_analysis": {
+        "pending": "risk_analysis_graph",
+        "also": "risk_analysis ScatterGraph SubplotsGraph",
+    },
+    "qlib.contrib.report.analysis_position.score_ic": {
+        "pending": "score_ic_graph",
+        "also": "guess_plotly_rangebreaks ScatterGraph",
+    },
+    "qlib.contrib.report.graph": {
+        "figures": "BarGraph BaseGraph DistplotGraph HeatmapGraph HistogramGraph ScatterGraph SubplotsGraph",
+    },
+    "qlib.contrib.report.utils": {
+        "figures": "guess_plotly_rangebreaks sub_fig_generator",
+    },
+    "qlib.contrib.rolling": {},
+    "qlib.contrib.rolling.__main__": {
+        "pending": "cls sub_commands",
+        "also": "auto_init find_all_classes Rolling=qlib.contrib.rolling.base.Rolling",
+    },
+    "qlib.contrib.rolling.base": {
+        "pending": "Rolling",
+        "also": (
+            "auto_init get_cls_kwargs get_module_logger init_instance_by_config R RecorderCollector "
+            "replace_task_handler_with_cache RollingEnsemble RollingGen SignalRecord task_generator TrainerR "
+            "update_config"
+        ),
+    },
+    "qlib.contrib.strategy": {
+        "also": (
+            "EnhancedIndexingStrategy SBBStrategyBase SBBStrategyEMA SoftTopkStrategy TopkDropoutStrategy "
+            "TWAPStrategy WeightStrategyBase"
+        ),
+    },
+    "qlib.contrib.strategy.cost_control": {
+        "pending": "SoftTopkStrategy",
+        "also": "OrderGenWInteract WeightStrategyBase",
+    },
+    "qlib.contrib.strategy.order_generator": {
+        "pending": "OrderGenerator OrderGenWInteract OrderGenWOInteract",
+        "also": "Exchange Position",
+    },
+    "qlib.contrib.strategy.rule_strategy": {
+        "intraday": "ACStrategy SBBStrategyBase SBBStrategyEMA TWAPStrategy",
+        "pending": "FileOrderStrategy RandomOrderStrategy",
+        "also": (
+            "BaseStrategy BaseTradeDecision CommonInfrastructure convert_index_format D Exchange get_io_object "
+            "get_start_end_idx lazy_sort_index LevelInfrastructure Order OrderHelper resam_ts_data "
+            "TradeDecisionWO TradeRange ts_data_last"
+        ),
+    },
+    "qlib.contrib.strategy.signal_strategy": {
+        "rollforge.record.backtest": "BaseSignalStrategy TopkDropoutStrategy",
+        "optimizer": "EnhancedIndexingStrategy",
+        "pending": "WeightStrategyBase",
+        "also": (
+            "BaseModel BaseStrategy create_signal_from D Dataset "
+            "EnhancedIndexingOptimizer=qlib.contrib.strategy.optimizer.EnhancedIndexingOptimizer "
+            "get_module_logger get_pre_trading_date load_dataset Order OrderDir OrderGenerator OrderGenWOInteract "
+            "Position Signal TradeDecisionWO"
+        ),
+    },
+    "qlib.contrib.strategy.strategy": {
+        "also": "BaseSignalStrategy TopkDropoutStrategy WeightStrategyBase",
+    },
+    "qlib.contrib.workflow": {
+        "also": "MultiSegRecord SignalMseRecord",
+    },
+    "qlib.contrib.workflow.record_temp": {
+        "pending": "logger MultiSegRecord SignalMseRecord",
+        "also": "calc_ic get_module_logger qlib_dataset=qlib.data.dataset RecordTemp SignalRecord",
+    },
+    "qlib.data": {
+        "also": (
+            "BaseProvider CalendarProvider ClientCalendarProvider ClientDatasetProvider ClientInstrumentProvider "
+            "ClientProvider D DatasetCache DatasetProvider DatasetURICache DiskDatasetCache DiskExpressionCache "
+            "ExpressionCache ExpressionProvider FeatureProvider InstrumentProvider LocalCalendarProvider "
+            "LocalDatasetProvider LocalExpressionProvider LocalFeatureProvider LocalInstrumentProvider "
+            "LocalPITProvider LocalProvider MemoryCalendarCache SimpleDatasetCache"
+        ),
+    },
+    "qlib.data.base": {
+        "rollforge.compat.qlib.formulas": "Feature",
+        "pending": "Expression ExpressionOps",
+        "quarterly": "PFeature",
+        "also": "get_module_logger",
+    },
+    "qlib.data.cache": {
+        "cache": (
+            "BaseProviderCache CacheUtils CalendarCache DatasetCache DatasetURICache DiskDatasetCache "
+            "DiskExpressionCache ExpressionCache H MemCache MemCacheExpire MemCacheLengthUnit MemCacheSizeofUnit "
+            "MemCacheUnit MemoryCalendarCache QlibCacheException SimpleDatasetCache"
+        ),
+        "also": (
+            "C Feature get_module_logger get_redis_connection hash_args normalize_cache_fields "
+            "normalize_cache_instruments Operators parse_field read_bin remove_fields_space "
+            "restricted_pickle_load"
+        ),
+    },
+    "qlib.data.data": {
+        "rollforge.data.engine": "D",
+        "pending": (
+            "BaseProvider BaseProviderWrapper Cal CalendarProvider CalendarProviderWrapper DatasetD "
+            "DatasetProvider DatasetProviderWrapper ExpressionD ExpressionProvider ExpressionProviderWrapper "
+            "FeatureD FeatureProvider FeatureProviderWrapper Inst InstrumentProvider InstrumentProviderWrapper "
+            "LocalCalendarProvider LocalDatasetProvider LocalExpressionProvider LocalFeatureProvider "
+            "LocalInstrumentProvider LocalProvider ProviderBackendMixin register_all_wrappers"
+        ),
+        "quarterly": "LocalPITProvider PITD PITProvider PITProviderWrapper",
+        "server": "ClientCalendarProvider ClientDatasetProvider ClientInstrumentProvider ClientProvider",
+        "also": (
+            "C code_to_fname DiskDatasetCache get_module_by_module_path get_module_logger get_period_list H "
+            "hash_args init_instance_by_config InstProcessor normalize_cache_fields Operators ParallelExt "
+            "parse_field read_period_data register_wrapper time_to_slc_point Wrapper"
+        ),
+    },
+    "qlib.data.dataset": {
+        "rollforge.data.dataset": "Dataset DatasetH",
+        "pending": "TSDataSampler TSDatasetH",
+        "also": (
+            "DataHandler DataHandlerLP get_level_index get_module_logger init_instance_by_config lazy_sort_index "
+            "np_ffill Serializable time_to_slc_point"
+        ),
+    },
+    "qlib.data.dataset.handler": {
+        "rollforge.data.handler": "DataHandler DataHandlerLP",
+        "pending": "DATA_KEY_TYPE DataHandlerABC",
+        "also": (
+            "data_loader_module=qlib.data.dataset.loader DataLoader fetch_df_by_col fetch_df_by_index "
+            "get_module_logger init_instance_by_config lazy_sort_index Serializable TimeInspector"
+        ),
+    },
+    "qlib.data.dataset.loader": {
+        "rollforge.data.loader": "DataLoader DataLoaderDH QlibDataLoader StaticDataLoader",
+        "pending": "DLWParser NestedDataLoader",
+        "also": (
+            "D get_module_logger init_instance_by_config load_dataset restricted_pickle_load Serializable "
+            "time_to_slc_point"
+        ),
+    },
+    "qlib.data.dataset.processor": {
+        "rollforge.data.processor": (
+            "CSRankNorm CSZFillna CSZScoreNorm DropCol DropnaLabel DropnaProcessor Fillna FilterCol "
+            "get_group_columns MinMaxNorm ProcessInf Processor RobustZScoreNorm TanhProcess ZScoreNorm"
+        ),
+        "pending": "HashStockFormat TimeRangeFlt",
+        "also": "D datetime_groupby_apply EPS fetch_df_by_index InstProcessor robust_zscore Serializable zscore",
+    },
+    "qlib.data.dataset.storage": {
+        "pending": "BaseHandlerStorage HashingStockStorage NaiveDFStorage",
+        "also": "DataHandler fetch_df_by_col fetch_df_by_index get_level_index get_module_logger",
+    },
+    "qlib.data.dataset.utils": {
+        "rollforge.compat.qlib.names": "get_level_index",
+        "pending": "convert_index_format fetch_df_by_col fetch_df_by_index init_task_handler",
+        "also": "DataHandler init_instance_by_config",
+    },
+    "qlib.data.dataset.weight": {
+        "rollforge.models.base": "Reweighter",
+    },
+    "qlib.data.filter": {
+        "rollforge.data.filters": "BaseDFilter ExpressionDFilter NameDFilter SeriesDFilter",
+        "also": "Cal DatasetD",
+    },
+    "qlib.data.inst_processor": {
+        "pending": "InstProcessor",
+    },
+    "qlib.data.ops": {
+        "rollforge.compat.qlib.formulas": (
+            "Abs Add And ChangeInstrument Corr Count Cov Delta Div EMA Eq Ge Greater Gt IdxMax IdxMin If Kurt Le "
+            "Less Log Lt Mad Mask Max Mean Med Min Mul Ne Not Or Power Quantile Rank Ref Resi Rsquare Sign Skew "
+            "Slope Std Sub Sum TResample Var WMA"
+        ),
+        "rollforge.compat.qlib.names": "register_all_ops",
+        "pending": (
+            "ElemOperator NpElemOperator NpPairOperator Operators OpsList OpsWrapper PairOperator PairRolling "
+            "Rolling TOpsList"
+        ),
+        "also": (
+            "expanding_resi=qlib.data._libs.expanding.expanding_resi "
+            "expanding_rsquare=qlib.data._libs.expanding.expanding_rsquare "
+            "expanding_slope=qlib.data._libs.expanding.expanding_slope Expression ExpressionOps Feature "
+            "get_callable_kwargs get_module_logger PFeature rolling_resi=qlib.data._libs.rolling.rolling_resi "
+            "rolling_rsquare=qlib.data._libs.rolling.rolling_rsquare "
+            "rolling_slope=qlib.data._libs.rolling.rolling_slope"
+        ),
+    },
+    "qlib.data.storage": {
+        "also": "CalendarStorage CalVT FeatureStorage InstKT InstrumentStorage InstVT",
+    },
+    "qlib.data.storage.file_storage": {
+        "pending": "FileCalendarStorage FileFeatureStorage FileInstrumentStorage FileStorageMixin logger",
+        "also": (
+            "C CalendarStorage CalVT FeatureStorage Freq get_module_logger H InstKT InstrumentStorage InstVT "
+            "resam_calendar"
+        ),
+    },
+    "qlib.data.storage.storage": {
+        "pending": "BaseStorage CalendarStorage CalVT FeatureStorage InstKT InstrumentStorage InstVT logger",
+        "also": "get_module_logger",
+    },
+    "qlib.log": {
+        "rollforge.compat.qlib.names": (
+            "get_module_logger QlibLogger set_global_logger_level set_log_with_config TimeInspector"
+        ),
+        "pending": "LogFilter MetaLogger set_global_logger_level_cm",
+        "also": "C",
+    },
+    "qlib.model": {
+        "also": "Model",
+    },
+    "qlib.model.base": {
+        "rollforge.models.base": "BaseModel Model ModelFT",
+        "also": "Dataset Reweighter Serializable",
+    },
+    "qlib.model.ens": {},
+    "qlib.model.ens.ensemble": {
+        "rollforge.collect.ensemble": "AverageEnsemble Ensemble RollingEnsemble SingleKeyEnsemble",
+        "also": "flatten_dict FLATTEN_TUPLE get_module_logger",
+    },
+    "qlib.model.ens.group": {
+        "rollforge.collect.group": "Group RollingGroup",
+        "also": "Ensemble RollingEnsemble",
+    },
+    "qlib.model.interpret": {},
+    "qlib.model.interpret.base": {
+        "rollforge.compat.qlib.names": "FeatureInt LightGBMFInt",
+    },
+    "qlib.model.riskmodel": {
+        "also": "POETCovEstimator RiskModel ShrinkCovEstimator StructuredCovEstimator",
+    },
+    "qlib.model.riskmodel.base": {
+        "pending": "RiskModel",
+        "also": "BaseModel",
+    },
+    "qlib.model.riskmodel.poet": {
+        "pending": "POETCovEstimator",
+        "also": "RiskModel",
+    },
+    "qlib.model.riskmodel.shrink": {
+        "pending": "ShrinkCovEstimator",
+        "also": "RiskModel",
+    },
+    "qlib.model.riskmodel.structured": {
+        "pending": "StructuredCovEstimator",
+        "also": "RiskModel",
+    },
+    "qlib.model.trainer": {
+        "rollforge.run.execute": "begin_task_train end_task_train task_train",
+        "rollforge.run.trainer": "DelayTrainerR DelayTrainerRM Trainer TrainerR TrainerRM",
+        "also": (
+            "auto_filter_kwargs C call_in_subproc Dataset fill_placeholder flatten_dict get_module_logger "
+            "init_instance_by_config Model R Recorder Reweighter run_task TaskManager"
+        ),
+    },
+    "qlib.model.utils": {
+        "rollforge.compat.qlib.names": "ConcatDataset",
+        "pending": "IndexSampler",
+    },
+    "qlib.strategy": {},
+    "qlib.strategy.base": {
+        "learning": "RLIntStrategy RLStrategy",
+        "pending": "BaseStrategy",
+        "also": (
+            "ActionInterpreter=qlib.rl.interpreter.ActionInterpreter BaseExecutor BasePosition BaseTradeDecision "
+            "CommonInfrastructure Exchange init_instance_by_config LevelInfrastructure "
+            "StateInterpreter=qlib.rl.interpreter.StateInterpreter TradeCalendarManager"
+        ),
+    },
+    "qlib.tests": {
+        "rollforge.compat.qlib.names": "TestAutoData",
+        "pending": (
+            "MOCK_DATA MOCK_DF MockCalendarStorage MockFeatureStorage MockInstrumentStorage MockStorageBase "
+            "TestMockData TestOperatorData"
+        ),
+        "also": (
+            "Cal CalendarStorage CalVT D DatasetD FeatureStorage GetData init InstKT InstrumentStorage InstVT "
+            "NameDFilter REG_CN REG_TW"
+        ),
+    },
+    "qlib.tests.config": {
+        "rollforge.compat.qlib.tasks": (
+            "CSI100_MARKET CSI100_RECORD_LGB_TASK_CONFIG CSI100_RECORD_LGB_TASK_CONFIG_ONLINE "
+            "CSI100_RECORD_LGB_TASK_CONFIG_ROLLING CSI100_RECORD_XGBOOST_TASK_CONFIG "
+            "CSI100_RECORD_XGBOOST_TASK_CONFIG_ONLINE CSI100_RECORD_XGBOOST_TASK_CONFIG_ROLLING CSI300_BENCH "
+            "CSI300_DATASET_CONFIG CSI300_GBDT_TASK CSI300_MARKET DATASET_ALPHA158_CLASS DATASET_ALPHA360_CLASS "
+            "GBDT_MODEL get_data_handler_config get_dataset_config get_gbdt_task get_record_lgb_config "
+            "get_record_xgboost_config ONLINE_DATASET_CONFIG ONLINE_HANDLER_CONFIG RECORD_CONFIG "
+            "ROLLING_DATASET_CONFIG ROLLING_HANDLER_CONFIG SA_RC"
+        ),
+    },
+    "qlib.tests.data": {
+        "rollforge.compat.qlib.names": "GetData",
+        "also": "exists_qlib_data",
+    },
+    "qlib.typehint": {
+        "typing": "InstConf=Any",
+        "pending": "InstDictConf",
+    },
+    "qlib.utils": {
+        "rollforge.build": "fill_placeholder flatten_dict",
+        "rollforge.compat.qlib.names": (
+            "auto_filter_kwargs code_to_fname drop_nan_by_y_index exists_qlib_data fname_to_code "
+            "get_date_by_shift get_date_range get_pre_trading_date hash_args is_tradable_date lazy_sort_index "
+            "parse_config transform_end_date"
+        ),
+        "cache": "can_use_cache get_redis_connection normalize_cache_fields normalize_cache_instruments",
+        "download": "requests_with_retry",
+        "pending": (
+            "check_qlib_data compare_dict_value FLATTEN_TUPLE get_date_in_file_name get_item_from_obj "
+            "get_next_trading_date get_period_offset is_deprecated_lexsorted_pandas load_dataset log lower_bound "
+            "np_ffill parse_field read_bin register_wrapper remove_fields_space remove_repeat_field split_pred "
+            "time_to_slc_point upper_bound Wrapper"
+        ),
+        "quarterly": "get_period_list read_period_data",
+        "also": (
+            "C class_casting get_callable_kwargs get_cls_kwargs get_module_by_module_path get_module_logger "
+            "get_or_create_path get_tmp_file_with_buffer init_instance_by_config save_multiple_parts_file "
+            "set_log_with_config split_module_path unpack_archive_with_buffer"
+        ),
+    },
+    "qlib.utils.data": {
+        "rollforge.compat.qlib.names": "deepcopy_basic_type",
+        "pending": "guess_horizon robust_zscore S_DROP update_config zscore",
+        "also": "DatasetProvider",
+    },
+    "qlib.utils.exceptions": {
+        "rollforge.compat.qlib.names": "LoadObjectError QlibException RecorderInitializationError",
+        "pending": "ExpAlreadyExistError",
+    },
+    "qlib.utils.file": {
+        "pending": (
+            "get_io_object get_or_create_path get_tmp_file_with_buffer log save_multiple_parts_file "
+            "unpack_archive_with_buffer"
+        ),
+        "also": "get_module_logger",
+    },
+    "qlib.utils.index_data": {
+        "pending": (
+            "BinaryOps concat Index index_data_ops_creator IndexData LocIndexer MultiData SingleData sum_by_index"
+        ),
+    },
+    "qlib.utils.mod": {
+        "rollforge.build": "init_instance_by_config",
+        "rollforge.compat.qlib.names": "get_callable_kwargs get_cls_kwargs get_module_by_module_path",
+        "pending": "class_casting find_all_classes split_module_path",
+        "also": "InstConf restricted_pickle_load",
+    },
+    "qlib.utils.paral": {
+        "pending": (
+            "AsyncCaller call_in_subproc complex_parallel datetime_groupby_apply DelayedDict DelayedTask "
+            "DelayedTuple is_delayed_tuple ParallelExt"
+        ),
+        "also": "C QlibConfig",
+    },
+    "qlib.utils.pickle_utils": {
+        "pending": (
+            "add_safe_class get_safe_classes restricted_pickle_load restricted_pickle_loads RestrictedUnpickler "
+            "SAFE_PICKLE_CLASSES TRUSTED_MODULE_PREFIXES"
+        ),
+    },
+    "qlib.utils.resam": {
+        "pending": "get_higher_eq_freq_feature get_valid_value resam_calendar resam_ts_data ts_data_first ts_data_last",
+        "also": "C cal_sam_minute Freq lazy_sort_index",
+    },
+    "qlib.utils.serial": {
+        "rollforge.compat.qlib.names": "Serializable",
+        "also": "C",
+    },
+    "qlib.utils.time": {
+        "rollforge.compat.qlib.frequency": "Freq",
+        "intraday": "get_day_min_idx_range",
+        "pending": (
+            "cal_sam_minute CN_TIME concat_date_time epsilon_change get_min_cal is_single_value time_to_day_index "
+            "TW_TIME US_TIME"
+        ),
+        "also": "C REG_CN REG_TW REG_US",
+    },
+    "qlib.workflow": {
+        "rollforge.track.r": "QlibRecorder R",
+        "pending": "QlibRecorderWrapper RecorderWrapper",
+        "also": "Experiment ExpManager Recorder RecorderInitializationError Wrapper",
+    },
+    "qlib.workflow.cli": {},
+    "qlib.workflow.exp": {
+        "rollforge.track.base": "Experiment",
+        "pending": "logger MLflowExperiment",
+        "also": "get_module_logger MLflowRecorder Recorder",
+    },
+    "qlib.workflow.expm": {
+        "pending": "ExpManager logger MLflowExpManager",
+        "also": "C ExpAlreadyExistError Experiment get_module_logger MLflowExperiment Recorder",
+    },
+    "qlib.workflow.online": {},
+    "qlib.workflow.online.manager": {
+        "rollforge.online.manager": "OnlineManager",
+        "also": (
+            "AverageEnsemble D get_module_logger MergeCollector OnlineStrategy Serializable "
+            "set_global_logger_level Trainer TrainerR"
+        ),
+    },
+    "qlib.workflow.online.strategy": {
+        "rollforge.online.strategy": "OnlineStrategy RollingStrategy",
+        "also": (
+            "Collector get_module_logger OnlineTool OnlineToolR Recorder RecorderCollector RollingGen "
+            "RollingGroup task_generator TimeAdjuster transform_end_date"
+        ),
+    },
+    "qlib.workflow.online.update": {
+        "rollforge.online.update": "DSBasedUpdater LabelUpdater PredUpdater RecordUpdater RMDLoader",
+        "also": (
+            "D DataHandlerLP Dataset DatasetH get_date_by_shift get_module_logger Model Recorder SignalRecord "
+            "TSDatasetH"
+        ),
+    },
+    "qlib.workflow.online.utils": {
+        "rollforge.online.tool": "OnlineTool OnlineToolR",
+        "also": "get_module_logger list_recorders LoadObjectError PredUpdater Recorder",
+    },
+    "qlib.workflow.record_temp": {
+        "rollforge.compat.qlib.names": "logger",
+        "rollforge.record": "ACRecordTemp PortAnaRecord RecordTemp SigAnaRecord SignalRecord",
+        "intraday": "HFSignalRecord",
+        "pending": "MultiPassPortAnaRecord",
+        "also": (
+            "calc_ic calc_long_short_prec calc_long_short_return class_casting DataHandlerLP DatasetH "
+            "deepcopy_basic_type fill_placeholder flatten_dict Freq get_date_by_shift get_module_logger "
+            "indicator_analysis LoadObjectError normal_backtest=qlib.backtest.backtest QlibException "
+            "risk_analysis"
+        ),
+    },
+    "qlib.workflow.recorder": {
+        "rollforge.track.base": "Recorder",
+        "pending": "logger MLflowRecorder",
+        "also": "AsyncCaller get_module_logger LoadObjectError Serializable TimeInspector",
+    },
+    "qlib.workflow.task": {},
+    "qlib.workflow.task.collect": {
+        "rollforge.collect.collector": "Collector MergeCollector RecorderCollector",
+        "also": "Experiment get_module_logger LoadObjectError R Recorder Serializable TimeInspector",
+    },
+    "qlib.workflow.task.gen": {
+        "rollforge.generate.base": "task_generator TaskGen",
+        "rollforge.generate.horizon": "MultiHorizonGenBase",
+        "rollforge.generate.rolling": "handler_mod RollingGen trunc_segments",
+        "also": "TimeAdjuster transform_end_date",
+    },
+    "qlib.workflow.task.manage": {
+        "rollforge.run.worker": "run_task",
+        "rollforge.store.manager": "TaskManager",
+        "also": "auto_init C get_module_logger get_mongodb restricted_pickle_loads",
+    },
+    "qlib.workflow.task.utils": {
+        "rollforge.compat.qlib.names": "get_mongodb list_recorders replace_task_handler_with_cache",
+        "rollforge.generate.calendar": "TimeAdjuster",
+        "also": "C D get_module_logger hash_args init_instance_by_config R",
+    },
+    "qlib.workflow.utils": {
+        "pending": "experiment_exception_hook experiment_exit_handler logger",
+        "also": "get_module_logger R Recorder",
+    },
+}
+"""Module of Qlib's -> where its names are: ``{source: "Name Name=OurName"}``, several sources for one module.
+
+A source is one of our modules; or a key of :data:`REASONS`, for names that are not here; or ``also``, for names that
+Qlib's module has from another of its modules (``Name=module.Name`` where two modules have a name of that spelling).
+A name with an underscore before it stands here only where Qlib's own examples import it.
+"""
+
+NOT_COVERED: Mapping[str, str] = {
+    "qlib.rl": "learning",
+    "qlib.contrib.tuner": "tuner",
+    "qlib.contrib.online": "trading",
+    "qlib.contrib.meta": "pytorch",
+    "qlib.model.meta": "pytorch",
+    "qlib.contrib.torch": "pytorch",
+    "qlib.contrib.model.pytorch_*": "pytorch",
+    "qlib.contrib.model.tcn": "pytorch",
+    "qlib.contrib.data.dataset": "pytorch",
+    "qlib.contrib.data.data": "server",
+    "qlib.contrib.data.highfreq_handler": "intraday",
+    "qlib.contrib.data.highfreq_processor": "intraday",
+    "qlib.contrib.data.highfreq_provider": "intraday",
+    "qlib.contrib.model.highfreq_gdbt_model": "intraday",
+    "qlib.contrib.model.catboost_model": "model",
+    "qlib.contrib.model.double_ensemble": "model",
+    "qlib.contrib.ops": "intraday",
+    "qlib.contrib.rolling.ddgda": "pytorch",
+    "qlib.contrib.strategy.optimizer": "optimizer",
+    "qlib.contrib.report.data": "figures",
+    "qlib.data.client": "server",
+    "qlib.data.pit": "quarterly",
+    "qlib.data._libs": "internal",
+    "qlib.backtest.high_performance_ds": "nested",
+    "qlib.backtest.profit_attribution": "nested",
+    "qlib.utils.objm": "internal",
+    "qlib.cli": "internal",
+}
+"""Module of Qlib's of which nothing is here, with all that is in it, -> key of :data:`REASONS`; ``*`` ends a prefix."""
+
+REASONS: Mapping[str, str] = {
+    "intraday": "it is for bars within the day, and Rollforge computes on daily data",
+    "nested": "the backtest has one level and an exchange of its own; executors within executors are not supported",
+    "pytorch": "it needs PyTorch, and Rollforge has no PyTorch models yet",
+    "internal": "it is part of how Qlib works inside, which Rollforge does in another way",
+    "cache": "Qlib's caches are not used: features are kept in the panel cache",
+    "server": "there is no data server; data are read from a folder",
+    "quarterly": "quarterly data as they were known on a day (PIT) are not supported",
+    "optimizer": "portfolio optimization is not supported",
+    "model": "Rollforge has no model of this kind",
+    "learning": "reinforcement learning is not supported",
+    "tuner": "Qlib's tuner is not supported; a grid trains variants of a task",
+    "trading": "Qlib's files of users, accounts and orders for online trading are not supported",
+    "download": "nothing is downloaded",
+    "figures": "only the figures of analysis_model and analysis_position are drawn",
+    "rolling": "rolling training from a YAML file is 'rollforge run'",
+    "pending": "it is not supported yet",
+}
+"""Why something of Qlib's is not here; reads on after "X is not covered: "."""
+
+PROGRAMS: Mapping[str, str] = {
+    "qlib.workflow.task.manage": "rollforge.cli.pool:main",
+    "qlib.workflow.cli": "rollforge.compat.qlib.config:qrun",
+}
+"""Module that Qlib's documentation runs with ``python -m`` -> what runs instead."""

@@ -1,0 +1,266 @@
+"""Qlib's names: one table, an error that says why, and pyqlib for what is not here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from rollforge.qlib_imports import NotCovered, load, names_of, target, why_not
+from rollforge.qlib_names import MODULES, NOT_COVERED, REASONS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str, cwd: Path, *path: Path) -> str:
+    """What a program of its own prints, with some folders on its path."""
+    places = os.pathsep.join([*map(str, path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, text=True, timeout=120, capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": places},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    """A package made of some files."""
+    for name, text in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def pyqlib(tmp_path: Path) -> Path:
+    """A made-up pyqlib: some of its modules have names that the table has, some do not."""
+    return write(
+        tmp_path / "site",
+        {
+            "qlib/__init__.py": "__version__ = '9.9'\nraise AssertionError('the package itself is ours')\n",
+            "qlib/data/__init__.py": "",
+            "qlib/data/dataset/__init__.py": """
+                from ...utils import init_instance_by_config
+                from .handler import DataHandlerLP, Curious
+                class Dataset: ...
+                class DatasetH(Dataset): ...
+                class OtherDatasetH(DatasetH):
+                    def of(self):
+                        return [c.__module__ for c in type(self).__mro__[:2]], DataHandlerLP.__module__
+                """,
+            "qlib/data/dataset/handler.py": """
+                class DataHandlerLP: ...
+                class Curious(DataHandlerLP): ...
+                """,
+            "qlib/contrib/model/__init__.py": "",
+            "qlib/contrib/model/pytorch_made_up.py": """
+                from ...model.base import Model
+                from ...data.dataset import OtherDatasetH
+                class Net(Model):
+                    def fit(self, dataset): ...
+                    def predict(self, dataset): ...
+                """,
+            "qlib/utils/__init__.py": "",
+            "qlib/utils/time.py": "import a_package_that_is_not_there\n",
+        },
+    )
+
+
+def test_every_entry_of_the_table_is_there(tmp_path: Path) -> None:
+    """A name that the table gives a place can be imported, from Qlib's module and from ours."""
+    out = run(
+        """
+        import rollforge.compat.qlib, importlib
+        from rollforge.qlib_names import MODULES
+        from rollforge.qlib_imports import names_of, target
+        for module in MODULES:
+            here = importlib.import_module(module)
+            for name in names_of(module):
+                where, _, ours = target(module, name).partition(":")
+                assert hasattr(here, name) and hasattr(importlib.import_module(where), ours), (module, name)
+        print("ALL")
+        """,
+        tmp_path,
+    )
+    assert out == "ALL\n"
+
+
+def test_the_table_is_in_order() -> None:
+    """A name stands once in its module, under a source that exists; what a module has from another is known there."""
+    for module, sources in MODULES.items():
+        names = [text.partition("=")[0] for text in " ".join(sources.values()).split()]
+        assert len(names) == len(set(names)), module
+        for source in sources:
+            assert source == "also" or source in REASONS or "." in source or source == "typing", (module, source)
+        for text in sources.get("also", "").split():
+            name, _, path = text.partition("=")
+            assert path in MODULES or target(module, name) or " is not covered: " in why_not(module, name), (
+                module,
+                text,
+            )
+    assert set(NOT_COVERED.values()) <= set(REASONS)
+    assert not [m for m in MODULES if any(m == n or m.startswith(f"{n}.") for n in NOT_COVERED)]
+
+
+def test_the_page_has_the_table() -> None:
+    """docs/compat.md is what is written from it."""
+    out = run("from rollforge.compat.qlib.coverage import covered; print(covered(), end='')", ROOT)
+    page = (ROOT / "docs" / "compat.md").read_text(encoding="utf-8")
+    assert page.endswith(out), "run: python -m rollforge.compat.qlib.coverage"
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("import qlib.rl.trainer", "qlib.rl is not covered: reinforcement learning is not supported"),
+        ("from qlib.contrib.model.pytorch_gru import GRU", "pytorch_gru is not covered: it needs PyTorch"),
+        ("from qlib.contrib.model import GRU", "qlib.contrib.model.GRU is not covered: it needs PyTorch"),
+        ("from qlib.data import ClientProvider", "there is no data server"),
+        ("from qlib.data import NotThere", "Qlib's module qlib.data has no 'NotThere'"),
+        ("from qlib.data.filter import NameDFiltr", "Did you mean 'NameDFilter'?"),
+        ("from qlib.workflow.task import colect", "qlib.workflow.task has no 'colect'"),
+        ("import qlib.workflow.tusk", "Did you mean 'task'?"),
+    ],
+)
+def test_what_is_not_here_says_why(statement: str, said: str, tmp_path: Path) -> None:
+    """One ImportError that names it, the reason, and where to look; it is a ModuleNotFoundError, which scripts catch."""
+    out = run(
+        f"""
+        import rollforge.compat.qlib
+        try:
+            {statement}
+        except ModuleNotFoundError as exc:
+            print(exc)
+        """,
+        tmp_path,
+    )
+    assert said in out
+    assert "docs/compat.md" in out
+
+
+def test_a_module_answers_what_it_lacks_as_modules_do(tmp_path: Path) -> None:
+    """``hasattr`` and ``getattr`` with a default work; ``dir`` and ``import *`` have what is found."""
+    out = run(
+        """
+        import rollforge.compat.qlib
+        import qlib.data.filter as module, qlib.constant
+        print(hasattr(module, "nothing"), getattr(module, "nothing", 7), hasattr(module, "__wrapped__"))
+        print("NameDFilter" in dir(module))
+        from qlib.constant import *
+        print(REG_CN)
+        """,
+        tmp_path,
+    )
+    assert out.split("\n")[:3] == ["False 7 False", "True", "cn"]
+
+
+def test_a_function_stays_where_a_module_has_its_name(tmp_path: Path) -> None:
+    """``qlib.backtest.backtest`` is a function and a module, as in Qlib, in whatever order they are imported."""
+    out = run(
+        """
+        import rollforge.compat.qlib
+        import sys, qlib.backtest.backtest
+        from qlib.backtest import backtest
+        print(backtest.__module__, sys.modules["qlib.backtest.backtest"].__name__)
+        """,
+        tmp_path,
+    )
+    assert out == "rollforge.record.backtest qlib.backtest.backtest\n"
+
+
+def test_a_name_that_is_not_here_comes_from_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
+    """Its code runs on top of ours: classes of pyqlib's derive from ours, and import ours."""
+    out = run(
+        """
+        import rollforge.compat.qlib
+        from qlib.data.dataset import OtherDatasetH, DatasetH
+        print(OtherDatasetH.of(object.__new__(OtherDatasetH)))
+        print(issubclass(OtherDatasetH, DatasetH), DatasetH.__module__)
+        from qlib.data.dataset.handler import Curious, DataHandlerLP
+        print(Curious.__mro__[1] is DataHandlerLP)
+        from qlib.contrib.model.pytorch_made_up import Net
+        print(Net.__mro__[1].__module__)
+        import pickle
+        print(pickle.loads(pickle.dumps(OtherDatasetH)) is OtherDatasetH)
+        """,
+        tmp_path, pyqlib,
+    )  # fmt: skip
+    assert out.splitlines() == [
+        "(['qlib.data.dataset', 'rollforge.data.dataset'], 'rollforge.data.handler')",
+        "True rollforge.data.dataset",
+        "True",
+        "rollforge.models.base",
+        "True",
+    ]
+
+
+def test_a_task_names_classes_of_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
+    """``module_path`` is looked up in the same order: the table, then pyqlib, on top of ours."""
+    out = run(
+        """
+        from rollforge.build import locate
+        print(locate("OtherDatasetH", "qlib.data.dataset").__mro__[1].__module__)
+        print(locate("Net", "qlib.contrib.model.pytorch_made_up").__mro__[1].__module__)
+        """,
+        tmp_path, pyqlib,
+    )  # fmt: skip
+    assert out.split() == ["rollforge.data.dataset", "rollforge.models.base"]
+
+
+def test_what_neither_has_says_so(tmp_path: Path, pyqlib: Path) -> None:
+    """A name that an installed pyqlib lacks too; a module of pyqlib's that needs what is not installed."""
+    out = run(
+        """
+        import rollforge.compat.qlib
+        for statement in (
+            "from qlib.data.dataset.handler import DATA_KEY_TYPE_", "import qlib.rl",
+            "from qlib.utils.time import get_day_min_idx_range",
+        ):
+            try:
+                exec(statement)
+            except ImportError as exc:
+                print(exc)
+        from qlib.utils.time import Freq  # what is ours does not need pyqlib's
+        """,
+        tmp_path, pyqlib,
+    )  # fmt: skip
+    first, second, third = out.splitlines()
+    assert "Qlib's module qlib.data.dataset.handler has no 'DATA_KEY_TYPE_'" in first
+    assert "and the installed pyqlib has none" in second
+    assert third == (
+        "pyqlib's own module qlib.utils.time does not run on top of Rollforge: ModuleNotFoundError: No module named "
+        "'a_package_that_is_not_there'"
+    )
+
+
+def test_a_program_that_has_imported_pyqlib_keeps_it(tmp_path: Path) -> None:
+    """Tasks still find our classes; the layer is refused, since half of the program would use another Qlib."""
+    site = write(tmp_path / "site", {"qlib/__init__.py": "", "qlib/mine.py": "class Thing: ...\n"})
+    out = run(
+        """
+        import qlib
+        from rollforge.build import locate
+        print(locate("LGBModel", "qlib.contrib.model.gbdt").__module__, locate("Thing", "qlib.mine").__module__)
+        try:
+            import rollforge.compat.qlib
+        except ImportError as exc:
+            print(exc)
+        """,
+        tmp_path, site,
+    )  # fmt: skip
+    first, second = out.splitlines()
+    assert first == "rollforge.models.lightgbm qlib.mine"
+    assert second == "import rollforge.compat.qlib before qlib: pyqlib itself is imported already."
+
+
+def test_loading_by_name_says_why_not() -> None:
+    """What tasks are built by raises the same error."""
+    assert load("qlib.contrib.eva.alpha", "calc_ic").__module__ == "rollforge.record.analysis"
+    assert "calc_ic" in names_of("qlib.workflow.record_temp")  # which Qlib's module has from another
+    with pytest.raises(NotCovered, match="it needs PyTorch"):
+        load("qlib.contrib.model.pytorch_gru", "GRU")

@@ -1,0 +1,169 @@
+"""Every import of Qlib's examples, tests, scripts and documentation, and every name of its modules, leads somewhere.
+
+These tests read a checkout of Qlib's repository, named by ``QLIB_SOURCE``, and are skipped without one.
+``QLIB_SOURCE=CHECKOUT python tests/compat/test_qlib_source.py`` prints which imports resolve, and why the others do not.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rollforge.qlib_names import MODULES, NOT_COVERED
+
+PLACES = ("examples", "tests", "scripts", "docs", "README.md")
+"""Where people read how Qlib is used."""
+
+_IN_PROSE = re.compile(
+    r"^[ \t>]*(from qlib[\w.]* import (?:\([^)]*\)|[^\n(]*(?:\\\n[^\n]*)*)|import qlib[^\n]*)", re.MULTILINE
+)
+_OF_A_NOTEBOOK = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)  # commands of the notebook, which are not Python
+
+Import = tuple[str, str]
+"""A module, and a name of it: empty where the module itself is imported, ``*`` for all."""
+
+
+def _statements(file: Path) -> Iterator[str]:
+    if file.suffix not in (".py", ".ipynb", ".rst", ".md"):
+        return
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        yield text
+    elif file.suffix == ".ipynb":
+        for cell in json.loads(text)["cells"]:
+            if cell["cell_type"] == "code":
+                yield _OF_A_NOTEBOOK.sub(r"\1pass", "".join(cell["source"]))
+    else:
+        for found in _IN_PROSE.finditer(text):
+            yield textwrap.dedent(re.sub(r"\s+#.*", "", found[1]))
+
+
+def imports(root: Path) -> dict[Import, list[str]]:
+    """Return every distinct import from ``qlib``, with the files that have it."""
+    found: dict[Import, list[str]] = {}
+    for place in PLACES:
+        files = [root / place] if (root / place).is_file() else sorted((root / place).rglob("*"))
+        for file in (f for f in files if f.is_file()):
+            for text in _statements(file):
+                for node in ast.walk(ast.parse(text)):
+                    pairs: list[Import] = []
+                    if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                        pairs = [(node.module, a.name) for a in node.names]
+                    elif isinstance(node, ast.Import):
+                        pairs = [(a.name, "") for a in node.names]
+                    for pair in pairs:
+                        if pair[0].partition(".")[0] == "qlib":
+                            found.setdefault(pair, []).append(str(file.relative_to(root)))
+    return found
+
+
+def _targets(node: ast.expr) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, (ast.Tuple, ast.List)):
+        for part in node.elts:
+            yield from _targets(part)
+
+
+def _defined(body: Sequence[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                yield from _targets(target)
+        elif isinstance(node, ast.AnnAssign):
+            yield from _targets(node.target)
+        elif isinstance(node, (ast.If, ast.Try)):
+            yield from _defined([*node.body, *node.orelse])
+            for handler in node.handlers if isinstance(node, ast.Try) else ():
+                yield from _defined(handler.body)
+
+
+def modules(root: Path) -> dict[str, set[str]]:
+    """Return every module of the package ``qlib``, with the public names that it defines."""
+    found = {}
+    for file in sorted((root / "qlib").rglob("*.py")):
+        name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        found[name] = {n for n in _defined(tree.body) if not n.startswith("_")}
+    return found
+
+
+_TRY = """
+import importlib, json, sys
+import rollforge.compat.qlib
+answers = []
+for module, name in json.load(sys.stdin):
+    try:
+        if name in ("", "*"):
+            importlib.import_module(module)
+        else:
+            exec(f"from {module} import {name}", {})
+        answers.append(None)
+    except Exception as exc:
+        answers.append(f"{type(exc).__name__}: {exc}")
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+def resolve(pairs: Sequence[Import], python: str = sys.executable) -> dict[Import, str | None]:
+    """Try imports in another process; None for one that resolves, else the error."""
+    done = subprocess.run(
+        [python, "-c", _TRY], input=json.dumps(pairs), capture_output=True, text=True, timeout=300, check=True
+    )
+    answers = json.loads(done.stdout.rpartition("ANSWERS")[2])
+    return dict(zip(pairs, answers, strict=True))
+
+
+# -- what is promised --------------------------------------------------------------------------------------------------
+
+
+def test_imports_of_qlibs_repository_resolve_or_say_why(qlib_source: Path) -> None:
+    """But for those of reinforcement learning; what does not resolve has one message with the reason."""
+    wanted = sorted(pair for pair in imports(qlib_source) if not pair[0].startswith("qlib.rl"))
+    missing = {pair: why for pair, why in resolve(wanted).items() if why is not None}
+    assert len(wanted) - len(missing) >= 95
+    for pair, why in missing.items():
+        assert " is not covered: " in why or " has no " in why, pair
+
+
+def test_the_table_knows_every_name_of_every_module_of_qlibs(qlib_source: Path) -> None:
+    """A name is found, or there is a reason why not; a module that the table lacks is one that Qlib lacks."""
+    for module, names in modules(qlib_source).items():
+        if not uncovered(module):
+            assert module in MODULES, module
+            listed = {t.partition("=")[0] for s, text in MODULES[module].items() if s != "also" for t in text.split()}
+            assert names - listed == set(), module
+
+
+def uncovered(module: str) -> bool:
+    """Whether a module is one of those of which nothing is found."""
+    return any(
+        module == path or module.startswith(path.removesuffix("*") if path.endswith("*") else f"{path}.")
+        for path in NOT_COVERED
+    )
+
+
+def main() -> None:
+    """Print which imports of the checkout resolve."""
+    root = os.environ.get("QLIB_SOURCE")
+    if not root:
+        sys.exit("Name a checkout of Qlib's repository: QLIB_SOURCE=CHECKOUT")
+    found = imports(Path(root))
+    answers = resolve(sorted(found))
+    for (module, name), why in answers.items():
+        if why is not None:
+            print(f"{module} {name}: {why} [{', '.join(sorted(set(found[module, name])))}]")
+    print(f"{sum(w is None for w in answers.values())} of {len(answers)} distinct imports resolve")
+
+
+if __name__ == "__main__":
+    main()
