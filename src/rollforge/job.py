@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rollforge.errors import TaskNotFound, nearest
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
@@ -25,7 +25,7 @@ from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, mask_secrets, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
-from rollforge.task import Status, TaskRecord, digest
+from rollforge.task import Status, TaskRecord
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import Plan
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rollforge.collect.coverage import Coverage, Expected
+    from rollforge.generate.timeline import Window
     from rollforge.report.summary import ReportInputs, Summary
     from rollforge.track.base import Recorder
 
@@ -152,6 +153,20 @@ class TaskOutcome:
 
     task: TaskRecord
     recorder: Recorder | None
+    model: str = ""
+    """Name of the task's model, different for each model of the experiment; empty where there is one without a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """What one model of an experiment predicts, joined over its windows."""
+
+    name: str
+    """As in :attr:`TaskOutcome.model`."""
+    prediction: pd.DataFrame | None
+    """Index (datetime, instrument), first column the score; None when no window of the model is done."""
+    label: pd.DataFrame | None
+    """Index (datetime, instrument): the model's own label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +175,20 @@ class Collected:
 
     outcomes: tuple[TaskOutcome, ...]
     prediction: pd.DataFrame | None
-    """Index (datetime, instrument), column ``score``; None when no task is done."""
+    """Index (datetime, instrument), column ``score``: the model's prediction, or the average of several models'. None when
+    no task is done."""
     label: pd.DataFrame | None
+    """Index (datetime, instrument): the labels of every model that has the same label as the first."""
     coverage: Coverage
     warnings: tuple[str, ...] = ()
     """What should be known of the result although it is complete."""
+    models: tuple[ModelResult, ...] = ()
+    """What each model predicts, in the order of the tasks."""
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names of the models, in the order of the tasks."""
+        return tuple(dict.fromkeys(o.model for o in self.outcomes))
 
     @property
     def failed(self) -> int:
@@ -199,6 +223,7 @@ def known_pool(session: Session, pool: str) -> None:
 
 def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> tuple[TaskOutcome, ...]:
     """Return the tasks of a pool with their recorders, in the order of `ids`, else in that of their creation."""
+    from rollforge.generate.naming import model_names
     from rollforge.run.trainer import recorder_of
 
     query = {} if ids is None else {"_id": {"$in": list(ids)}}
@@ -206,7 +231,11 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
     if ids is not None:
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
-    return tuple(TaskOutcome(r, recorder_of(r.result) if r.status is Status.DONE else None) for r in records)
+    names = model_names([r.definition for r in records])
+    return tuple(
+        TaskOutcome(r, recorder_of(r.result) if r.status is Status.DONE else None, name)
+        for r, name in zip(records, names, strict=True)
+    )
 
 
 def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, allow_gaps: bool = False) -> Collected:
@@ -228,39 +257,73 @@ def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, al
     Raises
     ------
     CoverageError
-        When windows are missing, failed or overlapping, and `allow_gaps` is False.
+        When windows are missing, failed, overlapping or predicted in part, and `allow_gaps` is False.
     """
-    import numpy as np
-
     from rollforge.collect.collector import RecorderCollector
     from rollforge.collect.coverage import check_coverage
-    from rollforge.collect.ensemble import AverageEnsemble, SingleKeyEnsemble
+    from rollforge.collect.ensemble import AverageEnsemble
     from rollforge.collect.group import RollingGroup
     from rollforge.data.engine import session_provider
 
     known = outcomes(session, pool, ids)
-    expected, keys = _expected(known, session)
+    expected, keys, unplaced = _expected(known, session)
     collector = RecorderCollector(
-        lambda: [o.recorder for o in known if o.recorder is not None],
+        lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in keys],
         rec_key_func=lambda recorder: keys[recorder.id],
         artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
         status=None,
         coverage="allow_gaps",
     )
     parts = collector.collect()
-    found = {
-        key[-1]: np.unique(frame.index.get_level_values("datetime").to_numpy().astype("datetime64[D]"))
-        for key, frame in parts["pred"].items()
-    }
-    coverage = check_coverage(expected, session_provider(session).calendar(), found)
+    coverage = check_coverage(
+        expected,
+        session_provider(session).calendar(),
+        {key[-1]: _scored(frame) for key, frame in parts["pred"].items()},
+        {key[-1]: frame.index for key, frame in parts["label"].items()},
+    )
+    coverage = replace(coverage, notes=(*unplaced, *coverage.notes))
     if not allow_gaps:
         coverage.require()
     joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
-    prediction = SingleKeyEnsemble()(joined["pred"]) if joined["pred"] else None
-    if isinstance(prediction, dict):
-        prediction = AverageEnsemble()(prediction).to_frame("score")
-    label = next(iter(joined["label"].values()), None)
-    return Collected(known, prediction, label, coverage, _other_data(known, session))
+    names = dict.fromkeys(o.model for o in known)
+    models = tuple(ModelResult(n, joined["pred"].get((n,)), joined["label"].get((n,))) for n in names)
+    predictions = {m.name: m.prediction for m in models if m.prediction is not None}
+    if len(models) == 1 or not predictions:
+        prediction = next(iter(predictions.values()), None)
+    else:
+        prediction = AverageEnsemble()(predictions).to_frame("score")
+    label, said = _joined_label(known, models)
+    warnings = (*coverage.remarks, *said, *_other_data(known, session))
+    return Collected(known, prediction, label, coverage, warnings, models)
+
+
+def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:
+    """The rows that have a score."""
+    import numpy as np
+
+    index = cast("pd.MultiIndex", prediction.index)
+    scores = prediction if prediction.ndim == 1 else prediction.iloc[:, 0]
+    finite = np.isfinite(scores.to_numpy(np.float64, na_value=np.nan))
+    return index if finite.all() else index[finite]
+
+
+def _joined_label(
+    known: Sequence[TaskOutcome], models: Sequence[ModelResult]
+) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
+    """The labels of all models, and what should be known of them."""
+    from rollforge.collect.labels import ModelLabel, join_labels, label_kind
+
+    first = {o.model: o.task.definition for o in reversed(known)}
+    labels = [ModelLabel(m.name, m.label, label_kind(first[m.name])) for m in models if m.label is not None]
+    joined = join_labels(labels)
+    if joined is None:
+        return None, ()
+    if not joined.others:
+        return joined.frame, ()
+    return joined.frame, (
+        f"The models have different labels: the joined result is judged by the label of {labels[0].model!r}, which "
+        f"{', '.join(map(repr, joined.others))} {'does' if len(joined.others) == 1 else 'do'} not share.",
+    )
 
 
 def _other_data(known: Sequence[TaskOutcome], session: Session) -> tuple[str, ...]:
@@ -288,41 +351,37 @@ def on_its_data(session: Session, pool: str) -> Session:
     return session
 
 
-def _expected(known: Sequence[TaskOutcome], session: Session) -> tuple[list[Expected], dict[str, tuple[str, str]]]:
-    """The test windows that should be there, and the key of each recorder: (model, window)."""
-    from rollforge.collect.coverage import Expected
+def _windows(known: Sequence[TaskOutcome], session: Session) -> list[Window]:
     from rollforge.data.engine import session_provider
     from rollforge.generate.timeline import windows
 
-    made, keys = [], {}
     calendar = session_provider(session).calendar()
-    variants = [_variant(o.task.definition) for o in known]
-    several = len(set(variants)) > 1
-    for window, outcome, variant in zip(
-        windows([o.task.definition for o in known], calendar), known, variants, strict=True
-    ):
-        test = window.segments.get("test")
+    return windows([o.task.definition for o in known], calendar, [o.model for o in known])
+
+
+def _expected(
+    known: Sequence[TaskOutcome], session: Session
+) -> tuple[list[Expected], dict[str, tuple[str, str]], list[str]]:
+    """The test windows that should be there, the key of each recorder (model, window), and tasks that test no day."""
+    from rollforge.collect.coverage import Expected
+
+    made: list[Expected] = []
+    keys: dict[str, tuple[str, str]] = {}
+    unplaced: list[str] = []
+    taken: set[str] = set()
+    for window, outcome in zip(_windows(known, session), known, strict=True):
+        test, task = window.segments.get("test"), outcome.task
         if test is None:
+            unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
             continue
-        name = f"window {window.index + 1} ({test.start} to {test.end})"
-        made.append(Expected(name, test.start, test.end, outcome.task.status.value, variant if several else ""))
+        name = f"{window.title} ({window.test_days})"
+        if name in taken:  # two tasks of one model that test the same days
+            name += f" of task {task.id[:8]}"
+        taken.add(name)
+        made.append(Expected(name, test.start, test.end, task.status.value, outcome.model))
         if outcome.recorder is not None:
-            keys[outcome.recorder.id] = (variant, name)
-    return made, keys
-
-
-def _variant(definition: Mapping[str, Any]) -> str:
-    """What tells the models of an experiment apart: everything of a task but its windows."""
-    model = definition.get("model")
-    record = definition.get("record")
-    dataset = definition.get("dataset")
-    kwargs = dict(dataset.get("kwargs") or {}) if isinstance(dataset, Mapping) else {}
-    kwargs.pop("segments", None)
-    handler = kwargs.get("handler")
-    if isinstance(handler, Mapping):
-        inner = {k: v for k, v in (handler.get("kwargs") or {}).items() if not k.endswith("_time")}
-        kwargs["handler"] = {**handler, "kwargs": inner}
-    return digest({"model": model, "record": record, "dataset": kwargs})[:12]
+            keys[outcome.recorder.id] = (outcome.model, name)
+    return made, keys, unplaced
 
 
 def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:
@@ -341,20 +400,14 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
 
 
 def _inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
-    from rollforge.data.engine import session_provider
-    from rollforge.generate.timeline import windows
     from rollforge.report.summary import ReportInputs, TaskRow
 
-    spans = windows([o.task.definition for o in collected.outcomes], session_provider(session).calendar())
     rows = []
-    for window, outcome in zip(spans, collected.outcomes, strict=True):
+    for window, outcome in zip(_windows(collected.outcomes, session), collected.outcomes, strict=True):
         task, recorder = outcome.task, outcome.recorder
         metrics = recorder.list_metrics() if recorder is not None else {}
-        rows.append(
-            TaskRow(
-                window, task.status.value, metrics, recorder.id if recorder else "", task.attempts, task.error or ""
-            )
-        )
+        run = recorder.id if recorder else ""
+        rows.append(TaskRow(window, task.status.value, metrics, run, task.attempts, task.error or "", outcome.model))
     return ReportInputs(
         title=name,
         tasks=rows,

@@ -18,7 +18,9 @@ CODES = ["A", "B", "C", "D"]
 
 def slow(parts: list[Any]) -> Any:
     """What is promised, in pandas's words."""
-    ordered = sorted((p for p in parts if len(p)), key=lambda p: p.index.get_level_values("datetime").min())
+    days = [p.index.get_level_values("datetime") for p in parts if len(p)]
+    order = sorted(range(len(days)), key=lambda i: (days[i].min(), days[i].max(), i))
+    ordered = [[p for p in parts if len(p)][i] for i in order]
     joined = pd.concat(ordered)
     joined = joined[~joined.index.duplicated(keep="last")]
     return joined if joined.index.is_monotonic_increasing else joined.sort_index()

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from rollforge.errors import ArtifactNotFound, CoverageError
+from rollforge.errors import ArtifactNotFound, ConfigError, CoverageError, nearest
 from rollforge.session import current_session
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
 
@@ -181,8 +181,14 @@ class RecorderCollector(Collector):
         self.recorders: dict[Any, Recorder] = {}
         """The recorders that the last result was made of, by key."""
 
-    def recorders_now(self) -> list[Recorder]:
-        """Return the recorders that would be collected."""
+    def recorders_now(self, rec_filter_func: Callable[[Recorder], bool] | None = None) -> list[Recorder]:
+        """Return the recorders that would be collected.
+
+        Parameters
+        ----------
+        rec_filter_func : callable, optional
+            In place of the collector's own.
+        """
         if not isinstance(self.experiment, Experiment):
             found = self.experiment()
             listed = list(found.values()) if isinstance(found, Mapping) else list(found)
@@ -193,7 +199,8 @@ class RecorderCollector(Collector):
         left_out = [r for r in listed if wanted is not None and r.status not in wanted]
         self.unfinished = [f"recorder {r.id} is {r.status}" for r in left_out]
         there = [r for r in listed if wanted is None or r.status in wanted]
-        return [r for r in there if self.rec_filter_func is None or self.rec_filter_func(r)]
+        chosen = rec_filter_func or self.rec_filter_func
+        return [r for r in there if chosen is None or chosen(r)]
 
     def collect(
         self,
@@ -206,69 +213,97 @@ class RecorderCollector(Collector):
         Parameters
         ----------
         artifacts_key : str or sequence of str, optional
-            In place of the collector's own.
+            In place of the collector's own, for this call.
         rec_filter_func : callable, optional
-            In place of the collector's own.
+            In place of the collector's own, for this call (pyqlib keeps it for all later ones).
         only_exist : bool
             Qlib's flag; whether gaps are allowed is said by `coverage`.
 
         Raises
         ------
+        ConfigError
+            For an artifact that the collector does not know.
         CoverageError
             When recorders lack the artifact, or two of them have the same key.
         ArtifactUnreadable
             When an artifact is there and cannot be read.
         """
-        if rec_filter_func is not None:
-            self.rec_filter_func = rec_filter_func
-        names = _as_list(artifacts_key or self.artifacts_key) or list(self.artifacts_path)
+        names = self._names(artifacts_key or self.artifacts_key)
         collected: dict[str, Any] = {name: {} for name in names}
-        for key, found in self._loaded(names):
+        for key, found in self._loaded(names, self.recorders_now(rec_filter_func)):
             for name, value in found.items():
                 collected[name][key] = value
-        if self.missing and self.coverage == "strict":
-            listed = "\n  ".join(self.missing)
-            raise CoverageError(f"{len(self.missing)} results are missing:\n  {listed}")
+        self._require_all()
         return collected
 
-    def stream(self, name: str = "pred") -> Iterator[tuple[Any, Any]]:
+    def stream(
+        self, name: str = "pred", *, order: Callable[[Any], Any] | None = None, ahead: int | None = None
+    ) -> Iterator[tuple[Any, Any]]:
         """Yield ``(key, object)`` one after the other, so that not all of them are in memory at once.
+
+        Parameters
+        ----------
+        name : str
+            The artifact.
+        order : callable, optional
+            ``key -> what to sort by``; by default in the order of the recorders.
+        ahead : int, optional
+            How many objects are loaded before they are taken; by default some for each thread.
 
         Raises
         ------
         CoverageError
             At the end, when recorders lack the artifact, unless gaps are allowed.
         """
-        for key, found in self._loaded([name]):
+        for key, found in self._loaded(self._names(name), self.recorders_now(), order, ahead):
             if name in found:
                 yield key, found[name]
-        if self.missing and self.coverage == "strict":
-            raise CoverageError(f"{len(self.missing)} results are missing:\n  " + "\n  ".join(self.missing))
+        self._require_all()
 
-    def _loaded(self, names: Sequence[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Load the artifacts of each recorder, a few recorders ahead of who takes them."""
-        self.missing, self.recorders = [], {}
-        for recorder in self.recorders_now():
+    def _names(self, wanted: Any) -> list[str]:
+        names = _as_list(wanted) or list(self.artifacts_path)
+        known = [*self.artifacts_path, self.ART_KEY_RAW]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"the collector has no artifact {name!r}.{nearest(str(name), known)} "
+                    f"It has: {', '.join(self.artifacts_path)}.",
+                    path="artifacts_key",
+                )
+        return names
+
+    def _require_all(self) -> None:
+        if self.missing and self.coverage == "strict":
+            listed = "\n  ".join(self.missing)
+            raise CoverageError(f"{len(self.missing)} results are missing:\n  {listed}")
+
+    def _loaded(
+        self,
+        names: Sequence[str],
+        recorders: Sequence[Recorder],
+        order: Callable[[Any], Any] | None = None,
+        ahead: int | None = None,
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Load the artifacts of each recorder, a few recorders ahead of the one that is taken."""
+        keyed: dict[Any, Recorder] = {}
+        for recorder in recorders:
             key = self.rec_key_func(recorder)
-            if key in self.recorders:
-                other = self.recorders[key].id
-                raise CoverageError(f"Recorders {other} and {recorder.id} have the same key, {key!r}.")
-            self.recorders[key] = recorder
+            if key in keyed:
+                raise CoverageError(f"Recorders {keyed[key].id} and {recorder.id} have the same key, {key!r}.")
+            keyed[key] = recorder
+        chosen = keyed if order is None else {key: keyed[key] for key in sorted(keyed, key=order)}
+        missing: list[str] = []  # of this call, also when another one begins before a stream has been read to its end
+        self.missing, self.recorders = missing, chosen
         threads = self.n_jobs or current_session().threads
         waiting: deque[tuple[Any, Future[tuple[dict[str, Any], list[str]]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
-            for key, recorder in self.recorders.items():
+            for key, recorder in chosen.items():
                 # Each in a copy of this thread's context, where the session is.
                 waiting.append((key, pool.submit(copy_context().run, self._load_all, recorder, key, names)))
-                if len(waiting) > 2 * threads:
-                    yield self._taken(*waiting.popleft())
+                if len(waiting) > (2 * threads if ahead is None else ahead):
+                    yield _taken(missing, *waiting.popleft())
             while waiting:
-                yield self._taken(*waiting.popleft())
-
-    def _taken(self, key: Any, loading: Future[tuple[dict[str, Any], list[str]]]) -> tuple[Any, dict[str, Any]]:
-        found, missing = loading.result()
-        self.missing += missing
-        return key, found
+                yield _taken(missing, *waiting.popleft())
 
     def _load_all(self, recorder: Recorder, key: Any, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         found: dict[str, Any] = {}
@@ -288,3 +323,11 @@ class RecorderCollector(Collector):
     def get_exp_name(self) -> str:
         """Return the name of the experiment."""
         return self.experiment.name if isinstance(self.experiment, Experiment) else "recorders"
+
+
+def _taken(
+    missing: list[str], key: Any, loading: Future[tuple[dict[str, Any], list[str]]]
+) -> tuple[Any, dict[str, Any]]:
+    found, lacking = loading.result()
+    missing += lacking
+    return key, found

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.data.provider import Days
 from rollforge.errors import CoverageError
 
 __all__ = ["Coverage", "Expected", "check_coverage"]
+
+_MOST_PAIRS = 20
+_FEW_ROWS = 0.1
+_NAMED_INSTRUMENTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,34 +25,36 @@ class Expected:
     """A window that should be there."""
 
     key: str
-    """What a person calls it."""
+    """What a person calls it; different for each window."""
     start: np.datetime64
     end: np.datetime64
     state: str
     """``done``, or why it is not: ``failed``, ``waiting``, ``running``."""
     group: str = ""
-    """Windows of different groups (models, say) may overlap."""
+    """Name of its model. Windows of different models may test the same days, and should."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What there is and what is not."""
+    """What is wrong with a result."""
 
     notes: tuple[str, ...] = field(default=())
-    """One sentence for each thing that is wrong; empty when all is well."""
+    """One sentence for each reason why the windows do not make one result; empty when they do."""
+    remarks: tuple[str, ...] = field(default=())
+    """One sentence for each thing that a reader should know although the result is complete."""
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing to say."""
+        """Whether the windows make one result."""
         return not self.notes
 
     def require(self) -> None:
-        """Do nothing, unless something is wrong.
+        """Do nothing, unless the windows do not make one result.
 
         Raises
         ------
         CoverageError
-            Naming all of it.
+            With all of `notes`.
         """
         if self.notes:
             listed = "\n  ".join(self.notes)
@@ -56,8 +64,17 @@ class Coverage:
             )
 
 
-def check_coverage(windows: Sequence[Expected], calendar: Days, found: Mapping[str, Days]) -> Coverage:
-    """Return what is missing, failed, overlapping or empty.
+def check_coverage(
+    windows: Sequence[Expected],
+    calendar: Days,
+    found: Mapping[str, Days | pd.MultiIndex],
+    available: Mapping[str, pd.MultiIndex] | None = None,
+) -> Coverage:
+    """Return what is missing, failed, overlapping, or predicted in part.
+
+    Windows of one model must not overlap and must leave no trading day out. Each model should test the same days as the
+    others, and predict the same instruments on them: where one lacks more than a tenth of the rows that others predict,
+    that is a reason why the result is not complete, else a remark.
 
     Parameters
     ----------
@@ -66,41 +83,270 @@ def check_coverage(windows: Sequence[Expected], calendar: Days, found: Mapping[s
     calendar : array of datetime64[D]
         The trading days.
     found : mapping
-        Key -> the days for which a window that is done has a prediction.
+        Key -> what a window that is done predicts: its days, or an index with the levels datetime and instrument.
+    available : mapping, optional
+        Key -> the rows of the window's data, as such an index.
     """
+    groups: dict[str, list[Expected]] = {}
+    for window in sorted(windows, key=lambda w: (w.start, w.end)):
+        groups.setdefault(window.group, []).append(window)
+    groups = {name: groups[name] for name in dict.fromkeys(w.group for w in windows)}
+    done = [w for w in windows if w.state == "done"]
+    days = {w.key: _days(found.get(w.key)) for w in done}
     notes = [f"{w.key} is {w.state}" for w in windows if w.state != "done"]
-    for group in dict.fromkeys(w.group for w in windows):
-        members = sorted((w for w in windows if w.group == group), key=lambda w: w.start)
-        for before, after in pairwise(members):
-            if after.start <= before.end:
-                notes.append(f"{before.key} and {after.key} overlap: both test {after.start}")
-            else:
-                between = _between(calendar, before.end, after.start)
-                if len(between):
-                    notes.append(
-                        f"{len(between)} trading days lie between {before.key} and {after.key}: {_span(between)}"
-                    )
-    for window in windows:
-        if window.state == "done":
-            notes.extend(_holes(window, calendar, found.get(window.key)))
-    return Coverage(tuple(notes))
+    for members in groups.values():
+        notes += _overlaps(members, calendar)
+    notes += _untested(groups, calendar)
+    for window in done:
+        notes += _holes(window, calendar, days[window.key])
+        notes += _duplicates(window, found.get(window.key))
+    notes += _fewer_models(groups, days)
+    lacking, remarks = _instruments(groups, found)
+    notes += lacking
+    if not lacking and not remarks:
+        remarks = _rows_left_out(groups, found, available or {})
+    return Coverage(tuple(notes), tuple(remarks))
 
 
-def _between(calendar: Days, after: np.datetime64, before: np.datetime64) -> Days:
-    return calendar[(calendar > after) & (calendar < before)]
-
-
-def _holes(window: Expected, calendar: Days, days: Days | None) -> list[str]:
-    if days is None or not len(days):
-        return [f"{window.key} is done and has no prediction"]
-    wanted = calendar[(calendar >= window.start) & (calendar <= window.end)]
-    missing = np.setdiff1d(wanted, days)
-    notes = [f"{window.key} has no prediction for {len(missing)} days: {_span(missing)}"] if len(missing) else []
-    beyond = np.setdiff1d(days, wanted)
-    if len(beyond):
-        notes.append(f"{window.key} predicts {len(beyond)} days outside its test segment: {_span(beyond)}")
-    return notes
+def _days(rows: Days | pd.MultiIndex | None) -> Days:
+    if rows is None:
+        return np.empty(0, "datetime64[D]")
+    values = rows.get_level_values("datetime") if isinstance(rows, pd.MultiIndex) else rows
+    return np.unique(np.asarray(values).astype("datetime64[D]"))
 
 
 def _span(days: Days) -> str:
     return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name or "the model without a name" for name in names]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+# -- days --------------------------------------------------------------------------------------------------------------
+
+
+def _within(calendar: Days, start: np.datetime64, end: np.datetime64) -> slice:
+    return slice(int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end, "right")))
+
+
+def _overlaps(members: Sequence[Expected], calendar: Days) -> list[str]:
+    """Every pair of windows of one model that share trading days; `members` are in the order of their start."""
+    notes: list[str] = []
+    open_ones: list[Expected] = []
+    more = 0
+    for window in members:
+        open_ones = [w for w in open_ones if w.end >= window.start]
+        for earlier in open_ones:
+            shared = calendar[_within(calendar, window.start, min(earlier.end, window.end))]
+            if not len(shared):
+                continue
+            if len(notes) < _MOST_PAIRS:
+                both = _count(len(shared), "trading day")
+                notes.append(f"{earlier.key} and {window.key} overlap: both test {_span(shared)} ({both})")
+            else:
+                more += 1
+        open_ones.append(window)
+    if more:
+        notes.append(f"{more} more pairs of windows overlap")
+    return notes
+
+
+def _untested(groups: Mapping[str, Sequence[Expected]], calendar: Days) -> list[str]:
+    """Trading days within the experiment that no window of a model tests."""
+    everything = [w for members in groups.values() for w in members]
+    if not everything:
+        return []
+    whole = _within(calendar, min(w.start for w in everything), max(w.end for w in everything))
+    tested = np.zeros((len(groups), len(calendar)), bool)
+    for row, members in zip(tested, groups.values(), strict=True):
+        for window in members:
+            row[_within(calendar, window.start, window.end)] = True
+    names = list(groups)
+    notes = []
+    for row in tested:
+        for run in _runs(_pattern(tested) * ~row, whole):
+            others = [name for name, other in zip(names, tested, strict=True) if other[run.start]]
+            lacking = [name for name, other in zip(names, tested, strict=True) if not other[run.start]]
+            note = _untested_run(everything, calendar[run], others, lacking)
+            if note not in notes:  # a gap that several models have is one gap
+                notes.append(note)
+    return notes
+
+
+def _pattern(tested: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A number above 0 for each day; days that the same models test have the same."""
+    _, numbers = np.unique(tested, axis=1, return_inverse=True)
+    made: NDArray[np.int64] = np.asarray(numbers).reshape(-1).astype(np.int64) + 1
+    return made
+
+
+def _runs(numbers: NDArray[np.int64], within: slice) -> Iterator[slice]:
+    """Stretches of one number that is not 0."""
+    start = within.start
+    while start < within.stop:
+        stop = start + 1
+        while stop < within.stop and numbers[stop] == numbers[start]:
+            stop += 1
+        if numbers[start]:
+            yield slice(start, stop)
+        start = stop
+
+
+def _untested_run(everything: Sequence[Expected], days: Days, others: Sequence[str], lacking: Sequence[str]) -> str:
+    if others:
+        verb, them = ("has", "tests") if len(lacking) == 1 else ("have", "tests")
+        them = them if len(others) == 1 else "test"
+        count = _count(len(days), "trading day")
+        return f"{_listed(lacking)} {verb} no window for {_span(days)} ({count}), which {_listed(others)} {them}"
+    before = max((w for w in everything if w.end < days[0]), key=lambda w: w.end)
+    after = min((w for w in everything if w.start > days[-1]), key=lambda w: w.start)
+    lie = "trading day lies" if len(days) == 1 else "trading days lie"
+    return f"{len(days)} {lie} between {before.key} and {after.key}: {_span(days)}"
+
+
+def _holes(window: Expected, calendar: Days, days: Days) -> list[str]:
+    if not len(days):
+        return [f"{window.key} is done and has no prediction"]
+    wanted = calendar[_within(calendar, window.start, window.end)]
+    missing = np.setdiff1d(wanted, days)
+    notes = []
+    if len(missing):
+        notes.append(f"{window.key} has no prediction for {_count(len(missing), 'day')}: {_span(missing)}")
+    beyond = np.setdiff1d(days, wanted)
+    if len(beyond):
+        notes.append(f"{window.key} predicts {_count(len(beyond), 'day')} outside its test segment: {_span(beyond)}")
+    return notes
+
+
+def _duplicates(window: Expected, rows: Any) -> list[str]:
+    if not isinstance(rows, pd.MultiIndex) or rows.is_unique:
+        return []
+    twice = int(rows.duplicated().sum())
+    return [f"{window.key} predicts {_count(twice, 'row')} more than once; the last of each is taken"]
+
+
+def _fewer_models(groups: Mapping[str, Sequence[Expected]], days: Mapping[str, Days]) -> list[str]:
+    """Days on which the average is of some models only."""
+    if len(groups) < 2:
+        return []
+    empty = np.empty(0, "datetime64[D]")
+    own = {
+        name: np.unique(np.concatenate([empty, *(days.get(w.key, empty) for w in members)]))
+        for name, members in groups.items()
+    }
+    every = np.unique(np.concatenate(list(own.values())))
+    present = np.array([np.isin(every, theirs) for theirs in own.values()])
+    notes = []
+    for pattern in np.unique(present.T, axis=0)[::-1]:
+        if pattern.all():
+            continue
+        these = every[(pattern == present.T).all(axis=1)]
+        there = [name for name, is_there in zip(own, pattern, strict=True) if is_there]
+        gone = [name for name, is_there in zip(own, pattern, strict=True) if not is_there]
+        alone = " alone" if len(there) == 1 else ""
+        verb = "has" if len(gone) == 1 else "have"
+        notes.append(
+            f"On {_count(len(these), 'day')} ({_span(these)}) the average is of {_listed(there)}{alone}: "
+            f"{_listed(gone)} {verb} no prediction"
+        )
+    return notes
+
+
+# -- instruments -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows as numbers, (day, instrument) -> day * number of instruments + instrument; sorted, each once."""
+
+    numbers: NDArray[np.int64]
+    instruments: pd.Index
+
+    def days(self, numbers: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return the day of each row."""
+        return (self.numbers if numbers is None else numbers) // max(1, len(self.instruments))
+
+    def lacks(self, others: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of other rows, on days that are among these, that are not among these."""
+        same_days = others[np.isin(self.days(others), np.unique(self.days()))]
+        return np.setdiff1d(same_days, self.numbers, assume_unique=True)
+
+
+def _as_rows(indexes: Mapping[str, Sequence[pd.MultiIndex]]) -> dict[str, _Rows]:
+    """Rows of each name, by numbers that mean the same for all of them."""
+    levels = [i.unique("instrument") for some in indexes.values() for i in some]
+    instruments = pd.Index([]) if not levels else levels[0].append(list(levels[1:])).unique()
+    made = {}
+    for name, some in indexes.items():
+        parts = [np.empty(0, np.int64)]
+        for index in some:
+            day = np.asarray(index.get_level_values("datetime")).astype("datetime64[D]").astype(np.int64)
+            parts.append(day * len(instruments) + instruments.get_indexer(index.get_level_values("instrument")))
+        made[name] = _Rows(np.unique(np.concatenate(parts)), instruments)
+    return made
+
+
+def _indexes(keys: Sequence[str], found: Mapping[str, Any]) -> list[pd.MultiIndex]:
+    return [found[k] for k in keys if isinstance(found.get(k), pd.MultiIndex)]
+
+
+def _instruments(groups: Mapping[str, Sequence[Expected]], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Models that lack instruments which other models predict on the same days: many, and few."""
+    indexes = {name: _indexes([w.key for w in members if w.state == "done"], found) for name, members in groups.items()}
+    if sum(bool(some) for some in indexes.values()) < 2:
+        return [], []
+    rows = _as_rows(indexes)
+    every = np.unique(np.concatenate([r.numbers for r in rows.values()]))
+    many: list[str] = []
+    few: list[str] = []
+    for name, own in rows.items():
+        lacking = own.lacks(every)
+        if not len(lacking):
+            continue
+        share = len(lacking) / (len(lacking) + len(own.numbers))
+        text = f"{_listed([name])} lacks {share:.1%} of the rows that other models predict on the same days: "
+        (many if share > _FEW_ROWS else few).append(text + _lacking(own, lacking, every))
+    return many, few
+
+
+def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -> str:
+    """Which instruments, of how many, on which days."""
+    size = len(own.instruments)
+    codes = np.unique(lacking % size)
+    total = len(np.unique(every[np.isin(own.days(every), np.unique(own.days()))] % size))
+    days = np.unique(own.days(lacking)).astype("datetime64[D]")
+    names = ", ".join(map(str, own.instruments[codes[:_NAMED_INSTRUMENTS]]))
+    more = f" and {len(codes) - _NAMED_INSTRUMENTS} more" if len(codes) > _NAMED_INSTRUMENTS else ""
+    return (
+        f"{len(codes)} of {_count(total, 'instrument')} ({names}{more}) on {_count(len(days), 'day')} ({_span(days)})"
+    )
+
+
+def _rows_left_out(
+    groups: Mapping[str, Sequence[Expected]], found: Mapping[str, Any], available: Mapping[str, Any]
+) -> list[str]:
+    """Windows that predict much less than their data has on the days that they predict."""
+    remarks = []
+    for members in groups.values():
+        partial: list[tuple[str, float]] = []
+        for window in members:
+            own, data = found.get(window.key), available.get(window.key)
+            if isinstance(own, pd.MultiIndex) and isinstance(data, pd.MultiIndex) and len(own):
+                rows = _as_rows({"own": [own], "data": [data]})
+                left_out = len(rows["own"].lacks(rows["data"].numbers))
+                share = left_out / (left_out + len(rows["own"].numbers))
+                if share > _FEW_ROWS:
+                    partial.append((window.key, share))
+        if partial:
+            keys = ", ".join(key for key, _ in partial[:_NAMED_INSTRUMENTS])
+            more = f" and {len(partial) - _NAMED_INSTRUMENTS} more" if len(partial) > _NAMED_INSTRUMENTS else ""
+            verb = "leaves" if len(partial) == 1 else "leave"
+            worst = max(share for _, share in partial)
+            remarks.append(f"{keys}{more} {verb} out up to {worst:.0%} of the rows of the data")
+    return remarks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class SingleKeyEnsemble(Ensemble):
 class RollingEnsemble(Ensemble):
     """Joins the results of rolling windows: ``{window: frame} -> frame``.
 
-    Frames need an index level ``datetime``. Of rows that several windows have, that of the window which starts last stays.
+    Frames need an index level ``datetime``. Of rows that several windows have, that of the window which starts last stays;
+    of windows that start on the same day, that of the one which ends last.
 
     Examples
     --------
@@ -72,10 +73,10 @@ class RollingEnsemble(Ensemble):
         CoverageError
             When there is nothing to join.
         """
-        parts = [p for p in ensemble_dict.values() if len(p)]
-        if not parts:
+        windows = [(key, part) for key, part in ensemble_dict.items() if len(part)]
+        if not windows:
             raise CoverageError("There are no windows to join.")
-        parts.sort(key=lambda part: part.index.get_level_values("datetime").min())
+        parts = [part for _, part in sorted(windows, key=_in_time)]
         quick = join_in_order(parts)
         if quick is not None:
             return quick
@@ -85,18 +86,29 @@ class RollingEnsemble(Ensemble):
         return joined if joined.index.is_monotonic_increasing else joined.sort_index()
 
 
+def _in_time(window: tuple[Any, Any]) -> tuple[Any, Any, str]:
+    """First and last day of a window; then its key, so that the order of a dict never decides."""
+    key, part = window
+    days = part.index.get_level_values("datetime")
+    return days.min(), days.max(), str(key)
+
+
 class AverageEnsemble(Ensemble):
     """Standardises each result within each day and averages them: ``{name: frame} -> series``.
 
-    Nested dicts are laid flat. The mean is over those that have a value; a result whose
-    scores are all the same on a day has none there.
+    Nested dicts are laid flat, and each column of a frame is a result. The mean of a row is over the results that have a
+    value there; infinite values count as missing. A result whose scores are all the same on a day ranks nothing and
+    contributes 0 (pyqlib: nothing, and a day without other results is missing). The result does not depend on the order
+    of the dict or of the rows, down to the last bit.
 
     Examples
     --------
     >>> index = pd.MultiIndex.from_product([[pd.Timestamp("2020-01-01")], ["A", "B"]], names=["datetime", "instrument"])
-    >>> one, other = pd.Series([1.0, 3.0], index), pd.Series([10.0, 50.0], index)
+    >>> one, other, same = (pd.Series(values, index) for values in ([1.0, 3.0], [10.0, 50.0], [7.0, 7.0]))
     >>> AverageEnsemble()({"one": one, "other": other}).round(4).tolist()
     [-0.7071, 0.7071]
+    >>> AverageEnsemble()({"one": one, "same": same}).round(4).tolist()
+    [-0.3536, 0.3536]
     """
 
     def __call__(self, ensemble_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> pd.Series:
@@ -105,15 +117,46 @@ class AverageEnsemble(Ensemble):
         Raises
         ------
         CoverageError
-            When there is nothing to average.
+            When there is nothing to average, or a result has a row twice, or no index level ``datetime``.
         """
-        parts = list(flatten_dict(ensemble_dict, sep=FLATTEN_TUPLE).values())
-        if not parts:
+        results = flatten_dict(ensemble_dict, sep=FLATTEN_TUPLE)
+        if not results:
             raise CoverageError("There are no results to average.")
-        together = pd.concat(parts, axis=1).astype(np.float64)
-        days = together.groupby(level="datetime")
-        spread = days.transform("std")
-        # A day on which all scores are the same says nothing; its mean may be off by a rounding, and that over 0 is inf.
-        standard = (together - days.transform("mean")) / spread.where(spread > 0)
-        averaged: pd.Series = standard.mean(axis=1).sort_index()
-        return averaged
+        levels = list(next(iter(results.values())).index.names)
+        together = pd.concat([_sorted(key, part, levels) for key, part in results.items()], axis=1).sort_index()
+        values = together.astype(np.float64)
+        values = values.where(np.isfinite(values))
+        days = values.groupby(level="datetime")
+        high, low = days.transform("max"), days.transform("min")
+        # By a power of two, which rounds nothing: squares of very large or small scores stay within what floats hold.
+        _, exponent = np.frexp(np.maximum(high.abs(), low.abs()).fillna(0.0).to_numpy())
+        scaled = values.mul(np.ldexp(1.0, -exponent.clip(-1000, 1000)))
+        days = scaled.groupby(level="datetime")
+        standard = (scaled - days.transform("mean")) / days.transform("std")
+        # Not by the spread: of scores that are all the same, it may be off zero by a rounding, and missing for one row.
+        return _row_means(standard.mask(values.notna() & (high == low), 0.0))
+
+
+def _sorted(key: Any, part: Any, levels: Sequence[Any]) -> Any:
+    """A result with its index levels in one order, sorted."""
+    names = list(part.index.names)
+    if "datetime" not in names or sorted(map(str, names)) != sorted(map(str, levels)):
+        raise CoverageError(
+            f"The results to average need an index with the level 'datetime' and the same levels; {key!r} has {names}, "
+            f"the first one {list(levels)}."
+        )
+    if names != list(levels):
+        part = part.reorder_levels(levels)
+    if not part.index.is_unique:
+        twice = part.index[part.index.duplicated()][0]
+        raise CoverageError(f"The result {key!r} has the row {twice!r} twice, so it cannot be averaged.")
+    return part if part.index.is_monotonic_increasing else part.sort_index()
+
+
+def _row_means(values: pd.DataFrame) -> pd.Series:
+    """The mean of each row over what is not missing, added up in the order of size so that columns may change places."""
+    rows = np.sort(values.to_numpy(), axis=1)  # missing values come last
+    known = (~np.isnan(rows)).sum(axis=1)
+    means = np.full(len(rows), np.nan)
+    np.divide(np.nansum(rows, axis=1), known, out=means, where=known > 0)
+    return pd.Series(means, index=values.index)

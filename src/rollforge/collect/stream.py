@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,9 @@ def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pr
     writer: pq.ParquetWriter | None = None
     held: pd.DataFrame | None = None
     try:
-        for frame in _in_order(collector, name):
-            frame = frame.sort_index()
+        # One at a time and none ahead: the windows may not all fit.
+        for _, value in collector.stream(name, order=lambda key: key, ahead=0):
+            frame = value.sort_index()
             if held is not None:
                 first = frame.index.get_level_values("datetime")[0]
                 over = held.index.get_level_values("datetime") >= first
@@ -61,18 +61,6 @@ def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pr
             writer.close()
         draft.unlink(missing_ok=True)
     return rows
-
-
-def _in_order(collector: RecorderCollector, name: str) -> Iterator[Any]:
-    """The windows in the order of their keys; loaded one by one, because they may not all fit."""
-    recorders = {collector.rec_key_func(r): r for r in collector.recorders_now()}
-    for key in sorted(recorders):
-        one = RecorderCollector(
-            lambda recorder=recorders[key]: [recorder],  # type: ignore[misc]
-            rec_key_func=collector.rec_key_func, artifacts_path=collector.artifacts_path, status=None,
-            coverage=collector.coverage,
-        )  # fmt: skip
-        yield from (value for _, value in one.stream(name))
 
 
 def _write(writer: Any, frame: Any, file: Path, pa: Any, pq: Any) -> Any:

@@ -33,27 +33,65 @@ class Window:
     """The segments of one task."""
 
     index: int
+    """Place of its test segment among those of the experiment, in the order of time: windows of different models that
+    test the same days have the same number."""
     segments: Mapping[str, SegmentSpan]
+    model: str = ""
+    """Name of the task's model; empty where there is one model."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls the task: ``window 3``, ``ridge, window 3``."""
+        number = f"window {self.index + 1}"
+        return f"{self.model}, {number}" if self.model else number
+
+    @property
+    def test_days(self) -> str:
+        """First and last day of the test segment, ``2016-01-04 to 2016-03-30``; empty when no trading day is in it."""
+        test = self.segments.get("test")
+        return f"{test.start} to {test.end}" if test is not None else ""
 
 
-def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days) -> list[Window]:
-    """Return the windows of tasks; an open end is the calendar's."""
+def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence[str] = ()) -> list[Window]:
+    """Return the windows of tasks, in the order of the tasks; an open end is the calendar's.
+
+    Parameters
+    ----------
+    tasks : sequence of mapping
+        Definitions.
+    calendar : array of datetime64[D]
+        The trading days.
+    models : sequence of str, optional
+        Name of each task's model.
+    """
+    spans = [_spans(task, calendar) for task in tasks]
+    tests = sorted({(s["test"].start, s["test"].end) for s in spans if "test" in s})
+    number = {test: i for i, test in enumerate(tests)}
+    without = iter(range(len(tests), len(tests) + len(spans)))
     made = []
-    for i, task in enumerate(tasks):
-        spans = {}
-        for name, segment in segments_of(task).items():
-            start, end = bounds(name, segment)
-            first = 0 if start is None else int(np.searchsorted(calendar, start))
-            stop = len(calendar) if end is None else int(np.searchsorted(calendar, end, "right"))
-            if stop > first:
-                spans[name] = SegmentSpan(calendar[first], calendar[stop - 1], stop - first)
-        in_time = sorted(spans.items(), key=lambda s: s[1].start)
-        made.append(Window(i, dict(in_time)))
+    for found, model in zip(spans, models or [""] * len(spans), strict=True):
+        test = found.get("test")
+        index = next(without) if test is None else number[test.start, test.end]
+        made.append(Window(index, found, model))
     return made
+
+
+def _spans(task: Mapping[str, Any], calendar: Days) -> dict[str, SegmentSpan]:
+    """The segments with trading days, in the order of time."""
+    spans = {}
+    for name, segment in segments_of(task).items():
+        start, end = bounds(name, segment)
+        first = 0 if start is None else int(np.searchsorted(calendar, start))
+        stop = len(calendar) if end is None else int(np.searchsorted(calendar, end, "right"))
+        if stop > first:
+            spans[name] = SegmentSpan(calendar[first], calendar[stop - 1], stop - first)
+    return dict(sorted(spans.items(), key=lambda s: s[1].start))
 
 
 def draw(windows: Sequence[Window], width: int = 80) -> list[str]:
     """Return the windows on a time axis, one line each: ``░`` train, ``▒`` valid, ``█`` test.
+
+    Where there are several models, the windows of each follow a line with its name.
 
     Parameters
     ----------
@@ -72,8 +110,11 @@ def draw(windows: Sequence[Window], width: int = 80) -> list[str]:
     def at(day: np.datetime64) -> int:
         return round(int((day - low) / np.timedelta64(1, "D")) * scale)
 
-    lines = []
+    lines, model = [], ""
     for window in windows:
+        if window.model != model:
+            lines.append(f"{'':>6}{window.model}")
+            model = window.model
         row = [" "] * room
         for name, span in window.segments.items():
             for column in range(at(span.start), at(span.end) + 1):

@@ -1,0 +1,90 @@
+"""The labels that a result of several models is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.data.alpha import handler_label_expressions
+from rollforge.task import digest
+
+__all__ = ["JoinedLabel", "ModelLabel", "join_labels", "label_kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLabel:
+    """The labels of one model, joined over its windows."""
+
+    model: str
+    frame: pd.DataFrame
+    """Index (datetime, instrument)."""
+    kind: str
+    """What :func:`label_kind` returns of its tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedLabel:
+    """The labels of all models that predict the same thing as the first."""
+
+    frame: pd.DataFrame
+    others: tuple[str, ...] = ()
+    """Models with another label, whose labels are not in `frame`."""
+
+
+def label_kind(definition: Mapping[str, Any]) -> str:
+    """Return a text that is equal for tasks with the same label: its expressions, or a hash of the dataset."""
+    dataset = definition.get("dataset")
+    kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
+    expressions = handler_label_expressions(kwargs.get("handler")) if isinstance(kwargs, Mapping) else None
+    if expressions is not None:
+        return " ; ".join("".join(str(e).split()) for e in expressions)
+    without = {k: v for k, v in kwargs.items() if k != "segments"} if isinstance(kwargs, Mapping) else dataset
+    return digest(_timeless(without))
+
+
+def _timeless(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _timeless(v) for k, v in node.items() if not str(k).endswith("_time")}
+    return node
+
+
+def join_labels(labels: Sequence[ModelLabel]) -> JoinedLabel | None:
+    """Return the labels of the first model with those of all others that have the same label; None without any.
+
+    Two models have the same label when its definition is the same, or when its values are equal on all rows that both have.
+    Where models differ in rows, the result has the rows of all of them.
+
+    Parameters
+    ----------
+    labels : sequence of ModelLabel
+        Of the models that have any.
+    """
+    if not labels:
+        return None
+    first, *rest = labels
+    joined, others = first.frame, []
+    for label in rest:
+        if label.kind != first.kind and not _equal_values(joined, label.frame):
+            others.append(label.model)
+            continue
+        frame = label.frame if list(label.frame.columns) == list(joined.columns) else _first_column(label.frame, joined)
+        if not frame.index.equals(joined.index) or joined.isna().to_numpy().any():
+            joined = joined.combine_first(frame)[list(joined.columns)]
+    return JoinedLabel(joined, tuple(others))
+
+
+def _first_column(frame: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+    return frame.iloc[:, :1].set_axis(like.columns[:1], axis=1)
+
+
+def _equal_values(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    a, b = one.iloc[:, 0].align(other.iloc[:, 0], join="inner")
+    if not len(a):
+        return False
+    # Panels hold float32: the same label of two panels may differ by a rounding.
+    close = np.isclose(a.to_numpy(np.float64), b.to_numpy(np.float64), rtol=1e-5, atol=1e-9, equal_nan=True)
+    return bool(close.all())

@@ -1,0 +1,282 @@
+"""What the models of one experiment are called: a given name, else what tells their definitions apart.
+
+A name is shown wherever tasks are listed, trained, tracked and reported. It is no part of a task's definition, so
+renaming a model trains nothing again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollforge.errors import ConfigError, TaskNotSerializable
+from rollforge.task import digest
+
+__all__ = ["check_name", "days_tested", "describe", "differing_parts", "model_names", "variant"]
+
+MAX_NAME = 80
+_LONGEST_VALUE = 32
+_MOST_PARTS = 4
+
+
+def check_name(name: Any, path: str = "") -> str:
+    """Return `name` as text, after checking that it fits into tables, tags and messages.
+
+    Raises
+    ------
+    ConfigError
+        When it is empty, longer than 80 characters, or has characters that cannot be printed.
+    """
+    text = str(name).strip() if isinstance(name, (str, int, float)) and not isinstance(name, bool) else ""
+    if not text or len(text) > MAX_NAME or not text.isprintable():
+        raise ConfigError(
+            f"{name!r:.100} cannot be the name of a model. Write 1 to {MAX_NAME} printable characters.", path=path
+        )
+    return text
+
+
+# -- which tasks are of one model --------------------------------------------------------------------------------------
+
+
+def variant(definition: Mapping[str, Any]) -> str:
+    """Return a hash of a task without its windows: equal for all windows of one model, different for other models.
+
+    In the dataset and in records, segments and whatever ends in ``_time`` are left out.
+
+    Examples
+    --------
+    >>> def task(depth, year):
+    ...     segments = {"test": (f"{year}-01-01", f"{year}-12-31")}
+    ...     return {"model": {"kwargs": {"depth": depth}}, "dataset": {"kwargs": {"segments": segments}}}
+    >>> variant(task(4, 2020)) == variant(task(4, 2021)), variant(task(4, 2020)) == variant(task(8, 2020))
+    (True, False)
+    """
+    return digest(_without_windows(definition))[:12]
+
+
+def _without_windows(definition: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {key: definition.get(key) for key in ("model", "reweighter")}
+    return parts | {key: _timeless(definition.get(key)) for key in ("dataset", "record")}
+
+
+def _timeless(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _timeless(v) for k, v in node.items() if k != "segments" and not str(k).endswith("_time")}
+    return [_timeless(v) for v in node] if isinstance(node, (list, tuple)) else node
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] = ()) -> list[str]:
+    """Return the name of each task's model; tasks of different models never share one.
+
+    Tasks with the same :func:`variant` and the same given name are of one model. A model without a given name is called
+    by what tells it apart from the others (:func:`differing_parts`), and so are different models that were given the same
+    name. One model alone that was given no name has none: an empty text.
+
+    Parameters
+    ----------
+    definitions : sequence of mapping
+        Tasks.
+    given : sequence of str, optional
+        Of each task the name that its model was given; empty where it was given none.
+
+    Examples
+    --------
+    >>> lgb, linear = {"model": {"class": "LGBModel"}}, {"model": {"class": "LinearModel"}}
+    >>> model_names([lgb, linear, lgb])
+    ['LGBModel', 'LinearModel', 'LGBModel']
+    >>> model_names([lgb, linear], ["trees", ""])
+    ['trees', 'LinearModel']
+    >>> model_names([lgb, lgb])
+    ['', '']
+    """
+    named = list(given) if given else [""] * len(definitions)
+    try:
+        variants = [variant(d) for d in definitions]
+    except TaskNotSerializable:  # a task that never goes through a store may hold live objects
+        return named
+    owners: dict[str, set[str]] = {}
+    for one, name in zip(variants, named, strict=True):
+        if name:
+            owners.setdefault(one, set()).add(name)
+    # Windows that were stored before their model was named belong to it, where only one name can be meant.
+    keys = [
+        (one, name or (next(iter(owners[one])) if len(owners.get(one, ())) == 1 else ""))
+        for one, name in zip(variants, named, strict=True)
+    ]
+    examples: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for key, definition in zip(keys, definitions, strict=True):
+        examples.setdefault(key, definition)
+    names = _names_of(examples)
+    return [names[key] for key in keys]
+
+
+def _names_of(examples: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Different names for different models, each given as (variant, name that it was given) with one of its tasks."""
+    models = list(examples)
+    if len(models) == 1:
+        return {models[0]: models[0][1]}
+    names = {key: key[1] for key in models}
+    bare = [_without_windows(examples[key]) for key in models]
+    for key, part in zip(models, differing_parts(bare), strict=True):
+        names[key] = names[key] or part
+    for name, count in Counter(key[1] for key in models).items():
+        alike = [key for key in models if key[1] == name]
+        if name and count > 1:
+            parts = differing_parts([_without_windows(examples[key]) for key in alike])
+            names.update((key, f"{name}, {part}"[:MAX_NAME]) for key, part in zip(alike, parts, strict=True))
+    counts = Counter(names.values())
+    return {
+        key: name if name and counts[name] == 1 else f"{name} ({key[0][:6]})".strip() for key, name in names.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """A place where some definitions differ."""
+
+    path: tuple[str, ...]
+    """Empty for the class of an object, which is named without saying where it stands."""
+    texts: Mapping[int, str]
+    """Place among the definitions -> what stands there; of those alone that this difference tells apart."""
+
+
+def differing_parts(definitions: Sequence[Any]) -> list[str]:
+    """Return of each definition, in a few words, what tells it apart from the others; empty when nothing does.
+
+    Examples
+    --------
+    >>> differing_parts([{"model": {"kwargs": {"depth": d, "loss": "mse"}}} for d in (4, 8)])
+    ['depth=4', 'depth=8']
+    >>> differing_parts([{"class": "LGBModel", "kwargs": {"depth": 4}}, {"class": "LGBModel"}, {"class": "LinearModel"}])
+    ['LGBModel, depth=4', 'LGBModel, depth=default', 'LinearModel']
+    """
+    found = list(_differences(dict(enumerate(definitions)), ()))
+    labels = _short_paths([d.path for d in found])
+    parts = []
+    for i in range(len(definitions)):
+        own = [
+            f"{label}={difference.texts[i]}" if label else difference.texts[i]
+            for label, difference in zip(labels, found, strict=True)
+            if i in difference.texts
+        ]
+        parts.append(", ".join(own[:_MOST_PARTS])[:MAX_NAME])
+    return parts
+
+
+class _Missing:
+    """Stands where a definition leaves something at its default."""
+
+
+_MISSING = _Missing()
+
+
+def _differences(nodes: Mapping[int, Any], path: tuple[str, ...]) -> Iterator[_Difference]:
+    listed = list(nodes.values())
+    if all(_same(node, listed[0]) for node in listed[1:]):
+        return
+    described = any(isinstance(node, Mapping) and "class" in node for node in listed)
+    if not described and any(isinstance(node, Mapping) for node in listed):
+        nodes = {i: {} if node is _MISSING else node for i, node in nodes.items()}
+        listed = list(nodes.values())
+    if all(isinstance(node, Mapping) for node in listed):
+        classes = {i: node.get("class") for i, node in nodes.items()}
+        if len({str(c) for c in classes.values()}) > 1 and all(classes.values()):
+            yield _Difference((), {i: _text(c) for i, c in classes.items()})
+            for name in dict.fromkeys(map(str, classes.values())):
+                yield from _in_mappings({i: n for i, n in nodes.items() if str(n["class"]) == name}, path)
+        else:
+            yield from _in_mappings(nodes, path)
+    elif all(isinstance(node, (list, tuple)) and len(node) == len(listed[0]) for node in listed):
+        for place in range(len(listed[0])):
+            yield from _differences({i: node[place] for i, node in nodes.items()}, (*path, str(place)))
+    else:
+        yield _Difference(path, {i: _text(node) for i, node in nodes.items()})
+
+
+def _in_mappings(nodes: Mapping[int, Mapping[Any, Any]], path: tuple[str, ...]) -> Iterator[_Difference]:
+    for key in dict.fromkeys(k for node in nodes.values() for k in node):
+        yield from _differences({i: node.get(key, _MISSING) for i, node in nodes.items()}, (*path, str(key)))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    try:
+        return type(a) is type(b) and digest(a) == digest(b)
+    except TaskNotSerializable:
+        return False
+
+
+def _text(value: Any) -> str:
+    if value is _MISSING:
+        return "default"
+    if isinstance(value, Mapping) and "class" in value:
+        value = value["class"]
+    if isinstance(value, (list, tuple)):
+        text = f"[{', '.join(_text(v) for v in value)}]"
+    elif value is None or isinstance(value, bool):
+        text = str(value).lower()
+    else:
+        text = _day(value) if isinstance(value, dt.date) else str(value)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def _short_paths(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The last words of each path, as many as it takes to tell it from the others; a place in a list is not enough."""
+    whole = [tuple(p for p in path if p != "kwargs") or path for path in paths]
+    short = []
+    for path in whole:
+        size = next((n for n, word in enumerate(reversed(path), 1) if not word.isdigit()), len(path))
+        while size < len(path) and any(other != path and other[-size:] == path[-size:] for other in whole):
+            size += 1
+        short.append(".".join(path[-size:] if path else ()))
+    return short
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+def days_tested(definition: Mapping[str, Any]) -> str:
+    """Return the test segment of a task as ``2016-01-04 to 2016-03-30``; empty when it has none.
+
+    Examples
+    --------
+    >>> days_tested({"dataset": {"kwargs": {"segments": {"test": (dt.date(2020, 1, 2), None)}}}})
+    '2020-01-02 to the end'
+    """
+    node: Any = definition
+    for part in ("dataset", "kwargs", "segments", "test"):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if isinstance(node, slice):
+        node = (node.start, node.stop)
+    if not isinstance(node, (list, tuple)) or len(node) != 2:
+        return ""
+    start, end = node
+    return f"{_day(start) if start is not None else 'the beginning'} to {_day(end) if end is not None else 'the end'}"
+
+
+def _day(value: Any) -> str:
+    """A date in ISO form, without the time of a midnight."""
+    text = value.isoformat() if isinstance(value, dt.date) else str(value)
+    return text.removesuffix("T00:00:00").removesuffix(" 00:00:00")
+
+
+def describe(definition: Mapping[str, Any], model_name: str = "") -> str:
+    """Return what a person calls a task: its model's name, or class, and its test segment; empty when neither is known.
+
+    Examples
+    --------
+    >>> task = {"model": {"class": "LinearModel"}, "dataset": {"kwargs": {"segments": {"test": ("2020-01-02", "2020-02-28")}}}}
+    >>> describe(task), describe(task, "ridge")
+    ('LinearModel 2020-01-02 to 2020-02-28', 'ridge 2020-01-02 to 2020-02-28')
+    """
+    model = definition.get("model")
+    name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
+    return " ".join(part for part in (name, days_tested(definition)) if part)

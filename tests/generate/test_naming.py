@@ -1,0 +1,170 @@
+"""Names of models: different for different models, the same for all windows of one, and short."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import hypothesis.strategies as st
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+
+from rollforge.errors import ConfigError
+from rollforge.generate.naming import check_name, days_tested, describe, differing_parts, model_names, variant
+
+
+def task(model: Any, year: int = 2020, handler: Any = None, **more: Any) -> dict[str, Any]:
+    segments = {"train": (f"{year - 1}-01-01", f"{year - 1}-12-31"), "test": (f"{year}-01-01", f"{year}-12-31")}
+    handler = handler or {"class": "Alpha158", "kwargs": {"start_time": "2008-01-01", "end_time": f"{year}-12-31"}}
+    return {"model": model, "dataset": {"kwargs": {"handler": handler, "segments": segments}}, **more}
+
+
+def lgb(**kwargs: Any) -> dict[str, Any]:
+    return {"class": "LGBModel", "module_path": "rollforge.models", "kwargs": kwargs}
+
+
+LINEAR = {"class": "LinearModel", "module_path": "rollforge.models"}
+
+
+def test_windows_of_one_model_are_of_one_model() -> None:
+    """Segments and times of the dataset and of records do not count; a parameter of the model does."""
+    backtest = [{"class": "PortAnaRecord", "kwargs": {"config": {"backtest": {"start_time": "2020-01-01", "topk": 5}}}}]
+    later = [{"class": "PortAnaRecord", "kwargs": {"config": {"backtest": {"start_time": "2021-01-01", "topk": 5}}}}]
+    assert variant(task(lgb(), 2020, record=backtest)) == variant(task(lgb(), 2021, record=later))
+    assert variant(task(lgb())) != variant(task(lgb(max_time=5)))
+    assert variant(task(lgb())) != variant(task(lgb(), reweighter={"class": "Mine"}))
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        ([lgb(depth=4), lgb(depth=8)], ["depth=4", "depth=8"]),
+        ([lgb(depth=4), lgb()], ["depth=4", "depth=default"]),
+        ([lgb(depth=4), LINEAR], ["LGBModel", "LinearModel"]),
+        ([lgb(depth=4), lgb(depth=8), LINEAR], ["LGBModel, depth=4", "LGBModel, depth=8", "LinearModel"]),
+        (
+            [lgb(depth=4, rate=0.1), lgb(depth=8, rate=0.2)],
+            ["depth=4, rate=0.1", "depth=8, rate=0.2"],
+        ),
+        ([lgb(seed=None), lgb(seed=True), lgb(seed=[1, 2])], ["seed=none", "seed=true", "seed=[1, 2]"]),
+        ([lgb(x="a" * 90), lgb(x="b" * 90)], ["x=" + "a" * 31 + "…", "x=" + "b" * 31 + "…"]),
+        ([lgb(x="a\nb"), lgb(x="<b>")], ["x=a b", "x=<b>"]),
+    ],
+)
+def test_a_model_is_called_by_what_tells_it_apart(models: list[Any], names: list[str]) -> None:
+    """Its class where classes differ, then the parameters that differ, a value left out being the default."""
+    assert model_names([task(m) for m in models]) == names
+
+
+def test_what_differs_may_lie_in_the_dataset_or_in_records() -> None:
+    """A class stands for itself; two places of the same name are told apart by what is before them."""
+    other = {"class": "Alpha360", "kwargs": {"start_time": "2008-01-01"}}
+    assert model_names([task(lgb()), task(lgb(), handler=other)]) == ["Alpha158", "Alpha360"]
+    both = [
+        {"model": lgb(seed=1), "dataset": {"kwargs": {"seed": 1}}},
+        {"model": lgb(seed=2), "dataset": {"kwargs": {"seed": 1}}},
+        {"model": lgb(seed=2), "dataset": {"kwargs": {"seed": 3}}},
+    ]
+    assert differing_parts(both) == [
+        "model.seed=1, dataset.seed=1",
+        "model.seed=2, dataset.seed=1",
+        "model.seed=2, dataset.seed=3",
+    ]
+    weighted = [task(lgb()), task(lgb(), reweighter={"class": "ByAge", "kwargs": {"half": 20}})]
+    assert model_names(weighted) == ["reweighter=none", "reweighter=ByAge"]
+
+
+def test_a_place_in_a_list_is_no_name() -> None:
+    """``label.0`` is shown, never ``0``; lists of different lengths are shown as they are."""
+    first, second, third = (task(lgb(), handler={"kwargs": {"label": [label]}}) for label in ("a", "b", "c"))
+    third["dataset"]["kwargs"]["handler"]["kwargs"]["label"].append("d")
+    assert model_names([first, second]) == ["label.0=a", "label.0=b"]
+    assert model_names([first, third]) == ["label=[a]", "label=[c, d]"]
+
+
+def test_one_model_needs_no_name() -> None:
+    """However many windows it has; a name that it was given stays."""
+    windows = [task(lgb(), year) for year in (2020, 2021)]
+    assert model_names(windows) == ["", ""]
+    assert model_names(windows, ["mine", "mine"]) == ["mine", "mine"]
+    assert model_names([]) == []
+
+
+def test_given_names_win() -> None:
+    """A model without one is called by what tells it apart; two that were given one name are told apart beside it."""
+    tasks = [task(lgb(depth=4)), task(lgb(depth=8)), task(LINEAR)]
+    assert model_names(tasks, ["shallow", "deep", "ridge"]) == ["shallow", "deep", "ridge"]
+    assert model_names(tasks, ["shallow", "", ""]) == ["shallow", "LGBModel, depth=8", "LinearModel"]
+    assert model_names(tasks, ["lgb", "lgb", "ridge"]) == ["lgb, depth=4", "lgb, depth=8", "ridge"]
+
+
+def test_windows_stored_before_their_model_was_named_belong_to_it() -> None:
+    """Where it has one name; where it has two, both are models, and so is what has none."""
+    windows = [task(lgb(), year) for year in (2020, 2021, 2022)]
+    assert model_names(windows, ["", "lgb", ""]) == ["lgb", "lgb", "lgb"]
+    names = model_names(windows, ["a", "b", ""])
+    assert names[:2] == ["a", "b"]
+    assert len(set(names)) == 3
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["A", "B"]),
+            st.dictionaries(st.sampled_from("xyz"), st.one_of(st.integers(0, 2), st.text(max_size=60)), max_size=3),
+            st.sampled_from(["", "", "a", "b"]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_names_and_models_are_one_to_one(drawn: list[tuple[str, dict[str, Any], str]]) -> None:
+    """Different models have different names, printable and not too long; tasks of one model have the same."""
+    tasks = [task({"class": c, "kwargs": kwargs}) for c, kwargs, _ in drawn]
+    given_names = [name for _, _, name in drawn]
+    names = model_names(tasks, given_names)
+    owners: dict[str, set[str]] = {}
+    for one, own in zip(tasks, given_names, strict=True):
+        owners.setdefault(variant(one), set()).update([own] if own else [])
+    by_model: dict[Any, set[str]] = {}
+    for one, own, name in zip(tasks, given_names, names, strict=True):
+        theirs = owners[variant(one)]
+        by_model.setdefault((variant(one), own or (min(theirs) if len(theirs) == 1 else "")), set()).add(name)
+    assert all(len(n) == 1 for n in by_model.values())
+    assert len({next(iter(n)) for n in by_model.values()}) == len(by_model)
+    assert all(len(n) <= 90 and (not n or n.isprintable()) for n in names)
+    assert all(names) or len(by_model) == 1
+
+
+@pytest.mark.parametrize(
+    ("test", "shown"),
+    [
+        (("2020-01-02", "2020-02-28"), "2020-01-02 to 2020-02-28"),
+        ((pd.Timestamp("2020-01-02"), pd.Timestamp("2020-02-28")), "2020-01-02 to 2020-02-28"),
+        ([dt.date(2020, 1, 2), None], "2020-01-02 to the end"),
+        ((None, dt.datetime(2020, 2, 28, 9, 30)), "the beginning to 2020-02-28T09:30:00"),
+        (slice("2020-01-02", "2020-02-28"), "2020-01-02 to 2020-02-28"),
+        ("2020", ""),
+    ],
+)
+def test_a_task_is_described_by_model_and_days(test: Any, shown: str) -> None:
+    """Days in ISO form, whatever they were given as."""
+    definition = {"model": lgb(), "dataset": {"kwargs": {"segments": {"test": test}}}}
+    assert days_tested(definition) == shown
+    assert describe(definition, "trees") == f"trees {shown}".strip()
+    assert describe(definition) == f"LGBModel {shown}".strip()
+    assert describe({"x": 1}) == ""
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 81, None, True, {"a": 1}, "\x00"])
+def test_what_cannot_be_a_name_is_refused(name: Any) -> None:
+    """With the place of the mistake."""
+    with pytest.raises(ConfigError, match=r"models\.x: .*cannot be the name"):
+        check_name(name, "models.x")
+
+
+def test_names_are_plain_text() -> None:
+    """Numbers as YAML reads them are names too; spaces around a name do not count."""
+    assert [check_name(n) for n in (" ridge ", 4, 0.5, "Größe 2", "a/b")] == ["ridge", "4", "0.5", "Größe 2", "a/b"]
