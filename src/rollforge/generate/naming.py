@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge.errors import ConfigError, TaskNotSerializable
+from rollforge.dates import read_day
+from rollforge.errors import ConfigError, DateError, TaskNotSerializable
 from rollforge.task import digest
 
 __all__ = ["check_name", "days_tested", "describe", "differing_parts", "model_names", "variant"]
@@ -223,7 +224,7 @@ def _text(value: Any) -> str:
     elif value is None or isinstance(value, bool):
         text = str(value).lower()
     else:
-        text = _day(value) if isinstance(value, dt.date) else str(value)
+        text = value.isoformat().removesuffix("T00:00:00") if isinstance(value, dt.date) else str(value)
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
@@ -263,9 +264,11 @@ def days_tested(definition: Mapping[str, Any]) -> str:
 
 
 def _day(value: Any) -> str:
-    """A date in ISO form, without the time of a midnight."""
-    text = value.isoformat() if isinstance(value, dt.date) else str(value)
-    return text.removesuffix("T00:00:00").removesuffix(" 00:00:00")
+    """A day in ISO form, however it is written."""
+    try:
+        return str(read_day(value))
+    except DateError:
+        return str(value)
 
 
 def describe(definition: Mapping[str, Any], model_name: str = "") -> str:

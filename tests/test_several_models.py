@@ -1,0 +1,222 @@
+"""Several models in one experiment: every number of the joined result by hand, whatever failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge import job
+from rollforge.data.provider import write_folder
+from rollforge.errors import CoverageError
+from rollforge.run.work import storable
+from rollforge.session import Session
+from rollforge.store.base import open_store
+from rollforge.track.base import get_experiment, open_tracker
+
+POOL = "grid"
+CALENDAR = np.arange(np.datetime64("2020-01-01"), np.datetime64("2020-02-01"))
+WINDOWS = ((1, 4), (5, 8), (9, 12))
+CODES = ("A", "B", "C")
+# The labels of every day.
+TRUTH = (1.0, 2.0, 4.0)
+
+
+def day(number: int) -> np.datetime64:
+    return CALENDAR[number - 1]
+
+
+def task(model: Any, window: tuple[int, int], label: str = "Ref($close,-2)/Ref($close,-1)-1") -> dict[str, Any]:
+    """A task that is never trained: what it would predict is written by hand."""
+    segments = {"train": ("2019-01-01", "2019-12-31"), "test": (str(day(window[0])), str(day(window[1])))}
+    handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"label": [label]}}
+    dataset = {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}
+    return {"model": {"class": "LGBModel", "kwargs": {"depth": model}}, "dataset": dataset}
+
+
+def frame(window: tuple[int, int], values: Sequence[float], column: str, codes: Sequence[str] = CODES) -> pd.DataFrame:
+    """The same values on each day of a window."""
+    days = pd.DatetimeIndex(CALENDAR[window[0] - 1 : window[1]])
+    index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
+    return pd.DataFrame({column: list(values) * len(days)}, index, dtype=float)
+
+
+class Experiment:
+    """A pool and its runs, written by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
+        self.session = Session(
+            provider_uri=str(folder / "data"), store=f"sqlite:///{folder}/tasks.db", tracking=f"folder:{folder}/runs",
+            experiment=POOL, threads=1,
+        )  # fmt: skip
+        self.store = open_store(self.session.store)
+        self.runs = get_experiment(open_tracker(self.session.tracking), experiment_name=POOL)
+
+    def add(
+        self,
+        definition: dict[str, Any],
+        scores: Sequence[float] | None = None,
+        truth: Sequence[float] | None = TRUTH,
+        codes: Sequence[str] = CODES,
+    ) -> str:
+        """Store a task: done with these scores on each of its days, or failed."""
+        (made,) = self.store.create(POOL, [definition], max_attempts=1)
+        (claim,) = self.store.claim(POOL, worker="w", lease=60, query={"_id": made.id})
+        if scores is None:
+            self.store.fail(claim, "Traceback\nValueError: no")
+            return made.id
+        segment = definition["dataset"]["kwargs"]["segments"]["test"]
+        window = (int(segment[0][-2:]), int(segment[1][-2:]))
+        with self.runs.create_recorder() as recorder:
+            recorder.save_objects(**{"pred.pkl": frame(window, scores, "score", codes)})
+            if truth is not None:
+                recorder.save_objects(**{"label.pkl": frame(window, truth, "LABEL0", codes)})
+        self.store.commit(claim, storable(recorder))
+        return made.id
+
+    def collect(self, **kwargs: Any) -> job.Collected:
+        return job.collect(self.session, POOL, **kwargs)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(tmp_path)
+
+
+def test_labels_are_those_of_every_model(experiment: Experiment) -> None:
+    """The first model failed in one of three windows, the second in none: all twelve days are judged."""
+    for i, window in enumerate(WINDOWS):
+        experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
+    for window in WINDOWS:
+        experiment.add(task(8, window), (3, 2, 1))
+    collected = experiment.collect(allow_gaps=True)
+    assert collected.label is not None
+    assert collected.label.index.get_level_values("datetime").nunique() == 12
+    assert list(collected.label["LABEL0"]) == list(TRUTH) * 12
+    assert collected.model_names == ("depth=4", "depth=8")
+    first, second = collected.models
+    assert first.prediction is not None
+    assert second.prediction is not None
+    assert (len(first.prediction), len(second.prediction)) == (24, 36)
+
+
+def test_the_average_is_over_the_models_that_are_there(experiment: Experiment) -> None:
+    """Where both are: opposite scores cancel out; where one failed: the other's standing, and the note says whose."""
+    for i, window in enumerate(WINDOWS):
+        experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
+        experiment.add(task(8, window), (3, 2, 1))
+    with pytest.raises(CoverageError, match="depth=4, window 2 .* is failed"):
+        experiment.collect()
+    collected = experiment.collect(allow_gaps=True)
+    assert collected.prediction is not None
+    scores = collected.prediction["score"].to_numpy().reshape(12, 3)
+    assert (scores[:4] == 0).all()
+    assert (scores[4:8] == [1, 0, -1]).all()
+    assert collected.coverage.notes == (
+        "depth=4, window 2 (2020-01-05 to 2020-01-08) is failed",
+        "On 4 days (2020-01-05 to 2020-01-08) the average is of depth=8 alone: depth=4 has no prediction",
+    )
+
+
+def test_windows_have_the_same_number_in_all_models(experiment: Experiment) -> None:
+    """Also in one that has no window for some days, and whatever the order of creation."""
+    for window in (WINDOWS[2], WINDOWS[0]):
+        experiment.add(task(8, window), (3, 2, 1))
+    for window in WINDOWS:
+        experiment.add(task(4, window))
+    notes = experiment.collect(allow_gaps=True).coverage.notes
+    assert [n for n in notes if "failed" in n] == [
+        f"depth=4, window {i} ({day(a)} to {day(b)}) is failed" for i, (a, b) in enumerate(WINDOWS, 1)
+    ]
+    assert "depth=8 has no window for 2020-01-05 to 2020-01-08 (4 trading days), which depth=4 tests" in notes
+
+
+def test_one_model_is_collected_as_it_is(experiment: Experiment) -> None:
+    """Its own scores, not standardised; no name is shown."""
+    for window in WINDOWS:
+        experiment.add(task(4, window), (10, 20, 30))
+    collected = experiment.collect()
+    assert collected.prediction is not None
+    assert list(collected.prediction["score"]) == [10, 20, 30] * 12
+    assert collected.model_names == ("",)
+    assert collected.coverage.complete
+    assert collected.warnings == ()
+
+
+def test_models_with_different_labels_are_told_apart(experiment: Experiment) -> None:
+    """The joined result is judged by the first one's label, never by a mixture; each model by its own."""
+    five = "Ref($close,-6)/Ref($close,-1)-1"
+    experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
+    experiment.add(task(8, WINDOWS[0], five), (1, 2, 3), truth=(5, 5, 6))
+    experiment.add(task(8, WINDOWS[1], five), (1, 2, 3), truth=(5, 5, 6))
+    collected = experiment.collect(allow_gaps=True)
+    assert collected.label is not None
+    assert list(collected.label["LABEL0"]) == list(TRUTH) * 4
+    (said,) = [w for w in collected.warnings if "different labels" in w]
+    first, second = collected.model_names
+    assert said.endswith(f"by the label of {first!r}, which {second!r} does not share.")
+    assert collected.models[1].label is not None
+    assert set(collected.models[1].label["LABEL0"]) == {5.0, 6.0}
+
+
+def test_the_same_label_written_otherwise_is_the_same(experiment: Experiment) -> None:
+    """Spaces in the expression do not count; equal values of an expression that reads differently do."""
+    experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
+    experiment.add(task(4, WINDOWS[1]))
+    experiment.add(task(8, WINDOWS[0], "Ref($close, -2) / Ref($close, -1) - 1"), (1, 2, 3))
+    experiment.add(task(8, WINDOWS[1], "Ref($close, -2) / Ref($close, -1) - 1"), (1, 2, 3))
+    experiment.add(task(9, WINDOWS[0], "-1 + Ref($close,-2)/Ref($close,-1)"), (1, 2, 3))
+    experiment.add(task(9, WINDOWS[2], "-1 + Ref($close,-2)/Ref($close,-1)"), (1, 2, 3))
+    collected = experiment.collect(allow_gaps=True)
+    assert collected.label is not None
+    assert collected.label.index.get_level_values("datetime").nunique() == 12
+    assert not any("different labels" in w for w in collected.warnings)
+
+
+def test_a_model_of_half_the_instruments_is_named(experiment: Experiment) -> None:
+    """The average of the other half is of one model; labels are those of all instruments."""
+    experiment.add(task(4, WINDOWS[0]), (1,), truth=TRUTH[:1], codes=CODES[:1])
+    experiment.add(task(8, WINDOWS[0]), (3, 2, 1))
+    collected = experiment.collect(allow_gaps=True)
+    (note,) = collected.coverage.notes
+    assert note.startswith("depth=4 lacks 66.7% of the rows that other models predict on the same days: 2 of 3")
+    assert collected.prediction is not None
+    # A single score says nothing and counts as 0: A's is the mean of 0 and the other model's 1.
+    assert list(collected.prediction["score"]) == [0.5, 0, -1] * 4
+    assert collected.label is not None
+    assert list(collected.label["LABEL0"]) == list(TRUTH) * 4
+
+
+def test_scores_that_are_missing_are_no_prediction(experiment: Experiment) -> None:
+    """A window that is done and predicts NaN is as empty as one that predicts nothing."""
+    experiment.add(task(4, WINDOWS[0]), (float("nan"),) * 3)
+    experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
+    assert experiment.collect(allow_gaps=True).coverage.notes == (
+        "window 1 (2020-01-01 to 2020-01-04) is done and has no prediction",
+    )
+
+
+def test_two_tasks_of_the_same_days_are_two_windows(experiment: Experiment) -> None:
+    """Of one model: they overlap, each is named, and the collection says so instead of failing over their keys."""
+    first, second = task(4, WINDOWS[0]), task(4, WINDOWS[0])
+    second["dataset"]["kwargs"]["segments"]["train"] = ("2018-01-01", "2019-12-31")
+    experiment.add(first, (1, 2, 3))
+    other = experiment.add(second, (1, 2, 3))
+    (note,) = experiment.collect(allow_gaps=True).coverage.notes
+    assert note.startswith("window 1 (2020-01-01 to 2020-01-04) and window 1")
+    assert f"of task {other[:8]} overlap" in note
+
+
+def test_a_task_without_a_trading_day_is_named(experiment: Experiment) -> None:
+    """Beyond the calendar's end: its run cannot be part of the result."""
+    beyond = task(4, WINDOWS[0])
+    beyond["dataset"]["kwargs"]["segments"]["test"] = ("2031-01-01", "2031-01-04")
+    experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
+    task_id = experiment.add(beyond)
+    notes = experiment.collect(allow_gaps=True).coverage.notes
+    assert notes == (f"task {task_id[:8]} is failed, and no trading day is in its test segment",)
