@@ -83,7 +83,9 @@ def test_no_order_matters_to_the_last_bit(rows: list[list[float]], random: Any) 
     members = [member(row) for row in rows]
     expected = AverageEnsemble()(dict(enumerate(members)))
     for order in list(itertools.permutations(range(len(members))))[:: 5 if len(members) > 2 else 1]:
-        shuffled = {f"{random.random()}-{i}": members[i].sample(frac=1, random_state=random.randrange(99)) for i in order}
+        shuffled = {
+            f"{random.random()}-{i}": members[i].sample(frac=1, random_state=random.randrange(99)) for i in order
+        }
         pd.testing.assert_series_equal(AverageEnsemble()(shuffled), expected, check_exact=True)
 
 

@@ -212,9 +212,7 @@ def test_counts_agree_with_brute_force(drawn: list[tuple[str, int, int, bool]]) 
     nowhere = set.intersection(*lacking.values())
     assert sum(int(n.split()[0]) for n in notes if " between " in n) == len(nowhere)
 
-    predicted = {
-        g: set().union(*(spans[w.key] for w in windows if w.group == g and w.state == "done")) for g in groups
-    }
+    predicted = {g: set().union(*(spans[w.key] for w in windows if w.group == g and w.state == "done")) for g in groups}
     thin = {d for d in set().union(*predicted.values()) if not all(d in p for p in predicted.values())}
     counted = [re.match(r"On (\d+) days? ", n) for n in notes]
     assert sum(int(m[1]) for m in counted if m) == (len(thin) if len(groups) > 1 else 0)
