@@ -110,7 +110,7 @@ def test_the_average_is_over_the_models_that_are_there(experiment: Experiment) -
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
         experiment.add(task(8, window), (3, 2, 1))
-    with pytest.raises(CoverageError, match="depth=4, window 2 .* is failed"):
+    with pytest.raises(CoverageError, match=r"depth=4, window 2 .* is failed"):
         experiment.collect()
     collected = experiment.collect(allow_gaps=True)
     assert collected.prediction is not None

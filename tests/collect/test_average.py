@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
