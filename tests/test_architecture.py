@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
-_GROUND = ["errors", "dates", "task", "trust", "serial", "qlib_names", "qlib_imports", "build", "session"]
+_GROUND = [
+    "errors",
+    "dates",
+    "task",
+    "pickled_values",
+    "safe_pickle",
+    "serial",
+    "qlib_names",
+    "qlib_imports",
+    "build",
+    "session",
+]
 GROUND = {name: order for order, name in enumerate(_GROUND)}
 ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]
 EDGE = {"workflow", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
@@ -73,7 +84,7 @@ def test_a_room_imports_only_rooms_to_its_left_and_the_ground() -> None:
 
 
 def test_the_ground_has_an_order_of_its_own() -> None:
-    """errors < task < trust < build < session."""
+    """errors < task < safe_pickle < build < session."""
     known = modules()
     wrong = [
         f"{module} -> {target}"

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from rollforge import qlib_imports, trust
+from rollforge import qlib_imports, safe_pickle
 from rollforge.errors import BuildError, ConfigError, nearest
 from rollforge.qlib_names import MODULES
 
@@ -238,7 +238,7 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> A
     path = Path(unquote(parsed.netloc + parsed.path)).expanduser()
     if not path.is_file():
         raise BuildError(f"there is no file {str(path)!r}.", path=where)
-    loaded = trust.load(path)
+    loaded = safe_pickle.load(path)
     if accept_types and not isinstance(loaded, accept_types):
         raise BuildError(f"{path} holds a {type(loaded).__name__}, which does not belong here.", path=where)
     return loaded

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from rollforge.errors import ConfigError
-from rollforge.trust import load
+from rollforge.safe_pickle import load
 
 __all__ = ["Serializable"]
 

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import FunctionType
@@ -23,7 +23,19 @@ from typing import Any
 
 from rollforge.errors import ConfigError, TaskNotSerializable
 
-__all__ = ["Cause", "Status", "TaskRecord", "decode", "digest", "encode", "from_plain", "searchable", "to_plain"]
+__all__ = [
+    "Cause",
+    "Status",
+    "TaskRecord",
+    "decode",
+    "digest",
+    "encode",
+    "from_plain",
+    "import_reference",
+    "name_reference",
+    "searchable",
+    "to_plain",
+]
 
 
 class Status(StrEnum):
@@ -221,34 +233,47 @@ def _reference_to_plain(value: Any) -> Any:
     return {"$ref": f"{module}:{name}"}
 
 
-def from_plain(plain: Any, *, imports: bool = True) -> Any:
+def import_reference(module: str, name: str) -> Any:
+    """Return what ``module:name`` refers to, importing the module: that runs it."""
+    target: Any = importlib.import_module(module)
+    for part in name.split("."):
+        target = getattr(target, part)
+    return target
+
+
+def name_reference(module: str, name: str) -> Any:
+    """Return what ``module:name`` refers to, or its dotted name where the module is not imported yet."""
+    return import_reference(module, name) if module in sys.modules else f"{module}.{name}"
+
+
+def from_plain(plain: Any, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
     """Return what :func:`to_plain` was given (numpy scalars come back as Python's, paths as strings).
 
     Parameters
     ----------
     plain : object
         JSON types.
-    imports : bool
-        False imports nothing: a class or function of a module that is not imported yet comes back as its dotted name.
+    resolve : callable
+        ``(module, name) -> object``: what a reference to a class or function becomes. By default nothing is imported.
     """
     if isinstance(plain, list):
-        return [from_plain(v, imports=imports) for v in plain]
+        return [from_plain(v, resolve=resolve) for v in plain]
     if not isinstance(plain, dict):
         return plain
     if len(plain) == 1:
         tag, body = next(iter(plain.items()))
         if tag in _TAGS:
-            return _from_tag(tag, body, imports)
-    return {k: from_plain(v, imports=imports) for k, v in plain.items()}
+            return _from_tag(tag, body, resolve)
+    return {k: from_plain(v, resolve=resolve) for k, v in plain.items()}
 
 
-def _from_tag(tag: str, body: Any, imports: bool) -> Any:  # noqa: C901 - one branch a tag
+def _from_tag(tag: str, body: Any, resolve: Callable[[str, str], Any]) -> Any:
     if tag == "$tuple":
-        return tuple(from_plain(v, imports=imports) for v in body)
+        return tuple(from_plain(v, resolve=resolve) for v in body)
     if tag == "$map":
-        return {from_plain(k, imports=imports): from_plain(v, imports=imports) for k, v in body}
+        return {from_plain(k, resolve=resolve): from_plain(v, resolve=resolve) for k, v in body}
     if tag == "$slice":
-        return slice(*(from_plain(v, imports=imports) for v in body))
+        return slice(*(from_plain(v, resolve=resolve) for v in body))
     if tag == "$date":
         return dt.date.fromisoformat(body)
     if tag == "$datetime":
@@ -259,12 +284,7 @@ def _from_tag(tag: str, body: Any, imports: bool) -> Any:  # noqa: C901 - one br
         return float(body)
     if tag == "$ref":
         module, _, name = body.partition(":")
-        if not imports and module not in sys.modules:
-            return f"{module}.{name}"
-        target: Any = importlib.import_module(module)
-        for part in name.split("."):
-            target = getattr(target, part)
-        return target
+        return resolve(module, name)
     if tag == "$timedelta" and "us" in body:
         days, _, rest = body.partition("d")
         seconds, _, micros = rest.partition("s")
@@ -316,8 +336,8 @@ def encode(value: Any) -> str:
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def decode(text: str, *, imports: bool = True) -> Any:
-    """Return the value that :func:`encode` wrote; `imports` as in :func:`from_plain`.
+def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
+    """Return the value that :func:`encode` wrote; `resolve` as in :func:`from_plain`.
 
     Raises
     ------
@@ -330,7 +350,7 @@ def decode(text: str, *, imports: bool = True) -> Any:
     {'a': None, 'b': (1, 2)}
     """
     try:
-        return from_plain(json.loads(text), imports=imports)
+        return from_plain(json.loads(text), resolve=resolve)
     except json.JSONDecodeError as exc:
         raise ConfigError(f"A stored definition is not JSON: {exc}") from exc
 

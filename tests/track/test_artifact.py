@@ -20,10 +20,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from rollforge import trust
+from rollforge import safe_pickle
 from rollforge.errors import ArtifactUnreadable, TrackingUnavailable, UntrustedPickle
 from rollforge.track import artifact, frame
 from rollforge.track.files import LocalFiles
+from rollforge.track.frame import to_arrow
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.dates(), st.datetimes(),
@@ -230,7 +231,7 @@ def test_an_object_is_kept_in_its_own_form(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(artifact.ArtifactRefused, match="Lines"):
         artifact.load_file(found)
     assert artifact.load_file(found, trusted=True).lines == ["a", "b"]
-    monkeypatch.setattr(trust, "_ALLOWED", {*trust._ALLOWED, (Lines.__module__, "Lines")})
+    monkeypatch.setattr(safe_pickle, "_allowed", {(Lines.__module__, "Lines")})
     assert artifact.load_file(found).lines == ["a", "b"]
 
 
@@ -308,7 +309,7 @@ def test_a_process_killed_while_it_saves_leaves_no_half(tmp_path: Path) -> None:
 import sys
 import numpy as np
 from pathlib import Path
-from rollforge.track import artifact
+from rollforge.track import artifact, frame as frame_module
 from rollforge.track.files import LocalFiles
 files = LocalFiles(Path(sys.argv[1]))
 value = np.zeros(2_000_000)
@@ -352,3 +353,43 @@ def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
     back = artifact.load_file(artifact.find(files, "x"))  # type: ignore[arg-type]
     assert [type(v) for v in back.values()] == [OrderedDict, np.float64, dt.time]
     assert pickle.loads(pickle.dumps(back)) == value
+
+
+def test_a_table_of_somebody_elses_runs_nothing(tmp_path: Path) -> None:
+    """A reference to a module in a Parquet file's metadata is refused, in every place where a value may stand."""
+    import pyarrow.parquet as pq
+
+    marker = tmp_path / "ran"
+    (tmp_path / "evilmod.py").write_text(f"open({str(marker)!r}, 'w').close()\nX = 1\n", encoding="utf-8")
+    reference = {"$ref": "evilmod:X"}
+    frame = pd.DataFrame({"a": [1.0]}, index=pd.Index([1], name="i"))
+    for place in ("attrs", "columns", "index"):
+        table = to_arrow(frame)
+        assert table is not None
+        about = json.loads(table.schema.metadata[b"rollforge"])
+        if place == "attrs":
+            about["attrs"] = {"a": reference}
+        else:
+            about[place]["names"] = [reference]
+        file = tmp_path / f"{place}.frame.parquet"
+        pq.write_table(table.replace_schema_metadata({b"rollforge": json.dumps(about)}), file)
+        code = (
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+            "from pathlib import Path\nfrom rollforge.errors import ArtifactUnreadable\nfrom rollforge.track import artifact\n"
+            f"try:\n    artifact.load_file(Path({str(file)!r}))\nexcept ArtifactUnreadable as exc:\n    print(exc)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert "evilmod" in done.stdout
+    assert not marker.exists()
+
+
+def test_a_function_of_pythons_library_is_no_value(tmp_path: Path) -> None:
+    """JSON that names ``os:system`` is refused although the module is imported; a builtin type is a value."""
+    for name, refused in (("os:system", True), ("subprocess:run", True), ("builtins:dict", False)):
+        file = tmp_path / "x.plain.json"
+        file.write_text(json.dumps({"class": {"$ref": name}}), encoding="utf-8")
+        if refused:
+            with pytest.raises(artifact.ArtifactRefused):
+                artifact.load_file(file)
+        else:
+            assert artifact.load_file(file) == {"class": dict}

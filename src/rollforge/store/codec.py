@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge import trust
+from rollforge import safe_pickle
 from rollforge.errors import ArtifactUnreadable, TaskNotSerializable, UntrustedPickle
 from rollforge.task import decode, encode
 
@@ -47,11 +47,11 @@ def encode_result(result: Any) -> Encoded:
     except Exception as exc:
         raise TaskNotSerializable(f"The result, a {name}, cannot be stored: {exc}. Return plain data.") from exc
     try:
-        trust.loads(blob)
+        safe_pickle.loads(blob)
     except (UntrustedPickle, ArtifactUnreadable) as exc:  # better said now than when the work is lost
         raise TaskNotSerializable(
             f"The result, a {name}, could not be read back: {exc} Return plain data or a recorder, or name its type by "
-            "rollforge.trust.allow()."
+            "rollforge.safe_pickle.allow()."
         ) from exc
     return Encoded(None, blob)
 
@@ -67,5 +67,5 @@ def decode_result(kept: Encoded | None) -> Any:
     if kept is None:
         return None
     if kept.blob is not None:
-        return trust.loads(kept.blob)
-    return None if kept.plain is None else decode(kept.plain, imports=False)
+        return safe_pickle.loads(kept.blob)
+    return None if kept.plain is None else decode(kept.plain)

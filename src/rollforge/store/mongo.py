@@ -25,7 +25,7 @@ from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne, errors a
 from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
 
-from rollforge import trust
+from rollforge import safe_pickle
 from rollforge.errors import (
     ArtifactUnreadable,
     ConfigError,
@@ -49,7 +49,18 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import Encoded, decode_result, encode_result
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
-from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, searchable, to_plain
+from rollforge.task import (
+    Cause,
+    Status,
+    TaskRecord,
+    decode,
+    digest,
+    encode,
+    import_reference,
+    name_reference,
+    searchable,
+    to_plain,
+)
 
 __all__ = ["MongoStore"]
 
@@ -191,7 +202,7 @@ class MongoStore:
             if ours["status"] == "part_done":
                 ours["stage_from"] = "part_done"
             try:
-                definition = trust.loads(bytes(found["def"]))
+                definition = safe_pickle.loads(bytes(found["def"]))
                 ours |= {"plain": encode(definition), "digest": digest(definition)}
             except (*_TRUST, TypeError, KeyError) as exc:
                 error = f"The definition was refused: {exc}"
@@ -380,7 +391,8 @@ class MongoStore:
 
     def _record(self, pool: str, found: Document, *, imports: bool = False) -> TaskRecord:
         return TaskRecord(
-            id=found["digest"], pool=pool, definition=decode(found["plain"], imports=imports),
+            id=found["digest"], pool=pool,
+            definition=decode(found["plain"], resolve=import_reference if imports else name_reference),
             status=Status(found["status"]), stage_from=Status(found["stage_from"]), priority=int(found["priority"]),
             attempt=found["attempt"], max_attempts=found["max_attempts"], token=found["token"],
             lease_until=found["lease_until"], available_at=found["available_at"], worker=found["worker"],
@@ -640,7 +652,7 @@ def _result(kept: Encoded) -> Binary:
 
 def _result_of(found: Document) -> Any:
     kept = found.get("res")
-    return None if kept is None else trust.loads(bytes(kept))
+    return None if kept is None else safe_pickle.loads(bytes(kept))
 
 
 def _with(task: TaskRecord, *, result: Any) -> TaskRecord:

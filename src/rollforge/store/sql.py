@@ -15,7 +15,7 @@ from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, Untrus
 from rollforge.store.base import Created, Query, backoff, because_of, refuse_cycles, refuse_running, stale, trim_log
 from rollforge.store.codec import Encoded, decode_result, encode_result
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
-from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode
+from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, import_reference, name_reference
 
 __all__ = ["Condition", "SQLStore", "Transaction"]
 
@@ -311,11 +311,12 @@ class SQLStore(abc.ABC):
             available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked,
         ) = row  # fmt: skip
         return TaskRecord(
-            id=task_id, pool=pool, definition=decode(definition, imports=imports), status=Status(status),
-            priority=priority, attempt=attempt, max_attempts=max_attempts, token=token, lease_until=lease_until,
-            available_at=available_at, worker=worker, created_at=created_at, started_at=started_at,
-            finished_at=finished_at, error=error, stage_from=Status(stage_from), cause=Cause(cause) if cause else None,
-            log=log, blocked=bool(blocked),
+            id=task_id, pool=pool,
+            definition=decode(definition, resolve=import_reference if imports else name_reference),
+            status=Status(status), priority=priority, attempt=attempt, max_attempts=max_attempts, token=token,
+            lease_until=lease_until, available_at=available_at, worker=worker, created_at=created_at,
+            started_at=started_at, finished_at=finished_at, error=error, stage_from=Status(stage_from),
+            cause=Cause(cause) if cause else None, log=log, blocked=bool(blocked),
         )  # fmt: skip
 
     def expire(self, pool: str) -> None:

@@ -7,7 +7,7 @@ DataFrame, Series           ``NAME.frame.parquet``   :mod:`rollforge.track.frame
 numpy array                 ``NAME.array.npy``       :func:`numpy.load` without pickles
 plain data                  ``NAME.plain.json``      :func:`rollforge.task.from_plain`
 with a form of its own      ``NAME.saved.zip``       its ``load_from``, see :class:`SupportsSave`
-anything else               ``NAME`` (cloudpickle)   the allow-list of :mod:`rollforge.trust`
+anything else               ``NAME`` (cloudpickle)   the allow-list of :mod:`rollforge.safe_pickle`
 =========================== ======================== =====================================================
 
 Whatever the file, the object is saved, listed and loaded under the one name that Qlib gives it: ``pred.pkl``. Each form is
@@ -26,9 +26,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
-from rollforge import trust
+from rollforge import safe_pickle
 from rollforge.errors import ArtifactUnreadable, RollforgeError, UntrustedPickle
-from rollforge.task import from_plain, to_plain
+from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.files import Files
 
 __all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "names", "plain_name", "save"]
@@ -199,7 +199,7 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
         for form, read in _READERS.items():
             if file.name.endswith(form):
                 return read(file, trusted)
-        return trust.load(file, trusted=trusted)
+        return safe_pickle.load(file, trusted=trusted)
     except ArtifactUnreadable:
         raise
     except UntrustedPickle as exc:
@@ -224,46 +224,36 @@ def _read_array(file: Path, trusted: bool) -> Any:
 
 def _read_plain(file: Path, trusted: bool) -> Any:
     plain = json.loads(file.read_text(encoding="utf-8", errors="surrogatepass"))
-    if not trusted:
-        _check_references(plain, file)
-    return from_plain(plain)
+    return from_plain(plain, resolve=import_reference if trusted else _known_reference)
 
 
-def _check_references(plain: Any, file: Path) -> None:
-    """Refuse a reference whose resolution would import a module: importing runs it."""
-    if isinstance(plain, list):
-        for part in plain:
-            _check_references(part, file)
-    elif isinstance(plain, dict):
-        named = plain.get("$ref") if len(plain) == 1 else None
-        if isinstance(named, str):
-            module = named.partition(":")[0]
-            if module not in sys.modules and module.partition(".")[0] != "rollforge":
-                raise ArtifactRefused(
-                    f"The artifact {file} names {named!r}, and module {module!r} is not imported. Import it first, "
-                    "or load the artifact with trusted=True, which imports it."
-                )
-        for part in plain.values():
-            _check_references(part, file)
+def _known_reference(module: str, name: str) -> Any:
+    """A class or function of a module that is imported already (importing one runs it), and not of Python itself."""
+    package = module.partition(".")[0]
+    if package != "rollforge":
+        if module not in sys.modules:
+            raise ArtifactRefused(
+                f"The artifact names {module}:{name}, and module {module!r} is not imported. Import it first, "
+                "or load the artifact with trusted=True, which imports it."
+            )
+        if package in sys.stdlib_module_names and not isinstance(import_reference(module, name), type):
+            raise ArtifactRefused(
+                f"The artifact names the function {module}:{name} of Python's library. Load it with trusted=True if "
+                "you know where it comes from."
+            )
+    return import_reference(module, name)
 
 
 def _read_saved(file: Path, trusted: bool) -> Any:
     with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory(prefix="rollforge-") as folder:
         about = json.loads(archive.read(_ABOUT))
-        kind = _class(about["module"], about["class"], trusted)
+        kind = safe_pickle.find_class(str(about["module"]), str(about["class"]), trusted=trusted)
         if not isinstance(kind, type) or not issubclass(kind, SupportsSave):
             raise ArtifactUnreadable(f"The artifact {file} is of {about['class']}, which has no 'load_from'.")
         data = Path(folder) / "data"
         data.mkdir()
         archive.extractall(folder, [n for n in archive.namelist() if n.startswith("data/")])
         return kind.load_from(data)
-
-
-def _class(module: str, name: str, trusted: bool) -> Any:
-    """A class by name, through the same allow-list as a pickle that names it."""
-    if not (isinstance(module, str) and isinstance(name, str)) or "\n" in module + name:
-        raise ValueError("a class without a proper name")
-    return trust.loads(f"c{module}\n{name}\n.".encode(), trusted=trusted)
 
 
 _READERS: dict[str, Callable[[Path, bool], Any]] = {

@@ -35,6 +35,15 @@ class _Unfit(Exception):
     """Something that Parquet would change."""
 
 
+def _no_reference(module: str, name: str) -> Any:
+    """What this module writes never refers to a class or function."""
+    raise ValueError(f"the table refers to {module}:{name}, and a table holds values only")
+
+
+def _value(plain: Any) -> Any:
+    return from_plain(plain, resolve=_no_reference)
+
+
 def to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table | None:
     """Return `value` as an Arrow table that :func:`read_table` gives back exactly; None when there is none.
 
@@ -191,7 +200,7 @@ def _levels(index: pd.MultiIndex) -> list[pd.Index]:
 
 
 def _restore_index(about: dict[str, Any], arrays: list[pa.ChunkedArray], dtypes: list[str]) -> pd.Index:
-    names = [from_plain(n) for n in about["names"]]
+    names = [_value(n) for n in about["names"]]
     if about["kind"] == "range":
         start, stop, step = about["range"]
         return pd.RangeIndex(start, stop, step, name=names[0])
@@ -263,12 +272,12 @@ def _axis_dtype(level: pd.Index) -> str:
 
 
 def _restore_axis(about: dict[str, Any]) -> pd.Index:
-    names = [from_plain(n) for n in about["names"]]
+    names = [_value(n) for n in about["names"]]
     if about["kind"] == "range":
         start, stop, step = about["range"]
         return pd.RangeIndex(start, stop, step, name=names[0])
     levels = [
-        pd.Index([from_plain(v) for v in values], dtype=dtype, tupleize_cols=False)
+        pd.Index([_value(v) for v in values], dtype=dtype, tupleize_cols=False)
         for values, dtype in zip(about["values"], about["dtypes"], strict=True)
     ]
     return pd.MultiIndex.from_arrays(levels, names=names) if about["kind"] == "multi" else levels[0].rename(names[0])
@@ -310,14 +319,14 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
     index = _restore_index(about["index"], table.columns[width:], dtypes[width:])
     columns = [_values(a, d) for a, d in zip(table.columns[:width], dtypes[:width], strict=True)]
     if about["kind"] == "series":
-        value: Any = pd.Series(columns[0], index=index, name=from_plain(about["name"]), dtype=_kept(dtypes[0]))
+        value: Any = pd.Series(columns[0], index=index, name=_value(about["name"]), dtype=_kept(dtypes[0]))
     else:
         kept = {
             i: pd.Series(c, index=index, dtype=_kept(d)) for i, (c, d) in enumerate(zip(columns, dtypes, strict=False))
         }
         value = pd.DataFrame(kept, index=index)
         value.columns = _restore_axis(about["columns"])
-    value.attrs = from_plain(about["attrs"])
+    value.attrs = _value(about["attrs"])
     return value  # type: ignore[no-any-return]
 
 

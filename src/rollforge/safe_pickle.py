@@ -1,0 +1,475 @@
+"""Read pickles as data: nothing that a pickle names is called, imported or opened.
+
+A pickle is a program that may call any function with any arguments. Here its instructions are interpreted by
+:class:`_Reader`, which knows how to make the values on a list (builtin containers, numbers, dates, numpy, pandas, fitted
+LightGBM models, Rollforge's own classes) from their parts, and refuses everything else. Values are made by checked code of
+our own; objects of our own classes are restored without their constructors, as an empty instance that is given its
+attributes.
+
+``trusted=True`` reads any pickle with Python's own reader, which runs whatever the pickle says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import pickletools
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import IO, Any, NoReturn
+
+from rollforge.errors import ArtifactUnreadable, UntrustedPickle
+from rollforge.pickled_values import Pending, Refused, Rule, rule_of
+
+__all__ = ["allow", "allow_package", "find_class", "load", "loads"]
+
+_OWN_MODULES = (
+    "rollforge.models.",
+    "rollforge.data.dataset",
+    "rollforge.data.handler",
+    "rollforge.data.loader",
+    "rollforge.data.alpha",
+    "rollforge.data.processor",
+    "rollforge.data.filters",
+)
+"""Modules whose classes are restored: those that recorders keep objects of."""
+_OWN_ENUMS = {("rollforge.task", "Status"), ("rollforge.task", "Cause")}
+_allowed: set[tuple[str, str]] = set()
+_packages: set[str] = set()
+
+
+def allow(module: str, name: str) -> None:
+    """Let pickles restore the class `name` of `module`, by its own methods, in this process."""
+    _allowed.add((module, name))
+
+
+def allow_package(package: str) -> None:
+    """Let pickles restore the classes of a package (or module) and what is in it, by their own methods."""
+    _packages.add(package)
+
+
+def _is_allowed(module: str, name: str) -> bool:
+    return (module, name) in _allowed or any(module == p or module.startswith(p + ".") for p in _packages)
+
+
+def _is_own(module: str) -> bool:
+    return any(module == m or (m.endswith(".") and module.startswith(m)) for m in _OWN_MODULES)
+
+
+def find_class(module: str, name: str, *, trusted: bool = False) -> type:
+    """Return a class that objects may be restored of.
+
+    Raises
+    ------
+    UntrustedPickle
+        When it is not on the list, and `trusted` is False; its module was not imported.
+    ArtifactUnreadable
+        When there is no such class.
+    """
+    vouched = trusted or _is_allowed(module, name)
+    if not (vouched or _is_own(module)):
+        _refuse(f"{module}.{name}")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError, TypeError) as exc:
+        if not vouched:
+            _refuse(f"{module}.{name}")
+        raise ArtifactUnreadable(f"There is no class {name!r} in the module {module!r}: {exc}.") from exc
+    if not isinstance(found, type) or (not vouched and found.__module__ != module):
+        _refuse(f"{module}.{name}")
+    return found
+
+
+def _refuse(what: str) -> NoReturn:
+    raise UntrustedPickle(
+        f"The pickle names {what}, which is not on the list of types that may be loaded. "
+        "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
+    )
+
+
+# -- rules for our own classes, and for those that somebody allowed ------------------------------------------------------
+
+
+def _bare(cls: type) -> Callable[..., Any]:
+    def make(*arguments: Any) -> Any:
+        if arguments:
+            raise Refused(f"a call of {cls.__name__} with arguments")
+        return object.__new__(cls)
+
+    return make
+
+
+def _give_state(instance: Any, state: Any) -> Any:
+    """Set attributes of an instance of ours; those that would hide a method are refused."""
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    for part in (attributes, slots):
+        if part is None:
+            continue
+        if not isinstance(part, dict):
+            raise Refused(f"a state of {type(instance).__name__} that is not a dict")
+        for name, value in part.items():
+            known = getattr(type(instance), name, None) if type(name) is str else None
+            if type(name) is not str or name.startswith("__") or isinstance(known, (FunctionType, classmethod)):
+                raise Refused(f"an attribute {name!r} of {type(instance).__name__}")
+            object.__setattr__(instance, name, value)
+    return instance
+
+
+def _own_rule(module: str, name: str) -> Rule:
+    cls = find_class(module, name)
+    return Rule(value=cls, make=_bare(cls), fill=_give_state)
+
+
+def _enum_rule(module: str, name: str) -> Rule:
+    cls = getattr(importlib.import_module(module), name)
+    return Rule(value=cls, make=lambda value: cls(str(value)))
+
+
+def _allowed_rule(module: str, name: str) -> Rule:
+    """Somebody vouched for this class: its own methods restore it, as in Python's reader."""
+    cls = find_class(module, name)
+
+    def fill(instance: Any, state: Any) -> Any:
+        own = getattr(instance, "__setstate__", None)
+        if own is None:
+            return _give_state(instance, state)
+        own(state)
+        return instance
+
+    return Rule(value=cls, make=cls, new=lambda *a, **k: cls.__new__(cls, *a, **k), fill=fill)
+
+
+def _instance(cls: Any, base: Any, state: Any) -> Any:
+    """``copyreg._reconstructor``: how protocols 0 and 1 make an empty instance."""
+    if not isinstance(cls, type) or base is not object or state is not None:
+        raise Refused("an instance of a builtin type by copyreg")
+    rule = _resolve(cls.__module__, cls.__qualname__)
+    make = rule.new or rule.make
+    if make is None:
+        raise Refused(f"an instance of {cls.__name__}")
+    return make()
+
+
+def _resolve(module: str, name: str) -> Rule:
+    if module in ("copyreg", "copy_reg") and name == "_reconstructor":
+        return Rule(_instance)
+    rule = rule_of(module, name)
+    if rule is not None:
+        return rule
+    if (module, name) in _OWN_ENUMS:
+        return _enum_rule(module, name)
+    if _is_allowed(module, name):
+        return _allowed_rule(module, name)
+    if _is_own(module) and "." not in name:
+        return _own_rule(module, name)
+    _refuse(f"{module}.{name}")
+
+
+# -- the reader --------------------------------------------------------------------------------------------------------
+
+_MARK = object()
+_MOST_STEPS = 20_000_000
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_LITERALS = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES "
+    "SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8".split()
+)
+_SKIPPED = frozenset(["PROTO", "FRAME"])
+
+
+class _Reader:
+    """Interprets the instructions of one pickle.
+
+    The stack holds values, marks, rules (a name that was looked up and not used yet) and :class:`Pending` values (an
+    object whose state is yet to come). A rule or a pending value becomes a plain one when it is put into something.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def read(self, data: bytes) -> Any:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count > _MOST_STEPS:
+                raise ValueError(f"it has more than {_MOST_STEPS:,} instructions")
+            name = opcode.name
+            if name in _LITERALS:
+                self._stack.append(argument)
+            elif name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name])
+            elif name in _SKIPPED:
+                continue
+            elif name == "STOP":
+                return self._pop_plain()
+            else:
+                step: Callable[[_Reader, Any], None] | None = _STEPS.get(name)
+                if step is None:
+                    raise Refused(f"the instruction {name}")
+                step(self, argument)
+        raise ValueError("the pickle has no end")
+
+    # The stack
+
+    def _pop(self) -> Any:
+        value = self._stack.pop()
+        if value is _MARK:
+            raise ValueError("a value is missing")
+        return value
+
+    def _pop_plain(self) -> Any:
+        return self._plain(self._pop())
+
+    def _plain(self, value: Any) -> Any:
+        """The value itself of a name or of something unfinished."""
+        if isinstance(value, Pending):
+            return self._finish(value, None)
+        if isinstance(value, Rule):
+            if value.value is Rule.NO_VALUE:
+                raise Refused("a function as a value")
+            return value.value
+        return value
+
+    def _finish(self, pending: Pending, state: Any) -> Any:
+        if pending.done:
+            return pending.result
+        made = pending.finish(state)
+        for key in pending.memo:
+            self._memo[key] = made
+        return made
+
+    def _to_mark(self) -> list[Any]:
+        values: list[Any] = []
+        while (value := self._stack.pop()) is not _MARK:
+            values.append(value)
+        return [self._plain(v) for v in reversed(values)]
+
+    def drop(self) -> None:
+        self._stack.pop()
+
+    def drop_to_mark(self) -> None:
+        self._to_mark()
+
+    # Memo
+
+    def put(self, key: int | None) -> None:
+        place = len(self._memo) if key is None else key
+        value = self._stack[-1]
+        if value is _MARK:
+            raise ValueError("a mark is not a value")
+        if isinstance(value, Pending):
+            value.memo.append(place)
+        self._memo[place] = value
+
+    def get(self, key: int) -> None:
+        self._stack.append(self._memo[key])
+
+    # Containers
+
+    def append(self, values: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) not in (list, deque):
+            raise Refused("appending to something other than a list")
+        target.extend(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) not in (dict, OrderedDict, defaultdict, Counter):
+            raise Refused("items of something other than a dict")
+        if len(values) % 2:
+            raise ValueError("a key without a value")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            target[key] = value
+
+    def add_items(self, values: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not set:
+            raise Refused("adding to something other than a set")
+        target.update(values)
+
+    # Objects
+
+    def call(self, rule: Any, arguments: Any, *, new: bool = False, keywords: dict[str, Any] | None = None) -> None:
+        if not isinstance(rule, Rule):
+            rule = self._rule_of_value(rule)
+        if not isinstance(arguments, tuple):
+            raise Refused("a call without a tuple of arguments")
+        maker = rule.new if new and rule.new is not None else rule.make
+        if maker is None:
+            raise Refused("a call of something that is only a name")
+        self._stack.append(maker(*arguments, **keywords) if keywords else maker(*arguments))
+
+    def _rule_of_value(self, value: Any) -> Rule:
+        if isinstance(value, type):
+            return _resolve(value.__module__, value.__qualname__)
+        raise Refused(f"a call of a {type(value).__name__}")
+
+    def build(self, state: Any) -> None:
+        target = self._pop()
+        if isinstance(target, Pending):
+            self._stack.append(self._finish(target, state))
+            return
+        if isinstance(target, Rule):
+            raise Refused("setting attributes of a class or function")
+        rule = self._rule_of_value(type(target))
+        if rule.fill is None:
+            raise Refused(f"setting attributes of a {type(target).__name__}")
+        self._stack.append(rule.fill(target, state))
+
+
+def _global(reader: _Reader, argument: str) -> None:
+    module, _, name = argument.partition(" ")
+    reader._stack.append(_resolve(module, name))
+
+
+def _stack_global(reader: _Reader, _: Any) -> None:
+    name, module = reader._pop(), reader._pop()
+    if type(name) is not str or type(module) is not str:
+        raise Refused("a name that is not a text")
+    reader._stack.append(_resolve(module, name))
+
+
+def _reduce(reader: _Reader, _: Any) -> None:
+    arguments, rule = reader._pop(), reader._pop()
+    reader.call(rule, arguments)
+
+
+def _newobj(reader: _Reader, _: Any) -> None:
+    arguments, rule = reader._pop(), reader._pop()
+    reader.call(rule, arguments, new=True)
+
+
+def _newobj_ex(reader: _Reader, _: Any) -> None:
+    keywords, arguments, rule = reader._pop(), reader._pop(), reader._pop()
+    if type(keywords) is not dict:
+        raise Refused("a call without a dict of keywords")
+    reader.call(rule, arguments, new=True, keywords=keywords)
+
+
+def _inst(reader: _Reader, argument: str) -> None:
+    module, _, name = argument.partition(" ")
+    reader.call(_resolve(module, name), tuple(reader._to_mark()))
+
+
+def _obj(reader: _Reader, _: Any) -> None:
+    values: list[Any] = []
+    while (value := reader._stack.pop()) is not _MARK:
+        values.append(value)
+    if not values:
+        raise ValueError("a class is missing")
+    rule, *arguments = reversed(values)
+    reader.call(rule, tuple(reader._plain(a) for a in arguments))
+
+
+def _tuple_of(size: int) -> Callable[[_Reader, Any], None]:
+    def step(reader: _Reader, _: Any) -> None:
+        values = [reader._pop_plain() for _ in range(size)]
+        reader._stack.append(tuple(reversed(values)))
+
+    return step
+
+
+def _dict_of(values: list[Any]) -> dict[Any, Any]:
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _set_item(reader: _Reader, _: Any) -> None:
+    value, key = reader._pop_plain(), reader._pop_plain()
+    reader.set_items([key, value])
+
+
+def _push(make: Callable[[_Reader], Any]) -> Callable[[_Reader, Any], None]:
+    return lambda reader, _: reader._stack.append(make(reader))
+
+
+_STEPS: dict[str, Callable[[_Reader, Any], None]] = {
+    "MARK": _push(lambda r: _MARK),
+    "POP": lambda r, _: r.drop(),
+    "POP_MARK": lambda r, _: r.drop_to_mark(),
+    "DUP": _push(lambda r: r._stack[-1]),
+    "PUT": lambda r, key: r.put(key),
+    "BINPUT": lambda r, key: r.put(key),
+    "LONG_BINPUT": lambda r, key: r.put(key),
+    "MEMOIZE": lambda r, _: r.put(None),
+    "GET": lambda r, key: r.get(key),
+    "BINGET": lambda r, key: r.get(key),
+    "LONG_BINGET": lambda r, key: r.get(key),
+    "EMPTY_LIST": _push(lambda r: []),
+    "EMPTY_DICT": _push(lambda r: {}),
+    "EMPTY_SET": _push(lambda r: set()),
+    "EMPTY_TUPLE": _push(lambda r: ()),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "TUPLE": _push(lambda r: tuple(r._to_mark())),
+    "LIST": _push(lambda r: r._to_mark()),
+    "DICT": _push(lambda r: _dict_of(r._to_mark())),
+    "FROZENSET": _push(lambda r: frozenset(r._to_mark())),
+    "APPEND": lambda r, _: r.append([r._pop_plain()]),
+    "APPENDS": lambda r, _: r.append(r._to_mark()),
+    "SETITEM": _set_item,
+    "SETITEMS": lambda r, _: r.set_items(r._to_mark()),
+    "ADDITEMS": lambda r, _: r.add_items(r._to_mark()),
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _reduce,
+    "NEWOBJ": _newobj,
+    "NEWOBJ_EX": _newobj_ex,
+    "INST": _inst,
+    "OBJ": _obj,
+    "BUILD": lambda r, _: r.build(r._pop_plain()),
+}
+
+
+_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+"""What Python's own reader raises for bytes that are not a pickle; other errors are those of the code that it ran."""
+
+
+# -- entry points --------------------------------------------------------------------------------------------------------
+
+
+def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
+    """Return the object pickled in `file`.
+
+    Parameters
+    ----------
+    file : binary file or path
+        What to read.
+    trusted : bool
+        True loads any pickle, and thereby runs whatever code it names.
+
+    Raises
+    ------
+    UntrustedPickle
+        When the pickle asks for something that is not on the list; nothing of it has run.
+    ArtifactUnreadable
+        When the bytes are not a pickle, a truncated one, or its values do not fit together.
+    """
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as handle:
+            return load(handle, trusted=trusted)
+    where = str(getattr(file, "name", "the data"))
+    try:
+        return pickle.load(file) if trusted else _Reader().read(file.read())
+    except (UntrustedPickle, ArtifactUnreadable):
+        raise
+    except Refused as exc:
+        raise UntrustedPickle(
+            f"The pickle asks for {exc}, which this reader does not do. "
+            "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
+        ) from exc
+    except Exception as exc:
+        if trusted and not isinstance(
+            exc, (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+        ):
+            raise
+        raise ArtifactUnreadable(f"{where} is not a readable pickle: {type(exc).__name__}: {exc}") from exc
+
+
+def loads(data: bytes, *, trusted: bool = False) -> Any:
+    """Return the object pickled in `data`; see :func:`load`."""
+    return load(io.BytesIO(data), trusted=trusted)

@@ -1,0 +1,371 @@
+"""Reading pickles as data: values come back, nothing that a pickle names is called."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import pickle
+import pickletools
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from rollforge import pickled_values, safe_pickle
+from rollforge.data.alpha import Alpha158
+from rollforge.data.dataset import DatasetH
+from rollforge.errors import ArtifactUnreadable, UntrustedPickle
+from rollforge.models import LinearModel
+
+INDEX = pd.MultiIndex.from_product(
+    [pd.date_range("2020-01-01", periods=2), ["A", "B"]], names=["datetime", "instrument"]
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2.5, None, True], "b": ("x", b"y"), "c": {1, 2}, "d": frozenset({3})},
+        dt.datetime(2020, 1, 2, 3, 4, tzinfo=dt.UTC),
+        dt.date(2020, 1, 2),
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.float64(1.5),
+        np.datetime64("2020-01-02"),
+        pd.Timestamp("2020-01-02 03:04"),
+        pd.Timedelta("2 days"),
+        pd.Series([1.0, 2.0], index=pd.date_range("2020-01-01", periods=2), name="ic"),
+        pd.DataFrame({"score": [1.0, 2.0, 3.0, 4.0]}, index=INDEX),
+        pd.DataFrame({("feature", "a"): [1.0], ("label", "b"): ["x"]}),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_data_comes_back(value: Any, protocol: int) -> None:
+    """Containers, dates, numpy and pandas, in every protocol in use."""
+    back = safe_pickle.loads(pickle.dumps(value, protocol))
+    assert type(back) is type(value)
+    if isinstance(value, (pd.DataFrame, pd.Series)):
+        assert back.equals(value)
+    else:
+        np.testing.assert_equal(back, value)
+
+
+def test_models_and_datasets_come_back() -> None:
+    """What a recorder keeps: a model with its weights, a dataset as its definition, a LightGBM booster."""
+    lightgbm = pytest.importorskip("lightgbm")
+    model = LinearModel("ridge", alpha=2.0)
+    model.coef_ = np.ones(3)
+    assert safe_pickle.loads(pickle.dumps(model)).coef_.tolist() == [1, 1, 1]
+    dataset = DatasetH(Alpha158("all"), {"train": ("2020-01-01", "2020-06-30")})
+    back = safe_pickle.loads(pickle.dumps(dataset))
+    assert back.segments == dataset.segments
+    assert back.handler.instruments == "all"
+    booster = lightgbm.train({"verbosity": -1}, lightgbm.Dataset(np.random.rand(60, 2), np.random.rand(60)), 2)
+    assert safe_pickle.loads(pickle.dumps(booster)).num_trees() == 2
+
+
+def call(module: str, name: str, argument: str) -> bytes:
+    """A pickle that calls ``module.name(argument)``."""
+    return f"c{module}\n{name}\n(S{argument!r}\ntR.".encode()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("builtins", "getattr"),
+        ("subprocess", "check_output"),
+        ("pandas", "eval"),
+        ("pandas.io.pickle", "read_pickle"),
+        ("pandas.core.frame", "os"),
+        ("rollforge.safe_pickle", "load"),
+        ("rollforge.build", "locate"),
+        ("rollforge.models.linear", "MissingDependency"),
+        ("rollforge.data.handler", "FeaturePlan"),
+        ("numpy", "load"),
+        ("numpy.core.multiarray", "fromfile"),
+    ],
+)
+def test_anything_else_is_refused(module: str, name: str, tmp_path: Path) -> None:
+    """Functions, modules' own imports, and readers of other files: nothing runs."""
+    marker = tmp_path / "ran"
+    for argument in (f"touch {marker}", f"open({str(marker)!r}, 'w')"):
+        with pytest.raises(UntrustedPickle, match="trusted=True"):
+            safe_pickle.loads(call(module, name, argument))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps([1, 2, 3])[:-4]])
+def test_what_is_no_pickle_is_said_to_be_unreadable(data: bytes) -> None:
+    """Empty, of another kind, cut off: one error, which is not the refusal."""
+    with pytest.raises(ArtifactUnreadable):
+        safe_pickle.loads(data)
+
+
+# -- calls with arguments ------------------------------------------------------------------------------------------------
+
+COMMAND = {"class": "system", "module_path": "os"}
+
+
+def program(module: str, name: str, *arguments: Any) -> bytes:
+    """A pickle that calls ``module.name(*arguments)``, in the newest protocol."""
+    packed = pickle.dumps(arguments, 4)[2:-1]
+    packed = packed[9:] if packed[:1] == b"\x95" else packed  # without its frame
+    return (
+        b"\x80\x04"
+        + b"".join(b"\x8c" + bytes([len(t)]) + t for t in (module.encode(), name.encode()))
+        + b"\x93"
+        + packed
+        + b"R."
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("rollforge.data.dataset", "DatasetH"),
+        ("rollforge.data.handler", "DataHandlerLP"),
+        ("rollforge.data.handler", "DataHandler"),
+        ("rollforge.data.loader", "QlibDataLoader"),
+        ("rollforge.data.loader", "StaticDataLoader"),
+        ("rollforge.data.alpha", "Alpha158"),
+        ("rollforge.models.linear", "LinearModel"),
+        ("lightgbm.basic", "Booster"),
+        ("pandas", "DataFrame"),
+        ("pandas", "Series"),
+        ("pandas.core.frame", "DataFrame"),
+    ],
+)
+def test_constructors_are_not_called_with_arguments(module: str, name: str, tmp_path: Path) -> None:
+    """A constructor builds what its arguments describe; a pickle does not get to call one."""
+    marker = tmp_path / "ran"
+    config = {**COMMAND, "kwargs": {"command": f"touch {marker}"}}
+    for arguments in ((config, {}), (config,), ({"handler": config},), (str(tmp_path),)):
+        with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
+            safe_pickle.loads(program(module, name, *arguments))
+    assert not marker.exists()
+
+
+class Evil:
+    """Pickles to a call that leaves a marker."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_call_anywhere_inside_is_refused(protocol: int, tmp_path: Path) -> None:
+    """Inside containers, states of our own objects, cells of frames."""
+    model = LinearModel()
+    model.coef_ = Evil(tmp_path / "ran")  # type: ignore[assignment]
+    frame = pd.DataFrame({"a": pd.Series([Evil(tmp_path / "ran")], dtype=object)})
+    for value in ([{"x": (Evil(tmp_path / "ran"),)}], model, frame, {Evil(tmp_path / "ran")}):
+        with pytest.raises(UntrustedPickle, match=r"posix\.system"):
+            safe_pickle.loads(pickle.dumps(value, protocol))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_classes_cannot_be_changed() -> None:
+    """A state for a class, or one that hides a method of an object, is refused: the process stays as it was."""
+    fit = LinearModel.fit
+    on_class = b"crollforge.models.linear\nLinearModel\n(N}(S'fit'\nNutb."
+    on_object = b"crollforge.models.linear\nLinearModel\n)\x81}(S'fit'\nNub."
+    dunder = b"crollforge.models.linear\nLinearModel\n)\x81}(S'__class__'\nNub."
+    for data in (on_class, on_object, dunder):
+        with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
+            safe_pickle.loads(data)
+    assert LinearModel.fit is fit
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        program("collections", "deque", range(3_000_000_000)),
+        program("builtins", "list", range(3_000_000_000)),
+        program("builtins", "set", range(3_000_000_000)),
+        program("builtins", "bytearray", 10**12),
+        program("builtins", "bytes", 10**12),
+        program("numpy", "ndarray", (10,), np.dtype(object), b"\x01" * 80),
+        program("numpy", "ndarray", (10**12,)),
+        program("numpy._core.multiarray", "_reconstruct", np.ndarray, (10**12,), b"b"),
+        program("numpy._core.numeric", "_frombuffer", b"\x01" * 8, np.dtype(object), (1,), "C"),
+        program("numpy._core.numeric", "_frombuffer", b"\x01" * 8, np.dtype("f8"), (10**12,), "C"),
+        program("datetime", "datetime", b"\xff" * 10),
+        program("builtins", "getattr", "".__class__, "format"),
+        b"(" * 300_000 + b".",
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_bombs_and_crashes_are_one_error(data: bytes) -> None:
+    """No memory is taken for sizes that a pickle claims; no bytes are taken for objects."""
+    with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
+        safe_pickle.loads(data)
+
+
+# The whole list of what may be named, pinned: a change of it is a decision.
+NAMES = [
+    *((m, n) for m, n in pickled_values._PYTHON),
+    *(("numpy", n) for n in ("dtype", "ndarray", "float64", "bool_")),
+    *(("numpy._core.multiarray", n) for n in ("_reconstruct", "scalar")),
+    ("numpy._core.numeric", "_frombuffer"),
+    *(("pandas", n) for n in sorted({*pickled_values._PANDAS, *pickled_values._INDEXES, *pickled_values._BACKED})),
+    *(("pandas", n) for n in ("DataFrame", "Series", "NA", *sorted(pickled_values._NULLABLE))),
+    ("pandas._libs.tslibs.offsets", "Day"),
+    ("pandas._libs.tslibs.offsets", "BusinessDay"),
+    *(("pyarrow.lib", n) for n in pickled_values._ARROW),
+    ("lightgbm.basic", "Booster"),
+    ("copyreg", "_reconstructor"),
+    ("rollforge.models.linear", "LinearModel"),
+    ("rollforge.data.dataset", "DatasetH"),
+    ("rollforge.data.alpha", "Alpha158"),
+    ("rollforge.data.processor", "ZScoreNorm"),
+    ("rollforge.task", "Status"),
+]
+
+
+def test_the_list_of_names_is_this() -> None:
+    """Python's names, counted; and none that calls, imports, opens or looks up."""
+    assert len(pickled_values._PYTHON) == 32
+    assert len(pickled_values._PANDAS) == 23
+    named = {name for _, name in NAMES}
+    assert named.isdisjoint(
+        {"eval", "exec", "compile", "open", "__import__", "import_module", "setattr", "type", "vars", "map"}
+    )
+
+
+ARGUMENTS = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-5, 10**13), st.floats(allow_nan=True), st.text(max_size=4), st.binary(max_size=9),
+        st.sampled_from(["C", "F", "i4", "O", "M8", "latin1", "system", "os"]),
+        st.builds(lambda: COMMAND), st.builds(lambda: np.arange(3)), st.builds(lambda: pd.RangeIndex(3)),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.tuples(inner, inner), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(NAMES), st.lists(ARGUMENTS, max_size=4), ARGUMENTS, st.sampled_from("R\x81b")),
+        max_size=3,
+    )
+)
+def test_no_composition_of_names_runs_anything(steps: list[Any]) -> None:
+    """Calls, instances and states of everything on the list, nested in each other: a value, or one of two errors."""
+    body, inner = b"", b"N"
+    for (module, name), arguments, state, ending in steps:
+        packed = _body(tuple(arguments))
+        body = b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+        # The value so far goes in as a further argument.
+        body += b"(" + inner + b"".join(_body(a) for a in arguments) + b"t" if ending == "R" else packed
+        body += b"\x81" if ending == "\x81" else b"R"
+        if ending == "b":
+            body += _body(state) + b"b"
+        inner = body
+    with contextlib.suppress(UntrustedPickle, ArtifactUnreadable):
+        safe_pickle.loads(inner + b".")
+
+
+def _body(value: Any) -> bytes:
+    """The instructions that make a value, without the frame and the memo."""
+    return pickletools.optimize(pickle.dumps(value, 2))[2:-1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 5))
+def test_any_bytes_are_a_value_or_one_error(data: bytes, protocol: int) -> None:
+    """Garbage, and a good pickle cut or changed somewhere."""
+    good = bytearray(pickle.dumps({"a": [1, 2.5, ("x",)], "b": pd.Series([1.0])}, protocol))
+    for i, byte in enumerate(data[:8]):
+        good[(byte * 7 + i) % len(good)] ^= data[-1 - i % len(data)]
+    for candidate in (data, bytes(good), bytes(good[: len(data)])):
+        with contextlib.suppress(UntrustedPickle, ArtifactUnreadable):
+            safe_pickle.loads(candidate)
+
+
+# -- more values that come back --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [
+        pd.Series(pd.Categorical(["a", "b", "a"], ordered=True)),
+        pd.Series(pd.date_range("2020-03-28", periods=3, tz="Europe/Berlin")),
+        pd.DataFrame({"a": pd.Series([1, None], dtype="Int64"), "b": pd.Series([True, None], dtype="boolean")}),
+        pd.DataFrame({"t": ["x", None], "n": [1.5, 2.5], "o": pd.Series([{"a": 1}, [2]], dtype=object)}),
+        pd.DataFrame({"d": pd.date_range("2020", periods=2), "e": pd.date_range("2021", periods=2), "f": [1, 2]}),
+        pd.Series(pd.period_range("2020-01", periods=2, freq="M")),
+        pd.DataFrame(index=pd.RangeIndex(3)),
+        pd.DataFrame({"a": [1.0]}, index=pd.DatetimeIndex(["2020-01-01"], freq="D")),
+        pd.DataFrame([[1, 2.0, 3]], columns=["a", "a", "b"]),
+        pd.Series([1.0], index=pd.IntervalIndex.from_breaks([0, 1])),
+        pd.Series([pd.Timedelta("1D"), pd.NaT]),
+    ],
+    ids=range(11),
+)
+def test_frames_of_every_kind_come_back(value: Any, protocol: int) -> None:
+    """Categories, zones, nullable and object columns, dates side by side, periods, doubled names, frequencies."""
+    back = safe_pickle.loads(pickle.dumps(value, protocol))
+    equal = pd.testing.assert_frame_equal if isinstance(value, pd.DataFrame) else pd.testing.assert_series_equal
+    equal(back, value)  # type: ignore[operator]
+    assert getattr(back.index, "freq", None) == getattr(value.index, "freq", None)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.array([1, "a", None], dtype=object),
+        np.array(["2020-01-01"], dtype="M8[D]"),
+        np.array(["ab", "c"]),
+        np.zeros((0, 3), np.int8),
+        np.arange(3, dtype=">i4"),
+        np.array(True),
+    ],
+    ids=range(8),
+)
+def test_arrays_of_every_kind_come_back(value: Any, protocol: int) -> None:
+    """Fields, column order, objects, dates, texts, empty ones, the other byte order, no dimension."""
+    back = safe_pickle.loads(pickle.dumps(value, protocol))
+    np.testing.assert_array_equal(back, value)
+    assert (back.dtype, back.shape, back.flags.f_contiguous) == (value.dtype, value.shape, value.flags.f_contiguous)
+
+
+def test_shared_and_nested_values_stay_shared() -> None:
+    """An object that stands in two places is one object, also when it holds itself."""
+    model = LinearModel()
+    model.coef_ = np.ones(2)
+    first, second = safe_pickle.loads(pickle.dumps([model, {"again": model}]))
+    assert second["again"] is first
+    knot: list[Any] = []
+    knot.append(knot)
+    back = safe_pickle.loads(pickle.dumps(knot))
+    assert back[0] is back
+
+
+def test_a_class_that_was_allowed_is_restored_by_its_own_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, or by its package; without that it is refused."""
+    data = pickle.dumps(Fraction(1, 3))
+    with pytest.raises(UntrustedPickle, match=r"fractions\.Fraction"):
+        safe_pickle.loads(data)
+    monkeypatch.setattr(safe_pickle, "_allowed", set())
+    monkeypatch.setattr(safe_pickle, "_packages", set())
+    safe_pickle.allow_package("fractions")
+    assert safe_pickle.loads(data) == Fraction(1, 3)
