@@ -21,6 +21,7 @@ from rollforge.errors import TaskNotFound, nearest
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
+from rollforge.run.review import reviewed
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, mask_secrets, using
 from rollforge.store.base import open_store
@@ -114,7 +115,8 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
     beside: Callable[[], None] | None = prepare
     while True:
-        executor.run(job, on_event, beside)
+        with reviewed():  # by the plan
+            executor.run(job, on_event, beside)
         beside = None
         # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
         counts = TaskManager(pool, store=store).wait(_these(plan), settled=_none_running)

@@ -489,7 +489,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.data.provider import open_provider
     from rollforge.generate.base import TaskGen, task_generator
     from rollforge.generate.grid import GridGen
-    from rollforge.generate.leakage import describe_leaks, leaking_segments
+    from rollforge.generate.leakage import task_warnings
     from rollforge.generate.rolling import RollingGen
     from rollforge.generate.segments import validate_segments
     from rollforge.generate.timeline import windows
@@ -516,7 +516,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
         windows=tuple(windows(kept, calendar)),
-        warnings=tuple(describe_leaks([leaking_segments(task, calendar) for task in kept])),
+        warnings=tuple(task_warnings(kept, calendar)),
     )
 
 

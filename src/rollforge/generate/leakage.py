@@ -1,4 +1,6 @@
-"""Look-ahead: how far a task's label sees into the future, and which of its segments it sees too much of."""
+"""Look-ahead: how far a task's label sees into the future, which of its segments it sees too much of, and what else about
+a set of tasks makes its result look better than it is.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from rollforge.data.alpha import handler_label_expressions
 from rollforge.data.expression import parse
 from rollforge.data.operators import lookahead
 from rollforge.data.provider import Days
-from rollforge.errors import ExpressionError
-from rollforge.generate.segments import ordered, segments_of
+from rollforge.errors import ExpressionError, RollforgeError
+from rollforge.generate.label import declared_days, task_labels
+from rollforge.generate.segments import Bounds, bounds, ordered, segments_of
 
-__all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments"]
+__all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,23 @@ def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
     >>> describe_leaks([[Leak("train", "valid", 2)], [], [Leak("train", "valid", 2)]])
     ["In 2 of 3 tasks the labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out."]
     """
-    counts = Counter(leak for found in leaks for leak in found)
-    return [
-        ("The" if len(leaks) == 1 else f"In {number} of {len(leaks)} tasks the")
-        + f" labels of the last {leak.days} days of {leak.segment!r} reach into {leak.later!r}. "
+    return _counted([[_leak_text(leak) for leak in found] for found in leaks])
+
+
+def _leak_text(leak: Leak) -> str:
+    days = "day" if leak.days == 1 else f"{leak.days} days"
+    return (
+        f"the labels of the last {days} of {leak.segment!r} reach into {leak.later!r}. "
         "trunc_days: auto leaves them out."
-        for leak, number in counts.items()
-    ]
+    )
+
+
+def _counted(found: Sequence[Sequence[str]]) -> list[str]:
+    """Each sentence once, naming how many tasks it is true of."""
+    counts = Counter(text for texts in found for text in dict.fromkeys(texts))
+    if len(found) == 1:
+        return [text[0].upper() + text[1:] for text in counts]
+    return [f"In {number} of {len(found)} tasks {text}" for text, number in counts.items()]
 
 
 def label_lookahead(task: Mapping[str, Any]) -> int | None:
@@ -61,9 +74,7 @@ def label_lookahead(task: Mapping[str, Any]) -> int | None:
     >>> label_lookahead({"dataset": {"kwargs": {"handler": handler}}})
     2
     """
-    dataset = task.get("dataset")
-    kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
-    expressions = handler_label_expressions(kwargs.get("handler")) if isinstance(kwargs, Mapping) else None
+    expressions = handler_label_expressions(_handler(task))
     if expressions is None:
         return None
     try:
@@ -73,7 +84,7 @@ def label_lookahead(task: Mapping[str, Any]) -> int | None:
 
 
 def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
-    """Return the segments of a task whose labels reach into a later segment.
+    """Return the segments of a task whose labels reach into the one that follows; segments that share days are none of these.
 
     Parameters
     ----------
@@ -87,12 +98,108 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
         return []
     found = []
     sequence = ordered(segments_of(task))
-    for (name, (_, end)), (later, (start, _)) in pairwise(sequence):
-        if end is None or start is None:
+    for (name, (begin, end)), (later, (start, _)) in pairwise(sequence):
+        if end is None or start is None or start <= end:
             continue
         last = int(np.searchsorted(calendar, end, "right")) - 1
         first = int(np.searchsorted(calendar, start))
-        reaching = ahead - (first - last - 1)
+        reaching = min(ahead - (first - last - 1), _overlap((begin, end), (None, None), calendar))
         if reaching > 0:
             found.append(Leak(name, later, reaching))
     return found
+
+
+def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days) -> list[str]:
+    """Return what should be known about a set of tasks before its result is believed: one sentence each.
+
+    Segments that share days, labels that reach into a later segment, processors that learn from days that are tested,
+    and labels that run over an unknown number of days. A task that cannot be read is passed over: what is wrong with it
+    is said when it is built.
+
+    Parameters
+    ----------
+    tasks : sequence of mapping
+        Definitions.
+    calendar : array of datetime64[D]
+        The trading days.
+
+    Examples
+    --------
+    >>> segments = {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-12-01", "2021-12-31")}
+    >>> days = np.arange("2019-01-01", "2022-01-01", dtype="datetime64[D]")
+    >>> task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days)
+    ["31 of 396 days of 'test' are in 'train' too: the model is tested on what it was fitted to."]
+    """
+    found = []
+    for task in tasks:
+        try:
+            found.append([*_shared_days(task, calendar), *_fit_beyond(task), *_label_texts(task)])
+            found[-1] += [_leak_text(leak) for leak in leaking_segments(task, calendar)]
+        except RollforgeError:
+            found.append([])
+    return _counted(found)
+
+
+def _shared_days(task: Mapping[str, Any], calendar: Days) -> list[str]:
+    """Days that a model is fitted to, or stopped early on, and tested on."""
+    segments = {name: bounds(name, segment) for name, segment in segments_of(task).items()}
+    texts = []
+    for later, earlier, why in (
+        ("test", "train", "the model is tested on what it was fitted to"),
+        ("test", "valid", "the model is tested on what its fitting was stopped by"),
+        ("valid", "train", "fitting is stopped by what the model was fitted to"),
+    ):
+        if later in segments and earlier in segments:
+            shared = _overlap(segments[later], segments[earlier], calendar)
+            whole = _overlap(segments[later], (None, None), calendar)
+            if shared:
+                verb = "is" if shared == 1 else "are"
+                texts.append(f"{shared} of {whole} days of {later!r} {verb} in {earlier!r} too: {why}.")
+    return texts
+
+
+def _overlap(one: Bounds, other: Bounds, calendar: Days) -> int:
+    inside = np.ones(len(calendar), bool)
+    for start, end in (one, other):
+        if start is not None:
+            inside &= calendar >= start
+        if end is not None:
+            inside &= calendar <= end
+    return int(inside.sum())
+
+
+def _fit_beyond(task: Mapping[str, Any]) -> list[str]:
+    """Processors whose fit window reaches into the test segment."""
+    kwargs = _handler(task).get("kwargs")
+    end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None
+    segments = segments_of(task)
+    if end is None or "test" not in segments:
+        return []
+    start, (_, last) = bounds("test", segments["test"])[0], bounds("fit", (None, end))
+    if start is None or last is None or last < start:
+        return []
+    return [f"processors learn until {last}, but 'test' starts on {start}: move fit_end_time before it."]
+
+
+def _label_texts(task: Mapping[str, Any]) -> list[str]:
+    handler, texts = _handler(task), []
+    declared = declared_days(handler)
+    for label in task_labels(task):
+        if label.days is None:
+            texts.append(
+                f"over how many days the label {label.expression} runs cannot be read from it, so its returns are not "
+                "annualised. Declare it: label_days in the workflow or the handler."
+            )
+        elif declared is not None and declared != label.days:
+            texts.append(
+                f"label_days is {declared}, but the label {label.expression} runs over {label.days} days: "
+                f"{label.days} is used."
+            )
+    return texts
+
+
+def _handler(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    node: Any = task
+    for part in ("dataset", "kwargs", "handler"):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}

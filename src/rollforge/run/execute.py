@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError, TrackingError
+from rollforge.run.review import review
 from rollforge.run.work import current_task
 from rollforge.session import Session, current_session, using
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
@@ -149,7 +150,8 @@ def begin_task_train(
     """Return a recorder that knows its task and is not trained yet: the first half of :func:`task_train`."""
     session = session or current_session()
     recorder = _create_recorder(experiment_name, recorder_name, session)
-    begin(task_config, recorder)
+    with review([task_config], session):
+        begin(task_config, recorder)
     recorder.end_run(Recorder.STATUS_S)
     return recorder
 
@@ -177,6 +179,9 @@ def task_train(
 ) -> Recorder:
     """Train one task and return its recorder.
 
+    What should be known of it (segments that share days, labels that reach into a later segment) is logged as warnings;
+    trainers log it once for all their tasks.
+
     Parameters
     ----------
     task_config : mapping
@@ -195,7 +200,8 @@ def task_train(
     """
     session = session or current_session()
     recorder = _create_recorder(experiment_name, recorder_name, session)
-    return _run(recorder, task_config, session, first_half=True)
+    with review([task_config], session):
+        return _run(recorder, task_config, session, first_half=True)
 
 
 def _create_recorder(experiment_name: str | None, recorder_name: str | None, session: Session) -> Recorder:

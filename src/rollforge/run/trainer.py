@@ -23,6 +23,7 @@ from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.run.execute import STATUS_BEGIN, STATUS_KEY, TM_ID, begin_task_train, end_task_train, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
+from rollforge.run.review import review, reviewed
 from rollforge.run.work import current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
@@ -220,9 +221,10 @@ class TrainerR(_RecorderTrainer):
         session, experiment = self._where(experiment_name)
         self.failures = {}
         arguments = {"experiment_name": experiment, **kwargs}
-        if self.jobs is None and not self.call_in_subproc:
-            return self._in_this_process(func, items, session, arguments)
-        return self._in_processes(func, items, session, arguments)
+        with review(items, session):
+            if self.jobs is None and not self.call_in_subproc:
+                return self._in_this_process(func, items, session, arguments)
+            return self._in_processes(func, items, session, arguments)
 
     def _in_this_process(
         self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any]
@@ -380,7 +382,8 @@ class TrainerRM(_RecorderTrainer):
         ids = manager.create_task(listed)
         arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
         func = train_func or self.train_func
-        self._run(manager, ids, func, before_status, after_status, session, experiment, arguments)
+        with review(listed, session):
+            self._run(manager, ids, func, before_status, after_status, session, experiment, arguments)
         recorders = self._recorders(manager, ids)
         if func not in _TAGGING or self.skip_run_task:
             for task_id, recorder in recorders.items():
@@ -548,7 +551,8 @@ def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str
     """Run one stage on one task in a worker process."""
     token = current_task.set(None)  # the pool is gone with this training: its ids would lead nowhere
     try:
-        return func(restored(definition["item"]), **arguments)
+        with reviewed():  # by the trainer, all of them at once
+            return func(restored(definition["item"]), **arguments)
     finally:
         current_task.reset(token)
 

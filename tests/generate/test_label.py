@@ -1,0 +1,235 @@
+"""Over how many days a label runs, and what is said of tasks before they are trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, strategies as st
+
+from rollforge.data.alpha import Alpha158
+from rollforge.data.expression import parse
+from rollforge.data.handler import DataHandlerLP
+from rollforge.data.loader import DataLoaderDH, QlibDataLoader
+from rollforge.data.operators import holding_days, register, unregister
+from rollforge.errors import ConfigError
+from rollforge.generate.label import Label, handler_labels, labels_from_text, labels_to_text, task_labels
+from rollforge.generate.leakage import task_warnings
+
+CALENDAR = pd.bdate_range("2020-01-01", "2021-12-31").to_numpy().astype("datetime64[D]")
+ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"
+
+
+@pytest.mark.parametrize(
+    ("expression", "days"),
+    [
+        (ONE, 1),
+        (FIVE, 5),
+        ("Ref($close, -20)/$close - 1", 20),
+        ("Ref($open, -6)/Ref($open, -1) - 1", 5),
+        ("Ref($close, -6)/Ref($open, -1) - 1", 5),
+        ("Log(Ref($vwap, -11)/Ref($vwap, -1))", 10),
+        ("Ref(Ref($close, -5)/$close - 1, -1)", 5),
+        ("Ref($close, -1)/Ref($close, 1) - 1", 2),
+        ("Delta(Ref($close, -6), 5)/Ref($close, -1)", 5),
+        ("Delta($close, -3)/$close", 3),
+        ("Ref($close, -6)/Ref($close, -1) - Ref(ChangeInstrument('X', $close), -6)/Ref($close, -1)", 5),
+        ("Ref($close, -6) > Ref($close, -1)", 5),
+        ("If(Ref($volume, -1) > 0, Ref($close, -3)/Ref($close, -1) - 1, 0)", 2),
+        ("100 * (Ref($close, -3)/Ref($close, -1) - 1)", 2),
+        ("Ref($close, -1)/Ref($open, -1) - 1", 1),
+        ("Ref($close, -5)", None),
+        ("$close", None),
+        ("Log($close)", None),
+        ("Mean(Ref($close, -5), 5)/$close - 1", None),
+        ("Sum(Ref($close, -5)/Ref($close, -4) - 1, 5)", None),
+        ("(Ref($close, -6)/Ref($close, -1) - 1)/Std($close, 20)", None),
+        ("EMA(Ref($close, -5), 5)/$close", None),
+        ("Ref($close, -5)/Ref($close, 0) - 1", None),
+    ],
+)
+def test_days_are_those_between_first_and_last_price(expression: str, days: int | None) -> None:
+    """Also of nested shifts, and within a day; windows and single values are not known, never 1."""
+    assert holding_days(parse(expression)) == days
+
+
+@given(st.integers(-30, 30), st.integers(-30, 30), st.integers(-30, 30))
+def test_days_do_not_depend_on_when_they_begin(first: int, last: int, shift: int) -> None:
+    """A label shifted as a whole runs over as many days. A shift of 0 means the first day of all in this language."""
+    if 0 in (first, last, shift) or first == last:
+        return
+    text = f"Ref($close, {last})/Ref($close, {first}) - 1"
+    assert holding_days(parse(text)) == abs(first - last)
+    assert holding_days(parse(f"Ref({text}, {shift})")) == abs(first - last)
+
+
+def test_an_operator_of_ones_own_that_reads_other_days_is_not_known() -> None:
+    """What it does with them is not described; one that works on the day alone is."""
+    register("Twice", lambda series, x: 2 * x)
+    register("Later", lambda series, x: x, lookahead=3)
+    try:
+        assert holding_days(parse(f"Twice({FIVE})")) == 5
+        assert holding_days(parse("Later($close)/$close")) is None
+    finally:
+        unregister("Twice")
+        unregister("Later")
+
+
+class Declared(Alpha158):
+    """A handler whose class says what its label does not tell."""
+
+    label_days = 7
+
+    def get_label_config(self) -> Any:
+        """Return a label over a window."""
+        return ["Mean(Ref($close, -7), 7)/$close - 1"], ["LABEL0"]
+
+
+class Own(Alpha158):
+    """A handler that makes its label of its own state."""
+
+    ahead = 5
+
+    def get_label_config(self) -> Any:
+        """Return a label over `ahead` days."""
+        return [f"Ref($close, -{self.ahead + 1})/Ref($close, -1) - 1"], ["LABEL0"]
+
+
+def task(handler: Any, **segments: Any) -> dict[str, Any]:
+    return {"dataset": {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}}
+
+
+def alpha(name: str = "Alpha158", **kwargs: Any) -> dict[str, Any]:
+    module = __name__ if name == "Declared" else "qlib.contrib.data.handler"
+    return {"class": name, "module_path": module, "kwargs": kwargs}
+
+
+LOADER = {
+    "class": "QlibDataLoader",
+    "kwargs": {"config": {"feature": ["$open"], "label": [[FIVE, "$close"], ["A", "B"]]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("handler", "days"),
+    [
+        (alpha(), [1]),
+        (alpha("Alpha360vwap"), [1]),
+        (alpha(label=[FIVE]), [5]),
+        (alpha(label=[[FIVE, ONE], ["L5", "L1"]]), [5, 1]),
+        (alpha("DataHandlerLP", data_loader=LOADER), [5, None]),
+        (alpha("DataHandlerLP", data_loader=LOADER, label_days=3), [5, 3]),
+        (alpha("Declared"), [7]),
+        ("file://handler.pkl", []),
+        (None, []),
+    ],
+)
+def test_labels_are_read_from_the_description_of_a_task(handler: Any, days: list[int | None]) -> None:
+    """Those of the class, of its arguments, of its loader; declared days for what cannot be read."""
+    assert [label.days for label in task_labels(task(handler))] == days
+
+
+def test_labels_are_read_from_a_handler_that_is_there() -> None:
+    """One that makes its label itself, and one that takes it from another handler."""
+    assert handler_labels(Own("all")) == (Label(FIVE, 5),)
+    assert handler_labels(Declared("all")) == (Label("Mean(Ref($close, -7), 7)/$close - 1", 7),)
+    inner = DataHandlerLP("all", data_loader=QlibDataLoader({"feature": ["$open"], "label": ([FIVE], ["L"])}))
+    assert handler_labels(DataHandlerLP(data_loader=DataLoaderDH(inner))) == (Label(FIVE, 5),)
+    groups = DataLoaderDH({"feature": inner, "label": inner}, is_group=True)
+    assert handler_labels(DataHandlerLP(data_loader=groups)) == (Label(FIVE, 5),)
+    assert handler_labels(DataHandlerLP(data_loader=QlibDataLoader({"feature": ["$open"]}))) == ()
+    assert handler_labels(object()) == ()
+    with pytest.raises(ConfigError, match="label_days: must be a number of trading days"):
+        Alpha158("all", label_days=0)
+
+
+def test_labels_survive_a_tag() -> None:
+    """In a few hundred characters, however long their expressions are."""
+    labels = (Label(ONE, 1), Label("", None))
+    assert labels_from_text(labels_to_text(labels)) == labels
+    assert len(labels_to_text([Label("$close+" * 900, 2)] * 20)) < 5000
+
+
+# -- what is said of tasks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("segments", "words"),
+    [
+        (
+            {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-07-01", "2020-08-31")},
+            ["44 of 44 days of 'test' are in 'train' too: the model is tested on what it was fitted to."],
+        ),
+        (
+            {"train": ("2020-07-01", "2020-08-31"), "test": ("2020-01-01", "2020-12-31")},
+            ["44 of 262 days of 'test' are in 'train' too: the model is tested on what it was fitted to."],
+        ),
+        (
+            {
+                "train": ("2020-01-01", "2020-06-30"),
+                "valid": ("2020-06-30", "2020-09-30"),
+                "test": ("2020-10-05", None),
+            },
+            ["1 of 67 days of 'valid' is in 'train' too: fitting is stopped by what the model was fitted to."],
+        ),
+        (
+            {"train": ("2020-01-01", None), "test": ("2021-12-30", None)},
+            ["2 of 2 days of 'test' are in 'train' too: the model is tested on what it was fitted to."],
+        ),
+        (
+            {"train": ("2020-01-01", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
+            ["The labels of the last 2 days of 'train' reach into 'test'. trunc_days: auto leaves them out."],
+        ),
+        (
+            {"train": ("2020-06-30", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
+            ["The labels of the last day of 'train' reach into 'test'. trunc_days: auto leaves them out."],
+        ),
+        (
+            {
+                "pretrain": ("2020-01-01", "2020-06-29"),
+                "train": ("2020-01-01", "2020-06-26"),
+                "test": ("2020-07-01", None),
+            },
+            [],
+        ),
+        ({"train": ("2020-01-01", "2020-06-26"), "test": ("2020-07-01", "2020-12-31")}, []),
+    ],
+    ids=["test in train", "train in test", "valid", "open", "leak", "leak of a day", "extra segment", "clean"],
+)
+def test_segments_that_know_too_much_are_named(segments: dict[str, Any], words: list[str]) -> None:
+    """With how many days they share, or how far a label reaches."""
+    assert task_warnings([task(alpha(), **segments)], CALENDAR) == words
+
+
+CLEAN = {"train": ("2020-01-01", "2020-06-19"), "test": ("2020-07-01", "2020-12-31")}
+
+
+def test_processors_that_learn_from_tested_days_are_named() -> None:
+    """A fit window that reaches into the test segment; one that ends before it is fine."""
+    (text,) = task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-07-01"), **CLEAN)], CALENDAR)
+    assert text == "Processors learn until 2020-07-01, but 'test' starts on 2020-07-01: move fit_end_time before it."
+    assert task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-06-30"), **CLEAN)], CALENDAR) == []
+
+
+def test_days_that_are_not_known_or_contradict_are_named() -> None:
+    """With the label; declared days that agree, or that fill a gap, are not."""
+    unknown = "Mean(Ref($close, -5), 5)/$close - 1"
+    (text,) = task_warnings([task(alpha(label=[unknown]), **CLEAN)], CALENDAR)
+    assert text.startswith(f"Over how many days the label {unknown} runs cannot be read from it")
+    (text,) = task_warnings([task(alpha(label=[FIVE], label_days=6), **CLEAN)], CALENDAR)
+    assert text == f"Label_days is 6, but the label {FIVE} runs over 5 days: 5 is used."
+    for fine in (alpha(label=[unknown], label_days=5), alpha(label=[FIVE], label_days=5)):
+        assert task_warnings([task(fine, **CLEAN)], CALENDAR) == []
+
+
+def test_what_many_tasks_share_is_said_once() -> None:
+    """With the number of tasks; tasks that cannot be read say it when they are built."""
+    leaking = task(alpha(), train=("2020-01-01", "2020-06-30"), test=("2020-07-01", "2020-12-31"))
+    found = task_warnings([leaking, task(alpha(), **CLEAN), leaking, {"x": 1}], CALENDAR)
+    assert found == [
+        "In 2 of 4 tasks the labels of the last 2 days of 'train' reach into 'test'. trunc_days: auto leaves them out."
+    ]
+    assert task_warnings([], CALENDAR) == []
+    assert task_warnings([leaking], np.empty(0, "datetime64[D]")) == []
