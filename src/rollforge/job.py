@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import TaskNotFound, nearest
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.review import reviewed
 from rollforge.run.worker import Event, Job, release_dead_workers
-from rollforge.session import Session, available_cores, mask_secrets, using
+from rollforge.session import Session, available_cores, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
 from rollforge.task import Status, TaskRecord

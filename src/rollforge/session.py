@@ -17,7 +17,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 
-__all__ = ["Session", "available_cores", "current_session", "init", "mask_secrets", "parse_size", "using"]
+__all__ = ["Session", "available_cores", "current_session", "init", "parse_size", "using"]
 
 REGIONS = ("us", "cn", "tw")
 
@@ -54,17 +54,6 @@ def parse_size(text: str, *, path: str = "") -> int:
     if found is None:
         raise ConfigError(f"{text!r} is not a size. Write it as 512M or 4G.", path=path)
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def mask_secrets(uri: str) -> str:
-    """Return `uri` with the password replaced, fit for logs and errors.
-
-    Examples
-    --------
-    >>> mask_secrets("postgresql://ann:s3cret@db/tasks")
-    'postgresql://ann:***@db/tasks'
-    """
-    return re.sub(r"(://[^/:@\s]*):[^@\s]*@", r"\1:***@", uri)
 
 
 def _home() -> Path:

@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rollforge.build import build, resolve_references
+from rollforge.confidential import is_secret_name, remember_secret
 from rollforge.errors import ConfigError, MissingDependency, nearest
 from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
@@ -231,6 +232,9 @@ def _render(text: str, name: str) -> str:
         from jinja2.sandbox import SandboxedEnvironment
     except ImportError as exc:
         raise MissingDependency(f"{name} is a Jinja template. Install its reader: pip install jinja2") from exc
+    for name in set(re.findall(r"[A-Za-z_]\w*", text)):
+        if is_secret_name(name):  # the report shows the workflow as it was filled
+            remember_secret(os.environ.get(name, ""))
     try:
         rendered: str = SandboxedEnvironment().from_string(text).render(dict(os.environ))
     except TemplateError as exc:

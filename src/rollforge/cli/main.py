@@ -14,6 +14,7 @@ from rollforge import __version__
 from rollforge.cli import cache, data, pool, track, worker, workflow
 from rollforge.cli.exit_codes import Exit, exit_code
 from rollforge.cli.names import ANY_SPELLING
+from rollforge.confidential import mask_secrets
 from rollforge.errors import RollforgeError
 
 __all__ = ["app", "main"]
@@ -75,7 +76,7 @@ def guarded(command: typer.Typer) -> None:
     except RollforgeError as exc:
         if os.environ.get("ROLLFORGE_VERBOSE"):
             raise
-        sys.stderr.write(f"rollforge: {exc}\n")
+        sys.stderr.write(f"rollforge: {mask_secrets(str(exc))}\n")
         sys.exit(exit_code(exc))
     except KeyboardInterrupt:
         sys.stderr.write(

@@ -144,8 +144,8 @@ def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[s
 
 
 def _run(session: Session, work: dict[str, Any], jobs: int, options: dict[str, Any], settings: dict[str, Any]) -> None:
+    from rollforge.confidential import mask_secrets
     from rollforge.run.worker import Crew, Job
-    from rollforge.session import mask_secrets
     from rollforge.store.base import open_store
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.session import Session, mask_secrets
+from rollforge.confidential import mask_secrets
+from rollforge.session import Session
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import DataError
 from rollforge.generate.timeline import Window
 from rollforge.record.analysis import calc_ic, quantile_returns, risk_analysis
 from rollforge.run.failures import error_line
-from rollforge.session import mask_secrets
 
 __all__ = ["Headline", "ReportInputs", "Summary", "TaskRow", "by_month", "summarise"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, MissingDependency, nearest
-from rollforge.session import mask_secrets
 from rollforge.task import Cause, Status, TaskRecord
 
 __all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running", "trim_log"]

@@ -26,6 +26,7 @@ from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
 
 from rollforge import safe_pickle
+from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     ArtifactUnreadable,
     ConfigError,
@@ -34,7 +35,6 @@ from rollforge.errors import (
     TaskNotFound,
     UntrustedPickle,
 )
-from rollforge.session import mask_secrets
 from rollforge.store.base import (
     Clock,
     Created,

@@ -21,8 +21,8 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.session import mask_secrets
 from rollforge.store.base import Clock
 from rollforge.store.query import Compare, is_plain_path
 from rollforge.store.sql import Condition, SQLStore, Transaction

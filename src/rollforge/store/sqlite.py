@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.store.base import Clock, wall_clock
 from rollforge.store.query import Compare, compare
@@ -176,6 +177,8 @@ class SQLiteStore(SQLStore):
         """The connection of this thread of this process: SQLite's must not be shared by either."""
         opened: _Opened | None = getattr(self._local, "opened", None)
         if opened is None or opened.pid != os.getpid():
+            with contextlib.suppress(OSError):  # SQLite says below what is wrong with the place
+                private_file(self.path)  # definitions and logs may hold secrets; SQLite's other files follow its mode
             connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
             connection.create_function("rf_match", 2, _match, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")

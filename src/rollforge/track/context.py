@@ -12,12 +12,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rollforge.session import mask_secrets
+from rollforge.confidential import mask_secrets
 
 __all__ = ["code_diff", "context_tags", "git_commit"]
 
 _LONGEST = 2000
 _LONGEST_DIFF = 1_000_000
+_SECRET_FILES = [
+    f":(exclude,icase,glob)**/{name}"
+    for name in (
+        *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks", "id_rsa*", "id_ed25519*"),
+        *(".netrc", ".pgpass", ".pypirc", ".npmrc", "*secret*", "*password*", "*credential*", "*token*"),
+        *("*secret*/**", "*credential*/**", ".ssh/**", ".aws/**"),
+    )
+]
+"""What a diff leaves out: files that hold secrets by their names."""
 
 
 def context_tags() -> dict[str, str]:
@@ -43,17 +52,19 @@ def _of_process() -> dict[str, str]:
 
 @functools.cache
 def code_diff() -> str:
-    """Return what the working folder's files differ by from the commit that they are of; empty outside a git repository.
+    """Return the uncommitted changes of the working folder's files, without files that look like secrets.
 
     Asked once a process, and quietly: a machine without git has no diff. ``ROLLFORGE_CODE_STATE=off`` keeps none.
     """
     if os.environ.get("ROLLFORGE_CODE_STATE") == "off" or git_commit(Path.cwd()) is None:
         return ""
     try:
-        asked = subprocess.run(["git", "diff", "HEAD"], capture_output=True, timeout=10, check=False)
+        asked = subprocess.run(
+            ["git", "diff", "HEAD", "--", ".", *_SECRET_FILES], capture_output=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return asked.stdout.decode("utf-8", "replace")[:_LONGEST_DIFF] if asked.returncode == 0 else ""
+    return mask_secrets(asked.stdout.decode("utf-8", "replace")[:_LONGEST_DIFF]) if asked.returncode == 0 else ""
 
 
 def _user() -> str:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
+from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, nearest
 from rollforge.session import current_session
 from rollforge.track.context import code_diff, context_tags
@@ -130,6 +131,7 @@ class Experiment:
         changed = code_diff()
         if changed:
             with self._tracker.files(info.id).draft("code_diff.txt") as draft:
+                private_file(draft)
                 draft.write_text(changed, encoding="utf-8")
         return Recorder(self._tracker, info, created=True)
 

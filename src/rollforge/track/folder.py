@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rollforge.confidential import private_folder
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.files import Files, LocalFiles
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
@@ -97,7 +98,7 @@ class FolderTracker:
 
     def prepare(self) -> None:
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            private_folder(self.root)
             if not os.access(self.root, os.W_OK):
                 raise TrackingUnavailable(f"The tracking folder {self.root} is read-only. Name another by --tracking.")
             if not (self.root / _MARK).exists():

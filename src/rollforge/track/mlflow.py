@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from rollforge.confidential import mask_secrets, private_file, private_folder
 from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable
-from rollforge.session import current_session, mask_secrets
+from rollforge.session import current_session
 from rollforge.track.files import Files, LocalFiles, inside
 from rollforge.track.filters import Condition, matches, parse_filter, parse_order
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
@@ -233,7 +234,9 @@ class MLflowTracker:
         draft = self._database.with_name(f".{self._database.name}.new")
         empty = self._empty_database()
         try:
+            private_file(draft)
             shutil.copyfile(empty, draft)
+            private_folder(self._database.parent / "mlartifacts")
             draft.replace(self._database)
         finally:
             if empty.parent == self._database.parent:

@@ -11,8 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, RecorderNotFound, TrackingError
-from rollforge.session import current_session, init, mask_secrets, using
+from rollforge.session import current_session, init, using
 from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import Tracker, open_tracker

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, nearest
-from rollforge.session import mask_secrets
 from rollforge.track import artifact
 from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, open_tracker
 

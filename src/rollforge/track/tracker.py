@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, nearest
-from rollforge.session import mask_secrets
 from rollforge.track.files import Files
 
 __all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "latest_metrics", "open_tracker"]

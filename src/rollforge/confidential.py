@@ -1,0 +1,115 @@
+"""What may hold secrets: masking them in texts, and making files that only their owner reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = ["is_secret_name", "mask_secrets", "private_file", "private_folder", "remember_secret"]
+
+_MASK = "***"
+_SECRET_WORDS = (
+    r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|api[-_]?key|access[-_]?key|"
+    r"private[-_]?key|credentials?"
+)
+_TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_NAME = rf"[\w.-]*(?:{_SECRET_WORDS})[\w.-]*"
+_IN_QUERY = re.compile(rf"(?i)(?P<name>[?&;](?:{_NAME}|key|auth|sig|signature)=)[^&;\s'\"<>]+")
+_IN_DSN = re.compile(rf"(?i)(?P<name>\b{_NAME}\s*=\s*)(?:{_TEXT}|[^\s&;,)'\"]+)")
+_IN_MAPPING = re.compile(
+    rf"(?i)(?P<name>(?P<quote>['\"]?)\b{_NAME}(?P=quote)\s*:[ \t]*)"
+    rf"(?:{_TEXT}|(?!//)[^\s,}}#'\"]+[^\n,}}#]*)"
+)
+_BEARER = re.compile(r"(?i)\b(?P<name>bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+_known: set[str] = set()
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a variable or key of that name probably holds a secret.
+
+    Examples
+    --------
+    >>> [is_secret_name(n) for n in ("MY_DB_PASSWORD", "GITHUB_TOKEN", "apiKey", "tokens_per_day", "HOME")]
+    [True, True, True, False, False]
+    """
+    return bool(re.search(rf"(?i)(?:{_SECRET_WORDS})(?:$|[-_.\d])", name))
+
+
+def remember_secret(value: str) -> None:
+    """Mask `value` wherever it stands in a text from now on (texts of three characters and fewer are too common)."""
+    if len(value) > 3:
+        _known.add(value)
+
+
+def mask_secrets(text: str) -> str:
+    """Return `text` with what looks like a password or a token replaced, fit for logs, errors and pages.
+
+    Masked are user information of addresses, parameters of addresses, connection strings and mappings by the name of the
+    key, ``Bearer`` tokens, and every value given to :func:`remember_secret`.
+
+    Examples
+    --------
+    >>> mask_secrets("postgresql://ann:s3c@ret@db/tasks?sslpassword=x")
+    'postgresql://ann:***@db/tasks?sslpassword=***'
+    >>> mask_secrets("host=db password='a b' user=ann")
+    'host=db password=*** user=ann'
+    >>> mask_secrets("http://127.0.0.1:5000 is not reachable")
+    'http://127.0.0.1:5000 is not reachable'
+    """
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, _MASK)
+    text = _mask_user_info(text)
+    for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING):
+        text = pattern.sub(rf"\g<name>{_MASK}", text)
+    return _BEARER.sub(rf"\g<name> {_MASK}", text)
+
+
+def _mask_user_info(text: str) -> str:
+    """Mask what stands between ``://`` and the last @ that can belong to the same address."""
+    pieces = re.split(r"(\b[A-Za-z][\w+.-]*://)", text)
+    masked = [pieces[0]]
+    for scheme, rest in zip(pieces[1::2], pieces[2::2], strict=True):
+        masked += [scheme, _mask_address(rest)]
+    return "".join(masked)
+
+
+def _mask_address(rest: str) -> str:
+    line = re.split(r"[\n\"'<>]", rest, maxsplit=1)[0]
+    word = re.split(r"\s", line, maxsplit=1)[0]
+    at = word.rfind("@")
+    if at < 0:
+        # A password may hold a blank; then the host follows the @. A host and port before the blank are no user.
+        if re.match(r"[^\s:@/]+(?::\d+)?(?:[/?#,;.)]|$)", word) or ":" not in word:
+            return rest
+        at = line.find("@")
+        if at < 0:
+            return rest
+    elif re.search(r"[/?#]", word[:at]) and not re.match(r"[^/?#:]*:", word):
+        return rest  # the @ stands in the path of an address without user information
+    user, separator, _ = word.partition(":")
+    shown = f"{user}:{_MASK}" if separator and "@" not in user else _MASK
+    return shown + rest[at:]
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file that only its owner reads and writes; a file that is there stays as it is.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o600))
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it, that only its owner opens; a folder that is there stays as it is.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)

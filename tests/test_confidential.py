@@ -1,0 +1,176 @@
+"""Secrets: masked in every form in which they are written, and kept in files that only their owner reads."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from rollforge.confidential import is_secret_name, mask_secrets, private_file, private_folder
+from rollforge.store.base import open_store
+from rollforge.track.base import get_experiment, open_tracker
+from rollforge.workflow import load_workflow
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://ann:s3cr3t@db/tasks",
+        "postgresql://ann:p@s3cr3t@db/tasks",
+        "postgresql://ann:s3cr3t@p@db:5432/tasks",
+        "postgresql://ann:/s3cr3t@db/tasks",
+        "postgresql://ann:x#s3cr3t@db/tasks",
+        "postgresql://ann:my s3cr3t@db/tasks",
+        "postgresql://ann:%40s3cr3t@db/tasks",
+        "postgresql://:s3cr3t@db/tasks",
+        "https://s3cr3t@github.example/x",
+        "mongodb+srv://ann:s3cr3t@a.example,b.example/db?replicaSet=x",
+        "postgresql://db/tasks?user=ann&password=s3cr3t",
+        "postgresql://db/tasks?sslpassword=s3cr3t&sslmode=require",
+        "http://host/?token=s3cr3t",
+        "http://host/x?a=1;access_token=s3cr3t",
+        "http://host/x?api_key=s3cr3t#top",
+        "host=db user=ann password=s3cr3t dbname=tasks",
+        "host=db password='my s3cr3t' user=ann",
+        'host=db password = "s3cr3t"',
+        "PGPASSWORD=s3cr3t psql",
+        "{'password': 's3cr3t', 'user': 'ann'}",
+        '{"api_token": "s3cr3t"}',
+        "db_password: s3cr3t",
+        "  secret_key: my s3cr3t  # comment",
+        "Authorization: Bearer s3cr3ts3cr3t",
+        "connection to postgresql://ann:s3cr3t@db/tasks failed, and to mongodb://bob:s3cr3t@db2/x too",
+        "sqlite:///x.db; postgresql://ann:s3cr3t@[::1]:5432/x",
+        "--store postgresql://ann:s3cr3t@db/tasks --jobs 8",
+    ],
+)  # fmt: skip
+def test_a_secret_is_masked(text: str) -> None:
+    """In addresses, their parameters, connection strings, mappings, headers and commands; also twice in one text."""
+    masked = mask_secrets(text)
+    assert SECRET not in masked
+    assert "***" in masked
+    assert mask_secrets(masked).replace("***:***", "***") in (masked, masked.replace("***:***", "***"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:5000 is not reachable; write to ann@example.org",
+        "sqlite:///home/ann@work/tasks.db",
+        "folder:/data/runs",
+        "https://host/path/with@sign?x=1",
+        "file:///tmp/x",
+        "window 3: test 2016-01-04 … 2016-03-30",
+        "passed 3 of 4",
+        "tokens: 12",
+        "compass: north",
+        "the key 'x' is unknown",
+        "learning_rate: 0.1",
+        "postgresql://db:5432/tasks",
+    ],
+)
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    """Hosts with ports, paths with an @, words that only resemble a secret's name."""
+    assert mask_secrets(text) == text
+
+
+PASSWORD = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"<>"), min_size=4, max_size=12
+)
+
+
+@given(PASSWORD.filter(lambda p: not p.isdigit()), st.sampled_from(["postgresql", "mongodb", "http", "redis+tls"]))
+def test_any_password_of_an_address_is_masked(password: str, scheme: str) -> None:
+    """Whatever characters it has, those that an address would have to escape too."""
+    secret = f"Zq{password}"
+    assert secret not in mask_secrets(f"cannot reach {scheme}://ann:{secret}@host.example/db now")
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("MY_DB_PASSWORD", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("HF_TOKEN", True),
+        ("PGPASSWORD", True),
+        ("apikey", True),
+        ("HOME", False),
+        ("PATH", False),
+        ("tokens_per_day", False),
+    ],
+)
+def test_names_of_secrets(name: str, secret: bool) -> None:
+    """By which variables of the environment are told to hold one."""
+    assert is_secret_name(name) is secret
+
+
+def test_private_files_and_folders(tmp_path: Path) -> None:
+    """Only their owner reads them, whatever the umask; what is there stays as it is."""
+    private_folder(tmp_path / "a" / "b")
+    private_file(tmp_path / "a" / "b" / "c")
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "a" / "b" / "c").stat().st_mode) == 0o600
+    (tmp_path / "there").write_text("x")
+    (tmp_path / "there").chmod(0o644)
+    private_file(tmp_path / "there")
+    assert ((tmp_path / "there").read_text(), stat.S_IMODE((tmp_path / "there").stat().st_mode)) == ("x", 0o644)
+
+
+def test_stores_and_runs_are_read_by_their_owner_alone(tmp_path: Path) -> None:
+    """The task store with its log, MLflow's database and artifacts, the folder of runs."""
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"x": 1}])
+    for file in tmp_path.glob("tasks.db*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    for uri in (f"sqlite:///{tmp_path}/mlflow.db", f"folder:{tmp_path}/runs"):
+        get_experiment(open_tracker(uri), experiment_name="e").create_recorder().end_run()
+    for file in tmp_path.glob("mlflow.db*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    for folder in ("mlartifacts", "runs"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700, folder
+
+
+def test_the_kept_diff_leaves_secrets_out(tmp_path: Path) -> None:
+    """Files that look like secrets by their names, and passwords in others; the rest of the changes is there."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    files = ["a.py", ".env", "config/.env.local", "db-credentials.json", "keys/id_rsa", "My_Secrets/x.txt"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before\n")
+    subprocess.run([*git, "add", "-f", "."], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], cwd=tmp_path, check=True)
+    for name in files:
+        (tmp_path / name).write_text("after\nDB_PASSWORD = 'hunter2hunter2'\n")
+    code = "from rollforge.track.context import code_diff; print(code_diff())"
+    environment = {k: v for k, v in os.environ.items() if k != "ROLLFORGE_CODE_STATE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "a.py" in done.stdout
+    assert "+after" in done.stdout
+    assert "hunter2" not in done.stdout
+    for name in files[1:]:
+        assert name not in done.stdout
+
+
+def test_a_secret_of_the_environment_is_not_in_the_workflows_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that is filled with a password: the text that the report shows has it masked, whatever it looks like."""
+    monkeypatch.setenv("MY_DB_PASSWORD", "correct horse")
+    file = tmp_path / "w.yaml"
+    file.write_text(
+        "rollforge: {data: x, store: 'postgresql://ann:{{ MY_DB_PASSWORD }}@db/t'}\n"
+        "note: &n ['{{ MY_DB_PASSWORD }}']\ntask: {model: a.B, dataset: a.C}\n"
+    )
+    workflow = load_workflow(file)
+    assert "correct horse" in workflow.session.store
+    assert "correct horse" not in mask_secrets(workflow.text)
