@@ -12,6 +12,7 @@ _GROUND = [
     "errors",
     "dates",
     "task",
+    "confidential",
     "pickled_values",
     "safe_pickle",
     "serial",
