@@ -18,7 +18,8 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import parse
-from rollforge.data.formulas import FLAT, Series
+from rollforge.data.formulas import FLAT
+from rollforge.data.provider import FieldBlock
 
 DAYS = 3000
 Window = list[tuple[int, Fraction]]
@@ -28,10 +29,10 @@ Window = list[tuple[int, Fraction]]
 def compute(text: str, **fields: Any) -> Any:
     """One expression over one instrument that is there on all days."""
     days = len(next(iter(fields.values())))
-    blocks = {name: np.ascontiguousarray(values, np.float64)[None] for name, values in fields.items()}
-    series = Series(np.array([0]), np.array([days]))
+    life = np.array([0]), np.array([days])
+    blocks = {name: FieldBlock(np.ascontiguousarray(v, np.float64)[None], *life) for name, v in fields.items()}  # type: ignore[arg-type]
     with np.errstate(all="ignore"):
-        (value,) = Program([parse(text)]).run(blocks, series, (1, days), {})  # type: ignore[arg-type]
+        (value,) = Program([parse(text)]).run(blocks, (1, days), {})
     return np.asarray(value)[0]
 
 

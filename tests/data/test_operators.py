@@ -15,7 +15,7 @@ from hypothesis import example, given, settings, strategies as st
 from rollforge.data import operators
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import parse
-from rollforge.data.formulas import Series
+from rollforge.data.provider import FieldBlock
 from rollforge.data.operators import custom_operators, lookahead, lookback, register, unregister
 from rollforge.errors import ConfigError, DataError, ExpressionError
 
@@ -24,11 +24,11 @@ NAN = math.nan
 
 def compute(text: str, begin: int = 0, end: int | None = None, **fields: Any) -> np.ndarray[Any, Any]:
     """One expression over one instrument that exists on the days [begin, end)."""
-    blocks = {k: np.ascontiguousarray(np.atleast_2d(v), np.asarray(v).dtype) for k, v in fields.items()}
-    days = next(iter(blocks.values())).shape[1]
-    span = Series(np.array([begin], np.int64), np.array([days if end is None else end], np.int64))
+    days = len(next(iter(fields.values())))
+    life = np.array([begin], np.int64), np.array([days if end is None else end], np.int64)
+    blocks = {k: FieldBlock(np.ascontiguousarray(v)[None], *life) for k, v in fields.items()}
     with np.errstate(all="ignore"):
-        (value,) = Program([parse(text)]).run(blocks, span, (1, days), {})
+        (value,) = Program([parse(text)]).run(blocks, (1, days), {})
     return np.asarray(value)[0]
 
 

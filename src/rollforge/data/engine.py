@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from rollforge.data.evaluator import Elsewhere, Program, named_instrument
 from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.filters import BaseDFilter, build_filters
-from rollforge.data.formulas import Series
 from rollforge.data.operators import fields_of, lookahead, lookback
-from rollforge.data.provider import Days, Provider, Span, open_provider
+from rollforge.data.provider import Days, FieldBlock, Provider, Span, open_provider
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.session import Session, current_session
@@ -200,8 +199,8 @@ class FeaturePlan:
             end = np.maximum(end, stop)
         return np.minimum(begin, end), end
 
-    def _read(self, name: str, codes: Sequence[str]) -> NDArray[np.float32]:
-        return self.provider.read(name, codes, self._from, self._to, self.freq).values
+    def _read(self, names: Sequence[str], codes: Sequence[str]) -> dict[str, FieldBlock]:
+        return {name: self.provider.read(name, codes, self._from, self._to, self.freq) for name in names}
 
     def _check_named(self) -> None:
         for code in sorted({code for tree in self.trees for code in _named_codes(tree)}):
@@ -213,13 +212,12 @@ class FeaturePlan:
 
     def _on(self, code: str, tree: Expression) -> Elsewhere:
         """A tree computed on one instrument that an expression names."""
-        names = sorted(fields_of(tree))
-        begin, end = self._spans(names, [code])
         program = Program([tree])
         elsewhere = {call: self._on(*named) for call, named in program.named.items()}
-        blocks = {name: self._read(name, [code]) for name in names}
+        blocks = self._read(sorted(fields_of(tree)), [code])
         with np.errstate(all="ignore"):
-            (value,) = program.run(blocks, Series(begin, end), (1, self._to - self._from), elsewhere)
+            (value,) = program.run(blocks, (1, self._to - self._from), elsewhere)
+        begin, end = program.life(blocks, 1, elsewhere)
         return Elsewhere(value, int(begin[0]), int(end[0]))
 
     def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.bool_]:
@@ -340,12 +338,8 @@ class FeaturePlan:
             part = rows[first : first + group]
             here = slice(chunk.start + first, chunk.start + first + len(part))
             codes = self.codes[here]
-            values = self._program.run(
-                {name: self._read(name, codes) for name in self._names},
-                Series(self.begin[here], self.end[here]),
-                (len(codes), self._to - self._from),
-                self._elsewhere,
-            )
+            blocks_read = self._read(self._names, codes)
+            values = self._program.run(blocks_read, (len(codes), self._to - self._from), self._elsewhere)
             columns = _reused(scratch, "columns", _BATCH, *part.shape)
             for block in blocks:
                 for at in range(0, block.shape[1], _BATCH):

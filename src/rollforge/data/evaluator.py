@@ -1,4 +1,4 @@
-"""Expression trees as a program: which operator runs when, on what, and whose result nobody needs any more."""
+"""Expression trees as a program: which operator runs when, on what, and when its result can be dropped."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from rollforge.data.expression import Call, Expression, Field, Number, Text
 from rollforge.data.formulas import Series
 from rollforge.data.operators import Operator, operator
+from rollforge.data.provider import FieldBlock
 from rollforge.errors import DataError
 
 __all__ = ["Elsewhere", "Program", "named_instrument"]
 
 Sources = frozenset[str | Call]
-"""Whose days a value exists on: "" stands for the instrument's own, a call for those of the instrument it names."""
-_OWN: Sources = frozenset([""])
+"""Whose days a value exists on: those of fields of the instrument's own, and of what calls compute on another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class _Step:
     """Slots for series; numbers and texts stand for themselves."""
     sources: Sources
     frees: list[int] = field(default_factory=list)
-    """Slots that nobody asks for after this step."""
+    """Slots whose value is not used after this step."""
 
 
 class Program:
@@ -100,7 +100,7 @@ class Program:
             elif isinstance(tree, Text):
                 raise DataError(f"{tree} is no series.")
             else:
-                step = _Step(tree, None, (), _OWN)
+                step = _Step(tree, None, (), frozenset([tree.name] if isinstance(tree, Field) else []))
             self._steps.append(step)
             self._slots[tree] = len(self._steps) - 1
         return self._slots[tree]
@@ -119,15 +119,19 @@ class Program:
         return _Step(tree, known, tuple(arguments), frozenset().union(*(self._steps[at].sources for at in inputs)))
 
     def _plan_frees(self) -> list[list[int]]:
-        """Note in each step, and for each tree, which results it is the last to need."""
-        last: dict[int, tuple[int, int]] = {}  # slot -> (step, 0) or (steps done, 1 + tree)
+        """Record in each step, and return for each tree, the slots whose value is used there for the last time.
+
+        A moment is (number of the last step done, 0 within that step or 1 + place of the tree handed out after it), so
+        that moments are in the order in which `run` reaches them.
+        """
+        last: dict[int, tuple[int, int]] = {}
         for at, step in enumerate(self._steps):
             last[at] = (at, 0)
             for argument in step.arguments:
                 if isinstance(argument, _Slot):
                     last[argument.at] = (at, 0)
         for place, (done, slot) in enumerate(self._ends):
-            last[slot] = max(last[slot], (done, 1 + place))
+            last[slot] = max(last[slot], (done - 1, 1 + place))
         frees: list[list[int]] = [[] for _ in self._ends]
         for slot, (at, tree) in last.items():
             if isinstance(self._steps[slot].tree, Field):
@@ -139,38 +143,33 @@ class Program:
         return frees
 
     def run(
-        self,
-        blocks: Mapping[str, NDArray[np.float32]],
-        series: Series,
-        shape: tuple[int, int],
-        elsewhere: Mapping[Call, Elsewhere],
+        self, blocks: Mapping[str, FieldBlock], shape: tuple[int, int], elsewhere: Mapping[Call, Elsewhere]
     ) -> Iterator[NDArray[Any]]:
         """Yield the value of each tree, (instruments, days); it is good until the next is asked for.
 
         Parameters
         ----------
         blocks : mapping
-            Field -> (instruments, days).
-        series : Series
-            On which days each instrument exists.
+            Field -> its values, and the days on which each instrument has it.
         shape : (int, int)
             Instruments and days.
         elsewhere : mapping
             The values of the calls in `named`.
         """
         values: list[Any] = [None] * len(self._steps)
-        spans: dict[Sources, Series] = {_OWN: series}
-        series.shares.update(self.shares)
+        known: dict[Sources, Series] = {}
+        shared: dict[int, tuple[Any, dict[Any, Any]]] = {}
         done = 0
         for (steps, slot), frees in zip(self._ends, self._frees_after, strict=True):
             for step in self._steps[done:steps]:
-                if step.sources not in spans:
-                    spans[step.sources] = _union(step.sources, series, shape, elsewhere)
                 if step.operator is None:
                     values[done] = _given(step.tree, blocks, shape, elsewhere)
                 else:
+                    if step.sources not in known:
+                        begin, end = _life(step.sources, blocks, shape[0], elsewhere)
+                        known[step.sources] = Series(begin, end, shared, self.shares)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
-                    values[done] = step.operator.compute(spans[step.sources], *arguments)
+                    values[done] = step.operator.compute(known[step.sources], *arguments)
                     if np.shape(values[done]) != shape:
                         raise DataError(
                             f"{step.operator.name} must return an array of shape {shape}, "
@@ -178,41 +177,49 @@ class Program:
                         )
                 done += 1
                 for unneeded in step.frees:
-                    _forget(values, unneeded, series)
+                    _forget(values, unneeded, shared)
             yield values[slot]
             for unneeded in frees:
-                _forget(values, unneeded, series)
+                _forget(values, unneeded, shared)
+
+    def life(
+        self, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, Elsewhere]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return on which days any of the trees exists: first day, and the place behind the last, (instruments,) each.
+
+        Arguments are those of :meth:`run`.
+        """
+        sources = frozenset[str | Call]().union(*(self._steps[slot].sources for _, slot in self._ends))
+        return _life(sources, blocks, instruments, elsewhere)
 
 
 def _given(
     tree: Expression,
-    blocks: Mapping[str, NDArray[np.float32]],
+    blocks: Mapping[str, FieldBlock],
     shape: tuple[int, int],
     elsewhere: Mapping[Call, Elsewhere],
 ) -> NDArray[Any]:
     if isinstance(tree, Number):
         return np.full(shape, tree.value, np.float32)
     if isinstance(tree, Field):
-        return blocks[tree.name]
+        return blocks[tree.name].values
     assert isinstance(tree, Call)
     return np.repeat(elsewhere[tree].value, shape[0], axis=0)
 
 
-def _forget(values: list[Any], slot: int, series: Series) -> None:
+def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
     """Drop a result, and what operators have shared of it."""
-    series.shared.pop(id(values[slot]), None)
+    shared.pop(id(values[slot]), None)
     values[slot] = None
 
 
-def _union(sources: Sources, own: Series, shape: tuple[int, int], elsewhere: Mapping[Call, Elsewhere]) -> Series:
-    """The days on which any of some instruments exists."""
-    begin, end = np.full(shape[0], shape[1], np.int64), np.zeros(shape[0], np.int64)
+def _life(
+    sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, Elsewhere]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The days from the first to the last on which any of some sources exists."""
+    begin, end = np.full(instruments, np.iinfo(np.int64).max), np.zeros(instruments, np.int64)
     for source in sources:
-        if isinstance(source, Call):
-            there = elsewhere[source]
-            first, stop = np.full(shape[0], there.begin), np.full(shape[0], there.end)
-        else:
-            first, stop = own.begin, own.end
-        begin = np.where(stop > first, np.minimum(begin, first), begin)
-        end = np.maximum(end, stop)
-    return Series(np.minimum(begin, end), end, own.shared, own.shares)
+        there: Any = elsewhere[source] if isinstance(source, Call) else blocks[source]
+        begin = np.where(there.end > there.begin, np.minimum(begin, there.begin), begin)
+        end = np.maximum(end, there.end)
+    return np.minimum(begin, end), end

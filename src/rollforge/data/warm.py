@@ -22,8 +22,8 @@ import numpy as np
 from rollforge.data.compiled import cache_folder
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import Call, Expression, parse, walk
-from rollforge.data.formulas import Series
 from rollforge.data.operators import fields_of
+from rollforge.data.provider import FieldBlock
 from rollforge.errors import RollforgeError
 from rollforge.session import available_cores
 
@@ -85,7 +85,7 @@ def main() -> None:
             continue
         met |= operators
         shape = (2, 70)
-        blocks = {name: random.random(shape, np.float32) for name in fields_of(tree)}
-        series = Series(np.zeros(2, np.int64), np.full(2, shape[1], np.int64))
+        life = np.zeros(2, np.int64), np.full(2, shape[1], np.int64)
+        blocks = {name: FieldBlock(random.random(shape, np.float32), *life) for name in fields_of(tree)}
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
-            list(Program([tree]).run(blocks, series, shape, {}))
+            list(Program([tree]).run(blocks, shape, {}))
