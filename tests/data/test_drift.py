@@ -18,7 +18,6 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import parse
-from rollforge.data.formulas import FLAT
 from rollforge.data.provider import FieldBlock
 
 DAYS = 3000
@@ -88,7 +87,7 @@ def var(w: Window, size: int) -> Answer:
 
 def skew(w: Window, size: int) -> Answer:
     c, m2 = len(w), central(w, 2)
-    if c < 3 or m2 / c <= Fraction(1e-14):
+    if c < 3 or m2 == 0:
         return NOTHING
     value = c * math.sqrt(c - 1) / (c - 2) * float(central(w, 3) / Fraction(root(m2) ** 3))
     return value, max(1.0, abs(value))
@@ -96,7 +95,7 @@ def skew(w: Window, size: int) -> Answer:
 
 def kurt(w: Window, size: int) -> Answer:
     c, m2 = len(w), central(w, 2)
-    if c < 4 or m2 / c <= Fraction(1e-14):
+    if c < 4 or m2 == 0:
         return NOTHING
     value = float((c * (c + 1) * (c - 1) * central(w, 4) / m2**2 - 3 * (c - 1) ** 2) / ((c - 2) * (c - 3)))
     return value, max(1.0, abs(value))
@@ -109,7 +108,7 @@ def mad(w: Window, size: int) -> Answer:
 
 
 def wma(w: Window, size: int) -> Answer:
-    value = float(sum((k + 1) * v for k, v in w) / Fraction(size * (size + 1), 2) / len(w))
+    value = float(sum((k + 1) * v for k, v in w) / Fraction(sum(k + 1 for k, _ in w)))
     return value, abs(value)
 
 
@@ -121,7 +120,7 @@ def slope(w: Window, size: int) -> Answer:
 
 
 def rsquare(w: Window, size: int) -> Answer:
-    if len(w) < 2 or deviation(w) <= FLAT:
+    if len(w) < 2 or central(w, 2) == 0:
         return NOTHING
     kk, kv, vv, _ = line(w)
     return float(kv * kv / (kk * vv)), 1.0
@@ -230,14 +229,15 @@ def test_correlations_are_exact(other: str, n: int) -> None:
         products = float(sum((a - mean_u) * (b - mean_v) for (_, a), (_, b) in zip(u, v, strict=True)))
         scale = deviation(u) * deviation(v) * (len(u) - 1)
         assert close(cov[t], products / (len(u) - 1), max(scale, 1e-300) / (len(u) - 1))
-        flat = min(deviation(u), deviation(v)) <= (FLAT if n else 0)
+        flat = min(deviation(u), deviation(v)) == 0
         assert close(corr[t], math.nan if flat else products / scale, 1.0)
 
 
 @pytest.mark.parametrize("level", [100.0, 137.25, 1.3725e13])
 @pytest.mark.parametrize("share", [7, 13, 17, 19])
 def test_what_does_not_move_has_no_shape(level: float, share: int) -> None:
-    """Skewness, kurtosis and correlation of equal values are missing, also of values that use all digits they have."""
+    """Skewness, kurtosis, R squared and correlation of equal values are missing, slope and residual are 0; also for values
+    that use all digits they have."""
     flat = np.full(200, level / share)
     other = np.arange(200.0) ** 2 % 7
     for n in (5, 20, 60, 0):
@@ -245,6 +245,9 @@ def test_what_does_not_move_has_no_shape(level: float, share: int) -> None:
         assert np.isnan(compute(f"Kurt($x, {n})", x=flat)).all()
         assert np.isnan(compute(f"Corr($x, $y, {n})", x=flat, y=other)).all()
         assert np.isnan(compute(f"Corr($y, $x, {n})", x=flat, y=other)).all()
+        assert np.isnan(compute(f"Rsquare($x, {n})", x=flat)).all()
+        assert not compute(f"Slope($x, {n})", x=flat)[1:].any()
+        assert not compute(f"Resi($x, {n})", x=flat)[1:].any()
 
 
 @pytest.mark.parametrize("n", [5, 20])
@@ -260,7 +263,7 @@ def test_correlations_with_gaps_are_exact(n: int) -> None:
             if math.isfinite(a) and math.isfinite(b)
         ]
         u, v = ([(k, pair[i]) for k, pair in enumerate(both)] for i in range(2))
-        if len(both) < 2 or min(deviation(u), deviation(v)) <= FLAT:
+        if len(both) < 2 or min(deviation(u), deviation(v)) == 0:
             continue
         mean_u, mean_v = (sum(a for _, a in w) / Fraction(len(w)) for w in (u, v))
         products = sum((a - mean_u) * (b - mean_v) for a, b in both)

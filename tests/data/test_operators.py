@@ -15,8 +15,8 @@ from hypothesis import example, given, settings, strategies as st
 from rollforge.data import operators
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import parse
-from rollforge.data.provider import FieldBlock
 from rollforge.data.operators import custom_operators, lookahead, lookback, register, unregister
+from rollforge.data.provider import FieldBlock
 from rollforge.errors import ConfigError, DataError, ExpressionError
 
 NAN = math.nan
@@ -37,8 +37,8 @@ def windows(pandas: pd.Series, n: int) -> Any:
 
 
 def weighted(x: Any) -> float:
-    w = np.arange(1, len(x) + 1) / (len(x) * (len(x) + 1) / 2)
-    return float(np.nanmean(w * x))
+    there = ~np.isnan(x)
+    return float(np.average(x[there], weights=np.arange(1, len(x) + 1)[there]))
 
 
 def absolute_deviation(x: Any) -> float:
@@ -48,7 +48,8 @@ def absolute_deviation(x: Any) -> float:
 
 def growing_ema(x: Any) -> float:
     w = (1 - 2 / (1 + len(x))) ** np.arange(len(x))[::-1]
-    return float(np.nansum(w * x) / w.sum())
+    there = ~np.isnan(x)
+    return float(np.nansum(w * x) / w[there].sum()) if w[there].any() else float(x[there][-1])
 
 
 PANDAS = {
@@ -109,7 +110,8 @@ def test_skewness_and_kurtosis_as_in_pandas(values: list[float], n: int) -> None
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), n=st.sampled_from([0, 2, 3, 5]))
 def test_pairs_mean_what_pandas_pairs_mean(data: st.DataObject, n: int) -> None:
-    """Covariance uses the days on which both have a value; correlation as well, and is missing beside a flat series."""
+    """Covariance uses the days on which both have a value; correlation as well, and is missing where one of the
+    two does not move on these days."""
     x = data.draw(st.lists(st.one_of(quarters, st.just(NAN)), min_size=2, max_size=20))
     y = data.draw(st.lists(st.one_of(quarters, st.just(NAN)), min_size=len(x), max_size=len(x)))
     a, b = pd.Series(x), pd.Series(y)
@@ -119,8 +121,7 @@ def test_pairs_mean_what_pandas_pairs_mean(data: st.DataObject, n: int) -> None:
     for t in range(len(x)):
         u, v = a[max(0, t - n + 1) if n else 0 : t + 1], b[max(0, t - n + 1) if n else 0 : t + 1]
         both = u.notna() & v.notna()
-        moves = (u.std() > 2e-5 and v.std() > 2e-5) or n == 0
-        if both.sum() > 1 and moves and u[both].std() > 0 and v[both].std() > 0:
+        if both.sum() > 1 and u[both].nunique() > 1 and v[both].nunique() > 1:
             assert got[t] == pytest.approx(np.corrcoef(u[both], v[both])[0, 1], abs=1e-9)
         else:
             assert math.isnan(got[t])
@@ -201,7 +202,7 @@ def test_lines_are_fitted_exactly_at_any_level(values: list[float], n: int) -> N
         else:
             left = Fraction(values[t]) - mv - kv / kk * (t - mk)
             assert residual[t] == pytest.approx(float(left), abs=1e-9 * scale + 3e-11)
-        if math.sqrt(float(vv) / (c - 1)) <= 2e-5:
+        if vv == 0:
             assert math.isnan(rsquare[t])
         else:
             assert rsquare[t] == pytest.approx(float(kv * kv / (kk * vv)), abs=1e-7)

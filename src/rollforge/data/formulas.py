@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from rollforge.errors import DataError
 
 __all__ = [
-    "Series", "conditions", "corr", "cov", "delta", "difference", "elementwise", "ema", "extreme", "median", "quantile", "ref",
+    "Series", "conditions", "delta", "difference", "elementwise", "ema", "extreme", "median", "paired", "quantile", "ref",
     "regression", "rolling", "sign", "std",
 ]  # fmt: skip
 
 Array = NDArray[Any]
 
-FLAT = 2e-5
-"""Qlib calls a window flat whose standard deviation is at most this."""
 _NAN = {np.dtype(kind): np.array(np.nan, kind) for kind in (np.float32, np.float64)}
 _EVERYTHING = 2**31  # a window longer than any calendar: the expanding form, N = 0
 
@@ -99,8 +97,6 @@ def regression(which: int) -> Callable[..., Array]:
 
     def compute(s: Series, x: Array, n: int) -> Array:
         result: Array = once(s, "line", x, n, lambda: lines(s, x, n))[which]
-        if which == 0 and n:
-            result = np.where(std(s, x, n) <= FLAT, np.nan, result)
         return result
 
     return compute
@@ -123,21 +119,17 @@ def extreme(sign: float, which: int) -> Callable[..., Array]:
     return compute
 
 
-def _paired(s: Series, x: Array, y: Array, n: int, limit: float, scaled: bool) -> Array:
-    from rollforge.data import moments
+def paired(*, scaled: bool) -> Callable[..., Array]:
+    """Covariance, or correlation if `scaled`."""
 
-    out = blank(x)
-    moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), limit, scaled, out)
-    return out
+    def compute(s: Series, x: Array, y: Array, n: int) -> Array:
+        from rollforge.data import moments
 
+        out = blank(x)
+        moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), scaled, out)
+        return out
 
-def corr(s: Series, x: Array, y: Array, n: int) -> Array:
-    # With N = 0 pyqlib looks for flat stretches in windows of no day at all, and so finds none.
-    return _paired(s, x, y, n, FLAT if n else -1.0, True)
-
-
-def cov(s: Series, x: Array, y: Array, n: int) -> Array:
-    return _paired(s, x, y, n, -1.0, False)
+    return compute
 
 
 def quantile(s: Series, x: Array, n: int, q: float) -> Array:

@@ -169,24 +169,23 @@ def rank(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 
 @reordering
 def _weighted(w):  # type: ignore[no-untyped-def]
-    s, c = 0.0, 0
+    s, total = 0.0, 0.0
     for k in range(w.size):
         there = np.isfinite(w[k])
         s += (k + 1) * w[k] if there else 0.0
-        c += 1 if there else 0
-    return s, c
+        total += k + 1 if there else 0.0
+    return s, total
 
 
 @exact
 def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
-    """pyqlib's WMA: the mean over the days with a value of value times weight, weights 1..m scaled to sum 1."""
+    """Mean with weights 1, 2, … from the window's first day to the day itself; a missing day takes its weight with it."""
     for i in range(x.shape[0]):
         b = begin[i]
         for t in range(b, end[i]):
-            w = x[i, max(b, t - n + 1) : t + 1]
-            s, c = _weighted(w)
-            if c > 0:
-                out[i, t] = s / (w.size * (w.size + 1) / 2) / c
+            s, total = _weighted(x[i, max(b, t - n + 1) : t + 1])
+            if total > 0:
+                out[i, t] = s / total
 
 
 @exact
@@ -209,20 +208,23 @@ def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
 
 @exact
 def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
-    """pyqlib's ``EMA(x, 0)``: over m days so far, weights (1 - 2/(1+m))^age, scaled to sum 1."""
+    """``EMA(x, 0)``: on the m-th day the mean with weights (1 - 2/(1+m))^age; a missing day takes its weight with it."""
     for i in range(x.shape[0]):
-        b, seen = begin[i], False
+        b, latest = begin[i], -1
         for t in range(b, end[i]):
-            seen = seen or np.isfinite(x[i, t])
-            m = t - b + 1
-            a = 1.0 - 2.0 / (1.0 + m)
+            if np.isfinite(x[i, t]):
+                latest = t
+            if latest < 0:
+                continue
+            a = 1.0 - 2.0 / (2.0 + t - b)
             s, total, w = 0.0, 0.0, 1.0
-            for k in range(t, b - 1, -1):
-                s += w * x[i, k] if np.isfinite(x[i, k]) else 0.0
-                total += w
+            # Ages are counted from the latest value: a common factor of all weights changes nothing, and cannot vanish.
+            for k in range(latest, b - 1, -1):
+                if np.isfinite(x[i, k]):
+                    s += w * x[i, k]
+                    total += w
                 w *= a
-            if seen:
-                out[i, t] = s / total
+            out[i, t] = s / total
 
 
 @exact

@@ -8,6 +8,10 @@ day around a pivot. They are evaluated afresh, with the window's mean as the new
 window has; and at once when the result is small beside the largest sum since then (below 1e-4, so that each step has cost
 at most 1e-12 of the result), as with a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
 
+What has no value in a window that does not move (R squared, correlation, skewness, kurtosis) is missing where the deviation
+is at most `FLAT` of the mean: equal values, up to the rounding of float64. Every criterion is a share of the values
+themselves, so that no result depends on the unit of its input.
+
 Counts are floats: sums are divided by them, and an integer that begins as a literal has helpers compiled twice.
 """
 
@@ -17,7 +21,11 @@ import numpy as np
 
 from rollforge.data.compiled import NAN, exact, reordering
 
-__all__ = ["kurt", "mad", "paired", "regression", "skew", "variance"]
+__all__ = ["FLAT", "kurt", "mad", "paired", "regression", "skew", "variance"]
+
+FLAT = 1e-15
+"""A window is flat whose deviation is at most this share of its mean. Values that went through float32 and differ at all
+lie far above it (one of 3,000 by one last digit: 1e-9); values that differ by the last digit of float64 lie below."""
 
 
 @reordering
@@ -82,14 +90,15 @@ def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
 
 @reordering
 def _central_moments(w, mean):  # type: ignore[no-untyped-def]
-    m2, m3, m4 = 0.0, 0.0, 0.0
+    s1, m2, m3, m4 = 0.0, 0.0, 0.0, 0.0
     for k in range(w.size):
         d = w[k] - mean
         if np.isfinite(d):
+            s1 += d
             m2 += d * d
             m3 += d * d * d
             m4 += d * d * d * d
-    return m2, m3, m4
+    return s1, m2, m3, m4
 
 
 @exact
@@ -108,8 +117,9 @@ def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
             if c < 3 or same >= c:  # equal values have none, whatever their mean was rounded to
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
-            m2, m3, _ = _central_moments(w, _window_mean(w, c))
-            if m2 / c > 1e-14:
+            mean = _window_mean(w, c)
+            s1, m2, m3, _ = _central_moments(w, mean)
+            if m2 - s1 * s1 / c > c * (FLAT * mean) ** 2:
                 out[i, t] = c * np.sqrt(c - 1.0) / (c - 2.0) * m3 / m2**1.5
 
 
@@ -129,8 +139,9 @@ def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
             if c < 4 or same >= c:  # equal values have none, whatever their mean was rounded to
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
-            m2, _, m4 = _central_moments(w, _window_mean(w, c))
-            if m2 / c > 1e-14:
+            mean = _window_mean(w, c)
+            s1, m2, _, m4 = _central_moments(w, mean)
+            if m2 - s1 * s1 / c > c * (FLAT * mean) ** 2:
                 top = c * (c + 1.0) * (c - 1.0) * m4 / (m2 * m2) - 3.0 * (c - 1.0) ** 2
                 out[i, t] = top / ((c - 2.0) * (c - 3.0))
 
@@ -173,10 +184,13 @@ def _line_sums(w, pivot):  # type: ignore[no-untyped-def]
 
 
 @exact
-def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-untyped-def]
-    """Least-squares line through the window: R squared, residual of the last day (NaN if missing), slope a day."""
+def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-untyped-def]  # noqa: C901
+    """Least-squares line through the window: R squared, residual of the last day (NaN if missing), slope a day.
+
+    A flat window has no R squared; slope and residual of equal values are exactly 0.
+    """
     for i in range(x.shape[0]):
-        b, c, left, origin = begin[i], 0.0, 0.0, float(begin[i])
+        b, c, left, origin, same, last = begin[i], 0.0, 0.0, float(begin[i]), 0.0, NAN
         pivot, s1, s2, sk, skk, sky, peak = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
             for step in range(2):  # the day that comes, then the one that leaves
@@ -187,7 +201,10 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
                 if np.isfinite(d):
                     k = at - origin
                     sign = -1.0 if step else 1.0
-                    c += -1 if step else 1
+                    c += sign
+                    if step == 0:
+                        same = same + 1 if x[i, at] == last else 1
+                        last = x[i, at]
                     s1 += sign * d
                     s2 += sign * (d * d)
                     sk += sign * k
@@ -198,6 +215,10 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
             if c < 2:
                 left = 0.0
                 continue
+            if same >= c:
+                slope[i, t] = 0.0
+                residual[i, t] = x[i, t] - x[i, t]  # NaN if missing
+                continue
             yy, kk, ky = s2 - s1 * s1 / c, skk - sk * sk / c, sky - sk * s1 / c
             if left < 0 or not (yy > 1e-4 * peak and ky * ky > 1e-8 * kk * yy):
                 w = x[i, max(b, t - n + 1) : t + 1]
@@ -206,7 +227,8 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
                 yy, kk, ky = max(s2 - s1 * s1 / c, 0.0), skk - sk * sk / c, sky - sk * s1 / c
                 peak, left = s2, 2 * c
             slope[i, t] = ky / kk
-            rsquare[i, t] = ky * ky / (kk * yy) if yy > 0.0 else NAN
+            if yy > c * (FLAT * pivot) ** 2:
+                rsquare[i, t] = ky * ky / (kk * yy)
             if c > 2 or not np.isfinite(x[i, t]):
                 residual[i, t] = x[i, t] - pivot - s1 / c - ky / kk * (t - origin - sk / c)
             else:  # two points lie on their line
@@ -239,35 +261,23 @@ def _pair_sums(u, v, mean_u, mean_v):  # type: ignore[no-untyped-def]
 
 
 @exact
-def _is_flat(w, seen, flat):  # type: ignore[no-untyped-def]
-    """Whether the standard deviation of all values in the window, paired or not, is at most `flat`."""
-    if seen < 2:
-        return False
-    s1, s2 = _centred_sums(w, _window_mean(w, seen))
-    return np.sqrt(max(s2 - s1 * s1 / seen, 0.0) / (seen - 1)) <= flat
+def paired(x, y, begin, end, n, scaled, out):  # type: ignore[no-untyped-def]
+    """Sample covariance (ddof 1) over the days of the window on which both have a value.
 
-
-@exact
-def paired(x, y, begin, end, n, flat, scaled, out):  # type: ignore[no-untyped-def]  # noqa: C901
-    """Sample covariance (ddof 1; `scaled`: correlation) over the days of the window on which both have a value.
-
-    NaN where the standard deviation of `x` or of `y` in the window is at most `flat`; a negative `flat` asks for none.
+    `scaled` asks for the correlation instead, which is missing where one of the two is flat on these days.
     """
     for i in range(x.shape[0]):
-        b, c, nx, ny, left = begin[i], 0.0, 0.0, 0.0, 0.0
+        b, c, left = begin[i], 0.0, 0.0
         pu, pv, su, sv, suu, svv, suv, peak_u, peak_v = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
             for step in range(2):  # the day that comes, then the one that leaves
                 at = t - n if step else t
                 if at < b:
                     break
-                sign = -1 if step else 1
-                in_x, in_y = np.isfinite(x[i, at]), np.isfinite(y[i, at])
-                nx += sign if in_x else 0
-                ny += sign if in_y else 0
-                if in_x and in_y:
+                du, dv = x[i, at] - pu, y[i, at] - pv
+                if np.isfinite(du) and np.isfinite(dv):
+                    sign = -1.0 if step else 1.0
                     c += sign
-                    du, dv = x[i, at] - pu, y[i, at] - pv
                     su += sign * du
                     sv += sign * dv
                     suu += sign * (du * du)
@@ -285,14 +295,8 @@ def paired(x, y, begin, end, n, flat, scaled, out):  # type: ignore[no-untyped-d
                 su, sv, suu, svv, suv = _pair_sums(u, v, pu, pv)
                 uu, vv = max(suu - su * su / c, 0.0), max(svv - sv * sv / c, 0.0)
                 peak_u, peak_v, left = suu, svv, 2 * c
-            if flat >= 0.0:
-                first = max(b, t - n + 1)
-                if np.sqrt(uu / (c - 1)) <= flat if nx == c else _is_flat(x[i, first : t + 1], nx, flat):
-                    continue
-                if np.sqrt(vv / (c - 1)) <= flat if ny == c else _is_flat(y[i, first : t + 1], ny, flat):
-                    continue
             uv = suv - su * sv / c
             if not scaled:
                 out[i, t] = uv / (c - 1)
-            elif uu > c * (1e-15 * pu) ** 2 and vv > c * (1e-15 * pv) ** 2:  # else rounding is all there is
+            elif uu > c * (FLAT * pu) ** 2 and vv > c * (FLAT * pv) ** 2:
                 out[i, t] = uv / np.sqrt(uu * vv)
