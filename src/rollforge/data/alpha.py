@@ -18,20 +18,23 @@ __all__ = [
 
 Fields = tuple[list[str], list[str]]
 
+# What keeps a quotient finite on a day without any range is a share of the price that is lost in any other range: the
+# features of prices in millionths are those of the same prices in other units. pyqlib adds 1e-12, whatever the price.
+_RANGE = "($high-$low+1e-16*$close)"
 _KBAR = {
     "KMID": "($close-$open)/$open",
     "KLEN": "($high-$low)/$open",
-    "KMID2": "($close-$open)/($high-$low+1e-12)",
+    "KMID2": f"($close-$open)/{_RANGE}",
     "KUP": "($high-Greater($open, $close))/$open",
-    "KUP2": "($high-Greater($open, $close))/($high-$low+1e-12)",
+    "KUP2": f"($high-Greater($open, $close))/{_RANGE}",
     "KLOW": "(Less($open, $close)-$low)/$open",
-    "KLOW2": "(Less($open, $close)-$low)/($high-$low+1e-12)",
+    "KLOW2": f"(Less($open, $close)-$low)/{_RANGE}",
     "KSFT": "(2*$close-$high-$low)/$open",
-    "KSFT2": "(2*$close-$high-$low)/($high-$low+1e-12)",
+    "KSFT2": f"(2*$close-$high-$low)/{_RANGE}",
 }
 _RISE = "Greater($close-Ref($close, 1), 0)"
 _FALL = "Greater(Ref($close, 1)-$close, 0)"
-_MOVE = "(Sum(Abs($close-Ref($close, 1)), {d})+1e-12)"
+_MOVE = "(Sum(Abs($close-Ref($close, 1)), {d})+1e-16*Mean($close, {d}))"
 _VRISE = "Greater($volume-Ref($volume, 1), 0)"
 _VFALL = "Greater(Ref($volume, 1)-$volume, 0)"
 _VMOVE = "(Sum(Abs($volume-Ref($volume, 1)), {d})+1e-12)"
@@ -49,7 +52,7 @@ _ROLLING = {
     "QTLU": ("QTLU", "Quantile($close, {d}, 0.8)/$close"),
     "QTLD": ("QTLD", "Quantile($close, {d}, 0.2)/$close"),
     "RANK": ("RANK", "Rank($close, {d})"),
-    "RSV": ("RSV", "($close-Min($low, {d}))/(Max($high, {d})-Min($low, {d})+1e-12)"),
+    "RSV": ("RSV", "($close-Min($low, {d}))/(Max($high, {d})-Min($low, {d})+1e-16*$close)"),
     "IMAX": ("IMAX", "IdxMax($high, {d})/{d}"),
     "IMIN": ("IMIN", "IdxMin($low, {d})/{d}"),
     "IMXD": ("IMXD", "(IdxMax($high, {d})-IdxMin($low, {d}))/{d}"),
