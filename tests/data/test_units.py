@@ -5,15 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from rollforge.data.alpha import alpha158_fields, alpha360_fields
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import parse
+from rollforge.data.processor import (
+    CSRankNorm,
+    CSZFillna,
+    CSZScoreNorm,
+    Fillna,
+    MinMaxNorm,
+    ProcessInf,
+    Processor,
+    RobustZScoreNorm,
+    ZScoreNorm,
+)
 from rollforge.data.provider import FieldBlock
 
 DAYS = 300
 POWERS_OF_TEN = range(-9, 10, 3)
-POWERS_OF_TWO = (-30, -11, 7, 30)  # 1e-9 to 1e9; multiplying by them is exact, so that results are equal and not just close
+POWERS_OF_TWO = (
+    -30,
+    -11,
+    7,
+    30,
+)  # 1e-9 to 1e9; multiplying by them is exact, so that results are equal and not just close
 
 
 def walk() -> Any:
@@ -132,3 +150,92 @@ def test_a_growing_average_does_not_take_gaps_for_zero() -> None:
     x[250:] = np.nan
     assert np.isnan(compute("EMA($x, 0)", x)[0])
     np.testing.assert_allclose(compute("EMA($x, 0)", x)[1:], 8.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize("fields", [alpha158_fields, alpha360_fields])
+def test_feature_sets_do_not_depend_on_the_unit_of_prices(fields: Any) -> None:
+    """All columns of Alpha158 and Alpha360 are the same for prices of millionths and of billions, also on days without any
+    range and in weeks without any move."""
+    rng = np.random.default_rng(4)
+    close = SERIES["resting"].astype(np.float32)
+    factors = np.exp(rng.normal(0, 0.01, (3, DAYS))).astype(np.float32)
+    factors[:, ::7] = 1  # days on which open, high and low are the close
+    low, opening, high = np.sort(factors, axis=0) * close
+    prices = {"open": opening, "high": np.maximum(high, close), "low": np.minimum(low, close), "close": close,
+              "vwap": (high + low) / 2}  # fmt: skip
+    life = np.array([0]), np.array([DAYS])
+    program = Program([parse(text) for text in fields()[0]])
+
+    def columns(unit: float) -> Any:
+        blocks = {name: FieldBlock((values * np.float32(unit))[None], *life) for name, values in prices.items()}
+        blocks["volume"] = FieldBlock(OTHER.astype(np.float32)[None], *life)
+        with np.errstate(all="ignore"):
+            return np.stack([np.array(v[0], np.float32) for v in program.run(blocks, (1, DAYS), {})])
+
+    expected = columns(1.0)
+    assert np.isfinite(expected[:, 70:]).mean() > 0.9
+    for power in POWERS_OF_TWO:
+        np.testing.assert_array_equal(columns(2.0**power), expected)
+
+
+FIT = {"fit_start_time": "2021-01-01", "fit_end_time": "2021-01-20"}
+PROCESSORS: dict[str, tuple[Processor, int]] = {
+    "ZScoreNorm": (ZScoreNorm(**FIT), 0),
+    "RobustZScoreNorm": (RobustZScoreNorm(**FIT), 0),
+    "RobustZScoreNorm without clipping": (RobustZScoreNorm(**FIT, clip_outlier=False), 0),
+    "MinMaxNorm": (MinMaxNorm(**FIT), 0),
+    "CSZScoreNorm": (CSZScoreNorm(), 0),
+    "CSZScoreNorm by the median": (CSZScoreNorm(method="robust"), 0),
+    "CSRankNorm": (CSRankNorm(), 0),
+    "CSZFillna": (CSZFillna(), 1),
+    "Fillna": (Fillna(), 1),
+    "ProcessInf": (ProcessInf(), 1),
+}
+
+
+def frame(*columns: Any, kind: Any = np.float32) -> pd.DataFrame:
+    """Columns over days with five instruments each."""
+    days = pd.date_range("2021-01-01", periods=len(columns[0]) // 5)
+    index = pd.MultiIndex.from_product([days, list("ABCDE")], names=["datetime", "instrument"])
+    names = pd.MultiIndex.from_product([["feature"], [f"x{i}" for i in range(len(columns))]])
+    return pd.DataFrame(np.array(columns, kind).T, index=index, columns=names)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_processors_do_not_depend_on_the_unit(name: str) -> None:
+    """What a processor makes of a column is the same in every unit, also where most of its values are the same."""
+    processor, degree = PROCESSORS[name]
+    flag = np.where(np.random.default_rng(5).random(DAYS) < 0.2, SERIES["walk"], 3.0)
+    raw = frame(SERIES["walk"], SERIES["fund"] - 1, flag)
+
+    def made(unit: float) -> Any:
+        processor.fit(raw * unit)
+        return processor(raw * unit).to_numpy(float) / unit**degree
+
+    expected = made(1.0)
+    assert (np.nanmax(expected, axis=0) > np.nanmin(expected, axis=0)).all()
+    for power in POWERS_OF_TWO:
+        np.testing.assert_allclose(made(2.0**power), expected, rtol=1e-6)
+
+
+def test_where_most_values_are_the_same_the_others_are_extreme() -> None:
+    """With a MAD of 0 the usual value becomes 0 and any other 3 or -3, over the fit window and within a day alike."""
+    raw = frame([1, 1, 1, 1.5, 9, 1, 1, 1, 0.5, 1])
+    expected = [0, 0, 0, 3, 3, 0, 0, 0, -3, 0]
+    fitted = RobustZScoreNorm(**FIT)
+    fitted.fit(raw)
+    assert fitted(raw).iloc[:, 0].tolist() == expected
+    assert CSZScoreNorm(method="robust")(raw).iloc[:, 0].tolist() == expected
+    unclipped = RobustZScoreNorm(**FIT, clip_outlier=False)
+    unclipped.fit(raw)
+    assert unclipped(raw).iloc[:, 0].tolist() == [0, 0, 0, np.inf, np.inf, 0, 0, 0, -np.inf, 0]
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-9 / 7, 1e9 / 3])
+def test_a_column_of_equal_values_is_no_rounding_error(value: float) -> None:
+    """Equal values do not vary, however their mean is rounded: not over a fit window, and not within a day."""
+    raw = frame([value] * 50, kind=np.float64)
+    for made in (ZScoreNorm(**FIT), MinMaxNorm(**FIT)):
+        made.fit(raw)
+        np.testing.assert_array_equal(made(raw), raw.astype(np.float32))
+    assert CSZScoreNorm()(raw).isna().all(axis=None)

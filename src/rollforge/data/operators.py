@@ -253,7 +253,8 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
         if kind in "naq" and number is None:
             return f"{name} needs a plain number, found {arg}"
         if kind == "n" and isinstance(number, float):
-            return f"{name} needs a whole number of days, found {arg}"
+            decay = f"; the exponential mean with that decay is EMA(…, {arg})" if 0 < number < 1 else ""
+            return f"{name} needs a whole number of days, found {arg}{decay}"
         if kind == "n" and known.look == "window" and number is not None and (number < 0 or 0 < number < known.least):
             return f"{name} needs a window of at least {known.least} days, found {arg}"
         if kind == "a" and number is not None and number < 0:

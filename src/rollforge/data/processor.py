@@ -22,8 +22,6 @@ __all__ = [
     "MinMaxNorm", "ProcessInf", "Processor", "RobustZScoreNorm", "TanhProcess", "ZScoreNorm", "get_group_columns",
 ]  # fmt: skip
 
-_EPS = 1e-12
-
 
 def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Index:
     """Return the columns of one group (or several; None: all)."""
@@ -232,7 +230,11 @@ class _Fitted(_Columns):
         if self.shift is None or self.scale is None:
             raise DataError(f"{type(self).__name__} is not fitted yet.")
         values = x.to_numpy()
-        return (values - self.shift.astype(values.dtype)) / self.scale.astype(values.dtype)
+        return self.divide(values - self.shift.astype(values.dtype), self.scale.astype(values.dtype))
+
+    def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        """Return the new values for what is left after the shift."""
+        return off / scale
 
 
 def _columnwise(function: Any, values: NDArray[Any]) -> NDArray[Any]:
@@ -260,12 +262,22 @@ class ZScoreNorm(_Fitted):
 
     def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         mean, std = _columnwise(np.mean, values), _columnwise(np.std, values)
-        flat = std == 0
+        flat = _columnwise(np.ptp, values) == 0  # the deviation of equal values may be a rounding error
         return np.where(flat, 0.0, mean), np.where(flat, 1.0, std)
 
 
+def _measured(off: Any, spread: Any) -> Any:
+    """Distances in units of a spread. 0 stays 0; beside a spread of 0 any other distance is infinite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(off == 0, off, off / spread)
+
+
 class RobustZScoreNorm(_Fitted):
-    """``(x - median) / (1.4826 MAD)``, clipped to [-3, 3] unless `clip_outlier` is False."""
+    """``(x - median) / (1.4826 MAD)``, clipped to [-3, 3] unless `clip_outlier` is False.
+
+    MAD, the median absolute deviation, is 0 where more than half of a column's values in the fit window are the same. Such a
+    value becomes 0, any other 3 or -3; without clipping, it becomes infinite.
+    """
 
     def __init__(
         self,
@@ -280,15 +292,19 @@ class RobustZScoreNorm(_Fitted):
     def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         middle = _columnwise(np.median, values)
         spread = _columnwise(lambda c: np.median(np.abs(c - np.median(c))), values)
-        return middle, (spread + _EPS) * 1.4826
+        return middle, spread * 1.4826
 
-    def change(self, x: pd.DataFrame) -> Any:
-        values = super().change(x)
+    def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        values: NDArray[Any] = _measured(off, scale)
         return np.clip(values, -3, 3) if self.clip_outlier else values
 
 
 class CSZScoreNorm(_Columns):
-    """Standardises each column within each day: by mean and deviation, or robustly by median and MAD, clipped."""
+    """Standardises each column within each day: by mean and deviation, or robustly by median and MAD, clipped to [-3, 3].
+
+    Equal values have no deviation: a column that does not vary on a day is missing there. A MAD of 0 is treated as in
+    :class:`RobustZScoreNorm`.
+    """
 
     def __init__(
         self, fields_group: str | list[str] | None = None, method: Literal["zscore", "robust"] = "zscore"
@@ -301,10 +317,11 @@ class CSZScoreNorm(_Columns):
     def change(self, x: pd.DataFrame) -> Any:
         days = x.astype(np.float64).groupby(level="datetime")
         if self.method == "zscore":
-            return (x - days.transform("mean")) / days.transform("std")
+            spread = days.transform("std")
+            return (x - days.transform("mean")) / spread.where(spread > 0)
         off = x - days.transform("median")
         spread = off.abs().groupby(level="datetime").transform("median")
-        return (off / (spread * 1.4826 + _EPS)).clip(-3, 3)
+        return np.clip(_measured(off, spread * 1.4826), -3, 3)
 
 
 class CSRankNorm(_Columns):
