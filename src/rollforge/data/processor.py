@@ -234,7 +234,8 @@ class _Fitted(_Columns):
 
     def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         """Return the new values for what is left after the shift."""
-        return off / scale
+        values: NDArray[Any] = off / scale
+        return values
 
 
 def _columnwise(function: Any, values: NDArray[Any]) -> NDArray[Any]:
