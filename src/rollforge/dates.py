@@ -53,7 +53,7 @@ _PATTERNS = [
     for day in (
         r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})",
         r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)",
-        r"(?P<year>\d{4})\u5e74(?P<month>\d{1,2})\u6708(?P<day>\d{1,2})\u65e5?",  # year, month, day in Chinese
+        r"(?P<year>\d{4})年(?P<month>\d{1,2})月(?P<day>\d{1,2})日?",  # Chinese
         rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?[-/ ]{_NAME}[-/, ]\s*(?P<year>\d{{4}})",
         rf"{_NAME}[-/ ](?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,\s*|[-/ ])(?P<year>\d{{4}})",
         rf"(?P<year>\d{{4}})[-/ ]{_NAME}[-/ ](?P<day>\d{{1,2}})",

@@ -152,7 +152,7 @@ def test_universes(tmp_path: Path) -> None:
 
 BAD = {
     "twice": (lambda t: pd.concat([t, t.iloc[[1]]]), r"A on 2020-01-03 \(row 10\)"),
-    "date": (lambda t: t.assign(date=["x", *t["date"][1:]]), r"day in row 1 is no date: 'x'"),
+    "date": (lambda t: t.assign(date=["x", *t["date"][1:]]), r"row 1: 'x' is not a date"),
     "negative": (lambda t: t.assign(Low=t["Low"] - 13), r"low of A on 2020-01-02 is negative \(-1\)"),
     "infinite": (lambda t: t.assign(Close=np.inf), r"close of A on 2020-01-02 is infinite"),
     "text": (lambda t: t.assign(Close="dear"), r"close holds 'dear' in row 1"),
@@ -184,7 +184,7 @@ def test_csv_errors_name_the_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="close holds 'one' in line 3"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
     (tmp_path / "u.csv").write_text("symbol,date,close\nA,02/01/2020,1\n")
-    with pytest.raises(DataError, match="line 2 is no date: '02/01/2020'"):
+    with pytest.raises(DataError, match="line 2: '02/01/2020' does not say which number is the day"):
         import_table(tmp_path / "u.csv", tmp_path / "data")
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rollforge.errors import ConfigError
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -30,10 +32,62 @@ def import_(
     source: Annotated[Path, typer.Argument(help="A Parquet or CSV table, or a folder with one file per instrument.")],
     folder: Annotated[Path, typer.Argument(help="Data folder to make.")],
     market: Annotated[str, typer.Option(help="Name of the universe of all instruments.")] = "all",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=NAME",
+            help="What a column is: 'instrument', 'datetime' or a field such as 'close'; nothing after = leaves it out.",
+        ),
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Column names of CSV files without a header line.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")] = "utf-8",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Import a table of daily prices into a data folder."""
     from rollforge.data.importer import import_table
 
-    summary = import_table(source, folder, market=market, overwrite=overwrite)
+    summary = import_table(
+        source,
+        folder,
+        market=market,
+        columns=_columns(column or []),
+        names=None if names is None else [n.strip() for n in names.split(",")],
+        encoding=encoding,
+        overwrite=overwrite,
+    )
     typer.echo(f"{folder}: {summary}")
+
+
+@app.command()
+def universe(
+    name: Annotated[str, typer.Argument(help="Name of the universe, such as csi300.")],
+    file: Annotated[
+        Path, typer.Argument(help="Who belongs to it: code, first day, last day; or date, code; or codes.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="Data folder; by default ROLLFORGE_DATA.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=NAME", help="What a column is: 'instrument', 'start', 'end' or 'date'."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a universe that is there.")] = False,
+) -> None:
+    """Import the membership of an index, with its days, into a data folder."""
+    from rollforge.data.universe import import_universe
+    from rollforge.session import current_session
+
+    folder = str(data) if data is not None else current_session().provider_uri
+    if folder is None:
+        raise ConfigError("No data folder is named. Name it with --data FOLDER, or set ROLLFORGE_DATA.")
+    typer.echo(str(import_universe(name, file, folder, columns=_columns(column or []), overwrite=overwrite)))
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        name, equals, meaning = pair.rpartition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"expected COLUMN=NAME, as in 'Trade Date=datetime', found {pair!r}.", path="--column")
+        columns[name.strip()] = meaning.strip()
+    return columns

@@ -6,19 +6,23 @@ instrument. Whatever cannot be right is refused, with its row and its column, be
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.data.bars import Rows, complete
+from rollforge.data.columns import CODE, DATE
 from rollforge.data.folder import FolderSummary, new_folder
-from rollforge.data.provider import Days, write_folder
-from rollforge.data.table import CODE, DATE, Table, read_table
+from rollforge.data.provider import write_folder
+from rollforge.data.table import Table, read_table
+from rollforge.data.universe import check_universe_name
+from rollforge.dates import clock
 from rollforge.errors import DataError, DataNotFound, nearest
 
 __all__ = ["import_table"]
@@ -26,21 +30,8 @@ __all__ = ["import_table"]
 log = logging.getLogger(__name__)
 
 _PRICES = ("open", "high", "low", "close", "vwap")
-_NOT_NEGATIVE = (*_PRICES, "volume", "amount", "factor")
+_NOT_NEGATIVE = (*_PRICES, "adj_close", "volume", "amount", "factor")
 _UNFIT = frozenset('/\\:*?"<>|')
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The table, ordered by instrument and day. One entry a row in each array but `codes` and `calendar`."""
-
-    codes: list[str]
-    calendar: Days
-    code: NDArray[np.int64]
-    """Place in `codes`."""
-    day: NDArray[np.int64]
-    """Place in `calendar`."""
-    values: dict[str, NDArray[np.float64]]
 
 
 def import_table(
@@ -50,15 +41,23 @@ def import_table(
     market: str = "all",
     universes: Mapping[str, Sequence[str] | None] | None = None,
     columns: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    encoding: str = "utf-8",
     overwrite: bool = False,
 ) -> FolderSummary:
     """Write a table of daily values as a data folder, and return what is in it.
 
     Instrument and day are found by their usual names (``instrument``, ``symbol``, ``ticker``, ``code``, ``name`` …;
     ``datetime``, ``date``, ``trade_date`` …), whatever their case. Every other column of numbers becomes a field, its
-    name in lower case. ``vwap`` is made as the mean of open, high, low and close where there is none, ``factor`` is 1
-    where there is none. The calendar is made of all days of the table; each instrument goes from its first to its last
+    name in lower case. The calendar is made of all days of the table; each instrument goes from its first to its last
     day, and days without a row are NaN there.
+
+    The values are brought to Qlib's convention, and the summary's notes say how. With an ``adj_close`` beside ``close``,
+    or with an ``adj_factor``, prices are multiplied, volume is divided, and ``factor`` is what they were multiplied by;
+    with a ``factor``, or without any, prices count as adjusted. ``vwap`` is made of ``amount`` and ``volume`` in the unit
+    in which their quotient is a price of the day, or else as the mean of open, high, low and close. ``change`` becomes
+    the share of the previous close, also when the table holds it in percent or in money; when it is none of these it is
+    left out.
 
     Parameters
     ----------
@@ -72,6 +71,10 @@ def import_table(
         Further universes: name -> codes; None stands for all.
     columns : mapping, optional
         Source column -> ``instrument``, ``datetime`` or the name of a field; ``""`` leaves the column out.
+    names : sequence of str, optional
+        Names of the columns of CSV files that have no header line, in their order.
+    encoding : str
+        Encoding of CSV files, such as ``gbk``.
     overwrite : bool
         True replaces a data folder that is there.
 
@@ -81,14 +84,14 @@ def import_table(
         When there is no such source.
     DataError
         When the table cannot be right: nothing in it, no column of instruments or days, a day that is no date, text
-        where numbers belong, a negative price, the same day twice, a code that cannot be a folder's name. Nothing has
-        been written.
+        where numbers belong, a negative price, the same day twice, bars within a day, a day that is years away from all
+        others, a code that cannot be a folder's name. Nothing has been written.
     """
     place = Path(source).expanduser()
-    table = read_table(place, dict(columns or {}))
+    table = read_table(place, dict(columns or {}), names=names, encoding=encoding)
     rows = _ordered(table)
     _check_values(table, rows)
-    notes = [*table.notes, *_complete(rows)]
+    notes = [*table.notes, *_odd_days(table, rows), *complete(rows)]
     first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
     stop = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="right")
     lives = {
@@ -141,29 +144,36 @@ def _check_codes(codes: Sequence[str]) -> None:
             raise DataError(f"The instrument codes {other!r} and {code!r} differ in case alone, which folders may not.")
 
 
-def _ordered(table: Table) -> _Rows:
+def _ordered(table: Table) -> Rows:
     frame = table.frame
     code, names = pd.factorize(frame[CODE], sort=True)
     codes = [str(n) for n in names]
     _check_codes(codes)
     dates = frame[DATE].to_numpy().astype("datetime64[D]")
     calendar, day = np.unique(dates, return_inverse=True)
-    order = np.lexsort((day, code))
+    order = np.lexsort((table.seconds, day, code))
     code, day = code[order].astype(np.int64), day[order].astype(np.int64)
     twice = np.flatnonzero((np.diff(code) == 0) & (np.diff(day) == 0))
     if twice.size:
+        times = table.seconds[order]
+        if (times[twice] != times[twice + 1]).any():
+            i = int(twice[np.argmax(times[twice] != times[twice + 1])])
+            raise DataError(
+                f"{table.source} holds bars within a day ({codes[code[i]]} has {clock(times[i])} and {clock(times[i + 1])} "
+                f"of {calendar[day[i]]}), but Rollforge works with daily bars. Make one row per instrument and day of them."
+            )
         shown = [f"{codes[code[i]]} on {calendar[day[i]]} ({table.where(order[i + 1])})" for i in twice[:5]]
         more = f" and {twice.size - 5} more" if twice.size > 5 else ""
-        raise DataError(f"An instrument has one row a day, but there are more: {', '.join(shown)}{more}.")
+        raise DataError(f"An instrument has one row a day (daily bars), but there are more: {', '.join(shown)}{more}.")
     values = {
         str(name): frame[name].to_numpy(np.float64, na_value=np.nan)[order]
         for name in frame
         if name not in (CODE, DATE)
     }
-    return _Rows([c.upper() for c in codes], calendar, code, day, values)
+    return Rows([c.upper() for c in codes], calendar, code, day, values, order)
 
 
-def _check_values(table: Table, rows: _Rows) -> None:
+def _check_values(table: Table, rows: Rows) -> None:
     for name, values in rows.values.items():
         bad = np.isinf(values)
         what = "is infinite"
@@ -178,19 +188,66 @@ def _check_values(table: Table, rows: _Rows) -> None:
             )
 
 
-def _complete(rows: _Rows) -> list[str]:
-    """Add vwap and factor where the table has none, and say so."""
-    notes = []
-    values = rows.values
-    if "vwap" not in values and all(f in values for f in _PRICES[:4]):
-        # Rounded as they are stored, so that a CSV file and a Parquet file of the same table give the same bytes.
-        bars = [values[f].astype(np.float32).astype(np.float64) for f in _PRICES[:4]]
-        values["vwap"] = (bars[0] + bars[1] + bars[2] + bars[3]) / 4
-        notes.append("vwap made as the mean of open, high, low and close: the table has none")
-    if "factor" not in values:
-        values["factor"] = np.ones(len(rows.code))
-        notes.append("factor set to 1: the table has none, its prices count as adjusted")
+# -- days that cannot be meant -------------------------------------------------------------------------------------------
+
+
+def _odd_days(table: Table, rows: Rows) -> list[str]:
+    """Name days that hardly any instrument has, and stretches without any day.
+
+    Raises
+    ------
+    DataError
+        When a few rows stand years away from all others: a mistyped year.
+    """
+    notes = _gaps(table, rows)
+    days = len(rows.calendar)
+    full = ~functools.reduce(np.logical_and, map(np.isnan, rows.values.values()))  # a row without values is no row
+    code, day = rows.code[full], rows.day[full]
+    have = np.bincount(day, minlength=days)
+    there = np.unique(code)
+    begins = np.bincount(day[np.searchsorted(code, there, side="left")], minlength=days)
+    ends = np.bincount(day[np.searchsorted(code, there, side="right") - 1], minlength=days)
+    listed = np.cumsum(begins) - np.concatenate([[0], np.cumsum(ends)[:-1]])
+    share = have / np.maximum(listed, 1)
+    weekend = (rows.calendar.astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
+    usual = float(np.median(share[~weekend])) if not weekend.all() else 1.0
+    odd = np.flatnonzero((listed > 2) & (share < np.where(weekend, 0.8, 0.5) * usual))
+    if odd.size:
+        shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t])} of {listed[t]})" for t in odd[:5])
+        more = f" and {odd.size - 5} more" if odd.size > 5 else ""
+        notes.append(
+            f"trading days that few instruments have: {shown}{more}; they are in the calendar of all, where the others "
+            "have no values. Leave these rows out if they are not trading days"
+        )
     return notes
+
+
+def _few(rows: Rows, places: NDArray[np.int64]) -> str:
+    """How many instruments these are, with their codes when they are very few."""
+    codes = [rows.codes[i] for i in places]
+    return f"{len(codes)}: {', '.join(codes)}" if len(codes) < 3 else str(len(codes))
+
+
+def _gaps(table: Table, rows: Rows) -> list[str]:
+    step = np.diff(rows.calendar).astype(np.int64)
+    if not step.size:
+        return []
+    wide = np.flatnonzero(step > max(30, 10 * float(np.median(step))))
+    rows_before = np.concatenate([[0], np.cumsum(np.bincount(rows.day, minlength=len(rows.calendar)))])
+    for t in wide[step[wide] > 730]:
+        left = int(rows_before[t + 1])
+        small, day = (left, t) if left <= len(rows.day) - left else (len(rows.day) - left, t + 1)
+        if small <= 5 and small * 4 < len(rows.day):
+            where = table.where(int(rows.source[np.flatnonzero(rows.day == day)[0]]))
+            raise DataError(
+                f"{table.source}: {rows.calendar[day]} in {where} is years away from all other days: between "
+                f"{rows.calendar[t]} and {rows.calendar[t + 1]} there are none. Correct the year, or leave the row out."
+            )
+    if not wide.size:
+        return []
+    shown = ", ".join(f"{rows.calendar[t]} to {rows.calendar[t + 1]}" for t in wide[:5])
+    more = f" and {wide.size - 5} more" if wide.size > 5 else ""
+    return [f"no trading days within {shown}{more}"]
 
 
 def _universes(
@@ -198,8 +255,7 @@ def _universes(
 ) -> dict[str, dict[str, list[tuple[np.datetime64, np.datetime64]]]]:
     members = {}
     for name, codes in {market: None, **named}.items():
-        if not name or name != name.strip() or not name.isprintable() or any(c in _UNFIT for c in name):
-            raise DataError(f"A universe cannot be called {name!r}: its name is the name of a file.")
+        check_universe_name(name)
         chosen = list(lives) if codes is None else [c.upper() for c in codes]
         if not chosen:
             raise DataError(f"The universe {name!r} is empty. Name the codes that belong to it, or leave it out.")

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest
 
-__all__ = ["Days", "FieldBlock", "Provider", "Span", "open_provider", "write_folder"]
+__all__ = ["Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ def _frequency(freq: str) -> str:
     return name
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
+def read_lines(file: Path) -> list[tuple[int, str]]:
     """Return the lines of a text file that hold something, with their numbers; editors may have added a mark in front."""
     raw = file.read_bytes()
     try:
@@ -283,7 +283,7 @@ def _lines(file: Path) -> list[tuple[int, str]]:
 
 
 def _read_calendar(file: Path) -> Days:
-    moments = [read_moment(line, f"{file}, line {number}") for number, line in _lines(file)]
+    moments = [read_moment(line, f"{file}, line {number}") for number, line in read_lines(file)]
     if not moments:
         raise DataError(f"{file} holds no days.")
     days = np.array([m.day for m in moments], "datetime64[D]")
@@ -305,7 +305,7 @@ def _read_calendar(file: Path) -> Days:
 def _read_market(file: Path) -> dict[str, list[Span]]:
     members: dict[str, list[Span]] = {}
     inverted = []
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         separator = "\t" if "\t" in line else "," if "," in line else None
         parts = [p for p in map(str.strip, line.split(separator)) if p]
         if len(parts) < 3:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from rollforge.errors import DataError, DataNotFound, nearest
+from rollforge.data.columns import CODE, DATE, column_names
+from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
+from rollforge.errors import DataError, DataNotFound
 
-__all__ = ["CODE", "DATE", "Table", "read_table"]
+__all__ = ["Table", "read_parquet", "read_table"]
 
-CODE, DATE = "instrument", "datetime"
-
-# The first of these that a table has is meant; 'name' comes last, because it may also be the name of a company.
-_CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "stock", "secid", "sid", "asset", "name")
-_DATES = ("datetime", "date", "trade_date", "trading_date", "day", "timestamp", "time")
-_SAME = {"vol": "volume"}
 _EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-", "#N/A"]
 _KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
 
@@ -30,16 +28,20 @@ class Table:
 
     frame: pd.DataFrame
     source: Path
-    lines: bool
-    """Whether rows have line numbers (a single CSV file with its header)."""
+    seconds: NDArray[np.float64]
+    """The time of day of each row, in seconds since midnight; 0 where only a day is given."""
+    first_line: int | None
+    """Line number of the first row (in a single CSV file); None where rows have none."""
     notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         """Return how a reader finds row number `row` (from 0) in the source."""
-        return f"line {row + 2}" if self.lines else f"row {row + 1}"
+        return f"row {row + 1}" if self.first_line is None else f"line {row + self.first_line}"
 
 
-def read_table(source: Path, columns: dict[str, str]) -> Table:
+def read_table(
+    source: Path, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
+) -> Table:
     """Return the table in `source`, a file or a folder with one file per instrument.
 
     Parameters
@@ -48,6 +50,10 @@ def read_table(source: Path, columns: dict[str, str]) -> Table:
         Where it is.
     columns : dict
         Source column -> ``instrument``, ``datetime``, a field's name, or ``""`` to leave it out.
+    names : sequence of str, optional
+        Names of the columns of CSV files without a header line.
+    encoding : str
+        Encoding of CSV files.
 
     Raises
     ------
@@ -56,30 +62,40 @@ def read_table(source: Path, columns: dict[str, str]) -> Table:
     DataError
         When it cannot be read as a table of daily values.
     """
+    form = _Form(columns, None if names is None else list(names), encoding)
     if source.is_dir():
-        return _read_folder(source, columns)
+        return _read_folder(source, form)
     if not source.is_file():
         raise DataNotFound(f"There is no table {str(source)!r}.")
-    table = _read_file(source, columns, code=None)
+    table = _read_file(source, form, code=None)
     if table.frame.empty:
         raise DataError(f"{source} is a table without rows.")
     return table
 
 
-def _read_folder(folder: Path, columns: dict[str, str]) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What was said about the files to be read."""
+
+    columns: dict[str, str]
+    names: list[str] | None
+    encoding: str
+
+
+def _read_folder(folder: Path, form: _Form) -> Table:
     files = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) and not p.name.startswith("."))
     if not files:
         raise DataNotFound(f"There is no .parquet or .csv file in {folder}.")
     tables = []
     for file in files:
         code = file.name[: -len(_suffix(file))]
-        table = _read_file(file, columns, code=code)
+        table = _read_file(file, form, code=code)
         if table.frame.empty:
             raise DataError(f"{file} is a table without rows.")
         tables.append(table)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
     notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
-    return Table(frame, folder, lines=False, notes=notes)
+    return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes)
 
 
 def _suffix(file: Path) -> str:
@@ -91,19 +107,19 @@ def _kind(file: Path) -> str:
     return _KINDS.get(_suffix(file), "")
 
 
-def _read_file(file: Path, columns: dict[str, str], *, code: str | None) -> Table:
+def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     kind = _kind(file)
     if not kind:
         raise DataError(f"{file} is neither .parquet nor .csv.")
-    raw = _read_csv(file) if kind == "csv" else _read_parquet(file)
-    names = _rename(list(raw.columns), columns, file, has_code=code is not None)
+    raw = _read_csv(file, form) if kind == "csv" else read_parquet(file)
+    names = column_names(raw, form.columns, file, of_one=code is not None)
     raw = raw[list(names)].rename(columns=names)
-    table = Table(raw, file, lines=kind == "csv")
-    if code is not None:
+    first_line = None if kind != "csv" else 2 if form.names is None else 1
+    if code is not None and CODE not in raw:
         raw[CODE] = code
-    days = _days(table)
-    made: dict[str, pd.Series] = {CODE: _codes(table), DATE: days}
-    notes = []
+    table = Table(raw, file, np.zeros(len(raw)), first_line)
+    days, notes = _days(table)
+    made: dict[str, pd.Series] = {CODE: _codes(table), DATE: pd.Series(days.days, raw.index)}
     for name in raw.columns:
         if name in (CODE, DATE):
             continue
@@ -114,18 +130,55 @@ def _read_file(file: Path, columns: dict[str, str], *, code: str | None) -> Tabl
             made[str(name)] = numbers
     if len(made) == 2:
         raise DataError(f"{file} has no column of numbers besides instrument and day.")
-    return Table(pd.DataFrame(made), file, table.lines, tuple(notes))
+    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes))
 
 
-def _read_csv(file: Path) -> pd.DataFrame:
-    # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
-    try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as exc:
-        raise DataError(f"{file} cannot be read as CSV: {str(exc).strip()}.") from exc
+def _read_csv(file: Path, form: _Form) -> pd.DataFrame:
+    def read(separator: str, **options: Any) -> pd.DataFrame:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
+                # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
+                frame: pd.DataFrame = pd.read_csv(
+                    file, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=form.encoding,
+                    index_col=False, skipinitialspace=True, **options,
+                )  # fmt: skip
+        except UnicodeDecodeError as exc:
+            raise DataError(
+                f"{file} is not {form.encoding} text ({exc.reason} at byte {exc.start}). Name its encoding with --encoding, "
+                "as in '--encoding gbk'."
+            ) from None
+        except LookupError as exc:
+            raise DataError(f"There is no encoding {form.encoding!r}; try utf-8, gbk or latin-1.") from exc
+        except pd.errors.ParserWarning:
+            raise DataError(
+                f"{file} has lines with more values than its header has names. Numbers such as 5,629,000 need quotes."
+            ) from None
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, ValueError) as exc:
+            raise DataError(f"{file} cannot be read as CSV: {str(exc).strip()}.") from exc
+        return frame
+
+    options: dict[str, Any] = {}
+    header = list(read(",", nrows=0).columns)
+    separator = next((s for s in ";\t|" if len(header) == 1 and s in str(header[0])), ",")
+    if form.names is not None:
+        width = len(list(read(separator, nrows=0).columns))
+        if width != len(form.names):
+            raise DataError(f"{file} has {width} columns, but {len(form.names)} names are given for them.")
+        options = {"header": None, "names": form.names}
+    frame = read(separator, **options)
+    frame.columns = [str(c).strip("\ufeff \xa0") for c in frame.columns]
+    return frame
 
 
-def _read_parquet(file: Path) -> pd.DataFrame:
+def read_parquet(file: Path) -> pd.DataFrame:
+    """Return a Parquet file as a frame, with its named index levels as columns.
+
+    Raises
+    ------
+    DataError
+        When it is not one.
+    """
     import pyarrow as pa
 
     try:
@@ -134,41 +187,6 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         raise DataError(f"{file} cannot be read as Parquet: {str(exc).splitlines()[0]}") from exc
     levels = [n for n in frame.index.names if n is not None]
     return frame.reset_index(level=levels) if levels else frame
-
-
-def _tidy(name: object) -> str:
-    """The name of a column as an expression can say it: lower case, with underscores."""
-    lower = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_")
-    return _SAME.get(lower, lower)
-
-
-def _rename(found: Sequence[object], columns: dict[str, str], file: Path, *, has_code: bool) -> dict[object, str]:
-    """Return {source column: name} of the columns to keep."""
-    known = [str(c) for c in found]
-    for asked in columns:
-        if asked not in known:
-            raise DataError(f"{file} has no column {asked!r}.{nearest(asked, known)} It has: {', '.join(known)}.")
-    names = {c: columns.get(str(c), _tidy(c)) for c in found}
-    for target, usual in ((DATE, _DATES), (CODE, _CODES)):
-        if target == CODE and has_code:
-            names = {c: n for c, n in names.items() if n != CODE}
-            continue
-        if target not in names.values():
-            pick = next((u for u in usual if u in names.values()), None)
-            if pick is None:
-                what = "instruments" if target == CODE else "days"
-                raise DataError(
-                    f"{file} has no column of {what}: expected one called {', '.join(usual)}. It has: "
-                    f"{', '.join(known)}. Say which with columns={{column: {target!r}}}."
-                )
-            names = {c: target if n == pick else n for c, n in names.items()}
-    names = {c: n for c, n in names.items() if n and not n.startswith(("unnamed", "__index_level"))}
-    by_name: dict[str, object] = {}
-    for column, name in names.items():  # two columns of one name would silently be one field
-        if name in by_name:
-            raise DataError(f"{file}: the columns {str(by_name[name])!r} and {str(column)!r} would both be {name!r}.")
-        by_name[name] = column
-    return names
 
 
 def _codes(table: Table) -> pd.Series:
@@ -180,23 +198,28 @@ def _codes(table: Table) -> pd.Series:
     return text
 
 
-def _days(table: Table) -> pd.Series:
-    raw = table.frame[DATE]
-    if pd.api.types.is_datetime64_any_dtype(raw):
-        days = raw.dt.tz_localize(None) if raw.dt.tz is not None else raw
-    else:  # text, dates, or numbers such as 20130208; a float column of those has a gap in it
-        whole = raw.astype("Int64") if pd.api.types.is_float_dtype(raw) else raw
-        text = whole.astype(str).str.strip()
-        days = pd.to_datetime(text.where(text.str.len() >= 8), format="ISO8601", errors="coerce", utc=False)
-    bad = days.isna()
-    if bad.any():
-        row = int(np.argmax(bad))
+def _days(table: Table) -> tuple[DayColumn, list[str]]:
+    """Return the days of the rows, and what to know about them."""
+    found = read_column(table.frame[DATE])
+    if found.why:
+        row = min(found.why)
         raise DataError(
-            f"{table.source}: the day in {table.where(row)} is no date: {raw.iloc[row]!r}. Write days as 2013-02-08 or "
-            f"20130208 ({int(bad.sum())} of {len(bad)} cannot be read)."
+            f"{table.source}, {table.where(row)}: {found.why[row]} {len(found.why)} of {len(found.days)} days cannot be read."
         )
-    midnight: pd.Series = days.dt.normalize()
-    return midnight
+    outside = (found.days < FIRST_DAY) | (found.days > LAST_DAY)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(
+            f"{table.source}, {table.where(row)}: {found.days[row]} is outside {FIRST_DAY} to {LAST_DAY}. Correct the year."
+        )
+    late = found.utc & (found.seconds > 0)
+    if not late.any():
+        return found, []
+    at = clock(float(found.seconds[np.argmax(late)]))
+    return found, [
+        f"days are taken as they are in UTC (times such as {at} UTC): the exchange's own day may be the next one. "
+        "Write days without a time, or with the exchange's offset, to be sure"
+    ]
 
 
 def _numbers(table: Table, name: str) -> pd.Series | None:
@@ -205,8 +228,13 @@ def _numbers(table: Table, name: str) -> pd.Series | None:
     if pd.api.types.is_numeric_dtype(raw):
         return raw.astype("float64")
     text = raw.astype(str).str.strip()
-    numbers = pd.to_numeric(text.mask(text.isin(_EMPTY)), errors="coerce")
-    bad = numbers.isna() & ~text.isin(_EMPTY) & ~raw.isna()
+    text = text.mask(text.isin(_EMPTY))
+    numbers = pd.to_numeric(text, errors="coerce")
+    bad = numbers.isna() & text.notna() & ~raw.isna()
+    if bad.any():  # 5,629,000
+        grouped = bad & text.str.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?").fillna(False).astype(bool)
+        numbers = numbers.where(~grouped, pd.to_numeric(text.where(grouped).str.replace(",", ""), errors="coerce"))
+        bad &= ~grouped
     if not bad.any():
         return numbers.astype("float64")
     if not numbers.notna().any() and name not in ("open", "high", "low", "close", "volume", "vwap", "factor"):
@@ -214,5 +242,6 @@ def _numbers(table: Table, name: str) -> pd.Series | None:
     row = int(np.argmax(bad))
     raise DataError(
         f"{table.source}: {name} holds {raw.iloc[row]!r} in {table.where(row)}, which is no number "
-        f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Correct it, or leave the column out."
+        f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Correct it, or leave the column out "
+        f"with --column '{name}='."
     )

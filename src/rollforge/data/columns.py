@@ -1,0 +1,129 @@
+"""Which column of a table is the instrument, which the day, and what the fields are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from rollforge.dates import read_day
+from rollforge.errors import DataError, DateError, nearest
+
+__all__ = ["CODE", "DATE", "column_names", "tidy"]
+
+CODE, DATE = "instrument", "datetime"
+
+# The first of these that a table has is meant; 'name' comes last, because it may also be the name of a company.
+_CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
+          "sid", "tic", "permno", "asset", "pair", "name")  # fmt: skip
+_SURE = 8  # so many of them, from the front, are codes beyond doubt
+_DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
+          "time")  # fmt: skip
+_SAME = {"vol": "volume", "money": "amount"}
+# The column names of Chinese sources, in the words of this module.
+_SAME |= {
+    "日期": "date", "交易日期": "date", "时间": "time",
+    "股票代码": "code", "证券代码": "code", "代码": "code",
+    "股票名称": "name", "名称": "name",
+    "开盘": "open", "开盘价": "open", "收盘": "close", "收盘价": "close",
+    "最高": "high", "最高价": "high", "最低": "low", "最低价": "low",
+    "前收盘": "pre_close", "昨收": "pre_close",
+    "成交量": "volume", "成交额": "amount", "成交金额": "amount",
+    "涨跌额": "change", "涨跌幅": "pct_chg",
+    "换手率": "turnover_rate", "振幅": "amplitude",
+}  # fmt: skip
+
+
+def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path, *, of_one: bool) -> dict[object, str]:
+    """Return {source column: name} of the columns to keep.
+
+    Parameters
+    ----------
+    raw : DataFrame
+        The table as it was read.
+    said : mapping
+        Source column -> name, for what was said about some of them; ``""`` leaves a column out.
+    file : Path
+        For messages.
+    of_one : bool
+        Whether the file is named by the one instrument in it. A column that tells several apart is believed instead.
+
+    Raises
+    ------
+    DataError
+        When there is no column of days or of instruments, or two columns would have one name.
+    """
+    found: list[object] = list(raw.columns)
+    known = [str(c) for c in found]
+    for asked in said:
+        if asked not in known:
+            raise DataError(f"{file} has no column {asked!r}.{nearest(asked, known)} It has: {', '.join(known)}.")
+    names = {c: said.get(str(c), tidy(c)) for c in found}
+    names = _pick(names, DATE, _DATES, file)
+    mine = [c for c, n in names.items() if n in _CODES[:_SURE]]
+    if of_one and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
+        names = {c: n for c, n in names.items() if c not in mine}
+    else:
+        names = _pick(names, CODE, _CODES, file)
+    names = {c: n for c, n in names.items() if n and not n.startswith(("unnamed", "__index_level"))}
+    by_name: dict[str, object] = {}
+    for column, name in names.items():  # two columns of one name would silently be one field
+        if name in by_name:
+            raise DataError(_both(by_name[name], column, name, file))
+        by_name[name] = column
+    return names
+
+
+def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Path) -> dict[object, str]:
+    """Name the column that is most likely meant `target`."""
+    if target in names.values():
+        return names
+    pick = next((u for u in usual if u in names.values()), None)
+    if pick is None:
+        raise DataError(_missing(target, usual, [str(c) for c in names], file))
+    chosen = [c for c, n in names.items() if n == pick]
+    if len(chosen) > 1:
+        raise DataError(_both(chosen[0], chosen[1], target, file))
+    return {c: target if n == pick else n for c, n in names.items()}
+
+
+def _both(one: object, other: object, name: str, file: Path) -> str:
+    return (
+        f"{file}: the columns {str(one)!r} and {str(other)!r} would both be {name!r}. "
+        f"Leave one out with --column '{other}='."
+    )
+
+
+def tidy(name: object) -> str:
+    """Return the name of a column as an expression can say it: lower case, with underscores, in English."""
+    lower = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_")
+    lower = re.sub(r"^\d+_", "", lower)  # "1. open"
+    return _SAME.get(lower, lower)
+
+
+def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path) -> str:
+    """What to do about a table without a column of instruments or of days."""
+    if any(_is_value(name) for name in known):
+        return (
+            f"{file} seems to have no header line: its first line is {', '.join(known[:6])}. Name its columns with "
+            "--names, as in '--names datetime,open,high,low,close,volume'."
+        )
+    what = "instruments" if target == CODE else "days"
+    return (
+        f"{file} has no column of {what}: expected one called {', '.join(usual[:6])} or the like. It has: "
+        f"{', '.join(known)}. Say which it is with --column 'NAME={target}' (in Python: columns={{'NAME': {target!r}}})."
+    )
+
+
+def _is_value(name: str) -> bool:
+    """Whether what should be a column's name is a day or a number."""
+    try:
+        float(name)
+    except ValueError:
+        try:
+            read_day(name)
+        except DateError:
+            return False
+    return True
