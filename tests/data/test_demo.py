@@ -118,7 +118,7 @@ def test_planted_signal_is_there_and_weak(market: Path) -> None:
         ({"instruments": 1}, "2 to 9999 instruments, found 1"),
         ({"years": 0}, "1 to 50 years, found 0"),
         ({"seed": -1}, "not negative, found -1"),
-        ({"end": "soon"}, "no date: 'soon'"),
+        ({"end": "soon"}, "end: 'soon' is not a date"),
     ],
 )
 def test_bad_arguments_write_nothing(tmp_path: Path, arguments: dict[str, object], words: str) -> None:

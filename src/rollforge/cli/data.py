@@ -16,14 +16,40 @@ app = typer.Typer(no_args_is_help=True)
 def demo(
     folder: Annotated[Path, typer.Argument(help="Data folder to make.")],
     instruments: Annotated[int, typer.Option(min=2, help="How many instruments.")] = 300,
-    years: Annotated[int, typer.Option(min=1, help="How many years of trading days.")] = 6,
+    years: Annotated[int, typer.Option(min=1, help="How many years of trading days, where no --start is given.")] = 6,
     seed: Annotated[int, typer.Option(help="Another seed, another market.")] = 7,
+    start: Annotated[str | None, typer.Option(metavar="DATE", help="First day of the calendar.")] = None,
+    end: Annotated[str, typer.Option(metavar="DATE", help="Last day of the calendar.")] = "2023-12-29",
+    universe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A universe, as csi300: its 300 largest. Once each; default: demo300, demo100."
+        ),
+    ] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", help="The index of a universe, as SH000300. Once for each; default: DEMO_INDEX."),
+    ] = None,
+    code: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Code of an instrument, in place of D0001 and so on.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Make a synthetic market with a weak real signal in it; the same arguments make the same bytes."""
-    from rollforge.data.demo import make_demo
+    from rollforge.data.demo import INDEX, UNIVERSES, make_demo
 
-    made = make_demo(folder, instruments=instruments, years=years, seed=seed, overwrite=overwrite)
+    made = make_demo(
+        folder,
+        instruments=instruments,
+        years=years,
+        seed=seed,
+        start=start,
+        end=end,
+        universes=_listed(universe) or tuple(UNIVERSES),
+        benchmarks=_listed(benchmark) or (INDEX,),
+        codes=_listed(code),
+        overwrite=overwrite,
+    )
     typer.echo(f"{folder}: {made}")
 
 
@@ -81,6 +107,11 @@ def universe(
     if folder is None:
         raise ConfigError("No data folder is named. Name it with --data FOLDER, or set ROLLFORGE_DATA.")
     typer.echo(str(import_universe(name, file, folder, columns=_columns(column or []), overwrite=overwrite)))
+
+
+def _listed(values: list[str] | None) -> list[str]:
+    """Values that are given once each, or with commas in between."""
+    return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

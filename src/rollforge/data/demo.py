@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 
 from rollforge.data.folder import FolderSummary, new_folder
 from rollforge.data.provider import Days, write_folder
+from rollforge.data.universe import check_universe_name
+from rollforge.dates import FIRST_DAY, LAST_DAY, read_moment
 from rollforge.errors import DataError
 
 __all__ = ["INDEX", "UNIVERSES", "make_demo"]
@@ -30,6 +34,7 @@ INDEX = "DEMO_INDEX"
 UNIVERSES = {"demo300": 300, "demo100": 100}
 """Name -> how many of the largest instruments belong to it after each review."""
 
+_SHORTEST, _LONGEST = 60, 50 * 262  # trading days
 _REVIEW = 126  # trading days from one review of the universes to the next
 _SECTORS = 8
 _EFFECT = 0.07  # expected daily return at a signal of one, in idiosyncratic volatilities
@@ -54,15 +59,23 @@ def make_demo(
     instruments: int = 300,
     years: int = 6,
     seed: int = 7,
+    start: str | dt.date | None = None,
     end: str | dt.date = "2023-12-29",
+    universes: Sequence[str] = tuple(UNIVERSES),
+    benchmarks: Sequence[str] = (INDEX,),
+    codes: Sequence[str] = (),
     overwrite: bool = False,
 ) -> FolderSummary:
     """Write a synthetic market as a data folder, and return what is in it.
 
     Instruments ``D0001`` … with a market and a sector factor, volatility that clusters, fat tails, dividends and splits
-    (``factor``), late listings, delistings and suspensions (rows of NaN). Universes: ``all``, ``demo300`` and
-    ``demo100`` (the 300 and the 100 largest, reviewed twice a year; whoever is listed in between waits for the next
+    (``factor``), late listings, delistings and suspensions (rows of NaN). Universes: ``all``, and by default ``demo300``
+    and ``demo100`` (the 300 and the 100 largest, reviewed twice a year; whoever is listed in between waits for the next
     review). Benchmark: ``DEMO_INDEX``, which belongs to no universe.
+
+    The names may be those that an experiment expects, which says nothing about the real ones: with
+    ``universes=["csi300"], benchmarks=["SH000300"], start="2008-01-01", end="2020-08-31"`` the examples of Qlib find what
+    they ask for.
 
     The signal: what has fallen against its sector for five days (more so on thin volume), and what trades more than it
     is used to, rises a little over the next two days. Alpha158 sees both, and LightGBM finds most of it.
@@ -74,11 +87,20 @@ def make_demo(
     instruments : int
         How many, from 2 to 9999; the index comes on top.
     years : int
-        Length of the calendar, from 1 to 50: weekdays but for New Year and Christmas.
+        Length of the calendar, from 1 to 50, where no `start` is given: weekdays but for New Year and Christmas.
     seed : int
         Another seed, another market.
+    start : date, optional
+        The calendar begins on this day or the first trading day after it.
     end : date
         The calendar ends on this day or the last trading day before it.
+    universes : sequence of str
+        Names of universes beside ``all``. Digits at the end say how many of the largest instruments belong to it;
+        without any all of them do.
+    benchmarks : sequence of str
+        Codes of the indexes: the first is that of the first universe, and so on; those beyond have the first's members.
+    codes : sequence of str
+        Codes of the first instruments, in place of ``D0001`` ….
     overwrite : bool
         True replaces a data folder that is there.
 
@@ -87,21 +109,27 @@ def make_demo(
     DataError
         When an argument cannot be meant, or `path` is taken or cannot be written to.
     """
+    named = [str(code).upper() for code in codes]
     _check(instruments, years, seed)
-    days = _calendar(end, years)
+    sizes = _sizes(universes, instruments)
+    indexes = [str(code).upper() for code in benchmarks]
+    _check_names(named, indexes, instruments)
+    days = _calendar(start, end, years)
     market = _simulate(np.random.Generator(np.random.PCG64(seed)), len(days), instruments)
-    codes = [f"D{i + 1:04d}" for i in range(instruments)]
-    members = {name: _largest(market, count) for name, count in UNIVERSES.items()}
+    codes = [*named, *(f"D{i + 1:04d}" for i in range(len(named), instruments))]
+    members = {name: _largest(market, count) for name, count in sizes.items()}
     lives = [(int(a), int(b) + 1) for a, b in zip(market.first, market.last, strict=True)]
     series = {
         code: (a, {name: values[a:b, i] for name, values in market.bars.items()})
         for i, (code, (a, b)) in enumerate(zip(codes, lives, strict=True))
     }
-    series[INDEX] = (0, _index(market, members["demo300"]))
-    universes = {name: _spans(mask, codes, days) for name, mask in members.items()}
-    universes["all"] = {code: [(days[a], days[b - 1])] for code, (a, b) in zip(codes, lives, strict=True)}
+    weighted = list(members.values()) or [_largest(market, instruments)]
+    for i, code in enumerate(indexes):
+        series[code] = (0, _index(market, weighted[i if i < len(weighted) else 0]))
+    lists = {name: _spans(mask, codes, days) for name, mask in members.items()}
+    lists["all"] = {code: [(days[a], days[b - 1])] for code, (a, b) in zip(codes, lives, strict=True)}
     with new_folder(path, overwrite=overwrite) as draft:
-        write_folder(draft, days, series, universes)
+        write_folder(draft, days, series, lists)
     rows = sum(b - a for a, b in lives)
     return FolderSummary(
         path=Path(path),
@@ -110,9 +138,9 @@ def make_demo(
         fields=_FIELDS,
         first=days[0],
         last=days[-1],
-        rows=rows + len(days),
+        rows=rows + len(indexes) * len(days),
         missing=dict.fromkeys(_FIELDS, rows - int(market.traded.sum())),
-        notes=(f"universes {', '.join(sorted(universes))}; benchmark {INDEX}",),
+        notes=(f"universes {', '.join(sorted(lists))}; benchmark {', '.join(indexes) or 'none'}",),
     )
 
 
@@ -124,16 +152,46 @@ def _check(instruments: int, years: int, seed: int) -> None:
         raise DataError(f"A seed is not negative, found {seed}.")
 
 
-def _calendar(end: str | dt.date, years: int) -> Days:
-    try:
-        last = dt.date.fromisoformat(str(end))
-    except ValueError as exc:
-        raise DataError(f"The end of the demo market is no date: {end!r}. Write it as 2023-12-29.") from exc
-    day = min(last.day, 28) if last.month == 2 else last.day  # 29 February has no counterpart in most years
-    start = last.replace(year=last.year - years, day=day) + dt.timedelta(days=1)
-    every: Days = np.arange(np.datetime64(start, "D"), np.datetime64(last, "D") + 1)
-    holidays = [f"{y}-{d}" for y in range(start.year, last.year + 1) for d in ("01-01", "12-25")]
+def _sizes(universes: Sequence[str], instruments: int) -> dict[str, int]:
+    """Name -> how many of the largest belong to it."""
+    sizes = {}
+    for name in universes:
+        check_universe_name(name)
+        digits = re.search(r"\d+$", name)
+        if name != "all":  # which there is anyway
+            sizes[name] = int(digits[0]) if digits and int(digits[0]) else instruments
+    return sizes
+
+
+def _check_names(codes: Sequence[str], indexes: Sequence[str], instruments: int) -> None:
+    if len(codes) > instruments:
+        raise DataError(f"{len(codes)} codes are given for {instruments} instruments.")
+    names = [*codes, *indexes]
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise DataError(
+                f"An instrument cannot be called {name!r}. Write it with letters, digits, '.', '-' and '_'."
+            )
+        if names.count(name) > 1 or re.fullmatch(r"D\d{4}", name):
+            raise DataError(f"Two instruments of the demo market would be called {name!r}.")
+
+
+def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Days:
+    last = read_moment(end, "end").day
+    if start is None:
+        day = min(last.day, 28) if last.month == 2 else last.day  # 29 February has no counterpart in most years
+        first = last.replace(year=last.year - years, day=day) + dt.timedelta(days=1)
+    else:
+        first = read_moment(start, "start").day
+    if not FIRST_DAY <= np.datetime64(first) <= np.datetime64(last) <= LAST_DAY:
+        raise DataError(f"The demo market cannot go from {first} to {last}.")
+    every: Days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1)
+    holidays = [f"{y}-{d}" for y in range(first.year, last.year + 1) for d in ("01-01", "12-25")]
     open_days: Days = every[np.is_busday(every, holidays=holidays)]
+    if not _SHORTEST <= len(open_days) <= _LONGEST:
+        raise DataError(
+            f"A demo market has {_SHORTEST} to {_LONGEST} trading days; from {first} to {last} there are {len(open_days)}."
+        )
     return open_days
 
 
