@@ -77,7 +77,7 @@ class Session:
     1
     """
 
-    provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA"))
+    provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA") or None)
     """Data folder in Qlib's bin form; None until one is named."""
     region: str = "us"
     """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""

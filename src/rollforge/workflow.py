@@ -22,7 +22,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from rollforge.build import build, resolve_references
 from rollforge.confidential import is_secret_name, remember_secret
-from rollforge.errors import ConfigError, MissingDependency, nearest
+from rollforge.dates import read_day
+from rollforge.errors import ConfigError, DataNotFound, MissingDependency, nearest
 from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
 
@@ -504,8 +505,13 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
             "No data folder is named. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "
             "'rollforge data demo FOLDER' makes one."
         )
-    calendar = open_provider(uri).calendar()
     template = dict(workflow.template)
+    try:
+        calendar = open_provider(uri).calendar()
+    except DataNotFound as exc:
+        raise DataNotFound(
+            f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
+        ) from None
     validate_segments(template, calendar)
     _check_buildable(template)
     generators: list[TaskGen] = []
@@ -522,6 +528,41 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         windows=tuple(windows(kept, calendar)),
         warnings=tuple(task_warnings(kept, calendar)),
     )
+
+
+def _demo_command(template: Mapping[str, Any], folder: str) -> str:
+    """The command that makes a market with the universe, the benchmark and the days of a template."""
+    from rollforge.data.demo import demo_command
+    from rollforge.generate.segments import ordered, segments_of
+
+    handler = template["dataset"]["kwargs"].get("handler")
+    kwargs = handler.get("kwargs", {}) if isinstance(handler, Mapping) else {}
+    bounds = [b for _, b in ordered(segments_of(template))]
+    starts = [b[0] for b in bounds] + [read_day(t) for t in (kwargs.get("start_time"),) if t is not None]
+    ends = [b[1] for b in bounds] + [read_day(t) for t in (kwargs.get("end_time"),) if t is not None]
+    last = [e for e in ends if e is not None]
+    records = template.get("record") or []
+    found = [v for r in ([records] if isinstance(records, Mapping) else records) for v in _values(r, "benchmark")]
+    universe = kwargs.get("instruments")
+    return demo_command(
+        folder,
+        start=min((s for s in starts if s is not None), default=None),
+        end=None if not last else max(last) + 31,  # the labels of the last days need some days more
+        universe=universe if isinstance(universe, str) and universe != "all" else "",
+        benchmark=next((str(v) for v in found if isinstance(v, str)), ""),
+    )
+
+
+def _values(node: Any, name: str) -> Iterator[Any]:
+    """What stands under a name, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == name:
+                yield value
+            yield from _values(value, name)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _values(value, name)
 
 
 def _check_buildable(template: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from rollforge.data.universe import check_universe_name
 from rollforge.dates import FIRST_DAY, LAST_DAY, read_moment
 from rollforge.errors import DataError
 
-__all__ = ["INDEX", "UNIVERSES", "make_demo"]
+__all__ = ["INDEX", "UNIVERSES", "demo_command", "make_demo"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -142,6 +143,21 @@ def make_demo(
         missing=dict.fromkeys(_FIELDS, rows - int(market.traded.sum())),
         notes=(f"universes {', '.join(sorted(lists))}; benchmark {', '.join(indexes) or 'none'}",),
     )
+
+
+def demo_command(
+    path: str | os.PathLike[str],
+    *,
+    start: np.datetime64 | None = None,
+    end: np.datetime64 | None = None,
+    universe: str = "",
+    benchmark: str = "",
+) -> str:
+    """Return the command that makes a demo market with these days and names in it."""
+    words = ["rollforge data demo", shlex.quote(str(path))]
+    options = {"start": start, "end": end, "universe": universe, "benchmark": benchmark}
+    words += [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
+    return " ".join(words)
 
 
 def _check(instruments: int, years: int, seed: int) -> None:

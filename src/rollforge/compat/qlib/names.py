@@ -318,7 +318,8 @@ class GetData:
         if not exists_qlib_data(target_dir):
             raise DataNotFound(
                 f"There are no data in {target_dir}, and they are not downloaded. Make some with 'rollforge data demo "
-                f"{target_dir}', import a table with 'rollforge data import', or copy a folder in Qlib's form there."
+                f"{target_dir} --start 2008-01-01 --end 2020-12-31 --universe csi300 --benchmark SH000300', import a table "
+                "with 'rollforge data import', or copy a folder in Qlib's form there."
             )
 
     def download_data(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,133 @@
+"""``rollforge data``: what the command can be told, and that its own advice works."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rollforge.cli.exit_codes import Exit
+from rollforge.data.provider import open_provider
+
+WORKFLOW = """
+qlib_init: {{provider_uri: "{folder}", region: cn}}
+market: &market csi300
+task:
+  model: {{class: LinearModel, module_path: qlib.contrib.model.linear}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: Alpha158
+        module_path: qlib.contrib.data.handler
+        kwargs: {{start_time: 2019/1/2, end_time: 20201231, fit_start_time: 2019-01-02, fit_end_time: 2019-06-30,
+                  instruments: *market}}
+      segments: {{train: [2019/01/02, 2019/06/30], valid: [20190701, 20191231], test: [2020.01.02, 2020-12-31]}}
+  record:
+    - class: PortAnaRecord
+      module_path: qlib.workflow.record_temp
+      kwargs: {{config: {{strategy: {{class: TopkDropoutStrategy, module_path: qlib.contrib.strategy,
+                                    kwargs: {{signal: <PRED>, topk: 2, n_drop: 1}}}},
+                        backtest: {{start_time: 2020/01/02, end_time: 20201231, benchmark: SH000300}}}}}}
+"""
+
+
+def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rollforge", *words],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_advice_for_a_missing_folder_works(tmp_path: Path) -> None:
+    """A workflow written for Qlib's data names the command that makes a market for it; after it the plan succeeds."""
+    folder = tmp_path / "cn data"
+    (tmp_path / "w.yaml").write_text(WORKFLOW.format(folder=folder))
+    refused = call("plan", str(tmp_path / "w.yaml"))
+    assert refused.returncode == Exit.USAGE
+    command = refused.stderr.partition("names and days of this file: ")[2].strip()
+    assert command.startswith("rollforge data demo")
+    assert call(*shlex.split(command)[1:], "--instruments", "5").returncode == Exit.DONE
+    provider = open_provider(folder)
+    assert provider.markets() == ["all", "csi300"]
+    assert provider.has("SH000300")
+    assert [str(d) for d in provider.calendar()[[0, -1]]] == ["2019-01-02", "2021-01-29"]
+    planned = call("plan", str(tmp_path / "w.yaml"))
+    assert planned.returncode == Exit.DONE, planned.stderr
+    assert "2019-01-02" in planned.stdout
+
+
+def test_demo_takes_names_and_dates(tmp_path: Path) -> None:
+    """Dates in any spelling, universes and benchmarks once each or with commas, codes of instruments."""
+    made = call(
+        "data", "demo", str(tmp_path / "d"), "--start", "20200102", "--end", "2020/12/31", "--instruments", "6",
+        "--universe", "csi300,csi2", "--universe", "mine", "--benchmark", "SH000300", "--benchmark", "SH000905",
+        "--code", "sh600519",
+    )  # fmt: skip
+    assert made.returncode == Exit.DONE, made.stderr
+    assert "universes all, csi2, csi300, mine; benchmark SH000300, SH000905" in made.stdout
+    provider = open_provider(tmp_path / "d")
+    assert [str(d) for d in provider.calendar()[[0, -1]]] == ["2020-01-02", "2020-12-31"]
+    assert "SH600519" in provider.instruments("all")
+    assert len(provider.instruments("mine")) == len(provider.instruments("csi300")) > len(provider.instruments("csi2"))
+    bad = call("data", "demo", str(tmp_path / "e"), "--start", "2020-13-01")
+    assert (bad.returncode, bad.stderr) == (
+        Exit.USAGE,
+        "rollforge: start: '2020-13-01' is not a date: there is no month 13.\n",
+    )
+
+
+def test_import_takes_the_names_of_columns(tmp_path: Path) -> None:
+    """The message about an unknown column names an option that exists, and with it the table is imported."""
+    (tmp_path / "t.csv").write_text("who;when=;px\nA;2021-03-01;1\nA;2021-03-02;2\n")
+    refused = call("data", "import", str(tmp_path / "t.csv"), str(tmp_path / "d"))
+    assert refused.returncode == Exit.USAGE
+    assert "--column 'NAME=datetime'" in refused.stderr
+    made = call(
+        "data", "import", str(tmp_path / "t.csv"), str(tmp_path / "d"),
+        "--column", "when==datetime", "--column", "who=instrument", "--column", "px=close",
+    )  # fmt: skip
+    assert made.returncode == Exit.DONE, made.stderr
+    assert "1 instruments x 2 days" in made.stdout
+    wrong = call("data", "import", str(tmp_path / "t.csv"), str(tmp_path / "e"), "--column", "who")
+    assert wrong.returncode == Exit.USAGE
+    assert "--column: expected COLUMN=NAME" in wrong.stderr
+
+
+@pytest.mark.parametrize("named", ["option", "environment"])
+def test_a_universe_is_imported(tmp_path: Path, small_folder: Path, named: str) -> None:
+    """The members of an index go into the data folder that is named, or that of the environment."""
+    (tmp_path / "index.csv").write_text(
+        "code,in_date,out_date\nD0001,20200302,\nD0002,2020/3/2,2020-04-01\nNONE,20200302,\n"
+    )
+    words, environment = ["data", "universe", f"mine_{named}", str(tmp_path / "index.csv")], {}
+    if named == "option":
+        words += ["--data", str(small_folder)]
+    else:
+        environment = {"ROLLFORGE_DATA": str(small_folder)}
+    made = call(*words, **environment)
+    assert made.returncode == Exit.DONE, made.stderr
+    assert f"mine_{named}: 2 instruments in 2 spans, 2020-03-02 to 2020-12-31, at most 2 on one day" in made.stdout
+    assert "1 left out that have no data: NONE" in made.stdout
+    assert f"mine_{named}" in open_provider(small_folder).markets()
+
+
+def test_a_universe_needs_a_folder(tmp_path: Path) -> None:
+    """Without a data folder the message says how to name one."""
+    refused = call("data", "universe", "mine", str(tmp_path / "index.csv"), ROLLFORGE_DATA="")
+    assert refused.returncode == Exit.USAGE
+    assert "--data FOLDER" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from rollforge.data.demo import make_demo
+
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    make_demo(folder, instruments=3, start="2020-01-02", end="2020-12-31")
+    return folder
