@@ -87,6 +87,8 @@ class TaskRecord:
     pool: str
     definition: Mapping[str, Any]
     """What to run: ``{"model": …, "dataset": …, "record": …}``."""
+    model_name: str = ""
+    """What the task's model is called, no part of the definition; empty when it was given no name."""
     status: Status = Status.WAITING
     priority: int = 0
     attempt: int = 0

@@ -8,6 +8,7 @@ import pickle
 import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from rollforge.store import sqlite
 from rollforge.store.base import Clock, TaskStore
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
-from rollforge.store.postgres import PostgresStore
+from rollforge.store.postgres import _MIGRATIONS as _POSTGRES_MIGRATIONS, PostgresStore
 from rollforge.store.sqlite import SQLiteStore
-from rollforge.task import Status
+from rollforge.task import Status, digest
 from rollforge.testing.mongo import real_mongodb
 from rollforge.testing.postgres import PostgresServer
 from rollforge.testing.store import POOL, TaskStoreSuite
@@ -98,6 +99,20 @@ class TestSQLiteStore(TaskStoreSuite):
         store.commit(self.claim(store), 1, log="text")
         assert self.claim(store).definition == {"x": 2}
 
+    def test_tasks_stored_before_models_had_names_have_none(self, tmp_path: Path) -> None:
+        """A file of the version before: its tasks and results are there, and a name may be given to them."""
+        file = tmp_path / "old.db"
+        raw = sqlite3.connect(file)
+        raw.executescript(";".join(sqlite._MIGRATIONS[:2]))
+        task_id = digest({"x": 1})
+        values = ("pool", task_id, '{"x":1}', "done")
+        raw.execute("INSERT INTO tasks (pool, id, definition, status, created_at) VALUES (?, ?, ?, ?, 5.0)", values)
+        raw.execute("INSERT INTO results VALUES ('pool', ?, '0.5', NULL)", (task_id,))
+        raw.execute("PRAGMA user_version = 2")
+        raw.commit()
+        raw.close()
+        _check_unnamed(SQLiteStore(f"sqlite:///{file}"), task_id)
+
     def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
         """No table of ours is made among its tables."""
         file = tmp_path / "theirs.db"
@@ -112,6 +127,15 @@ class TestSQLiteStore(TaskStoreSuite):
         """Whatever is done to it in whatever order."""
         machine = type("Machine", (StoreMachine,), {"make_store": lambda clock: _sqlite(tmp_path, clock)})
         run_state_machine_as_test(machine, settings=MACHINE)
+
+
+def _check_unnamed(store: TaskStore, task_id: str) -> None:
+    """A done task with the result 0.5 has no name; it gets one, and keeps everything else."""
+    old = store.get(POOL, task_id)
+    assert (old.model_name, old.status, old.result) == ("", Status.DONE, 0.5)
+    assert [t.id for t in store.query(POOL, {"model_name": ""})] == [task_id]
+    assert [c.new for c in store.create(POOL, [{"x": 1}], model_names=["lgb"])] == [False]
+    assert store.get(POOL, task_id) == replace(old, model_name="lgb")
 
 
 def _sqlite(folder: Path, clock: Clock) -> TaskStore:
@@ -164,6 +188,22 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute(f"UPDATE {self.uri.rpartition('=')[2]}.schema_version SET version = 99")
         with pytest.raises(StoreUnavailable, match="newer Rollforge"):
             PostgresStore(self.uri)
+
+    def test_tasks_stored_before_models_had_names_have_none(self, postgres: PostgresServer) -> None:
+        """A schema of the version before: its tasks and results are there, and a name may be given to them."""
+        schema, task_id = self.uri.rpartition("=")[2], digest({"x": 1})
+        with psycopg.connect(postgres.uri) as raw:
+            raw.execute(f"CREATE SCHEMA {schema}")
+            raw.execute(f"SET search_path TO {schema}")
+            raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+            for statement in _POSTGRES_MIGRATIONS[0].split(";"):
+                raw.execute(statement.encode())
+            raw.execute("INSERT INTO schema_version VALUES (1)")
+            columns = "pool, id, definition, filter, status, created_at"
+            values = ("pool", task_id, '{"x":1}', '{"x":1}', "done", 5.0)
+            raw.execute(f"INSERT INTO tasks ({columns}) VALUES (%s, %s, %s, %s, %s, %s)", values)
+            raw.execute("INSERT INTO results (pool, id, plain) VALUES ('pool', %s, '0.5')", (task_id,))
+        _check_unnamed(self.make_store(None), task_id)
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -304,6 +344,15 @@ class TestMongoStore(TaskStoreSuite):
         self.made[-1]._meta.update_one({"_id": "schema"}, {"$set": {"version": 99}})
         with pytest.raises(StoreUnavailable, match="newer Rollforge"):
             MongoStore(self.uri)
+
+    def test_tasks_stored_before_models_had_names_have_none(self) -> None:
+        """A database of the version before: its tasks and results are there, and a name may be given to them."""
+        before = self.make_store(None)
+        (created,) = before.create(POOL, [{"x": 1}])
+        before.commit(self.claim(before), 0.5)
+        self.made[-1]._database[POOL].update_many({}, {"$unset": {"model_name": ""}})
+        self.made[-1]._meta.update_one({"_id": "schema"}, {"$set": {"version": 1}})
+        _check_unnamed(self.make_store(None), created.id)
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:

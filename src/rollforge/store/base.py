@@ -37,6 +37,7 @@ class TaskStore(Protocol):
 
     * **A task is its content.** Its id is the digest of its definition; creating it twice, also by two processes at the
       same moment, leaves one row.
+    * **A name is no part of it**: what a task's model is called may change, and changes neither the id nor the status.
     * **A claim is one atomic step**: highest priority first, then oldest. Two workers never get the same task.
     * **A claim is a lease with a token.** The token grows with every claim. When a lease has run out, the next claim may
       take the task over; renewing, committing, giving back and failing under an old token is refused with
@@ -61,8 +62,9 @@ class TaskStore(Protocol):
         priority: int = 0,
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
+        model_names: Sequence[str] = (),
     ) -> list[Created]:
-        """Store definitions, all of them or none; those that the pool has already stay as they are.
+        """Store definitions, all of them or none; those that the pool has already stay as they are, but for the name.
 
         Parameters
         ----------
@@ -76,6 +78,9 @@ class TaskStore(Protocol):
             Of the new ones.
         depends_on : sequence of str
             Ids of tasks of this pool that the new ones wait for.
+        model_names : sequence of str
+            Of each definition what its model is called, also of those that the pool has already. Empty, or no names at all:
+            new tasks get none, known ones keep theirs.
 
         Raises
         ------
@@ -171,7 +176,7 @@ class TaskStore(Protocol):
         """Let nothing be claimed from a pool, until it is called with False; what runs goes on."""
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
-        """Put another definition, waiting, in the place of a task and return its id."""
+        """Put another definition, waiting, in the place of a task and return its id; the name of its model stays."""
 
     def close(self) -> None:
         """Give connections back; a later call opens them again."""
@@ -195,6 +200,23 @@ def refuse_running(status: Status) -> None:
     """
     if status is Status.RUNNING:
         raise ConfigError("A task becomes running when a worker claims it; by hand it would run for ever.")
+
+
+def named(definitions: Sequence[Any], model_names: Sequence[str]) -> list[str]:
+    """Return a name for each definition, empty where none is given.
+
+    Raises
+    ------
+    ConfigError
+        When there are not as many names as definitions, or one has characters that cannot be printed.
+    """
+    names = list(model_names) if len(model_names) else [""] * len(definitions)
+    if len(names) != len(definitions):
+        raise ConfigError(f"there are {len(names)} names for {len(definitions)} tasks.", path="model_names")
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable():
+            raise ConfigError(f"{name!r:.100} cannot be the name of a model.", path="model_names")
+    return names
 
 
 def trim_log(text: str) -> str:

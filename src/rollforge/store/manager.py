@@ -148,17 +148,21 @@ class TaskManager:
         Parameters
         ----------
         task : mapping
-            ``{"def": …}``, and where it has them ``status``, ``res``, ``priority`` and ``depends_on``.
+            ``{"def": …}``, and where it has them ``status``, ``res``, ``priority``, ``depends_on`` and ``model_name``.
         """
         definition, status = task["def"], Status(task.get("status", Status.WAITING))
         needs = self._needed(task.get("depends_on", ()))
         if status is Status.WAITING and task.get("res") is None:
-            made = self.store.create(self._pool, [definition], priority=task.get("priority") or 0, depends_on=needs)
+            made = self.store.create(
+                self._pool, [definition], priority=task.get("priority") or 0, depends_on=needs,
+                model_names=[task.get("model_name") or ""],
+            )  # fmt: skip
             return made[0].id
         record = TaskRecord(
             id=digest(definition), pool=self._pool, definition=definition, status=status, result=task.get("res"),
             priority=task.get("priority") or 0, created_at=time.time(), depends_on=needs,
             stage_from=Status.PART_DONE if status is Status.PART_DONE else Status.WAITING,
+            model_name=task.get("model_name") or "",
         )  # fmt: skip
         self.store.put(self._pool, [record])
         return record.id
@@ -185,8 +189,9 @@ class TaskManager:
         depends_on: Mapping[str, Any] | Sequence[str] = (),
         priority: int = 0,
         max_attempts: int = 3,
+        model_names: Sequence[str] = (),
     ) -> Ids:
-        """Store definitions and return their ids, in the same order; those that the pool knows stay as they are.
+        """Store definitions and return their ids, in the same order; those that the pool knows keep all but their name.
 
         Parameters
         ----------
@@ -202,6 +207,9 @@ class TaskManager:
             Of the new ones; higher comes first.
         max_attempts : int
             How often each stage of the new ones may be begun.
+        model_names : sequence of str
+            What the model of each is called wherever tasks are shown. A name is no part of a task: giving a known task
+            another one changes that alone. Empty names, or none at all, change nothing.
 
         Raises
         ------
@@ -218,8 +226,9 @@ class TaskManager:
             return [digest(d) for d in task_def_l]
         needs = self._needed(depends_on)
         created = self.store.create(
-            self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs
-        )
+            self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
+            model_names=model_names,
+        )  # fmt: skip
         new = [c for c in created if c.new]
         log.info("%s: %d new tasks, %d known", self, len(new), len(created) - len(new))
         if print_nt:
@@ -376,7 +385,8 @@ def _me() -> str:
 def _document(record: TaskRecord) -> Document:
     definition = dict(record.definition)
     return {
-        "_id": record.id, "def": definition, "filter": definition, "status": record.status, "res": record.result,
+        "_id": record.id, "def": definition, "filter": definition, "model_name": record.model_name,
+        "status": record.status, "res": record.result,
         "priority": record.priority, "attempt": record.attempt, "error": record.error, "cause": record.cause,
         "log": record.log, "worker": record.worker, "depends_on": list(record.depends_on), "token": record.token,
         "stage_from": record.stage_from,

@@ -15,6 +15,7 @@ from rollforge.store.base import (
     backoff,
     because_of,
     expired,
+    named,
     refuse_cycles,
     refuse_running,
     stale,
@@ -71,21 +72,26 @@ class MemoryStore:
         priority: int = 0,
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
+        model_names: Sequence[str] = (),
     ) -> list[Created]:
+        names = named(definitions, model_names)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
         needs = tuple(sorted(set(depends_on)))
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
             self._check_dependencies(tasks, {task_id for task_id, _ in encoded}, needs)
             made = []
-            for task_id, text in encoded:
-                made.append(Created(task_id, task_id not in tasks))
-                if task_id not in tasks:
+            for (task_id, text), name in zip(encoded, names, strict=True):
+                known = tasks.get(task_id)
+                made.append(Created(task_id, known is None))
+                if known is None:
                     task = TaskRecord(
                         id=task_id, pool=pool, definition=decode(text), priority=priority, max_attempts=max_attempts,
-                        created_at=self._clock(), depends_on=needs,
+                        created_at=self._clock(), depends_on=needs, model_name=name,
                     )  # fmt: skip
                     self._put(task)
+                elif name and name != known.model_name:
+                    self._put(replace(known, model_name=name))
             if any(c.new for c in made):
                 self._settle(pool, needs)
             return made
@@ -383,7 +389,7 @@ class MemoryStore:
             old, known = self.get(pool, task_id), self._pools[pool]
             fresh = TaskRecord(
                 id=new_id, pool=pool, definition=kept, priority=old.priority, max_attempts=old.max_attempts,
-                created_at=self._clock(), token=old.token + 1, depends_on=old.depends_on,
+                created_at=self._clock(), token=old.token + 1, depends_on=old.depends_on, model_name=old.model_name,
             )  # fmt: skip
             if new_id != task_id and new_id in known:
                 both = tuple(sorted({*known[new_id].depends_on, *old.depends_on}))

@@ -42,6 +42,7 @@ from rollforge.store.base import (
     backoff,
     because_of,
     expired,
+    named,
     refuse_cycles,
     refuse_running,
     stale,
@@ -67,15 +68,17 @@ __all__ = ["MongoStore"]
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _META = "rollforge_meta"
 _ORDER = [("priority", DESCENDING), ("seq", 1)]
 _UNFINISHED = ["waiting", "running", "part_done"]
 _FRESH: Document = {
     "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
     "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
-    "cause": None, "log": "", "needs": [], "unmet": [],
+    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "",
 }  # fmt: skip
+# What a task keeps when another definition is put in its place.
+_KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name")
 _SECONDS = 10.0
 _TRUST = (UntrustedPickle, ArtifactUnreadable)
 
@@ -144,6 +147,11 @@ class MongoStore:
                 f"The task store {mask_secrets(self.uri)} was made by a newer Rollforge (schema {found['version']}, this "
                 f"one knows {SCHEMA_VERSION}). Update Rollforge."
             )
+        elif found["version"] < SCHEMA_VERSION:
+            for pool in self.pools():  # since schema 2 a task has a name
+                unnamed = {"digest": {"$exists": True}, "model_name": {"$exists": False}}
+                self._database[pool].update_many(unnamed, {"$set": {"model_name": ""}})
+            self._meta.update_one({"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}})
 
     def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
         code = getattr(exc, "code", None)
@@ -233,7 +241,9 @@ class MongoStore:
         priority: int = 0,
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
+        model_names: Sequence[str] = (),
     ) -> list[Created]:
+        names = named(definitions, model_names)
         written = [_definition(d) for d in definitions]  # all of them, before anything is stored
         tasks, needs = self._tasks(pool), sorted(set(depends_on))
         ids = {w["digest"] for w in written}
@@ -245,11 +255,22 @@ class MongoStore:
         now = self._now()
         fresh = {**_FRESH, "priority": priority, "max_attempts": max_attempts, "needs": needs, "unmet": needs}
         for i, document in enumerate(written):
-            document |= {**fresh, "created_at": now, "changed": now, "seq": last - len(written) + 1 + i}
+            seq = last - len(written) + 1 + i
+            document |= {**fresh, "created_at": now, "changed": now, "seq": seq, "model_name": names[i]}
         new = self._insert(tasks, written)
+        self._rename(tasks, {d["digest"]: names[i] for i, d in enumerate(written) if i not in new and names[i]})
         if needs and new:
             self._settle(pool, needs)
         return [Created(d["digest"], i in new) for i, d in enumerate(written)]
+
+    def _rename(self, tasks: Collection[Document], names: Mapping[str, str]) -> None:
+        """Give tasks that are there the names of their models."""
+        ids: dict[str, list[str]] = {}
+        for task_id, name in names.items():
+            ids.setdefault(name, []).append(task_id)
+        for name, theirs in ids.items():
+            others = {"digest": {"$in": theirs}, "model_name": {"$ne": name}}
+            tasks.update_many(others, {"$set": {"model_name": name, "changed": self._now()}})
 
     def _insert(self, tasks: Collection[Document], documents: Sequence[Document]) -> set[int]:
         """Insert what is not there; return which were new, by place."""
@@ -281,7 +302,7 @@ class MongoStore:
                     "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
                     "started_at": r.started_at, "finished_at": r.finished_at, "error": r.error,
                     "cause": r.cause.value if r.cause else None, "log": trim_log(r.log), "needs": list(r.depends_on),
-                    "unmet": list(r.depends_on), "seq": last - len(kept) + 1 + i,
+                    "unmet": list(r.depends_on), "model_name": r.model_name, "seq": last - len(kept) + 1 + i,
                     **({} if r.result is None else {"res": _result(encode_result(r.result))}),
                 }
             )  # fmt: skip
@@ -398,7 +419,7 @@ class MongoStore:
             lease_until=found["lease_until"], available_at=found["available_at"], worker=found["worker"],
             created_at=found["created_at"], started_at=found["started_at"], finished_at=found["finished_at"],
             error=found["error"], cause=Cause(found["cause"]) if found["cause"] else None, log=found["log"],
-            depends_on=tuple(sorted(found["needs"])), blocked=bool(found["unmet"]),
+            depends_on=tuple(sorted(found["needs"])), blocked=bool(found["unmet"]), model_name=found.get("model_name", ""),
         )  # fmt: skip
 
     # -- the claim's end -----------------------------------------------------------------------------------------------
@@ -606,9 +627,7 @@ class MongoStore:
             tasks.update_one({"_id": known["_id"]}, {"$set": {"needs": needs}})
             tasks.delete_one({"_id": old["_id"]})
         else:
-            fresh = {
-                k: v for k, v in _FRESH.items() if k not in ("priority", "max_attempts", "token", "needs", "unmet")
-            }
+            fresh = {k: v for k, v in _FRESH.items() if k not in _KEPT}
             change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
             tasks.update_one({"_id": old["_id"]}, {"$set": change, "$inc": {"token": 1}, "$unset": {"res": ""}})
         for dependant in list(tasks.find({"needs": {"$in": [old["digest"]]}}, {"needs": 1})):

@@ -68,6 +68,7 @@ CREATE TABLE needs (pool TEXT NOT NULL, id TEXT NOT NULL, needs TEXT NOT NULL, P
 CREATE INDEX needs_by_prerequisite ON needs (pool, needs);
 CREATE TABLE paused (pool TEXT PRIMARY KEY)
 """,
+    "ALTER TABLE tasks ADD COLUMN model_name TEXT NOT NULL DEFAULT ''",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _CHANNEL = "rollforge"
@@ -265,10 +266,11 @@ class PostgresStore(SQLStore):
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
-            "INSERT INTO tasks (pool, id, definition, filter, priority, max_attempts, created_at) "
-            "SELECT :pool, t.id, t.definition, t.filter, :priority, :max_attempts, :now FROM "
-            "unnest(CAST(:ids AS text[]), CAST(:definitions AS text[]), CAST(:filters AS jsonb[])) "
-            "WITH ORDINALITY AS t (id, definition, filter, place) ORDER BY t.place "
+            "INSERT INTO tasks (pool, id, definition, filter, model_name, priority, max_attempts, created_at) "
+            "SELECT :pool, t.id, t.definition, t.filter, t.model_name, :priority, :max_attempts, :now FROM "
+            "unnest(CAST(:ids AS text[]), CAST(:definitions AS text[]), CAST(:filters AS jsonb[]), "
+            "CAST(:names AS text[])) "
+            "WITH ORDINALITY AS t (id, definition, filter, model_name, place) ORDER BY t.place "
             "ON CONFLICT (pool, id) DO NOTHING RETURNING id"
         )
         made: list[bool] = []
@@ -277,6 +279,7 @@ class PostgresStore(SQLStore):
             found = tx.rows(
                 text, pool=some[0]["pool"], priority=some[0]["priority"], max_attempts=some[0]["max_attempts"],
                 ids=[r["id"] for r in some], definitions=[r["definition"] for r in some], filters=filters,
+                names=[r["model_name"] for r in some],
             )  # fmt: skip
             new = {r[0] for r in found}
             for row in some:

@@ -1,8 +1,8 @@
 """Queries in MongoDB's form: one parser to a small tree, and an evaluator that says what the tree means.
 
 ``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. Fields are those of a
-task (``_id``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), and dotted paths into the definition,
-with or without the ``def.`` or ``filter.`` that Qlib writes before them. As in MongoDB, a path goes through the elements
+task (``_id``, ``model_name``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), and dotted paths into
+the definition, with or without the ``def.`` or ``filter.`` that Qlib writes before them. As in MongoDB, a path goes through the elements
 of a list, a comparison with a list holds when it holds for one of its elements, and None equals what is missing; a path
 with a number in it (``segments.test.0``) counts places instead.
 """
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 COLUMNS = {
-    "_id": "id", "id": "id", "status": "status", "priority": "priority", "attempt": "attempt", "worker": "worker",
-    "cause": "cause", "created_at": "created_at", "started_at": "started_at", "finished_at": "finished_at",
+    "_id": "id", "id": "id", "model_name": "model_name", "status": "status", "priority": "priority", "attempt": "attempt",
+    "worker": "worker", "cause": "cause", "created_at": "created_at", "started_at": "started_at", "finished_at": "finished_at",
 }  # fmt: skip
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$exists", "$regex", "$not")
 _LOGIC = ("$and", "$or", "$nor", "$not")

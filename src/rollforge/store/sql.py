@@ -12,7 +12,17 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
-from rollforge.store.base import Created, Query, backoff, because_of, refuse_cycles, refuse_running, stale, trim_log
+from rollforge.store.base import (
+    Created,
+    Query,
+    backoff,
+    because_of,
+    named,
+    refuse_cycles,
+    refuse_running,
+    stale,
+    trim_log,
+)
 from rollforge.store.codec import Encoded, decode_result, encode_result
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
 from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, import_reference, name_reference
@@ -25,7 +35,7 @@ Condition = tuple[str, dict[str, Any]]
 # Without `tasks.`: the columns of a task, in the order of _record().
 COLUMNS = (
     "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
-    "created_at, started_at, finished_at, error, cause, log, blocked"
+    "created_at, started_at, finished_at, error, cause, log, blocked, model_name"
 )
 _FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
 _EXPIRE = """
@@ -92,7 +102,7 @@ class SQLStore(abc.ABC):
 
     @abc.abstractmethod
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
-        """Insert tasks (``pool, id, definition, priority, max_attempts``); False for those that are there."""
+        """Insert tasks (``pool, id, definition, priority, max_attempts, model_name``); False for those that are there."""
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -123,23 +133,39 @@ class SQLStore(abc.ABC):
         priority: int = 0,
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
+        model_names: Sequence[str] = (),
     ) -> list[Created]:
         rows: list[dict[str, Any]] = [  # all of them, before anything is stored
-            {"pool": pool, "id": digest(d), "definition": encode(d), "priority": priority, "max_attempts": max_attempts}
-            for d in definitions
-        ]
+            {"pool": pool, "id": digest(d), "definition": encode(d), "priority": priority, "max_attempts": max_attempts,
+             "model_name": name}
+            for d, name in zip(definitions, named(definitions, model_names), strict=True)
+        ]  # fmt: skip
         wanted = list(dict.fromkeys(depends_on))
 
         def work(tx: Transaction) -> list[Created]:
             if wanted:
                 self._check_dependencies(tx, pool, {r["id"] for r in rows}, wanted)
             made = [Created(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
+            known = [r for r, c in zip(rows, made, strict=True) if not c.new and r["model_name"]]
+            self._rename(tx, pool, {r["id"]: r["model_name"] for r in known})
             fresh = [c.id for c in made if c.new]
             if wanted and fresh:
                 self._depend(tx, pool, fresh, wanted)
             return made
 
         return self._write(work, pool)
+
+    def _rename(self, tx: Transaction, pool: str, names: Mapping[str, str]) -> None:
+        """Give tasks that are there the names of their models."""
+        ids: dict[str, list[str]] = {}
+        for task_id, name in names.items():
+            ids.setdefault(name, []).append(task_id)
+        for name, theirs in ids.items():
+            tx.run(
+                f"UPDATE tasks SET model_name = :name WHERE pool = :pool AND {self._among('id', 'ids')} "
+                "AND model_name <> :name",
+                pool=pool, ids=self._list(theirs), name=name,
+            )  # fmt: skip
 
     def _check_dependencies(
         self, tx: Transaction, pool: str, ids: set[str], wanted: list[str], *, known: bool = False
@@ -175,7 +201,7 @@ class SQLStore(abc.ABC):
         def work(tx: Transaction) -> int:
             rows = [
                 {"pool": pool, "id": r.id, "definition": encode(r.definition), "priority": r.priority,
-                 "max_attempts": r.max_attempts}
+                 "max_attempts": r.max_attempts, "model_name": r.model_name}
                 for r in kept
             ]  # fmt: skip
             new = [r for r, is_new in zip(kept, self._insert(tx, rows), strict=True) if is_new]
@@ -308,7 +334,7 @@ class SQLStore(abc.ABC):
     def _record(self, row: Sequence[Any], *, imports: bool = False) -> TaskRecord:
         (
             pool, task_id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until,
-            available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked,
+            available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked, model_name,
         ) = row  # fmt: skip
         return TaskRecord(
             id=task_id, pool=pool,
@@ -316,7 +342,7 @@ class SQLStore(abc.ABC):
             status=Status(status), priority=priority, attempt=attempt, max_attempts=max_attempts, token=token,
             lease_until=lease_until, available_at=available_at, worker=worker, created_at=created_at,
             started_at=started_at, finished_at=finished_at, error=error, stage_from=Status(stage_from),
-            cause=Cause(cause) if cause else None, log=log, blocked=bool(blocked),
+            cause=Cause(cause) if cause else None, log=log, blocked=bool(blocked), model_name=model_name,
         )  # fmt: skip
 
     def expire(self, pool: str) -> None:
@@ -542,12 +568,12 @@ class SQLStore(abc.ABC):
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
         new_id = digest(definition)
-        row = {"pool": pool, "id": new_id, "definition": encode(definition), "priority": 0, "max_attempts": 3}
+        row: dict[str, Any] = {"pool": pool, "id": new_id, "definition": encode(definition)}
 
         def work(tx: Transaction) -> str:
             old = self._get(tx, pool, task_id)
             if new_id != task_id:
-                row.update(priority=old.priority, max_attempts=old.max_attempts)
+                row.update(priority=old.priority, max_attempts=old.max_attempts, model_name=old.model_name)
                 if self._insert(tx, [row])[0]:
                     # It stands where the old one stood, also for those that wait for it.
                     place = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)[0][

@@ -75,6 +75,7 @@ CREATE TABLE needs (
 CREATE INDEX needs_by_prerequisite ON needs (pool, needs);
 CREATE TABLE paused (pool TEXT PRIMARY KEY) WITHOUT ROWID
 """,
+    "ALTER TABLE tasks ADD COLUMN model_name TEXT NOT NULL DEFAULT ''",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _BUSY_SECONDS = 60.0
@@ -256,8 +257,8 @@ class SQLiteStore(SQLStore):
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
-            "INSERT INTO tasks (pool, id, definition, priority, max_attempts, created_at) "
-            "VALUES (:pool, :id, :definition, :priority, :max_attempts, :now) ON CONFLICT (pool, id) DO NOTHING"
+            "INSERT INTO tasks (pool, id, definition, priority, max_attempts, model_name, created_at) "
+            "VALUES (:pool, :id, :definition, :priority, :max_attempts, :model_name, :now) ON CONFLICT (pool, id) DO NOTHING"
         )
         return [tx.run(text, **row) == 1 for row in rows]
 

@@ -77,6 +77,44 @@ class TaskStoreSuite:
             store.create(POOL, [{"a": 1}, {"model": {"kwargs": {"thing": Own()}}}])
         assert store.count(POOL) == {}
 
+    def test_a_name_is_no_part_of_a_task(self, store: TaskStore) -> None:
+        """Created again under another name a task has that name, and nothing else of it has changed; an empty one, or
+        none, changes nothing."""
+        first, second = store.create(POOL, [{"x": 1}, {"x": 2}], model_names=["lgb", ""])
+        store.commit(self.claim(store), "result")
+        assert [t.model_name for t in store.query(POOL)] == ["lgb", ""]
+        before = store.get(POOL, first.id)
+        again = store.create(POOL, [{"x": 2}, {"x": 1}, {"x": 3}], model_names=["ridge", "trees", "ridge"])
+        assert [c.new for c in again] == [False, False, True]
+        after = store.get(POOL, first.id)
+        assert (after.model_name, after.result, after.status) == ("trees", "result", Status.DONE)
+        assert (after.token, after.definition) == (before.token, before.definition)
+        store.create(POOL, [{"x": 1}])
+        store.create(POOL, [{"x": 1}], model_names=[""])
+        assert store.get(POOL, first.id).model_name == "trees"
+        assert {t.definition["x"] for t in store.query(POOL, {"model_name": "ridge"})} == {2, 3}
+        assert self.claim(store, query={"model_name": {"$in": ["ridge"]}}).id == second.id
+
+    def test_a_name_stays_with_its_task(self, store: TaskStore) -> None:
+        """While it runs, fails, is tried again, copied, or has another definition put in its place."""
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=1, model_names=["größer, depth=4 %s :name"])
+        task = self.claim(store)
+        assert task.model_name == "größer, depth=4 %s :name"
+        store.create(POOL, [{"x": 1}], model_names=["new"])
+        store.fail(task, "boom")
+        store.retry(POOL)
+        store.put("copy", list(store.query(POOL)))
+        new_id = store.replace(POOL, created.id, {"x": 2})
+        assert [t.model_name for t in store.query("copy")] == ["new"]
+        assert store.get(POOL, new_id).model_name == "new"
+
+    @pytest.mark.parametrize("names", [["a"], ["a", "b\nc"], ["a", None], ["a", "\x00"]])
+    def test_names_that_do_not_fit_are_refused(self, store: TaskStore, names: list[str]) -> None:
+        """Fewer than tasks, or with characters that cannot be printed; nothing is stored."""
+        with pytest.raises(ConfigError, match="model_names"):
+            store.create(POOL, [{"x": 1}, {"x": 2}], model_names=names)
+        assert store.count(POOL) == {}
+
     def test_pools_are_apart(self, store: TaskStore) -> None:
         """The same task may stand in two pools; what happens in one does not touch the other."""
         store.create(POOL, [{"a": 1}])
@@ -333,7 +371,7 @@ class TaskStoreSuite:
 
     def test_records_of_another_store_are_taken_as_they_are(self, store: TaskStore) -> None:
         """Status, result, error, dependencies, times; running ones wait again; what is there stays."""
-        (a,) = store.create(POOL, [{"x": 1}], priority=3)
+        (a,) = store.create(POOL, [{"x": 1}], priority=3, model_names=["lgb"])
         store.create(POOL, [{"x": 2}, {"x": 3}], max_attempts=1)
         store.create(POOL, [{"x": 4}], depends_on=[a.id])
         store.commit(self.claim(store), {"ic": (1, 2)}, log="text")
@@ -345,7 +383,18 @@ class TaskStoreSuite:
         copies = list(store.query("copy"))
         assert [t.status for t in copies] == [Status.DONE, Status.FAILED, Status.WAITING, Status.WAITING]
         for copy, record in zip(copies, records, strict=True):
-            same = ("id", "definition", "priority", "result", "error", "cause", "log", "depends_on", "created_at")
+            same = (
+                "id",
+                "definition",
+                "model_name",
+                "priority",
+                "result",
+                "error",
+                "cause",
+                "log",
+                "depends_on",
+                "created_at",
+            )
             assert {n: getattr(copy, n) for n in same} == {n: getattr(record, n) for n in same}
 
     def test_waiting_for_a_change_ends_with_the_change(self, store: TaskStore) -> None:

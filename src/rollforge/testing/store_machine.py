@@ -20,6 +20,7 @@ __all__ = ["StoreMachine"]
 
 POOL = "machine"
 NUMBERS = st.integers(0, 5)
+NAMES = st.sampled_from(["", "lgb", "ridge"])
 QUERIES = st.sampled_from(
     [
         {},
@@ -28,9 +29,23 @@ QUERIES = st.sampled_from(
         {"status": "failed"},
         {"status": "running"},
         {"priority": {"$gt": 0}},
+        {"model_name": "lgb"},
+        {"model_name": {"$ne": "ridge"}},
     ]
 )
-FIELDS = ("status", "priority", "attempt", "stage_from", "worker", "cause", "error", "result", "blocked", "depends_on")
+FIELDS = (
+    "status",
+    "model_name",
+    "priority",
+    "attempt",
+    "stage_from",
+    "worker",
+    "cause",
+    "error",
+    "result",
+    "blocked",
+    "depends_on",
+)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -71,6 +86,11 @@ class StoreMachine(RuleBasedStateMachine):
     def create(self, xs: list[int], priority: int, most: int) -> None:
         """Some tasks, known ones among them."""
         self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], priority=priority, max_attempts=most))
+
+    @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), names=st.lists(NAMES, min_size=3, max_size=3))
+    def create_named(self, xs: list[int], names: list[str]) -> None:
+        """Some tasks with names, known ones among them, which take a name that is not empty."""
+        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], model_names=names[: len(xs)]))
 
     @rule(x=NUMBERS, needs=st.lists(NUMBERS, min_size=1, max_size=2))
     def create_dependent(self, x: int, needs: list[int]) -> None:
