@@ -2,9 +2,9 @@
 
 ``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. Fields are those of a
 task (``_id``, ``model_name``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), and dotted paths into
-the definition, with or without the ``def.`` or ``filter.`` that Qlib writes before them. As in MongoDB, a path goes through the elements
-of a list, a comparison with a list holds when it holds for one of its elements, and None equals what is missing; a path
-with a number in it (``segments.test.0``) counts places instead.
+the definition, with or without the ``def.`` or ``filter.`` that Qlib writes before them. As in MongoDB, a path goes
+through the elements of a list, a comparison with a list holds when it holds for one of its elements, and None equals what
+is missing; a path with a number in it (``segments.test.0``) counts places instead.
 """
 
 from __future__ import annotations
