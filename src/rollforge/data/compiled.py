@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import logging
 import os
 import tempfile
@@ -17,17 +19,30 @@ from numba import njit
 
 from rollforge.session import current_session
 
-__all__ = ["NAN", "cache_folder", "exact", "one_at_a_time", "reordering"]
+__all__ = ["NAN", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering"]
 
 log = logging.getLogger(__name__)
 
 NAN = np.nan
 
 
+@functools.cache
+def kernel_version() -> str:
+    """Return a mark of the kernels' code and of the compiler."""
+    mark = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
+    for name in ("compiled", "kernels", "moments"):
+        mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return mark.hexdigest()[:16]
+
+
 def _cache_folder() -> str:
     """Where compiled code is kept: in the cache that all processes share, or, where that is read-only, a folder of this
-    process alone (compiled code is executed, so it is never taken from a folder that others can write)."""
-    folder = Path(current_session().cache) / "kernels"
+    process alone (compiled code is executed, so it is never taken from a folder that others can write).
+
+    The folder's name stands for the kernels' code: numba itself compares the time and the size of one file, which an edit
+    elsewhere, or an installation that sets all times alike, leaves as they were.
+    """
+    folder = Path(current_session().cache) / "kernels" / kernel_version()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

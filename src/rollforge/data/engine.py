@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,7 +59,7 @@ def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str,
     provider : Provider
         Where universes are looked up.
     instruments : str, sequence of str, or mapping
-        Name of a universe, codes, ``{"market": name, "filter_pipe": […]}``, or ``{code: [(first, last), …]}``.
+        Name of a universe, codes, ``{code: [(first, last), …]}``, or ``{"market": one of these, "filter_pipe": […]}``.
 
     Raises
     ------
@@ -70,14 +70,15 @@ def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str,
         return dict(provider.instruments(instruments)), []
     if isinstance(instruments, Mapping) and "market" in instruments:
         pipe = build_filters(instruments.get("filter_pipe") or [])
-        return dict(provider.instruments(instruments["market"])), pipe
+        members, inner = resolve_instruments(provider, instruments["market"])
+        return members, [*inner, *pipe]
     if isinstance(instruments, Mapping):
         spans: dict[str, list[Span] | None] = {
             str(code).upper(): [(read_day(a, str(code)), read_day(b, str(code))) for a, b in days]
             for code, days in instruments.items()
         }
         return dict(sorted(spans.items())), []
-    if not isinstance(instruments, (list, tuple, set, frozenset, np.ndarray)):
+    if not isinstance(instruments, Iterable):
         raise ConfigError(f"instruments must be a universe or a list of codes, found {type(instruments).__name__}.")
     codes = sorted({str(code).upper() for code in instruments})
     if not codes:

@@ -95,14 +95,14 @@ class NameDFilter(SeriesDFilter):
     def __init__(self, name_rule_re: str, fstart_time: Any = None, fend_time: Any = None) -> None:
         super().__init__(fstart_time, fend_time)
         try:
-            self._matches = re.compile(name_rule_re).match
+            re.compile(name_rule_re)
         except (re.error, TypeError) as exc:
             raise ConfigError(f"name_rule_re {name_rule_re!r} is no regular expression: {exc}.") from exc
         self.name_rule_re = name_rule_re
 
     def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
         """Return True for all days of the codes that match."""
-        matches = np.array([self._matches(code) is not None for code in codes], bool)
+        matches = np.array([re.match(self.name_rule_re, code) is not None for code in codes], bool)
         return np.repeat(matches[:, None], len(days), axis=1)
 
 

@@ -5,9 +5,8 @@ Making a handler computes nothing; the first question for data does, and finds i
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.build import build
+from rollforge.data.code import code_mark, code_version
 from rollforge.data.engine import session_provider
+from rollforge.data.filters import build_filters
 from rollforge.data.loader import DataLoader, QlibDataLoader, StaticDataLoader
-from rollforge.data.operators import code_mark
 from rollforge.data.panel import Panel, PanelCache
 from rollforge.data.processor import Processor
 from rollforge.dates import read_day
@@ -28,18 +28,6 @@ from rollforge.session import Session, current_session
 from rollforge.task import encode
 
 __all__ = ["DataHandler", "DataHandlerLP"]
-
-_COMPUTING = ("alpha", "compiled", "engine", "evaluator", "expression", "filters", "formulas", "kernels", "loader", "moments",
-              "operators", "panel", "processor", "provider")  # fmt: skip
-
-
-@functools.cache
-def code_version() -> str:
-    """Return a mark of the code that computes and processes features: panels made by other code are not used."""
-    mark = hashlib.sha256()
-    for name in _COMPUTING:
-        mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return mark.hexdigest()[:16]
 
 
 class DataHandler(Serializable):
@@ -134,22 +122,27 @@ class DataHandler(Serializable):
         loader = self.data_loader
         if not isinstance(loader, QlibDataLoader):
             return None
+        universe = _universe(loader.universe(self.instruments))
+        if universe is None:
+            return None
         return {
             "code": code_version(),
             "data": session_provider(session).fingerprint(),
-            "universe": loader.universe(self.instruments),
+            "universe": universe,
             "start": None if self.start_time is None else str(read_day(self.start_time, "start_time")),
             "loader": loader.definition(),
         }
 
     def _raw(self, session: Session) -> Panel:
         loader = self.data_loader
-        if not isinstance(loader, QlibDataLoader):
+        key = self._raw_key(session)
+        if isinstance(loader, QlibDataLoader):
+            self._check_range(session)
+        if key is None or not isinstance(loader, QlibDataLoader):
             return Panel.from_frame(loader.load(self.instruments, self.start_time, self.end_time))
-        self._check_range(session)
         # To the end of the calendar, whatever the handler's end: the rolls of one experiment share the panel.
         return PanelCache(session.cache, session.cache_limit).get(
-            _key(self._raw_key(session)),
+            _key(key),
             lambda folder: loader.panel(self.instruments, self.start_time, None, folder, session),
         )
 
@@ -337,15 +330,8 @@ class DataHandlerLP(DataHandler):
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[Any] | None:
         """What the processors are, as plain data; None when one holds something that is not."""
-        described: list[Any] = []
-        for processor in chain:
-            state = {k: v for k, v in vars(processor).items() if k not in ("shift", "scale")}
-            described.append([f"{type(processor).__module__}.{type(processor).__qualname__}", state, _code(processor)])
-        try:
-            encode(described)
-        except TaskNotSerializable:
-            return None
-        return described
+        described = [_described(p, without=p.learned) for p in chain]
+        return None if None in described else described
 
     def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
         """The panel of a stage; with a folder, what the processors leave alone goes there without passing through memory."""
@@ -416,10 +402,28 @@ def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
     return np.flatnonzero(before.isin(after))
 
 
-def _code(processor: Processor) -> str:
-    """A mark of the code of a processor of the user's own; ours is part of :func:`code_version`."""
-    own = [c for c in type(processor).__mro__ if c is not object and c.__module__ != Processor.__module__]
-    return code_mark(*(f for c in own for f in vars(c).values() if callable(f)))
+def _universe(instruments: Any) -> Any:
+    """What a universe is, as plain data; None when a filter holds something that is not."""
+    if isinstance(instruments, Mapping) and "market" in instruments:
+        filters = [_described(f) for f in build_filters(instruments.get("filter_pipe") or [])]
+        return None if None in filters else {"market": _universe(instruments["market"]), "filters": filters}
+    if isinstance(instruments, Mapping):
+        return {str(code): [[str(a), str(b)] for a, b in spans] for code, spans in instruments.items()}
+    if isinstance(instruments, str) or not isinstance(instruments, Iterable):
+        return str(instruments)
+    return sorted({str(code).upper() for code in instruments})
+
+
+def _described(value: Any, without: Collection[str] = ()) -> list[Any] | None:
+    """What a processor or a filter is: its class, that class's code, and its attributes; None if they are no plain data."""
+    kind = type(value)
+    state = {k: v for k, v in vars(value).items() if k not in without}
+    described = [kind.__qualname__, code_mark(kind), state]
+    try:
+        encode(described)
+    except TaskNotSerializable:
+        return None
+    return described
 
 
 def _key(definition: Any) -> str:

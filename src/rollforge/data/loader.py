@@ -70,7 +70,7 @@ class QlibDataLoader(DataLoader):
         """Return `instruments` with the loader's filters."""
         if not self.filter_pipe:
             return instruments
-        if isinstance(instruments, Mapping):
+        if isinstance(instruments, Mapping) and "market" in instruments:
             return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
         return {"market": instruments, "filter_pipe": self.filter_pipe}
 
@@ -87,7 +87,7 @@ class QlibDataLoader(DataLoader):
 
     def definition(self) -> Any:
         """Return what the result depends on, as plain data."""
-        return {"groups": self.groups, "freq": self.freq, "operators": custom_operators()}
+        return {"groups": list(self.groups.items()), "freq": self.freq, "operators": custom_operators()}
 
     def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
         """Return the panel, its values written into files in `folder` as they are computed."""

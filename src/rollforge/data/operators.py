@@ -6,16 +6,15 @@ dense (instrument, day) arrays.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 import numpy as np
 
 from rollforge.data import formulas
+from rollforge.data.code import code_mark
 from rollforge.data.expression import Call, Expression, Field, Number, Text, parse
 from rollforge.data.formulas import Array, Series
 from rollforge.errors import ConfigError, nearest
@@ -24,7 +23,6 @@ __all__ = [
     "Operator",
     "Series",
     "check_call",
-    "code_mark",
     "custom_operators",
     "fields_of",
     "holding_days",
@@ -190,32 +188,6 @@ def custom_operators() -> dict[str, str]:
         for name, op in _TABLE.items()
         if name not in _BUILT_IN
     }
-
-
-def code_mark(*parts: Any) -> str:
-    """Return a short mark of what functions do and of other values: it changes when they do."""
-    described = [_code_of(p) if callable(p) else repr(p) for p in parts]
-    return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
-
-
-def _code_of(function: Any) -> Any:
-    """What a function does, as far as it can be seen: instructions, constants, names, defaults, what it encloses.
-
-    Functions that it calls by name are not followed.
-    """
-    code = getattr(function, "__code__", None)
-    if code is None:
-        kind = function if isinstance(function, type) else type(function)
-        called = getattr(kind.__call__, "__code__", None)
-        return (kind.__module__, kind.__qualname__, _instructions(called) if called else "")
-    cells = [c.cell_contents for c in function.__closure__ or ()]
-    inside = [_code_of(v) if callable(v) else repr(v) for v in cells]
-    return (*_instructions(code), repr(function.__defaults__), repr(function.__kwdefaults__), inside)
-
-
-def _instructions(code: CodeType) -> tuple[Any, ...]:
-    constants = [_instructions(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return (code.co_code, constants, code.co_names)
 
 
 def unregister(name: str) -> None:

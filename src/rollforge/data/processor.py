@@ -41,6 +41,9 @@ class Processor(Serializable):
     any_range: ClassVar[bool] = False
     """True promises that a row comes out the same whatever later days are there: the panel of a longer range then serves
     a shorter one. Leave it False in doubt."""
+    learned: ClassVar[frozenset[str]] = frozenset()
+    """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so cached panels are
+    found without them."""
 
     def fit(self, df: pd.DataFrame) -> Any:
         """Learn from the frame; the processor itself restricts it to its fit window."""
@@ -186,6 +189,8 @@ class Fillna(_Columns):
 
 class _Fitted(_Columns):
     """Shifts and scales each column by what it learned in the fit window."""
+
+    learned = frozenset({"shift", "scale"})
 
     def __init__(
         self, fit_start_time: Any = None, fit_end_time: Any = None, fields_group: str | list[str] | None = None

@@ -8,18 +8,15 @@ sets have last, and leaves in the shared cache what it compiled.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-import numba
 import numpy as np
 
-from rollforge.data.compiled import cache_folder
+from rollforge.data.compiled import cache_folder, kernel_version
 from rollforge.data.evaluator import Program
 from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.operators import fields_of
@@ -37,7 +34,7 @@ _WORTH_IT = 6  # operators; a helper needs most of a second before it compiles a
 def compiling_beside(expressions: Sequence[str]) -> Iterator[None]:
     """Have a helper compile while the block does, where nobody has compiled these kernels on this machine."""
     operators = {part.name for text in expressions for part in walk(parse(text)) if isinstance(part, Call)}
-    mark = cache_folder() / f"compiled-{_version()}"
+    mark = cache_folder() / f"compiled-{kernel_version()}"
     if len(operators) < _WORTH_IT or available_cores() < 2 or mark.exists():
         yield
         return
@@ -59,14 +56,6 @@ def compiling_beside(expressions: Sequence[str]) -> Iterator[None]:
         if helper is not None:
             helper.kill()
             helper.wait()
-
-
-def _version() -> str:
-    """A mark of the kernels' code and of the compiler."""
-    mark = hashlib.sha256(numba.__version__.encode())
-    for name in ("compiled", "kernels", "moments"):
-        mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return mark.hexdigest()[:16]
 
 
 def main() -> None:
