@@ -306,7 +306,9 @@ def test_filters_count_with_their_code_and_their_settings(session: Session, writ
     assert members(own()) == members({"class": own}) == 2  # one of three is listed later
     assert len(list_panels(session.cache)) == 1
     assert members(write(MODULE, helpers.replace("3", "1")).Few()) == 1
-    assert members(NameDFilter("D000[123]")) == members({"filter_type": "NameDFilter", "name_rule_re": "D000[123]"}) == 2
+    assert (
+        members(NameDFilter("D000[123]")) == members({"filter_type": "NameDFilter", "name_rule_re": "D000[123]"}) == 2
+    )
     assert members(NameDFilter("D0001")) == 1
     assert len(list_panels(session.cache)) == 4
 
