@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from rollforge.collect import AverageEnsemble, RollingEnsemble
-from rollforge.errors import CoverageError
+from rollforge.errors import CoverageError, DataError
 
 DAY = pd.Timestamp("2020-01-01")
 NAN = float("nan")
@@ -102,7 +102,9 @@ def test_a_row_that_stands_twice_or_an_index_without_days_is_refused() -> None:
     with pytest.raises(CoverageError, match=r"'b' has the row .*2020-01-01.* twice"):
         AverageEnsemble()({"a": member([1, 2]), "b": twice})
     with pytest.raises(CoverageError, match="'b' has"):
-        AverageEnsemble()({"a": member([1, 2]), "b": member([1, 2]).rename_axis(["date", "instrument"])})
+        AverageEnsemble()({"a": member([1, 2]), "b": member([1, 2]).droplevel("instrument")})
+    with pytest.raises(DataError, match="'b' needs an index with the levels datetime and instrument"):
+        AverageEnsemble()({"a": member([1, 2]), "b": member([1, 2]).droplevel("datetime")})
     with pytest.raises(CoverageError, match="no results"):
         AverageEnsemble()({})
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from rollforge.build import FLATTEN_TUPLE, flatten_dict
 from rollforge.collect.join import join_in_order
+from rollforge.data.frames import day_rows
 from rollforge.errors import CoverageError
 
 __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
@@ -53,8 +54,8 @@ class SingleKeyEnsemble(Ensemble):
 class RollingEnsemble(Ensemble):
     """Joins the results of rolling windows: ``{window: frame} -> frame``.
 
-    Frames need an index level ``datetime``. Of rows that several windows have, that of the window which starts last stays;
-    of windows that start on the same day, that of the one which ends last.
+    Frames need an index of days, or of days and instruments. Of rows that several windows have, that of the window which
+    starts last stays; of windows that start on the same day, that of the one which ends last.
 
     Examples
     --------
@@ -73,7 +74,8 @@ class RollingEnsemble(Ensemble):
         CoverageError
             When there is nothing to join.
         """
-        windows = [(key, part) for key, part in ensemble_dict.items() if len(part)]
+        named = ((key, _dated(part, f"The window {key!r}")) for key, part in ensemble_dict.items())
+        windows = [(key, part) for key, part in named if len(part)]
         if not windows:
             raise CoverageError("There are no windows to join.")
         parts = [part for _, part in sorted(windows, key=_in_time)]
@@ -84,6 +86,12 @@ class RollingEnsemble(Ensemble):
         if joined.index.has_duplicates:
             joined = joined[~joined.index.duplicated(keep="last")]
         return joined if joined.index.is_monotonic_increasing else joined.sort_index()
+
+
+def _dated(part: Any, what: str) -> Any:
+    """A result whose index has the level datetime, in whatever order; others are brought to (datetime, instrument)."""
+    known = isinstance(part, (pd.DataFrame, pd.Series)) and "datetime" in part.index.names
+    return part if known else day_rows(part, what, days_alone=True)
 
 
 def _in_time(window: tuple[Any, Any]) -> tuple[Any, Any, str]:
@@ -117,11 +125,12 @@ class AverageEnsemble(Ensemble):
         Raises
         ------
         CoverageError
-            When there is nothing to average, or a result has a row twice, or no index level ``datetime``.
+            When there is nothing to average, or a result has a row twice, or other index levels than the first.
         """
         results = flatten_dict(ensemble_dict, sep=FLATTEN_TUPLE)
         if not results:
             raise CoverageError("There are no results to average.")
+        results = {key: _dated(part, f"The result {key!r}") for key, part in results.items()}
         levels = list(next(iter(results.values())).index.names)
         together = pd.concat([_sorted(key, part, levels) for key, part in results.items()], axis=1).sort_index()
         values = together.astype(np.float64)
@@ -140,10 +149,9 @@ class AverageEnsemble(Ensemble):
 def _sorted(key: Any, part: Any, levels: Sequence[Any]) -> Any:
     """A result with its index levels in one order, sorted."""
     names = list(part.index.names)
-    if "datetime" not in names or sorted(map(str, names)) != sorted(map(str, levels)):
+    if sorted(map(str, names)) != sorted(map(str, levels)):
         raise CoverageError(
-            f"The results to average need an index with the level 'datetime' and the same levels; {key!r} has {names}, "
-            f"the first one {list(levels)}."
+            f"The results to average need the same index levels; {key!r} has {names}, the first one {list(levels)}."
         )
     if names != list(levels):
         part = part.reorder_levels(levels)

@@ -11,15 +11,15 @@ import pandas as pd
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, nearest
 
-__all__ = ["CODE", "DATE", "column_names", "tidy"]
+__all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "tidy"]
 
 CODE, DATE = "instrument", "datetime"
 
 # The first of these that a table has is meant; 'name' comes last, because it may also be the name of a company.
-_CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
+CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
           "sid", "tic", "permno", "asset", "pair", "name")  # fmt: skip
 _SURE = 8  # so many of them, from the front, are codes beyond doubt
-_DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
+DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
           "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount"}
 # The column names of Chinese sources, in the words of this module.
@@ -61,12 +61,12 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path, *, of_o
         if asked not in known:
             raise DataError(f"{file} has no column {asked!r}.{nearest(asked, known)} It has: {', '.join(known)}.")
     names = {c: said.get(str(c), tidy(c)) for c in found}
-    names = _pick(names, DATE, _DATES, file)
-    mine = [c for c, n in names.items() if n in _CODES[:_SURE]]
+    names = _pick(names, DATE, DATES, file)
+    mine = [c for c, n in names.items() if n in CODES[:_SURE]]
     if of_one and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
         names = {c: n for c, n in names.items() if c not in mine}
     else:
-        names = _pick(names, CODE, _CODES, file)
+        names = _pick(names, CODE, CODES, file)
     names = {c: n for c, n in names.items() if n and not n.startswith(("unnamed", "__index_level"))}
     by_name: dict[str, object] = {}
     for column, name in names.items():  # two columns of one name would silently be one field

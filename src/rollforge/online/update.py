@@ -10,6 +10,7 @@ import pandas as pd
 
 from rollforge.data.dataset import DatasetH
 from rollforge.data.engine import D
+from rollforge.data.frames import day_rows
 from rollforge.dates import read_day, read_timestamp
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
@@ -176,7 +177,8 @@ class PredUpdater(DSBasedUpdater):
 
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
         """Return the prediction with the new days in it."""
-        prediction = self.rmdl.get_model().predict(dataset)
+        model = self.rmdl.get_model()
+        prediction = day_rows(model.predict(dataset), f"The prediction of {type(model).__name__}")
         frame = prediction.to_frame("score") if isinstance(prediction, pd.Series) else prediction
         return _with_new(self.old_data, frame)
 

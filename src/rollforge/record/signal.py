@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rollforge.data.dataset import Dataset, DatasetH
+from rollforge.data.frames import day_rows
 from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ConfigError
 from rollforge.generate.label import LABEL_TAG, handler_labels, labels_to_text
@@ -49,6 +50,7 @@ class SignalRecord(RecordTemp):
         if self.model is None or self.dataset is None:
             raise ConfigError("SignalRecord needs a model and a dataset.")
         prediction = self.model.predict(self.dataset)
+        prediction = day_rows(prediction, f"The prediction of {type(self.model).__name__}")
         if isinstance(prediction, pd.Series):
             prediction = prediction.to_frame("score")
         self.save(**{"pred.pkl": prediction})
