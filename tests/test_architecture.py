@@ -23,7 +23,7 @@ _GROUND = [
 ]
 GROUND = {name: order for order, name in enumerate(_GROUND)}
 ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]
-EDGE = {"workflow", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
+EDGE = {"workflow", "rolling", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 

@@ -6,12 +6,15 @@ exactly what is wrong when it cannot.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,50 +26,94 @@ from rollforge.qlib_names import MODULES
 
 __all__ = [
     "FLATTEN_TUPLE",
+    "S_DROP",
     "build",
+    "describe",
     "fill_placeholder",
     "flatten_dict",
     "import_file",
     "init_instance_by_config",
     "locate",
     "resolve_references",
+    "update_config",
 ]
 
 FLATTEN_TUPLE = "_FLATTEN_TUPLE"
 """Separator that makes :func:`flatten_dict` join keys as tuples."""
 
+S_DROP = "__DROP__"
+"""Value that makes :func:`update_config` remove a key."""
+
 
 def import_file(path: str) -> ModuleType:
-    """Return the module that a Python file makes.
+    """Return the module that a Python file makes: the same one as long as the file stays the same.
 
     Raises
     ------
     BuildError
-        When there is no such file.
+        When there is no such file, or it cannot be imported.
     """
+    file = Path(path).expanduser()
+    try:
+        state = file.stat()
+    except OSError:
+        raise BuildError(f"No Python file at {path!r} (from {os.getcwd()}).") from None
     name = re.sub(r"\W", "_", path.removesuffix(".py")).lstrip("_0123456789")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise BuildError(f"No Python file at {path!r}.")
+    known = sys.modules.get(name)
+    version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
+    if known is not None and getattr(known, "__rollforge_file__", None) == version:
+        return known
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise BuildError(f"{path!r} is no Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as exc:
+        del sys.modules[name]
+        raise BuildError(f"{path!r} cannot be imported: {describe(exc)}") from exc
+    module.__dict__["__rollforge_file__"] = version
     return module
 
 
+def describe(exc: BaseException) -> str:
+    """Return in one sentence what an error in the user's code is, and in which line of which file it was raised.
+
+    Examples
+    --------
+    >>> describe(SyntaxError("invalid syntax", ("mine.py", 3, 1, "a b")))
+    'SyntaxError: invalid syntax (mine.py, line 3).'
+    """
+    frames = traceback.extract_tb(exc.__traceback__)
+    last = next((f for f in reversed(frames) if "importlib" not in f.filename), None)
+    if isinstance(exc, SyntaxError):
+        return f"SyntaxError: {exc}."
+    where = f" ({last.filename}, line {last.lineno})" if last is not None else ""
+    return f"{type(exc).__name__}: {str(exc).rstrip('.')}{where}."
+
+
 def _import_module(module_path: str, where: str) -> ModuleType:
+    qlib_imports.prepare()  # code of the user's that says "from qlib import …" gets our objects
     if module_path.endswith(".py"):
-        return import_file(module_path)
+        try:
+            return import_file(module_path)
+        except BuildError as exc:
+            raise BuildError(str(exc), path=where) from exc.__cause__
     try:
         return importlib.import_module(module_path)
     except ModuleNotFoundError as exc:
         if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
-            raise BuildError(f"Module {module_path!r} needs {exc.name!r}, which is not installed.", path=where) from exc
+            needs = exc.name is not None and not qlib_imports.is_qlib(exc.name)
+            told = f"needs {exc.name!r}, which is not installed." if needs else f"cannot be imported: {describe(exc)}"
+            raise BuildError(f"Module {module_path!r} {told}", path=where) from exc
         ours = {s for sources in MODULES.values() for s in sources if s.startswith("rollforge.")}
         rooms = {s.rpartition(".")[0] for s in ours}
         raise BuildError(
             f"There is no module {module_path!r}.{nearest(module_path, ours | rooms)}", path=where
         ) from exc
+    except (Exception, SystemExit) as exc:
+        raise BuildError(f"Module {module_path!r} cannot be imported: {describe(exc)}", path=where) from exc
 
 
 def _public(module: ModuleType) -> list[str]:
@@ -360,3 +407,33 @@ def flatten_dict(d: Mapping[Any, Any], parent_key: Any = "", sep: str = ".") -> 
         else:
             flat[joined] = value
     return flat
+
+
+def update_config(base_config: Mapping[str, Any], ext_config: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+    """Return a copy of `base_config` with changes merged into it; neither argument is changed.
+
+    Parameters
+    ----------
+    base_config : mapping
+        What to change.
+    ext_config : mapping or sequence of mappings
+        The changes, applied one after the other. A mapping is merged into a mapping key by key; any other value replaces
+        what was there; :data:`S_DROP` removes the key.
+
+    Examples
+    --------
+    >>> update_config({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 5}, "b": S_DROP, "c": 4})
+    {'a': {'x': 5, 'y': 2}, 'c': 4}
+    """
+    merged = copy.deepcopy(dict(base_config))
+    for changes in ext_config if isinstance(ext_config, (list, tuple)) else [ext_config]:
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"changes to a configuration are a mapping, found {changes!r}.")
+        for key, value in changes.items():
+            if isinstance(value, str) and value == S_DROP:
+                merged.pop(key, None)
+            elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                merged[key] = update_config(merged[key], value)
+            else:
+                merged[key] = copy.deepcopy(value)
+    return merged

@@ -17,13 +17,13 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from rollforge.errors import RollforgeError, nearest
-from rollforge.qlib_names import MODULES, NOT_COVERED, REASONS
+from rollforge.qlib_names import MODULES, NOT_COVERED, PROGRAMS, REASONS
 
-__all__ = ["NotCovered", "install", "is_qlib", "load", "names_of", "target", "why_not"]
+__all__ = ["NotCovered", "install", "is_qlib", "load", "names_of", "prepare", "target", "why_not"]
 
 _SITE = str(Path(__file__).parent / "compat" / "qlib" / "_site")
 _GUIDE = "docs/compat.md lists what is covered."
@@ -275,6 +275,12 @@ class _Module(ModuleType):
         return sorted({*super().__dir__(), *names_of(self.__name__)})
 
 
+def _program(module: str) -> str | None:
+    """What runs for the module ``__main__`` of one that Qlib's documentation runs with ``python -m``."""
+    package, _, last = module.rpartition(".")
+    return PROGRAMS.get(package) if last == "__main__" else None
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds ``qlib`` and what is in it."""
 
@@ -283,6 +289,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         if fullname in MODULES:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        if _program(fullname) is not None:
+            return importlib.machinery.ModuleSpec(fullname, self)
         theirs = _in_pyqlib(fullname)
         if theirs is not None:
             return theirs
@@ -298,6 +306,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing runs."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Return what ``python -m`` runs: the program that stands for one of Qlib's."""
+        program = _program(fullname)
+        if program is None:
+            return None
+        module, _, function = program.partition(":")
+        return compile(f"from {module} import {function}\n{function}()\n", f"<{fullname}>", "exec")
 
 
 class _Install:
@@ -343,6 +359,15 @@ def _is_pyqlib_imported() -> bool:
 install = _Install()
 
 
+def prepare() -> None:
+    """Let ``import qlib`` lead here in code that is about to be imported, and in processes that are started later.
+
+    A program that has imported pyqlib itself keeps it.
+    """
+    if not _is_pyqlib_imported():
+        install()
+
+
 def load(module: str, name: str) -> Any:
     """Return what stands for a name of one of Qlib's modules: ours, else pyqlib's.
 
@@ -356,8 +381,7 @@ def load(module: str, name: str) -> Any:
     found = target(module, name)
     if found is not None:
         return _imported(found)
-    if not _is_pyqlib_imported():  # a program that works with both keeps its pyqlib
-        install()
+    prepare()
     try:
         return getattr(importlib.import_module(module), name)
     except AttributeError:

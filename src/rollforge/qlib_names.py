@@ -82,6 +82,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "nested": "BaseInfrastructure CommonInfrastructure get_start_end_idx LevelInfrastructure TradeCalendarManager",
         "also": "BaseTradeDecision Cal epsilon_change",
     },
+    "qlib.cli": {},
+    "qlib.cli.run": {
+        "rollforge.compat.qlib.commands": "run=qrun",
+        "internal": "get_path_list render_template sys_config workflow",
+    },
     "qlib.config": {
         "rollforge.compat.qlib.config": "C Config QlibConfig",
         "rollforge.compat.qlib.constant": (
@@ -211,17 +216,17 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "figures": "guess_plotly_rangebreaks sub_fig_generator",
     },
     "qlib.contrib.rolling": {},
-    "qlib.contrib.rolling.__main__": {
-        "pending": "cls sub_commands",
-        "also": "auto_init find_all_classes Rolling=qlib.contrib.rolling.base.Rolling",
-    },
     "qlib.contrib.rolling.base": {
-        "pending": "Rolling",
+        "rollforge.rolling": "Rolling",
         "also": (
             "auto_init get_cls_kwargs get_module_logger init_instance_by_config R RecorderCollector "
             "replace_task_handler_with_cache RollingEnsemble RollingGen SignalRecord task_generator TrainerR "
             "update_config"
         ),
+    },
+    "qlib.contrib.rolling.ddgda": {
+        "rollforge.rolling": "DDGDA",
+        "also": "Rolling=qlib.contrib.rolling.base.Rolling",
     },
     "qlib.contrib.strategy": {
         "also": (
@@ -517,8 +522,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.utils.data": {
+        "rollforge.build": "S_DROP update_config",
         "rollforge.compat.qlib.names": "deepcopy_basic_type",
-        "pending": "guess_horizon robust_zscore S_DROP update_config zscore",
+        "pending": "guess_horizon robust_zscore zscore",
         "also": "DatasetProvider",
     },
     "qlib.utils.exceptions": {
@@ -665,6 +671,7 @@ A name with an underscore before it stands here only where Qlib's own examples i
 """
 
 NOT_COVERED: Mapping[str, str] = {
+    "qlib.cli.data": "download",
     "qlib.rl": "learning",
     "qlib.contrib.tuner": "tuner",
     "qlib.contrib.online": "trading",
@@ -682,7 +689,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.model.catboost_model": "model",
     "qlib.contrib.model.double_ensemble": "model",
     "qlib.contrib.ops": "intraday",
-    "qlib.contrib.rolling.ddgda": "pytorch",
     "qlib.contrib.strategy.optimizer": "optimizer",
     "qlib.contrib.report.data": "figures",
     "qlib.data.client": "server",
@@ -691,7 +697,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.backtest.high_performance_ds": "nested",
     "qlib.backtest.profit_attribution": "nested",
     "qlib.utils.objm": "internal",
-    "qlib.cli": "internal",
 }
 """Module of Qlib's of which nothing is here, with all that is in it, -> key of :data:`REASONS`; ``*`` ends a prefix."""
 
@@ -710,13 +715,16 @@ REASONS: Mapping[str, str] = {
     "trading": "Qlib's files of users, accounts and orders for online trading are not supported",
     "download": "nothing is downloaded",
     "figures": "only the figures of analysis_model and analysis_position are drawn",
-    "rolling": "rolling training from a YAML file is 'rollforge run'",
     "pending": "it is not supported yet",
 }
 """Why something of Qlib's is not here; reads on after "X is not covered: "."""
 
 PROGRAMS: Mapping[str, str] = {
     "qlib.workflow.task.manage": "rollforge.cli.pool:main",
-    "qlib.workflow.cli": "rollforge.compat.qlib.config:qrun",
+    "qlib.workflow.cli": "rollforge.compat.qlib.commands:qrun",
+    "qlib.cli.run": "rollforge.compat.qlib.commands:qrun",
+    "qlib.contrib.rolling": "rollforge.compat.qlib.commands:rolling",
+    "qlib.contrib.rolling.base": "rollforge.compat.qlib.commands:rolling_base",
+    "qlib.contrib.rolling.ddgda": "rollforge.compat.qlib.commands:rolling_ddgda",
 }
 """Module that Qlib's documentation runs with ``python -m`` -> what runs instead."""

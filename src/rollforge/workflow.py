@@ -12,18 +12,19 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from rollforge.build import build, resolve_references
+from rollforge.build import build, describe, resolve_references
 from rollforge.confidential import is_secret_name, remember_secret
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DataNotFound, MissingDependency, nearest
+from rollforge.errors import BuildError, ConfigError, DataNotFound, MissingDependency, RollforgeError, nearest
 from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
 
@@ -483,11 +484,25 @@ def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
     try:
         with using(workflow.session):
             return _make_plan(workflow, limit)
+    except Mistakes as exc:
+        listed = "\n".join(f"  {_placed(one, workflow)}" for one in exc.found)
+        raise ConfigError(f"{workflow.path} has {_count(len(exc.found), 'mistake')}:\n{listed}") from exc
     except ConfigError as exc:
-        line = _line(exc.path, workflow.lines)
-        if not line:
+        placed = _placed(exc, workflow)
+        if placed == str(exc):
             raise
-        raise type(exc)(f"{workflow.path}, {line}{exc}") from exc
+        raise type(exc)(f"{workflow.path}, {placed}") from exc
+
+
+def _placed(exc: RollforgeError, workflow: Workflow) -> str:
+    """A mistake with its line in the file, and what to do about a module that lies beside the file."""
+    line = _line(exc.path, workflow.lines) if isinstance(exc, ConfigError) else ""
+    missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
+    beside = workflow.path.parent / f"{missing}.py"
+    hint = (
+        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it." if beside.is_file() else ""
+    )
+    return f"{line}{exc}{hint}"
 
 
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
@@ -513,7 +528,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
             f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
         ) from None
     validate_segments(template, calendar)
-    _check_buildable(template)
+    check_buildable(template)
     generators: list[TaskGen] = []
     if workflow.grid:
         generators.append(GridGen(dict(workflow.grid)))
@@ -565,23 +580,58 @@ def _values(node: Any, name: str) -> Iterator[Any]:
             yield from _values(value, name)
 
 
-def _check_buildable(template: Mapping[str, Any]) -> None:
-    """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored."""
-    from rollforge.data.handler import DataHandler
+def check_buildable(template: Mapping[str, Any]) -> None:
+    """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored.
 
+    Raises
+    ------
+    RollforgeError
+        The mistake, or with :class:`Mistakes` all of them.
+    """
+    found: list[RollforgeError] = []
     resolved = resolve_references(template)
-    build(resolved["model"], where="task.model")
-    dataset = build(resolved["dataset"], where="task.dataset")
-    handler = getattr(dataset, "handler", None)
-    if isinstance(handler, DataHandler):
-        handler.check()
+    _attempt(found, "task.model", lambda: build(resolved["model"], where="task.model"))
+    dataset = _attempt(found, "task.dataset", lambda: _checked_dataset(resolved))
     records = resolved.get("record") or []
     for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
         where = f"task.record.{i}" if isinstance(records, list) else "task.record"
-        _check_record(record, dataset, where)
+        # A record is given its recorder, model and dataset when the task runs; None stands for them here.
+        offered = {"model": None, "dataset": dataset, "recorder": None}
+        _attempt(
+            found, where, partial(build, record, default_module="rollforge.record", try_kwargs=offered, where=where)
+        )
+    if len(found) > 1:
+        raise Mistakes(found)
+    if found:
+        raise found[0]
 
 
-def _check_record(record: Any, dataset: Any, where: str) -> None:
-    # A record is given its recorder, model and dataset when the task runs; None stands for them here.
-    offered = {"model": None, "dataset": dataset, "recorder": None}
-    build(record, default_module="rollforge.record", try_kwargs=offered, where=where)
+class Mistakes(ConfigError):
+    """Several mistakes in one task."""
+
+    def __init__(self, found: Sequence[RollforgeError]) -> None:
+        super().__init__("\n".join(str(exc) for exc in found))
+        self.found = tuple(found)
+
+
+def _checked_dataset(task: Mapping[str, Any]) -> Any:
+    from rollforge.data.handler import DataHandler
+
+    dataset = build(task["dataset"], where="task.dataset")
+    handler = getattr(dataset, "handler", None)
+    if isinstance(handler, DataHandler):
+        handler.check()
+    return dataset
+
+
+def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -> Any:
+    """Return what `made` returns; an error is put into `found`."""
+    try:
+        return made()
+    except RollforgeError as exc:
+        found.append(exc)
+    except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises is a mistake here
+        error = BuildError(f"cannot be built: {describe(exc)} 'rollforge -v plan' shows the traceback.", path=where)
+        error.__cause__ = exc
+        found.append(error)
+    return None

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -68,7 +69,7 @@ def main() -> None:
     guarded(app)
 
 
-def guarded(command: typer.Typer) -> None:
+def guarded(command: Callable[[], Any]) -> None:
     """Run a command. An error ends it with one message and the code of :mod:`rollforge.cli.exit_codes`."""
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -463,6 +463,7 @@ class SigAnaRecord(ACRecordTemp):
                 metrics[f"{name} Ann Sharpe"] = mean_to_std(values) * periods**0.5
             made |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
         self.recorder.log_metrics(**metrics)
+        self.report("The signal's metrics:", metrics)
         return made
 
     def _days(self) -> int | None:

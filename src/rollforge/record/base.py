@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from pprint import pformat
 from typing import Any, ClassVar
 
 from rollforge.errors import ArtifactNotFound, ConfigError
 from rollforge.track.base import Recorder
 
-__all__ = ["ACRecordTemp", "RecordTemp"]
+__all__ = ["RESULTS", "ACRecordTemp", "RecordTemp"]
 
 log = logging.getLogger(__name__)
+
+RESULTS = "rollforge.results"
+"""Logger that records report to what they have computed, for a person to read: tables and figures."""
 
 
 class RecordTemp:
@@ -66,6 +70,12 @@ class RecordTemp:
             if not parents or self.depend_cls is None:
                 raise
             return self.depend_cls(recorder=self.recorder).load(name)
+
+    def report(self, title: str, result: Any) -> None:
+        """Show a person what was computed, under a title; where to is for the program to decide (see :data:`RESULTS`)."""
+        results = logging.getLogger(RESULTS)
+        if results.isEnabledFor(logging.INFO):
+            results.info("%s\n%s", title, pformat(result))
 
     def list(self) -> Any:
         """Return the names of the artifacts that this record saves."""

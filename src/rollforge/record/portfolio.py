@@ -158,12 +158,20 @@ class PortAnaRecord(ACRecordTemp):
             risk = _risk(result.report)
             made[f"port_analysis_{FREQ}.pkl"] = risk
             metrics |= {f"{FREQ}.{'.'.join(key)}": float(v) for key, v in zip(risk.index, risk["risk"], strict=True)}
+            self._report_risk(result.report, risk)
         if self.indicator_analysis_freq:
             quality = indicator_analysis(result.indicators, self.indicator_analysis_method)
             made[f"indicator_analysis_{FREQ}.pkl"] = quality
             metrics |= {f"{FREQ}.{name}": float(v) for name, v in quality["value"].items()}
+            self.report(f"Analysis results of the indicators({FREQ}):", quality)
         self.recorder.log_metrics(**metrics)
         return made
+
+    def _report_risk(self, report: pd.DataFrame, risk: pd.DataFrame) -> None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.report(f"Analysis results of the benchmark return({FREQ}):", risk_analysis(report["bench"], freq=FREQ))
+        for kind in risk.index.get_level_values(0).unique():
+            self.report(f"Analysis results of the {kind.replace('_', ' ')}({FREQ}):", risk.loc[kind])
 
     def list(self) -> Any:
         """Return the names of the artifacts."""

@@ -1,46 +1,65 @@
-"""``python -m rollforge.compat.qlib SCRIPT [ARGS]`` and ``… -m MODULE [ARGS]``."""
+"""``python -m rollforge.compat.qlib [--store URI] SCRIPT [ARGS]`` and ``… -m MODULE [ARGS]``."""
 
 from __future__ import annotations
 
-import importlib
+import os
 import runpy
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from rollforge.qlib_names import PROGRAMS
+from rollforge.errors import MissingDependency, RollforgeError, StoreUnavailable
 
-_USAGE = (
-    "usage: python -m rollforge.compat.qlib SCRIPT [ARGS]\n       python -m rollforge.compat.qlib -m MODULE [ARGS]\n"
-)
+_USAGE = """usage: python -m rollforge.compat.qlib [--store URI] SCRIPT [ARGS]
+       python -m rollforge.compat.qlib [--store URI] -m MODULE [ARGS]
+
+  --store URI   keep tasks there (sqlite:///tasks.db, postgresql://…), whichever MongoDB the script names;
+                the environment variable ROLLFORGE_STORE does the same
+"""
 
 
 def main(arguments: list[str]) -> None:
     """Run a script, or a module, in which ``import qlib`` leads to Rollforge."""
+    arguments = _without_store(arguments)
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
-        sys.stderr.write(_USAGE)
-        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
+        asked = arguments[:1] in (["-h"], ["--help"])
+        (sys.stdout if asked else sys.stderr).write(_USAGE)
+        sys.exit(0 if asked else 2)
     if arguments[0] == "-m":
-        _run_module(arguments[1], arguments[2:])
+        sys.argv = arguments[1:]
+        _guarded(lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True))
+    elif arguments[0].startswith("-"):
+        _refuse(f"unknown option {arguments[0]!r}; options of the script stand behind it\n{_USAGE.rstrip()}")
     else:
         _run_script(arguments[0], arguments[1:])
 
 
-def _run_module(name: str, rest: list[str]) -> None:
-    sys.argv = [name, *rest]
-    program = PROGRAMS.get(name)
-    if program is None:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-        return
-    module, _, function = program.partition(":")
-    getattr(importlib.import_module(module), function)()
+def _without_store(arguments: list[str]) -> list[str]:
+    """Take ``--store`` from the arguments; processes that the script starts inherit it."""
+    if not arguments or arguments[0].partition("=")[0] != "--store":
+        return arguments
+    _, equals, uri = arguments[0].partition("=")
+    rest = arguments[1:]
+    if not equals and rest:
+        uri, rest = rest[0], rest[1:]
+    if "://" not in uri:
+        _refuse(f"--store needs the URI of a task store, as sqlite:///tasks.db; found {uri!r}")
+    os.environ["ROLLFORGE_STORE"] = uri
+    return rest
+
+
+def _refuse(message: str) -> None:
+    sys.stderr.write(f"rollforge: {message}\n")
+    sys.exit(2)
 
 
 def _run_script(script: str, rest: list[str]) -> None:
     file = Path(script)
     if not file.is_file():
-        sys.stderr.write(f"rollforge: there is no script {script!r}\n")
-        sys.exit(2)
+        _refuse(f"there is no script {script!r}")
     sys.argv = [script, *rest]
     sys.path.insert(0, str(file.resolve().parent))
     # A module of its own as __main__, so that worker processes find the script again by its path.
@@ -48,7 +67,25 @@ def _run_script(script: str, rest: list[str]) -> None:
     main_module.__file__ = str(file)
     main_module.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = main_module
-    exec(compile(file.read_bytes(), str(file), "exec"), main_module.__dict__)
+    _guarded(lambda: exec(compile(file.read_bytes(), str(file), "exec"), main_module.__dict__), script)
+
+
+def _guarded(run: Callable[[], Any], script: str | None = None) -> None:
+    """Run a program; a mistake that Rollforge names ends it with that message and the line of the script."""
+    try:
+        run()
+    except RollforgeError as exc:
+        if os.environ.get("ROLLFORGE_VERBOSE"):
+            raise
+        from rollforge.cli.exit_codes import exit_code
+
+        for frame in traceback.extract_tb(exc.__traceback__):
+            if frame.filename == script:
+                sys.stderr.write(f"{script}, line {frame.lineno}, in {frame.name}: {frame.line}\n")
+        unreachable = isinstance(exc, (StoreUnavailable, MissingDependency)) and "mongodb" in str(exc)
+        hint = " To keep the tasks in a file instead: --store sqlite:///tasks.db" if unreachable else ""
+        sys.stderr.write(f"rollforge: {exc}{hint}\n")
+        sys.exit(exit_code(exc))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rollforge.compat.qlib import console
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError
 from rollforge.session import current_session, init as init_session
 
-__all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf", "qrun"]
+__all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Config(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
         if name == "mongo" and value:
-            init_session(**_kept(store=mongo_uri(value)))
+            init_session(**_kept(store=_store_of(value)))
 
     def __getitem__(self, name: str) -> Any:
         session = current_session()
@@ -106,6 +107,15 @@ def mongo_uri(setting: Mapping[str, str]) -> str:
     return f"{scheme}://{host}/{setting['task_db_name']}" + (f"?{options}" if options else "")
 
 
+def _store_of(setting: Mapping[str, str]) -> str:
+    """The task store that a ``mongo`` setting names, unless the environment points the script at another one."""
+    named, wanted = mongo_uri(setting), os.environ.get("ROLLFORGE_STORE")
+    if not wanted or wanted == named:
+        return named
+    log.warning("tasks are kept in %s (ROLLFORGE_STORE), not in %s", mask_secrets(wanted), mask_secrets(named))
+    return wanted
+
+
 def _folder(provider_uri: Any) -> str:
     if isinstance(provider_uri, Mapping):
         if "day" not in provider_uri and "__DEFAULT_FREQ" not in provider_uri:
@@ -114,8 +124,8 @@ def _folder(provider_uri: Any) -> str:
     return str(Path(os.fspath(provider_uri)).expanduser())
 
 
-def _tracking(uri: str) -> str:
-    """A tracking store of ours for one of MLflow's URIs; a folder is an mlruns folder, as Qlib writes it."""
+def tracking_of(uri: str) -> str:
+    """Return the tracking store of one of MLflow's URIs; a folder is an mlruns folder, as Qlib writes it."""
     found = re.fullmatch(r"(?:file:(?://)?)?(/.*|[^:]*)", uri)
     if found is None:
         return uri
@@ -134,17 +144,18 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     **kwargs
         ``provider_uri``, ``region``, ``mongo``, ``exp_manager``, ``kernels``; Qlib's other settings have no effect.
     """
+    console.show(kwargs.get("logging_level", logging.INFO))
     manager = kwargs.pop("exp_manager", None) or {}
     arguments = manager.get("kwargs", {}) if isinstance(manager, Mapping) else {}
     region = str(kwargs.pop("region", "cn")).lower()
     changes: dict[str, Any] = {
         "provider_uri": _folder(kwargs.pop("provider_uri", _DEFAULT_FOLDER)), "region": region,
-        "tracking": _tracking(arguments["uri"]) if arguments.get("uri") else None,
+        "tracking": tracking_of(arguments["uri"]) if arguments.get("uri") else None,
         "experiment": arguments.get("default_exp_name"),
     }  # fmt: skip
     mongo, kernels = kwargs.pop("mongo", None), kwargs.pop("kernels", None)
     if mongo:
-        changes["store"] = mongo_uri(mongo)
+        changes["store"] = _store_of(mongo)
     if isinstance(kernels, int):
         changes["threads"] = max(1, kernels)
     init_session(**_kept(**changes))
@@ -158,14 +169,15 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     dict.__setitem__(C, "_registered", True)
 
 
-def auto_init(**kwargs: Any) -> None:
-    """Set up as the ``config.yaml`` of the folder (or one above) says, else as `kwargs` do."""
+def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
+    """Set up as the ``config.yaml`` of the folder (or one above) says, else as `kwargs` do, unless it is to be a file."""
     cur = Path(kwargs.pop("cur_path", Path.cwd()))
     for folder in [cur, *cur.parents]:
         if (folder / "config.yaml").is_file():
             init_from_yaml_conf(folder / "config.yaml", **kwargs)
             return
-    init(**kwargs)
+    if not only_file:
+        init(**kwargs)
 
 
 def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -174,11 +186,3 @@ def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: Any) -> Non
 
     settings = yaml.safe_load(Path(conf_path).read_text()) or {}
     init(**{**dict(settings.get("qlib_init") or settings), **kwargs})
-
-
-def qrun() -> None:
-    """Run ``python -m qlib.workflow.cli WORKFLOW.yaml``."""
-    from rollforge.cli.main import app, guarded
-
-    sys.argv = ["rollforge", "run", *(a for a in sys.argv[1:] if a != "--config_path")]
-    guarded(app)

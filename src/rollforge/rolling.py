@@ -1,0 +1,331 @@
+"""One experiment made rolling and judged as a whole, offline: Qlib's ``Rolling``, on our generators, trainers, collectors.
+
+    Rolling("workflow.yaml", exp_name="combined", horizon=5, step=20).run()
+
+trains the task of the file for every window into an experiment of its own, joins the predictions into one recorder of
+`exp_name`, and lets the file's records (IC, backtest) judge the joined prediction. ``rollforge run`` does the same, and
+more, for a file with a ``rolling:`` section; this class is for scripts that change the task by code.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rollforge.build import build, fill_placeholder, locate, update_config
+from rollforge.collect.collector import RecorderCollector
+from rollforge.collect.ensemble import RollingEnsemble
+from rollforge.dates import read_timestamp
+from rollforge.errors import ConfigError, ExperimentNotFound
+from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.rolling import RollingGen
+from rollforge.record.signal import SignalRecord
+from rollforge.run.trainer import TrainerR
+from rollforge.session import Session, current_session, using
+from rollforge.track.base import get_experiment, open_tracker
+from rollforge.workflow import check_buildable, load_workflow, read_yaml
+
+__all__ = ["DDGDA", "Rolling"]
+
+Task = dict[str, Any]
+_SIGNAL = "qlib.workflow.record_temp.SignalRecord"
+
+
+class Rolling:
+    """Trains one task for every window, joins the predictions, and judges the joined one.
+
+    Parameters
+    ----------
+    conf_path : path
+        A workflow file in Qlib's or in Rollforge's form.
+    exp_name : str, optional
+        Experiment that gets the joined prediction, in one recorder; by default the session's.
+    horizon : int or None
+        Days of the label: it becomes ``Ref($close, -(horizon + 1)) / Ref($close, -1) - 1``, and train and valid end
+        ``horizon + 1`` trading days before the test. None keeps the file's label and reads the horizon from it.
+    step : int
+        Trading days from one window to the next.
+    h_path : path, optional
+        A pickled handler that takes the place of the file's; its label stays as it is.
+    train_start, test_end : date, optional
+        First day of training and last day of testing, in place of the file's. The handler's days are extended to them.
+    task_ext_conf : mapping or sequence of mappings, optional
+        Changes to the task, merged by :func:`~rollforge.build.update_config` after everything else.
+    rolling_exp : str, optional
+        Experiment that gets a recorder for each window; what is in it is deleted first. By default one of a new name.
+    jobs : int, optional
+        Worker processes; None trains in this process, one window after another.
+    session : Session, optional
+        By default the current one; without a data folder in that, the one that the file describes.
+
+    Raises
+    ------
+    ConfigError
+        For arguments that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        conf_path: str | os.PathLike[str],
+        exp_name: str | None = None,
+        horizon: int | None = 20,
+        step: int = 20,
+        h_path: str | os.PathLike[str] | None = None,
+        train_start: Any = None,
+        test_end: Any = None,
+        task_ext_conf: Any = None,
+        rolling_exp: str | None = None,
+        *,
+        jobs: int | None = None,
+        session: Session | None = None,
+    ) -> None:
+        for name, value in (("horizon", horizon), ("step", step)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"must be a whole number of trading days, at least 1; found {value!r}.", path=name)
+        if rolling_exp is not None and rolling_exp == exp_name:
+            raise ConfigError(
+                f"is {rolling_exp!r}, as exp_name: what is in it is deleted before training. Choose another name.",
+                path="rolling_exp",
+            )
+        self.logger = logging.getLogger(__name__)
+        self.conf_path = Path(conf_path).expanduser()
+        self.exp_name = exp_name
+        self.horizon = horizon
+        self.step = step
+        self.h_path = None if h_path is None else Path(h_path).expanduser()
+        if self.h_path is not None and not self.h_path.is_file():
+            raise ConfigError(f"there is no file {str(self.h_path)!r}.", path="h_path")
+        self.train_start = None if train_start is None else read_timestamp(train_start, "train_start")
+        self.test_end = None if test_end is None else read_timestamp(test_end, "test_end")
+        self.task_ext_conf = task_ext_conf
+        # Two that start in the same second must not share an experiment.
+        named = f"rolling_models_{pd.Timestamp.now():%Y%m%d%H%M%S}_{uuid.uuid4().hex[:4]}"
+        self.rolling_exp = rolling_exp or named
+        self.jobs = jobs
+        self.session = session
+        self._rid: str | None = None
+        """Id of the recorder with the joined prediction, once there is one."""
+
+    # -- the tasks -----------------------------------------------------------------------------------------------------
+
+    def basic_task(self, enable_handler_cache: bool | None = True) -> Task:
+        """Return the file's task with the changes that the arguments ask for, before it is made rolling.
+
+        Parameters
+        ----------
+        enable_handler_cache : bool
+            Whether a given `h_path` decides the label as well. Features are kept on disk in any case.
+        """
+        task: Task = copy.deepcopy(self._raw_conf()["task"])
+        if self.horizon is not None:
+            if enable_handler_cache and self.h_path is not None:
+                self.logger.info(
+                    "the label is that of the handler in %s, not one of %d days", self.h_path, self.horizon
+                )
+            else:
+                self._set_horizon(task, self.horizon)
+        if self.h_path is not None or enable_handler_cache:
+            task = self._replace_handler_with_cache(task)
+        task = self._update_start_end_time(task)
+        if self.task_ext_conf is not None:
+            task = update_config(task, self.task_ext_conf)
+        self.logger.info("the task: %s", task)
+        return task
+
+    def get_task_list(self) -> list[Task]:
+        """Return the task of each window; each records its prediction alone."""
+        task = self.basic_task()
+        # All windows read the data of one handler, as far as that goes: the last one's test may be cut short by its end.
+        tasks = RollingGen(step=self.step, trunc_days=self._trunc_days(task), ds_extra_mod_func=None)(task)
+        return [{**one, "record": [_SIGNAL]} for one in tasks]
+
+    def _raw_conf(self) -> dict[str, Any]:
+        """The file's content."""
+        return read_yaml(load_workflow(self.conf_path).text, str(self.conf_path))[0]
+
+    def _set_horizon(self, task: Task, horizon: int) -> None:
+        """Let the label of the task's handler be the return of `horizon` days."""
+        label = f"Ref($close, -{horizon + 1}) / Ref($close, -1) - 1"
+        kwargs = _handler_kwargs(task)
+        if kwargs is None:
+            self.logger.warning("the handler is not described in the file: its label stays, whatever its horizon is")
+            return
+        loader = kwargs.get("data_loader")
+        groups = (loader.get("kwargs") or {}).get("config") if isinstance(loader, Mapping) else None
+        if isinstance(groups, dict) and "label" in groups:
+            names = groups["label"][1] if _names_given(groups["label"]) else None
+            groups["label"] = [[label], list(names)[:1]] if names is not None else [label]
+        else:
+            kwargs["label"] = [label]
+        self.logger.info("the label is %s", label)
+
+    def _replace_handler_with_cache(self, task: Task) -> Task:
+        """Return the task with the handler of `h_path`; without one as it is: the panel cache keeps its features."""
+        if self.h_path is not None:
+            task["dataset"]["kwargs"]["handler"] = self.h_path.absolute().as_uri()
+        return task
+
+    def _update_start_end_time(self, task: Task) -> Task:
+        """Return the task with the first day of training and the last of testing that were asked for."""
+        segments = task["dataset"]["kwargs"]["segments"]
+        handler = _handler_kwargs(task)
+        if self.train_start is not None:
+            segments["train"] = (self.train_start, segments["train"][1])
+            _extend(handler, "start_time", self.train_start, earlier=True)
+        if self.test_end is not None:
+            segments["test"] = (segments["test"][0], self.test_end)
+            _extend(handler, "end_time", self.test_end, earlier=False)
+        return task
+
+    def _trunc_days(self, task: Task) -> int:
+        if self.horizon is not None:
+            return self.horizon + 1
+        ahead = label_lookahead(task)
+        if ahead is None:
+            raise ConfigError(
+                "the label of the file's handler cannot be read; say how many days it is.", path="horizon"
+            )
+        return ahead
+
+    # -- the work ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train every window, join the predictions, and judge the joined one.
+
+        Raises
+        ------
+        ConfigError
+            When the task or a record cannot be built; nothing is trained then.
+        TrainingFailed
+            When a window fails.
+        """
+        with self._using():
+            self._records(None)
+            self._train_rolling_tasks()
+            self._ens_rolling()
+            self._update_rolling_rec()
+
+    def run_basic_task(self) -> None:
+        """Train the task once, over the whole test segment: a quick look before all windows are trained."""
+        with self._using():
+            TrainerR(self.exp_name)([self.basic_task()])
+
+    def _train_rolling_tasks(self) -> None:
+        tasks = self.get_task_list()
+        check_buildable(tasks[0])
+        tracker = open_tracker(current_session().tracking)
+        try:
+            earlier = get_experiment(tracker, experiment_name=self.rolling_exp, create=False)
+        except ExperimentNotFound:
+            pass
+        else:
+            self.logger.info("the earlier recorders of experiment %r are deleted", self.rolling_exp)
+            tracker.delete_experiment(earlier.id)
+        TrainerR(self.rolling_exp, jobs=self.jobs)(tasks)
+
+    def _ens_rolling(self) -> None:
+        """Join predictions and labels of the windows into one recorder."""
+        collector = RecorderCollector(
+            self.rolling_exp,
+            RollingEnsemble(),
+            artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
+            artifacts_key=["pred", "label"],
+        )
+        joined = collector()
+        tracker = open_tracker(current_session().tracking)
+        name = self.exp_name or current_session().experiment
+        with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:
+            recorder.log_params(exp_name=self.rolling_exp)
+            recorder.save_objects(**{"pred.pkl": joined["pred"], "label.pkl": joined["label"]})
+        self._rid = recorder.id
+
+    def _update_rolling_rec(self) -> None:
+        """Let the file's records, but for the prediction itself, judge the joined prediction."""
+        tracker = open_tracker(current_session().tracking)
+        name = self.exp_name or current_session().experiment
+        recorder = get_experiment(tracker, experiment_name=name).get_recorder(self._rid, create=False)
+        for record in self._records(recorder):
+            record.generate()
+        self.logger.info("the results are in recorder %s of experiment %r", self._rid, name)
+
+    def _records(self, recorder: Any) -> list[Any]:
+        """The records of the file that judge a prediction, built for a recorder."""
+        named = self._raw_conf()["task"].get("record") or []
+        made = []
+        for i, config in enumerate(named if isinstance(named, list) else [named]):
+            where = f"task.record.{i}" if isinstance(named, list) else "task.record"
+            target = _record_class(config, where)
+            if isinstance(target, type) and issubclass(target, SignalRecord):
+                continue
+            if config != fill_placeholder(config, {"<MODEL>": None, "<DATASET>": None}):
+                raise ConfigError(
+                    "needs <MODEL> or <DATASET>, and a joined prediction has no single one. Use <PRED>.", path=where
+                )
+            made.append(build(config, default_module="rollforge.record", where=where, recorder=recorder))
+        return made
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        session = self.session or current_session()
+        if session.provider_uri is None and self.conf_path.is_file():
+            session = load_workflow(self.conf_path).session
+        with using(session):
+            yield
+
+
+class DDGDA(Rolling):
+    """Qlib's DDG-DA, which learns how to weight the training days: refused, because it is not there yet.
+
+    Raises
+    ------
+    ConfigError
+        Always, before anything is trained.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise ConfigError(
+            "DDG-DA is not supported: its meta-model needs PyTorch, and Rollforge has no counterpart of it yet. Without "
+            "it, the same experiment rolls by qlib.contrib.rolling.base.Rolling ('python -m qlib.contrib.rolling base "
+            "--conf_path FILE run'), or by 'rollforge run' with a rolling section; or run DDG-DA with pyqlib itself."
+        )
+
+
+def _handler_kwargs(task: Task) -> dict[str, Any] | None:
+    """The arguments of a task's handler, to be changed in place; None where it is not described by a mapping."""
+    handler = task["dataset"]["kwargs"].get("handler")
+    if not isinstance(handler, dict):
+        return None
+    kwargs = dict(handler.get("kwargs") or {})
+    handler["kwargs"] = kwargs
+    return kwargs
+
+
+def _names_given(label: Any) -> bool:
+    return isinstance(label, (list, tuple)) and len(label) == 2 and isinstance(label[0], (list, tuple))
+
+
+def _extend(handler: dict[str, Any] | None, key: str, day: pd.Timestamp, *, earlier: bool) -> None:
+    """Let a handler hold a day that it would leave out."""
+    if handler is None or handler.get(key) is None:
+        return
+    there = read_timestamp(handler[key], key)
+    if day < there if earlier else day > there:
+        handler[key] = day
+
+
+def _record_class(config: Any, where: str) -> Any:
+    name = config.get("class") if isinstance(config, Mapping) else config
+    module = config.get("module_path") if isinstance(config, Mapping) else None
+    if name is None:
+        raise ConfigError("an object needs 'class'.", path=where)
+    if module is None and isinstance(name, str) and "." not in name:
+        module = "rollforge.record"
+    return locate(name, module, where=where)

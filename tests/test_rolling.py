@@ -1,0 +1,299 @@
+"""``Rolling``: each argument does what it says, and what cannot be meant is refused before anything is trained or deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from rollforge.data.alpha import Alpha158
+from rollforge.errors import ConfigError
+from rollforge.rolling import DDGDA, Rolling
+from rollforge.session import Session, using
+from rollforge.track.base import Experiment, get_experiment, open_tracker
+
+LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+
+
+def handler_kwargs(**more: Any) -> dict[str, Any]:
+    return {
+        "instruments": "demo100",
+        "start_time": "2022-01-03",
+        "end_time": "2023-10-31",
+        "data_loader": {
+            "class": "QlibDataLoader",
+            "kwargs": {"config": {"feature": [["$close/$open", "Ref($close,5)/$close"], ["A", "B"]], "label": [[LABEL], ["L"]]}},
+        },
+        **more,
+    }  # fmt: skip
+
+
+def document(**handler: Any) -> dict[str, Any]:
+    """A workflow with a linear model on two features; its label stands in the loader of the handler."""
+    kwargs = {
+        "handler": {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": handler_kwargs()}
+    }
+    kwargs["handler"].update(handler)
+    segments = {
+        "train": ["2022-02-01", "2022-12-30"],
+        "valid": ["2023-01-02", "2023-03-31"],
+        "test": ["2023-04-03", "2023-10-31"],
+    }
+    return {
+        "qlib_init": {"provider_uri": "market", "region": "us"},
+        "task": {
+            "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear", "kwargs": {"estimator": "ols"}},
+            "dataset": {
+                "class": "DatasetH",
+                "module_path": "qlib.data.dataset",
+                "kwargs": {**kwargs, "segments": segments},
+            },
+            "record": [
+                {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+                {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp"},
+            ],
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def session(small_market: Path, tmp_path: Path) -> Session:
+    return Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path / 'runs'}", experiment="session")
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    return write(tmp_path, document())
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    file = folder / "conf.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def segments(task: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    found = task["dataset"]["kwargs"]["segments"]
+    return {k: (str(pd.Timestamp(a).date()), str(pd.Timestamp(b).date())) for k, (a, b) in found.items()}
+
+
+def recorders(session: Session, experiment: str) -> list[Any]:
+    tracker = open_tracker(session.tracking)
+    found: list[Any] = get_experiment(tracker, experiment_name=experiment, create=False).list_recorders(Experiment.RT_L)
+    return found
+
+
+def test_a_run_leaves_one_judged_recorder_and_one_of_each_window(conf: Path, session: Session) -> None:
+    """Run twice under the same names: the windows of the first run are gone, its joined recorder stays."""
+    for _ in range(2):
+        rolling = Rolling(conf, "joined", horizon=3, step=60, rolling_exp="windows", session=session)
+        rolling.run()
+    assert len(recorders(session, "windows")) == len(rolling_tasks(rolling, session)) == 3
+    joined = recorders(session, "joined")
+    assert len(joined) == 2
+    last = next(r for r in joined if r.id == rolling._rid)
+    assert {"IC", "Rank IC"} <= set(last.list_metrics())
+    prediction, label = last.load_object("pred.pkl"), last.load_object("label.pkl")
+    assert prediction.index.equals(label.index)
+    days = prediction.index.get_level_values("datetime")
+    assert (str(days.min().date()), str(days.max().date())) == ("2023-04-03", "2023-10-31")
+
+
+def rolling_tasks(rolling: Rolling, session: Session) -> list[dict[str, Any]]:
+    with using(session):
+        return rolling.get_task_list()
+
+
+def test_the_horizon_sets_the_label_and_the_distance_to_the_test(conf: Path, session: Session) -> None:
+    """A label of h days looks h + 1 ahead: train and valid end h + 1 trading days before the test."""
+    rolling = Rolling(conf, horizon=5, step=60, session=session)
+    with using(session):
+        task = rolling.basic_task()
+        first, second = rolling.get_task_list()[:2]
+    config = task["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]
+    assert config["label"] == [["Ref($close, -6) / Ref($close, -1) - 1"], ["L"]]
+    assert segments(first) == {
+        "train": ("2022-02-01", "2022-12-30"),
+        "valid": ("2023-01-02", "2023-03-24"),
+        "test": ("2023-04-03", "2023-06-23"),
+    }
+    assert segments(second)["train"] == ("2022-02-01", "2023-03-24")
+
+
+def test_a_handler_that_takes_a_label_is_given_it(tmp_path: Path) -> None:
+    """As Qlib's own do; the file is not changed."""
+    alpha = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"instruments": "demo100"}}
+    file = write(tmp_path, document(**alpha))
+    before = file.read_text()
+    handler = Rolling(file, horizon=1).basic_task()["dataset"]["kwargs"]["handler"]
+    assert handler["kwargs"]["label"] == ["Ref($close, -2) / Ref($close, -1) - 1"]
+    assert file.read_text() == before
+
+
+def test_without_a_horizon_the_label_stays_and_says_its_own(conf: Path, session: Session) -> None:
+    """None: the label looks two days ahead, so train and valid end two trading days before the test."""
+    rolling = Rolling(conf, horizon=None, step=60, session=session)
+    task = rolling.basic_task()
+    assert task["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]["label"] == [
+        [LABEL],
+        ["L"],
+    ]
+    assert segments(rolling_tasks(rolling, session)[0])["valid"][1] == "2023-03-30"
+
+
+def test_days_that_are_asked_for_are_tested_and_trained_on(conf: Path, session: Session) -> None:
+    """``train_start`` and ``test_end`` move the segments, and a handler that would leave their days out."""
+    rolling = Rolling(conf, "joined", horizon=1, step=80, train_start=20220110, test_end="2023/12/15", session=session)
+    task = rolling.basic_task()
+    assert segments(task)["train"][0] == "2022-01-10"
+    assert segments(task)["test"][1] == "2023-12-15"
+    kwargs = task["dataset"]["kwargs"]["handler"]["kwargs"]
+    assert (str(kwargs["start_time"]), str(pd.Timestamp(kwargs["end_time"]).date())) == ("2022-01-03", "2023-12-15")
+    rolling.run()
+    (joined,) = recorders(session, "joined")
+    assert joined.load_object("pred.pkl").index.get_level_values("datetime").max() == pd.Timestamp("2023-12-15")
+
+
+def test_changes_to_the_task_come_last(conf: Path) -> None:
+    """Merged one after the other; a dropped key is gone."""
+    changes = [
+        {"model": {"kwargs": {"estimator": "ridge", "alpha": 1.0}}},
+        {"model": {"kwargs": {"alpha": "__DROP__"}}},
+    ]
+    task = Rolling(conf, task_ext_conf=changes).basic_task()
+    assert task["model"]["kwargs"] == {"estimator": "ridge"}
+
+
+def test_a_pickled_handler_takes_the_place_of_the_files(conf: Path, session: Session, tmp_path: Path) -> None:
+    """Its data and its label, under a path with a blank; the file's horizon is left alone."""
+    place = tmp_path / "my handler.pkl"
+    with using(session):
+        handler = Alpha158(
+            "demo100", "2022-01-03", "2023-10-31", "day", [], fit_start_time="2022-01-03", fit_end_time="2022-12-30"
+        )
+        handler.to_pickle(place, dump_all=True)
+    rolling = Rolling(conf, "joined", horizon=1, step=80, h_path=place, session=session)
+    assert rolling.basic_task()["dataset"]["kwargs"]["handler"] == place.as_uri()
+    with_label = rolling.basic_task(enable_handler_cache=False)
+    assert with_label["dataset"]["kwargs"]["handler"] == place.as_uri()
+    rolling.run()
+    (joined,) = recorders(session, "joined")
+    assert list(joined.load_object("label.pkl").columns) == ["LABEL0"]
+
+
+def test_the_task_without_rolling(conf: Path, session: Session) -> None:
+    """One recorder in the experiment, over the whole test segment, with the file's records."""
+    Rolling(conf, "once", horizon=1, session=session).run_basic_task()
+    (recorder,) = recorders(session, "once")
+    assert "IC" in recorder.list_metrics()
+
+
+def test_worker_processes_find_the_same(conf: Path, session: Session) -> None:
+    """``jobs``: the same prediction from two processes."""
+    found = []
+    for jobs in (None, 2):
+        rolling = Rolling(conf, "joined", horizon=1, step=80, jobs=jobs, session=session)
+        rolling.run()
+        found.append(next(r for r in recorders(session, "joined") if r.id == rolling._rid).load_object("pred.pkl"))
+    pd.testing.assert_frame_equal(*found)
+
+
+def test_the_files_data_count_where_no_others_are_set(small_market: Path, tmp_path: Path) -> None:
+    """Without ``qlib.init`` the data folder of the file's ``qlib_init`` is used (Qlib leaves that section aside)."""
+    content = document()
+    content["qlib_init"]["provider_uri"] = str(small_market)
+    content["qlib_init"]["exp_manager"] = {"kwargs": {"uri": f"folder:{tmp_path / 'runs'}"}}
+    Rolling(write(tmp_path, content), "joined", horizon=1, step=80).run()
+    assert len(recorders(Session(tracking=f"folder:{tmp_path / 'runs'}"), "joined")) == 1
+
+
+def test_two_begun_in_the_same_second_do_not_share_an_experiment(conf: Path) -> None:
+    """Names of experiments made up for the windows differ."""
+    assert len({Rolling(conf).rolling_exp for _ in range(20)}) == 20
+
+
+class Shorter(Rolling):
+    """A subclass that changes the task, as Qlib's own do."""
+
+    def basic_task(self, enable_handler_cache: bool | None = True) -> dict[str, Any]:
+        task = super().basic_task(enable_handler_cache)
+        task["dataset"]["kwargs"]["segments"]["test"] = ("2023-04-03", "2023-05-31")
+        return task
+
+
+def test_a_subclass_decides_about_the_task(conf: Path, session: Session) -> None:
+    """What it returns is what is trained."""
+    assert len(rolling_tasks(Shorter(conf, horizon=1, step=20, session=session), session)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"horizon": 0}, "horizon: must be a whole number of trading days"),
+        ({"horizon": "5"}, "horizon: must be"),
+        ({"step": 0}, "step: must be"),
+        ({"step": True}, "step: must be"),
+        ({"h_path": "nothing.pkl"}, "there is no file 'nothing.pkl'"),
+        ({"train_start": "soon"}, "train_start: "),
+        ({"test_end": "2023-02-30"}, "test_end: "),
+        ({"exp_name": "same", "rolling_exp": "same"}, "rolling_exp: is 'same'"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str, conf: Path) -> None:
+    """One message that names it."""
+    with pytest.raises(ConfigError, match=said):
+        Rolling(conf, **arguments)
+
+
+def test_a_file_that_is_not_there_is_a_message(tmp_path: Path, session: Session) -> None:
+    """With the nearest name."""
+    write(tmp_path, document())
+    with pytest.raises(ConfigError, match=r"There is no workflow file .* Did you mean 'conf\.yaml'"):
+        Rolling(tmp_path / "cnf.yaml", session=session).run()
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"class": "SigAnaRecrd"}, r"task\.record\.1: .*Did you mean 'SigAnaRecord'"),
+        ({"class": "SigAnaRecord", "kwargs": {"ana": True}}, r"task\.record\.1.*takes no argument 'ana'"),
+        (
+            {"class": "PortAnaRecord", "kwargs": {"config": {"strategy": {"kwargs": {"model": "<MODEL>"}}}}},
+            "Use <PRED>",
+        ),
+    ],
+)
+def test_a_record_that_cannot_judge_is_refused_before_training(
+    record: Any, said: str, tmp_path: Path, session: Session
+) -> None:
+    """No window is trained, and what an earlier run left is not deleted."""
+    with using(session):
+        get_experiment(open_tracker(session.tracking), experiment_name="windows").create_recorder("earlier").end_run()
+    content = document()
+    content["task"]["record"] = ["qlib.workflow.record_temp.SignalRecord", record]
+    with pytest.raises(ConfigError, match=said):
+        Rolling(write(tmp_path, content), rolling_exp="windows", session=session).run()
+    assert [r.name for r in recorders(session, "windows")] == ["earlier"]
+
+
+def test_a_handler_without_a_label_to_set_is_refused_before_training(tmp_path: Path, session: Session) -> None:
+    """The message says which argument it does not take."""
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from qlib.data.dataset.handler import DataHandlerLP\n"
+        "class Own(DataHandlerLP):\n"
+        "    def __init__(self, instruments='demo100'):\n"
+        "        super().__init__(instruments)\n"
+    )
+    file = write(tmp_path, document(**{"class": "Own", "module_path": str(own), "kwargs": {}}))
+    with pytest.raises(ConfigError, match="Own takes no argument 'label'"):
+        Rolling(file, session=session).run()
+
+
+def test_ddg_da_is_refused_by_name() -> None:
+    """At once, with what to use in its place."""
+    with pytest.raises(ConfigError, match=r"DDG-DA is not supported.*rolling base"):
+        DDGDA(conf_path="conf.yaml", sim_task_model="linear")
