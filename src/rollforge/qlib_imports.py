@@ -290,7 +290,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if fullname in MODULES:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         if _program(fullname) is not None:
-            return importlib.machinery.ModuleSpec(fullname, self)
+            return importlib.machinery.ModuleSpec(fullname, self, origin=fullname.rpartition(".")[0])
         theirs = _in_pyqlib(fullname)
         if theirs is not None:
             return theirs

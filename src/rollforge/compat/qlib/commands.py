@@ -71,8 +71,8 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
     from rollforge.cli import workflow as command
     from rollforge.compat.qlib import console
     from rollforge.compat.qlib.config import tracking_of
-    from rollforge.run.execute import task_train
     from rollforge.confidential import mask_secrets
+    from rollforge.run.execute import task_train
     from rollforge.session import using
     from rollforge.workflow import load_workflow, make_plan, read_yaml
 
