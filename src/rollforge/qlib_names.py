@@ -13,12 +13,13 @@ __all__ = ["MODULES", "NOT_COVERED", "PROGRAMS", "REASONS"]
 MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib": {
         "rollforge.compat.qlib.config": "__version__=QLIB_VERSION auto_init init init_from_yaml_conf",
-        "pending": "get_project_path",
+        "rollforge.compat.qlib.objects": "get_project_path",
         "also": "get_module_logger",
     },
     "qlib.backtest": {
+        "rollforge.compat.qlib.logs": "logger",
         "rollforge.record.backtest": "backtest",
-        "nested": "collect_data create_account_instance format_decisions get_exchange get_strategy_executor logger",
+        "nested": "collect_data create_account_instance format_decisions get_exchange get_strategy_executor",
         "also": (
             "Account backtest_loop BaseExecutor BaseStrategy BaseTradeDecision C collect_data_loop "
             "CommonInfrastructure Exchange get_module_logger INDICATOR_METRIC init_instance_by_config Order "
@@ -92,20 +93,21 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.compat.qlib.constant": (
             "DEPENDENCY_REDIS_CACHE DISK_DATASET_CACHE DISK_EXPRESSION_CACHE SIMPLE_DATASET_CACHE"
         ),
-        "intraday": "HIGH_FREQ_CONFIG",
-        "pending": "MLflowSettings MODE_CONF NUM_USABLE_CPU PROTOCOL_VERSION QSETTINGS QSettings",
+        "rollforge.compat.qlib.settings": "HIGH_FREQ_CONFIG NUM_USABLE_CPU PROTOCOL_VERSION",
+        "internal": "MLflowSettings QSETTINGS QSettings",
+        "server": "MODE_CONF",
         "also": "Freq REG_CN REG_TW REG_US",
     },
     "qlib.constant": {
-        "rollforge.compat.qlib.constant": "EPS EPS_T INF REG_CN REG_TW REG_US",
-        "pending": "float_or_ndarray ONE_DAY ONE_MIN",
+        "rollforge.compat.qlib.constant": "EPS EPS_T float_or_ndarray INF ONE_DAY ONE_MIN REG_CN REG_TW REG_US",
     },
     "qlib.contrib": {},
     "qlib.contrib.data": {},
     "qlib.contrib.data.handler": {
-        "rollforge.compat.qlib.names": "check_transform_proc",
-        "rollforge.data.alpha": "Alpha158 Alpha158vwap Alpha360 Alpha360vwap",
-        "pending": "_DEFAULT_INFER_PROCESSORS _DEFAULT_LEARN_PROCESSORS",
+        "rollforge.data.alpha": (
+            "_DEFAULT_INFER_PROCESSORS=_INFER _DEFAULT_LEARN_PROCESSORS=_LEARN Alpha158 Alpha158vwap Alpha360 "
+            "Alpha360vwap check_transform_proc"
+        ),
         "also": "Alpha158DL Alpha360DL DataHandlerLP get_callable_kwargs Processor",
     },
     "qlib.contrib.data.loader": {
@@ -118,7 +120,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.contrib.data.utils": {},
     "qlib.contrib.data.utils.sepdf": {
-        "pending": "align_index sdf SDFLoc SepDataFrame",
+        "rollforge.compat.qlib.sepdf": "align_index SDFLoc SepDataFrame",
+        "internal": "sdf",
     },
     "qlib.contrib.eva": {},
     "qlib.contrib.eva.alpha": {
@@ -127,13 +130,14 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "complex_parallel DelayedDict get_module_logger",
     },
     "qlib.contrib.evaluate": {
+        "rollforge.compat.qlib.logs": "logger",
         "rollforge.record.analysis": "risk_analysis",
         "rollforge.record.backtest": "backtest_daily",
         "rollforge.record.portfolio": "indicator_analysis",
-        "pending": "logger long_short_backtest t_run",
+        "nested": "long_short_backtest t_run",
         "also": (
-            "backtest_func=qlib.backtest.backtest BaseStrategy C D Freq get_date_range get_exchange "
-            "get_level_index get_module_logger"
+            "backtest=qlib.backtest.backtest backtest_func=qlib.backtest.backtest BaseStrategy C D Freq "
+            "get_date_range get_exchange get_level_index get_module_logger"
         ),
     },
     "qlib.contrib.evaluate_portfolio": {
@@ -146,11 +150,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "D",
     },
     "qlib.contrib.model": {
+        "rollforge.compat.qlib.models": "all_model_classes",
         "rollforge.models.lightgbm": "LGBModel",
         "rollforge.models.linear": "LinearModel",
         "rollforge.models.xgboost": "XGBModel",
         "model": "CatBoostModel DEnsembleModel",
-        "pending": "all_model_classes",
         "pytorch": "pytorch_classes",
         "also": (
             "ADD=qlib.contrib.model.pytorch_add.ADD ALSTM=qlib.contrib.model.pytorch_alstm.ALSTM "
@@ -173,40 +177,40 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "DataHandlerLP DatasetH FeatureInt Model Reweighter",
     },
     "qlib.contrib.report": {
-        "pending": "GRAPH_NAME_LIST",
+        "rollforge.report.graphs": "GRAPH_NAME_LIST",
     },
     "qlib.contrib.report.analysis_model": {
         "also": "model_performance_graph",
     },
     "qlib.contrib.report.analysis_model.analysis_model_performance": {
-        "pending": "ic_figure model_performance_graph",
+        "rollforge.report.graphs": "ic_figure model_performance_graph",
         "also": "BarGraph guess_plotly_rangebreaks HeatmapGraph ScatterGraph SubplotsGraph",
     },
     "qlib.contrib.report.analysis_position": {
         "also": "cumulative_return_graph rank_label_graph report_graph risk_analysis_graph score_ic_graph",
     },
     "qlib.contrib.report.analysis_position.cumulative_return": {
-        "pending": "cumulative_return_graph",
+        "rollforge.report.graphs": "cumulative_return_graph",
         "also": "BaseGraph get_position_data SubplotsGraph",
     },
     "qlib.contrib.report.analysis_position.parse_position": {
-        "pending": "get_position_data parse_position",
+        "rollforge.report.graphs": "get_position_data parse_position",
         "also": "get_stock_weight_df=qlib.backtest.profit_attribution.get_stock_weight_df",
     },
     "qlib.contrib.report.analysis_position.rank_label": {
-        "pending": "rank_label_graph",
+        "rollforge.report.graphs": "rank_label_graph",
         "also": "get_position_data ScatterGraph",
     },
     "qlib.contrib.report.analysis_position.report": {
-        "pending": "report_graph",
+        "rollforge.report.graphs": "report_graph",
         "also": "BaseGraph SubplotsGraph",
     },
     "qlib.contrib.report.analysis_position.risk_analysis": {
-        "pending": "risk_analysis_graph",
+        "rollforge.report.graphs": "risk_analysis_graph",
         "also": "risk_analysis ScatterGraph SubplotsGraph",
     },
     "qlib.contrib.report.analysis_position.score_ic": {
-        "pending": "score_ic_graph",
+        "rollforge.report.graphs": "score_ic_graph",
         "also": "guess_plotly_rangebreaks ScatterGraph",
     },
     "qlib.contrib.report.graph": {
@@ -269,7 +273,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "MultiSegRecord SignalMseRecord",
     },
     "qlib.contrib.workflow.record_temp": {
-        "pending": "logger MultiSegRecord SignalMseRecord",
+        "rollforge.compat.qlib.logs": "logger",
+        "rollforge.record.segments": "MultiSegRecord SignalMseRecord",
         "also": "calc_ic get_module_logger qlib_dataset=qlib.data.dataset RecordTemp SignalRecord",
     },
     "qlib.data": {
@@ -288,10 +293,10 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "get_module_logger",
     },
     "qlib.data.cache": {
+        "rollforge.compat.qlib.memory": "H MemCache MemCacheExpire MemCacheLengthUnit MemCacheSizeofUnit MemCacheUnit",
         "cache": (
             "BaseProviderCache CacheUtils CalendarCache DatasetCache DatasetURICache DiskDatasetCache "
-            "DiskExpressionCache ExpressionCache H MemCache MemCacheExpire MemCacheLengthUnit MemCacheSizeofUnit "
-            "MemCacheUnit MemoryCalendarCache QlibCacheException SimpleDatasetCache"
+            "DiskExpressionCache ExpressionCache MemoryCalendarCache QlibCacheException SimpleDatasetCache"
         ),
         "also": (
             "C Feature get_module_logger get_redis_connection hash_args normalize_cache_fields "
@@ -353,8 +358,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "DataHandler fetch_df_by_col fetch_df_by_index get_level_index get_module_logger",
     },
     "qlib.data.dataset.utils": {
-        "rollforge.compat.qlib.names": "get_level_index",
-        "pending": "convert_index_format fetch_df_by_col fetch_df_by_index init_task_handler",
+        "rollforge.compat.qlib.frames": (
+            "convert_index_format fetch_df_by_col fetch_df_by_index get_level_index init_task_handler"
+        ),
         "also": "DataHandler init_instance_by_config",
     },
     "qlib.data.dataset.weight": {
@@ -391,21 +397,25 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "CalendarStorage CalVT FeatureStorage InstKT InstrumentStorage InstVT",
     },
     "qlib.data.storage.file_storage": {
-        "pending": "FileCalendarStorage FileFeatureStorage FileInstrumentStorage FileStorageMixin logger",
+        "rollforge.compat.qlib.logs": "logger",
+        "rollforge.compat.qlib.storage": "FileCalendarStorage FileFeatureStorage FileInstrumentStorage",
+        "internal": "FileStorageMixin",
         "also": (
             "C CalendarStorage CalVT FeatureStorage Freq get_module_logger H InstKT InstrumentStorage InstVT "
             "resam_calendar"
         ),
     },
     "qlib.data.storage.storage": {
-        "pending": "BaseStorage CalendarStorage CalVT FeatureStorage InstKT InstrumentStorage InstVT logger",
+        "rollforge.compat.qlib.logs": "logger",
+        "backend": "BaseStorage CalendarStorage CalVT FeatureStorage InstKT InstrumentStorage InstVT",
         "also": "get_module_logger",
     },
     "qlib.log": {
-        "rollforge.compat.qlib.names": (
-            "get_module_logger QlibLogger set_global_logger_level set_log_with_config TimeInspector"
+        "rollforge.compat.qlib.logs": (
+            "get_module_logger LogFilter QlibLogger set_global_logger_level set_global_logger_level_cm "
+            "set_log_with_config TimeInspector"
         ),
-        "pending": "LogFilter MetaLogger set_global_logger_level_cm",
+        "internal": "MetaLogger",
         "also": "C",
     },
     "qlib.model": {
@@ -426,25 +436,25 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.model.interpret": {},
     "qlib.model.interpret.base": {
-        "rollforge.compat.qlib.names": "FeatureInt LightGBMFInt",
+        "rollforge.compat.qlib.samples": "FeatureInt LightGBMFInt",
     },
     "qlib.model.riskmodel": {
         "also": "POETCovEstimator RiskModel ShrinkCovEstimator StructuredCovEstimator",
     },
     "qlib.model.riskmodel.base": {
-        "pending": "RiskModel",
+        "rollforge.compat.qlib.covariance": "RiskModel",
         "also": "BaseModel",
     },
     "qlib.model.riskmodel.poet": {
-        "pending": "POETCovEstimator",
+        "covariance": "POETCovEstimator",
         "also": "RiskModel",
     },
     "qlib.model.riskmodel.shrink": {
-        "pending": "ShrinkCovEstimator",
+        "covariance": "ShrinkCovEstimator",
         "also": "RiskModel",
     },
     "qlib.model.riskmodel.structured": {
-        "pending": "StructuredCovEstimator",
+        "rollforge.compat.qlib.covariance": "StructuredCovEstimator",
         "also": "RiskModel",
     },
     "qlib.model.trainer": {
@@ -456,8 +466,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.model.utils": {
-        "rollforge.compat.qlib.names": "ConcatDataset",
-        "pending": "IndexSampler",
+        "rollforge.compat.qlib.samples": "ConcatDataset IndexSampler",
     },
     "qlib.strategy": {},
     "qlib.strategy.base": {
@@ -496,25 +505,27 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "exists_qlib_data",
     },
     "qlib.typehint": {
-        "typing": "InstConf=Any",
-        "pending": "InstDictConf",
+        "typing": "InstConf=Any InstDictConf=Any",
     },
     "qlib.utils": {
-        "rollforge.build": "fill_placeholder flatten_dict",
-        "rollforge.compat.qlib.names": (
-            "auto_filter_kwargs code_to_fname drop_nan_by_y_index exists_qlib_data fname_to_code "
-            "get_date_by_shift get_date_range get_pre_trading_date hash_args is_tradable_date lazy_sort_index "
-            "parse_config transform_end_date"
+        "rollforge.build": "fill_placeholder flatten_dict FLATTEN_TUPLE",
+        "rollforge.compat.qlib.constant": "is_deprecated_lexsorted_pandas",
+        "rollforge.compat.qlib.days": (
+            "code_to_fname fname_to_code get_date_by_shift get_date_in_file_name get_date_range "
+            "get_next_trading_date get_period_list get_period_offset get_pre_trading_date is_tradable_date "
+            "transform_end_date"
         ),
+        "rollforge.compat.qlib.frames": (
+            "compare_dict_value drop_nan_by_y_index lazy_sort_index load_dataset lower_bound np_ffill "
+            "remove_fields_space remove_repeat_field split_pred time_to_slc_point upper_bound"
+        ),
+        "rollforge.compat.qlib.logs": "log=logger",
+        "rollforge.compat.qlib.names": "exists_qlib_data",
+        "rollforge.compat.qlib.objects": "auto_filter_kwargs get_item_from_obj hash_args parse_config",
         "cache": "can_use_cache get_redis_connection normalize_cache_fields normalize_cache_instruments",
         "download": "requests_with_retry",
-        "pending": (
-            "check_qlib_data compare_dict_value FLATTEN_TUPLE get_date_in_file_name get_item_from_obj "
-            "get_next_trading_date get_period_offset is_deprecated_lexsorted_pandas load_dataset log lower_bound "
-            "np_ffill parse_field read_bin register_wrapper remove_fields_space remove_repeat_field split_pred "
-            "time_to_slc_point upper_bound Wrapper"
-        ),
-        "quarterly": "get_period_list read_period_data",
+        "internal": "check_qlib_data parse_field read_bin register_wrapper Wrapper",
+        "quarterly": "read_period_data",
         "also": (
             "C class_casting get_callable_kwargs get_cls_kwargs get_module_by_module_path get_module_logger "
             "get_or_create_path get_tmp_file_with_buffer init_instance_by_config save_multiple_parts_file "
@@ -523,75 +534,76 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.utils.data": {
         "rollforge.build": "S_DROP update_config",
-        "rollforge.compat.qlib.names": "deepcopy_basic_type",
-        "pending": "guess_horizon robust_zscore zscore",
+        "rollforge.compat.qlib.frames": "robust_zscore zscore",
+        "rollforge.compat.qlib.objects": "deepcopy_basic_type guess_horizon",
         "also": "DatasetProvider",
     },
     "qlib.utils.exceptions": {
-        "rollforge.compat.qlib.names": "LoadObjectError QlibException RecorderInitializationError",
-        "pending": "ExpAlreadyExistError",
+        "rollforge.compat.qlib.objects": (
+            "ExpAlreadyExistError LoadObjectError QlibException RecorderInitializationError"
+        ),
     },
     "qlib.utils.file": {
-        "pending": (
-            "get_io_object get_or_create_path get_tmp_file_with_buffer log save_multiple_parts_file "
+        "rollforge.compat.qlib.files": (
+            "get_io_object get_or_create_path get_tmp_file_with_buffer save_multiple_parts_file "
             "unpack_archive_with_buffer"
         ),
+        "rollforge.compat.qlib.logs": "log=logger",
         "also": "get_module_logger",
     },
     "qlib.utils.index_data": {
-        "pending": (
-            "BinaryOps concat Index index_data_ops_creator IndexData LocIndexer MultiData SingleData sum_by_index"
-        ),
+        "rollforge.compat.qlib.index_data": "concat Index IndexData LocIndexer MultiData SingleData sum_by_index",
+        "internal": "BinaryOps index_data_ops_creator",
     },
     "qlib.utils.mod": {
         "rollforge.build": "init_instance_by_config",
-        "rollforge.compat.qlib.names": "get_callable_kwargs get_cls_kwargs get_module_by_module_path",
-        "pending": "class_casting find_all_classes split_module_path",
+        "rollforge.compat.qlib.objects": (
+            "class_casting find_all_classes get_callable_kwargs get_cls_kwargs get_module_by_module_path "
+            "split_module_path"
+        ),
         "also": "InstConf restricted_pickle_load",
     },
     "qlib.utils.paral": {
-        "pending": (
-            "AsyncCaller call_in_subproc complex_parallel datetime_groupby_apply DelayedDict DelayedTask "
-            "DelayedTuple is_delayed_tuple ParallelExt"
-        ),
+        "rollforge.compat.qlib.parallel": "call_in_subproc datetime_groupby_apply",
+        "internal": "AsyncCaller complex_parallel DelayedDict DelayedTask DelayedTuple is_delayed_tuple ParallelExt",
         "also": "C QlibConfig",
     },
     "qlib.utils.pickle_utils": {
-        "pending": (
-            "add_safe_class get_safe_classes restricted_pickle_load restricted_pickle_loads RestrictedUnpickler "
-            "SAFE_PICKLE_CLASSES TRUSTED_MODULE_PREFIXES"
-        ),
+        "rollforge.compat.qlib.pickles": "add_safe_class restricted_pickle_load restricted_pickle_loads",
+        "internal": "get_safe_classes RestrictedUnpickler SAFE_PICKLE_CLASSES TRUSTED_MODULE_PREFIXES",
     },
     "qlib.utils.resam": {
-        "pending": "get_higher_eq_freq_feature get_valid_value resam_calendar resam_ts_data ts_data_first ts_data_last",
+        "rollforge.compat.qlib.resample": (
+            "get_higher_eq_freq_feature get_valid_value resam_calendar resam_ts_data ts_data_first ts_data_last"
+        ),
         "also": "C cal_sam_minute Freq lazy_sort_index",
     },
     "qlib.utils.serial": {
-        "rollforge.compat.qlib.names": "Serializable",
+        "rollforge.compat.qlib.objects": "Serializable",
         "also": "C",
     },
     "qlib.utils.time": {
-        "rollforge.compat.qlib.frequency": "Freq",
-        "intraday": "get_day_min_idx_range",
-        "pending": (
-            "cal_sam_minute CN_TIME concat_date_time epsilon_change get_min_cal is_single_value time_to_day_index "
-            "TW_TIME US_TIME"
+        "rollforge.compat.qlib.clock": (
+            "cal_sam_minute CN_TIME concat_date_time epsilon_change get_day_min_idx_range get_min_cal "
+            "is_single_value time_to_day_index TW_TIME US_TIME"
         ),
+        "rollforge.compat.qlib.frequency": "Freq",
         "also": "C REG_CN REG_TW REG_US",
     },
     "qlib.workflow": {
         "rollforge.track.r": "QlibRecorder R",
-        "pending": "QlibRecorderWrapper RecorderWrapper",
+        "internal": "QlibRecorderWrapper RecorderWrapper",
         "also": "Experiment ExpManager Recorder RecorderInitializationError Wrapper",
     },
     "qlib.workflow.cli": {},
     "qlib.workflow.exp": {
-        "rollforge.track.base": "Experiment",
-        "pending": "logger MLflowExperiment",
+        "rollforge.compat.qlib.logs": "logger",
+        "rollforge.track.base": "Experiment MLflowExperiment=Experiment",
         "also": "get_module_logger MLflowRecorder Recorder",
     },
     "qlib.workflow.expm": {
-        "pending": "ExpManager logger MLflowExpManager",
+        "rollforge.compat.qlib.logs": "logger",
+        "internal": "ExpManager MLflowExpManager",
         "also": "C ExpAlreadyExistError Experiment get_module_logger MLflowExperiment Recorder",
     },
     "qlib.workflow.online": {},
@@ -621,7 +633,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "get_module_logger list_recorders LoadObjectError PredUpdater Recorder",
     },
     "qlib.workflow.record_temp": {
-        "rollforge.compat.qlib.names": "logger",
+        "rollforge.compat.qlib.logs": "logger",
         "rollforge.record": "ACRecordTemp PortAnaRecord RecordTemp SigAnaRecord SignalRecord",
         "intraday": "HFSignalRecord",
         "pending": "MultiPassPortAnaRecord",
@@ -633,8 +645,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.workflow.recorder": {
-        "rollforge.track.base": "Recorder",
-        "pending": "logger MLflowRecorder",
+        "rollforge.compat.qlib.logs": "logger",
+        "rollforge.track.base": "MLflowRecorder=Recorder Recorder",
         "also": "AsyncCaller get_module_logger LoadObjectError Serializable TimeInspector",
     },
     "qlib.workflow.task": {},
@@ -654,12 +666,13 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "auto_init C get_module_logger get_mongodb restricted_pickle_loads",
     },
     "qlib.workflow.task.utils": {
-        "rollforge.compat.qlib.names": "get_mongodb list_recorders replace_task_handler_with_cache",
+        "rollforge.compat.qlib.runs": "get_mongodb list_recorders replace_task_handler_with_cache",
         "rollforge.generate.calendar": "TimeAdjuster",
         "also": "C D get_module_logger hash_args init_instance_by_config R",
     },
     "qlib.workflow.utils": {
-        "pending": "experiment_exception_hook experiment_exit_handler logger",
+        "rollforge.compat.qlib.logs": "logger",
+        "internal": "experiment_exception_hook experiment_exit_handler",
         "also": "get_module_logger R Recorder",
     },
 }
@@ -706,6 +719,8 @@ REASONS: Mapping[str, str] = {
     "pytorch": "it needs PyTorch, and Rollforge has no PyTorch models yet",
     "internal": "it is part of how Qlib works inside, which Rollforge does in another way",
     "cache": "Qlib's caches are not used: features are kept in the panel cache",
+    "backend": "data are read from a folder in Qlib's form; other backends are not supported",
+    "covariance": "of the estimators of covariances, the structured one is here",
     "server": "there is no data server; data are read from a folder",
     "quarterly": "quarterly data as they were known on a day (PIT) are not supported",
     "optimizer": "portfolio optimization is not supported",

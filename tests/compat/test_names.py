@@ -66,7 +66,7 @@ def pyqlib(tmp_path: Path) -> Path:
                     def predict(self, dataset): ...
                 """,
             "qlib/utils/__init__.py": "",
-            "qlib/utils/time.py": "import a_package_that_is_not_there\n",
+            "qlib/utils/paral.py": "import a_package_that_is_not_there\n",
         },
     )
 
@@ -219,13 +219,13 @@ def test_what_neither_has_says_so(tmp_path: Path, pyqlib: Path) -> None:
         import rollforge.compat.qlib
         for statement in (
             "from qlib.data.dataset.handler import DATA_KEY_TYPE_", "import qlib.rl",
-            "from qlib.utils.time import get_day_min_idx_range",
+            "from qlib.utils.paral import AsyncCaller",
         ):
             try:
                 exec(statement)
             except ImportError as exc:
                 print(exc)
-        from qlib.utils.time import Freq  # what is ours does not need pyqlib's
+        from qlib.utils.paral import call_in_subproc  # what is ours does not need pyqlib's
         """,
         tmp_path, pyqlib,
     )  # fmt: skip
@@ -233,7 +233,7 @@ def test_what_neither_has_says_so(tmp_path: Path, pyqlib: Path) -> None:
     assert "Qlib's module qlib.data.dataset.handler has no 'DATA_KEY_TYPE_'" in first
     assert "and the installed pyqlib has none" in second
     assert third == (
-        "pyqlib's own module qlib.utils.time does not run on top of Rollforge: ModuleNotFoundError: No module named "
+        "pyqlib's own module qlib.utils.paral does not run on top of Rollforge: ModuleNotFoundError: No module named "
         "'a_package_that_is_not_there'"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.compat.qlib import console
+from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, DataPathManager as _DataPathManager
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError
 from rollforge.session import current_session, init as init_session
@@ -30,8 +32,14 @@ _WITHOUT_EFFECT = frozenset(
 )
 
 
+_OF_THE_SESSION = ("provider_uri", "region", "kernels", "trade_unit", "limit_threshold", "deal_price")
+
+
 class Config(dict[str, Any]):
     """Qlib's ``C``: a mapping with attributes; setting ``mongo`` chooses the task store."""
+
+    DEFAULT_FREQ = DEFAULT_FREQ
+    DataPathManager = _DataPathManager
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -45,7 +53,14 @@ class Config(dict[str, Any]):
         self[name] = value
 
     def __setitem__(self, name: str, value: Any) -> None:
-        super().__setitem__(name, value)
+        if name == "provider_uri":
+            init_session(**_kept(provider_uri=_folder(value)))
+        elif name == "region":
+            self.set_region(value)
+        elif name == "kernels":
+            init_session(**_kept(threads=max(1, int(value))))
+        else:
+            super().__setitem__(name, value)
         if name == "mongo" and value:
             init_session(**_kept(store=_store_of(value)))
 
@@ -57,7 +72,68 @@ class Config(dict[str, Any]):
             return session.region
         if name == "kernels":
             return session.threads
+        if not super().__contains__(name):
+            if name in REGIONS[session.region]:
+                return REGIONS[session.region][name]
+            super().__setitem__(name, copy.deepcopy(DEFAULTS[name]))  # of our own: scripts add to lists and dicts in it
         return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in DEFAULTS or name in _OF_THE_SESSION
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a setting, or `default` for an unknown one."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def set(self, default_conf: str = "client", **kwargs: Any) -> None:
+        """Set up as :func:`init` does."""
+        init(default_conf, **kwargs)
+
+    def register(self) -> None:
+        """Nothing is left to be done after :meth:`set`."""
+        super().__setitem__("_registered", True)
+
+    def reset(self) -> None:
+        """Forget what was set; the session stays."""
+        self.clear()
+
+    def set_region(self, region: str) -> None:
+        """Choose the region, whose rules of trading the backtest follows."""
+        init_session(**_kept(region=str(region).lower()))
+
+    def set_mode(self, mode: str) -> None:
+        """Choose ``client``: there is no data server.
+
+        Raises
+        ------
+        ConfigError
+            For ``server``.
+        """
+        if mode != "client":
+            raise ConfigError(f"There is no data server; the mode is 'client', not {mode!r}.", path="default_conf")
+
+    def set_conf_from_C(self, config_c: Mapping[str, Any]) -> None:  # noqa: N802 - Qlib's name
+        """Take over the settings of another one."""
+        for name in config_c:
+            super().__setitem__(name, config_c[name])
+
+    @staticmethod
+    def register_from_C(config: Config, skip_register: bool = True) -> None:  # noqa: N802 - Qlib's name
+        """Set up as another process was; its session comes with the task."""
+        if not (C.registered and skip_register):
+            C.set_conf_from_C(config)
+            C.register()
+
+    def resolve_path(self) -> None:
+        """Paths are full already."""
+
+    @property
+    def dpm(self) -> _DataPathManager:
+        """Where the data are."""
+        return _DataPathManager({k: v for k, v in self["provider_uri"].items() if v is not None})
 
     @property
     def registered(self) -> bool:
@@ -70,10 +146,7 @@ class Config(dict[str, Any]):
 
 
 QlibConfig = Config
-C = Config(
-    dump_protocol_version=4, default_exp_name="Experiment", logging_level=logging.INFO, custom_ops=[],
-    exp_manager={"class": "MLflowExpManager", "kwargs": {"default_exp_name": "Experiment"}},
-)  # fmt: skip
+C = Config()
 
 
 def _kept(**changes: Any) -> dict[str, Any]:

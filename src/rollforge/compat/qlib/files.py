@@ -1,0 +1,100 @@
+"""Paths, archives and open files, as ``qlib.utils.file`` has them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rollforge.errors import ConfigError
+
+__all__ = [
+    "get_io_object",
+    "get_or_create_path",
+    "get_tmp_file_with_buffer",
+    "save_multiple_parts_file",
+    "unpack_archive_with_buffer",
+]
+
+
+def get_or_create_path(path: str | None = None, return_dir: bool = False) -> str:
+    """Return a path whose folder exists.
+
+    Parameters
+    ----------
+    path : str, optional
+        Of a file, or of a folder, which is made; None makes a temporary one.
+    return_dir : bool
+        Whether it is a folder.
+    """
+    if path is None or path == "":
+        if return_dir:
+            return tempfile.mkdtemp()
+        handle, name = tempfile.mkstemp()
+        os.close(handle)
+        return name
+    (Path(path) if return_dir else Path(path).absolute().parent).mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def get_io_object(file: IO[Any] | str | Path, *args: Any, **kwargs: Any) -> Iterator[IO[Any]]:
+    """Open a path for the length of a ``with`` block; an open file is handed on as it is.
+
+    Raises
+    ------
+    ConfigError
+        When it is neither.
+    """
+    if isinstance(file, (str, Path)):
+        with Path(file).open(*args, **kwargs) as stream:
+            yield stream
+    elif hasattr(file, "read") or hasattr(file, "write"):
+        yield file
+    else:
+        raise ConfigError(f"expected a path or an open file, found a {type(file).__name__}.")
+
+
+@contextmanager
+def get_tmp_file_with_buffer(buffer: bytes) -> Iterator[str]:
+    """Yield the path of a temporary file that holds some bytes."""
+    with tempfile.NamedTemporaryFile() as stream:
+        stream.write(buffer)
+        stream.flush()
+        yield stream.name
+
+
+@contextmanager
+def save_multiple_parts_file(filename: str, format: str = "gztar") -> Iterator[str]:
+    """Yield a folder to write files into; afterwards they are one archive called `filename`.
+
+    Raises
+    ------
+    FileExistsError
+        When there is something of that name.
+    """
+    target = Path(filename).expanduser().absolute()
+    if target.exists():
+        raise FileExistsError(f"{target} exists already.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        parts = Path(folder) / "parts"
+        parts.mkdir()
+        yield str(parts)
+        archive = shutil.make_archive(str(Path(folder) / "archive"), format=format, root_dir=parts)
+        os.replace(archive, target)
+
+
+@contextmanager
+def unpack_archive_with_buffer(buffer: bytes, format: str = "gztar") -> Iterator[str]:
+    """Yield a temporary folder with what is in an archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive, parts = Path(folder) / "archive", Path(folder) / "parts"
+        archive.write_bytes(buffer)
+        options: dict[str, Any] = {} if format == "zip" else {"filter": "data"}
+        shutil.unpack_archive(archive, parts, format=format, **options)
+        yield str(parts)

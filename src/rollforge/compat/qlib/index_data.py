@@ -1,0 +1,400 @@
+"""``qlib.utils.index_data``: numbers with labels, one- and two-dimensional, smaller than pandas' and faster to make."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["Index", "IndexData", "LocIndexer", "MultiData", "SingleData", "concat", "sum_by_index"]
+
+Floats = NDArray[np.float64]
+
+
+class Index:
+    """Labels of one axis; nothing changes them. Of labels that stand twice, the first is found.
+
+    Parameters
+    ----------
+    idx_list : sequence, Index or int
+        The labels, all of one type; a number stands for 0, 1, ….
+
+    Raises
+    ------
+    TypeError
+        When the labels are of several types, or days of several precisions.
+    """
+
+    def __init__(self, idx_list: Any) -> None:
+        self._is_sorted: bool = idx_list._is_sorted if isinstance(idx_list, Index) else isinstance(idx_list, int)
+        labels = range(idx_list) if isinstance(idx_list, int) else list(idx_list)
+        if len({type(x) for x in labels}) > 1:
+            raise TypeError("The labels of an index are of one type.")
+        if len({x.dtype for x in labels if isinstance(x, np.datetime64)}) > 1:
+            raise TypeError("The labels of an index are days of one precision.")
+        self.idx_list: NDArray[Any] = np.asarray(labels)
+        self.index_map: dict[Any, int] = {label: i for i, label in reversed(list(enumerate(self.idx_list)))}
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.idx_list[i]
+
+    def __len__(self) -> int:
+        return len(self.idx_list)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.idx_list)
+
+    def __or__(self, other: Index) -> Index:
+        return Index(list(dict.fromkeys([*self.idx_list, *other.idx_list])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Index) and bool(np.array_equal(self.idx_list, other.idx_list))
+
+    __hash__ = None  # type: ignore[assignment]  # as in Qlib: it compares by its labels
+
+    def __repr__(self) -> str:
+        return f"Index({self.idx_list!r})"
+
+    def index(self, item: Any) -> int:
+        """Return the place of a label; a day is found in whatever precision it is written.
+
+        Raises
+        ------
+        KeyError
+            When it is none.
+        """
+        if self.idx_list.dtype.kind == "M":
+            item = np.datetime64(item).astype(self.idx_list.dtype)
+        return int(self.index_map[item])
+
+    def is_sorted(self) -> bool:
+        """Return whether the labels were put in order by :meth:`sort`."""
+        return self._is_sorted
+
+    def sort(self) -> tuple[Index, NDArray[np.intp]]:
+        """Return the labels in order, and where each was before."""
+        order = np.argsort(self.idx_list, kind="stable")
+        found = Index(list(self.idx_list[order]))
+        found._is_sorted = True
+        return found, order
+
+    def tolist(self) -> list[Any]:
+        """Return the labels as a list; days stay days (numpy makes numbers of nanoseconds)."""
+        return list(self.idx_list) if self.idx_list.dtype.kind == "M" else list(self.idx_list.tolist())
+
+
+class LocIndexer:
+    """What ``.loc`` and ``.iloc`` are: selection by labels, or by places. A slice of labels includes its end."""
+
+    def __init__(self, index_data: IndexData, indices: Sequence[Index], int_loc: bool = False) -> None:
+        self._data, self._indices, self._by_place = index_data, indices, int_loc
+
+    def __getitem__(self, indexing: Any) -> Any:
+        wanted = indexing if isinstance(indexing, tuple) else (indexing,)
+        places = [self._places(i, w) for i, w in zip(self._indices, wanted, strict=False)]
+        places += [slice(None)] * (len(self._indices) - len(places))
+        values = self._data.data
+        for axis in reversed(range(len(places))):  # one axis after the other: two lists select a block, not a diagonal
+            values = values[(slice(None),) * axis + (places[axis],)]
+        if values.ndim == 0:
+            return values
+        left = [list(i[p]) for i, p in zip(self._indices, places, strict=True) if not isinstance(p, (int, np.integer))]
+        return (SingleData if values.ndim == 1 else MultiData)(values, *left)
+
+    def _places(self, index: Index, wanted: Any) -> Any:
+        if isinstance(wanted, IndexData):  # a condition
+            wanted = wanted.data.astype(bool)
+        if self._by_place:
+            return wanted
+        if isinstance(wanted, slice):
+            return self._slice(index, wanted)
+        if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
+            return wanted
+        if isinstance(wanted, (list, np.ndarray)):
+            return np.array([index.index(w) for w in wanted], dtype=np.intp)
+        return index.index(wanted)
+
+    @staticmethod
+    def _slice(index: Index, wanted: slice) -> slice:
+        start, stop = wanted.start, wanted.stop
+        if index.is_sorted():
+            labels: Any = index.idx_list
+            return slice(
+                None if start is None else bisect.bisect_left(labels, start),
+                None if stop is None else bisect.bisect_right(labels, stop),
+            )
+        return slice(None if start is None else index.index(start), None if stop is None else index.index(stop) + 1)
+
+
+class IndexData:
+    """Numbers with labels on each axis; see :class:`SingleData` and :class:`MultiData`. Missing numbers are NaN.
+
+    Raises
+    ------
+    ValueError
+        When the numbers do not fit the labels.
+    """
+
+    _AXES = 1
+
+    def __init__(self, data: Any, *indices: Any) -> None:
+        values: Floats = np.array(data, dtype=np.float64)
+        given = [*indices, *[()] * (self._AXES - len(indices))]
+        own = values.shape if values.ndim == self._AXES else (0,) * self._AXES
+        shape = tuple(len(labels) or n for labels, n in zip(given, own, strict=True))
+        if values.shape != shape:
+            values = np.broadcast_to(values, shape).copy()
+        self.data = values
+        self.indices = [Index(labels if len(labels) else n) for labels, n in zip(given, shape, strict=True)]
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return self._AXES
+
+    @property
+    def loc(self) -> LocIndexer:
+        """Selection by labels."""
+        return LocIndexer(self, self.indices)
+
+    @property
+    def iloc(self) -> LocIndexer:
+        """Selection by places."""
+        return LocIndexer(self, self.indices, int_loc=True)
+
+    @property
+    def index(self) -> Index:
+        """Labels of the rows."""
+        return self.indices[0]
+
+    @property
+    def columns(self) -> Index:
+        """Labels of the columns."""
+        return self.indices[1]
+
+    @property
+    def values(self) -> Floats:
+        """The numbers."""
+        return self.data
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no rows."""
+        return len(self.data) == 0
+
+    def __getitem__(self, args: Any) -> Any:
+        return self.iloc[args]  # numpy's sums and means look here
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def _like(self, data: Any) -> Self:
+        return type(self)(data, *self.indices)
+
+    def _aligned(self, other: Self) -> Floats:
+        raise NotImplementedError
+
+    def _with(self, other: Any, operation: Callable[[Any, Any], Any]) -> Any:
+        if isinstance(other, (int, float, np.number)):
+            return self._like(operation(self.data, other))
+        if isinstance(other, type(self)):
+            return self._like(operation(self.data, self._aligned(other)))
+        return NotImplemented
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, np.add)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._with(other, np.add)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, np.subtract)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b - a)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, np.multiply)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._with(other, np.multiply)
+
+    def __truediv__(self, other: Any) -> Any:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self._with(other, np.divide)
+
+    def __eq__(self, other: object) -> Any:
+        return self._with(other, np.equal)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._with(other, np.greater)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._with(other, np.less)
+
+    __hash__ = None  # type: ignore[assignment]  # == compares number by number
+
+    def __invert__(self) -> Self:
+        return self._like(~self.data.astype(bool))
+
+    def sort_index(self, axis: int = 0, inplace: bool = True) -> None:
+        """Put one axis in the order of its labels."""
+        self.indices[axis], order = self.indices[axis].sort()
+        self.data = np.take(self.data, order, axis=axis)
+
+    def abs(self) -> Self:
+        """Return the absolute numbers."""
+        return self._like(np.abs(self.data))
+
+    def replace(self, to_replace: Mapping[Any, Any]) -> Self:
+        """Return the numbers with some replaced: ``{old: new}``, all at once."""
+        found = self.data.copy()
+        for old, new in to_replace.items():
+            found[self.data == old] = new
+        return self._like(found)
+
+    def apply(self, func: Callable[[Floats], Any]) -> Self:
+        """Return what a function makes of the numbers."""
+        return self._like(func(self.data))
+
+    def sum(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
+        """Return the sum of the numbers that are not missing, of all or along an axis."""
+        return self._reduced(np.nansum(self.data, axis=axis), axis)
+
+    def mean(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
+        """Return the mean of the numbers that are not missing, of all or along an axis."""
+        return self._reduced(np.nanmean(self.data, axis=axis), axis)
+
+    def _reduced(self, values: Any, axis: int | None) -> Any:
+        if axis is None or self.ndim == 1:
+            return values
+        return SingleData(values, self.indices[1 - axis])
+
+    def isna(self) -> Self:
+        """Return where numbers are missing, as 1 and 0."""
+        return self._like(np.isnan(self.data))
+
+    def fillna(self, value: float = 0.0, inplace: bool = False) -> Any:
+        """Return the numbers with another in place of those missing; or change them."""
+        filled = np.where(np.isnan(self.data), value, self.data)
+        if inplace:
+            self.data = filled
+            return None
+        return self._like(filled)
+
+    def count(self) -> int:
+        """Return how many numbers are not missing."""
+        return int((~np.isnan(self.data)).sum())
+
+    def all(self) -> bool:
+        """Return whether no number is zero."""
+        return bool(self.data.all())
+
+
+class SingleData(IndexData):
+    """Numbers with one axis of labels.
+
+    Parameters
+    ----------
+    data : number, sequence, dict or Series
+        The numbers; one number stands for every label.
+    index : sequence
+        Their labels; 0, 1, … by default.
+
+    Examples
+    --------
+    >>> SingleData([1, 2], ["a", "b"]).add(SingleData([3, 4], ["b", "c"])).to_dict()
+    {'a': 1.0, 'b': 5.0, 'c': 4.0}
+    """
+
+    def __init__(self, data: Any = (), index: Any = ()) -> None:
+        if isinstance(data, Mapping):
+            data, index = list(data.values()), list(data)
+        elif isinstance(data, pd.Series):
+            data, index = data.to_numpy(), list(data.index)
+        elif isinstance(data, (int, float, np.number)):
+            data = [data]
+        super().__init__(data, index)
+
+    def _aligned(self, other: Self) -> Floats:
+        if self.index == other.index:
+            return other.data
+        if set(self.index) != set(other.index):
+            raise ValueError("Numbers with different labels cannot be put together; add() takes all labels of both.")
+        return other.reindex(self.index).data
+
+    def reindex(self, index: Any, fill_value: float = np.nan) -> SingleData:
+        """Return the numbers of other labels; `fill_value` where there is none."""
+        known = self.to_dict()
+        return SingleData([known.get(label, fill_value) for label in index], index)
+
+    def add(self, other: SingleData, fill_value: float = 0) -> SingleData:
+        """Return the sums over all labels of both; what is missing counts as `fill_value`."""
+        labels, _ = (self.index | other.index).sort()
+        parts = [side.reindex(labels, fill_value).fillna(fill_value) for side in (self, other)]
+        total: SingleData = parts[0] + parts[1]
+        return total
+
+    def to_dict(self) -> dict[Any, float]:
+        """Return label -> number."""
+        return dict(zip(self.index.tolist(), self.data.tolist(), strict=True))
+
+    def to_series(self) -> pd.Series:
+        """Return it as pandas has it."""
+        return pd.Series(self.data, index=self.index.tolist(), dtype=np.float64)
+
+    def __repr__(self) -> str:
+        return str(self.to_series())
+
+
+class MultiData(IndexData):
+    """Numbers with labels of rows and of columns.
+
+    Parameters
+    ----------
+    data : number, nested sequence, array or DataFrame
+        The numbers; one number stands for all.
+    index, columns : sequence
+        Their labels; 0, 1, … by default.
+    """
+
+    _AXES = 2
+
+    def __init__(self, data: Any = ((),), index: Any = (), columns: Any = ()) -> None:
+        if isinstance(data, pd.DataFrame):
+            data, index, columns = data.to_numpy(), list(data.index), list(data.columns)
+        super().__init__(data, index, columns)
+
+    def _aligned(self, other: Self) -> Floats:
+        if self.indices != other.indices:
+            raise ValueError("Numbers with different labels cannot be put together.")
+        return other.data
+
+    def __repr__(self) -> str:
+        return str(pd.DataFrame(self.data, index=self.index.tolist(), columns=self.columns.tolist()))
+
+
+def concat(data_list: Iterable[SingleData], axis: int = 0) -> MultiData:
+    """Return several data side by side, on all their labels in order.
+
+    Raises
+    ------
+    NotImplementedError
+        For ``axis=0``: one below the other they have no common labels.
+    """
+    if axis != 1:
+        raise NotImplementedError("Data are put side by side: axis=1.")
+    parts = list(data_list)
+    labels = sorted({label for part in parts for label in part.index})
+    return MultiData(np.column_stack([part.reindex(labels).data for part in parts]), labels)
+
+
+def sum_by_index(data_list: Iterable[SingleData], new_index: Iterable[Any], fill_value: float = 0) -> SingleData:
+    """Return the sums of several data for some labels; what is missing counts as `fill_value`."""
+    labels = list(new_index)
+    parts = [part.reindex(labels).fillna(fill_value) for part in data_list]
+    return SingleData(np.sum([p.data for p in parts], axis=0), labels)

@@ -1,0 +1,136 @@
+"""Logging, as ``qlib.log`` has it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = [
+    "LogFilter",
+    "QlibLogger",
+    "TimeInspector",
+    "get_module_logger",
+    "logger",
+    "set_global_logger_level",
+    "set_global_logger_level_cm",
+    "set_log_with_config",
+]
+
+logger = logging.getLogger("qlib")
+
+
+class QlibLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose level can be set as Qlib's."""
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 - logging's name
+        """Set the level."""
+        self.logger.setLevel(level)
+
+
+def get_module_logger(module_name: str, level: int | None = None) -> QlibLogger:
+    """Return the logger of a module."""
+    name = module_name if module_name.startswith("qlib.") else f"qlib.{module_name}"
+    found = logging.getLogger(name)
+    if level is not None:
+        found.setLevel(level)
+    return QlibLogger(found, {})
+
+
+def set_log_with_config(log_config: Mapping[str, Any]) -> None:
+    """Configure logging by a dict."""
+    import logging.config
+
+    logging.config.dictConfig(dict(log_config))
+
+
+class LogFilter(logging.Filter):
+    """Leaves out messages that match a pattern, or one of several, from their beginning.
+
+    Parameters
+    ----------
+    param : str or list of str, optional
+        The patterns.
+    """
+
+    def __init__(self, param: str | list[str] | None = None) -> None:
+        super().__init__()
+        self.param = param
+        self._patterns = [re.compile(p) for p in ([param] if isinstance(param, str) else param or [])]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a message is shown."""
+        return not any(p.match(str(record.msg)) for p in self._patterns)
+
+
+def set_global_logger_level(level: int, return_orig_handler_level: bool = False) -> dict[logging.Handler, int] | None:
+    """Set the level of Qlib's loggers and of what shows their messages.
+
+    Parameters
+    ----------
+    level : int
+        The level.
+    return_orig_handler_level : bool
+        True returns handler -> its level before.
+    """
+    before = {handler: handler.level for handler in logger.handlers}
+    logger.setLevel(level)
+    for handler in before:
+        handler.setLevel(level)
+    return before if return_orig_handler_level else None
+
+
+@contextmanager
+def set_global_logger_level_cm(level: int) -> Iterator[None]:
+    """Set the level of Qlib's loggers for the length of a ``with`` block."""
+    own = logger.level
+    before = set_global_logger_level(level, return_orig_handler_level=True) or {}
+    try:
+        yield
+    finally:
+        logger.setLevel(own)
+        for handler, was in before.items():
+            handler.setLevel(was)
+
+
+class TimeInspector:
+    """Measures and logs how long things take."""
+
+    timer_logger = get_module_logger("timer")
+    time_marks: list[float] = []  # noqa: RUF012 - one clock for the process, as in Qlib
+
+    @classmethod
+    def set_time_mark(cls) -> float:
+        """Begin to measure."""
+        cls.time_marks.append(time.perf_counter())
+        return cls.time_marks[-1]
+
+    @classmethod
+    def pop_time_mark(cls) -> float:
+        """Return when the last measurement began."""
+        return cls.time_marks.pop()
+
+    @classmethod
+    def get_cost_time(cls) -> float:
+        """Return the seconds since the last beginning."""
+        return time.perf_counter() - cls.time_marks.pop()
+
+    @classmethod
+    def log_cost_time(cls, info: str = "Done") -> None:
+        """Log the seconds since the last beginning."""
+        cls.timer_logger.info("Time cost: %.3fs | %s", cls.get_cost_time(), info)
+
+    @classmethod
+    @contextmanager
+    def logt(cls, name: str = "", show_start: bool = False) -> Iterator[None]:
+        """Log how long a ``with`` block takes."""
+        began = time.perf_counter()
+        if show_start:
+            cls.timer_logger.info("%s begins", name)
+        try:
+            yield
+        finally:
+            cls.timer_logger.info("Time cost: %.3fs | %s", time.perf_counter() - began, name)

@@ -1,0 +1,12 @@
+"""The models that there are, as ``qlib.contrib.model`` lists them."""
+
+from __future__ import annotations
+
+from rollforge.models.base import Model
+from rollforge.models.lightgbm import LGBModel
+from rollforge.models.linear import LinearModel
+from rollforge.models.xgboost import XGBModel
+
+__all__ = ["all_model_classes"]
+
+all_model_classes: list[type[Model]] = [LGBModel, LinearModel, XGBModel]

@@ -1,0 +1,234 @@
+"""Objects from descriptions, modules and classes, as ``qlib.utils`` has them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rollforge.build import import_file, locate
+from rollforge.compat.qlib.logs import logger
+from rollforge.data.expression import parse
+from rollforge.data.operators import lookahead
+from rollforge.errors import ConfigError, RollforgeError, TrackingError
+from rollforge.serial import Serializable as _Serializable
+
+__all__ = [
+    "ExpAlreadyExistError",
+    "LoadObjectError",
+    "QlibException",
+    "RecorderInitializationError",
+    "Serializable",
+    "auto_filter_kwargs",
+    "class_casting",
+    "deepcopy_basic_type",
+    "find_all_classes",
+    "get_callable_kwargs",
+    "get_cls_kwargs",
+    "get_item_from_obj",
+    "get_module_by_module_path",
+    "get_project_path",
+    "guess_horizon",
+    "hash_args",
+    "parse_config",
+    "split_module_path",
+]
+
+QlibException = RollforgeError
+LoadObjectError = TrackingError
+"""What loading an object can raise: that it is not there, and that it cannot be read."""
+RecorderInitializationError = RollforgeError
+ExpAlreadyExistError = TrackingError
+
+
+class Serializable(_Serializable):
+    """Something that can be kept in a file, with Qlib's further names."""
+
+    pickle_backend = "pickle"
+
+    @classmethod
+    def general_dump(cls, obj: Any, path: str | Path) -> None:
+        """Keep any object."""
+        import cloudpickle
+
+        with open(path, "wb") as stream:
+            cloudpickle.dump(obj, stream)
+
+    def config(self, **kwargs: Any) -> None:
+        """Nothing is to be configured."""
+
+
+def get_module_by_module_path(module_path: str | ModuleType) -> ModuleType:
+    """Return the module of a dotted path, or of a file."""
+    if isinstance(module_path, ModuleType):
+        return module_path
+    if module_path.endswith(".py"):
+        return import_file(module_path)
+    return importlib.import_module(module_path)
+
+
+def get_callable_kwargs(config: Any, default_module: Any = None) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the callable that a description names, and its arguments.
+
+    Parameters
+    ----------
+    config : dict or str
+        ``{"class" or "func": name or object, "module_path": …, "kwargs": {…}}``, or a dotted path.
+    default_module : str or module, optional
+        Where a name without a module is looked for.
+
+    Raises
+    ------
+    BuildError
+        When there is no such module or name.
+    ConfigError
+        When `config` is no description.
+    """
+    if isinstance(config, str):
+        config = {"class": config}
+    if not isinstance(config, Mapping) or not {"class", "func"} & set(config):
+        raise ConfigError(f"expected a dotted path or {{class, module_path, kwargs}}, found {config!r}.")
+    name, path = config.get("class", config.get("func")), config.get("module_path") or default_module
+    kwargs = dict(config.get("kwargs") or {})
+    if isinstance(name, str) and "." in name:
+        return locate(name), kwargs
+    if isinstance(name, str) and isinstance(path, ModuleType):
+        return getattr(path, name), kwargs
+    return locate(name, path), kwargs
+
+
+get_cls_kwargs = get_callable_kwargs
+
+
+def auto_filter_kwargs(func: Callable[..., Any], warning: bool = True) -> Callable[..., Any]:
+    """Return `func` without the arguments that it does not take, with or without a warning of them."""
+    parameters = inspect.signature(func).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return func
+
+    @functools.wraps(func)
+    def filtered(*args: Any, **kwargs: Any) -> Any:
+        left_out = sorted(set(kwargs) - set(parameters))
+        if left_out and warning:
+            logger.warning("%s: arguments ignored: %s", getattr(func, "__name__", func), ", ".join(left_out))
+        return func(*args, **{k: v for k, v in kwargs.items() if k in parameters})
+
+    return filtered
+
+
+def hash_args(*args: Any) -> str:
+    """Return a digest of arguments."""
+    return hashlib.md5(json.dumps(args, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
+
+
+def parse_config(config: Any) -> Any:
+    """Return what a YAML file, or a YAML text, holds; anything else as it is.
+
+    Raises
+    ------
+    ConfigError
+        When it is no YAML.
+    """
+    import yaml
+
+    if not isinstance(config, str):
+        return config
+    try:
+        return yaml.safe_load(Path(config).read_text(encoding="utf-8") if os.path.isfile(config) else config)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"no YAML: {exc}") from exc
+
+
+def deepcopy_basic_type(obj: Any) -> Any:
+    """Return a copy of lists, tuples and dicts; what is in them stays the same."""
+    if isinstance(obj, dict):
+        return {k: deepcopy_basic_type(v) for k, v in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return (list if isinstance(obj, list) else tuple)(deepcopy_basic_type(v) for v in obj)
+    return obj
+
+
+def split_module_path(module_path: str) -> tuple[str, str]:
+    """Return the module and the name of a dotted path.
+
+    Examples
+    --------
+    >>> split_module_path("a.b.Class")
+    ('a.b', 'Class')
+    """
+    module, _, name = module_path.rpartition(".")
+    return module, name
+
+
+@contextmanager
+def class_casting(obj: Any, cls: type) -> Iterator[None]:
+    """Let an object be one of another class for the length of a ``with`` block."""
+    before = obj.__class__
+    obj.__class__ = cls
+    try:
+        yield
+    finally:
+        obj.__class__ = before
+
+
+def find_all_classes(module_path: str | ModuleType, cls: type) -> list[type]:
+    """Return the classes of a module, and of the modules in it, that derive from `cls` or are it."""
+    module = get_module_by_module_path(module_path)
+    names = getattr(module, "__all__", None) or dir(module)
+    found = [c for n in names if isinstance(c := getattr(module, n), type) and issubclass(c, cls)]
+    for inner in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        found += find_all_classes(f"{module.__name__}.{inner.name}", cls)
+    return list(dict.fromkeys(found))
+
+
+def get_item_from_obj(config: Any, name_path: str) -> Any:
+    """Return what stands at a dotted path of nested dicts and lists.
+
+    Raises
+    ------
+    KeyError, IndexError
+        When there is no such place.
+
+    Examples
+    --------
+    >>> get_item_from_obj({"segments": {"train": ("2010", "2012")}}, "segments.train.1")
+    '2012'
+    """
+    for part in name_path.split("."):
+        config = config[int(part)] if isinstance(config, (list, tuple)) else config[part]
+    return config
+
+
+def get_project_path(config_name: str = "config.yaml", cur_path: str | Path | None = None) -> Path:
+    """Return the nearest folder, from `cur_path` (or this one) upwards, that holds a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        When no folder does.
+    """
+    start = Path.cwd() if cur_path is None else Path(cur_path).absolute()
+    for folder in (start, *start.parents):
+        if (folder / config_name).exists():
+            return folder
+    raise FileNotFoundError(f"No folder from {start} upwards holds a file {config_name!r}.")
+
+
+def guess_horizon(label: Sequence[str] | str) -> int:
+    """Return how many days a label (the first of several) looks ahead.
+
+    Examples
+    --------
+    >>> guess_horizon(["Ref($close, -2) / Ref($close, -1) - 1"])
+    2
+    """
+    return lookahead(parse(label if isinstance(label, str) else label[0]))

@@ -1,0 +1,67 @@
+"""Functions in other processes and over groups of days, as ``qlib.utils.paral`` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pandas as pd
+
+from rollforge.compat.qlib.config import C, Config
+
+__all__ = ["call_in_subproc", "datetime_groupby_apply"]
+
+
+def datetime_groupby_apply(
+    df: Any,
+    apply_func: Callable[[Any], Any] | str,
+    axis: int = 0,
+    level: str = "datetime",
+    resample_rule: str = "ME",
+    n_jobs: int = -1,
+) -> Any:
+    """Return what a function (or a method of pandas' groups, by name) makes of each day of a frame, put together.
+
+    Parameters
+    ----------
+    df : DataFrame or Series
+        With a level of days in its index.
+    apply_func : callable or str
+        What is made of each day.
+    axis : int
+        0: the days are in the index.
+    level : str
+        The level of days.
+    resample_rule, n_jobs
+        Without effect: one process does all of it.
+    """
+    groups = df.groupby(level=level, group_keys=False)
+    if isinstance(apply_func, str):
+        return getattr(groups, apply_func)()
+    made = groups.apply(apply_func)
+    return made.sort_index() if isinstance(made, (pd.DataFrame, pd.Series)) else made
+
+
+class call_in_subproc:  # noqa: N801 - Qlib's name
+    """Calls a function in a process of its own, and returns what it returns.
+
+    Parameters
+    ----------
+    func : callable
+        The function; it and its arguments travel by pickle.
+    qlib_config : Config, optional
+        Settings that the process takes over.
+    """
+
+    def __init__(self, func: Callable[..., Any], qlib_config: Config | None = None) -> None:
+        self.func, self.qlib_config = func, qlib_config
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if self.qlib_config is not None:
+            C.register_from_C(self.qlib_config)
+        return self.func(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with ProcessPoolExecutor(max_workers=1) as pool:
+            return pool.submit(self._call, *args, **kwargs).result()

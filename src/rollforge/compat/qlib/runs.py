@@ -1,0 +1,48 @@
+"""Tasks and runs, as ``qlib.workflow.task.utils`` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rollforge.errors import ConfigError
+from rollforge.session import current_session
+from rollforge.store.base import open_store
+from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
+
+__all__ = ["get_mongodb", "list_recorders", "replace_task_handler_with_cache"]
+
+
+def get_mongodb() -> Any:
+    """Return the MongoDB database of the task store.
+
+    Raises
+    ------
+    ConfigError
+        When tasks are kept elsewhere.
+    """
+    store = open_store(current_session().store)
+    database = getattr(store, "_database", None)
+    if database is None:
+        raise ConfigError(
+            "Tasks are not kept in MongoDB here. Choose one by qlib.init(mongo={'task_url': …, 'task_db_name': …}), or use "
+            "TaskManager, which works with every store.",
+            path="mongo",
+        )
+    return database
+
+
+def list_recorders(
+    experiment: str | Experiment, rec_filter_func: Callable[[Recorder], bool] | None = None
+) -> dict[str, Recorder]:
+    """Return the recorders of an experiment by id, those for which the function is true."""
+    if isinstance(experiment, str):
+        experiment = get_experiment(open_tracker(current_session().tracking), experiment_name=experiment)
+    found: dict[str, Recorder] = experiment.list_recorders()
+    return {k: r for k, r in found.items() if rec_filter_func is None or rec_filter_func(r)}
+
+
+def replace_task_handler_with_cache(task: dict[str, Any], cache_dir: str | Path = ".") -> dict[str, Any]:
+    """Return the task as it is: the features of every handler are kept in the panel cache anyway."""
+    return task

@@ -1,0 +1,54 @@
+"""Samples of several datasets, and which features matter, as ``qlib.model`` has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["ConcatDataset", "FeatureInt", "IndexSampler", "LightGBMFInt"]
+
+
+class FeatureInt:
+    """Says which features matter."""
+
+    def get_feature_importance(self) -> pd.Series:
+        """Return the importance of each feature."""
+        raise NotImplementedError
+
+
+class LightGBMFInt(FeatureInt):
+    """The same for a model with a LightGBM booster in ``model``."""
+
+    model: Any = None
+
+    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+        """Return the importance of each feature, the largest first."""
+        values = self.model.feature_importance(*args, **kwargs)
+        return pd.Series(values, index=self.model.feature_name()).sort_values(ascending=False)
+
+
+class ConcatDataset:
+    """Several datasets side by side."""
+
+    def __init__(self, *datasets: Any) -> None:
+        self.datasets = datasets
+
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        return tuple(d[i] for d in self.datasets)
+
+    def __len__(self) -> int:
+        return min(len(d) for d in self.datasets)
+
+
+class IndexSampler:
+    """A sampler whose samples come with their place."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.sampler[i], i
+
+    def __len__(self) -> int:
+        return len(self.sampler)

@@ -1,0 +1,130 @@
+"""What Qlib's settings are where nothing was set, and the paths of its data folders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rollforge.errors import ConfigError
+from rollforge.session import available_cores
+
+__all__ = [
+    "DEFAULTS",
+    "DEFAULT_FREQ",
+    "HIGH_FREQ_CONFIG",
+    "NUM_USABLE_CPU",
+    "PROTOCOL_VERSION",
+    "REGIONS",
+    "DataPathManager",
+]
+
+PROTOCOL_VERSION = 4
+NUM_USABLE_CPU = max(available_cores() - 2, 1)
+DEFAULT_FREQ = "__DEFAULT_FREQ"
+
+DEFAULTS: Mapping[str, Any] = {
+    "auto_mount": False,
+    "calendar_cache": None,
+    "calendar_provider": "LocalCalendarProvider",
+    "custom_ops": [],
+    "dataset_cache": None,
+    "dataset_cache_dir_name": "dataset_cache",
+    "dataset_provider": "LocalDatasetProvider",
+    "default_disk_cache": 1,
+    "default_exp_name": "Experiment",
+    "dump_protocol_version": PROTOCOL_VERSION,
+    "exp_manager": {
+        "class": "MLflowExpManager", "module_path": "qlib.workflow.expm", "kwargs": {"default_exp_name": "Experiment"},
+    },
+    "expression_cache": None,
+    "expression_provider": "LocalExpressionProvider",
+    "feature_provider": "LocalFeatureProvider",
+    "features_cache_dir_name": "features_cache",
+    "instrument_provider": "LocalInstrumentProvider",
+    "joblib_backend": "multiprocessing",
+    "local_cache_path": None,
+    "logging_config": None,
+    "logging_level": logging.INFO,
+    "maxtasksperchild": None,
+    "mem_cache_expire": 3600,
+    "mem_cache_limit_type": "length",
+    "mem_cache_size_limit": 500,
+    "min_data_shift": 0,
+    "mongo": {"task_url": "mongodb://localhost:27017/", "task_db_name": "default_task_db"},
+    "mount_path": None,
+    "pit_provider": "LocalPITProvider",
+    "pit_record_nan": {"date": 0, "period": 0, "value": float("nan"), "index": 0xFFFFFFFF},
+    "pit_record_type": {"date": "I", "period": "I", "value": "d", "index": "I"},
+    "provider": "LocalProvider",
+    "redis_host": "127.0.0.1",
+    "redis_password": None,
+    "redis_port": 6379,
+    "redis_task_db": 1,
+    "timeout": 100,
+}  # fmt: skip
+"""Setting -> its value in Qlib where nothing was set; most of them mean nothing here."""
+
+REGIONS: Mapping[str, Mapping[str, Any]] = {
+    "cn": {"trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close"},
+    "us": {"trade_unit": 1, "limit_threshold": None, "deal_price": "close"},
+    "tw": {"trade_unit": 1000, "limit_threshold": 0.1, "deal_price": "close"},
+}
+"""Region -> settings that follow from it."""
+
+HIGH_FREQ_CONFIG: Mapping[str, Any] = {
+    "provider_uri": "~/.qlib/qlib_data/cn_data_1min",
+    "dataset_cache": None,
+    "expression_cache": "DiskExpressionCache",
+    "region": "cn",
+}
+"""What Qlib's examples set up minute data with, which Rollforge refuses when they are used."""
+
+
+class DataPathManager:
+    """Where the data of a frequency are.
+
+    Parameters
+    ----------
+    provider_uri : path or mapping
+        The folder, or one a frequency.
+    mount_path
+        Has no meaning here: folders of other machines are mounted by the system.
+    """
+
+    def __init__(self, provider_uri: Any, mount_path: Any = None) -> None:
+        self.provider_uri = self.format_provider_uri(provider_uri)
+
+    @staticmethod
+    def format_provider_uri(provider_uri: Any) -> dict[str, str]:
+        """Return frequency -> folder, as a full path; one folder alone is that of ``__DEFAULT_FREQ``.
+
+        Raises
+        ------
+        ConfigError
+            When it is neither a path nor a mapping of them.
+        """
+        uris = provider_uri if isinstance(provider_uri, Mapping) else {DEFAULT_FREQ: provider_uri}
+        for freq, uri in uris.items():
+            if not isinstance(uri, (str, Path)):
+                raise ConfigError(f"provider_uri of {freq!r} is no path but {uri!r}.", path="provider_uri")
+        return {str(freq): str(Path(uri).expanduser().resolve()) for freq, uri in uris.items()}
+
+    @staticmethod
+    def get_uri_type(uri: Any) -> str:
+        """Return ``local``: folders of other machines are mounted by the system."""
+        return "local"
+
+    def get_data_uri(self, freq: Any = None) -> Path:
+        """Return the folder of a frequency.
+
+        Raises
+        ------
+        ConfigError
+            When there is none.
+        """
+        for key in (str(freq), DEFAULT_FREQ, "day"):
+            if key in self.provider_uri:
+                return Path(self.provider_uri[key])
+        raise ConfigError(f"provider_uri names no folder for the frequency {str(freq)!r}.", path="provider_uri")

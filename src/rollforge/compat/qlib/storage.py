@@ -1,0 +1,224 @@
+"""``qlib.data.storage.file_storage``: the files of a data folder, to read one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.data.engine import session_provider
+from rollforge.data.provider import Provider, open_provider
+from rollforge.errors import DataError, DataNotFound
+
+__all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
+
+Place = int | slice
+_WRITE = "A data folder is written as a whole: 'rollforge data import' makes one."
+
+
+class _FileStorage:
+    """A file of one data folder."""
+
+    def __init__(self, freq: str, provider_uri: Any = None) -> None:
+        self.freq = freq
+        self._provider_uri = provider_uri
+
+    @property
+    def _provider(self) -> Provider:
+        uri = self._provider_uri
+        if isinstance(uri, Mapping):
+            uri = uri.get(self.freq, uri.get("__DEFAULT_FREQ"))
+        return session_provider() if uri is None else open_provider(os.fspath(uri))
+
+    def check(self) -> None:
+        """See whether the file is there.
+
+        Raises
+        ------
+        DataNotFound
+            When it is not.
+        """
+        if not self.uri.exists():
+            raise DataNotFound(f"There is no file {self.uri}.")
+
+    @property
+    def uri(self) -> Path:
+        """The file."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Refuse: :class:`DataError`."""
+        raise DataError(_WRITE)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise DataError(_WRITE)
+
+    def __delitem__(self, key: Any) -> None:
+        raise DataError(_WRITE)
+
+
+class FileCalendarStorage(_FileStorage):
+    """The trading days.
+
+    Parameters
+    ----------
+    freq : str
+        The frequency.
+    future : bool
+        Whether with the days to come, where they are known.
+    provider_uri : path or dict, optional
+        The data folder, or one a frequency; the session's by default.
+    """
+
+    def __init__(self, freq: str, future: bool, provider_uri: Any = None, **kwargs: Any) -> None:
+        super().__init__(freq, provider_uri)
+        self.future = future
+
+    @property
+    def uri(self) -> Path:
+        """The file."""
+        return self._provider.path / "calendars" / f"{self.freq}{'_future' if self.future else ''}.txt"
+
+    @property
+    def data(self) -> list[str]:
+        """All days, as ``2020-01-02``.
+
+        Raises
+        ------
+        DataNotFound
+            When there is no such calendar.
+        """
+        return [str(day) for day in self._provider.calendar(self.freq, future=self.future)]
+
+    def __getitem__(self, i: Place) -> Any:
+        return self.data[i]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def index(self, value: Any) -> int:
+        """Return the place of a day."""
+        return self.data.index(str(value)[:10])
+
+
+class FileInstrumentStorage(_FileStorage):
+    """The members of a universe.
+
+    Parameters
+    ----------
+    market : str
+        The universe.
+    freq : str
+        Has no meaning here.
+    provider_uri : path or dict, optional
+        The data folder; the session's by default.
+    """
+
+    def __init__(self, market: str, freq: str, provider_uri: Any = None, **kwargs: Any) -> None:
+        super().__init__(freq, provider_uri)
+        self.market = market
+
+    @property
+    def uri(self) -> Path:
+        """The file."""
+        return self._provider.path / "instruments" / f"{self.market.lower()}.txt"
+
+    @property
+    def data(self) -> dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]]:
+        """Code -> its days in the universe, as (first, last).
+
+        Raises
+        ------
+        DataNotFound
+            When there is no such universe.
+        """
+        members = self._provider.instruments(self.market.lower())
+        return {code: [(pd.Timestamp(a), pd.Timestamp(b)) for a, b in spans] for code, spans in members.items()}
+
+    def __getitem__(self, k: str) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
+        return self.data[k]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class FileFeatureStorage(_FileStorage):
+    """One field of an instrument, by places in the calendar.
+
+    Parameters
+    ----------
+    instrument, field : str
+        Which; the field without ``$``.
+    freq : str
+        The frequency.
+    provider_uri : path or dict, optional
+        The data folder; the session's by default.
+    """
+
+    def __init__(self, instrument: str, field: str, freq: str, provider_uri: Any = None, **kwargs: Any) -> None:
+        super().__init__(freq, provider_uri)
+        self.instrument, self.field = instrument, field
+
+    @property
+    def uri(self) -> Path:
+        """The file."""
+        return self._provider.folder(self.instrument) / f"{self.field.lower()}.{self.freq.lower()}.bin"
+
+    def _span(self) -> tuple[int, int]:
+        provider = self._provider
+        begin, end = provider.spans(
+            self.field.lower(), [self.instrument], 0, len(provider.calendar(self.freq)), self.freq
+        )
+        return int(begin[0]), int(end[0])
+
+    @property
+    def data(self) -> Any:
+        """All values, as a series."""
+        return self[:]
+
+    @property
+    def start_index(self) -> int | None:
+        """The place of the first value; None where there is no file."""
+        return self._span()[0] if self.uri.exists() else None
+
+    @property
+    def end_index(self) -> int | None:
+        """The place of the last value; None where there is no file."""
+        return self._span()[1] - 1 if self.uri.exists() else None
+
+    def __getitem__(self, i: Place) -> Any:
+        """Return ``(place, value)``, or for a slice of places a series: empty where there is no file."""
+        if not self.uri.exists():
+            return pd.Series(dtype=np.float32) if isinstance(i, slice) else (None, None)
+        begin, end = self._span()
+        if not isinstance(i, slice):
+            if not begin <= i < end:
+                raise IndexError(
+                    f"{self.uri} has values of the days {begin} to {end - 1} of the calendar, none of day {i}."
+                )
+            return i, self._read(i, i + 1)[0]
+        start, stop = max(begin, i.start or 0), end if i.stop is None else min(end, i.stop)
+        if start >= stop:
+            return pd.Series(dtype=np.float32)
+        return pd.Series(self._read(start, stop), pd.RangeIndex(start, stop), np.float32)
+
+    def _read(self, start: int, stop: int) -> list[float]:
+        block = self._provider.read(self.field.lower(), [self.instrument], start, stop, self.freq)
+        values: list[float] = block.values[0].tolist()
+        return values
+
+    def __len__(self) -> int:
+        self.check()
+        begin, end = self._span()
+        return end - begin
+
+    def write(self, data_array: Any, index: int | None = None) -> None:
+        """Refuse: :class:`DataError`."""
+        raise DataError(_WRITE)
