@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from rollforge import qlib_imports, safe_pickle
-from rollforge.errors import BuildError, ConfigError, nearest
+from rollforge.errors import BuildError, ConfigError, DateError, nearest
 from rollforge.qlib_names import MODULES
 
 __all__ = [
@@ -266,7 +266,17 @@ def build(
         raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
     arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
     _check_arguments(target, arguments, where)
-    return target(**arguments)
+    return _constructed(target, arguments, where)
+
+
+def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
+    """Call a constructor; an error about a date gets the place of the argument in the document."""
+    try:
+        return target(**arguments)
+    except DateError as exc:
+        if not where or exc.path.partition(".")[0] not in arguments:
+            raise
+        raise DateError(exc.message, path=f"{where}.kwargs.{exc.path}") from None
 
 
 def init_instance_by_config(

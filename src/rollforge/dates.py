@@ -131,9 +131,10 @@ def as_timestamp(day: np.datetime64) -> pd.Timestamp:
 
 def read_days(values: Any, name: str = "") -> Days:
     """Return the days that the values of a sequence name; see :func:`read_day`."""
-    given = np.asarray(values)
-    if given.dtype.kind == "M" and np.datetime_data(given.dtype)[0] not in _SPANS and not np.isnat(given).any():
-        return given.astype("datetime64[D]")
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        unit = np.datetime_data(values.dtype)[0]
+        if unit not in _SPANS and not np.isnat(values).any():
+            return values.astype("datetime64[D]")
     return np.array([read_day(value, name) for value in values], "datetime64[D]")
 
 

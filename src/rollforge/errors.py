@@ -73,6 +73,7 @@ class ConfigError(RollforgeError, ValueError):
 
     def __init__(self, message: str, *, path: str = "") -> None:
         self.path = path
+        self.message = message
         super().__init__(f"{path}: {message}" if path else message)
 
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rollforge.build import build, describe, resolve_references
 from rollforge.confidential import is_secret_name, remember_secret
 from rollforge.dates import read_day
-from rollforge.errors import BuildError, ConfigError, DataNotFound, MissingDependency, RollforgeError, nearest
+from rollforge.errors import BuildError, ConfigError, DataNotFound, DateError, MissingDependency, RollforgeError, nearest
 from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
 
@@ -175,7 +175,18 @@ def _construct_int(loader: _Loader, node: Any) -> int:
     return int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
 
 
+def _construct_timestamp(loader: _Loader, node: Any) -> Any:
+    try:
+        return loader.construct_yaml_timestamp(node)
+    except ValueError:  # 2020-02-30
+        try:
+            return read_day(node.value).item()
+        except DateError as exc:
+            raise yaml.constructor.ConstructorError(None, None, exc.message.rstrip("."), node.start_mark) from None
+
+
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_timestamp)
 
 
 def _line_map(node: Any, path: str = "") -> Iterator[tuple[str, int]]:

@@ -1,0 +1,227 @@
+"""Every door through which a date comes in reads it alike: the same result for every spelling, one error for what is none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.collect.tasks import TaskCollector
+from rollforge.compat.qlib.names import get_date_by_shift, transform_end_date
+from rollforge.data.alpha import Alpha158
+from rollforge.data.dataset import DatasetH
+from rollforge.data.engine import D
+from rollforge.data.filters import ExpressionDFilter
+from rollforge.data.handler import DataHandlerLP
+from rollforge.data.loader import QlibDataLoader, StaticDataLoader
+from rollforge.data.processor import ZScoreNorm
+from rollforge.errors import RollforgeError
+from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.rolling import RollingGen
+from rollforge.generate.segments import validate_segments
+from rollforge.online.manager import OnlineManager
+from rollforge.online.strategy import OnlineStrategy, RollingStrategy
+from rollforge.record.backtest import run_backtest
+from rollforge.session import Session, using
+from rollforge.workflow import read_yaml
+
+TOKYO = dt.timezone(dt.timedelta(hours=9))
+SPELLINGS: dict[str, Any] = {
+    "slashes": "2023/3/15",
+    "points": "2023.03.15",
+    "compact": "20230315",
+    "number": 20230315,
+    "words": "15 Mar 2023",
+    "time": "2023-03-15 09:30:00",
+    "offset": "2023-03-15T00:00:00+09:00",
+    "spaces": " 2023-03-15 ",
+    "date": dt.date(2023, 3, 15),
+    "datetime": dt.datetime(2023, 3, 15, 16, 0),
+    "zoned": dt.datetime(2023, 3, 15, 0, 0, tzinfo=TOKYO),
+    "timestamp": pd.Timestamp("2023-03-15"),
+    "zoned timestamp": pd.Timestamp("2023-03-15", tz="Asia/Tokyo"),
+    "numpy": np.datetime64("2023-03-15"),
+    "numpy seconds": np.datetime64("2023-03-15T09:30:00"),
+}
+PLAIN = "2023-03-15"
+
+
+@pytest.fixture(autouse=True)
+def session(small_market: Path, tmp_path: Path) -> Iterator[None]:
+    with using(Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path / 'runs'}")):
+        yield
+
+
+def _handler(**kwargs: Any) -> DataHandlerLP:
+    loader = QlibDataLoader({"feature": ["$close"], "label": ["Ref($close, -1)/$close-1"]})
+    return DataHandlerLP("all", data_loader=loader, **kwargs)
+
+
+def _frame(days: str = "2023-03-10") -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([pd.bdate_range(days, periods=8), ["A", "B"]], names=["datetime", "instrument"])
+    return pd.DataFrame({("feature", "x"): np.arange(16.0)}, index)
+
+
+def _normed(day: Any) -> Any:
+    norm = ZScoreNorm("2023-03-10", day, "feature")
+    norm.fit(_frame())
+    return norm(_frame()).to_numpy().tolist()
+
+
+def _rolled(day: Any) -> Any:
+    segments = {"train": ("2022-01-03", day), "test": ("2023-03-16", "2023-06-30")}
+    return RollingGen(step=20).generate({"dataset": {"kwargs": {"segments": segments}}})
+
+
+def _following(day: Any) -> Any:
+    segments = {"train": ("2022-01-03", "2022-12-30"), "test": ("2023-01-02", "2023-01-13")}
+    return list(RollingGen(step=10).gen_following_tasks({"dataset": {"kwargs": {"segments": segments}}}, day))
+
+
+def _traded(**span: Any) -> Any:
+    close = D.features("all", ["$close"], "2023-03-01", "2023-03-31")["$close"]
+    strategy = {"class": "TopkDropoutStrategy", "module_path": "rollforge.record.backtest",
+                "kwargs": {"signal": close, "topk": 3, "n_drop": 1}}  # fmt: skip
+    return run_backtest(strategy, account=1e6, **span).report["return"].tolist()
+
+
+class _Noting(OnlineStrategy):
+    def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        self.seen = cur_time
+        return []
+
+    def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
+        return []
+
+    def first_tasks(self) -> list[dict[str, Any]]:
+        return []
+
+
+def _routine(day: Any) -> Any:
+    strategy = _Noting("noting")
+    manager = OnlineManager(strategy, begin_time="2023-01-02")
+    manager.prepare_signals = lambda **kwargs: None  # type: ignore[method-assign]
+    strategy.tool.update_online_pred = lambda *args: None  # type: ignore[method-assign]
+    manager.routine(day)
+    return strategy.seen, manager.cur_time, list(manager.history)
+
+
+def _following_online(day: Any) -> Any:
+    from rollforge.online import strategy
+
+    return strategy._last_day(day)
+
+
+DOORS: dict[str, Callable[[Any], Any]] = {
+    "features start": lambda day: D.features("all", ["$close"], day, "2023-03-20"),
+    "features end": lambda day: D.features("all", ["$close"], "2023-03-10", day),
+    "calendar start": lambda day: D.calendar(day, "2023-03-20"),
+    "calendar end": lambda day: D.calendar("2023-03-10", day),
+    "list_instruments": lambda day: D.list_instruments(D.instruments("all"), "2023-03-10", day),
+    "spans of codes": lambda day: D.features({"D0001": [("2023-03-10", day)]}, ["$close"], "2023-03-01", "2023-03-31"),
+    "filter": lambda day: D.list_instruments(
+        D.instruments("all", [ExpressionDFilter("$close>50", fend_time=day)]), "2023-03-10", "2023-03-20"
+    ),
+    "handler start": lambda day: _handler(start_time=day, end_time="2023-03-20").fetch(),
+    "handler end": lambda day: _handler(start_time="2023-03-10", end_time=day).fetch(),
+    "handler config": lambda day: (h := _handler(start_time="2023-03-10"), h.config(end_time=day), h.fetch())[-1],
+    "handler fetch": lambda day: _handler().fetch(slice(day, "2023-03-20")),
+    "handler fetch a day": lambda day: _handler().fetch(day),
+    "segments": lambda day: DatasetH(_handler(), {"test": (day, "2023-03-20")}).prepare("test"),
+    "prepare": lambda day: DatasetH(_handler(), {"test": ("2023-03-01", "2023-03-20")}).prepare(slice(day, "2023-03-20")),
+    "fit window": _normed,
+    "alpha fit window": lambda day: Alpha158(
+        "all", "2023-03-01", "2023-03-20", fit_start_time="2023-03-01", fit_end_time=day,
+        infer_processors=[{"class": "ZScoreNorm", "kwargs": {"fields_group": "label"}}],
+    ).fetch(col_set="label"),
+    "static loader": lambda day: StaticDataLoader(_frame()).load(None, day, "2023-03-20"),
+    "static loader end": lambda day: StaticDataLoader(_frame()).load(None, "2023-03-10", day),
+    "adjuster end": lambda day: TimeAdjuster(end_time=day).max(),
+    "adjuster start": lambda day: TimeAdjuster().align_time(day),
+    "adjuster segment": lambda day: TimeAdjuster().align_seg((day, "2023-03-20")),
+    "adjuster shift": lambda day: TimeAdjuster().shift((day, "2023-03-20"), 2),
+    "adjuster truncate": lambda day: TimeAdjuster().truncate(("2022-01-03", "2023-06-30"), day, 2),
+    "adjuster calendar": lambda day: TimeAdjuster(calendar=["2023-03-13", "2023-03-14", day]).max(),
+    "rolling": _rolled,
+    "following tasks": _following,
+    "online begin": lambda day: OnlineManager(_Noting("noting"), begin_time=day).begin_time,
+    "online routine": _routine,
+    "online strategy": _following_online,
+    "backtest start": lambda day: _traded(start_time=day, end_time="2023-03-20"),
+    "backtest end": lambda day: _traded(start_time="2023-03-10", end_time=day),
+    "qlib shift": lambda day: get_date_by_shift(day, 3),
+    "qlib end date": transform_end_date,
+}  # fmt: skip
+
+
+def _plain(result: Any) -> Any:
+    """A result as something that can be compared."""
+    if isinstance(result, (pd.DataFrame, pd.Series)):
+        return result.reset_index().astype(str).to_numpy().tolist()
+    return str(result)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_reads_every_spelling(door: str) -> None:
+    """The result is that of 2023-03-15, whatever way the date is written."""
+    expected = _plain(DOORS[door](PLAIN))
+    for name, value in SPELLINGS.items():
+        assert _plain(DOORS[door](value)) == expected, name
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("value", ["soon", "2023-02-30", "2023-03", 20231301, ("2023", "03"), float("nan")])
+def test_every_door_refuses_what_is_no_date(door: str, value: Any) -> None:
+    """One short message, an error of this package's, with the value in it where it is short."""
+    if door == "handler fetch a day" and isinstance(value, tuple):
+        value = ("2023", "03", "15")
+    with pytest.raises(RollforgeError) as caught:
+        DOORS[door](value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_day_beyond_the_years_of_timestamps_is_an_open_end() -> None:
+    """An end such as 9999-12-31 means the calendar's end, everywhere."""
+    for door in ("features end", "calendar end", "handler end", "adjuster end", "online strategy", "qlib end date"):
+        assert _plain(DOORS[door]("9999-12-31")) == _plain(DOORS[door]("2023-12-29")), door
+
+
+def test_segments_in_other_spellings_are_checked() -> None:
+    """Overlap and order are seen whatever way the days are written."""
+    task = {
+        "dataset": {"kwargs": {"segments": {"train": ("20220103", "2022/12/30"), "test": (20221230, "2023-03-31")}}}
+    }
+    with pytest.raises(RollforgeError, match="overlaps with 'test'"):
+        validate_segments(task, D.calendar())
+
+
+def test_latest_records_are_found_by_day() -> None:
+    """Two spellings of a day are the same day when the latest windows are looked for."""
+
+    class Kept:
+        def __init__(self, day: Any) -> None:
+            self.task = {"dataset": {"kwargs": {"segments": {"test": (day, None)}}}}
+
+        def load_object(self, name: str) -> Any:
+            return self.task
+
+    collector = TaskCollector("demo")
+    recorders = {"a": Kept("2023/03/15"), "b": Kept(pd.Timestamp("2023-03-15")), "c": Kept("20230102")}
+    collector.list_recorders = lambda **kwargs: recorders  # type: ignore[method-assign, assignment, return-value]
+    assert list(collector.collect_latest_records()) == ["a", "b"]
+    strategy = RollingStrategy("demo", {"dataset": {}}, RollingGen(step=20))
+    for recorder in recorders.values():
+        recorder.task["model"] = {"class": "LinearModel"}
+    assert strategy._latest(list(recorders.values()))[0] == [recorders["a"], recorders["b"]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["2020-02-30", "2020-13-01 00:00:00"])
+def test_a_date_that_does_not_exist_in_yaml(text: str) -> None:
+    """YAML reads dates itself; one that does not exist is named with its line, no traceback."""
+    with pytest.raises(RollforgeError, match=r"line 2, column 6.* is not a date"):
+        read_yaml(f"a: 1\nend: {text}\n")
