@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import rollforge
 from rollforge.collect.tasks import TaskCollector
-from rollforge.compat.qlib.names import get_date_by_shift, transform_end_date
+from rollforge.compat.qlib.days import get_date_by_shift, transform_end_date
 from rollforge.data.alpha import Alpha158
 from rollforge.data.dataset import DatasetH
 from rollforge.data.engine import D
@@ -225,3 +227,17 @@ def test_a_date_that_does_not_exist_in_yaml(text: str) -> None:
     """YAML reads dates itself; one that does not exist is named with its line, no traceback."""
     with pytest.raises(RollforgeError, match=r"line 2, column 6.* is not a date"):
         read_yaml(f"a: 1\nend: {text}\n")
+
+
+def test_no_module_reads_days_on_its_own() -> None:
+    """Dates are cut out of texts and parsed in one module; a second reader would disagree with it sooner or later."""
+    source = Path(rollforge.__file__).parent
+    allowed = {"dates.py", "task.py"}  # a task's own canonical form is not a spelling
+    marks = re.compile(r"to_datetime\(|fromisoformat\(|\[:10\]|datetime64\(str\(")
+    found = [
+        f"{file.relative_to(source)}:{number}"
+        for file in sorted(source.rglob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if marks.search(line) and file.name not in allowed
+    ]
+    assert found == []

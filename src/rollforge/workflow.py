@@ -24,7 +24,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rollforge.build import build, describe, resolve_references
 from rollforge.confidential import is_secret_name, remember_secret
 from rollforge.dates import read_day
-from rollforge.errors import BuildError, ConfigError, DataNotFound, DateError, MissingDependency, RollforgeError, nearest
+from rollforge.errors import (
+    BuildError,
+    ConfigError,
+    DataNotFound,
+    DateError,
+    MissingDependency,
+    RollforgeError,
+    nearest,
+)
 from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.record.analysis import calc_ic, quantile_returns, risk_analysis
 
@@ -285,8 +286,8 @@ def get_position_data(
         following = report_normal["bench"].sort_index().shift(-1).rename("bench")
         found = found.join(following.rename_axis("datetime"), on="datetime")
     days = found.index.get_level_values("datetime")
-    first = days.min() if start_date is None else pd.Timestamp(start_date)
-    last = days.max() if end_date is None else pd.Timestamp(end_date)
+    first = days.min() if start_date is None else read_timestamp(start_date, "start_date")
+    last = days.max() if end_date is None else read_timestamp(end_date, "end_date")
     return found[(days >= first) & (days <= last)]
 
 

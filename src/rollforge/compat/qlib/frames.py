@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rollforge.build import build
 from rollforge.data.handler import DataHandler
-from rollforge.dates import read_days
+from rollforge.dates import read_days, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound
 
 __all__ = [
@@ -123,7 +123,7 @@ def init_task_handler(task: dict[str, Any]) -> DataHandler:
 
 def time_to_slc_point(t: Any) -> pd.Timestamp | None:
     """Return a day to slice by; None is open."""
-    return None if t is None else pd.Timestamp(t)
+    return None if t is None else read_timestamp(t, "t")
 
 
 def split_pred(
@@ -148,7 +148,7 @@ def split_pred(
     days = pred.index.get_level_values("datetime")
     every = pd.DatetimeIndex(sorted(days.unique()))
     if split_date is not None:
-        last = pd.Timestamp(split_date)
+        last = read_timestamp(split_date, "split_date")
     elif number is not None:
         last = every[number - 1]
     else:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from rollforge.data.engine import session_provider
 from rollforge.data.provider import Provider, open_provider
+from rollforge.dates import as_timestamp, read_day
 from rollforge.errors import DataError, DataNotFound
 
 __all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
@@ -105,7 +106,7 @@ class FileCalendarStorage(_FileStorage):
 
     def index(self, value: Any) -> int:
         """Return the place of a day."""
-        return self.data.index(str(value)[:10])
+        return self.data.index(str(read_day(value, "value")))
 
 
 class FileInstrumentStorage(_FileStorage):
@@ -140,7 +141,7 @@ class FileInstrumentStorage(_FileStorage):
             When there is no such universe.
         """
         members = self._provider.instruments(self.market.lower())
-        return {code: [(pd.Timestamp(a), pd.Timestamp(b)) for a, b in spans] for code, spans in members.items()}
+        return {code: [(as_timestamp(a), as_timestamp(b)) for a, b in spans] for code, spans in members.items()}
 
     def __getitem__(self, k: str) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
         return self.data[k]
