@@ -183,6 +183,28 @@ def test_a_column_may_count_from_1970(factor: int) -> None:
         assert found.utc.all()
 
 
+@pytest.mark.parametrize(
+    ("texts", "days", "order"),
+    [
+        (["02/03/2021", "13/03/2021"], ["2021-03-02", "2021-03-13"], "day first"),
+        (["3/2/2021 16:00", "3/13/2021 16:00"], ["2021-03-02", "2021-03-13"], "month first"),
+        (["13.03.2021", "2021-03-14"], ["2021-03-13", "2021-03-14"], "day first"),
+        (["02/03/2021", "03/03/2021"], None, ""),
+        (["13/03/2021", "03/13/2021"], None, ""),
+        (["13/03/21"], None, "day first"),
+    ],
+)
+def test_a_column_tells_the_order_of_day_and_month(texts: list[str], days: list[str] | None, order: str) -> None:
+    """One day above the twelfth tells the order for a whole column; without one, or with both, nothing is guessed."""
+    found = read_column(pd.Series(texts))
+    assert found.year_last == order
+    if days is None:
+        assert sorted(found.why) == list(range(len(texts)))
+        assert all("which number is the day" in why for why in found.why.values())
+    else:
+        assert [str(d) for d in found.days] == days
+
+
 def test_a_sequence_of_days() -> None:
     """Arrays, indexes and lists give their days; a time zone does not move them, a month is refused."""
     days = np.array(["2021-03-01", "2021-03-02"], "datetime64[D]")

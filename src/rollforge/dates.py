@@ -66,7 +66,7 @@ _PATTERNS = [
 ]
 _YEAR = re.compile(r"\d{4}", re.ASCII)
 _MONTH = re.compile(r"(?P<year>\d{4})[-/.]?(?P<month>\d\d?)", re.ASCII)
-_YEAR_LAST = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2}|\d{4})(?!\d).*", re.ASCII | re.DOTALL)
+_YEAR_LAST = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2}|\d{4})((?!\d).*)", re.ASCII | re.DOTALL)
 _HOW = "Write a day as 2015-06-30."
 _SPANS = ("Y", "M", "W")  # units of datetime64 that are longer than a day
 # Digits of a time since 1970 -> its unit: from 2001 to 2286 in each of them.
@@ -149,6 +149,8 @@ class DayColumn(NamedTuple):
     """Where the time is written in UTC, so that the exchange's own day may be another."""
     why: dict[int, str]
     """Row -> why it is not a day."""
+    year_last: str = ""
+    """``day first`` or ``month first``, where the column has the year last and some of its days tell the order."""
 
 
 def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
@@ -170,16 +172,32 @@ def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
     days = np.full(len(known) + 1, np.datetime64("NaT"), "datetime64[D]")  # the last one is for missing values
     seconds, utc_days = np.zeros(len(known) + 1), np.zeros(len(known) + 1, bool)
     reasons: dict[int, str] = {len(known): f"the date is missing. {_HOW}"}
+    order = _order(list(known))
     for i, value in enumerate(known):
         try:
-            moment = _epoch(value) or _moment(value)
+            moment = _epoch(value) or _moment(_year_first(value, order))
         except _Unreadable as exc:
             reasons[i] = str(exc)
         else:
             days[i], seconds[i], utc_days[i] = moment.day, moment.seconds, moment.offset == 0
     place = np.where(place < 0, len(known), place)
     why = {int(row): reasons[int(place[row])] for row in np.flatnonzero(np.isin(place, list(reasons)))}
-    return DayColumn(days[place], seconds[place], utc_days[place], why)
+    return DayColumn(days[place], seconds[place], utc_days[place], why, order)
+
+
+def _order(values: Sequence[Any]) -> str:
+    """Whether days with the year last have the day or the month first: a number above 12 tells, for the whole column."""
+    found = [m for m in (_YEAR_LAST.fullmatch(v.strip()) for v in values if isinstance(v, str)) if m]
+    first, second = (any(int(m[i]) > 12 for m in found) for i in (1, 2))
+    return "" if first == second else "day first" if first else "month first"
+
+
+def _year_first(value: Any, order: str) -> Any:
+    found = _YEAR_LAST.fullmatch(value.strip()) if order and isinstance(value, str) else None
+    if found is None or len(found[3]) != 4:
+        return value
+    month, day = (found[2], found[1]) if order == "day first" else (found[1], found[2])
+    return f"{found[3]}-{month}-{day}{found[4]}"
 
 
 def clock(seconds: float) -> str:

@@ -236,12 +236,29 @@ def test_a_day_that_hardly_anyone_has_is_named(tmp_path: Path) -> None:
     assert not any("few instruments" in n for n in put(table, tmp_path).notes)
 
 
+@pytest.mark.parametrize("day", ["2021-02-27", "2021-02-26", "2021-04-10", "2021-04-12"])
+def test_a_stray_day_at_either_end_is_named(tmp_path: Path, day: str) -> None:
+    """Before the first and after the last day of all others, too."""
+    stray = DAYS.append(pd.DatetimeIndex([day])).sort_values()
+    made = put(pd.concat([market(), walk(9, stray).assign(symbol="INDEX")]), tmp_path)
+    assert any(f"{day} (1: INDEX of 5)" in n for n in made.notes)
+
+
+def test_a_rare_weekend_is_named(tmp_path: Path) -> None:
+    """A Saturday among weekdays is named, also when everybody has it; a market that trades every day is as it is."""
+    stray = DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()
+    assert "trading days at weekends: 2021-03-13" in put(market(4, stray), tmp_path).notes
+    assert "trading days at weekends: 2021-03-13" in put(walk(1, stray).assign(symbol="A"), tmp_path).notes
+    always = pd.date_range("2021-03-01", periods=40)
+    assert not any("trading days" in n for n in put(market(3, always), tmp_path).notes)
+
+
 def test_two_markets_in_one_table_are_named(tmp_path: Path) -> None:
     """Where half of a table trades at weekends, the weekends are named."""
     every = pd.date_range("2021-03-01", periods=42)
     coins = pd.concat([walk(i, every).assign(symbol=f"COIN{i}") for i in range(4)])
     made = put(pd.concat([market(), coins]), tmp_path)
-    assert any("2021-03-06 (4 of 8)" in n and "and 5 more" in n for n in made.notes)
+    assert any("2021-03-06 (4 of 8)" in n and "more; they" in n for n in made.notes)
 
 
 def test_rows_without_values_are_no_rows(tmp_path: Path) -> None:

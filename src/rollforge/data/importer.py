@@ -208,10 +208,19 @@ def _odd_days(table: Table, rows: Rows) -> list[str]:
     begins = np.bincount(day[np.searchsorted(code, there, side="left")], minlength=days)
     ends = np.bincount(day[np.searchsorted(code, there, side="right") - 1], minlength=days)
     listed = np.cumsum(begins) - np.concatenate([[0], np.cumsum(ends)[:-1]])
+    # At both ends those that are not listed yet, or not any more, count too: a stray day may be the first or the last.
+    edge = np.minimum(np.arange(days), np.arange(days)[::-1]) < 3
+    around = [int(np.median(have[max(0, t - 10) : t + 11])) if edge[t] else 0 for t in range(days)]
+    listed = np.maximum(listed, around)
     share = have / np.maximum(listed, 1)
     weekend = (rows.calendar.astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
     usual = float(np.median(share[~weekend])) if not weekend.all() else 1.0
-    odd = np.flatnonzero((listed > 2) & (share < np.where(weekend, 0.8, 0.5) * usual))
+    odd = np.flatnonzero((listed > 1) & (share < np.where(weekend, 0.8, 0.5) * usual))
+    rare = np.flatnonzero(weekend) if weekend.sum() < 0.05 * days else np.empty(0, np.intp)
+    if np.setdiff1d(rare, odd).size:
+        shown = ", ".join(str(rows.calendar[t]) for t in rare[:5])
+        more = f" and {rare.size - 5} more" if rare.size > 5 else ""
+        notes.append(f"trading days at weekends: {shown}{more}")
     if odd.size:
         shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t])} of {listed[t]})" for t in odd[:5])
         more = f" and {odd.size - 5} more" if odd.size > 5 else ""

@@ -212,13 +212,15 @@ def _days(table: Table) -> tuple[DayColumn, list[str]]:
         raise DataError(
             f"{table.source}, {table.where(row)}: {found.days[row]} is outside {FIRST_DAY} to {LAST_DAY}. Correct the year."
         )
+    notes = [f"days such as {table.frame[DATE].iloc[0]} are read with the {found.year_last}"] if found.year_last else []
     late = found.utc & (found.seconds > 0)
     if not late.any():
-        return found, []
+        return found, notes
     at = clock(float(found.seconds[np.argmax(late)]))
     return found, [
+        *notes,
         f"days are taken as they are in UTC (times such as {at} UTC): the exchange's own day may be the next one. "
-        "Write days without a time, or with the exchange's offset, to be sure"
+        "Write days without a time, or with the exchange's offset, to be sure",
     ]
 
 
