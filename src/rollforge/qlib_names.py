@@ -115,7 +115,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "QlibDataLoader",
     },
     "qlib.contrib.data.processor": {
-        "pending": "ConfigSectionProcessor",
+        "rollforge.data.processor": "ConfigSectionProcessor",
         "also": "get_group_columns Processor TimeInspector",
     },
     "qlib.contrib.data.utils": {},
@@ -330,16 +330,14 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.data.dataset.handler": {
-        "rollforge.data.handler": "DataHandler DataHandlerLP",
-        "pending": "DATA_KEY_TYPE DataHandlerABC",
+        "rollforge.data.handler": "DATA_KEY_TYPE DataHandler DataHandlerABC DataHandlerLP",
         "also": (
             "data_loader_module=qlib.data.dataset.loader DataLoader fetch_df_by_col fetch_df_by_index "
             "get_module_logger init_instance_by_config lazy_sort_index Serializable TimeInspector"
         ),
     },
     "qlib.data.dataset.loader": {
-        "rollforge.data.loader": "DataLoader DataLoaderDH QlibDataLoader StaticDataLoader",
-        "pending": "DLWParser NestedDataLoader",
+        "rollforge.data.loader": ("DataLoader DataLoaderDH DLWParser NestedDataLoader QlibDataLoader StaticDataLoader"),
         "also": (
             "D get_module_logger init_instance_by_config load_dataset restricted_pickle_load Serializable "
             "time_to_slc_point"
@@ -348,9 +346,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.data.dataset.processor": {
         "rollforge.data.processor": (
             "CSRankNorm CSZFillna CSZScoreNorm DropCol DropnaLabel DropnaProcessor Fillna FilterCol "
-            "get_group_columns MinMaxNorm ProcessInf Processor RobustZScoreNorm TanhProcess ZScoreNorm"
+            "get_group_columns HashStockFormat MinMaxNorm ProcessInf Processor RobustZScoreNorm TanhProcess "
+            "TimeRangeFlt ZScoreNorm"
         ),
-        "pending": "HashStockFormat TimeRangeFlt",
         "also": "D datetime_groupby_apply EPS fetch_df_by_index InstProcessor robust_zscore Serializable zscore",
     },
     "qlib.data.dataset.storage": {
@@ -371,7 +369,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "Cal DatasetD",
     },
     "qlib.data.inst_processor": {
-        "pending": "InstProcessor",
+        "rollforge.data.inst_processor": "InstProcessor",
     },
     "qlib.data.ops": {
         "rollforge.compat.qlib.formulas": (

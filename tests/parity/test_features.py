@@ -82,7 +82,6 @@ def test_alpha158_has_pyqlibs_values(folder: Path, session: Session, calm_to_pyq
     """All 158 features and the label. Correlations, whose denominators cancel, to 2e-5; the rest to float32 rounding."""
     theirs = pd.read_parquet(folder / "features" / "alpha158_raw.parquet")
     ours = Alpha158(instruments(folder), **RANGE).fetch(data_key="raw")
-    ours.columns = ours.columns.get_level_values(1)
     correlated = [c for c in theirs.columns if c.startswith(("CORR", "CORD"))]
     # R squared near zero is a difference of large sums in pyqlib, which keeps rounding of what has left its window.
     fits = [c for c in theirs.columns if c.startswith("RSQR")]

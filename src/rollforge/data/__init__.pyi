@@ -31,9 +31,13 @@ from .handler import (
 from .importer import (
     import_table as import_table,
 )
+from .inst_processor import (
+    InstProcessor as InstProcessor,
+)
 from .loader import (
     DataLoader as DataLoader,
     DataLoaderDH as DataLoaderDH,
+    NestedDataLoader as NestedDataLoader,
     QlibDataLoader as QlibDataLoader,
     StaticDataLoader as StaticDataLoader,
 )

@@ -225,8 +225,6 @@ class _AlphaHandler(DataHandlerLP):
         label: Any = None,
         **kwargs: Any,
     ) -> None:
-        if inst_processors:
-            raise ConfigError("inst_processors are not supported; use a filter_pipe or a processor.")
         super().__init__(
             instruments=instruments,
             start_time=start_time,
@@ -235,6 +233,7 @@ class _AlphaHandler(DataHandlerLP):
                 config={"feature": self.get_feature_config(), "label": label or self.get_label_config()},
                 filter_pipe=filter_pipe,
                 freq=freq,
+                inst_processors=inst_processors,
             ),
             infer_processors=check_transform_proc(infer_processors, fit_start_time, fit_end_time),
             learn_processors=check_transform_proc(learn_processors, fit_start_time, fit_end_time),

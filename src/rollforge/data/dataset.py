@@ -9,7 +9,7 @@ import pandas as pd
 
 from rollforge.build import build
 from rollforge.data.handler import DataHandler, DataHandlerLP
-from rollforge.errors import ConfigError, DataError, SegmentError, nearest
+from rollforge.errors import DataError, SegmentError, nearest
 from rollforge.serial import Serializable
 
 __all__ = ["Dataset", "DatasetH"]
@@ -82,10 +82,11 @@ class DatasetH(Dataset):
 
         Parameters
         ----------
-        segments : str, sequence of str, or slice
+        segments : str, sequence of str, slice, or pair of dates
             Names of segments, or days.
         col_set : str or sequence of str
-            ``__all``, one group (plain columns), or several.
+            ``__all``: all columns by their own names. ``__raw``: all columns, (group, name). A group: its columns by
+            their own names. A list of groups: columns (group, name).
         data_key : str
             ``raw``, ``infer`` or ``learn``.
 
@@ -93,34 +94,63 @@ class DatasetH(Dataset):
         ------
         SegmentError
             For a segment that does not exist.
+        DataError
+            When there are no rows, saying which loader or processor is behind that.
         """
         if isinstance(segments, (list, tuple)) and all(isinstance(s, str) and s in self.segments for s in segments):
-            return [self._prepare(self._days(s), col_set, data_key, kwargs) for s in segments]
-        days = self._days(segments) if isinstance(segments, str) else segments
-        return self._prepare(days, col_set, data_key, kwargs)
+            return [self._prepare(s, col_set, data_key, kwargs) for s in segments]
+        return self._prepare(segments, col_set, data_key, kwargs)
 
-    def _days(self, name: str) -> slice:
-        if name not in self.segments:
+    def _days(self, segment: Any) -> Any:
+        """What the handler is asked for: the days of a segment, or what is no name of one."""
+        if isinstance(segment, str) and segment in self.segments:
+            days = self.segments[segment]
+            if isinstance(days, (list, tuple)) and len(days) != 2:
+                raise SegmentError(
+                    f"expected (first day, last day), found {days!r}.", path=f"task.dataset.kwargs.segments.{segment}"
+                )
+            return slice(*days) if isinstance(days, (list, tuple)) else days
+        if isinstance(segment, str) and not _is_date(segment):
             raise SegmentError(
-                f"there is no segment {name!r}.{nearest(name, self.segments)} There are: {', '.join(self.segments)}.",
+                f"there is no segment {segment!r}.{nearest(segment, self.segments)} "
+                f"There are: {', '.join(self.segments)}.",
                 path="task.dataset.kwargs.segments",
             )
-        days = self.segments[name]
-        if isinstance(days, slice):
-            return days
-        if not isinstance(days, (list, tuple)) or len(days) != 2:
-            raise SegmentError(
-                f"expected (first day, last day), found {days!r}.", path=f"task.dataset.kwargs.segments.{name}"
-            )
-        return slice(*days)
+        return segment
 
-    def _prepare(self, days: Any, col_set: Any, data_key: str, kwargs: Mapping[str, Any]) -> pd.DataFrame:
-        arguments: dict[str, Any] = {"col_set": col_set, **self.fetch_kwargs, **kwargs}
-        if isinstance(self.handler, DataHandlerLP):
-            arguments["data_key"] = data_key
-        elif data_key not in (DataHandlerLP.DK_I, DataHandlerLP.DK_R):
-            raise ConfigError(f"{type(self.handler).__name__} has raw data only; it has no {data_key!r}.")
+    def explain_missing(
+        self,
+        segment: Any,
+        group: str | None = None,
+        data_key: str = DataHandlerLP.DK_I,
+        column: str | None = None,
+    ) -> str:
+        """Return a sentence that names the loader or the processor behind which nothing is left of a segment.
+
+        See :meth:`DataHandler.explain_missing <rollforge.data.handler.DataHandler.explain_missing>`.
+        """
+        days = self._days(segment)
+        if isinstance(days, (list, tuple)) and len(days) == 2:
+            days = slice(*days)
+        if not isinstance(days, slice):
+            days = slice(days, days) if isinstance(days, (str, pd.Timestamp)) else slice(None, None)
+        return self.handler.explain_missing(group, days, data_key, column)
+
+    def _prepare(self, segment: Any, col_set: Any, data_key: str, kwargs: Mapping[str, Any]) -> pd.DataFrame:
+        arguments: dict[str, Any] = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
+        days = self._days(segment)
         frame: pd.DataFrame = self.handler.fetch(days, **arguments)
         if frame.empty:
-            raise DataError(f"There are no rows between {days.start} and {days.stop} for {data_key!r}.")
+            shown = f"between {days.start} and {days.stop}" if isinstance(days, slice) else f"for {days!r}"
+            shown += f" (the {segment!r} segment)" if isinstance(segment, str) and segment in self.segments else ""
+            reason = self.explain_missing(segment, None, arguments["data_key"])
+            raise DataError(f"There are no rows {shown} for {data_key!r}. {reason}".rstrip())
         return frame
+
+
+def _is_date(text: str) -> bool:
+    try:
+        pd.Timestamp(text)
+    except ValueError:
+        return False
+    return True

@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from rollforge import safe_pickle
 from rollforge.build import build
-from rollforge.data.engine import FeaturePlan, resolve_instruments, session_provider
+from rollforge.data.code import code_mark
+from rollforge.data.engine import FeaturePlan, features, resolve_instruments, session_provider
 from rollforge.data.expression import parse
+from rollforge.data.frames import day_rows
+from rollforge.data.inst_processor import InstProcessor, process_instruments
 from rollforge.data.operators import custom_operators, fields_of
 from rollforge.data.panel import Group, Panel, RowFile, group_file
 from rollforge.data.provider import Provider
 from rollforge.dates import read_timestamp
-from rollforge.errors import BuildError, ConfigError, DataNotFound, nearest
+from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
 from rollforge.session import Session, current_session
+from rollforge.task import encode
 
-__all__ = ["DataLoader", "DataLoaderDH", "QlibDataLoader", "StaticDataLoader"]
+__all__ = ["DLWParser", "DataLoader", "DataLoaderDH", "NestedDataLoader", "QlibDataLoader", "StaticDataLoader"]
+
+log = logging.getLogger(__name__)
 
 
 class DataLoader:
-    """Where a handler's raw data come from; a class of your own overrides :meth:`load`."""
+    """Where a handler's raw data come from; a class of your own overrides :meth:`load`.
+
+    A loader whose :meth:`definition` says what its result depends on is computed once and shared through the panel cache.
+    """
+
+    any_range: bool = True
+    """Whether a row comes out the same whatever later days are loaded with it."""
+    reads_folder: bool = False
+    """Whether it computes expressions over the session's data folder."""
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return a frame with rows (datetime, instrument) and columns (group, name)."""
         raise NotImplementedError(f"{type(self).__name__} must say what it loads.")
+
+    def definition(self) -> Any:
+        """Return what the result depends on besides universe, days and data folder, as plain data; None: it is not known."""
+        return None
+
+    def universes(self, instruments: Any) -> list[Any]:
+        """Return the universes that it loads for `instruments`: with what the loader adds, one for each source."""
+        return [instruments]
+
+    def check(self, instruments: Any, provider: Provider) -> None:
+        """Do nothing, unless the data folder lacks what the loader reads."""
+
+    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
+        """Return what :meth:`load` does as a panel; a loader that can writes its values into files in `folder`."""
+        return Panel.from_frame(self.load(instruments, start, end))
+
+    def expressions(self, group: str) -> list[str] | None:
+        """Return the expressions of a group of columns; None when the columns are no expressions."""
+        return None
+
+    def describe(self, group: str | None, column: str | None) -> str:
+        """Return which expressions make a group or a column, for errors."""
+        return ""
 
 
 def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
@@ -43,7 +84,64 @@ def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
     raise ConfigError("expected a list of expressions, or [expressions, names] of the same length.", path=where)
 
 
-class QlibDataLoader(DataLoader):
+class DLWParser(DataLoader):
+    """A loader of expressions with names, in groups or without; a class of your own overrides :meth:`load_group_df`.
+
+    Parameters
+    ----------
+    config : mapping or sequence
+        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone, which then has no name.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.is_group = isinstance(config, Mapping)
+        groups = config if isinstance(config, Mapping) else {"feature": config}
+        self.groups = {str(k): _fields_and_names(v, f"data_loader.config.{k}") for k, v in groups.items() if v}
+        if not self.groups:
+            raise ConfigError("there are no expressions to load.", path="data_loader.config")
+
+    @property
+    def fields(self) -> Any:
+        """The expressions and names: ``{group: (expressions, names)}``, or without groups one such pair."""
+        return self.groups if self.is_group else next(iter(self.groups.values()))
+
+    def load_group_df(
+        self,
+        instruments: Any,
+        exprs: list[str],
+        names: list[str],
+        start_time: Any = None,
+        end_time: Any = None,
+        gp_name: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the columns of one group, called `names`."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it loads a group.")
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the columns of all groups side by side."""
+        if not self.is_group:
+            ((expressions, names),) = self.groups.values()
+            return self.load_group_df(instruments, expressions, names, start_time, end_time)
+        parts = {
+            group: self.load_group_df(instruments, expressions, names, start_time, end_time, group)
+            for group, (expressions, names) in self.groups.items()
+        }
+        joined: pd.DataFrame = pd.concat(parts, axis=1)
+        return joined
+
+    def expressions(self, group: str) -> list[str] | None:
+        """Return the expressions of a group of columns."""
+        return self.groups[group][0] if group in self.groups else None
+
+    def describe(self, group: str | None, column: str | None) -> str:
+        """Return which expressions make a group or a column, for errors."""
+        if group not in self.groups:
+            return ""
+        texts = [e for e, name in zip(*self.groups[group], strict=True) if column in (None, name)]
+        return f": {', '.join(repr(t) for t in texts[:3])}{', …' if len(texts) > 3 else ''}" if texts else ""
+
+
+class QlibDataLoader(DLWParser):
     """Expressions over the session's data folder.
 
     Parameters
@@ -52,26 +150,63 @@ class QlibDataLoader(DataLoader):
         ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone.
     filter_pipe : sequence, optional
         Filters of the universe.
-    freq : str
-        Name of the calendar.
+    swap_level : bool
+        True has the rows by (datetime, instrument), False by (instrument, datetime).
+    freq : str or mapping
+        Name of the calendar; ``{group: name}`` must name the same for all.
+    inst_processors : sequence or mapping, optional
+        What is done to the series of each instrument; ``{group: […]}`` for each group its own.
     """
 
-    def __init__(self, config: Any, filter_pipe: Sequence[Any] | None = None, freq: str = "day", **kwargs: Any) -> None:
-        ignored = {"swap_level", "inst_processors"}
-        unknown = [k for k, v in kwargs.items() if k not in ignored or (k == "inst_processors" and v)]
-        if unknown:
-            raise ConfigError(f"QlibDataLoader takes no {unknown[0]!r}.{nearest(unknown[0], ['filter_pipe', 'freq'])}")
-        groups = config if isinstance(config, Mapping) else {"feature": config}
-        self.groups = {str(k): _fields_and_names(v, f"data_loader.config.{k}") for k, v in groups.items() if v}
+    reads_folder = True
+
+    def __init__(
+        self,
+        config: Any,
+        filter_pipe: Sequence[Any] | None = None,
+        swap_level: bool = True,
+        freq: Any = "day",
+        inst_processors: Sequence[Any] | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(config)
         self.filter_pipe = list(filter_pipe or [])
-        self.freq = freq
+        self.swap_level = swap_level
+        if isinstance(freq, Mapping):
+            lacking = [g for g in self.groups if g not in freq]
+            if lacking or len(set(freq.values())) != 1:
+                raise ConfigError(
+                    f"freq must name one and the same calendar for each group of columns, found {dict(freq)!r}.",
+                    path="data_loader.freq",
+                )
+            freq = next(iter(freq.values()))
+        self.freq = str(freq)
+        if not isinstance(inst_processors, (list, tuple, Mapping, type(None))):
+            raise ConfigError(
+                f"inst_processors must be a list, or {{group: list}}, found a {type(inst_processors).__name__}.",
+                path="data_loader.inst_processors",
+            )
+        self.inst_processors = inst_processors or []
+
+    @property
+    def any_range(self) -> bool:  # type: ignore[override]
+        """Whether later days change nothing: an instrument's processors may look at all of its days."""
+        return not self.inst_processors
+
+    def universes(self, instruments: Any) -> list[Any]:
+        """Return `instruments` with the loader's filters."""
+        return [self.universe(instruments)]
 
     def universe(self, instruments: Any) -> Any:
-        """Return `instruments` with the loader's filters."""
+        """Return `instruments` with the loader's filters; None is all there are."""
+        if instruments is None:
+            instruments = "all"
         if not self.filter_pipe:
             return instruments
         if isinstance(instruments, Mapping) and "market" in instruments:
             return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
+        if not isinstance(instruments, str):
+            log.warning("the filter_pipe is for a universe that is named; the listed instruments are not filtered")
+            return instruments
         return {"market": instruments, "filter_pipe": self.filter_pipe}
 
     def check(self, instruments: Any, provider: Provider) -> None:
@@ -86,11 +221,41 @@ class QlibDataLoader(DataLoader):
                     )
 
     def definition(self) -> Any:
-        """Return what the result depends on, as plain data."""
-        return {"groups": list(self.groups.items()), "freq": self.freq, "operators": custom_operators()}
+        """Return what the result depends on, as plain data; None where a class of the user's own computes it."""
+        own = type(self)
+        if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
+            return None
+        if not self.swap_level:
+            return None
+        definition = {"groups": list(self.groups.items()), "freq": self.freq, "operators": custom_operators()}
+        if not self.inst_processors:
+            return definition
+        described = {group: self._described_processors(group) for group in self.groups}
+        try:
+            encode(described)
+        except TaskNotSerializable:
+            return None
+        return {**definition, "is_group": self.is_group, "inst_processors": described}
+
+    def _processors_of(self, group: str | None) -> Sequence[Any]:
+        if isinstance(self.inst_processors, Mapping):
+            return self.inst_processors.get(group or "") or []
+        return self.inst_processors
+
+    def _described_processors(self, group: str) -> list[Any]:
+        """What they are and a mark of their code, since all but one are classes of the user's own."""
+        described = []
+        for one in self._processors_of(group):
+            if not one:
+                continue
+            made = build(one, accept_types=InstProcessor, default_module="rollforge.data.processor")
+            described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
+        return described
 
     def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
         """Return the panel, its values written into files in `folder` as they are computed."""
+        if self.inst_processors:
+            return super().panel(instruments, start, end, folder, session)
         expressions = [e for fields, _ in self.groups.values() for e in fields]
         plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
         files = [RowFile(group_file(folder, i), len(plan), len(g[1])) for i, g in enumerate(self.groups.values())]
@@ -101,34 +266,219 @@ class QlibDataLoader(DataLoader):
         }
         return Panel(plan.dates, plan.offsets, tuple(plan.codes), plan.row_code, groups)
 
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load_group_df(
+        self,
+        instruments: Any,
+        exprs: list[str],
+        names: list[str],
+        start_time: Any = None,
+        end_time: Any = None,
+        gp_name: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the columns of one group."""
+        frame = features(self.universe(instruments), exprs, start_time, end_time, self.freq)
+        frame = process_instruments(frame, self._processors_of(gp_name)).set_axis(names, axis=1)
+        return frame.swaplevel().sort_index() if self.swap_level else frame
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return the frame of the expressions."""
         import tempfile
 
+        plain = type(self).load_group_df is QlibDataLoader.load_group_df
+        if not plain or not self.swap_level or self.inst_processors:
+            return super().load(instruments, start_time, end_time)
         with tempfile.TemporaryDirectory() as folder:
             panel = self.panel(instruments, start_time, end_time, Path(folder), current_session())
-            return panel.frame(None).copy()
+            return panel.frame(None if self.is_group else next(iter(self.groups))).copy()
 
 
 class StaticDataLoader(DataLoader):
-    """A frame that is there already: an object, or a Parquet file."""
+    """Frames that are there already: objects or files.
 
-    def __init__(self, config: Any) -> None:
+    Parameters
+    ----------
+    config : DataFrame, path, or mapping
+        A frame, or the path of a Parquet, CSV or pickle file (read through the allow-list); ``{group: frame or path}``
+        puts several side by side.
+    join : {"outer", "inner"}
+        Which rows frames side by side have.
+    """
+
+    def __init__(self, config: Any, join: Literal["outer", "inner"] = "outer") -> None:
         self.config = config
+        self.join = join
 
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return the frame, narrowed to some instruments and days."""
-        frame = self.config if isinstance(self.config, pd.DataFrame) else pd.read_parquet(self.config)
-        frame = frame.sort_index()
-        days = frame.index.get_level_values("datetime")
+    @functools.cached_property
+    def _data(self) -> pd.DataFrame:
+        name = type(self).__name__
+        if not isinstance(self.config, Mapping):
+            return by_day_and_instrument(_read_frame(self.config), name)
+        parts = {group: by_day_and_instrument(_read_frame(one), name) for group, one in self.config.items()}
+        joined: pd.DataFrame = pd.concat(parts, axis=1, join=self.join).sort_index()
+        return joined
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_data"}
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the frame, narrowed to some instruments and days.
+
+        Parameters
+        ----------
+        instruments : str or sequence of str, optional
+            Codes; a name that is no code of the frame's means all there are.
+        start_time, end_time : date, optional
+            First and last day.
+        """
+        frame = self._data
+        days, codes = (frame.index.get_level_values(n) for n in ("datetime", "instrument"))
         keep = np.ones(len(frame), bool)
         if start_time is not None:
             keep &= days >= read_timestamp(start_time, "start_time")
         if end_time is not None:
             keep &= days <= read_timestamp(end_time, "end_time")
-        if isinstance(instruments, (list, tuple)):
-            keep &= frame.index.get_level_values("instrument").isin(list(instruments))
-        return frame[keep]
+        if isinstance(instruments, str) and instruments != "all" and not (codes == instruments).any():
+            log.warning("a frame knows no universe %r; all of its instruments are taken", instruments)
+        elif isinstance(instruments, str) and instruments != "all":
+            keep &= codes == instruments
+        elif isinstance(instruments, (list, tuple, set, pd.Index, np.ndarray)):
+            keep &= codes.isin(list(instruments))
+        return frame if keep.all() else frame[keep]
+
+
+def _read_frame(source: Any) -> pd.DataFrame:
+    """A frame, or one in a file."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source  # type: ignore[no-any-return]  # what is no frame is refused by name
+    path = Path(str(source).strip()).expanduser()
+    if not path.exists():
+        raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        first = pd.read_csv(path, nrows=0).columns[:2]
+        return pd.read_csv(
+            path, index_col=[0, 1], dtype=dict.fromkeys(first, str)
+        )  # codes such as 000001 are no numbers
+    if kind in (".pkl", ".pickle"):
+        return safe_pickle.load(path)  # type: ignore[no-any-return]
+    if kind in (".h5", ".hdf", ".hdf5"):
+        raise DataError(f"{path}: HDF5 is not read; write the frame as Parquet: frame.to_parquet(...).")
+    return pd.read_parquet(path)
+
+
+def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return a loaded frame in the order of its index, whose two levels are called datetime and instrument.
+
+    Levels that have these names stay as they are, in either order; others are found by
+    :func:`~rollforge.data.frames.day_rows`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        What a loader returned.
+    source : str
+        Who, for errors.
+
+    Raises
+    ------
+    DataError
+        When it is no table, or its index has no such levels.
+    """
+    plain = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
+    if not plain or not isinstance(frame.index.get_level_values("datetime"), pd.DatetimeIndex):
+        frame = day_rows(frame, f"What {source} loads")
+    return frame if frame.index.is_monotonic_increasing else frame.sort_index()
+
+
+class NestedDataLoader(DataLoader):
+    """The columns of several loaders side by side.
+
+    Parameters
+    ----------
+    dataloader_l : sequence of DataLoader or descriptions
+        The loaders. Of columns that several have, the last loader's are taken.
+    join : {"left", "right", "inner", "outer"}
+        Which rows there are: ``left`` those of the first loader.
+    """
+
+    def __init__(self, dataloader_l: Sequence[Any], join: Literal["left", "right", "inner", "outer"] = "left") -> None:
+        self.data_loader_l: list[DataLoader] = [
+            build(one, accept_types=DataLoader, default_module="rollforge.data.loader", where=f"dataloader_l.{i}")
+            for i, one in enumerate(dataloader_l)
+        ]
+        if not self.data_loader_l:
+            raise ConfigError("NestedDataLoader needs at least one loader.", path="dataloader_l")
+        self.join = join
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the columns have groups."""
+        return bool(getattr(self.data_loader_l[0], "is_group", True))
+
+    @property
+    def any_range(self) -> bool:  # type: ignore[override]
+        """Whether later days change nothing."""
+        return all(one.any_range for one in self.data_loader_l)
+
+    @property
+    def reads_folder(self) -> bool:  # type: ignore[override]
+        """Whether one of the loaders does."""
+        return any(one.reads_folder for one in self.data_loader_l)
+
+    def universes(self, instruments: Any) -> list[Any]:
+        """Return the universes of all loaders."""
+        return [universe for one in self.data_loader_l for universe in one.universes(instruments)]
+
+    def check(self, instruments: Any, provider: Provider) -> None:
+        """Do nothing, unless the data folder lacks what a loader reads."""
+        for one in self.data_loader_l:
+            one.check(instruments, provider)
+
+    def definition(self) -> Any:
+        """Return what the result depends on, as plain data; None where that of a loader is not known."""
+        definitions = [one.definition() for one in self.data_loader_l]
+        return None if None in definitions else {"nested": definitions, "join": self.join}
+
+    def expressions(self, group: str) -> list[str] | None:
+        """Return the expressions of a group of columns, of all loaders that have it; None when one's are not known."""
+        found: dict[str, str] = {}
+        for one in self.data_loader_l:
+            if not isinstance(one, DLWParser):
+                return None
+            found.update((name, text) for text, name in zip(*one.groups.get(group, ((), ())), strict=True))
+        return list(found.values())
+
+    def describe(self, group: str | None, column: str | None) -> str:
+        """Return which expressions make a group or a column, for errors."""
+        return next((text for one in self.data_loader_l if (text := one.describe(group, column))), "")
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the columns of all loaders, in the order of their names.
+
+        A loader that does not know the universe (it raises KeyError) gives all it has.
+        """
+        whole: pd.DataFrame | None = None
+        for one in self.data_loader_l:
+            part = by_day_and_instrument(self._part(one, instruments, start_time, end_time), type(one).__name__)
+            if whole is None:
+                whole = part
+                continue
+            if part.index.names != whole.index.names:
+                part = part.reorder_levels([str(n) for n in whole.index.names]).sort_index()
+            whole = whole.drop(columns=[c for c in part.columns if c in whole.columns])
+            whole = whole.merge(part, left_index=True, right_index=True, how=self.join)
+        assert whole is not None
+        return whole.sort_index(axis=1)
+
+    @staticmethod
+    def _part(one: DataLoader, instruments: Any, start_time: Any, end_time: Any) -> pd.DataFrame:
+        if isinstance(one, DataLoaderDH):
+            return one.load(None, start_time, end_time)
+        try:
+            return one.load(instruments, start_time, end_time)
+        except KeyError:
+            log.warning("%s has no universe %r; all of its instruments are taken", type(one).__name__, instruments)
+            return one.load(None, start_time, end_time)
 
 
 class DataLoaderDH(DataLoader):

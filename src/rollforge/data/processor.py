@@ -2,6 +2,9 @@
 
 A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns a new one; it never
 changes its argument. `fit` looks at the fit window alone.
+
+An infinite value is a missing value: means, deviations, ranks, minima and maxima are those of the finite values, and what
+is infinite comes out as missing.
 """
 
 from __future__ import annotations
@@ -13,13 +16,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.data.inst_processor import InstProcessor
+from rollforge.data.provider import open_provider
 from rollforge.dates import read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError
+from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.serial import Serializable
+from rollforge.session import current_session
 
 __all__ = [
-    "CSRankNorm", "CSZFillna", "CSZScoreNorm", "DropCol", "DropnaLabel", "DropnaProcessor", "Fillna", "FilterCol",
-    "MinMaxNorm", "ProcessInf", "Processor", "RobustZScoreNorm", "TanhProcess", "ZScoreNorm", "get_group_columns",
+    "CSRankNorm", "CSZFillna", "CSZScoreNorm", "ConfigSectionProcessor", "DropCol", "DropnaLabel", "DropnaProcessor",
+    "Fillna", "FilterCol", "HashStockFormat", "MinMaxNorm", "ProcessInf", "Processor", "RobustZScoreNorm", "TanhProcess",
+    "TimeRangeFlt", "ZScoreNorm", "get_group_columns",
 ]  # fmt: skip
 
 
@@ -44,6 +51,8 @@ class Processor(Serializable):
     learned: ClassVar[frozenset[str]] = frozenset()
     """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so cached panels are
     found without them."""
+    across_instruments: ClassVar[bool] = False
+    """Whether it compares the instruments of a day, and needs several of them: for messages."""
 
     def fit(self, df: pd.DataFrame) -> Any:
         """Learn from the frame; the processor itself restricts it to its fit window."""
@@ -55,6 +64,12 @@ class Processor(Serializable):
     def is_for_infer(self) -> bool:
         """Whether it may be used for inference: not, if it drops rows by their label."""
         return True
+
+    def config(self, **kwargs: Any) -> None:
+        """Change what the processor was told: those of its attributes that are named, such as its fit window."""
+        for name, value in kwargs.items():
+            if name in vars(self):
+                setattr(self, name, value)
 
     def groups(self) -> list[str] | None:
         """Return the groups of columns that it looks at and changes, and that rows are dropped by; None: all of them.
@@ -91,25 +106,38 @@ class _Columns(_OfGroup):
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         columns = get_group_columns(df, self.fields_group)
         if len(columns) == df.shape[1]:
-            changed = np.asarray(self.change(df), np.float32)
+            changed = np.asarray(self.change(df), _precision(df))
             return pd.DataFrame(changed, index=df.index, columns=df.columns, copy=False)
         out = df.copy(deep=False)  # whole columns are put in place of others: nothing is written into the old ones
-        out[columns] = np.asarray(self.change(df[columns]), np.float32)
+        part = df[columns]
+        out[columns] = np.asarray(self.change(part), _precision(part))
         return out
 
 
+def _precision(x: pd.DataFrame) -> Any:
+    """The type of what is computed from some columns: float32 from float32, else float64."""
+    return np.float32 if all(dtype == np.float32 for dtype in set(x.dtypes)) else np.float64
+
+
+def _finite(x: pd.DataFrame) -> pd.DataFrame:
+    """The same values, infinite ones as missing."""
+    infinite = np.isinf(x.to_numpy())
+    return x.mask(infinite) if infinite.any() else x
+
+
 class DropnaProcessor(_OfGroup):
-    """Drops rows with a missing value in a group."""
+    """Drops rows with a missing or infinite value in a group."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         kept = np.ones(len(df), bool)
         for column in get_group_columns(df, self.fields_group):
-            kept &= df[column].notna().to_numpy()
+            values = df[column].to_numpy()
+            kept &= np.isfinite(values) if values.dtype.kind == "f" else df[column].notna().to_numpy()
         return df if kept.all() else df.iloc[np.flatnonzero(kept)]
 
 
 class DropnaLabel(DropnaProcessor):
-    """Drops rows without a label; for learning only."""
+    """Drops rows without a finite label; for learning only."""
 
     def __init__(self, fields_group: str | list[str] | None = "label") -> None:
         super().__init__(fields_group)
@@ -182,6 +210,12 @@ class Fillna(_Columns):
         super().__init__(fields_group)
         self.fill_value = fill_value
 
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        columns = get_group_columns(df, self.fields_group)
+        if all(dtype.kind == "f" for dtype in set(df.dtypes)):
+            return super().__call__(df)
+        return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column holds no numbers
+
     def change(self, x: pd.DataFrame) -> Any:
         values = x.to_numpy()
         return np.where(np.isnan(values), np.asarray(self.fill_value, values.dtype), values)
@@ -234,8 +268,13 @@ class _Fitted(_Columns):
     def change(self, x: pd.DataFrame) -> Any:
         if self.shift is None or self.scale is None:
             raise DataError(f"{type(self).__name__} is not fitted yet.")
-        values = x.to_numpy()
-        return self.divide(values - self.shift.astype(values.dtype), self.scale.astype(values.dtype))
+        dtype = _precision(x)
+        values = self.clean(x).to_numpy(dtype)
+        return self.divide(values - self.shift.astype(dtype), self.scale.astype(dtype))
+
+    def clean(self, x: pd.DataFrame) -> pd.DataFrame:
+        """Return the columns with what is no value as missing."""
+        return _finite(x)
 
     def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         """Return the new values for what is left after the shift."""
@@ -243,12 +282,15 @@ class _Fitted(_Columns):
         return values
 
 
-def _columnwise(function: Any, values: NDArray[Any]) -> NDArray[Any]:
-    """``function(values, axis=0)`` in float64, without a second copy of the whole block; NaN for an empty column."""
+def _columnwise(function: Any, values: NDArray[Any], kept: Any = np.isfinite) -> NDArray[Any]:
+    """``function(values, axis=0)`` in float64 of what `kept` keeps (the finite values), NaN for a column without any.
+
+    There is no second copy of the whole block.
+    """
     out = np.full(values.shape[1], np.nan)
     for c in range(values.shape[1]):
         column = values[:, c].astype(np.float64)
-        column = column[~np.isnan(column)]
+        column = column[kept(column)]
         if column.size:
             out[c] = function(column)
     return out
@@ -283,6 +325,8 @@ class RobustZScoreNorm(_Fitted):
 
     MAD, the median absolute deviation, is 0 where more than half of a column's values in the fit window are the same. Such a
     value becomes 0, any other 3 or -3; without clipping, it becomes infinite.
+
+    An infinite value stands for a very large one here, as in Qlib: it is clipped.
     """
 
     def __init__(
@@ -296,16 +340,40 @@ class RobustZScoreNorm(_Fitted):
         self.clip_outlier = clip_outlier
 
     def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        middle = _columnwise(np.median, values)
-        spread = _columnwise(lambda c: np.median(np.abs(c - np.median(c))), values)
+        middle = _columnwise(np.median, values, _known)
+        spread = _columnwise(lambda c: np.median(np.abs(c - np.median(c))), values, _known)
         return middle, spread * 1.4826
+
+    def clean(self, x: pd.DataFrame) -> pd.DataFrame:
+        """Return the columns as they are."""
+        return x
 
     def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         values: NDArray[Any] = _measured(off, scale)
         return np.clip(values, -3, 3) if self.clip_outlier else values
 
 
-class CSZScoreNorm(_Columns):
+def _known(values: NDArray[Any]) -> NDArray[Any]:
+    known: NDArray[Any] = ~np.isnan(values)
+    return known
+
+
+class _OfDay(_Columns):
+    """Compares the finite values of each column within each day; a value that is the only one of its day has no place
+    among others, and comes out as missing."""
+
+    across_instruments = True
+
+    def compare(self, x: pd.DataFrame) -> pd.DataFrame:
+        """Return the new values of columns in float64 that hold no infinite value."""
+        raise NotImplementedError
+
+    def change(self, x: pd.DataFrame) -> Any:
+        finite = _finite(x)
+        return self.compare(finite).where(finite.groupby(level="datetime").transform("count") > 1)
+
+
+class CSZScoreNorm(_OfDay):
     """Standardises each column within each day: by mean and deviation, or robustly by median and MAD, clipped to [-3, 3].
 
     Equal values have no deviation: a column that does not vary on a day is missing there. A MAD of 0 is treated as in
@@ -320,25 +388,169 @@ class CSZScoreNorm(_Columns):
             raise ConfigError(f"CSZScoreNorm's method is 'zscore' or 'robust', found {method!r}.")
         self.method = method
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def compare(self, x: pd.DataFrame) -> pd.DataFrame:
         days = x.astype(np.float64).groupby(level="datetime")
         if self.method == "zscore":
             spread = days.transform("std")
             return (x - days.transform("mean")) / spread.where(spread > 0)
         off = x - days.transform("median")
         spread = off.abs().groupby(level="datetime").transform("median")
-        return np.clip(_measured(off, spread * 1.4826), -3, 3)
+        return pd.DataFrame(np.clip(_measured(off, spread * 1.4826), -3, 3), index=x.index, columns=x.columns)
 
 
-class CSRankNorm(_Columns):
+class CSRankNorm(_OfDay):
     """Ranks each column within each day to (-1.73, 1.73): (rank share - 0.5) x 3.46."""
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def compare(self, x: pd.DataFrame) -> pd.DataFrame:
         return (x.groupby(level="datetime").rank(pct=True) - 0.5) * 3.46
 
 
 class CSZFillna(_Columns):
-    """Replaces a missing value by the column's mean of the day."""
+    """Replaces a missing or infinite value by the column's mean of the day."""
 
     def change(self, x: pd.DataFrame) -> Any:
-        return x.fillna(x.groupby(level="datetime").transform("mean"))
+        finite = _finite(x)
+        return finite.fillna(finite.groupby(level="datetime").transform("mean"))
+
+
+class HashStockFormat(Processor):
+    """Leaves everything as it is: in Qlib it makes the data of one instrument quick to find, and here they are so anyway."""
+
+    any_range = True
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df
+
+    def groups(self) -> list[str] | None:
+        """Return none."""
+        return []
+
+
+class TimeRangeFlt(InstProcessor):
+    """Keeps an instrument whose data begin by one day and last to another; what is between is not looked at.
+
+    It looks at days that are not known yet when a model is trained, so it can leak.
+
+    Parameters
+    ----------
+    start_time : date, optional
+        The data must begin on this day or before; None: whenever.
+    end_time : date, optional
+        The data must last to this day or longer; None: however long.
+    freq : str
+        Name of the calendar; days that are not in it mean the next (`start_time`) or the last before (`end_time`).
+    """
+
+    def __init__(self, start_time: Any = None, end_time: Any = None, freq: str = "day") -> None:
+        self.start_time = None if start_time is None else str(read_day(start_time, "start_time"))
+        self.end_time = None if end_time is None else str(read_day(end_time, "end_time"))
+        self.freq = freq
+
+    def _days(self) -> tuple[Any, Any]:
+        """The two days, moved onto the calendar of the session's data folder."""
+        folder = current_session().provider_uri
+        if folder is None:
+            raise DataNotFound("No data folder is named. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
+        calendar = pd.DatetimeIndex(open_provider(folder).calendar(self.freq))
+        first, stop = calendar.slice_locs(self.start_time, self.end_time)
+        if first >= stop:
+            raise DataError(
+                f"TimeRangeFlt: there is no trading day from {self.start_time} to {self.end_time}: "
+                f"the calendar has {calendar[0].date()} to {calendar[-1].date()}."
+            )
+        days = calendar[int(first) : int(stop)]
+        return None if self.start_time is None else days[0], None if self.end_time is None else days[-1]
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return the data, or none of them."""
+        start, end = self._days()
+        early = start is None or df.empty or df.index.min() <= start
+        late = end is None or df.empty or df.index.max() >= end
+        return df if early and late else df.head(0)
+
+
+# Which columns of Alpha158 are made more even before they are standardised, by the beginnings of their names. KLOW2 and
+# KUP2 are standardised twice, as in Qlib: they begin like KLOW and KUP.
+_EVENED: list[tuple[str, Any]] = [
+    ("KLEN|KLOW|KUP", lambda x: x**0.25),
+    ("KLOW2|KUP2", np.sqrt),
+    (
+        "KMID|KSFT|OPEN|HIGH(?!0$)|LOW(?!0$)|CLOSE|VWAP|ROC|MA|BETA|RESI|QTLU|QTLD|RSV|SUMP|SUMN|SUMD|VSUMP|VSUMN|VSUMD",
+        lambda x: x,
+    ),
+    ("STD|VOLUME|VMA|VSTD", np.log),
+    ("RSQR", lambda x: x.fillna(0)),
+    ("MAX|HIGH0", lambda x: np.sqrt(x - 1)),
+    ("MIN|LOW0", lambda x: np.sqrt(1 - x)),
+    ("CORR|CORD", np.exp),
+    ("WVMA", np.log1p),
+]
+
+
+class ConfigSectionProcessor(Processor):
+    """Standardises Alpha158's features and its label within each day, each kind of feature made more even before.
+
+    Labels (columns called LABEL…): less their mean, by their deviation. Features: less their median, by 1.4826 times the
+    median of what is left; then values beyond 3 are drawn to between 3 and 3.5, and those below -3 likewise.
+
+    Parameters
+    ----------
+    fields_group : str, optional
+        Has no meaning, as in Qlib: columns are chosen by their names.
+    fillna_feature, fillna_label : bool
+        Whether what is missing becomes 0, the middle.
+    clip_feature_outlier, clip_label_outlier : bool
+        Whether values are clipped to [-3, 3].
+    shrink_feature_outlier : bool
+        Whether values of features beyond 3 are drawn in.
+    """
+
+    any_range = True
+    across_instruments = True
+
+    def __init__(
+        self,
+        fields_group: Any = None,
+        *,
+        fillna_feature: bool = True,
+        fillna_label: bool = True,
+        clip_feature_outlier: bool = False,
+        shrink_feature_outlier: bool = True,
+        clip_label_outlier: bool = False,
+    ) -> None:
+        self.fillna_feature = fillna_feature
+        self.fillna_label = fillna_label
+        self.clip_feature_outlier = clip_feature_outlier
+        self.shrink_feature_outlier = shrink_feature_outlier
+        self.clip_label_outlier = clip_label_outlier
+
+    def _label(self, x: pd.DataFrame) -> pd.DataFrame:
+        days = x.groupby(level="datetime")
+        out = (x - days.transform("mean")) / days.transform("std")
+        out = out.clip(-3, 3) if self.clip_label_outlier else out
+        return out.fillna(0) if self.fillna_label else out
+
+    def _feature(self, x: pd.DataFrame) -> pd.DataFrame:
+        out = x - x.groupby(level="datetime").transform("median")
+        out = out / (out.abs().groupby(level="datetime").transform("median") * 1.4826)
+        out = out.clip(-3, 3) if self.clip_feature_outlier else out
+        if self.shrink_feature_outlier:
+            top = out.groupby(level="datetime").transform("max")
+            out = out.where(~(out > 3), 3 + (out - 3) / (top - 3) * 0.5)
+            bottom = out.groupby(level="datetime").transform("min")
+            out = out.where(~(out < -3), -3 - (out + 3) / (bottom + 3) * 0.5)
+        return out.fillna(0) if self.fillna_feature else out
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        names = df.columns.get_level_values(-1).astype(str)
+        out = df.copy(deep=False)
+        sections: list[tuple[str, Any]] = [("LABEL", None), *_EVENED]
+        for beginning, even in sections:
+            columns = df.columns[names.str.match(beginning)]
+            if not len(columns):
+                continue
+            x = _finite(out[columns].astype(np.float64))
+            with np.errstate(all="ignore"):
+                made = self._label(x) if even is None else self._feature(_finite(even(x)))
+            out[columns] = made.to_numpy(_precision(df[columns]))
+        return out

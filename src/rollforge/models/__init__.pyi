@@ -15,6 +15,11 @@ from .lightgbm import (
 from .linear import (
     LinearModel as LinearModel,
 )
+from .samples import (
+    Samples as Samples,
+    prediction_features as prediction_features,
+    training_samples as training_samples,
+)
 from .xgboost import (
     XGBModel as XGBModel,
 )

@@ -5,14 +5,9 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
-from rollforge.errors import ModelError
 from rollforge.serial import Serializable
 
-__all__ = ["BaseModel", "Model", "ModelFT", "Reweighter", "single_label"]
+__all__ = ["BaseModel", "Model", "ModelFT", "Reweighter"]
 
 
 class BaseModel(Serializable, abc.ABC):
@@ -53,22 +48,3 @@ class Reweighter(abc.ABC):
     @abc.abstractmethod
     def reweight(self, data: Any) -> Any:
         """Return a weight for each row of `data`, a frame with features and labels."""
-
-
-def single_label(frame: pd.DataFrame, model: str, segment: str) -> NDArray[np.float32]:
-    """Return the one label of a segment as a vector.
-
-    Raises
-    ------
-    ModelError
-        When there are several labels, or all of them are missing.
-    """
-    values = frame.to_numpy()
-    if values.shape[1] != 1:
-        raise ModelError(
-            f"{model} takes one label, the dataset has {values.shape[1]}: {', '.join(map(str, frame.columns))}."
-        )
-    vector: NDArray[np.float32] = np.ascontiguousarray(values[:, 0])
-    if np.isnan(vector).all():
-        raise ModelError(f"All labels of the {segment!r} segment are missing.")
-    return vector

@@ -7,13 +7,12 @@ import time
 import warnings
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 
 from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import MissingDependency, ModelError
-from rollforge.models.base import ModelFT, Reweighter, single_label
+from rollforge.models.base import ModelFT, Reweighter
+from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
 __all__ = ["LGBModel"]
@@ -84,13 +83,10 @@ class LGBModel(ModelFT):
         return {**params, "num_threads": min(wanted, allowed)}
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: Any) -> Any:
-        lightgbm = _library()
-        frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=DataHandlerLP.DK_L)
-        if reweighter is not None and not isinstance(reweighter, Reweighter):
-            raise ModelError(f"A reweighter must be a Reweighter, found a {type(reweighter).__name__}.")
-        weight = None if reweighter is None else np.asarray(reweighter.reweight(frame))
-        label = single_label(frame["label"], "LGBModel", segment)
-        return lightgbm.Dataset(frame["feature"].to_numpy(), label=label, weight=weight, reference=reference)
+        samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
+        return _library().Dataset(
+            samples.features.to_numpy(), label=samples.label, weight=samples.weight, reference=reference
+        )
 
     def fit(
         self,
@@ -122,7 +118,7 @@ class LGBModel(ModelFT):
         SegmentError, DataError
             Without a train segment, or without rows in it.
         ModelError
-            For several labels, or none at all.
+            For data that cannot be learned from; see :func:`~rollforge.models.samples.training_samples`.
         """
         lightgbm = _library()
         results: dict[str, Any] = {} if evals_result is None else evals_result
@@ -162,7 +158,7 @@ class LGBModel(ModelFT):
         """Return the scores of a segment, index (datetime, instrument)."""
         if self.model is None:
             raise ModelError("LGBModel is not fitted yet.")
-        features = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        features = prediction_features(dataset, segment, model=type(self).__name__)
         scores = self.model.predict(features.to_numpy(), num_threads=current_session().threads)
         return pd.Series(scores, index=features.index)
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rollforge.data.dataset import DatasetH
 from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import MissingDependency, ModelError, nearest
-from rollforge.models.base import Model, Reweighter, single_label
+from rollforge.models.base import Model, Reweighter
+from rollforge.models.samples import Samples, missing_everywhere, prediction_features, training_samples, why_missing
 
 __all__ = ["LinearModel"]
 
@@ -59,28 +60,26 @@ class LinearModel(Model):
         self.fit_seconds = 0.0
 
     def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
-        """Fit on the rows of the train segment in which nothing is missing.
+        """Fit on the rows of the train segment in which no feature is missing.
 
         Raises
         ------
         ModelError
-            When no such row is left, for several labels, or with nnls and weights.
+            When there is no such row, with nnls and weights, and for data that cannot be learned from; see
+            :func:`~rollforge.models.samples.training_samples`.
         """
         names = ["train"] + (["valid"] if self.include_valid and "valid" in dataset.segments else [])
-        frames = [dataset.prepare(n, col_set=["feature", "label"], data_key=DataHandlerLP.DK_L) for n in names]
-        parts = []
-        for name, frame in zip(names, frames, strict=True):
-            weight = None if reweighter is None else np.asarray(reweighter.reweight(frame), np.float64)
-            parts.append((frame["feature"].to_numpy(), single_label(frame["label"], "LinearModel", name), weight))
+        model = type(self).__name__
+        samples = [training_samples(dataset, n, model=model, reweighter=reweighter) for n in names]
+        parts = [(s.features.to_numpy(), s.label, s.weight) for s in samples]
         began = time.perf_counter()
-        if self.estimator in (self.OLS, self.RIDGE):
-            self._solve(parts)
-        else:
-            self._solve_by_library(parts)
+        solved = self._solve(parts) if self.estimator in (self.OLS, self.RIDGE) else self._solve_by_library(parts)
+        if not solved:
+            raise ModelError(f"{model} has no row to learn from: {_why_no_row(dataset, names, samples)}")
         self.fit_seconds = time.perf_counter() - began
 
-    def _solve(self, parts: list[tuple[Any, Any, Any]]) -> None:
-        """Normal equations of the centred data, gathered block by block in float64."""
+    def _solve(self, parts: list[tuple[Any, Any, Any]]) -> bool:
+        """Normal equations of the centred data, gathered block by block in float64; False without a whole row."""
         size = parts[0][0].shape[1]
         gram, moment = np.zeros((size, size)), np.zeros(size)
         sum_x, sum_y, total = np.zeros(size), 0.0, 0.0
@@ -92,7 +91,7 @@ class LinearModel(Model):
             sum_y += float(y.sum() if weight is None else (y * weight).sum())
             total += len(y) if weight is None else float(weight.sum())
         if total == 0:
-            raise ModelError("LinearModel has no row to learn from: in every one a feature or the label is missing.")
+            return False
         if self.fit_intercept:
             gram -= np.outer(sum_x, sum_x) / total
             moment -= sum_x * sum_y / total
@@ -103,11 +102,12 @@ class LinearModel(Model):
             weights = np.linalg.lstsq(gram, moment, rcond=None)[0]
         self.coef_ = weights
         self.intercept_ = float((sum_y - sum_x @ weights) / total) if self.fit_intercept else 0.0
+        return True
 
-    def _solve_by_library(self, parts: list[tuple[Any, Any, Any]]) -> None:
+    def _solve_by_library(self, parts: list[tuple[Any, Any, Any]]) -> bool:
         blocks = list(_blocks(parts))
         if not blocks:
-            raise ModelError("LinearModel has no row to learn from: in every one a feature or the label is missing.")
+            return False
         x, y = np.vstack([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
         weights = None if blocks[0][2] is None else np.concatenate([b[2] for b in blocks])
         if self.estimator == self.NNLS:
@@ -116,23 +116,35 @@ class LinearModel(Model):
             if weights is not None:
                 raise ModelError("nnls takes no weights; leave the reweighter out.")
             self.coef_, self.intercept_ = nnls(x, y)[0], 0.0
-            return
+            return True
         try:
             from sklearn.linear_model import Lasso  # type: ignore[import-not-found, unused-ignore]
         except ImportError as exc:
             raise MissingDependency("The lasso needs scikit-learn. Install it: pip install scikit-learn") from exc
         model = Lasso(alpha=self.alpha, fit_intercept=self.fit_intercept).fit(x, y, sample_weight=weights)
         self.coef_, self.intercept_ = np.asarray(model.coef_), float(model.intercept_)
+        return True
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument); missing where a feature is."""
         if self.coef_ is None:
             raise ModelError("LinearModel is not fitted yet.")
-        features = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        features = prediction_features(dataset, segment, model=type(self).__name__)
         values, scores = features.to_numpy(), np.empty(len(features))
         for i in range(0, len(values), _BLOCK):
             scores[i : i + _BLOCK] = values[i : i + _BLOCK].astype(np.float64) @ self.coef_ + self.intercept_
         return pd.Series(scores, index=features.index)
+
+
+def _why_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) -> str:
+    """Say why every row misses a feature, or has no weight."""
+    for segment, sample in zip(segments, samples, strict=True):
+        empty = missing_everywhere(sample.features)
+        if empty:
+            named = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
+            reason = why_missing(dataset, segment, "feature", DataHandlerLP.DK_L, empty[0])
+            return f"every row of the {segment!r} segment lacks {named}. {reason}"
+    return "every row with a weight lacks some feature. A processor such as Fillna fills what is missing."
 
 
 def _blocks(parts: list[tuple[Any, Any, Any]]) -> Any:
@@ -143,10 +155,8 @@ def _blocks(parts: list[tuple[Any, Any, Any]]) -> Any:
             x = features[i : i + _BLOCK].astype(np.float64)
             y = label[i : i + _BLOCK].astype(np.float64)
             w = None if weight is None else weight[i : i + _BLOCK]
-            suspect = np.isnan(x @ ones) | np.isnan(y)  # a sum is missing if a part is: quicker than asking each
-            if suspect.any():
-                whole = ~suspect
-                whole[suspect] = ~(np.isnan(x[suspect]).any(axis=1) | np.isnan(y[suspect]))
+            whole = ~np.isnan(x @ ones)  # a sum is missing if a part is: quicker than asking each
+            if not whole.all():
                 x, y, w = x[whole], y[whole], None if w is None else w[whole]
             if len(y):
                 yield x, y, w

@@ -7,13 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import MissingDependency, ModelError
-from rollforge.models.base import Model, Reweighter, single_label
+from rollforge.models.base import Model, Reweighter
+from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
 __all__ = ["XGBModel"]
@@ -55,15 +54,10 @@ class XGBModel(Model):
         return {"verbosity": 0, **params, "nthread": min(wanted, allowed) if wanted > 0 else allowed}
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> Any:
-        if reweighter is not None and not isinstance(reweighter, Reweighter):
-            raise ModelError(f"A reweighter must be a Reweighter, found a {type(reweighter).__name__}.")
-        frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=DataHandlerLP.DK_L)
-        label = single_label(frame["label"], "XGBModel", segment)
-        weight = None if reweighter is None else np.asarray(reweighter.reweight(frame))
-        features = frame["feature"]
+        samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         return _library().DMatrix(
-            features.to_numpy(), label=label, weight=weight, feature_names=_names(features),
-            nthread=current_session().threads,
+            samples.features.to_numpy(), label=samples.label, weight=samples.weight,
+            feature_names=_names(samples.features), nthread=current_session().threads,
         )  # fmt: skip
 
     def fit(
@@ -94,7 +88,7 @@ class XGBModel(Model):
         Raises
         ------
         ModelError
-            For several labels, or none at all.
+            For data that cannot be learned from; see :func:`~rollforge.models.samples.training_samples`.
         """
         evals = [(self._data(dataset, "train", reweighter), "train")]
         if "valid" in dataset.segments:
@@ -118,7 +112,7 @@ class XGBModel(Model):
         """Return the scores of a segment, index (datetime, instrument), with the trees up to the best round."""
         if self.model is None:
             raise ModelError("XGBModel is not fitted yet.")
-        features = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        features = prediction_features(dataset, segment, model=type(self).__name__)
         matrix = _library().DMatrix(features.to_numpy(), feature_names=_names(features))
         best = getattr(self.model, "best_iteration", None) if self.model.attr("best_iteration") else None
         scores = self.model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))

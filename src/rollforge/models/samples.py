@@ -1,0 +1,273 @@
+"""What a model learns from and what it predicts for, by one rule for missing and infinite values.
+
+* A row whose label is missing or infinite is left out of fitting and of early stopping. The log says how many there are.
+* An infinite feature is a missing feature. The log says so once for each dataset.
+* A weight that is negative, missing or infinite is an error.
+* A segment without any finite label, or without any finite feature, is an error that names the loader or the processor
+  at fault.
+
+Rollforge's own models read their data through these two functions; a model of your own gets the same rule from them.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.data.handler import DataHandlerLP
+from rollforge.errors import ModelError
+from rollforge.models.base import Reweighter
+
+__all__ = ["Samples", "prediction_features", "training_samples"]
+
+log = logging.getLogger(__name__)
+
+_ROWS = 4096  # rows that are looked at together: they stay in the processor's cache
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The rows of a segment that a model can learn from."""
+
+    features: pd.DataFrame
+    """(rows, features), index (datetime, instrument). Finite, or NaN where a value is missing."""
+    label: NDArray[np.float32]
+    """(rows,), or (rows, labels) where several were asked for. Finite."""
+    weight: NDArray[np.float64] | None
+    """(rows,), finite and not negative; None without a reweighter."""
+
+
+def training_samples(
+    dataset: Any,
+    segment: str = "train",
+    *,
+    model: str,
+    reweighter: Reweighter | None = None,
+    several_labels: bool = False,
+    data_key: str = DataHandlerLP.DK_L,
+) -> Samples:
+    """Return the rows of a segment that have a finite label.
+
+    Where every label is finite and no feature is infinite, the features are the panel's own memory: nothing is copied.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its ``prepare`` gives the groups "feature" and "label".
+    segment : str
+        Name of the segment.
+    model : str
+        Name of the model, for messages.
+    reweighter : Reweighter, optional
+        Is given the rows with a finite label, and returns one weight for each.
+    several_labels : bool
+        True accepts any number of labels; a row is kept if all of them are finite.
+    data_key : str
+        State of the data.
+
+    Raises
+    ------
+    ModelError
+        For several labels where one is wanted, for a segment without any finite label or feature, and for weights that
+        are negative, missing, infinite, all zero, or not as many as there are rows.
+
+    Examples
+    --------
+    A model of one's own, with the rule:
+
+    >>> import numpy as np
+    >>> from rollforge.models import Model, prediction_features, training_samples
+    >>> class MeanModel(Model):
+    ...     def fit(self, dataset, reweighter=None):
+    ...         samples = training_samples(dataset, "train", model="MeanModel", reweighter=reweighter)
+    ...         self.mean = float(np.average(samples.label, weights=samples.weight))
+    ...
+    ...     def predict(self, dataset, segment="test"):
+    ...         features = prediction_features(dataset, segment, model="MeanModel")
+    ...         return 0 * features.iloc[:, 0] + self.mean
+    """
+    frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=data_key)
+    label = _labels(frame["label"], model, several_labels)
+    known = np.logical_and.reduce(np.isfinite(label.reshape(len(label), -1)), axis=1)
+    if not known.any():
+        raise ModelError(
+            f"{model} cannot be fitted: all labels of the {segment!r} segment are missing or infinite "
+            f"({_count(len(label), 'row')}). {why_missing(dataset, segment, 'label', data_key)}"
+        )
+    if not known.all():
+        _report_unlabelled(frame, label, known, model, segment)
+        frame, label = frame[known], label[known]
+    if len(label) > 1 and (label == label[0]).all():
+        log.warning(
+            "%s: every label of the %r segment is %g, so there is nothing to tell rows apart by",
+            model, segment, label.ravel()[0],
+        )  # fmt: skip
+    features = _features(frame["feature"], dataset, segment, model, data_key)
+    return Samples(features, label, _weights(reweighter, frame, model, segment))
+
+
+def prediction_features(
+    dataset: Any, segment: str | slice = "test", *, model: str, data_key: str = DataHandlerLP.DK_I
+) -> pd.DataFrame:
+    """Return the features of every row of a segment, index (datetime, instrument), with NaN for infinite values.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its ``prepare`` gives the group "feature".
+    segment : str or slice
+        Name of the segment, or days.
+    model : str
+        Name of the model, for messages.
+    data_key : str
+        State of the data.
+
+    Raises
+    ------
+    ModelError
+        When there is no finite feature in the segment.
+    """
+    return _features(dataset.prepare(segment, col_set="feature", data_key=data_key), dataset, segment, model, data_key)
+
+
+def missing_everywhere(features: pd.DataFrame) -> list[str]:
+    """Return the names of the columns without any finite value."""
+    values = _matrix(features)
+    seen = np.zeros(values.shape[1], bool)
+    for at in range(0, len(values), _ROWS):
+        seen |= np.isfinite(values[at : at + _ROWS]).any(axis=0)
+        if seen.all():
+            return []
+    return [str(name) for name, one in zip(features.columns, seen, strict=True) if not one]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _matrix(frame: pd.DataFrame) -> NDArray[Any]:
+    """The values as numbers; without a copy where all columns have one type."""
+    values = frame.to_numpy()
+    if values.dtype.kind in "fiub":
+        return values
+    return frame.to_numpy(np.float64, na_value=np.nan)
+
+
+def _labels(frame: pd.DataFrame, model: str, several: bool) -> NDArray[np.float32]:
+    values = _matrix(frame)
+    if values.shape[1] != 1 and not several:
+        raise ModelError(
+            f"{model} takes one label, the dataset has {values.shape[1]}: {', '.join(map(str, frame.columns))}."
+        )
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
+        label: NDArray[np.float32] = np.ascontiguousarray(values if several else values[:, 0], np.float32)
+    return label
+
+
+def _at(frame: pd.DataFrame, row: int) -> str:
+    """Where a row belongs, for messages."""
+    if not isinstance(frame.index, pd.MultiIndex) or frame.index.nlevels != 2:
+        return f"row {frame.index[row]}"
+    day, code = frame.index[row]
+    if isinstance(code, pd.Timestamp):
+        day, code = code, day
+    return f"{code} on {day.date() if isinstance(day, pd.Timestamp) else day}"
+
+
+def _report_unlabelled(
+    frame: pd.DataFrame, label: NDArray[np.float32], known: NDArray[np.bool_], model: str, segment: str
+) -> None:
+    infinite = np.isinf(label) if label.ndim == 1 else np.isinf(label).any(axis=1)
+    rows, bad = int((~known).sum()), int(infinite.sum())
+    first = int(np.argmax(infinite if bad else ~known))
+    log.warning(
+        "%s: %d of the %d rows of the %r segment have no finite label and are left out: %d missing, %d infinite; "
+        "the first %s one is %s",
+        model, rows, len(known), segment, rows - bad, bad, "infinite" if bad else "missing", _at(frame, first),
+    )  # fmt: skip
+
+
+_reported: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""Datasets whose infinite features were reported, by ``id``: a dataset need not be hashable."""
+
+
+def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_key: str) -> pd.DataFrame:
+    """The features with NaN in place of infinite values; the same frame where there are none."""
+    values = _matrix(frame)
+    finite = infinite = False
+    for at in range(0, len(values), _ROWS):
+        block = values[at : at + _ROWS]
+        infinite = infinite or bool(np.isinf(block).any())
+        finite = finite or bool(np.isfinite(block).any())
+        if finite and infinite:
+            break
+    if not finite:
+        raise ModelError(
+            f"{model}: all features of {_named(segment)} are missing or infinite ({_count(len(values), 'row')}, "
+            f"{_count(values.shape[1], 'column')}). {why_missing(dataset, segment, 'feature', data_key)}"
+        )
+    if not infinite:
+        return frame
+    where = np.isinf(values)
+    if _reported.get(id(dataset)) is not dataset:
+        _reported[id(dataset)] = dataset
+        columns = np.flatnonzero(where.any(axis=0))
+        named = ", ".join(repr(str(frame.columns[c])) for c in columns[:5]) + (", …" if len(columns) > 5 else "")
+        log.warning(
+            "%s: infinite features count as missing: %s in %s (%s), the first of %s",
+            model, _count(int(where.sum()), "value"), _count(len(columns), "column"), named,
+            _at(frame, int(np.argmax(where.any(axis=1)))),
+        )  # fmt: skip
+    return pd.DataFrame(np.where(where, values.dtype.type(np.nan), values), index=frame.index, columns=frame.columns)
+
+
+def _named(segment: Any) -> str:
+    if isinstance(segment, slice):
+        return f"the days from {segment.start} to {segment.stop}"
+    return f"the {segment!r} segment"
+
+
+def why_missing(dataset: Any, segment: Any, group: str, data_key: str, column: str | None = None) -> str:
+    """Return a sentence on which step leaves no finite value in a group or a column, where the dataset can tell."""
+    explain = getattr(dataset, "explain_missing", None)
+    reason: str = explain(segment, group, data_key, column) if explain is not None else ""
+    return reason or f"They come from {type(dataset).__name__}.prepare()."
+
+
+def _weights(
+    reweighter: Reweighter | None, frame: pd.DataFrame, model: str, segment: str
+) -> NDArray[np.float64] | None:
+    if reweighter is None:
+        return None
+    if not isinstance(reweighter, Reweighter):
+        raise ModelError(f"A reweighter must be a Reweighter, found a {type(reweighter).__name__}.")
+    name = type(reweighter).__name__
+    given = reweighter.reweight(frame)
+    if isinstance(given, (pd.Series, pd.DataFrame)) and given.index.is_unique and len(given) == len(frame):
+        given = given.reindex(frame.index)  # in another order: each weight belongs to the row that it names
+    weight = np.asarray(given, np.float64)
+    weight = weight[:, 0] if weight.ndim == 2 and weight.shape[1] == 1 else weight
+    if weight.shape != (len(frame),):
+        raise ModelError(
+            f"{name} gives weights of shape {weight.shape} for the {_count(len(frame), 'row')} of the {segment!r} "
+            "segment that have a label; it must give one weight for each row of the frame it is called with."
+        )
+    bad = ~((weight >= 0) & (weight <= _LARGEST))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ModelError(
+            f"{name} gives {_count(int(bad.sum()), 'weight')} that {model} cannot use in the {segment!r} segment, the "
+            f"first is {weight[row]:g} for {_at(frame, row)}. A weight is a finite number, 0 or more."
+        )
+    if not weight.any():
+        raise ModelError(
+            f"{name} gives every row of the {segment!r} segment the weight 0; {model} would learn nothing."
+        )
+    return weight
