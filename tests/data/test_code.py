@@ -29,7 +29,17 @@ FOLDER = Path(rollforge.data.__file__).parent
 PACKAGE = FOLDER.parent
 # Modules outside the folder that the computing ones import, and that decide no value of a panel: errors, the session's
 # settings (which folder, how many threads), building objects from descriptions, keeping them in files, canonical text.
-COMPUTES_NOTHING = {"rollforge", "build", "errors", "qlib_imports", "qlib_names", "safe_pickle", "serial", "session", "task"}
+COMPUTES_NOTHING = {
+    "rollforge",
+    "build",
+    "errors",
+    "qlib_imports",
+    "qlib_names",
+    "safe_pickle",
+    "serial",
+    "session",
+    "task",
+}
 
 
 def imported(file: Path) -> set[Path]:
