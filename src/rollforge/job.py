@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import TaskNotFound, nearest
+from rollforge.generate.label import Label, task_labels
+from rollforge.generate.leakage import task_warnings
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
@@ -170,6 +172,8 @@ class ModelResult:
     """Index (datetime, instrument), first column the score; None when no window of the model is done."""
     label: pd.DataFrame | None
     """Index (datetime, instrument): the model's own label."""
+    target: Label
+    """What the first column of `label` is, and over how many days it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +186,13 @@ class Collected:
     no task is done."""
     label: pd.DataFrame | None
     """Index (datetime, instrument): the labels of every model that has the same label as the first."""
+    target: Label
+    """What the first column of `label` is, and over how many days it runs."""
     coverage: Coverage
     warnings: tuple[str, ...] = ()
     """What should be known of the result although it is complete."""
+    plan_warnings: tuple[str, ...] = ()
+    """What should be known of the tasks, as it was said when they were planned."""
     models: tuple[ModelResult, ...] = ()
     """What each model predicts, in the order of the tasks."""
 
@@ -241,7 +249,14 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
     )
 
 
-def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, allow_gaps: bool = False) -> Collected:
+def collect(
+    session: Session,
+    pool: str,
+    ids: Sequence[str] | None = None,
+    *,
+    allow_gaps: bool = False,
+    label_days: int | None = None,
+) -> Collected:
     """Return one out-of-sample prediction of an experiment's tasks.
 
     Windows of the same model are joined; several models (a grid) are averaged after that.
@@ -256,6 +271,8 @@ def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, al
         Only these tasks; by default all of the pool.
     allow_gaps : bool
         True leaves out what is missing; what that is stands in the result's `coverage`.
+    label_days : int, optional
+        Trading days over which a label runs, for labels whose expression does not tell.
 
     Raises
     ------
@@ -289,15 +306,33 @@ def collect(session: Session, pool: str, ids: Sequence[str] | None = None, *, al
         coverage.require()
     joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
     names = dict.fromkeys(o.model for o in known)
-    models = tuple(ModelResult(n, joined["pred"].get((n,)), joined["label"].get((n,))) for n in names)
+    models = tuple(
+        ModelResult(n, joined["pred"].get((n,)), joined["label"].get((n,)), _target(known, n, label_days))
+        for n in names
+    )
     predictions = {m.name: m.prediction for m in models if m.prediction is not None}
     if len(models) == 1 or not predictions:
         prediction = next(iter(predictions.values()), None)
     else:
         prediction = AverageEnsemble()(predictions).to_frame("score")
     label, said = _joined_label(known, models)
+    # The joined label is that of the first model that has one.
+    target = next((m.target for m in models if m.label is not None), Label("", label_days))
+    definitions = [o.task.definition for o in known]
+    planned = tuple(task_warnings(definitions, session_provider(session).calendar(), label_days))
     warnings = (*coverage.remarks, *said, *_other_data(known, session))
-    return Collected(known, prediction, label, coverage, warnings, models)
+    return Collected(known, prediction, label, target, coverage, warnings, planned, models)
+
+
+def _target(known: Sequence[TaskOutcome], model: str, declared: int | None) -> Label:
+    """The label of a model: what a run of it noted, else what its definition has."""
+    from rollforge.record.analysis import recorded_labels
+
+    own = [o for o in known if o.model == model]
+    run = next((o.recorder for o in own if o.recorder is not None), None)
+    noted = recorded_labels(run) if run is not None else ()
+    found = next(iter(noted or task_labels(own[0].task.definition)), Label("", None))
+    return Label(found.expression, declared if found.days is None else found.days)
 
 
 def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:
@@ -403,8 +438,11 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
 
 
 def _inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
-    from rollforge.report.summary import ReportInputs, TaskRow
+    from rollforge.report.summary import ModelInputs, ReportInputs, TaskRow
 
+    models = tuple(
+        ModelInputs(m.name, m.prediction, m.label, m.target.expression, m.target.days) for m in collected.models
+    )
     rows = []
     for window, outcome in zip(_windows(collected.outcomes, session), collected.outcomes, strict=True):
         task, recorder = outcome.task, outcome.recorder
@@ -417,6 +455,10 @@ def _inputs(collected: Collected, *, name: str, session: Session, config: str) -
         prediction=collected.prediction,
         label=collected.label,
         notes=collected.coverage.notes,
+        warnings=(*collected.plan_warnings, *collected.warnings),
+        label_text=collected.target.expression,
+        label_days=collected.target.days,
+        models=models if len(models) > 1 else (),
         config=config,
         environment=_environment(session),
     )

@@ -112,6 +112,7 @@ class _Document(BaseModel):
     data_handler_config: dict[str, Any] | None = None
     port_analysis_config: dict[str, Any] | None = None
     task: _Task
+    label_days: int | None = Field(default=None, ge=1)
     rolling: _Rolling | None = None
     grid: dict[str, list[Any]] | None = None
     BASE_CONFIG_PATH: str | None = None
@@ -132,6 +133,8 @@ class Workflow:
     """Arguments of :class:`~rollforge.generate.rolling.RollingGen`; None makes one task, as ``qrun`` does."""
     grid: Mapping[str, list[Any]] | None
     form: Literal["qlib", "rollforge"]
+    label_days: int | None
+    """Trading days over which the label runs, where its expression does not tell."""
     lines: Mapping[str, int] = field(repr=False)
     """1-based line of each path in the document."""
 
@@ -481,6 +484,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         rolling=rolling,
         grid=document.get("grid"),
         form=form,
+        label_days=parsed.label_days,
         lines=lines,
     )
 
@@ -560,7 +564,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
         windows=tuple(windows(kept, calendar)),
-        warnings=tuple(task_warnings(kept, calendar)),
+        warnings=tuple(task_warnings(kept, calendar, workflow.label_days)),
     )
 
 

@@ -213,6 +213,14 @@ def test_processors_that_learn_from_tested_days_are_named() -> None:
     assert task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-06-30"), **CLEAN)], CALENDAR) == []
 
 
+def test_a_fit_window_that_refers_to_a_segment_is_looked_up() -> None:
+    """It moves with the train segment; one that refers to the test segment is named."""
+    for segment, words in (("train", 0), ("test", 1)):
+        reference = f"<dataset.kwargs.segments.{segment}.1>"
+        made = task(alpha(fit_start_time="2020-01-01", fit_end_time=reference), **CLEAN)
+        assert len(task_warnings([made], CALENDAR)) == words
+
+
 def test_days_that_are_not_known_or_contradict_are_named() -> None:
     """With the label; declared days that agree, or that fill a gap, are not."""
     unknown = "Mean(Ref($close, -5), 5)/$close - 1"

@@ -44,6 +44,8 @@ def inputs(**changes: object) -> ReportInputs:
         "prediction": pred,
         "label": label,
         "config": "a: 1",
+        "label_text": "Ref($close, -2)/Ref($close, -1) - 1",
+        "label_days": 1,
     }
     return ReportInputs(**{**given, **changes})  # type: ignore[arg-type]
 

@@ -121,7 +121,9 @@ def run(
     if failed and not allow_gaps:
         raise typer.Exit(Exit.FAILED)
     session = made.workflow.session
-    collected = job.collect(session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps)
+    collected = job.collect(
+        session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps, label_days=made.workflow.label_days
+    )
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console)
 
 
@@ -179,10 +181,13 @@ def window_label(window: Any) -> str:
 
 def _finish(collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console) -> None:
     from rollforge import job
-    from rollforge.report.terminal import headline_table
+    from rollforge.report.terminal import headline_table, models_table
 
     summary = job.write_results(collected, name=name, session=session, config=config, folder=folder)
     console.print(headline_table(summary))
+    models = models_table(summary)
+    if models is not None:
+        console.print(models)
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
     console.print(f"report      {folder / 'report.html'}")
@@ -209,12 +214,14 @@ def report(
     from rollforge import job
     from rollforge.workflow import load_workflow
 
-    session, config = Session().with_(store=store, tracking=tracking, experiment=name), ""
+    session, config, label_days = Session().with_(store=store, tracking=tracking, experiment=name), "", None
     if name.endswith((".yaml", ".yml")):
         workflow = load_workflow(name, store=store, tracking=tracking)
-        session, config, name = workflow.session, workflow.text, workflow.experiment
+        session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
     job.known_pool(session, name)
     session = job.on_its_data(session, name)
-    collected = job.collect(session, name, allow_gaps=allow_gaps)
+    collected = job.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
+    for warning in collected.plan_warnings:
+        _warn(warning)
     folder = output or Path("results") / name
     _finish(collected, name, session, config or collected.template_text(), folder, _console())

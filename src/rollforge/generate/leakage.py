@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rollforge.build import resolve_references
 from rollforge.data.alpha import handler_label_expressions
 from rollforge.data.expression import parse
 from rollforge.data.operators import lookahead
@@ -109,7 +110,7 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
     return found
 
 
-def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days) -> list[str]:
+def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days: int | None = None) -> list[str]:
     """Return what should be known about a set of tasks before its result is believed: one sentence each.
 
     Segments that share days, labels that reach into a later segment, processors that learn from days that are tested,
@@ -122,6 +123,8 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days) -> list[st
         Definitions.
     calendar : array of datetime64[D]
         The trading days.
+    label_days : int, optional
+        Trading days over which a label runs, as its user declares.
 
     Examples
     --------
@@ -133,7 +136,8 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days) -> list[st
     found = []
     for task in tasks:
         try:
-            found.append([*_shared_days(task, calendar), *_fit_beyond(task), *_label_texts(task)])
+            task = resolve_references(task)
+            found.append([*_shared_days(task, calendar), *_fit_beyond(task), *_label_texts(task, label_days)])
             found[-1] += [_leak_text(leak) for leak in leaking_segments(task, calendar)]
         except RollforgeError:
             found.append([])
@@ -181,16 +185,16 @@ def _fit_beyond(task: Mapping[str, Any]) -> list[str]:
     return [f"processors learn until {last}, but 'test' starts on {start}: move fit_end_time before it."]
 
 
-def _label_texts(task: Mapping[str, Any]) -> list[str]:
+def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
     handler, texts = _handler(task), []
-    declared = declared_days(handler)
+    declared = declared_days(handler) or declared
     for label in task_labels(task):
-        if label.days is None:
+        if label.days is None and declared is None:
             texts.append(
                 f"over how many days the label {label.expression} runs cannot be read from it, so its returns are not "
                 "annualised. Declare it: label_days in the workflow or the handler."
             )
-        elif declared is not None and declared != label.days:
+        elif declared is not None and label.days is not None and declared != label.days:
             texts.append(
                 f"label_days is {declared}, but the label {label.expression} runs over {label.days} days: "
                 f"{label.days} is used."

@@ -158,7 +158,8 @@ def calc_ic(
     days = _Days(both, date_col)
     x, y = days.rows(both["pred"]), days.rows(both["label"])
     ic = days.series(_correlation(days, x, y))
-    ric = days.series(_correlation(days, days.rank(x, "average"), days.rank(y, "average")))
+    ranks = _correlation(days, days.rank(x, "average"), days.rank(y, "average"))
+    ric = days.series(ranks).where(ic.notna())  # ranks of values that differ by rounding alone are no order
     asked = pd.Index(pred.index.get_level_values(date_col).unique(), name=date_col).sort_values()
     ic, ric = ic.reindex(asked), ric.reindex(asked)
     return (ic.dropna(), ric.dropna()) if dropna else (ic, ric)

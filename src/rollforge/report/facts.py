@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rollforge.report.summary import YEAR, Headline
+from rollforge.report.summary import Headline
 
-__all__ = ["Fact", "duration", "facts"]
+__all__ = ["Fact", "duration", "facts", "label_words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,17 @@ class Fact:
 def facts(headline: Headline) -> list[Fact]:
     """Return the headline in words: what there is first, then how good it is. What has no value is left out."""
     made = [Fact("windows", _statuses(headline))]
+    if headline.models:
+        made.append(Fact("models", f"average of {len(headline.models)}: {', '.join(headline.models)}"))
     if headline.rows:
         made.append(Fact("out of sample", f"{headline.first_day} to {headline.last_day}"))
         made.append(
             Fact("predictions", f"{headline.rows:,} ({headline.days:,} days, {headline.instruments:,} instruments)")
         )
+    if headline.ic_days:
+        days = f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_judged} to {headline.last_judged}"
+        made.append(Fact("judged on", days))
+        made.append(Fact("judged by", label_words(headline.label_text, headline.label_days)))
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
         made.append(
@@ -42,23 +48,69 @@ def facts(headline: Headline) -> list[Fact]:
     return made + _quality_facts(headline)
 
 
+def label_words(text: str, days: int | None) -> str:
+    """Return what a label is and over how many days it runs.
+
+    Examples
+    --------
+    >>> label_words("Ref($close, -6)/Ref($close, -1) - 1", 5)
+    'Ref($close, -6)/Ref($close, -1) - 1, over 5 trading days'
+    >>> label_words("", None)
+    'a label that is not known, over an unknown number of days (declare label_days)'
+    """
+    over = f"{days} trading day{'s' if days > 1 else ''}" if days is not None else None
+    return f"{text or 'a label that is not known'}, over {over or 'an unknown number of days (declare label_days)'}"
+
+
 def _quality_facts(headline: Headline) -> list[Fact]:
-    days = f"{headline.ic_days:,} days"
+    days = _days(headline.ic_days)
     shown = [
         ("IC", headline.ic, "{:.4f}", f"mean of {days}, Pearson"),
-        ("ICIR", headline.icir, "{:.3f}", "mean / standard deviation"),
+        ("ICIR", headline.icir, "{:.3f}", f"mean / standard deviation of {days}"),
         ("Rank IC", headline.rank_ic, "{:.4f}", f"mean of {days}, Spearman"),
-        ("Rank ICIR", headline.rank_icir, "{:.3f}", "mean / standard deviation"),
-        ("t of IC", headline.ic_t, "{:.2f}", "ICIR × √days"),
+        ("Rank ICIR", headline.rank_icir, "{:.3f}", f"mean / standard deviation of {days}"),
+        ("t of IC", headline.ic_t, "{:.2f}", _t_hint(headline)),
         ("days with IC > 0", headline.ic_positive, "{:.1%}", f"of {days}"),
-        ("long-short a year", headline.long_short_return, "{:.1%}", "highest fifth less lowest, before costs"),
-        ("long-short Sharpe", headline.long_short_sharpe, "{:.2f}", f"a year of {YEAR} days, before costs"),
+        (
+            "long-short a year",
+            headline.long_short_return,
+            "{:.1%}",
+            _spread_hint(headline, "highest fifth less lowest"),
+        ),
+        ("long-short Sharpe", headline.long_short_sharpe, "{:.2f}", _spread_hint(headline, _over(headline.label_days))),
     ]
     return [
         Fact(name, form.format(value) if np.isfinite(value) else "n/a", hint, quality=True)
         for name, value, form, hint in shown
         if value is not None
     ]
+
+
+_UNKNOWN = "over how many days the label runs is not known"
+
+
+def _days(number: int) -> str:
+    return f"{number:,} day{'' if number == 1 else 's'}"
+
+
+def _t_hint(headline: Headline) -> str:
+    if headline.label_days is None:
+        return _UNKNOWN
+    if headline.label_days == 1:
+        return f"ICIR × √{headline.ic_days}"
+    return f"{_days(headline.ic_days)}, Newey-West with lag {headline.label_days}: labels overlap"
+
+
+def _spread_hint(headline: Headline, made_of: str) -> str:
+    if not headline.long_short_days:
+        return "no day has fifths: too few instruments, or the same score everywhere"
+    if headline.label_days is None:
+        return _UNKNOWN
+    return f"before costs, {made_of}, {_days(headline.long_short_days)}"
+
+
+def _over(label_days: int | None) -> str:
+    return f"of returns over {_days(label_days)}" if label_days is not None and label_days > 1 else "of daily returns"
 
 
 def _statuses(headline: Headline) -> str:

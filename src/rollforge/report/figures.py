@@ -47,7 +47,7 @@ def figures(summary: Summary) -> Plots:
         made["daily"] = _daily(summary.ic, summary.rank_ic, days, boundaries(summary))
         made["cumulative"] = _cumulative(summary.ic, summary.rank_ic, days)
         made["histogram"] = _histogram(summary.ic, summary.rank_ic)
-    if summary.quantiles is not None and len(summary.quantiles):
+    if summary.quantiles is not None:
         series["quantiles"] = _days(summary.quantiles.index)
         made["quantiles"] = _quantiles(summary.quantiles)
     if summary.portfolio is not None:
@@ -174,10 +174,8 @@ def _histogram(ic: pd.Series, rank_ic: pd.Series) -> Figure:
 
 
 def _quantiles(by_day: pd.DataFrame) -> Figure:
-    views = {
-        "less the day's mean": by_day.sub(by_day.mean(axis=1), axis=0),
-        "as they are": by_day,
-    }
+    mean, by_day = by_day["mean"], by_day.drop(columns="mean")
+    views = {"less the day's mean": by_day.sub(mean, axis=0), "as they are": by_day}
     names = {1: "1, lowest scores", QUANTILES: f"{QUANTILES}, highest scores"}
     first, last = _days(by_day.index[[0, -1]])
     data = []
@@ -189,12 +187,11 @@ def _quantiles(by_day: pd.DataFrame) -> Figure:
                 _line("#quantiles", curve, names.get(int(q), q), f"@q{q}", width=2.4 if outer else 1.5, view=view,
                       hovertemplate=f"{q}: %{{y:.1%}}<extra></extra>")
             )  # fmt: skip
-        if 1 in by_day and QUANTILES in by_day:
-            curves["5 − 1"] = (by_day[QUANTILES] - by_day[1]).fillna(0).cumsum()
-            data.append(
-                _line("#quantiles", curves["5 − 1"], "5 − 1, highest less lowest", "@ink", dash="dash", view=view,
-                      hovertemplate="5 − 1: %{y:.1%}<extra></extra>")
-            )  # fmt: skip
+        curves["5 − 1"] = (by_day[QUANTILES] - by_day[1]).fillna(0).cumsum()
+        data.append(
+            _line("#quantiles", curves["5 − 1"], "5 − 1, highest less lowest", "@ink", dash="dash", view=view,
+                  hovertemplate="5 − 1: %{y:.1%}<extra></extra>")
+        )  # fmt: skip
         data.append(_end_labels({k: float(c.iloc[-1]) for k, c in curves.items()}, last) | {"view": view})
     layout = {
         "height": 400,

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from rollforge.errors import DataError
-from rollforge.report.facts import facts
+from rollforge.report.facts import facts, label_words
 from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Summary
@@ -23,6 +23,7 @@ from rollforge.report.tables import (
     dates_table,
     environment_table,
     failed_tasks,
+    models_table,
     month_tables,
     quantile_table,
     risk_table,
@@ -119,13 +120,15 @@ def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
         parts.append(
             tag(
                 "p",
-                "How good the prediction is cannot be said: there is no day with both scores and labels. "
-                "SignalRecord keeps the labels of each window beside its prediction.",
+                "How good the prediction is cannot be said: there is no day with labels on which the scores of two "
+                "instruments differ. SignalRecord keeps the labels of each window beside its prediction.",
                 class_="empty",
             )
         )
     if summary.notes:
-        parts.append(_notes(summary.notes))
+        parts.append(_notes("This result is not complete", summary.notes))
+    if summary.warnings:
+        parts.append(_notes("What should be known of this result", summary.warnings))
     if missing_plots:
         parts.append(tag("p", "Plots need the package plotly: pip install 'rollforge[report]'", class_="empty"))
     else:
@@ -133,16 +136,18 @@ def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
     return join(*parts)
 
 
-def _notes(notes: Sequence[str]) -> Markup:
+def _notes(title: str, notes: Sequence[str]) -> Markup:
     shown, folded = notes[:_NOTES], notes[_NOTES:]
     rest = tag("details", tag("summary", f"{len(folded)} more"), tag("ul", *(tag("li", n) for n in folded)))
     listed = tag("ul", *(tag("li", n) for n in shown))
-    return tag("div", tag("b", "This result is not complete"), listed, rest if folded else None, class_="note")
+    return tag("div", tag("b", title), listed, rest if folded else None, class_="note")
 
 
 def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.tasks:
         yield _windows(summary)
+    if summary.models:
+        yield _models(summary)
     if summary.has_quality:
         yield from _quality(summary, plots)
     if summary.quantile_table is not None:
@@ -160,8 +165,19 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
 def _windows(summary: Summary) -> _Section:
     folded = tag("details", tag("summary", "Dates of every segment"), dates_table(summary.tasks))
     body = join(timeline(summary.tasks), windows_table(summary.tasks), folded)
-    lead = "What each task trained on, stopped early on, and predicted. Point at a bar for its dates; click a head to sort."
+    lead = (
+        "What each task trained on, stopped early on, and predicted. Point at a bar for its dates; click a head to sort. "
+        "IC and Rank IC are means over the days of a test segment that have labels, judged by the task's own label."
+    )
     return _Section("windows", "Windows", lead, body)
+
+
+def _models(summary: Summary) -> _Section:
+    lead = (
+        "Each model judged by its own label on its own days; the first row is their average, as above. "
+        f"Long-short: highest fifth less lowest, a year of {YEAR} days, before costs."
+    )
+    return _Section("models", "Models", lead, models_table(summary.headline, summary.models))
 
 
 def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
@@ -175,28 +191,45 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
             class_="pair",
         )
         lead = (
-            "Correlation of scores and the returns that followed, across instruments, on each day; "
+            f"Correlation of the scores with the label, across instruments, on {_judged(summary)}; "
             f"the line is the mean of the last {rolling_days(len(summary.ic))} days."
             + (" Dotted: where a test window begins." if boundaries(summary) else "")
         )
         yield _Section("daily", "IC by day", lead, join(_plot(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
-    lead = "Means of the days of each month and year. Blue is above zero, orange below, both tables on one scale."
+    lead = (
+        f"Means of the days of each month and year, {_judged(summary)}. Blue is above zero, orange below, both tables on "
+        "one scale."
+    )
     yield _Section("monthly", "IC by month", lead, months)
 
 
 def _quantiles(summary: Summary, plots: Plots) -> _Section:
-    held = (
-        f" Labels run over {summary.label_days} days; a day counts 1/{summary.label_days} of them."
-        if summary.label_days > 1
-        else ""
-    )
+    days = summary.headline.label_days
+    if days is None:
+        unit = " Over how many days the label runs is not known, so there are no returns a year: declare label_days."
+    elif days > 1:
+        unit = f" Labels run over {days} days, so each counts a {_part(days)} of its return; a year has {YEAR} days."
+    else:
+        unit = f" A year has {YEAR} days."
     lead = (
-        f"Each day the instruments are parted into {QUANTILES} equal groups by score; the returns of a group are added up, "
-        f"not compounded, before costs. A year has {YEAR} days.{held}"
+        f"On each day ({_judged(summary)}) the instruments are divided into {QUANTILES} equal groups by score. The returns "
+        f"of a group are added up, not compounded, before costs.{unit}"
     )
-    table = quantile_table(summary.quantile_table) if summary.quantile_table is not None else None
+    table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
+
+
+def _judged(summary: Summary) -> str:
+    """The days of a figure and the label behind it."""
+    headline = summary.headline
+    days = f"{headline.ic_days:,} day{'' if headline.ic_days == 1 else 's'}"
+    label = label_words(headline.label_text, headline.label_days)
+    return f"{days} from {headline.first_judged} to {headline.last_judged}, label: {label}"
+
+
+def _part(days: int) -> str:
+    return {2: "half", 3: "third", 5: "fifth", 10: "tenth", 20: "twentieth"}.get(days, f"{days}th")
 
 
 def _portfolio(summary: Summary, plots: Plots) -> _Section:

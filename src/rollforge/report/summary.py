@@ -12,10 +12,17 @@ import pandas as pd
 from rollforge.confidential import mask_secrets
 from rollforge.errors import DataError
 from rollforge.generate.timeline import Window
-from rollforge.record.analysis import calc_ic, quantile_returns, risk_analysis
+from rollforge.record.analysis import (
+    calc_ic,
+    calc_long_short_return,
+    mean_to_std,
+    newey_west_t,
+    quantile_returns,
+    risk_analysis,
+)
 from rollforge.run.failures import error_line
 
-__all__ = ["Headline", "ReportInputs", "Summary", "TaskRow", "by_month", "summarise"]
+__all__ = ["Headline", "ModelInputs", "Quality", "ReportInputs", "Summary", "TaskRow", "by_month", "summarise"]
 
 YEAR = 252
 """Trading days that annualised figures of a signal count (a backtest's own figures count Qlib's 238)."""
@@ -47,6 +54,18 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """What one model of several predicts, and the label it is judged by."""
+
+    name: str
+    prediction: pd.DataFrame | None
+    label: pd.DataFrame | None
+    label_text: str = ""
+    label_days: int | None = None
+    """As in :class:`ReportInputs`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportInputs:
     """What a report is made from."""
 
@@ -58,14 +77,21 @@ class ReportInputs:
     """Index (datetime, instrument), first column the raw forward return."""
     notes: Sequence[str] = ()
     """What is missing or overlaps: one sentence each."""
+    warnings: Sequence[str] = ()
+    """What else should be known of the result: one sentence each."""
     config: str = ""
     """The workflow as YAML."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Versions, cores, folders, stores."""
     portfolio: pd.DataFrame | None = None
     """Daily report of a backtest, as ``PortAnaRecord`` keeps it: columns return, bench, cost; index the days."""
-    label_days: int = 1
-    """Over how many trading days the return of one label runs. Returns are divided by it before they are added up."""
+    label_text: str = ""
+    """The expression of the label; empty when it is not known."""
+    label_days: int | None = None
+    """Trading days over which one label runs. Returns are divided by it before they are added up; without it there are
+    no returns a year and no t of the IC."""
+    models: Sequence[ModelInputs] = ()
+    """The models that the prediction is the average of; empty for a single model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +108,19 @@ class Headline:
     instruments: int = 0
     first_day: str = ""
     last_day: str = ""
+    models: tuple[str, ...] = ()
+    """Names of the models that the prediction is the average of; empty for a single one."""
+    label_text: str = ""
+    label_days: int | None = None
+    first_judged: str = ""
+    last_judged: str = ""
+    """First and last day on which prediction and label can be compared."""
     ic_days: int = 0
     """Days on which prediction and label can be compared."""
     ic: float | None = None
     icir: float | None = None
     ic_t: float | None = None
-    """ICIR times the root of the number of days: days count as independent."""
+    """t of the mean IC, allowing for labels that overlap (:func:`~rollforge.record.analysis.newey_west_t`)."""
     ic_positive: float | None = None
     """Share of the days with an IC above 0."""
     rank_ic: float | None = None
@@ -95,11 +128,53 @@ class Headline:
     long_short_return: float | None = None
     """Highest less lowest fifth, a year of 252 days, before costs."""
     long_short_sharpe: float | None = None
+    """Of returns over the days of a label, a year of 252 days, before costs."""
+    long_short_days: int = 0
+    """Days that have a highest and a lowest fifth."""
 
     @property
     def complete(self) -> bool:
         """Whether every window is done."""
         return self.statuses.get("done", 0) == self.windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How good a prediction is, judged by a label. Series and frames are by day, in order."""
+
+    name: str
+    label_text: str
+    label_days: int | None
+    days: int
+    """Days that the prediction has."""
+    ic: pd.Series
+    """On the days that have one, as `rank_ic`."""
+    rank_ic: pd.Series
+    returns: pd.DataFrame
+    """Mean label of each fifth, columns 1 to 5, and of all, column ``mean``; over the days of the label."""
+
+    @property
+    def long_short(self) -> pd.Series:
+        """Highest less lowest fifth on the days that have both, over the days of the label."""
+        spread: pd.Series = (self.returns[QUANTILES] - self.returns[1]).dropna()
+        return spread
+
+    @property
+    def ic_t(self) -> float:
+        """t of the mean IC; NaN when the days of the label are not known."""
+        return float("nan") if self.label_days is None else newey_west_t(self.ic, self.label_days)
+
+    def annual(self, returns: pd.Series) -> float:
+        """Return the mean of returns over the days of the label, per year."""
+        return float(returns.mean()) * self._periods
+
+    def sharpe(self, returns: pd.Series) -> float:
+        """Return the Sharpe ratio of returns over the days of the label, per year."""
+        return mean_to_std(returns) * float(np.sqrt(self._periods))
+
+    @property
+    def _periods(self) -> float:
+        return float("nan") if self.label_days is None else YEAR / self.label_days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +187,18 @@ class Summary:
     ic: pd.Series | None = None
     rank_ic: pd.Series | None = None
     quantiles: pd.DataFrame | None = None
-    """Mean return of each fifth of the prediction: columns 1 (lowest scores) to 5, per day of holding."""
+    """Mean return of each fifth of the prediction: columns 1 (lowest scores) to 5, and ``mean``, that of all; per day of
+    holding. None when there are no fifths, or the days of the label are not known."""
     quantile_table: pd.DataFrame | None = None
-    """Index: the columns of `quantiles`, then ``5 - 1``; columns annual, excess, sharpe, positive."""
+    """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe, positive."""
+    models: tuple[Quality, ...] = ()
+    """How good each model is, judged by its own label; empty for a single model."""
     portfolio: pd.DataFrame | None = None
     """Daily returns: columns strategy (after costs), bench, excess (before costs), excess_with_cost."""
     portfolio_risk: pd.DataFrame | None = None
     """Index: excess before costs, excess after costs, strategy after costs; columns those of `risk_analysis`."""
-    label_days: int = 1
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -146,20 +224,22 @@ def summarise(inputs: ReportInputs) -> Summary:
     Raises
     ------
     DataError
-        For a prediction or label whose index lacks the levels datetime and instrument, or a `label_days` below 1.
+        For a prediction or label whose index lacks the levels datetime and instrument, or holds a row twice; for days of
+        a label below 1.
     """
-    if inputs.label_days < 1:
-        raise DataError(f"label_days must be at least 1 trading day, found {inputs.label_days}.")
-    scores, truth = _column(inputs.prediction, "prediction"), _column(inputs.label, "label")
-    headline = _effort(inputs.tasks)
-    ic = rank_ic = by_day = table = None
+    headline = replace(_effort(inputs.tasks), models=tuple(m.name for m in inputs.models))
+    scores = _column(inputs.prediction, "prediction")
     if scores is not None:
         headline = _extent(headline, scores)
-    if scores is not None and truth is not None:
-        ic, rank_ic = calc_ic(scores, truth, dropna=True)
-        by_day = quantile_returns(scores, truth, QUANTILES) / inputs.label_days
-        table = _quantile_table(by_day, inputs.label_days)
-        headline = _quality(headline, ic, rank_ic, table)
+    whole = ModelInputs("", inputs.prediction, inputs.label, inputs.label_text, inputs.label_days)
+    quality = _quality(whole)
+    ic = rank_ic = fifths = table = None
+    if quality is not None:
+        headline = _judged(headline, quality)
+        ic, rank_ic = quality.ic, quality.rank_ic
+        if len(quality.long_short):
+            table = _quantile_table(quality)
+            fifths = None if quality.label_days is None else quality.returns / quality.label_days
     portfolio = _portfolio(inputs.portfolio)
     return Summary(
         title=mask_secrets(inputs.title),
@@ -167,14 +247,35 @@ def summarise(inputs: ReportInputs) -> Summary:
         headline=headline,
         ic=ic,
         rank_ic=rank_ic,
-        quantiles=by_day,
+        quantiles=fifths,
         quantile_table=table,
+        models=tuple(made for made in map(_quality, inputs.models) if made is not None),
         portfolio=portfolio,
         portfolio_risk=None if portfolio is None else _risk(portfolio),
-        label_days=inputs.label_days,
         notes=tuple(mask_secrets(n) for n in inputs.notes),
+        warnings=tuple(mask_secrets(n) for n in inputs.warnings),
         config=mask_secrets(inputs.config),
         environment={k: mask_secrets(v) for k, v in inputs.environment.items()},
+    )
+
+
+def _quality(given: ModelInputs) -> Quality | None:
+    """How good a prediction is; None without a prediction or without labels."""
+    if given.label_days is not None and given.label_days < 1:
+        raise DataError(f"label_days must be at least 1 trading day, found {given.label_days}.")
+    scores, truth = _column(given.prediction, "prediction"), _column(given.label, "label")
+    if scores is None or truth is None:
+        return None
+    ic, rank_ic = calc_ic(scores, truth, dropna=True)
+    _, mean = calc_long_short_return(scores, truth, dropna=True)
+    return Quality(
+        name=given.name,
+        label_text=given.label_text,
+        label_days=given.label_days,
+        days=int(scores.index.get_level_values("datetime").nunique()),
+        ic=ic,
+        rank_ic=rank_ic,
+        returns=quantile_returns(scores, truth, QUANTILES).assign(mean=mean),
     )
 
 
@@ -211,49 +312,44 @@ def _extent(headline: Headline, scores: pd.Series) -> Headline:
     )
 
 
-def _quality(headline: Headline, ic: pd.Series, rank_ic: pd.Series, table: pd.DataFrame | None) -> Headline:
+def _judged(headline: Headline, quality: Quality) -> Headline:
+    ic, rank_ic, spread = quality.ic, quality.rank_ic, quality.long_short
+    made = replace(headline, label_text=mask_secrets(quality.label_text), label_days=quality.label_days)
     if ic.empty:
-        return headline
-    made = replace(
-        headline,
+        return made
+    return replace(
+        made,
+        first_judged=f"{ic.index[0]:%Y-%m-%d}",
+        last_judged=f"{ic.index[-1]:%Y-%m-%d}",
         ic_days=len(ic),
         ic=float(ic.mean()),
-        icir=_ratio(ic),
-        ic_t=_ratio(ic) * float(np.sqrt(len(ic))),
+        icir=mean_to_std(ic),
+        ic_t=quality.ic_t,
         ic_positive=float((ic > 0).mean()),
         rank_ic=float(rank_ic.mean()),
-        rank_icir=_ratio(rank_ic),
+        rank_icir=mean_to_std(rank_ic),
+        long_short_return=quality.annual(spread),
+        long_short_sharpe=quality.sharpe(spread),
+        long_short_days=len(spread),
     )
-    if table is None:
-        return made
-    spread = table.iloc[-1]
-    return replace(made, long_short_return=float(spread["annual"]), long_short_sharpe=float(spread["sharpe"]))
 
 
-def _ratio(values: pd.Series) -> float:
-    spread = float(values.std())
-    return float(values.mean()) / spread if spread > 0 else float("nan")
-
-
-def _quantile_table(by_day: pd.DataFrame, label_days: int) -> pd.DataFrame | None:
-    """Figures a year of each quantile, and of the highest less the lowest; None when there are too few instruments."""
-    if 1 not in by_day or QUANTILES not in by_day:
-        return None
-    excess = by_day.sub(by_day.mean(axis=1), axis=0)
-    spread = by_day[QUANTILES] - by_day[1]
-    rows = {str(q): _year(by_day[q], excess[q], label_days) for q in by_day.columns}
-    rows[f"{QUANTILES} - 1"] = _year(spread, spread, label_days)
+def _quantile_table(quality: Quality) -> pd.DataFrame:
+    """Figures of each quantile, and of the highest less the lowest."""
+    returns = quality.returns
+    rows = {str(q): _figures(quality, returns[q], returns[q] - returns["mean"]) for q in range(1, QUANTILES + 1)}
+    rows[f"{QUANTILES} - 1"] = _figures(quality, quality.long_short, quality.long_short)
     return pd.DataFrame(rows).T
 
 
-def _year(returns: pd.Series, excess: pd.Series, label_days: int) -> dict[str, float]:
-    returns = returns.dropna()
-    # The return of a label over h days, held once, comes YEAR / h times a year; `returns` are an h-th of it already.
+def _figures(quality: Quality, returns: pd.Series, excess: pd.Series) -> dict[str, float]:
+    there = returns.dropna()
     return {
-        "annual": float(returns.mean()) * YEAR,
-        "excess": float(excess.mean()) * YEAR,
-        "sharpe": _ratio(returns) * float(np.sqrt(YEAR / label_days)),
-        "positive": float((returns > 0).mean()) if len(returns) else float("nan"),
+        "label": float(there.mean()),
+        "annual": quality.annual(there),
+        "excess": quality.annual(excess.dropna()),
+        "sharpe": quality.sharpe(there),
+        "positive": float((there > 0).mean()) if len(there) else float("nan"),
     }
 
 
@@ -279,7 +375,7 @@ def _between(name: str, values: pd.Series | None, start: np.datetime64, end: np.
     if values is None:
         return {}
     inside = values.loc[pd.Timestamp(start) : pd.Timestamp(end)]
-    return {f"{name}IC": float(inside.mean()), f"{name}ICIR": _ratio(inside)} if len(inside) else {}
+    return {f"{name}IC": float(inside.mean()), f"{name}ICIR": mean_to_std(inside)} if len(inside) else {}
 
 
 def _portfolio(report: pd.DataFrame | None) -> pd.DataFrame | None:

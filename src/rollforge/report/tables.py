@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from rollforge.record.analysis import mean_to_std
 from rollforge.report.facts import Fact, duration
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import METRICS, QUANTILES, TaskRow, by_month
+from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, TaskRow, by_month
 from rollforge.report.timeline import segment_names
 
 __all__ = [
-    "cards", "dates_table", "environment_table", "failed_tasks", "month_tables", "number", "quantile_table", "risk_table",
-    "windows_table",
+    "cards", "dates_table", "environment_table", "failed_tasks", "models_table", "month_tables", "number", "quantile_table",
+    "risk_table", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -192,10 +193,49 @@ def _heat_cell(value: float, label: str, largest: float) -> Markup:
     return tag("td", text, class_=side, style=f"--a:{strength:.2f}", title=f"{label}: {number(value, '.4f')}")
 
 
-def quantile_table(table: pd.DataFrame) -> Markup:
-    """Return the figures a year of each quantile, highest scores first, then of the highest less the lowest."""
+def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
+    """Return one row a model with how good it is, below that of the average of all."""
+    heads = [
+        ("model", ""), ("label", ""), ("over days", "n"), ("judged on", ""), ("days", "n"), ("IC", "n"), ("ICIR", "n"),
+        ("t of IC", "n"), ("Rank IC", "n"), ("long-short a year", "n"), ("Sharpe", "n"),
+    ]  # fmt: skip
+    average = _model_row(
+        f"average of {len(whole.models)}", whole.label_text, whole.label_days,
+        f"{whole.first_judged} – {whole.last_judged}" if whole.ic_days else _NOTHING,
+        [(whole.ic_days, "d"), (whole.ic, ".4f"), (whole.icir, ".3f"), (whole.ic_t, ".2f"), (whole.rank_ic, ".4f"),
+         (whole.long_short_return, ".1%"), (whole.long_short_sharpe, ".2f")],
+    )  # fmt: skip
+    rows = []
+    for model in models:
+        ic, spread = model.ic, model.long_short
+        figures: list[tuple[float | None, str]] = [
+            (len(ic), "d"), (float(ic.mean()), ".4f"), (mean_to_std(ic), ".3f"), (model.ic_t, ".2f"),
+            (float(model.rank_ic.mean()), ".4f"), (model.annual(spread), ".1%"), (model.sharpe(spread), ".2f"),
+        ]  # fmt: skip
+        judged = f"{ic.index[0]:%Y-%m-%d} – {ic.index[-1]:%Y-%m-%d}" if len(ic) else _NOTHING
+        rows.append(_model_row(model.name, model.label_text, model.label_days, judged, figures))
+    return _table(heads, [average, *rows], sortable=True)
+
+
+def _model_row(
+    name: str, label: str, days: int | None, judged: str, figures: Sequence[tuple[float | None, str]]
+) -> Markup:
+    return tag(
+        "tr",
+        tag("th", name, scope="row"),
+        tag("td", tag("code", label or "not known")),
+        tag("td", "not known" if days is None else days, class_="n", data_v=days or ""),
+        tag("td", judged),
+        *(_number_cell(value, form) for value, form in figures),
+    )
+
+
+def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
+    """Return the figures of each quantile, highest scores first, then of the highest less the lowest."""
+    over = "label" if label_days is None else "label, 1 day" if label_days == 1 else f"label, {label_days} days"
     heads = [
         ("scores", ""),
+        (f"mean {over}", "n"),
         ("return a year", "n"),
         ("less the day's mean", "n"),
         ("Sharpe", "n"),
@@ -209,6 +249,7 @@ def quantile_table(table: pd.DataFrame) -> Markup:
         row, last = table.loc[name], name == order[-1]
         cells = [
             tag("th", f"{QUANTILES} − 1, highest less lowest" if last else words.get(name, name), scope="row"),
+            _number_cell(row["label"], ".3%"),
             _number_cell(row["annual"], ".1%"),
             bar,
             _number_cell(row["sharpe"], ".2f"),

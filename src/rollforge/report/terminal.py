@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from rollforge.report.facts import duration, facts
 from rollforge.report.summary import Summary
 
-__all__ = ["headline_table", "windows_table"]
+__all__ = ["headline_table", "models_table", "windows_table"]
 
 
 def headline_table(summary: Summary) -> Table:
-    """Return the headline figures as a table: the same names and figures as on the page."""
+    """Return the headline figures as a table: the same names, figures and explanations as on the page."""
     table = Table(title=Text(summary.title, "bold"), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for fact in facts(summary.headline):
-        table.add_row(fact.name, Text(fact.text))
+    shown = facts(summary.headline)
+    width = max((len(f.text) for f in shown if f.quality), default=0)
+    for fact in shown:
+        text = Text(fact.text.rjust(width) if fact.quality else fact.text)
+        if fact.hint:
+            text.append(f"  {fact.hint}", "dim")
+        table.add_row(fact.name, text)
+    return table
+
+
+def models_table(summary: Summary) -> Table | None:
+    """Return one row a model, each judged by its own label; None for a single model."""
+    if not summary.models:
+        return None
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", max_width=24, overflow="ellipsis", no_wrap=True)
+    for name in ("days", "label", "IC", "t of IC", "Rank IC", "long-short", "Sharpe"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model in summary.models:
+        spread = model.long_short
+        label = "unknown" if model.label_days is None else f"{model.label_days} d"
+        figures = [
+            (float(model.ic.mean()), "{:+.4f}"), (model.ic_t, "{:.2f}"), (float(model.rank_ic.mean()), "{:+.4f}"),
+            (model.annual(spread), "{:.1%}"), (model.sharpe(spread), "{:.2f}"),
+        ]  # fmt: skip
+        shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
+        table.add_row(*(Text(cell) for cell in (model.name, str(len(model.ic)), label, *shown)))
+    table.caption = Text("each by its own label; long-short a year, highest fifth less lowest, before costs", "dim")
+    table.caption_justify = "left"
     return table
 
 

@@ -1,0 +1,265 @@
+"""Every figure of a report against plain loops over its prediction and label: several models, days, ties, gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from rich.console import Console
+
+from rollforge.errors import DataError
+from rollforge.generate.timeline import SegmentSpan, Window
+from rollforge.report.facts import Fact, facts
+from rollforge.report.figures import figures
+from rollforge.report.html import render
+from rollforge.report.summary import ModelInputs, ReportInputs, Summary, TaskRow, summarise
+from rollforge.report.terminal import headline_table, models_table
+
+ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"
+
+
+def market(
+    names: int = 12, days: int = 60, horizon: int = 1, *, ties: bool = False, gaps: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A prediction, and the returns over `horizon` days that followed."""
+    random = np.random.default_rng(names + days + horizon)
+    index = pd.MultiIndex.from_product(
+        [pd.bdate_range("2020-01-01", periods=days), [f"I{i:02}" for i in range(names)]],
+        names=["datetime", "instrument"],
+    )
+    steps = random.normal(0, 0.02, (days + horizon, names))
+    ahead = np.lib.stride_tricks.sliding_window_view(steps, horizon, axis=0)[:days].sum(axis=2)
+    score = 0.02 * ahead + random.normal(0, 0.001, ahead.shape)
+    if ties:
+        score = np.round(score, 3)
+        score[::7] = 0.0
+    if gaps:
+        ahead[random.random(ahead.shape) < 0.15] = np.nan
+        score[random.random(score.shape) < 0.15] = np.nan
+        ahead[-horizon:] = np.nan
+    return (
+        pd.DataFrame({"score": score.ravel()}, index),
+        pd.DataFrame({"LABEL0": ahead.ravel()}, index),
+    )
+
+
+def one_task(status: str = "done") -> TaskRow:
+    test = SegmentSpan(np.datetime64("2020-01-01"), np.datetime64("2020-03-24"), 60)
+    return TaskRow(Window(0, {"test": test}), status)
+
+
+def summary_of(prediction: pd.DataFrame, label: pd.DataFrame, days: int | None, **more: object) -> Summary:
+    return summarise(
+        ReportInputs("mine", [one_task()], prediction, label, label_text=FIVE, label_days=days, **more)  # type: ignore[arg-type]
+    )
+
+
+def said(found: Sequence[Fact]) -> dict[str, str]:
+    return {f.name: f.text for f in found}
+
+
+def by_hand(prediction: pd.DataFrame, label: pd.DataFrame, horizon: int) -> dict[str, str]:
+    """The figures of the headline, day by day and name by name."""
+    ics, rank_ics, spreads = [], [], []
+    for day in sorted(set(prediction.index.get_level_values(0))):
+        pairs = [
+            (float(prediction.loc[(day, name), "score"]), float(label.loc[(day, name), "LABEL0"]))
+            for name in prediction.loc[day].index
+        ]
+        pairs = sorted(p for p in pairs if np.isfinite(p).all())
+        scores, returns = [s for s, _ in pairs], [r for _, r in pairs]
+        if len(set(scores)) < 2:
+            continue
+        ics.append(scipy.stats.pearsonr(scores, returns).statistic)
+        rank_ics.append(scipy.stats.spearmanr(scores, returns).statistic)
+        if len(pairs) >= 5:
+            # At its place a tied name counts as much as any other of its score.
+            means = [np.mean([r for other, r in pairs if other == s]) for s in scores]
+            fifth = [place * 5 // len(pairs) for place in range(len(pairs))]
+            top, bottom = ([m for m, f in zip(means, fifth, strict=True) if f == k] for k in (4, 0))
+            spreads.append(np.mean(top) - np.mean(bottom))
+    ic, spread = np.array(ics), np.array(spreads)
+    n, e = len(ic), ic - ic.mean()
+    lags = range(1, horizon + 1 if horizon > 1 else 1)
+    variance = e @ e / n + 2 * sum((1 - j / (horizon + 1)) * (e[j:] @ e[:-j]) / n for j in lags)
+    t = ic.mean() / np.sqrt(variance / n) if horizon > 1 else ic.mean() / ic.std(ddof=1) * n**0.5
+    return {
+        "IC": f"{ic.mean():.4f}",
+        "ICIR": f"{ic.mean() / ic.std(ddof=1):.3f}",
+        "Rank IC": f"{np.mean(rank_ics):.4f}",
+        "Rank ICIR": f"{np.mean(rank_ics) / np.std(rank_ics, ddof=1):.3f}",
+        "t of IC": f"{t:.2f}",
+        "days with IC > 0": f"{(ic > 0).mean():.1%}",
+        "long-short a year": f"{spread.mean() / horizon * 252:.1%}",
+        "long-short Sharpe": f"{spread.mean() / spread.std(ddof=1) * (252 / horizon) ** 0.5:.2f}",
+    }
+
+
+@pytest.mark.parametrize("horizon", [1, 5, 20])
+@pytest.mark.parametrize(("ties", "gaps"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("names", [12, 5, 7])
+def test_the_headline_is_right(names: int, ties: bool, gaps: bool, horizon: int) -> None:
+    """With labels over one and several days, tied scores, missing values, few instruments; in any order of rows."""
+    prediction, label = market(names, 60, horizon, ties=ties, gaps=gaps)
+    expected = by_hand(prediction, label, horizon)
+    shown = said(facts(summary_of(prediction, label, horizon).headline))
+    assert {k: shown[k] for k in expected} == expected
+    shuffled = summary_of(prediction.sample(frac=1, random_state=1), label.sample(frac=1, random_state=2), horizon)
+    assert said(facts(shuffled.headline)) == shown
+
+
+def test_the_quantile_table_is_right() -> None:
+    """Mean label, return a year, excess over the mean of all names, Sharpe ratio and share of days, for each fifth."""
+    prediction, label = market(7, 30, 5, ties=True, gaps=True)
+    summary = summary_of(prediction, label, 5)
+    days = []
+    for _, rows in prediction.join(label).dropna().groupby(level="datetime"):
+        if len(rows) < 5 or rows["score"].nunique() < 2:
+            continue
+        rows = rows.assign(mean=rows.groupby("score")["LABEL0"].transform("mean")).sort_values("score")
+        fifth = np.arange(len(rows)) * 5 // len(rows)
+        days.append([*(rows["mean"].to_numpy()[fifth == k].mean() for k in range(5)), rows["LABEL0"].mean()])
+    table = pd.DataFrame(days)
+    assert summary.quantile_table is not None
+    for k, values in {"1": table[0], "3": table[2], "5": table[4], "5 - 1": table[4] - table[0]}.items():
+        excess = values if k == "5 - 1" else values - table[5]
+        expected = {
+            "label": values.mean(),
+            "annual": values.mean() / 5 * 252,
+            "excess": excess.mean() / 5 * 252,
+            "sharpe": values.mean() / values.std() * (252 / 5) ** 0.5,
+            "positive": (values > 0).mean(),
+        }
+        assert summary.quantile_table.loc[k].to_dict() == pytest.approx(expected)
+    assert summary.quantiles is not None
+    assert summary.quantiles[5].dropna().tolist() == pytest.approx((table[4] / 5).tolist())
+
+
+def test_days_that_are_not_known_are_said_and_never_one() -> None:
+    """No return a year, no Sharpe ratio and no t; IC and mean labels are there, on the page as on the terminal."""
+    prediction, label = market()
+    summary = summary_of(prediction, label, None)
+    shown = said(facts(summary.headline))
+    assert [shown[k] for k in ("t of IC", "long-short a year", "long-short Sharpe")] == ["n/a"] * 3
+    assert shown["IC"] == by_hand(prediction, label, 1)["IC"]
+    assert shown["judged by"] == f"{FIVE}, over an unknown number of days (declare label_days)"
+    assert summary.quantiles is None
+    assert summary.quantile_table is not None
+    assert summary.quantile_table["annual"].isna().all()
+    assert summary.quantile_table["label"].notna().all()
+    assert "quantiles" not in figures(summary).figures
+    page = render(summary)
+    assert "over how many days the label runs is not known" in page
+    assert ">nan" not in page
+    with pytest.raises(DataError, match="at least 1 trading day, found 0"):
+        summary_of(prediction, label, 0)
+
+
+def test_a_constant_score_is_not_judged() -> None:
+    """On no day; a day of it among others has neither an IC nor fifths, and the others are as without it."""
+    prediction, label = market()
+    shown = said(facts(summary_of(prediction * 0 + 0.1, label, 1).headline))
+    assert "IC" not in shown
+    assert "long-short a year" not in shown
+    first = prediction.index.get_level_values(0)[0]
+    partly = prediction.copy()
+    partly.loc[first] = 0.1
+    mixed = summary_of(partly, label, 1).headline
+    without = summary_of(prediction.drop(first, level=0), label, 1).headline
+    assert (mixed.days, mixed.ic_days) == (60, 59)
+    assert (mixed.ic, mixed.long_short_sharpe) == (without.ic, without.long_short_sharpe)
+
+
+@pytest.mark.parametrize("names", [1, 2, 4])
+def test_too_few_instruments_for_fifths(names: int) -> None:
+    """One has no IC; two and four have one, and no long-short return."""
+    summary = summary_of(*market(names), 1)
+    shown = said(facts(summary.headline))
+    assert ("IC" in shown) is (names > 1)
+    assert shown.get("long-short a year", "n/a") == "n/a"
+    assert summary.quantile_table is None
+    assert "Returns by quantile" not in render(summary)
+
+
+def test_each_model_is_judged_by_its_own_label() -> None:
+    """On its own days, over its own days of holding; the headline is that of the average."""
+    short, long = market(12, 60, 1), market(12, 40, 5, ties=True)
+    models = [
+        ModelInputs("lgb", *short, ONE, 1),
+        ModelInputs("ridge", *long, FIVE, 5),
+        ModelInputs("failed", None, None),
+    ]
+    summary = summarise(
+        ReportInputs("mine", [one_task()], *short, label_text=ONE, label_days=1, models=models)  # type: ignore[arg-type]
+    )
+    assert [m.name for m in summary.models] == ["lgb", "ridge"]
+    for model, data, horizon in zip(summary.models, (short, long), (1, 5), strict=True):
+        expected = by_hand(*data, horizon)
+        assert f"{model.ic.mean():.4f}" == expected["IC"]
+        assert f"{model.ic_t:.2f}" == expected["t of IC"]
+        assert f"{model.annual(model.long_short):.1%}" == expected["long-short a year"]
+        assert f"{model.sharpe(model.long_short):.2f}" == expected["long-short Sharpe"]
+    assert said(facts(summary.headline))["models"] == "average of 3: lgb, ridge, failed"
+    console = Console(width=100, record=True, color_system=None)
+    console.print(models_table(summary))
+    (ridge,) = [line for line in console.export_text().splitlines() if line.startswith("ridge")]
+    expected = by_hand(*long, 5)
+    for text in ("5 d", expected["t of IC"], expected["long-short a year"], expected["long-short Sharpe"]):
+        assert text in ridge
+    page = render(summary)
+    assert "Each model judged by its own label" in page
+    assert FIVE in page
+    assert models_table(summary_of(*short, 1)) is None
+
+
+@pytest.mark.parametrize("days", [1, 5, None])
+def test_every_figure_names_its_days_its_label_and_its_costs(days: int | None) -> None:
+    """On the page, and in 80 columns on the terminal."""
+    prediction, label = market(gaps=True)
+    summary = summary_of(prediction, label, days)
+    console = Console(width=80, record=True, color_system=None)
+    console.print(headline_table(summary))
+    shown, page = " ".join(console.export_text().split()), render(summary)
+    judged = f"{summary.headline.ic_days} of 60 days, {summary.headline.first_judged} to {summary.headline.last_judged}"
+    for text in (judged, FIVE):
+        assert text in shown
+        assert text in page
+    for fact in facts(summary.headline):
+        if fact.quality:
+            assert "day" in fact.hint or "√" in fact.hint
+            assert fact.hint in shown
+            assert fact.hint in page
+    hints = {f.name: f.hint for f in facts(summary.headline)}
+    assert ("before costs" in hints["long-short a year"]) is (days is not None)
+    assert ("before costs" in hints["long-short Sharpe"]) is (days is not None)
+
+
+def test_warnings_are_on_the_page(tmp_path: Path) -> None:
+    """Beside what is not complete, escaped; many of them are folded."""
+    prediction, label = market()
+    many = [f"warning {i} <b>" for i in range(20)]
+    page = render(summary_of(prediction, label, 1, warnings=many, notes=["window 2 is failed"]))
+    assert "This result is not complete" in page
+    assert "What should be known of this result" in page
+    assert "warning 19 &lt;b&gt;" in page
+    assert "8 more" in page
+    assert "What should be known" not in render(summary_of(prediction, label, 1))
+
+
+def test_ties_are_the_mean_over_their_orders() -> None:
+    """Two names tied across the border of the highest fifth: what an average over both orders of rows gives."""
+    index = pd.MultiIndex.from_product(
+        [pd.bdate_range("2020-01-01", periods=3), list("abcde")], names=["datetime", "instrument"]
+    )
+    scores, returns = [1.0, 2.0, 3.0, 4.0, 4.0], [0.01, 0.0, 0.0, 0.02, 0.06]
+    prediction = pd.DataFrame({"score": scores * 3}, index)
+    label = pd.DataFrame({"LABEL0": returns * 3}, index)
+    tops = [order[-1] for order in permutations((0.02, 0.06))]
+    summary = summary_of(prediction, label, 1)
+    assert summary.headline.long_short_return == pytest.approx((np.mean(tops) - 0.01) * 252)
+    assert np.isnan(summary.headline.long_short_sharpe or 0.0)  # equal spreads have no deviation

@@ -1,0 +1,217 @@
+"""From the labels of tasks to the figures of a report: days that are read, declared or not known, of one model and several."""
+
+from __future__ import annotations
+
+import html
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge import job
+from rollforge.data.provider import write_folder
+from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
+from rollforge.report.summary import Summary
+from rollforge.run.work import storable
+from rollforge.session import Session
+from rollforge.store.base import open_store
+from rollforge.track.base import get_experiment, open_tracker
+from rollforge.workflow import load_workflow, make_plan
+
+CODES = tuple("ABCDEFGHIJ")
+CALENDAR = pd.bdate_range("2019-01-01", "2020-06-30").to_numpy().astype("datetime64[D]")
+WINDOWS = (("2020-01-01", "2020-02-28"), ("2020-03-02", "2020-04-30"))
+ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"
+WINDOW = "Mean(Ref($close, -5), 5)/$close - 1"
+
+
+def task(
+    window: tuple[str, str], label: str | None, depth: int = 4, train_end: str = "2019-11-29", **kwargs: Any
+) -> dict[str, Any]:
+    given = {**kwargs, **({} if label is None else {"label": [label]})}
+    handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": given}
+    segments = {"train": ("2019-01-01", train_end), "test": window}
+    dataset = {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}
+    return {"model": {"class": "LGBModel", "kwargs": {"depth": depth}}, "dataset": dataset}
+
+
+class Experiment:
+    """A pool and its runs, whose predictions and labels are written by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
+        self.folder = folder
+        self.session = Session(
+            provider_uri=str(folder / "data"), store=f"sqlite:///{folder}/tasks.db", tracking=f"folder:{folder}/runs",
+            experiment="mine", threads=1,
+        )  # fmt: skip
+        self.store = open_store(self.session.store)
+        self.runs = get_experiment(open_tracker(self.session.tracking), experiment_name="mine")
+
+    def add(self, definition: dict[str, Any], noted: Sequence[Label] = (), *, fails: bool = False) -> pd.DataFrame:
+        """Store a task and its result; return its prediction and label side by side."""
+        (made,) = self.store.create("mine", [definition], max_attempts=1)
+        (claim,) = self.store.claim("mine", worker="w", lease=60, query={"_id": made.id})
+        random = np.random.default_rng(zlib.crc32(str(definition).encode()))
+        start, end = (np.datetime64(d) for d in definition["dataset"]["kwargs"]["segments"]["test"])
+        days = pd.DatetimeIndex(
+            pd.Index(CALENDAR)[np.searchsorted(CALENDAR, start) : np.searchsorted(CALENDAR, end, "right")]
+        )
+        index = pd.MultiIndex.from_product([days, CODES], names=["datetime", "instrument"])
+        both = pd.DataFrame({"score": random.normal(size=len(index))}, index)
+        both["LABEL0"] = 0.01 * both["score"] + random.normal(0, 0.02, len(index))
+        if fails:
+            self.store.fail(claim, "Traceback\nValueError: no")
+            return both[:0]
+        with self.runs.create_recorder() as recorder:
+            recorder.save_objects(**{"pred.pkl": both[["score"]], "label.pkl": both[["LABEL0"]]})
+            if noted:
+                recorder.set_tags(**{LABEL_TAG: labels_to_text(noted)})
+        self.store.commit(claim, storable(recorder))
+        return both
+
+    def report(self, **kwargs: Any) -> Summary:
+        collected = job.collect(self.session, "mine", allow_gaps=True, **kwargs)
+        return job.write_results(
+            collected, name="mine", session=self.session, config="", folder=self.folder / "results"
+        )
+
+    @property
+    def page(self) -> str:
+        return (self.folder / "results" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(tmp_path)
+
+
+def a_year(both: pd.DataFrame, days: int) -> float:
+    """Highest less lowest fifth, day by day."""
+    spreads = []
+    for _, rows in both.groupby(level="datetime"):
+        ranked = rows.sort_values("score")["LABEL0"].to_numpy()
+        spreads.append(ranked[-2:].mean() - ranked[:2].mean())
+    return float(np.mean(spreads)) / days * 252
+
+
+@pytest.mark.parametrize(
+    ("label", "noted", "declared", "shown", "days"),
+    [
+        (None, (), None, ONE, 1),
+        (FIVE, (), None, FIVE, 5),
+        (FIVE, (), 6, FIVE, 5),
+        (WINDOW, (), None, WINDOW, None),
+        (WINDOW, (), 5, WINDOW, 5),
+        (None, (Label(FIVE, 5),), None, FIVE, 5),
+        (None, (Label(FIVE, 5), Label(ONE, 1)), None, FIVE, 5),
+        (None, (Label("Own($close)", None),), 3, "Own($close)", 3),
+    ],
+    ids=[
+        "of the class",
+        "read",
+        "read before declared",
+        "not known",
+        "declared",
+        "noted by the run",
+        "two columns",
+        "both",
+    ],
+)
+def test_the_report_counts_the_days_of_the_label(
+    experiment: Experiment,
+    label: str | None,
+    noted: tuple[Label, ...],
+    declared: int | None,
+    shown: str,
+    days: int | None,
+) -> None:
+    """From the task, or the run that noted what its handler computed; declared days fill a gap; else they are not known."""
+    both = pd.concat([experiment.add(task(window, label), noted) for window in WINDOWS])
+    headline = experiment.report(label_days=declared).headline
+    assert (headline.label_text, headline.label_days) == (shown, days)
+    if days is None:
+        assert np.isnan(headline.long_short_return or 0.0)
+        assert np.isnan(headline.ic_t or 0.0)
+    else:
+        assert headline.long_short_return == pytest.approx(a_year(both, days))
+
+
+def test_models_with_labels_over_different_days(experiment: Experiment) -> None:
+    """Each is judged by its own; the average by that of the first, which is named; a failed window is left out."""
+    first = [experiment.add(task(WINDOWS[0], ONE)), experiment.add(task(WINDOWS[1], ONE), fails=True)]
+    second = [experiment.add(task(window, FIVE, depth=8)) for window in WINDOWS]
+    summary = experiment.report()
+    assert [(m.label_text, m.label_days) for m in summary.models] == [(ONE, 1), (FIVE, 5)]
+    for model, parts, days in zip(summary.models, (first, second), (1, 5), strict=True):
+        both = pd.concat(parts)
+        assert model.annual(model.long_short) == pytest.approx(a_year(both, days))
+        assert len(model.ic) == both.index.get_level_values("datetime").nunique()
+    assert (summary.headline.label_text, summary.headline.label_days) == (ONE, 1)
+    assert any("different labels" in w for w in summary.warnings)
+    assert "The models have different labels" in experiment.page
+    assert FIVE in experiment.page
+
+
+def test_what_was_said_of_the_plan_is_in_the_report(experiment: Experiment) -> None:
+    """Leaks, shared days, days of a label that are not known; beside what the collection says."""
+    experiment.add(task(WINDOWS[0], WINDOW, train_end="2019-12-31"))
+    experiment.add(task(WINDOWS[1], WINDOW, train_end="2020-03-31"))
+    summary = experiment.report()
+    leak = (
+        "In 1 of 2 tasks the labels of the last 5 days of 'train' reach into 'test'. trunc_days: auto leaves them out."
+    )
+    shared = "In 1 of 2 tasks 22 of 44 days of 'test' are in 'train' too: the model is tested on what it was fitted to."
+    assert leak in summary.warnings
+    assert shared in summary.warnings
+    assert any(w.startswith(f"In 2 of 2 tasks over how many days the label {WINDOW} runs") for w in summary.warnings)
+    assert "What should be known of this result" in experiment.page
+    assert html.escape(leak) in experiment.page
+
+
+WORKFLOW = """
+rollforge: {{data: {data}}}
+{extra}
+task:
+  model: {{class: LGBModel, module_path: qlib.contrib.model.gbdt}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: Alpha158
+        module_path: qlib.contrib.data.handler
+        kwargs:
+          start_time: 2022-01-03
+          end_time: 2023-12-29
+          instruments: all
+          label: ["Mean(Ref($close, -5), 5)/$close - 1"]
+          {handler}
+      segments:
+        train: [2022-01-03, 2022-12-20]
+        test: [2023-01-03, 2023-12-29]
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "handler", "warnings", "days"),
+    [("", "", 1, None), ("label_days: 5", "", 0, 5), ("", "label_days: 5", 0, None)],
+    ids=["not known", "in the workflow", "in the handler"],
+)
+def test_a_workflow_declares_what_cannot_be_read(
+    extra: str, handler: str, warnings: int, days: int | None, small_market: Path, tmp_path: Path
+) -> None:
+    """At its top for the report, which trains nothing again, or in the handler, as part of the tasks."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(WORKFLOW.format(data=small_market, extra=extra, handler=handler), encoding="utf-8")
+    workflow = load_workflow(file)
+    plan = make_plan(workflow)
+    assert workflow.label_days == days
+    assert len([w for w in plan.warnings if "cannot be read" in w]) == warnings
+    if extra:
+        file.write_text(WORKFLOW.format(data=small_market, extra="", handler=""), encoding="utf-8")
+        assert make_plan(load_workflow(file)).ids == plan.ids
