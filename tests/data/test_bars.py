@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from rollforge.data.engine import D
 from rollforge.data.folder import FolderSummary
 from rollforge.data.importer import import_table
+from rollforge.data.numbers import read_numbers
 from rollforge.data.provider import open_provider
 from rollforge.errors import DataError
 from rollforge.session import Session, using
@@ -371,7 +372,7 @@ AKSHARE += "2021-03-01,600000,10.0,10.1,10.2,9.9,1000,1010000,1,.1\n"
         (AKSHARE.replace(",", "\t"), {}),
         (AKSHARE, {"encoding": "gbk"}),
         ("\ufeff" + AKSHARE, {}),
-        ("A;B;C;D;E;F;G\n2021-03-01;10.0;10.1;10.2;9.9;1,000;1,010,000\n",
+        ("A;B;C;D;E;F;G\n2021-03-01;10.0;10.1;10.2;9.9;1000;1,010,000\n",
          {"columns": dict(zip("ABCDEFG", ["datetime", "open", "close", "high", "low", "volume", "amount"], strict=True))}),
         ("2021-03-01,10.0,10.1,10.2,9.9,1000,1010000\n", {"names": ["date", "open", "close", "high", "low", "vol", "amount"]}),
         ("1614556800000,10.0,10.1,10.2,9.9,1000,1010000\n",
@@ -407,6 +408,60 @@ def test_what_to_do_is_said(tmp_path: Path, text: str, options: dict[str, object
     (tmp_path / "t" / "A.csv").write_text(text)
     with pytest.raises(DataError, match=words):
         import_table(tmp_path / "t", tmp_path / "data", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12.5", 12.5), ("5,629,000", 5629000.0), ("1,234.5", 1234.5), ("$121.41", 121.41), ("-$3", -3.0), ("+3", 3.0),
+        ("153.7M", 153.7e6), ("1.2 K", 1200.0), ("2B", 2e9), ("1e3", 1000.0), ("1.5%", None), ("12a", None), ("1,23", None),
+        ("-", np.nan), ("NA", np.nan), ("", np.nan),
+    ],
+)  # fmt: skip
+def test_numbers_as_they_are_written(text: str, value: float | None) -> None:
+    """Thousands separators, currencies and units are read; what is no number is told from what is missing."""
+    numbers, bad = read_numbers(pd.Series([text]))
+    assert bad[0] == (value is None)
+    assert value is None or numbers[0] == value or (np.isnan(value) and np.isnan(numbers[0]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["10,5", "10,125"], [10.5, 10.125]),
+        (["1.234,50", "3,125", "7"], [1234.5, 3.125, 7.0]),
+        (["10,125", "11,250"], None),
+        (["1,010,000", "7"], [1010000.0, 7.0]),
+        (["10.5", "1,000"], None),
+        (["10.5", "10,5"], None),
+    ],
+)
+def test_decimal_commas(texts: list[str], values: list[float] | None) -> None:
+    """Between semicolons a comma may be the decimal mark: where a column does not tell, nothing is guessed."""
+    numbers, bad = read_numbers(pd.Series(texts), semicolons=True)
+    if values is None:
+        assert bad.any()
+    else:
+        assert numbers.tolist() == values
+
+
+def test_a_column_of_times_is_no_field(tmp_path: Path) -> None:
+    """Times of day beside the days make no field; several of one day are bars within a day."""
+    head = "<TICKER>,<PER>,<DATE>,<TIME>,<CLOSE>\n"
+    (tmp_path / "t.csv").write_text(f"{head}A,D,20210301,000000,1\nA,D,20210302,000000,2\n")
+    assert import_table(tmp_path / "t.csv", tmp_path / "data").fields == ("close", "factor")
+    (tmp_path / "t.csv").write_text(f"{head}A,5,20210301,93500,1\nA,5,20210301,94000,2\n")
+    with pytest.raises(DataError, match=r"bars within a day \(A has 09:35 and 09:40 of 2021-03-01\)"):
+        import_table(tmp_path / "t.csv", tmp_path / "other")
+
+
+def test_the_cure_names_the_column_as_the_file_does(tmp_path: Path) -> None:
+    """The option that leaves a column out works as it is printed."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "A.csv").write_text("Date,Close,Open Price\n2021-03-01,1,2\n2021-03-02,1,dear\n")
+    with pytest.raises(DataError, match="--column 'Open Price='"):
+        import_table(tmp_path / "t", tmp_path / "data")
+    assert "open_price" not in import_table(tmp_path / "t", tmp_path / "data", columns={"Open Price": ""}).fields
 
 
 def test_another_encoding_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "sec
 _SURE = 8  # so many of them, from the front, are codes beyond doubt
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
           "time")  # fmt: skip
-_SAME = {"vol": "volume", "money": "amount"}
+_SAME = {"vol": "volume", "money": "amount", "close_last": "close"}
 # The column names of Chinese sources, in the words of this module.
 _SAME |= {
     "日期": "date", "交易日期": "date", "时间": "time",

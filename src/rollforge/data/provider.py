@@ -11,6 +11,7 @@ import datetime as dt
 import hashlib
 import logging
 import math
+import multiprocessing
 import os
 import re
 import struct
@@ -104,7 +105,7 @@ class Provider:
                 known = self.markets()
                 raise DataNotFound(
                     f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
-                    f"Known: {', '.join(known) or 'none'}."
+                    f"Known: {', '.join(known) or 'none'}. 'rollforge data universe {market} FILE' imports one."
                 )
             self._markets[market] = _read_market(file)
             self._warn_of_strangers(market)
@@ -112,6 +113,8 @@ class Provider:
 
     def _warn_of_strangers(self, market: str) -> None:
         """Name the members of a universe that have no data: they would be missing without a word."""
+        if multiprocessing.parent_process() is not None:
+            return  # a worker process: the one that started it has said so
         there = {os.path.basename(folder) for folder in self._feature_folders()}
         strangers = [code for code in self._markets[market] if _folder_name(code) not in there]
         if strangers:

@@ -13,12 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.data.columns import CODE, DATE, column_names
+from rollforge.data.numbers import read_numbers
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound
 
 __all__ = ["Table", "read_parquet", "read_table"]
 
-_EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-", "#N/A"]
 _KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
 
 
@@ -111,19 +111,20 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     kind = _kind(file)
     if not kind:
         raise DataError(f"{file} is neither .parquet nor .csv.")
-    raw = _read_csv(file, form) if kind == "csv" else read_parquet(file)
+    raw, separator = _read_csv(file, form) if kind == "csv" else (read_parquet(file), "")
     names = column_names(raw, form.columns, file, of_one=code is not None)
-    raw = raw[list(names)].rename(columns=names)
+    raw, sources = raw[list(names)].rename(columns=names), {name: column for column, name in names.items()}
     first_line = None if kind != "csv" else 2 if form.names is None else 1
     if code is not None and CODE not in raw:
         raw[CODE] = code
     table = Table(raw, file, np.zeros(len(raw)), first_line)
     days, notes = _days(table)
+    raw, days = _times(raw, days)
     made: dict[str, pd.Series] = {CODE: _codes(table), DATE: pd.Series(days.days, raw.index)}
     for name in raw.columns:
         if name in (CODE, DATE):
             continue
-        numbers = _numbers(table, str(name))
+        numbers = _numbers(table, str(name), sources[name], semicolons=separator == ";")
         if numbers is None:
             notes.append(f"{name} left out: it holds text")
         else:
@@ -133,7 +134,9 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes))
 
 
-def _read_csv(file: Path, form: _Form) -> pd.DataFrame:
+def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
+    """Return a CSV file as text, and what separates its values."""
+
     def read(separator: str, **options: Any) -> pd.DataFrame:
         try:
             with warnings.catch_warnings():
@@ -168,7 +171,7 @@ def _read_csv(file: Path, form: _Form) -> pd.DataFrame:
         options = {"header": None, "names": form.names}
     frame = read(separator, **options)
     frame.columns = [str(c).strip("\ufeff \xa0") for c in frame.columns]
-    return frame
+    return frame, separator
 
 
 def read_parquet(file: Path) -> pd.DataFrame:
@@ -224,26 +227,31 @@ def _days(table: Table) -> tuple[DayColumn, list[str]]:
     ]
 
 
-def _numbers(table: Table, name: str) -> pd.Series | None:
+def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd.Series | None:
     """Return a column as numbers; None when not one of its values is a number."""
     raw = table.frame[name]
     if pd.api.types.is_numeric_dtype(raw):
         return raw.astype("float64")
-    text = raw.astype(str).str.strip()
-    text = text.mask(text.isin(_EMPTY))
-    numbers = pd.to_numeric(text, errors="coerce")
-    bad = numbers.isna() & text.notna() & ~raw.isna()
-    if bad.any():  # 5,629,000
-        grouped = bad & text.str.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?").fillna(False).astype(bool)
-        numbers = numbers.where(~grouped, pd.to_numeric(text.where(grouped).str.replace(",", ""), errors="coerce"))
-        bad &= ~grouped
+    numbers, bad = read_numbers(raw, semicolons=semicolons)
     if not bad.any():
-        return numbers.astype("float64")
+        return numbers
     if not numbers.notna().any() and name not in ("open", "high", "low", "close", "volume", "vwap", "factor"):
         return None
     row = int(np.argmax(bad))
     raise DataError(
         f"{table.source}: {name} holds {raw.iloc[row]!r} in {table.where(row)}, which is no number "
         f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Correct it, or leave the column out "
-        f"with --column '{name}='."
+        f"with --column '{source}='."
     )
+
+
+def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]:
+    """Take a column of times of day, beside one of days, for what it is; its values are no field."""
+    if "time" not in raw or days.seconds.any():
+        return raw, days
+    text = raw["time"].astype(str).str.strip().str.removesuffix(".0")
+    digits = text.str.fullmatch(r"\d{1,6}")
+    found = read_column("2000-01-01 " + text.mask(digits, text.str.zfill(6)))
+    if found.why:
+        return raw, days
+    return raw.drop(columns="time"), days._replace(seconds=found.seconds)

@@ -1,0 +1,58 @@
+"""Numbers in the cells of text files: thousands separators, decimal commas, currencies, thousands and millions."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+__all__ = ["read_numbers"]
+
+_EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "-", "--", "#N/A"]
+_WRITTEN = r"(?P<sign>[+-]?)[$€£¥₹]?(?P<whole>\d+|\d{1,3}(?:,\d{3})+)(?P<part>\.\d*)?\s?(?P<unit>[KMBkmb]?)"
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
+
+
+def read_numbers(column: pd.Series, *, semicolons: bool = False) -> tuple[pd.Series, pd.Series]:
+    """Return the numbers that the texts of a column mean, and where there is a text that means none.
+
+    Parameters
+    ----------
+    column : Series
+        ``12.5``, ``5,629,000``, ``$121.41``, ``153.7M``; texts such as ``NA`` are missing values.
+    semicolons : bool
+        Whether the file is separated by semicolons. A comma may be the decimal mark then: ``10,5`` tells that it is, and
+        ``10,125`` alone tells nothing, so it means no number.
+
+    Returns
+    -------
+    numbers : Series of float64
+    bad : Series of bool
+    """
+    text = column.astype(str).str.strip()
+    text = text.mask(text.isin(_EMPTY) | column.isna())
+    if semicolons:
+        text = _with_points(text)
+    numbers = pd.to_numeric(text, errors="coerce")
+    left = numbers.isna() & text.notna()
+    if not left.any():
+        return numbers.astype("float64"), left
+    found = text[left].str.extract(f"^{_WRITTEN}$")
+    there = found["whole"].notna()
+    if semicolons:
+        there &= found["whole"].fillna("").str.count(",") != 1
+    if not there.any():
+        return numbers.astype("float64"), left
+    found = found[there]
+    plain = found["sign"] + found["whole"].str.replace(",", "") + found["part"].fillna("")
+    numbers = numbers.astype("float64")
+    numbers[found.index] = pd.to_numeric(plain).astype("float64") * found["unit"].str.upper().map(_UNITS)
+    left[found.index] = False
+    return numbers, left
+
+
+def _with_points(text: pd.Series) -> pd.Series:
+    """Texts with a decimal point, where one of them tells that their decimal mark is a comma."""
+    comma = text.str.fullmatch(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+").fillna(False).astype(bool)
+    tells = comma & ~text.str.fullmatch(r"[+-]?\d{1,3},\d{3}").fillna(False).astype(bool)
+    if not tells.any() or text.str.fullmatch(r"[+-]?\d*\.\d{1,2}|[+-]?\d*\.\d{4,}").fillna(False).any():
+        return text
+    return text.mask(comma, text.str.replace(".", "").str.replace(",", "."))
