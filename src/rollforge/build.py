@@ -21,14 +21,15 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from rollforge import qlib_imports, safe_pickle
-from rollforge.errors import BuildError, ConfigError, DateError, nearest
-from rollforge.qlib_names import MODULES
+from rollforge.errors import BuildError, ConfigError, nearest
+from rollforge.qlib_names import MODULES, REFUSED
 
 __all__ = [
     "FLATTEN_TUPLE",
     "S_DROP",
     "build",
-    "describe",
+from rollforge.errors import BuildError, ConfigError, nearest
+from rollforge.qlib_names import MODULES, REFUSED
     "fill_placeholder",
     "flatten_dict",
     "import_file",
@@ -158,6 +159,8 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
 
 
 def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., Any]:
+    if name in REFUSED:
+        raise BuildError(f"{name} is not supported: {REFUSED[name]}.", path=where)
     try:
         found: Callable[..., Any] = qlib_imports.load(module_path, name)
     except ImportError as exc:
@@ -241,6 +244,25 @@ def build(
         return config
     if isinstance(config, str) and config.startswith("file://"):
         return _load_file(config, accept_types, where)
+    target, arguments = described(config, default_module=default_module, try_kwargs=try_kwargs, where=where, **kwargs)
+    return target(**arguments)
+
+
+def described(
+    config: Any,
+    *,
+    default_module: str | None = None,
+    try_kwargs: Mapping[str, Any] | None = None,
+    where: str = "",
+    **kwargs: Any,
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the class that `config` describes and its arguments, as :func:`build` would call it; calls nothing.
+
+    Raises
+    ------
+    BuildError
+        As :func:`build`, also for arguments that the class does not take, or lacks.
+    """
     if isinstance(config, str):
         config = {"class": config}
     if isinstance(config, type):
@@ -261,22 +283,25 @@ def build(
     if not module_path and isinstance(name, str) and "." not in name:
         module_path = default_module
     target = locate(name, module_path, where=where)
+    if inspect.isabstract(target):
+        lacking = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
+        raise BuildError(f"{name} is only a base: a subclass has to define {lacking}.", path=where)
     own = config.get("kwargs") or {}
     if not isinstance(own, Mapping):
         raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
     arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
     _check_arguments(target, arguments, where)
-    return _constructed(target, arguments, where)
+    return target, arguments
 
 
 def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
-    """Call a constructor; an error about a date gets the place of the argument in the document."""
+    """Call a constructor; an error about what an argument says gets the place of the argument in the document."""
     try:
         return target(**arguments)
-    except DateError as exc:
+    except ConfigError as exc:
         if not where or exc.path.partition(".")[0] not in arguments:
             raise
-        raise DateError(exc.message, path=f"{where}.kwargs.{exc.path}") from None
+        raise type(exc)(exc.message, path=f"{where}.kwargs.{exc.path}") from exc
 
 
 def init_instance_by_config(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["MODULES", "NOT_COVERED", "PROGRAMS", "REASONS"]
+__all__ = ["MODULES", "NOT_COVERED", "PROGRAMS", "REASONS", "REFUSED"]
 
 MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib": {
@@ -27,7 +27,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.backtest.account": {
-        "nested": "Account AccumulatedInfo",
+        "rollforge.record.account": "Account",
+        "nested": "AccumulatedInfo",
         "also": (
             "BaseOrderIndicator=qlib.backtest.high_performance_ds.BaseOrderIndicator BasePosition "
             "BaseTradeDecision Exchange Indicator init_instance_by_config Order PortfolioMetrics"
@@ -38,15 +39,15 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "BaseExecutor BaseStrategy BaseTradeDecision Freq Indicator",
     },
     "qlib.backtest.decision": {
-        "intraday": "IdxTradeRange TradeRange TradeRangeByTime",
-        "nested": (
-            "BaseTradeDecision DecisionType EmptyTradeDecision Order OrderDir OrderHelper "
-            "TradeDecisionWithDetails TradeDecisionWO"
+        "rollforge.record.decision": (
+            "BaseTradeDecision EmptyTradeDecision Order OrderDir OrderHelper TradeDecisionWithDetails TradeDecisionWO"
         ),
+        "intraday": "IdxTradeRange TradeRange TradeRangeByTime",
+        "nested": "DecisionType",
         "also": "BaseStrategy Cal concat_date_time epsilon_change Exchange get_module_logger TradeCalendarManager",
     },
     "qlib.backtest.exchange": {
-        "nested": "Exchange",
+        "rollforge.record.exchange": "Exchange",
         "also": (
             "Account BasePosition BaseQuote=qlib.backtest.high_performance_ds.BaseQuote C D get_module_logger "
             "IndexData NumpyQuote=qlib.backtest.high_performance_ds.NumpyQuote Order OrderDir OrderHelper REG_CN "
@@ -62,7 +63,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.backtest.position": {
-        "nested": "BasePosition InfPosition Position",
+        "rollforge.record.position": "Position",
+        "nested": "BasePosition InfPosition",
         "also": "D Order",
     },
     "qlib.backtest.report": {
@@ -76,11 +78,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.backtest.signal": {
-        "nested": "create_signal_from ModelSignal Signal SignalWCache",
+        "rollforge.record.scores": "create_signal_from ModelSignal Signal SignalWCache",
         "also": "BaseModel convert_index_format Dataset init_instance_by_config resam_ts_data",
     },
     "qlib.backtest.utils": {
-        "nested": "BaseInfrastructure CommonInfrastructure get_start_end_idx LevelInfrastructure TradeCalendarManager",
+        "rollforge.record.context": "CommonInfrastructure LevelInfrastructure TradeCalendarManager",
+        "nested": "BaseInfrastructure get_start_end_idx",
         "also": "BaseTradeDecision Cal epsilon_change",
     },
     "qlib.cli": {},
@@ -239,16 +242,17 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.contrib.strategy.cost_control": {
-        "pending": "SoftTopkStrategy",
+        "rollforge.record.backtest": "SoftTopkStrategy",
         "also": "OrderGenWInteract WeightStrategyBase",
     },
     "qlib.contrib.strategy.order_generator": {
-        "pending": "OrderGenerator OrderGenWInteract OrderGenWOInteract",
+        "rollforge.record.weights": "OrderGenerator OrderGenWInteract OrderGenWOInteract",
         "also": "Exchange Position",
     },
     "qlib.contrib.strategy.rule_strategy": {
+        "rollforge.record.backtest": "FileOrderStrategy",
         "intraday": "ACStrategy SBBStrategyBase SBBStrategyEMA TWAPStrategy",
-        "pending": "FileOrderStrategy RandomOrderStrategy",
+        "pending": "RandomOrderStrategy",
         "also": (
             "BaseStrategy BaseTradeDecision CommonInfrastructure convert_index_format D Exchange get_io_object "
             "get_start_end_idx lazy_sort_index LevelInfrastructure Order OrderHelper resam_ts_data "
@@ -256,9 +260,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.contrib.strategy.signal_strategy": {
-        "rollforge.record.backtest": "BaseSignalStrategy TopkDropoutStrategy",
+        "rollforge.record.backtest": "BaseSignalStrategy TopkDropoutStrategy WeightStrategyBase",
         "optimizer": "EnhancedIndexingStrategy",
-        "pending": "WeightStrategyBase",
         "also": (
             "BaseModel BaseStrategy create_signal_from D Dataset "
             "EnhancedIndexingOptimizer=qlib.contrib.strategy.optimizer.EnhancedIndexingOptimizer "
@@ -468,8 +471,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.strategy": {},
     "qlib.strategy.base": {
+        "rollforge.record.backtest": "BaseStrategy",
         "learning": "RLIntStrategy RLStrategy",
-        "pending": "BaseStrategy",
         "also": (
             "ActionInterpreter=qlib.rl.interpreter.ActionInterpreter BaseExecutor BasePosition BaseTradeDecision "
             "CommonInfrastructure Exchange init_instance_by_config LevelInfrastructure "
@@ -632,9 +635,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.workflow.record_temp": {
         "rollforge.compat.qlib.logs": "logger",
-        "rollforge.record": "ACRecordTemp PortAnaRecord RecordTemp SigAnaRecord SignalRecord",
+        "rollforge.record": "ACRecordTemp MultiPassPortAnaRecord PortAnaRecord RecordTemp SigAnaRecord SignalRecord",
         "intraday": "HFSignalRecord",
-        "pending": "MultiPassPortAnaRecord",
         "also": (
             "calc_ic calc_long_short_prec calc_long_short_return class_casting DataHandlerLP DatasetH "
             "deepcopy_basic_type fill_placeholder flatten_dict Freq get_date_by_shift get_module_logger "
@@ -731,6 +733,16 @@ REASONS: Mapping[str, str] = {
     "pending": "it is not supported yet",
 }
 """Why something of Qlib's is not here; reads on after "X is not covered: "."""
+
+_DDG_DA = "DDG-DA trains a meta-model with PyTorch, which Rollforge does not; rolling windows without it are supported"
+REFUSED: Mapping[str, str] = {
+    "EnhancedIndexingStrategy": (
+        "it needs a risk model of each day and a solver, which Rollforge's backtest does not have; TopkDropoutStrategy, "
+        "SoftTopkStrategy and subclasses of WeightStrategyBase are supported"
+    ),
+    **dict.fromkeys(("MetaDatasetDS", "MetaModelDS", "MetaTaskDS"), _DDG_DA),
+}
+"""Class of Qlib's that no task can name, whether pyqlib is installed or not -> why: said before anything is trained."""
 
 PROGRAMS: Mapping[str, str] = {
     "qlib.workflow.task.manage": "rollforge.cli.pool:main",

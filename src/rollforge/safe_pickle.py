@@ -33,6 +33,7 @@ _OWN_MODULES = (
     "rollforge.data.loader",
     "rollforge.data.alpha",
     "rollforge.data.processor",
+    "rollforge.record.position",
     "rollforge.data.filters",
 )
 """Modules whose classes are restored: those that recorders keep objects of."""

@@ -20,6 +20,7 @@ from rollforge.errors import ConfigError, nearest
 __all__ = ["Session", "available_cores", "current_session", "init", "parse_size", "using"]
 
 REGIONS = ("us", "cn", "tw")
+EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
 
 
 def available_cores() -> int:
@@ -81,6 +82,9 @@ class Session:
     """Data folder in Qlib's bin form; None until one is named."""
     region: str = "us"
     """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""
+    exchange: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of the backtest's exchange that come before the region's: ``trade_unit`` and ``limit_threshold`` (None:
+    none), ``deal_price``."""
     store: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
     """URI of the task store: ``sqlite:///PATH``, ``postgresql://…``, ``mongodb://…``, ``memory://NAME``."""
     tracking: str = field(
@@ -103,6 +107,11 @@ class Session:
             raise ConfigError(
                 f"region {self.region!r} is none of {', '.join(REGIONS)}.{nearest(self.region, REGIONS)}", path="region"
             )
+        for key in self.exchange:
+            if key not in EXCHANGE:
+                raise ConfigError(
+                    f"unknown key {key!r}.{nearest(key, EXCHANGE)} Known: {', '.join(EXCHANGE)}.", path="exchange"
+                )
         if self.threads < 1:
             raise ConfigError(f"threads must be at least 1, found {self.threads}.", path="threads")
 

@@ -22,8 +22,11 @@ from rollforge.record.backtest import (
     backtest,
     run_backtest,
 )
-from rollforge.record.exchange import Market, Order, Rules, Side
-from rollforge.record.strategy import Scores, Signal
+from rollforge.record.decision import Order, OrderDir
+from rollforge.record.market import Market
+from rollforge.record.position import Position
+from rollforge.record.rules import Rules
+from rollforge.record.scores import Scores, SignalWCache
 from rollforge.session import Session, using
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -238,11 +241,11 @@ def test_bad_signals(signal: Any, words: str) -> None:
 
 
 def test_strategies_that_are_not_there(prediction: pd.DataFrame, session: Session) -> None:
-    """Qlib's other strategies, and things that are none, are named, and what there is."""
-    for name in ("WeightStrategyBase", "EnhancedIndexingStrategy"):
-        with pytest.raises(BuildError, match=f"{name}.*TopkDropoutStrategy"):
+    """Strategies of Qlib's that are not here, bases, and things that are none, are named, and what there is."""
+    for name, words in (("WeightStrategyBase", "a subclass has to define"), ("EnhancedIndexingStrategy", "a solver")):
+        with pytest.raises(BuildError, match=f"{name}.*{words}"):
             build({"class": name, "module_path": "qlib.contrib.strategy", "kwargs": {"signal": prediction}})
-    with pytest.raises(ConfigError, match="a dict cannot trade here"):
+    with pytest.raises(ConfigError, match="dict is no strategy"):
         run_backtest({"class": "dict", "module_path": "builtins"}, session=session)
 
 
@@ -283,7 +286,7 @@ def test_a_strategy_of_ones_own(prediction: pd.DataFrame, session: Session) -> N
 
     class One(BaseSignalStrategy):
         def orders(self, day: int, scores: Scores, account: Account, market: Market) -> list[Order]:
-            return [Order(market.codes.index("X000"), 1.0, Side.BUY)]
+            return [Order("X000", 1.0, Order.BUY)]
 
     result = run_backtest(One(signal=prediction), start_time=START, end_time=END, account=1e6, session=session)
     last = result.positions[max(result.positions)]
@@ -330,8 +333,9 @@ def _markets(draw: st.DrawFn) -> tuple[Market, Rules]:
         factor=np.array([[draw(st.floats(0.1, 10))]]),
         no_buy=np.array([[False]]),
         no_sell=np.array([[False]]),
-        buy_cap=np.array([[draw(st.sampled_from([np.inf, 50.0]))]]),
-        sell_cap=np.array([[np.inf]]),
+        suspended=np.array([[False]]),
+        last_day=np.array([1]),
+        buy_caps=(("cum", np.array([[draw(st.sampled_from([np.inf, 50.0]))]])),),
         unit=draw(st.sampled_from([None, 1.0, 100.0])),
         **one,
     )
@@ -344,25 +348,26 @@ def _markets(draw: st.DrawFn) -> tuple[Market, Rules]:
     amount=st.floats(0, 1e5),
     cash=st.floats(0, 1e6),
     held=st.floats(0, 1e4),
-    side=st.sampled_from(Side),
+    side=st.sampled_from(OrderDir),
 )
-def test_no_fill_makes_debts(made: tuple[Market, Rules], amount: float, cash: float, held: float, side: Side) -> None:
+def test_no_fill_makes_debts(
+    made: tuple[Market, Rules], amount: float, cash: float, held: float, side: OrderDir
+) -> None:
     """Nobody spends or sells what he has not (but a tenth of a share), whole units are dealt, fees reach the minimum."""
     market, rules = made
-    account = Account.empty(cash, 1)
-    account.held[0], account.amount[0], account.price[0] = held > 0, held, 1.0
-    fill = market.deal(0, Order(0, amount, side), cash=cash, held=held)
-    account.settle(fill)
+    account = Account(Position(cash, {"A": {"amount": held, "price": 1.0}} if held > 0 else None))
+    fill = market.deal(0, 0, side, amount, cash=cash, held=held)
+    account.settle(Order("A", amount, side), fill)
     forgiven = 0.11 / float(market.factor[0, 0])
-    assert account.cash >= -1e-6 * max(cash, 1) - forgiven * 1.2 * float(market.buy_price[0, 0])
-    assert account.amount[0] >= -1e-6 * max(held, 1)
+    assert account.get_cash() >= -1e-6 * max(cash, 1) - forgiven * 1.2 * float(market.buy_price[0, 0])
+    assert account.current_position.get_stock_amount("A") >= -1e-6 * max(held, 1)
     assert 0 <= fill.amount <= amount + forgiven
     if fill.value:
         assert fill.cost >= max(
-            rules.min_cost, fill.value * (rules.open_cost if side is Side.BUY else rules.close_cost)
+            rules.min_cost, fill.value * (rules.open_cost if side is OrderDir.BUY else rules.close_cost)
         )
         whole = fill.amount * float(market.factor[0, 0]) / (market.unit or 1)
-        last = side is Side.SELL and fill.amount == pytest.approx(held, rel=1e-4)
+        last = side is OrderDir.SELL and fill.amount == pytest.approx(held, rel=1e-4)
         assert market.unit is None or last or whole == pytest.approx(round(whole), abs=1e-6)
     else:
         assert fill.amount == 0
@@ -371,15 +376,17 @@ def test_no_fill_makes_debts(made: tuple[Market, Rules], amount: float, cash: fl
 
 def test_signal_by_day(prediction: pd.DataFrame) -> None:
     """A day's scores come in the order asked for, with what is missing marked."""
-    signal = Signal(prediction)
-    day = np.datetime64("2016-01-04")
-    scores = signal.on(day, ["X002", "NOPE", "X000"])
+    signal = SignalWCache(prediction)
+
+    def on(day: str, codes: list[str]) -> Scores | None:
+        return signal.on(pd.Timestamp(day), pd.Timestamp(f"{day} 23:59:59"), codes)
+
+    scores = on("2016-01-04", ["X002", "NOPE", "X000"])
     assert scores is not None
     expected = prediction.loc["2016-01-04"]["score"]
     assert scores.values[[0, 2]].tolist() == expected[["X002", "X000"]].tolist()
     assert scores.present.tolist() == [True, False, True]
-    assert signal.on(np.datetime64("2016-01-03"), ["X000"]) is None
-    assert signal.on(None, ["X000"]) is None
+    assert on("2016-01-03", ["X000"]) is None
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from rollforge.build import build
 from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound
 from rollforge.record.analysis import risk_analysis
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
-from rollforge.record.portfolio import PortAnaRecord, indicator_analysis
+from rollforge.record.portfolio import MultiPassPortAnaRecord, PortAnaRecord, indicator_analysis
 from rollforge.session import Session, using
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
@@ -161,7 +161,7 @@ def test_a_window_that_never_trades_is_still_recorded(recorder: Recorder, caplog
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"config": {**_config(), "strategi": {}}}, "config: unknown key 'strategi'. Did you mean 'strategy'"),
-    ({"config": _config(begin=1)}, r"config\.backtest: unknown key 'begin'"),
+    ({"config": _config(begin=1)}, r"config\.backtest\.begin: unknown key"),
     ({"config": {"strategy": {}}}, "needs 'strategy' and 'backtest'"),
     ({"config": {"strategy": {}, "backtest": "x"}}, r"config\.backtest: expected a mapping"),
     ({"config": _config(pos_type="InfPosition")}, "pos_type"),
@@ -176,10 +176,135 @@ def test_bad_configurations(recorder: Recorder, kwargs: dict[str, Any], words: s
         _record(recorder, **kwargs)
 
 
+OLD_OPTIONS: dict[str, Any] = {
+    "limit_threshold": 0.095, "deal_price": "close", "open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5,
+    "verbose": False,
+}  # fmt: skip
+
+
+def test_the_older_form(recorder: Recorder, caplog: Any) -> None:
+    """The exchange's options directly under `backtest`, and a strategy without a signal: the numbers of today's form."""
+    new = _config(exchange_kwargs={k: v for k, v in OLD_OPTIONS.items() if k != "verbose"})
+    old = {
+        "strategy": {
+            "class": "TopkDropoutStrategy",
+            "module_path": "qlib.contrib.strategy.strategy",
+            "kwargs": {"topk": 5, "n_drop": 2},
+        },
+        "backtest": {"account": 1_000_000, "benchmark": "X000", "shift": 1, **OLD_OPTIONS},
+    }
+    with caplog.at_level(logging.INFO):
+        made = _record(recorder, old).generate()["report_normal_1day.pkl"]
+    pd.testing.assert_frame_equal(made, _record(recorder, new).generate()["report_normal_1day.pkl"])
+    assert "limit_threshold, open_cost, close_cost, min_cost are options of the exchange" in caplog.text
+
+
+BAD_OLD: list[tuple[dict[str, Any], str]] = [
+    ({"deal_price": "open"}, r"config\.backtest\.deal_price: is 'open', and 'close' within exchange_kwargs"),
+    ({"shift": 2}, r"config\.backtest\.shift: found 2, but orders follow from the scores of one trading day before"),
+    ({"open_csot": 1, "x": 2}, r"config\.backtest\.open_csot: unknown key.*'open_cost'.*Also unknown: 'x'\."),
+    ({"limit_threshold": "much"}, r"config\.backtest\.exchange_kwargs: limit_threshold must be a number"),
+    ({"exchange_kwargs": 3}, r"config\.backtest\.exchange_kwargs: expected a mapping"),
+    ({"start_time": "soon"}, r"config\.backtest\.start_time"),
+    ({"account": -1}, r"config\.backtest\.account"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OLD)
+def test_options_are_checked_before_anything_runs(recorder: Recorder, options: dict[str, Any], words: str) -> None:
+    """What an option cannot mean is said when the record is made: at `plan`, not after training."""
+    with pytest.raises(ValueError, match=words):
+        _record(recorder, _config(**options))
+
+
+BAD_STRATEGIES: list[tuple[dict[str, Any], str]] = [
+    ({"class": "EnhancedIndexingStrategy"}, "EnhancedIndexingStrategy is not supported: it needs a risk model"),
+    ({"class": "TopkDropoutStrategie"}, "Did you mean 'TopkDropoutStrategy'"),
+    ({"class": "TopkDropoutStrategy", "kwargs": {"topk": 5}}, r"config\.strategy\.kwargs: .*needs 'n_drop'"),
+    ({"class": "dict", "module_path": "builtins"}, r"config\.strategy: dict is no strategy"),
+    ({"class": "TWAPStrategy", "module_path": "qlib.contrib.strategy.rule_strategy"}, "bars within the day"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "words"), BAD_STRATEGIES)
+def test_strategies_are_checked_before_anything_runs(
+    recorder: Recorder, strategy: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A strategy that is not supported, or lacks an argument, is one message when the record is made."""
+    monkeypatch.setattr("rollforge.qlib_imports._top", lambda: None)  # as without pyqlib
+    strategy = {"module_path": "qlib.contrib.strategy.signal_strategy", **strategy}
+    with pytest.raises(ConfigError, match=words):
+        _record(recorder, {**_config(), "strategy": strategy})
+
+
+# -- several passes ----------------------------------------------------------------------------------------------------
+
+
+def _passes(recorder: Recorder, config: Any = None, **kwargs: Any) -> MultiPassPortAnaRecord:
+    arguments = {"config": config or _config(), **kwargs}
+    made = build(
+        {"class": "MultiPassPortAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": arguments},
+        recorder=recorder,
+    )
+    assert isinstance(made, MultiPassPortAnaRecord)
+    return made
+
+
+def test_passes_without_shuffling_are_one(recorder: Recorder) -> None:
+    """Passes that do not differ have the figures of the single backtest, no deviation, and no ratio of the two."""
+    single = _record(recorder, _config()).generate()["port_analysis_1day.pkl"]["risk"]
+    record = _passes(recorder, pass_num=3, shuffle_init_score=False)
+    made = record.generate()["multi_pass_port_analysis_1day.pkl"]
+    recorder.flush()
+    figures = ["annualized_return", "information_ratio"]
+    assert list(made.columns) == ["mean", "std", "mean_std"]
+    for kind in ("excess_return_without_cost", "excess_return_with_cost"):
+        assert made.loc[kind].index.tolist() == figures
+        assert made.loc[kind]["mean"].to_dict() == pytest.approx(single[kind][figures].to_dict())
+    assert made["std"].tolist() == pytest.approx([0] * 4, abs=1e-12)
+    assert made["mean_std"].isna().all()
+    metrics = recorder.list_metrics()
+    expected = made.loc[("excess_return_with_cost", "annualized_return"), "mean"]
+    assert metrics["mean.excess_return_with_cost.annualized_return"] == expected
+    record.check(include_self=True)
+
+
+def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: pd.DataFrame) -> None:
+    """Each pass shuffles the scores that the first day trades on, and no others; the seed repeats them."""
+    for start, expected in ((None, "2016-01-04"), ("2016-02-01", "2016-01-29")):
+        record = _passes(recorder, _config(start_time=start), pass_num=2)
+        shuffled = record._shuffled(prediction, np.random.default_rng(1))
+        changed = (shuffled != prediction).any(axis=1)
+        days = prediction.index.get_level_values("datetime")[changed.to_numpy()].unique()
+        assert [str(d.date()) for d in days] == [expected]
+        day = prediction.loc[expected]["score"]
+        assert sorted(shuffled.loc[expected]["score"]) == sorted(day)
+    name = "multi_pass_port_analysis_1day.pkl"
+    one, same, other = (_passes(recorder, pass_num=3, seed=seed).generate()[name] for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(one, same)
+    assert not one.equals(other)
+    assert (one["std"] > 0).all()
+    np.testing.assert_allclose(one["mean_std"], one["mean"] / one["std"])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"pass_num": 0}, "pass_num: must be a whole number from 1 on"),
+        ({"config": {**_config(), "strategy": _config()["strategy"] | {"kwargs": {"topk": 1, "n_drop": 1, "signal": "x"}}}},
+         "signal is <PRED>"),
+    ],
+)  # fmt: skip
+def test_bad_passes(recorder: Recorder, kwargs: dict[str, Any], words: str) -> None:
+    """A number of passes that is none, and a strategy whose signal cannot be shuffled, are one message."""
+    with pytest.raises(ConfigError, match=words):
+        _passes(recorder, **kwargs)
+
+
 def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
     """What is wrong inside the backtest is named by its path in the record's configuration."""
     with pytest.raises(ConfigError, match=r"config\.backtest\.exchange_kwargs: unknown option 'fee'"):
-        _record(recorder, _config(exchange_kwargs={"fee": 1})).generate()
+        _record(recorder, _config(exchange_kwargs={"fee": 1}))
     with pytest.raises(DataNotFound, match=r"config\.backtest\.benchmark"):
         _record(recorder, _config(benchmark="NOPE")).generate()
     config = _config()

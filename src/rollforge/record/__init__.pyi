@@ -8,6 +8,7 @@ from .base import (
     RecordTemp as RecordTemp,
 )
 from .portfolio import (
+    MultiPassPortAnaRecord as MultiPassPortAnaRecord,
     PortAnaRecord as PortAnaRecord,
 )
 from .signal import (

@@ -2,95 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.record.exchange import Fill, Side
+from rollforge.record.decision import Order
+from rollforge.record.market import Fill, Floats, Market
+from rollforge.record.position import Position
 
-__all__ = ["Account", "Books", "Positions"]
+__all__ = ["WEIGHTS", "Account", "Books", "Positions"]
 
-Floats = NDArray[np.float64]
-
-Positions = dict[pd.Timestamp, dict[str, Any]]
-"""Day -> ``{"cash": …, "now_account_value": …, code: {"amount": …, "price": …, "weight": …, "count_day": …}}``."""
+Positions = dict[pd.Timestamp, Position]
+"""Day -> what is held at its end."""
 
 
 @dataclass(slots=True)
 class Account:
-    """Cash and holdings by place of the instrument. The loop of a backtest owns it and changes it."""
+    """Cash and holdings. The loop of a backtest owns it and changes it."""
 
-    cash: float
-    amount: Floats
-    """Adjusted shares, (instruments,)."""
-    price: Floats
-    """Last known close, or the price paid today."""
-    days_held: NDArray[np.int64]
-    held: NDArray[np.bool_]
+    current_position: Position
+    init_cash: float = 0.0
     turnover: float = 0.0
     """Money moved by orders since the start."""
     cost: float = 0.0
     """Fees since the start."""
 
-    @classmethod
-    def empty(cls, cash: float, size: int) -> Account:
-        """Return an account with cash alone."""
-        return cls(cash, np.zeros(size), np.zeros(size), np.zeros(size, np.int64), np.zeros(size, bool))
-
-    @property
-    def stock_value(self) -> float:
-        """What the holdings are worth at their last prices."""
-        return float(self.amount[self.held] @ self.price[self.held])
+    def get_cash(self) -> float:
+        """Return the money that can be spent."""
+        return self.current_position.get_cash()
 
     @property
     def value(self) -> float:
         """Holdings and cash."""
-        return self.stock_value + self.cash
+        return self.current_position.calculate_value()
 
-    def settle(self, fill: Fill) -> None:
+    def settle(self, order: Order, fill: Fill) -> None:
         """Enter a fill."""
         if fill.value <= 0:
             return
-        i = fill.order.place
-        amount = fill.value / fill.price
-        if fill.order.side is Side.BUY:
-            self.cash -= fill.value + fill.cost
-            if not self.held[i]:
-                self.held[i], self.amount[i], self.price[i], self.days_held[i] = True, 0.0, fill.price, 0
-            self.amount[i] += amount
-        else:
-            self.cash += fill.value - fill.cost
-            if abs(self.amount[i] - amount) <= 1e-8 + 1e-5 * abs(amount):
-                self.held[i], self.amount[i], self.days_held[i] = False, 0.0, 0
-            else:
-                self.amount[i] -= amount
+        self.current_position.update_order(order, fill.value, fill.cost, fill.price)
         self.turnover += fill.value
         self.cost += fill.cost
 
-    def end_day(self, close: Floats) -> None:
+    def end_day(self, market: Market, day: int) -> None:
         """Value the holdings at the day's close (a suspended one keeps its last), and count the day."""
-        quoted = self.held & ~np.isnan(close)
-        self.price[quoted] = close[quoted]
-        self.days_held[self.held] += 1
-
-    def position(self, codes: Sequence[str]) -> dict[str, Any]:
-        """Return the holdings as Qlib's ``Position.position`` has them."""
-        value = self.value
-        entry: dict[str, Any] = {"cash": self.cash, "now_account_value": value}
-        for i in np.flatnonzero(self.held).tolist():
-            amount, price = float(self.amount[i]), float(self.price[i])
-            entry[codes[i]] = {
-                "amount": amount, "price": price, "weight": amount * price / value, "count_day": int(self.days_held[i]),
-            }  # fmt: skip
-        return entry
+        position = self.current_position
+        for code in position.get_stock_list():
+            place = market.place(code)
+            close = np.nan if place is None else float(market.close[day, place])
+            if not np.isnan(close):
+                position.update_stock_price(code, close)
+        position.add_count_all("day")
+        position.position["now_account_value"] = position.calculate_value()
+        position.update_weight_all()
 
 
 _COLUMNS = ["account", "return", "total_turnover", "turnover", "total_cost", "cost", "value", "cash"]
 _INDICATORS = ["ffr", "pa", "pos", "deal_amount", "value", "count"]
+WEIGHTS: Mapping[str, Callable[[Fill], float]] = {
+    "mean": lambda fill: 1.0,
+    "amount_weighted": lambda fill: fill.amount,
+    "value_weighted": lambda fill: fill.value,
+}
+"""How orders count in the mean of a day."""
+Trade = tuple[int, Order, Fill]
 
 
 def _index(days: NDArray[np.datetime64]) -> pd.DatetimeIndex:
@@ -104,26 +82,33 @@ class Books:
     start_value: float
     rows: list[tuple[float, ...]] = field(default_factory=list)
     positions: Positions = field(default_factory=dict)
-    fills: list[tuple[int, Fill]] = field(default_factory=list)
+    trades: list[Trade] = field(default_factory=list)
+    """Step, order, and what became of it."""
 
-    def enter(self, account: Account, day: np.datetime64, codes: Sequence[str]) -> None:
+    @property
+    def last(self) -> Position:
+        """What is held at the end."""
+        return self.positions[max(self.positions)]
+
+    def enter(self, account: Account, day: np.datetime64) -> None:
         """Write the day down."""
         before, turned, paid = (self.rows[-1][k] for k in (0, 2, 4)) if self.rows else (self.start_value, 0.0, 0.0)
-        value = account.value
+        position = account.current_position
+        value = position.calculate_value()
         cost = account.cost - paid
         self.rows.append(
             (
                 value,
-                (value - before + cost) / before,  # the return before fees
+                _rate(value - before + cost, before),  # the return before fees
                 account.turnover,
-                (account.turnover - turned) / before,
+                _rate(account.turnover - turned, before),
                 account.cost,
-                cost / before,
-                account.stock_value,
-                account.cash,
+                _rate(cost, before),
+                position.calculate_stock_value(),
+                position.get_cash(include_settle=True),
             )
         )
-        self.positions[pd.Timestamp(day)] = account.position(codes)
+        self.positions[pd.Timestamp(day)] = position.copy()
 
     def report(self, days: NDArray[np.datetime64], bench: Floats) -> pd.DataFrame:
         """Return the daily report: Qlib's columns, index datetime."""
@@ -131,40 +116,44 @@ class Books:
         frame["bench"] = bench
         return frame
 
-    def trades(self, days: NDArray[np.datetime64], codes: Sequence[str]) -> pd.DataFrame:
+    def trade_table(self, days: NDArray[np.datetime64]) -> pd.DataFrame:
         """Return one row an order, filled or not; amounts and values of sales are negative."""
-        rows = []
-        for _, fill in self.fills:
-            sign = 1 if fill.order.side is Side.BUY else -1
-            rows.append(
-                (
-                    codes[fill.order.place],
-                    sign * fill.order.amount,
-                    sign * fill.amount,
-                    fill.price,
-                    sign * fill.value,
-                    fill.cost,
-                )
+        rows = [
+            (
+                order.stock_id,
+                order.amount_delta,
+                order.sign * fill.amount,
+                fill.price,
+                order.sign * fill.value,
+                fill.cost,
             )
-        index = _index(days[[day for day, _ in self.fills]])
+            for _, order, fill in self.trades
+        ]
+        index = _index(days[[day for day, _, _ in self.trades]])
         columns = ["instrument", "amount", "deal_amount", "price", "value", "cost"]
         return pd.DataFrame(rows, columns=columns, index=index)
 
-    def indicators(self, days: NDArray[np.datetime64]) -> pd.DataFrame:
+    def indicators(self, days: NDArray[np.datetime64], ffr: str = "mean", pa: str = "mean") -> pd.DataFrame:
         """Return how orders were filled, by day: Qlib's columns.
 
         ``ffr`` mean share of an order that was filled; ``pa`` and ``pos`` price advantage and how often it was positive
         (0, as orders are dealt at the base price itself); ``deal_amount`` and ``value`` sums; ``count`` orders.
+        `ffr` and `pa` are names of :data:`WEIGHTS`.
         """
         rows = np.zeros((len(days), len(_INDICATORS)))
-        share = np.zeros(len(days))
-        asked = np.zeros(len(days))
-        for day, fill in self.fills:
+        share, asked, advantage = np.zeros((3, len(days)))
+        for day, order, fill in self.trades:
             rows[day, 3:] += (fill.amount, fill.value, 1)
-            if fill.order.amount > 0:
-                share[day] += fill.amount / fill.order.amount
-                asked[day] += 1
+            advantage[day] += WEIGHTS[pa](fill)
+            if order.amount > 0:
+                share[day] += fill.amount / order.amount * WEIGHTS[ffr](fill)
+                asked[day] += WEIGHTS[ffr](fill)
         with np.errstate(invalid="ignore"):
             rows[:, 0] = share / asked
-        rows[rows[:, 5] == 0, 1:3] = np.nan
+        rows[advantage == 0, 1] = np.nan
+        rows[rows[:, 5] == 0, 2] = np.nan
         return pd.DataFrame(rows, columns=_INDICATORS, index=_index(days))
+
+
+def _rate(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")

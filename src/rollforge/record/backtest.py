@@ -12,23 +12,37 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from rollforge.build import build
-from rollforge.data.engine import features, session_provider
-from rollforge.data.provider import Days
+from rollforge.build import build, described, locate
+from rollforge.data.engine import features, resolve_instruments, session_provider
+from rollforge.data.provider import Days, Provider
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.record.account import Account, Books, Positions
-from rollforge.record.exchange import Market, Rules, Side, open_market
-from rollforge.record.strategy import BaseSignalStrategy, TopkDropoutStrategy
+from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
+from rollforge.record.decision import BaseTradeDecision
+from rollforge.record.exchange import Exchange
+from rollforge.record.executor import SimulatorExecutor
+from rollforge.record.file_orders import FileOrderStrategy
+from rollforge.record.market import Floats, Market
+from rollforge.record.position import Position
+from rollforge.record.quotes import open_market
+from rollforge.record.review import review
+from rollforge.record.rules import Rules
+from rollforge.record.scores import SignalWCache
+from rollforge.record.strategy import BaseSignalStrategy, BaseStrategy, TopkDropoutStrategy
+from rollforge.record.weights import SoftTopkStrategy, WeightStrategyBase
 from rollforge.session import Session, current_session
 
 __all__ = [
     "BacktestResult",
     "BaseSignalStrategy",
+    "BaseStrategy",
+    "FileOrderStrategy",
     "SimulatorExecutor",
+    "SoftTopkStrategy",
     "TopkDropoutStrategy",
+    "WeightStrategyBase",
     "backtest",
     "backtest_daily",
     "run_backtest",
@@ -38,50 +52,6 @@ log = logging.getLogger(__name__)
 
 FREQ = "1day"
 """The one frequency of reports."""
-
-
-class SimulatorExecutor:
-    """Deals a day's orders at that day's prices.
-
-    Parameters
-    ----------
-    time_per_step : str
-        ``day`` is the only one.
-    generate_portfolio_metrics : bool
-        Whether a report and positions are made.
-    trade_type : str
-        ``serial``: sales first, their money buys; ``parallel``: purchases are dealt before the sales.
-    start_time, end_time, indicator_config, verbose, track_data
-        Taken as Qlib has them, without effect.
-
-    Raises
-    ------
-    ConfigError
-        For another frequency or trade type.
-    """
-
-    def __init__(
-        self,
-        time_per_step: str = "day",
-        start_time: Any = None,
-        end_time: Any = None,
-        indicator_config: Mapping[str, Any] | None = None,
-        generate_portfolio_metrics: bool = False,
-        verbose: bool = False,
-        track_data: bool = False,
-        trade_type: str = "serial",
-    ) -> None:
-        if time_per_step not in ("day", "1day"):
-            raise ConfigError(
-                f"time_per_step {time_per_step!r} is not supported; backtests are daily: 'day'.", path="executor.kwargs"
-            )
-        if trade_type not in ("serial", "parallel"):
-            raise ConfigError(
-                f"trade_type must be 'serial' or 'parallel', found {trade_type!r}.", path="executor.kwargs"
-            )
-        self.time_per_step = "day"
-        self.generate_portfolio_metrics = generate_portfolio_metrics
-        self.trade_type = trade_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +66,10 @@ class BacktestResult:
     """How orders were filled, by day."""
     trades: pd.DataFrame
     """One row an order."""
+    notes: tuple[str, ...] = ()
+    """What should be known of these numbers."""
+    costs: str = ""
+    """The fees, in words."""
 
 
 def run_backtest(
@@ -116,7 +90,7 @@ def run_backtest(
 
     Parameters
     ----------
-    strategy : BaseSignalStrategy or its description
+    strategy : BaseStrategy or its description
         As ``{"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy", "kwargs": {…}}``.
     start_time, end_time : date, optional
         First and last day; None: the first day of the signal, and the trading day after its last. Days past the end of
@@ -128,7 +102,7 @@ def run_backtest(
     account : float or mapping
         Money at the start, or ``{"cash": …, code: amount or {"amount": …, "price": …}}``.
     exchange_kwargs : mapping, optional
-        See :meth:`rollforge.record.exchange.Rules.from_kwargs`.
+        See :meth:`rollforge.record.rules.Rules.from_kwargs`.
     session : Session, optional
         Names the data and the region; by default the current one.
     where : str
@@ -145,34 +119,139 @@ def run_backtest(
     provider = session_provider(session)
     prefix = f"{where}." if where else ""
     where = f"{prefix}backtest"
-    rules = Rules.from_kwargs(exchange_kwargs or {}, region=session.region, where=f"{where}.exchange_kwargs")
+    rules = Rules.from_kwargs(
+        exchange_kwargs or {}, region=session.region, defaults=session.exchange, where=f"{where}.exchange_kwargs"
+    )
     strategy = _strategy(strategy, f"{prefix}strategy")
     executor = _executor(executor, f"{prefix}executor")
-    days, before = _days(provider.calendar(), strategy, start_time, end_time, where)
+    calendar = provider.calendar()
+    begin, days = _days(calendar, strategy, start_time, end_time, where)
     cash, holdings = _start(account, where)
+    market = _market(provider, rules, strategy, list(holdings), calendar, days, where)
+    bench = _benchmark(benchmark, days, session, where)
+    purse = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
+    steps = TradeCalendarManager(calendar, begin, len(days))
+    books = _trade(strategy, executor, purse, market, steps)
+    review(market, strategy, books, len(days))
+    return BacktestResult(
+        report=books.report(days, bench),
+        positions=books.positions,
+        indicators=books.indicators(days, executor.ffr_weight, executor.pa_weight),
+        trades=books.trade_table(days),
+        notes=tuple(market.notes),
+        costs=rules.costs(),
+    )
+
+
+def _trade(
+    strategy: BaseStrategy,
+    executor: SimulatorExecutor,
+    account: Account,
+    market: Market,
+    steps: TradeCalendarManager,
+) -> Books:
+    """Let the strategy trade day by day."""
+    exchange, books = Exchange(market), Books(account.value)
+    first = len(market.days) - steps.trade_len  # the market may have quotes from before the backtest
+    common = CommonInfrastructure(trade_account=account, trade_exchange=exchange)
+    level = LevelInfrastructure(trade_calendar=steps, executor=executor, common_infra=common)
+    executor.level_infra, executor.common_infra = level, common
+    strategy.reset_common_infra(common)
+    strategy.reset(level_infra=level)
+    results: list[Any] | None = None
+    while not steps.finished():
+        step = steps.get_trade_step()
+        decision = strategy.generate_trade_decision(results)
+        if not isinstance(decision, BaseTradeDecision):
+            raise ConfigError(
+                f"{type(strategy).__name__}.generate_trade_decision returned a {type(decision).__name__}; it must return "
+                "a decision, such as TradeDecisionWO(orders, self)."
+            )
+        trades = executor.deal(decision, account, exchange, step)
+        account.end_day(market, first + step)
+        books.trades += trades
+        books.enter(account, market.days[first + step])
+        account.current_position.settle_commit()
+        results = [(order, fill.value, fill.cost, fill.price) for _, order, fill in trades]
+        steps.step()
+        strategy.post_exe_step(results)
+    strategy.post_upper_level_exe_step()
+    return books
+
+
+def _market(
+    provider: Provider,
+    rules: Rules,
+    strategy: BaseStrategy,
+    holdings: list[str],
+    calendar: Days,
+    days: Days,
+    where: str,
+) -> Market:
+    codes = strategy.instruments()
     try:
-        market = open_market(provider, rules, [*strategy.signal.codes, *holdings], days)
+        if codes is None:
+            signal = strategy.signal if isinstance(strategy, BaseSignalStrategy) else None
+            listed = signal.codes if isinstance(signal, SignalWCache) else []
+            members, _ = resolve_instruments(provider, rules.codes or "all")
+            codes = [*listed, *(code for code in members if provider.has(code))]
+        return open_market(provider, rules, [*codes, *holdings], _quoted(rules, calendar, days, where))
     except DataNotFound as exc:
         raise DataNotFound(
             f"The backtest lacks data: {exc} The signal names the instruments, {where}.exchange_kwargs the fields."
         ) from exc
-    bench = _benchmark(benchmark, days, session, where)
-    purse = _opened(cash, holdings, market, before, session, where)
-    books = Books(purse.value)
-    for t, day in enumerate(days):
-        scores = strategy.signal.on(days[t - 1] if t else before, market.codes)
-        orders = [] if scores is None else strategy.orders(t, scores, purse, market)
-        if executor.trade_type == "parallel":
-            orders = sorted(orders, key=lambda order: order.side is Side.SELL)
-        for order in orders:
-            fill = market.deal(t, order, cash=purse.cash, held=float(purse.amount[order.place]))
-            purse.settle(fill)
-            books.fills.append((t, fill))
-        purse.end_day(market.close[t])
-        books.enter(purse, day, market.codes)
-    return BacktestResult(
-        books.report(days, bench), books.positions, books.indicators(days), books.trades(days, market.codes)
+
+
+def _quoted(rules: Rules, calendar: Days, days: Days, where: str) -> Days:
+    """The days with quotes: those of the backtest, and from an earlier start of the exchange on."""
+    where = f"{where}.exchange_kwargs"
+    start = days[0] if rules.start_time is None else read_day(rules.start_time, f"{where}.start_time")
+    end = days[-1] if rules.end_time is None else read_day(rules.end_time, f"{where}.end_time")
+    if start > days[0] or end < days[-1]:
+        raise ConfigError(
+            f"the exchange has quotes from {start} to {end}, the backtest goes from {days[0]} to {days[-1]}. Leave "
+            "start_time and end_time out, or let them include the backtest.",
+            path=where,
+        )
+    return calendar[np.searchsorted(calendar, start) : np.searchsorted(calendar, days[-1], "right")]
+
+
+def check_backtest(
+    strategy: Any, executor: Any, options: Mapping[str, Any], *, session: Session, where: str = ""
+) -> None:
+    """Do nothing, unless a backtest would be refused: what can be said without a prediction and without data.
+
+    Parameters
+    ----------
+    strategy, executor : object or description
+        As in :func:`run_backtest`; placeholders need not be filled.
+    options : mapping
+        Its further arguments.
+    session, where
+        See :func:`run_backtest`.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`run_backtest`.
+    """
+    prefix = f"{where}." if where else ""
+    if strategy_class(strategy, f"{prefix}strategy") is not None:
+        described(strategy, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
+    elif not isinstance(strategy, (str, Mapping)):
+        _strategy(strategy, f"{prefix}strategy")
+    _executor(executor, f"{prefix}executor")
+    Rules.from_kwargs(
+        options.get("exchange_kwargs") or {},
+        region=session.region,
+        defaults=session.exchange,
+        where=f"{prefix}backtest.exchange_kwargs",
     )
+    if "account" in options:
+        _start(options["account"], f"{prefix}backtest")
+    for name in ("start_time", "end_time"):
+        if options.get(name) is not None:
+            read_day(options[name], f"{prefix}backtest.{name}")
 
 
 def backtest(
@@ -233,16 +312,43 @@ def backtest_daily(
     return metrics[FREQ]
 
 
-def _strategy(strategy: Any, where: str) -> BaseSignalStrategy:
+def _strategy(strategy: Any, where: str) -> BaseStrategy:
     if isinstance(strategy, (str, Mapping)):
         strategy = build(strategy, default_module="rollforge.record.backtest", where=where)
-    if not isinstance(strategy, BaseSignalStrategy):
-        raise ConfigError(
-            f"a {type(strategy).__name__} cannot trade here. There is TopkDropoutStrategy; a strategy of your own "
-            "derives from rollforge.record.backtest.BaseSignalStrategy.",
-            path=where,
-        )
+    if not isinstance(strategy, BaseStrategy):
+        raise _no_strategy(type(strategy).__name__, where)
     return strategy
+
+
+def strategy_class(strategy: Any, where: str) -> type[BaseStrategy] | None:
+    """Return the class that a description names; None for a function that makes one, and for what is no description.
+
+    Raises
+    ------
+    ConfigError
+        When it is no strategy, is not supported, or is not there.
+    """
+    if isinstance(strategy, str):
+        strategy = {"class": strategy}
+    if not isinstance(strategy, Mapping) or "class" not in strategy:
+        return None
+    name, module = strategy["class"], strategy.get("module_path")
+    if not module and isinstance(name, str) and "." not in name:
+        module = "rollforge.record.backtest"
+    target = locate(name, module, where=where)
+    if not isinstance(target, type):
+        return None
+    if not issubclass(target, BaseStrategy):
+        raise _no_strategy(target.__name__, where)
+    return target
+
+
+def _no_strategy(name: str, where: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is no strategy that can trade here. There are TopkDropoutStrategy, SoftTopkStrategy and FileOrderStrategy; "
+        "a strategy of your own derives from rollforge.record.backtest.BaseSignalStrategy or BaseStrategy.",
+        path=where,
+    )
 
 
 def _executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
@@ -255,19 +361,23 @@ def _executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
     return executor
 
 
-def _days(
-    calendar: Days, strategy: BaseSignalStrategy, start: Any, end: Any, where: str
-) -> tuple[Days, np.datetime64 | None]:
-    """Return the trading days, and the one before them (None at the calendar's start: there Qlib takes the last)."""
-    signal = strategy.signal.days
-    first = signal[0] if start is None else read_day(start, f"{where}.start_time")
+def _days(calendar: Days, strategy: BaseStrategy, start: Any, end: Any, where: str) -> tuple[int, Days]:
+    """Return the place of the first trading day in the calendar, and the trading days."""
+    source = strategy.signal if isinstance(strategy, BaseSignalStrategy) else None
+    signal = source.days if isinstance(source, SignalWCache) else None
+    for name, given in (("start_time", start), ("end_time", end)):
+        if given is None and signal is None:
+            raise ConfigError(
+                f"{type(strategy).__name__} has no prediction to take the days from.", path=f"{where}.{name}"
+            )
+    first = read_day(start, f"{where}.start_time") if start is not None or signal is None else signal[0]
     begin = int(np.searchsorted(calendar, first))
-    if end is None:
-        stop = int(np.searchsorted(calendar, signal[-1], side="right")) + 1
-        last = calendar[min(stop, len(calendar)) - 1]
-    else:
+    if end is not None or signal is None:
         last = read_day(end, f"{where}.end_time")
         stop = int(np.searchsorted(calendar, last, side="right"))
+    else:
+        stop = int(np.searchsorted(calendar, signal[-1], side="right")) + 1
+        last = calendar[min(stop, len(calendar)) - 1]
     if first > last:
         raise ConfigError(f"the backtest starts on {first} and ends on {last}.", path=f"{where}.start_time")
     days = calendar[begin:stop]
@@ -276,11 +386,12 @@ def _days(
             f"there are no trading days from {first} to {last}: the calendar has {calendar[0]} to {calendar[-1]}.",
             path=f"{where}.start_time",
         )
-    if signal[0] >= days[-1] or signal[-1] < (calendar[begin - 1] if begin else days[0]):
+    eve = calendar[begin - 1] if begin else days[0]
+    if signal is not None and (signal[0] >= days[-1] or signal[-1] < eve):
         log.warning(
             "the signal has %s to %s, the backtest %s to %s: it never trades", signal[0], signal[-1], days[0], days[-1]
         )
-    return days, calendar[begin - 1] if begin else None
+    return begin, days
 
 
 def _start(account: Any, where: str) -> tuple[float, dict[str, Any]]:
@@ -300,15 +411,14 @@ def _start(account: Any, where: str) -> tuple[float, dict[str, Any]]:
 def _opened(
     cash: float,
     holdings: Mapping[str, Any],
-    market: Market,
     before: np.datetime64 | None,
+    first: np.datetime64,
     session: Session,
     where: str,
 ) -> Account:
     """Return the account at the start; holdings without a price are worth their last close of the 30 days before."""
-    purse = Account.empty(cash, len(market.codes))
+    entries = {}
     for code, entry in holdings.items():
-        i = market.codes.index(code)
         amount = entry.get("amount") if isinstance(entry, Mapping) else entry
         price = entry.get("price") if isinstance(entry, Mapping) else None
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount <= 0:
@@ -317,14 +427,12 @@ def _opened(
             close = features([code], ["$close"], before - 30, before, session=session)["$close"].dropna()
             price = float(close.iloc[-1]) if len(close) else None
         if price is None:
-            raise DataNotFound(
-                f"{code} has no close in the 30 days before {market.days[0]}. Give its price in {where}.account."
-            )
-        purse.held[i], purse.amount[i], purse.price[i] = True, float(amount), float(price)
-    return purse
+            raise DataNotFound(f"{code} has no close in the 30 days before {first}. Give its price in {where}.account.")
+        entries[code] = {"amount": float(amount), "price": float(price)}
+    return Account(Position(cash, entries), init_cash=cash)
 
 
-def _benchmark(benchmark: Any, days: Days, session: Session, where: str) -> NDArray[np.float64]:
+def _benchmark(benchmark: Any, days: Days, session: Session, where: str) -> Floats:
     """Return the benchmark's return on each day; 0 where it has none, as in Qlib."""
     if benchmark is None:
         return np.zeros(len(days))
@@ -349,5 +457,5 @@ def _benchmark(benchmark: Any, days: Days, session: Session, where: str) -> NDAr
     missing = int(np.isnan(found[1:]).sum())
     if missing:
         log.warning("the benchmark has no return on %d of %d days; they count as 0", missing, len(days))
-    bench: NDArray[np.float64] = np.nan_to_num(found)
+    bench: Floats = np.nan_to_num(found)
     return bench

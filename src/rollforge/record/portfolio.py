@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,34 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import fill_placeholder
+from rollforge.data.engine import session_provider
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.analysis import risk_analysis
-from rollforge.record.backtest import FREQ, run_backtest
+from rollforge.record.backtest import (
+    FREQ,
+    BacktestResult,
+    BaseSignalStrategy,
+    check_backtest,
+    run_backtest,
+    strategy_class,
+)
 from rollforge.record.base import ACRecordTemp
+from rollforge.record.rules import EXCHANGE_OPTIONS
 from rollforge.record.signal import SignalRecord
 from rollforge.session import current_session
 from rollforge.track.base import Recorder
 
-__all__ = ["PortAnaRecord", "indicator_analysis"]
+__all__ = ["MultiPassPortAnaRecord", "PortAnaRecord", "indicator_analysis"]
+
+log = logging.getLogger(__name__)
 
 _PARTS = ("strategy", "executor", "backtest")
 _BACKTEST = ("start_time", "end_time", "account", "benchmark", "exchange_kwargs", "pos_type")
+_MOVED = tuple(name for name in EXCHANGE_OPTIONS if name not in _BACKTEST)
+"""Options of the exchange, which older files have directly under ``backtest``."""
+_SILENT = ("verbose", "return_order")
+"""Options of older files that change nothing that is computed."""
 _METHODS = {"mean": "count", "amount_weighted": "deal_amount", "value_weighted": "value"}
 
 
@@ -86,7 +103,7 @@ class PortAnaRecord(ACRecordTemp):
     """Backtests the run's prediction; saves report, positions, orders and risk figures, and logs the latter.
 
     Artifacts in ``portfolio_analysis/``: ``report_normal_1day.pkl`` (by day: account, return, cost, bench …),
-    ``positions_normal_1day.pkl`` (day -> what Qlib's ``Position.position`` holds, as plain dicts),
+    ``positions_normal_1day.pkl`` (day -> :class:`~rollforge.record.position.Position`),
     ``port_analysis_1day.pkl``, ``indicators_normal_1day.pkl``, ``indicator_analysis_1day.pkl``, ``trades_1day.pkl``.
     Metrics: ``1day.excess_return_without_cost.annualized_return`` and its like, ``1day.ffr``, ``1day.pa``,
     ``1day.pos``.
@@ -96,9 +113,10 @@ class PortAnaRecord(ACRecordTemp):
     recorder : Recorder
         A run with ``pred.pkl``.
     config : mapping, optional
-        ``strategy`` and ``executor`` (descriptions; ``<PRED>`` stands for the prediction) and ``backtest``: start_time,
-        end_time (None: the days of the prediction, and one more), account, benchmark, exchange_kwargs. By default
-        the 50 best, 5 replaced a day.
+        ``strategy`` and ``executor`` (descriptions; ``<PRED>`` stands for the prediction, which is also the signal of a
+        strategy that names none) and ``backtest``: start_time, end_time (None: the days of the prediction, and one
+        more), account, benchmark, exchange_kwargs. By default the 50 best, 5 replaced a day. Options of the exchange
+        directly under ``backtest``, as in older files, are taken for exchange_kwargs.
     risk_analysis_freq, indicator_analysis_freq : str or sequence of str, optional
         ``day``, the only frequency there is; an empty list leaves the analysis out.
     indicator_analysis_method : str, optional
@@ -109,7 +127,7 @@ class PortAnaRecord(ACRecordTemp):
     Raises
     ------
     ConfigError
-        For an unknown key or frequency.
+        For an unknown key or frequency, a strategy that is not supported, an option that cannot be meant.
     """
 
     artifact_path = "portfolio_analysis"
@@ -125,28 +143,32 @@ class PortAnaRecord(ACRecordTemp):
         skip_existing: bool = False,
     ) -> None:
         super().__init__(recorder, skip_existing)
-        config = _default_config(current_session().region) if config is None else config
+        session = current_session()
+        config = _default_config(session.region) if config is None else config
         _check_keys(config, _PARTS, "config")
         if "strategy" not in config or "backtest" not in config:
             raise ConfigError("a portfolio analysis needs 'strategy' and 'backtest'.", path="config")
-        _check_keys(config["backtest"], _BACKTEST, "config.backtest")
-        if config["backtest"].get("pos_type", "Position") != "Position":
-            raise ConfigError("the only pos_type is 'Position'.", path="config.backtest.pos_type")
-        self.strategy_config = config["strategy"]
+        self.backtest_config = _in_todays_form(config["backtest"])
+        self.strategy_config = _with_signal(config["strategy"])
         self.executor_config = config.get("executor")
-        self.backtest_config = {k: v for k, v in config["backtest"].items() if k != "pos_type"}
+        check_backtest(
+            self.strategy_config, self.executor_config, self.backtest_config, session=session, where="config"
+        )
         self.risk_analysis_freq = _daily(risk_analysis_freq, "risk_analysis_freq")
         self.indicator_analysis_freq = _daily(indicator_analysis_freq, "indicator_analysis_freq")
         self.indicator_analysis_method = indicator_analysis_method or "mean"
 
-    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        placeholders = {"<PRED>": self.load("pred.pkl")}
-        result = run_backtest(
+    def _backtest(self, prediction: Any) -> BacktestResult:
+        placeholders = {"<PRED>": prediction}
+        return run_backtest(
             fill_placeholder(self.strategy_config, placeholders),
             executor=fill_placeholder(self.executor_config, placeholders),
             where="config",
             **self.backtest_config,
         )
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        result = self._backtest(self.load("pred.pkl"))
         made: dict[str, Any] = {
             f"report_normal_{FREQ}.pkl": result.report,
             f"positions_normal_{FREQ}.pkl": result.positions,
@@ -155,7 +177,7 @@ class PortAnaRecord(ACRecordTemp):
         }
         metrics: dict[str, Any] = {}
         if self.risk_analysis_freq:
-            risk = _risk(result.report)
+            risk = excess_returns(result.report)
             made[f"port_analysis_{FREQ}.pkl"] = risk
             metrics |= {f"{FREQ}.{'.'.join(key)}": float(v) for key, v in zip(risk.index, risk["risk"], strict=True)}
             self._report_risk(result.report, risk)
@@ -181,11 +203,164 @@ class PortAnaRecord(ACRecordTemp):
         return [f"{name}_{FREQ}.pkl" for name in names]
 
 
-def _risk(report: pd.DataFrame) -> pd.DataFrame:
+_PASSES = ("annualized_return", "information_ratio")
+
+
+class MultiPassPortAnaRecord(PortAnaRecord):
+    """Backtests the run's prediction several times from different first holdings: how much depends on the start.
+
+    Artifact: ``portfolio_analysis/multi_pass_port_analysis_1day.pkl``, for the annualized return and the information
+    ratio of the excess return without and with cost: mean and standard deviation over the passes, and ``mean_std``, the
+    one divided by the other. Metrics: ``mean.excess_return_with_cost.annualized_return`` and its like.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        A run with ``pred.pkl``.
+    pass_num : int
+        How many backtests are made.
+    shuffle_init_score : bool
+        Whether in each of them the scores of the first day that is traded on are shuffled. (Qlib shuffles the first day
+        from `start_time` on, which is the second one where there are scores of the day before.)
+    seed : int
+        Of the shuffling, so that the passes can be repeated.
+    **kwargs
+        See :class:`PortAnaRecord`; the strategy is a description.
+
+    Raises
+    ------
+    ConfigError
+        As :class:`PortAnaRecord`; for a number of passes below 1, and a strategy without the signal ``<PRED>``.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder | None = None,
+        pass_num: int = 10,
+        shuffle_init_score: bool = True,
+        seed: int = 0,
+        *,
+        config: Mapping[str, Any] | None = None,
+        risk_analysis_freq: str | Sequence[str] | None = None,
+        indicator_analysis_freq: str | Sequence[str] | None = None,
+        indicator_analysis_method: str | None = None,
+        skip_existing: bool = False,
+    ) -> None:
+        super().__init__(
+            recorder, config, risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing
+        )
+        if isinstance(pass_num, bool) or not isinstance(pass_num, int) or pass_num < 1:
+            raise ConfigError(f"must be a whole number from 1 on, found {pass_num!r}.", path="pass_num")
+        signal = (self.strategy_config.get("kwargs") or {}).get("signal") if _is_mapping(self.strategy_config) else None
+        if not (isinstance(signal, str) and signal == "<PRED>"):
+            raise ConfigError("several passes need a strategy whose signal is <PRED>.", path="config.strategy")
+        self.pass_num, self.shuffle_init_score, self.seed = pass_num, shuffle_init_score, seed
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        prediction, random = self.load("pred.pkl"), np.random.default_rng(self.seed)
+        passes = []
+        for _ in range(self.pass_num):
+            scores = self._shuffled(prediction, random) if self.shuffle_init_score else prediction
+            passes.append(excess_returns(self._backtest(scores).report)["risk"])
+        if not self.risk_analysis_freq:
+            return {}
+        table = pd.concat(passes, axis=1)
+        table = table[table.index.get_level_values(1).isin(_PASSES)]
+        mean, std = table.mean(axis=1), table.std(axis=1)
+        apart = std > 1e-9 * mean.abs()  # equal passes have no ratio; what is left between them is rounding
+        summary = pd.DataFrame({"mean": mean, "std": std, "mean_std": mean / std.where(apart)})
+        metrics: dict[str, Any] = {
+            f"{name}.{kind}.{figure}": float(value)
+            for name in summary
+            for (kind, figure), value in zip(summary.index, summary[name], strict=True)
+        }
+        self.recorder.log_metrics(**metrics)
+        return {f"multi_pass_port_analysis_{FREQ}.pkl": summary}
+
+    def _shuffled(self, prediction: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+        """The prediction with the scores of the first day that is traded on in another order."""
+        days = prediction.index.get_level_values("datetime").to_numpy().astype("datetime64[D]")
+        start, first = self.backtest_config.get("start_time"), days.min()
+        if start is not None:
+            calendar = session_provider(current_session()).calendar()
+            begin = int(np.searchsorted(calendar, read_day(start, "config.backtest.start_time")))
+            first = min(days[days >= calendar[max(begin - 1, 0)]], default=first)
+        made, row = prediction.copy(), np.flatnonzero(days == first)
+        made.iloc[row] = prediction.iloc[random.permutation(row)].to_numpy()
+        return made
+
+    def list(self) -> Any:
+        """Return the names of the artifacts."""
+        return [f"multi_pass_port_analysis_{FREQ}.pkl"] if self.risk_analysis_freq else []
+
+
+def excess_returns(report: pd.DataFrame) -> pd.DataFrame:
+    """Return the risk figures of a report's return above the benchmark, before and after costs.
+
+    Parameters
+    ----------
+    report : DataFrame
+        By day, columns return, bench and cost.
+
+    Returns
+    -------
+    DataFrame
+        Index (``excess_return_without_cost`` or ``excess_return_with_cost``, figure), column ``risk``.
+    """
     excess = report["return"] - report["bench"]
     kinds = {"excess_return_without_cost": excess, "excess_return_with_cost": excess - report["cost"]}
     with np.errstate(invalid="ignore", divide="ignore"):  # a backtest that never trades has no spread
         return pd.concat({kind: risk_analysis(returns, freq=FREQ) for kind, returns in kinds.items()})
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _in_todays_form(backtest: Any) -> dict[str, Any]:
+    """What stands under ``backtest``, with the exchange's options of older files where they belong."""
+    where = "config.backtest"
+    if not isinstance(backtest, Mapping):
+        raise ConfigError(f"expected a mapping with {', '.join(_BACKTEST)}, found {backtest!r}.", path=where)
+    unknown = [key for key in backtest if key not in (*_BACKTEST, *_MOVED, *_SILENT, "shift")]
+    if unknown:
+        others = f" Also unknown: {', '.join(map(repr, unknown[1:]))}." if unknown[1:] else ""
+        raise ConfigError(
+            f"unknown key.{nearest(str(unknown[0]), (*_BACKTEST, *_MOVED))}{others} Known: {', '.join(_BACKTEST)}; and in "
+            f"exchange_kwargs {', '.join(_MOVED)}.",
+            path=f"{where}.{unknown[0]}",
+        )
+    if backtest.get("shift", 1) != 1:
+        raise ConfigError(
+            f"found {backtest['shift']!r}, but orders follow from the scores of one trading day before. Leave it out.",
+            path=f"{where}.shift",
+        )
+    if backtest.get("pos_type", "Position") != "Position":
+        raise ConfigError("the only pos_type is 'Position'.", path=f"{where}.pos_type")
+    moved = {key: backtest[key] for key in _MOVED if key in backtest}
+    exchange = backtest.get("exchange_kwargs") or {}
+    if not isinstance(exchange, Mapping):
+        raise ConfigError(f"expected a mapping, found {exchange!r}.", path=f"{where}.exchange_kwargs")
+    for key, value in moved.items():
+        if key in exchange and exchange[key] != value:
+            raise ConfigError(
+                f"is {value!r}, and {exchange[key]!r} within exchange_kwargs. Keep the latter.", path=f"{where}.{key}"
+            )
+    if moved:
+        log.info("%s: %s are options of the exchange and belong to exchange_kwargs", where, ", ".join(moved))
+    kept = {key: backtest[key] for key in _BACKTEST if key in backtest and key not in ("exchange_kwargs", "pos_type")}
+    return {**kept, "exchange_kwargs": {**moved, **exchange}}
+
+
+def _with_signal(strategy: Any) -> Any:
+    """A strategy's description; without any signal that of older files, the prediction itself."""
+    target = strategy_class(strategy, "config.strategy")
+    if target is None or not issubclass(target, BaseSignalStrategy) or not isinstance(strategy, Mapping):
+        return strategy
+    kwargs = strategy.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping) or {"signal", "model"} & set(kwargs):
+        return strategy
+    return {**strategy, "kwargs": {**kwargs, "signal": "<PRED>"}}
 
 
 def _check_keys(config: Any, known: Sequence[str], where: str) -> None:

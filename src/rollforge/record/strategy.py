@@ -1,144 +1,229 @@
-"""Strategies: from yesterday's scores and today's market to orders."""
+"""Strategies: from yesterday's scores and today's market to orders. Names and hooks are Qlib's."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.dataset import Dataset
-from rollforge.data.provider import Days
-from rollforge.errors import ConfigError, DataError, nearest
-from rollforge.models.base import BaseModel
+from rollforge.errors import ConfigError, nearest
 from rollforge.record.account import Account
-from rollforge.record.exchange import Market, Order, Side
+from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
+from rollforge.record.decision import BaseTradeDecision, Order, OrderDir, TradeDecisionWO
+from rollforge.record.exchange import Exchange
+from rollforge.record.market import Market
+from rollforge.record.position import Position
+from rollforge.record.scores import Scores, Signal, SignalWCache, create_signal_from
 
-__all__ = ["BaseSignalStrategy", "Scores", "Signal", "TopkDropoutStrategy"]
+__all__ = ["BaseSignalStrategy", "BaseStrategy", "Scores", "Signal", "TopkDropoutStrategy"]
 
 Places = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The scores of one day, by place of the instrument."""
+class BaseStrategy(ABC):
+    """Decides what to trade on each day of a backtest.
 
-    values: NDArray[np.float64]
-    """(instruments,); NaN without a score."""
-    present: NDArray[np.bool_]
-    """Whether the instrument has a row at all on that day."""
-
-
-class Signal:
-    """A prediction, asked for by day.
+    A strategy of your own writes :meth:`generate_trade_decision`. While a backtest runs it has :attr:`trade_calendar`,
+    :attr:`trade_exchange` and :attr:`trade_position`.
 
     Parameters
     ----------
-    source : Series, DataFrame, or (model, dataset)
-        Index of days and instruments, in either order; the first column of a frame counts. Of a pair, the model's
-        prediction.
+    outer_trade_decision, level_infra, common_infra, trade_exchange : optional
+        Qlib's arguments for nested execution; the backtest sets calendar, account and exchange itself.
 
     Raises
     ------
     ConfigError
-        For anything else, as a placeholder that was not filled.
-    DataError
-        When it is empty, or has two values for one day and instrument.
+        For an exchange of the strategy's own.
     """
 
-    def __init__(self, source: Any) -> None:
-        series = _as_series(source)
-        index = series.index
-        if not isinstance(index, pd.MultiIndex) or index.nlevels != 2:
-            raise DataError("A signal needs an index of two levels, datetime and instrument.")
-        names = list(index.names)
-        first = names.index("datetime") if "datetime" in names else int(not _is_days(index.levels[0]))
-        days = index.get_level_values(first)
-        if not _is_days(days):
-            raise DataError("A signal needs an index level of days (timestamps).")
-        if series.empty:
-            raise DataError("The signal is empty: there is no prediction to trade on.")
-        if index.has_duplicates:
-            raise DataError(f"The signal has two values for {index[index.duplicated()][0]}.")
-        codes, names_of = pd.factorize(index.get_level_values(1 - first).astype(str).str.upper(), sort=True)
-        dates, row = np.unique(pd.DatetimeIndex(days).to_numpy().astype("datetime64[D]"), return_inverse=True)
-        self.codes: list[str] = [str(c) for c in names_of]
-        """Instruments, ascending."""
-        self.days: Days = dates
-        self._values = np.full((len(dates), len(self.codes)), np.nan)
-        self._present = np.zeros(self._values.shape, bool)
-        self._values[row, codes] = series.to_numpy(np.float64)
-        self._present[row, codes] = True
+    level_infra: LevelInfrastructure
+    common_infra: CommonInfrastructure
 
-    def on(self, day: np.datetime64 | None, codes: Sequence[str]) -> Scores | None:
-        """Return the scores of a day in the order of `codes`; None when there is no prediction for it."""
-        if day is None:
-            return None
-        at = int(np.searchsorted(self.days, day))
-        if at == len(self.days) or self.days[at] != day:
-            return None
-        if list(codes) == self.codes:
-            return Scores(self._values[at], self._present[at])
-        place = {code: i for i, code in enumerate(self.codes)}
-        found = np.array([place.get(code, -1) for code in codes])
-        there = found >= 0
-        return Scores(np.where(there, self._values[at][found], np.nan), there & self._present[at][found])
+    def __init__(
+        self,
+        outer_trade_decision: Any = None,
+        level_infra: LevelInfrastructure | None = None,
+        common_infra: CommonInfrastructure | None = None,
+        trade_exchange: Any = None,
+    ) -> None:
+        if trade_exchange is not None:
+            raise ConfigError(
+                "a strategy cannot have an exchange of its own; exchange_kwargs describe the one of the backtest.",
+                path="strategy.kwargs.trade_exchange",
+            )
+        self._reset(level_infra, common_infra, outer_trade_decision)
+
+    @property
+    def trade_calendar(self) -> TradeCalendarManager:
+        """The days of the backtest, and the current one."""
+        calendar: TradeCalendarManager = self._shared("level_infra", "trade_calendar")
+        return calendar
+
+    @property
+    def trade_exchange(self) -> Exchange:
+        """The exchange."""
+        exchange: Exchange = self._shared("common_infra", "trade_exchange")
+        return exchange
+
+    @property
+    def trade_position(self) -> Position:
+        """What is held; not to be changed (``copy.deepcopy`` makes one that may be)."""
+        account: Account = self._shared("common_infra", "trade_account")
+        return account.current_position
+
+    @property
+    def executor(self) -> Any:
+        """The executor."""
+        return self._shared("level_infra", "executor")
+
+    def _shared(self, infra: str, name: str) -> Any:
+        held = getattr(self, infra, None)
+        found = None if held is None else held.get(name)
+        if found is None:
+            raise ConfigError(f"{type(self).__name__} has no {name}: it is not in a backtest.")
+        return found
+
+    def reset_level_infra(self, level_infra: LevelInfrastructure) -> None:
+        """Take over calendar and executor; the backtest calls this."""
+        if hasattr(self, "level_infra"):
+            self.level_infra.update(level_infra)
+        else:
+            self.level_infra = level_infra
+
+    def reset_common_infra(self, common_infra: CommonInfrastructure) -> None:
+        """Take over account and exchange; the backtest calls this."""
+        if hasattr(self, "common_infra"):
+            self.common_infra.update(common_infra)
+        else:
+            self.common_infra = common_infra
+
+    def reset(
+        self,
+        level_infra: LevelInfrastructure | None = None,
+        common_infra: CommonInfrastructure | None = None,
+        outer_trade_decision: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Begin a backtest: called once, before the first day."""
+        self._reset(level_infra, common_infra, outer_trade_decision)
+
+    def _reset(
+        self,
+        level_infra: LevelInfrastructure | None = None,
+        common_infra: CommonInfrastructure | None = None,
+        outer_trade_decision: Any = None,
+    ) -> None:
+        if level_infra is not None:
+            self.reset_level_infra(level_infra)
+        if common_infra is not None:
+            self.reset_common_infra(common_infra)
+        if outer_trade_decision is not None:
+            self.outer_trade_decision = outer_trade_decision
+
+    @abstractmethod
+    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+        """Return what to trade on the current day.
+
+        Parameters
+        ----------
+        execute_result : list of (Order, value, cost, price), optional
+            What became of the last day's orders; None on the first day.
+        """
+
+    def instruments(self) -> list[str] | None:
+        """Return the codes that it may trade; None: it may trade whatever the exchange has."""
+        return None
+
+    def post_exe_step(self, execute_result: list[Any] | None) -> None:  # noqa: B027 - a hook
+        """Do something after a day; the calendar stands at the next one."""
+
+    def post_upper_level_exe_step(self) -> None:  # noqa: B027 - a hook
+        """Do something after the last day."""
 
 
-def _is_days(level: pd.Index) -> bool:
-    return isinstance(level, pd.DatetimeIndex)
+class BaseSignalStrategy(BaseStrategy):
+    """A strategy that trades on the scores of the day before.
 
-
-def _as_series(source: Any) -> pd.Series:
-    if isinstance(source, (tuple, list)) and len(source) == 2 and isinstance(source[0], BaseModel):
-        model, dataset = source
-        if not isinstance(dataset, Dataset):
-            raise ConfigError("a signal of a model needs its dataset: (model, dataset).", path="strategy.kwargs.signal")
-        source = model.predict(dataset)
-    if isinstance(source, pd.DataFrame):
-        if source.shape[1] == 0:
-            raise DataError("The signal has no column.")
-        source = source.iloc[:, 0]
-    if not isinstance(source, pd.Series):
-        shown = repr(source) if isinstance(source, str) else f"a {type(source).__name__}"
-        raise ConfigError(
-            f"a signal is a prediction (Series, DataFrame) or (model, dataset), found {shown}. "
-            "In a record, '<PRED>' stands for the run's prediction.",
-            path="strategy.kwargs.signal",
-        )
-    return source
-
-
-class BaseSignalStrategy(ABC):
-    """A strategy that trades on the scores of the day before. Subclass it and write :meth:`orders` for one of your own.
+    One of your own writes :meth:`orders`, or as in Qlib :meth:`generate_trade_decision`; :meth:`get_risk_degree` times
+    the market.
 
     Parameters
     ----------
-    signal : Series, DataFrame or (model, dataset)
-        See :class:`Signal`.
+    signal : Signal, Series, DataFrame, (model, dataset) or description
+        See :func:`~rollforge.record.scores.create_signal_from`.
     model, dataset : optional
         The same as ``signal=(model, dataset)``: an older form of Qlib's.
     risk_degree : float
         Share of the money that is invested, above 0 and at most 1.
+    trade_exchange, level_infra, common_infra
+        See :class:`BaseStrategy`.
     """
 
     def __init__(
-        self, *, signal: Any = None, model: Any = None, dataset: Any = None, risk_degree: float = 0.95
+        self,
+        *,
+        signal: Any = None,
+        model: Any = None,
+        dataset: Any = None,
+        risk_degree: float = 0.95,
+        trade_exchange: Any = None,
+        level_infra: LevelInfrastructure | None = None,
+        common_infra: CommonInfrastructure | None = None,
     ) -> None:
+        super().__init__(level_infra=level_infra, common_infra=common_infra, trade_exchange=trade_exchange)
         if signal is None and model is not None:
             signal = model, dataset
         if not 0 < risk_degree <= 1:
             raise ConfigError(f"risk_degree is a share of the money, found {risk_degree!r}.", path="strategy.kwargs")
         self.risk_degree = risk_degree
-        self.signal = Signal(signal)
+        self.signal = create_signal_from(signal)
+        self.tied_days: set[int] = set()
+        """Steps on which equal scores left the choice to the order of the codes."""
 
-    @abstractmethod
+    def reset(self, *args: Any, **kwargs: Any) -> None:
+        """Begin a backtest: called once, before the first day."""
+        super().reset(*args, **kwargs)
+        self.tied_days = set()
+
+    def instruments(self) -> list[str] | None:
+        """Return the codes of the signal; None where they are not known, or a subclass decides on its own."""
+        own = type(self).__module__.startswith("rollforge.record.")
+        inherited = type(self).generate_trade_decision is BaseSignalStrategy.generate_trade_decision
+        return self.signal.codes if (own or inherited) and isinstance(self.signal, SignalWCache) else None
+
+    def get_risk_degree(self, trade_step: int | None = None) -> float:
+        """Return the share of the money that is invested on a day, from 0 to 1; a subclass may time the market here."""
+        return self.risk_degree
+
+    def _degree(self, step: int) -> float:
+        degree = self.get_risk_degree(step)
+        if not 0 <= degree <= 1:
+            raise ConfigError(
+                f"{type(self).__name__}.get_risk_degree({step}) returned {degree!r}, which is no share of the money "
+                "from 0 to 1."
+            )
+        return float(degree)
+
+    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+        """Return the orders that follow from the scores of the day before."""
+        step, market = self.trade_calendar.get_trade_step(), self.trade_exchange.market
+        scores = self.signal.on(*self.trade_calendar.get_step_time(step, shift=1), market.codes)
+        if scores is None:
+            return TradeDecisionWO([], self)
+        account: Account = self._shared("common_infra", "trade_account")
+        return TradeDecisionWO(self.orders(self._market_day(), scores, account, market), self)
+
+    def _market_day(self) -> int:
+        """Place of the current day among the market's."""
+        start, _ = self.trade_calendar.get_step_time()
+        return int(np.searchsorted(self.trade_exchange.market.days, start.to_datetime64()))
+
     def orders(self, day: int, scores: Scores, account: Account, market: Market) -> list[Order]:
-        """Return the orders of a day, sales first.
+        """Return the orders of a day, in the order in which they are traded.
 
         Parameters
         ----------
@@ -151,6 +236,7 @@ class BaseSignalStrategy(ABC):
         market : Market
             Quotes and rules.
         """
+        raise ConfigError(f"{type(self).__name__} says nowhere what it trades: write orders().")
 
 
 class TopkDropoutStrategy(BaseSignalStrategy):
@@ -179,6 +265,10 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         lower limit.
     seed : int
         Of the random methods.
+    count_delisted : bool
+        Whether a holding that was delisted, and so cannot be sold any more, counts among the `topk` and, as it has no
+        score, among the `n_drop` worst: it does in Qlib, where few such holdings end all trading. False lets another
+        take its place.
     **kwargs
         See :class:`BaseSignalStrategy`.
     """
@@ -198,6 +288,10 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         dataset: Any = None,
         risk_degree: float = 0.95,
         seed: int = 0,
+        count_delisted: bool = True,
+        trade_exchange: Any = None,
+        level_infra: LevelInfrastructure | None = None,
+        common_infra: CommonInfrastructure | None = None,
     ) -> None:
         for name, value, least in (("topk", topk, 1), ("n_drop", n_drop, 0), ("hold_thresh", hold_thresh, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -206,7 +300,15 @@ class TopkDropoutStrategy(BaseSignalStrategy):
                 )
         _one_of("method_sell", method_sell, ("bottom", "random"))
         _one_of("method_buy", method_buy, ("top", "random"))
-        super().__init__(signal=signal, model=model, dataset=dataset, risk_degree=risk_degree)
+        super().__init__(
+            signal=signal,
+            model=model,
+            dataset=dataset,
+            risk_degree=risk_degree,
+            trade_exchange=trade_exchange,
+            level_infra=level_infra,
+            common_infra=common_infra,
+        )
         self.topk = topk
         self.n_drop = n_drop
         self.method_sell = method_sell
@@ -214,35 +316,55 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         self.hold_thresh = hold_thresh
         self.only_tradable = only_tradable
         self.forbid_all_trade_at_limit = forbid_all_trade_at_limit
+        self.seed = seed
+        self.count_delisted = count_delisted
         self._random = np.random.default_rng(seed)
+
+    def reset(self, *args: Any, **kwargs: Any) -> None:
+        """Begin a backtest: the random methods draw from the seed anew."""
+        super().reset(*args, **kwargs)
+        self._random = np.random.default_rng(self.seed)
 
     def orders(self, day: int, scores: Scores, account: Account, market: Market) -> list[Order]:
         """Return sales of what drops out, then purchases of what replaces it."""
-        held = np.flatnonzero(account.held)
+        position = account.current_position
+        in_account = np.array([market.place(code) for code in position.get_stock_list()], np.int64)
+        free = np.ones(len(market.codes), bool)
+        free[in_account] = False
+        counts = [self.count_delisted or not market.is_gone(day, i) for i in in_account.tolist()]
+        held = in_account[np.array(counts, bool)]
         ranked = _ranked(scores.values, held)
-        new = self._candidates(scores, account, ranked, day, market)
-        dropped = self._dropped(scores, ranked, new, day, market)
-        sells, cash = self._sales(dropped, account, day, market)
-        new = new[: max(len(dropped) + self.topk - len(held), 0)]
-        return sells + self._purchases(new, cash, day, market)
+        rest = self._candidates(scores, free, len(ranked), day, market)
+        dropped = self._dropped(scores, ranked, rest[: self._room(ranked)], day, market)
+        sells, cash = self._sales(dropped, position, day, market)
+        n = min(max(len(dropped) + self.topk - len(held), 0), self._room(ranked))
+        if self.method_buy == "top":
+            self._note_tie(rest, n, scores.values, day)
+        return sells + self._purchases(rest[:n], cash, day, market)
 
-    def _first(self, places: Places, n: int, day: int, market: Market) -> Places:
-        """The first `n`, of those that can be traded if so asked."""
-        return self._choosable(places, day, market)[: max(n, 0)]
+    def _room(self, ranked: Places) -> int:
+        """How many may be bought at most."""
+        return max(self.n_drop + self.topk - len(ranked), 0)
+
+    def _note_tie(self, ranked: Places, n: int, values: NDArray[np.float64], day: int) -> None:
+        """Note the day if equal scores stand on both sides of the border behind the first `n`."""
+        if 0 < n < len(ranked) and _equal(*values[ranked[n - 1 : n + 1]]):
+            self.tied_days.add(day)
 
     def _choosable(self, places: Places, day: int, market: Market) -> Places:
         if not self.only_tradable:
             return places
         return places[[market.is_tradable(day, i, None) for i in places.tolist()]]
 
-    def _candidates(self, scores: Scores, account: Account, ranked: Places, day: int, market: Market) -> Places:
-        wanted = self.n_drop + self.topk - len(ranked)
+    def _candidates(self, scores: Scores, free: NDArray[np.bool_], held: int, day: int, market: Market) -> Places:
+        """What may be bought, the first choice first."""
         if self.method_buy == "top":
-            rest = _ranked(scores.values, np.flatnonzero(scores.present & ~account.held))
-            return self._first(rest, wanted, day, market)
-        best = self._first(_ranked(scores.values, np.flatnonzero(scores.present)), self.topk, day, market)
-        best = best[~account.held[best]]
-        return self._pick(best, wanted)
+            rest = _ranked(scores.values, np.flatnonzero(scores.present & free))
+            return self._choosable(rest, day, market)
+        everything = self._choosable(_ranked(scores.values, np.flatnonzero(scores.present)), day, market)
+        self._note_tie(everything, self.topk, scores.values, day)
+        best = everything[: self.topk]
+        return self._pick(best[free[best]], self.n_drop + self.topk - held)
 
     def _pick(self, places: Places, n: int) -> Places:
         if n > len(places):
@@ -253,38 +375,45 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         if self.method_sell == "random":
             return self._pick(self._choosable(ranked, day, market), self.n_drop)
         together = _ranked(scores.values, np.union1d(ranked, new))
-        worst = self._first(together[::-1], self.n_drop, day, market)
-        return ranked[np.isin(ranked, worst)]
+        worst = self._choosable(together[::-1], day, market)
+        self._note_tie(worst, self.n_drop, scores.values, day)
+        return ranked[np.isin(ranked, worst[: self.n_drop])]
 
-    def _side(self, side: Side) -> Side | None:
+    def _side(self, side: OrderDir) -> OrderDir | None:
         return None if self.forbid_all_trade_at_limit else side
 
-    def _sales(self, dropped: Places, account: Account, day: int, market: Market) -> tuple[list[Order], float]:
+    def _sales(self, dropped: Places, position: Position, day: int, market: Market) -> tuple[list[Order], float]:
         """Return the sales, and the cash that there will be after them."""
-        cash = account.cash
+        cash = position.get_cash()
         sells = []
         for i in dropped.tolist():
-            ripe = account.days_held[i] >= self.hold_thresh
-            if not ripe or not market.is_tradable(day, i, self._side(Side.SELL)):
+            code = market.codes[i]
+            ripe = position.get_stock_count(code) >= self.hold_thresh
+            if not ripe or not market.is_tradable(day, i, self._side(OrderDir.SELL)):
                 continue
-            order = Order(i, float(account.amount[i]), Side.SELL)
-            fill = market.deal(day, order, cash=cash, held=order.amount)
+            amount = position.get_stock_amount(code)
+            fill = market.deal(day, i, OrderDir.SELL, amount, cash=cash, held=amount)
             cash += fill.value - fill.cost
-            sells.append(order)
+            sells.append(Order(code, amount, OrderDir.SELL))
         return sells, cash
 
     def _purchases(self, new: Places, cash: float, day: int, market: Market) -> list[Order]:
         buys = []
+        degree = self._degree(self.trade_calendar.get_trade_step())
         for i in new.tolist():
-            if market.is_tradable(day, i, self._side(Side.BUY)):
-                amount = cash * self.risk_degree / len(new) / float(market.buy_price[day, i])
-                buys.append(Order(i, market.round_amount(day, i, amount), Side.BUY))
+            if market.is_tradable(day, i, self._side(OrderDir.BUY)):
+                amount = max(cash, 0.0) * degree / len(new) / float(market.buy_price[day, i])
+                buys.append(Order(market.codes[i], market.round_amount(day, i, amount), OrderDir.BUY))
         return buys
 
 
 def _ranked(values: NDArray[np.float64], places: Places) -> Places:
     """`places` by their score, the best first, those without one last; equal ones in the order of their codes."""
     return places[np.argsort(-values[places], kind="stable")]
+
+
+def _equal(a: float, b: float) -> bool:
+    return bool(a == b or (np.isnan(a) and np.isnan(b)))
 
 
 def _one_of(name: str, value: Any, allowed: Sequence[str]) -> None:

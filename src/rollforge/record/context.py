@@ -1,0 +1,141 @@
+"""What a strategy sees while it trades: the calendar of the backtest, the account and the exchange. Names are Qlib's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.data.provider import Days
+from rollforge.errors import ConfigError
+
+__all__ = ["CommonInfrastructure", "LevelInfrastructure", "TradeCalendarManager"]
+
+_MOMENT = pd.Timedelta(seconds=1)
+_DAY = np.timedelta64(1, "D")
+
+
+class TradeCalendarManager:
+    """The trading days of a backtest, and the step it is in.
+
+    Parameters
+    ----------
+    calendar : array of datetime64[D]
+        All trading days of the data, ascending.
+    start_index, trade_len : int
+        Place of the backtest's first day in `calendar`, and its number of days.
+    """
+
+    def __init__(self, calendar: Days, start_index: int, trade_len: int) -> None:
+        self._calendar = calendar
+        self.start_index = start_index
+        self.end_index = start_index + trade_len - 1
+        self.trade_len = trade_len
+        self.trade_step = 0
+        self.freq = "day"
+        self.start_time = pd.Timestamp(calendar[start_index])
+        self.end_time = pd.Timestamp(calendar[self.end_index])
+
+    def finished(self) -> bool:
+        """Return whether all steps are done."""
+        return self.trade_step >= self.trade_len
+
+    def step(self) -> None:
+        """Go on to the next day.
+
+        Raises
+        ------
+        ConfigError
+            When there is none.
+        """
+        if self.finished():
+            raise ConfigError("the backtest is over: its calendar has no further step.")
+        self.trade_step += 1
+
+    def get_freq(self) -> str:
+        """Return the length of a step: ``day``."""
+        return self.freq
+
+    def get_trade_len(self) -> int:
+        """Return the number of steps."""
+        return self.trade_len
+
+    def get_trade_step(self) -> int:
+        """Return how many steps are done: the place of the current one."""
+        return self.trade_step
+
+    def get_step_time(self, trade_step: int | None = None, shift: int = 0) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """Return first and last moment of a step: a day, up to a second before the next trading day.
+
+        Parameters
+        ----------
+        trade_step : int, optional
+            By default the current one.
+        shift : int
+            So many days before that.
+        """
+        place = self.start_index + (self.trade_step if trade_step is None else trade_step) - shift
+        return pd.Timestamp(self._day(place)), pd.Timestamp(self._day(place + 1)) - _MOMENT
+
+    def _day(self, place: int) -> np.datetime64:
+        """The day at a place of the calendar; places before and behind it are days that have no data."""
+        last = len(self._calendar) - 1
+        beyond = min(place, 0) + max(place - last, 0)
+        day: np.datetime64 = self._calendar[min(max(place, 0), last)] + beyond * _DAY
+        return day
+
+    def get_all_time(self) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """Return the first and the last day."""
+        return self.start_time, self.end_time
+
+    def get_range_idx(self, start_time: Any, end_time: Any) -> tuple[int, int]:
+        """Return the first and the last step of a range, clipped to the backtest."""
+        bounds = np.array([pd.Timestamp(start_time), pd.Timestamp(end_time)], "datetime64[ns]")
+        places = np.searchsorted(self._calendar, bounds, side="right") - 1 - self.start_index
+        first, last = np.clip(places, 0, self.trade_len - 1).tolist()
+        return first, last
+
+
+class _Infrastructure:
+    """A handful of objects that strategy and executor share, by name."""
+
+    names: frozenset[str]
+
+    def __init__(self, **shared: Any) -> None:
+        self.reset_infra(**shared)
+
+    def get_support_infra(self) -> frozenset[str]:
+        """Return the names there can be."""
+        return self.names
+
+    def reset_infra(self, **shared: Any) -> None:
+        """Set some of them."""
+        for name, value in shared.items():
+            if name not in self.names:
+                raise ConfigError(f"{name!r} is none of {', '.join(sorted(self.names))}.")
+            setattr(self, name, value)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is one of that name."""
+        return name in self.names and hasattr(self, name)
+
+    def get(self, name: str) -> Any:
+        """Return the one of that name, or None."""
+        return getattr(self, name, None)
+
+    def update(self, other: _Infrastructure) -> None:
+        """Take over what another one has."""
+        self.reset_infra(**{name: other.get(name) for name in other.names if other.has(name)})
+
+
+class CommonInfrastructure(_Infrastructure):
+    """The account and the exchange."""
+
+    names = frozenset({"trade_account", "trade_exchange"})
+
+
+class LevelInfrastructure(_Infrastructure):
+    """The calendar and the executor."""
+
+    names = frozenset({"trade_calendar", "executor", "common_infra"})

@@ -1,0 +1,132 @@
+"""The executor: deals a day's orders at that day's prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rollforge.errors import ConfigError, nearest
+from rollforge.record.account import WEIGHTS, Account, Trade
+from rollforge.record.context import CommonInfrastructure, LevelInfrastructure
+from rollforge.record.decision import BaseTradeDecision, Order
+from rollforge.record.exchange import Exchange
+
+__all__ = ["SimulatorExecutor"]
+
+# What Qlib's executors do in methods of these names is done here in one place; a subclass's would never be called.
+_NOT_CALLED = (
+    "collect_data", "_collect_data", "execute", "finished", "get_all_executors", "get_level_infra", "reset", "reset_common_infra",
+)  # fmt: skip
+
+
+class SimulatorExecutor:
+    """Deals a day's orders at that day's prices.
+
+    A subclass may choose the sequence of orders by ``_get_order_iterator(trade_decision)``, as in Qlib.
+
+    Parameters
+    ----------
+    time_per_step : str
+        ``day`` is the only one.
+    generate_portfolio_metrics : bool
+        Whether a report and positions are made.
+    trade_type : str
+        ``serial``: in the strategy's sequence, sales first, so that their money buys; ``parallel``: purchases are dealt
+        before the sales.
+    settle_type : str
+        ``None`` (the text): what sales bring in can be spent on the same day; ``cash``: on the next one.
+    indicator_config : mapping, optional
+        ``{"ffr_config": {"weight_method": …}, "pa_config": {"weight_method": …}}`` says how orders count in the mean of
+        a day: ``mean``, ``amount_weighted`` or ``value_weighted``.
+    start_time, end_time, verbose, track_data
+        Taken as Qlib has them, without effect: the days are those of the backtest, nothing is printed.
+    trade_exchange, common_infra
+        None: the backtest brings its own.
+
+    Raises
+    ------
+    ConfigError
+        For another frequency, trade type, settlement or weight; for an exchange of its own; for a subclass with methods
+        that are not called here.
+    """
+
+    def __init__(
+        self,
+        time_per_step: str = "day",
+        start_time: Any = None,
+        end_time: Any = None,
+        indicator_config: Mapping[str, Any] | None = None,
+        generate_portfolio_metrics: bool = False,
+        verbose: bool = False,
+        track_data: bool = False,
+        trade_type: str = "serial",
+        settle_type: str = "None",
+        trade_exchange: Any = None,
+        common_infra: Any = None,
+    ) -> None:
+        where = "executor.kwargs"
+        if time_per_step not in ("day", "1day"):
+            raise ConfigError(
+                f"time_per_step {time_per_step!r} is not supported; backtests are daily: 'day'.", path=where
+            )
+        if trade_type not in ("serial", "parallel"):
+            raise ConfigError(f"trade_type must be 'serial' or 'parallel', found {trade_type!r}.", path=where)
+        if settle_type not in ("None", None, "cash"):
+            raise ConfigError(f"settle_type must be 'None' or 'cash', found {settle_type!r}.", path=where)
+        if trade_exchange is not None or common_infra is not None:
+            raise ConfigError("the exchange is that of the backtest; exchange_kwargs describe it.", path=where)
+        for name in _NOT_CALLED:
+            if hasattr(type(self), name):
+                raise ConfigError(
+                    f"{type(self).__name__} defines {name}(), which is not called here. A subclass may define "
+                    "_get_order_iterator().",
+                    path="executor",
+                )
+        self.time_per_step = "day"
+        self.generate_portfolio_metrics = generate_portfolio_metrics
+        self.trade_type = trade_type
+        self.settle_type = settle_type or "None"
+        self.indicator_config = dict(indicator_config or {})
+        self.ffr_weight = _weight(self.indicator_config, "ffr_config")
+        self.pa_weight = _weight(self.indicator_config, "pa_config")
+        self.level_infra: LevelInfrastructure | None = None
+        self.common_infra: CommonInfrastructure | None = None
+
+    def _get_order_iterator(self, trade_decision: BaseTradeDecision) -> list[Order]:
+        """Return the orders of a decision in the sequence in which they are dealt."""
+        orders = trade_decision.get_decision()
+        return sorted(orders, key=lambda order: -order.direction) if self.trade_type == "parallel" else orders
+
+    def deal(self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int) -> list[Trade]:
+        """Deal the orders of a day, and return what became of them.
+
+        Parameters
+        ----------
+        decision : BaseTradeDecision
+            What the strategy decided.
+        account : Account
+            Pays and receives; changed.
+        exchange : Exchange
+            Where the orders go.
+        step : int
+            Number of the day in the backtest.
+        """
+        position, dealt = account.current_position, dict[str, float]()
+        trades = []
+        position.settle_start(self.settle_type)
+        for order in self._get_order_iterator(decision):
+            fill = exchange.fill(order, position, dealt.get(order.stock_id, 0.0))
+            account.settle(order, fill)
+            dealt[order.stock_id] = dealt.get(order.stock_id, 0.0) + fill.amount
+            trades.append((step, order, fill))
+        return trades
+
+
+def _weight(config: Mapping[str, Any], name: str) -> str:
+    method = (config.get(name) or {}).get("weight_method", "mean")
+    if method not in WEIGHTS:
+        raise ConfigError(
+            f"weight_method must be one of {', '.join(WEIGHTS)}, found {method!r}.{nearest(str(method), WEIGHTS)}",
+            path=f"executor.kwargs.indicator_config.{name}",
+        )
+    return str(method)

@@ -1,0 +1,72 @@
+"""A strategy that trades what a file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+
+from rollforge.dates import read_column
+from rollforge.errors import ConfigError, DataError
+from rollforge.record.decision import BaseTradeDecision, Order, TradeDecisionWO
+from rollforge.record.strategy import BaseStrategy
+
+__all__ = ["FileOrderStrategy"]
+
+_COLUMNS = ("datetime", "instrument", "amount", "direction")
+
+
+class FileOrderStrategy(BaseStrategy):
+    """Trades the orders of a table, each on its day.
+
+    Parameters
+    ----------
+    file : path, file or DataFrame
+        A CSV file, or a table, with the columns datetime, instrument, amount (adjusted shares) and direction (``buy``,
+        ``sell``).
+    trade_range : optional
+        Part of the day in which orders are traded; daily backtests have none.
+    **kwargs
+        See :class:`~rollforge.record.strategy.BaseStrategy`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For a `trade_range`; when the file or a column is missing, or a day cannot be read.
+    """
+
+    def __init__(self, file: str | Path | IO[str] | pd.DataFrame, trade_range: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if trade_range is not None:
+            raise ConfigError("trade_range is not supported: backtests are daily.", path="strategy.kwargs.trade_range")
+        table = file if isinstance(file, pd.DataFrame) else _read(file)
+        table = table.reset_index() if set(table.index.names) & set(_COLUMNS) else table
+        missing = [name for name in _COLUMNS if name not in table]
+        if missing:
+            raise DataError(f"The orders have no column {', '.join(missing)}; found {', '.join(map(str, table))}.")
+        found = read_column(table["datetime"])
+        for row, why in found.why.items():
+            raise DataError(f"Row {row + 1} of the orders: {why}")
+        self.order_df = table[[*_COLUMNS[1:]]]
+        self._by_day = dict(iter(self.order_df.groupby(pd.DatetimeIndex(found.days.astype("datetime64[ns]")))))
+
+    def instruments(self) -> list[str]:
+        """Return the codes of the orders."""
+        return sorted(set(self.order_df["instrument"].astype(str).str.upper()))
+
+    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+        """Return the orders of the day, in the order of the file."""
+        start, _ = self.trade_calendar.get_step_time()
+        rows = self._by_day.get(start)
+        orders = [] if rows is None else [Order(*row) for row in rows.itertuples(index=False)]
+        return TradeDecisionWO(orders, self)
+
+
+def _read(file: Any) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, dtype={"datetime": str, "instrument": str})
+    except FileNotFoundError:
+        raise DataError(f"There is no file of orders {str(file)!r}.") from None
+    except (OSError, ValueError) as exc:
+        raise DataError(f"The file of orders {str(file)!r} cannot be read: {exc}") from exc

@@ -1,0 +1,164 @@
+"""A daily exchange on dense arrays: who can be traded at what price, what it costs, how much of an order is filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.data.provider import Days
+from rollforge.record.decision import OrderDir
+from rollforge.record.notes import Notes
+from rollforge.record.rules import Rules
+
+__all__ = ["Fill", "Flags", "Floats", "Market"]
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+_TINY = 1e-5  # a fill of less money than this is no fill
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """What became of an order; amount 0 when nothing."""
+
+    amount: float
+    price: float
+    """NaN when the instrument could not be traded."""
+    value: float
+    """Amount times price."""
+    cost: float
+
+
+_NOTHING = Fill(0.0, float("nan"), 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """Quotes of some instruments on some days, under some rules. All arrays are (days, instruments)."""
+
+    rules: Rules
+    days: Days
+    codes: list[str]
+    close: Floats
+    """NaN: suspended, or not listed."""
+    buy_price: Floats
+    """NaN only where `close` is."""
+    sell_price: Floats
+    factor: Floats
+    volume: Floats
+    no_buy: Flags
+    """Where an instrument cannot be bought: suspended, outside the universe, or at its limit."""
+    no_sell: Flags
+    suspended: Flags
+    """Where it can neither be bought nor sold, whatever its limits."""
+    last_day: NDArray[np.int64]
+    """(instruments,): place of the last day on which each can be traded, as far as that is known on that day: that of
+    its delisting; beyond the last day for those that go on."""
+    buy_caps: tuple[tuple[str, Floats], ...] = ()
+    """``cum`` or ``current``, and the largest amount that can be bought."""
+    sell_caps: tuple[tuple[str, Floats], ...] = ()
+    unit: float | None = None
+    """Trade unit; None where amounts are not rounded."""
+    quotes: Mapping[str, Floats] = field(default_factory=dict)
+    """Values of the expressions that were read."""
+    notes: Notes = field(default_factory=Notes)
+    _places: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", {code: i for i, code in enumerate(self.codes)})
+
+    def place(self, code: str) -> int | None:
+        """Return the place of an instrument, or None."""
+        return self._places.get(code)
+
+    def is_tradable(self, day: int, place: int, side: OrderDir | None) -> bool:
+        """Return whether an instrument can be traded that way; None asks for both ways at once."""
+        buy, sell = bool(self.no_buy[day, place]), bool(self.no_sell[day, place])
+        if side is None:
+            return not (buy or sell)
+        return not (buy if side is OrderDir.BUY else sell)
+
+    def is_gone(self, day: int, place: int) -> bool:
+        """Return whether an instrument was delisted before that day: it will not be traded again."""
+        return day > int(self.last_day[place])
+
+    def round_amount(self, day: int, place: int, amount: float) -> float:
+        """Return `amount` cut to whole trade units of raw shares (a tenth of a share is forgiven)."""
+        if self.unit is None:
+            return amount
+        factor = float(self.factor[day, place])
+        return (amount * factor + 0.1) // self.unit * self.unit / factor
+
+    def deal(
+        self,
+        day: int,
+        place: int,
+        side: OrderDir,
+        wanted: float,
+        *,
+        cash: float,
+        held: float,
+        dealt: float = 0.0,
+    ) -> Fill:
+        """Return what becomes of an order.
+
+        Parameters
+        ----------
+        day, place : int
+            The day, and the instrument.
+        side : OrderDir
+            Which way it goes.
+        wanted : float
+            Adjusted shares; infinite for all that can be had.
+        cash, held : float
+            What there is of money, and of the instrument; infinite when it does not matter.
+        dealt : float
+            What was traded of the instrument on that day before, which counts for volume limits.
+        """
+        if not self.is_tradable(day, place, side):
+            return _NOTHING
+        selling = side is OrderDir.SELL
+        price = float((self.sell_price if selling else self.buy_price)[day, place])
+        if wanted == np.inf:
+            wanted = held if selling else cash / price
+        for kind, cap in self.sell_caps if selling else self.buy_caps:
+            wanted = min(wanted, float(cap[day, place]) - (dealt if kind == "cum" else 0.0))
+        wanted = max(wanted, 0.0)
+        rate = (self.rules.close_cost if selling else self.rules.open_cost) + self._impact(day, place, wanted, price)
+        if selling:
+            amount = self._sellable(day, place, wanted, price, rate, cash, held)
+        else:
+            amount = self._buyable(day, place, wanted, price, rate, cash)
+        value = amount * price
+        if value <= _TINY:
+            return Fill(0.0, price, 0.0, 0.0)
+        return Fill(amount, price, value, max(value * rate, self.rules.min_cost))
+
+    def _impact(self, day: int, place: int, amount: float, price: float) -> float:
+        if not self.rules.impact_cost:
+            return 0.0
+        turnover = float(self.volume[day, place]) * price
+        if not turnover > 0:  # unknown: the whole slippage
+            return self.rules.impact_cost
+        return self.rules.impact_cost * (amount * price / turnover) ** 2
+
+    def _sellable(
+        self, day: int, place: int, wanted: float, price: float, rate: float, cash: float, held: float
+    ) -> float:
+        amount = wanted
+        if not abs(wanted - held) <= 1e-8 + 1e-5 * abs(held):  # the last shares go whole, however many they are
+            amount = min(self.round_amount(day, place, min(held, wanted)), held)
+        return 0.0 if cash + amount * price < max(amount * price * rate, self.rules.min_cost) else amount
+
+    def _buyable(self, day: int, place: int, wanted: float, price: float, rate: float, cash: float) -> float:
+        value, least = wanted * price, self.rules.min_cost
+        if cash < max(value * rate, least):
+            return 0.0
+        if cash < value + max(value * rate, least):
+            by_rate = rate > 0 and cash >= least / rate + least
+            wanted = min(wanted, (cash / (1 + rate) if by_rate else cash - least) / price)
+        return self.round_amount(day, place, wanted)

@@ -1,0 +1,266 @@
+"""The quotes of a backtest, read from the data folder and checked before anything is traded at them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rollforge.data.engine import FeaturePlan
+from rollforge.data.provider import Days, Provider
+from rollforge.record.market import Flags, Floats, Market
+from rollforge.record.notes import Notes, shown
+from rollforge.record.rules import Rules, VolumeLimit
+
+__all__ = ["open_market"]
+
+_MOVE = "$close/Ref($close, 1)-1"
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""What a share of change may be off by: closes and changes are stored in float32, and two of them make a move."""
+
+
+def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Days) -> Market:
+    """Read the quotes that a backtest needs.
+
+    Parameters
+    ----------
+    provider : Provider
+        The data.
+    rules : Rules
+        The rules.
+    codes : sequence of str
+        Instruments that may be traded or are held.
+    days : array of datetime64[D]
+        Consecutive days of the calendar.
+
+    Raises
+    ------
+    DataNotFound, ExpressionError
+        When an instrument or a field that the rules name has no data.
+    """
+    notes = Notes()
+    fields = set(provider.fields())
+    with_limit = isinstance(rules.limit_threshold, float)
+    wanted = ["$close", rules.buy_price, rules.sell_price, *rules.subscribe_fields]
+    wanted += [f"${name}" for name in ("factor", "volume", "change") if name in fields]
+    wanted += [_MOVE] if with_limit else list(rules.limit_threshold or ())  # type: ignore[arg-type]
+    wanted += [expression for _, expression in (*rules.buy_volume, *rules.sell_volume)]
+    columns = _read(provider, codes, list(dict.fromkeys(wanted)), days)
+    close = _close(columns, notes)
+    suspended = np.isnan(close) | ~_in_universe(provider, rules, columns.codes, days)
+    no_buy, no_sell = _limits(rules, columns, suspended, notes)
+    nothing = np.full_like(close, np.nan)
+    factor = columns.values.get("$factor", nothing)
+    factor = np.where(factor > 0, factor, np.nan)
+    return Market(
+        rules=rules,
+        days=days,
+        codes=columns.codes,
+        close=close,
+        buy_price=_dealt_at(rules.buy_price, columns, close, notes),
+        sell_price=_dealt_at(rules.sell_price, columns, close, notes),
+        factor=factor,
+        volume=columns.values.get("$volume", nothing),
+        no_buy=no_buy,
+        no_sell=no_sell,
+        suspended=suspended,
+        last_day=_last_days(provider, rules, columns.codes, days),
+        buy_caps=_caps(rules.buy_volume, columns),
+        sell_caps=_caps(rules.sell_volume, columns),
+        unit=_unit(rules, factor, close, notes),
+        quotes=columns.values,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Expressions and their values, (days, instruments)."""
+
+    codes: list[str]
+    values: dict[str, Floats]
+
+    def __getitem__(self, expression: str) -> Floats:
+        return self.values[expression]
+
+    def examples(self, where: Flags) -> str:
+        """The instruments that have something anywhere, for a message."""
+        return shown([self.codes[i] for i in np.flatnonzero(where.any(axis=0))])
+
+
+def _read(provider: Provider, codes: Sequence[str], expressions: list[str], days: Days) -> _Columns:
+    plan = FeaturePlan(provider, sorted({c.upper() for c in codes}), expressions, days[0], days[-1])
+    out = np.empty((len(plan), len(expressions)), np.float32)
+    plan.fill(out)
+    columns = _Columns(plan.codes, {})
+    for k, expression in enumerate(expressions):
+        dense = np.full((len(days), len(plan.codes)), np.nan)
+        dense[plan.row_date, plan.row_code] = out[:, k]
+        columns.values[expression] = dense
+    return columns
+
+
+def _close(columns: _Columns, notes: Notes) -> Floats:
+    """The closes; what is no price (0, negative, infinite) counts as missing, for nothing can be dealt at it."""
+    close = columns["$close"]
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(close) & (close > 0)
+    wrong = ~usable & ~np.isnan(close)
+    if wrong.any():
+        notes.add(
+            "$close is zero, negative or infinite %d times (%s); the instrument counts as suspended on those days",
+            int(wrong.sum()),
+            columns.examples(wrong),
+        )
+    return np.where(usable, close, np.nan)
+
+
+def _in_universe(provider: Provider, rules: Rules, codes: list[str], days: Days) -> Flags:
+    if not rules.codes:
+        return np.ones((len(days), len(codes)), bool)
+    plan = FeaturePlan(provider, rules.codes, ["$close"], days[0], days[-1])
+    place = {code: i for i, code in enumerate(codes)}
+    column = np.array([place.get(code, -1) for code in plan.codes])[plan.row_code]
+    inside = np.zeros((len(days), len(codes)), bool)
+    inside[plan.row_date[column >= 0], column[column >= 0]] = True
+    return inside
+
+
+def _limits(rules: Rules, columns: _Columns, suspended: Flags, notes: Notes) -> tuple[Flags, Flags]:
+    limit = rules.limit_threshold
+    if limit is None:
+        return suspended, suspended
+    if isinstance(limit, tuple):  # a missing value counts as true: it is not known that it can be traded
+        return (columns[limit[0]] != 0) | suspended, (columns[limit[1]] != 0) | suspended
+    change = _change(columns, notes)
+    at_least = limit - _ROUNDING * (1 + limit)
+    with np.errstate(invalid="ignore"):
+        return (change >= at_least) | suspended, (change <= -at_least) | suspended
+
+
+def _change(columns: _Columns, notes: Notes) -> Floats:
+    """The share by which each price moved since the day before: ``$change``, or the closes' where that cannot be meant.
+
+    Without a field `change` Qlib's limits are silently without effect; the closes say the same.
+    """
+    moves = np.where(np.isfinite(columns[_MOVE]), columns[_MOVE], np.nan)
+    change = columns.values.get("$change")
+    if change is None:
+        return moves
+    change = np.where(np.isfinite(change), change, np.nan)
+    wrong, unit = _not_a_share(change, moves, columns["$close"])
+    if wrong.any():
+        worst = _largest(change, moves, wrong)
+        notes.add(
+            "$change is not the share by which the close moved (0.01 for 1 %%) for %d of %d instruments (%s), but %s: "
+            "%g where the close moved by %.4g. Their price limits are taken from the closes. Import the data "
+            "without that column, or with $close/Ref($close,1)-1 in it",
+            int(wrong.sum()),
+            len(wrong),
+            shown([columns.codes[i] for i in np.flatnonzero(wrong)]),
+            unit,
+            change[worst],
+            moves[worst],
+        )
+    missing = np.isnan(change) & ~np.isnan(moves) & ~wrong
+    if missing.any():
+        notes.add(
+            "$change is missing %d times although the close is known (%s); price limits are taken from the closes there",
+            int(missing.sum()),
+            columns.examples(missing),
+        )
+    return np.where(wrong | missing, moves, change)
+
+
+_LIKELY = 20
+"""Days from which on values are held to be of an unknown kind; with fewer they have to fit one of the known."""
+
+
+def _not_a_share(change: Floats, moves: Floats, close: Floats) -> tuple[Flags, str]:
+    """Which instruments' changes are no shares, (instruments,), and what they look like."""
+    with np.errstate(all="ignore"):
+        readings = {
+            "a share": change,
+            "a percentage": change / 100,
+            "a difference in money": change * (1 + moves) / close,
+            "a logarithm": np.expm1(change),
+        }
+        misses = {name: _typical(np.abs(value - moves)) for name, value in readings.items()}
+        share = misses.pop("a share")
+        fits = np.min([np.nan_to_num(miss, nan=np.inf) for miss in misses.values()], axis=0)
+        days = (~np.isnan(change) & ~np.isnan(moves)).sum(axis=0)
+        another = (share > 1e-5) & (10 * fits < share)
+        unknown = (share > 5e-4 + 0.05 * _typical(np.abs(moves))) & (days >= _LIKELY)
+    wrong = another | unknown
+    if not wrong.any():
+        return wrong, ""
+    first = int(np.flatnonzero(wrong)[0])
+    best = min(misses, key=lambda name: float(np.nan_to_num(misses[name][first], nan=np.inf)))
+    return wrong, f"what looks like {best}" if another[first] else "something else"
+
+
+def _typical(values: Floats) -> Floats:
+    """The median of each instrument; NaN without any value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an instrument without any
+        middle: Floats = np.nanmedian(values, axis=0)
+    return middle
+
+
+def _largest(change: Floats, moves: Floats, wrong: Flags) -> tuple[int, int]:
+    """Where a change differs most from the move of the close, for an example."""
+    with np.errstate(all="ignore"):
+        apart = np.nan_to_num(np.abs(change - moves), nan=-1.0)
+    apart[:, ~wrong] = -1.0
+    day, place = np.unravel_index(int(np.argmax(apart)), apart.shape)
+    return int(day), int(place)
+
+
+def _dealt_at(expression: str, columns: _Columns, close: Floats, notes: Notes) -> Floats:
+    """The prices of orders: the close where there is no price of the kind that was asked for."""
+    price = columns[expression]
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(price) & (price > 0)
+    lacking = ~usable & ~np.isnan(close)
+    if lacking.any():
+        notes.add(
+            "%s is missing or zero %d times (%s); orders on those days are dealt at the close",
+            expression,
+            int(lacking.sum()),
+            columns.examples(lacking),
+        )
+    return np.where(usable & ~np.isnan(close), price, close)
+
+
+def _caps(limits: Sequence[VolumeLimit], columns: _Columns) -> tuple[tuple[str, Floats], ...]:
+    return tuple((kind, np.nan_to_num(columns[expression], nan=0.0)) for kind, expression in limits)
+
+
+def _last_days(provider: Provider, rules: Rules, codes: list[str], days: Days) -> np.ndarray:
+    """Place of the last day on which each instrument can be traded, see :attr:`Market.last_day`."""
+    calendar = provider.calendar()
+    begin, end = provider.spans("close", codes, 0, len(calendar))
+    listed = provider.instruments("all") if "all" in provider.markets() else {}
+    named = {str(code).upper() for code in rules.codes} if isinstance(rules.codes, (list, tuple, set)) else None
+    last = np.where(end > begin, end, len(calendar)) - 1
+    for i, code in enumerate(codes):
+        if code in listed:
+            until = int(np.searchsorted(calendar, max(b for _, b in listed[code]), "right")) - 1
+            last[i] = min(last[i], until)
+        if named is not None and code not in named:
+            last[i] = -1
+    goes_on = last >= len(calendar) - 1
+    here = last - int(np.searchsorted(calendar, days[0]))
+    never = last < 0
+    return np.where(goes_on, len(days), np.where(never, -1, here)).astype(np.int64)
+
+
+def _unit(rules: Rules, factor: Floats, close: Floats, notes: Notes) -> float | None:
+    if rules.trade_unit is None:
+        return None
+    if (np.isnan(factor) & ~np.isnan(close)).any():
+        notes.add("there is no factor for some prices: amounts are not rounded to the trade unit %g", rules.trade_unit)
+        return None
+    return rules.trade_unit

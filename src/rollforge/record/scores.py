@@ -1,0 +1,197 @@
+"""Signals: predictions that a strategy asks for by day."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.build import build
+from rollforge.data.dataset import Dataset
+from rollforge.data.provider import Days
+from rollforge.errors import ConfigError, DataError
+
+__all__ = ["ModelSignal", "Scores", "Signal", "SignalWCache", "create_signal_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of one day, by place of the instrument."""
+
+    values: NDArray[np.float64]
+    """(instruments,); NaN without a score."""
+    present: NDArray[np.bool_]
+    """Whether the instrument has a row at all on that day."""
+
+
+class Signal(ABC):
+    """Scores by time. Subclass it for a signal of your own, and pass that to a strategy."""
+
+    @abstractmethod
+    def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
+        """Return the last scores of a time, by instrument; None when there are none."""
+
+    def on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
+        """Return the last scores of a time in the order of `codes`, by the first column; None when there are none."""
+        found = self.get_signal(start_time, end_time)
+        if found is None:
+            return None
+        series = found.iloc[:, 0] if isinstance(found, pd.DataFrame) else found
+        series = series.set_axis(series.index.astype(str).str.upper())
+        values = series.reindex(list(codes)).to_numpy(np.float64)
+        return Scores(values, np.asarray(pd.Index(codes).isin(series.index)))
+
+
+class SignalWCache(Signal):
+    """A prediction as a table.
+
+    Parameters
+    ----------
+    signal : Series or DataFrame
+        Index of days and instruments, in either order; of a frame, strategies trade on the first column.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, as a placeholder that was not filled.
+    DataError
+        When it is empty, or has two values for one day and instrument.
+    """
+
+    def __init__(self, signal: Any) -> None:
+        frame = _as_frame(signal)
+        index = frame.index
+        if not isinstance(index, pd.MultiIndex) or index.nlevels != 2:
+            raise DataError("A signal needs an index of two levels, datetime and instrument.")
+        names = list(index.names)
+        first = names.index("datetime") if "datetime" in names else int(not _is_days(index.levels[0]))
+        days = index.get_level_values(first)
+        if not _is_days(days):
+            raise DataError("A signal needs an index level of days (timestamps).")
+        if frame.empty:
+            raise DataError("The signal is empty: there is no prediction to trade on.")
+        codes, names_of = pd.factorize(index.get_level_values(1 - first).astype(str).str.upper(), sort=True)
+        local = pd.DatetimeIndex(days).tz_localize(None)  # the day of a moment is that of its own time zone
+        dates, row = np.unique(local.to_numpy().astype("datetime64[D]"), return_inverse=True)
+        twice = pd.MultiIndex.from_arrays([row, codes]).duplicated()
+        if twice.any():
+            at = int(np.flatnonzero(twice)[0])
+            raise DataError(f"The signal has two values for {names_of[codes[at]]} on {dates[row[at]]}.")
+        self.codes: list[str] = [str(c) for c in names_of]
+        """Instruments, ascending."""
+        self.days: Days = dates
+        self._columns = frame.columns
+        self._is_frame = isinstance(signal, pd.DataFrame)
+        self._values = np.full((len(dates), len(self.codes), frame.shape[1]), np.nan)
+        self._present = np.zeros(self._values.shape[:2], bool)
+        self._values[row, codes] = frame.to_numpy(np.float64)
+        self._present[row, codes] = True
+
+    def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
+        """Return the last scores of a time, by instrument, in the form of the table."""
+        first, stop = self._between(start_time, end_time)
+        if first >= stop:
+            return None
+        values, present = self._values[stop - 1].copy(), self._present[stop - 1].copy()
+        for day in range(stop - 2, first - 1, -1):
+            missing = np.isnan(values)
+            values[missing] = self._values[day][missing]
+            present |= self._present[day]
+        index = pd.Index(np.asarray(self.codes)[present], name="instrument")
+        frame = pd.DataFrame(values[present], index=index, columns=self._columns)
+        return frame if self._is_frame else frame.iloc[:, 0]
+
+    def _between(self, start_time: Any, end_time: Any) -> tuple[int, int]:
+        first, last = (pd.Timestamp(t).to_datetime64() for t in (start_time, end_time))
+        return int(np.searchsorted(self.days, first)), int(np.searchsorted(self.days, last, "right"))
+
+    def on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
+        """Return the last scores of a time in the order of `codes`; None when there is no prediction for it."""
+        first, stop = self._between(start_time, end_time)
+        if stop - first != 1:
+            return super().on(start_time, end_time, codes)
+        values, present = self._values[first, :, 0], self._present[first]
+        if list(codes) == self.codes:
+            return Scores(values, present)
+        place = {code: i for i, code in enumerate(self.codes)}
+        found = np.array([place.get(code, -1) for code in codes])
+        there = found >= 0
+        return Scores(np.where(there, values[found], np.nan), there & present[found])
+
+
+class ModelSignal(SignalWCache):
+    """The prediction of a model.
+
+    Parameters
+    ----------
+    model : BaseModel
+        A fitted model.
+    dataset : Dataset
+        What it predicts.
+    """
+
+    def __init__(self, model: Any, dataset: Any) -> None:
+        if not isinstance(dataset, Dataset):
+            raise ConfigError("a signal of a model needs its dataset: (model, dataset).", path="strategy.kwargs.signal")
+        self.model, self.dataset = model, dataset
+        prediction = model.predict(dataset)
+        super().__init__(prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction)
+
+
+def create_signal_from(source: Any) -> Signal:
+    """Return a signal.
+
+    Parameters
+    ----------
+    source : Signal, Series, DataFrame, (model, dataset), or description
+        A description, ``{class, module_path, kwargs}``, is one of a signal.
+
+    Raises
+    ------
+    ConfigError
+        For anything else.
+    """
+    if isinstance(source, Mapping):
+        source = build(source, where="strategy.kwargs.signal")
+    if isinstance(source, Signal):
+        return source
+    if callable(getattr(source, "get_signal", None)):
+        return _Foreign(source)
+    if isinstance(source, (tuple, list)) and len(source) == 2 and callable(getattr(source[0], "predict", None)):
+        return ModelSignal(*source)
+    return SignalWCache(source)
+
+
+class _Foreign(Signal):
+    """An object that has ``get_signal``, of whatever class."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
+        found: pd.Series | pd.DataFrame | None = self._source.get_signal(start_time, end_time)
+        return found
+
+
+def _is_days(level: pd.Index) -> bool:
+    return isinstance(level, pd.DatetimeIndex)
+
+
+def _as_frame(source: Any) -> pd.DataFrame:
+    if isinstance(source, pd.Series):
+        return source.to_frame()
+    if not isinstance(source, pd.DataFrame):
+        shown = repr(source) if isinstance(source, str) else f"a {type(source).__name__}"
+        raise ConfigError(
+            f"a signal is a prediction (Series, DataFrame) or (model, dataset), found {shown}. "
+            "In a record, '<PRED>' stands for the run's prediction.",
+            path="strategy.kwargs.signal",
+        )
+    if source.shape[1] == 0:
+        raise DataError("The signal has no column.")
+    return source

@@ -1,0 +1,299 @@
+"""Strategies that say what share of the money each instrument should have, and the orders that lead there."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.errors import ConfigError
+from rollforge.record.context import CommonInfrastructure, LevelInfrastructure
+from rollforge.record.decision import BaseTradeDecision, Order, OrderDir, TradeDecisionWO
+from rollforge.record.exchange import Exchange
+from rollforge.record.position import Position
+from rollforge.record.strategy import BaseSignalStrategy
+
+__all__ = [
+    "OrderGenWInteract",
+    "OrderGenWOInteract",
+    "OrderGenerator",
+    "SoftTopkStrategy",
+    "WeightStrategyBase",
+]
+
+_NOTHING = 1e-8  # a weight of no more than this is none
+
+
+class OrderGenerator:
+    """From target weights to orders."""
+
+    def generate_order_list_from_target_weight_position(
+        self,
+        current: Position,
+        trade_exchange: Exchange,
+        target_weight_position: Mapping[str, float] | None,
+        risk_degree: float,
+        pred_start_time: pd.Timestamp,
+        pred_end_time: pd.Timestamp,
+        trade_start_time: pd.Timestamp,
+        trade_end_time: pd.Timestamp,
+    ) -> list[Order]:
+        """Return the orders that lead from what is held to the target weights; None as the target: no orders.
+
+        Parameters
+        ----------
+        current : Position
+            What is held.
+        trade_exchange : Exchange
+            Prices and limits.
+        target_weight_position : mapping or None
+            Code -> share of the money.
+        risk_degree : float
+            Share of the account that is invested.
+        pred_start_time, pred_end_time, trade_start_time, trade_end_time : Timestamp
+            The day of the scores, and that of the trade.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how it makes orders.")
+
+
+class OrderGenWInteract(OrderGenerator):
+    """Amounts from the prices of the day of the trade; the money is shared among what can be traded on it."""
+
+    def generate_order_list_from_target_weight_position(
+        self,
+        current: Position,
+        trade_exchange: Exchange,
+        target_weight_position: Mapping[str, float] | None,
+        risk_degree: float,
+        pred_start_time: pd.Timestamp,
+        pred_end_time: pd.Timestamp,
+        trade_start_time: pd.Timestamp,
+        trade_end_time: pd.Timestamp,
+    ) -> list[Order]:
+        """Return the orders, see :class:`OrderGenerator`. What is suspended counts at its last price (NaN in Qlib)."""
+        if target_weight_position is None:
+            return []
+        day = trade_start_time, trade_end_time
+        amounts = current.get_stock_amount_dict()
+        tradable, idle = {}, 0.0
+        for code, amount in amounts.items():
+            if trade_exchange.check_stock_suspended(code, *day):
+                idle += amount * current.get_stock_price(code)
+            elif trade_exchange.is_stock_tradable(code, *day):
+                tradable[code] = amount * _price(trade_exchange, code, *day)
+            else:
+                idle += amount * _price(trade_exchange, code, *day)
+        cash = current.get_cash()
+        to_share = sum(tradable.values()) + cash
+        to_share -= (1 - risk_degree) * (to_share + idle)
+        if to_share < 0:  # everything that can be sold is not enough for the money that is to be kept
+            target = {code: amount for code, amount in amounts.items() if code not in tradable}
+        else:
+            to_share /= 1 + max(trade_exchange.close_cost, trade_exchange.open_cost)
+            target = trade_exchange.generate_amount_position_from_weight_position(
+                target_weight_position, to_share, *day
+            )
+        return trade_exchange.generate_order_for_target_amount_position(target, amounts, *day)
+
+
+def _price(exchange: Exchange, code: str, start: pd.Timestamp, end: pd.Timestamp) -> float:
+    return exchange.get_deal_price(code, start, end, OrderDir.SELL) or 0.0
+
+
+class OrderGenWOInteract(OrderGenerator):
+    """Amounts from the closes of the day of the scores, which are known before the trade.
+
+    What had no quotes on that day is not bought: on the first day of a backtest nothing is, unless the exchange has
+    quotes from before (``exchange_kwargs.start_time``).
+    """
+
+    def generate_order_list_from_target_weight_position(
+        self,
+        current: Position,
+        trade_exchange: Exchange,
+        target_weight_position: Mapping[str, float] | None,
+        risk_degree: float,
+        pred_start_time: pd.Timestamp,
+        pred_end_time: pd.Timestamp,
+        trade_start_time: pd.Timestamp,
+        trade_end_time: pd.Timestamp,
+    ) -> list[Order]:
+        """Return the orders, see :class:`OrderGenerator`."""
+        if target_weight_position is None:
+            return []
+        day, eve = (trade_start_time, trade_end_time), (pred_start_time, pred_end_time)
+        money = risk_degree * current.calculate_value()
+        target = {}
+        for code, weight in target_weight_position.items():
+            if trade_exchange.is_stock_tradable(code, *day) and trade_exchange.is_stock_tradable(code, *eve):
+                target[code] = money * weight / trade_exchange.get_close(code, *eve)
+            elif current.check_stock(code):
+                target[code] = money * weight / current.get_stock_price(code)
+        return trade_exchange.generate_order_for_target_amount_position(target, current.get_stock_amount_dict(), *day)
+
+
+class WeightStrategyBase(BaseSignalStrategy):
+    """A strategy that says what share of the money each instrument should have.
+
+    Parameters
+    ----------
+    order_generator_cls_or_obj : OrderGenerator or its class
+        Makes orders of the weights.
+    **kwargs
+        See :class:`~rollforge.record.strategy.BaseSignalStrategy`.
+    """
+
+    def __init__(
+        self, *, order_generator_cls_or_obj: OrderGenerator | type[OrderGenerator] = OrderGenWOInteract, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        made = order_generator_cls_or_obj
+        self.order_generator: OrderGenerator = made() if isinstance(made, type) else made
+
+    @abstractmethod
+    def generate_target_weight_position(
+        self, score: Any, current: Position, trade_start_time: pd.Timestamp, trade_end_time: pd.Timestamp
+    ) -> Mapping[str, float] | None:
+        """Return the share of the money for each code; None leaves everything as it is.
+
+        Parameters
+        ----------
+        score : Series or DataFrame
+            Scores of the day before by instrument, in the form of the signal.
+        current : Position
+            What is held; may be changed.
+        trade_start_time, trade_end_time : Timestamp
+            The day of the trade.
+        """
+
+    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+        """Return the orders that lead to the target weights."""
+        step = self.trade_calendar.get_trade_step()
+        eve = self.trade_calendar.get_step_time(step, shift=1)
+        score = self.signal.get_signal(*eve)
+        if score is None:
+            return TradeDecisionWO([], self)
+        day = self.trade_calendar.get_step_time(step)
+        current = self.trade_position.copy()
+        orders = self.order_generator.generate_order_list_from_target_weight_position(
+            current=current,
+            trade_exchange=self.trade_exchange,
+            target_weight_position=self.generate_target_weight_position(
+                score=score, current=current, trade_start_time=day[0], trade_end_time=day[1]
+            ),
+            risk_degree=self._degree(step),
+            pred_start_time=eve[0],
+            pred_end_time=eve[1],
+            trade_start_time=day[0],
+            trade_end_time=day[1],
+        )
+        return TradeDecisionWO(orders, self)
+
+
+class SoftTopkStrategy(WeightStrategyBase):
+    """Hold the `topk` best in equal shares, and get there in steps of limited size.
+
+    Each day, holdings that are not among the best, or above their share, are sold, at most `trade_impact_limit` of the
+    money each; what that frees is shared among those below theirs in proportion to what they lack. The rules are those
+    of Qlib's newest source (the class of 0.9.7 cannot be built). Equal scores are taken in the order of their codes.
+
+    Parameters
+    ----------
+    model, dataset : optional
+        The same as ``signal=(model, dataset)``.
+    topk : int, optional
+        How many to hold; without it none.
+    order_generator_cls_or_obj : OrderGenerator or its class
+        Makes orders of the weights.
+    max_sold_weight : float
+        Used where there is no `trade_impact_limit`.
+    trade_impact_limit : float, optional
+        Largest change of an instrument's share in a day.
+    risk_degree : float
+        Share of the money that is invested.
+    buy_method : str
+        ``first_fill``; the newest Qlib reads no other.
+    **kwargs
+        See :class:`~rollforge.record.strategy.BaseSignalStrategy`.
+
+    Raises
+    ------
+    ConfigError
+        For another `buy_method`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any = None,
+        dataset: Any = None,
+        topk: int | None = None,
+        order_generator_cls_or_obj: OrderGenerator | type[OrderGenerator] = OrderGenWInteract,
+        max_sold_weight: float = 1.0,
+        trade_impact_limit: float | None = None,
+        risk_degree: float = 0.95,
+        buy_method: str = "first_fill",
+        signal: Any = None,
+        trade_exchange: Any = None,
+        level_infra: LevelInfrastructure | None = None,
+        common_infra: CommonInfrastructure | None = None,
+    ) -> None:
+        if buy_method != "first_fill":
+            raise ConfigError(
+                f"buy_method {buy_method!r} has no effect in Qlib any more: what is freed is shared in proportion to "
+                "what each holding lacks. Leave it out.",
+                path="strategy.kwargs.buy_method",
+            )
+        super().__init__(
+            order_generator_cls_or_obj=order_generator_cls_or_obj,
+            signal=signal,
+            model=model,
+            dataset=dataset,
+            risk_degree=risk_degree,
+            trade_exchange=trade_exchange,
+            level_infra=level_infra,
+            common_infra=common_infra,
+        )
+        self.topk = topk
+        self.trade_impact_limit = max_sold_weight if trade_impact_limit is None else trade_impact_limit
+        self.buy_method = buy_method
+
+    def generate_target_weight_position(
+        self, score: Any, current: Position, trade_start_time: Any, trade_end_time: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        """Return the share of the money for each code."""
+        if self.topk is None or self.topk <= 0:
+            return {}
+        best = self._best(score, self.topk)
+        share = self.risk_degree / self.topk
+        weights = dict(current.get_stock_weight_dict(only_stock=True))
+        if not weights:
+            return {code: self._step(share) for code in best}
+        to_spend = self.risk_degree - sum(weights.values())
+        for code, weight in weights.items():
+            above = weight - share if code in best else weight
+            if above > _NOTHING:
+                weights[code] -= self._step(above)
+                to_spend += self._step(above)
+        lacking = {code: share - weights.get(code, 0.0) for code in best}
+        lacking = {code: lack for code, lack in lacking.items() if lack > _NOTHING}
+        if to_spend > _NOTHING and lacking:
+            whole = sum(lacking.values())
+            for code, lack in lacking.items():
+                part = lack / whole * min(to_spend, whole)
+                weights[code] = weights.get(code, 0.0) + min(part, self._step(lack))
+        return {code: weight for code, weight in weights.items() if weight > _NOTHING}
+
+    def _step(self, weight: float) -> float:
+        return weight if self.trade_impact_limit is None else min(weight, self.trade_impact_limit)
+
+    def _best(self, score: Any, n: int) -> list[str]:
+        series = score.iloc[:, 0] if isinstance(score, pd.DataFrame) else score
+        ranked = series.sort_index().sort_values(ascending=False, kind="stable")
+        values = ranked.to_numpy(np.float64)
+        if n < len(values) and values[n - 1] == values[n] and hasattr(self, "tied_days"):
+            self.tied_days.add(self.trade_calendar.get_trade_step())
+        return [str(code) for code in ranked.index[:n]]
