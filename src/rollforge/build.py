@@ -28,14 +28,14 @@ __all__ = [
     "FLATTEN_TUPLE",
     "S_DROP",
     "build",
-from rollforge.errors import BuildError, ConfigError, nearest
-from rollforge.qlib_names import MODULES, REFUSED
+    "describe",
     "fill_placeholder",
     "flatten_dict",
     "import_file",
     "init_instance_by_config",
     "locate",
     "resolve_references",
+    "target_of",
     "update_config",
 ]
 
@@ -244,11 +244,11 @@ def build(
         return config
     if isinstance(config, str) and config.startswith("file://"):
         return _load_file(config, accept_types, where)
-    target, arguments = described(config, default_module=default_module, try_kwargs=try_kwargs, where=where, **kwargs)
-    return target(**arguments)
+    target, arguments = target_of(config, default_module=default_module, try_kwargs=try_kwargs, where=where, **kwargs)
+    return _constructed(target, arguments, where)
 
 
-def described(
+def target_of(
     config: Any,
     *,
     default_module: str | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.build import build, described, locate
+from rollforge.build import build, locate, target_of
 from rollforge.data.engine import features, resolve_instruments, session_provider
 from rollforge.data.provider import Days, Provider
 from rollforge.dates import read_day
@@ -237,7 +237,7 @@ def check_backtest(
     """
     prefix = f"{where}." if where else ""
     if strategy_class(strategy, f"{prefix}strategy") is not None:
-        described(strategy, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
+        target_of(strategy, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
     elif not isinstance(strategy, (str, Mapping)):
         _strategy(strategy, f"{prefix}strategy")
     _executor(executor, f"{prefix}executor")
