@@ -69,6 +69,7 @@ _Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 class _Rollforge(_Section):
     data: str | None = None
     region: Literal["cn", "us", "tw"] = "us"
+    exchange: dict[str, Any] = {}
     store: str | None = None
     tracking: str | None = None
     experiment: str | None = None
