@@ -2,7 +2,7 @@
 
 from rollforge.track.experiment import Experiment, get_experiment
 from rollforge.track.recorder import Recorder, open_reference
-from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker, open_tracker
+from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker, folder_uri, open_tracker
 
 __all__ = [
     "Experiment",
@@ -12,6 +12,7 @@ __all__ = [
     "RunInfo",
     "RunQuery",
     "Tracker",
+    "folder_uri",
     "get_experiment",
     "open_reference",
     "open_tracker",

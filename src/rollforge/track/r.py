@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, RecorderNotFound, TrackingError
+from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, TrackingError
 from rollforge.session import current_session, init, using
 from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
 from rollforge.track.recorder import Recorder
-from rollforge.track.tracker import Tracker, open_tracker
+from rollforge.track.tracker import Tracker, folder_uri, open_tracker
 
 __all__ = ["QlibRecorder", "R"]
+
+_NOT_STARTED = "No recorder is active. Start one: with R.start(experiment_name=…):"
 
 
 class QlibRecorder:
@@ -40,6 +42,9 @@ class QlibRecorder:
     ('FINISHED', {'learning_rate': '0.1'}, ['short'])
     >>> folder.cleanup()
     """
+
+    def __init__(self) -> None:
+        self._written: dict[str, str] = {}  # URI of a folder -> as a script wrote it
 
     def __repr__(self) -> str:
         return f"R(uri={mask_secrets(current_session().tracking)!r})"
@@ -77,10 +82,13 @@ class QlibRecorder:
         recorder_id, recorder_name : str, optional
             Name of the new recorder, or which one to resume.
         uri : str, optional
-            Another tracking store, inside the block alone.
+            Another tracking store, inside the block alone; a path or ``file:PATH`` is an ``mlruns`` folder, which is made
+            where there is none.
         resume : bool
             Go on with a recorder: of that id, or the latest of that name (made where there is none), or the latest.
         """
+        if uri:
+            folder_uri(uri, create=True)
         with self.uri_context(uri) if uri else contextlib.nullcontext():
             recorder = self.start_exp(
                 experiment_id=experiment_id,
@@ -192,23 +200,39 @@ class QlibRecorder:
         experiment_id: str | None = None,
         experiment_name: str | None = None,
     ) -> Recorder:
-        """Return a recorder; by default the active one. An id is enough; a name is one of the experiment's.
+        """Return a recorder; by default the active one, or the latest of the session's experiment where none is active.
+
+        An id is enough; a name is one of the experiment's.
 
         Raises
         ------
         RecorderNotFound
-            When nothing is named and none is active, or it is not there.
+            When it is not there.
         """
         if experiment_id is None and experiment_name is None:
             if recorder_id is not None:
                 return Recorder(self._tracker, self._tracker.read(recorder_id).info)
             if recorder_name is None:
-                active = self._active
-                if active is None:
-                    raise RecorderNotFound("No recorder is active. Start one: with R.start(experiment_name=…):")
-                return active
+                return self._active or self._latest()
         experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
         return experiment.get_recorder(recorder_id, recorder_name, create=False)
+
+    def _latest(self) -> Recorder:
+        try:
+            latest = self.get_exp(create=False).list_recorders(max_results=1)
+        except ExperimentNotFound:
+            latest = {}
+        if not latest:
+            raise RecorderNotFound(_NOT_STARTED)
+        found: Recorder = next(iter(latest.values()))
+        return found
+
+    @property
+    def _started(self) -> Recorder:
+        """The recorder that values are kept in: never one that has ended."""
+        if self._active is None:
+            raise RecorderNotFound(_NOT_STARTED)
+        return self._active
 
     def list_recorders(
         self, experiment_id: str | None = None, experiment_name: str | None = None, **filters: Any
@@ -237,68 +261,81 @@ class QlibRecorder:
     # -- where ---------------------------------------------------------------------------------------------------------
 
     def get_uri(self) -> str:
-        """Return the URI of the tracking store."""
-        return self._tracker.uri
+        """Return the URI of the tracking store, as it was written where it was chosen here."""
+        return self._written.get(current_session().tracking) or self._tracker.uri
 
     def set_uri(self, uri: str | None) -> None:
         """Use another tracking store from here on, in this process; None for the one that the environment names.
+
+        A path or ``file:PATH`` is an ``mlruns`` folder, which is made where there is none.
 
         Raises
         ------
         TrackingError
             Inside ``uri_context`` or another session's block, where it would have no effect.
         """
-        session = current_session().with_(tracking=uri or type(current_session())().tracking)
+        named = folder_uri(uri, create=True) if uri else type(current_session())().tracking
+        session = current_session().with_(tracking=named)
         before = {f.name: getattr(session, f.name) for f in fields(session)}
         init(**before)
         if current_session() != session:
             raise TrackingError("The tracking store is fixed inside this block; use R.uri_context(uri).")
+        self._written = {named: str(uri)} if uri else {}
 
     @contextlib.contextmanager
     def uri_context(self, uri: str) -> Iterator[None]:
-        """Use another tracking store inside a ``with`` block."""
-        with using(current_session().with_(tracking=uri)):
-            yield
+        """Use another tracking store inside a ``with`` block; a path or ``file:PATH`` is an ``mlruns`` folder."""
+        full = folder_uri(uri)
+        before = self._written.get(full)
+        self._written[full] = str(uri)
+        try:
+            with using(current_session().with_(tracking=full)):
+                yield
+        finally:
+            if before is None:
+                self._written.pop(full, None)
+            else:
+                self._written[full] = before
 
     # -- what the active recorder keeps --------------------------------------------------------------------------------
 
     def log_params(self, **kwargs: Any) -> None:
         """Keep parameters in the active recorder."""
-        self.get_recorder().log_params(**kwargs)
+        self._started.log_params(**kwargs)
 
     def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
         """Keep metrics in the active recorder."""
-        self.get_recorder().log_metrics(step=step, **kwargs)
+        self._started.log_metrics(step=step, **kwargs)
 
     def set_tags(self, **kwargs: Any) -> None:
         """Keep tags in the active recorder."""
-        self.get_recorder().set_tags(**kwargs)
+        self._started.set_tags(**kwargs)
 
     def delete_tags(self, *keys: str) -> None:
         """Remove tags of the active recorder."""
-        self.get_recorder().delete_tags(*keys)
+        self._started.delete_tags(*keys)
 
     def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
         """Keep a file in the active recorder."""
-        self.get_recorder().log_artifact(local_path, artifact_path)
+        self._started.log_artifact(local_path, artifact_path)
 
     def save_objects(
         self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: Any
     ) -> None:
         """Keep objects in the active recorder."""
-        self.get_recorder().save_objects(local_path, artifact_path, **kwargs)
+        self._started.save_objects(local_path, artifact_path, **kwargs)
 
     def load_object(self, name: str, *, trusted: bool = False) -> Any:
         """Return an object of the active recorder."""
-        return self.get_recorder().load_object(name, trusted=trusted)
+        return self._started.load_object(name, trusted=trusted)
 
     def list_artifacts(self, artifact_path: str | None = None) -> list[str]:
         """Return what is among the artifacts of the active recorder."""
-        return self.get_recorder().list_artifacts(artifact_path)
+        return self._started.list_artifacts(artifact_path)
 
     def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
         """Return a local file with an artifact of the active recorder."""
-        return self.get_recorder().download_artifact(path, dst_path)
+        return self._started.download_artifact(path, dst_path)
 
 
 R = QlibRecorder()

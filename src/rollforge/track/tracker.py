@@ -14,15 +14,18 @@ What a backend promises (``rollforge.testing.track.TrackerSuite`` tests each poi
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, cast
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, nearest
 from rollforge.track.files import Files
 
-__all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "latest_metrics", "open_tracker"]
+__all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "folder_uri", "latest_metrics", "open_tracker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,31 @@ _DRIVERS = {
     "file": ("rollforge.track.mlflow", "MLflowTracker"),
 }
 _open: dict[str, Tracker] = {}
+_FOLDER = re.compile(r"(?:file:(?://)?)?(/.*|[^:]*)")
+
+
+def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
+    """Return the URI of an ``mlruns`` folder that is named by a path or by ``file:PATH``; any other URI as it is.
+
+    Parameters
+    ----------
+    uri : str or path
+        What names the store.
+    create : bool
+        True makes the folder where there is none.
+
+    Examples
+    --------
+    >>> folder_uri("file:///tmp/mlruns"), folder_uri("/tmp/mlruns"), folder_uri("sqlite:///runs.db")
+    ('file:/tmp/mlruns', 'file:/tmp/mlruns', 'sqlite:///runs.db')
+    """
+    found = _FOLDER.fullmatch(os.fspath(uri))
+    if found is None:
+        return os.fspath(uri)
+    folder = Path(found[1]).expanduser().absolute()
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
+    return f"file:{folder}"
 
 
 def open_tracker(uri: str) -> Tracker:

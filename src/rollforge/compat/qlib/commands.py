@@ -70,10 +70,10 @@ def qrun() -> None:
 def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: str = "") -> None:
     from rollforge.cli import workflow as command
     from rollforge.compat.qlib import console
-    from rollforge.compat.qlib.config import tracking_of
     from rollforge.confidential import mask_secrets
     from rollforge.run.execute import task_train
     from rollforge.session import using
+    from rollforge.track.base import folder_uri
     from rollforge.workflow import load_workflow, make_plan, read_yaml
 
     if not config_path:
@@ -88,7 +88,7 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
     document, _ = read_yaml(loaded.text, config_path)
     session, name = loaded.session, loaded.experiment
     if uri_folder and not (document.get("qlib_init") or {}).get("exp_manager"):
-        session = session.with_(tracking=tracking_of(uri_folder))
+        session = session.with_(tracking=folder_uri(uri_folder, create=True))
     if loaded.form == "qlib" and not document.get("experiment_name"):
         name = experiment_name
     session = session.with_(experiment=name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, Data
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError
 from rollforge.session import current_session, init as init_session
+from rollforge.track.base import folder_uri
 
 __all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf"]
 
@@ -197,16 +197,6 @@ def _folder(provider_uri: Any) -> str:
     return str(Path(os.fspath(provider_uri)).expanduser())
 
 
-def tracking_of(uri: str) -> str:
-    """Return the tracking store of one of MLflow's URIs; a folder is an mlruns folder, as Qlib writes it."""
-    found = re.fullmatch(r"(?:file:(?://)?)?(/.*|[^:]*)", uri)
-    if found is None:
-        return uri
-    folder = Path(found[1]).expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"file:{folder}"
-
-
 def init(default_conf: str = "client", **kwargs: Any) -> None:
     """Set where data, runs and tasks are, as Qlib's ``init`` does.
 
@@ -223,7 +213,7 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     region = str(kwargs.pop("region", "cn")).lower()
     changes: dict[str, Any] = {
         "provider_uri": _folder(kwargs.pop("provider_uri", _DEFAULT_FOLDER)), "region": region,
-        "tracking": tracking_of(arguments["uri"]) if arguments.get("uri") else None,
+        "tracking": folder_uri(arguments["uri"], create=True) if arguments.get("uri") else None,
         "experiment": arguments.get("default_exp_name"),
     }  # fmt: skip
     mongo, kernels = kwargs.pop("mongo", None), kwargs.pop("kernels", None)

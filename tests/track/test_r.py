@@ -1,0 +1,60 @@
+"""``R``: the current session's runs, as Qlib's scripts use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rollforge.errors import RecorderNotFound, TrackingUnavailable
+from rollforge.session import Session, init, using
+from rollforge.track.r import R
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(tracking=f"folder:{tmp_path}/runs")
+
+
+def test_a_run_is_kept_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    """A path, or file:PATH, relative or not; where nothing is written, a folder that is not there is an error."""
+    for number, uri in enumerate(("made/here", "file:./there", f"file:{tmp_path}/full", str(tmp_path / "plain"))):
+        with R.start(experiment_name="e", uri=uri) as recorder:
+            R.log_params(number=number)
+            assert R.get_uri() == uri  # as it was written
+            folder = recorder.get_local_dir()
+        with R.uri_context(uri):
+            assert R.get_recorder(experiment_name="e", recorder_id=recorder.id).list_params() == {"number": str(number)}
+            assert R.get_recorder(experiment_name="e", recorder_id=recorder.id).get_local_dir() == folder
+    assert R.get_uri() == f"folder:{tmp_path}/runs"
+    with pytest.raises(TrackingUnavailable, match="no such folder"), R.uri_context("nowhere"):
+        R.list_experiments()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_another_store_from_here_on(tmp_path: Path) -> None:
+    """set_uri makes the folder too; None is the store that the environment names."""
+    before = R.get_uri()
+    R.set_uri("mine")
+    assert R.get_uri() == "mine"
+    assert (tmp_path / "mine").is_dir()
+    with R.uri_context("file:mine"):
+        assert R.get_uri() == "file:mine"
+    assert R.get_uri() == "mine"
+    R.set_uri(None)
+    assert R.get_uri() not in ("mine", before)
+
+
+def test_without_an_active_recorder_the_latest_is_read_and_none_is_written() -> None:
+    """As in Qlib, ``R.get_recorder()`` finds the latest run of the session's experiment; values go to an active run alone."""
+    with pytest.raises(RecorderNotFound, match="No recorder is active"):
+        R.get_recorder()
+    with R.start(recorder_name="first"), R.start(recorder_name="second") as second:
+        assert R.get_recorder() == second
+    assert R.get_recorder().name in ("first", "second")
+    for write in (lambda: R.log_params(a=1), lambda: R.save_objects(a=1), lambda: R.set_tags(a=1)):
+        with pytest.raises(RecorderNotFound, match="No recorder is active"):
+            write()
+    with using(Session(tracking=R.get_uri(), experiment="another")), pytest.raises(RecorderNotFound):
+        R.get_recorder()
