@@ -11,6 +11,8 @@ import pytest
 
 from rollforge.collect.ensemble import AverageEnsemble, RollingEnsemble
 from rollforge.data.frames import day_rows
+from rollforge.data.loader import StaticDataLoader
+from rollforge.data.processor import CSRankNorm, CSZFillna, CSZScoreNorm, ProcessInf, ZScoreNorm
 from rollforge.errors import DataError
 
 DAYS = pd.bdate_range("2021-03-01", periods=3).as_unit("ns")
@@ -108,3 +110,26 @@ def test_windows_of_other_names_are_joined_and_averaged() -> None:
     for ensemble in (RollingEnsemble(), AverageEnsemble()):
         with pytest.raises(DataError, match="'b' needs an index with the levels datetime and instrument"):
             ensemble({"a": PLAIN, "b": PLAIN.reset_index(drop=True)})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loader_takes_frames_in_any_form(form: str) -> None:
+    """A frame of one's own is loaded whatever its index is called; its days can be chosen in any spelling."""
+    loader = StaticDataLoader(FORMS[form])
+    assert loader.load(None)["score"].sort_values().tolist() == PLAIN["score"].tolist()
+    assert loader.load(["B"], "20210302")["score"].tolist() == [3.0, 5.0]
+
+
+PROCESSORS = [
+    CSRankNorm(), CSZScoreNorm(), CSZScoreNorm(method="robust"), CSZFillna(), ProcessInf(),
+    ZScoreNorm("20210301", "20210302"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)
+def test_processors_name_the_level_that_they_need(processor: Any) -> None:
+    """Called with a frame of other names, a processor says what it needs."""
+    frame = pd.concat({"feature": PLAIN.replace(0.0, np.inf)}, axis=1).rename_axis(index=["date", "code"])
+    use = processor.fit if isinstance(processor, ZScoreNorm) else processor
+    with pytest.raises(DataError, match="needs an index with the level datetime, found 'date', 'code'"):
+        use(frame)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollforge.data.loader import QlibDataLoader
 from rollforge.data.provider import Provider, open_provider, write_folder
 from rollforge.errors import DataError, DataNotFound
 
@@ -157,3 +158,25 @@ def test_a_universe_that_cannot_be(folder: Path) -> None:
         open_provider(folder).instruments("bad")
     with pytest.raises(DataError, match="'none' is empty"):
         open_provider(folder).instruments("none")
+
+
+@pytest.mark.parametrize("freq", ["1min", "30min", "5minute", "1h", "2 hours", "tick", "1s"])
+def test_frequencies_within_a_day_are_refused_as_such(folder: Path, freq: str) -> None:
+    """Also where the folder has such a calendar: the message says that bars are daily, wherever the frequency comes in."""
+    (folder / "calendars" / f"{freq}.txt").write_text("2020-01-01 09:30:00\n2020-01-01 10:00:00\n")
+    provider = Provider(folder)
+    with pytest.raises(DataError, match=f"daily bars; the frequency '{freq}' is shorter than a day"):
+        provider.calendar(freq)
+    with pytest.raises(DataError, match="daily bars"):
+        provider.read("close", ["A"], 0, 1, freq)
+    with pytest.raises(DataError, match="daily bars"):
+        QlibDataLoader({"feature": ["$close"]}, freq=freq).check("all", provider)
+
+
+def test_other_names_of_a_day_and_unknown_frequencies(folder: Path) -> None:
+    """``1d`` is a day; a calendar that is not there is named with those that are."""
+    provider = Provider(folder)
+    for freq in ("day", "1day", "d", "1d", "Day"):
+        assert provider.calendar(freq).tolist() == provider.calendar().tolist()
+    with pytest.raises(DataNotFound, match=r"no calendar 'week' in .*Known: day\."):
+        provider.calendar("week")

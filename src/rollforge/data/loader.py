@@ -211,6 +211,7 @@ class QlibDataLoader(DLWParser):
 
     def check(self, instruments: Any, provider: Provider) -> None:
         """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder."""
+        provider.calendar(self.freq)
         resolve_instruments(provider, self.universe(instruments))
         known = set(provider.fields())
         for expressions, _ in self.groups.values():
@@ -384,8 +385,9 @@ def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     DataError
         When it is no table, or its index has no such levels.
     """
-    plain = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
-    if not plain or not isinstance(frame.index.get_level_values("datetime"), pd.DatetimeIndex):
+    named = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
+    days = frame.index.get_level_values("datetime") if named else None
+    if not isinstance(days, pd.DatetimeIndex) or days.tz is not None:
         frame = day_rows(frame, f"What {source} loads")
     return frame if frame.index.is_monotonic_increasing else frame.sort_index()
 

@@ -114,6 +114,20 @@ class _Columns(_OfGroup):
         return out
 
 
+def _with_days(x: pd.DataFrame) -> pd.DataFrame:
+    """The frame, if it says which days its rows are of."""
+    if "datetime" not in x.index.names:
+        raise DataError(
+            f"A processor needs an index with the level datetime, found {', '.join(map(repr, x.index.names))}. Name the "
+            "levels with rename_axis(index=['datetime', 'instrument'])."
+        )
+    return x
+
+
+def _by_day(x: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy[Any, Any]:
+    return _with_days(x).groupby(level="datetime")
+
+
 def _precision(x: pd.DataFrame) -> Any:
     """The type of what is computed from some columns: float32 from float32, else float64."""
     return np.float32 if all(dtype == np.float32 for dtype in set(x.dtypes)) else np.float64
@@ -198,7 +212,7 @@ class ProcessInf(Processor):
         out = df.copy()
         columns = df.columns[touched]
         finite = df[columns].mask(infinite[:, touched])
-        means = finite.groupby(level="datetime").transform("mean")
+        means = _by_day(finite).transform("mean")
         out[columns] = finite.where(~infinite[:, touched], means)
         return out
 
@@ -253,7 +267,7 @@ class _Fitted(_Columns):
         DataError
             When the window has no rows.
         """
-        days = df.index.get_level_values("datetime")
+        days = _with_days(df).index.get_level_values("datetime")
         start = read_timestamp(self.fit_start_time, "fit_start_time")
         end = read_timestamp(self.fit_end_time, "fit_end_time")
         inside = df[(days >= start) & (days <= end)]
@@ -370,7 +384,7 @@ class _OfDay(_Columns):
 
     def change(self, x: pd.DataFrame) -> Any:
         finite = _finite(x)
-        return self.compare(finite).where(finite.groupby(level="datetime").transform("count") > 1)
+        return self.compare(finite).where(_by_day(finite).transform("count") > 1)
 
 
 class CSZScoreNorm(_OfDay):
@@ -389,12 +403,12 @@ class CSZScoreNorm(_OfDay):
         self.method = method
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
-        days = x.astype(np.float64).groupby(level="datetime")
+        days = _by_day(x.astype(np.float64))
         if self.method == "zscore":
             spread = days.transform("std")
             return (x - days.transform("mean")) / spread.where(spread > 0)
         off = x - days.transform("median")
-        spread = off.abs().groupby(level="datetime").transform("median")
+        spread = _by_day(off.abs()).transform("median")
         return pd.DataFrame(np.clip(_measured(off, spread * 1.4826), -3, 3), index=x.index, columns=x.columns)
 
 
@@ -402,7 +416,7 @@ class CSRankNorm(_OfDay):
     """Ranks each column within each day to (-1.73, 1.73): (rank share - 0.5) x 3.46."""
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
-        return (x.groupby(level="datetime").rank(pct=True) - 0.5) * 3.46
+        return (_by_day(x).rank(pct=True) - 0.5) * 3.46
 
 
 class CSZFillna(_Columns):
@@ -410,7 +424,7 @@ class CSZFillna(_Columns):
 
     def change(self, x: pd.DataFrame) -> Any:
         finite = _finite(x)
-        return finite.fillna(finite.groupby(level="datetime").transform("mean"))
+        return finite.fillna(_by_day(finite).transform("mean"))
 
 
 class HashStockFormat(Processor):
@@ -525,19 +539,19 @@ class ConfigSectionProcessor(Processor):
         self.clip_label_outlier = clip_label_outlier
 
     def _label(self, x: pd.DataFrame) -> pd.DataFrame:
-        days = x.groupby(level="datetime")
+        days = _by_day(x)
         out = (x - days.transform("mean")) / days.transform("std")
         out = out.clip(-3, 3) if self.clip_label_outlier else out
         return out.fillna(0) if self.fillna_label else out
 
     def _feature(self, x: pd.DataFrame) -> pd.DataFrame:
-        out = x - x.groupby(level="datetime").transform("median")
-        out = out / (out.abs().groupby(level="datetime").transform("median") * 1.4826)
+        out = x - _by_day(x).transform("median")
+        out = out / (_by_day(out.abs()).transform("median") * 1.4826)
         out = out.clip(-3, 3) if self.clip_feature_outlier else out
         if self.shrink_feature_outlier:
-            top = out.groupby(level="datetime").transform("max")
+            top = _by_day(out).transform("max")
             out = out.where(~(out > 3), 3 + (out - 3) / (top - 3) * 0.5)
-            bottom = out.groupby(level="datetime").transform("min")
+            bottom = _by_day(out).transform("min")
             out = out.where(~(out < -3), -3 - (out + 3) / (bottom + 3) * 0.5)
         return out.fillna(0) if self.fillna_feature else out
 

@@ -267,7 +267,7 @@ def _frequency(freq: str) -> str:
     DataError
         For minutes and hours.
     """
-    name = str(freq).strip().lower()
+    name = re.sub(r"\s", "", str(freq)).lower()
     if re.fullmatch(r"1?d(ay)?", name):
         return "day"
     if re.fullmatch(r"\d*(m|min|minute|h|hour|s|sec|second|tick)s?", name):
