@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from rollforge import qlib_imports, safe_pickle
-from rollforge.errors import BuildError, ConfigError, nearest
+from rollforge.errors import BuildError, ConfigError, MissingCode, nearest
 from rollforge.qlib_names import MODULES, REFUSED
 
 __all__ = [
@@ -107,10 +107,10 @@ def _import_module(module_path: str, where: str) -> ModuleType:
         if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
             needs = exc.name is not None and not qlib_imports.is_qlib(exc.name)
             told = f"needs {exc.name!r}, which is not installed." if needs else f"cannot be imported: {describe(exc)}"
-            raise BuildError(f"Module {module_path!r} {told}", path=where) from exc
+            raise MissingCode(f"Module {module_path!r} {told}", path=where) from exc
         ours = {s for sources in MODULES.values() for s in sources if s.startswith("rollforge.")}
         rooms = {s.rpartition(".")[0] for s in ours}
-        raise BuildError(
+        raise MissingCode(
             f"There is no module {module_path!r}.{nearest(module_path, ours | rooms)}", path=where
         ) from exc
     except (Exception, SystemExit) as exc:
@@ -154,7 +154,7 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
         target: Callable[..., Any] = getattr(module, name)
     except AttributeError:
         names = _public(module)
-        raise BuildError(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
+        raise MissingCode(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
     return target
 
 
@@ -164,7 +164,7 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., An
     try:
         found: Callable[..., Any] = qlib_imports.load(module_path, name)
     except ImportError as exc:
-        raise BuildError(str(exc), path=where) from exc
+        raise MissingCode(str(exc), path=where) from exc
     return found
 
 

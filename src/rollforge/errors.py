@@ -21,6 +21,7 @@ __all__ = [
     "ExperimentNotFound",
     "ExpressionError",
     "LeaseLost",
+    "MissingCode",
     "MissingDependency",
     "ModelError",
     "RecorderNotFound",
@@ -79,6 +80,10 @@ class ConfigError(RollforgeError, ValueError):
 
 class BuildError(ConfigError):
     """A ``{class, module_path, kwargs}`` description names something that does not exist or does not fit."""
+
+
+class MissingCode(BuildError):
+    """A module, class or package that a task names and this machine does not have; another machine may have it."""
 
 
 class SegmentError(ConfigError):

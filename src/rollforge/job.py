@@ -21,7 +21,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import TaskNotFound, nearest
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
-from rollforge.run.execute import DATA_TAG, FOLDER_TAG, preload, prepare_data, task_train
+from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.review import reviewed
@@ -99,7 +99,8 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     """
     session, pool = plan.workflow.session, plan.workflow.experiment
     store = open_store(session.store)
-    release_dead_workers(store, pool)
+    for task in release_dead_workers(store, pool):
+        end_unfinished_runs(task.id, pool, session)
     waiting = [r for r in store.query(pool, _these(plan), results=False) if r.status is Status.WAITING]
     if not waiting and not store.count(pool, _these(plan)).get(Status.RUNNING):
         return
@@ -113,7 +114,10 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
         opening.join()
         get_experiment(tracker, experiment_name=pool)
 
-    job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool}, preload=preload)
+    def on_death(task_id: str) -> None:
+        end_unfinished_runs(task_id, pool, session)
+
+    job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool}, preload=preload, on_death=on_death)
     jobs = min(jobs, max(1, len(waiting)))
     executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
     beside: Callable[[], None] | None = prepare

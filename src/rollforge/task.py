@@ -76,6 +76,10 @@ class Cause(StrEnum):
     """Somebody cancelled it."""
     DEPENDENCY = "dependency"
     """A task that it depends on failed."""
+    UNREADABLE = "unreadable"
+    """Its stored definition is damaged: no worker can decode it."""
+    UNFIT = "unfit"
+    """The worker that claimed it lacks a module or package that it needs; no attempt was counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,9 @@ class TaskRecord:
     """Hash of the definition, see :func:`digest`."""
     pool: str
     definition: Mapping[str, Any]
-    """What to run: ``{"model": …, "dataset": …, "record": …}``."""
+    """What to run: ``{"model": …, "dataset": …, "record": …}``; for looking at: nothing was imported to decode it."""
+    text: str = field(default="", repr=False, compare=False)
+    """The definition as it is stored, which the process that runs the task decodes."""
     model_name: str = ""
     """What the task's model is called, no part of the definition; empty when it was given no name."""
     status: Status = Status.WAITING
@@ -158,8 +164,10 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
     TaskNotSerializable
         For anything else, naming where it is.
     """
-    if value is None or isinstance(value, (bool, str)):
-        return str(value) if isinstance(value, str) else value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text_to_plain(str(value), path)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -187,7 +195,28 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
     )
 
 
+def _text_to_plain(text: str, path: str) -> str:
+    """A text that every store can hold: databases take neither NUL nor half of a surrogate pair."""
+    if "\x00" in text or not (text.isascii() or _encodable(text)):
+        raise TaskNotSerializable(
+            f"A task is plain data, but {path.lstrip('.') or 'the task itself'} is a text with a character that cannot be "
+            f"stored (NUL, or a lone surrogate): {ascii(text[:60])}."
+        )
+    return text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _mapping_to_plain(value: Mapping[Any, Any], path: str) -> Any:
+    for key in value:
+        if isinstance(key, str):
+            _text_to_plain(key, path)
     plain = {k: to_plain(v, f"{path}.{k}") for k, v in value.items()}
     # A dict with keys that JSON cannot hold, or one that looks like a tag itself, is kept as a list of pairs.
     if all(type(k) is str for k in plain) and not (len(plain) == 1 and next(iter(plain)) in _TAGS):
@@ -196,9 +225,15 @@ def _mapping_to_plain(value: Mapping[Any, Any], path: str) -> Any:
     return {"$map": sorted(pairs, key=lambda p: json.dumps(p[0], sort_keys=True))}
 
 
+def _zone_of(moment: dt.datetime) -> str:
+    """The name of a moment's time zone as RFC 9557 writes it, ``[Europe/Berlin]``; empty for a mere offset."""
+    name = getattr(moment.tzinfo, "key", None) or getattr(moment.tzinfo, "zone", None)
+    return f"[{name}]" if isinstance(name, str) else ""
+
+
 def _date_to_plain(value: Any) -> Any:
     if isinstance(value, dt.datetime):
-        return {"$datetime": value.isoformat()}
+        return {"$datetime": value.isoformat() + _zone_of(value)}
     if isinstance(value, dt.date):
         return {"$date": value.isoformat()}
     if isinstance(value, dt.timedelta):
@@ -211,7 +246,7 @@ def _pandas_to_plain(value: Any) -> Any:
     if pandas is None:
         return None
     if value is pandas.NaT or isinstance(value, pandas.Timestamp):
-        return {"$ts": str(value) if value is pandas.NaT else value.isoformat()}
+        return {"$ts": str(value) if value is pandas.NaT else value.isoformat() + _zone_of(value)}
     if isinstance(value, pandas.Timedelta):
         return {"$timedelta": value.isoformat()}
     return None
@@ -279,7 +314,9 @@ def _from_tag(tag: str, body: Any, resolve: Callable[[str, str], Any]) -> Any:
     if tag == "$date":
         return dt.date.fromisoformat(body)
     if tag == "$datetime":
-        return dt.datetime.fromisoformat(body)
+        moment, zone = _split_zone(body)
+        parsed = dt.datetime.fromisoformat(moment)
+        return parsed if zone is None else parsed.astimezone(zone)
     if tag == "$bytes":
         return base64.b64decode(body)
     if tag == "$float":
@@ -293,7 +330,19 @@ def _from_tag(tag: str, body: Any, resolve: Callable[[str, str], Any]) -> Any:
         return dt.timedelta(days=int(days), seconds=int(seconds), microseconds=int(micros.removesuffix("us")))
     import pandas as pd
 
-    return pd.Timestamp(body) if tag == "$ts" else pd.Timedelta(body)
+    if tag == "$timedelta":
+        return pd.Timedelta(body)
+    moment, zone = _split_zone(body)
+    return pd.Timestamp(moment) if zone is None else pd.Timestamp(moment).tz_convert(zone)
+
+
+def _split_zone(text: str) -> tuple[str, Any]:
+    moment, bracket, name = text.partition("[")
+    if not bracket:
+        return text, None
+    from zoneinfo import ZoneInfo
+
+    return moment, ZoneInfo(name.removesuffix("]"))
 
 
 _AS_LISTS = ("$tuple", "$slice")
@@ -335,7 +384,10 @@ def encode(value: Any) -> str:
     >>> encode({"b": (1, 2), "a": None})
     '{"a":null,"b":{"$tuple":[1,2]}}'
     """
-    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    try:
+        return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise TaskNotSerializable("A task is plain data, but this one contains itself or is nested too deep.") from None
 
 
 def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:

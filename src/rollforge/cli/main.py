@@ -71,7 +71,8 @@ def main() -> None:
 
 def guarded(command: Callable[[], Any]) -> None:
     """Run a command. An error ends it with one message and the code of :mod:`rollforge.cli.exit_codes`."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
     try:
         command()
     except RollforgeError as exc:

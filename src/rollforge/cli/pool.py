@@ -86,12 +86,18 @@ def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
 
 @app.command()
 def wait(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Wait until no task can make progress any more; exit code 1 when some failed."""
+    """Wait until no task can make progress any more; exit code 1 when some are not done then."""
     manager = _existing()
     manager.wait(parse_query(query))
-    failed = manager.task_stat(parse_query(query)).get(Status.FAILED, 0)
-    if failed:
-        typer.echo(f"{failed} tasks failed; 'rollforge pool query' shows why, 'rollforge pool retry' tries again.")
+    counts = manager.task_stat(parse_query(query))
+    failed = counts.get(Status.FAILED, 0)
+    if counts.get(Status.WAITING):
+        left = manager.query({"$and": [parse_query(query), {"status": "waiting", "cause": "unfit"}]}, decode=False)
+        for task in left:
+            typer.echo(f"{task['_id'][:8]} waits: {task['error']}")
+    if failed or counts.get(Status.WAITING):
+        if failed:
+            typer.echo(f"{failed} tasks failed; 'rollforge pool query' shows why, 'rollforge pool retry' tries again.")
         raise typer.Exit(Exit.FAILED)
 
 

@@ -106,6 +106,8 @@ class RunProgress:
             self._line(f"failed   {label}: {event.error}")
         elif event.kind == "retry":
             self._line(f"again    {label}: {event.error}")
+        elif event.kind == "left":
+            self._line(f"left     {label}: {event.error}")
         elif event.kind == "lost":
             self._line(f"lost     {label}: another worker took it over")
         self._bar.update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -96,7 +97,15 @@ def worker(
         "memory": parse_size(memory, path="--memory") if memory else None,
     }
     settings = {"lease_seconds": lease, "grace": grace, "patience": patience, "stay": not exit_when_empty}
+    if func is None:
+        work["on_death"] = functools.partial(_tidy_up, session, session.experiment)
     _run(session, work, side_by_side, options, settings)
+
+
+def _tidy_up(session: Session, experiment: str, task_id: str) -> None:
+    from rollforge.run.execute import end_unfinished_runs
+
+    end_unfinished_runs(task_id, experiment, session)
 
 
 def _check_machine(session: Session, *, needs_data: bool, tracking_named: bool) -> None:
@@ -170,8 +179,11 @@ def _say(event: Event) -> None:
     typer.echo(f"{event.kind:<8} {event.task_id}{took}{': ' + event.error.splitlines()[0] if event.error else ''}")
 
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 class _Stopping:
-    """Whether SIGTERM or Ctrl-C came; a ``with`` block. The second one interrupts."""
+    """Whether SIGTERM, SIGHUP or Ctrl-C came; a ``with`` block. The second one interrupts."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -180,11 +192,11 @@ class _Stopping:
         return self._asked
 
     def __enter__(self) -> _Stopping:
-        self._before = [signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)]
+        self._before = [signal.signal(s, self._hear) for s in _STOPPING]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in zip((signal.SIGTERM, signal.SIGINT), self._before, strict=True):
+        for number, handler in zip(_STOPPING, self._before, strict=True):
             signal.signal(number, handler)
 
     def _hear(self, signum: int, frame: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rollforge.errors import LeaseLost, StoreUnavailable
+from rollforge.errors import LeaseLost, StoreUnavailable, UnfitWorker
 from rollforge.run.work import Event, Job
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, Status, TaskRecord
@@ -22,6 +22,7 @@ T = TypeVar("T")
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
 _RENEW_SECONDS = 5.0
+_MOST_UNFIT = 1000
 
 
 class Claims:
@@ -68,6 +69,8 @@ class Claims:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="rollforge-leases", daemon=True)
         self._seen: set[str] = set()
+        self.unfit: dict[str, str] = {}
+        """Tasks that this machine cannot run: id -> what it lacks. They are left to others."""
 
     def __enter__(self) -> Claims:
         self._thread.start()
@@ -115,10 +118,11 @@ class Claims:
 
     def query(self) -> Mapping[str, Any]:
         """Return what is claimed."""
-        if self.job.before is not self.job.after:
-            return self.job.query
         # part_done -> part_done: a task that stays in its status is run once, not for ever.
-        return {"$and": [dict(self.job.query), {"_id": {"$nin": sorted(self._seen)}}]}
+        left_out = set(self.unfit) if self.job.before is not self.job.after else self._seen | set(self.unfit)
+        if not left_out:
+            return self.job.query
+        return {"$and": [dict(self.job.query), {"_id": {"$nin": sorted(left_out)}}]}
 
     def take(self, limit: int) -> list[TaskRecord]:
         """Claim up to `limit` tasks; their leases are renewed from now on."""
@@ -177,6 +181,42 @@ class Claims:
     def give_back(self, task: TaskRecord) -> None:
         """Let a task wait as before."""
         self._end(task, lambda: self.store.give_back(task), 0.0)
+
+    def leave(self, task: TaskRecord, why: str) -> None:
+        """Leave a task that this machine cannot run to others; no attempt is counted.
+
+        Raises
+        ------
+        UnfitWorker
+            When there are so many of them that this worker had better end.
+        """
+        self.unfit[task.id] = why
+        log.warning("task %s is left to other workers: %s", task.id, why)
+        self._end(task, lambda: self.store.give_back(task, why=f"Worker {self.name} cannot run it: {why}"), 0.0)
+        self._tell("left", task, 0.0, why)
+        if len(self.unfit) >= _MOST_UNFIT:
+            self.raise_if_unfit()
+
+    def raise_if_unfit(self) -> None:
+        """Raise, if there are tasks that this machine cannot run.
+
+        Raises
+        ------
+        UnfitWorker
+            Naming what it lacks, and the tasks.
+        """
+        if not self.unfit:
+            return
+        tasks: dict[str, list[str]] = {}
+        for task_id, why in self.unfit.items():
+            tasks.setdefault(why, []).append(task_id[:8])
+        lacks = "\n".join(
+            f"  {why} ({len(ids)} task{'s' if len(ids) != 1 else ''}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
+            for why, ids in tasks.items()
+        )
+        raise UnfitWorker(
+            f"This machine cannot run what is left in pool {self.job.pool!r}. No attempt was counted.\n{lacks}"
+        )
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:
         try:

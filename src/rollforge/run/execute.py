@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError, TrackingError
 from rollforge.run.review import review
-from rollforge.run.work import current_task
+from rollforge.run.work import current_task, current_token
 from rollforge.session import Session, current_session, using
-from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
+from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
 
 if TYPE_CHECKING:
     from rollforge.data.dataset import Dataset
     from rollforge.models.base import Model
 
-__all__ = ["begin", "begin_task_train", "end_task_train", "finish", "prepare_data", "task_train"]
+__all__ = ["begin", "begin_task_train", "end_task_train", "end_unfinished_runs", "finish", "prepare_data", "task_train"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,28 @@ def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
     recorder.set_tags(
         hostname=socket.gethostname(), **{STATUS_KEY: STATUS_BEGIN}, **({TM_ID: task_id} if task_id else {})
     )
+
+
+def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) -> int:
+    """End the runs that a killed attempt at a task left ``RUNNING``, as failed; return how many.
+
+    Parameters
+    ----------
+    task_id : str
+        Id of the task in its pool. No attempt at it may be running.
+    experiment_name : str
+        Experiment of its recorders.
+    session : Session
+        Where runs are kept.
+    """
+    tracker = open_tracker(session.tracking)
+    found = tracker.find_experiment(name=experiment_name)
+    if found is None:
+        return 0
+    left = tracker.search([found[0]], RunQuery(status=(Recorder.STATUS_R,), tags={TM_ID: task_id}))
+    for run in left:
+        tracker.update_run(run.info.id, Recorder.STATUS_FA, time.time())
+    return len(left)
 
 
 def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> None:
@@ -206,6 +228,9 @@ def task_train(
 
 def _create_recorder(experiment_name: str | None, recorder_name: str | None, session: Session) -> Recorder:
     tracker, name = open_tracker(session.tracking), experiment_name or session.experiment
+    task_id = current_task.get()
+    if task_id is not None and current_token.get() > 1:  # claimed before: that attempt may have been killed
+        end_unfinished_runs(task_id, name, session)
     known = _experiments.get((tracker.uri, name))
     if known is not None:
         with contextlib.suppress(TrackingError):  # it was deleted meanwhile: asked anew below

@@ -20,25 +20,29 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
+from dataclasses import dataclass, replace
+from multiprocessing import connection, reduction, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollforge.run.work import Job, WorkerStopped, current_task, restored, storable
+from rollforge.errors import ConfigError, MissingCode, MissingDependency
+from rollforge.run.work import Job, WorkerStopped, current_task, current_token, restored, storable
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
-from rollforge.store.codec import Encoded, encode_result
+from rollforge.store.codec import Encoded, decode_definition, encode_result
 from rollforge.task import Cause, Status, TaskRecord
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["Done", "Failed", "Slot", "Stopped", "failure"]
+__all__ = ["Done", "Failed", "Slot", "Stopped", "Unfit", "Unreadable", "failure"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
+_START_SECONDS = 120.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,35 @@ class Stopped:
     """The task was interrupted from outside, and is not at fault."""
 
 
-Outcome = Done | Failed | Stopped
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The task was not begun: this machine lacks a module or a package that it needs."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The task was not begun: its definition cannot be decoded by anybody."""
+
+    why: str
+
+
+Outcome = Done | Failed | Stopped | Unfit | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """The process took a task and begins it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What a process says, and of which claim of which task."""
+
+    task_id: str
+    token: int
+    content: Outcome | _Begun
 
 
 def failure(exc: BaseException) -> Failed:
@@ -95,15 +127,17 @@ class Slot:
         self._job = job
         self._log_file = log_file
         self._context = multiprocessing.get_context("spawn")
-        handle, name = tempfile.mkstemp(prefix="rollforge-task-", suffix=".log")
-        os.close(handle)
-        self._words = Path(name)
+        # Without a name: whatever is killed, the system frees it.
+        self._words = tempfile.TemporaryFile(mode="ab", buffering=0, prefix="rollforge-task-")  # noqa: SIM115
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
         self._oom_kills = 0
         self._timed_out = False
         self.task: TaskRecord | None = None
         self.began = 0.0
+        """When the task was given to the process."""
+        self._running_since: float | None = None
+        """When the process began with it: it may have had to start before."""
         self.ready = False
         """Whether the process got so far as to take tasks."""
 
@@ -121,9 +155,10 @@ class Slot:
 
     def log(self) -> str:
         """Return the last lines that the task printed or logged."""
-        with contextlib.suppress(OSError), self._words.open("rb") as stream:
-            stream.seek(max(0, self._words.stat().st_size - 64_000))
-            return trim_log(stream.read().decode("utf-8", "replace"))
+        with contextlib.suppress(OSError, ValueError):
+            size = os.fstat(self._words.fileno()).st_size
+            start = max(0, size - 64_000)
+            return trim_log(os.pread(self._words.fileno(), size - start, start).decode("utf-8", "replace"))
         return ""
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -137,18 +172,20 @@ class Slot:
         """Let the process run a task with so many threads."""
         self.start()
         assert self._pipe is not None
-        argument = task.result if self._job.before is Status.PART_DONE else dict(task.definition)
+        second = self._job.before is Status.PART_DONE
+        argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
+        self._running_since = None
         with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
-            self._pipe.send((task.id, argument, threads))
+            self._pipe.send((task.id, task.token, argument, threads))
 
     def _start(self) -> None:
         self._forget()
-        self._words.write_bytes(b"")
+        os.ftruncate(self._words.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
             target=_slot_main, name="rollforge-worker",
-            args=(self._session, self._job, theirs, self._words, self._log_file),
+            args=(self._session, replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()), self._log_file),
         )  # fmt: skip
         resource_tracker.ensure_running()
         with _thread_variables(self._session.threads), _interrupts_held():
@@ -169,10 +206,19 @@ class Slot:
         with contextlib.suppress(EOFError, OSError):
             while self._pipe.poll():
                 message = self._pipe.recv()
-                if isinstance(message, (Done, Failed, Stopped)):
-                    return message
                 self.ready = True
-        if alive:
+                if not isinstance(message, _Message):
+                    continue
+                if self.task is None or (message.task_id, message.token) != (self.task.id, self.task.token):
+                    # Whoever speaks there is not the process that was given this task: nothing it says can be believed.
+                    log.warning("a worker process answered for another task than it has; it is replaced")
+                    self.kill()
+                    break
+                if isinstance(message.content, _Begun):
+                    self._running_since = time.perf_counter()
+                else:
+                    return message.content
+        if alive and self._process.is_alive():
             return None
         died = self._death(self._process.exitcode or 0)
         self._process.join()
@@ -194,12 +240,21 @@ class Slot:
         return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
 
     def overdue(self) -> bool:
-        """Return whether the task has run longer than it may; then its process is killed, and :meth:`outcome` says so."""
-        if self._job.timeout is None or self.task is None or self.seconds <= self._job.timeout or self._timed_out:
+        """Return whether the task has run longer than it may; then its process is killed, and :meth:`outcome` says so.
+
+        The start of the process does not count, within bounds: one that never gets ready is ended too.
+        """
+        if self._job.timeout is None or self.task is None or self._timed_out:
             return False
-        self._timed_out = True
-        self.kill()
-        return True
+        now = time.perf_counter()
+        if self._running_since is None:
+            late = now - self.began > max(_START_SECONDS, self._job.timeout)
+        else:
+            late = now - self._running_since > self._job.timeout
+        if late:
+            self._timed_out = True
+            self.kill()
+        return late
 
     def kill(self) -> None:
         """End the process at once."""
@@ -221,7 +276,7 @@ class Slot:
     def end(self, grace: float) -> None:
         """End the process, within `grace` seconds by itself, and take its files away."""
         self._part(grace)
-        self._words.unlink(missing_ok=True)
+        self._words.close()
 
     def renew_process(self) -> None:
         """Let the next task have a fresh process."""
@@ -272,15 +327,31 @@ def _oom_kills() -> int:
 # -- inside the process ------------------------------------------------------------------------------------------------
 
 
-def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: Path, log_file: Path | None) -> None:
+class _Inherited:
+    """A file descriptor that a spawned process gets as its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> Any:
+        return _take_over, (reduction.DupFd(self.descriptor),)
+
+
+def _take_over(duplicate: Any) -> int:
+    descriptor: int = duplicate.detach()
+    return descriptor
+
+
+def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: int, log_file: Path | None) -> None:
     """The life of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
+    me = os.getpid()
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group; the parent decides what to do
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _raise_stopped)
     _die_with_parent()
-    handle = os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
-        os.dup2(handle, stream)
+        os.dup2(words, stream)
     faulthandler.enable()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None:
@@ -296,13 +367,18 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
                 job.preload()
         pipe.send("ready")
         while (given := pipe.recv()) is not None:
-            task_id, argument, threads = given
+            task_id, token, argument, threads = given
             current_task.set(task_id)
-            os.ftruncate(handle, 0)
+            current_token.set(token)
+            os.ftruncate(words, 0)
+            pipe.send(_Message(task_id, token, _Begun()))
             with using(session.with_(threads=threads)):
                 answer = _answer(job, argument)
-            sys.stdout.flush()
-            pipe.send(answer)
+            if os.getpid() != me:
+                os._exit(0)  # a child that the task forked, and let return: it has no say in how the task ended
+            with contextlib.suppress(OSError, ValueError):  # a task may close what it is given to print to
+                sys.stdout.flush()
+            pipe.send(_Message(task_id, token, answer))
             if isinstance(answer, Stopped):
                 return
         # Nothing is left to do but what libraries want done at the end; taking the interpreter apart takes half a second.
@@ -312,12 +388,21 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: P
 
 
 def _answer(job: Job, argument: Any) -> Outcome:
+    if isinstance(argument, str):
+        try:
+            argument = decode_definition(argument)
+        except MissingCode as exc:
+            return Unfit(str(exc))
+        except ConfigError as exc:
+            return Unreadable(str(exc))
     try:
         given = restored(argument) if job.before is Status.PART_DONE else argument
         return Done(encode_result(storable(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a task raises (sys.exit too) is its own failure
+    except (MissingCode, MissingDependency, ModuleNotFoundError) as exc:
+        return Unfit(str(exc))
+    except BaseException as exc:  # noqa: BLE001 - whatever a task raises (sys.exit, KeyboardInterrupt) is its own failure
         return failure(exc)
 
 

@@ -20,7 +20,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rollforge.errors import ConfigError, TrainingFailed
-from rollforge.run.execute import STATUS_BEGIN, STATUS_KEY, TM_ID, begin_task_train, end_task_train, task_train
+from rollforge.run.execute import (
+    STATUS_BEGIN,
+    STATUS_KEY,
+    TM_ID,
+    begin_task_train,
+    end_task_train,
+    end_unfinished_runs,
+    task_train,
+)
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
 from rollforge.run.review import review, reviewed
@@ -428,7 +436,10 @@ class TrainerRM(_RecorderTrainer):
         if not self.skip_run_task:
             open_tracker(session.tracking).prepare()
             kwargs = {"experiment_name": experiment, **arguments}
-            job = Job(str(manager.task_pool), func, query, before, after, kwargs)
+            job = Job(
+                str(manager.task_pool), func, query, before, after, kwargs,
+                on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
+            )  # fmt: skip
             executor: Executor = InProcess(session) if self.jobs is None else LocalProcesses(session, self.jobs)
             executor.run(job)
         moving = {before, Status.RUNNING}

@@ -13,11 +13,25 @@ from typing import Any, Literal
 from rollforge.task import Status
 from rollforge.track.base import Recorder, open_reference
 
-__all__ = ["Event", "Job", "WorkerStopped", "current_task", "nobody", "restored", "storable", "worker_name"]
+__all__ = [
+    "Event",
+    "Job",
+    "WorkerStopped",
+    "current_task",
+    "current_token",
+    "nobody",
+    "restored",
+    "storable",
+    "worker_name",
+]
 
 
 current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None)
 """Id of the task of a pool that is being run, for whoever makes a recorder of it."""
+
+
+current_token: ContextVar[int] = ContextVar("rollforge_token", default=1)
+"""Token of the claim under which that task is being run; above 1 when it was claimed before."""
 
 
 class WorkerStopped(BaseException):
@@ -54,6 +68,8 @@ class Job:
     """Seconds that one task may take; needs worker processes, because only a process can be ended from outside."""
     memory: int | None = None
     """Bytes that one worker process may allocate; needs worker processes."""
+    on_death: Callable[[str], Any] | None = None
+    """Called with the id of a task whose process died, in the process that watches: to tidy up what it left."""
     preload: Callable[[], None] | None = None
     """Called once in each worker process before it has a task: to import what tasks need."""
 
@@ -68,7 +84,7 @@ class Event:
     'done'
     """
 
-    kind: Literal["started", "done", "failed", "retry", "lost"]
+    kind: Literal["started", "done", "failed", "retry", "lost", "left"]
     task_id: str
     worker: str
     seconds: float = 0.0

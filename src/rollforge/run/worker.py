@@ -18,14 +18,24 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from rollforge.errors import StoreUnavailable, TrainingFailed
+from rollforge.errors import ConfigError, MissingCode, MissingDependency, StoreUnavailable, TrainingFailed
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
-from rollforge.run.slot import Done, Failed, Slot, Stopped, failure
-from rollforge.run.work import Event, Job, WorkerStopped, current_task, nobody, restored, storable, worker_name
+from rollforge.run.slot import Done, Failed, Slot, Stopped, Unfit, Unreadable, failure
+from rollforge.run.work import (
+    Event,
+    Job,
+    WorkerStopped,
+    current_task,
+    current_token,
+    nobody,
+    restored,
+    storable,
+    worker_name,
+)
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
-from rollforge.store.codec import decode_result
-from rollforge.task import Status, TaskRecord
+from rollforge.store.codec import decode_definition, decode_result
+from rollforge.task import Cause, Status, TaskRecord
 
 __all__ = [
     "Crew",
@@ -127,6 +137,7 @@ class Worker:
                     claims.wait(_IDLE_SECONDS)
                 else:
                     break
+        claims.raise_if_unfit()
         return ran
 
     def _run_one(self, claims: Claims, task: TaskRecord, words: _Words) -> None:
@@ -134,22 +145,32 @@ class Worker:
         claims.started(task)
         began = time.perf_counter()
         try:
-            argument = restored(task.result) if self.job.before is Status.PART_DONE else dict(task.definition)
-            token = current_task.set(task.id)
+            argument = restored(task.result) if self.job.before is Status.PART_DONE else decode_definition(task.text)
+        except MissingCode as exc:
+            claims.leave(task, str(exc))
+            return
+        except ConfigError as exc:
+            claims.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
+            return
+        try:
+            token, number = current_task.set(task.id), current_token.set(task.token)
             try:
                 result = storable(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
+                current_token.reset(number)
             claims.commit(task, result, words.text(), time.perf_counter() - began)
         except StoreUnavailable:
             raise
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a task raises (sys.exit too) is its own failure
-            failed = failure(exc)
-            claims.fail(task, failed.error, failed.brief, failed.cause, words.text(), time.perf_counter() - began)
-        except BaseException:
+        except (MissingCode, MissingDependency, ModuleNotFoundError) as exc:
+            claims.leave(task, str(exc))
+        except (KeyboardInterrupt, WorkerStopped):
             # Ctrl-C, SIGTERM: the task is not at fault and goes back as it was.
             claims.give_back(task)
             raise
+        except BaseException as exc:  # noqa: BLE001 - whatever else a task raises (sys.exit too) is its own failure
+            failed = failure(exc)
+            claims.fail(task, failed.error, failed.brief, failed.cause, words.text(), time.perf_counter() - began)
 
 
 class _Words(logging.Handler):
@@ -259,6 +280,7 @@ class Crew:
                     self._work(claims)
                 finally:
                     self._give_all_back(claims)
+            claims.raise_if_unfit()
         finally:
             for slot in self._slots:
                 slot.dismiss()
@@ -282,7 +304,8 @@ class Crew:
             if stopping is None:
                 self._fill(claims)
             if not self._busy():
-                if stopping is not None or not (self.stay or claims.work_left()):
+                only_unfit = bool(claims.unfit) and not claims.work_left()
+                if stopping is not None or only_unfit or not (self.stay or claims.work_left()):
                     return
                 claims.wait(_IDLE_SECONDS)
                 continue
@@ -343,13 +366,27 @@ class Crew:
             claims.commit(task, outcome.result, words, seconds)
         elif isinstance(outcome, Stopped):
             claims.give_back(task)
+        elif isinstance(outcome, Unfit):
+            claims.leave(task, outcome.why)
+            return
+        elif isinstance(outcome, Unreadable):
+            claims.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, words, seconds)
         else:
             self._count_deaths(slot, outcome)
+            if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
+                self._tidy_up(task)
             claims.fail(task, outcome.error, outcome.brief, outcome.cause, words, seconds)
         self.ran += 1
         self._recent.append(seconds)
         if self.job.force_release:
             slot.renew_process()
+
+    def _tidy_up(self, task: TaskRecord) -> None:
+        assert self.job.on_death is not None
+        try:
+            self.job.on_death(task.id)
+        except Exception as exc:  # noqa: BLE001 - how the task ended must be kept, whatever else fails
+            log.warning("what task %s left was not tidied up: %s", task.id, exc)
 
     def _count_deaths(self, slot: Slot, outcome: Failed) -> None:
         self._idle_deaths = 0 if slot.ready else self._idle_deaths + 1
@@ -460,6 +497,8 @@ def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         slot.end(5.0)
     if isinstance(outcome, Done):
         return restored(decode_result(outcome.result))
+    if isinstance(outcome, (Unfit, Unreadable)):
+        raise TrainingFailed(outcome.why)
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
 
 

@@ -13,7 +13,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, MissingDependency, nearest
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running", "trim_log"]
+__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running", "storable_text", "trim_log"]
 
 Clock = Callable[[], float]
 Query = Mapping[str, Any]
@@ -109,7 +109,8 @@ class TaskStore(Protocol):
     ) -> list[TaskRecord]:
         """Take up to `limit` tasks of a status (or whose lease, claimed from that status, ran out), now ``running``.
 
-        None while the pool is paused.
+        None while the pool is paused. Nothing that a definition refers to is imported; a task whose definition cannot be
+        decoded becomes ``failed`` with the cause ``unreadable``, and the others are claimed.
         """
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
@@ -118,11 +119,17 @@ class TaskStore(Protocol):
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         """Keep the result of a stage and end the claim with `status`, ``done`` or ``part_done``."""
 
-    def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
-        """End the claim without an attempt: the task is what it was before, or of `status`."""
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
+        """End the claim without an attempt: the task is what it was before, or of `status`.
+
+        `why` is kept as its error, with the cause ``unfit``: what the worker lacks that claimed it.
+        """
 
     def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
-        """End the claim with an error; return ``waiting`` (or the stage's status) to be tried again, or ``failed``."""
+        """End the claim with an error; return ``waiting`` (or the stage's status) to be tried again, or ``failed``.
+
+        With the cause ``unreadable`` it is ``failed`` at once: trying again would not help.
+        """
 
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
@@ -220,14 +227,25 @@ def named(definitions: Sequence[Any], model_names: Sequence[str]) -> list[str]:
 
 
 def trim_log(text: str) -> str:
-    """Return the last 200 lines of a log, without what a text column of a database cannot hold.
+    """Return the last 200 lines of a log, as a text that any database takes.
 
     Examples
     --------
     >>> trim_log("\\n".join(map(str, range(300)))).splitlines()[0]
     '100'
     """
-    return "\n".join(text.replace("\x00", "").splitlines()[-LOG_LINES:])[-_LOG_CHARACTERS:]
+    return "\n".join(storable_text(text).splitlines()[-LOG_LINES:])[-_LOG_CHARACTERS:]
+
+
+def storable_text(text: str) -> str:
+    """Return a text that any database takes: what it cannot hold (NUL, half of a surrogate pair) is written as an escape.
+
+    Examples
+    --------
+    >>> storable_text("a\\x00b\\udc80")
+    'a\\\\x00b\\\\udc80'
+    """
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def stale(task: TaskRecord) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge import safe_pickle
-from rollforge.errors import ArtifactUnreadable, TaskNotSerializable, UntrustedPickle
-from rollforge.task import decode, encode
+from rollforge.errors import ArtifactUnreadable, ConfigError, MissingCode, TaskNotSerializable, UntrustedPickle
+from rollforge.task import decode, encode, import_reference
 
-__all__ = ["Encoded", "decode_result", "encode_result"]
+__all__ = ["Encoded", "decode_definition", "decode_result", "encode_result", "read_definition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +69,41 @@ def decode_result(kept: Encoded | None) -> Any:
     if kept.blob is not None:
         return safe_pickle.loads(kept.blob)
     return None if kept.plain is None else decode(kept.plain)
+
+
+def decode_definition(text: str) -> Any:
+    """Return a definition as a task function is given it: classes and functions that it refers to are imported.
+
+    To be called where the task runs, since importing runs code.
+
+    Raises
+    ------
+    MissingCode
+        When this machine lacks a module or class that it refers to.
+    ConfigError
+        When the text cannot be decoded.
+    """
+
+    def resolve(module: str, name: str) -> Any:
+        try:
+            return import_reference(module, name)
+        except (ImportError, AttributeError) as exc:
+            raise MissingCode(f"The task refers to {module}:{name}, which is not here: {exc}.") from exc
+
+    try:
+        return decode(text, resolve=resolve)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        raise ConfigError(f"The definition cannot be decoded: {type(exc).__name__}: {exc}.") from exc
+
+
+def read_definition(text: str) -> tuple[Any, str | None]:
+    """Return a definition for looking at, importing nothing, and what is wrong with it if it is damaged."""
+    try:
+        definition = decode(text)
+    except Exception as exc:  # noqa: BLE001 - damaged bytes lead anywhere
+        return {}, f"The definition cannot be decoded: {type(exc).__name__}: {exc}."
+    if not isinstance(definition, dict):
+        return {}, f"The definition is a {type(definition).__name__}, not a mapping."
+    return definition, None

@@ -18,7 +18,7 @@ from typing import Any
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
 from rollforge.session import Session, current_session
 from rollforge.store.base import TaskStore, open_store
-from rollforge.task import Status, TaskRecord, digest, encode
+from rollforge.task import Cause, Status, TaskRecord, digest, encode
 
 __all__ = ["Lease", "TaskManager"]
 
@@ -348,7 +348,8 @@ class TaskManager:
     ) -> dict[Status, int]:
         """Wait until no task that matches is waiting or running, and return the counts.
 
-        Failed tasks end the waiting like done ones; a running task whose worker is gone counts as running until its lease
+        Failed tasks end the waiting like done ones, and so do tasks that every worker so far gave back because it lacks what
+        they need (their cause is ``unfit``); a running task whose worker is gone counts as running until its lease
         runs out.
 
         Parameters
@@ -370,12 +371,28 @@ class TaskManager:
                 last = counts
                 if on_change is not None:
                     on_change(counts)
-            if settled(counts) if settled else not (counts.get(Status.WAITING) or counts.get(Status.RUNNING)):
+            over = settled(counts) if settled else not (counts.get(Status.WAITING) or counts.get(Status.RUNNING))
+            if over or self._only_unfit(query, counts):
                 failed = counts.get(Status.FAILED, 0)
                 if failed:
                     log.warning("%s: %d tasks failed", self, failed)
                 return counts
             self.store.wait_for_change(self._pool, poll)
+
+
+    def _only_unfit(self, query: Mapping[str, Any] | None, counts: Mapping[Status, int]) -> bool:
+        """Whether all that could still be run was given back by workers that lack what it needs."""
+        if counts.get(Status.RUNNING):
+            return False
+        waiting = {"$and": [dict(query or {}), {"status": Status.WAITING.value}]}
+        unfit = self.store.count(self._pool, {**waiting, "cause": Cause.UNFIT.value}).get(Status.WAITING, 0)
+        if not unfit:
+            return False
+        others = self.store.query(self._pool, {**waiting, "cause": {"$ne": Cause.UNFIT.value}}, results=False)
+        if any(not task.blocked for task in others):
+            return False
+        log.warning("%s: %d tasks wait for a worker that has what they need", self, unfit)
+        return True
 
 
 def _me() -> str:

@@ -19,6 +19,7 @@ from rollforge.store.base import (
     refuse_cycles,
     refuse_running,
     stale,
+    storable_text,
     trim_log,
     wall_clock,
 )
@@ -86,7 +87,7 @@ class MemoryStore:
                 made.append(Created(task_id, known is None))
                 if known is None:
                     task = TaskRecord(
-                        id=task_id, pool=pool, definition=decode(text), priority=priority, max_attempts=max_attempts,
+                        id=task_id, pool=pool, definition=decode(text), text=text, priority=priority, max_attempts=max_attempts,
                         created_at=self._clock(), depends_on=needs, model_name=name,
                     )  # fmt: skip
                     self._put(task)
@@ -203,6 +204,7 @@ class MemoryStore:
                             error=expired(task.worker),
                             cause=Cause.LEASE_LOST,
                             lease_until=None,
+                            available_at=now + (0.0 if status is Status.FAILED else backoff(attempt)),
                             finished_at=now,
                         )
                     )
@@ -240,10 +242,11 @@ class MemoryStore:
             if status is Status.DONE:
                 self._settle(task.pool, [task.id])
 
-    def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         with self._lock:
             held = self._held(task)
-            self._put(replace(held, status=status or held.stage_from, lease_until=None))
+            given = replace(held, status=status or held.stage_from, lease_until=None)
+            self._put(given if why is None else replace(given, error=storable_text(why), cause=Cause.UNFIT))
             if status in (Status.DONE, Status.FAILED):
                 self._settle(task.pool, [task.id])
 
@@ -251,14 +254,15 @@ class MemoryStore:
         with self._lock:
             held, now = self._held(task), self._clock()
             attempt = held.attempt + 1
-            status = Status.FAILED if attempt >= held.max_attempts else held.stage_from
+            hopeless = attempt >= held.max_attempts or cause is Cause.UNREADABLE
+            status = Status.FAILED if hopeless else held.stage_from
             wait = 0.0 if status is Status.FAILED else backoff(attempt)
             self._put(
                 replace(
                     held,
                     status=status,
                     attempt=attempt,
-                    error=error.replace("\x00", ""),
+                    error=storable_text(error),
                     cause=cause,
                     log=trim_log(log),
                     lease_until=None,

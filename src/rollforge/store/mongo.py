@@ -46,9 +46,10 @@ from rollforge.store.base import (
     refuse_cycles,
     refuse_running,
     stale,
+    storable_text,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result
+from rollforge.store.codec import Encoded, decode_result, encode_result, read_definition
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
 from rollforge.task import (
     Cause,
@@ -219,7 +220,7 @@ class MongoStore:
                     "digest": str(found["_id"]),
                     "status": "failed",
                     "error": error,
-                    "cause": "raised",
+                    "cause": "unreadable",
                 }
             try:
                 tasks.update_one({"_id": found["_id"], "digest": {"$exists": False}}, {"$set": ours})
@@ -297,7 +298,7 @@ class MongoStore:
             status = r.stage_from if r.status is Status.RUNNING else r.status
             documents.append(
                 {
-                    **_FRESH, **_definition(r.definition), "digest": r.id, "status": status.value,
+                    **_FRESH, **_definition(r.definition), **({"plain": r.text} if r.text else {}), "digest": r.id, "status": status.value,
                     "stage_from": r.stage_from.value, "priority": r.priority, "attempt": r.attempt,
                     "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
                     "started_at": r.started_at, "finished_at": r.finished_at, "error": r.error,
@@ -382,11 +383,14 @@ class MongoStore:
             )
             if found is None:
                 break
-            task = self._record(pool, found, imports=True)
+            task = self._record(pool, found)
+            if "unreadable" in task.extra:
+                self.fail(task, task.extra["unreadable"], Cause.UNREADABLE)
+                continue
             try:
                 result = _result_of(found) if status is Status.PART_DONE else None
             except _TRUST as exc:
-                self.fail(task, f"The result of the first stage cannot be read: {exc}")
+                self.fail(task, f"The result of the first stage cannot be read: {exc}", Cause.UNREADABLE)
                 continue
             claimed.append(_with(task, result=result))
         return claimed
@@ -400,6 +404,7 @@ class MongoStore:
             ended = {
                 "status": status, "attempt": attempt, "cause": "lease_lost", "error": expired(found["worker"]),
                 "lease_until": None, "finished_at": now, "changed": now,
+                "available_at": now + (0.0 if status == "failed" else backoff(attempt)),
             }  # fmt: skip
             same = {
                 "_id": found["_id"],
@@ -410,10 +415,11 @@ class MongoStore:
             if tasks.update_one(same, {"$set": ended}).modified_count and status == "failed":
                 self._settle(pool, [found["digest"]])
 
-    def _record(self, pool: str, found: Document, *, imports: bool = False) -> TaskRecord:
+    def _record(self, pool: str, found: Document) -> TaskRecord:
+        known, damage = read_definition(found["plain"])
         return TaskRecord(
-            id=found["digest"], pool=pool,
-            definition=decode(found["plain"], resolve=import_reference if imports else name_reference),
+            id=found["digest"], pool=pool, definition=known, text=found["plain"],
+            extra={"unreadable": damage} if damage else {},
             status=Status(found["status"]), stage_from=Status(found["stage_from"]), priority=int(found["priority"]),
             attempt=found["attempt"], max_attempts=found["max_attempts"], token=found["token"],
             lease_until=found["lease_until"], available_at=found["available_at"], worker=found["worker"],
@@ -446,12 +452,13 @@ class MongoStore:
             self._settle(task.pool, [task.id])
 
     @_spoken
-    def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
             raise LeaseLost(stale(task))
         to = status or Status(found["stage_from"])
-        self._end(task, {"status": to.value, "lease_until": None})
+        note = {} if why is None else {"error": storable_text(why), "cause": Cause.UNFIT.value}
+        self._end(task, {"status": to.value, "lease_until": None, **note})
         if status in (Status.DONE, Status.FAILED):
             self._settle(task.pool, [task.id])
 
@@ -461,10 +468,11 @@ class MongoStore:
         if found is None:
             raise LeaseLost(stale(task))
         attempt, now = found["attempt"] + 1, self._now()
-        status = Status.FAILED if attempt >= found["max_attempts"] else Status(found["stage_from"])
+        hopeless = attempt >= found["max_attempts"] or cause is Cause.UNREADABLE
+        status = Status.FAILED if hopeless else Status(found["stage_from"])
         wait = 0.0 if status is Status.FAILED else backoff(attempt)
         change = {
-            "status": status.value, "attempt": attempt, "error": error.replace("\x00", ""), "cause": cause.value,
+            "status": status.value, "attempt": attempt, "error": storable_text(error), "cause": cause.value,
             "log": trim_log(log), "lease_until": None, "available_at": now + wait, "finished_at": now,
         }  # fmt: skip
         self._end(task, change)

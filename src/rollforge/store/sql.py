@@ -21,11 +21,12 @@ from rollforge.store.base import (
     refuse_cycles,
     refuse_running,
     stale,
+    storable_text,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result
+from rollforge.store.codec import Encoded, decode_result, encode_result, read_definition
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
-from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, import_reference, name_reference
+from rollforge.task import Cause, Status, TaskRecord, digest, encode
 
 __all__ = ["Condition", "SQLStore", "Transaction"]
 
@@ -40,6 +41,8 @@ COLUMNS = (
 _FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
 _EXPIRE = """
 UPDATE tasks SET attempt = attempt + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
+    available_at = :now + :jitter * CASE WHEN attempt + 1 >= max_attempts THEN 0 WHEN attempt > 5 THEN 60
+        ELSE (1 << attempt) END,
     status = CASE WHEN attempt + 1 >= max_attempts THEN 'failed' ELSE stage_from END,
     error = 'The lease of worker ' || worker || ' ran out: it was killed, or hung, or could not reach the store.'
 WHERE seq IN (
@@ -200,7 +203,7 @@ class SQLStore(abc.ABC):
 
         def work(tx: Transaction) -> int:
             rows = [
-                {"pool": pool, "id": r.id, "definition": encode(r.definition), "priority": r.priority,
+                {"pool": pool, "id": r.id, "definition": r.text or encode(r.definition), "priority": r.priority,
                  "max_attempts": r.max_attempts, "model_name": r.model_name}
                 for r in kept
             ]  # fmt: skip
@@ -298,15 +301,22 @@ class SQLStore(abc.ABC):
                 **values,
             )  # fmt: skip
             rows.sort(key=lambda r: (-r[6], r[0]))  # RETURNING promises no order
-            return [self._record(r[1:], imports=True) for r in rows]
+            return [self._record(r[1:]) for r in rows]
 
-        claimed = self._write(work, pool)
+        claimed = self._readable(self._write(work, pool))
         return self._with_results(claimed) if status is Status.PART_DONE else claimed
 
     def _something_to_do(self, tx: Transaction, pool: str, status: Status) -> bool:
         due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
         free = f"SELECT 1 FROM tasks WHERE {_FREE} LIMIT 1"
         return bool(tx.rows(free, pool=pool, status=status.value) or tx.rows(due, pool=pool))
+
+    def _readable(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
+        """Fail the claims whose definition is damaged; return the others."""
+        for task in claimed:
+            if "unreadable" in task.extra:
+                self.fail(task, task.extra["unreadable"], Cause.UNREADABLE)
+        return [task for task in claimed if "unreadable" not in task.extra]
 
     def _with_results(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
         """Give second-stage claims their results; a result that cannot be read fails its own task alone."""
@@ -315,7 +325,7 @@ class SQLStore(abc.ABC):
             try:
                 result = self._read(lambda tx, task=task: self._result(tx, task.pool, task.id))  # type: ignore[misc]
             except (UntrustedPickle, ArtifactUnreadable) as exc:
-                self.fail(task, f"The result of the first stage cannot be read: {exc}")
+                self.fail(task, f"The result of the first stage cannot be read: {exc}", Cause.UNREADABLE)
             else:
                 readable.append(replace(task, result=result))
         return readable
@@ -331,14 +341,15 @@ class SQLStore(abc.ABC):
             pool=pool, id=task_id, plain=result.plain, blob=result.blob,
         )  # fmt: skip
 
-    def _record(self, row: Sequence[Any], *, imports: bool = False) -> TaskRecord:
+    def _record(self, row: Sequence[Any]) -> TaskRecord:
         (
             pool, task_id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until,
             available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked, model_name,
         ) = row  # fmt: skip
+        known, damage = read_definition(definition)
         return TaskRecord(
             id=task_id, pool=pool,
-            definition=decode(definition, resolve=import_reference if imports else name_reference),
+            definition=known, text=definition, extra={"unreadable": damage} if damage else {},
             status=Status(status), priority=priority, attempt=attempt, max_attempts=max_attempts, token=token,
             lease_until=lease_until, available_at=available_at, worker=worker, created_at=created_at,
             started_at=started_at, finished_at=finished_at, error=error, stage_from=Status(stage_from),
@@ -351,7 +362,7 @@ class SQLStore(abc.ABC):
             self._write(lambda tx: self._expire(tx, pool), pool)
 
     def _expire(self, tx: Transaction, pool: str) -> None:
-        ended = tx.rows(_EXPIRE.format(lock=self._skip_locked), pool=pool)
+        ended = tx.rows(_EXPIRE.format(lock=self._skip_locked), pool=pool, jitter=backoff(1))
         self._settle(tx, pool, [task_id for task_id, status in ended if status == Status.FAILED.value])
 
     # -- the claim's end -----------------------------------------------------------------------------------------------
@@ -385,12 +396,16 @@ class SQLStore(abc.ABC):
 
         self._write(work, task.pool)
 
-    def give_back(self, task: TaskRecord, status: Status | None = None) -> None:
-        change = "status = COALESCE(:status, stage_from), lease_until = NULL"
-        self._write(lambda tx: self._give_back(tx, task, change, status), task.pool)
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
+        self._write(lambda tx: self._give_back(tx, task, status, why), task.pool)
 
-    def _give_back(self, tx: Transaction, task: TaskRecord, change: str, status: Status | None) -> None:
-        self._end(tx, task, change, status=status.value if status else None)
+    def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
+        change = "status = COALESCE(:status, stage_from), lease_until = NULL"
+        values: dict[str, Any] = {"status": status.value if status else None}
+        if why is not None:
+            change += ", error = :why, cause = 'unfit'"
+            values["why"] = storable_text(why)
+        self._end(tx, task, change, **values)
         if status in (Status.DONE, Status.FAILED):
             self._settle(tx, task.pool, [task.id])
 
@@ -403,12 +418,12 @@ class SQLStore(abc.ABC):
             pool=task.pool, id=task.id,
         )  # fmt: skip
         attempt, most, stage = rows[0] if rows else (1, 1, Status.WAITING.value)
-        status = Status.FAILED if attempt >= most else Status(stage)
+        status = Status.FAILED if attempt >= most or cause is Cause.UNREADABLE else Status(stage)
         self._end(
             tx, task,
             "status = :status, attempt = :attempt, error = :error, cause = :cause, log = :log, lease_until = NULL, "
             "available_at = :now + :wait, finished_at = :now",
-            status=status.value, attempt=attempt, error=error.replace("\x00", ""), cause=cause.value, log=trim_log(log),
+            status=status.value, attempt=attempt, error=storable_text(error), cause=cause.value, log=trim_log(log),
             wait=0.0 if status is Status.FAILED else backoff(attempt),
         )  # fmt: skip
         if status is Status.FAILED:
