@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -82,3 +83,25 @@ def test_a_live_object_is_refused_with_its_place(value: Any) -> None:
     """The message says where it is and what to write instead."""
     with pytest.raises(TaskNotSerializable, match=r"dataset\.kwargs\.0\.thing is a live .*'class'"):
         encode({"dataset": {"kwargs": [{"thing": value}]}})
+
+
+def test_a_named_time_zone_survives() -> None:
+    """A moment keeps the name of its zone, not only its offset; in both hours that the end of summer time doubles."""
+    for moment in (
+        dt.datetime(2020, 3, 29, 12, tzinfo=ZoneInfo("Europe/Berlin")),
+        dt.datetime(2020, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1),
+        pd.Timestamp("2020-07-01", tz="America/New_York"),
+        pd.Timestamp("2020-07-01", tz="UTC"),
+    ):
+        back = decode(encode({"t": moment}))["t"]
+        assert (type(back), back, str(back.tzinfo), back.utcoffset()) == (
+            type(moment), moment, str(moment.tzinfo), moment.utcoffset(),
+        )  # fmt: skip
+
+
+def test_a_definition_that_contains_itself_is_refused() -> None:
+    """One message, whatever it is made of."""
+    knot: dict[str, Any] = {"a": []}
+    knot["a"].append(knot)
+    with pytest.raises(TaskNotSerializable, match="contains itself"):
+        encode(knot)

@@ -96,6 +96,8 @@ def test_a_result_under_a_stale_claim_is_refused() -> None:
 
     def slow(task: dict[str, Any]) -> str:
         clock.now += 3600
+        store.expire("p")
+        clock.now += 2  # the backoff
         (other,) = store.claim("p", worker="other", lease=60)
         store.commit(other, "theirs")
         return "ours"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -13,6 +14,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,10 +23,11 @@ from typing import Any
 
 import pytest
 
-from rollforge.errors import LeaseLost, StoreUnavailable
-from rollforge.run.worker import Crew, Event, Job
+from rollforge.errors import LeaseLost, StoreUnavailable, UnfitWorker
+from rollforge.run.worker import Crew, Event, Job, Worker
 from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
+from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import PostgresStore
@@ -203,6 +206,155 @@ def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> N
     store.create("p", [{"way": "kill"}], max_attempts=2)
     events = crew(store, Job("p", die), jobs=1)
     assert [e.kind for e in events] == ["started", "retry", "started", "failed"]
+
+
+def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
+    """Tasks that do what a worker does not expect."""
+    way = task["way"]
+    if way == "fork":
+        if os.fork() == 0:
+            return "the child's"
+        time.sleep(0.3)
+    elif way == "fork and exit":
+        if os.fork() == 0:
+            sys.exit("the child's")
+        time.sleep(0.3)
+    elif way == "interrupt":
+        raise KeyboardInterrupt("not a person")
+    elif way == "cancel":
+        raise asyncio.CancelledError
+    elif way == "no output":
+        sys.stdout.close()
+        os.close(1)
+    elif way == "surrogate":
+        os.write(1, b"\xff\xfe\x00")
+        return {"said": "\udc80"}
+    elif way == "surrogate error":
+        raise ValueError("\udc80\x00")
+    elif way == "base":
+        raise GeneratorExit
+    return task["x"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore, jobs: int) -> None:
+    """Children that return, closed outputs, odd exceptions and texts: each task has its own result, or its own error."""
+    ways = [
+        "fork",
+        "good",
+        "fork and exit",
+        "no output",
+        "surrogate",
+        "good",
+        "interrupt",
+        "cancel",
+        "base",
+        "surrogate error",
+    ]
+    any_store.create("p", [{"way": way, "x": x} for x, way in enumerate([*ways, *["good"] * 6])], max_attempts=1)
+    crew(any_store, Job("p", odd), jobs=jobs)
+    for task in any_store.query("p"):
+        way, x = task.definition["way"], task.definition["x"]
+        if way in ("interrupt", "cancel", "base", "surrogate error"):
+            assert (task.status, task.cause) == (Status.FAILED, Cause.RAISED), way
+            assert "Traceback" in str(task.error)
+        else:
+            assert (task.status, task.result) == (Status.DONE, {"said": "\udc80"} if way == "surrogate" else x), way
+
+
+def damage(store: TaskStore, task_id: str, text: str) -> None:
+    """Change a definition behind the store's back."""
+    if isinstance(store, SQLiteStore):
+        with contextlib.closing(sqlite3.connect(store.path)) as raw, raw:
+            raw.execute("UPDATE tasks SET definition = ? WHERE id = ?", (text, task_id))
+    elif isinstance(store, MongoStore):
+        store._database["p"].update_one({"digest": task_id}, {"$set": {"plain": text}})
+    elif isinstance(store, PostgresStore):
+        store._write(
+            lambda tx: tx.run("UPDATE tasks SET definition = :text WHERE id = :id", text=text, id=task_id), "p"
+        )
+
+
+DAMAGED = ['{"x": {"$date": "no day"}}', '{"x": {"$ts": 1}}', '{"x": {"$bytes": 7}}', "[1]", '{"x": {"$map": 5}}']
+
+
+@pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
+def test_a_task_that_nobody_can_decode_stops_nobody(any_store: TaskStore, in_process: bool) -> None:
+    """It has failed as unreadable, at once; the pool can be looked at; the others are done."""
+    if isinstance(any_store, MemoryStore):
+        pytest.skip("a store in memory holds no texts that could be damaged")
+    made = any_store.create("p", [{"way": "good", "x": x} for x in range(10)])
+    for created, text in zip(made, DAMAGED, strict=False):
+        damage(any_store, created.id, text)
+    assert len(list(any_store.query("p"))) == 10
+    if in_process:
+        Worker(any_store, Job("p", odd)).run()
+    else:
+        crew(any_store, Job("p", odd))
+    tasks = list(any_store.query("p"))
+    assert [(t.status, t.cause, t.attempts) for t in tasks[:5]] == [(Status.FAILED, Cause.UNREADABLE, 1)] * 5
+    assert [t.result for t in tasks[5:]] == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
+def test_a_task_whose_code_is_elsewhere_is_left_to_others(any_store: TaskStore, in_process: bool) -> None:
+    """No attempt is counted, nothing is imported by the worker itself, the others are done, and the worker says what it
+    lacks; one that has it does the rest."""
+    if isinstance(any_store, MemoryStore):
+        pytest.skip("tasks in memory are run where they were made")
+    made = any_store.create("p", [{"way": "good", "x": x} for x in range(6)], priority=1)
+    for created, name in zip(made, ["nowhere_module:Thing", "json:NoSuchClass"], strict=False):
+        damage(any_store, created.id, json.dumps({"way": "good", "x": 7, "c": {"$ref": name}}))
+    worker: Any = (
+        Worker(any_store, Job("p", odd)) if in_process else Crew(any_store, Job("p", odd), Session(threads=1), 2)
+    )
+    with pytest.raises(UnfitWorker, match="nowhere_module") as raised:
+        worker.run()
+    assert "json:NoSuchClass" in str(raised.value)
+    assert "No attempt was counted" in str(raised.value)
+    tasks = list(any_store.query("p"))
+    assert [(t.status, t.cause, t.attempts) for t in tasks[:2]] == [(Status.WAITING, Cause.UNFIT, 0)] * 2
+    assert all(t.status is Status.DONE for t in tasks[2:])
+    assert TaskManager("p", store=any_store).wait() == {Status.WAITING: 2, Status.DONE: 4}
+    for created in made[:2]:
+        damage(any_store, created.id, '{"way": "good", "x": 7, "c": {"$ref": "json:JSONDecoder"}}')
+    crew(any_store, Job("p", odd))
+    assert any_store.count("p") == {Status.DONE: 6}
+
+
+def builds_something(task: dict[str, Any]) -> Any:
+    from rollforge.build import build
+
+    return type(build(task)).__name__
+
+
+def test_a_module_path_that_is_not_here_is_no_failure(any_store: TaskStore) -> None:
+    """The commonest form of missing code: a description whose module this machine does not have."""
+    any_store.create("p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "collections.Counter"}])
+    with pytest.raises(UnfitWorker, match="nowhere_module"):
+        crew(any_store, Job("p", builds_something), jobs=1)
+    assert [(t.status, t.attempts) for t in any_store.query("p")] == [(Status.WAITING, 0), (Status.DONE, 1)]
+
+
+def slow_start() -> None:
+    time.sleep(2.5)
+
+
+def test_the_start_of_a_process_does_not_count_as_the_task() -> None:
+    """A time limit shorter than the start: the task is done nevertheless."""
+    store = MemoryStore()
+    store.create("p", [{"s": 0.1}], max_attempts=1)
+    crew(store, Job("p", sleepy, timeout=2.0, preload=slow_start), jobs=1)
+    assert store.count("p") == {Status.DONE: 1}
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by processes that end, and not by those that are killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = MemoryStore()
+    store.create("p", [{"way": "kill"}, {"way": "good", "x": 1}], max_attempts=1)
+    crew(store, Job("p", die))
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------

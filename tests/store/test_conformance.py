@@ -167,6 +167,8 @@ class TestPostgresStore(TaskStoreSuite):
         assert task.lease_until - task.started_at == pytest.approx(0.4, abs=1e-3)
         assert store.claim(POOL, worker="w", lease=60) == []
         time.sleep(0.5)
+        store.expire(POOL)
+        time.sleep(1.1)
         assert self.claim(store).attempt == 1
 
     def test_a_filter_is_answered_by_an_index(self, postgres: PostgresServer) -> None:

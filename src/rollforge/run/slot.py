@@ -350,8 +350,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _raise_stopped)
     _die_with_parent()
-    for stream in (1, 2):
-        os.dup2(words, stream)
+    _open_outputs(words)
     faulthandler.enable()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None:
@@ -370,6 +369,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
             task_id, token, argument, threads = given
             current_task.set(task_id)
             current_token.set(token)
+            _open_outputs(words)
             os.ftruncate(words, 0)
             pipe.send(_Message(task_id, token, _Begun()))
             with using(session.with_(threads=threads)):
@@ -385,6 +385,16 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
         logging.shutdown()
         atexit._run_exitfuncs()  # what a library has asked for
         os._exit(0)
+
+
+def _open_outputs(words: int) -> None:
+    """Let what is printed go to the log, whatever the task before did to its outputs."""
+    for stream in (1, 2):
+        os.dup2(words, stream)
+    if sys.stdout is None or sys.stdout.closed:
+        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if sys.stderr is None or sys.stderr.closed:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _answer(job: Job, argument: Any) -> Outcome:

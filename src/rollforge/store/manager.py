@@ -379,7 +379,6 @@ class TaskManager:
                 return counts
             self.store.wait_for_change(self._pool, poll)
 
-
     def _only_unfit(self, query: Mapping[str, Any] | None, counts: Mapping[Status, int]) -> bool:
         """Whether all that could still be run was given back by workers that lack what it needs."""
         if counts.get(Status.RUNNING):

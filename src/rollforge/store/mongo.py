@@ -55,11 +55,8 @@ from rollforge.task import (
     Cause,
     Status,
     TaskRecord,
-    decode,
     digest,
     encode,
-    import_reference,
-    name_reference,
     searchable,
     to_plain,
 )
@@ -298,7 +295,8 @@ class MongoStore:
             status = r.stage_from if r.status is Status.RUNNING else r.status
             documents.append(
                 {
-                    **_FRESH, **_definition(r.definition), **({"plain": r.text} if r.text else {}), "digest": r.id, "status": status.value,
+                    **_FRESH, **_definition(r.definition), **({"plain": r.text} if r.text else {}), "digest": r.id,
+                    "status": status.value,
                     "stage_from": r.stage_from.value, "priority": r.priority, "attempt": r.attempt,
                     "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
                     "started_at": r.started_at, "finished_at": r.finished_at, "error": r.error,

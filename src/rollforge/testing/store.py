@@ -158,12 +158,15 @@ class TaskStoreSuite:
         assert again.attempt == 0
 
     def test_an_expired_lease_can_be_taken_over(self, store: TaskStore, clock: ManualClock) -> None:
-        """After the lease somebody else gets the task; the attempt counts, the first worker's result is refused."""
+        """After the lease, and a short backoff, somebody else gets the task; the attempt counts, the first worker's result
+        is refused."""
         store.create(POOL, [{"x": 1}])
         first = self.claim(store, worker="first", lease=10)
         clock.now += 9
         assert store.claim(POOL, worker="second", lease=10) == []
         clock.now += 2
+        assert store.claim(POOL, worker="second", lease=10) == []
+        clock.now += 1.1
         second = self.claim(store, worker="second", lease=10)
         assert (second.id, second.attempt) == (first.id, 1)
         with pytest.raises(LeaseLost):
@@ -203,7 +206,8 @@ class TaskStoreSuite:
         for _ in range(2):
             self.claim(store, lease=10)
             clock.now += 11
-        store.expire(POOL)
+            store.expire(POOL)
+            clock.now += 2
         (task,) = store.query(POOL)
         assert task.status is Status.FAILED
         assert "ran out" in str(task.error)
@@ -258,7 +262,7 @@ class TaskStoreSuite:
         assert store.get(POOL, created.id).log == "so far"
         store.commit(task, 1, log="all\nof\x00 it")
         done = store.get(POOL, created.id)
-        assert (done.cause, done.error, done.log) == (None, None, "all\nof it")
+        assert (done.cause, done.error, done.log) == (None, None, "all\nof\\x00 it")
 
     def test_a_lease_that_ran_out_is_told_from_other_ends(self, store: TaskStore, clock: ManualClock) -> None:
         """Its cause is that; a cancelled one's is that, and its worker's commit is refused."""
@@ -271,6 +275,41 @@ class TaskStoreSuite:
             store.commit(second, 1)
         assert [t.cause for t in store.query(POOL)] == [Cause.LEASE_LOST, Cause.CANCELLED]
         assert {t.definition["x"] for t in store.query(POOL, {"cause": "cancelled"})} == {2}
+
+    def test_what_a_worker_lacks_costs_no_attempt(self, store: TaskStore) -> None:
+        """The task waits for another worker, and says what the first one lacked; a good attempt clears that."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        store.give_back(self.claim(store), why="it lacks a module")
+        left = store.get(POOL, created.id)
+        assert (left.status, left.attempt, left.cause, left.error) == (
+            Status.WAITING, 0, Cause.UNFIT, "it lacks a module",
+        )  # fmt: skip
+        assert store.count(POOL, {"cause": "unfit"}) == {Status.WAITING: 1}
+        store.commit(self.claim(store), 1)
+        done = store.get(POOL, created.id)
+        assert (done.cause, done.error) == (None, None)
+
+    def test_a_task_that_cannot_be_read_is_not_tried_again(self, store: TaskStore) -> None:
+        """With attempts left it has failed nevertheless."""
+        store.create(POOL, [{"x": 1}], max_attempts=3)
+        assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE) is Status.FAILED
+
+    def test_any_text_can_be_kept(self, store: TaskStore) -> None:
+        """What a database cannot hold is written as an escape; a definition with it is refused; a result comes back."""
+        odd = "a\x00b\udc80c"
+        for definition in ({"x": odd}, {"x": [{"y": (odd,)}]}, {odd: 1}):
+            with pytest.raises(TaskNotSerializable, match="cannot be stored"):
+                store.create(POOL, [definition])
+        (created,) = store.create(POOL, [{"x": 1}])
+        store.fail(self.claim(store), odd, log=odd)
+        kept = store.get(POOL, created.id)
+        assert (kept.error, kept.log) == ("a\\x00b\\udc80c",) * 2
+        store.retry(POOL)
+        store.set_status(POOL, {}, Status.WAITING)
+        task = self.claim(store)
+        store.renew(task, 60, odd)
+        store.commit(task, {"said": odd}, log=odd)
+        assert store.get(POOL, created.id).result == {"said": odd}
 
     def test_what_is_done_cannot_be_cancelled(self, store: TaskStore) -> None:
         """Its result stays; waiting ones fail."""

@@ -132,13 +132,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         """Tried again or put aside by both."""
-        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", Cause.KILLED))
+        cause = data.draw(st.sampled_from([Cause.KILLED, Cause.KILLED, Cause.UNREADABLE]))
+        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", cause))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), renew=st.booleans())
     def keep_or_give_back(self, data: st.DataObject, renew: bool) -> None:
-        """A lease that lasts, or a task that goes back."""
-        self.end(self.claimed(data), lambda s, t: s.renew(t, 10) if renew else s.give_back(t))
+        """A lease that lasts, or a task that goes back, because of what its worker lacks or not."""
+        why = data.draw(st.sampled_from([None, "it lacks a module"]))
+        self.end(self.claimed(data), lambda s, t: s.renew(t, 10) if renew else s.give_back(t, why=why))
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 11.0]))
     def pass_time(self, seconds: float) -> None:

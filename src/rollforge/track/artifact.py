@@ -17,6 +17,7 @@ that of the allow-list, unless the caller says ``trusted=True``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
 from rollforge import safe_pickle
-from rollforge.errors import ArtifactUnreadable, RollforgeError, UntrustedPickle
+from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.files import Files
 
@@ -106,8 +107,9 @@ def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:
     elif isinstance(value, SupportsSave) and not isinstance(value, type):
         return _SAVED, lambda file: _write_saved(value, file)
     elif _exact(value):
-        text = json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return _PLAIN, lambda file: file.write_text(text, encoding="utf-8", errors="surrogatepass")
+        with contextlib.suppress(TaskNotSerializable):  # a text that JSON files cannot hold
+            text = json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            return _PLAIN, lambda file: file.write_text(text, encoding="utf-8")
     import cloudpickle
 
     return "", lambda file: file.write_bytes(cloudpickle.dumps(value))

@@ -1,0 +1,93 @@
+"""What a killed attempt leaves behind is tidied up: its run does not stay RUNNING for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.run.execute import TM_ID, begin_task_train, end_unfinished_runs
+from rollforge.run.work import current_task
+from rollforge.run.worker import Crew, Job
+from rollforge.session import Session, current_session
+from rollforge.store.memory import MemoryStore
+from rollforge.track.base import get_experiment, open_tracker
+
+pytestmark = pytest.mark.slow
+
+
+def start_a_run(task: dict[str, Any]) -> None:
+    recorder = begin_task_train(task, "e", session=current_session())
+    recorder.start_run()
+    if task.get("kill"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(params=["folder", "mlflow"])
+def session(request: pytest.FixtureRequest, tmp_path: Path) -> Session:
+    uri = f"folder:{tmp_path}/runs" if request.param == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
+    open_tracker(uri).prepare()
+    return Session(tracking=uri, threads=1)
+
+
+def statuses(session: Session) -> list[str]:
+    experiment = get_experiment(open_tracker(session.tracking), experiment_name="e", create=False)
+    return sorted(str(r.status) for r in experiment.list_recorders(rtype="list"))
+
+
+def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
+    """By the process that watched it, at once; the run of another task goes on."""
+    store = MemoryStore()
+    store.create("p", [{"kill": True}, {"kill": False}], max_attempts=1)
+    job = Job("p", start_a_run, on_death=lambda task_id: end_unfinished_runs(task_id, "e", session))
+    Crew(store, job, session, 1).run()
+    assert statuses(session) == ["FAILED", "RUNNING"]
+
+
+def test_the_next_attempt_ends_the_run_of_the_one_before(session: Session) -> None:
+    """When nobody watched: the machine died, and another one takes the task over."""
+    token = current_task.set("some task")
+    begin_task_train({"x": 1}, "e", session=session).start_run()
+    current_task.reset(token)
+    assert statuses(session) == ["RUNNING"]
+    assert end_unfinished_runs("another task", "e", session) == 0
+    assert end_unfinished_runs("some task", "e", session) == 1
+    assert statuses(session) == ["FAILED"]
+    assert end_unfinished_runs("some task", "no such experiment", session) == 0
+    assert (
+        TM_ID
+        in get_experiment(open_tracker(session.tracking), experiment_name="e")
+        .list_recorders(rtype="list")[0]
+        .list_tags()
+    )
+
+
+def test_closing_the_terminal_gives_tasks_back(tmp_path: Path) -> None:
+    """SIGHUP reaches worker and tasks alike; no attempt is counted."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    from rollforge.store.sqlite import SQLiteStore
+
+    store = SQLiteStore(uri)
+    store.create("p", [{"s": 60}])
+    (tmp_path / "slow.py").write_text("import time\ndef slow(task):\n    time.sleep(task['s'])\n")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "rollforge", "worker", "-t", "p", "--store", uri, "--jobs", "1", "--func", "slow:slow",
+         "--grace", "0"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        start_new_session=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not store.query("p") or not any(t.status.value == "running" for t in store.query("p")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(2)
+    os.killpg(worker.pid, signal.SIGHUP)
+    assert worker.wait(30) == 0
+    (task,) = store.query("p")
+    assert (task.status.value, task.attempt) == ("waiting", 0)
