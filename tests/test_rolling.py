@@ -11,6 +11,7 @@ import yaml
 
 from rollforge.data.alpha import Alpha158
 from rollforge.errors import ConfigError
+from rollforge.record.analysis import recorded_labels
 from rollforge.rolling import DDGDA, Rolling
 from rollforge.session import Session, using
 from rollforge.track.base import Experiment, get_experiment, open_tracker
@@ -100,6 +101,8 @@ def test_a_run_leaves_one_judged_recorder_and_one_of_each_window(conf: Path, ses
     assert prediction.index.equals(label.index)
     days = prediction.index.get_level_values("datetime")
     assert (str(days.min().date()), str(days.max().date())) == ("2023-04-03", "2023-10-31")
+    # What judges the joined prediction knows over how many days its label runs.
+    assert [x.days for x in recorded_labels(last)] == [3]
 
 
 def rolling_tasks(rolling: Rolling, session: Session) -> list[dict[str, Any]]:

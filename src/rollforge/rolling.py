@@ -25,8 +25,10 @@ from rollforge.collect.collector import RecorderCollector
 from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, ExperimentNotFound
+from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.rolling import RollingGen
+from rollforge.record.analysis import recorded_labels
 from rollforge.record.signal import SignalRecord
 from rollforge.run.trainer import TrainerR
 from rollforge.session import Session, current_session, using
@@ -245,6 +247,9 @@ class Rolling:
         with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:
             recorder.log_params(exp_name=self.rolling_exp)
             recorder.save_objects(**{"pred.pkl": joined["pred"], "label.pkl": joined["label"]})
+            labels = recorded_labels(next(iter(collector.recorders.values())))
+            if labels:
+                recorder.set_tags(**{LABEL_TAG: labels_to_text(labels)})
         self._rid = recorder.id
 
     def _update_rolling_rec(self) -> None:

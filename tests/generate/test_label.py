@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from rollforge.data.alpha import Alpha158
 from rollforge.data.expression import parse
 from rollforge.data.handler import DataHandlerLP
-from rollforge.data.loader import DataLoaderDH, QlibDataLoader
+from rollforge.data.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
 from rollforge.data.operators import holding_days, register, unregister
 from rollforge.errors import ConfigError
 from rollforge.generate.label import Label, handler_labels, labels_from_text, labels_to_text, task_labels
@@ -102,7 +102,7 @@ def task(handler: Any, **segments: Any) -> dict[str, Any]:
 
 
 def alpha(name: str = "Alpha158", **kwargs: Any) -> dict[str, Any]:
-    module = __name__ if name == "Declared" else "qlib.contrib.data.handler"
+    module = __name__ if name in ("Declared", "Own") else "qlib.contrib.data.handler"
     return {"class": name, "module_path": module, "kwargs": kwargs}
 
 
@@ -110,6 +110,9 @@ LOADER = {
     "class": "QlibDataLoader",
     "kwargs": {"config": {"feature": ["$open"], "label": [[FIVE, "$close"], ["A", "B"]]}},
 }
+
+FEATURES = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": ["$open"]}}}
+GROUPS = {"is_group": True, "handler_config": {"feature": alpha(), "label": alpha(label=[FIVE])}}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,17 @@ LOADER = {
         (alpha(label=[[FIVE, ONE], ["L5", "L1"]]), [5, 1]),
         (alpha("DataHandlerLP", data_loader=LOADER), [5, None]),
         (alpha("DataHandlerLP", data_loader=LOADER, label_days=3), [5, 3]),
+        (
+            alpha(
+                "DataHandlerLP",
+                data_loader={"class": "NestedDataLoader", "kwargs": {"dataloader_l": [FEATURES, LOADER]}},
+            ),
+            [5, None],
+        ),
+        (alpha("DataHandlerLP", data_loader={"class": "DataLoaderDH", "kwargs": {"handler_config": alpha()}}), [1]),
+        (alpha("DataHandlerLP", data_loader={"class": "DataLoaderDH", "kwargs": GROUPS}), [5]),
+        (alpha("DataHandlerLP", data_loader=FEATURES), []),
+        (alpha("Own"), []),
         (alpha("Declared"), [7]),
         ("file://handler.pkl", []),
         (None, []),
@@ -137,6 +151,8 @@ def test_labels_are_read_from_a_handler_that_is_there() -> None:
     assert handler_labels(Declared("all")) == (Label("Mean(Ref($close, -7), 7)/$close - 1", 7),)
     inner = DataHandlerLP("all", data_loader=QlibDataLoader({"feature": ["$open"], "label": ([FIVE], ["L"])}))
     assert handler_labels(DataHandlerLP(data_loader=DataLoaderDH(inner))) == (Label(FIVE, 5),)
+    nested = NestedDataLoader([QlibDataLoader({"feature": ["$open"]}), inner.data_loader])
+    assert handler_labels(DataHandlerLP("all", data_loader=nested)) == (Label(FIVE, 5),)
     groups = DataLoaderDH({"feature": inner, "label": inner}, is_group=True)
     assert handler_labels(DataHandlerLP(data_loader=groups)) == (Label(FIVE, 5),)
     assert handler_labels(DataHandlerLP(data_loader=QlibDataLoader({"feature": ["$open"]}))) == ()

@@ -13,8 +13,10 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
+from rollforge.data.alpha import Alpha158
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
+from rollforge.models.base import Model
 from rollforge.record import SigAnaRecord
 from rollforge.record.analysis import (
     calc_ic,
@@ -22,8 +24,11 @@ from rollforge.record.analysis import (
     mean_to_std,
     newey_west_t,
     quantile_returns,
+    recorded_labels,
     risk_analysis,
 )
+from rollforge.run.execute import task_train
+from rollforge.session import Session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 
@@ -456,3 +461,55 @@ def test_a_label_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     pred, label = series(5, 3, 6, ties=False, gaps=False)
     with pytest.raises(ConfigError, match="label_col: is 1, but the label has 1 column"):
         SigAnaRecord(recorder_with(tmp_path, pred, label.to_frame("LABEL0")), label_col=1).generate()
+
+
+class Ahead(Alpha158):
+    """A handler that makes its features few and its label of its own state."""
+
+    days = 5
+
+    def get_feature_config(self) -> Any:
+        """Return one feature."""
+        return ["$close/$open"], ["X"]
+
+    def get_label_config(self) -> Any:
+        """Return a label over `days` days."""
+        return [f"Ref($close, -{self.days + 1})/Ref($close, -1) - 1"], ["LABEL0"]
+
+
+class Range(Model):
+    """Predicts the day's range."""
+
+    def fit(self, dataset: Any, reweighter: Any = None) -> None:
+        """Learn nothing."""
+
+    def predict(self, dataset: Any, segment: Any = "test") -> pd.Series:
+        """Return the one feature."""
+        column: pd.Series = dataset.prepare(segment, col_set="feature").iloc[:, 0]
+        return column
+
+
+def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tmp_path: Path) -> None:
+    """Trained for real: the description does not tell the label, the run does, and its figures count its days."""
+    handler = {"class": "Ahead", "module_path": __name__, "kwargs": {"instruments": "all", "learn_processors": []}}
+    segments = {"train": ("2022-01-03", "2022-12-01"), "test": ("2023-01-03", "2023-06-30")}
+    task = {
+        "model": {"class": "Range", "module_path": __name__},
+        "dataset": {
+            "class": "DatasetH",
+            "module_path": "qlib.data.dataset",
+            "kwargs": {"handler": handler, "segments": segments},
+        },
+        "record": [
+            {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+            {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"ana_long_short": True}},
+        ],
+    }
+    session = Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path}/runs", experiment="mine")
+    recorder = task_train(task, session=session)
+    assert recorded_labels(recorder) == (Label("Ref($close, -6)/Ref($close, -1) - 1", 5),)
+    pred, label = recorder.load_object("pred.pkl"), recorder.load_object("label.pkl")
+    expected = calc_long_short_return(pred["score"], label["LABEL0"])[0]
+    metrics = recorder.list_metrics()
+    assert metrics["Long-Short Ann Return"] == pytest.approx(expected.mean() / 5 * 252)
+    assert metrics["Long-Short Ann Sharpe"] == pytest.approx(expected.mean() / expected.std() * (252 / 5) ** 0.5)

@@ -251,6 +251,17 @@ def test_warnings_are_on_the_page(tmp_path: Path) -> None:
     assert "What should be known" not in render(summary_of(prediction, label, 1))
 
 
+def test_the_drawn_drawdown_begins_on_the_first_day() -> None:
+    """A backtest that only falls is as far down as it fell, in the table and in the plot."""
+    days = pd.bdate_range("2020-01-01", periods=3)
+    report = pd.DataFrame({"return": [-0.1, 0.0, 0.05], "bench": 0.0, "cost": 0.0}, days)
+    summary = summarise(ReportInputs("mine", [one_task()], None, None, portfolio=report))
+    assert summary.portfolio_risk is not None
+    assert summary.portfolio_risk.loc["strategy, after costs", "max_drawdown"] == pytest.approx(-0.1)
+    (down,) = [t for t in figures(summary).figures["portfolio"]["data"] if t["name"] == "drawdown of the excess"]
+    assert down["y"] == pytest.approx([-0.1, -0.1, -0.05])
+
+
 def test_ties_are_the_mean_over_their_orders() -> None:
     """Two names tied across the border of the highest fifth: what an average over both orders of rows gives."""
     index = pd.MultiIndex.from_product(

@@ -307,16 +307,41 @@ def handler_label_expressions(config: Any) -> list[str] | None:
     label: Any = kwargs.get("label")
     loader = kwargs.get("data_loader")
     if label is None and isinstance(loader, Mapping):
-        inner = (loader.get("kwargs") or {}).get("config")
-        label = inner.get("label") if isinstance(inner, Mapping) else None
+        return _loader_label_expressions(loader)
     if label is None:
-        try:
-            target = locate(config["class"], config.get("module_path"))
-        except RollforgeError:
-            return None
-        get = getattr(target, "get_label_config", None)
-        label = get(None) if get is not None else None  # a description of the class, not of an instance
-    if label is None:
-        return None
+        label = _class_label(config)
+    return None if label is None else _expressions(label)
+
+
+def _expressions(label: Any) -> list[str]:
+    """Those of a label that is one expression, a list of them, or ``[expressions, names]``."""
     first = label[0] if isinstance(label, (list, tuple)) and label and isinstance(label[0], (list, tuple)) else label
     return [first] if isinstance(first, str) else list(first)
+
+
+def _class_label(config: Mapping[str, Any]) -> Any:
+    try:
+        target = locate(config["class"], config.get("module_path"))
+    except RollforgeError:
+        return None
+    get = getattr(target, "get_label_config", None)
+    try:
+        return get(None) if get is not None else None  # a description of the class, not of an instance
+    except Exception:  # noqa: BLE001 - the user's own code may need the instance: then the label is not known before
+        return None
+
+
+def _loader_label_expressions(loader: Mapping[str, Any]) -> list[str] | None:
+    """The label of a loader's description: its own, that of the last of several loaders, or that of other handlers."""
+    kwargs = loader.get("kwargs") or {}
+    config = kwargs.get("config")
+    if isinstance(config, Mapping):
+        return _expressions(config["label"]) if config.get("label") else None
+    for inner in reversed(kwargs.get("dataloader_l") or []):
+        found = _loader_label_expressions(inner) if isinstance(inner, Mapping) else None
+        if found is not None:
+            return found
+    handler = kwargs.get("handler_config")
+    if kwargs.get("is_group") and isinstance(handler, Mapping):
+        handler = handler.get("label")
+    return handler_label_expressions(handler)

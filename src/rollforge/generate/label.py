@@ -15,6 +15,7 @@ from typing import Any
 from rollforge.build import locate
 from rollforge.data.alpha import handler_label_expressions
 from rollforge.data.expression import parse
+from rollforge.data.loader import DataLoader
 from rollforge.data.operators import holding_days
 from rollforge.errors import ExpressionError, RollforgeError
 
@@ -100,9 +101,11 @@ def handler_labels(handler: Any) -> tuple[Label, ...]:
     """
     declared = getattr(handler, "label_days", None)
     loader = getattr(handler, "data_loader", None)
-    groups = getattr(loader, "groups", None)
-    if isinstance(groups, Mapping):
-        return _labels(groups["label"][0], declared) if "label" in groups else ()
+    if not isinstance(loader, DataLoader):
+        return ()
+    expressions = loader.expressions("label")
+    if expressions:
+        return _labels(expressions, declared)
     inner = getattr(loader, "handlers", None)
     if isinstance(inner, Mapping):
         inner = inner.get("label")

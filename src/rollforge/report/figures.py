@@ -227,7 +227,8 @@ def _portfolio(returns: pd.DataFrame) -> Figure:
         _line("#portfolio", curves["strategy"], "strategy, after costs", "@orange", width=1.5, **hover),
         _line("#portfolio", curves["bench"], "benchmark", "@soft", width=1.5, dash="dot", **hover),
     ]
-    down = curves["excess_with_cost"] - curves["excess_with_cost"].cummax()
+    excess = curves["excess_with_cost"]
+    down = excess - excess.cummax().clip(lower=0)  # what there was before the first day is a peak
     data.append(
         _line("#portfolio", down, "drawdown of the excess", "@red", width=1, yaxis="y2", fill="tozeroy", fillcolor="@fill",
               showlegend=False, hovertemplate="drawdown %{y:.1%}<extra></extra>")

@@ -65,7 +65,9 @@ def windows_table(summary: Summary) -> Table:
         seconds = task.metrics.get("task_seconds")
         cells = [str(task.window.index + 1), *([task.model] if several else [])]
         cells += [f"{test.start} … {test.end}" if test is not None else "", task.status]
-        cells += [f"{task.metrics[k]:+.4f}" if k in task.metrics else "" for k in ("IC", "Rank IC")]
+        cells += [
+            f"{v:+.4f}" if np.isfinite(v) else "" for v in (task.metrics.get(k, np.nan) for k in ("IC", "Rank IC"))
+        ]
         cells.append(duration(seconds) if seconds is not None else "")
         table.add_row(*(Text(cell) for cell in cells))
     return table
