@@ -290,8 +290,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.data.base": {
-        "rollforge.compat.qlib.formulas": "Feature",
-        "pending": "Expression ExpressionOps",
+        "rollforge.compat.qlib.formulas": "Expression ExpressionOps Feature",
         "quarterly": "PFeature",
         "also": "get_module_logger",
     },
@@ -376,15 +375,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.data.ops": {
         "rollforge.compat.qlib.formulas": (
-            "Abs Add And ChangeInstrument Corr Count Cov Delta Div EMA Eq Ge Greater Gt IdxMax IdxMin If Kurt Le "
-            "Less Log Lt Mad Mask Max Mean Med Min Mul Ne Not Or Power Quantile Rank Ref Resi Rsquare Sign Skew "
-            "Slope Std Sub Sum TResample Var WMA"
+            "Abs Add And ChangeInstrument Corr Count Cov Delta Div ElemOperator EMA Eq Ge Greater Gt IdxMax IdxMin If "
+            "Kurt Le Less Log Lt Mad Mask Max Mean Med Min Mul Ne Not NpElemOperator NpPairOperator OpsList Or "
+            "PairOperator PairRolling Power Quantile Rank Ref Resi Rolling Rsquare Sign Skew Slope Std Sub Sum TOpsList "
+            "TResample Var WMA"
         ),
-        "rollforge.compat.qlib.names": "register_all_ops",
-        "pending": (
-            "ElemOperator NpElemOperator NpPairOperator Operators OpsList OpsWrapper PairOperator PairRolling "
-            "Rolling TOpsList"
-        ),
+        "rollforge.compat.qlib.operators": "Operators OpsWrapper register_all_ops",
         "also": (
             "expanding_resi=qlib.data._libs.expanding.expanding_resi "
             "expanding_rsquare=qlib.data._libs.expanding.expanding_rsquare "

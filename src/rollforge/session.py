@@ -17,7 +17,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 
-__all__ = ["Session", "available_cores", "current_session", "init", "parse_size", "using"]
+__all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "using"]
 
 REGIONS = ("us", "cn", "tw")
 EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
@@ -102,6 +102,10 @@ class Session:
     threads: int = field(default_factory=available_cores)
     """Threads that this process may use; `num_threads` of a template is capped to it."""
 
+    operators: tuple[tuple[str, str], ...] = ()
+    """Operators of the user's own that expressions may use, as (class, module or ``.py`` file); processes that are started
+    load them when an expression names one."""
+
     def __post_init__(self) -> None:
         if self.region not in REGIONS:
             raise ConfigError(
@@ -163,6 +167,13 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> 
     if provider_uri is not None:
         options["provider_uri"] = str(Path(provider_uri).expanduser())
     _default = Session.from_mapping(options, path="init")
+    return _default
+
+
+def amend(**changes: Any) -> Session:
+    """Change fields of the session that short public calls fall back to, keep the others, and return it."""
+    global _default
+    _default = replace(_default or Session(), **changes)
     return _default
 
 

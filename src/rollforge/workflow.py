@@ -48,6 +48,13 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
 
 
+class _Place(_Section):
+    """A class, and where it is found."""
+
+    class_: str = Field(alias="class")
+    module_path: str
+
+
 class _QlibInit(BaseModel):
     """Qlib's own options: those that mean something here are read, its many others are Qlib's business."""
 
@@ -56,6 +63,7 @@ class _QlibInit(BaseModel):
     region: Literal["cn", "us", "tw"] = "cn"
     exp_manager: dict[str, Any] | None = None
     default_exp_name: str | None = None
+    custom_ops: list[_Place] = []
 
 
 def _bytes(value: Any) -> Any:
@@ -77,6 +85,7 @@ class _Rollforge(_Section):
     cache_limit: _Size | None = None
     memory: _Size | None = None
     threads: int | None = Field(default=None, ge=1)
+    operators: list[_Place] = []
 
 
 class _Rolling(_Section):
@@ -429,13 +438,22 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
         manager = (section.exp_manager or {}).get("kwargs") or {}
         options["tracking"] = manager.get("uri")
         experiment = experiment or manager.get("default_exp_name") or section.default_exp_name
+        options["operators"] = _operators(section.custom_ops, path.parent)
     elif parsed.rollforge is not None:
         own = parsed.rollforge
-        options.update(own.model_dump(exclude={"data", "experiment"}))
+        options.update(own.model_dump(exclude={"data", "experiment", "operators"}))
+        options["operators"] = _operators(own.operators, path.parent)
         options["provider_uri"] = _data_folder(own.data, path.parent) if own.data else None
         experiment = experiment or own.experiment
     options.update({k: v for k, v in overrides.items() if v is not None and k != "experiment"})
     return Session.from_mapping(options), overrides.get("experiment") or experiment
+
+
+def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
+    """Operators of the user's own; a ``.py`` file is looked for beside the workflow's."""
+    beside = {p.module_path: base / p.module_path for p in named if p.module_path.endswith(".py")}
+    places = {p: str(file.resolve()) for p, file in beside.items() if file.is_file()}
+    return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
 def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rollforge.data.evaluator import Elsewhere, Program, named_instrument
 from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.filters import BaseDFilter, build_filters
+from rollforge.data.formulas import Place
 from rollforge.data.operators import fields_of, lookahead, lookback
 from rollforge.data.provider import Days, FieldBlock, Provider, Span, open_provider
 from rollforge.dates import read_day
@@ -29,7 +30,7 @@ from rollforge.session import Session, current_session
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["D", "FeaturePlan", "Rows", "features", "resolve_instruments", "session_provider"]
+__all__ = ["D", "FeaturePlan", "Rows", "features", "load_series", "resolve_instruments", "session_provider"]
 
 _ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 _GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
@@ -200,26 +201,16 @@ class FeaturePlan:
             end = np.maximum(end, stop)
         return np.minimum(begin, end), end
 
-    def _read(self, names: Sequence[str], codes: Sequence[str]) -> dict[str, FieldBlock]:
-        return {name: self.provider.read(name, codes, self._from, self._to, self.freq) for name in names}
-
     def _check_named(self) -> None:
-        for code in sorted({code for tree in self.trees for code in _named_codes(tree)}):
-            if not self.provider.has(code):
-                text = next(e for e in self.expressions if code in e.upper())
-                raise DataNotFound(
-                    f"There are no data of {code!r} in {self.provider.path}, which the expression {text!r} names."
-                )
+        for text, tree in zip(self.expressions, self.trees, strict=True):
+            for code in _named_codes(tree):
+                if not self.provider.has(code):
+                    raise DataNotFound(
+                        f"There are no data of {code!r} in {self.provider.path}, which the expression {str(text)!r} names."
+                    )
 
     def _on(self, code: str, tree: Expression) -> Elsewhere:
-        """A tree computed on one instrument that an expression names."""
-        program = Program([tree])
-        elsewhere = {call: self._on(*named) for call, named in program.named.items()}
-        blocks = self._read(sorted(fields_of(tree)), [code])
-        with np.errstate(all="ignore"):
-            (value,) = program.run(blocks, (1, self._to - self._from), elsewhere)
-        begin, end = program.life(blocks, 1, elsewhere)
-        return Elsewhere(value, int(begin[0]), int(end[0]))
+        return _compute_on(self.provider, self.freq, self._from, self._to, code, tree)
 
     def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.bool_]:
         """(instruments, days): whether there is a row."""
@@ -339,8 +330,12 @@ class FeaturePlan:
             part = rows[first : first + group]
             here = slice(chunk.start + first, chunk.start + first + len(part))
             codes = self.codes[here]
-            blocks_read = self._read(self._names, codes)
-            values = self._program.run(blocks_read, (len(codes), self._to - self._from), self._elsewhere)
+            values = self._program.run(
+                _read(self.provider, self._names, codes, self._from, self._to, self.freq),
+                (len(codes), self._to - self._from),
+                self._elsewhere,
+                Place(self.provider, self.freq, codes, self._from),
+            )
             columns = _reused(scratch, "columns", _BATCH, *part.shape)
             for block in blocks:
                 for at in range(0, block.shape[1], _BATCH):
@@ -350,6 +345,56 @@ class FeaturePlan:
                             column[:] = next(values)[:, days]
                     kernels.scatter_rows(columns, width, part, block, at)
         return blocks
+
+
+def _read(
+    provider: Provider, names: Sequence[str], codes: Sequence[str], start: int, stop: int, freq: str
+) -> dict[str, FieldBlock]:
+    return {name: provider.read(name, codes, start, stop, freq) for name in names}
+
+
+def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> Elsewhere:
+    """A tree computed on one instrument, on the days [start, stop) of the calendar."""
+    program = Program([tree])
+    elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in program.named.items()}
+    blocks = _read(provider, sorted(fields_of(tree)), [code], start, stop, freq)
+    with np.errstate(all="ignore"):
+        (value,) = program.run(blocks, (1, stop - start), elsewhere, Place(provider, freq, [code], start))
+    begin, end = program.life(blocks, 1, elsewhere)
+    return Elsewhere(value, int(begin[0]), int(end[0]))
+
+
+def load_series(
+    provider: Provider, code: str, expression: str, start: int, stop: int, freq: str = "day"
+) -> tuple[int, NDArray[Any]]:
+    """Return an expression on one instrument, in the type that it is computed in.
+
+    Parameters
+    ----------
+    provider : Provider
+        The data.
+    code : str
+        The instrument; one without data has no days.
+    expression : str
+        What is computed.
+    start, stop : int
+        Places in the calendar, the second behind the last day; values exist on the days among them between the expression's
+        first and last.
+
+    Returns
+    -------
+    (int, array)
+        The place in the calendar of the first value, and the values.
+    """
+    tree = parse(expression)
+    back, days = lookback(tree), len(provider.calendar(freq))
+    start, stop = max(start, 0), min(stop, days)
+    if start >= stop or not provider.has(code):
+        return start, np.zeros(0, np.float32)
+    first = 0 if math.isinf(back) else max(0, start - int(back))
+    there = _compute_on(provider, freq, first, min(days, stop + lookahead(tree)), code, tree)
+    begin = max(start, first + there.begin)
+    return begin, np.array(there.value[0, begin - first : max(begin, min(stop, first + there.end)) - first])
 
 
 def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.float32]:

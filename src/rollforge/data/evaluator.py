@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.data.expression import Call, Expression, Field, Number, Text
-from rollforge.data.formulas import Series
+from rollforge.data.formulas import Place, Series
 from rollforge.data.operators import Operator, operator
 from rollforge.data.provider import FieldBlock
 from rollforge.errors import DataError
@@ -108,15 +108,17 @@ class Program:
     def _call(self, tree: Call) -> _Step:
         known = operator(tree.name)
         pairwise = known.look == "window"  # windows over a constant need it as a series
+        kinds = "*" * len(tree.args) if known.arguments == "*" else known.arguments
         arguments: list[Any] = []
-        for arg, kind in zip(tree.args, known.arguments, strict=True):
+        for arg, kind in zip(tree.args, kinds, strict=True):
             plain = isinstance(arg, Text) or (isinstance(arg, Number) and not (pairwise and kind == "v"))
             arguments.append(arg.value if plain and isinstance(arg, (Number, Text)) else _Slot(self._place(arg)))
         if tree.name in ("Quantile", "Med"):
             n, share = (*arguments[1:], 0.5)[:2]
             self.shares.setdefault(int(n), set()).add(float(share))
         inputs = [a.at for a, arg in zip(arguments, tree.args, strict=True) if isinstance(arg, (Field, Call))]
-        return _Step(tree, known, tuple(arguments), frozenset().union(*(self._steps[at].sources for at in inputs)))
+        sources = frozenset[str | Call]().union(*(self._steps[at].sources for at in inputs))
+        return _Step(tree, known, (tree, *arguments) if known.arguments == "*" else tuple(arguments), sources)
 
     def _plan_frees(self) -> list[list[int]]:
         """Record in each step, and return for each tree, the slots whose value is used there for the last time.
@@ -143,7 +145,11 @@ class Program:
         return frees
 
     def run(
-        self, blocks: Mapping[str, FieldBlock], shape: tuple[int, int], elsewhere: Mapping[Call, Elsewhere]
+        self,
+        blocks: Mapping[str, FieldBlock],
+        shape: tuple[int, int],
+        elsewhere: Mapping[Call, Elsewhere],
+        place: Place | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Yield the value of each tree, (instruments, days); it is good until the next is asked for.
 
@@ -155,6 +161,8 @@ class Program:
             Instruments and days.
         elsewhere : mapping
             The values of the calls in `named`.
+        place : Place, optional
+            Where the data come from, for operators that load further series.
         """
         values: list[Any] = [None] * len(self._steps)
         known: dict[Sources, Series] = {}
@@ -167,7 +175,7 @@ class Program:
                 else:
                     if step.sources not in known:
                         begin, end = _life(step.sources, blocks, shape[0], elsewhere)
-                        known[step.sources] = Series(begin, end, shared, self.shares)
+                        known[step.sources] = Series(begin, end, shared, self.shares, place)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
                     values[done] = step.operator.compute(known[step.sources], *arguments)
                     if np.shape(values[done]) != shape:

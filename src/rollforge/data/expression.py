@@ -8,6 +8,7 @@ expression that occurs twice is one and the same and is computed once.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import operator
 import re
@@ -20,11 +21,17 @@ from rollforge.errors import ExpressionError, nearest
 __all__ = ["Call", "Expression", "Field", "Number", "Text", "parse"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Number:
-    """A constant; whole numbers stay whole."""
+    """A constant; whole numbers stay whole. Two are equal when they are written alike: 2 and 2.0, 0.0 and -0.0 differ."""
 
     value: float | int
+
+    def __hash__(self) -> int:
+        return hash(repr(self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and repr(self.value) == repr(other.value)
 
     def __str__(self) -> str:
         return repr(self.value)
@@ -32,7 +39,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A quoted word: an argument of a few operators."""
+    """A quoted text, an argument of a few operators; its quotes and escapes are Python's."""
 
     value: str
 
@@ -96,11 +103,13 @@ _TOKEN = re.compile(
         (?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?)
       | (?P<field>\$\$?\w+)
       | (?P<name>[A-Za-z_]\w*)
-      | (?P<text>'[^']*'|"[^"]*")
+      | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
       | (?P<symbol>\*\*|//|<=|>=|==|!=|[-+*/%<>&|^~(),=@?])
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
 
 # (binds how tightly, operator) - Python's order.
 _BINARY = {
@@ -235,7 +244,7 @@ class _Parser:
             raise self.fail("the number is too large", token) from None
         if isinstance(value, complex) or not math.isfinite(value):
             raise self.fail("the result is no finite number", token)
-        return Number(value)
+        return Number(value if isinstance(value, float) or abs(value) < 10**18 else float(value))
 
     def unary(self) -> Expression:
         token = self.token
@@ -262,7 +271,7 @@ class _Parser:
                 raise self.fail("fields as of a point in time ('$$…') are not supported", token)
             return Field(token.text[1:].lower())
         if token.kind == "text":
-            return Text(token.text[1:-1])
+            return Text(_ESCAPE.sub(self.unescaped, token.text[1:-1]))
         if token.kind == "name":
             return self.operator(token)
         if token.kind == "symbol" and token.text == "(":
@@ -274,6 +283,15 @@ class _Parser:
         found = f"{token.text!r} cannot stand here" if token.text else "the expression ends too early"
         raise self.fail(found, token)
 
+    def unescaped(self, found: re.Match[str]) -> str:
+        """The character that an escape such as ``\\'`` or ``\\x41`` stands for; one that is none stays, as in Python."""
+        what = found[1]
+        if len(what) == 1:
+            return _ESCAPES.get(what, found[0])
+        if int(what[1:], 16) > 0x10FFFF:
+            raise self.fail(f"{found[0]} is no character", self.tokens[self.at - 1])
+        return chr(int(what[1:], 16))
+
     def number(self, token: _Token) -> Number:
         if token.text.isdigit() and len(token.text) < 19:
             return Number(int(token.text))
@@ -283,14 +301,14 @@ class _Parser:
         return Number(value)
 
     def operator(self, token: _Token) -> Expression:
-        from rollforge.data.operators import operator_names
+        from rollforge.data.operators import is_known, operator_names
 
         if not self.take("("):
             raise self.fail(f"{token.text!r} is no value; fields are written ${token.text.lower()}", token)
         # The name comes first, so that an error in an argument never hides that nobody knows the operator.
         if token.text in ("P", "PRef", "PFeature"):
             raise self.fail(f"{token.text} reads fields as of a point in time, which is not supported", token)
-        if token.text not in (*operator_names(), "Feature", "Rolling"):
+        if token.text not in ("Feature", "Rolling", "TResample") and not is_known(token.text):
             raise self.fail(f"unknown operator {token.text!r}.{nearest(token.text, operator_names())}", token)
         args: list[Expression] = []
         named: list[tuple[int, _Token]] = []
@@ -305,9 +323,7 @@ class _Parser:
             return self.feature(token, args)
         if token.text == "Rolling":
             return self.rolling(token, args)
-        made = self.make(token.text, token, *args)
-        self.check_names(token.text, named)
-        return made
+        return self.make(token.text, token, *self.placed(token, args, named))
 
     def feature(self, token: _Token, args: list[Expression]) -> Field:
         """``Feature('close')``: what Qlib makes of ``$close``."""
@@ -323,20 +339,54 @@ class _Parser:
             raise self.fail(f"Rolling needs an expression, a window and one of {', '.join(map(repr, known))}", token)
         return self.make(known[word], token, *args[:2])
 
-    def check_names(self, name: str, named: list[tuple[int, _Token]]) -> None:
-        """Refuse ``Ref($close, M=5)``: a name must be the one that Qlib's operator has at that place."""
+    def placed(self, token: _Token, args: list[Expression], named: list[tuple[int, _Token]]) -> list[Expression]:
+        """The arguments by place; a name must be the one that the operator has there: ``Ref($close, M=5)`` is refused."""
         from rollforge.data.operators import operator as known
 
-        pairs = ["feature_left", "feature_right"]
-        kinds = known(name).arguments
-        left = iter(pairs)
-        twice = "vv" in kinds or kinds == "cc"
-        names = [next(left, "") if twice and k in "vc" else _PARAMETERS[k] for k in kinds]
-        if name == "If":
-            names[0] = "condition"
-        for place, token in named:
-            if token.text != names[place]:
-                raise self.fail(f"{name} has no argument {token.text!r} at this place, but {names[place]!r}", token)
+        if not named or token.text == "TResample":
+            return args
+        signature = known(token.text).signature
+        if signature is not None:
+            return self.bound(token, signature, args, named)
+        names = argument_names(token.text, known(token.text).arguments)
+        for place, name in named:
+            if place >= len(names) or name.text != names[place]:
+                expected = f", but {names[place]!r}" if place < len(names) else ""
+                raise self.fail(f"{token.text} has no argument {name.text!r} at this place{expected}", name)
+        return args
+
+    def bound(
+        self, token: _Token, signature: inspect.Signature, args: list[Expression], named: list[tuple[int, _Token]]
+    ) -> list[Expression]:
+        """The arguments of an operator of the user's, which may be named in any order."""
+        names = {name.text: args[place] for place, name in named}
+        rest = [a for i, a in enumerate(args) if i not in {place for place, _ in named}]
+        try:
+            bound = signature.bind(*rest, **names)
+        except TypeError as exc:
+            raise self.fail(f"{token.text}{signature}: {exc}", token) from None
+        if bound.kwargs:  # one before them was left out
+            bound.apply_defaults()
+        for value in bound.args:
+            if not isinstance(value, (Number, Text, Field, Call)) and type(value) not in (int, float, str):
+                raise self.fail(f"{token.text}: give the arguments by place; {value!r} cannot be written here", token)
+        plain = {int: Number, float: Number, str: Text}
+        return [plain[type(a)](a) if type(a) in plain else a for a in bound.args]
+
+
+def argument_names(name: str, kinds: str) -> list[str]:
+    """Return what Qlib calls the arguments of an operator.
+
+    Examples
+    --------
+    >>> argument_names("Corr", "vvn")
+    ['feature_left', 'feature_right', 'N']
+    """
+    if name == "If":
+        return ["condition", "feature_left", "feature_right"]
+    pair = iter(["feature_left", "feature_right"])
+    twice = "vv" in kinds or kinds == "cc"
+    return [next(pair) if twice and k in "vc" else _PARAMETERS[k] for k in kinds]
 
 
 @functools.lru_cache(maxsize=16384)

@@ -6,7 +6,7 @@ results agree with pyqlib's to the last digit that float32 has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,27 @@ from numpy.typing import NDArray
 from rollforge.errors import DataError
 
 __all__ = [
-    "Series", "conditions", "delta", "difference", "elementwise", "ema", "extreme", "median", "paired", "quantile", "ref",
-    "regression", "rolling", "sign", "std",
+    "Place", "Series", "conditions", "delta", "difference", "elementwise", "ema", "extreme", "median", "paired", "quantile",
+    "ref", "regression", "rolling", "sign", "std",
 ]  # fmt: skip
 
 Array = NDArray[Any]
 
 _NAN = {np.dtype(kind): np.array(np.nan, kind) for kind in (np.float32, np.float64)}
 _EVERYTHING = 2**31  # a window longer than any calendar: the expanding form, N = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where the series of a group come from, for operators that load further ones."""
+
+    provider: Any
+    """The :class:`~rollforge.data.provider.Provider` of the data."""
+    freq: str
+    codes: Sequence[str]
+    """The instruments, in the order of the rows."""
+    first: int
+    """Place in the calendar of the first day computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +51,8 @@ class Series:
     """Results that several operators of one evaluation share, by the id of the array that they are made of."""
     shares: dict[int, set[float]] = field(default_factory=dict)
     """Window -> the shares that quantiles of it are asked for."""
+    place: Place | None = None
+    """None where numbers are computed that come from no data folder."""
 
 
 def window_of(n: int) -> int:

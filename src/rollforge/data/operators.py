@@ -6,6 +6,7 @@ dense (instrument, day) arrays.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from rollforge.build import locate
 from rollforge.data import formulas
 from rollforge.data.code import code_mark
 from rollforge.data.expression import Call, Expression, Field, Number, Text, parse
 from rollforge.data.formulas import Array, Series
 from rollforge.errors import ConfigError, nearest
+from rollforge.session import current_session
 
 __all__ = [
     "Operator",
     "Series",
+    "add_operator",
     "check_call",
     "custom_operators",
     "fields_of",
@@ -44,7 +48,8 @@ class Operator:
     """``(series, *arguments) -> array``: arrays for expressions, plain numbers for parameters."""
     arguments: str
     """One letter an argument: x expression, c condition, v expression or number, n window, a window or decay, q share,
-    t text."""
+    t text. ``*`` stands for arguments of any kind and number, as `signature` has them; `compute` then is given the call as
+    well, before its arguments."""
     look: str = "none"
     """``none``: the day alone; ``window``: the last n days; ``shift``: n days before (after, if negative);
     ``all``: every day so far."""
@@ -56,6 +61,10 @@ class Operator:
     """Days after the day that it needs beyond what `look` says."""
     on_instrument: int | None = None
     """Place of the argument that names another instrument to compute on."""
+    signature: inspect.Signature | None = None
+    """Names and defaults of the arguments of an operator that takes any."""
+    reach: Callable[[Call], tuple[float, int]] | None = None
+    """How many days a call of it needs before and after a day, those that its arguments need included; None: `look` says."""
 
 
 _TABLE: dict[str, Operator] = {}
@@ -123,6 +132,44 @@ def operator(name: str) -> Operator:
     return _TABLE[name]
 
 
+def is_known(name: str) -> bool:
+    """Return whether there is an operator called `name`; one of the current session's is loaded at this moment.
+
+    Raises
+    ------
+    ConfigError
+        When what the session names is no operator.
+    """
+    for kind, module in () if name in _TABLE else current_session().operators:
+        if kind == name:
+            made = locate(kind, module, where="operators")
+            described = getattr(made, "as_operator", None)
+            if described is None:
+                raise ConfigError(f"{kind!r} of {module} is no operator: derive it from a class of qlib.data.ops.")
+            add_operator(described())
+    return name in _TABLE
+
+
+def add_operator(described: Operator) -> None:
+    """Make an operator of the user's own part of the language; one of the same name takes the place of the former.
+
+    Raises
+    ------
+    ConfigError
+        When the name is one of the language's own, or no name.
+    """
+    _check_name(described.name)
+    parse.cache_clear()  # trees were checked against the former
+    _TABLE[described.name] = described
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier():
+        raise ConfigError(f"An operator needs a name such as Half, found {name!r}.")
+    if name in _NAMES_TAKEN:
+        raise ConfigError(f"{name!r} is an operator of the language; give yours another name.")
+
+
 def register(
     name: str,
     compute: Callable[..., Any],
@@ -167,9 +214,8 @@ def register(
     'Half($close)'
     >>> unregister("Half")
     """
-    if not name.isidentifier():
-        raise ConfigError(f"An operator needs a name such as Half, found {name!r}.")
-    if name in _NAMES_TAKEN or name in _TABLE:
+    _check_name(name)
+    if name in _TABLE:
         raise ConfigError(f"There is an operator {name!r} already.")
     if look not in _LOOKS:
         raise ConfigError(f"look {look!r} is none of {', '.join(_LOOKS)}.{nearest(look, _LOOKS)}")
@@ -210,6 +256,8 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
         # pyqlib itself fails here: it computes on places in the calendar, which pandas cannot resample.
         return "TResample changes the days themselves, and daily data has one value a day; it is not supported"
     known = _TABLE[name]
+    if known.signature is not None:
+        return _check_bound(name, known.signature, args)
     if len(args) != len(known.arguments):
         return f"{name} takes {len(known.arguments)} arguments, found {len(args)}"
     for kind, arg in zip(known.arguments, args, strict=True):
@@ -236,6 +284,15 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
     if known.arguments.startswith("vv") and all(isinstance(a, Number) for a in args[:2]):
         return f"{name} of two numbers is no series"
     return ""
+
+
+def _check_bound(name: str, signature: inspect.Signature, args: Sequence[Expression]) -> str:
+    """What is wrong with the arguments of an operator that takes any."""
+    try:
+        signature.bind(*args)
+    except TypeError as exc:
+        return f"{name}{signature}: {exc}"
+    return "" if any(isinstance(a, (Field, Call)) for a in args) else f"{name} needs an expression among its arguments"
 
 
 def fields_of(tree: Expression) -> frozenset[str]:
@@ -265,6 +322,9 @@ def lookback(tree: Expression) -> float:
     """
     if not isinstance(tree, Call):
         return 0
+    reach = _TABLE[tree.name].reach
+    if reach is not None:
+        return reach(tree)[0]
     inner = max((lookback(a) for a in tree.args), default=0)
     look, n = _TABLE[tree.name].look, _parameter(tree)
     inner += _TABLE[tree.name].back
@@ -286,6 +346,9 @@ def lookahead(tree: Expression) -> int:
     """
     if not isinstance(tree, Call):
         return 0
+    reach = _TABLE[tree.name].reach
+    if reach is not None:
+        return reach(tree)[1]
     inner = max((lookahead(a) for a in tree.args), default=0) + _TABLE[tree.name].ahead
     if _TABLE[tree.name].look == "shift":
         return max(0, inner - int(_parameter(tree)))

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _WITHOUT_EFFECT = frozenset(
     mem_cache_size_limit mem_cache_limit_type mem_cache_expire dataset_provider expression_provider calendar_provider
     instrument_provider feature_provider provider joblib_backend maxtasksperchild logging_level logging_config
     clear_mem_cache skip_if_reg default_disk_cache flask_server flask_port auto_mount mount_path dump_protocol_version
-    custom_ops min_data_shift trade_unit limit_threshold deal_price timeout task_conf""".split()
+    min_data_shift trade_unit limit_threshold deal_price timeout task_conf""".split()
 )
 
 
@@ -152,11 +153,8 @@ C = Config()
 def _kept(**changes: Any) -> dict[str, Any]:
     """The session's fields with some changed: ``rollforge.init`` begins anew each time."""
     session = current_session()
-    fields = {
-        "provider_uri": session.provider_uri, "region": session.region, "store": session.store,
-        "tracking": session.tracking, "experiment": session.experiment, "cache": session.cache, "threads": session.threads,
-    }  # fmt: skip
-    return {**fields, **{k: v for k, v in changes.items() if v is not None}}
+    kept = {f.name: getattr(session, f.name) for f in fields(session)}
+    return {**kept, **{k: v for k, v in changes.items() if v is not None}}
 
 
 def mongo_uri(setting: Mapping[str, str]) -> str:
@@ -205,7 +203,8 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     default_conf : str
         Has no meaning here.
     **kwargs
-        ``provider_uri``, ``region``, ``mongo``, ``exp_manager``, ``kernels``; Qlib's other settings have no effect.
+        ``provider_uri``, ``region``, ``mongo``, ``exp_manager``, ``kernels``, ``custom_ops``; Qlib's other settings have
+        no effect.
     """
     console.show(kwargs.get("logging_level", logging.INFO))
     manager = kwargs.pop("exp_manager", None) or {}
@@ -222,9 +221,13 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     if isinstance(kernels, int):
         changes["threads"] = max(1, kernels)
     init_session(**_kept(**changes))
+    if kwargs.get("custom_ops"):
+        from rollforge.compat.qlib.operators import Operators
+
+        Operators.register(kwargs["custom_ops"])
     if manager:
         dict.__setitem__(C, "exp_manager", manager)
-    unknown = sorted(set(kwargs) - _WITHOUT_EFFECT)
+    unknown = sorted(set(kwargs) - _WITHOUT_EFFECT - {"custom_ops"})
     if unknown:
         log.warning("qlib.init: %s: not known, without effect", ", ".join(unknown))
     for name, value in kwargs.items():

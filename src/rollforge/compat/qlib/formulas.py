@@ -1,95 +1,406 @@
-"""Expressions put together in Python, as Qlib's ``Feature("high") / Feature("close")``: they become text."""
+"""Qlib's expressions as Python objects: ``Mean(Feature("close"), 5)``, and classes to derive operators of one's own from.
+
+An expression is its text, so every place that takes an expression takes it. A class of the user's that derives from one of
+these computes on pandas series, one instrument at a time, as in Qlib; :mod:`rollforge.compat.qlib.operators` makes it a
+part of the language.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, ClassVar
 
-from rollforge.data.operators import operator_names
+import numpy as np
+import pandas as pd
 
-__all__ = ["Feature", "Formula", *operator_names()]
+from rollforge.data.engine import load_series, session_provider
+from rollforge.data.expression import argument_names, parse
+from rollforge.data.formulas import Place
+from rollforge.data.operators import Operator, lookahead, lookback, operator, operator_names
+from rollforge.errors import ConfigError
+
+__all__ = [
+    "ElemOperator", "Expression", "ExpressionOps", "Feature", "Formula", "NpElemOperator", "NpPairOperator", "OpsList",
+    "PairOperator", "PairRolling", "Rolling", "TOpsList", *operator_names(),
+]  # fmt: skip
+
+at_work: ContextVar[Place | None] = ContextVar("at_work", default=None)
+"""Where the data come from while an operator of the user's computes; None: the current session's folder."""
 
 
-class Formula(str):
-    """An expression's text, with Python's operators; every place that takes an expression takes it.
+class Expression(str):
+    """An expression's text, with Python's operators.
 
     Examples
     --------
-    >>> Formula("$high") / Formula("$close") - 1
+    >>> Feature("high") / Feature("close") - 1
     'Sub(Div($high,$close),1)'
+    >>> Mask(Feature("close"), "SH000300")
+    "Mask($close,'SH000300')"
     """
 
-    __slots__ = ()
     __hash__ = str.__hash__
+    __array_ufunc__ = None  # a numpy number on the left leaves the work to the expression on the right
 
-    def __add__(self, other: Any) -> Formula:
-        return _call("Add", self, other)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Expression:
+        """The text is the operator's name with its arguments; what they are is the business of ``__init__``."""
+        try:
+            bound = signature_of(cls).bind(*args, **kwargs)
+        except TypeError as exc:
+            raise ConfigError(f"{cls.__name__}{signature_of(cls)}: {exc}.") from None
+        if bound.kwargs:
+            bound.apply_defaults()
+        return str.__new__(cls, _call(cls.__name__, *bound.args, *bound.kwargs.values()))
 
-    def __radd__(self, other: Any) -> Formula:
-        return _call("Add", other, self)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
-    def __sub__(self, other: Any) -> Formula:
-        return _call("Sub", self, other)
+    @classmethod
+    def as_operator(cls) -> Operator:
+        """Return what the language needs to know of a class of the user's."""
+        from rollforge.compat.qlib.operators import as_operator
 
-    def __rsub__(self, other: Any) -> Formula:
-        return _call("Sub", other, self)
+        return as_operator(cls)
 
-    def __mul__(self, other: Any) -> Formula:
-        return _call("Mul", self, other)
+    def __reduce__(self) -> Any:
+        return (str, (str.__str__(self),))  # what is kept and sent elsewhere is the text
 
-    def __rmul__(self, other: Any) -> Formula:
-        return _call("Mul", other, self)
+    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series[Any]:
+        """Return the values of one instrument.
 
-    def __truediv__(self, other: Any) -> Formula:
-        return _call("Div", self, other)
+        Parameters
+        ----------
+        instrument : str
+            Its code.
+        start_index, end_index : int
+            First and last day, as places in the calendar; None is open.
+        *args
+            The calendar's name, ``day``.
 
-    def __rtruediv__(self, other: Any) -> Formula:
-        return _call("Div", other, self)
+        Returns
+        -------
+        Series
+            Indexed by places in the calendar.
+        """
+        series = self._load_internal(instrument, start_index, end_index, *args)
+        if isinstance(series, pd.Series):
+            series.name = str(self)
+        return series
 
-    def __pow__(self, other: Any) -> Formula:
-        return _call("Power", self, other)
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+        return _loaded(str.__str__(self), instrument, start_index, end_index, *args)
 
-    def __gt__(self, other: Any) -> Formula:  # type: ignore[override]  # an expression, as Qlib has it
-        return _call("Gt", self, other)
+    def get_longest_back_rolling(self) -> Any:
+        """Return how many days before a day it needs; infinity: all of them."""
+        return self.get_extended_window_size()[0]
 
-    def __ge__(self, other: Any) -> Formula:  # type: ignore[override]
-        return _call("Ge", self, other)
+    def get_extended_window_size(self) -> tuple[Any, Any]:
+        """Return how many days before and after a day it needs."""
+        tree = parse(str.__str__(self))
+        return lookback(tree), lookahead(tree)
 
-    def __lt__(self, other: Any) -> Formula:  # type: ignore[override]
-        return _call("Lt", self, other)
+    def __add__(self, other: Any) -> Expression:
+        return made("Add", self, other)
 
-    def __le__(self, other: Any) -> Formula:  # type: ignore[override]
-        return _call("Le", self, other)
+    def __radd__(self, other: Any) -> Expression:
+        return made("Add", other, self)
 
-    def __and__(self, other: Any) -> Formula:
-        return _call("And", self, other)
+    def __sub__(self, other: Any) -> Expression:
+        return made("Sub", self, other)
 
-    def __or__(self, other: Any) -> Formula:
-        return _call("Or", self, other)
+    def __rsub__(self, other: Any) -> Expression:
+        return made("Sub", other, self)
+
+    def __mul__(self, other: Any) -> Expression:
+        return made("Mul", self, other)
+
+    def __rmul__(self, other: Any) -> Expression:
+        return made("Mul", other, self)
+
+    def __truediv__(self, other: Any) -> Expression:
+        return made("Div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Expression:
+        return made("Div", other, self)
+
+    def __floordiv__(self, other: Any) -> Expression:
+        return made("FloorDiv", self, other)
+
+    def __rfloordiv__(self, other: Any) -> Expression:
+        return made("FloorDiv", other, self)
+
+    def __mod__(self, other: Any) -> Expression:
+        return made("Mod", self, other)
+
+    def __rmod__(self, other: Any) -> Expression:
+        return made("Mod", other, self)
+
+    def __pow__(self, other: Any) -> Expression:
+        return made("Power", self, other)
+
+    def __rpow__(self, other: Any) -> Expression:
+        return made("Power", other, self)
+
+    def __neg__(self) -> Expression:
+        return made("Mul", self, -1)
+
+    def __invert__(self) -> Expression:
+        return made("Not", self)
+
+    def __gt__(self, other: Any) -> Expression:  # type: ignore[override]  # an expression, as Qlib has it
+        return made("Gt", self, other)
+
+    def __ge__(self, other: Any) -> Expression:  # type: ignore[override]
+        return made("Ge", self, other)
+
+    def __lt__(self, other: Any) -> Expression:  # type: ignore[override]
+        return made("Lt", self, other)
+
+    def __le__(self, other: Any) -> Expression:  # type: ignore[override]
+        return made("Le", self, other)
+
+    def __and__(self, other: Any) -> Expression:
+        return made("And", self, other)
+
+    def __rand__(self, other: Any) -> Expression:
+        return made("And", other, self)
+
+    def __or__(self, other: Any) -> Expression:
+        return made("Or", self, other)
+
+    def __ror__(self, other: Any) -> Expression:
+        return made("Or", other, self)
 
 
-def _call(name: str, *arguments: Any) -> Formula:
-    return Formula(f"{name}({','.join(str(a) for a in arguments)})")
+class Formula(Expression):
+    """Any text of the language as an expression: ``Formula("$high/$low")``."""
+
+    def __new__(cls, text: str) -> Formula:
+        """The text as it is."""
+        return str.__new__(cls, text)
 
 
-def Feature(name: str) -> Formula:  # noqa: N802 - Qlib's name
-    """Return a field of the data folder.
+class Feature(Expression):
+    """A field of the data folder.
 
     Examples
     --------
-    >>> Feature("close")
+    >>> Feature("Close")
     '$close'
     """
-    return Formula(f"${name.lower()}")
+
+    def __new__(cls, name: str | None = None) -> Feature:
+        """The field's name after a ``$``."""
+        return str.__new__(cls, f"${(name or cls.__name__).lower()}")
 
 
-def __getattr__(name: str) -> Callable[..., Formula]:
-    """An operator of the language: ``Mean(Feature("close"), 5)`` is ``Mean($close,5)``."""
-    if name not in operator_names():
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def signature_of(kind: type) -> inspect.Signature:
+    """Return the arguments of an operator's class: those of the nearest ``__init__``, or of the operator of the language."""
+    for one in kind.__mro__:
+        if "__init__" in vars(one) and one is not Expression:
+            known = vars(one).get("_arguments")
+            if known is not None:
+                return inspect.Signature(known)
+            return inspect.Signature(list(inspect.signature(vars(one)["__init__"]).parameters.values())[1:])
+    return inspect.Signature([inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)])
 
-    def operator(*arguments: Any) -> Formula:
-        return _call(name, *arguments)
 
-    operator.__name__ = operator.__qualname__ = name
-    return operator
+def _written(name: str, value: Any, *, text: bool) -> str:
+    """An argument as it stands in an expression; a str is quoted if `text`, else it is an expression itself."""
+    if isinstance(value, str):
+        return repr(str.__str__(value)) if text and not isinstance(value, Expression) else str.__str__(value)
+    plain = value.item() if isinstance(value, np.generic) else value
+    if type(plain) in (int, float):
+        return repr(plain)
+    raise ConfigError(
+        f"{name}: {value!r} cannot be written in an expression; arguments are expressions, numbers and texts."
+    )
+
+
+def _call(name: str, *arguments: Any) -> str:
+    kinds = operator(name).arguments if name in operator_names() and name != "TResample" else ""
+    quoted = [k in "t*" for k in kinds.ljust(len(arguments), "*")]  # of classes of the user's, a str is a text
+    return f"{name}({','.join(_written(name, a, text=q) for a, q in zip(arguments, quoted, strict=False))})"
+
+
+def made(name: str, *arguments: Any) -> Expression:
+    """Return an operator of the language with its arguments."""
+    kind: type[Expression] = globals()[name]
+    return kind(*arguments)
+
+
+def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq: str = "day") -> pd.Series[Any]:
+    """An expression computed on one instrument, by places in the calendar."""
+    place = at_work.get()
+    provider = place.provider if place is not None else session_provider()
+    stop = len(provider.calendar(freq)) if end is None else int(end) + 1
+    first, values = load_series(provider, str(instrument).upper(), text, int(start or 0), stop, freq)
+    return pd.Series(values, index=pd.RangeIndex(first, first + len(values)))
+
+
+# -- what operators of one's own derive from ---------------------------------------------------------------------------
+
+
+class ExpressionOps(Expression):
+    """Base of operators: a class of your own defines ``_load_internal``, and, unless its arguments' windows are enough,
+    ``get_extended_window_size``."""
+
+    def get_extended_window_size(self) -> tuple[Any, Any]:
+        """Return how many days before and after a day it needs: by default the most that an argument needs."""
+        sizes = [v.get_extended_window_size() for v in vars(self).values() if isinstance(v, Expression)]
+        return max((s[0] for s in sizes), default=0), max((s[1] for s in sizes), default=0)
+
+
+class ElemOperator(ExpressionOps):
+    """An operator on one expression."""
+
+    def __init__(self, feature: Any) -> None:
+        self.feature = feature
+
+
+class NpElemOperator(ElemOperator):
+    """A function of numpy's, by its name, on one expression."""
+
+    def __init__(self, feature: Any, func: str) -> None:
+        super().__init__(feature)
+        self.func = func
+
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+        result: pd.Series[Any] = getattr(np, self.func)(self.feature.load(instrument, start_index, end_index, *args))
+        return result
+
+
+def _side(value: Any, instrument: str, start_index: Any, end_index: Any, *args: Any) -> Any:
+    """The series of an expression; a number stays one."""
+    return value.load(instrument, start_index, end_index, *args) if isinstance(value, Expression) else value
+
+
+class PairOperator(ExpressionOps):
+    """An operator on two expressions, or an expression and a number."""
+
+    def __init__(self, feature_left: Any, feature_right: Any) -> None:
+        self.feature_left = feature_left
+        self.feature_right = feature_right
+
+
+class NpPairOperator(PairOperator):
+    """A function of numpy's, by its name, on two expressions, or an expression and a number."""
+
+    def __init__(self, feature_left: Any, feature_right: Any, func: str) -> None:
+        super().__init__(feature_left, feature_right)
+        self.func = func
+
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+        sides = [_side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)]
+        result: pd.Series[Any] = getattr(np, self.func)(*sides)
+        return result
+
+
+def _window(series: Any, n: float) -> Any:
+    """pandas' window of n days; of all days so far for 0."""
+    return series.expanding(min_periods=1) if n == 0 else series.rolling(n, min_periods=1)
+
+
+def _extended(sizes: list[tuple[Any, Any]], n: float) -> tuple[Any, Any]:
+    before, after = max(s[0] for s in sizes), max(s[1] for s in sizes)
+    if n == 0 or 0 < n < 1:
+        return np.inf, after
+    return before + max(n - 1, 0), after
+
+
+class Rolling(ExpressionOps):
+    """A method of pandas' windows, by its name: over the last N days, or, for 0, over all days so far; a fraction of 1 is the
+    decay of an exponential mean."""
+
+    def __init__(self, feature: Any, N: Any, func: str) -> None:  # noqa: N803 - Qlib's name
+        self.feature = feature
+        self.N = N
+        self.func = func
+
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+        series = self.feature.load(instrument, start_index, end_index, *args)
+        decays = 0 < self.N < 1
+        window = series.ewm(alpha=self.N, min_periods=1) if decays else _window(series, self.N)
+        result: pd.Series[Any] = getattr(window, "mean" if decays else self.func)()
+        return result
+
+    def get_extended_window_size(self) -> tuple[Any, Any]:
+        """Return how many days before and after a day it needs."""
+        return _extended([self.feature.get_extended_window_size()], self.N)
+
+
+class PairRolling(ExpressionOps):
+    """A method of pandas' windows over two series, by its name."""
+
+    def __init__(self, feature_left: Any, feature_right: Any, N: Any, func: str) -> None:  # noqa: N803 - Qlib's name
+        self.feature_left = feature_left
+        self.feature_right = feature_right
+        self.N = N
+        self.func = func
+
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+        left, right = (
+            _side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)
+        )
+        result: pd.Series[Any] = getattr(_window(left, self.N), self.func)(right)
+        return result
+
+    def get_extended_window_size(self) -> tuple[Any, Any]:
+        """Return how many days before and after a day it needs."""
+        return _extended([super().get_extended_window_size()], self.N)
+
+
+# -- the operators of the language -------------------------------------------------------------------------------------
+
+
+class _BuiltIn:
+    """What the classes of the language's own operators share: they compute as the language does."""
+
+    _arguments: ClassVar[list[inspect.Parameter]]
+
+    def _text(self) -> str:
+        """The expression in the language's own words, whatever class of the user's derives from it."""
+        kind = next(k for k in type(self).__mro__ if "_arguments" in vars(k))
+        return _call(kind.__name__, *(getattr(self, p.name) for p in self._arguments))
+
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+        return _loaded(self._text(), instrument, start_index, end_index, *args)
+
+    def get_extended_window_size(self) -> tuple[Any, Any]:
+        """Return how many days before and after a day it needs."""
+        tree = parse(self._text())
+        return lookback(tree), lookahead(tree)
+
+
+_NUMPY = ("Abs", "Sign", "Log", "Mask", "Not")
+_BASES: dict[str, type[ExpressionOps]] = {
+    **dict.fromkeys(_NUMPY, NpElemOperator), "ChangeInstrument": ElemOperator, "If": ExpressionOps, "Corr": PairRolling,
+    "Cov": PairRolling, "TResample": ElemOperator,
+}  # fmt: skip
+
+
+def _built_in(name: str) -> type[Expression]:
+    """The class of an operator of the language."""
+    kinds = "xtt" if name == "TResample" else operator(name).arguments
+    names = ["feature", "freq", "func"] if name == "TResample" else argument_names(name, kinds)
+    arguments = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    base = _BASES.get(name, NpPairOperator if kinds in ("vv", "cc") else Rolling)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it becomes one
+        vars(self).update(inspect.Signature(arguments).bind(*args, **kwargs).arguments)
+
+    inside: dict[str, Any] = {
+        "__init__": __init__, "__module__": __name__, "__doc__": f"``{name}({', '.join(names)})``.", "_arguments": arguments,
+    }  # fmt: skip
+    return type(name, (_BuiltIn, base), inside)
+
+
+globals().update({name: _built_in(name) for name in operator_names()})
+TOpsList = [globals()["TResample"]]
+OpsList = [*(globals()[name] for name in operator_names()), Rolling, Feature]
+
+
+def __getattr__(name: str) -> Callable[..., Expression]:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

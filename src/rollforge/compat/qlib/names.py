@@ -71,7 +71,3 @@ class TestAutoData:
 
         GetData().qlib_data(cls.provider_uri)
         init(provider_uri=cls.provider_uri)
-
-
-def register_all_ops(C: Any) -> None:  # noqa: N803 - Qlib's name
-    """Register operators: all of Qlib's are known already; ones of your own go to :func:`rollforge.data.operators.register`."""

@@ -1,0 +1,492 @@
+"""Expressions made in Python, and operators written as classes in Qlib's way."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, strategies as st
+
+from rollforge.compat.qlib import formulas, operators as own
+from rollforge.compat.qlib.formulas import (
+    ElemOperator,
+    Expression,
+    ExpressionOps,
+    Feature,
+    Formula,
+    NpPairOperator,
+    PairOperator,
+    Rolling,
+)
+from rollforge.compat.qlib.operators import Operators
+from rollforge.data.engine import features
+from rollforge.data.expression import Call, Text, parse
+from rollforge.data.operators import lookahead, lookback, operator_names
+from rollforge.data.provider import open_provider, write_folder
+from rollforge.errors import ConfigError, DataError, ExpressionError
+from rollforge.session import Session, current_session, using
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "operators"
+
+# -- expressions in Python ---------------------------------------------------------------------------------------------
+
+CLOSE = Feature("close")
+
+
+def op(name: str) -> Any:
+    return getattr(formulas, name)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (lambda: op("ChangeInstrument")("SH000300", CLOSE), "ChangeInstrument('SH000300',$close)"),
+        (lambda: op("ChangeInstrument")(feature=CLOSE, instrument="sh000300"), "ChangeInstrument('sh000300',$close)"),
+        (lambda: op("Mask")(CLOSE, "SH000300"), "Mask($close,'SH000300')"),
+        (lambda: op("Mean")("$close", 5), "Mean($close,5)"),
+        (lambda: op("Mean")(N=5, feature=CLOSE), "Mean($close,5)"),
+        (lambda: op("Quantile")(CLOSE, 5, qscore=0.8), "Quantile($close,5,0.8)"),
+        (lambda: op("Ref")(CLOSE, np.int64(-2)), "Ref($close,-2)"),
+        (lambda: op("Rolling")(CLOSE, 5, "mean"), "Rolling($close,5,'mean')"),
+        (lambda: op("If")(op("Ref")(CLOSE, 1) < CLOSE, CLOSE, 0), "If(Lt(Ref($close,1),$close),$close,0)"),
+        (lambda: np.float64(2) * CLOSE, "Mul(2.0,$close)"),
+        (lambda: -CLOSE % 2 // 3, "FloorDiv(Mod(Mul($close,-1),2),3)"),
+        (lambda: 2**CLOSE - 1, "Sub(Power(2,$close),1)"),
+        (lambda: ~((CLOSE > 1) & (CLOSE < 2) | (CLOSE >= 1)), "Not(Or(And(Gt($close,1),Lt($close,2)),Ge($close,1)))"),
+        (lambda: Formula("$close/$open") + 1, "Add($close/$open,1)"),
+    ],
+)
+def test_what_python_makes_is_an_expression(made: Any, text: str) -> None:
+    """Numbers are written as numbers, texts in quotes, whatever way the arguments are given; and all of it is parsed."""
+    assert made() == text
+    assert parse(made()) == parse(text)
+
+
+@given(code=st.text(max_size=12))
+def test_every_text_comes_back(code: str) -> None:
+    """Quotes, backslashes, line ends and letters of any script are what they were, in Python and in the language."""
+    for made in (op("Mask")(CLOSE, code), op("ChangeInstrument")(code, CLOSE)):
+        tree = parse(made)
+        assert isinstance(tree, Call)
+        assert Text(code) in tree.args
+        assert parse(str(tree)) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        (r"""Mask($close, 'it\'s')""", "it's"),
+        (r"""Mask($close, "say \"x\"")""", 'say "x"'),
+        (r"""Mask($close, "it's")""", "it's"),
+        (r"""Mask($close, 'a\\b')""", "a\\b"),
+        (r"""Mask($close, '\d+\n')""", "\\d+\n"),
+        (r"""Mask($close, '\x41\u00e9\U0001F600')""", "Aé😀"),
+    ],
+)
+def test_escapes_are_pythons(text: str, meant: str) -> None:
+    """A quoted text means what it means in Python, as pyqlib reads it; what is no escape stays as it is."""
+    tree = parse(text)
+    assert isinstance(tree, Call)
+    assert tree.args[1] == Text(meant)
+    with pytest.raises(ExpressionError, match="is no character"):
+        parse(r"Mask($close, '\U00110000')")
+
+
+@pytest.mark.parametrize("code", ["SH000300", "^GPSC", "BRK.B", "O'NEIL", '5"', "上证"])
+def test_an_instrument_of_any_name_is_found(tmp_path: Path, code: str) -> None:
+    """The index may be called as it likes: its values are those asked for by its name, and one that lacks is named."""
+    days = np.arange("2021-01-01", "2021-01-11", dtype="datetime64[D]")
+    series = {name: (0, {"close": np.arange(10, dtype=np.float32) + at}) for at, name in ((1, "A"), (5, code))}
+    spans = {name: [(days[0], days[-1])] for name in series}
+    write_folder(tmp_path / "data", days, series, {"all": spans})
+    session = Session(provider_uri=str(tmp_path / "data"))
+    both = [op("Mask")(CLOSE, code), op("ChangeInstrument")(code, CLOSE) - CLOSE]
+    frame = features(["A"], both, session=session)
+    assert frame.iloc[:, 0].tolist() == [5.0 + i for i in range(10)]
+    assert (frame.iloc[:, 1] == 4).all()
+    with pytest.raises(Exception, match=r"no data of .*GONE.*which the expression"):
+        features(["A"], [op("Mask")(CLOSE, f"{code}gone")], session=session)
+
+
+def test_expressions_are_kept_as_their_text() -> None:
+    """A copy and a pickle of an expression are its text: tasks and files hold nothing else."""
+    made = op("Mean")(CLOSE, 5) / 2
+    for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert copied == "Div(Mean($close,5),2)"
+        assert type(copied) is str
+
+
+@pytest.mark.parametrize("value", [None, True, [1], float, 1j])
+def test_what_cannot_be_written_is_refused(value: Any) -> None:
+    """An expression is text, so its arguments are expressions, numbers and texts."""
+    with pytest.raises(ConfigError, match=r"Mean: .* cannot be written in an expression"):
+        op("Mean")(CLOSE, value)
+    with pytest.raises(ConfigError, match=r"Mean\(feature, N\): missing a required argument: 'N'"):
+        op("Mean")(CLOSE)
+
+
+def test_every_operator_of_qlib_is_a_class_to_derive_from() -> None:
+    """The language's operators, their bases and their list, related as in Qlib."""
+    for name in operator_names():
+        assert issubclass(op(name), ExpressionOps), name
+        assert op(name) in formulas.OpsList
+    assert issubclass(op("Mean"), Rolling)
+    assert issubclass(op("Corr"), formulas.PairRolling)
+    assert issubclass(op("Add"), NpPairOperator)
+    assert issubclass(op("Abs"), formulas.NpElemOperator)
+    assert issubclass(op("ChangeInstrument"), ElemOperator)
+    mean = op("Mean")(CLOSE, 5)
+    assert (mean.feature, mean.N, mean.get_extended_window_size()) == (CLOSE, 5, (4, 0))
+    assert isinstance(mean + 1, Expression)
+
+
+# -- classes of one's own ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    """Two instruments of 30 days, one listed late."""
+    days = np.arange("2021-01-01", "2021-01-31", dtype="datetime64[D]")
+    rng = np.random.default_rng(1)
+    series = {
+        code: (first, {"close": rng.uniform(5, 9, 30 - first).astype(np.float32), "open": np.full(30 - first, 2, "f4")})
+        for code, first in (("A", 0), ("B", 12))
+    }
+    spans = {code: [(days[first], days[-1])] for code, (first, _) in series.items()}
+    write_folder(tmp_path / "data", days, series, {"all": spans})
+    with using(Session(provider_uri=str(tmp_path / "data"), threads=1)) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    Operators.reset()
+
+
+class Diff(ElemOperator):
+    """As in Qlib's documentation."""
+
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, freq: str) -> Any:
+        return self.feature.load(instrument, start_index, end_index, freq).diff()
+
+    def get_extended_window_size(self) -> Any:
+        left, right = self.feature.get_extended_window_size()
+        return left + 1, right
+
+
+@pytest.mark.slow
+def test_operators_in_qlibs_way_have_pyqlibs_values(golden_market: Path, tmp_path: Path) -> None:
+    """Ten classes, one script: what it computes here is what pyqlib 0.9.7 computed, dtype and rows included."""
+    made = tmp_path / "ours.parquet"
+    subprocess.run(
+        [sys.executable, "-m", "rollforge.compat.qlib", str(GOLDEN / "make.py"), str(golden_market), str(made)],
+        check=True, cwd=tmp_path, capture_output=True,
+    )  # fmt: skip
+    ours, theirs = pd.read_parquet(made), pd.read_parquet(GOLDEN / "values.parquet")
+    assert ours.index.equals(theirs.index)
+    assert list(ours.columns) == list(theirs.columns)
+    assert set(ours.dtypes) == {np.dtype(np.float32)}
+    for column in theirs.columns:  # pandas' running deviations leave 2e-8 behind where ours are exactly 0
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-5, atol=1e-7, err_msg=column)
+
+
+def test_a_class_is_part_of_the_language(session: Session) -> None:
+    """It nests with the others, both ways, and may be written in Python; a shorter range has the same values."""
+    Operators.register([Diff])
+    close = features("all", ["$close"])["$close"]
+    frame = features("all", ["Diff($close)", "Mean(Diff(Diff($close)),3)", Diff(CLOSE) / 2, "Diff(Ref($close,-1))"])
+    diff = close.groupby(level=0).diff()
+    np.testing.assert_allclose(frame.iloc[:, 0], diff)
+    twice = diff.groupby(level=0).diff().groupby(level=0)
+    mean = twice.apply(lambda s: s.rolling(3, min_periods=1).mean()).droplevel(0)
+    np.testing.assert_allclose(frame.iloc[:, 1], mean, rtol=1e-5, atol=1e-6)
+    assert frame.columns[2] == "Div(Diff($close),2)"
+    np.testing.assert_allclose(frame.iloc[:, 2], diff / 2)
+    part = features("all", list(frame.columns), "2021-01-20", "2021-01-22")
+    np.testing.assert_array_equal(part, frame.loc[part.index])
+    assert lookahead(parse("Diff(Ref($close,-1))")) == 1
+    assert lookback(parse("Diff($close)")) == np.inf  # all days: its values depend on no range
+
+
+def test_arguments_are_given_by_place_or_by_name(session: Session) -> None:
+    """Numbers and texts reach the class as they are written; defaults are its own; too many are refused where they stand."""
+
+    class Shifted(ElemOperator):
+        def __init__(self, feature: Any, n: int = 1, how: str = "add") -> None:
+            super().__init__(feature)
+            self.n, self.how = n, how
+
+        def _load_internal(self, *args: Any) -> Any:
+            series = self.feature.load(*args)
+            return getattr(series, self.how)(self.n)
+
+    Operators.register([Shifted])
+    frame = features(["A"], ["$close", "Shifted($close)", "Shifted($close, how='sub', n=2.5)", "Shifted($close,how='sub')",
+                             Shifted(CLOSE, how="mul")])  # fmt: skip
+    close = frame["$close"].astype(np.float32)
+    for place, right in enumerate((close, close + 1, close - 2.5, close - 1, close * 1)):
+        np.testing.assert_allclose(frame.iloc[:, place], right)
+    for text, words in (
+        ("Shifted($close, 1, 'add', 3)", "too many positional arguments"),
+        ("Shifted($close, m=2)", "unexpected keyword argument 'm'"),
+        ("Shifted(5)", "needs an expression among its arguments"),
+        ("Shifted()", "missing a required argument: 'feature'"),
+    ):
+        with pytest.raises(ExpressionError, match=words):
+            parse(text)
+
+
+def test_other_series_and_other_instruments_can_be_loaded(session: Session) -> None:
+    """What an operator loads besides its arguments is computed on the data folder, on the days it asks for."""
+    seen = []
+
+    class Spread(ElemOperator):
+        def _load_internal(self, instrument: str, start_index: int, end_index: int, *args: Any) -> Any:
+            seen.append((instrument, start_index, end_index))
+            other = self.feature.load("A", start_index, end_index, *args)
+            opening = Feature("open").load(instrument, start_index, end_index, *args)
+            mean = op("Mean")(self.feature, 2).load(instrument, start_index, end_index, *args)
+            return mean - other + opening
+
+    Operators.register([Spread])
+    frame = features("all", ["$close", "Mean($close,2)", "Spread($close)"])
+    assert seen == [("A", 0, 29), ("B", 12, 29)]
+    a, b = (frame.loc[code] for code in "AB")
+    np.testing.assert_allclose(b["Spread($close)"], b["Mean($close,2)"] - a["$close"].iloc[12:] + 2, rtol=1e-6)
+
+
+def test_results_may_be_conditions_shorter_or_plain_arrays(session: Session) -> None:
+    """Rows are found by the index, missing where there is none; an array needs a value a day."""
+
+    class Kept(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            series = self.feature.load(*args)
+            return series[series > 7][::-1]
+
+    class High(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            return (self.feature.load(*args) > 7).to_numpy()
+
+    Operators.register([Kept, High])
+    frame = features("all", ["$close", "Kept($close)", "If(High($close)&($close>0),1,0)"])
+    close = frame["$close"]
+    np.testing.assert_array_equal(frame["Kept($close)"], close.where(close > 7))
+    np.testing.assert_array_equal(frame.iloc[:, 2], (close > 7).astype(float))
+
+
+def test_operators_that_change_what_they_are_given_harm_nothing(session: Session) -> None:
+    """A class that writes into the series of its argument writes into a copy."""
+
+    class Zero(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            series = self.feature.load(*args)
+            series[:] = 0
+            return series
+
+    Operators.register([Zero])
+    frame = features("all", ["Zero($close)", "$close", "Mean($close,2)"])
+    assert (frame["Zero($close)"] == 0).all()
+    assert (frame[["$close", "Mean($close,2)"]] > 4).all(axis=None)
+
+
+class NoBody(ElemOperator):
+    """It does not say what it computes."""
+
+
+class Mean(ElemOperator):
+    """It has a name of the language."""
+
+    _load_internal = Diff._load_internal
+
+
+class Bare:
+    """It derives from nothing."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (NoBody, "NoBody must define _load_internal"),
+        (Mean, "'Mean' is an operator of the language; give yours another name"),
+        (Bare, "'Bare' is no operator: derive it from a class of qlib.data.ops"),
+        (len, "'len' is no operator"),
+        ({"class": "Gone", "module_path": "os.path"}, "'os.path' has no 'Gone'"),
+    ],
+)
+def test_what_is_no_operator_is_refused(kind: Any, words: str) -> None:
+    """One message, and nothing is registered."""
+    with pytest.raises(ConfigError, match=words):
+        Operators.register([kind])
+    assert current_session().operators == ()
+    assert parse("Mean($close,5)")
+
+
+def test_mistakes_of_an_operator_are_named(session: Session) -> None:
+    """An exception inside, a result of another length, and a window that is none are one message each."""
+
+    class Fails(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            raise KeyError("turnover")
+
+    class Short(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            return self.feature.load(*args).to_numpy()[:3]
+
+    class Dated(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            series = self.feature.load(*args)
+            return series.set_axis(pd.date_range("2021-01-01", periods=len(series)))
+
+    class Far(Diff):
+        def get_extended_window_size(self) -> Any:
+            return "far"
+
+    Operators.register([Fails, Short, Dated, Far])
+    for text, error, words in (
+        ("Fails($close)", DataError, "Fails failed on A: KeyError: 'turnover'"),
+        ("Short($close)", DataError, "Short must return a series indexed like those of its arguments.*of 3 values"),
+        ("Dated($close)", DataError, "Dated must return a series"),
+        ("Far($close)", ConfigError, r"Far does not say how far it looks, in get_extended_window_size\(\)"),
+    ):
+        with pytest.raises(error, match=words):
+            features("all", [text])
+
+
+def test_a_class_may_be_registered_again(session: Session) -> None:
+    """A second init with an edited class uses the edited one."""
+    Operators.register([Diff])
+    assert len(parse("Diff($close)").args) == 1  # type: ignore[union-attr]
+    first = features("all", ["Diff($close)"])
+    edited = type("Diff", (PairOperator,), {"_load_internal": lambda self, *a: self.feature_left.load(*a)})
+    Operators.register([edited])
+    with pytest.raises(ExpressionError, match="missing a required argument: 'feature_right'"):
+        parse("Diff($close)")
+    assert not features("all", ["Diff($close,1)"]).equals(first)
+    Operators.reset()
+    with pytest.raises(ExpressionError, match="unknown operator 'Diff'"):
+        parse("Diff($close,1)")
+    with pytest.raises(AttributeError, match="There is no operator 'Diff'"):
+        _ = Operators.Diff
+    assert Operators.Mean is op("Mean")
+
+
+MODULE = """
+from qlib.data.ops import ElemOperator
+
+class Twice(ElemOperator):
+    def _load_internal(self, instrument, start_index, end_index, *args):
+        return self.feature.load(instrument, start_index, end_index, *args) * 2
+"""
+
+
+def test_other_processes_load_what_the_session_names(session: Session, tmp_path: Path) -> None:
+    """A process that is started with the session knows its operators, from a module or from a file."""
+    (tmp_path / "twice.py").write_text(MODULE)
+    named = session.with_(operators=(("Twice", str(tmp_path / "twice.py")),))
+    command = (
+        "import pickle, sys; from rollforge.session import using; from rollforge.data.engine import features\n"
+        "with using(pickle.load(sys.stdin.buffer)) as s: print(features('all', ['Twice($close)/$close']).iloc[:, 0].unique())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import rollforge.compat.qlib; {command}"], input=pickle.dumps(named),
+        capture_output=True, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.split() == [b"[2.]"]
+    with (
+        using(session.with_(operators=(("Path", "pathlib"),))),
+        pytest.raises(ConfigError, match="'Path' of pathlib is no"),
+    ):
+        parse("Path($close)")
+
+
+WORKFLOW = """
+qlib_init:
+    provider_uri: {market}
+    region: us
+    custom_ops: [{{class: Later, module_path: later.py}}]
+task:
+    model: {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 0.1}}}}
+    dataset:
+        class: DatasetH
+        module_path: qlib.data.dataset
+        kwargs:
+            handler:
+                class: DataHandlerLP
+                module_path: qlib.data.dataset.handler
+                kwargs:
+                    instruments: all
+                    start_time: 2022-01-03
+                    end_time: 2023-12-29
+                    data_loader:
+                        class: QlibDataLoader
+                        module_path: qlib.data.dataset.loader
+                        kwargs:
+                            config:
+                                feature: [["Later($close,-2)/$close-1"], [A]]
+                                label: [["Later($close,3)/$close-1"], [LABEL0]]
+                    infer_processors: [{{class: Fillna, kwargs: {{fields_group: feature}}}}]
+                    learn_processors: [{{class: DropnaLabel}}]
+            segments: {{train: [2022-01-03, 2022-12-30], valid: [2023-01-03, 2023-03-31], test: [2023-04-03, 2023-08-31]}}
+    record: [{{class: SignalRecord, module_path: qlib.workflow.record_temp}}]
+rolling: {{step: 60}}
+"""
+LATER = """
+from qlib.data.ops import ElemOperator
+
+class Later(ElemOperator):
+    def __init__(self, feature, n):
+        super().__init__(feature)
+        self.n = n
+
+    def _load_internal(self, *args):
+        return self.feature.load(*args).shift(-self.n)
+
+    def get_extended_window_size(self):
+        left, right = self.feature.get_extended_window_size()
+        return left + max(0, -self.n), right + max(0, self.n)
+"""
+
+
+@pytest.mark.slow
+def test_a_workflow_names_operators_of_ones_own(small_market: Path, tmp_path: Path) -> None:
+    """custom_ops of a YAML file: the plan knows how far its label looks, and worker processes compute it."""
+    (tmp_path / "later.py").write_text(LATER)
+    (tmp_path / "job.yaml").write_text(WORKFLOW.format(market=small_market))
+
+    def rollforge(*arguments: str) -> str:
+        command = [sys.executable, "-m", "rollforge", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "the last 3 days of 'valid' reach into 'test'" in rollforge("plan", "job.yaml")
+    rollforge("run", "job.yaml", "--jobs", "2", "--output", "out")
+    prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet").iloc[:, 0]
+    feature = features("all", ["$close/Ref($close,2)-1"], session=Session(provider_uri=str(small_market))).iloc[:, 0]
+    feature = 1 / (1 + feature.swaplevel().reindex(prediction.index)) - 1
+    windows = prediction.index.get_level_values("datetime").factorize(sort=True)[0] // 60  # each has a line of its own
+    for _, window in prediction.groupby(windows):
+        assert abs(window.corr(feature.reindex(window.index))) > 0.99
+
+
+def test_values_of_one_expression_have_places_in_the_calendar(session: Session) -> None:
+    """load gives a series on the instrument's own days, in the type it is computed in."""
+    provider = open_provider(str(session.provider_uri))
+    series = op("Mean")(CLOSE, 3).load("B", 10, 20, "day")
+    assert series.index.tolist() == list(range(12, 21))
+    assert series.dtype == np.float64
+    assert series.name == "Mean($close,3)"
+    assert CLOSE.load("b", None, None).index.tolist() == list(range(12, len(provider.calendar())))
+    assert CLOSE.load("NOBODY", 0, 5).empty
+    assert own.as_operator(Diff).name == "Diff"
