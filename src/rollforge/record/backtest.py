@@ -15,6 +15,7 @@ import pandas as pd
 
 from rollforge.build import build, locate, target_of
 from rollforge.data.engine import features, resolve_instruments, session_provider
+from rollforge.data.frames import day_rows
 from rollforge.data.provider import Days, Provider
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
@@ -436,8 +437,11 @@ def _benchmark(benchmark: Any, days: Days, session: Session, where: str) -> Floa
     """Return the benchmark's return on each day; 0 where it has none, as in Qlib."""
     if benchmark is None:
         return np.zeros(len(days))
-    if isinstance(benchmark, pd.Series):
-        returns = pd.Series(benchmark.to_numpy(np.float64), index=pd.DatetimeIndex(benchmark.index).normalize())
+    if not isinstance(benchmark, (str, list, tuple)):
+        given = day_rows(benchmark, "The benchmark", days_alone=True)
+        if given.index.nlevels > 1 or (isinstance(given, pd.DataFrame) and given.shape[1] != 1):
+            raise DataError("The benchmark must be one code, a list of codes, or one return for each day.")
+        returns = pd.Series(given.to_numpy(np.float64).ravel(), index=given.index.normalize())
     else:
         codes = [benchmark] if isinstance(benchmark, str) else benchmark
         try:

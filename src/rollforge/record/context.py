@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.data.provider import Days
+from rollforge.dates import read_days
 from rollforge.errors import ConfigError
 
 __all__ = ["CommonInfrastructure", "LevelInfrastructure", "TradeCalendarManager"]
@@ -91,7 +92,7 @@ class TradeCalendarManager:
 
     def get_range_idx(self, start_time: Any, end_time: Any) -> tuple[int, int]:
         """Return the first and the last step of a range, clipped to the backtest."""
-        bounds = np.array([pd.Timestamp(start_time), pd.Timestamp(end_time)], "datetime64[ns]")
+        bounds = read_days([start_time, end_time], "time range")
         places = np.searchsorted(self._calendar, bounds, side="right") - 1 - self.start_index
         first, last = np.clip(places, 0, self.trade_len - 1).tolist()
         return first, last

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.decision import Order, OrderDir, OrderHelper
 from rollforge.record.market import Fill, Floats, Market
@@ -55,7 +56,7 @@ class Exchange:
     # -- quotes --------------------------------------------------------------------------------------------------------
 
     def _days(self, start_time: Any, end_time: Any) -> slice:
-        bounds = pd.Timestamp(start_time).to_datetime64(), pd.Timestamp(end_time).to_datetime64()
+        bounds = read_day(start_time, "start_time"), read_day(end_time, "end_time")
         days = self.market.days
         return slice(int(np.searchsorted(days, bounds[0])), int(np.searchsorted(days, bounds[1], "right")))
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from rollforge.build import build
 from rollforge.data.dataset import Dataset
+from rollforge.data.frames import day_rows
 from rollforge.data.provider import Days
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError
 
 __all__ = ["ModelSignal", "Scores", "Signal", "SignalWCache", "create_signal_from"]
@@ -64,20 +66,15 @@ class SignalWCache(Signal):
     """
 
     def __init__(self, signal: Any) -> None:
-        frame = _as_frame(signal)
-        index = frame.index
-        if not isinstance(index, pd.MultiIndex) or index.nlevels != 2:
-            raise DataError("A signal needs an index of two levels, datetime and instrument.")
-        names = list(index.names)
-        first = names.index("datetime") if "datetime" in names else int(not _is_days(index.levels[0]))
-        days = index.get_level_values(first)
-        if not _is_days(days):
-            raise DataError("A signal needs an index level of days (timestamps).")
+        given = _rows(signal)
+        frame = given.to_frame() if isinstance(given, pd.Series) else given
+        if frame.shape[1] == 0:
+            raise DataError("The signal has no column.")
         if frame.empty:
             raise DataError("The signal is empty: there is no prediction to trade on.")
-        codes, names_of = pd.factorize(index.get_level_values(1 - first).astype(str).str.upper(), sort=True)
-        local = pd.DatetimeIndex(days).tz_localize(None)  # the day of a moment is that of its own time zone
-        dates, row = np.unique(local.to_numpy().astype("datetime64[D]"), return_inverse=True)
+        days, instruments = (frame.index.get_level_values(level) for level in ("datetime", "instrument"))
+        codes, names_of = pd.factorize(instruments.astype(str).str.upper(), sort=True)
+        dates, row = np.unique(days.to_numpy().astype("datetime64[D]"), return_inverse=True)
         twice = pd.MultiIndex.from_arrays([row, codes]).duplicated()
         if twice.any():
             at = int(np.flatnonzero(twice)[0])
@@ -86,7 +83,7 @@ class SignalWCache(Signal):
         """Instruments, ascending."""
         self.days: Days = dates
         self._columns = frame.columns
-        self._is_frame = isinstance(signal, pd.DataFrame)
+        self._is_frame = isinstance(given, pd.DataFrame)
         self._values = np.full((len(dates), len(self.codes), frame.shape[1]), np.nan)
         self._present = np.zeros(self._values.shape[:2], bool)
         self._values[row, codes] = frame.to_numpy(np.float64)
@@ -107,7 +104,7 @@ class SignalWCache(Signal):
         return frame if self._is_frame else frame.iloc[:, 0]
 
     def _between(self, start_time: Any, end_time: Any) -> tuple[int, int]:
-        first, last = (pd.Timestamp(t).to_datetime64() for t in (start_time, end_time))
+        first, last = read_day(start_time, "start_time"), read_day(end_time, "end_time")
         return int(np.searchsorted(self.days, first)), int(np.searchsorted(self.days, last, "right"))
 
     def on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
@@ -178,20 +175,13 @@ class _Foreign(Signal):
         return found
 
 
-def _is_days(level: pd.Index) -> bool:
-    return isinstance(level, pd.DatetimeIndex)
-
-
-def _as_frame(source: Any) -> pd.DataFrame:
-    if isinstance(source, pd.Series):
-        return source.to_frame()
-    if not isinstance(source, pd.DataFrame):
-        shown = repr(source) if isinstance(source, str) else f"a {type(source).__name__}"
+def _rows(source: Any) -> pd.Series | pd.DataFrame:
+    """A prediction by day and instrument."""
+    if isinstance(source, str):
         raise ConfigError(
-            f"a signal is a prediction (Series, DataFrame) or (model, dataset), found {shown}. "
+            f"a signal is a prediction (Series, DataFrame) or (model, dataset), found {source!r}. "
             "In a record, '<PRED>' stands for the run's prediction.",
             path="strategy.kwargs.signal",
         )
-    if source.shape[1] == 0:
-        raise DataError("The signal has no column.")
-    return source
+    rows: pd.Series | pd.DataFrame = day_rows(source, "The signal")
+    return rows

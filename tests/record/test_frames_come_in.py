@@ -1,0 +1,105 @@
+"""Signals and benchmarks of one's own: index levels of other names, time zones, tables of other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from rollforge.data.engine import D
+from rollforge.errors import DataError
+from rollforge.record.backtest import run_backtest
+from rollforge.record.scores import SignalWCache
+from rollforge.session import Session, using
+
+DAYS = ("2023-03-01", "2023-03-31")
+
+
+@pytest.fixture(autouse=True)
+def session(small_market: Path) -> Iterator[None]:
+    with using(Session(provider_uri=str(small_market))):
+        yield
+
+
+def _signal() -> pd.DataFrame:
+    return D.features("all", ["$close"], *DAYS).swaplevel().sort_index().dropna()
+
+
+def _zoned(frame: pd.DataFrame) -> pd.DataFrame:
+    days = frame.index.get_level_values("datetime").tz_localize("Asia/Shanghai")
+    return frame.set_axis(pd.MultiIndex.from_arrays([days, frame.index.get_level_values("instrument")]))
+
+
+FORMS: dict[str, Any] = {
+    "names": lambda f: f.rename_axis(index=["date", "symbol"]),
+    "no names": lambda f: f.rename_axis(index=[None, None]),
+    "other order": lambda f: f.swaplevel(),
+    "zone": _zoned,
+    "series": lambda f: f["$close"].rename_axis(index=["date", "code"]),
+    "columns": lambda f: f.reset_index(),
+    "arrow": lambda f: pa.Table.from_pandas(f.reset_index()),
+    "texts": lambda f: f.set_axis(
+        pd.MultiIndex.from_arrays(
+            [f.index.get_level_values(0).strftime("%Y%m%d"), f.index.get_level_values(1).str.lower()]
+        )
+    ),
+}
+
+
+def _backtest(signal: Any, **options: Any) -> Any:
+    strategy = {"class": "TopkDropoutStrategy", "module_path": "rollforge.record.backtest",
+                "kwargs": {"signal": signal, "topk": 3, "n_drop": 1}}  # fmt: skip
+    return run_backtest(strategy, account=1e6, end_time="2023-03-31", **options).report
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_signal_in_any_form_trades_alike(form: str) -> None:
+    """Whatever the levels are called and whoever made the table, the backtest is the same."""
+    pd.testing.assert_frame_equal(_backtest(FORMS[form](_signal())), _backtest(_signal()))
+
+
+@pytest.mark.parametrize(
+    "benchmark",
+    [
+        lambda r: r,
+        lambda r: r.tz_localize("Asia/Tokyo"),
+        lambda r: r.rename_axis("date").to_frame("bench"),
+        lambda r: r.set_axis(r.index.strftime("%Y/%m/%d")),
+        lambda r: r.set_axis(r.index + pd.Timedelta(hours=15)),
+    ],
+)
+def test_a_benchmark_of_returns_in_any_form(benchmark: Any) -> None:
+    """A series of returns is found by its days, with a time zone, as texts, or as a frame of one column."""
+    returns = pd.Series(np.linspace(-0.01, 0.01, 23), pd.bdate_range(*DAYS))
+    found = _backtest(_signal(), benchmark=benchmark(returns))["bench"]
+    np.testing.assert_allclose(found, returns.reindex(found.index))
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "words"),
+    [
+        (3.5, "found a float"),
+        (_signal, "found a function"),
+        (pd.DataFrame({"a": [1.0], "b": [2.0]}, pd.DatetimeIndex(["2023-03-01"])), "one return for each day"),
+        (pd.Series([1.0, 2.0]), "The benchmark needs an index"),
+    ],
+)
+def test_a_benchmark_that_is_none_is_one_line(benchmark: Any, words: str) -> None:
+    """What cannot be a benchmark is named by its type, and not printed."""
+    with pytest.raises(DataError, match=words) as caught:
+        _backtest(_signal(), benchmark=benchmark)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("day", ["20230315", 20230315, "2023-03-15 15:00", pd.Timestamp("2023-03-15", tz="Asia/Tokyo")])
+def test_scores_are_asked_for_by_day_in_any_spelling(day: Any) -> None:
+    """A strategy of one's own may ask with any date."""
+    signal = SignalWCache(_signal())
+    expected = signal.get_signal("2023-03-15", "2023-03-15")
+    assert expected is not None
+    pd.testing.assert_frame_equal(pd.DataFrame(signal.get_signal(day, day)), pd.DataFrame(expected))
