@@ -30,9 +30,9 @@ WINDOW = "Mean(Ref($close, -5), 5)/$close - 1"
 
 
 def task(
-    window: tuple[str, str], label: str | None, depth: int = 4, train_end: str = "2019-11-29", **kwargs: Any
+    window: tuple[str, str], label: Any, depth: int = 4, train_end: str = "2019-11-29", **kwargs: Any
 ) -> dict[str, Any]:
-    given = {**kwargs, **({} if label is None else {"label": [label]})}
+    given = {**kwargs, **({} if label is None else {"label": [label] if isinstance(label, str) else label})}
     handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": given}
     segments = {"train": ("2019-01-01", train_end), "test": window}
     dataset = {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}
@@ -53,7 +53,11 @@ class Experiment:
         self.runs = get_experiment(open_tracker(self.session.tracking), experiment_name="mine")
 
     def add(self, definition: dict[str, Any], noted: Sequence[Label] = (), *, fails: bool = False) -> pd.DataFrame:
-        """Store a task and its result; return its prediction and label side by side."""
+        """Store a task and its result; return its prediction and label side by side.
+
+        Where the task's record names a column, its label has another one before it.
+        """
+        column = next((r["kwargs"]["label_col"] for r in definition.get("record", ())), None)
         (made,) = self.store.create("mine", [definition], max_attempts=1)
         (claim,) = self.store.claim("mine", worker="w", lease=60, query={"_id": made.id})
         random = np.random.default_rng(zlib.crc32(str(definition).encode()))
@@ -68,7 +72,9 @@ class Experiment:
             self.store.fail(claim, "Traceback\nValueError: no")
             return both[:0]
         with self.runs.create_recorder() as recorder:
-            recorder.save_objects(**{"pred.pkl": both[["score"]], "label.pkl": both[["LABEL0"]]})
+            other = both["LABEL0"].rename("OTHER")[::-1].set_axis(both.index)
+            label = both[["LABEL0"]] if column is None else pd.concat([other, both["LABEL0"]], axis=1)
+            recorder.save_objects(**{"pred.pkl": both[["score"]], "label.pkl": label})
             if noted:
                 recorder.set_tags(**{LABEL_TAG: labels_to_text(noted)})
         self.store.commit(claim, storable(recorder))
@@ -139,6 +145,17 @@ def test_the_report_counts_the_days_of_the_label(
         assert np.isnan(headline.ic_t or 0.0)
     else:
         assert headline.long_short_return == pytest.approx(a_year(both, days))
+
+
+@pytest.mark.parametrize("column", [1, -1])
+def test_a_label_of_several_columns_is_judged_by_that_of_the_record(experiment: Experiment, column: int) -> None:
+    """Values, expression and days are those of ``label_col``, as in the figures of the windows."""
+    record = [{"class": "SigAnaRecord", "kwargs": {"label_col": column}}]
+    definitions = [{**task(window, [[ONE, FIVE], ["OTHER", "LABEL0"]]), "record": record} for window in WINDOWS]
+    both = pd.concat([experiment.add(d) for d in definitions])
+    headline = experiment.report().headline
+    assert (headline.label_text, headline.label_days) == (FIVE, 5)
+    assert headline.long_short_return == pytest.approx(a_year(both, 5))
 
 
 def test_models_with_labels_over_different_days(experiment: Experiment) -> None:

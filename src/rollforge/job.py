@@ -175,7 +175,7 @@ class ModelResult:
     prediction: pd.DataFrame | None
     """Index (datetime, instrument), first column the score; None when no window of the model is done."""
     label: pd.DataFrame | None
-    """Index (datetime, instrument): the model's own label."""
+    """Index (datetime, instrument): the model's own label, the column first that it is judged by."""
     target: Label
     """What the first column of `label` is, and over how many days it runs."""
 
@@ -311,8 +311,8 @@ def collect(
     joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
     names = dict.fromkeys(o.model for o in known)
     models = tuple(
-        ModelResult(n, joined["pred"].get((n,)), joined["label"].get((n,)), _target(known, n, label_days))
-        for n in names
+        ModelResult(name, joined["pred"].get((name,)), *_label(known, name, joined["label"].get((name,)), label_days))
+        for name in names
     )
     predictions = {m.name: m.prediction for m in models if m.prediction is not None}
     if len(models) == 1 or not predictions:
@@ -328,15 +328,24 @@ def collect(
     return Collected(known, prediction, label, target, coverage, warnings, planned, models)
 
 
-def _target(known: Sequence[TaskOutcome], model: str, declared: int | None) -> Label:
-    """The label of a model: what a run of it noted, else what its definition has."""
-    from rollforge.record.analysis import recorded_labels
+def _label(
+    known: Sequence[TaskOutcome], model: str, label: pd.DataFrame | None, declared: int | None
+) -> tuple[pd.DataFrame | None, Label]:
+    """The label of a model, the column first that it is judged by, and what that is: as a run noted it, or its task has it."""
+    from rollforge.record.analysis import judged_column, recorded_labels
 
     own = [o for o in known if o.model == model]
+    definition = own[0].task.definition
     run = next((o.recorder for o in own if o.recorder is not None), None)
-    noted = recorded_labels(run) if run is not None else ()
-    found = next(iter(noted or task_labels(own[0].task.definition)), Label("", None))
-    return Label(found.expression, declared if found.days is None else found.days)
+    labels = (recorded_labels(run) if run is not None else ()) or task_labels(definition)
+    column = judged_column(definition)
+    found = labels[column] if -len(labels) <= column < len(labels) else Label("", None)
+    target = Label(found.expression, declared if found.days is None else found.days)
+    if label is None or not -label.shape[1] <= column < label.shape[1]:
+        return label, target
+    order = list(range(label.shape[1]))
+    order.insert(0, order.pop(column))
+    return (label.iloc[:, order] if order[0] else label), target
 
 
 def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:

@@ -22,7 +22,7 @@ from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
 __all__ = [
-    "SigAnaRecord", "calc_ic", "calc_long_short_return", "mean_to_std", "newey_west_t", "quantile_returns",
+    "SigAnaRecord", "calc_ic", "calc_long_short_return", "judged_column", "mean_to_std", "newey_west_t", "quantile_returns",
     "recorded_labels", "risk_analysis",
 ]  # fmt: skip
 
@@ -488,3 +488,20 @@ def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
     except ArtifactNotFound:
         return ()
     return task_labels(task) if isinstance(task, Mapping) else ()
+
+
+def judged_column(task: Mapping[str, Any]) -> int:
+    """Return which column of its label a task is judged by: the ``label_col`` of its :class:`SigAnaRecord`, else the first.
+
+    Examples
+    --------
+    >>> judged_column({"record": [{"class": "SignalRecord"}, {"class": "SigAnaRecord", "kwargs": {"label_col": 1}}]})
+    1
+    """
+    records = task.get("record") or []
+    for record in records if isinstance(records, (list, tuple)) else [records]:
+        kwargs = record.get("kwargs") if isinstance(record, Mapping) else None
+        if isinstance(kwargs, Mapping) and str(record.get("class")).rpartition(".")[2] == "SigAnaRecord":
+            column = kwargs.get("label_col", 0)
+            return column if isinstance(column, int) else 0
+    return 0
