@@ -288,6 +288,7 @@ def collect(
     from rollforge.collect.ensemble import AverageEnsemble
     from rollforge.collect.group import RollingGroup
     from rollforge.data.engine import session_provider
+    from rollforge.data.frames import day_rows
 
     known = outcomes(session, pool, ids)
     expected, keys, unplaced = _expected(known, session)
@@ -298,7 +299,10 @@ def collect(
         status=None,
         coverage="allow_gaps",
     )
-    parts = collector.collect()
+    parts = {
+        name: {key: day_rows(frame, f"The {name} of {key[-1]}") for key, frame in frames.items()}
+        for name, frames in collector.collect().items()
+    }
     coverage = check_coverage(
         expected,
         session_provider(session).calendar(),

@@ -202,6 +202,22 @@ def test_results_come_one_after_the_other(experiment: Experiment) -> None:
         pd.testing.assert_frame_equal(value, whole[key])
 
 
+def test_a_result_of_other_level_names_is_written_too(experiment: Experiment, tmp_path: Path) -> None:
+    """Windows whose index has other names, kept by a record of one's own, are joined in the file like any others."""
+    for start, names in (("2021-01-04", [None, None]), ("2021-01-01", ["date", "code"])):
+        recorder = experiment.create_recorder(start)
+        recorder.set_tags(start=start)
+        recorder.save_objects(**{"own.pkl": frame(start).rename_axis(index=names)})
+        recorder.end_run()
+    collector = RecorderCollector(
+        lambda: [r for r in experiment.list_recorders().values() if r.list_tags().get("start", "").startswith("2021")],
+        rec_key_func=by_window, artifacts_path={"own": "own.pkl"},
+    )  # fmt: skip
+    write_stream(collector, tmp_path / "own.parquet", name="own")
+    written = pd.read_parquet(tmp_path / "own.parquet")
+    pd.testing.assert_frame_equal(written, pd.concat([frame("2021-01-01"), frame("2021-01-04")]), check_freq=False)
+
+
 def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Experiment, tmp_path: Path) -> None:
     """The file holds what RollingEnsemble would return, overlaps resolved the same way."""
     late = experiment.create_recorder("overlaps")

@@ -11,11 +11,18 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from rollforge.data.dataset import DatasetH
 from rollforge.data.engine import D
+from rollforge.data.handler import DataHandlerLP
+from rollforge.data.loader import QlibDataLoader
 from rollforge.errors import DataError
+from rollforge.models.linear import LinearModel
+from rollforge.record.analysis import SigAnaRecord
 from rollforge.record.backtest import run_backtest
 from rollforge.record.scores import SignalWCache
+from rollforge.record.signal import SignalRecord
 from rollforge.session import Session, using
+from rollforge.track.base import get_experiment, open_tracker
 
 DAYS = ("2023-03-01", "2023-03-31")
 
@@ -103,3 +110,56 @@ def test_scores_are_asked_for_by_day_in_any_spelling(day: Any) -> None:
     expected = signal.get_signal("2023-03-15", "2023-03-15")
     assert expected is not None
     pd.testing.assert_frame_equal(pd.DataFrame(signal.get_signal(day, day)), pd.DataFrame(expected))
+
+
+class _Renaming(LinearModel):
+    """A model of a user's, whose prediction has an index of its own form."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__(estimator="ols")
+        self.form = form
+
+    def predict(self, dataset: Any, segment: Any = "test") -> Any:
+        return self.form(super().predict(dataset, segment))
+
+
+PREDICTIONS: dict[str, Any] = {
+    "no names": lambda p: p.rename_axis(index=[None, None]),
+    "frame": lambda p: p.to_frame("x").rename_axis(index=["date", "code"]),
+    "swapped": lambda p: p.swaplevel(),
+    "arrow": lambda p: pa.Table.from_pandas(p.rename("score").reset_index()),
+}
+
+
+def _kept(form: Any, folder: Path) -> pd.DataFrame:
+    loader = QlibDataLoader({"feature": ["$close/$open"], "label": ["Ref($close, -1)/$close-1"]})
+    learn = [{"class": "DropnaProcessor"}]
+    dataset = DatasetH(
+        DataHandlerLP("all", data_loader=loader, learn_processors=learn),
+        {"train": ("2022-01-03", "2022-12-30"), "valid": ("2023-01-02", "2023-02-28"), "test": DAYS},
+    )
+    model = _Renaming(form)
+    model.fit(dataset)
+    recorder = get_experiment(open_tracker(f"folder:{folder}"), experiment_name="mine").create_recorder("run")
+    SignalRecord(model, dataset, recorder).generate()
+    SigAnaRecord(recorder).generate()
+    assert recorder.list_metrics()["IC"] != 0
+    frame: pd.DataFrame = recorder.load_object("pred.pkl")
+    return frame
+
+
+@pytest.mark.parametrize("form", PREDICTIONS)
+def test_a_model_may_predict_in_any_form(form: str, tmp_path: Path) -> None:
+    """What a model of one's own returns is kept with the index (datetime, instrument), and judged."""
+    kept, expected = _kept(PREDICTIONS[form], tmp_path / "a"), _kept(lambda p: p, tmp_path / "b")
+    np.testing.assert_allclose(kept.iloc[:, 0].sort_index(), expected["score"])
+    assert list(kept.index.names) == ["datetime", "instrument"]
+
+
+@pytest.mark.parametrize(
+    ("form", "found"), [(lambda p: p.to_numpy(), "ndarray"), (lambda p: p.droplevel(0), "'instrument'")]
+)
+def test_a_prediction_without_days_is_one_message(form: Any, found: str, tmp_path: Path) -> None:
+    """The message names the model."""
+    with pytest.raises(DataError, match=f"The prediction of _Renaming .*found .*{found}"):
+        _kept(form, tmp_path)

@@ -35,14 +35,16 @@ def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pr
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from rollforge.data.frames import day_rows
+
     target, rows = Path(file), 0
     draft = target.with_name(f".{target.name}.draft")
     writer: pq.ParquetWriter | None = None
     held: pd.DataFrame | None = None
     try:
         # One at a time and none ahead: the windows may not all fit.
-        for _, value in collector.stream(name, order=lambda key: key, ahead=0):
-            frame = value.sort_index()
+        for key, value in collector.stream(name, order=lambda key: key, ahead=0):
+            frame = day_rows(value, f"The artifact {name!r} of {key!r}").sort_index()
             if held is not None:
                 first = frame.index.get_level_values("datetime")[0]
                 over = held.index.get_level_values("datetime") >= first
