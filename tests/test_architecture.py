@@ -13,6 +13,7 @@ _GROUND = [
     "dates",
     "task",
     "confidential",
+    "machine",
     "pickled_values",
     "safe_pickle",
     "serial",

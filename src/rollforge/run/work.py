@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -22,7 +20,6 @@ __all__ = [
     "nobody",
     "restored",
     "storable",
-    "worker_name",
 ]
 
 
@@ -94,11 +91,6 @@ class Event:
 
 def nobody(event: Event) -> None:
     """Listen to no event."""
-
-
-def worker_name(pid: int | None = None) -> str:
-    """Return the name under which a process of this host claims tasks."""
-    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
 
 
 def storable(result: Any) -> Any:

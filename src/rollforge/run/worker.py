@@ -8,8 +8,6 @@ whatever happens to them.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.errors import ConfigError, MissingCode, MissingDependency, StoreUnavailable, TrainingFailed
+from rollforge.machine import process_is_gone, process_name
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
 from rollforge.run.slot import Done, Failed, Slot, Stopped, Unfit, Unreadable, failure
 from rollforge.run.work import (
@@ -30,7 +29,6 @@ from rollforge.run.work import (
     nobody,
     restored,
     storable,
-    worker_name,
 )
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
@@ -47,7 +45,6 @@ __all__ = [
     "release_dead_workers",
     "run_task",
     "storable",
-    "worker_name",
 ]
 
 log = logging.getLogger(__name__)
@@ -61,27 +58,17 @@ _IDLE_DEATHS = 3
 
 
 def release_dead_workers(store: TaskStore, pool: str) -> list[TaskRecord]:
-    """Take the tasks of this host's workers that are no longer alive, without waiting for their leases to run out.
+    """Take the tasks of this machine's workers that are no longer alive, without waiting for their leases to run out.
 
-    After ``kill -9`` of a whole run nobody is left to do so but the next run.
+    After ``kill -9`` of a whole run only the next run can do so. Workers in other containers are left to their leases,
+    also when those have the same host name.
     """
     released = []
     running = store.query(pool, {"status": Status.RUNNING.value}, results=False)
     for name in sorted({task.worker or "" for task in running}):
-        host, _, pid = name.rpartition(":")
-        if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+        if process_is_gone(name):
             released += store.release_worker(pool, name, f"The worker {name} is gone: it was killed.")
     return released
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's process: alive
-        return True
-    return True
 
 
 def _never() -> bool:
@@ -116,7 +103,7 @@ class Worker:
     job: Job
     on_event: Callable[[Event], None] = nobody
     stop: Callable[[], bool] = _never
-    name: str = field(default_factory=worker_name)
+    name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
 
@@ -249,7 +236,7 @@ class Crew:
     grace: float = 0.0
     log_file: Path | None = None
     beside: Callable[[], None] | None = None
-    name: str = field(default_factory=worker_name)
+    name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
     ran: int = 0

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
+from rollforge.machine import process_name
 from rollforge.session import Session, current_session
 from rollforge.store.base import TaskStore, open_store
 from rollforge.task import Cause, Status, TaskRecord, digest, encode
@@ -246,7 +245,9 @@ class TaskManager:
         self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
     ) -> Document | None:
         """Take a task, now ``running``, or None when none matches: highest priority first, then oldest."""
-        claimed = self.store.claim(self._pool, worker=_me(), lease=self.lease, status=Status(status), query=query)
+        claimed = self.store.claim(
+            self._pool, worker=process_name(), lease=self.lease, status=Status(status), query=query
+        )
         return _document(claimed[0]) if claimed else None
 
     @contextlib.contextmanager
@@ -392,10 +393,6 @@ class TaskManager:
             return False
         log.warning("%s: %d tasks wait for a worker that has what they need", self, unfit)
         return True
-
-
-def _me() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _document(record: TaskRecord) -> Document:

@@ -16,7 +16,8 @@ from urllib.parse import parse_qsl
 
 from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, wall_clock
+from rollforge.machine import boot_id, uptime
+from rollforge.store.base import Clock
 from rollforge.store.query import Compare, compare
 from rollforge.store.sql import Condition, SQLStore, Transaction
 from rollforge.task import searchable
@@ -76,6 +77,9 @@ CREATE INDEX needs_by_prerequisite ON needs (pool, needs);
 CREATE TABLE paused (pool TEXT PRIMARY KEY) WITHOUT ROWID
 """,
     "ALTER TABLE tasks ADD COLUMN model_name TEXT NOT NULL DEFAULT ''",
+    """
+CREATE TABLE clock (boot TEXT PRIMARY KEY, start REAL NOT NULL) WITHOUT ROWID
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _BUSY_SECONDS = 60.0
@@ -144,7 +148,9 @@ class SQLiteStore(SQLStore):
         self.uri = uri
         path, self._synchronous = parse_uri(uri)
         self.path = path.absolute()
-        self._clock = wall_clock(clock)
+        self._given_clock = clock
+        self._offset: tuple[str, float] | None = None
+        self._file: tuple[int, int] | None = None
         self._local = threading.local()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,9 +158,37 @@ class SQLiteStore(SQLStore):
             raise StoreUnavailable(f"The folder of the task store {self.path} cannot be made: {exc.strerror}.") from exc
         self._retry(self._migrate)
 
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _clock(self) -> float:
+        """The store's time: that of the machine, counted from what the first process of this boot wrote into the file.
+
+        So processes agree on it, whatever their own clocks are set to, and a wall clock that is put right takes no lease.
+        """
+        if self._given_clock is not None:
+            return self._given_clock()
+        if self._offset is None or self._offset[0] != boot_id():
+            return time.time()  # before the file could be asked
+        return self._offset[1] + uptime()
+
+    def _set_clock(self, tx: _Opened) -> None:
+        boot, offset = boot_id(), time.time() - uptime()
+        found = tx.rows("SELECT start FROM clock WHERE boot = :boot", boot=boot)
+        if not found:
+            with _transaction(tx.connection):
+                tx.run("INSERT OR IGNORE INTO clock (boot, start) VALUES (:boot, :start)", boot=boot, start=offset)
+                tx.run("DELETE FROM clock WHERE boot <> :boot", boot=boot)
+            found = tx.rows("SELECT start FROM clock WHERE boot = :boot", boot=boot)
+        self._offset = (boot, float(found[0][0]))
+
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def _migrate(self, tx: _Opened) -> None:
+        self._update_schema(tx)
+        if self._given_clock is None:
+            self._set_clock(tx)
+
+    def _update_schema(self, tx: _Opened) -> None:
         if tx.rows("PRAGMA user_version")[0][0] == SCHEMA_VERSION:
             return
         with _transaction(tx.connection):  # what is asked outside may change between two questions
@@ -183,11 +217,29 @@ class SQLiteStore(SQLStore):
             connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
             connection.create_function("rf_match", 2, _match, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
+            self._check_same_file()
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             # After a fork the parent's connection is left alone: closing it here would drop the parent's locks.
             self._kept = opened
             self._local.opened = opened = _Opened(connection, self._clock)
+        else:
+            self._check_same_file()
         return opened
+
+    def _check_same_file(self) -> None:
+        """Notice that the file was deleted or replaced: what is written to the one that is open would be lost."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            found = None
+        file = (found.st_dev, found.st_ino) if found is not None else None
+        if self._file is None:
+            self._file = file
+        if file is None or file != self._file:
+            raise StoreUnavailable(
+                f"The task store {self.path} was {'deleted' if file is None else 'replaced'} while it was in use. Nothing "
+                "more is written to the old file. Put it back, or end this process and start again with the new one."
+            )
 
     def close(self) -> None:
         opened: _Opened | None = getattr(self._local, "opened", None)

@@ -1,0 +1,109 @@
+"""Processes are told apart across containers and boots, and the clock of a store is the machine's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rollforge.errors import StoreUnavailable
+from rollforge.machine import process_is_gone, process_name, uptime
+from rollforge.run.worker import release_dead_workers
+from rollforge.store.base import open_store
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.task import Status
+
+SLEEP = "import time; from rollforge.machine import process_name; print(process_name(), flush=True); time.sleep(60)"
+
+
+def test_a_name_means_one_process() -> None:
+    """While it runs, and not a later one with its process id; a killed one that nobody has waited for is gone."""
+    with subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        name = child.stdout.readline().strip()
+        assert name == process_name(child.pid)
+        assert not process_is_gone(name)
+        earlier = re.sub(r"-(\d+)$", "-1", name)
+        assert process_is_gone(earlier)
+        child.kill()
+        time.sleep(0.2)
+        assert process_is_gone(name)
+    assert process_is_gone(name)
+
+
+def test_what_cannot_be_seen_from_here_is_not_gone() -> None:
+    """Another host, another boot or container, a name of an older version."""
+    host, pid, identity = process_name().split(":")
+    assert not process_is_gone(f"elsewhere:{pid}:{identity}")
+    assert not process_is_gone(f"{host}:999999:00000000-1")
+    assert not process_is_gone(f"{host}:999999")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_a_worker_in_a_container_of_the_same_name_lives(tmp_path: Path) -> None:
+    """Same host name, a process id that nobody has here: its task is left to its lease."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    store.create("p", [{"x": 1}])
+    code = (
+        "import time\nfrom rollforge.machine import process_name\nfrom rollforge.store.base import open_store\n"
+        f"open_store({uri!r}).claim('p', worker=process_name(), lease=600)\nprint('claimed', flush=True)\ntime.sleep(60)"
+    )
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as inside:
+        assert inside.stdout is not None
+        assert inside.stdout.readline() == "claimed\n"
+        assert release_dead_workers(store, "p") == []
+        assert store.count("p") == {Status.RUNNING: 1}
+        inside.kill()
+
+
+def test_a_process_whose_clock_is_ahead_takes_no_live_task(tmp_path: Path) -> None:
+    """Time is the store's: what a process believes the time to be does not matter."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = SQLiteStore(uri)
+    store.create("p", [{"x": 1}])
+    (task,) = store.claim("p", worker="here", lease=60)
+    code = (
+        "import time\nreal = time.time\ntime.time = lambda: real() + 7200\n"
+        f"from rollforge.store.sqlite import SQLiteStore\nstore = SQLiteStore({uri!r})\n"
+        "print(store.claim('p', worker='ahead', lease=60), store.count('p'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[] {<Status.RUNNING: 'running'>: 1}\n"
+    store.commit(task, 1)
+
+
+def test_the_stores_time_is_about_the_wall_clocks(tmp_path: Path) -> None:
+    """Times that people read mean what they say; and it never goes back."""
+    store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
+    before = time.time()
+    store.create("p", [{"x": 1}])
+    (task,) = store.query("p")
+    assert abs(task.created_at - before) < 2
+    assert [a <= b for a, b in zip([uptime() for _ in range(50)], [uptime() for _ in range(50)], strict=True)] == [
+        True
+    ] * 50
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_file_that_is_taken_away_is_noticed(replaced: bool, tmp_path: Path) -> None:
+    """Nothing is written to a file that has no name any more; what is wrong is said at once."""
+    path = tmp_path / "tasks.db"
+    store = SQLiteStore(f"sqlite:///{path}")
+    store.create("p", [{"x": 1}, {"x": 2}])
+    (task,) = store.claim("p", worker="w", lease=60)
+    copy = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-copy") / "tasks.db"
+    path.unlink()
+    if replaced:
+        shutil.move(copy, path)
+    with pytest.raises(StoreUnavailable, match="replaced" if replaced else "deleted"):
+        store.commit(task, 1)
+    with pytest.raises(StoreUnavailable):
+        store.claim("p", worker="w", lease=60)
