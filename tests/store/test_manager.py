@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rollforge.errors import ConfigError, LeaseLost, TaskNotFound
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
 from rollforge.session import Session, using
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
@@ -32,6 +34,45 @@ def test_creating_returns_ids_in_order_and_a_dry_run_stores_nothing(manager: Tas
     assert manager.task_stat() == {"waiting": 3}
     assert manager.create_task([{"x": 3}, {"x": 9}]) == ids
     assert manager.task_stat() == {"waiting": 4}
+
+
+@pytest.mark.parametrize("uri", ["memory://print", "sqlite:///{folder}/tasks.db", "mongodb"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_new_tasks_are_printed_also_in_a_dry_run(
+    uri: str, dry_run: bool, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each new definition once with its id; known ones are not."""
+    server = request.getfixturevalue("mongodb") + "/print_nt" if uri == "mongodb" else uri.format(folder=tmp_path)
+    manager = TaskManager(f"p{dry_run}", session=Session(store=server))
+    manager.remove()
+    manager.create_task([{"x": 1}], print_nt=False)
+    assert capsys.readouterr().out == ""
+    ids = manager.create_task([{"x": 1}, {"x": 2}, {"x": 2}, {"y": "a"}], dry_run=dry_run, print_nt=True)
+    assert capsys.readouterr().out == f"new task {ids[1]}: {{'x': 2}}\nnew task {ids[3]}: {{'y': 'a'}}\n"
+    assert manager.task_stat() == {"waiting": 1 if dry_run else 3}
+    manager.create_task([{"x": 1}], dry_run=dry_run, print_nt=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_dry_run_refuses_what_cannot_be_stored(manager: TaskManager) -> None:
+    """As the storing does: a live object, a dependency on nothing."""
+    with pytest.raises(TaskNotSerializable):
+        manager.create_task([{"x": object()}], dry_run=True, print_nt=True)
+    with pytest.raises(TaskNotFound):
+        manager.create_task([{"x": 9}], dry_run=True, depends_on={"status": "done"})
+
+
+def test_what_was_inserted_has_the_id_that_scripts_ask_for(manager: TaskManager) -> None:
+    """``.inserted_id``, a plain string; the result is the id itself too, for new and known tasks, with and without a result."""
+    for inserted in (
+        manager.insert_task_def({"x": 1}), manager.insert_task_def({"x": 7}), manager.insert_task({"def": {"x": 8}}),
+        manager.insert_task({"def": {"x": 9}, "status": "done", "res": 5}),
+    ):  # fmt: skip
+        assert type(inserted.inserted_id) is str
+        assert inserted == inserted.inserted_id
+        assert manager.re_query(inserted.inserted_id)["_id"] == inserted
+        assert inserted.acknowledged
+    assert manager.insert_task_def({"x": 1}).inserted_id == manager.create_task([{"x": 1}])[0]
 
 
 def test_an_exception_gives_the_task_back(manager: TaskManager) -> None:

@@ -66,6 +66,28 @@ class Lease:
             raise self._lost
 
 
+class InsertedId(str):
+    """The id of a task that was inserted. Qlib's methods return PyMongo's result, from which scripts take the id.
+
+    Examples
+    --------
+    >>> InsertedId("3f").inserted_id
+    '3f'
+    """
+
+    __slots__ = ()
+
+    @property
+    def inserted_id(self) -> str:
+        """The id as a plain string."""
+        return str(self)
+
+    @property
+    def acknowledged(self) -> bool:
+        """True: the store has the task."""
+        return True
+
+
 class _on_class_too:  # noqa: N801 - a decorator
     """Lets a method without arguments be called on the class, as Qlib's scripts do, with a manager of no pool."""
 
@@ -141,7 +163,7 @@ class TaskManager:
 
     # -- putting in ----------------------------------------------------------------------------------------------------
 
-    def insert_task(self, task: Mapping[str, Any]) -> str:
+    def insert_task(self, task: Mapping[str, Any]) -> InsertedId:
         """Store a task in Qlib's form and return its id; a known one stays as it is.
 
         Parameters
@@ -156,7 +178,7 @@ class TaskManager:
                 self._pool, [definition], priority=task.get("priority") or 0, depends_on=needs,
                 model_names=[task.get("model_name") or ""],
             )  # fmt: skip
-            return made[0].id
+            return InsertedId(made[0].id)
         record = TaskRecord(
             id=digest(definition), pool=self._pool, definition=definition, status=status, result=task.get("res"),
             priority=task.get("priority") or 0, created_at=time.time(), depends_on=needs,
@@ -164,7 +186,7 @@ class TaskManager:
             model_name=task.get("model_name") or "",
         )  # fmt: skip
         self.store.put(self._pool, [record])
-        return record.id
+        return InsertedId(record.id)
 
     def _needed(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
         """Ids, as they are or of the tasks that a query finds."""
@@ -175,9 +197,9 @@ class TaskManager:
             return found
         return tuple(str(i) for i in ([depends_on] if isinstance(depends_on, str) else depends_on))
 
-    def insert_task_def(self, task_def: Mapping[str, Any]) -> str:
+    def insert_task_def(self, task_def: Mapping[str, Any]) -> InsertedId:
         """Store a definition and return its id; a known one stays as it is."""
-        return self.store.create(self._pool, [task_def])[0].id
+        return InsertedId(self.store.create(self._pool, [task_def])[0].id)
 
     def create_task(
         self,
@@ -197,9 +219,9 @@ class TaskManager:
         task_def_l : sequence of dict
             Definitions.
         dry_run : bool
-            True stores nothing.
+            True stores nothing: the ids are those that the tasks have, or would get.
         print_nt : bool
-            True logs the new ones.
+            True prints the new ones, in a dry run those that would be.
         depends_on : mapping or sequence of str
             Tasks of this pool that must be done before the new ones are begun: ids, or a query for those there are now.
         priority : int
@@ -219,21 +241,27 @@ class TaskManager:
         ConfigError
             When tasks would wait for each other.
         """
+        needs = self._needed(depends_on)
         if dry_run:
             for definition in task_def_l:
                 encode(definition)
-            return [digest(d) for d in task_def_l]
-        needs = self._needed(depends_on)
+            ids = [digest(d) for d in task_def_l]
+            known = {r.id for r in self.store.query(self._pool, {"_id": {"$in": sorted(set(ids))}}, results=False)}
+            self._report({i: d for i, d in zip(ids, task_def_l, strict=True) if i not in known}, len(ids), print_nt)
+            return ids
         created = self.store.create(
             self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
             model_names=model_names,
         )  # fmt: skip
-        new = [c for c in created if c.new]
-        log.info("%s: %d new tasks, %d known", self, len(new), len(created) - len(new))
-        if print_nt:
-            for one in new:
-                log.info("new task %s", one.id)
+        new = {c.id: definition for c, definition in zip(created, task_def_l, strict=True) if c.new}
+        self._report(new, len(created), print_nt)
         return [c.id for c in created]
+
+    def _report(self, new: Mapping[str, Mapping[str, Any]], count: int, printed: bool) -> None:
+        log.info("%s: %d new tasks, %d known", self, len(new), count - len(new))
+        if printed:
+            for task_id, definition in new.items():
+                print(f"new task {task_id}: {dict(definition)}")  # noqa: T201 - what `print_nt` asks for
 
     def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
         """Put `new_task` (``{"def": …}``) in the place of `task` and return its id."""
