@@ -16,7 +16,7 @@ from rollforge.data.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
 from rollforge.data.operators import holding_days, register, unregister
 from rollforge.errors import ConfigError
 from rollforge.generate.label import Label, handler_labels, labels_from_text, labels_to_text, task_labels
-from rollforge.generate.leakage import task_warnings
+from rollforge.generate.leakage import label_lookahead, task_warnings
 
 CALENDAR = pd.bdate_range("2020-01-01", "2021-12-31").to_numpy().astype("datetime64[D]")
 ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"
@@ -97,12 +97,24 @@ class Own(Alpha158):
         return [f"Ref($close, -{self.ahead + 1})/Ref($close, -1) - 1"], ["LABEL0"]
 
 
+class Made(Alpha158):
+    """A handler whose label is made when it is."""
+
+    def __init__(self, ahead: int = 1, **kwargs: Any) -> None:
+        self.days = ahead + 1
+        super().__init__(label=([f"Ref($close, -{self.days})/Ref($close, -1) - 1"], ["LABEL0"]), **kwargs)
+
+    def get_label_config(self) -> Any:
+        """Return the label."""
+        raise AssertionError(f"asked of an instance with {self.days} days")
+
+
 def task(handler: Any, **segments: Any) -> dict[str, Any]:
     return {"dataset": {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}}
 
 
 def alpha(name: str = "Alpha158", **kwargs: Any) -> dict[str, Any]:
-    module = __name__ if name in ("Declared", "Own") else "qlib.contrib.data.handler"
+    module = __name__ if name in ("Declared", "Own", "Made") else "qlib.contrib.data.handler"
     return {"class": name, "module_path": module, "kwargs": kwargs}
 
 
@@ -134,7 +146,11 @@ GROUPS = {"is_group": True, "handler_config": {"feature": alpha(), "label": alph
         (alpha("DataHandlerLP", data_loader={"class": "DataLoaderDH", "kwargs": {"handler_config": alpha()}}), [1]),
         (alpha("DataHandlerLP", data_loader={"class": "DataLoaderDH", "kwargs": GROUPS}), [5]),
         (alpha("DataHandlerLP", data_loader=FEATURES), []),
-        (alpha("Own"), []),
+        (alpha("Own"), [5]),
+        (alpha("Made"), [1]),
+        (alpha("Made", ahead=20, fit_end_time="<dataset.kwargs.segments.train.1>"), [20]),
+        (alpha("Made", ahead=20, start_time="<dataset.kwargs.segments.nothing>"), []),
+        (alpha("Made", ahead="x"), []),
         (alpha("Declared"), [7]),
         ("file://handler.pkl", []),
         (None, []),
@@ -142,7 +158,10 @@ GROUPS = {"is_group": True, "handler_config": {"feature": alpha(), "label": alph
 )
 def test_labels_are_read_from_the_description_of_a_task(handler: Any, days: list[int | None]) -> None:
     """Those of the class, of its arguments, of its loader; declared days for what cannot be read."""
-    assert [label.days for label in task_labels(task(handler))] == days
+    described = task(handler, train=("2020-01-01", "2020-06-30"), test=("2021-01-01", None))
+    assert [label.days for label in task_labels(described)] == days
+    if days and None not in days and days != [7]:
+        assert label_lookahead(described) == max(d for d in days if d) + 1
 
 
 def test_labels_are_read_from_a_handler_that_is_there() -> None:

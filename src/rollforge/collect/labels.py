@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.data.alpha import handler_label_expressions
+from rollforge.generate.label import described_handler
 from rollforge.task import digest
 
 __all__ = ["JoinedLabel", "ModelLabel", "join_labels", "label_kind"]
@@ -39,7 +40,7 @@ def label_kind(definition: Mapping[str, Any]) -> str:
     """Return a text that is equal for tasks with the same label: its expressions, or a hash of the dataset."""
     dataset = definition.get("dataset")
     kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
-    expressions = handler_label_expressions(kwargs.get("handler")) if isinstance(kwargs, Mapping) else None
+    expressions = handler_label_expressions(described_handler(definition))
     if expressions is not None:
         return " ; ".join("".join(str(e).split()) for e in expressions)
     without = {k: v for k, v in kwargs.items() if k != "segments"} if isinstance(kwargs, Mapping) else dataset

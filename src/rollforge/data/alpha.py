@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rollforge.build import locate
-from rollforge.data.handler import DataHandlerLP
+from rollforge.build import build, locate
+from rollforge.data.handler import DataHandler, DataHandlerLP
 from rollforge.data.loader import QlibDataLoader
 from rollforge.errors import ConfigError, RollforgeError, nearest
 
@@ -320,14 +320,27 @@ def _expressions(label: Any) -> list[str]:
 
 
 def _class_label(config: Mapping[str, Any]) -> Any:
+    """The label that a class makes itself. One of the user's is asked as an instance: making a handler computes nothing."""
     try:
         target = locate(config["class"], config.get("module_path"))
     except RollforgeError:
         return None
+    if isinstance(target, type) and issubclass(target, DataHandler) and target.__module__ != __name__:
+        made = _label_of_instance(config)
+        if made is not None:
+            return made
     get = getattr(target, "get_label_config", None)
     try:
         return get(None) if get is not None else None  # a description of the class, not of an instance
     except Exception:  # noqa: BLE001 - the user's own code may need the instance: then the label is not known before
+        return None
+
+
+def _label_of_instance(config: Mapping[str, Any]) -> list[str] | None:
+    try:
+        made = build(config, default_module=__name__)
+        return made.data_loader.expressions("label") or None
+    except Exception:  # noqa: BLE001 - a mistake in the description or the class is reported where the handler is used
         return None
 
 

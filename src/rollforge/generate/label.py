@@ -12,14 +12,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge.build import locate
+from rollforge.build import locate, resolve_references
 from rollforge.data.alpha import handler_label_expressions
 from rollforge.data.expression import parse
 from rollforge.data.loader import DataLoader
 from rollforge.data.operators import holding_days
-from rollforge.errors import ExpressionError, RollforgeError
+from rollforge.errors import ConfigError, ExpressionError, RollforgeError
 
-__all__ = ["LABEL_TAG", "Label", "declared_days", "handler_labels", "labels_from_text", "labels_to_text", "task_labels"]
+__all__ = [
+    "LABEL_TAG",
+    "Label",
+    "declared_days",
+    "described_handler",
+    "handler_labels",
+    "labels_from_text",
+    "labels_to_text",
+    "task_labels",
+]
 
 LABEL_TAG = "rollforge.label"
 """Tag of a recorder: the labels of its run, as :func:`labels_to_text` writes them."""
@@ -68,15 +77,27 @@ def task_labels(task: Mapping[str, Any]) -> tuple[Label, ...]:
     >>> [str(label) for label in task_labels({"dataset": {"kwargs": {"handler": handler}}})]
     ['Ref($close, -2)/Ref($close, -1) - 1 (1 trading day)']
     """
-    dataset = task.get("dataset")
-    kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
-    handler = kwargs.get("handler") if isinstance(kwargs, Mapping) else None
-    if not isinstance(handler, Mapping):
+    handler = described_handler(task)
+    if not handler:
         return ()
     expressions, declared = handler_label_expressions(handler), declared_days(handler)
     if expressions is None:
         return () if declared is None else (Label("", declared),)
     return _labels(expressions, declared)
+
+
+def described_handler(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the description of a task's handler with its references filled; an empty one where there is none."""
+    node: Any = task
+    for part in ("dataset", "kwargs", "handler"):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping):
+        return {}
+    try:
+        filled: Mapping[str, Any] = resolve_references(task)["dataset"]["kwargs"]["handler"]
+    except ConfigError:
+        return node  # a reference that leads nowhere is reported when the task is built
+    return filled
 
 
 def declared_days(handler: Mapping[str, Any]) -> int | None:

@@ -18,7 +18,7 @@ from rollforge.data.expression import parse
 from rollforge.data.operators import lookahead
 from rollforge.data.provider import Days
 from rollforge.errors import ExpressionError, RollforgeError
-from rollforge.generate.label import declared_days, task_labels
+from rollforge.generate.label import declared_days, described_handler, task_labels
 from rollforge.generate.segments import Bounds, bounds, ordered, segments_of
 
 __all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
@@ -75,7 +75,7 @@ def label_lookahead(task: Mapping[str, Any]) -> int | None:
     >>> label_lookahead({"dataset": {"kwargs": {"handler": handler}}})
     2
     """
-    expressions = handler_label_expressions(_handler(task))
+    expressions = handler_label_expressions(described_handler(task))
     if expressions is None:
         return None
     try:
@@ -174,7 +174,7 @@ def _overlap(one: Bounds, other: Bounds, calendar: Days) -> int:
 
 def _fit_beyond(task: Mapping[str, Any]) -> list[str]:
     """Processors whose fit window reaches into the test segment."""
-    kwargs = _handler(task).get("kwargs")
+    kwargs = described_handler(task).get("kwargs")
     end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None
     segments = segments_of(task)
     if end is None or "test" not in segments:
@@ -186,7 +186,7 @@ def _fit_beyond(task: Mapping[str, Any]) -> list[str]:
 
 
 def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
-    handler, texts = _handler(task), []
+    handler, texts = described_handler(task), []
     declared = declared_days(handler) or declared
     for label in task_labels(task):
         if label.days is None and declared is None:
@@ -200,10 +200,3 @@ def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
                 f"{label.days} is used."
             )
     return texts
-
-
-def _handler(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    node: Any = task
-    for part in ("dataset", "kwargs", "handler"):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node if isinstance(node, Mapping) else {}
