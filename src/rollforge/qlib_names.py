@@ -308,12 +308,14 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.data.data": {
         "rollforge.data.engine": "D",
-        "pending": (
-            "BaseProvider BaseProviderWrapper Cal CalendarProvider CalendarProviderWrapper DatasetD "
-            "DatasetProvider DatasetProviderWrapper ExpressionD ExpressionProvider ExpressionProviderWrapper "
-            "FeatureD FeatureProvider FeatureProviderWrapper Inst InstrumentProvider InstrumentProviderWrapper "
-            "LocalCalendarProvider LocalDatasetProvider LocalExpressionProvider LocalFeatureProvider "
-            "LocalInstrumentProvider LocalProvider ProviderBackendMixin register_all_wrappers"
+        "rollforge.compat.qlib.providers": (
+            "BaseProvider Cal CalendarProvider DatasetD DatasetProvider ExpressionD ExpressionProvider FeatureD "
+            "FeatureProvider Inst InstrumentProvider LocalCalendarProvider LocalDatasetProvider LocalExpressionProvider "
+            "LocalFeatureProvider LocalInstrumentProvider LocalProvider"
+        ),
+        "internal": (
+            "BaseProviderWrapper CalendarProviderWrapper DatasetProviderWrapper ExpressionProviderWrapper "
+            "FeatureProviderWrapper InstrumentProviderWrapper ProviderBackendMixin register_all_wrappers"
         ),
         "quarterly": "LocalPITProvider PITD PITProvider PITProviderWrapper",
         "server": "ClientCalendarProvider ClientDatasetProvider ClientInstrumentProvider ClientProvider",

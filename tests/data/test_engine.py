@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rollforge.data.engine import D, FeaturePlan, features, resolve_instruments
+from rollforge.data.filters import ExpressionDFilter, NameDFilter
+from rollforge.data.inst_processor import InstProcessor
 from rollforge.data.operators import register, unregister
 from rollforge.data.provider import Provider, open_provider, write_folder
 from rollforge.errors import ConfigError, DataError, DataNotFound, ExpressionError
 from rollforge.session import Session, using
+from rollforge.task import encode
 
 DAYS = np.arange("2020-01-01", "2020-03-11", dtype="datetime64[D]")  # 70 days
 SPAN = {"A": (0, 70), "B": (10, 50), "C": (30, 70), "IDX": (0, 70)}
@@ -177,16 +181,95 @@ def test_features_has_the_form_of_qlibs(session: Session) -> None:
     np.testing.assert_array_equal(a["Ref($close,1)"].to_numpy()[1:], a["$close"].to_numpy()[:-1])
 
 
+def stamps(*days: np.datetime64) -> tuple[pd.Timestamp, ...]:
+    return tuple(pd.Timestamp(day) for day in days)
+
+
 def test_d_answers_for_the_current_session(session: Session) -> None:
     """D.calendar, D.instruments, D.list_instruments and D.features read the folder of the session in force."""
     with using(session):
-        assert (D.calendar("2020-01-05", "2020-01-07") == DAYS[4:7]).all()
+        days = D.calendar("2020-01-05", "2020-01-07")
+        assert days.tolist() == list(stamps(*DAYS[4:7]))
+        assert days[0].strftime("%d.%m.%Y") == "05.01.2020"  # Timestamps, as scripts written for Qlib expect
+        assert len(D.calendar()) == 70
         market = D.instruments("moving")
         assert market == {"market": "moving", "filter_pipe": []}
         listed = D.list_instruments(market, DAYS[10], DAYS[30])
-        assert listed["B"] == [(DAYS[10], DAYS[14]), (DAYS[20], DAYS[30])]
+        assert listed["B"] == [stamps(DAYS[10], DAYS[14]), stamps(DAYS[20], DAYS[30])]
+        assert listed["B"][0][0].year == 2020
         assert D.list_instruments(market, DAYS[15], DAYS[19], as_list=True) == ["A", "GONE"]
         assert len(D.features(market, ["$close"])) == 70 + 35
+
+
+def test_no_days_are_no_error_of_d(session: Session) -> None:
+    """Days beyond the calendar, and between two trading days, are none; members are then none, an inverted range is wrong."""
+    with using(session):
+        for start, end in (("2021-01-01", None), (None, "2019-01-01")):
+            assert D.calendar(start, end).tolist() == []
+            assert D.list_instruments("all", start, end) == {}
+        with pytest.raises(DataError, match="range is inverted"):
+            D.calendar("2020-02-01", "2020-01-01")
+        assert len(D.features(D.list_instruments("all", "2020-01-20", "2020-03-10"), ["$close"])) == 51 + 31 + 40 + 51
+
+
+def test_filters_of_a_universe_are_plain_data(session: Session) -> None:
+    """D.instruments describes filters as Qlib does, so that they can stand in a task; a list of codes stays one."""
+    pipe = [NameDFilter("[AB]"), ExpressionDFilter("$close>0", "2020-01-15", keep=True)]
+    with using(session):
+        universe = D.instruments("all", pipe, start_time="2020-01-01")
+        assert universe["filter_pipe"] == [
+            {"filter_type": "NameDFilter", "name_rule_re": "[AB]", "filter_start_time": None, "filter_end_time": None},
+            {"filter_type": "ExpressionDFilter", "rule_expression": "$close>0", "keep": True,
+             "filter_start_time": "2020-01-15", "filter_end_time": None},
+        ]  # fmt: skip
+        assert encode(universe)
+        objects = {"market": "all", "filter_pipe": pipe}
+        pd.testing.assert_frame_equal(D.features(universe, ["$close"]), D.features(objects, ["$close"]))
+        assert D.instruments(["A"]) == ["A"]
+        assert D.list_instruments(["a"], "2020-01-15") == {"A": [stamps(np.datetime64("2020-01-15"), DAYS[-1])]}
+
+
+class Double(InstProcessor):
+    """A processor of one instrument's series, which also says whose they were."""
+
+    seen: ClassVar[list[str]] = []
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        self.seen.append(instrument)
+        return df.iloc[1:] * 2
+
+
+def test_features_take_qlibs_further_arguments(session: Session) -> None:
+    """disk_cache has no meaning, by place or by name; processors of single instruments are applied."""
+    with using(session):
+        plain = D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day")
+        for frame in (
+            D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day", 0),
+            D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], disk_cache=1),
+            D.dataset(["A", "B"], ["$close"], DAYS[0], DAYS[30], disk_cache=1),
+        ):
+            pd.testing.assert_frame_equal(frame, plain)
+        doubled = D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day", None, [Double()])
+        assert Double.seen == ["A", "B"]
+        expected = plain.groupby(level="instrument").apply(lambda df: df.iloc[1:] * 2).droplevel(0)
+        pd.testing.assert_frame_equal(doubled, expected)
+        for fields in ("$close", []):
+            with pytest.raises(DataError, match="fields must be a list of expressions"):
+                D.features(["A"], fields)
+
+
+def test_one_expression_of_one_instrument_is_a_series(session: Session) -> None:
+    """D.expression is indexed by places in the calendar, on the instrument's own days; windows reach before the range."""
+    with using(session):
+        series = D.expression("b", "Mean($close, 3)", DAYS[5], DAYS[20])
+        assert series.index.tolist() == list(range(10, 21))
+        assert (series.dtype, series.name) == (np.dtype(np.float32), "Mean($close, 3)")
+        frame = D.features(["B"], ["Mean($close, 3)"], DAYS[5], DAYS[20])
+        np.testing.assert_array_equal(series, frame.iloc[:, 0])
+        later = D.expression("B", "Mean($close, 3)", DAYS[12])
+        np.testing.assert_array_equal(later.loc[:20], series.loc[12:])
+        assert D.expression("NOBODY", "$close").empty
+        assert D.expression("B", "$close", "2021-01-01").empty
 
 
 def test_members_without_data_have_no_rows(provider: Provider) -> None:

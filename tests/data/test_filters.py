@@ -44,7 +44,7 @@ def test_a_filter_works_in_its_own_span_alone(golden_market: Path) -> None:
     """Outside its first and last day a filter leaves the universe as it is."""
     with using(Session(provider_uri=str(golden_market))):
         listed = D.list_instruments(D.instruments("all", [HIGH]), START, END)
-    days = [tuple(map(str, span)) for span in listed["X003"]]
+    days = [tuple(f"{day:%Y-%m-%d}" for day in span) for span in listed["X003"]]
     assert days == [("2015-09-04", "2015-09-04"), ("2015-09-11", "2015-09-15")]
 
 
@@ -64,7 +64,7 @@ def test_filters_join(golden_market: Path) -> None:
         before = D.list_instruments(D.instruments("all", pipe), START, "2014-01-02")
         after = D.list_instruments(D.instruments("all", pipe), "2014-01-03", END)
     assert list(before) == ["X006", "X008"]
-    assert [str(d) for d in before["X006"][0]] == ["2013-03-01", "2013-07-17"]
+    assert [f"{day:%Y-%m-%d}" for day in before["X006"][0]] == ["2013-03-01", "2013-07-17"]
     assert set(after) > {"X000"}
 
 

@@ -467,13 +467,22 @@ def evaluate(
     return values, exists
 
 
-def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+def _places(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+    """The places of the days from `start` to `end`, the second behind the last; the same place twice where there are none."""
     begin = calendar[0] if start is None else read_day(start, "start_time")
     last = calendar[-1] if end is None else read_day(end, "end_time")
     if start is not None and end is not None and begin > last:
         raise DataError(f"The range is inverted: it starts on {begin} and ends on {last}.")
-    first, stop = int(np.searchsorted(calendar, begin)), int(np.searchsorted(calendar, last, "right"))
-    if first >= stop:
+    first = int(np.searchsorted(calendar, begin))
+    return first, max(first, int(np.searchsorted(calendar, last, "right")))
+
+
+def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+    """The same, where there must be some."""
+    first, stop = _places(calendar, start, end)
+    if first == stop:
+        begin = calendar[0] if start is None else read_day(start, "start_time")
+        last = calendar[-1] if end is None else read_day(end, "end_time")
         raise DataError(
             f"There are no trading days from {begin} to {last}: the calendar has {calendar[0]} to {calendar[-1]}."
         )
@@ -506,6 +515,8 @@ def features(
     """
     import pandas as pd
 
+    if isinstance(fields, str) or not len(fields):
+        raise DataError(f"fields must be a list of expressions, such as ['$close'], found {fields!r}.")
     session = session or current_session()
     plan = FeaturePlan(session_provider(session), instruments, fields, start_time, end_time, freq, by_instrument=True)
     out = np.empty((len(plan), len(plan.trees)), np.float32)
@@ -522,36 +533,153 @@ def features(
 class _Data:
     """Qlib's ``D``: calendar, universes and features of the current session's data folder."""
 
-    features = staticmethod(features)
-
     @staticmethod
-    def calendar(start_time: Any = None, end_time: Any = None, freq: str = "day", future: bool = False) -> Days:
-        """Return the trading days between two days."""
+    def calendar(
+        start_time: Any = None, end_time: Any = None, freq: str = "day", future: bool = False
+    ) -> NDArray[np.object_]:
+        """Return the trading days between two days, both included, as Timestamps; none where there are none.
+
+        Parameters
+        ----------
+        start_time, end_time : date, optional
+            By default the first and the last day of the calendar.
+        freq : str
+            Name of the calendar.
+        future : bool
+            Whether with the days to come, where they are known.
+        """
         calendar = session_provider().calendar(freq, future=future)
-        first, stop = _range(calendar, start_time, end_time)
-        return calendar[first:stop]
+        return _timestamps(calendar[slice(*_places(calendar, start_time, end_time))])
 
     @staticmethod
-    def instruments(market: Any = "all", filter_pipe: Sequence[Any] | None = None) -> dict[str, Any]:
-        """Return the description of a universe, for `features`."""
-        return {"market": market, "filter_pipe": list(filter_pipe or [])}
+    def instruments(
+        market: Any = "all", filter_pipe: Sequence[Any] | None = None, start_time: Any = None, end_time: Any = None
+    ) -> Any:
+        """Return the description of a universe, as plain data where its filters are; a list of codes stays one.
+
+        Parameters
+        ----------
+        market : str or list of str
+            Name of the universe, or codes.
+        filter_pipe : sequence, optional
+            Filters, or descriptions of them.
+        start_time, end_time : date, optional
+            Have no meaning here, as in Qlib: days are an argument of :meth:`features` and :meth:`list_instruments`.
+        """
+        if isinstance(market, list):
+            return market
+        plain = [one.to_config() if hasattr(one, "to_config") else one for one in filter_pipe or ()]
+        return {"market": market, "filter_pipe": plain}
 
     @staticmethod
     def list_instruments(
         instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", as_list: bool = False
     ) -> Any:
-        """Return the members of a universe between two days: code -> days, or a list of codes."""
+        """Return the members of a universe between two days.
+
+        Parameters
+        ----------
+        instruments : str, sequence or mapping
+            See :func:`resolve_instruments`.
+        start_time, end_time : date, optional
+            By default the first and the last day of the calendar.
+        freq : str
+            Name of the calendar.
+        as_list : bool
+            True returns a list of codes.
+
+        Returns
+        -------
+        dict or list
+            Code -> [(first, last), …], Timestamps: the spans of membership, cut to the days asked for; with filters,
+            from the first to the last trading day of each stretch that they leave.
+        """
         provider = session_provider()
         calendar = provider.calendar(freq)
-        first, stop = _range(calendar, start_time, end_time)
-        days = calendar[first:stop]
         members, filters = resolve_instruments(provider, instruments)
-        codes = list(members)
-        inside = membership(members, days)
-        for one in filters:
-            inside &= one.apply(codes, days, lambda e: evaluate(provider, codes, e, days[0], days[-1], freq))
-        kept = {code: _spans_of(days, row) for code, row in zip(codes, inside, strict=True) if row.any()}
-        return list(kept) if as_list else kept
+        first, stop = _places(calendar, start_time, end_time)
+        days = calendar[first:stop]
+        if filters and len(days):
+            codes = list(members)
+            inside = membership(members, days)
+            for one in filters:
+                inside &= one.apply(codes, days, lambda e: evaluate(provider, codes, e, days[0], days[-1], freq))
+            spans = {code: _spans_of(days, row) for code, row in zip(codes, inside, strict=True)}
+        else:
+            begin = calendar[0] if start_time is None else read_day(start_time, "start_time")
+            last = calendar[-1] if end_time is None else read_day(end_time, "end_time")
+            spans = {
+                code: [(max(a, begin), min(b, last)) for a, b in (_ALWAYS if held is None else held)]
+                for code, held in members.items()
+            }
+        kept = {code: [tuple(_timestamps(np.array(s))) for s in held if s[0] <= s[1]] for code, held in spans.items()}
+        found = {code: held for code, held in kept.items() if held}
+        return list(found) if as_list else found
+
+    @staticmethod
+    def features(
+        instruments: Any,
+        fields: Sequence[str],
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        disk_cache: int | None = None,
+        inst_processors: Sequence[Any] = (),
+    ) -> pd.DataFrame:
+        """Return expressions over a universe as a frame; see :func:`features`.
+
+        Parameters
+        ----------
+        instruments, fields, start_time, end_time, freq
+            Those of :func:`features`.
+        disk_cache : int, optional
+            Has no meaning here.
+        inst_processors : sequence
+            Processors of one instrument's series, or descriptions of them, applied in this order.
+        """
+        from rollforge.data.inst_processor import process_instruments
+
+        return process_instruments(features(instruments, fields, start_time, end_time, freq), inst_processors or ())
+
+    @classmethod
+    def dataset(
+        cls,
+        instruments: Any,
+        fields: Sequence[str],
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        inst_processors: Sequence[Any] = (),
+        *,
+        disk_cache: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the same as :meth:`features`, with the arguments of Qlib's dataset provider."""
+        return cls.features(instruments, fields, start_time, end_time, freq, disk_cache, inst_processors)
+
+    @staticmethod
+    def expression(
+        instrument: str, field: str, start_time: Any = None, end_time: Any = None, freq: str = "day"
+    ) -> pd.Series[Any]:
+        """Return one expression of one instrument.
+
+        Returns
+        -------
+        Series
+            float32, called as the expression, indexed by places in the calendar, as in Qlib: ``D.calendar()[series.index]``
+            are its days. Empty for an instrument without data on these days.
+        """
+        import pandas as pd
+
+        provider = session_provider()
+        start, stop = _places(provider.calendar(freq), start_time, end_time)
+        first, values = load_series(provider, str(instrument).upper(), field, start, stop, freq)
+        return pd.Series(values.astype(np.float32), pd.RangeIndex(first, first + len(values)), name=str(field))
+
+
+def _timestamps(days: Days) -> NDArray[np.object_]:
+    import pandas as pd
+
+    return np.array([pd.Timestamp(day) for day in days.astype("datetime64[ns]")] or [], dtype=object)
 
 
 D = _Data()

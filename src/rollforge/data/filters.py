@@ -61,6 +61,10 @@ class SeriesDFilter(BaseDFilter):
         self.filter_end_time = read_day(fend_time, "fend_time") if fend_time else None
         self.keep = keep
 
+    def _span(self) -> dict[str, str | None]:
+        days = {"filter_start_time": self.filter_start_time, "filter_end_time": self.filter_end_time}
+        return {name: None if day is None else str(day) for name, day in days.items()}
+
     @abstractmethod
     def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
         """Return where the rule holds, (N, T); called with the days of the filter's span alone."""
@@ -100,6 +104,10 @@ class NameDFilter(SeriesDFilter):
             raise ConfigError(f"name_rule_re {name_rule_re!r} is no regular expression: {exc}.") from exc
         self.name_rule_re = name_rule_re
 
+    def to_config(self) -> dict[str, Any]:
+        """Return the filter as plain data, as Qlib writes it; ``filter_pipe`` takes it."""
+        return {"filter_type": "NameDFilter", "name_rule_re": self.name_rule_re, **self._span()}
+
     def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
         """Return True for all days of the codes that match."""
         matches = np.array([re.match(self.name_rule_re, code) is not None for code in codes], bool)
@@ -118,6 +126,11 @@ class ExpressionDFilter(SeriesDFilter):
     ) -> None:
         super().__init__(fstart_time, fend_time, keep)
         self.rule_expression = rule_expression
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the filter as plain data, as Qlib writes it; ``filter_pipe`` takes it."""
+        rule = {"rule_expression": str.__str__(self.rule_expression), "keep": self.keep}
+        return {"filter_type": "ExpressionDFilter", **rule, **self._span()}
 
     def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
         """Return True where the expression is not 0."""
