@@ -53,18 +53,22 @@ class Submission:
     new: int
     done: int
     retried: int
+    renamed: int = 0
+    """Known tasks whose model had another name."""
 
 
 def submit(plan: Plan) -> Submission:
-    """Store the tasks of `plan` in the pool of its experiment; known ones stay as they are, failed ones wait again."""
+    """Store the tasks of `plan` in the pool of its experiment; failed ones wait again, others keep all but their name."""
     session, pool = plan.workflow.session, plan.workflow.experiment
     with using(session):
         manager = TaskManager(pool, session=session)
-        before = sum(manager.task_stat(_these(plan)).values())
-        manager.create_task([dict(t) for t in plan.tasks])
+        before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
+        names = dict(zip(plan.ids, plan.model_names, strict=True))
+        manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names)
         retried = manager.retry({**_these(plan), "status": Status.FAILED.value})
         done = manager.task_stat(_these(plan)).get(Status.DONE, 0)
-    return Submission(new=len(set(plan.ids)) - before, done=done, retried=retried)
+    renamed = sum(bool(old and names[task_id]) and old != names[task_id] for task_id, old in before.items())
+    return Submission(new=len(names) - len(before), done=done, retried=retried, renamed=renamed)
 
 
 def _these(plan: Plan) -> dict[str, Any]:
@@ -246,7 +250,7 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
     if ids is not None:
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
-    names = model_names([r.definition for r in records])
+    names = model_names([r.definition for r in records], [r.model_name for r in records])
     return tuple(
         TaskOutcome(r, recorder_of(r.result) if r.status is Status.DONE else None, name)
         for r, name in zip(records, names, strict=True)

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,6 +33,7 @@ from rollforge.errors import (
     RollforgeError,
     nearest,
 )
+from rollforge.generate.naming import check_name
 from rollforge.session import Session, parse_size, using
 from rollforge.task import digest
 
@@ -111,6 +112,12 @@ class _Task(_Section):
     reweighter: _Object | str | None = None
 
 
+class _TaskOfModels(_Task):
+    """A task whose models are described beside it."""
+
+    model: _Object | str | None = None  # type: ignore[assignment]
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="allow")
     qlib_init: _QlibInit | None = None
@@ -124,8 +131,29 @@ class _Document(BaseModel):
     task: _Task
     label_days: int | None = Field(default=None, ge=1)
     rolling: _Rolling | None = None
-    grid: dict[str, list[Any]] | None = None
+    models: dict[str | int | float, Any] | None = None
+    grid: dict[str, list[Any] | dict[str | int | float, Any]] | None = None
     BASE_CONFIG_PATH: str | None = None
+
+
+class _DocumentOfModels(_Document):
+    task: _TaskOfModels
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A task before its windows are known."""
+
+    task: Mapping[str, Any]
+    """``{"model": …, "dataset": …, "record": […]}``."""
+    name: str = ""
+    """What its model is called; empty where the workflow has one model."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Parts that it does not take from the document's ``task`` -> where they stand."""
+
+    def place(self, part: str) -> str:
+        """Return where a part of the task stands in the document."""
+        return self.own.get(part, f"task.{part}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +166,23 @@ class Workflow:
     session: Session
     experiment: str
     template: Mapping[str, Any]
-    """The task template: ``{"model": …, "dataset": …, "record": […]}``."""
+    """The task template: ``{"model": …, "dataset": …, "record": […]}``; of several `models`, what they share."""
     rolling: Mapping[str, Any] | None
     """Arguments of :class:`~rollforge.generate.rolling.RollingGen`; None makes one task, as ``qrun`` does."""
-    grid: Mapping[str, list[Any]] | None
+    grid: Mapping[str, Any] | None
+    """Arguments of :class:`~rollforge.generate.grid.GridGen`."""
     form: Literal["qlib", "rollforge"]
     label_days: int | None
     """Trading days over which the label runs, where its expression does not tell."""
     lines: Mapping[str, int] = field(repr=False)
     """1-based line of each path in the document."""
+    models: tuple[Template, ...] = ()
+    """The models of the section ``models``, each as a whole task."""
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """The task templates: one, or one for each of `models`."""
+        return self.models or (Template(self.template),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +193,13 @@ class Plan:
     tasks: tuple[dict[str, Any], ...]
     ids: tuple[str, ...]
     windows: tuple[Window, ...]
+    """Of each task; with the name of its model, where there are several or one was named."""
     warnings: tuple[str, ...]
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the model of each task is called; empty where there is one that was not named."""
+        return tuple(window.model for window in self.windows)
 
 
 class _Loader(yaml.SafeLoader):
@@ -405,14 +447,84 @@ def _validate(document: dict[str, Any], lines: Mapping[str, int], path: Path, te
             log.warning("%s: the key %r means nothing here and is left out.", path, key)
     if document.get("qlib_init") is not None and document.get("rollforge") is not None:
         problems.append(f"{_line('rollforge', lines)}rollforge: stands beside qlib_init; keep one of the two.")
+    several = document.get("models") is not None
     try:
-        parsed = _Document.model_validate(document)
+        parsed = (_DocumentOfModels if several else _Document).model_validate(document)
     except ValidationError as exc:
         problems.extend(_problems(exc, document, lines))
+    if several:
+        problems.extend(_problems_of_models(document, lines))
     if problems:
         listed = "\n".join(f"  {p}" for p in problems)
         raise ConfigError(f"{path} has {_count(len(problems), 'mistake')}:\n{listed}")
     return parsed
+
+
+def _problems_of_models(document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
+    """What is wrong with the section ``models``."""
+    models = document["models"]
+    if not isinstance(models, dict) or not models:
+        return [f"{_line('models', lines)}models: must map names to models, found {models!r}."]
+    if not isinstance(document.get("task"), dict):
+        return []  # reported as such
+    found = []
+    for name, given in models.items():
+        path = f"models.{name}"
+        try:
+            check_name(name, path)
+            _check_override(given, path)
+            _Task.model_validate(_merged(document["task"], given))
+        except ValidationError as exc:
+            parts = [".".join(str(p) for p in e["loc"] if not _is_branch(str(p))) for e in exc.errors()]
+            deepest = max(parts, key=lambda p: p.count("."))
+            message = _message(exc.errors()[parts.index(deepest)], {}, deepest.split("."))
+            found.append(f"{_line(f'{path}.{deepest}', lines)}{path}.{deepest}: {message}")
+        except ConfigError as exc:
+            found.append(f"{_line(exc.path, lines)}{exc}")
+    return found
+
+
+def _check_override(given: Any, path: str) -> None:
+    if isinstance(given, str):
+        return
+    if not isinstance(given, dict):
+        raise ConfigError(
+            f"must be a model ({{class: …, module_path: …, kwargs: …}}) or the parts of the task that differ "
+            f"({{model: …, dataset: …}}), found {given!r:.60}.",
+            path=path,
+        )
+    allowed = _OBJECT_KEYS if "class" in given else list(_Task.model_fields)
+    for key in given:
+        if key not in allowed:
+            near = nearest(str(key), [*_OBJECT_KEYS, *_Task.model_fields])
+            raise ConfigError(f"unknown key.{near} Allowed: {', '.join(allowed)}.", path=f"{path}.{key}")
+
+
+def _merged(task: Mapping[str, Any], given: Any) -> dict[str, Any]:
+    """The task of one of the models: what it gives in the place of the shared one's, key by key."""
+    override = {"model": given} if _is_model(given) else given
+    return {**task, **{key: _overridden(task.get(key), value) for key, value in override.items()}}
+
+
+def _is_model(given: Any) -> bool:
+    return isinstance(given, str) or "class" in given
+
+
+def _overridden(base: Any, over: Any) -> Any:
+    # An object with a class of its own takes nothing of the other's arguments.
+    if isinstance(base, dict) and isinstance(over, dict) and "class" not in over:
+        return {**base, **{k: _overridden(base.get(k), v) for k, v in over.items()}}
+    return over
+
+
+def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
+    """The section ``models`` as whole tasks."""
+    made = []
+    for name, given in (document.get("models") or {}).items():
+        path = f"models.{name}"
+        own = {"model": path} if _is_model(given) else {part: f"{path}.{part}" for part in given}
+        made.append(Template(_merged(document["task"], given), check_name(name), own))
+    return tuple(made)
 
 
 def _count(n: int, noun: str) -> str:
@@ -505,6 +617,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         form=form,
         label_days=parsed.label_days,
         lines=lines,
+        models=_models(document),
     )
 
 
@@ -549,8 +662,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.data.provider import open_provider
-    from rollforge.generate.base import TaskGen, task_generator
-    from rollforge.generate.grid import GridGen
+    from rollforge.generate.base import task_generator
     from rollforge.generate.leakage import task_warnings
     from rollforge.generate.rolling import RollingGen
     from rollforge.generate.segments import validate_segments
@@ -569,20 +681,20 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         raise DataNotFound(
             f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
         ) from None
-    validate_segments(template, calendar)
-    check_buildable(template)
-    generators: list[TaskGen] = []
-    if workflow.grid:
-        generators.append(GridGen(dict(workflow.grid)))
-    if workflow.rolling is not None:
-        generators.append(RollingGen(**workflow.rolling))
-    tasks = task_generator([template], generators) if generators else [template]
-    kept = tuple(tasks[:limit] if limit is not None else tasks)
+    rolling = [RollingGen(**workflow.rolling)] if workflow.rolling is not None else []
+    tasks: list[dict[str, Any]] = []
+    names: list[str] = []
+    for one in _variants(workflow):
+        validate_segments(one.task, calendar, path=f"{one.place('dataset')}.kwargs.segments")
+        made = task_generator([one.task], rolling)
+        tasks += made
+        names += [one.name] * len(made)
+    kept, names = tuple(tasks[:limit]), names[:limit]
     return Plan(
         workflow=workflow,
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
-        windows=tuple(windows(kept, calendar)),
+        windows=tuple(windows(kept, calendar, names)),
         warnings=tuple(task_warnings(kept, calendar, workflow.label_days)),
     )
 
@@ -622,8 +734,40 @@ def _values(node: Any, name: str) -> Iterator[Any]:
             yield from _values(value, name)
 
 
-def check_buildable(template: Mapping[str, Any]) -> None:
+def _variants(workflow: Workflow) -> list[Template]:
+    """Every model of the workflow's ``models`` and ``grid``, each with a name of its own, checked as far as it is cheap."""
+    from rollforge.generate.grid import GridGen
+
+    grid = GridGen(workflow.grid) if workflow.grid else None
+    made: list[Template] = []
+    checked: set[str] = set()
+    for template in workflow.templates:
+        task = dict(template.task)
+        for name, variant in grid.named(task) if grid is not None else [("", task)]:
+            rest = digest({**variant, "model": None})
+            check_buildable(variant, template.place, model_only=rest in checked)
+            checked.add(rest)
+            made.append(replace(template, task=variant, name=", ".join(filter(None, (template.name, name)))))
+    return made
+
+
+def _in_task(part: str) -> str:
+    return f"task.{part}"
+
+
+def check_buildable(
+    template: Mapping[str, Any], place: Callable[[str], str] = _in_task, *, model_only: bool = False
+) -> None:
     """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored.
+
+    Parameters
+    ----------
+    template : mapping
+        A task.
+    place : callable
+        Part of a task -> where it stands in the document.
+    model_only : bool
+        True leaves out dataset and records.
 
     Raises
     ------
@@ -632,20 +776,24 @@ def check_buildable(template: Mapping[str, Any]) -> None:
     """
     found: list[RollforgeError] = []
     resolved = resolve_references(template)
-    _attempt(found, "task.model", lambda: build(resolved["model"], where="task.model"))
-    dataset = _attempt(found, "task.dataset", lambda: _checked_dataset(resolved))
-    records = resolved.get("record") or []
+    _attempt(found, place("model"), lambda: build(resolved["model"], where=place("model")))
+    if not model_only:
+        dataset = _attempt(found, place("dataset"), lambda: _checked_dataset(resolved["dataset"], place("dataset")))
+        _check_records(found, resolved.get("record") or [], dataset, place("record"))
+    if len(found) > 1:
+        raise Mistakes(found)
+    if found:
+        raise found[0]
+
+
+def _check_records(found: list[RollforgeError], records: Any, dataset: Any, place: str) -> None:
     for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
-        where = f"task.record.{i}" if isinstance(records, list) else "task.record"
+        where = f"{place}.{i}" if isinstance(records, list) else place
         # A record is given its recorder, model and dataset when the task runs; None stands for them here.
         offered = {"model": None, "dataset": dataset, "recorder": None}
         _attempt(
             found, where, partial(build, record, default_module="rollforge.record", try_kwargs=offered, where=where)
         )
-    if len(found) > 1:
-        raise Mistakes(found)
-    if found:
-        raise found[0]
 
 
 class Mistakes(ConfigError):
@@ -656,10 +804,10 @@ class Mistakes(ConfigError):
         self.found = tuple(found)
 
 
-def _checked_dataset(task: Mapping[str, Any]) -> Any:
+def _checked_dataset(config: Any, where: str) -> Any:
     from rollforge.data.handler import DataHandler
 
-    dataset = build(task["dataset"], where="task.dataset")
+    dataset = build(config, where=where)
     handler = getattr(dataset, "handler", None)
     if isinstance(handler, DataHandler):
         handler.check()

@@ -99,13 +99,20 @@ def test_given_names_win() -> None:
     assert model_names(tasks, ["lgb", "lgb", "ridge"]) == ["lgb, depth=4", "lgb, depth=8", "ridge"]
 
 
-def test_windows_stored_before_their_model_was_named_belong_to_it() -> None:
-    """Where it has one name; where it has two, both are models, and so is what has none."""
+def test_windows_of_one_model_that_were_named_at_different_times_belong_together() -> None:
+    """Those that were stored before it was named, and those that were named otherwise: the first name is the model's."""
     windows = [task(lgb(), year) for year in (2020, 2021, 2022)]
     assert model_names(windows, ["", "lgb", ""]) == ["lgb", "lgb", "lgb"]
-    names = model_names(windows, ["a", "b", ""])
-    assert names[:2] == ["a", "b"]
-    assert len(set(names)) == 3
+    assert model_names(windows, ["new", "old", "old"]) == ["new", "new", "new"]
+
+
+def test_models_that_differ_in_their_segments_alone_are_told_apart_by_name() -> None:
+    """A grid over segments: the same days are tested under two names."""
+    long, short = task(lgb()), task(lgb())
+    short["dataset"]["kwargs"]["segments"]["train"] = ("2019-07-01", "2019-12-31")
+    assert model_names([long, short, task(lgb(), 2021)], ["long", "short", "long"]) == ["long", "short", "long"]
+    assert model_names([long, short]) == ["", ""]
+    assert model_names([long, short, task(LINEAR)], ["long", "short", ""]) == ["long", "short", "LinearModel"]
 
 
 @given(
@@ -125,13 +132,10 @@ def test_names_and_models_are_one_to_one(drawn: list[tuple[str, dict[str, Any], 
     tasks = [task({"class": c, "kwargs": kwargs}) for c, kwargs, _ in drawn]
     given_names = [name for _, _, name in drawn]
     names = model_names(tasks, given_names)
-    owners: dict[str, set[str]] = {}
-    for one, own in zip(tasks, given_names, strict=True):
-        owners.setdefault(variant(one), set()).update([own] if own else [])
     by_model: dict[Any, set[str]] = {}
     for one, own, name in zip(tasks, given_names, names, strict=True):
-        theirs = owners[variant(one)]
-        by_model.setdefault((variant(one), own or (min(theirs) if len(theirs) == 1 else "")), set()).add(name)
+        several = len({n for t, n in zip(tasks, given_names, strict=True) if n and variant(t) == variant(one)}) > 1
+        by_model.setdefault((variant(one), own if several else ""), set()).add(name)
     assert all(len(n) == 1 for n in by_model.values())
     assert len({next(iter(n)) for n in by_model.values()}) == len(by_model)
     assert all(len(n) <= 90 and (not n or n.isprintable()) for n in names)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 from rollforge.generate.base import TaskGen, copy_task
+from rollforge.generate.naming import check_name, differing_parts
+from rollforge.task import digest
 
 __all__ = ["GridGen"]
 
@@ -18,21 +21,27 @@ class GridGen(TaskGen):
     Parameters
     ----------
     values : mapping
-        Dotted path in the task -> the values to try. The last part of a path may be new (an argument that the template
-        leaves at its default); what comes before must be there.
+        Dotted path in the task -> the values to try: a list of them, or a mapping from names to them. The last part of a
+        path may be new (an argument that the template leaves at its default); what comes before must be there.
+
+    Raises
+    ------
+    ConfigError
+        When a path has no values, or one value twice; when a name cannot be one.
 
     Examples
     --------
-    >>> grid = GridGen({"model.kwargs.loss": ["mse", "binary"], "model.kwargs.max_depth": [4, 8]})
-    >>> [t["model"]["kwargs"]["max_depth"] for t in grid.generate({"model": {"kwargs": {"loss": "mse"}}})]
-    [4, 8, 4, 8]
+    >>> grid = GridGen({"model.kwargs.loss": ["mse", "binary"], "model.kwargs.max_depth": {"flat": 4, "deep": 8}})
+    >>> for name, task in grid.named({"model": {"kwargs": {"loss": "mse"}}}):
+    ...     print(name, task["model"]["kwargs"])
+    flat, loss=mse {'loss': 'mse', 'max_depth': 4}
+    deep, loss=mse {'loss': 'mse', 'max_depth': 8}
+    flat, loss=binary {'loss': 'binary', 'max_depth': 4}
+    deep, loss=binary {'loss': 'binary', 'max_depth': 8}
     """
 
-    def __init__(self, values: Mapping[str, Sequence[Any]]) -> None:
-        for path, listed in values.items():
-            if not isinstance(listed, (list, tuple)) or not listed:
-                raise ConfigError("needs a list of values.", path=f"grid.{path}")
-        self.values = {path: list(listed) for path, listed in values.items()}
+    def __init__(self, values: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> None:
+        self.values = {path: _named_values(path, listed) for path, listed in values.items()}
 
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Return one task a combination, the last path varying fastest.
@@ -42,13 +51,43 @@ class GridGen(TaskGen):
         ConfigError
             For a path that leads nowhere.
         """
-        made = []
+        return [new for _, new in self.named(task)]
+
+    def named(self, task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """Return what :meth:`generate` does, each with a name: its values' names, and what else tells it apart.
+
+        Where there is one combination and no value has a name, the name is empty.
+        """
+        made: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         for combination in itertools.product(*self.values.values()):
             new = copy_task(task)
-            for path, value in zip(self.values, combination, strict=True):
-                _put(new, path, value)
-            made.append(new)
-        return made
+            for path, (_, value) in zip(self.values, combination, strict=True):
+                _put(new, path, copy_task(value))
+            made.append((tuple(name for name, _ in combination if name), new))
+        parts = [""] * len(made)
+        for names in dict.fromkeys(names for names, _ in made):
+            alike = [i for i, (own, _) in enumerate(made) if own == names]
+            for i, part in zip(alike, differing_parts([made[i][1] for i in alike]), strict=True):
+                parts[i] = part
+        return [(", ".join(filter(None, (*names, part))), new) for (names, new), part in zip(made, parts, strict=True)]
+
+
+def _named_values(path: str, listed: Any) -> list[tuple[str, Any]]:
+    """The values of a path, each with its name; the names of a list are empty."""
+    where = f"grid.{path}"
+    if isinstance(listed, Mapping) and "class" not in listed:
+        pairs = [(check_name(name, where), value) for name, value in listed.items()]
+    elif isinstance(listed, (list, tuple)):
+        pairs = [("", value) for value in listed]
+    else:
+        raise ConfigError("needs a list of values, or a mapping from names to values.", path=where)
+    if not pairs:
+        raise ConfigError("needs at least one value.", path=where)
+    twice = [i for i, count in Counter(digest({"value": v}) for _, v in pairs).items() if count > 1]
+    if twice:
+        value = next(v for _, v in pairs if digest({"value": v}) == twice[0])
+        raise ConfigError(f"has the value {value!r:.60} twice.", path=where)
+    return pairs
 
 
 def _put(task: dict[str, Any], path: str, value: Any) -> None:
@@ -62,7 +101,13 @@ def _put(task: dict[str, Any], path: str, value: Any) -> None:
         else:
             options = list(node) if isinstance(node, dict) else []
             raise ConfigError(f"leads nowhere: there is no {part!r}.{nearest(part, options)}", path=f"grid.{path}")
-    if isinstance(node, list):
+    if isinstance(node, dict):
+        node[last] = value
+    elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = value
     else:
-        node[last] = value
+        raise ConfigError(f"leads nowhere: {last!r} is no place in {_what(node)}.", path=f"grid.{path}")
+
+
+def _what(node: Any) -> str:
+    return f"a list of {len(node)}" if isinstance(node, list) else f"{node!r:.60}"

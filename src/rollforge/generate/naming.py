@@ -7,6 +7,7 @@ renaming a model trains nothing again.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,9 +76,10 @@ def _timeless(node: Any) -> Any:
 def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] = ()) -> list[str]:
     """Return the name of each task's model; tasks of different models never share one.
 
-    Tasks with the same :func:`variant` and the same given name are of one model. A model without a given name is called
-    by what tells it apart from the others (:func:`differing_parts`), and so are different models that were given the same
-    name. One model alone that was given no name has none: an empty text.
+    Tasks with the same :func:`variant` are of one model, the first name that was given to any of them being its name;
+    unless tasks that were given different names test the same days: then each name is a model (a grid over segments).
+    A model without a given name is called by what tells it apart from the others (:func:`differing_parts`), and so are
+    different models that were given the same name. One model alone that was given no name has none: an empty text.
 
     Parameters
     ----------
@@ -101,20 +103,23 @@ def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] =
         variants = [variant(d) for d in definitions]
     except TaskNotSerializable:  # a task that never goes through a store may hold live objects
         return named
-    owners: dict[str, set[str]] = {}
-    for one, name in zip(variants, named, strict=True):
-        if name:
-            owners.setdefault(one, set()).add(name)
-    # Windows that were stored before their model was named belong to it, where only one name can be meant.
-    keys = [
-        (one, name or (next(iter(owners[one])) if len(owners.get(one, ())) == 1 else ""))
-        for one, name in zip(variants, named, strict=True)
-    ]
+    tests: dict[str, dict[str, set[str]]] = {}
+    for one, name, definition in zip(variants, named, definitions, strict=True):
+        tests.setdefault(one, {}).setdefault(name, set()).add(days_tested(definition))
+    meant = {one: _names_meant(theirs) for one, theirs in tests.items()}
+    keys = [(one, meant[one].get(name, name)) for one, name in zip(variants, named, strict=True)]
     examples: dict[tuple[str, str], Mapping[str, Any]] = {}
     for key, definition in zip(keys, definitions, strict=True):
         examples.setdefault(key, definition)
     names = _names_of(examples)
     return [names[key] for key in keys]
+
+
+def _names_meant(tests: Mapping[str, set[str]]) -> dict[str, str]:
+    """Of one variant, name that tasks were given -> name of their model; `tests` are the days that those tasks test."""
+    names = [name for name in tests if name]
+    apart = any(tests[a] & tests[b] for a, b in itertools.combinations(names, 2))
+    return {} if apart or not names else dict.fromkeys(tests, names[0])
 
 
 def _names_of(examples: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], str]:
