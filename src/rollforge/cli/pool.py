@@ -106,7 +106,8 @@ def query(
     query: Annotated[str | None, _QUERY] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Whole tasks as JSON, one a line.")] = False,
 ) -> None:
-    """List tasks: id, status, attempt, and the last line of the error."""
+    """List tasks: id, status, attempt, model and tested days, and the last line of the error."""
+    from rollforge.generate.naming import describe
     from rollforge.task import encode
 
     for task in _existing().query(parse_query(query), decode=as_json):
@@ -114,10 +115,11 @@ def query(
             typer.echo(encode(dict(task)))
             continue
         error = (task.get("error") or "").strip().splitlines()
-        typer.echo(
-            f"{task['_id']}  {task['status']!s:<9}  attempt {_attempts(task)}  {task['cause'] or ''}  "
-            f"{error[-1] if error else ''}".rstrip()
-        )
+        cells = [
+            task["_id"], f"{task['status']!s:<9}", f"attempt {_attempts(task)}",
+            describe(task["def"], task["model_name"]), str(task["cause"] or ""), error[-1] if error else "",
+        ]  # fmt: skip
+        typer.echo("  ".join(filter(None, cells)))
 
 
 def _attempts(task: dict[str, Any]) -> int:
@@ -129,9 +131,14 @@ def logs(
     task_id: Annotated[str, typer.Argument(help="Id of the task, or its first digits.")],
 ) -> None:
     """Show how a task stands, its last error, and the last lines that it logged or printed."""
+    from rollforge.generate.naming import describe
+
     task = _one(_existing(), task_id)
-    head = [f"{task['_id']}  {task['status']}", f"attempt {_attempts(task)}", f"worker {task['worker'] or 'none'}"]
-    typer.echo("  ".join([*head, *([str(task["cause"])] if task["cause"] else [])]))
+    head = [
+        f"{task['_id']}  {task['status']}", describe(task["def"], task["model_name"]), f"attempt {_attempts(task)}",
+        f"worker {task['worker'] or 'none'}", str(task["cause"] or ""),
+    ]  # fmt: skip
+    typer.echo("  ".join(filter(None, head)))
     for name in ("error", "log"):
         if task[name]:
             typer.echo(f"--- {name}\n{task[name].rstrip()}")

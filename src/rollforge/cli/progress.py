@@ -39,7 +39,7 @@ class RunProgress:
     Parameters
     ----------
     labels : mapping
-        Task id -> what a person calls the task ("window 3, test 2016-01-04 … 2016-03-30").
+        Task id -> what a person calls the task ("ridge, window 3, test 2016-01-04 … 2016-03-30").
     done : int
         How many tasks were done before.
     jobs : int
@@ -91,7 +91,7 @@ class RunProgress:
 
     def __call__(self, event: Event) -> None:
         """Take in one event."""
-        label = self.labels.get(event.task_id, event.task_id[:8])
+        label = self.labels.get(event.task_id) or event.label or event.task_id[:8]
         if event.kind == "started":
             self.running[event.task_id] = time.monotonic()
             self._line(f"started  {label}", show=False)
@@ -127,7 +127,8 @@ class RunProgress:
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
         for task_id, began in list(self.running.items()):
-            table.add_row(Text("  running", style="dim"), self.labels.get(task_id, task_id), clock(now - began))
+            label = Text(self.labels.get(task_id, task_id))  # brackets in a name are no markup
+            table.add_row(Text("  running", style="dim"), label, clock(now - began))
         if not self.running:
             table.add_row(Text("  preparing the data", style="dim"), "", clock(now - self.began))
         return Group(self._bar, table)

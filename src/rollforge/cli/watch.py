@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollforge.cli.progress import clock
+from rollforge.generate.naming import describe
 from rollforge.task import Status
 
 if TYPE_CHECKING:
@@ -107,20 +108,27 @@ class _View:
 
     def _running(self) -> Table:
         running = self._tasks(Status.RUNNING)
-        table = Table("running", "worker", "for", "says", box=None, pad_edge=False, show_header=bool(running))
+        table = Table("running", "task", "worker", "for", "says", box=None, pad_edge=False, show_header=bool(running))
         for task in running[:_SHOWN]:
             says = task.log.splitlines()[-1] if task.log else ""
             since = clock(time.time() - task.started_at) if task.started_at else ""
-            table.add_row(task.id[:8], task.worker or "", since, Text(says, "dim", no_wrap=True, overflow="ellipsis"))
+            words = Text(says, "dim", no_wrap=True, overflow="ellipsis")
+            table.add_row(task.id[:8], _described(task), task.worker or "", since, words)
         if len(running) > _SHOWN:
             table.add_row(f"and {len(running) - _SHOWN} more")
         return table
 
     def _failed(self) -> Table:
         failed = sorted(self._tasks(Status.FAILED), key=lambda t: t.finished_at or 0.0, reverse=True)
-        table = Table("failed", "cause", "error", box=None, pad_edge=False, show_header=bool(failed))
+        table = Table("failed", "task", "cause", "error", box=None, pad_edge=False, show_header=bool(failed))
         for task in failed[:_SHOWN]:
             lines = (task.error or "").strip().splitlines() or [""]
             cause = task.cause.value if task.cause else ""
-            table.add_row(task.id[:8], cause, Text(lines[-1], "red", no_wrap=True, overflow="ellipsis"))
+            words = Text(lines[-1], "red", no_wrap=True, overflow="ellipsis")
+            table.add_row(task.id[:8], _described(task), cause, words)
         return table
+
+
+def _described(task: TaskRecord) -> Text:
+    """Model and tested days of a task; text, since brackets in a name are no markup."""
+    return Text(describe(task.definition, task.model_name), no_wrap=True, overflow="ellipsis")

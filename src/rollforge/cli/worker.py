@@ -176,7 +176,10 @@ def _run(session: Session, work: dict[str, Any], jobs: int, options: dict[str, A
 
 def _say(event: Event) -> None:
     took = f" in {event.seconds:.1f} s" if event.seconds else ""
-    typer.echo(f"{event.kind:<8} {event.task_id}{took}{': ' + event.error.splitlines()[0] if event.error else ''}")
+    label = f"  {event.label}" if event.label else ""
+    typer.echo(
+        f"{event.kind:<8} {event.task_id}{label}{took}{': ' + event.error.splitlines()[0] if event.error else ''}"
+    )
 
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -51,14 +51,18 @@ def _load(file: Path, limit: int | None, **overrides: Any) -> Plan:
 
 def _show_plan(plan: Plan, console: Console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from rollforge.generate.timeline import draw
 
     workflow = plan.workflow
     console.print(f"[bold]{workflow.experiment}[/bold]  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}")
-    table = Table("#", "train", "valid", "test", "days", box=None, pad_edge=False)
+    several = any(plan.model_names)
+    table = Table("#", *(["model"] if several else []), "train", "valid", "test", "days", box=None, pad_edge=False)
     for window in plan.windows:
-        table.add_row(*(str(cell) for cell in window_cells(window)))
+        number, *cells = window_cells(window)
+        row = [number, *([window.model] if several else []), *cells]
+        table.add_row(*(Text(cell) for cell in row))  # brackets in a name are no markup
     console.print(table)
     console.print()
     for line in draw(plan.windows, width=min(console.width, 100)):
@@ -135,6 +139,8 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
     found = job.submit(made)
     left = len(set(made.ids)) - found.done
     workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
+    if found.renamed:
+        console.print(f"{found.renamed} tasks have another name now")
     if found.retried:
         console.print(f"{found.retried} failed tasks are tried again")
     if not left:
@@ -173,10 +179,10 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
 
 
 def window_label(window: Any) -> str:
-    """Return what a person calls a task: ``window 3, test 2016-01-04 … 2016-03-30``."""
+    """Return what a person calls a task: ``window 3, test 2016-01-04 … 2016-03-30``, of several models with its name."""
     test = window.segments.get("test")
     span = f", test {test.start} … {test.end}" if test is not None else ""
-    return f"window {window.index + 1}{span}"
+    return f"{window.title}{span}"
 
 
 def _finish(collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.data.alpha import handler_label_expressions
-from rollforge.generate.label import described_handler
-from rollforge.task import digest
+from rollforge.generate.label import task_labels
+from rollforge.generate.naming import variant
 
 __all__ = ["JoinedLabel", "ModelLabel", "join_labels", "label_kind"]
 
@@ -38,19 +37,10 @@ class JoinedLabel:
 
 def label_kind(definition: Mapping[str, Any]) -> str:
     """Return a text that is equal for tasks with the same label: its expressions, or a hash of the dataset."""
-    dataset = definition.get("dataset")
-    kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
-    expressions = handler_label_expressions(described_handler(definition))
-    if expressions is not None:
-        return " ; ".join("".join(str(e).split()) for e in expressions)
-    without = {k: v for k, v in kwargs.items() if k != "segments"} if isinstance(kwargs, Mapping) else dataset
-    return digest(_timeless(without))
-
-
-def _timeless(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {k: _timeless(v) for k, v in node.items() if not str(k).endswith("_time")}
-    return node
+    expressions = [label.expression for label in task_labels(definition)]
+    if expressions and all(expressions):
+        return "; ".join("".join(text.split()) for text in expressions)
+    return variant({"dataset": definition.get("dataset")})
 
 
 def join_labels(labels: Sequence[ModelLabel]) -> JoinedLabel | None:

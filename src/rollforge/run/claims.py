@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rollforge.errors import LeaseLost, StoreUnavailable, UnfitWorker
+from rollforge.generate.naming import describe
 from rollforge.run.work import Event, Job
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, Status, TaskRecord
@@ -230,7 +231,7 @@ class Claims:
                 self._lost.pop(task.id, None)
 
     def _tell(self, kind: Any, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
-        self._on_event(Event(kind, task.id, self.name, seconds, error))
+        self._on_event(Event(kind, task.id, self.name, seconds, error, describe(task.definition, task.model_name)))
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ The work has two halves, :func:`begin` (a recorder that knows its task) and :fun
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import inspect
 import logging
 import socket
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError, TrackingError
+from rollforge.generate.naming import days_tested, describe
 from rollforge.run.review import review
-from rollforge.run.work import current_task, current_token
+from rollforge.run.work import current_model, current_task, current_token
 from rollforge.session import Session, current_session, using
 from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
 
@@ -33,6 +35,10 @@ DATA_TAG = "rollforge.data"
 """Tag of a recorder: fingerprint of the data folder that it was trained on."""
 FOLDER_TAG = "rollforge.folder"
 """Tag of a recorder: that folder."""
+MODEL_TAG = "rollforge.model"
+"""Tag of a recorder: what its model is called, or its class."""
+TEST_TAG = "rollforge.test"
+"""Tag of a recorder: first and last day of its test segment."""
 
 
 STATUS_KEY = "train_status"
@@ -42,13 +48,35 @@ TM_ID = "_id in TaskManager"
 
 def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
     """Write what is known before the fitting: the task itself, its parameters laid flat, the host."""
-    recorder.log_params(**flatten_dict(task))
+    recorder.log_params(**{name: _with_iso_dates(value) for name, value in flatten_dict(task).items()})
     recorder.save_objects(task=dict(task))
     # In the same batch, so that a trainer need not write them once more.
     task_id = current_task.get()
-    recorder.set_tags(
-        hostname=socket.gethostname(), **{STATUS_KEY: STATUS_BEGIN}, **({TM_ID: task_id} if task_id else {})
-    )
+    tags = {STATUS_KEY: STATUS_BEGIN, **model_tags(task, current_model.get()), **({TM_ID: task_id} if task_id else {})}
+    recorder.set_tags(hostname=socket.gethostname(), **tags)
+
+
+def model_tags(task: Mapping[str, Any], model_name: str) -> dict[str, str]:
+    """Return the tags that say which model a run is of, and which days it tests, in ISO form.
+
+    Examples
+    --------
+    >>> task = {"model": {"class": "LinearModel"}, "dataset": {"kwargs": {"segments": {"test": ("2020-01-02", None)}}}}
+    >>> model_tags(task, "ridge")
+    {'rollforge.model': 'ridge', 'rollforge.test': '2020-01-02 to the end'}
+    """
+    model = task.get("model")
+    name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
+    return {tag: value for tag, value in ((MODEL_TAG, name), (TEST_TAG, days_tested(task))) if value}
+
+
+def _with_iso_dates(value: Any) -> Any:
+    """Days as 2020-01-02, also in lists and tuples, and not as the reprs of their types."""
+    if isinstance(value, dt.date):
+        return value.isoformat().removesuffix("T00:00:00")
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_iso_dates(v) for v in value) if type(value) in (list, tuple) else value
+    return {k: _with_iso_dates(v) for k, v in value.items()} if type(value) is dict else value
 
 
 def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) -> int:
@@ -171,7 +199,7 @@ def begin_task_train(
 ) -> Recorder:
     """Return a recorder that knows its task and is not trained yet: the first half of :func:`task_train`."""
     session = session or current_session()
-    recorder = _create_recorder(experiment_name, recorder_name, session)
+    recorder = _create_recorder(task_config, experiment_name, recorder_name, session)
     with review([task_config], session):
         begin(task_config, recorder)
     recorder.end_run(Recorder.STATUS_S)
@@ -211,7 +239,7 @@ def task_train(
     experiment_name : str, optional
         Experiment of the recorder; by default the session's.
     recorder_name : str, optional
-        Name of the recorder; by default one of the tracker's.
+        Name of the recorder; by default that of its model and the days that it tests.
     session : Session, optional
         By default the current one.
 
@@ -221,12 +249,15 @@ def task_train(
         Whatever model, dataset or record raise; the recorder is then ``FAILED``.
     """
     session = session or current_session()
-    recorder = _create_recorder(experiment_name, recorder_name, session)
+    recorder = _create_recorder(task_config, experiment_name, recorder_name, session)
     with review([task_config], session):
         return _run(recorder, task_config, session, first_half=True)
 
 
-def _create_recorder(experiment_name: str | None, recorder_name: str | None, session: Session) -> Recorder:
+def _create_recorder(
+    task: Mapping[str, Any], experiment_name: str | None, recorder_name: str | None, session: Session
+) -> Recorder:
+    recorder_name = recorder_name or describe(task, current_model.get()) or None
     tracker, name = open_tracker(session.tracking), experiment_name or session.experiment
     task_id = current_task.get()
     if task_id is not None and current_token.get() > 1:  # claimed before: that attempt may have been killed

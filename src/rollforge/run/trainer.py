@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rollforge.errors import ConfigError, TrainingFailed
+from rollforge.generate.naming import days_tested, model_names
 from rollforge.run.execute import (
     STATUS_BEGIN,
     STATUS_KEY,
@@ -32,12 +33,12 @@ from rollforge.run.execute import (
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
 from rollforge.run.review import review, reviewed
-from rollforge.run.work import current_task, restored
+from rollforge.run.work import current_model, current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Status, TaskRecord, digest
 from rollforge.track.base import Recorder, open_tracker
 
 __all__ = ["DelayTrainerR", "DelayTrainerRM", "Trainer", "TrainerR", "TrainerRM", "recorder_of", "task_key"]
@@ -114,7 +115,7 @@ class _RecorderTrainer(Trainer):
         self.session = session
         self.on_error = on_error
         self.failures: dict[str, str] = {}
-        """What failed in the last call: task -> traceback."""
+        """What failed since the last call of :meth:`train`, in both stages: task -> traceback."""
 
     def _where(self, experiment_name: str | None) -> tuple[Session, str]:
         session = self.session or current_session()
@@ -128,17 +129,17 @@ class _RecorderTrainer(Trainer):
     def _unfinished(self, models: list[Recorder] | Recorder) -> list[Recorder]:
         return [r for r in _as_list(models) if r.list_tags().get(self.STATUS_KEY) != self.STATUS_END]
 
-    def _failed(self, key: str, error: str) -> None:
-        """Remember a failure; whether that is the end is for :meth:`_judge` to say."""
-        self.failures[key] = error
+    def _failed(self, failures: dict[str, str], key: str, error: str) -> None:
+        """Remember a failure of a stage; :meth:`_judge` decides whether it ends the training."""
+        failures[key] = self.failures[key] = error
         log.warning("%s failed:\n%s", key, error)
 
-    def _judge(self, total: int, cause: BaseException | None = None) -> None:
-        """Raise, if something failed and that is not to be skipped."""
-        if self.failures and self.on_error == "raise":
-            groups = group_failures(self.failures)
+    def _judge(self, failures: Mapping[str, str], total: int, cause: BaseException | None = None) -> None:
+        """Raise, if something failed in a stage and that is not to be skipped."""
+        if failures and self.on_error == "raise":
+            groups = group_failures(failures)
             told = "\n\n".join(f"{group.listed()}:\n{group.error.rstrip()}" for group in groups)
-            raise TrainingFailed(f"{len(self.failures)} of {total} tasks failed.\n\n{told}") from cause
+            raise TrainingFailed(f"{len(failures)} of {total} tasks failed.\n\n{told}") from cause
 
 
 class TrainerR(_RecorderTrainer):
@@ -214,8 +215,9 @@ class TrainerR(_RecorderTrainer):
             When a task fails, with its key and its traceback.
         """
         arguments = {"recorder_name": self.default_rec_name, **kwargs}
-        func = train_func or self.train_func
-        trained = self._stage(func, _as_list(tasks), experiment_name, arguments)
+        func, listed = train_func or self.train_func, _as_list(tasks)
+        self.failures = {}
+        trained = self._stage(func, listed, experiment_name, arguments, _names(listed))
         return trained if func in _TAGGING else self._tag(trained, self.STATUS_BEGIN)
 
     def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
@@ -223,46 +225,56 @@ class TrainerR(_RecorderTrainer):
         return self._tag(_as_list(models), self.STATUS_END)
 
     def _stage(
-        self, func: TrainFunc, items: list[Any], experiment_name: str | None, kwargs: dict[str, Any]
+        self,
+        func: TrainFunc,
+        items: list[Any],
+        experiment_name: str | None,
+        kwargs: dict[str, Any],
+        model_names: Sequence[str] = (),
     ) -> list[Recorder]:
         """Run one stage on tasks, or on recorders; return what it returns, in order, without what failed."""
         session, experiment = self._where(experiment_name)
-        self.failures = {}
         arguments = {"experiment_name": experiment, **kwargs}
+        names = model_names or [""] * len(items)
         with review(items, session):
             if self.jobs is None and not self.call_in_subproc:
-                return self._in_this_process(func, items, session, arguments)
-            return self._in_processes(func, items, session, arguments)
+                return self._in_this_process(func, items, session, arguments, names)
+            return self._in_processes(func, items, session, arguments, names)
 
     def _in_this_process(
-        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any]
+        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any], names: Sequence[str]
     ) -> list[Recorder]:
         done = []
+        failures: dict[str, str] = {}
         with using(session):
-            for i, item in enumerate(items):
+            for i, (item, name) in enumerate(zip(items, names, strict=True)):
+                token = current_model.set(name)
                 try:
                     done.append(func(item, **arguments))
                 except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
-                    self._failed(task_key(item, i, len(items)), traceback.format_exc())
-                    self._judge(len(items), exc)
+                    self._failed(failures, task_key(item, i, len(items), name), traceback.format_exc())
+                    self._judge(failures, len(items), exc)
+                finally:
+                    current_model.reset(token)
         return done
 
     def _in_processes(
-        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any]
+        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any], names: Sequence[str]
     ) -> list[Recorder]:
         jobs = self.jobs or 1
+        failures: dict[str, str] = {}
         open_tracker(session.tracking).prepare()  # once, before several processes would at the same moment
         store, pool = MemoryStore(), "here"
         definitions = [{"place": i, "item": _plain(item)} for i, item in enumerate(items)]
-        store.create(pool, definitions, max_attempts=1)
+        store.create(pool, definitions, max_attempts=1, model_names=names)
         job = Job(pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc)
         share = session.with_(threads=max(1, session.threads // jobs))
         Crew(store, job, share, jobs).run()
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:
-                self._failed(task_key(item, i, len(items)), _why(task))
-        self._judge(len(items))
+                self._failed(failures, task_key(item, i, len(items), task.model_name), _why(task))
+        self._judge(failures, len(items))
         return [restored(t.result) for t in tasks if t.status is Status.DONE]
 
 
@@ -382,18 +394,33 @@ class TrainerRM(_RecorderTrainer):
         TrainingFailed
             When tasks failed as often as they may, each with its key and its traceback.
         """
-        listed = _as_list(tasks)
+        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
+        func = train_func or self.train_func
+        return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments)
+
+    def _train(
+        self,
+        listed: list[dict[str, Any]],
+        func: TrainFunc,
+        experiment_name: str | None,
+        before: Status | str,
+        after: Status | str,
+        arguments: Mapping[str, Any],
+        *,
+        here: bool = False,
+    ) -> list[Recorder]:
+        """Store tasks and have their first stage run; in this process, if it must be run `here`."""
+        self.failures = {}
         if not listed:
             return []
         session, experiment = self._where(experiment_name)
         manager = self._manager(session, experiment)
-        ids = manager.create_task(listed)
-        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
-        func = train_func or self.train_func
+        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed))
+        elsewhere = self.skip_run_task and not here
         with review(listed, session):
-            self._run(manager, ids, func, before_status, after_status, session, experiment, arguments)
+            self._run(manager, ids, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
         recorders = self._recorders(manager, ids)
-        if func not in _TAGGING or self.skip_run_task:
+        if func not in _TAGGING or elsewhere:
             for task_id, recorder in recorders.items():
                 recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
         return [recorders[i] for i in ids if i in recorders]
@@ -430,10 +457,12 @@ class TrainerRM(_RecorderTrainer):
         session: Session,
         experiment: str,
         arguments: Mapping[str, Any],
+        *,
+        elsewhere: bool,
     ) -> None:
-        """Run one stage, here or elsewhere, and wait until nothing of it can make progress."""
+        """Run one stage, here or `elsewhere`, and wait until nothing of it can make progress."""
         query, before, after = {"_id": {"$in": list(ids)}}, Status(before), Status(after)
-        if not self.skip_run_task:
+        if not elsewhere:
             open_tracker(session.tracking).prepare()
             kwargs = {"experiment_name": experiment, **arguments}
             job = Job(
@@ -447,15 +476,16 @@ class TrainerRM(_RecorderTrainer):
 
     def _recorders(self, manager: TaskManager, ids: Sequence[str]) -> dict[str, Recorder]:
         """The recorders of the tasks, by task; what failed is remembered, and raised if it is to be."""
-        self.failures = {}
+        failures: dict[str, str] = {}
         recorders = {}
         for i, task_id in enumerate(ids):
             task = manager.store.get(str(manager.task_pool), task_id)
             if task.status is Status.FAILED:
-                self._failed(f"{task_key(task.definition, i, len(ids))}, {task_id}", _why(task))
+                key = f"{task_key(task.definition, i, len(ids), task.model_name)}, {task_id}"
+                self._failed(failures, key, _why(task))
             else:
                 recorders[task_id] = recorder_of(task.result)
-        self._judge(len(ids))
+        self._judge(failures, len(ids))
         return recorders
 
 
@@ -509,13 +539,9 @@ class DelayTrainerRM(TrainerRM):
         **kwargs: Any,
     ) -> list[Recorder]:
         """Return one recorder a task, not trained yet."""
-        skip, self.skip_run_task = self.skip_run_task, False
-        try:
-            return super().train(
-                tasks, train_func, experiment_name, before_status, after_status, default_rec_name, **kwargs
-            )
-        finally:
-            self.skip_run_task = skip
+        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
+        func = train_func or self.train_func
+        return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments, here=True)
 
     def end_train(
         self,
@@ -538,7 +564,9 @@ class DelayTrainerRM(TrainerRM):
         manager = self._manager(session, experiment)
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
         func = end_train_func or self.end_train_func
-        self._run(manager, ids, func, Status.PART_DONE, Status.DONE, session, experiment, kwargs)
+        self._run(
+            manager, ids, func, Status.PART_DONE, Status.DONE, session, experiment, kwargs, elsewhere=self.skip_run_task
+        )
         trained = self._recorders(manager, ids)
         return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
 
@@ -572,7 +600,24 @@ def _why(task: TaskRecord) -> str:
     return task.error or f"{task.status}, and no reason was kept"
 
 
-def task_key(item: Any, place: int, total: int) -> str:
+def _names(tasks: Sequence[Any]) -> list[str]:
+    """What the models of some tasks are called where they were given no names."""
+    described = all(isinstance(task, Mapping) for task in tasks)
+    return model_names(tasks) if described else [""] * len(tasks)
+
+
+def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same, empty for tasks whose models have names in the pool: those were given."""
+    names = _names(tasks)
+    if not any(names):
+        return names
+    ids = [digest(task) for task in tasks]
+    query = {"_id": {"$in": ids}, "model_name": {"$ne": ""}}
+    named = {task.id for task in manager.store.query(str(manager.task_pool), query, results=False)}
+    return ["" if task_id in named else name for task_id, name in zip(ids, names, strict=True)]
+
+
+def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
     """Return what a person calls a task: its place, its model, its test segment.
 
     Examples
@@ -584,14 +629,9 @@ def task_key(item: Any, place: int, total: int) -> str:
     if isinstance(item, Recorder):
         known.append(f"recorder {item.id}")
     elif isinstance(item, Mapping):
-        model = item.get("model")
-        known += [str(model["class"])] if isinstance(model, Mapping) and "class" in model else []
-        dataset = item.get("dataset")
-        kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
-        segments = kwargs.get("segments") if isinstance(kwargs, Mapping) else None
-        if isinstance(segments, Mapping) and "test" in segments:
-            begin, end = segments["test"]
-            known.append(f"test {begin} to {end or 'the end'}")
+        model, days = item.get("model"), days_tested(item)
+        name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
+        known += [part for part in (name, days and f"test {days}") if part]
     return f"task {place + 1} of {total}" + (f" ({', '.join(known)})" if known else "")
 
 

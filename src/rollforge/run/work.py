@@ -15,6 +15,7 @@ __all__ = [
     "Event",
     "Job",
     "WorkerStopped",
+    "current_model",
     "current_task",
     "current_token",
     "nobody",
@@ -25,6 +26,9 @@ __all__ = [
 
 current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None)
 """Id of the task of a pool that is being run, for whoever makes a recorder of it."""
+
+current_model: ContextVar[str] = ContextVar("rollforge_model", default="")
+"""Name of the model of the task that is being run; empty when it was given none."""
 
 
 current_token: ContextVar[int] = ContextVar("rollforge_token", default=1)
@@ -86,6 +90,8 @@ class Event:
     worker: str
     seconds: float = 0.0
     error: str = ""
+    label: str = ""
+    """What a person calls the task: its model and the days that it tests."""
     at: float = field(default_factory=time.time)
 
 

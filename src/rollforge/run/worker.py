@@ -24,6 +24,7 @@ from rollforge.run.work import (
     Event,
     Job,
     WorkerStopped,
+    current_model,
     current_task,
     current_token,
     nobody,
@@ -141,11 +142,13 @@ class Worker:
             return
         try:
             token, number = current_task.set(task.id), current_token.set(task.token)
+            name = current_model.set(task.model_name)
             try:
                 result = storable(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
                 current_token.reset(number)
+                current_model.reset(name)
             claims.commit(task, result, words.text(), time.perf_counter() - began)
         except StoreUnavailable:
             raise
