@@ -463,10 +463,10 @@ def _validate(document: dict[str, Any], lines: Mapping[str, int], path: Path, te
 def _problems_of_models(document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
     """What is wrong with the section ``models``."""
     models = document["models"]
-    if not isinstance(models, dict) or not models:
-        return [f"{_line('models', lines)}models: must map names to models, found {models!r}."]
-    if not isinstance(document.get("task"), dict):
-        return []  # reported as such
+    if not isinstance(models, dict) or not isinstance(document.get("task"), dict):
+        return []  # pydantic has said so
+    if not models:
+        return [f"{_line('models', lines)}models: must map names to models, found none."]
     found = []
     for name, given in models.items():
         path = f"models.{name}"
