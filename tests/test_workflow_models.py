@@ -184,7 +184,10 @@ def test_a_mistake_is_said_with_its_line(files: Files, text: str, said: str) -> 
             MODELS + "  bad: {class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {estimatr: ols}}\n",
             r"line 21: models\.bad",
         ),
-        (MODELS + "grid: {model.kwargs.num_leaves: {a: 4, b: 4}}\n", r"line 21: grid\.model\.kwargs\.num_leaves: .*twice"),
+        (
+            MODELS + "grid: {model.kwargs.num_leaves: {a: 4, b: 4}}\n",
+            r"line 21: grid\.model\.kwargs\.num_leaves: .*twice",
+        ),
         (MODELS + "grid: {model.kwrgs.num_leaves: [4]}\n", r"grid\.model\.kwrgs.*Did you mean 'kwargs'"),
         (MODELS + "grid: {dataset.kwargs.segments.train.7: [4]}\n", r"'7' is no place in a list of 2"),
         (MODELS + "grid: {model.kwargs.num_leaves: []}\n", r"at least one value"),
