@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import pandas as pd
 
 from rollforge.build import build
 from rollforge.data.handler import DataHandler, DataHandlerLP
-from rollforge.errors import DataError, SegmentError, nearest
+from rollforge.dates import read_day
+from rollforge.errors import DataError, DateError, SegmentError, nearest
 from rollforge.serial import Serializable
 
 __all__ = ["Dataset", "DatasetH"]
@@ -149,8 +151,9 @@ class DatasetH(Dataset):
 
 
 def _is_date(text: str) -> bool:
+    """Whether a text names a day, a month or a year."""
     try:
-        pd.Timestamp(text)
-    except ValueError:
-        return False
+        read_day(text)
+    except DateError:
+        return re.fullmatch(r"\d{4}(-\d{1,2})?", text) is not None
     return True

@@ -6,6 +6,7 @@ Making a handler computes nothing; the first question for data does, and finds i
 from __future__ import annotations
 
 import abc
+import datetime as dt
 import hashlib
 import logging
 import re
@@ -318,14 +319,14 @@ class DataHandler(DataHandlerABC):
             When the day is not in the data.
         """
         days = self._data.index.unique(level="datetime")
-        day = pd.Timestamp(cur_date)
+        day = read_timestamp(cur_date, "cur_date")
         if day not in days:
             raise DataError(f"The handler has no data of {day.date()}.")
         place = days.get_loc(day)
         assert isinstance(place, int)
         if place - periods + 1 < 0:
             log.warning("there are %d days of data up to %s, not %d", place + 1, day.date(), periods)
-        return slice(days[max(0, place - periods + 1)], cur_date)
+        return slice(days[max(0, place - periods + 1)], day)
 
     def get_range_iterator(
         self, periods: int, min_periods: int | None = None, **kwargs: Any
@@ -641,12 +642,24 @@ def _select(frame: pd.DataFrame, selector: Any, level: str | int | None) -> pd.D
         rows: Any = selector
     else:
         place = level if isinstance(level, int) else list(frame.index.names).index(level)
-        rows = (selector, slice(None, None)) if place == 0 else (slice(None, None), selector)
+        chosen = _days_selected(selector) if frame.index.names[place] == "datetime" else selector
+        rows = (chosen, slice(None, None)) if place == 0 else (slice(None, None), chosen)
     try:
         found: pd.DataFrame = frame.loc(axis=0)[rows]
     except (KeyError, TypeError) as exc:
-        raise DataError(f"The handler has no rows for {selector!r}: {exc}") from exc
+        raise DataError(f"The handler has no rows for {selector!r}.") from exc
     return found
+
+
+def _days_selected(selector: Any) -> Any:
+    """Days of a selector as timestamps, whatever way they are written; months, years and masks are left to pandas."""
+    if isinstance(selector, slice):
+        return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
+    if isinstance(selector, str) and _PARTIAL.fullmatch(selector):
+        return selector
+    if isinstance(selector, (str, int, float, dt.date, np.generic)):
+        return read_timestamp(selector, "selector")
+    return selector
 
 
 def _inside(frame: pd.DataFrame, start: Any, end: Any) -> NDArray[np.bool_]:
