@@ -32,12 +32,11 @@ from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailabl
 from rollforge.track.files import Files, LocalFiles
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
 from rollforge.track.index import RunIndex
-from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, latest_metrics
+from rollforge.track.tracker import FOLDER_MARK, Metric, RunData, RunInfo, RunQuery, latest_metrics
 
 __all__ = ["FolderTracker"]
 
 _FORMAT = 1
-_MARK = "rollforge-tracking.json"
 _GONE = ".deleted-"
 
 
@@ -78,14 +77,14 @@ class FolderTracker:
 
     def _check_format(self) -> None:
         try:
-            noted = json.loads((self.root / _MARK).read_text(encoding="utf-8"))["format"]
+            noted = json.loads((self.root / FOLDER_MARK).read_text(encoding="utf-8"))["format"]
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
             raise self._unavailable(exc) from exc
         except (ValueError, KeyError, TypeError) as exc:
             raise TrackingUnavailable(
-                f"{self.root / _MARK} is damaged; it should read {{'format': {_FORMAT}}}."
+                f"{self.root / FOLDER_MARK} is damaged; it should read {{'format': {_FORMAT}}}."
             ) from exc
         if noted > _FORMAT:
             raise TrackingUnavailable(
@@ -101,8 +100,8 @@ class FolderTracker:
             private_folder(self.root)
             if not os.access(self.root, os.W_OK):
                 raise TrackingUnavailable(f"The tracking folder {self.root} is read-only. Name another by --tracking.")
-            if not (self.root / _MARK).exists():
-                _write_whole(self.root / _MARK, {"format": _FORMAT})
+            if not (self.root / FOLDER_MARK).exists():
+                _write_whole(self.root / FOLDER_MARK, {"format": _FORMAT})
         except OSError as exc:
             raise self._unavailable(exc) from exc
 

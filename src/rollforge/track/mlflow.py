@@ -188,13 +188,21 @@ class MLflowTracker:
     @property
     def _store(self) -> Any:
         if self._opened is None or self._process != os.getpid():
-            self.prepare()
+            self._prepare()
         return self._opened
 
     def warm_up(self) -> None:
         _import_mlflow()
 
     def prepare(self) -> None:
+        if self._folder is not None:  # who only reads is not given a new folder in place of one that is not there
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as exc:
+                raise self._unavailable(exc.strerror or str(exc)) from exc
+        self._prepare()
+
+    def _prepare(self) -> None:
         if self._opened is not None and self._process == os.getpid():
             return
         if self._opened is not None and self._database is not None:
@@ -304,7 +312,7 @@ class MLflowTracker:
         """Look whether the server answers: MLflow itself tries for minutes before it says no."""
         if self._folder is not None:
             if not self._folder.is_dir():
-                raise self._unavailable("there is no such folder. New runs go to sqlite:///PATH or folder:PATH")
+                raise self._unavailable("there is no such folder")
             return
         parts = urlsplit(self.uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)

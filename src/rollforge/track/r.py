@@ -68,7 +68,7 @@ class QlibRecorder:
         experiment_name: str | None = None,
         recorder_id: str | None = None,
         recorder_name: str | None = None,
-        uri: str | None = None,
+        uri: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Iterator[Recorder]:
         """Run a ``with`` block under a new recorder, or with `resume` under one that is there.
@@ -111,7 +111,7 @@ class QlibRecorder:
         experiment_name: str | None = None,
         recorder_id: str | None = None,
         recorder_name: str | None = None,
-        uri: str | None = None,
+        uri: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Recorder:
         """Start a recorder; :meth:`end_exp` ends it. See :meth:`start`.
@@ -120,7 +120,7 @@ class QlibRecorder:
         """
         if recorder_id is not None and not resume:
             raise ConfigError("A new recorder gets its own id. To go on with one that is there, say resume=True.")
-        tracker = self._tracker if uri is None else open_tracker(uri)
+        tracker = self._tracker if uri is None else open_tracker(folder_uri(uri, create=True))
         experiment = get_experiment(tracker, experiment_id=experiment_id, experiment_name=experiment_name)
         return experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
 
@@ -264,7 +264,7 @@ class QlibRecorder:
         """Return the URI of the tracking store, as it was written where it was chosen here."""
         return self._written.get(current_session().tracking) or self._tracker.uri
 
-    def set_uri(self, uri: str | None) -> None:
+    def set_uri(self, uri: str | os.PathLike[str] | None) -> None:
         """Use another tracking store from here on, in this process; None for the one that the environment names.
 
         A path or ``file:PATH`` is an ``mlruns`` folder, which is made where there is none.
@@ -283,7 +283,7 @@ class QlibRecorder:
         self._written = {named: str(uri)} if uri else {}
 
     @contextlib.contextmanager
-    def uri_context(self, uri: str) -> Iterator[None]:
+    def uri_context(self, uri: str | os.PathLike[str]) -> Iterator[None]:
         """Use another tracking store inside a ``with`` block; a path or ``file:PATH`` is an ``mlruns`` folder."""
         full = folder_uri(uri)
         before = self._written.get(full)

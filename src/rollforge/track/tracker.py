@@ -20,9 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
+from urllib.parse import unquote
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, nearest
+from rollforge.errors import ConfigError, TrackingUnavailable, nearest
 from rollforge.track.files import Files
 
 __all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "folder_uri", "latest_metrics", "open_tracker"]
@@ -184,41 +185,69 @@ _DRIVERS = {
     "file": ("rollforge.track.mlflow", "MLflowTracker"),
 }
 _open: dict[str, Tracker] = {}
-_FOLDER = re.compile(r"(?:file:(?://)?)?(/.*|[^:]*)")
+_DATABASES = (".db", ".sqlite", ".sqlite3")
+FOLDER_MARK = "rollforge-tracking.json"
+"""The file that a folder of plain files has."""
 
 
 def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
-    """Return the URI of an ``mlruns`` folder that is named by a path or by ``file:PATH``; any other URI as it is.
+    """Return the URI of a store that is named by a path or by ``file:PATH``, with an absolute path; other URIs as they are.
+
+    A path is a database where it is a file or ends like one, a folder of plain files where it holds such, and an ``mlruns``
+    folder otherwise.
 
     Parameters
     ----------
     uri : str or path
-        What names the store.
+        What names the store; ``~`` stands for the home folder. ``file://`` URIs may have percent signs and ``localhost``.
     create : bool
-        True makes the folder where there is none.
+        True makes an ``mlruns`` folder where there is none.
+
+    Raises
+    ------
+    TrackingUnavailable
+        When the folder cannot be made.
 
     Examples
     --------
     >>> folder_uri("file:///tmp/mlruns"), folder_uri("/tmp/mlruns"), folder_uri("sqlite:///runs.db")
     ('file:/tmp/mlruns', 'file:/tmp/mlruns', 'sqlite:///runs.db')
+    >>> folder_uri("/tmp/runs/mlflow.db")
+    'sqlite:////tmp/runs/mlflow.db'
     """
-    found = _FOLDER.fullmatch(os.fspath(uri))
-    if found is None:
-        return os.fspath(uri)
-    folder = Path(found[1]).expanduser().absolute()
+    text = os.fspath(uri)
+    if text.startswith("file:"):
+        path = re.sub("^//(localhost(?=/))?", "", text.removeprefix("file:"))
+        place = _absolute(path if Path(path).exists() else unquote(path))
+    elif ":" in text:
+        return text
+    else:
+        place = _absolute(text)
+        if place.is_file() or place.suffix.lower() in _DATABASES:
+            return f"sqlite:///{place}"
+        if (place / FOLDER_MARK).exists():
+            return f"folder:{place}"
     if create:
-        folder.mkdir(parents=True, exist_ok=True)
-    return f"file:{folder}"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise TrackingUnavailable(f"The folder {place} for runs cannot be made: {exc.strerror or exc}.") from exc
+    return f"file:{place}"
 
 
-def open_tracker(uri: str) -> Tracker:
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
     """Return the tracker at a URI; the same one for the same URI in one process.
 
     Parameters
     ----------
-    uri : str
+    uri : str or path
         ``sqlite:///PATH`` or ``http(s)://…`` (MLflow), ``folder:PATH`` (plain files), ``file:PATH`` (an ``mlruns`` folder
-        as Qlib writes it). ``sqlite:////PATH`` is an absolute path.
+        as Qlib writes it). ``sqlite:////PATH`` is an absolute path. For paths see :func:`folder_uri`; a name alone is one
+        where there is such a file or folder, or nothing that it may be a slip of.
 
     Raises
     ------
@@ -229,12 +258,15 @@ def open_tracker(uri: str) -> Tracker:
     TrackingUnavailable
         When it cannot be opened.
     """
+    uri = os.fspath(uri)
+    slip = os.sep not in uri and nearest(uri, _DRIVERS) and not Path(uri).exists()
+    uri = uri if slip else folder_uri(uri)
     if uri not in _open:
         scheme, colon, _ = uri.partition(":")
         if not colon or scheme not in _DRIVERS:
             raise ConfigError(
                 f"{mask_secrets(uri)!r} names no tracking store.{nearest(scheme, _DRIVERS)} "
-                "Write sqlite:///PATH, http://HOST:PORT, folder:PATH, or file:PATH for an mlruns folder.",
+                "Write sqlite:///PATH, http://HOST:PORT, folder:PATH, or the path of an mlruns folder.",
                 path="tracking",
             )
         module, name = _DRIVERS[scheme]

@@ -1,0 +1,98 @@
+"""Where runs are kept: a URI, or a path as MLflow's users write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rollforge.errors import ConfigError, TrackingUnavailable
+from rollforge.session import Session, current_session, using
+from rollforge.track.r import R
+from rollforge.track.tracker import folder_uri, open_tracker
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def keep(place: str | Path) -> str:
+    """Keep a run in a place, and return what the place is called."""
+    with R.start(experiment_name="e", recorder_name="first", uri=place):
+        R.log_params(a=1)
+        uri = current_session().tracking
+    with R.uri_context(place):
+        found = R.get_recorder(experiment_name="e", recorder_name="first")
+        assert found.list_params() == {"a": "1"}
+        assert found.status == "FINISHED"
+    return uri
+
+
+@pytest.mark.parametrize(
+    "place", ["mlruns", "./mlruns", "{here}/mlruns", "file:mlruns", "file:{here}/mlruns", "file://{here}/mlruns",
+              "file://localhost{here}/mlruns", "sub/folder/", "with space/mlruns"],
+)  # fmt: skip
+def test_a_folder_is_an_mlruns_folder(place: str, here: Path) -> None:
+    """By its path or by a URI, relative or absolute; it is made where there is none."""
+    named = place.format(here=here)
+    uri = keep(named)
+    folder = Path(uri.removeprefix("file:"))
+    assert folder.is_absolute()
+    assert folder.name in ("mlruns", "folder")
+    assert list(folder.glob("*/*/params/a"))
+    assert keep(Path(folder) if place == "mlruns" else named) == uri  # the same store, by a Path too
+
+
+def test_percent_signs_of_a_uri_are_read(here: Path) -> None:
+    """``file://`` URIs as ``Path.as_uri`` writes them; a folder that has such a name is taken as it is."""
+    (here / "with space").mkdir()
+    assert folder_uri((here / "with space").as_uri()) == f"file:{here}/with space"
+    (here / "a%20b").mkdir()
+    assert folder_uri(f"file:{here}/a%20b") == f"file:{here}/a%20b"
+
+
+def test_the_home_folder_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` stands for it, in text and in a Path."""
+    monkeypatch.setenv("HOME", str(here))
+    assert keep("~/runs") == f"file:{here}/runs"
+    assert folder_uri(Path("~/runs")) == f"file:{here}/runs"
+
+
+def test_a_database_and_plain_files_are_known_by_their_paths(here: Path) -> None:
+    """What is there decides; what is not there yet is named by its ending."""
+    assert keep("runs/mlflow.db") == f"sqlite:///{here}/runs/mlflow.db"
+    keep(f"folder:{here}/plain")
+    assert keep(here / "plain") == f"folder:{here}/plain"
+    assert (here / "runs" / "mlflow.db").is_file()
+
+
+def test_a_slip_of_a_scheme_is_no_folder(here: Path) -> None:
+    """It is an error with the nearest, and nothing is made."""
+    for wrong in ("sqlit:///x.db", "foldr:x", "sqlite", "folders", "ftp://host/x", "posgresql://host/x"):
+        with pytest.raises(ConfigError, match="names no tracking store"):
+            open_tracker(wrong)
+    assert list(here.iterdir()) == []
+
+
+def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
+    """``R.set_uri``, and the session's ``tracking``; none of them depends on the working directory afterwards."""
+    R.set_uri("runs")
+    assert current_session().tracking == f"file:{here}/runs"
+    R.set_uri(None)
+    assert current_session().tracking.startswith("sqlite:///")
+    with using(Session(tracking="other")):
+        assert R.get_uri() == f"file:{here}/other"
+    assert not (here / "other").exists()
+
+
+def test_reading_makes_no_folder(here: Path) -> None:
+    """A slip in a path is an error there."""
+    with pytest.raises(TrackingUnavailable, match="mlrnus cannot be opened: there is no such folder"):
+        open_tracker("./mlrnus").experiments()
+    assert list(here.iterdir()) == []
+    (here / "file").touch()
+    with pytest.raises(TrackingUnavailable, match=r"file for runs cannot be made: (File exists|Not a directory)"):
+        R.set_uri("file:file")
