@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import GridGen, RollingGen, TimeAdjuster, task_generator
-from rollforge.generate.leakage import describe_leaks, label_lookahead, leaking_segments
+from rollforge.generate.leakage import describe_leaks, label_lookahead, leaking_segments, task_warnings
+from rollforge.generate.segments import validate_segments
 from rollforge.generate.timeline import draw, windows
 
 DAYS = pd.bdate_range("2020-01-01", periods=400)
@@ -74,6 +75,63 @@ def test_a_leak_is_named_with_its_days() -> None:
         "The labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out.",
         "The labels of the last 2 days of 'valid' reach into 'test'. trunc_days: auto leaves them out.",
     ]
+
+
+def pretrained(**more: Any) -> dict[str, Any]:
+    """A template of a model that is trained in two steps, as TabNet's."""
+    return template(
+        "Ref($close, -6)/Ref($close, -1) - 1",
+        pretrain=("2020-01-01", "2020-06-30"),
+        pretrain_validation=("2020-07-01", "2020-09-30"),
+        **more,
+    )
+
+
+def test_further_segments_may_overlap() -> None:
+    """They roll with the others, and each is kept as far from what lies behind it as the label looks ahead."""
+    for generator in (RollingGen(20, calendar=DAYS), RollingGen(20, trunc_days="auto", calendar=DAYS)):
+        tasks = generator.generate(pretrained())
+        assert len(tasks) > 5
+        for task in tasks:
+            made = segments(task)
+            assert made["pretrain"][1] == made["train"][1]
+            assert made["pretrain_validation"] == made["valid"]
+    assert leaking_segments(tasks[0], CALENDAR) == []
+    plain = RollingGen(20, calendar=DAYS).generate(pretrained())[0]
+    leaks = {(leak.segment, leak.later, leak.days) for leak in leaking_segments(plain, CALENDAR)}
+    assert leaks == {
+        ("pretrain", "valid", 6), ("train", "valid", 6), ("pretrain_validation", "test", 6), ("valid", "test", 6),
+    }  # fmt: skip
+
+
+def test_a_segment_that_covers_others_has_its_neighbour_behind_them() -> None:
+    """Its labels reach into the test, not into what it covers."""
+    task = template(pretrain=("2020-01-01", "2020-09-30"))
+    leaks = {(leak.segment, leak.later) for leak in leaking_segments(task, CALENDAR)}
+    assert leaks == {("pretrain", "test"), ("train", "valid"), ("valid", "test")}
+    cut = segments(RollingGen(20, trunc_days="auto", calendar=DAYS).generate(task)[0])
+    assert cut["pretrain"][1] == cut["valid"][1] == DAYS[DAYS.get_loc("2020-10-01") - 3]
+    assert cut["train"][1] == DAYS[DAYS.get_loc("2020-07-01") - 3]
+
+
+def test_training_on_tested_days_by_another_name_is_named() -> None:
+    """A pretrain segment that reaches into the test; other further segments are nobody's concern."""
+    task = template(pretrain=("2020-01-01", "2020-10-30"), last_month=("2021-06-01", "2021-06-30"))
+    validate_segments(task, CALENDAR)
+    texts = task_warnings([task], CALENDAR)
+    assert (
+        "22 of 195 days of 'test' are in 'pretrain' too: the model is tested on what it was fitted to before." in texts
+    )
+    assert not [text for text in texts if "last_month" in text and "too" in text]
+
+
+@pytest.mark.parametrize("names", [("train", "valid"), ("valid", "test"), ("train", "test")])
+def test_the_usual_segments_must_not_overlap(names: tuple[str, str]) -> None:
+    """Also with a further one between them."""
+    days = ("2020-07-01", "2020-12-31")
+    task = template(**dict.fromkeys(names, days), pretrain=("2020-07-01", "2020-07-31"))
+    with pytest.raises(SegmentError, match="overlaps with"):
+        validate_segments(task, CALENDAR)
 
 
 @pytest.mark.parametrize(

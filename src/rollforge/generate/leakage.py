@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from rollforge.data.operators import lookahead
 from rollforge.data.provider import Days
 from rollforge.errors import ExpressionError, RollforgeError
 from rollforge.generate.label import declared_days, described_handler, task_labels
-from rollforge.generate.segments import Bounds, bounds, ordered, segments_of
+from rollforge.generate.segments import Bounds, bounds, neighbours, ordered, segments_of
 
 __all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
 
@@ -99,9 +98,11 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
         return []
     found = []
     sequence = ordered(segments_of(task))
-    for (name, (begin, end)), (later, (start, _)) in pairwise(sequence):
-        if end is None or start is None or start <= end:
-            continue
+    places = dict(sequence)
+    for name, later in neighbours(sequence):
+        (begin, end), (start, _) = places[name], places[later]
+        assert end is not None
+        assert start is not None
         last = int(np.searchsorted(calendar, end, "right")) - 1
         first = int(np.searchsorted(calendar, start))
         reaching = min(ahead - (first - last - 1), _overlap((begin, end), (None, None), calendar))
@@ -148,8 +149,10 @@ def _shared_days(task: Mapping[str, Any], calendar: Days) -> list[str]:
     """Days that a model is fitted to, or stopped early on, and tested on."""
     segments = {name: bounds(name, segment) for name, segment in segments_of(task).items()}
     texts = []
+    other = [name for name in segments if name != "train" and "train" in name.lower()]
     for later, earlier, why in (
         ("test", "train", "the model is tested on what it was fitted to"),
+        *(("test", name, "the model is tested on what it was fitted to before") for name in other),
         ("test", "valid", "the model is tested on what its fitting was stopped by"),
         ("valid", "train", "fitting is stopped by what the model was fitted to"),
     ):

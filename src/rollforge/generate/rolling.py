@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,7 +13,7 @@ from rollforge.errors import SegmentError, nearest
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.leakage import label_lookahead
-from rollforge.generate.segments import PATH, ordered, segments_of, validate_segments
+from rollforge.generate.segments import PATH, neighbours, ordered, segments_of, validate_segments
 
 __all__ = ["RollingGen", "handler_mod", "trunc_segments"]
 
@@ -199,8 +198,7 @@ class RollingGen(TaskGen):
         return cut
 
     def _truncate_neighbours(self, segments: Segments, days: int) -> None:
-        names = [name for name, _ in ordered(segments)]
-        for name, later in pairwise(names):
+        for name, later in neighbours(ordered(segments)):
             start, end = segments[name]
             limit = (self.ta.align_idx(segments[later][0]) or 0) - days
             if limit < 0:

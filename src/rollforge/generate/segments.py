@@ -11,9 +11,10 @@ import numpy as np
 from rollforge.dates import read_day, read_days
 from rollforge.errors import DateError, SegmentError, nearest
 
-__all__ = ["Bounds", "ordered", "segments_of", "validate_segments"]
+__all__ = ["Bounds", "neighbours", "ordered", "segments_of", "validate_segments"]
 
 PATH = "task.dataset.kwargs.segments"
+_FITTED_AND_TESTED = ("train", "valid", "test")
 Bounds = tuple[np.datetime64 | None, np.datetime64 | None]
 
 
@@ -69,6 +70,25 @@ def ordered(segments: Mapping[str, Any], path: str = PATH) -> list[tuple[str, Bo
     return sorted(known, key=lambda s: (s[1][0] is not None, s[1][0]))
 
 
+def neighbours(sequence: Sequence[tuple[str, Bounds]]) -> list[tuple[str, str]]:
+    """Return each segment with the first that begins after its end: whose days its labels may reach into.
+
+    Parameters
+    ----------
+    sequence : sequence of (name, bounds)
+        In the order of time, as :func:`ordered` returns them. A segment that others overlap, such as ``pretrain``, has as
+        neighbour the first one behind it.
+    """
+    found = []
+    for name, (_, end) in sequence:
+        if end is None:
+            continue
+        behind = [(s, n not in _FITTED_AND_TESTED, n) for n, (s, _) in sequence if s is not None and s > end]
+        if behind:
+            found.append((name, min(behind)[2]))  # of those that begin on one day, rather one of the usual names
+    return found
+
+
 def validate_segments(
     task: Mapping[str, Any],
     calendar: Sequence[Any] | Any,
@@ -91,7 +111,8 @@ def validate_segments(
     Raises
     ------
     SegmentError
-        Missing, unreadable, inverted, overlapping, or without a single trading day.
+        Missing, unreadable, inverted, or without a single trading day; train, valid and test (and those in `needed`) must
+        not overlap. Further segments, such as ``pretrain``, may overlap any.
     """
     segments = segments_of(task, path)
     for name in needed:
@@ -109,7 +130,8 @@ def validate_segments(
             raise SegmentError(
                 f"({start}, {end}) has no trading day: the calendar has {days[0]} to {days[-1]}.", path=f"{path}.{name}"
             )
-    for (name, (_, end)), (later, (start, _)) in pairwise(sequence):
+    apart = {*_FITTED_AND_TESTED, *needed}
+    for (name, (_, end)), (later, (start, _)) in pairwise([s for s in sequence if s[0] in apart]):
         if end is None or start is None or start <= end:
             shown = "is open" if end is None else f"ends on {end}"
             raise SegmentError(
