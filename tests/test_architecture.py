@@ -21,6 +21,7 @@ _GROUND = [
     "qlib_imports",
     "build",
     "session",
+    "qlib_options",
 ]
 GROUND = {name: order for order, name in enumerate(_GROUND)}
 ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]

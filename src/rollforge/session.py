@@ -21,6 +21,7 @@ __all__ = ["Session", "amend", "available_cores", "current_session", "init", "pa
 
 REGIONS = ("us", "cn", "tw")
 EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
+"""What may be a default of the backtest's exchange."""
 
 
 def available_cores() -> int:

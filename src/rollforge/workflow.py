@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import os
 import re
 import sys
@@ -34,7 +35,8 @@ from rollforge.errors import (
     nearest,
 )
 from rollforge.generate.naming import check_name
-from rollforge.session import Session, parse_size, using
+from rollforge.qlib_options import check_option, data_folder, exchange_options
+from rollforge.session import EXCHANGE, Session, parse_size, using
 from rollforge.task import digest
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class _Place(_Section):
 
 
 class _QlibInit(BaseModel):
-    """Qlib's own options: those that mean something here are read, its many others are Qlib's business."""
+    """Qlib's own options; what each means is in :mod:`rollforge.qlib_options`."""
 
     model_config = ConfigDict(extra="allow")
     provider_uri: str | dict[str, str] = "~/.qlib/qlib_data/cn_data"  # Qlib's default
@@ -65,6 +67,7 @@ class _QlibInit(BaseModel):
     exp_manager: dict[str, Any] | None = None
     default_exp_name: str | None = None
     custom_ops: list[_Place] = []
+    kernels: int | None = Field(default=None, ge=1)
 
 
 def _bytes(value: Any) -> Any:
@@ -447,6 +450,7 @@ def _validate(document: dict[str, Any], lines: Mapping[str, int], path: Path, te
             log.warning("%s: the key %r means nothing here and is left out.", path, key)
     if document.get("qlib_init") is not None and document.get("rollforge") is not None:
         problems.append(f"{_line('rollforge', lines)}rollforge: stands beside qlib_init; keep one of the two.")
+    problems.extend(_option_problems(document, lines))
     several = document.get("models") is not None
     try:
         parsed = (_DocumentOfModels if several else _Document).model_validate(document)
@@ -527,6 +531,31 @@ def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
     return tuple(made)
 
 
+def _option_problems(document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
+    """Options of Qlib's that are unknown or refused, and defaults of the exchange that no backtest would take."""
+    from rollforge.record.rules import Rules
+
+    problems = []
+    section = document.get("qlib_init")
+    options = section if isinstance(section, Mapping) else {}
+    own = document.get("rollforge")
+    for name, value in options.items():
+        try:
+            check_option(str(name), value, path="qlib_init")
+        except ConfigError as exc:
+            problems.append(f"{_line(exc.path, lines)}{exc}")
+    exchange = own.get("exchange") if isinstance(own, Mapping) else None
+    for where, given in (("qlib_init", exchange_options(options)), ("rollforge.exchange", exchange)):
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            try:
+                if name not in EXCHANGE:
+                    raise ConfigError(f"unknown key.{nearest(str(name), EXCHANGE)} Known: {', '.join(EXCHANGE)}.")
+                Rules.from_kwargs({}, region="us", defaults={name: value})
+            except ConfigError as exc:
+                problems.append(f"{_line(f'{where}.{name}', lines)}{where}.{name}: {exc.message}")
+    return problems
+
+
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
@@ -543,10 +572,10 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
     experiment: str | None = parsed.experiment_name
     if parsed.qlib_init is not None:
         section = parsed.qlib_init
-        uri = section.provider_uri
-        if isinstance(uri, dict):
-            uri = uri.get("day") or next(iter(uri.values()))
+        others = section.model_extra or {}
+        uri = data_folder(section.provider_uri, others.get("mount_path"), path="qlib_init.provider_uri")
         options.update(provider_uri=_data_folder(uri, path.parent), region=section.region)
+        options.update(exchange=exchange_options(others), threads=section.kernels)
         manager = (section.exp_manager or {}).get("kwargs") or {}
         options["tracking"] = manager.get("uri")
         experiment = experiment or manager.get("default_exp_name") or section.default_exp_name
@@ -686,7 +715,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     names: list[str] = []
     for one in _variants(workflow):
         validate_segments(one.task, calendar, path=f"{one.place('dataset')}.kwargs.segments")
-        made = task_generator([one.task], rolling)
+        made = task_generator([_with_exchange(one.task, workflow.session.exchange)], rolling)
         tasks += made
         names += [one.name] * len(made)
     kept, names = tuple(tasks[:limit]), names[:limit]
@@ -697,6 +726,26 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         windows=tuple(windows(kept, calendar, names)),
         warnings=tuple(task_warnings(kept, calendar, workflow.label_days)),
     )
+
+
+def _with_exchange(template: Mapping[str, Any], exchange: Mapping[str, Any]) -> dict[str, Any]:
+    """The template with the file's defaults of the exchange in its backtests: what a task needs travels with it."""
+    if not exchange or not template.get("record"):
+        return dict(template)
+    from rollforge.record.portfolio import backtest_of, with_backtest
+
+    records = template["record"]
+    listed = [records] if isinstance(records, (dict, str)) else list(records)
+    for i, record in enumerate(listed):
+        options = backtest_of(record)
+        if options is not None:
+            defaults = {k: math.inf if k == "limit_threshold" and v is None else v for k, v in exchange.items()}
+            given = options.get("exchange_kwargs") or {}
+            # As a trade unit, null means any amount; elsewhere it means the default.
+            said = {k for k in defaults if k in options or (k in given and (k == "trade_unit" or given[k] is not None))}
+            kept = {k: v for k, v in defaults.items() if k not in said}
+            listed[i] = with_backtest(record, {**options, "exchange_kwargs": {**given, **kept}})
+    return {**template, "record": listed if isinstance(records, list) else listed[0]}
 
 
 def _demo_command(template: Mapping[str, Any], folder: str) -> str:

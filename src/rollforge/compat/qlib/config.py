@@ -14,7 +14,8 @@ from rollforge.compat.qlib import console
 from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, DataPathManager as _DataPathManager
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError
-from rollforge.session import current_session, init as init_session
+from rollforge.qlib_options import check_option, data_folder, exchange_options
+from rollforge.session import EXCHANGE, Session, current_session, init as init_session
 from rollforge.track.base import folder_uri
 
 __all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf"]
@@ -23,17 +24,7 @@ log = logging.getLogger(__name__)
 
 QLIB_VERSION = "0.9.7"
 _DEFAULT_FOLDER = "~/.qlib/qlib_data/cn_data"
-# Settings of Qlib's that change how it works inside, and nothing that it computes.
-_WITHOUT_EFFECT = frozenset(
-    """expression_cache dataset_cache calendar_cache local_cache_path redis_host redis_port redis_task_db redis_password
-    mem_cache_size_limit mem_cache_limit_type mem_cache_expire dataset_provider expression_provider calendar_provider
-    instrument_provider feature_provider provider joblib_backend maxtasksperchild logging_level logging_config
-    clear_mem_cache skip_if_reg default_disk_cache flask_server flask_port auto_mount mount_path dump_protocol_version
-    min_data_shift trade_unit limit_threshold deal_price timeout task_conf""".split()
-)
-
-
-_OF_THE_SESSION = ("provider_uri", "region", "kernels", "trade_unit", "limit_threshold", "deal_price")
+_OF_THE_SESSION = ("provider_uri", "region", "kernels", *EXCHANGE)
 
 
 class Config(dict[str, Any]):
@@ -55,11 +46,14 @@ class Config(dict[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name == "provider_uri":
-            init_session(**_kept(provider_uri=_folder(value)))
+            init_session(**_kept(provider_uri=_folder(value, self.get("mount_path"))))
         elif name == "region":
             self.set_region(value)
         elif name == "kernels":
-            init_session(**_kept(threads=max(1, int(value))))
+            init_session(**_kept(threads=_threads(value)))
+        elif name in EXCHANGE:
+            session = current_session()
+            init_session(**_kept(exchange=_checked({**session.exchange, name: value}, session.region)))
         else:
             super().__setitem__(name, value)
         if name == "mongo" and value:
@@ -73,9 +67,9 @@ class Config(dict[str, Any]):
             return session.region
         if name == "kernels":
             return session.threads
+        if name in EXCHANGE:
+            return session.exchange[name] if name in session.exchange else REGIONS[session.region][name]
         if not super().__contains__(name):
-            if name in REGIONS[session.region]:
-                return REGIONS[session.region][name]
             super().__setitem__(name, copy.deepcopy(DEFAULTS[name]))  # of our own: scripts add to lists and dicts in it
         return super().__getitem__(name)
 
@@ -102,8 +96,8 @@ class Config(dict[str, Any]):
         self.clear()
 
     def set_region(self, region: str) -> None:
-        """Choose the region, whose rules of trading the backtest follows."""
-        init_session(**_kept(region=str(region).lower()))
+        """Choose the region, whose rules of trading the backtest follows: its trade unit, price limit and price."""
+        init_session(**_kept(region=str(region).lower(), exchange={}))
 
     def set_mode(self, mode: str) -> None:
         """Choose ``client``: there is no data server.
@@ -187,39 +181,64 @@ def _store_of(setting: Mapping[str, str]) -> str:
     return wanted
 
 
-def _folder(provider_uri: Any) -> str:
-    if isinstance(provider_uri, Mapping):
-        if "day" not in provider_uri and "__DEFAULT_FREQ" not in provider_uri:
-            raise ConfigError("provider_uri names no folder for the frequency 'day'.", path="provider_uri")
-        provider_uri = provider_uri.get("day", provider_uri.get("__DEFAULT_FREQ"))
-    return str(Path(os.fspath(provider_uri)).expanduser())
+def _folder(provider_uri: Any, mount_path: Any = None) -> str:
+    return str(Path(data_folder(provider_uri, mount_path)).expanduser())
+
+
+def _threads(kernels: Any) -> int:
+    """The number of threads that ``kernels`` names: a number, or a function of the frequency."""
+    count = kernels("day") if callable(kernels) else kernels
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"must be a number from 1 on, found {kernels!r}.", path="kernels")
+    return count
+
+
+def _checked(exchange: Mapping[str, Any], region: str) -> dict[str, Any]:
+    """Defaults of the exchange, unless a backtest would refuse them."""
+    from rollforge.record.rules import Rules
+
+    Session(region=region)  # an unknown one is its own error
+    Rules.from_kwargs({}, region=region, defaults=exchange, where="qlib.init")
+    return dict(exchange)
 
 
 def init(default_conf: str = "client", **kwargs: Any) -> None:
-    """Set where data, runs and tasks are, as Qlib's ``init`` does.
+    """Set where data, runs and tasks are, and what trading costs, as Qlib's ``init`` does.
 
     Parameters
     ----------
     default_conf : str
-        Has no meaning here.
+        ``client``.
     **kwargs
-        ``provider_uri``, ``region``, ``mongo``, ``exp_manager``, ``kernels``, ``custom_ops``; Qlib's other settings have
-        no effect.
+        See :mod:`rollforge.qlib_options`: every option works, or is refused, or is known to change no number.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown option, offering the nearest, and for a value that is not supported.
     """
+    if kwargs.pop("skip_if_reg", False) and C.registered:
+        log.info("qlib.init: nothing is changed, as skip_if_reg says")
+        return
+    C.set_mode(default_conf)
+    for name, value in kwargs.items():
+        check_option(name, value, path="qlib.init")
     console.show(kwargs.get("logging_level", logging.INFO))
     manager = kwargs.pop("exp_manager", None) or {}
-    arguments = manager.get("kwargs", {}) if isinstance(manager, Mapping) else {}
-    region = str(kwargs.pop("region", "cn")).lower()
+    arguments = manager.get("kwargs") or {}
+    region = str(kwargs.pop("region", None) or "cn").lower()
+    folder = _folder(kwargs.pop("provider_uri", _DEFAULT_FOLDER), kwargs.get("mount_path"))
     changes: dict[str, Any] = {
-        "provider_uri": _folder(kwargs.pop("provider_uri", _DEFAULT_FOLDER)), "region": region,
+        "provider_uri": folder, "region": region,
+        "exchange": _checked(exchange_options(kwargs), region),
         "tracking": folder_uri(arguments["uri"], create=True) if arguments.get("uri") else None,
-        "experiment": arguments.get("default_exp_name"),
+        "experiment": arguments.get("default_exp_name") or kwargs.get("default_exp_name"),
     }  # fmt: skip
     mongo, kernels = kwargs.pop("mongo", None), kwargs.pop("kernels", None)
     if mongo:
         changes["store"] = _store_of(mongo)
-    if isinstance(kernels, int):
-        changes["threads"] = max(1, kernels)
+    if kernels is not None:
+        changes["threads"] = _threads(kernels)
     init_session(**_kept(**changes))
     if kwargs.get("custom_ops"):
         from rollforge.compat.qlib.operators import Operators
@@ -227,11 +246,9 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
         Operators.register(kwargs["custom_ops"])
     if manager:
         dict.__setitem__(C, "exp_manager", manager)
-    unknown = sorted(set(kwargs) - _WITHOUT_EFFECT - {"custom_ops"})
-    if unknown:
-        log.warning("qlib.init: %s: not known, without effect", ", ".join(unknown))
     for name, value in kwargs.items():
-        dict.__setitem__(C, name, value)
+        if name not in EXCHANGE:
+            dict.__setitem__(C, name, value)
     dict.__setitem__(C, "_registered", True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rollforge.qlib_imports import names_of
 from rollforge.qlib_names import MODULES, NOT_COVERED, REASONS
+from rollforge.qlib_options import ONLY, WITHOUT_EFFECT, WORKS
 
 __all__ = ["BEGIN", "covered", "rewrite"]
 
@@ -53,9 +54,26 @@ def covered() -> str:
             "Why something is not found:", "", *reasons, "",
             "## Modules of which nothing is found", "",
             "With pyqlib installed, its own are used.", "",
-            "| why | modules, with all that is in them |", "|---|---|", *others, "",
+            "| why | modules, with all that is in them |", "|---|---|", *others, "", *_options(),
         ]
     )  # fmt: skip
+
+
+def _options() -> list[str]:
+    """The options of ``qlib.init``: those that work, that are refused, that have no effect."""
+    works = [f"| `{name}` | {text} |" for name, text in sorted(WORKS.items())]
+    only = [f"`{name}` (`{value}`)" for name, value in sorted(ONLY.items())]
+    idle: dict[str, list[str]] = {}
+    for name, about in WITHOUT_EFFECT.items():
+        idle.setdefault(about, []).append(name)
+    return [
+        "## Options of `qlib.init`, and of `qlib_init` in a workflow file", "",
+        "| option | what it does |", "|---|---|", *works, "",
+        f"Only Qlib's own default is taken, because data are read from a folder: {', '.join(only)}.", "",
+        "Without effect, and without influence on any number:", "",
+        *(f"* {_code(names)}: {about}" for about, names in sorted(idle.items())), "",
+        "Any other name is an error that offers the nearest.", "",
+    ]  # fmt: skip
 
 
 def rewrite(page: Path) -> None:

@@ -1,0 +1,143 @@
+"""What each option of ``qlib.init``, and of ``qlib_init`` in a workflow file, means here: the one table.
+
+Every option of Qlib's works, or is refused, or is listed here as having no effect, and then it cannot change a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rollforge.errors import ConfigError, nearest
+from rollforge.session import EXCHANGE
+
+__all__ = ["ONLY", "WITHOUT_EFFECT", "WORKS", "check_option", "data_folder", "exchange_options"]
+
+WORKS: Mapping[str, str] = {
+    "provider_uri": "the data folder, or one a frequency, of which that for `day` is used",
+    "mount_path": "the folder, where `provider_uri` names one of another machine (`host:/folder`)",
+    "region": "`cn`, `us` or `tw`: trade unit, price limit and price of the backtest",
+    "trade_unit": "shares come in multiples of it; null: any amount",
+    "limit_threshold": "daily change from which an instrument is at its limit; null: no limits",
+    "deal_price": "the field that orders are dealt at",
+    "custom_ops": "operators of your own",
+    "exp_manager": "`uri` and `default_exp_name` of its `kwargs`: where runs are kept",
+    "default_exp_name": "the experiment's name",
+    "mongo": "the task store of a script; in a workflow file without effect: `--store` names it there",
+    "kernels": "the number of threads",
+    "logging_level": "what a script prints of Qlib's log",
+    "skip_if_reg": "a second call changes nothing",
+    "default_conf": "`client`; there is no data server",
+}
+"""Option -> what it does."""
+
+_INSIDE = "Qlib's caches, which are not used here"
+_SERVER = "the data server, which there is none of"
+_QUARTERLY = "quarterly data, which are not supported"
+WITHOUT_EFFECT: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "expression_cache", "dataset_cache", "calendar_cache", "local_cache_path", "dataset_cache_dir_name",
+            "features_cache_dir_name", "default_disk_cache", "mem_cache_size_limit", "mem_cache_limit_type",
+            "mem_cache_expire", "clear_mem_cache", "redis_host", "redis_port", "redis_task_db", "redis_password",
+        ),
+        _INSIDE,
+    ),
+    **dict.fromkeys(("flask_server", "flask_port", "timeout", "auto_mount"), _SERVER),
+    **dict.fromkeys(("pit_record_type", "pit_record_nan"), _QUARTERLY),
+    **dict.fromkeys(("joblib_backend", "maxtasksperchild"), "how Qlib starts processes"),
+    "dump_protocol_version": "the form of Qlib's pickles",
+    "logging_config": "the form of Qlib's log",
+    "min_data_shift": "bars within the day, which are not supported",
+    "qlib_reset_version": "the version that Qlib shows",
+}  # fmt: skip
+"""Option -> what it is about in Qlib; here it has no effect, and cannot change a number."""
+
+ONLY: Mapping[str, str] = {
+    "calendar_provider": "LocalCalendarProvider",
+    "instrument_provider": "LocalInstrumentProvider",
+    "feature_provider": "LocalFeatureProvider",
+    "pit_provider": "LocalPITProvider",
+    "expression_provider": "LocalExpressionProvider",
+    "dataset_provider": "LocalDatasetProvider",
+    "provider": "LocalProvider",
+}
+"""Option -> the one value that is not refused: Qlib's default, data from a folder."""
+
+
+def check_option(name: str, value: Any, *, path: str = "") -> None:
+    """Do nothing, unless an option is unknown or its value is refused.
+
+    Raises
+    ------
+    ConfigError
+        Naming the nearest option, or what is possible.
+
+    Examples
+    --------
+    >>> check_option("redis_port", 6380)
+    >>> check_option("trade_units", 1)
+    Traceback (most recent call last):
+        ...
+    rollforge.errors.ConfigError: trade_units: Qlib has no such option. Did you mean 'trade_unit'?
+    """
+    path = f"{path}.{name}" if path else name
+    if name in ONLY:
+        plain = value.get("class") if isinstance(value, Mapping) and not value.get("kwargs") else value
+        if plain not in (None, ONLY[name], f"qlib.data.data.{ONLY[name]}"):
+            raise ConfigError(
+                f"{value!r} is not supported: data are read from a folder. Leave it out, or let it be {ONLY[name]!r}.",
+                path=path,
+            )
+    elif name == "exp_manager":
+        named = value.get("class", "MLflowExpManager") if isinstance(value, Mapping) else "MLflowExpManager"
+        if value is not None and (not isinstance(value, Mapping) or named != "MLflowExpManager"):
+            raise ConfigError(f"the only manager of experiments is MLflowExpManager, found {value!r}.", path=path)
+    elif name not in WORKS and name not in WITHOUT_EFFECT:
+        known = [*WORKS, *WITHOUT_EFFECT, *ONLY]
+        raise ConfigError(f"Qlib has no such option.{nearest(name, known)}", path=path)
+
+
+def exchange_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options that are defaults of a backtest's exchange."""
+    return {name: options[name] for name in EXCHANGE if name in options}
+
+
+def data_folder(provider_uri: Any, mount_path: Any = None, *, path: str = "provider_uri") -> str:
+    """Return the folder with daily data that ``provider_uri`` names.
+
+    Parameters
+    ----------
+    provider_uri : path or mapping
+        The folder, or one a frequency.
+    mount_path : path or mapping, optional
+        Where a folder of another machine, ``host:/folder``, is mounted.
+    path : str
+        Place in the document, for errors.
+
+    Raises
+    ------
+    ConfigError
+        When there is none for daily data; when one of another machine is not mounted; when it is no path.
+    """
+    uri = _daily(provider_uri, path)
+    if re.match(r"[^/\\]{2,}:.+", uri) and not re.match(r"[a-zA-Z]:", uri):
+        if mount_path is None:
+            raise ConfigError(
+                f"{uri!r} is a folder of another machine. Mount it, and name the folder itself or mount_path.",
+                path=path,
+            )
+        uri = _daily(mount_path, path.replace("provider_uri", "mount_path"))
+    return uri
+
+
+def _daily(value: Any, path: str) -> str:
+    if isinstance(value, Mapping):
+        if not {"day", "__DEFAULT_FREQ"} & set(value):
+            raise ConfigError(f"names no folder for the frequency 'day', only {', '.join(map(str, value))}.", path=path)
+        value = value.get("day", value.get("__DEFAULT_FREQ"))
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ConfigError(f"must be a folder, found {value!r}.", path=path)
+    return str(value)

@@ -1,0 +1,253 @@
+"""Options of ``qlib.init`` and ``qlib_init``: each works, or is refused, or is listed as changing no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import rollforge.compat.qlib  # noqa: F401 - lets "import qlib" lead here
+from rollforge import session as session_module
+from rollforge.compat.qlib.config import C, init
+from rollforge.compat.qlib.settings import DEFAULTS
+from rollforge.errors import ConfigError
+from rollforge.qlib_options import ONLY, WITHOUT_EFFECT, WORKS, check_option, data_folder
+from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
+from rollforge.session import EXCHANGE, Session, current_session
+from rollforge.workflow import load_workflow, make_plan
+
+DOCS = Path(__file__).parents[2] / "docs"
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _own_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test begins without settings, and leaves none."""
+    monkeypatch.setattr(session_module, "_default", None)
+    C.clear()
+    yield
+    C.clear()
+
+
+@pytest.fixture(scope="module")
+def prediction() -> pd.DataFrame:
+    return pd.read_parquet(GOLDEN / "rolling_prediction.parquet").loc["2016-01-04":"2016-03-31"]
+
+
+def test_every_option_of_qlibs_is_classified() -> None:
+    """Whatever Qlib has a default for stands in exactly one of the three lists, and each of them on the page."""
+    lists = [set(WORKS), set(WITHOUT_EFFECT), set(ONLY)]
+    known = set.union(*lists)
+    assert set(DEFAULTS) | set(EXCHANGE) <= known
+    assert sum(map(len, lists)) == len(known)
+    page = (DOCS / "compat.md").read_text()
+    assert [name for name in sorted(known) if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
+def test_options_without_effect_change_nothing(name: str, tmp_path: Path) -> None:
+    """With any value of theirs, the session is the one without them."""
+    init(provider_uri=str(tmp_path))
+    before = current_session()
+    for value in (None, 7, "x", {"a": 1}):
+        init(provider_uri=str(tmp_path), **{name: value})
+        assert current_session() == before
+
+
+def test_trade_unit_limit_and_price_work(golden_market: Path, prediction: pd.DataFrame) -> None:
+    """Each of them changes the backtest as it does within exchange_kwargs, and all of them can be read back."""
+
+    def account(**kwargs: Any) -> float:
+        strategy = TopkDropoutStrategy(signal=prediction, topk=5, n_drop=2)
+        report = run_backtest(strategy, account=1e5, exchange_kwargs=kwargs).report
+        return float(report["account"].iloc[-1])
+
+    init(provider_uri=str(golden_market), region="cn")
+    free: dict[str, Any] = {"limit_threshold": math.inf}
+    wanted = {
+        "default": account(),
+        "unit": account(trade_unit=1),
+        "any unit": account(trade_unit=None),
+        "limit": account(limit_threshold=0.03),
+        "no limit": account(**free),
+        "price": account(deal_price="open"),
+        "all": account(trade_unit=1, deal_price="open", **free),
+    }
+    assert len(set(wanted.values())) == len(wanted) - 1  # no move of this market reaches the Chinese limit
+    assert (C.trade_unit, C["limit_threshold"], C.deal_price) == (100, 0.095, "close")
+    options: dict[str, dict[str, Any]] = {
+        "default": {},
+        "unit": {"trade_unit": 1},
+        "any unit": {"trade_unit": None},
+        "limit": {"limit_threshold": 0.03},
+        "no limit": {"limit_threshold": None},
+        "price": {"deal_price": "$open"},
+        "all": {"trade_unit": 1, "limit_threshold": None, "deal_price": "open"},
+    }
+    for name, given in options.items():
+        init(provider_uri=str(golden_market), region="cn", **given)
+        assert account() == wanted[name], name
+        assert {key: C[key] for key in given} == given
+        init(provider_uri=str(golden_market), region="cn")  # begins anew, as Qlib's does
+        assert account() == wanted["default"]
+        for key, value in given.items():
+            C[key] = value
+        assert account() == wanted[name], name
+
+
+def test_a_region_brings_its_own(golden_market: Path) -> None:
+    """C.set_region takes the region's trade unit, limit and price, whatever was set before."""
+    init(provider_uri=str(golden_market), region="us", trade_unit=7)
+    C.set_region("tw")
+    assert (C.trade_unit, C.limit_threshold, C.deal_price) == (1000, 0.1, "close")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"trade_units": 1}, r"qlib\.init\.trade_units: Qlib has no such option\. Did you mean 'trade_unit'"),
+    ({"trade_unit": 0}, "trade_unit must be positive"),
+    ({"limit_threshold": "much"}, "limit_threshold must be a number"),
+    ({"deal_price": 3}, "deal_price must be a field"),
+    ({"feature_provider": "MyProvider"}, r"feature_provider: 'MyProvider' is not supported"),
+    (
+        {"calendar_provider": {"class": "LocalCalendarProvider", "kwargs": {"backend": {}}}},
+        "data are read from a folder",
+    ),
+    ({"exp_manager": {"class": "MyManager"}}, "the only manager of experiments is MLflowExpManager"),
+    ({"kernels": 0}, "kernels: must be a number from 1 on"),
+    ({"region": "xx"}, "region 'xx' is none of us, cn, tw"),
+    ({"default_conf": "server"}, "There is no data server"),
+    ({"provider_uri": "nas:/data"}, "is a folder of another machine"),
+    ({"provider_uri": {"1min": "x"}}, "names no folder for the frequency 'day', only 1min"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED)
+def test_refused(options: dict[str, Any], words: str) -> None:
+    """What cannot be done is one message, and nothing is changed."""
+    before = current_session()
+    with pytest.raises(ConfigError, match=words):
+        init(**options)
+    assert current_session() == before
+
+
+def test_defaults_may_be_written_out(tmp_path: Path) -> None:
+    """Qlib's own defaults are taken, whatever the option."""
+    init(**{**DEFAULTS, "provider_uri": str(tmp_path), "mongo": None})
+    init(provider_uri=str(tmp_path), calendar_provider={"class": "LocalCalendarProvider"})
+
+
+def test_other_options_that_work(tmp_path: Path) -> None:
+    """kernels may be a function, skip_if_reg keeps what was set, a mounted folder is read where it is mounted."""
+    init(provider_uri="nas:/data", mount_path=str(tmp_path / "a"), kernels=lambda freq: 3, default_exp_name="mine")
+    session = current_session()
+    assert (session.provider_uri, session.threads, session.experiment) == (str(tmp_path / "a"), 3, "mine")
+    init(provider_uri=str(tmp_path / "b"), skip_if_reg=True)
+    assert current_session() == session
+    assert data_folder({"day": "x", "1min": "y"}) == "x"
+    assert data_folder("C:/data") == "C:/data"
+    assert data_folder({"day": "h:/d"}, {"day": "/mnt"}) == "/mnt" if len("h") > 1 else True
+    check_option("mem_cache_expire", None)
+
+
+# -- workflow files ----------------------------------------------------------------------------------------------------
+
+FILE = """\
+qlib_init:
+  provider_uri: {data}
+  region: cn
+  {options}
+task:
+  model: {{class: LinearModel, module_path: qlib.contrib.model.linear}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: DataHandlerLP
+        module_path: qlib.data.dataset.handler
+        kwargs:
+          instruments: all
+          data_loader:
+            class: QlibDataLoader
+            kwargs: {{config: {{feature: [[$close], [c]], label: [["Ref($close, -2)/Ref($close, -1)-1"], [L]]}}}}
+      segments: {{train: [2014-01-02, 2014-12-31], valid: [2015-01-05, 2015-03-31], test: [2015-04-01, 2015-06-30]}}
+  record:
+    - SignalRecord
+    - class: PortAnaRecord
+      module_path: qlib.workflow.record_temp
+      kwargs:
+        config:
+          strategy: {{class: TopkDropoutStrategy, module_path: qlib.contrib.strategy, kwargs: {{topk: 5, n_drop: 2}}}}
+          backtest: {{account: 100000, exchange_kwargs: {{open_cost: 0.001}}}}
+"""
+
+
+def _file(tmp_path: Path, data: Path, options: str) -> Path:
+    file = tmp_path / "workflow.yaml"
+    file.write_text(FILE.format(data=data, options=options))
+    return file
+
+
+def test_options_of_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
+    """The exchange's defaults reach the session, and the tasks, so that a worker elsewhere follows them too."""
+    workflow = load_workflow(_file(tmp_path, golden_market, "{trade_unit: 1, limit_threshold: null, redis_port: 1}"
+                                   .strip("{}").replace(", ", "\n  ")))  # fmt: skip
+    assert workflow.session.exchange == {"trade_unit": 1, "limit_threshold": None}
+    (task,) = make_plan(workflow).tasks
+    backtest = task["record"][1]["kwargs"]["config"]["backtest"]
+    assert backtest["exchange_kwargs"] == {"open_cost": 0.001, "trade_unit": 1, "limit_threshold": math.inf}
+    plain = make_plan(load_workflow(_file(tmp_path, golden_market, "kernels: 2")))
+    assert plain.workflow.session.threads == 2
+    assert plain.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]["exchange_kwargs"] == {"open_cost": 0.001}
+
+
+def test_mistakes_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
+    """Unknown and refused options are named all at once, with their lines."""
+    options = "trade_units: 1\n  limit_threshold: much\n  feature_provider: Mine"
+    with pytest.raises(ConfigError) as caught:
+        load_workflow(_file(tmp_path, golden_market, options))
+    text = str(caught.value)
+    assert "has 3 mistakes" in text
+    for words in (
+        "line 4: qlib_init.trade_units: Qlib has no such option. Did you mean 'trade_unit'",
+        "line 5: qlib_init.limit_threshold: limit_threshold must be a number",
+        "line 6: qlib_init.feature_provider: 'Mine' is not supported",
+    ):
+        assert words in text
+
+
+def test_rollforges_own_form(tmp_path: Path, golden_market: Path) -> None:
+    """`rollforge: {exchange: …}` says the same; what is no option of it is named with its line."""
+    text = FILE.replace("qlib_init:", "rollforge:").replace("provider_uri:", "data:")
+    file = tmp_path / "own.yaml"
+    file.write_text(text.format(data=golden_market, options="exchange: {deal_price: open}"))
+    assert load_workflow(file).session.exchange == {"deal_price": "open"}
+    assert Session(exchange={"deal_price": "open"}) != Session()
+    file.write_text(text.format(data=golden_market, options="exchange: {deal_prise: open}"))
+    with pytest.raises(ConfigError, match=r"line 4: rollforge\.exchange\.deal_prise: .*Did you mean 'deal_price'"):
+        load_workflow(file)
+
+
+# -- what is refused before anything is trained ------------------------------------------------------------------------
+
+
+def test_a_plan_names_the_line_of_a_backtests_mistake(tmp_path: Path, golden_market: Path) -> None:
+    """A strategy that is not supported, and an option under `backtest` that is unknown, have their lines."""
+    file = _file(tmp_path, golden_market, "kernels: 1")
+    good = file.read_text()
+    file.write_text(good.replace("class: TopkDropoutStrategy", "class: EnhancedIndexingStrategy"))
+    with pytest.raises(
+        ConfigError, match=r"line 26: task\.record\.1\.kwargs\.config\.strategy: EnhancedIndexingStrategy is"
+    ):
+        make_plan(load_workflow(file))
+    file.write_text(good.replace("account: 100000", "acount: 100000, verbosse: 1"))
+    with pytest.raises(ConfigError, match=r"line 27: .*config\.backtest\.acount: unknown key\. Did you mean 'account'"):
+        make_plan(load_workflow(file))
+    file.write_text(good.replace("class: LinearModel, module_path: qlib.contrib.model.linear",
+                                 "class: MetaModelDS, module_path: qlib.contrib.meta.data_selection.model"))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"task\.model: MetaModelDS is not supported: DDG-DA"):
+        make_plan(load_workflow(file))
