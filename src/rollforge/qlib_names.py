@@ -21,9 +21,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.record.backtest": "backtest",
         "nested": "collect_data create_account_instance format_decisions get_exchange get_strategy_executor",
         "also": (
-            "Account backtest_loop BaseExecutor BaseStrategy BaseTradeDecision C collect_data_loop "
-            "CommonInfrastructure Exchange get_module_logger INDICATOR_METRIC init_instance_by_config Order "
-            "PORT_METRIC"
+            "Account backtest_loop C collect_data_loop CommonInfrastructure Exchange get_module_logger "
+            "INDICATOR_METRIC init_instance_by_config Order PORT_METRIC"
         ),
     },
     "qlib.backtest.account": {
@@ -36,22 +35,21 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.backtest.backtest": {
         "nested": "backtest_loop collect_data_loop INDICATOR_METRIC PORT_METRIC",
-        "also": "BaseExecutor BaseStrategy BaseTradeDecision Freq Indicator",
+        "also": "BaseTradeDecision Freq Indicator",
     },
     "qlib.backtest.decision": {
         "rollforge.record.decision": (
-            "BaseTradeDecision EmptyTradeDecision Order OrderDir OrderHelper TradeDecisionWithDetails TradeDecisionWO"
+            "BaseTradeDecision DecisionType EmptyTradeDecision Order OrderDir OrderHelper "
+            "TradeDecisionWithDetails TradeDecisionWO"
         ),
         "intraday": "IdxTradeRange TradeRange TradeRangeByTime",
-        "nested": "DecisionType",
-        "also": "BaseStrategy Cal concat_date_time epsilon_change Exchange get_module_logger TradeCalendarManager",
+        "also": "Cal concat_date_time epsilon_change get_module_logger TradeCalendarManager",
     },
     "qlib.backtest.exchange": {
         "rollforge.record.exchange": "Exchange",
         "also": (
-            "Account BasePosition BaseQuote=qlib.backtest.high_performance_ds.BaseQuote C D get_module_logger "
-            "IndexData NumpyQuote=qlib.backtest.high_performance_ds.NumpyQuote Order OrderDir OrderHelper REG_CN "
-            "REG_TW"
+            "BasePosition BaseQuote=qlib.backtest.high_performance_ds.BaseQuote C D get_module_logger IndexData "
+            "NumpyQuote=qlib.backtest.high_performance_ds.NumpyQuote Order OrderDir OrderHelper REG_CN REG_TW"
         ),
     },
     "qlib.backtest.executor": {
@@ -84,7 +82,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.backtest.utils": {
         "rollforge.record.context": "CommonInfrastructure LevelInfrastructure TradeCalendarManager",
         "nested": "BaseInfrastructure get_start_end_idx",
-        "also": "BaseTradeDecision Cal epsilon_change",
+        "also": "Cal epsilon_change",
     },
     "qlib.cli": {},
     "qlib.cli.run": {
@@ -99,7 +97,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.compat.qlib.settings": "HIGH_FREQ_CONFIG NUM_USABLE_CPU PROTOCOL_VERSION",
         "internal": "MLflowSettings QSETTINGS QSettings",
         "server": "MODE_CONF",
-        "also": "Freq REG_CN REG_TW REG_US",
+        "also": "REG_CN REG_TW REG_US",
     },
     "qlib.constant": {
         "rollforge.compat.qlib.constant": "EPS EPS_T float_or_ndarray INF ONE_DAY ONE_MIN REG_CN REG_TW REG_US",
@@ -341,7 +339,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.data.dataset.loader": {
-        "rollforge.data.loader": ("DataLoader DataLoaderDH DLWParser NestedDataLoader QlibDataLoader StaticDataLoader"),
+        "rollforge.data.loader": "DataLoader DataLoaderDH DLWParser NestedDataLoader QlibDataLoader StaticDataLoader",
         "also": (
             "D get_module_logger init_instance_by_config load_dataset restricted_pickle_load Serializable "
             "time_to_slc_point"
@@ -363,7 +361,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.compat.qlib.frames": (
             "convert_index_format fetch_df_by_col fetch_df_by_index get_level_index init_task_handler"
         ),
-        "also": "DataHandler init_instance_by_config",
+        "also": "init_instance_by_config",
     },
     "qlib.data.dataset.weight": {
         "rollforge.models.base": "Reweighter",
@@ -377,10 +375,10 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.data.ops": {
         "rollforge.compat.qlib.formulas": (
-            "Abs Add And ChangeInstrument Corr Count Cov Delta Div ElemOperator EMA Eq Ge Greater Gt IdxMax IdxMin If "
-            "Kurt Le Less Log Lt Mad Mask Max Mean Med Min Mul Ne Not NpElemOperator NpPairOperator OpsList Or "
-            "PairOperator PairRolling Power Quantile Rank Ref Resi Rolling Rsquare Sign Skew Slope Std Sub Sum TOpsList "
-            "TResample Var WMA"
+            "Abs Add And ChangeInstrument Corr Count Cov Delta Div ElemOperator EMA Eq Ge Greater Gt IdxMax "
+            "IdxMin If Kurt Le Less Log Lt Mad Mask Max Mean Med Min Mul Ne Not NpElemOperator NpPairOperator "
+            "OpsList Or PairOperator PairRolling Power Quantile Rank Ref Resi Rolling Rsquare Sign Skew Slope Std "
+            "Sub Sum TOpsList TResample Var WMA"
         ),
         "rollforge.compat.qlib.operators": "Operators OpsWrapper register_all_ops",
         "also": (
@@ -472,9 +470,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.record.backtest": "BaseStrategy",
         "learning": "RLIntStrategy RLStrategy",
         "also": (
-            "ActionInterpreter=qlib.rl.interpreter.ActionInterpreter BaseExecutor BasePosition BaseTradeDecision "
-            "CommonInfrastructure Exchange init_instance_by_config LevelInfrastructure "
-            "StateInterpreter=qlib.rl.interpreter.StateInterpreter TradeCalendarManager"
+            "ActionInterpreter=qlib.rl.interpreter.ActionInterpreter BaseTradeDecision CommonInfrastructure "
+            "init_instance_by_config LevelInfrastructure StateInterpreter=qlib.rl.interpreter.StateInterpreter "
+            "TradeCalendarManager"
         ),
     },
     "qlib.tests": {

@@ -50,8 +50,12 @@ def after(processor: Processor, df: pd.DataFrame) -> np.ndarray:
     """What comes out, as (days, instruments) or as a column where rows were dropped."""
     before = df.copy()
     processor.fit(df)
-    out = processor(df)
+    out = processor.apply(df)
     pd.testing.assert_frame_equal(df, before)  # the argument stays as it was
+    called = processor(before)
+    pd.testing.assert_frame_equal(called, out)
+    if len(out) == len(df):
+        pd.testing.assert_frame_equal(before, out)  # called by hand, it writes what is new into what it was given
     values = out.iloc[:, 0].to_numpy()
     return values.reshape(df.index.levshape) if len(out) == len(df) else values
 
@@ -132,6 +136,23 @@ def test_missing_values_are_filled_beside_text() -> None:
     out = Fillna("feature", fill_value=7)(df)
     assert out[("feature", "x")].tolist() == [1.0, 7.0]
     assert out[("about", "text")].isna().tolist() == [False, True]
+
+
+def test_a_processor_says_whether_it_changes_what_it_is_called_with() -> None:
+    """Those that drop rows or columns do not; one of one's own may, and handlers keep their data all the same."""
+
+    class Doubling(Fillna):
+        def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+            df["feature", "x"] *= 2
+            return super().__call__(df)
+
+    assert DropnaLabel().readonly()
+    assert not Fillna().readonly()
+    assert not Doubling().readonly()
+    df = frame([[1.0, np.nan]])
+    assert Doubling().apply(df).iloc[:, 0].tolist() == [2.0, 0.0]
+    assert np.isnan(df.iloc[1, 0])
+    assert df.iloc[0, 0] == 1.0
 
 
 def test_hash_stock_format_leaves_the_data_as_they_are() -> None:

@@ -558,10 +558,8 @@ class DataHandlerLP(DataHandler):
 
     def _run(self, chain: Sequence[Processor], frame: pd.DataFrame, stage: str) -> pd.DataFrame:
         for processor in chain:
-            # A processor may write into what it is given: pandas then copies, as the frame shares its data.
-            given = frame.copy(deep=False)
-            processor.fit(given)
-            frame = processor(given)
+            processor.fit(frame.copy(deep=False))
+            frame = processor.apply(frame)
         if frame.empty:
             names = ", ".join(type(p).__name__ for p in chain)
             reason = self.explain_missing(data_key=stage)

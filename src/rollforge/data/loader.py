@@ -309,8 +309,13 @@ class StaticDataLoader(DataLoader):
         self.config = config
         self.join = join
 
-    @functools.cached_property
+    @property
     def _data(self) -> pd.DataFrame:
+        """Qlib's name for the frame."""
+        return self._frame
+
+    @functools.cached_property
+    def _frame(self) -> pd.DataFrame:
         name = type(self).__name__
         if not isinstance(self.config, Mapping):
             return by_day_and_instrument(_read_frame(self.config), name)
@@ -319,7 +324,7 @@ class StaticDataLoader(DataLoader):
         return joined
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_data"}
+        return {k: v for k, v in self.__dict__.items() if k != "_frame"}
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return the frame, narrowed to some instruments and days.
@@ -331,7 +336,7 @@ class StaticDataLoader(DataLoader):
         start_time, end_time : date, optional
             First and last day.
         """
-        frame = self._data
+        frame = self._frame
         days, codes = (frame.index.get_level_values(n) for n in ("datetime", "instrument"))
         keep = np.ones(len(frame), bool)
         if start_time is not None:

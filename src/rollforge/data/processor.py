@@ -1,7 +1,8 @@
 """Processors: what a handler does to the raw features and labels before a model sees them.
 
-A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns a new one; it never
-changes its argument. `fit` looks at the fit window alone.
+A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns the processed one.
+Called by hand, those that replace values write them into the frame that they are given, as Qlib's do;
+:meth:`Processor.apply`, which handlers use, leaves it as it is. `fit` looks at the fit window alone.
 
 An infinite value is a missing value: means, deviations, ranks, minima and maxima are those of the finite values, and what
 is infinite comes out as missing.
@@ -58,8 +59,12 @@ class Processor(Serializable):
         """Learn from the frame; the processor itself restricts it to its fit window."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame."""
+        """Return the processed frame; it may change `df`."""
         raise NotImplementedError(f"{type(self).__name__} must say what it does.")
+
+    def apply(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the processed frame, and leave `df` as it is."""
+        return self(df.copy(deep=False))  # of a frame that shares its data, pandas copies what is written into
 
     def is_for_infer(self) -> bool:
         """Whether it may be used for inference: not, if it drops rows by their label."""
@@ -79,8 +84,36 @@ class Processor(Serializable):
         return None
 
     def readonly(self) -> bool:
-        """Whether it leaves its argument as it was."""
+        """Whether it leaves its argument as it was when it is called: False, unless a class promises it."""
+        return False
+
+
+class _ReadOnly(Processor):
+    """A processor that leaves its argument as it was."""
+
+    def readonly(self) -> bool:
+        """Return True."""
         return True
+
+
+class _Replacing(Processor):
+    """A processor that replaces values, and keeps rows and columns."""
+
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame with the new values."""
+        raise NotImplementedError
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Write the new values into `df`, and return it."""
+        new = self.changed(df)
+        for place in range(df.shape[1]):
+            df.isetitem(place, new.iloc[:, place].array)
+        return df
+
+    def apply(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the processed frame, and leave `df` as it is."""
+        own = type(self).__call__ is _Replacing.__call__
+        return self.changed(df) if own else super().apply(df)
 
 
 class _OfGroup(Processor):
@@ -96,14 +129,15 @@ class _OfGroup(Processor):
         return [self.fields_group] if isinstance(self.fields_group, str) else self.fields_group
 
 
-class _Columns(_OfGroup):
+class _Columns(_OfGroup, _Replacing):
     """A processor that replaces the columns of a group by others of the same shape."""
 
     def change(self, x: pd.DataFrame) -> Any:
         """Return the new values of the columns `x`."""
         raise NotImplementedError
 
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame with the new values in the columns of the group."""
         columns = get_group_columns(df, self.fields_group)
         if len(columns) == df.shape[1]:
             changed = np.asarray(self.change(df), _precision(df))
@@ -139,7 +173,7 @@ def _finite(x: pd.DataFrame) -> pd.DataFrame:
     return x.mask(infinite) if infinite.any() else x
 
 
-class DropnaProcessor(_OfGroup):
+class DropnaProcessor(_OfGroup, _ReadOnly):
     """Drops rows with a missing or infinite value in a group."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +195,7 @@ class DropnaLabel(DropnaProcessor):
         return False
 
 
-class DropCol(Processor):
+class DropCol(_ReadOnly):
     """Drops columns by name."""
 
     any_range = True
@@ -173,7 +207,7 @@ class DropCol(Processor):
         return df.loc[:, ~df.columns.get_level_values(-1).isin(self.col_list)]
 
 
-class FilterCol(Processor):
+class FilterCol(_ReadOnly):
     """Keeps of a group only the columns that are named; the other groups stay whole."""
 
     any_range = True
@@ -187,24 +221,24 @@ class FilterCol(Processor):
         return df.loc[:, ~inside | df.columns.get_level_values(-1).isin(self.col_list)]
 
 
-class TanhProcess(Processor):
+class TanhProcess(_Replacing):
     """``tanh(x - 1)`` of every column whose name does not contain LABEL."""
 
     any_range = True
 
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
         out = df.copy()
         columns = df.columns[~df.columns.get_level_values(-1).str.contains("LABEL")]
         out[columns] = np.tanh(df[columns].to_numpy() - 1)
         return out
 
 
-class ProcessInf(Processor):
+class ProcessInf(_Replacing):
     """Replaces an infinite value by the mean of the column's finite values on that day."""
 
     any_range = True
 
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
         infinite = np.isinf(df.to_numpy())
         touched = infinite.any(axis=0)
         if not touched.any():
@@ -224,10 +258,11 @@ class Fillna(_Columns):
         super().__init__(fields_group)
         self.fill_value = fill_value
 
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame without missing values in the columns of the group."""
         columns = get_group_columns(df, self.fields_group)
         if all(dtype.kind == "f" for dtype in set(df.dtypes)):
-            return super().__call__(df)
+            return super().changed(df)
         return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column holds no numbers
 
     def change(self, x: pd.DataFrame) -> Any:
@@ -427,7 +462,7 @@ class CSZFillna(_Columns):
         return finite.fillna(_by_day(finite).transform("mean"))
 
 
-class HashStockFormat(Processor):
+class HashStockFormat(_ReadOnly):
     """Leaves everything as it is: in Qlib it makes the data of one instrument quick to find, and here they are so anyway."""
 
     any_range = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseTradeDecision",
+    "DecisionType",
     "EmptyTradeDecision",
     "Order",
     "OrderDir",
@@ -135,6 +136,10 @@ class OrderHelper:
         return Order(code, amount, direction, start, end)
 
 
+DecisionType = TypeVar("DecisionType")
+"""What a decision is made of: orders, in daily backtests."""
+
+
 class BaseTradeDecision:
     """What a strategy decides in one step.
 
@@ -150,6 +155,10 @@ class BaseTradeDecision:
     ConfigError
         For a `trade_range`.
     """
+
+    def __class_getitem__(cls, item: Any) -> type[Self]:
+        """Return the class itself: ``BaseTradeDecision[Order]`` says what it is made of, as in Qlib."""
+        return cls
 
     def __init__(self, strategy: BaseStrategy, trade_range: Any = None) -> None:
         if trade_range is not None:

@@ -40,11 +40,12 @@ def get_module_logger(module_name: str, level: int | None = None) -> QlibLogger:
     return QlibLogger(found, {})
 
 
-def set_log_with_config(log_config: Mapping[str, Any]) -> None:
-    """Configure logging by a dict."""
+def set_log_with_config(log_config: Mapping[str, Any] | None) -> None:
+    """Configure logging by a dict; None leaves it as it is."""
     import logging.config
 
-    logging.config.dictConfig(dict(log_config))
+    if log_config:
+        logging.config.dictConfig(dict(log_config))
 
 
 class LogFilter(logging.Filter):

@@ -45,7 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "instrument_provider": "LocalInstrumentProvider",
     "joblib_backend": "multiprocessing",
     "local_cache_path": None,
-    "logging_config": None,
+    "logging_config": {"version": 1, "disable_existing_loggers": False},
     "logging_level": logging.INFO,
     "maxtasksperchild": None,
     "mem_cache_expire": 3600,
