@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -83,6 +84,30 @@ def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
         files = sorted(p for p in (tmp_path / f"data{i}").rglob("*") if p.is_file())
         made.append({str(p.relative_to(tmp_path / f"data{i}")): p.read_bytes() for p in files})
     assert made[0] == made[1] == made[2] == made[3]
+
+
+def test_tables_in_memory(tmp_path: Path) -> None:
+    """A frame, whatever its index is, and an Arrow table are imported like the file they would be."""
+    frame = _table()
+    frame.to_parquet(tmp_path / "t.parquet")
+    import_table(tmp_path / "t.parquet", tmp_path / "file")
+    tables = [
+        frame,
+        frame.set_index(["symbol", "date"]),
+        frame.set_index("date"),
+        pa.Table.from_pandas(frame),
+        frame[::-1],
+    ]
+    for i, table in enumerate(tables):
+        import_table(table, tmp_path / f"data{i}")
+        for file in (p for p in (tmp_path / "file").rglob("*") if p.is_file()):
+            assert (tmp_path / f"data{i}" / file.relative_to(tmp_path / "file")).read_bytes() == file.read_bytes()
+    with pytest.raises(DataError, match=r"The table must be a pandas Series or DataFrame.*found a list"):
+        import_table([1, 2], tmp_path / "none")
+    with pytest.raises(DataError, match="The table has no rows"):
+        import_table(frame[:0], tmp_path / "none")
+    with pytest.raises(DataError, match="the table, row 2: 'soon' is not a date"):
+        import_table(frame.assign(date=["2020-01-02", "soon"] * 4 + ["2020-01-03"]), tmp_path / "none")
 
 
 def test_codes_are_text(tmp_path: Path) -> None:

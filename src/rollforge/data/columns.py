@@ -36,7 +36,7 @@ _SAME |= {
 }  # fmt: skip
 
 
-def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path, *, of_one: bool) -> dict[object, str]:
+def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path | str, *, of_one: bool) -> dict[object, str]:
     """Return {source column: name} of the columns to keep.
 
     Parameters
@@ -45,8 +45,8 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path, *, of_o
         The table as it was read.
     said : mapping
         Source column -> name, for what was said about some of them; ``""`` leaves a column out.
-    file : Path
-        For messages.
+    file : path or str
+        What the table is, for messages.
     of_one : bool
         Whether the file is named by the one instrument in it. A column that tells several apart is believed instead.
 
@@ -76,7 +76,7 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path, *, of_o
     return names
 
 
-def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Path) -> dict[object, str]:
+def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Path | str) -> dict[object, str]:
     """Name the column that is most likely meant `target`."""
     if target in names.values():
         return names
@@ -89,7 +89,7 @@ def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Pat
     return {c: target if n == pick else n for c, n in names.items()}
 
 
-def _both(one: object, other: object, name: str, file: Path) -> str:
+def _both(one: object, other: object, name: str, file: Path | str) -> str:
     return (
         f"{file}: the columns {str(one)!r} and {str(other)!r} would both be {name!r}. "
         f"Leave one out with --column '{other}='."
@@ -103,7 +103,7 @@ def tidy(name: object) -> str:
     return _SAME.get(lower, lower)
 
 
-def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path) -> str:
+def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path | str) -> str:
     """What to do about a table without a column of instruments or of days."""
     if any(_is_value(name) for name in known):
         return (

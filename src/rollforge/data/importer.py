@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ _UNFIT = frozenset('/\\:*?"<>|')
 
 
 def import_table(
-    source: str | os.PathLike[str],
+    source: Any,
     path: str | os.PathLike[str],
     *,
     market: str = "all",
@@ -61,8 +62,9 @@ def import_table(
 
     Parameters
     ----------
-    source : path
-        A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), or a folder with one per instrument, named by its code.
+    source : path, DataFrame, or a table of Polars or Arrow
+        A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), a folder with one per instrument, named by its code, or a table
+        in memory.
     path : path
         The data folder; must not be there yet, or be empty.
     market : str
@@ -87,8 +89,7 @@ def import_table(
         where numbers belong, a negative price, the same day twice, bars within a day, a day that is years away from all
         others, a code that cannot be a folder's name. Nothing has been written.
     """
-    place = Path(source).expanduser()
-    table = read_table(place, dict(columns or {}), names=names, encoding=encoding)
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = _ordered(table)
     _check_values(table, rows)
     notes = [*table.notes, *_odd_days(table, rows), *complete(rows)]
@@ -126,7 +127,7 @@ def import_table(
         missing=missing,
         notes=tuple(notes),
     )
-    log.info("imported %s: %s", place, summary)
+    log.info("imported %s: %s", table.source, summary)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.data.columns import CODE, DATE, column_names
+from rollforge.data.frames import as_frame
 from rollforge.data.numbers import read_numbers
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound
@@ -27,7 +29,7 @@ class Table:
     """A long table that was read: columns instrument (str), datetime (whole days) and fields (numbers)."""
 
     frame: pd.DataFrame
-    source: Path
+    source: Path | str
     seconds: NDArray[np.float64]
     """The time of day of each row, in seconds since midnight; 0 where only a day is given."""
     first_line: int | None
@@ -40,14 +42,14 @@ class Table:
 
 
 def read_table(
-    source: Path, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
+    given: Any, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
 ) -> Table:
-    """Return the table in `source`, a file or a folder with one file per instrument.
+    """Return the table in a file, in a folder with one file per instrument, or in memory.
 
     Parameters
     ----------
-    source : Path
-        Where it is.
+    given : path, DataFrame, or a table with the Arrow interface
+        Where it is, or the table itself.
     columns : dict
         Source column -> ``instrument``, ``datetime``, a field's name, or ``""`` to leave it out.
     names : sequence of str, optional
@@ -63,6 +65,13 @@ def read_table(
         When it cannot be read as a table of daily values.
     """
     form = _Form(columns, None if names is None else list(names), encoding)
+    if not isinstance(given, (str, os.PathLike)):
+        raw = pd.DataFrame(as_frame(given, "The table"))
+        table = _tidied(_without_index(raw), form, "the table", code=None)
+        if table.frame.empty:
+            raise DataError("The table has no rows.")
+        return table
+    source = Path(given).expanduser()
     if source.is_dir():
         return _read_folder(source, form)
     if not source.is_file():
@@ -111,10 +120,24 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     kind = _kind(file)
     if not kind:
         raise DataError(f"{file} is neither .parquet nor .csv.")
-    raw, separator = _read_csv(file, form) if kind == "csv" else (read_parquet(file), "")
+    if kind == "parquet":
+        return _tidied(read_parquet(file), form, file, code=code)
+    raw, separator = _read_csv(file, form)
+    return _tidied(raw, form, file, code=code, first_line=2 if form.names is None else 1, semicolons=separator == ";")
+
+
+def _tidied(
+    raw: pd.DataFrame,
+    form: _Form,
+    file: Path | str,
+    *,
+    code: str | None,
+    first_line: int | None = None,
+    semicolons: bool = False,
+) -> Table:
+    """A table as it was read, with its columns named and its values read."""
     names = column_names(raw, form.columns, file, of_one=code is not None)
     raw, sources = raw[list(names)].rename(columns=names), {name: column for column, name in names.items()}
-    first_line = None if kind != "csv" else 2 if form.names is None else 1
     if code is not None and CODE not in raw:
         raw[CODE] = code
     table = Table(raw, file, np.zeros(len(raw)), first_line)
@@ -124,7 +147,7 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     for name in raw.columns:
         if name in (CODE, DATE):
             continue
-        numbers = _numbers(table, str(name), sources[name], semicolons=separator == ";")
+        numbers = _numbers(table, str(name), sources[name], semicolons=semicolons)
         if numbers is None:
             notes.append(f"{name} left out: it holds text")
         else:
@@ -188,8 +211,13 @@ def read_parquet(file: Path) -> pd.DataFrame:
         frame = pd.read_parquet(file)
     except (pa.ArrowInvalid, OSError) as exc:
         raise DataError(f"{file} cannot be read as Parquet: {str(exc).splitlines()[0]}") from exc
+    return _without_index(frame)
+
+
+def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with the named levels of its index as columns, and its rows numbered."""
     levels = [n for n in frame.index.names if n is not None]
-    return frame.reset_index(level=levels) if levels else frame
+    return (frame.reset_index(level=levels) if levels else frame).reset_index(drop=True)
 
 
 def _codes(table: Table) -> pd.Series:
