@@ -30,7 +30,7 @@ from rollforge.compat.qlib.formulas import (
 from rollforge.compat.qlib.operators import Operators
 from rollforge.data.engine import features
 from rollforge.data.expression import Call, Text, parse
-from rollforge.data.operators import lookahead, lookback, operator_names
+from rollforge.data.operators import custom_operators, lookahead, lookback, operator_names, unregister
 from rollforge.data.provider import open_provider, write_folder
 from rollforge.errors import ConfigError, DataError, ExpressionError
 from rollforge.session import Session, current_session, using
@@ -408,6 +408,77 @@ def test_other_processes_load_what_the_session_names(session: Session, tmp_path:
         pytest.raises(ConfigError, match="'Path' of pathlib is no"),
     ):
         parse("Path($close)")
+
+
+SCRIPT = """
+import pickle, subprocess, sys
+import qlib
+from qlib.data import D
+from qlib.data.ops import ElemOperator
+from rollforge.session import current_session
+
+class Twice(ElemOperator):
+    def _load_internal(self, instrument, start_index, end_index, *args):
+        return self.feature.load(instrument, start_index, end_index, *args) * 2
+
+GUARD
+    qlib.init(provider_uri=sys.argv[1], region="us", custom_ops=[Twice])
+    print(sorted(set(D.features(D.instruments("all"), ["Twice($close)/$close"]).iloc[:, 0])))
+    child = ("import sys, pickle; from rollforge.session import using; from rollforge.data.expression import parse\\n"
+             "with using(pickle.load(sys.stdin.buffer)): print(parse('Twice($close)'))")
+    done = subprocess.run([sys.executable, "-c", child], input=pickle.dumps(current_session()), capture_output=True)
+    print((done.stdout or done.stderr).decode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("guard", "answer"),
+    [
+        ('if __name__ == "__main__":', "Twice($close)"),
+        ("if True:", "unknown operator 'Twice'"),
+    ],
+)
+def test_operators_of_a_script_reach_other_processes(session: Session, tmp_path: Path, guard: str, answer: str) -> None:
+    """A script's own class is loaded from its file, unless loading it would do the script's work once more."""
+    (tmp_path / "script.py").write_text(SCRIPT.replace("GUARD", guard))
+    done = subprocess.run(
+        [sys.executable, "-m", "rollforge.compat.qlib", "script.py", str(session.provider_uri)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[0] == "[2.0]"
+    assert answer in done.stdout
+    assert ("would do its work again" in done.stderr) == guard.startswith("if True")
+
+
+def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp_path: Path) -> None:
+    """What a session names counts before anything is parsed: an edit of its code is another panel."""
+    marks = []
+    for factor in (2, 3):
+        (tmp_path / "twice.py").write_text(MODULE.replace("* 2", f"* {factor}"))
+        with using(session.with_(operators=(("Twice", str(tmp_path / "twice.py")),))):
+            marks.append(custom_operators())
+        unregister("Twice")
+    assert set(marks[0]) == set(marks[1]) == {"Twice"}
+    assert marks[0] != marks[1]
+
+
+def test_operators_may_be_made_of_each_other(session: Session) -> None:
+    """Code of one class uses another, and the language's operators on it, whether that one is registered or not."""
+
+    class Half(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            return self.feature.load(*args) / 2
+
+    class Smooth(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            return op("Mean")(Half(self.feature), 3).load(*args) + Half(Half(self.feature)).load(*args)
+
+    Operators.register([Smooth])
+    try:
+        frame = features("all", ["Smooth($close)", "Mean($close,3)/2+$close/4"])
+    finally:
+        unregister("Half")
+    np.testing.assert_allclose(frame.iloc[:, 0], frame.iloc[:, 1], rtol=1e-6)
 
 
 WORKFLOW = """

@@ -228,7 +228,12 @@ def register(
 
 
 def custom_operators() -> dict[str, str]:
-    """Return the user's own operators and a mark of their code: what cached results depend on besides expressions."""
+    """Return the user's own operators and a mark of their code: what cached results depend on besides expressions.
+
+    Those that the current session names are loaded first, so that the answer is the same before and after they are used.
+    """
+    for name, _ in current_session().operators:
+        is_known(name)
     return {
         name: code_mark((op.arguments, op.look, op.least, op.back, op.ahead), op.compute)
         for name, op in _TABLE.items()

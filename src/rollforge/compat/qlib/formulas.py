@@ -18,7 +18,7 @@ import pandas as pd
 from rollforge.data.engine import load_series, session_provider
 from rollforge.data.expression import argument_names, parse
 from rollforge.data.formulas import Place
-from rollforge.data.operators import Operator, lookahead, lookback, operator, operator_names
+from rollforge.data.operators import Operator, add_operator, is_known, lookahead, lookback, operator, operator_names
 from rollforge.errors import ConfigError
 
 __all__ = [
@@ -363,7 +363,15 @@ class _BuiltIn:
     def _text(self) -> str:
         """The expression in the language's own words, whatever class of the user's derives from it."""
         kind = next(k for k in type(self).__mro__ if "_arguments" in vars(k))
-        return _call(kind.__name__, *(getattr(self, p.name) for p in self._arguments))
+        arguments = [getattr(self, p.name) for p in self._arguments]
+        for one in arguments:  # an operator of the user's need not be registered to be used by another one's code
+            if (
+                isinstance(one, ExpressionOps)
+                and "_arguments" not in vars(type(one))
+                and not is_known(type(one).__name__)
+            ):
+                add_operator(one.as_operator())
+        return _call(kind.__name__, *arguments)
 
     def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
         return _loaded(self._text(), instrument, start_index, end_index, *args)

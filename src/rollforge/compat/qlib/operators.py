@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,9 @@ from rollforge.errors import ConfigError, DataError, RollforgeError
 from rollforge.session import amend, current_session
 
 __all__ = ["Operators", "OpsWrapper", "as_operator", "register_all_ops"]
+
+
+log = logging.getLogger(__name__)
 
 
 class _Given(Formula):
@@ -193,7 +198,17 @@ def _module(kind: type) -> str | None:
     if kind.__module__ not in ("__main__", "__mp_main__"):
         return kind.__module__
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return str(Path(file).absolute()) if file else None
+    if file is None or not Path(file).is_file():
+        return None
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    if any(isinstance(n, ast.If) and "__name__" in ast.dump(n.test) for n in tree.body):
+        return str(Path(file).absolute())
+    log.warning(
+        "Processes that are started do not know the operator %s: loading %s would do its work again. Put that under "
+        "if __name__ == '__main__', or the class into a module.",
+        kind.__name__, file,
+    )  # fmt: skip
+    return None
 
 
 Operators = OpsWrapper()
