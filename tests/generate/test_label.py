@@ -227,7 +227,7 @@ def test_labels_survive_a_tag() -> None:
                 "train": ("2020-01-01", "2020-06-26"),
                 "test": ("2020-07-01", None),
             },
-            [],
+            ["The labels of the last day of 'pretrain' reach into 'test'. trunc_days: auto leaves them out."],
         ),
         ({"train": ("2020-01-01", "2020-06-26"), "test": ("2020-07-01", "2020-12-31")}, []),
     ],
