@@ -147,14 +147,15 @@ def test_days_that_are_not_known_are_said_and_never_one() -> None:
     shown = said(facts(summary.headline))
     assert [shown[k] for k in ("t of IC", "long-short a year", "long-short Sharpe")] == ["n/a"] * 3
     assert shown["IC"] == by_hand(prediction, label, 1)["IC"]
-    assert shown["judged by"] == f"{FIVE}, over an unknown number of days (declare label_days)"
+    assert shown["judged by"] == f"{FIVE}, over an unknown number of days"
     assert summary.quantiles is None
     assert summary.quantile_table is not None
     assert summary.quantile_table["annual"].isna().all()
     assert summary.quantile_table["label"].notna().all()
     assert "quantiles" not in figures(summary).figures
     page = render(summary)
-    assert "over how many days the label runs is not known" in page
+    assert "over how many days the label runs is not known: declare label_days" in page
+    assert "return a year" not in page
     assert ">nan" not in page
     with pytest.raises(DataError, match="at least 1 trading day, found 0"):
         summary_of(prediction, label, 0)

@@ -313,10 +313,11 @@ def handler_label_expressions(config: Any) -> list[str] | None:
     return None if label is None else _expressions(label)
 
 
-def _expressions(label: Any) -> list[str]:
-    """Those of a label that is one expression, a list of them, or ``[expressions, names]``."""
+def _expressions(label: Any) -> list[str] | None:
+    """Those of a label that is one expression, a list of them, or ``[expressions, names]``; None for anything else."""
     first = label[0] if isinstance(label, (list, tuple)) and label and isinstance(label[0], (list, tuple)) else label
-    return [first] if isinstance(first, str) else list(first)
+    listed = [first] if isinstance(first, str) else first
+    return list(listed) if isinstance(listed, (list, tuple)) and all(isinstance(e, str) for e in listed) else None
 
 
 def _class_label(config: Mapping[str, Any]) -> Any:

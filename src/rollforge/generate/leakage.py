@@ -4,6 +4,7 @@ a set of tasks makes its result look better than it is.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from rollforge.build import resolve_references
 from rollforge.data.alpha import handler_label_expressions
 from rollforge.data.expression import parse
 from rollforge.data.operators import lookahead
@@ -21,6 +21,8 @@ from rollforge.generate.label import declared_days, described_handler, task_labe
 from rollforge.generate.segments import Bounds, bounds, neighbours, ordered, segments_of
 
 __all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +95,31 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
     calendar : array of datetime64[D]
         The trading days.
     """
-    ahead = label_lookahead(task)
+    ahead, sequence = label_lookahead(task), ordered(segments_of(task))
+    return _leaks(sequence, _places(sequence, calendar), ahead or 0)
+
+
+_Places = dict[str, tuple[int, int]]
+"""Of each segment the place of its first day on the calendar, and that after its last; in the order of time."""
+
+
+def _places(sequence: Sequence[tuple[str, Bounds]], calendar: Days) -> _Places:
+    return {
+        name: (
+            0 if start is None else int(np.searchsorted(calendar, start)),
+            len(calendar) if end is None else int(np.searchsorted(calendar, end, "right")),
+        )
+        for name, (start, end) in sequence
+    }
+
+
+def _leaks(sequence: Sequence[tuple[str, Bounds]], places: _Places, ahead: int) -> list[Leak]:
+    found: list[Leak] = []
     if not ahead:
-        return []
-    found = []
-    sequence = ordered(segments_of(task))
-    places = dict(sequence)
+        return found
     for name, later in neighbours(sequence):
-        (begin, end), (start, _) = places[name], places[later]
-        assert end is not None
-        assert start is not None
-        last = int(np.searchsorted(calendar, end, "right")) - 1
-        first = int(np.searchsorted(calendar, start))
-        reaching = min(ahead - (first - last - 1), _overlap((begin, end), (None, None), calendar))
+        (first, stop), (start, _) = places[name], places[later]
+        reaching = min(ahead - (start - stop), stop - first)
         if reaching > 0:
             found.append(Leak(name, later, reaching))
     return found
@@ -134,56 +148,63 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
     >>> task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days)
     ["31 of 396 days of 'test' are in 'train' too: the model is tested on what it was fitted to."]
     """
+    labels: dict[str, tuple[int | None, list[str]]] = {}
     found = []
     for task in tasks:
+        texts: list[str] = []
         try:
-            task = resolve_references(task)
-            found.append([*_shared_days(task, calendar), *_fit_beyond(task), *_label_texts(task, label_days)])
-            found[-1] += [_leak_text(leak) for leak in leaking_segments(task, calendar)]
-        except RollforgeError:
-            found.append([])
+            handler = described_handler(task)
+            key = repr(_timeless(handler))
+            if key not in labels:  # the windows of a model have one label
+                labels[key] = label_lookahead(task), _label_texts(task, label_days)
+            ahead, label_texts = labels[key]
+            sequence = ordered(segments_of(task))
+            places = _places(sequence, calendar)
+            texts += _shared_days(places)
+            texts += _fit_beyond(handler, places, calendar)
+            texts += label_texts
+            texts += [_leak_text(leak) for leak in _leaks(sequence, places, ahead or 0)]
+        except RollforgeError as exc:
+            log.debug("a task is not looked at: %s", exc)
+        found.append(texts)
     return _counted(found)
 
 
-def _shared_days(task: Mapping[str, Any], calendar: Days) -> list[str]:
+def _timeless(handler: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A handler's description without its range and fit window, which move from window to window."""
+    kwargs = handler.get("kwargs")
+    if not isinstance(kwargs, Mapping):
+        return handler
+    return {**handler, "kwargs": {k: v for k, v in kwargs.items() if not str(k).endswith("_time")}}
+
+
+def _shared_days(places: _Places) -> list[str]:
     """Days that a model is fitted to, or stopped early on, and tested on."""
-    segments = {name: bounds(name, segment) for name, segment in segments_of(task).items()}
     texts = []
-    other = [name for name in segments if name != "train" and "train" in name.lower()]
+    other = [name for name in places if name != "train" and "train" in name.lower()]
     for later, earlier, why in (
         ("test", "train", "the model is tested on what it was fitted to"),
         *(("test", name, "the model is tested on what it was fitted to before") for name in other),
         ("test", "valid", "the model is tested on what its fitting was stopped by"),
         ("valid", "train", "fitting is stopped by what the model was fitted to"),
     ):
-        if later in segments and earlier in segments:
-            shared = _overlap(segments[later], segments[earlier], calendar)
-            whole = _overlap(segments[later], (None, None), calendar)
-            if shared:
+        if later in places and earlier in places:
+            (first, stop), (other_first, other_stop) = places[later], places[earlier]
+            shared = min(stop, other_stop) - max(first, other_first)
+            if shared > 0:
                 verb = "is" if shared == 1 else "are"
-                texts.append(f"{shared} of {whole} days of {later!r} {verb} in {earlier!r} too: {why}.")
+                texts.append(f"{shared} of {stop - first} days of {later!r} {verb} in {earlier!r} too: {why}.")
     return texts
 
 
-def _overlap(one: Bounds, other: Bounds, calendar: Days) -> int:
-    inside = np.ones(len(calendar), bool)
-    for start, end in (one, other):
-        if start is not None:
-            inside &= calendar >= start
-        if end is not None:
-            inside &= calendar <= end
-    return int(inside.sum())
-
-
-def _fit_beyond(task: Mapping[str, Any]) -> list[str]:
+def _fit_beyond(handler: Mapping[str, Any], places: _Places, calendar: Days) -> list[str]:
     """Processors whose fit window reaches into the test segment."""
-    kwargs = described_handler(task).get("kwargs")
+    kwargs = handler.get("kwargs")
     end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None
-    segments = segments_of(task)
-    if end is None or "test" not in segments:
+    if end is None or "test" not in places or places["test"][0] >= len(calendar):
         return []
-    start, (_, last) = bounds("test", segments["test"])[0], bounds("fit", (None, end))
-    if start is None or last is None or last < start:
+    start, last = calendar[places["test"][0]], bounds("fit", (None, end))[1]
+    if last is None or last < start:
         return []
     return [f"processors learn until {last}, but 'test' starts on {start}: move fit_end_time before it."]
 

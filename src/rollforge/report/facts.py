@@ -8,7 +8,7 @@ import numpy as np
 
 from rollforge.report.summary import Headline
 
-__all__ = ["Fact", "duration", "facts", "label_words"]
+__all__ = ["Fact", "days_words", "duration", "facts", "label_words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,21 @@ def label_words(text: str, days: int | None) -> str:
     >>> label_words("Ref($close, -6)/Ref($close, -1) - 1", 5)
     'Ref($close, -6)/Ref($close, -1) - 1, over 5 trading days'
     >>> label_words("", None)
-    'a label that is not known, over an unknown number of days (declare label_days)'
+    'a label that is not known, over an unknown number of days'
     """
-    over = f"{days} trading day{'s' if days > 1 else ''}" if days is not None else None
-    return f"{text or 'a label that is not known'}, over {over or 'an unknown number of days (declare label_days)'}"
+    over = f"{days} trading day{'s' if days > 1 else ''}" if days is not None else "an unknown number of days"
+    return f"{text or 'a label that is not known'}, over {over}"
+
+
+def days_words(number: int, first: str, last: str) -> str:
+    """Return how many days there are, and from when to when.
+
+    Examples
+    --------
+    >>> days_words(388, "2016-01-04", "2017-12-27"), days_words(0, "", "")
+    ('388 days, 2016-01-04 to 2017-12-27', 'no day')
+    """
+    return f"{_days(number)}, {first} to {last}" if number else "no day"
 
 
 def _quality_facts(headline: Headline) -> list[Fact]:
@@ -86,7 +97,7 @@ def _quality_facts(headline: Headline) -> list[Fact]:
     ]
 
 
-_UNKNOWN = "over how many days the label runs is not known"
+_UNKNOWN = "over how many days the label runs is not known: declare label_days"
 
 
 def _days(number: int) -> str:

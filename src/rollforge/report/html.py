@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from rollforge.errors import DataError
-from rollforge.report.facts import facts, label_words
+from rollforge.report.facts import days_words, facts, label_words
 from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Summary
@@ -223,9 +223,8 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
 def _judged(summary: Summary) -> str:
     """The days of a figure and the label behind it."""
     headline = summary.headline
-    days = f"{headline.ic_days:,} day{'' if headline.ic_days == 1 else 's'}"
-    label = label_words(headline.label_text, headline.label_days)
-    return f"{days} from {headline.first_judged} to {headline.last_judged}, label: {label}"
+    days = days_words(headline.ic_days, headline.first_judged, headline.last_judged)
+    return f"{days}, label: {label_words(headline.label_text, headline.label_days)}"
 
 
 def _part(days: int) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from rollforge.record.analysis import mean_to_std
-from rollforge.report.facts import Fact, duration
+from rollforge.report.facts import Fact, days_words, duration, label_words
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, TaskRow, by_month
 from rollforge.report.timeline import segment_names
@@ -196,65 +195,52 @@ def _heat_cell(value: float, label: str, largest: float) -> Markup:
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     """Return one row a model with how good it is, below that of the average of all."""
     heads = [
-        ("model", ""), ("label", ""), ("over days", "n"), ("judged on", ""), ("days", "n"), ("IC", "n"), ("ICIR", "n"),
-        ("t of IC", "n"), ("Rank IC", "n"), ("long-short a year", "n"), ("Sharpe", "n"),
+        ("model", ""), ("label", ""), ("judged on", ""), ("IC", "n"), ("t of IC", "n"), ("Rank IC", "n"),
+        ("long-short a year", "n"), ("Sharpe", "n"),
     ]  # fmt: skip
     average = _model_row(
-        f"average of {len(whole.models)}", whole.label_text, whole.label_days,
-        f"{whole.first_judged} – {whole.last_judged}" if whole.ic_days else _NOTHING,
-        [(whole.ic_days, "d"), (whole.ic, ".4f"), (whole.icir, ".3f"), (whole.ic_t, ".2f"), (whole.rank_ic, ".4f"),
-         (whole.long_short_return, ".1%"), (whole.long_short_sharpe, ".2f")],
-    )  # fmt: skip
+        f"average of {len(whole.models)}",
+        label_words(whole.label_text, whole.label_days),
+        days_words(whole.ic_days, whole.first_judged, whole.last_judged),
+        [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
+    )
     rows = []
     for model in models:
         ic, spread = model.ic, model.long_short
-        figures: list[tuple[float | None, str]] = [
-            (len(ic), "d"), (float(ic.mean()), ".4f"), (mean_to_std(ic), ".3f"), (model.ic_t, ".2f"),
-            (float(model.rank_ic.mean()), ".4f"), (model.annual(spread), ".1%"), (model.sharpe(spread), ".2f"),
-        ]  # fmt: skip
-        judged = f"{ic.index[0]:%Y-%m-%d} – {ic.index[-1]:%Y-%m-%d}" if len(ic) else _NOTHING
-        rows.append(_model_row(model.name, model.label_text, model.label_days, judged, figures))
+        first, last = (f"{day:%Y-%m-%d}" for day in ic.index[[0, -1]]) if len(ic) else ("", "")
+        figures = [float(ic.mean()), model.ic_t, float(model.rank_ic.mean())]
+        figures += [model.annual(spread), model.sharpe(spread)]
+        label = label_words(model.label_text, model.label_days)
+        rows.append(_model_row(model.name, label, days_words(len(ic), first, last), figures))
     return _table(heads, [average, *rows], sortable=True)
 
 
-def _model_row(
-    name: str, label: str, days: int | None, judged: str, figures: Sequence[tuple[float | None, str]]
-) -> Markup:
-    return tag(
-        "tr",
-        tag("th", name, scope="row"),
-        tag("td", tag("code", label or "not known")),
-        tag("td", "not known" if days is None else days, class_="n", data_v=days or ""),
-        tag("td", judged),
-        *(_number_cell(value, form) for value, form in figures),
-    )
+def _model_row(name: str, label: str, judged: str, figures: Sequence[float | None]) -> Markup:
+    cells = [_number_cell(v, form) for v, form in zip(figures, (".4f", ".2f", ".4f", ".1%", ".2f"), strict=True)]
+    words = [tag("td", text, class_="text") for text in (label, judged)]
+    return tag("tr", tag("th", name, scope="row", class_="text"), *words, *cells)
 
 
 def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
-    """Return the figures of each quantile, highest scores first, then of the highest less the lowest."""
-    over = "label" if label_days is None else "label, 1 day" if label_days == 1 else f"label, {label_days} days"
-    heads = [
-        ("scores", ""),
-        (f"mean {over}", "n"),
-        ("return a year", "n"),
-        ("less the day's mean", "n"),
-        ("Sharpe", "n"),
-        ("days above 0", "n"),
-    ]
+    """Return the figures of each quantile, highest scores first, then of the highest less the lowest.
+
+    Without `label_days` those a year are left out.
+    """
+    over = "" if label_days is None else f", {label_days} day{'s' if label_days > 1 else ''}"
+    yearly = label_days is not None
+    heads = [("scores", ""), (f"mean label{over}", "n")]
+    heads += [("return a year", "n"), ("less the day's mean", "n"), ("Sharpe", "n")] if yearly else []
+    heads += [("days above 0", "n")]
     words = {"1": "1, lowest", str(QUANTILES): f"{QUANTILES}, highest"}
     order = [*reversed(table.index[:-1]), table.index[-1]]
     excess = _bar_cells(table.loc[order[:-1], "excess"].tolist(), ".1%")
     rows = []
     for name, bar in zip(order, [*excess, tag("td", "", class_="n")], strict=True):
         row, last = table.loc[name], name == order[-1]
-        cells = [
-            tag("th", f"{QUANTILES} − 1, highest less lowest" if last else words.get(name, name), scope="row"),
-            _number_cell(row["label"], ".3%"),
-            _number_cell(row["annual"], ".1%"),
-            bar,
-            _number_cell(row["sharpe"], ".2f"),
-            _number_cell(row["positive"], ".1%"),
-        ]
+        title = f"{QUANTILES} − 1, highest less lowest" if last else words.get(name, name)
+        cells = [tag("th", title, scope="row"), _number_cell(row["label"], ".3%")]
+        cells += [_number_cell(row["annual"], ".1%"), bar, _number_cell(row["sharpe"], ".2f")] if yearly else []
+        cells += [_number_cell(row["positive"], ".1%")]
         rows.append(tag("tr", *cells, class_="sum" if last else None))
     return _table(heads, rows)
 
