@@ -305,12 +305,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.data.data": {
-        "rollforge.data.engine": "D",
         "rollforge.compat.qlib.providers": (
             "BaseProvider Cal CalendarProvider DatasetD DatasetProvider ExpressionD ExpressionProvider FeatureD "
-            "FeatureProvider Inst InstrumentProvider LocalCalendarProvider LocalDatasetProvider LocalExpressionProvider "
-            "LocalFeatureProvider LocalInstrumentProvider LocalProvider"
+            "FeatureProvider Inst InstrumentProvider LocalCalendarProvider LocalDatasetProvider "
+            "LocalExpressionProvider LocalFeatureProvider LocalInstrumentProvider LocalProvider"
         ),
+        "rollforge.data.engine": "D",
         "internal": (
             "BaseProviderWrapper CalendarProviderWrapper DatasetProviderWrapper ExpressionProviderWrapper "
             "FeatureProviderWrapper InstrumentProviderWrapper ProviderBackendMixin register_all_wrappers"
@@ -325,7 +325,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.data.dataset": {
         "rollforge.data.dataset": "Dataset DatasetH",
-        "pending": "TSDataSampler TSDatasetH",
+        "rollforge.data.timeseries": "TSDataSampler TSDatasetH",
         "also": (
             "DataHandler DataHandlerLP get_level_index get_module_logger init_instance_by_config lazy_sort_index "
             "np_ffill Serializable time_to_slc_point"

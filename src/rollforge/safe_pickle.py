@@ -35,6 +35,7 @@ _OWN_MODULES = (
     "rollforge.data.processor",
     "rollforge.record.position",
     "rollforge.data.filters",
+    "rollforge.data.timeseries",
 )
 """Modules whose classes are restored: those that recorders keep objects of."""
 _OWN_ENUMS = {("rollforge.task", "Status"), ("rollforge.task", "Cause")}

@@ -48,3 +48,7 @@ from .provider import (
     Provider as Provider,
     open_provider as open_provider,
 )
+from .timeseries import (
+    TSDataSampler as TSDataSampler,
+    TSDatasetH as TSDatasetH,
+)

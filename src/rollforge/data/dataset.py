@@ -99,9 +99,10 @@ class DatasetH(Dataset):
         DataError
             When there are no rows, saying which loader or processor is behind that.
         """
+        arguments = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
         if isinstance(segments, (list, tuple)) and all(isinstance(s, str) and s in self.segments for s in segments):
-            return [self._prepare(s, col_set, data_key, kwargs) for s in segments]
-        return self._prepare(segments, col_set, data_key, kwargs)
+            return [self._prepare_seg(self._days(s), **arguments) for s in segments]
+        return self._prepare_seg(self._days(segments), **arguments)
 
     def _days(self, segment: Any) -> Any:
         """What the handler is asked for: the days of a segment, or what is no name of one."""
@@ -138,16 +139,20 @@ class DatasetH(Dataset):
             days = slice(days, days) if isinstance(days, (str, pd.Timestamp)) else slice(None, None)
         return self.handler.explain_missing(group, days, data_key, column)
 
-    def _prepare(self, segment: Any, col_set: Any, data_key: str, kwargs: Mapping[str, Any]) -> pd.DataFrame:
-        arguments: dict[str, Any] = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
-        days = self._days(segment)
-        frame: pd.DataFrame = self.handler.fetch(days, **arguments)
+    def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
+        """Return the data of some days: what a dataset of one's own overrides, under Qlib's name."""
+        frame: pd.DataFrame = self.handler.fetch(slc, **kwargs)
         if frame.empty:
-            shown = f"between {days.start} and {days.stop}" if isinstance(days, slice) else f"for {days!r}"
-            shown += f" (the {segment!r} segment)" if isinstance(segment, str) and segment in self.segments else ""
-            reason = self.explain_missing(segment, None, arguments["data_key"])
-            raise DataError(f"There are no rows {shown} for {data_key!r}. {reason}".rstrip())
+            raise DataError(self._no_rows(slc, kwargs))
         return frame
+
+    def _no_rows(self, days: Any, kwargs: Mapping[str, Any]) -> str:
+        shown = f"for {days!r}"
+        if isinstance(days, slice):
+            names = [name for name in self.segments if self._days(name) == days]
+            shown = f"between {days.start} and {days.stop}" + (f" (the {names[0]!r} segment)" if names else "")
+        data_key = kwargs.get("data_key", DataHandlerLP.DK_I)
+        return f"There are no rows {shown} for {data_key!r}. {self.explain_missing(days, None, data_key)}".rstrip()
 
 
 def _is_date(text: str) -> bool:

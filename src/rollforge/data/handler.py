@@ -306,6 +306,15 @@ class DataHandler(DataHandlerABC):
         """Qlib's name for the raw data of the handler's days."""
         return self._whole_or_loaded(self.DK_R)
 
+    def days(self) -> pd.DatetimeIndex:
+        """Return the days of the raw data, in the handler's range."""
+        data = self._stage(self.DK_R)
+        if isinstance(data, pd.DataFrame):
+            return pd.DatetimeIndex(data.index.unique(level="datetime")).sort_values()
+        start, end = self._bounds(slice(None, None))
+        every = pd.DatetimeIndex(data.dates.astype("datetime64[ns]"))
+        return every[slice(*every.slice_locs(start, end))]
+
     def _whole_or_loaded(self, stage: str) -> pd.DataFrame:
         data = self._stage(stage)
         return data if isinstance(data, pd.DataFrame) else self._whole(stage, self.CS_RAW)
