@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from rollforge.data.engine import features
+from rollforge.data.formulas import Series
+from rollforge.data.operators import register, unregister
 from rollforge.data.provider import write_folder
 from rollforge.session import Session
 
@@ -104,6 +107,26 @@ DIF = "EMA($close,12)-EMA($close,26)"
 def test_a_column_does_not_depend_on_what_is_asked_for_beside_it(session: Session, expressions: list[str]) -> None:
     """In every order of a list, each column has the values that it has when it is the only one."""
     check(session, expressions)
+
+
+def test_an_operator_that_writes_into_its_argument_harms_nothing(session: Session) -> None:
+    """A function of the user's may change the arrays that it is given: fields and other columns stay what they are."""
+
+    def filled(series: Series, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        x[np.isnan(x)] = -1
+        return x
+
+    register("Filled", filled)
+    try:
+        frame = features(
+            "all", ["Filled($close)", "$close", "Filled(Mean($close,2))", "Mean($close,2)"], session=session
+        )
+    finally:
+        unregister("Filled")
+    assert (frame["Filled($close)"] == -1).sum() == frame["$close"].isna().sum() > 0
+    np.testing.assert_array_equal(frame["Filled($close)"], frame["$close"].fillna(-1))
+    np.testing.assert_array_equal(frame.iloc[:, 2], frame["Mean($close,2)"].fillna(-1))
+    check(session, ["$close", "Mean($close,2)"])
 
 
 def test_a_chain_of_features_is_right_at_every_link(session: Session) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rollforge.data.expression import Call, Expression, Field, Number, Text
 from rollforge.data.formulas import Place, Series
-from rollforge.data.operators import Operator, operator
+from rollforge.data.operators import Operator, is_built_in, operator
 from rollforge.data.provider import FieldBlock
 from rollforge.errors import DataError
 
@@ -177,6 +177,8 @@ class Program:
                         begin, end = _life(step.sources, blocks, shape[0], elsewhere)
                         known[step.sources] = Series(begin, end, shared, self.shares, place)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
+                    if not is_built_in(step.operator.name):  # which may write into what it is given
+                        arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
                     values[done] = step.operator.compute(known[step.sources], *arguments)
                     if np.shape(values[done]) != shape:
                         raise DataError(

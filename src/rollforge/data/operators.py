@@ -132,6 +132,11 @@ def operator(name: str) -> Operator:
     return _TABLE[name]
 
 
+def is_built_in(name: str) -> bool:
+    """Return whether an operator is one of the language's own."""
+    return name in _BUILT_IN
+
+
 def is_known(name: str) -> bool:
     """Return whether there is an operator called `name`; one of the current session's is loaded at this moment.
 
