@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from rollforge import job
+from rollforge.collect import RecorderCollector
 from rollforge.data.provider import write_folder
 from rollforge.errors import CoverageError
 from rollforge.run.work import storable
@@ -220,3 +221,124 @@ def test_a_task_without_a_trading_day_is_named(experiment: Experiment) -> None:
     task_id = experiment.add(beyond)
     notes = experiment.collect(allow_gaps=True).coverage.notes
     assert notes == (f"task {task_id[:8]} is failed, and no trading day is in its test segment",)
+
+
+# Labels 1, 2, 4 have deviations -4/3, -1/3, 5/3, whose squares add up to 14/3.
+SPREAD = (14 / 3) ** 0.5
+UP = 3 / (2**0.5 * SPREAD)  # scores 1, 2, 3
+TURNED = -1 / (2**0.5 * SPREAD)  # scores 3, 1, 2
+AVERAGE = 1 / (0.5**0.5 * SPREAD)  # the mean of both, standardised: 0, -1/2, 1/2
+
+
+@pytest.fixture
+def thinned(experiment: Experiment) -> Experiment:
+    """Two models, of which the first failed in the second of three windows; the names were given."""
+    for i, window in enumerate(WINDOWS):
+        experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
+        experiment.add(task(8, window), (3, 1, 2))
+    definitions = [t.definition for t in experiment.store.query(POOL)]
+    experiment.store.create(POOL, definitions, model_names=["shallow", "deep"] * 3)
+    return experiment
+
+
+def results(experiment: Experiment, folder: Path) -> tuple[job.Collected, Any]:
+    collected = experiment.collect(allow_gaps=True)
+    summary = job.write_results(collected, name=POOL, session=experiment.session, config="", folder=folder)
+    return collected, summary
+
+
+def test_every_figure_of_several_models_is_right_by_hand(thinned: Experiment, tmp_path: Path) -> None:
+    """The average over all twelve days, eight of them of both models; each model on its own days."""
+    _, summary = results(thinned, tmp_path)
+    headline = summary.headline
+    assert (headline.days, headline.rows, headline.ic_days) == (12, 36, 12)
+    assert headline.ic == pytest.approx((8 * AVERAGE + 4 * TURNED) / 12)
+    assert headline.rank_ic == pytest.approx((8 * 0.5 + 4 * -0.5) / 12)
+    assert headline.statuses == {"done": 5, "failed": 1}
+    by_name = {model.name: model for model in summary.models}
+    assert list(by_name) == ["shallow", "deep"]
+    assert (len(by_name["shallow"].ic), len(by_name["deep"].ic)) == (8, 12)
+    assert by_name["shallow"].ic.mean() == pytest.approx(UP)
+    assert by_name["deep"].ic.mean() == pytest.approx(TURNED)
+    assert by_name["shallow"].rank_ic.mean() == pytest.approx(1.0)
+    assert by_name["deep"].rank_ic.mean() == pytest.approx(-0.5)
+
+
+def test_the_page_says_which_model(thinned: Experiment, tmp_path: Path) -> None:
+    """In the windows, their dates, the failures, the notes and the table of models."""
+    results(thinned, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    sections = {part.partition('"')[0]: part for part in page.split('<section id="')[1:]}
+    assert sections["windows"].count("<td>shallow</td>") == 6, "in the table of windows and in that of dates"
+    assert "shallow, window 2" in page
+    assert "deep, window 2, test" in sections["windows"]
+    assert "shallow" in sections["failed"]
+    assert {
+        f"{name}</td>" in sections["models"] or f"{name}</th>" in sections["models"] for name in ("shallow", "deep")
+    } == {True}
+    assert "the average is of deep alone: shallow has no prediction" in page
+
+
+def test_the_metrics_of_a_window_are_its_own_models(thinned: Experiment, tmp_path: Path) -> None:
+    """Where no record logged any: of the model's prediction on the window's days, never of the average."""
+    _, summary = results(thinned, tmp_path)
+    found = {(t.model, t.window.index): t.metrics.get("IC") for t in summary.tasks}
+    for i in range(3):
+        assert found["deep", i] == pytest.approx(TURNED)
+        assert found["shallow", i] == (pytest.approx(UP) if i != 1 else None)
+
+
+def test_the_joined_result_is_a_run_of_its_own(thinned: Experiment, tmp_path: Path) -> None:
+    """With the report's figures, of the average and of each model; collecting again brings it up to date."""
+    for _ in range(2):
+        collected, summary = results(thinned, tmp_path)
+        kept = job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    assert kept is not None
+    (recorder,) = [r for r in thinned.runs.list_recorders("list", joined=True) if r.name == "joined result"]
+    assert recorder == kept
+    metrics = recorder.list_metrics()
+    assert metrics["IC"] == pytest.approx((8 * AVERAGE + 4 * TURNED) / 12)
+    assert (metrics["shallow/IC"], metrics["deep/IC"]) == (pytest.approx(UP), pytest.approx(TURNED))
+    assert (metrics["IC days"], metrics["shallow/IC days"], metrics["deep/IC days"]) == (12, 8, 12)
+    tags = recorder.list_tags()
+    assert tags["rollforge.models"] == "shallow, deep"
+    assert tags["rollforge.windows"] == "5 of 6 done"
+    assert "shallow, window 2 (2020-01-05 to 2020-01-08) is failed" in tags["rollforge.coverage"]
+    assert (tags["rollforge.first_day"], tags["rollforge.last_day"]) == ("2020-01-01", "2020-01-12")
+    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), collected.prediction)
+    children = thinned.runs.list_recorders("list", tags={"mlflow.parentRunId": recorder.id})
+    assert len(children) == 5
+    assert {r.list_tags()["rollforge.model"] for r in children} == {"shallow", "deep"}
+
+
+def test_a_new_name_reaches_the_runs(thinned: Experiment, tmp_path: Path) -> None:
+    """Nothing is trained again; the joined run and its children are called otherwise."""
+    collected, summary = results(thinned, tmp_path)
+    job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    definitions = [t.definition for t in thinned.store.query(POOL)]
+    thinned.store.create(POOL, definitions, model_names=["flat", "deep"] * 3)
+    collected, summary = results(thinned, tmp_path)
+    kept = job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    assert kept is not None
+    assert kept.list_tags()["rollforge.models"] == "flat, deep"
+    metrics = kept.list_metrics()
+    assert metrics["flat/IC"] == pytest.approx(UP)
+    assert np.isnan(metrics["shallow/IC"])
+    children = thinned.runs.list_recorders("list", tags={"mlflow.parentRunId": kept.id})
+    assert {r.list_tags()["rollforge.model"] for r in children} == {"flat", "deep"}
+
+
+def test_a_collector_of_all_runs_does_not_count_the_joined_one(thinned: Experiment, tmp_path: Path) -> None:
+    """What was written by hand against the experiment's runs finds the windows and nothing else."""
+    collected, summary = results(thinned, tmp_path)
+    job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    assert len(RecorderCollector(thinned.runs)()["pred"]) == 5
+
+
+def test_nothing_is_kept_of_nothing(experiment: Experiment, tmp_path: Path) -> None:
+    """All failed: a report that says so, and no run."""
+    experiment.add(task(4, WINDOWS[0]))
+    experiment.add(task(8, WINDOWS[0]))
+    collected, summary = results(experiment, tmp_path)
+    assert job.keep_result(collected, summary, session=experiment.session, pool=POOL) is None
+    assert experiment.runs.list_recorders(joined=True) == {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rollforge.collect.coverage import Coverage, Expected
     from rollforge.generate.timeline import Window
     from rollforge.report.summary import ReportInputs, Summary
-    from rollforge.track.base import Recorder
+    from rollforge.track.base import Recorder, RunData
 
 __all__ = ["Collected", "TaskOutcome", "collect", "submit", "train"]
 
@@ -203,6 +203,8 @@ class Collected:
     """What should be known of the tasks, as it was said when they were planned."""
     models: tuple[ModelResult, ...] = ()
     """What each model predicts, in the order of the tasks."""
+    runs: Mapping[str, RunData] = field(default_factory=dict)
+    """Recorder id -> params, metrics and tags of the run."""
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -332,8 +334,9 @@ def collect(
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     definitions = [o.task.definition for o in known]
     planned = tuple(task_warnings(definitions, session_provider(session).calendar(), label_days))
-    warnings = (*coverage.remarks, *said, *_other_data(known, session))
-    return Collected(known, prediction, label, target, coverage, warnings, planned, models)
+    runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
+    warnings = (*coverage.remarks, *said, *_other_data(runs, session))
+    return Collected(known, prediction, label, target, coverage, warnings, planned, models, runs)
 
 
 def _label(
@@ -385,12 +388,12 @@ def _joined_label(
     )
 
 
-def _other_data(known: Sequence[TaskOutcome], session: Session) -> tuple[str, ...]:
+def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...]:
     """Tasks are known by their content; that the data changed under them is said, not guessed away."""
     from rollforge.data.engine import session_provider
 
     now = session_provider(session).fingerprint()
-    trained_on = [o.recorder.list_tags().get(DATA_TAG, now) for o in known if o.recorder is not None]
+    trained_on = [run.tags.get(DATA_TAG, now) for run in runs.values()]
     other = sum(mark != now for mark in trained_on)
     if not other:
         return ()
@@ -458,6 +461,61 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
     return summary
 
 
+def keep_result(collected: Collected, summary: Summary, *, session: Session, pool: str) -> Recorder | None:
+    """Return the recorder of the joined result, which is made or brought up to date; None when there is no prediction.
+
+    It has the objects ``pred.pkl`` and ``label.pkl``, and the metrics of the report: of several models those of the
+    average, and as ``NAME/IC`` those of each model. The windows' runs become its children.
+
+    Parameters
+    ----------
+    collected : Collected
+        The result.
+    summary : Summary
+        What the report says of it.
+    session : Session
+        Where runs are kept.
+    pool : str
+        The experiment.
+    """
+    from rollforge.collect.joined import WindowRun, save_joined
+
+    if collected.prediction is None:
+        return None
+    experiment = get_experiment(open_tracker(session.tracking), experiment_name=pool)
+    done = [(o.recorder, o) for o in collected.outcomes if o.recorder is not None]
+    tags = {
+        "rollforge.models": ", ".join(filter(None, collected.model_names)),
+        "rollforge.windows": f"{len(done)} of {len(collected.outcomes)} done",
+        "rollforge.coverage": "; ".join(collected.coverage.notes) or "complete",
+        "rollforge.first_day": summary.headline.first_day,
+        "rollforge.last_day": summary.headline.last_day,
+        "rollforge.label": str(collected.target),
+    }
+    return save_joined(
+        experiment, pool,
+        objects={"pred.pkl": collected.prediction, "label.pkl": collected.label},
+        metrics=result_metrics(summary), tags=tags,
+        windows=[WindowRun(r, collected.runs[r.id].tags, o.task.definition, o.model) for r, o in done],
+    )  # fmt: skip
+
+
+def result_metrics(summary: Summary) -> dict[str, float]:
+    """Return the figures of a report under the names that ``SigAnaRecord`` logs, also of each of several models."""
+    from rollforge.record.analysis import mean_to_std
+
+    h = summary.headline
+    values = {"IC": h.ic, "ICIR": h.icir, "Rank IC": h.rank_ic, "Rank ICIR": h.rank_icir, "IC t": h.ic_t}
+    values |= {"IC days": float(h.ic_days), "days": float(h.days), "rows": float(h.rows)}
+    for model in summary.models:
+        own = {
+            "IC": model.ic.mean(), "ICIR": mean_to_std(model.ic), "Rank IC": model.rank_ic.mean(),
+            "Rank ICIR": mean_to_std(model.rank_ic), "IC t": model.ic_t, "IC days": len(model.ic),
+        }  # fmt: skip
+        values |= {f"{model.name}/{name}": value for name, value in own.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
 def _inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
     from rollforge.report.summary import ModelInputs, ReportInputs, TaskRow
 
@@ -467,7 +525,7 @@ def _inputs(collected: Collected, *, name: str, session: Session, config: str) -
     rows = []
     for window, outcome in zip(_windows(collected.outcomes, session), collected.outcomes, strict=True):
         task, recorder = outcome.task, outcome.recorder
-        metrics = recorder.list_metrics() if recorder is not None else {}
+        metrics = collected.runs[recorder.id].metrics if recorder is not None else {}
         run = recorder.id if recorder else ""
         rows.append(TaskRow(window, task.status.value, metrics, run, task.attempts, task.error or "", outcome.model))
     return ReportInputs(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rollforge.job import Collected
+    from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup
     from rollforge.workflow import Plan
 
@@ -128,7 +129,7 @@ def run(
     collected = job.collect(
         session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps, label_days=made.workflow.label_days
     )
-    _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console)
+    _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
 
 
 def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None:
@@ -185,7 +186,10 @@ def window_label(window: Any) -> str:
     return f"{window.title}{span}"
 
 
-def _finish(collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console) -> None:
+def _finish(
+    collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console, *, keep: bool
+) -> None:
+    """Write the result and say how it is; with `keep`, also as a run beside those of the windows."""
     from rollforge import job
     from rollforge.report.terminal import headline_table, models_table
 
@@ -199,6 +203,8 @@ def _finish(collected: Collected, name: str, session: Any, config: str, folder: 
     console.print(f"report      {folder / 'report.html'}")
     if collected.prediction is not None:
         console.print(f"prediction  {folder / 'prediction.parquet'}")
+    if keep:
+        _keep(collected, summary, name, session, console)
     if collected.failed:
         console.print(
             f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows each with its error"
@@ -206,17 +212,39 @@ def _finish(collected: Collected, name: str, session: Any, config: str, folder: 
         raise typer.Exit(Exit.FAILED)
 
 
+def _keep(collected: Collected, summary: Summary, name: str, session: Session, console: Console) -> None:
+    from rollforge import job
+    from rollforge.errors import TrackingError
+
+    try:
+        recorder = job.keep_result(collected, summary, session=session, pool=name)
+    except TrackingError as exc:  # the files above hold the result
+        _warn(f"the joined result is not in the tracking store: {exc}")
+        return
+    if recorder is not None:
+        console.print(f"run         {recorder.id} in experiment {name}", markup=False)
+
+
 def collect(
     name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = False
 ) -> None:
-    """Collect the finished tasks of an experiment into one prediction (also while others still run, with --allow-gaps)."""
-    report(name, store, tracking, output, allow_gaps)
+    """Collect the finished tasks of an experiment into one prediction (also while others still run, with --allow-gaps).
+
+    The result is kept as a run beside those of the windows; collecting again brings it up to date.
+    """
+    _report(name, store, tracking, output, allow_gaps, keep=True)
 
 
 def report(
     name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = True
 ) -> None:
     """Write the report of an experiment as it stands now: one HTML file."""
+    _report(name, store, tracking, output, allow_gaps, keep=False)
+
+
+def _report(
+    name: str, store: str | None, tracking: str | None, output: Path | None, allow_gaps: bool, *, keep: bool
+) -> None:
     from rollforge import job
     from rollforge.workflow import load_workflow
 
@@ -230,4 +258,4 @@ def report(
     for warning in collected.plan_warnings:
         _warn(warning)
     folder = output or Path("results") / name
-    _finish(collected, name, session, config or collected.template_text(), folder, _console())
+    _finish(collected, name, session, config or collected.template_text(), folder, _console(), keep=keep)

@@ -35,7 +35,7 @@ from rollforge.errors import (
 from rollforge.session import Session, using
 from rollforge.track import tracker as opened
 from rollforge.track.artifact import ArtifactRefused
-from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, open_reference, open_tracker
+from rollforge.track.base import JOINED_TAG, Experiment, Recorder, Tracker, get_experiment, open_reference, open_tracker
 from rollforge.track.r import R
 
 __all__ = ["TrackerSuite"]
@@ -113,6 +113,42 @@ class TrackerSuite:
         assert old.id not in again.info["recorders"]
 
     # -- a run's life --------------------------------------------------------------------------------------------------
+
+    def test_a_run_may_be_renamed(self, experiment: Experiment, uri: str) -> None:
+        """Nothing else of it changes, and it is found by its new name."""
+        recorder = experiment.create_recorder("old")
+        recorder.log_metrics(IC=0.5)
+        recorder.end_run("FAILED")
+        before = self.again(uri, recorder).info
+        recorder.rename("ridge, depth=4 'x'")
+        assert recorder.name == "ridge, depth=4 'x'"
+        seen = self.again(uri, recorder)
+        assert seen.info == {**before, "name": "ridge, depth=4 'x'"}
+        assert seen.list_metrics() == {"IC": 0.5}
+        assert experiment.get_recorder(recorder_name="ridge, depth=4 'x'", create=False) == recorder
+        with pytest.raises(RecorderNotFound):
+            experiment.get_recorder(recorder_name="old", create=False)
+
+    def test_objects_may_be_deleted(self, experiment: Experiment, uri: str) -> None:
+        """Whatever form they have on disk; one that is not there is passed over."""
+        recorder = experiment.create_recorder("r")
+        objects: dict[str, Any] = {"plain": {"a": 1}, "f.pkl": pd.DataFrame({"x": [1.0]}), "kept": 2}
+        recorder.save_objects(**objects)
+        recorder.delete_objects("plain", "f.pkl", "nothing", "no/thing")
+        assert self.again(uri, recorder).list_artifacts() == ["kept"]
+
+    def test_joined_results_are_listed_on_request_alone(self, experiment: Experiment, uri: str) -> None:
+        """Whoever collects the runs of an experiment does not get the same predictions twice, also with a limit."""
+        windows = [experiment.create_recorder(f"w{i}") for i in range(2)]
+        joined = [experiment.create_recorder("joined", tags={JOINED_TAG: "pool"}) for _ in range(3)]
+        seen = get_experiment(self.reopen(uri), experiment_name="e")
+        assert set(seen.list_recorders()) == {r.id for r in windows}
+        assert len(seen.list_recorders(max_results=1)) == 1
+        assert set(seen.list_recorders(max_results=2)) == {r.id for r in windows}
+        assert set(seen.list_recorders(joined=True)) == {r.id for r in (*windows, *joined)}
+        assert set(seen.list_recorders(joined=True, tags={JOINED_TAG: "pool"})) == {r.id for r in joined}
+        assert seen.start(resume=True).id in {r.id for r in windows}
+        seen.end()
 
     def test_a_run_starts_running_and_ends_as_it_is_told(self, experiment: Experiment, uri: str) -> None:
         """Status and times are kept, in Qlib's words."""

@@ -32,7 +32,7 @@ from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializ
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.files import Files
 
-__all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "names", "plain_name", "save"]
+__all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "names", "plain_name", "remove", "save"]
 
 _FRAME = ".frame.parquet"
 _ARRAY = ".array.npy"
@@ -91,6 +91,15 @@ def save(files: Files, name: str, value: Any) -> None:
     for other in _FORMS:
         if other != form and last + other in there:
             files.remove(name + other)
+
+
+def remove(files: Files, name: str) -> None:
+    """Remove the artifact `name`; nothing happens when it is not there."""
+    folder, _, last = name.rpartition("/")
+    there = set(files.list(folder))
+    for form in _FORMS:
+        if last + form in there:
+            files.remove(name + form)
 
 
 def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:

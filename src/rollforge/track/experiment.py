@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
@@ -17,7 +18,10 @@ from rollforge.track.tracker import RunData, RunQuery, Tracker
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Experiment", "active_recorders", "get_experiment", "search_frame"]
+__all__ = ["JOINED_TAG", "Experiment", "active_recorders", "get_experiment", "search_frame"]
+
+JOINED_TAG = "rollforge.joined"
+"""Tag of a recorder that holds no window but the joined result of others: the pool whose result it is."""
 
 # The recorders started and not ended, innermost last; of this thread or async task alone.
 _active: ContextVar[tuple[Recorder, ...]] = ContextVar("rollforge_recorders", default=())
@@ -108,7 +112,7 @@ class Experiment:
         """
         if resume:
             if recorder_id is None and recorder_name is None:
-                found = self._tracker.search([self.id], RunQuery(limit=1))
+                found = self._search(RunQuery(limit=1))
                 recorder = Recorder(self._tracker, found[0].info) if found else self.create_recorder()
             else:
                 recorder = self.get_recorder(recorder_id, recorder_name)
@@ -212,8 +216,11 @@ class Experiment:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
         order_by: Sequence[str] = (),
+        joined: bool = False,
     ) -> Any:
         """Return the recorders that fit, the latest first, by one query of the store.
+
+        Recorders of joined results are left out, so that a collection never has the same predictions twice.
 
         Parameters
         ----------
@@ -231,6 +238,8 @@ class Experiment:
             Only those with these values.
         order_by : sequence of str
             ``["metrics.IC DESC"]``.
+        joined : bool
+            True returns the recorders of joined results too.
 
         Raises
         ------
@@ -248,8 +257,20 @@ class Experiment:
             order_by=tuple(order_by),
             limit=max_results,
         )
-        recorders = [Recorder(self._tracker, d.info) for d in self._tracker.search([self.id], query)]
+        found = self._tracker.search([self.id], query) if joined else self._search(query)
+        recorders = [Recorder(self._tracker, d.info) for d in found]
         return recorders if rtype == self.RT_L else {r.id: r for r in recorders}
+
+    def _search(self, query: RunQuery) -> list[RunData]:
+        """The runs that fit, without those of joined results."""
+        limit, more = query.limit, 0
+        while True:
+            found = self._tracker.search([self.id], replace(query, limit=None if limit is None else limit + more))
+            kept = [d for d in found if JOINED_TAG not in d.tags]
+            left_out = len(found) - len(kept)
+            if limit is None or len(kept) >= limit or left_out <= more:
+                return kept[:limit]
+            more = left_out
 
     def search_records(
         self,

@@ -237,6 +237,9 @@ class FolderTracker:
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
         self._append(run_id, {"status": status, "end": end_time})
 
+    def rename_run(self, run_id: str, name: str) -> None:
+        self._append(run_id, {"name": name})
+
     def delete_run(self, run_id: str) -> None:
         self._delete(self._place(run_id))
         self._places.pop(run_id, None)

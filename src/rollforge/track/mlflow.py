@@ -428,6 +428,12 @@ class MLflowTracker:
         ended = None if end_time is None else int(end_time * 1000)
         self._call("update_run_info", run_id, RunStatus.from_string(status), ended, None)
 
+    def rename_run(self, run_id: str, name: str) -> None:
+        from mlflow.entities import RunStatus
+
+        info = self._call("get_run", run_id).info  # all of a run's info is written at once
+        self._call("update_run_info", run_id, RunStatus.from_string(info.status), info.end_time, name)
+
     def delete_run(self, run_id: str) -> None:
         self._call("delete_run", run_id)
 

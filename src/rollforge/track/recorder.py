@@ -177,6 +177,11 @@ class Recorder:
         self.flush()
         self._set_status(status, time.time() if status in (self.STATUS_FI, self.STATUS_FA) else None)
 
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self._tracker.rename_run(self.id, name)
+        self._info = replace(self._info, name=name)
+
     def __enter__(self) -> Recorder:
         return self.start_run()
 
@@ -278,6 +283,10 @@ class Recorder:
         self._info = data.info
         return data
 
+    def read(self) -> RunData:
+        """Return everything that the tracker keeps of the run but its artifacts, read at once."""
+        return self._read()
+
     def list_params(self) -> dict[str, str]:
         """Return the parameters, whole."""
         return self._read().params
@@ -323,6 +332,12 @@ class Recorder:
         files = self._tracker.files(self.id)
         for name, value in kwargs.items():
             artifact.save(files, f"{artifact_path}/{name}" if artifact_path else name, value)
+
+    def delete_objects(self, *names: str) -> None:
+        """Remove the objects saved under some names; one that is not there is passed over."""
+        files = self._tracker.files(self.id)
+        for name in names:
+            artifact.remove(files, name)
 
     def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
         """Keep a copy of a file, or of a folder with all in it.

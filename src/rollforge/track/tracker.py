@@ -131,6 +131,9 @@ class Tracker(Protocol):
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
         """Change a run's status."""
 
+    def rename_run(self, run_id: str, name: str) -> None:
+        """Give a run another name."""
+
     def delete_run(self, run_id: str) -> None:
         """Delete a run."""
 

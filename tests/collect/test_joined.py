@@ -1,0 +1,136 @@
+"""The joined result as a run: one for each pool, brought up to date, with the windows' runs below it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rollforge.collect.joined import PARENT_TAG, WindowRun, save_joined
+from rollforge.run.execute import MODEL_TAG, TEST_TAG
+from rollforge.track.base import JOINED_TAG, Experiment, Recorder, get_experiment, open_tracker
+
+FRAME = pd.DataFrame({"score": [1.0, 2.0]})
+
+
+def task(month: int) -> dict[str, Any]:
+    segments = {"test": (f"2020-{month:02d}-01", f"2020-{month:02d}-28")}
+    return {"model": {"class": "LGBModel"}, "dataset": {"kwargs": {"segments": segments}}}
+
+
+@pytest.fixture(params=["folder", "mlflow"])
+def experiment(request: pytest.FixtureRequest, tmp_path: Path) -> Experiment:
+    """An experiment in each kind of tracking store."""
+    uri = f"folder:{tmp_path}/runs" if request.param == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
+    return get_experiment(open_tracker(uri), experiment_name="mine")
+
+
+def trained(experiment: Experiment, month: int, name: str | None = None) -> Recorder:
+    """A run as a worker leaves it, its model called ``lgb``."""
+    days = f"2020-{month:02d}-01 to 2020-{month:02d}-28"
+    recorder = experiment.create_recorder(name or f"lgb {days}", tags={MODEL_TAG: "lgb", TEST_TAG: days})
+    recorder.end_run()
+    return recorder
+
+
+def windows(recorders: list[Recorder], model_name: str) -> list[WindowRun]:
+    return [WindowRun(r, r.list_tags(), task(i + 1), model_name) for i, r in enumerate(recorders)]
+
+
+def save(experiment: Experiment, **changes: Any) -> Recorder:
+    given = {"objects": {"pred.pkl": FRAME}, "metrics": {"IC": 0.5}, "tags": {"models": "lgb"}, "windows": []}
+    return save_joined(experiment, "pool", **{**given, **changes})
+
+
+def test_it_is_made_once_and_brought_up_to_date(experiment: Experiment) -> None:
+    """The same run the next time: new values in the place of the old ones, and nothing left of what it has no more."""
+    first = save(experiment, objects={"pred.pkl": FRAME, "label.pkl": FRAME}, metrics={"IC": 0.5, "ridge/IC": 0.1})
+    assert first.status == "FINISHED"
+    second = save(
+        experiment, objects={"pred.pkl": FRAME * 2, "label.pkl": None}, metrics={"IC": 0.25}, tags={"models": "b"}
+    )
+    assert second.id == first.id
+    (seen,) = experiment.list_recorders("list", joined=True)
+    assert seen.status == "FINISHED"
+    assert seen.list_artifacts() == ["pred.pkl"]
+    assert seen.load_object("pred.pkl")["score"].tolist() == [2.0, 4.0]
+    metrics = seen.list_metrics()
+    assert metrics["IC"] == 0.25
+    assert math.isnan(metrics["ridge/IC"])
+    assert (seen.list_tags()["models"], seen.list_tags()[JOINED_TAG]) == ("b", "pool")
+
+
+def test_collecting_the_same_again_adds_nothing(experiment: Experiment) -> None:
+    """A metric that has not changed is not logged once more, a missing one neither."""
+    values = {"IC": 0.5, "ICIR": float("nan")}
+    for _ in range(3):
+        recorder = save(experiment, metrics=values)
+    assert [m.value for m in recorder.metric_history("IC")] == [0.5]
+    assert len(recorder.metric_history("ICIR")) == 1
+
+
+def test_each_pool_has_its_own(experiment: Experiment) -> None:
+    """Also in one experiment."""
+    first = save(experiment)
+    given: dict[str, Any] = {"objects": {}, "metrics": {}, "tags": {}, "windows": []}
+    other = save_joined(experiment, "other", **given)
+    assert first.id != other.id
+    assert save_joined(experiment, "other", **given).id == other.id
+
+
+def test_the_windows_become_its_children_and_are_named_after_their_models(experiment: Experiment) -> None:
+    """By MLflow's own tag; a renamed model renames its runs, but for those that somebody has named."""
+    runs = [trained(experiment, 1), trained(experiment, 2), trained(experiment, 3, "my run")]
+    parent = save(experiment, windows=windows(runs, "lgb"))
+    save(experiment, windows=windows(runs, "trees"))
+    seen = {r.id: r for r in experiment.list_recorders("list")}
+    assert [seen[r.id].name for r in runs] == [
+        "trees 2020-01-01 to 2020-01-28", "trees 2020-02-01 to 2020-02-28", "my run",
+    ]  # fmt: skip
+    for recorder in runs:
+        tags = seen[recorder.id].list_tags()
+        assert (tags[PARENT_TAG], tags[MODEL_TAG]) == (parent.id, "trees")
+        assert seen[recorder.id].status == "FINISHED"
+
+
+def test_runs_of_earlier_versions_are_taken_under_it(experiment: Experiment) -> None:
+    """They have no tags of their model; they get them, and keep their names."""
+    old = experiment.create_recorder("run-1234abcd")
+    old.end_run()
+    save(experiment, windows=windows([old], ""))
+    tags = experiment.get_recorder(old.id).list_tags()
+    assert (tags[MODEL_TAG], tags[TEST_TAG]) == ("LGBModel", "2020-01-01 to 2020-01-28")
+    assert experiment.get_recorder(old.id).name == "run-1234abcd"
+
+
+def test_a_failure_is_seen(experiment: Experiment) -> None:
+    """What cannot be written leaves the run as failed; the next collection mends it."""
+    with pytest.raises(Exception, match="number"):
+        save(experiment, metrics={"IC": "many"})
+    (seen,) = experiment.list_recorders("list", joined=True)
+    assert seen.status == "FAILED"
+    assert save(experiment).id == seen.id
+    assert experiment.get_recorder(seen.id).status == "FINISHED"
+
+
+def test_two_collections_at_the_same_moment_leave_one(experiment: Experiment) -> None:
+    """At the latest after the next one."""
+    barrier = threading.Barrier(4)
+    found = []
+
+    def collect() -> None:
+        barrier.wait()
+        found.append(save(experiment).id)
+
+    threads = [threading.Thread(target=collect) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    kept = save(experiment)
+    assert list(experiment.list_recorders(joined=True)) == [kept.id]
