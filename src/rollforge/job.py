@@ -523,7 +523,9 @@ def _inputs(collected: Collected, *, name: str, session: Session, config: str) -
         ModelInputs(m.name, m.prediction, m.label, m.target.expression, m.target.days) for m in collected.models
     )
     rows = []
-    for window, outcome in zip(_windows(collected.outcomes, session), collected.outcomes, strict=True):
+    order = {name: i for i, name in enumerate(collected.model_names)}
+    pairs = zip(_windows(collected.outcomes, session), collected.outcomes, strict=True)
+    for window, outcome in sorted(pairs, key=lambda pair: (order[pair[1].model], pair[0].index)):
         task, recorder = outcome.task, outcome.recorder
         metrics = collected.runs[recorder.id].metrics if recorder is not None else {}
         run = recorder.id if recorder else ""

@@ -48,6 +48,12 @@ class TaskRow:
     """What tells this task's model from others of the same experiment (a grid); empty when there is one model."""
 
     @property
+    def title(self) -> str:
+        """What a person calls the task: ``window 3``, of several models ``ridge, window 3``."""
+        number = f"window {self.window.index + 1}"
+        return f"{self.model}, {number}" if self.model else number
+
+    @property
     def reason(self) -> str:
         """The line of the traceback that names the error."""
         return error_line(self.error)
@@ -240,16 +246,21 @@ def summarise(inputs: ReportInputs) -> Summary:
         if len(quality.long_short):
             table = _quantile_table(quality)
             fifths = None if quality.label_days is None else quality.returns / quality.label_days
+    models = tuple(made for made in map(_quality, inputs.models) if made is not None)
+    judged = {model.name: model for model in models}
+    names = {task.model for task in inputs.tasks}
+    if quality is not None and not inputs.models and len(names) == 1:
+        judged[names.pop()] = quality
     portfolio = _portfolio(inputs.portfolio)
     return Summary(
         title=mask_secrets(inputs.title),
-        tasks=_tasks(inputs.tasks, ic, rank_ic),
+        tasks=_tasks(inputs.tasks, judged),
         headline=headline,
         ic=ic,
         rank_ic=rank_ic,
         quantiles=fifths,
         quantile_table=table,
-        models=tuple(made for made in map(_quality, inputs.models) if made is not None),
+        models=models,
         portfolio=portfolio,
         portfolio_risk=None if portfolio is None else _risk(portfolio),
         notes=tuple(mask_secrets(n) for n in inputs.notes),
@@ -353,27 +364,29 @@ def _figures(quality: Quality, returns: pd.Series, excess: pd.Series) -> dict[st
     }
 
 
-def _tasks(tasks: Sequence[TaskRow], ic: pd.Series | None, rank_ic: pd.Series | None) -> tuple[TaskRow, ...]:
-    """The tasks, errors masked, with the metrics of their test days where no record logged them."""
-    tests = [t.window.segments.get("test") for t in tasks]
-    starts = [s.start for s in tests if s is not None]
-    own = len(set(starts)) == len(starts)  # windows that share test days share one prediction: it is nobody's own
+def _tasks(tasks: Sequence[TaskRow], judged: Mapping[str, Quality]) -> tuple[TaskRow, ...]:
+    """The tasks, errors masked, with the metrics of their test days where no record logged them.
+
+    `judged` holds how good each model is, by its name. Of windows of one model that test the same days, only one has its
+    prediction in the joined one, so neither gets metrics.
+    """
+    starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
     made = []
-    for task, test in zip(tasks, tests, strict=True):
-        metrics = task.metrics
-        if own and test is not None and task.status == "done" and "IC" not in metrics:
+    for task in tasks:
+        test, metrics = task.window.segments.get("test"), task.metrics
+        quality = judged.get(task.model)
+        alone = test is not None and starts[task.model, test.start] == 1
+        if alone and test is not None and quality is not None and task.status == "done" and "IC" not in metrics:
             metrics = {
-                **_between("", ic, test.start, test.end),
-                **_between("Rank ", rank_ic, test.start, test.end),
+                **_between("", quality.ic, test.start, test.end),
+                **_between("Rank ", quality.rank_ic, test.start, test.end),
                 **metrics,
             }
         made.append(replace(task, metrics=metrics, error=mask_secrets(task.error)))
     return tuple(made)
 
 
-def _between(name: str, values: pd.Series | None, start: np.datetime64, end: np.datetime64) -> dict[str, float]:
-    if values is None:
-        return {}
+def _between(name: str, values: pd.Series, start: np.datetime64, end: np.datetime64) -> dict[str, float]:
     inside = values.loc[pd.Timestamp(start) : pd.Timestamp(end)]
     return {f"{name}IC": float(inside.mean()), f"{name}ICIR": mean_to_std(inside)} if len(inside) else {}
 

@@ -149,12 +149,13 @@ def _seconds_cell(seconds: float | None) -> Markup:
 def dates_table(tasks: Sequence[TaskRow]) -> Markup:
     """Return first day, last day and trading days of every segment of every task."""
     names = segment_names(tasks)
-    heads = [("#", "n")]
+    several = any(t.model for t in tasks)
+    heads = [("#", "n"), *([("model", "")] if several else [])]
     for name in names:
         heads += [(name, ""), ("days", "n")]
     rows = []
     for task in tasks:
-        cells = [tag("td", task.window.index + 1, class_="n")]
+        cells = [tag("td", task.window.index + 1, class_="n"), *([tag("td", task.model)] if several else [])]
         for name in names:
             span = task.window.segments.get(name)
             cells.append(tag("td", _NOTHING if span is None else f"{span.start} – {span.end}"))
@@ -274,14 +275,15 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
     for task in tasks:
         test = task.window.segments.get("test")
         where = [f"test {test.start} – {test.end}"] if test is not None else []
-        where += [task.model] if task.model else []
         where += [f"{task.attempt} attempt{'s' if task.attempt != 1 else ''}"] if task.attempt else []
-        head = join(
-            tag("b", f"Window {task.window.index + 1}"), " ", tag("span", " · ".join(where)), tag("code", task.reason)
-        )
+        head = join(tag("b", _capital(task.title)), " ", tag("span", " · ".join(where)), tag("code", task.reason))
         body = tag("pre", task.error.strip() or "The store kept no traceback of it.", tabindex="0")
         parts.append(tag("details", tag("summary", head), body, class_="error"))
     return join(*parts) if parts else None
+
+
+def _capital(text: str) -> str:
+    return f"W{text[1:]}" if text.startswith("window ") else text
 
 
 def environment_table(environment: Mapping[str, str]) -> Markup | None:

@@ -32,7 +32,7 @@ def models_table(summary: Summary) -> Table | None:
     if not summary.models:
         return None
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", max_width=24, overflow="ellipsis", no_wrap=True)
+    table.add_column("model", max_width=24, overflow="fold")
     for name in ("days", "label", "IC", "t of IC", "Rank IC", "long-short", "Sharpe"):
         table.add_column(name, justify="right", no_wrap=True)
     for model in summary.models:
@@ -55,7 +55,7 @@ def windows_table(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("#", justify="right")
     if several:
-        table.add_column("model", max_width=14, overflow="ellipsis", no_wrap=True)
+        table.add_column("model", max_width=24, overflow="fold")
     table.add_column("test", no_wrap=True)
     table.add_column("status")
     for name in ("IC", "Rank IC", "time"):

@@ -25,7 +25,10 @@ def segment_names(tasks: Sequence[TaskRow]) -> list[str]:
 
 
 def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
-    """Return one row a task, a box a segment, with dates to read when pointed at; None without segments."""
+    """Return one row a task, a box a segment, with dates to read when pointed at; None without segments.
+
+    The tasks of each of several models follow its name.
+    """
     spans = [s for t in tasks for s in t.window.segments.values()]
     if not spans:
         return None
@@ -34,7 +37,13 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
     ticks = [(_share(day, low, high), label) for day, label in _ticks(low, high)]
     grid = join(*(tag("i", style=f"left:{at:.2f}%") for at, _ in ticks))
     axis = join(*(tag("span", label, style=f"left:{at:.2f}%") for at, label in ticks if at < 97))
-    rows = [_row(task, low, high, numbered=i % every == 0) for i, task in enumerate(tasks)]
+    rows: list[Markup] = []
+    model = ""
+    for i, task in enumerate(tasks):
+        if task.model != model:
+            rows.append(tag("div", task.model, class_="name"))
+            model = task.model
+        rows.append(_row(task, low, high, numbered=i % every == 0))
     names = segment_names(tasks)
     keys = [tag("span", tag("i", class_=f"box {_kind(name)}"), name) for name in names]
     if any(t.status == "failed" for t in tasks):
@@ -76,9 +85,8 @@ def _box(task: TaskRow, name: str, span: SegmentSpan, low: np.datetime64, high: 
     left, right = _share(span.start, low, high), _share(span.end + _DAY, low, high)
     state = {"done": "", "failed": " failed"}.get(task.status, " open") if name == "test" else ""
     side = " end" if left > 55 else ""
-    who = f"window {task.window.index + 1}" + (f", {task.model}" if task.model else "")
     ended = f" · {task.status}" if name == "test" else ""
-    tip = f"{who}, {name}: {span.start} to {span.end} · {span.days} trading days{ended}"
+    tip = f"{task.title}, {name}: {span.start} to {span.end} · {span.days} trading days{ended}"
     return tag(
         "i", class_=f"box {_kind(name)}{state}{side}", style=f"left:{left:.3f}%;width:{right - left:.3f}%", data_tip=tip
     )
