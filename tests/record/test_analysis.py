@@ -27,6 +27,7 @@ from rollforge.record.analysis import (
     recorded_labels,
     risk_analysis,
 )
+from rollforge.record.base import RESULTS
 from rollforge.run.execute import task_train
 from rollforge.session import Session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -454,6 +455,19 @@ def test_what_a_run_noted_of_its_label_comes_before_its_task(tmp_path: Path) -> 
     SigAnaRecord(recorder, ana_long_short=True).generate()
     expected = calc_long_short_return(pred, label)[0].mean() / 5 * 252
     assert recorder.list_metrics()["Long-Short Ann Return"] == pytest.approx(expected)
+
+
+def test_what_is_printed_names_days_label_and_costs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Before the metrics, where a program shows what its records computed."""
+    pred, label = series(5, 10, 20, ties=False, gaps=False)
+    recorder = recorder_with(tmp_path, pred, label.to_frame("LABEL0"))
+    recorder.save_objects(task=alpha([FIVE]))
+    with caplog.at_level(logging.INFO, RESULTS):
+        SigAnaRecord(recorder).generate()
+        SigAnaRecord(recorder).generate(label=label.to_frame())
+    own, given = (r.getMessage().splitlines()[0] for r in caplog.records if r.name == RESULTS)
+    assert own == f"The signal's metrics, before costs (10 days, label {FIVE} (5 trading days)):"
+    assert given == "The signal's metrics, before costs (10 days):"
 
 
 def test_a_label_column_that_is_not_there_is_named(tmp_path: Path) -> None:

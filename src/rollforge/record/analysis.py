@@ -451,7 +451,7 @@ class SigAnaRecord(ACRecordTemp):
         made = {"ic.pkl": ic, "ric.pkl": ric}
         if self.ana_long_short:
             long_short, average = calc_long_short_return(scores, truth)
-            days = self._days() if known else self.label_days
+            days = self._label().days if known else self.label_days
             if days is None:
                 log.warning(
                     "%s: over how many days the label runs is not known, so its returns a year are not either; "
@@ -464,14 +464,15 @@ class SigAnaRecord(ACRecordTemp):
                 metrics[f"{name} Ann Sharpe"] = mean_to_std(values) * periods**0.5
             made |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
         self.recorder.log_metrics(**metrics)
-        self.report("The signal's metrics:", metrics)
+        judged = f"{ic.notna().sum()} days" + (f", label {self._label()}" if known else "")
+        self.report(f"The signal's metrics, before costs ({judged}):", metrics)
         return made
 
-    def _days(self) -> int | None:
-        """Days of the label: those that the run knows, else those that this record was given."""
+    def _label(self) -> Label:
+        """The label that the run is judged by; where the run does not know its days, those that this record was given."""
         labels = recorded_labels(self.recorder)
-        known = labels[self.label_col].days if -len(labels) <= self.label_col < len(labels) else None
-        return self.label_days if known is None else known
+        found = labels[self.label_col] if -len(labels) <= self.label_col < len(labels) else Label("", None)
+        return found if found.days is not None else Label(found.expression, self.label_days)
 
     def list(self) -> Any:
         """Return the names of the artifacts."""
