@@ -8,9 +8,10 @@ rows are handed on.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.filters import BaseDFilter, build_filters
 from rollforge.data.formulas import Place
 from rollforge.data.operators import fields_of, lookahead, lookback
-from rollforge.data.provider import Days, FieldBlock, Provider, Span, open_provider
+from rollforge.data.provider import OPTIONAL_FIELDS, Days, FieldBlock, Provider, Span, open_provider
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.session import Session, current_session
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["D", "FeaturePlan", "Rows", "features", "load_series", "resolve_instruments", "session_provider"]
+
+log = logging.getLogger(__name__)
 
 _ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 _GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
@@ -179,7 +182,9 @@ class FeaturePlan:
         self._from = 0 if math.isinf(back) else max(0, self._first - int(back))
         self._to = min(len(calendar), self._stop + ahead)
         self._names = sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
+        self._absent: set[str] = set()
         self.begin, self.end = self._spans(self._names, self.codes)
+        self._report_absent()
         self._program = Program(self.trees)
         self._check_named()
         self._exists = self._find_rows(members, filters)
@@ -194,12 +199,28 @@ class FeaturePlan:
             try:
                 first, stop = self.provider.spans(name, codes, self._from, self._to, self.freq)
             except DataNotFound as exc:
+                if name in OPTIONAL_FIELDS:
+                    self._absent.add(name)
+                    continue
                 text = next(e for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t))
                 raise DataNotFound(f"{exc} It is read by the expression {text!r}.") from None
             there = stop > first
             begin[there] = np.minimum(begin[there], first[there])
             end = np.maximum(end, stop)
         return np.minimum(begin, end), end
+
+    def _report_absent(self) -> None:
+        """Say once which usual fields the folder lacks, and what is missing with them."""
+        for name in sorted(self._absent):
+            place = (str(self.provider.path), name)
+            if place in _reported:
+                continue
+            _reported.add(place)
+            texts = [str(e) for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t)]
+            log.warning(
+                "There is no field $%s in %s: it counts as missing on every day. It is read by %r%s.",
+                name, self.provider.path, texts[0], f" and {len(texts) - 1} more" if len(texts) > 1 else "",
+            )  # fmt: skip
 
     def _check_named(self) -> None:
         for text, tree in zip(self.expressions, self.trees, strict=True):
@@ -331,7 +352,7 @@ class FeaturePlan:
             here = slice(chunk.start + first, chunk.start + first + len(part))
             codes = self.codes[here]
             values = self._program.run(
-                _read(self.provider, self._names, codes, self._from, self._to, self.freq),
+                _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
                 (len(codes), self._to - self._from),
                 self._elsewhere,
                 Place(self.provider, self.freq, codes, self._from),
@@ -348,9 +369,27 @@ class FeaturePlan:
 
 
 def _read(
-    provider: Provider, names: Sequence[str], codes: Sequence[str], start: int, stop: int, freq: str
+    provider: Provider,
+    names: Sequence[str],
+    codes: Sequence[str],
+    start: int,
+    stop: int,
+    freq: str,
+    absent: Collection[str] = (),
 ) -> dict[str, FieldBlock]:
-    return {name: provider.read(name, codes, start, stop, freq) for name in names}
+    """The fields; those that are absent, or usual and not in the folder, without any value."""
+    blocks = {}
+    for name in names:
+        try:
+            if name not in absent:
+                blocks[name] = provider.read(name, codes, start, stop, freq)
+                continue
+        except DataNotFound:
+            if name not in OPTIONAL_FIELDS:
+                raise
+        none = np.zeros(len(codes), np.int64)
+        blocks[name] = FieldBlock(np.full((len(codes), stop - start), np.nan, np.float32), none, none)
+    return blocks
 
 
 def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> Elsewhere:
@@ -407,6 +446,9 @@ def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.floa
     return kept[:size].reshape(shape)
 
 
+_reported: set[tuple[str, str]] = (
+    set()
+)  # data folders and usual fields that they lack, of which this process has said so
 _used: set[str] = set()  # operators whose kernels this process has compiled or loaded
 
 

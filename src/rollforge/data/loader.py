@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from rollforge.data.frames import day_rows
 from rollforge.data.inst_processor import InstProcessor, process_instruments
 from rollforge.data.operators import custom_operators, fields_of
 from rollforge.data.panel import Group, Panel, RowFile, group_file
-from rollforge.data.provider import Provider
+from rollforge.data.provider import OPTIONAL_FIELDS, Provider
 from rollforge.dates import read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
 from rollforge.session import Session, current_session
@@ -210,13 +210,17 @@ class QlibDataLoader(DLWParser):
         return {"market": instruments, "filter_pipe": self.filter_pipe}
 
     def check(self, instruments: Any, provider: Provider) -> None:
-        """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder."""
+        """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder.
+
+        Features may read usual fields that the folder lacks, such as ``$vwap``; labels may not.
+        """
         provider.calendar(self.freq)
         resolve_instruments(provider, self.universe(instruments))
         known = set(provider.fields())
-        for expressions, _ in self.groups.values():
+        for group, (expressions, _) in self.groups.items():
+            needless: Set[str] = set() if group == "label" else OPTIONAL_FIELDS
             for text in expressions:
-                for name in sorted(fields_of(parse(text)) - known):
+                for name in sorted(fields_of(parse(text)) - known - needless):
                     raise DataNotFound(
                         f"There is no field ${name} in {provider.path}, which {text!r} reads.{nearest(name, known)}"
                     )

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest
 
-__all__ = ["Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
+__all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
 
 log = logging.getLogger(__name__)
 
 Span = tuple[np.datetime64, np.datetime64]
+OPTIONAL_FIELDS = frozenset({"open", "high", "low", "volume", "vwap", "factor", "change"})
+"""Usual fields that a folder may lack: expressions that read them are missing then. Any other unknown name is a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
