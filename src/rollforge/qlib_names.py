@@ -476,11 +476,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.tests": {
-        "rollforge.compat.qlib.names": "TestAutoData",
-        "pending": (
-            "MOCK_DATA MOCK_DF MockCalendarStorage MockFeatureStorage MockInstrumentStorage MockStorageBase "
-            "TestMockData TestOperatorData"
-        ),
+        "rollforge.compat.qlib.testcases": "MOCK_DATA MOCK_DF TestAutoData TestMockData TestOperatorData",
+        "internal": "MockCalendarStorage MockFeatureStorage MockInstrumentStorage MockStorageBase",
         "also": (
             "Cal CalendarStorage CalVT D DatasetD FeatureStorage GetData init InstKT InstrumentStorage InstVT "
             "NameDFilter REG_CN REG_TW"

@@ -70,6 +70,9 @@ def test_the_records_judge_the_joined_prediction(done: Any) -> None:
     assert set(metrics) == set(case["metrics"])
     assert recorder.list_params()["exp_name"] == "windows"
     assert recorder.status == "FINISHED"
+    # Qlib takes a label over h days for one over a day; the label runs over `horizon` days.
+    days = case["arguments"]["horizon"]
+    assert metrics["Long-Avg Ann Return"] == pytest.approx(case["metrics"]["Long-Avg Ann Return"] / days, rel=0.001)
     assert metrics["IC"] == pytest.approx(case["metrics"]["IC"], abs=0.005)
     name = "1day.excess_return_without_cost.annualized_return"
     assert metrics[name] == pytest.approx(case["metrics"][name], abs=0.05)

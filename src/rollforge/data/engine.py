@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +37,7 @@ __all__ = ["D", "FeaturePlan", "Rows", "features", "load_series", "resolve_instr
 log = logging.getLogger(__name__)
 
 _ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
+_LONG = 3.0  # seconds of computing after which a person wants to know how far it is
 _GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
 _BATCH = 16  # columns brought into rows together: 16 float32 are one line of the processor's cache
 _ALIVE = 80  # results of sub-expressions that a group keeps at once, roughly (Alpha158: 75)
@@ -316,13 +318,20 @@ class FeaturePlan:
             with one_at_a_time(), compiling_beside(self.expressions):
                 work(*chunks.pop(0))
             _used.update(operators)
+        began = time.perf_counter()
         if threads == 1 or len(chunks) < 2:
             for chunk in chunks:
                 work(*chunk)
+                self._tell(chunk[0].stop, began)
             return
         with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(work, *chunk) for chunk in chunks]:
+            for chunk, done in [(chunk, pool.submit(work, *chunk)) for chunk in chunks]:
                 done.result()
+                self._tell(chunk[0].stop, began)
+
+    def _tell(self, done: int, began: float) -> None:
+        if time.perf_counter() - began > _LONG:
+            log.info("%d of %d instruments are computed", done, len(self.codes))
 
     def _sizes(self, threads: int, memory: int) -> tuple[int, int]:
         """How many instruments are computed together, and how many are handed on together, that memory be enough."""

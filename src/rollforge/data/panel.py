@@ -21,6 +21,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -407,6 +408,8 @@ class PanelCache:
         for left in self.root.glob(f".{place.name}-*"):  # by a process that was killed: the lock is ours
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
+        log.info("panel %s is computed, once for these data and this definition", place.name[:12])
+        began = time.perf_counter()
         try:
             build(draft).save(draft)
             if place.exists():
@@ -419,6 +422,9 @@ class PanelCache:
         panel = Panel.load(place)
         if panel is None:
             raise DataError(f"The panel {place} cannot be read back after it was written; is the disk full?")
+        columns = sum(len(g.names) for g in panel.groups.values())
+        seconds = time.perf_counter() - began
+        log.info("panel %s: %d rows of %d columns in %.1f s", place.name[:12], len(panel.row_code), columns, seconds)
         return panel
 
     @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from rollforge.session import available_cores
 
 __all__ = ["compiling_beside"]
 
+log = logging.getLogger(__name__)
+
 _FIRST = ("Corr", "Cov", "Rank", "Quantile", "Med", "Max", "Min")
 _WORTH_IT = 6  # operators; a helper needs most of a second before it compiles anything
 
@@ -38,6 +41,7 @@ def compiling_beside(expressions: Sequence[str]) -> Iterator[None]:
     if len(operators) < _WORTH_IT or available_cores() < 2 or mark.exists():
         yield
         return
+    log.info("kernels are compiled: once on this machine, some ten seconds")
     helper: subprocess.Popen[str] | None = None
     with contextlib.suppress(OSError):
         helper = subprocess.Popen(

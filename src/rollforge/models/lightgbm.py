@@ -23,10 +23,10 @@ _THREAD_NAMES = ("num_threads", "num_thread", "nthread", "nthreads", "n_jobs")
 
 
 class _Silence:
-    """Takes what LightGBM would print."""
+    """Takes what LightGBM would print: the metrics every `verbose_eval` rounds, and its warnings."""
 
     def info(self, message: str) -> None:
-        log.debug("%s", message)
+        log.info("%s", message)
 
     def warning(self, message: str) -> None:
         log.info("%s", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
 __all__ = ["XGBModel"]
+
+log = logging.getLogger(__name__)
 
 
 def _library() -> Any:
@@ -94,10 +97,15 @@ class XGBModel(Model):
         if "valid" in dataset.segments:
             evals.append((self._data(dataset, "valid", reweighter), "valid"))
         results: dict[str, Any] = {}
+        callbacks = list(kwargs.pop("callbacks", None) or [])
+        if verbose_eval:
+            monitor = _library().callback.EvaluationMonitor
+            callbacks.append(monitor(period=int(verbose_eval), logger=lambda text: log.info("%s", text.rstrip())))
         began = time.perf_counter()
         self.model = _library().train(
             self._parameters(), evals[0][0], num_boost_round=num_boost_round, evals=evals, verbose_eval=False,
-            early_stopping_rounds=early_stopping_rounds if len(evals) > 1 else None, evals_result=results, **kwargs,
+            early_stopping_rounds=early_stopping_rounds if len(evals) > 1 else None, evals_result=results,
+            callbacks=callbacks, **kwargs,
         )  # fmt: skip
         self.fit_seconds = time.perf_counter() - began
         self._curves = {f"{m}.{name}": list(v) for name, metrics in results.items() for m, v in metrics.items()}

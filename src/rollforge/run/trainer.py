@@ -15,6 +15,7 @@ through a pool        :class:`TrainerRM`      :class:`DelayTrainerRM`
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from rollforge.run.execute import (
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
 from rollforge.run.review import review, reviewed
-from rollforge.run.work import current_model, current_task, restored
+from rollforge.run.work import LogEvents, current_model, current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
 from rollforge.store.manager import TaskManager
@@ -249,10 +250,13 @@ class TrainerR(_RecorderTrainer):
         with using(session):
             for i, (item, name) in enumerate(zip(items, names, strict=True)):
                 token = current_model.set(name)
+                key, began = task_key(item, i, len(items), name), time.perf_counter()
+                log.info("%s begins", key)
                 try:
                     done.append(func(item, **arguments))
+                    log.info("%s is done in %.1f s", key, time.perf_counter() - began)
                 except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
-                    self._failed(failures, task_key(item, i, len(items), name), traceback.format_exc())
+                    self._failed(failures, key, traceback.format_exc())
                     self._judge(failures, len(items), exc)
                 finally:
                     current_model.reset(token)
@@ -269,7 +273,7 @@ class TrainerR(_RecorderTrainer):
         store.create(pool, definitions, max_attempts=1, model_names=names)
         job = Job(pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc)
         share = session.with_(threads=max(1, session.threads // jobs))
-        Crew(store, job, share, jobs).run()
+        Crew(store, job, share, jobs, LogEvents(len(items))).run()
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:
@@ -470,9 +474,12 @@ class TrainerRM(_RecorderTrainer):
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
             )  # fmt: skip
             executor: Executor = InProcess(session) if self.jobs is None else LocalProcesses(session, self.jobs)
-            executor.run(job)
+            executor.run(job, LogEvents(len(ids)))
+        else:
+            log.info("%d tasks of pool %s are to be trained by workers elsewhere", len(ids), manager.task_pool)
         moving = {before, Status.RUNNING}
-        manager.wait(query, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after))
+        told = _log_counts if self.skip_run_task else None
+        manager.wait(query, told, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after))
 
     def _recorders(self, manager: TaskManager, ids: Sequence[str]) -> dict[str, Recorder]:
         """The recorders of the tasks, by task; what failed is remembered, and raised if it is to be."""
@@ -573,6 +580,10 @@ class DelayTrainerRM(TrainerRM):
     def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
         """Fit models of the pool in this process until none is prepared: to be called beside :meth:`end_train`."""
         self._work(end_train_func or self.end_train_func, experiment_name, Status.PART_DONE, Status.DONE)
+
+
+def _log_counts(counts: Mapping[Status, int]) -> None:
+    log.info("tasks: %s", ", ".join(f"{n} {status.value}" for status, n in counts.items()))
 
 
 # -- tasks and results -------------------------------------------------------------------------------------------------

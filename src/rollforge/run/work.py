@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from rollforge.track.base import Recorder, open_reference
 __all__ = [
     "Event",
     "Job",
+    "LogEvents",
     "WorkerStopped",
     "current_model",
     "current_task",
@@ -23,6 +25,7 @@ __all__ = [
     "storable",
 ]
 
+log = logging.getLogger(__name__)
 
 current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None)
 """Id of the task of a pool that is being run, for whoever makes a recorder of it."""
@@ -97,6 +100,31 @@ class Event:
 
 def nobody(event: Event) -> None:
     """Listen to no event."""
+
+
+class LogEvents:
+    """Logs each task that has ended, and how many of how many that are.
+
+    Parameters
+    ----------
+    total : int, optional
+        How many tasks there are; None where that is not known.
+    """
+
+    def __init__(self, total: int | None = None) -> None:
+        self._total = total
+        self._ended = 0
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of a worker."""
+        if event.kind not in ("done", "failed"):
+            return
+        self._ended += 1
+        of = "" if self._total is None else f" of {self._total}"
+        why = f": {event.error}" if event.error else ""
+        log.info(
+            "task %s is %s in %.1f s (%d%s)%s", event.task_id[:12], event.kind, event.seconds, self._ended, of, why
+        )
 
 
 def storable(result: Any) -> Any:

@@ -23,6 +23,7 @@ from rollforge.run.slot import Done, Failed, Slot, Stopped, Unfit, Unreadable, f
 from rollforge.run.work import (
     Event,
     Job,
+    LogEvents,
     WorkerStopped,
     current_model,
     current_task,
@@ -462,8 +463,8 @@ def run_task(
     with using(session):
         store = open_store(session.store)
         if force_release:
-            return Crew(store, job, session, 1).run() > 0
-        return Worker(store, job).run() > 0
+            return Crew(store, job, session, 1, LogEvents()).run() > 0
+        return Worker(store, job, on_event=LogEvents()).run() > 0
 
 
 def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -97,8 +97,6 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
         return
     console.show()
     plan = make_plan(replace(loaded, session=session, experiment=name))
-    for warning in plan.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
     with using(session):
         recorder = task_train(plan.tasks[0], experiment_name=name)
         recorder.save_objects(config=document)

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger("qlib")
+_LOGGERS = (logger, logging.getLogger("rollforge"))
 
 
 class QlibLogger(logging.LoggerAdapter[logging.Logger]):
@@ -68,7 +69,7 @@ class LogFilter(logging.Filter):
 
 
 def set_global_logger_level(level: int, return_orig_handler_level: bool = False) -> dict[logging.Handler, int] | None:
-    """Set the level of Qlib's loggers and of what shows their messages.
+    """Set the level of Qlib's loggers, and of ours, and of what shows their messages.
 
     Parameters
     ----------
@@ -77,8 +78,9 @@ def set_global_logger_level(level: int, return_orig_handler_level: bool = False)
     return_orig_handler_level : bool
         True returns handler -> its level before.
     """
-    before = {handler: handler.level for handler in logger.handlers}
-    logger.setLevel(level)
+    before = {handler: handler.level for one in _LOGGERS for handler in one.handlers}
+    for one in _LOGGERS:
+        one.setLevel(level)
     for handler in before:
         handler.setLevel(level)
     return before if return_orig_handler_level else None
@@ -87,12 +89,13 @@ def set_global_logger_level(level: int, return_orig_handler_level: bool = False)
 @contextmanager
 def set_global_logger_level_cm(level: int) -> Iterator[None]:
     """Set the level of Qlib's loggers for the length of a ``with`` block."""
-    own = logger.level
+    own = {one: one.level for one in _LOGGERS}
     before = set_global_logger_level(level, return_orig_handler_level=True) or {}
     try:
         yield
     finally:
-        logger.setLevel(own)
+        for one, level_before in own.items():
+            one.setLevel(level_before)
         for handler, was in before.items():
             handler.setLevel(was)
 

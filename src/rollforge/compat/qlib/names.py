@@ -56,18 +56,3 @@ class GetData:
         raise DataNotFound(
             "Nothing is downloaded. Make data with 'rollforge data demo DIR' or 'rollforge data import SRC DIR'."
         )
-
-
-class TestAutoData:
-    """Base of Qlib's own tests: set up with the data that are at hand."""
-
-    __test__ = False
-    provider_uri = "~/.qlib/qlib_data/cn_data"
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        """Set up."""
-        from rollforge.compat.qlib.config import init
-
-        GetData().qlib_data(cls.provider_uri)
-        init(provider_uri=cls.provider_uri)

@@ -1,0 +1,185 @@
+"""The test cases that Qlib's own tests derive from, on data that are at hand or made up: nothing is downloaded.
+
+The made-up market has the codes, universes and years that Qlib's tests ask for (``SH600519``, ``csi300``, ``SH000300``,
+2005 to 2020) and is kept in the cache folder, where it is made once. A data folder at Qlib's own place comes first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import unittest
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from rollforge.compat.qlib.config import init
+from rollforge.compat.qlib.names import exists_qlib_data
+from rollforge.data.engine import D
+from rollforge.data.filters import NameDFilter
+from rollforge.data.folder import new_folder
+from rollforge.data.provider import write_folder
+from rollforge.dates import read_days
+from rollforge.session import current_session
+
+__all__ = ["MOCK_DATA", "MOCK_DF", "TestAutoData", "TestMockData", "TestOperatorData"]
+
+log = logging.getLogger(__name__)
+
+_FIRST = ("SH600519", "SH600110", "SZ000001", "SH600000", "SZ000002", "SH601318", "SH600036", "SZ300750")
+_INSTRUMENTS = 380  # a seventh of them is listed late: 300 are there in every year but the first
+
+
+def _home() -> Path:
+    return Path(current_session().cache) / "demo"
+
+
+def _place(theirs: str, name: str) -> str:
+    """Qlib's own folder where there are data in it, else that of the made-up market."""
+    return theirs if exists_qlib_data(theirs) else str(_home() / name)
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[bool]:
+    """Whether a data folder is still to be made: one process makes it, the others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield not exists_qlib_data(folder)
+
+
+def _make_market(folder: Path) -> None:
+    """Write the made-up market, unless it is there; with ``change``, which Qlib's limits on prices are read from."""
+    from rollforge.data.demo import make_demo
+
+    with _making(folder) as needed:
+        if not needed:
+            return
+        log.warning("there are no data of Qlib's here; tests run on a made-up market, which is kept in %s", folder)
+        others = (
+            f"{exchange}{600200 + i if exchange == 'SH' else i + 10:06d}"
+            for i in range(_INSTRUMENTS)
+            for exchange in ("SH", "SZ")
+        )
+        codes = [*_FIRST, *others][:_INSTRUMENTS]
+        draft = folder.with_name(f".{folder.name}.draft")
+        make_demo(
+            draft, instruments=_INSTRUMENTS, start="2005-01-01", end="2020-12-31", codes=codes, overwrite=True,
+            universes=["csi300", "csi100", "csi500"], benchmarks=["SH000300", "SH000903", "SH000905"],
+        )  # fmt: skip
+        for place in (draft / "features").iterdir():
+            stored = np.fromfile(place / "close.day.bin", "<f4")
+            close = pd.Series(stored[1:])
+            change = close / close.ffill().shift() - 1
+            np.concatenate([stored[:1], change.to_numpy("<f4")]).tofile(place / "change.day.bin")
+        draft.rename(folder)
+
+
+class TestAutoData(unittest.TestCase):
+    """Set up with daily data; what is in `_setup_kwargs` goes to ``qlib.init``."""
+
+    _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
+    provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-tests")
+    provider_uri_1day = _place("~/.qlib/qlib_data/cn_data", "qlib-tests")
+    provider_uri_1min = "~/.qlib/qlib_data/cn_data_1min"
+
+    @classmethod
+    def setUpClass(cls, enable_1d_type: str = "simple", enable_1min: bool = False) -> None:
+        """Set up, after the market was made up where there are no data.
+
+        Raises
+        ------
+        SkipTest
+            For minute data.
+        """
+        if enable_1min:
+            raise unittest.SkipTest("Rollforge computes on daily data; this test needs minute data.")
+        uri = {"simple": cls.provider_uri, "full": cls.provider_uri_1day}[enable_1d_type]
+        if not exists_qlib_data(uri):
+            _make_market(Path(uri))
+        init(provider_uri=uri, region="cn", expression_cache=None, dataset_cache=None, **cls._setup_kwargs)
+
+
+class TestOperatorData(TestAutoData):
+    """One instrument of csi300, its spans, and the trading days of 2005."""
+
+    instruments_d: ClassVar[Mapping[str, Any]]
+    cal: ClassVar[Any]
+    start_time: ClassVar[Any]
+    end_time: ClassVar[Any]
+    inst: ClassVar[str]
+    spans: ClassVar[Any]
+
+    @classmethod
+    def setUpClass(cls, enable_1d_type: str = "simple", enable_1min: bool = False) -> None:
+        """Set up."""
+        super().setUpClass(enable_1d_type, enable_1min)
+        chosen = D.instruments("csi300", filter_pipe=[NameDFilter(name_rule_re="SH600110")])
+        cls.instruments_d = D.list_instruments(chosen)
+        cls.cal = D.calendar("2005-01-04", "2005-12-31")
+        cls.start_time, cls.end_time = cls.cal[0], cls.cal[-1]
+        cls.inst, cls.spans = next(iter(cls.instruments_d.items()))
+
+
+# -- a few rows that tests compute with by hand --------------------------------------------------------------------------
+
+
+def _mock() -> pd.DataFrame:
+    """Two instruments on overlapping days. Prices are quarters, and quarters are exact in float32."""
+    days = np.arange(np.datetime64("2021-12-01"), np.datetime64("2022-02-26"))
+    closed = (days > np.datetime64("2022-01-26")) & (days < np.datetime64("2022-02-07"))  # for the new year
+    days = days[np.is_busday(days) & ~closed]
+    january = days[(days >= np.datetime64("2022-01-03")) & (days <= np.datetime64("2022-01-26"))]
+    frames = []
+    for number, symbol, own, level in ((1, "0050", january, 146), (2, "1101", days, 47)):
+        row = np.arange(len(own))
+        close = level + ((row * 7919 * number) % 13 - 6) / 4
+        first = close - ((row * 104729) % 5 - 2) / 4
+        frame = {
+            "symbol": symbol, "datetime": [f"{day} 00:00:00" for day in own], "interval": "day",
+            "volume": 5000.0 + (row * 1299709 * number) % 9000,
+            "open": first, "high": np.maximum(first, close) + 0.5, "low": np.minimum(first, close) - 0.25, "close": close,
+        }  # fmt: skip
+        frames.append(pd.DataFrame(frame))
+    return pd.concat(frames, ignore_index=True).rename_axis("id").reset_index()
+
+
+def _write_mock(folder: Path) -> None:
+    """Write the rows as a data folder."""
+    days = read_days(sorted(MOCK_DF["datetime"].unique()))
+    series, spans = {}, {}
+    for symbol, rows in MOCK_DF.groupby("symbol"):
+        own = read_days(rows["datetime"])
+        life = slice(int(np.searchsorted(days, own[0])), int(np.searchsorted(days, own[-1], "right")))
+        fields = {}
+        for name in ("volume", "open", "high", "low", "close"):
+            fields[name] = np.full(life.stop - life.start, np.nan)
+            fields[name][np.searchsorted(days[life], own)] = rows[name]
+        series[str(symbol)] = (life.start, fields)
+        spans[str(symbol)] = [(own[0], own[-1])]
+    with new_folder(folder, overwrite=True) as draft:
+        write_folder(draft, days, series, {"all": spans})
+
+
+MOCK_DF = _mock()
+"""Columns id, symbol, datetime, interval, volume, open, high, low, close."""
+MOCK_DATA: str = MOCK_DF.to_csv(index=False)
+
+
+class TestMockData(unittest.TestCase):
+    """Set up with the rows of :data:`MOCK_DF` alone."""
+
+    _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Set up."""
+        folder = _home() / "qlib-mock"
+        with _making(folder) as needed:
+            if needed:
+                _write_mock(folder)
+        init(provider_uri=str(folder), region="tw", expression_cache=None, dataset_cache=None, **cls._setup_kwargs)
