@@ -66,12 +66,10 @@ def said(found: Sequence[Fact]) -> dict[str, str]:
 def by_hand(prediction: pd.DataFrame, label: pd.DataFrame, horizon: int) -> dict[str, str]:
     """The figures of the headline, day by day and name by name."""
     ics, rank_ics, spreads = [], [], []
-    for day in sorted(set(prediction.index.get_level_values(0))):
-        pairs = [
-            (float(prediction.loc[(day, name), "score"]), float(label.loc[(day, name), "LABEL0"]))
-            for name in prediction.loc[day].index
-        ]
-        pairs = sorted(p for p in pairs if np.isfinite(p).all())
+    score, truth = prediction["score"].to_dict(), label["LABEL0"].to_dict()
+    for day in sorted({day for day, _ in score}):
+        found = [(score[key], truth[key]) for key in score if key[0] == day]
+        pairs = sorted(pair for pair in found if np.isfinite(pair).all())
         scores, returns = [s for s, _ in pairs], [r for _, r in pairs]
         if len(set(scores)) < 2:
             continue
