@@ -100,6 +100,7 @@ class _Rolling(_Section):
     test_key: str = "test"
     clip_test_end: bool | None = None
     roll_fit_window: bool | None = None
+    roll_backtest: bool | None = None
 
 
 class _Object(_Section):
@@ -632,8 +633,10 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
     rolling = None
     if document.get("rolling") is not None and parsed.rolling is not None:
         rolling = parsed.rolling.model_dump(exclude_none=True)
-        if form == "rollforge" and "trunc_days" not in document["rolling"]:
-            rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
+        own = (
+            {"trunc_days": "auto", "roll_backtest": True} if form == "rollforge" else {}
+        )  # Qlib's form keeps Qlib's windows
+        rolling |= {name: value for name, value in own.items() if name not in document["rolling"]}
     name = experiment or file.stem
     return Workflow(
         path=file,
@@ -691,6 +694,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.data.provider import open_provider
+    from rollforge.generate.backtests import backtest_warnings
     from rollforge.generate.base import task_generator
     from rollforge.generate.leakage import task_warnings
     from rollforge.generate.rolling import RollingGen
@@ -724,7 +728,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
         windows=tuple(windows(kept, calendar, names)),
-        warnings=tuple(task_warnings(kept, calendar, workflow.label_days)),
+        warnings=(*task_warnings(kept, calendar, workflow.label_days), *backtest_warnings(kept, calendar)),
     )
 
 
@@ -732,7 +736,7 @@ def _with_exchange(template: Mapping[str, Any], exchange: Mapping[str, Any]) -> 
     """The template with the file's defaults of the exchange in its backtests: what a task needs travels with it."""
     if not exchange or not template.get("record"):
         return dict(template)
-    from rollforge.record.portfolio import backtest_of, with_backtest
+    from rollforge.generate.backtests import backtest_of, with_backtest
 
     records = template["record"]
     listed = [records] if isinstance(records, (dict, str)) else list(records)

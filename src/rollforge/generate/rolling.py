@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from rollforge.dates import read_timestamp
 from rollforge.errors import SegmentError, nearest
+from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.leakage import label_lookahead
@@ -75,6 +76,9 @@ class RollingGen(TaskGen):
         True ends the last test window where the template's test ends; Qlib, and the default, gives it all its days.
     roll_fit_window : bool
         True moves the handler's ``fit_start_time`` and ``fit_end_time`` with the train segment; Qlib leaves them.
+    roll_backtest : bool
+        True cuts the days of backtests among the records to each window's test segment; Qlib leaves them, so that each
+        window's backtest covers the days of all.
     calendar : array of dates, optional
         By default the current session's.
 
@@ -120,6 +124,7 @@ class RollingGen(TaskGen):
         *,
         clip_test_end: bool = False,
         roll_fit_window: bool = False,
+        roll_backtest: bool = False,
         calendar: ArrayLike | None = None,
     ) -> None:
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
@@ -144,6 +149,7 @@ class RollingGen(TaskGen):
         self.task_copy_func = task_copy_func
         self.clip_test_end = clip_test_end
         self.roll_fit_window = roll_fit_window
+        self.roll_backtest = roll_backtest
         self.ta = TimeAdjuster(future=True, calendar=calendar)
 
     def generate(self, task: Task) -> list[Task]:
@@ -216,6 +222,8 @@ class RollingGen(TaskGen):
         kwargs = _handler_kwargs(task)
         if self.roll_fit_window and kwargs is not None:
             kwargs["fit_start_time"], kwargs["fit_end_time"] = kept[self.train_key]
+        if self.roll_backtest and task.get("record"):
+            task["record"] = move_backtests(task, self.test_key)
         if self.ds_extra_mod_func is not None:
             self.ds_extra_mod_func(task, self)
         return task

@@ -28,7 +28,7 @@ from rollforge.record.signal import SignalRecord
 from rollforge.session import current_session
 from rollforge.track.base import Recorder
 
-__all__ = ["MultiPassPortAnaRecord", "PortAnaRecord", "backtest_of", "indicator_analysis", "with_backtest"]
+__all__ = ["MultiPassPortAnaRecord", "PortAnaRecord", "excess_returns", "indicator_analysis"]
 
 log = logging.getLogger(__name__)
 
@@ -292,29 +292,6 @@ class MultiPassPortAnaRecord(PortAnaRecord):
     def list(self) -> Any:
         """Return the names of the artifacts."""
         return [f"multi_pass_port_analysis_{FREQ}.pkl"] if self.risk_analysis_freq else []
-
-
-def backtest_of(record: Any) -> Mapping[str, Any] | None:
-    """Return what stands under ``config.backtest`` of a record's description; None for one that is no backtest.
-
-    Examples
-    --------
-    >>> backtest_of({"class": "PortAnaRecord", "kwargs": {"config": {"strategy": {}, "backtest": {"account": 1}}}})
-    {'account': 1}
-    """
-    if not isinstance(record, Mapping):
-        return None
-    name = str(record.get("class", "")).rpartition(".")[2]
-    found: Any = record if name in ("PortAnaRecord", "MultiPassPortAnaRecord") else None
-    for key in ("kwargs", "config", "backtest"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else None
-
-
-def with_backtest(record: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's description with other options under ``config.backtest``; the one given is not changed."""
-    kwargs = record["kwargs"]
-    return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}
 
 
 def excess_returns(report: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,128 @@
+"""The backtests among a task's records: found by their description, without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.dates import read_day
+from rollforge.generate.segments import Bounds, bounds, segments_of
+
+__all__ = ["backtest_of", "backtest_warnings", "is_backtest", "move_backtests", "records_of", "with_backtest"]
+
+Days = NDArray[np.datetime64]
+
+_RECORDS = ("PortAnaRecord", "MultiPassPortAnaRecord")
+_DATES = ("start_time", "end_time")
+
+
+def backtest_of(record: Any) -> Mapping[str, Any] | None:
+    """Return what stands under ``config.backtest`` of a record's description; None for one that is no backtest.
+
+    Examples
+    --------
+    >>> backtest_of({"class": "PortAnaRecord", "kwargs": {"config": {"strategy": {}, "backtest": {"account": 1}}}})
+    {'account': 1}
+    """
+    found: Any = record if is_backtest(record) else None
+    for key in ("kwargs", "config", "backtest"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else None
+
+
+def is_backtest(record: Any) -> bool:
+    """Return whether a description is one of a backtest's record."""
+    named = record if isinstance(record, str) else record.get("class", "") if isinstance(record, Mapping) else ""
+    return str(named).rpartition(".")[2] in _RECORDS
+
+
+def with_backtest(record: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's description with other options under ``config.backtest``; the one given is not changed."""
+    kwargs = record["kwargs"]
+    return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}
+
+
+def records_of(task: Mapping[str, Any]) -> list[Any]:
+    """Return the records of a task, also where one alone stands there."""
+    records = task.get("record") or []
+    return [records] if isinstance(records, (str, Mapping)) else list(records)
+
+
+def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
+    """Return a task's records with the days of each backtest cut to the test segment: the window's own span.
+
+    What lies beyond the segment becomes None, the days of the prediction and the one after them; a start or an end inside
+    the segment stays. References such as ``<dataset.kwargs.segments.test.0>`` move by themselves.
+    """
+    records = task.get("record")
+    listed = records_of(task)
+    first, last = bounds(test_key, segments_of(task)[test_key])
+    for i, record in enumerate(listed):
+        options = backtest_of(record)
+        if options is None:
+            continue
+        start, end = (_day(options.get(name)) for name in _DATES)
+        outside = (start is not None and last is not None and start > last) or (
+            end is not None and first is not None and end < first
+        )
+        changed = dict(options)
+        if start is not None and (outside or first is None or start <= first):
+            changed["start_time"] = None
+        if end is not None and (outside or last is None or end >= last):
+            changed["end_time"] = None
+        listed[i] = with_backtest(record, changed)
+    return listed[0] if isinstance(records, (str, Mapping)) else listed
+
+
+def _day(value: Any) -> np.datetime64 | None:
+    """A day; None for an open one, and for a reference, whose value is not known yet."""
+    return None if value is None or (isinstance(value, str) and value.startswith("<")) else read_day(value)
+
+
+def backtest_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, test_key: str = "test") -> list[str]:
+    """Return what should be known of backtests that cover other days than the test segment of their task.
+
+    Parameters
+    ----------
+    tasks : sequence of mapping
+        The tasks of a plan.
+    calendar : array of datetime64[D]
+        The trading days.
+    """
+    spans = [span for task in tasks if (span := _foreign_span(task, calendar, test_key)) is not None]
+    if not spans or len(tasks) < 2:
+        return []
+    start, end = spans[0]
+    return [
+        f"the backtest of {len(spans)} of {len(tasks)} windows covers {start} to {end}, not the days that the window tests: "
+        "on the others nothing is traded, and they count in its figures. 'rolling: {roll_backtest: true}' gives each "
+        "window its own days. The joined prediction is backtested as a whole in the report."
+    ]
+
+
+def _foreign_span(task: Mapping[str, Any], calendar: Days, test_key: str) -> tuple[np.datetime64, np.datetime64] | None:
+    """First and last day of a backtest that covers more than one day beside the test segment: that of the last scores."""
+    segments = segments_of(task)
+    inside = _between(calendar, bounds(test_key, segments[test_key])) if test_key in segments else calendar[:0]
+    for options in _backtests(task) if len(inside) else ():
+        start, end = (_day(options.get(name)) for name in _DATES)
+        covered = _between(calendar, (inside[0] if start is None else start, inside[-1] if end is None else end))
+        if int(((covered < inside[0]) | (covered > inside[-1])).sum()) > 1:
+            return covered[0], covered[-1]
+    return None
+
+
+def _between(calendar: Days, span: Bounds) -> Days:
+    start, end = span
+    first = 0 if start is None else int(np.searchsorted(calendar, start))
+    return calendar[first : None if end is None else int(np.searchsorted(calendar, end, "right"))]
+
+
+def _backtests(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for record in records_of(task):
+        options = backtest_of(record)
+        if options is not None:
+            yield options

@@ -1,0 +1,158 @@
+"""The backtest of a whole out-of-sample prediction, as the backtests of its windows are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge import qlib_imports
+from rollforge.build import describe, resolve_references
+from rollforge.data.engine import session_provider
+from rollforge.dates import read_day
+from rollforge.errors import RollforgeError
+from rollforge.generate.backtests import is_backtest, records_of
+from rollforge.record.backtest import BacktestResult, strategy_class
+from rollforge.record.portfolio import PortAnaRecord
+from rollforge.session import Session, using
+
+__all__ = ["JoinedBacktest", "backtest_joined"]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedBacktest:
+    """What a joined prediction would have earned."""
+
+    result: BacktestResult
+    strategy: str
+    """The strategy in words, as ``TopkDropoutStrategy(topk=50, n_drop=5)``."""
+    benchmark: str
+    """Its name; empty for none."""
+    account: float
+    """Money at the start, holdings included."""
+
+    @property
+    def costs(self) -> str:
+        """The fees in words."""
+        return self.result.costs
+
+
+def backtest_joined(
+    prediction: pd.DataFrame, task: Mapping[str, Any], session: Session, *, own_code: bool
+) -> tuple[JoinedBacktest | None, tuple[str, ...]]:
+    """Return the backtest of a prediction that the first backtest among a task's records describes, and what to know of it.
+
+    It covers the days of the prediction and the trading day after them, or those of them that the record names. A signal
+    that the strategy is given as a model and a dataset is the prediction, too.
+
+    Parameters
+    ----------
+    prediction : DataFrame
+        Index (datetime, instrument), first column the score.
+    task : mapping
+        Its definition; the record is found by the name of its class.
+    session : Session
+        Names data and region.
+    own_code : bool
+        False leaves out a strategy that is not Rollforge's own: making a report of tasks that others may have written
+        runs no code that they name.
+
+    Returns
+    -------
+    (JoinedBacktest, notes)
+        None, without notes, when no record is a backtest; None with a note when it cannot be made.
+    """
+    found = next((r for r in records_of(resolve_references(task)) if is_backtest(r)), None)
+    if found is None:
+        return None, ()
+    try:
+        with using(session):
+            made = _made(found, prediction, session, own_code=own_code)
+    except _Foreign as exc:
+        return None, (str(exc),)
+    except RollforgeError as exc:
+        return None, (f"The joined prediction was not backtested: {exc}",)
+    except Exception as exc:  # noqa: BLE001 - whatever a strategy of the user's raises; the report goes on without it
+        return None, (f"The joined prediction was not backtested: {describe(exc)}",)
+    return made, tuple(f"Backtest: {note}" for note in made.result.notes)
+
+
+class _Foreign(Exception):
+    """The strategy is code of somebody's own."""
+
+
+def _made(record: Any, prediction: pd.DataFrame, session: Session, *, own_code: bool) -> JoinedBacktest:
+    kwargs = dict(record.get("kwargs") or {}) if isinstance(record, Mapping) else {}
+    config = kwargs.get("config")
+    if isinstance(config, Mapping) and not own_code:
+        _check_ours(config.get("strategy"))
+    portfolio = PortAnaRecord(config=_with_prediction(config))
+    dates = _span(portfolio.backtest_config, prediction, session)
+    portfolio.backtest_config = {**portfolio.backtest_config, **dates}
+    result = portfolio._backtest(prediction)
+    first = result.report.iloc[0]
+    return JoinedBacktest(
+        result=result,
+        strategy=_words(portfolio.strategy_config),
+        benchmark=_benchmark(portfolio.backtest_config.get("benchmark")),
+        account=float(first["account"] / (1 + first["return"] - first["cost"])),
+    )
+
+
+def _check_ours(strategy: Any) -> None:
+    """Do nothing, unless building a strategy would import what is not Rollforge's."""
+    name = strategy.get("class") if isinstance(strategy, Mapping) else strategy
+    module = strategy.get("module_path") if isinstance(strategy, Mapping) else None
+    if isinstance(name, str) and not module:
+        module, _, name = name.rpartition(".")
+    ours = not module or str(module).partition(".")[0] == "rollforge" or qlib_imports.target(str(module), str(name))
+    if not isinstance(name, str) or not ours:
+        raise _Foreign(
+            f"The joined prediction was not backtested, because its strategy {name!r} is no code of Rollforge's: "
+            "'rollforge run FILE' and 'rollforge report FILE' with the workflow file run it."
+        )
+
+
+def _with_prediction(config: Any) -> Any:
+    """The configuration with the prediction for a signal that is a model and a dataset."""
+    strategy = config.get("strategy") if isinstance(config, Mapping) else None
+    kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
+    if not isinstance(kwargs, Mapping):
+        return config
+    rest = {k: v for k, v in kwargs.items() if k not in ("model", "dataset")}
+    if rest != kwargs or isinstance(kwargs.get("signal"), (list, tuple)):
+        rest["signal"] = "<PRED>"
+    return {**config, "strategy": {**strategy, "kwargs": rest}}
+
+
+def _span(options: Mapping[str, Any], prediction: pd.DataFrame, session: Session) -> dict[str, Any]:
+    """First and last day: those of the prediction and the one after them, as far as the options go along."""
+    calendar = session_provider(session).calendar()
+    days = prediction.index.get_level_values("datetime")
+    first = np.datetime64(days.min(), "D")
+    stop = int(np.searchsorted(calendar, np.datetime64(days.max(), "D"), "right"))
+    last = calendar[min(stop, len(calendar) - 1)]
+    start, end = options.get("start_time"), options.get("end_time")
+    return {
+        "start_time": first if start is None else max(first, read_day(start)),
+        "end_time": last if end is None else min(last, read_day(end)),
+    }
+
+
+def _words(strategy: Any) -> str:
+    target = strategy_class(strategy, "config.strategy")
+    kwargs = dict(strategy.get("kwargs") or {}) if isinstance(strategy, Mapping) else {}
+    given = ", ".join(f"{k}={v!r}" for k, v in kwargs.items() if k != "signal")
+    named = strategy.get("class") if isinstance(strategy, Mapping) else strategy
+    return f"{target.__name__ if target is not None else named}({given})"
+
+
+def _benchmark(benchmark: Any) -> str:
+    if benchmark is None:
+        return ""
+    if isinstance(benchmark, str):
+        return benchmark
+    return "returns of one's own" if isinstance(benchmark, pd.Series) else f"mean of {', '.join(map(str, benchmark))}"
