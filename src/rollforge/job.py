@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from rollforge.collect.coverage import Coverage, Expected
     from rollforge.generate.timeline import Window
+    from rollforge.record.joined import JoinedBacktest
     from rollforge.report.summary import ReportInputs, Summary
     from rollforge.track.base import Recorder, RunData
 
@@ -205,6 +206,8 @@ class Collected:
     """What each model predicts, in the order of the tasks."""
     runs: Mapping[str, RunData] = field(default_factory=dict)
     """Recorder id -> params, metrics and tags of the run."""
+    backtest: JoinedBacktest | None = None
+    """The backtest of `prediction`, see :func:`with_backtest`."""
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -446,8 +449,35 @@ def _expected(
     return made, keys, unplaced
 
 
+def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> Collected:
+    """Return `collected` with the backtest of its prediction, if a record of its first task is a backtest.
+
+    Parameters
+    ----------
+    collected : Collected
+        What to test.
+    session : Session
+        Names data and region.
+    own_code : bool
+        Whether a strategy may be run that is not Rollforge's own: True where the tasks come from the user's own file.
+    """
+    if collected.prediction is None or not collected.outcomes:
+        return collected
+    from rollforge.record.joined import backtest_joined
+
+    task = collected.outcomes[0].task.definition
+    made, notes = backtest_joined(collected.prediction, task, session, own_code=own_code)
+    return replace(collected, backtest=made, warnings=(*collected.warnings, *notes))
+
+
 def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:
-    """Write ``prediction.parquet`` and ``report.html`` into `folder`, and return what the report says in numbers."""
+    """Write ``prediction.parquet``, ``backtest.parquet`` (where there is a backtest) and ``report.html`` into `folder`.
+
+    Returns
+    -------
+    Summary
+        What the report says, in numbers.
+    """
     from rollforge.report.html import write_report
     from rollforge.report.summary import summarise
 
@@ -456,6 +486,10 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
         draft = folder / ".prediction.parquet"
         collected.prediction.to_parquet(draft)
         draft.replace(folder / "prediction.parquet")
+    if collected.backtest is not None:
+        draft = folder / ".backtest.parquet"
+        collected.backtest.result.report.to_parquet(draft)
+        draft.replace(folder / "backtest.parquet")
     summary = summarise(_inputs(collected, name=name, session=session, config=config))
     write_report(summary, folder / "report.html")
     return summary
@@ -464,8 +498,9 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
 def keep_result(collected: Collected, summary: Summary, *, session: Session, pool: str) -> Recorder | None:
     """Return the recorder of the joined result, which is made or brought up to date; None when there is no prediction.
 
-    It has the objects ``pred.pkl`` and ``label.pkl``, and the metrics of the report: of several models those of the
-    average, and as ``NAME/IC`` those of each model. The windows' runs become its children.
+    It has the objects ``pred.pkl`` and ``label.pkl``, those of a backtest as ``PortAnaRecord`` keeps them, and the metrics
+    of the report: of several models those of the average, and as ``NAME/IC`` those of each model. The windows' runs become
+    its children.
 
     Parameters
     ----------
@@ -479,6 +514,7 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
         The experiment.
     """
     from rollforge.collect.joined import WindowRun, save_joined
+    from rollforge.record.joined import OBJECTS
 
     if collected.prediction is None:
         return None
@@ -492,10 +528,14 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
         "rollforge.last_day": summary.headline.last_day,
         "rollforge.label": str(collected.target),
     }
+    backtest = collected.backtest
+    if backtest is not None:
+        tags |= {f"rollforge.backtest.{name}": text for name, text in backtest.about().items()}
+    kept = dict.fromkeys(OBJECTS) if backtest is None else backtest.objects
     return save_joined(
         experiment, pool,
-        objects={"pred.pkl": collected.prediction, "label.pkl": collected.label},
-        metrics=result_metrics(summary), tags=tags,
+        objects={"pred.pkl": collected.prediction, "label.pkl": collected.label, **kept},
+        metrics={**result_metrics(summary), **({} if backtest is None else backtest.metrics)}, tags=tags,
         windows=[WindowRun(r, collected.runs[r.id].tags, o.task.definition, o.model) for r, o in done],
     )  # fmt: skip
 
@@ -537,6 +577,8 @@ def _inputs(collected: Collected, *, name: str, session: Session, config: str) -
         label=collected.label,
         notes=collected.coverage.notes,
         warnings=(*collected.plan_warnings, *collected.warnings),
+        portfolio=None if collected.backtest is None else collected.backtest.result.report,
+        portfolio_about={} if collected.backtest is None else collected.backtest.about(),
         label_text=collected.target.expression,
         label_days=collected.target.days,
         models=models if len(models) > 1 else (),

@@ -129,6 +129,7 @@ def run(
     collected = job.collect(
         session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps, label_days=made.workflow.label_days
     )
+    collected = job.with_backtest(collected, session, own_code=True)
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
 
 
@@ -191,18 +192,23 @@ def _finish(
 ) -> None:
     """Write the result and say how it is; with `keep`, also as a run beside those of the windows."""
     from rollforge import job
-    from rollforge.report.terminal import headline_table, models_table
+    from rollforge.report.terminal import backtest_table, headline_table, models_table
 
     summary = job.write_results(collected, name=name, session=session, config=config, folder=folder)
     console.print(headline_table(summary))
     models = models_table(summary)
     if models is not None:
         console.print(models)
+    backtest = backtest_table(summary)
+    if backtest is not None:
+        console.print(backtest)
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
     console.print(f"report      {folder / 'report.html'}")
     if collected.prediction is not None:
         console.print(f"prediction  {folder / 'prediction.parquet'}")
+    if collected.backtest is not None:
+        console.print(f"backtest    {folder / 'backtest.parquet'}")
     if keep:
         _keep(collected, summary, name, session, console)
     if collected.failed:
@@ -249,12 +255,14 @@ def _report(
     from rollforge.workflow import load_workflow
 
     session, config, label_days = Session().with_(store=store, tracking=tracking, experiment=name), "", None
-    if name.endswith((".yaml", ".yml")):
+    own_code = name.endswith((".yaml", ".yml"))  # a pool's tasks may be others': their strategies are not run
+    if own_code:
         workflow = load_workflow(name, store=store, tracking=tracking)
         session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
     job.known_pool(session, name)
     session = job.on_its_data(session, name)
     collected = job.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
+    collected = job.with_backtest(collected, session, own_code=own_code)
     for warning in collected.plan_warnings:
         _warn(warning)
     folder = output or Path("results") / name

@@ -15,11 +15,16 @@ from rollforge.data.engine import session_provider
 from rollforge.dates import read_day
 from rollforge.errors import RollforgeError
 from rollforge.generate.backtests import is_backtest, records_of
-from rollforge.record.backtest import BacktestResult, strategy_class
-from rollforge.record.portfolio import PortAnaRecord
+from rollforge.record.backtest import FREQ, BacktestResult, strategy_class
+from rollforge.record.portfolio import PortAnaRecord, excess_returns
 from rollforge.session import Session, using
 
-__all__ = ["JoinedBacktest", "backtest_joined"]
+__all__ = ["OBJECTS", "JoinedBacktest", "backtest_joined"]
+
+OBJECTS = tuple(
+    PortAnaRecord.get_path(f"{name}_{FREQ}.pkl") for name in ("report_normal", "positions_normal", "port_analysis")
+)
+"""Names of :attr:`JoinedBacktest.objects`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,28 @@ class JoinedBacktest:
     """Money at the start, holdings included."""
 
     @property
-    def costs(self) -> str:
-        """The fees in words."""
-        return self.result.costs
+    def objects(self) -> dict[str, Any]:
+        """What ``PortAnaRecord`` keeps of a backtest, under the same names."""
+        values = self.result.report, self.result.positions, excess_returns(self.result.report)
+        return dict(zip(OBJECTS, values, strict=True))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What ``PortAnaRecord`` logs of the returns, under the same names."""
+        risk = excess_returns(self.result.report)["risk"]
+        return {f"{FREQ}.{'.'.join(key)}": float(v) for key, v in zip(risk.index, risk, strict=True)}
+
+    def about(self) -> dict[str, str]:
+        """Return what the figures are made of, in words: days, strategy, costs, benchmark, account."""
+        days = self.result.report.index
+        count = f"{len(days):,} trading day{'' if len(days) == 1 else 's'}"
+        return {
+            "days": f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, {count}",
+            "strategy": self.strategy,
+            "costs": self.result.costs,
+            "benchmark": self.benchmark or "none: an excess return is the return itself",
+            "account": f"{self.account:,.0f} at the start",
+        }
 
 
 def backtest_joined(
@@ -119,9 +143,9 @@ def _check_ours(strategy: Any) -> None:
 def _with_prediction(config: Any) -> Any:
     """The configuration with the prediction for a signal that is a model and a dataset."""
     strategy = config.get("strategy") if isinstance(config, Mapping) else None
-    kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
-    if not isinstance(kwargs, Mapping):
+    if not isinstance(strategy, Mapping) or not isinstance(strategy.get("kwargs"), Mapping):
         return config
+    kwargs = strategy["kwargs"]
     rest = {k: v for k, v in kwargs.items() if k not in ("model", "dataset")}
     if rest != kwargs or isinstance(kwargs.get("signal"), (list, tuple)):
         rest["signal"] = "<PRED>"

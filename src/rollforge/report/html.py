@@ -232,9 +232,16 @@ def _part(days: int) -> str:
 
 
 def _portfolio(summary: Summary, plots: Plots) -> _Section:
-    lead = "Returns added up day by day, and the figures that the backtest logs; a year has 238 days there, as in Qlib."
+    lead = (
+        "What the joined prediction would have earned. Returns are added up day by day, not compounded; a year has 238 days "
+        "in these figures, as in Qlib."
+    )
+    about = tag(
+        "dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in summary.portfolio_about.items()), class_="facts"
+    )
     table = risk_table(summary.portfolio_risk) if summary.portfolio_risk is not None else None
-    return _Section("portfolio", "Backtest", lead, join(_plot(plots, "portfolio"), table))
+    body = join(about if summary.portfolio_about else None, _plot(plots, "portfolio"), table)
+    return _Section("portfolio", "Backtest", lead, body)
 
 
 def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:

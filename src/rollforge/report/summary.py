@@ -91,6 +91,8 @@ class ReportInputs:
     """Versions, cores, folders, stores."""
     portfolio: pd.DataFrame | None = None
     """Daily report of a backtest, as ``PortAnaRecord`` keeps it: columns return, bench, cost; index the days."""
+    portfolio_about: Mapping[str, str] = field(default_factory=dict)
+    """What the backtest is made of, in words: its days, strategy, costs, benchmark, account."""
     label_text: str = ""
     """The expression of the label; empty when it is not known."""
     label_days: int | None = None
@@ -201,6 +203,8 @@ class Summary:
     """How good each model is, judged by its own label; empty for a single model."""
     portfolio: pd.DataFrame | None = None
     """Daily returns: columns strategy (after costs), bench, excess (before costs), excess_with_cost."""
+    portfolio_about: Mapping[str, str] = field(default_factory=dict)
+    """As in :class:`ReportInputs`."""
     portfolio_risk: pd.DataFrame | None = None
     """Index: excess before costs, excess after costs, strategy after costs; columns those of `risk_analysis`."""
     notes: tuple[str, ...] = ()
@@ -262,6 +266,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         quantile_table=table,
         models=models,
         portfolio=portfolio,
+        portfolio_about={k: mask_secrets(v) for k, v in inputs.portfolio_about.items()},
         portfolio_risk=None if portfolio is None else _risk(portfolio),
         notes=tuple(mask_secrets(n) for n in inputs.notes),
         warnings=tuple(mask_secrets(n) for n in inputs.warnings),

@@ -9,7 +9,7 @@ from rich.text import Text
 from rollforge.report.facts import duration, facts
 from rollforge.report.summary import Summary
 
-__all__ = ["headline_table", "models_table", "windows_table"]
+__all__ = ["backtest_table", "headline_table", "models_table", "windows_table"]
 
 
 def headline_table(summary: Summary) -> Table:
@@ -45,6 +45,28 @@ def models_table(summary: Summary) -> Table | None:
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
         table.add_row(*(Text(cell) for cell in (model.name, str(len(model.ic)), label, *shown)))
     table.caption = Text("each by its own label; long-short a year, highest fifth less lowest, before costs", "dim")
+    table.caption_justify = "left"
+    return table
+
+
+def backtest_table(summary: Summary) -> Table | None:
+    """Return the risk figures of the joined prediction's backtest, with its costs; None without a backtest."""
+    if summary.portfolio_risk is None:
+        return None
+    table = Table(
+        title=Text("backtest of the joined prediction", "bold"), title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("return a year", "information ratio", "deepest drawdown"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for kind, row in summary.portfolio_risk.iterrows():
+        figures = [
+            (row["annualized_return"], "{:.2%}"), (row["information_ratio"], "{:.3f}"), (row["max_drawdown"], "{:.2%}"),
+        ]  # fmt: skip
+        shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
+        table.add_row(*(Text(cell) for cell in (str(kind), *shown)))
+    about = "\n".join(f"{name}: {text}" for name, text in summary.portfolio_about.items())
+    table.caption = Text(f"{about}\nreturns are added up; a year has 238 days, as in Qlib".strip(), "dim")
     table.caption_justify = "left"
     return table
 
