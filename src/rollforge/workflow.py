@@ -633,10 +633,8 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
     rolling = None
     if document.get("rolling") is not None and parsed.rolling is not None:
         rolling = parsed.rolling.model_dump(exclude_none=True)
-        own = (
-            {"trunc_days": "auto", "roll_backtest": True} if form == "rollforge" else {}
-        )  # Qlib's form keeps Qlib's windows
-        rolling |= {name: value for name, value in own.items() if name not in document["rolling"]}
+        if form == "rollforge" and "trunc_days" not in document["rolling"]:
+            rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
     name = experiment or file.stem
     return Workflow(
         path=file,
@@ -714,7 +712,9 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         raise DataNotFound(
             f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
         ) from None
-    rolling = [RollingGen(**workflow.rolling)] if workflow.rolling is not None else []
+    # Backtests of windows keep Qlib's days in Qlib's form, and have their own in Rollforge's.
+    own: dict[str, Any] = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
+    rolling = [RollingGen(**own)] if workflow.rolling is not None else []
     tasks: list[dict[str, Any]] = []
     names: list[str] = []
     for one in _variants(workflow):
