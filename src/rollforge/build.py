@@ -91,7 +91,8 @@ def describe(exc: BaseException) -> str:
     if isinstance(exc, SyntaxError):
         return f"SyntaxError: {exc}."
     where = f" ({last.filename}, line {last.lineno})" if last is not None else ""
-    return f"{type(exc).__name__}: {str(exc).rstrip('.')}{where}."
+    text = f": {str(exc).rstrip('.')}" if str(exc) else ""
+    return f"{type(exc).__name__}{text}{where}."
 
 
 def _import_module(module_path: str, where: str) -> ModuleType:

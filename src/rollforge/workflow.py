@@ -608,6 +608,21 @@ def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
                 sys.path.append(folder)
 
 
+def _with_files_beside(node: Any, folder: Path) -> Any:
+    """Return a document whose ``module_path: mine.py`` leads to the file beside it, where there is none of that name here."""
+    if isinstance(node, list):
+        return [_with_files_beside(value, folder) for value in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _with_files_beside(value, folder) for key, value in node.items()}
+    named = found.get("module_path")
+    if isinstance(named, str) and named.endswith(".py") and not Path(named).expanduser().exists():
+        beside = folder / named
+        if beside.is_file():
+            found["module_path"] = str(beside.absolute())
+    return found
+
+
 def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
     """Return the workflow in the YAML file at `path`.
 
@@ -636,6 +651,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         if form == "rollforge" and "trunc_days" not in document["rolling"]:
             rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
     name = experiment or file.stem
+    document = _with_files_beside(document, file.parent)
     return Workflow(
         path=file,
         text=text,
@@ -849,6 +865,10 @@ def _check_records(found: list[RollforgeError], records: Any, dataset: Any, plac
         )
 
 
+def _without_path(exc: RollforgeError) -> str:
+    return str(exc).removeprefix(f"{exc.path}: ") if isinstance(exc, ConfigError) else str(exc)
+
+
 class Mistakes(ConfigError):
     """Several mistakes in one task."""
 
@@ -872,7 +892,8 @@ def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -
     try:
         return made()
     except RollforgeError as exc:
-        found.append(exc)
+        if _without_path(exc) not in {_without_path(one) for one in found}:  # a file that several parts come from
+            found.append(exc)
     except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises is a mistake here
         error = BuildError(f"cannot be built: {describe(exc)} 'rollforge -v plan' shows the traceback.", path=where)
         error.__cause__ = exc

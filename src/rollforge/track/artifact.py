@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
-from rollforge import safe_pickle
+from rollforge import qlib_imports, safe_pickle
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.files import Files
@@ -206,6 +206,8 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
     ArtifactRefused
         When it names something that may not be loaded, and `trusted` is False; nothing of it has run.
     """
+    if trusted:
+        qlib_imports.prepare()  # a class of the user's may be made of Qlib's
     try:
         for form, read in _READERS.items():
             if file.name.endswith(form):

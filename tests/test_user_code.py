@@ -1,0 +1,217 @@
+"""Code of the user's in a workflow: found beside the file, with ``from qlib import …`` in it, and honest when it is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rollforge.build import build, import_file
+from rollforge.errors import BuildError, ConfigError, RollforgeError
+from rollforge.session import Session, using
+from rollforge.track.base import Experiment, get_experiment, open_tracker
+from rollforge.workflow import load_workflow, make_plan
+
+MINE = """
+import pandas as pd
+from qlib.contrib.data.handler import Alpha158
+from qlib.data.dataset.handler import DataHandlerLP
+from qlib.data.dataset.processor import Processor
+from qlib.model.base import Model
+from qlib.workflow.record_temp import RecordTemp
+
+
+class Two(Alpha158):
+    def get_feature_config(self):
+        return ["$close/$open", "Ref($close,5)/$close"], ["A", "B"]
+
+
+class Half(Processor):
+    def __call__(self, df):
+        df["feature"] = df["feature"] * 0.5
+        return df
+
+
+class Mean(Model):
+    def __init__(self, factor=1.0):
+        self.factor = factor
+        self.mean = None
+
+    def fit(self, dataset, reweighter=None):
+        frame = dataset.prepare("train", col_set=["feature", "label"], data_key=DataHandlerLP.DK_L)
+        self.mean = float(frame["label"].iloc[:, 0].mean())
+
+    def predict(self, dataset, segment="test"):
+        frame = dataset.prepare(segment, col_set="feature", data_key=DataHandlerLP.DK_I)
+        return pd.Series(self.mean * self.factor * frame.iloc[:, 0].to_numpy(), index=frame.index)
+
+
+class Rows(RecordTemp):
+    def generate(self, **kwargs):
+        self.recorder.log_metrics(rows=len(self.load("pred.pkl")))
+"""
+
+
+def document(market: Path, module: str) -> dict[str, Any]:
+    """A workflow whose model, handler, processor and record are of a module of the user's."""
+    handler = {
+        "instruments": "demo100", "start_time": "2022-01-03", "end_time": "2023-09-29", "fit_start_time": "2022-01-03",
+        "fit_end_time": "2022-12-30", "infer_processors": [{"class": "Half", "module_path": module}],
+        "learn_processors": ["DropnaLabel"],
+    }  # fmt: skip
+    return {
+        "qlib_init": {"provider_uri": str(market), "region": "us"},
+        "task": {
+            "model": {"class": "Mean", "module_path": module, "kwargs": {"factor": 2.0}},
+            "dataset": {
+                "class": "DatasetH",
+                "module_path": "qlib.data.dataset",
+                "kwargs": {
+                    "handler": {"class": "Two", "module_path": module, "kwargs": handler},
+                    "segments": {"train": ["2022-01-03", "2022-12-30"], "test": ["2023-01-02", "2023-09-29"]},
+                },
+            },
+            "record": [
+                {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+                {"class": "Rows", "module_path": module},
+            ],
+        },
+        "rolling": {"step": 100, "rtype": "sliding"},
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    file = folder / "own.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the workflow; the test works in another one."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, small_market: Path) -> None:
+    """``module_path: mine.py`` is looked for here, then beside the workflow file; its ``qlib`` is Rollforge."""
+    (elsewhere / "mine.py").write_text(MINE)
+    plan = make_plan(load_workflow(write(elsewhere, document(small_market, "mine.py"))))
+    assert len(plan.tasks) == 2
+    assert plan.tasks[0]["model"]["module_path"] == str(elsewhere / "mine.py")
+
+
+@pytest.mark.slow
+def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp_path: Path) -> None:
+    """Two workers of ``rollforge run``: handler, model and record are of a module that ``sys: {rel_path: …}`` leads to."""
+    (elsewhere / "lib").mkdir()
+    (elsewhere / "lib" / "mine_of_workers.py").write_text(MINE)
+    content = {**document(small_market, "mine_of_workers"), "sys": {"rel_path": "lib"}}
+    tracking = f"folder:{tmp_path / 'runs'}"
+    command = [sys.executable, "-m", "rollforge", "run", str(write(elsewhere, content)), "--jobs", "2"]
+    done = subprocess.run([*command, "--tracking", tracking], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with using(Session(tracking=tracking)):
+        found = get_experiment(open_tracker(tracking), experiment_name="own").list_recorders(Experiment.RT_L)
+    assert [r.status for r in found] == ["FINISHED"] * 2
+    assert all(r.list_metrics()["rows"] == len(r.load_object("pred.pkl")) for r in found)
+    # The model is of a class that another program can have: with qlib in it, and Rollforge there.
+    read = "import sys; sys.path.insert(0, sys.argv[1])\n" + (
+        "from rollforge.track.base import get_experiment, open_tracker\n"
+        "runs = get_experiment(open_tracker(sys.argv[2]), experiment_name='own').list_recorders('list')\n"
+        "print(type(runs[0].load_object('params.pkl', trusted=True)).__mro__[1].__module__)\n"
+    )
+    argv = [sys.executable, "-c", read, str(elsewhere / "lib"), tracking]
+    assert subprocess.run(argv, capture_output=True, text=True).stdout.strip() == "rollforge.models.base"
+
+
+def test_a_module_beside_the_workflow_is_named(elsewhere: Path, small_market: Path) -> None:
+    """A dotted module is found by ``sys`` alone; where its file lies beside the workflow, the message says what to add."""
+    (elsewhere / "not_on_the_path.py").write_text(MINE)
+    file = write(elsewhere, document(small_market, "not_on_the_path"))
+    with pytest.raises(ConfigError) as caught:
+        make_plan(load_workflow(file))
+    assert "There is no module 'not_on_the_path'" in str(caught.value)
+    assert "add 'sys: {rel_path: .}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("class Mean(:\n", "SyntaxError: invalid syntax (bad.py, line 1)"),
+        ("x = 1\ny = undefined_name\n", "NameError: name 'undefined_name' is not defined ({file}, line 2)"),
+        (
+            "import surely_not_installed\n",
+            "ModuleNotFoundError: No module named 'surely_not_installed' ({file}, line 1)",
+        ),
+        ("import sys\nsys.exit('no')\n", "SystemExit: no ({file}, line 2)"),
+        ("\n\n1 / 0\n", "ZeroDivisionError: division by zero ({file}, line 3)"),
+        ("from qlib.data import NotThere\n", "Qlib's module qlib.data has no 'NotThere'"),
+        ("import qlib.rl\n", "reinforcement learning is not supported"),
+        ("raise ValueError\n", "ValueError ({file}, line 1)"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_message(
+    code: str, said: str, elsewhere: Path, small_market: Path
+) -> None:
+    """Said once though three parts need it, with the line in it; as a module too; nothing half-imported stays behind."""
+    file = elsewhere / "bad.py"
+    file.write_text(code)
+    workflow = load_workflow(write(elsewhere, document(small_market, "bad.py")))
+    for _ in range(2):
+        with pytest.raises(ConfigError) as caught:
+            make_plan(workflow)
+        assert said.format(file=file) in str(caught.value)
+        assert str(caught.value).count("cannot be imported") == 1
+    name = f"bad_{abs(hash(code))}"
+    (elsewhere / f"{name}.py").write_text(code)
+    sys.path.append(str(elsewhere))
+    try:
+        with pytest.raises(BuildError, match=name):
+            build({"class": "Mean", "module_path": name}, where="task.model")
+    finally:
+        sys.path.remove(str(elsewhere))
+
+
+def test_all_mistakes_of_a_task_are_told_at_once(elsewhere: Path, small_market: Path) -> None:
+    """Each with its line: a model that is not there, a handler whose constructor fails, an unknown argument of a record."""
+    (elsewhere / "own.py").write_text(
+        "from qlib.contrib.data.handler import Alpha158\n"
+        "class Failing(Alpha158):\n"
+        "    def __init__(self, **kwargs):\n"
+        "        raise KeyError('nothing')\n"
+    )
+    content = document(small_market, "own.py")
+    content["task"]["model"] = {"class": "LGBModle", "module_path": "qlib.contrib.model.gbdt"}
+    content["task"]["dataset"]["kwargs"]["handler"]["class"] = "Failing"
+    content["task"]["record"] = [
+        {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"x": 1}}
+    ]
+    file = write(elsewhere, content)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(load_workflow(file))
+    first, *others = str(caught.value).splitlines()
+    assert first == f"{file} has 3 mistakes:"
+    assert [line.split(": ")[0].split()[0] for line in others] == ["line"] * 3
+    for part in ("Did you mean 'LGBModel'", "KeyError: 'nothing'", "SigAnaRecord takes no argument 'x'"):
+        assert part in str(caught.value)
+
+
+def test_a_file_makes_one_module_until_it_changes(tmp_path: Path) -> None:
+    """Two objects of one class are of the same class; after an edit there is a new one."""
+    file = tmp_path / "once.py"
+    file.write_text("class A: pass\n")
+    first = import_file(str(file))
+    assert import_file(str(file)).A is first.A
+    file.write_text("class A: pass\nclass B: pass\n")
+    assert import_file(str(file)).B is not None
+    with pytest.raises(RollforgeError, match="No Python file"):
+        import_file(str(tmp_path / "twice.py"))
