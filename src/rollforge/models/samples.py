@@ -101,15 +101,18 @@ def training_samples(
             f"{model} cannot be fitted: all labels of the {segment!r} segment are missing or infinite "
             f"({_count(len(label), 'row')}). {why_missing(dataset, segment, 'label', data_key)}"
         )
+    features = frame["feature"]
     if not known.all():
         _report_unlabelled(frame, label, known, model, segment)
-        frame, label = frame[known], label[known]
+        label = label[known]
+        frame = frame[known] if reweighter is not None else frame
+        features = _framed(_matrix(features)[known], features.index[known], features.columns)
     if len(label) > 1 and (label == label[0]).all():
         log.warning(
             "%s: every label of the %r segment is %g, so there is nothing to tell rows apart by",
             model, segment, label.ravel()[0],
         )  # fmt: skip
-    features = _features(frame["feature"], dataset, segment, model, data_key)
+    features = _features(features, dataset, segment, model, data_key)
     return Samples(features, label, _weights(reweighter, frame, model, segment))
 
 
@@ -158,6 +161,11 @@ def _matrix(frame: pd.DataFrame) -> NDArray[Any]:
     if values.dtype.kind in "fiub":
         return values
     return frame.to_numpy(np.float64, na_value=np.nan)
+
+
+def _framed(values: NDArray[Any], index: pd.Index, columns: pd.Index) -> pd.DataFrame:
+    """A frame of the values themselves, row after row as models want them."""
+    return pd.DataFrame(values, index=index, columns=columns, copy=False)
 
 
 def _labels(frame: pd.DataFrame, model: str, several: bool) -> NDArray[np.float32]:
@@ -225,7 +233,7 @@ def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_
             model, _count(int(where.sum()), "value"), _count(len(columns), "column"), named,
             _at(frame, int(np.argmax(where.any(axis=1)))),
         )  # fmt: skip
-    return pd.DataFrame(np.where(where, values.dtype.type(np.nan), values), index=frame.index, columns=frame.columns)
+    return _framed(np.where(where, values.dtype.type(np.nan), values), frame.index, frame.columns)
 
 
 def _named(segment: Any) -> str:
