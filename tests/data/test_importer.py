@@ -64,6 +64,20 @@ def test_what_is_made_up_is_said(tmp_path: Path) -> None:
     assert set(_read(tmp_path / "given", "vwap", ["A"])[0]) == {7.0}
 
 
+def test_a_price_of_zero_is_no_price(tmp_path: Path) -> None:
+    """It is missing, and noted; a volume of 0 is one. What is made of prices does without them."""
+    table = _table()
+    table.loc[1, ["Open", "High", "Low", "Close"]] = 0.0
+    table.loc[2, "Low"] = -0.0
+    table.to_parquet(tmp_path / "t.parquet")
+    made = import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert "prices of 0 are no prices: 5 of them count as missing, the first is open of A on 2020-01-03" in made.notes
+    np.testing.assert_array_equal(_read(tmp_path / "data", "close", ["A"])[0], np.float32([13, np.nan, 15, 16]))
+    np.testing.assert_array_equal(_read(tmp_path / "data", "low", ["A"])[0], np.float32([12, np.nan, np.nan, 15]))
+    assert _read(tmp_path / "data", "volume", ["A"])[0][0] == 0
+    assert not np.isfinite(_read(tmp_path / "data", "vwap", ["A"])[0][1])
+
+
 def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
     """The same table as Parquet, as CSV, as compressed CSV and as one file per instrument makes the same bytes."""
     table = _table().assign(Close=lambda t: t["Close"] + 0.1)
@@ -180,6 +194,8 @@ BAD = {
     "date": (lambda t: t.assign(date=["x", *t["date"][1:]]), r"row 1: 'x' is not a date"),
     "negative": (lambda t: t.assign(Low=t["Low"] - 13), r"low of A on 2020-01-02 is negative \(-1\)"),
     "infinite": (lambda t: t.assign(Close=np.inf), r"close of A on 2020-01-02 is infinite"),
+    "too large": (lambda t: t.assign(Close=1e39), r"close of A on 2020-01-02 is too large for a data folder"),
+    "volume too large": (lambda t: t.assign(Volume=4e38), r"volume of A on 2020-01-02 is too large"),
     "text": (lambda t: t.assign(Close="dear"), r"close holds 'dear' in row 1"),
     "cell": (lambda t: t.assign(Amount=["oops", *["1"] * 8]), r"amount holds 'oops' in row 1"),
     "empty": (lambda t: t.iloc[:0], r"without rows"),

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _PRICES = ("open", "high", "low", "close", "vwap")
 _NOT_NEGATIVE = (*_PRICES, "adj_close", "volume", "amount", "factor")
+_LARGEST = float(np.finfo(np.float32).max)
 _UNFIT = frozenset('/\\:*?"<>|')
 
 
@@ -92,7 +93,7 @@ def import_table(
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = _ordered(table)
     _check_values(table, rows)
-    notes = [*table.notes, *_odd_days(table, rows), *complete(rows)]
+    notes = [*table.notes, *_odd_days(table, rows), *_without_zeros(rows), *complete(rows)]
     first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
     stop = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="right")
     lives = {
@@ -176,8 +177,8 @@ def _ordered(table: Table) -> Rows:
 
 def _check_values(table: Table, rows: Rows) -> None:
     for name, values in rows.values.items():
-        bad = np.isinf(values)
-        what = "is infinite"
+        bad = np.abs(values) > _LARGEST  # files hold float32
+        what = "is infinite" if np.isinf(values[bad]).any() else "is too large for a data folder"
         if not bad.any() and name in _NOT_NEGATIVE:
             bad = values < 0
             what = "is negative"
@@ -187,6 +188,19 @@ def _check_values(table: Table, rows: Rows) -> None:
                 f"{name} of {rows.codes[rows.code[i]]} on {rows.calendar[rows.day[i]]} {what} ({values[i]:g}); "
                 f"{int(bad.sum())} such value{'s' if bad.sum() > 1 else ''} in {table.source}. Correct the source."
             )
+
+
+def _without_zeros(rows: Rows) -> list[str]:
+    """Take prices of 0 for missing ones: a table writes them where there was no trade, and no return can be made of them."""
+    count, where = 0, ""
+    names = [name for name in (*_PRICES, "adj_close") if name in rows.values]
+    for name in names:
+        zero = rows.values[name] == 0
+        if zero.any():
+            count += int(zero.sum())
+            where = where or f"{name} of {rows.cell(int(np.argmax(zero)))}"
+            rows.values[name] = np.where(zero, np.nan, rows.values[name])
+    return [f"prices of 0 are no prices: {count} of them count as missing, the first is {where}"] if count else []
 
 
 # -- days that cannot be meant -------------------------------------------------------------------------------------------
