@@ -148,9 +148,7 @@ def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
     return np.where(size > 1, np.clip(made, -1.0, 1.0), np.nan)
 
 
-def calc_ic(
-    pred: Any, label: Any, date_col: str = "datetime", dropna: bool = False
-) -> tuple[pd.Series, pd.Series]:
+def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = False) -> tuple[pd.Series, pd.Series]:
     """Return the daily IC (Pearson) and Rank IC (Spearman, ties share their mean rank) of a prediction.
 
     Parameters
