@@ -47,7 +47,8 @@ def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
         if rows.shape[1] != 1:
             raise DataError(f"{what} must be one column, found {list(rows.columns)}. Pick one of them.")
         rows = rows.iloc[:, 0]
-    return rows if date_col == DATE else rows.rename_axis(index={DATE: date_col})
+    column: pd.Series = rows if date_col == DATE else rows.rename_axis(index={DATE: date_col})
+    return column
 
 
 def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
