@@ -31,6 +31,7 @@ __all__ = ["MOCK_DATA", "MOCK_DF", "TestAutoData", "TestMockData", "TestOperator
 log = logging.getLogger(__name__)
 
 _FIRST = ("SH600519", "SH600110", "SZ000001", "SH600000", "SZ000002", "SH601318", "SH600036", "SZ300750")
+_DEAR = "SH600519"  # Qlib's test of orders from a file needs more than 150,000 for 1,000 of it
 _INSTRUMENTS = 380  # a seventh of them is listed late: 300 are there in every year but the first
 
 
@@ -76,6 +77,10 @@ def _make_market(folder: Path) -> None:
             close = pd.Series(stored[1:])
             change = close / close.ffill().shift() - 1
             np.concatenate([stored[:1], change.to_numpy("<f4")]).tofile(place / "change.day.bin")
+        for name in ("open", "high", "low", "close", "vwap"):
+            file = draft / "features" / _DEAR.lower() / f"{name}.day.bin"
+            stored = np.fromfile(file, "<f4")
+            np.concatenate([stored[:1], stored[1:] * 8]).tofile(file)
         draft.rename(folder)
 
 
@@ -83,8 +88,8 @@ class TestAutoData(unittest.TestCase):
     """Set up with daily data; what is in `_setup_kwargs` goes to ``qlib.init``."""
 
     _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
-    provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-tests")
-    provider_uri_1day = _place("~/.qlib/qlib_data/cn_data", "qlib-tests")
+    provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-market")
+    provider_uri_1day = _place("~/.qlib/qlib_data/cn_data", "qlib-market")
     provider_uri_1min = "~/.qlib/qlib_data/cn_data_1min"
 
     @classmethod
