@@ -168,7 +168,7 @@ def _trade(
                 f"{type(strategy).__name__}.generate_trade_decision returned a {type(decision).__name__}; it must return "
                 "a decision, such as TradeDecisionWO(orders, self)."
             )
-        trades = executor.deal(decision, account, exchange, step)
+        trades = executor.deal(decision, account, exchange, step, first + step)
         account.end_day(market, first + step)
         books.trades += trades
         books.enter(account, market.days[first + step])
