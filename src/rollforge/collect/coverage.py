@@ -340,9 +340,13 @@ def _instruments(groups: Mapping[str, Sequence[Expected]], found: Mapping[str, A
         if not len(lacking):
             continue
         share = len(lacking) / (len(lacking) + len(own.numbers) + equal)
-        text = f"{_listed([name])} lacks {share:.1%} of the rows that other models predict on the same days: "
+        text = f"{_listed([name])} lacks {_percent(share)} of the rows that other models predict on the same days: "
         (many if share > _FEW_ROWS else few).append(text + _lacking(own, lacking, every))
     return many, few
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0005 else "less than 0.1%"
 
 
 def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[Any]:
