@@ -735,7 +735,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     names: list[str] = []
     for one in _variants(workflow):
         validate_segments(one.task, calendar, path=f"{one.place('dataset')}.kwargs.segments")
-        made = task_generator([_with_exchange(one.task, workflow.session.exchange)], rolling)
+        made = task_generator([_with_exchange(one.task, workflow.session)], rolling)
         tasks += made
         names += [one.name] * len(made)
     kept, names = tuple(tasks[:limit]), names[:limit]
@@ -748,8 +748,16 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     )
 
 
-def _with_exchange(template: Mapping[str, Any], exchange: Mapping[str, Any]) -> dict[str, Any]:
-    """The template with the file's defaults of the exchange in its backtests: what a task needs travels with it."""
+def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, Any]:
+    """The template with the exchange's defaults in its backtests: what a task needs travels with it.
+
+    A worker elsewhere, and a report without the file, know neither the file's options nor its region. (What they take for
+    the region is the one that adds nothing here.)
+    """
+    from rollforge.record.backtest import default_benchmark
+    from rollforge.record.rules import REGION_DEFAULTS
+
+    exchange = {**(REGION_DEFAULTS[session.region] if session.region != Session().region else {}), **session.exchange}
     if not exchange or not template.get("record"):
         return dict(template)
     from rollforge.generate.backtests import backtest_of, with_backtest
@@ -764,7 +772,10 @@ def _with_exchange(template: Mapping[str, Any], exchange: Mapping[str, Any]) -> 
             # As a trade unit, null means any amount; elsewhere it means the default.
             said = {k for k in defaults if k in options or (k in given and (k == "trade_unit" or given[k] is not None))}
             kept = {k: v for k, v in defaults.items() if k not in said}
-            listed[i] = with_backtest(record, {**options, "exchange_kwargs": {**given, **kept}})
+            made = {**options, "exchange_kwargs": {**given, **kept}}
+            if "benchmark" not in made and session.region != Session().region:
+                made["benchmark"] = default_benchmark(session)
+            listed[i] = with_backtest(record, made)
     return {**template, "record": listed if isinstance(records, list) else listed[0]}
 
 

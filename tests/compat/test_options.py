@@ -199,10 +199,17 @@ def test_options_of_a_workflow_file(tmp_path: Path, golden_market: Path) -> None
     assert workflow.session.exchange == {"trade_unit": 1, "limit_threshold": None}
     (task,) = make_plan(workflow).tasks
     backtest = task["record"][1]["kwargs"]["config"]["backtest"]
-    assert backtest["exchange_kwargs"] == {"open_cost": 0.001, "trade_unit": 1, "limit_threshold": math.inf}
+    wanted = {"open_cost": 0.001, "trade_unit": 1, "limit_threshold": math.inf, "deal_price": "close"}
+    assert backtest["exchange_kwargs"] == wanted
     plain = make_plan(load_workflow(_file(tmp_path, golden_market, "kernels: 2")))
     assert plain.workflow.session.threads == 2
-    assert plain.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]["exchange_kwargs"] == {"open_cost": 0.001}
+    assert plain.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]["exchange_kwargs"] == {
+        "open_cost": 0.001, "trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close",
+    }  # fmt: skip
+    file = _file(tmp_path, golden_market, "kernels: 2")
+    file.write_text(file.read_text().replace("region: cn", "region: us"))
+    american = make_plan(load_workflow(file)).tasks[0]["record"][1]["kwargs"]["config"]["backtest"]
+    assert american["exchange_kwargs"] == {"open_cost": 0.001}
 
 
 def test_mistakes_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:

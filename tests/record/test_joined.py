@@ -63,6 +63,7 @@ def test_the_whole_prediction_by_hand(market: Session) -> None:
         "days": "2021-03-01 to 2021-03-05, 5 trading days",
         "strategy": "TopkDropoutStrategy(topk=1, n_drop=1)",
         "costs": "0.05 % of purchases and 0.15 % of sales, at least 5 an order",
+        "exchange": "any amount, no limits, dealt at $close",
         "benchmark": "B",
         "account": "10,000 at the start",
     }

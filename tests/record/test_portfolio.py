@@ -14,7 +14,7 @@ import pytest
 from rollforge.build import build
 from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound
 from rollforge.record.analysis import risk_analysis
-from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
+from rollforge.record.backtest import SimulatorExecutor, TopkDropoutStrategy, backtest, run_backtest
 from rollforge.record.portfolio import MultiPassPortAnaRecord, PortAnaRecord, indicator_analysis
 from rollforge.session import Session, using
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -325,3 +325,31 @@ def test_indicator_analysis_weights() -> None:
     assert indicator_analysis(frame, "value_weighted")["value"]["ffr"] == pytest.approx(0.875)
     with pytest.raises(ConfigError, match="Did you mean 'mean'"):
         indicator_analysis(frame, "meen")
+
+
+def test_a_benchmark_that_is_not_named(recorder: Recorder, session: Session, caplog: Any) -> None:
+    """In China it is Qlib's SH000300, where the data have it, and is said to be missing otherwise; elsewhere none."""
+    config = _config()
+    del config["backtest"]["benchmark"]
+    assert (_record(recorder, config).generate()["report_normal_1day.pkl"]["bench"] == 0).all()
+    china = Session(provider_uri=session.provider_uri, region="cn")
+    with using(china), caplog.at_level(logging.WARNING):
+        assert (_record(recorder, config).generate()["report_normal_1day.pkl"]["bench"] == 0).all()
+    assert "the data have no SH000300" in caplog.text
+    features = Path(str(session.provider_uri)) / "features"
+    place = features / "sh000300"
+    place.symlink_to(features / "x001")
+    try:
+        with using(china):
+            named = _record(recorder, _config(benchmark="X001")).generate()["report_normal_1day.pkl"]
+            made = _record(recorder, config).generate()["report_normal_1day.pkl"]
+            metrics, _ = backtest(None, None, _direct(recorder), SimulatorExecutor(generate_portfolio_metrics=True))
+    finally:
+        place.unlink()
+    assert (made["bench"] != 0).any()
+    pd.testing.assert_series_equal(made["bench"], named["bench"])
+    pd.testing.assert_series_equal(metrics["1day"][0]["bench"], named["bench"])
+
+
+def _direct(recorder: Recorder) -> TopkDropoutStrategy:
+    return TopkDropoutStrategy(signal=recorder.load_object("pred.pkl"), topk=5, n_drop=2)

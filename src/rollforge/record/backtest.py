@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 FREQ = "1day"
 """The one frequency of reports."""
+DEFAULT: Any = object()
+"""Stands for a benchmark that is not named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class BacktestResult:
     """What should be known of these numbers."""
     costs: str = ""
     """The fees, in words."""
+    trading: str = ""
+    """Trade unit, limits and prices, in words."""
 
 
 def run_backtest(
@@ -141,6 +145,7 @@ def run_backtest(
         trades=books.trade_table(days),
         notes=tuple(market.notes),
         costs=rules.costs(),
+        trading=rules.trading(),
     )
 
 
@@ -255,17 +260,29 @@ def check_backtest(
             read_day(options[name], f"{prefix}backtest.{name}")
 
 
+def default_benchmark(session: Session) -> str | None:
+    """Return the benchmark of a backtest that names none: in China SH000300, as in Qlib, where the data have it; else none."""
+    if session.region != "cn":
+        return None
+    if session_provider(session).has("SH000300"):
+        return "SH000300"
+    log.warning("no benchmark is named, and the data have no SH000300, which is Qlib's: there is none")
+    return None
+
+
 def backtest(
     start_time: Any,
     end_time: Any,
     strategy: Any,
     executor: Any = None,
-    benchmark: Any = None,
+    benchmark: Any = DEFAULT,
     account: float | Mapping[str, Any] = 1e9,
     exchange_kwargs: Mapping[str, Any] | None = None,
     pos_type: str = "Position",
 ) -> tuple[dict[str, tuple[pd.DataFrame, Positions]], dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
     """Return ``({"1day": (report, positions)}, {"1day": (indicators, trades)})``: Qlib's form of :func:`run_backtest`.
+
+    Without a benchmark it is that of Qlib, see :func:`default_benchmark`.
 
     Raises
     ------
@@ -280,7 +297,7 @@ def backtest(
         start_time=start_time,
         end_time=end_time,
         executor=executor,
-        benchmark=benchmark,
+        benchmark=default_benchmark(current_session()) if benchmark is DEFAULT else benchmark,
         account=account,
         exchange_kwargs=exchange_kwargs,
     )

@@ -15,7 +15,7 @@ from rollforge.data.engine import session_provider
 from rollforge.dates import read_day
 from rollforge.errors import RollforgeError
 from rollforge.generate.backtests import is_backtest, records_of
-from rollforge.record.backtest import FREQ, BacktestResult, strategy_class
+from rollforge.record.backtest import FREQ, BacktestResult, default_benchmark, strategy_class
 from rollforge.record.portfolio import PortAnaRecord, excess_returns
 from rollforge.session import Session, using
 
@@ -52,13 +52,14 @@ class JoinedBacktest:
         return {f"{FREQ}.{'.'.join(key)}": float(v) for key, v in zip(risk.index, risk, strict=True)}
 
     def about(self) -> dict[str, str]:
-        """Return what the figures are made of, in words: days, strategy, costs, benchmark, account."""
+        """Return what the figures are made of, in words: days, strategy, costs, exchange, benchmark, account."""
         days = self.result.report.index
         count = f"{len(days):,} trading day{'' if len(days) == 1 else 's'}"
         return {
             "days": f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, {count}",
             "strategy": self.strategy,
             "costs": self.result.costs,
+            "exchange": self.result.trading,
             "benchmark": self.benchmark or "none: an excess return is the return itself",
             "account": f"{self.account:,.0f} at the start",
         }
@@ -89,10 +90,10 @@ def backtest_joined(
     (JoinedBacktest, notes)
         None, without notes, when no record is a backtest; None with a note when it cannot be made.
     """
-    found = next((r for r in records_of(resolve_references(task)) if is_backtest(r)), None)
-    if found is None:
-        return None, ()
     try:
+        found = next((r for r in records_of(resolve_references(task)) if is_backtest(r)), None)
+        if found is None:
+            return None, ()
         with using(session):
             made = _made(found, prediction, session, own_code=own_code)
     except _Foreign as exc:
@@ -114,14 +115,17 @@ def _made(record: Any, prediction: pd.DataFrame, session: Session, *, own_code: 
     if isinstance(config, Mapping) and not own_code:
         _check_ours(config.get("strategy"))
     portfolio = PortAnaRecord(config=_with_prediction(config))
-    dates = _span(portfolio.backtest_config, prediction, session)
-    portfolio.backtest_config = {**portfolio.backtest_config, **dates}
+    options = portfolio.backtest_config
+    options = {**options, **_span(options, prediction, session)}
+    if "benchmark" not in options:
+        options["benchmark"] = default_benchmark(session)
+    portfolio.backtest_config = options
     result = portfolio._backtest(prediction)
     first = result.report.iloc[0]
     return JoinedBacktest(
         result=result,
         strategy=_words(portfolio.strategy_config),
-        benchmark=_benchmark(portfolio.backtest_config.get("benchmark")),
+        benchmark=_benchmark(options["benchmark"]),
         account=float(first["account"] / (1 + first["return"] - first["cost"])),
     )
 

@@ -19,6 +19,7 @@ from rollforge.record.backtest import (
     BacktestResult,
     BaseSignalStrategy,
     check_backtest,
+    default_benchmark,
     run_backtest,
     strategy_class,
 )
@@ -115,8 +116,9 @@ class PortAnaRecord(ACRecordTemp):
     config : mapping, optional
         ``strategy`` and ``executor`` (descriptions; ``<PRED>`` stands for the prediction, which is also the signal of a
         strategy that names none) and ``backtest``: start_time, end_time (None: the days of the prediction, and one
-        more), account, benchmark, exchange_kwargs. By default the 50 best, 5 replaced a day. Options of the exchange
-        directly under ``backtest``, as in older files, are taken for exchange_kwargs.
+        more), account, benchmark (None: none; not named: SH000300 in China, where the data have it, as in Qlib),
+        exchange_kwargs. By default the 50 best, 5 replaced a day. Options of the exchange directly under ``backtest``,
+        as in older files, are taken for exchange_kwargs.
     risk_analysis_freq, indicator_analysis_freq : str or sequence of str, optional
         ``day``, the only frequency there is; an empty list leaves the analysis out.
     indicator_analysis_method : str, optional
@@ -160,11 +162,14 @@ class PortAnaRecord(ACRecordTemp):
 
     def _backtest(self, prediction: Any) -> BacktestResult:
         placeholders = {"<PRED>": prediction}
+        options = dict(self.backtest_config)
+        if "benchmark" not in options:
+            options["benchmark"] = default_benchmark(current_session())
         return run_backtest(
             fill_placeholder(self.strategy_config, placeholders),
             executor=fill_placeholder(self.executor_config, placeholders),
             where="config",
-            **self.backtest_config,
+            **options,
         )
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

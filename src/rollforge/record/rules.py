@@ -10,13 +10,14 @@ from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 
-__all__ = ["EXCHANGE_OPTIONS", "Rules"]
+__all__ = ["EXCHANGE_OPTIONS", "REGION_DEFAULTS", "Rules"]
 
-_REGION: dict[str, dict[str, Any]] = {
+REGION_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cn": {"trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close"},
     "us": {"trade_unit": 1, "limit_threshold": None, "deal_price": "close"},
     "tw": {"trade_unit": 1000, "limit_threshold": 0.1, "deal_price": "close"},
 }
+"""Region -> the defaults of its exchange."""
 EXCHANGE_OPTIONS = (
     "freq", "start_time", "end_time", "codes", "deal_price", "subscribe_fields", "limit_threshold", "volume_threshold",
     "open_cost", "close_cost", "min_cost", "trade_unit", "impact_cost",
@@ -107,7 +108,7 @@ class Rules:
                 )
         if kwargs.get("freq", "day") not in ("day", "1day"):
             raise ConfigError(f"freq {kwargs['freq']!r} is not supported; backtests are daily.", path=where)
-        default = {**_REGION[region], **(defaults or {})}
+        default = {**REGION_DEFAULTS[region], **(defaults or {})}
         limit, price = kwargs.get("limit_threshold"), kwargs.get("deal_price")
         buy, sell = _deal_prices(default["deal_price"] if price is None else price, where)
         caps = _volume_limits(kwargs.get("volume_threshold"), where)
@@ -140,6 +141,24 @@ class Rules:
         text = f"{_percent(self.open_cost)} of purchases and {_percent(self.close_cost)} of sales"
         text += f", at least {self.min_cost:g} an order" if self.min_cost else ""
         return text + (f", and an impact cost of {self.impact_cost:g}" if self.impact_cost else "")
+
+    def trading(self) -> str:
+        """Return trade unit, limit and prices in words.
+
+        Examples
+        --------
+        >>> Rules(trade_unit=100, limit_threshold=0.095).trading()
+        'units of 100 shares, none at moves of 9.5 % or more, dealt at $close'
+        """
+        unit = "any amount" if self.trade_unit is None else f"units of {self.trade_unit:g} shares"
+        limit = "no limits"
+        if isinstance(self.limit_threshold, float):
+            limit = f"none at moves of {_percent(self.limit_threshold)} or more"
+        elif self.limit_threshold is not None:
+            limit = "limits by {} and {}".format(*self.limit_threshold)
+        same = self.buy_price == self.sell_price
+        price = self.buy_price if same else f"{self.buy_price} (purchases) and {self.sell_price} (sales)"
+        return f"{unit}, {limit}, dealt at {price}"
 
 
 def _percent(share: float) -> str:
