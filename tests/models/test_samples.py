@@ -278,12 +278,43 @@ def test_a_linear_model_names_the_feature_that_every_row_lacks(name: str) -> Non
         MODELS[name]().fit(dataset(frame))
 
 
+@pytest.mark.parametrize("name", [*BOOSTED, "ols"])
+def test_what_is_no_table_of_numbers_in_groups_is_said(name: str) -> None:
+    """Columns without groups, and text among the numbers; numbers of any other kind are numbers."""
+    flat = market().set_axis(["a", "b", "y"], axis=1)
+    with pytest.raises(ModelError, match=r"groups of columns 'feature' and 'label', and the dataset gives: a, b, y\."):
+        MODELS[name]().fit(dataset(flat))
+    text = market()
+    text[("feature", "sector")] = "IT"
+    with pytest.raises(ModelError, match="the column 'sector' holds 'IT'"):
+        MODELS[name]().fit(dataset(text.sort_index(axis=1)))
+    plain = MODELS[name]()
+    plain.fit(dataset(market()))
+    for kind in ("Float64", object):
+        frame, model = market().astype(kind), MODELS[name]()
+        frame.iloc[0, 2] = pd.NA
+        model.fit(dataset(frame))
+        np.testing.assert_allclose(model.predict(dataset(frame)), plain.predict(dataset(market())), atol=1e-3)
+
+
 def test_labels_that_are_all_alike_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     """There is nothing to learn from them, and predictions will all be that."""
     frame = market()
     frame[("label", "y")] = 1.73
     LGBModel(num_boost_round=2).fit(dataset(frame, segments={"train": SEGMENTS["train"]}))
     assert "LGBModel: every label of the 'train' segment is 1.73" in caplog.text
+
+
+def test_the_lasso_follows_the_rule() -> None:
+    """Where scikit-learn is installed."""
+    pytest.importorskip("sklearn", reason="the lasso needs scikit-learn: pip install scikit-learn")
+    frame = spoil(spoil(market(), ("label", "y"), np.inf), ("feature", "a"), np.inf, codes="D")
+    model, data = LinearModel("lasso", alpha=1e-9, fit_intercept=True), dataset(frame)
+    model.fit(data)
+    whole = market()
+    alone = LinearModel(fit_intercept=True)
+    alone.fit(dataset(whole[whole.index.get_level_values("instrument").isin(list("EF"))]))
+    np.testing.assert_allclose(model.predict(data), alone.predict(data), atol=1e-5)
 
 
 def test_training_further_follows_the_rule() -> None:

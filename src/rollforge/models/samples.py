@@ -94,6 +94,12 @@ def training_samples(
     ...         return 0 * features.iloc[:, 0] + self.mean
     """
     frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=data_key)
+    if not isinstance(frame.columns, pd.MultiIndex) or not {"feature", "label"} <= set(frame.columns.levels[0]):
+        raise ModelError(
+            f"{model} learns from the groups of columns 'feature' and 'label', and the dataset gives: "
+            f"{', '.join(map(str, list(frame.columns)[:5]))}. Put the columns in groups: pd.concat({{'feature': …, "
+            "'label': …}, axis=1), or the loader's config: {feature: …, label: …}."
+        )
     label = _labels(frame["label"], model, several_labels)
     known = np.logical_and.reduce(np.isfinite(label.reshape(len(label), -1)), axis=1)
     if not known.any():
@@ -160,7 +166,21 @@ def _matrix(frame: pd.DataFrame) -> NDArray[Any]:
     values = frame.to_numpy()
     if values.dtype.kind in "fiub":
         return values
-    return frame.to_numpy(np.float64, na_value=np.nan)
+    try:
+        return frame.astype(object).where(frame.notna(), np.nan).to_numpy(np.float64)
+    except (ValueError, TypeError):
+        raise ModelError(
+            f"A model needs numbers, but {_text_column(frame)}. A processor such as DropCol drops it."
+        ) from None
+
+
+def _text_column(frame: pd.DataFrame) -> str:
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        if len(bad):
+            return f"the column {str(name)!r} holds {bad.iloc[0]!r}"
+    return "a column holds something else"
 
 
 def _framed(values: NDArray[Any], index: pd.Index, columns: pd.Index) -> pd.DataFrame:
