@@ -19,7 +19,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.backtest": {
         "rollforge.compat.qlib.logs": "logger",
         "rollforge.record.backtest": "backtest",
-        "nested": "collect_data create_account_instance format_decisions get_exchange get_strategy_executor",
+        "rollforge.record.collecting": "collect_data format_decisions",
+        "nested": "create_account_instance get_exchange get_strategy_executor",
         "also": (
             "Account backtest_loop C collect_data_loop CommonInfrastructure Exchange get_module_logger "
             "INDICATOR_METRIC init_instance_by_config Order PORT_METRIC"
@@ -38,11 +39,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "BaseTradeDecision Freq Indicator",
     },
     "qlib.backtest.decision": {
+        "rollforge.compat.qlib.ranges": "IdxTradeRange TradeRange TradeRangeByTime",
         "rollforge.record.decision": (
             "BaseTradeDecision DecisionType EmptyTradeDecision Order OrderDir OrderHelper "
             "TradeDecisionWithDetails TradeDecisionWO"
         ),
-        "intraday": "IdxTradeRange TradeRange TradeRangeByTime",
         "also": "Cal concat_date_time epsilon_change get_module_logger TradeCalendarManager",
     },
     "qlib.backtest.exchange": {
@@ -87,6 +88,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.cli": {},
     "qlib.cli.run": {
         "rollforge.compat.qlib.commands": "run=qrun",
+        "rollforge.compat.qlib.logs": "logger",
         "internal": "get_path_list render_template sys_config workflow",
     },
     "qlib.config": {
@@ -126,8 +128,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.contrib.eva": {},
     "qlib.contrib.eva.alpha": {
-        "rollforge.record.analysis": "calc_ic calc_long_short_return",
-        "pending": "calc_all_ic calc_long_short_prec pred_autocorr pred_autocorr_all",
+        "rollforge.compat.qlib.predictions": "calc_all_ic pred_autocorr pred_autocorr_all",
+        "rollforge.record.analysis": "calc_ic calc_long_short_prec calc_long_short_return",
         "also": "complex_parallel DelayedDict get_module_logger",
     },
     "qlib.contrib.evaluate": {
@@ -142,7 +144,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.contrib.evaluate_portfolio": {
-        "pending": (
+        "older": (
             "get_alpha get_annaul_return_from_return_series get_annual_return_from_positions get_beta "
             "get_daily_return_series_from_positions get_max_drawdown_from_series get_normal_ic "
             "get_position_list_value get_position_value get_rank_ic get_sharpe_ratio_from_return_series "
@@ -176,6 +178,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.contrib.model.xgboost": {
         "rollforge.models.xgboost": "XGBModel",
         "also": "DataHandlerLP DatasetH FeatureInt Model Reweighter",
+    },
+    "qlib.contrib.ops": {},
+    "qlib.contrib.ops.high_freq": {
+        "rollforge.compat.qlib.days": "get_calendar_day",
+        "intraday": "BFillNan Cut Date DayCumsum DayLast FFillNan get_calendar_minute IsInf IsNull Select",
+        "also": "Cal ElemOperator H PairOperator time_to_day_index",
     },
     "qlib.contrib.report": {
         "rollforge.report.graphs": "GRAPH_NAME_LIST",
@@ -231,6 +239,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.contrib.rolling.ddgda": {
         "rollforge.rolling": "DDGDA",
+        "pytorch": "LGBM_MODEL LINEAR_MODEL PROC_ARGS UTIL_MODEL_TYPE",
         "also": "Rolling=qlib.contrib.rolling.base.Rolling",
     },
     "qlib.contrib.strategy": {
@@ -250,7 +259,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.contrib.strategy.rule_strategy": {
         "rollforge.record.backtest": "FileOrderStrategy",
         "intraday": "ACStrategy SBBStrategyBase SBBStrategyEMA TWAPStrategy",
-        "pending": "RandomOrderStrategy",
+        "nested": "RandomOrderStrategy",
         "also": (
             "BaseStrategy BaseTradeDecision CommonInfrastructure convert_index_format D Exchange get_io_object "
             "get_start_end_idx lazy_sort_index LevelInfrastructure Order OrderHelper resam_ts_data "
@@ -354,7 +363,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "D datetime_groupby_apply EPS fetch_df_by_index InstProcessor robust_zscore Serializable zscore",
     },
     "qlib.data.dataset.storage": {
-        "pending": "BaseHandlerStorage HashingStockStorage NaiveDFStorage",
+        "internal": "BaseHandlerStorage HashingStockStorage NaiveDFStorage",
         "also": "DataHandler fetch_df_by_col fetch_df_by_index get_level_index get_module_logger",
     },
     "qlib.data.dataset.utils": {
@@ -694,7 +703,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.model.highfreq_gdbt_model": "intraday",
     "qlib.contrib.model.catboost_model": "model",
     "qlib.contrib.model.double_ensemble": "model",
-    "qlib.contrib.ops": "intraday",
     "qlib.contrib.strategy.optimizer": "optimizer",
     "qlib.contrib.report.data": "figures",
     "qlib.data.client": "server",
@@ -723,7 +731,7 @@ REASONS: Mapping[str, str] = {
     "trading": "Qlib's files of users, accounts and orders for online trading are not supported",
     "download": "nothing is downloaded",
     "figures": "only the figures of analysis_model and analysis_position are drawn",
-    "pending": "it is not supported yet",
+    "older": "risk_analysis, calc_ic and the records have these figures",
 }
 """Why something of Qlib's is not here; reads on after "X is not covered: "."""
 

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge.compat.qlib import clock, days, files, frames, objects, pickles
+from rollforge.compat.qlib import clock, days, files, frames, objects, pickles, predictions
 from rollforge.compat.qlib.config import C, init
 from rollforge.compat.qlib.covariance import RiskModel, StructuredCovEstimator
 from rollforge.compat.qlib.index_data import MultiData, SingleData, concat, sum_by_index
 from rollforge.compat.qlib.memory import H, MemCacheExpire, MemCacheLengthUnit, MemCacheSizeofUnit
 from rollforge.compat.qlib.parallel import call_in_subproc, datetime_groupby_apply
+from rollforge.compat.qlib.ranges import IdxTradeRange, TradeRangeByTime
 from rollforge.compat.qlib.resample import resam_calendar, resam_ts_data, ts_data_first, ts_data_last
 from rollforge.compat.qlib.samples import ConcatDataset, IndexSampler
 from rollforge.compat.qlib.sepdf import SepDataFrame
@@ -98,6 +99,18 @@ def test_one_bar_covers_a_span_or_the_last_minute() -> None:
         clock.epsilon_change(noon, "sideways")
 
 
+def test_ranges_of_a_trading_day() -> None:
+    """Times of the day, both included; steps have none; a daily decision takes no range."""
+    span = TradeRangeByTime("9:45", dt.time(14, 30))
+    opening, closing = pd.Timestamp("2021-03-03 09:30"), pd.Timestamp("2021-03-03 15:00")
+    assert [f"{t:%H:%M}" for t in span.clip_time_range(opening, closing)] == ["09:45", "14:30"]
+    assert IdxTradeRange(2, 5)() == (2, 5)
+    with pytest.raises(ConfigError, match="span of time"):
+        IdxTradeRange(2, 5).clip_time_range(opening, closing)
+    with pytest.raises(ConfigError, match="ends before"):
+        TradeRangeByTime("14:30", "9:45")
+
+
 # -- calendars ---------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +169,9 @@ def test_days_are_shifted_in_the_calendar(small_market: Path) -> None:
     assert days.get_date_range(friday, -1, 1) == [pd.Timestamp("2023-03-02"), friday, monday]
     assert days.get_date_range(friday, 1, 1) == [monday]
     assert days.is_tradable_date(friday)
+    assert days.get_calendar_day("day")[-1] == dt.date(2023, 12, 29)
+    with pytest.raises(DataError, match="daily bars"):
+        days.get_calendar_day()
     assert not days.is_tradable_date("2023-03-04")
     last = days.transform_end_date()
     assert last == days.transform_end_date(-1) == days.transform_end_date("2050-01-01") == pd.Timestamp("2023-12-29")
@@ -327,6 +343,23 @@ def test_numbers_with_two_axes() -> None:
     assert (data * 2).iloc[1].to_dict() == {"x": 6.0, "y": 8.0, "z": 10.0}
     assert MultiData(0, ["a"], ["x", "y"]).data.tolist() == [[0.0, 0.0]]
     assert SingleData().empty
+
+
+# -- predictions -------------------------------------------------------------------------------------------------------
+
+
+def test_how_a_prediction_changes() -> None:
+    """The correlation of the scores of a day with those of days before, over the instruments that both have."""
+    index = pd.MultiIndex.from_product([DAYS[:4], list("abc")], names=["datetime", "instrument"])
+    scores = pd.Series([1.0, 2, 3, 3, 2, 1, 1, 2, np.nan, 5, 6, 7], index)
+    found = predictions.pred_autocorr(scores)
+    assert found.iloc[1:3].tolist() == pytest.approx([-1.0, -1.0])
+    assert predictions.pred_autocorr(scores.swaplevel().to_frame(), lag=3).iloc[3] == pytest.approx(1.0)
+    both = {"one": scores, "two": -scores}
+    every = predictions.calc_all_ic(both, scores)
+    assert every["two"]["ic"].tolist() == pytest.approx([-1.0] * 4)
+    assert every["one"]["ric"].tolist() == pytest.approx([1.0] * 4)
+    assert predictions.pred_autocorr_all(both, lag=1)["two"].iloc[1] == pytest.approx(-1.0)
 
 
 # -- covariances -------------------------------------------------------------------------------------------------------

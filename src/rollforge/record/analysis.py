@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.columns import DATE
-from rollforge.data.frames import day_rows
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
 from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
 from rollforge.record.base import ACRecordTemp
@@ -24,8 +22,8 @@ from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
 __all__ = [
-    "SigAnaRecord", "calc_ic", "calc_long_short_return", "judged_column", "mean_to_std", "newey_west_t", "quantile_returns",
-    "recorded_labels", "risk_analysis",
+    "SigAnaRecord", "calc_ic", "calc_long_short_prec", "calc_long_short_return", "judged_column", "mean_to_std",
+    "newey_west_t", "quantile_returns", "recorded_labels", "risk_analysis",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -38,54 +36,37 @@ _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
 
 
-def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
-    """A series whose index has the days as timestamps without time zone, in a level of the name `date_col`."""
-    if isinstance(value, (pd.Series, pd.DataFrame)) and date_col != DATE and date_col in value.index.names:
-        value = value.rename_axis(index={date_col: DATE})
-    rows = day_rows(value, what)
-    if isinstance(rows, pd.DataFrame):
-        if rows.shape[1] != 1:
-            raise DataError(f"{what} must be one column, found {list(rows.columns)}. Pick one of them.")
-        rows = rows.iloc[:, 0]
-    column: pd.Series = rows if date_col == DATE else rows.rename_axis(index={DATE: date_col})
-    return column
-
-
-def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
+def paired(pred: pd.Series, label: pd.Series, date_col: str = "datetime") -> pd.DataFrame:
     """Return prediction and label side by side: columns pred and label, float64, sorted; NaN where there is no value.
 
     Parameters
     ----------
-    pred, label : Series, or table of one column
-        By day and instrument, in any form that :func:`~rollforge.data.frames.day_rows` reads: any order of levels and
-        rows, time zones, days as texts. Infinite values count as missing.
-    date_col : str
-        Name of the index level with the days, there and in the result.
+    pred, label : Series
+        Index (datetime, instrument), in any order of levels and rows. Infinite values count as missing.
 
     Raises
     ------
     DataError
-        When an index lacks the days, or holds a row twice; when a table has several columns.
+        When an index lacks the days, or holds a row twice.
     """
-    pred, label = _one_column(pred, "The prediction", date_col), _one_column(label, "The label", date_col)
     for name, series in (("prediction", pred), ("label", label)):
+        if date_col not in series.index.names:
+            raise DataError(f"The {name} has no index level {date_col!r}; it has {list(series.index.names)}.")
         twice = series.index.duplicated()
         if twice.any():
             row = series.index[twice][0]
             shown = ", ".join(map(str, row)) if isinstance(row, tuple) else row
             raise DataError(f"The {name} holds the row ({shown}) more than once.")
+    levels: list[Any] = list(pred.index.names)
+    if len(levels) > 1 and levels != list(label.index.names) and set(levels) == set(label.index.names):
+        label = label.reorder_levels(levels)
     both = pd.DataFrame({"pred": pred.astype(np.float64), "label": label.astype(np.float64)})
-    if len(both) and len(both) == len(pred) + len(label):
-        log.warning(
-            "prediction and label have no row in common: the first of the prediction is %s, of the label %s",
-            *(tuple(map(str, side.index[0])) if len(side) else "missing" for side in (pred, label)),
-        )
     if not both.index.is_monotonic_increasing:
         both = both.sort_index()
     return both.where(np.isfinite(both))
 
 
-def _complete(pred: Any, label: Any, date_col: str) -> pd.DataFrame:
+def _complete(pred: pd.Series, label: pd.Series, date_col: str) -> pd.DataFrame:
     return paired(pred, label, date_col).dropna()
 
 
@@ -149,13 +130,15 @@ def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
     return np.where(size > 1, np.clip(made, -1.0, 1.0), np.nan)
 
 
-def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = False) -> tuple[pd.Series, pd.Series]:
+def calc_ic(
+    pred: pd.Series, label: pd.Series, date_col: str = "datetime", dropna: bool = False
+) -> tuple[pd.Series, pd.Series]:
     """Return the daily IC (Pearson) and Rank IC (Spearman, ties share their mean rank) of a prediction.
 
     Parameters
     ----------
-    pred, label : Series, or table of one column
-        By day and instrument: see :func:`~rollforge.data.frames.day_rows`.
+    pred, label : Series
+        Index (datetime, instrument).
     date_col : str
         Name of the index level with the days.
     dropna : bool
@@ -171,7 +154,6 @@ def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = Fa
     DataError
         When an index lacks the days, or holds a row twice.
     """
-    pred = _one_column(pred, "The prediction", date_col)
     both = _complete(pred, label, date_col)
     days = _Days(both, date_col)
     x, y = days.rows(both["pred"]), days.rows(both["label"])
@@ -207,14 +189,14 @@ class _Places:
 
 
 def calc_long_short_return(
-    pred: Any, label: Any, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
+    pred: pd.Series, label: pd.Series, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
 ) -> tuple[pd.Series, pd.Series]:
     """Return the daily return of half long the best, half short the worst, and that of everything.
 
     Parameters
     ----------
-    pred, label : Series, or table of one column
-        By day and instrument. Only rows with a score count.
+    pred, label : Series
+        Index (datetime, instrument). Only rows with a score count.
     quantile : float
         Share of the instruments on each side, rounded down to whole instruments. Where equal scores lie on the border,
         each counts with the same fraction.
@@ -234,26 +216,78 @@ def calc_long_short_return(
     DataError
         When an index lacks the days, or holds a row twice.
     """
-    if not 0 < quantile <= 1:
-        raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
     both = paired(pred, label, date_col).dropna(subset=["pred", "label"] if dropna else ["pred"])
-    days = _Days(both, date_col)
-    scores, truth = days.rows(both["pred"]), days.rows(both["label"])
-    places = _Places(days, scores)
-    side = np.floor(days.size * quantile * (1 + 1e-12))  # 0.29 of 100 is 29, although the product is 28.999999999999996
-    none, everything = np.zeros(len(side)), days.size
-    spread = (places.mean(truth, days.size - side, everything) - places.mean(truth, none, side)) / 2
-    long_short = days.series(np.where(days.flat(scores), np.nan, spread))
+    days, places, side = _sides(both, quantile, date_col)
+    truth, everything = days.rows(both["label"]), days.size
+    none = np.zeros(len(side))
+    spread = (places.mean(truth, everything - side, everything) - places.mean(truth, none, side)) / 2
+    long_short = days.series(np.where(days.flat(days.rows(both["pred"])), np.nan, spread))
     return long_short, days.series(places.mean(truth, none, everything))
 
 
-def quantile_returns(pred: Any, label: Any, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
+def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[_Days, _Places, Floats]:
+    """The days, the places of their scores, and how many instruments are on each side."""
+    if not 0 < quantile <= 1:
+        raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
+    days = _Days(both, date_col)
+    # 0.29 of 100 is 29, although the product is 28.999999999999996
+    return days, _Places(days, days.rows(both["pred"])), np.floor(days.size * quantile * (1 + 1e-12))
+
+
+def calc_long_short_prec(
+    pred: pd.Series,
+    label: pd.Series,
+    date_col: str = "datetime",
+    quantile: float = 0.2,
+    dropna: bool = False,
+    is_alpha: bool = False,
+) -> tuple[pd.Series, pd.Series]:
+    """Return which part of the best scores has a positive label, and which part of the worst a negative one, by day.
+
+    Parameters
+    ----------
+    pred, label : Series
+        Index (datetime, instrument). Only rows with a score count.
+    quantile : float
+        Share of the instruments on each side; see :func:`calc_long_short_return`.
+    dropna : bool
+        True sorts only rows that have a label too. False sorts all, and missing labels count on neither side.
+    is_alpha : bool
+        True takes the day's mean off the labels first.
+
+    Returns
+    -------
+    (Series, Series)
+        By day; there are none on a day with too few rows or with the same score everywhere.
+
+    Raises
+    ------
+    ConfigError
+        When `quantile` is not between 0 and 1.
+    DataError
+        When an index lacks the days, or holds a row twice.
+    """
+    both = paired(pred, label, date_col)
+    if is_alpha:
+        both["label"] -= both.groupby(level=date_col)["label"].transform("mean")
+    both = both.dropna(subset=["pred", "label"] if dropna else ["pred"])
+    days, places, side = _sides(both, quantile, date_col)
+    truth, scores = days.rows(both["label"]), days.rows(both["pred"])
+    right = [np.where(np.isnan(truth), np.nan, sign * truth > 0) for sign in (1, -1)]
+    none = np.zeros(len(side))
+    parts = places.mean(right[0], days.size - side, days.size), places.mean(right[1], none, side)
+    without = days.flat(scores)
+    best, worst = (days.series(np.where(without, np.nan, part)) for part in parts)
+    return best, worst
+
+
+def quantile_returns(pred: pd.Series, label: pd.Series, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
     """Return the mean label of each quantile of the prediction by day.
 
     Parameters
     ----------
-    pred, label : Series, or table of one column
-        By day and instrument. Rows that lack one of the two are left out.
+    pred, label : Series
+        Index (datetime, instrument). Rows that lack one of the two are left out.
     n : int
         How many quantiles. The k-th holds the places from k n-ths to k + 1 n-ths of the day's rows, rounded up to whole
         rows; equal scores that lie on a border count on both sides, each with the same fraction.
@@ -263,16 +297,7 @@ def quantile_returns(pred: Any, label: Any, n: int = 5, date_col: str = "datetim
     DataFrame
         Index: days. Columns: 1 (lowest scores) to `n`. NaN on a day with fewer than `n` rows or with the same score
         everywhere: it has no quantiles.
-
-    Raises
-    ------
-    ConfigError
-        When `n` is no whole number from 1 on.
-    DataError
-        When an index lacks the days, or holds a row twice.
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ConfigError(f"must be a whole number from 1 on, found {n!r}.", path="n")
     both = _complete(pred, label, date_col)
     days = _Days(both, date_col)
     scores, truth = days.rows(both["pred"]), days.rows(both["label"])
@@ -299,24 +324,8 @@ def _periods(freq: str) -> float:
     return _PERIODS[_FREQUENCIES[found[2]]] / int(found[1] or 1)
 
 
-def _returns(r: Any) -> Floats:
-    """Returns as an array, without those that are missing."""
-    if isinstance(r, pd.DataFrame):
-        if r.shape[1] != 1:
-            raise DataError(f"The returns must be one column, found {list(r.columns)}. Pick one of them.")
-        r = r.iloc[:, 0]
-    try:
-        values = np.asarray(pd.Series(r).dropna(), np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"The returns must be numbers: {error}") from None
-    infinite = np.isinf(values)
-    if infinite.any():
-        log.warning("%d of %d returns are infinite, and count as missing", infinite.sum(), len(values))
-    return np.asarray(values[~infinite])
-
-
 def risk_analysis(
-    r: Any,
+    r: pd.Series,
     N: float | None = None,
     freq: str | None = "day",
     mode: Literal["sum", "product"] = "sum",
@@ -325,8 +334,8 @@ def risk_analysis(
 
     Parameters
     ----------
-    r : Series, array, list, or frame of one column
-        Returns by period; periods without one (NaN) are left out. Infinite returns count as missing, with a warning.
+    r : Series
+        Returns by period; periods without one (NaN) are left out.
     N : float, optional
         Periods a year; by default those of `freq` (238 days, as Qlib counts).
     freq : str, optional
@@ -344,8 +353,6 @@ def risk_analysis(
     ------
     ConfigError
         For another mode or frequency.
-    DataError
-        When the returns are no numbers, or several columns.
 
     Examples
     --------
@@ -359,7 +366,7 @@ def risk_analysis(
     if N is None and freq is None:
         raise ConfigError("one of N and freq is needed.", path="N")
     periods = float(N) if N is not None else _periods(str(freq))
-    returns = _returns(r)
+    returns = r.dropna().to_numpy(np.float64)
     names = ("mean", "std", "annualized_return", "information_ratio", "max_drawdown")
     if not len(returns):
         return pd.Series(np.nan, names).to_frame("risk")

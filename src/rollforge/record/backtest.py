@@ -6,7 +6,7 @@ Qlib's nested executors come down to one loop over the days here; reports and po
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,10 @@ __all__ = [
     "WeightStrategyBase",
     "backtest",
     "backtest_daily",
+    "make_executor",
+    "qlibs_form",
     "run_backtest",
+    "run_by_steps",
 ]
 
 log = logging.getLogger(__name__)
@@ -120,6 +123,38 @@ def run_backtest(
     DataNotFound, DataError
         When prices or the benchmark are missing, naming them and the key that changes it.
     """
+    running = run_by_steps(
+        strategy,
+        start_time=start_time,
+        end_time=end_time,
+        executor=executor,
+        benchmark=benchmark,
+        account=account,
+        exchange_kwargs=exchange_kwargs,
+        session=session,
+        where=where,
+    )
+    while True:
+        try:
+            next(running)
+        except StopIteration as ended:
+            result: BacktestResult = ended.value
+            return result
+
+
+def run_by_steps(
+    strategy: Any,
+    *,
+    start_time: Any = None,
+    end_time: Any = None,
+    executor: Any = None,
+    benchmark: Any = None,
+    account: float | Mapping[str, Any] = 1e9,
+    exchange_kwargs: Mapping[str, Any] | None = None,
+    session: Session | None = None,
+    where: str = "",
+) -> Generator[BaseTradeDecision, None, BacktestResult]:
+    """Run a strategy as :func:`run_backtest` does, and yield the decision of each day before it is traded."""
     session = session or current_session()
     provider = session_provider(session)
     prefix = f"{where}." if where else ""
@@ -128,7 +163,7 @@ def run_backtest(
         exchange_kwargs or {}, region=session.region, defaults=session.exchange, where=f"{where}.exchange_kwargs"
     )
     strategy = _strategy(strategy, f"{prefix}strategy")
-    executor = _executor(executor, f"{prefix}executor")
+    executor = make_executor(executor, f"{prefix}executor")
     calendar = provider.calendar()
     begin, days = _days(calendar, strategy, start_time, end_time, where)
     cash, holdings = _start(account, where)
@@ -136,7 +171,7 @@ def run_backtest(
     bench = _benchmark(benchmark, days, session, where)
     purse = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
     steps = TradeCalendarManager(calendar, begin, len(days))
-    books = _trade(strategy, executor, purse, market, steps)
+    books = yield from _trade(strategy, executor, purse, market, steps)
     review(market, strategy, books, len(days))
     return BacktestResult(
         report=books.report(days, bench),
@@ -155,7 +190,7 @@ def _trade(
     account: Account,
     market: Market,
     steps: TradeCalendarManager,
-) -> Books:
+) -> Generator[BaseTradeDecision, None, Books]:
     """Let the strategy trade day by day."""
     exchange, books = Exchange(market), Books(account.value)
     first = len(market.days) - steps.trade_len  # the market may have quotes from before the backtest
@@ -173,7 +208,8 @@ def _trade(
                 f"{type(strategy).__name__}.generate_trade_decision returned a {type(decision).__name__}; it must return "
                 "a decision, such as TradeDecisionWO(orders, self)."
             )
-        trades = executor.deal(decision, account, exchange, step, first + step)
+        yield decision
+        trades = executor.deal(decision, account, exchange, step)
         account.end_day(market, first + step)
         books.trades += trades
         books.enter(account, market.days[first + step])
@@ -246,7 +282,7 @@ def check_backtest(
         target_of(strategy, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
     elif not isinstance(strategy, (str, Mapping)):
         _strategy(strategy, f"{prefix}strategy")
-    _executor(executor, f"{prefix}executor")
+    make_executor(executor, f"{prefix}executor")
     Rules.from_kwargs(
         options.get("exchange_kwargs") or {},
         region=session.region,
@@ -291,7 +327,7 @@ def backtest(
     """
     if pos_type != "Position":
         raise ConfigError(f"pos_type {pos_type!r} is not supported; there is 'Position'.", path="backtest")
-    executor = _executor(executor)
+    executor = make_executor(executor)
     result = run_backtest(
         strategy,
         start_time=start_time,
@@ -301,6 +337,13 @@ def backtest(
         account=account,
         exchange_kwargs=exchange_kwargs,
     )
+    return qlibs_form(result, executor)
+
+
+def qlibs_form(
+    result: BacktestResult, executor: SimulatorExecutor
+) -> tuple[dict[str, tuple[pd.DataFrame, Positions]], dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
+    """Return a result as :func:`backtest` does."""
     metrics = {FREQ: (result.report, result.positions)} if executor.generate_portfolio_metrics else {}
     return metrics, {FREQ: (result.indicators, result.trades)}
 
@@ -369,7 +412,7 @@ def _no_strategy(name: str, where: str) -> ConfigError:
     )
 
 
-def _executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
+def make_executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
     if executor is None:
         return SimulatorExecutor(generate_portfolio_metrics=True)
     if isinstance(executor, (str, Mapping)):

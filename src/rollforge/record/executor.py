@@ -38,7 +38,9 @@ class SimulatorExecutor:
     indicator_config : mapping, optional
         ``{"ffr_config": {"weight_method": …}, "pa_config": {"weight_method": …}}`` says how orders count in the mean of
         a day: ``mean``, ``amount_weighted`` or ``value_weighted``.
-    start_time, end_time, verbose, track_data
+    track_data : bool
+        Whether :func:`rollforge.record.collecting.collect_data` yields what is decided.
+    start_time, end_time, verbose
         Taken as Qlib has them, without effect: the days are those of the backtest, nothing is printed.
     trade_exchange, common_infra
         None: the backtest brings its own.
@@ -83,6 +85,7 @@ class SimulatorExecutor:
                     path="executor",
                 )
         self.time_per_step = "day"
+        self.track_data = track_data
         self.generate_portfolio_metrics = generate_portfolio_metrics
         self.trade_type = trade_type
         self.settle_type = settle_type or "None"
@@ -97,9 +100,7 @@ class SimulatorExecutor:
         orders = trade_decision.get_decision()
         return sorted(orders, key=lambda order: -order.direction) if self.trade_type == "parallel" else orders
 
-    def deal(
-        self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int, day: int
-    ) -> list[Trade]:
+    def deal(self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int) -> list[Trade]:
         """Deal the orders of a day, and return what became of them.
 
         Parameters
@@ -112,18 +113,14 @@ class SimulatorExecutor:
             Where the orders go.
         step : int
             Number of the day in the backtest.
-        day : int
-            Its place among the market's.
         """
         position, dealt = account.current_position, dict[str, float]()
         trades = []
         position.settle_start(self.settle_type)
         for order in self._get_order_iterator(decision):
-            today = order.start_time == decision.start_time and order.end_time == decision.end_time
-            before = dealt.get(order.stock_id, 0.0)
-            fill = exchange.fill(order, position, before, day=day if today else None)
+            fill = exchange.fill(order, position, dealt.get(order.stock_id, 0.0))
             account.settle(order, fill)
-            dealt[order.stock_id] = before + fill.amount
+            dealt[order.stock_id] = dealt.get(order.stock_id, 0.0) + fill.amount
             trades.append((step, order, fill))
         return trades
 

@@ -6,7 +6,9 @@ import bisect
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.data.engine import D
 from rollforge.dates import read_timestamp
@@ -15,6 +17,7 @@ from rollforge.errors import ConfigError, DateError
 __all__ = [
     "code_to_fname",
     "fname_to_code",
+    "get_calendar_day",
     "get_date_by_shift",
     "get_date_in_file_name",
     "get_date_range",
@@ -103,6 +106,17 @@ def transform_end_date(end_date: Any = None, freq: str = "day") -> pd.Timestamp:
     """Return a day, or the last of the calendar for None, -1 and days beyond it."""
     last = _days(freq=freq)[-1]
     return last if end_date is None or str(end_date) == "-1" else min(read_timestamp(end_date, "end_date"), last)
+
+
+def get_calendar_day(freq: str = "1min", future: bool = False) -> NDArray[Any]:
+    """Return the day of each entry of a calendar.
+
+    Raises
+    ------
+    DataError
+        For bars within the day, such as ``1min``, which is Qlib's default.
+    """
+    return np.array([day.date() for day in _days(future, freq)])
 
 
 def get_date_in_file_name(file_name: Any) -> str:

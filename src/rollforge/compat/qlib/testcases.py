@@ -1,7 +1,8 @@
 """The test cases that Qlib's own tests derive from, on data that are at hand or made up: nothing is downloaded.
 
 The made-up market has the codes, universes and years that Qlib's tests ask for (``SH600519``, ``csi300``, ``SH000300``,
-2005 to 2020) and is kept in the cache folder, where it is made once. A data folder at Qlib's own place comes first.
+2005 to 2021) and what some of them count on, and is kept in the cache folder, where it is made once. A data folder at
+Qlib's own place comes first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rollforge.compat.qlib.names import exists_qlib_data
 from rollforge.data.engine import D
 from rollforge.data.filters import NameDFilter
 from rollforge.data.folder import new_folder
-from rollforge.data.provider import write_folder
+from rollforge.data.provider import open_provider, write_folder
 from rollforge.dates import read_days
 from rollforge.session import current_session
 
@@ -30,8 +31,10 @@ __all__ = ["MOCK_DATA", "MOCK_DF", "TestAutoData", "TestMockData", "TestOperator
 
 log = logging.getLogger(__name__)
 
-_FIRST = ("SH600519", "SH600110", "SZ000001", "SH600000", "SZ000002", "SH601318", "SH600036", "SZ300750")
-_DEAR = "SH600519"  # Qlib's test of orders from a file needs more than 150,000 for 1,000 of it
+_FIRST = (
+    "SH600519", "SH600110", "SZ300315", "SZ000001", "SH600000", "SZ000002", "SH600036", "SZ300750", "SZ300677", "SH600004",
+    "SH601318",
+)  # fmt: skip
 _INSTRUMENTS = 380  # a seventh of them is listed late: 300 are there in every year but the first
 
 
@@ -53,8 +56,56 @@ def _making(folder: Path) -> Iterator[bool]:
         yield not exists_qlib_data(folder)
 
 
+def _adjust(market: Path) -> None:
+    """Give a made-up market what some of Qlib's tests count on.
+
+    The field ``change``. SH600519 is expensive; SZ300677 is listed on the 3001st day; SZ300315 is always a member of csi300
+    and never suspended; SH600110 is a member of csi300. In early 2005 and in January 2020 nothing is missing, so that
+    labels are there, with some suspensions shortly before, so that features are missing; on the 115th day one instrument
+    is suspended, the 99th member of csi300.
+    """
+    provider = open_provider(market)
+    days = provider.calendar()
+    spans = provider.instruments("csi300") | {code: [(days[0], days[-1])] for code in ("SZ300315", "SH600110")}
+    lines = [f"{code}\t{a}\t{b}\n" for code, listed in sorted(spans.items()) for a, b in listed]
+    (market / "instruments" / "csi300.txt").write_text("".join(lines), encoding="utf-8")
+    members = sorted(code for code, listed in spans.items() if any(a <= days[114] <= b for a, b in listed))
+    whole = [
+        np.searchsorted(days, span) for span in (_days("2005-01-04", "2005-08-31"), _days("2019-12-02", "2020-03-31"))
+    ]
+    begin, end = np.searchsorted(days, _days("2019-11-20", "2019-11-25"))
+    for number, place in enumerate(sorted((market / "features").iterdir())):
+        code = place.name.upper()
+        for file in sorted(place.glob("*.day.bin")):
+            stored = np.fromfile(file, "<f4")
+            first, values = int(stored[0]), stored[1:]
+            for low, high in [(0, len(days))] if code == "SZ300315" else whole:
+                part = slice(max(low - first, 0), max(high - first, 0))
+                values[part] = pd.Series(values[part]).ffill().bfill().to_numpy()
+            if number % 7 == 0 and first < begin and code != "SZ300315":
+                values[begin - first : end - first] = np.nan
+            if code == "SH600519" and file.name.split(".")[0] in _PRICES:
+                values *= 10
+            if code == members[98]:
+                values[114 - first] = np.nan
+            if code == "SZ300677" and first < 3000:
+                first, values = 3000, values[3000 - first :]
+            np.concatenate([[first], values]).astype("<f4").tofile(file)
+        stored = np.fromfile(place / "close.day.bin", "<f4")
+        close = pd.Series(stored[1:])
+        change = close / close.ffill().shift() - 1
+        np.concatenate([stored[:1], change.to_numpy("<f4")]).tofile(place / "change.day.bin")
+
+
+_PRICES = ("open", "high", "low", "close", "vwap")
+
+
+def _days(*written: str) -> Any:
+    return np.array(written, "datetime64[D]")
+
+
 def _make_market(folder: Path) -> None:
-    """Write the made-up market, unless it is there; with ``change``, which Qlib's limits on prices are read from."""
+    """Write the made-up market, unless it is there."""
     from rollforge.data.demo import make_demo
 
     with _making(folder) as needed:
@@ -69,18 +120,10 @@ def _make_market(folder: Path) -> None:
         codes = [*_FIRST, *others][:_INSTRUMENTS]
         draft = folder.with_name(f".{folder.name}.draft")
         make_demo(
-            draft, instruments=_INSTRUMENTS, start="2005-01-01", end="2020-12-31", codes=codes, overwrite=True,
+            draft, instruments=_INSTRUMENTS, start="2005-01-01", end="2021-06-11", codes=codes, overwrite=True,
             universes=["csi300", "csi100", "csi500"], benchmarks=["SH000300", "SH000903", "SH000905"],
         )  # fmt: skip
-        for place in (draft / "features").iterdir():
-            stored = np.fromfile(place / "close.day.bin", "<f4")
-            close = pd.Series(stored[1:])
-            change = close / close.ffill().shift() - 1
-            np.concatenate([stored[:1], change.to_numpy("<f4")]).tofile(place / "change.day.bin")
-        for name in ("open", "high", "low", "close", "vwap"):
-            file = draft / "features" / _DEAR.lower() / f"{name}.day.bin"
-            stored = np.fromfile(file, "<f4")
-            np.concatenate([stored[:1], stored[1:] * 8]).tofile(file)
+        _adjust(draft)
         draft.rename(folder)
 
 
@@ -88,8 +131,8 @@ class TestAutoData(unittest.TestCase):
     """Set up with daily data; what is in `_setup_kwargs` goes to ``qlib.init``."""
 
     _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
-    provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-market")
-    provider_uri_1day = _place("~/.qlib/qlib_data/cn_data", "qlib-market")
+    provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-tests-2021")
+    provider_uri_1day = _place("~/.qlib/qlib_data/cn_data", "qlib-tests-2021")
     provider_uri_1min = "~/.qlib/qlib_data/cn_data_1min"
 
     @classmethod

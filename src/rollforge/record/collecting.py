@@ -1,0 +1,84 @@
+"""What a strategy decides during a backtest, decision by decision, under Qlib's names."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from rollforge.errors import ConfigError
+from rollforge.record.backtest import make_executor, qlibs_form, run_by_steps
+from rollforge.record.decision import BaseTradeDecision
+
+__all__ = ["collect_data", "format_decisions"]
+
+
+def collect_data(
+    start_time: Any,
+    end_time: Any,
+    strategy: Any,
+    executor: Any = None,
+    benchmark: Any = "SH000300",
+    account: float | Mapping[str, Any] = 1e9,
+    exchange_kwargs: Mapping[str, Any] | None = None,
+    pos_type: str = "Position",
+    return_value: dict[str, Any] | None = None,
+) -> Generator[BaseTradeDecision, None, None]:
+    """Run a backtest, and yield the decision of each day before it is traded.
+
+    Parameters
+    ----------
+    start_time, end_time, strategy, executor, benchmark, account, exchange_kwargs, pos_type
+        See :func:`rollforge.record.backtest.backtest`. Decisions are yielded where the executor has ``track_data=True``.
+    return_value : dict, optional
+        Is given, at the end, ``portfolio_dict`` and ``indicator_dict``: what a backtest returns.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`rollforge.record.backtest.backtest`.
+    """
+    if pos_type != "Position":
+        raise ConfigError(f"pos_type {pos_type!r} is not supported; there is 'Position'.", path="backtest")
+    made = make_executor(executor)
+    running = run_by_steps(
+        strategy,
+        start_time=start_time,
+        end_time=end_time,
+        executor=made,
+        benchmark=benchmark,
+        account=account,
+        exchange_kwargs=exchange_kwargs,
+    )
+    while True:
+        try:
+            decision = next(running)
+        except StopIteration as ended:
+            result = ended.value
+            break
+        if made.track_data:
+            yield decision
+    if return_value is not None:
+        metrics, indicators = qlibs_form(result, made)
+        return_value.update(portfolio_dict=metrics, indicator_dict=indicators)
+
+
+Decisions = tuple[str, list[tuple[BaseTradeDecision, Any]]]
+"""A frequency, and each decision with those inside it (None: there are none)."""
+
+
+def format_decisions(decisions: Sequence[BaseTradeDecision]) -> Decisions | None:
+    """Return decisions as ``(frequency, [(decision, decisions inside it), …])``; None where there are none.
+
+    Those of another frequency that follow a decision belong inside it; daily backtests have none.
+
+    Parameters
+    ----------
+    decisions : sequence
+        In the order of :func:`collect_data`.
+    """
+    if not decisions:
+        return None
+    freq = decisions[0].strategy.trade_calendar.get_freq()
+    own = [i for i, one in enumerate(decisions) if one.strategy.trade_calendar.get_freq() == freq]
+    ends = [*own[1:], len(decisions)]
+    return freq, [(decisions[i], format_decisions(decisions[i + 1 : end])) for i, end in zip(own, ends, strict=True)]
