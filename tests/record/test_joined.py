@@ -125,6 +125,18 @@ def test_code_of_others_is_not_run(market: Session, tmp_path: Path) -> None:
     assert _made(market, _record(), own_code=False)[0] is not None
 
 
+def test_a_window_that_failed(market: Session) -> None:
+    """On days without a prediction nothing is traded, and what is held goes with the market."""
+    gap = PREDICTION.drop(list(PREDICTION.index.levels[0][1:3]), level="datetime")
+    made, _ = backtest_joined(gap, {"record": [_record()]}, market, own_code=True)
+    assert made is not None
+    report, trades = made.result.report, made.result.trades
+    amount = 9500 / 11
+    assert [str(day.date()) for day in trades.index] == ["2021-03-02", "2021-03-05", "2021-03-05"]
+    assert report["account"].tolist()[1:4] == pytest.approx([495 + amount * price for price in (11, 12, 13)])
+    assert report["turnover"].tolist()[2:4] == [0, 0]
+
+
 def test_notes_of_the_backtest_are_handed_on(make_market: MakeMarket) -> None:
     """What should be known of the numbers reaches the result's warnings: here a holding that was delisted."""
     session = make_market({"A": [10.0, 10, 10], "B": [10.0] * 6})
