@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rollforge.build import build, import_file
-from rollforge.errors import BuildError, ConfigError, RollforgeError
+from rollforge.errors import BuildError, ConfigError, MissingCode, RollforgeError
 from rollforge.session import Session, using
 from rollforge.track.base import Experiment, get_experiment, open_tracker
 from rollforge.workflow import load_workflow, make_plan
@@ -179,6 +179,20 @@ def test_a_file_that_cannot_be_imported_is_one_message(
             build({"class": "Mean", "module_path": name}, where="task.model")
     finally:
         sys.path.remove(str(elsewhere))
+
+
+def test_what_another_machine_may_have_is_told_apart(tmp_path: Path) -> None:
+    """A file or a package that is not here makes a worker unfit; a mistake in the code is the task's own failure."""
+    needs = tmp_path / "needs.py"
+    needs.write_text("import surely_not_installed\n")
+    for path in (str(tmp_path / "not_there.py"), str(needs), "no_such_module"):
+        with pytest.raises(MissingCode):
+            build({"class": "A", "module_path": path})
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("1 / 0\n")
+    with pytest.raises(BuildError) as caught:
+        build({"class": "A", "module_path": str(wrong)})
+    assert not isinstance(caught.value, MissingCode)
 
 
 def test_all_mistakes_of_a_task_are_told_at_once(elsewhere: Path, small_market: Path) -> None:

@@ -58,7 +58,7 @@ def import_file(path: str) -> ModuleType:
     try:
         state = file.stat()
     except OSError:
-        raise BuildError(f"No Python file at {path!r} (from {os.getcwd()}).") from None
+        raise MissingCode(f"No Python file at {path!r} (from {os.getcwd()}).") from None
     name = re.sub(r"\W", "_", path.removesuffix(".py")).lstrip("_0123456789")
     known = sys.modules.get(name)
     version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
@@ -73,7 +73,8 @@ def import_file(path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as exc:
         del sys.modules[name]
-        raise BuildError(f"{path!r} cannot be imported: {describe(exc)}") from exc
+        kind = MissingCode if isinstance(exc, ModuleNotFoundError) else BuildError
+        raise kind(f"{path!r} cannot be imported: {describe(exc)}") from exc
     module.__dict__["__rollforge_file__"] = version
     return module
 
@@ -101,7 +102,7 @@ def _import_module(module_path: str, where: str) -> ModuleType:
         try:
             return import_file(module_path)
         except BuildError as exc:
-            raise BuildError(str(exc), path=where) from exc.__cause__
+            raise type(exc)(str(exc), path=where) from exc.__cause__
     try:
         return importlib.import_module(module_path)
     except ModuleNotFoundError as exc:
@@ -165,7 +166,9 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., An
     try:
         found: Callable[..., Any] = qlib_imports.load(module_path, name)
     except ImportError as exc:
-        raise MissingCode(str(exc), path=where) from exc
+        needs = isinstance(exc, ModuleNotFoundError) and exc.name is not None and not qlib_imports.is_qlib(exc.name)
+        told = f"pyqlib's module {module_path!r} needs {exc.name!r}, which is not installed." if needs else str(exc)
+        raise MissingCode(told, path=where) from exc
     return found
 
 
