@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from rollforge.data.alpha import Alpha158
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, CoverageError
 from rollforge.record.analysis import recorded_labels
 from rollforge.rolling import DDGDA, Rolling
 from rollforge.session import Session, using
@@ -216,6 +217,38 @@ def test_the_files_data_count_where_no_others_are_set(small_market: Path, tmp_pa
 def test_two_begun_in_the_same_second_do_not_share_an_experiment(conf: Path) -> None:
     """Names of experiments made up for the windows differ."""
     assert len({Rolling(conf).rolling_exp for _ in range(20)}) == 20
+
+
+class Interrupted(Rolling):
+    """A run beside which another one of the same name begins, before the windows are joined."""
+
+    def _ens_rolling(self) -> None:
+        Rolling(self.conf_path, "other", horizon=1, step=80, rolling_exp=self.rolling_exp, session=self.session).run()
+        super()._ens_rolling()
+
+
+def test_windows_of_another_run_are_not_joined(conf: Path, session: Session) -> None:
+    """A run that took the experiment away is named, and its recorders are not taken for the lost ones."""
+    with pytest.raises(CoverageError, match=r"2 of 2 windows are no longer in experiment 'windows'"):
+        Interrupted(conf, "joined", horizon=1, step=80, rolling_exp="windows", session=session).run()
+    assert len(recorders(session, "other")) == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "said"),
+    [
+        ("pkg.Dataset", {}, "task.dataset.kwargs.segments: is missing"),
+        ({"class": "DatasetH", "module_path": "qlib.data.dataset"}, {}, "segments: is missing"),
+        ({"class": "DatasetH", "kwargs": {"segments": {"trian": ["2022-02-01", "2022-12-30"]}}},
+         {"train_start": "2022-03-01"}, "there is no segment 'train'. Did you mean 'trian'"),
+    ],
+)  # fmt: skip
+def test_a_task_without_segments_is_a_message(dataset: Any, arguments: Any, said: str, tmp_path: Path) -> None:
+    """Whatever the dataset is described by."""
+    content = document()
+    content["task"]["dataset"] = dataset
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Rolling(write(tmp_path, content), **arguments).basic_task()
 
 
 class Shorter(Rolling):

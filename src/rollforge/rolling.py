@@ -24,10 +24,11 @@ from rollforge.build import build, fill_placeholder, locate, update_config
 from rollforge.collect.collector import RecorderCollector
 from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_timestamp
-from rollforge.errors import ConfigError, ExperimentNotFound
+from rollforge.errors import ConfigError, CoverageError, ExperimentNotFound, SegmentError, nearest
 from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.rolling import RollingGen
+from rollforge.generate.segments import PATH, segments_of
 from rollforge.record.analysis import recorded_labels
 from rollforge.record.signal import SignalRecord
 from rollforge.run.trainer import TrainerR
@@ -115,6 +116,8 @@ class Rolling:
         self.session = session
         self._rid: str | None = None
         """Id of the recorder with the joined prediction, once there is one."""
+        self._trained: set[str] | None = None
+        """Ids of the recorders of the windows, once they are trained."""
 
     # -- the tasks -----------------------------------------------------------------------------------------------------
 
@@ -127,6 +130,7 @@ class Rolling:
             Whether a given `h_path` decides the label as well. Features are kept on disk in any case.
         """
         task: Task = copy.deepcopy(self._raw_conf()["task"])
+        segments_of(task)  # what is changed below must be there
         if self.horizon is not None:
             if enable_handler_cache and self.h_path is not None:
                 self.logger.info(
@@ -178,6 +182,10 @@ class Rolling:
     def _update_start_end_time(self, task: Task) -> Task:
         """Return the task with the first day of training and the last of testing that were asked for."""
         segments = task["dataset"]["kwargs"]["segments"]
+        asked = [name for name, day in (("train", self.train_start), ("test", self.test_end)) if day is not None]
+        for name in asked:
+            if name not in segments:
+                raise SegmentError(f"there is no segment {name!r}.{nearest(name, segments)}", path=PATH)
         handler = _handler_kwargs(task)
         if self.train_start is not None:
             segments["train"] = (self.train_start, segments["train"][1])
@@ -231,17 +239,30 @@ class Rolling:
         else:
             self.logger.info("the earlier recorders of experiment %r are deleted", self.rolling_exp)
             tracker.delete_experiment(earlier.id)
-        TrainerR(self.rolling_exp, jobs=self.jobs)(tasks)
+        self._trained = {recorder.id for recorder in TrainerR(self.rolling_exp, jobs=self.jobs)(tasks)}
 
     def _ens_rolling(self) -> None:
-        """Join predictions and labels of the windows into one recorder."""
+        """Join predictions and labels of the windows into one recorder.
+
+        Raises
+        ------
+        CoverageError
+            When recorders of windows are gone.
+        """
+        ids = self._trained
         collector = RecorderCollector(
             self.rolling_exp,
-            RollingEnsemble(),
+            rec_filter_func=None if ids is None else lambda recorder: recorder.id in ids,
             artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
             artifacts_key=["pred", "label"],
         )
-        joined = collector()
+        parts = collector.collect()
+        if ids is not None and len(collector.recorders) < len(ids):
+            raise CoverageError(
+                f"{len(ids) - len(collector.recorders)} of {len(ids)} windows are no longer in experiment "
+                f"{self.rolling_exp!r}. Was it deleted by another run of the same rolling_exp?"
+            )
+        joined = {name: RollingEnsemble()(frames) for name, frames in parts.items()}
         tracker = open_tracker(current_session().tracking)
         name = self.exp_name or current_session().experiment
         with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:
