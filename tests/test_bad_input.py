@@ -80,6 +80,11 @@ def put(path: str, value: Any) -> Callable[[Document], None]:
     return change
 
 
+def backtest(benchmark: Any = None, topk: Any = 5) -> Document:
+    strategy = {"class": "TopkDropoutStrategy", "kwargs": {"signal": "<PRED>", "topk": topk, "n_drop": 1}}
+    return {"strategy": strategy, "backtest": {"benchmark": benchmark, "account": 1e6}}
+
+
 SEGMENTS = "task.dataset.kwargs.segments"
 HANDLER = "task.dataset.kwargs.handler"
 CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
@@ -107,6 +112,21 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "unknown argument": ("task.model.kwargs", {"alhpa": 1.0}, ("task.model.kwargs", "Did you mean 'alpha'")),
     "misspelt key": ("task.modle", {}, ("task.modle", "Did you mean 'model'")),
     "unknown record": ("task.record.0.class", "SignalRecrod", ("task.record.0", "Did you mean 'SignalRecord'")),
+    "record without what it works on": (
+        "task.record.0.class",
+        "SigAnaRecord",
+        ("task.record.0", "SigAnaRecord works on what a SignalRecord saves, and none stands before it"),
+    ),
+    "benchmark that the data lack": (
+        "task.record",
+        [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(benchmark="SH000300")}}],
+        ("task.record.1.kwargs.config.backtest.benchmark", "no data of the benchmark 'SH000300'"),
+    ),
+    "strategy with a number that cannot be": (
+        "task.record",
+        [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(topk="two")}}],
+        ("topk must be a whole number from 1 on, found 'two'",),
+    ),
     "unknown processor": (
         f"{HANDLER}.kwargs.infer_processors",
         [{"class": "ZScoreNrom"}],

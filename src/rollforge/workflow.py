@@ -867,13 +867,36 @@ def check_buildable(
 
 
 def _check_records(found: list[RollforgeError], records: Any, dataset: Any, place: str) -> None:
+    earlier: list[Any] = []
     for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
         where = f"{place}.{i}" if isinstance(records, list) else place
         # A record is given its recorder, model and dataset when the task runs; None stands for them here.
         offered = {"model": None, "dataset": dataset, "recorder": None}
-        _attempt(
-            found, where, partial(build, record, default_module="rollforge.record", try_kwargs=offered, where=where)
-        )
+        make = partial(build, record, default_module="rollforge.record", try_kwargs=offered, where=where)
+        made = _attempt(found, where, make)
+        if made is not None:
+            _attempt(found, where, partial(_check_needs, made, earlier, where))
+        earlier.append(made)
+
+
+def _check_needs(record: Any, earlier: Sequence[Any], where: str) -> None:
+    """Raise where a record cannot do its work: what it depends on is not recorded before it, or not in the data.
+
+    A record of the user's may save anything, so it may be what another one depends on.
+    """
+    from rollforge.record.portfolio import PortAnaRecord
+
+    needed = getattr(record, "depend_cls", None)
+    own = type(record).__module__.startswith("rollforge.")
+    if own and needed is not None:
+        known = [type(r) for r in earlier]
+        if all(cls.__module__.startswith("rollforge.") and not issubclass(cls, needed) for cls in known):
+            raise ConfigError(
+                f"{type(record).__name__} works on what a {needed.__name__} saves, and none stands before it. Add one.",
+                path=where,
+            )
+    if isinstance(record, PortAnaRecord):
+        record.check_data(f"{where}.kwargs.config")
 
 
 def _without_path(exc: RollforgeError) -> str:

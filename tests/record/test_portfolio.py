@@ -307,6 +307,13 @@ def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
         _record(recorder, _config(exchange_kwargs={"fee": 1}))
     with pytest.raises(DataNotFound, match=r"config\.backtest\.benchmark"):
         _record(recorder, _config(benchmark="NOPE")).generate()
+    with pytest.raises(ConfigError, match=r"there are no data of the benchmark 'NOPE'"):
+        _record(recorder, _config(benchmark=["NOPE"])).check_data()
+    _record(recorder, _config(benchmark=None)).check_data()
+    config = _config()
+    config["strategy"]["kwargs"] |= {"signal": "<PRED>", "topk": "two"}
+    with pytest.raises(ConfigError, match="topk must be a whole number from 1 on, found 'two'"):
+        _record(recorder, config)
     config = _config()
     config["strategy"]["kwargs"]["n_dropp"] = 1
     with pytest.raises(ConfigError, match=r"config\.strategy\.kwargs: .*'n_dropp'.*'n_drop'"):

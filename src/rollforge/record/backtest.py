@@ -6,6 +6,7 @@ Qlib's nested executors come down to one loop over the days here; reports and po
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -278,8 +279,10 @@ def check_backtest(
         As :func:`run_backtest`.
     """
     prefix = f"{where}." if where else ""
-    if strategy_class(strategy, f"{prefix}strategy") is not None:
+    cls = strategy_class(strategy, f"{prefix}strategy")
+    if cls is not None:
         target_of(strategy, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
+        _try_arguments(cls, strategy, f"{prefix}strategy")
     elif not isinstance(strategy, (str, Mapping)):
         _strategy(strategy, f"{prefix}strategy")
     make_executor(executor, f"{prefix}executor")
@@ -304,6 +307,38 @@ def default_benchmark(session: Session) -> str | None:
         return "SH000300"
     log.warning("no benchmark is named, and the data have no SH000300, which is Qlib's: there is none")
     return None
+
+
+def _try_arguments(cls: type[BaseStrategy], strategy: Any, where: str) -> None:
+    """Build a strategy of Rollforge's that trades on the prediction, with a signal in its place, to check its numbers."""
+    kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
+    if not isinstance(kwargs, Mapping) or not cls.__module__.startswith("rollforge."):
+        return
+    filled = [name for name, value in kwargs.items() if isinstance(value, str) and re.fullmatch(r"<\w+>", value)]
+    if issubclass(cls, BaseSignalStrategy) and filled == ["signal"]:
+        row = pd.MultiIndex.from_tuples([(pd.Timestamp("2000-01-03"), "A")], names=["datetime", "instrument"])
+        _strategy({**strategy, "kwargs": {**kwargs, "signal": pd.Series(0.0, row)}}, where)
+
+
+def check_benchmark(benchmark: Any, *, session: Session, where: str) -> None:
+    """Do nothing, unless the data folder has none of the instruments that a benchmark names.
+
+    Raises
+    ------
+    ConfigError
+        Naming them.
+    """
+    codes = [benchmark] if isinstance(benchmark, str) else benchmark
+    if not codes or not isinstance(codes, (list, tuple)) or session.provider_uri is None:
+        return
+    provider = session_provider(session)
+    missing = [code for code in codes if not provider.has(str(code))]
+    if missing:
+        raise ConfigError(
+            f"there are no data of the benchmark {', '.join(map(repr, missing))} in {session.provider_uri}. Name another, "
+            "or null for none.",
+            path=where,
+        )
 
 
 def backtest(

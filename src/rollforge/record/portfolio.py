@@ -20,6 +20,7 @@ from rollforge.record.backtest import (
     BaseSignalStrategy,
     check_backtest,
     default_benchmark,
+    check_benchmark,
     run_backtest,
     strategy_class,
 )
@@ -159,6 +160,22 @@ class PortAnaRecord(ACRecordTemp):
         self.risk_analysis_freq = _daily(risk_analysis_freq, "risk_analysis_freq")
         self.indicator_analysis_freq = _daily(indicator_analysis_freq, "indicator_analysis_freq")
         self.indicator_analysis_method = indicator_analysis_method or "mean"
+
+    def check_data(self, where: str = "config") -> None:
+        """Do nothing, unless the session's data lack the benchmark.
+
+        Parameters
+        ----------
+        where : str
+            Where the configuration stands, for messages.
+
+        Raises
+        ------
+        ConfigError
+            Naming it.
+        """
+        benchmark = self.backtest_config.get("benchmark")
+        check_benchmark(benchmark, session=current_session(), where=f"{where}.backtest.benchmark")
 
     def _backtest(self, prediction: Any) -> BacktestResult:
         placeholders = {"<PRED>": prediction}
