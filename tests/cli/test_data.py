@@ -29,6 +29,7 @@ task:
                   instruments: *market}}
       segments: {{train: [2019/01/02, 2019/06/30], valid: [20190701, 20191231], test: [2020.01.02, 2020-12-31]}}
   record:
+    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
     - class: PortAnaRecord
       module_path: qlib.workflow.record_temp
       kwargs: {{config: {{strategy: {{class: TopkDropoutStrategy, module_path: qlib.contrib.strategy,

@@ -123,6 +123,43 @@ def test_an_adjusted_close_alone_is_the_close(tmp_path: Path) -> None:
     assert "close is adj_close, the table has no other; factor set to 1" in made.notes
 
 
+def test_a_factor_beside_raw_and_adjusted_closes_adjusts_the_raw_one(tmp_path: Path) -> None:
+    """Where adj_close is close x factor, close is raw, although a close beside a factor counts as adjusted."""
+    raw = walk(1).assign(symbol="A", factor=0.5)
+    put(raw.assign(adj_close=raw["close"] * 0.5), tmp_path)
+    close, volume, back = read(tmp_path, "$close", "$volume", "$close/$factor")
+    np.testing.assert_allclose(close, raw["close"] * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(volume, raw["volume"] / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(back, raw["close"], rtol=1e-6)
+    put(raw.assign(adj_close=raw["close"]), tmp_path)
+    np.testing.assert_allclose(read(tmp_path, "$close")[0], raw["close"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.5, True), (1.0, False)])
+def test_splits_that_the_prices_show_are_named(tmp_path: Path, factor: float, told: bool) -> None:
+    """A table with splits whose closes jump on those days is not adjusted; one without a jump is."""
+    table = walk(1).assign(symbol="A", **{"Stock Splits": np.where(np.arange(30) == 10, 2.0, 0.0)})
+    table.loc[10:, ["open", "high", "low", "close"]] *= factor
+    assert any("close jumps where stock_splits names a split" in n for n in put(table, tmp_path).notes) is told
+
+
+def test_prices_of_a_bar_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
+    """A close outside low and high, or a low above the high, is a mistake of the source; rounding is none."""
+    table = walk(1).assign(symbol="A")
+    assert not any("above the high" in n for n in put(table, tmp_path).notes)
+    table.loc[3, "close"] *= 100
+    table.loc[[5, 6], ["low", "high"]] = table.loc[[5, 6], ["high", "low"]].to_numpy()
+    note = next(n for n in put(table, tmp_path).notes if "above the high" in n)
+    assert note.startswith("3 rows have a low above the high, or an open or close outside of them: the first is A on 2021-03-04")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Which of the two is meant cannot be known."""
+    (tmp_path / "t.csv").write_text("date,symbol,close,close\n2021-03-01,A,1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="has the column 'close' more than once"):
+        import_table(tmp_path / "t.csv", tmp_path / "data")
+
+
 # -- vwap ----------------------------------------------------------------------------------------------------------------
 
 

@@ -23,8 +23,8 @@ def _table() -> pd.DataFrame:
     """Three instruments: A on all days, B without the second, C from the third on."""
     rows = [("A", d) for d in DAYS] + [("B", d) for d in (DAYS[0], *DAYS[2:])] + [("C", d) for d in DAYS[2:]]
     frame = pd.DataFrame(rows, columns=["symbol", "date"])
-    for i, name in enumerate(("Open", "High", "Low", "Close")):
-        frame[name] = np.arange(len(frame)) + 10.0 + i
+    for name, first in {"Open": 10.0, "High": 14.0, "Low": 9.0, "Close": 13.0}.items():
+        frame[name] = np.arange(len(frame)) + first
     frame["Volume"] = np.arange(len(frame)) * 100
     return frame
 
@@ -73,7 +73,7 @@ def test_a_price_of_zero_is_no_price(tmp_path: Path) -> None:
     made = import_table(tmp_path / "t.parquet", tmp_path / "data")
     assert "prices of 0 are no prices: 5 of them count as missing, the first is open of A on 2020-01-03" in made.notes
     np.testing.assert_array_equal(_read(tmp_path / "data", "close", ["A"])[0], np.float32([13, np.nan, 15, 16]))
-    np.testing.assert_array_equal(_read(tmp_path / "data", "low", ["A"])[0], np.float32([12, np.nan, np.nan, 15]))
+    np.testing.assert_array_equal(_read(tmp_path / "data", "low", ["A"])[0], np.float32([9, np.nan, np.nan, 12]))
     assert _read(tmp_path / "data", "volume", ["A"])[0][0] == 0
     assert not np.isfinite(_read(tmp_path / "data", "vwap", ["A"])[0][1])
 
@@ -192,7 +192,7 @@ def test_universes(tmp_path: Path) -> None:
 BAD = {
     "twice": (lambda t: pd.concat([t, t.iloc[[1]]]), r"A on 2020-01-03 \(row 10\)"),
     "date": (lambda t: t.assign(date=["x", *t["date"][1:]]), r"row 1: 'x' is not a date"),
-    "negative": (lambda t: t.assign(Low=t["Low"] - 13), r"low of A on 2020-01-02 is negative \(-1\)"),
+    "negative": (lambda t: t.assign(Low=t["Low"] - 10), r"low of A on 2020-01-02 is negative \(-1\)"),
     "infinite": (lambda t: t.assign(Close=np.inf), r"close of A on 2020-01-02 is infinite"),
     "too large": (lambda t: t.assign(Close=1e39), r"close of A on 2020-01-02 is too large for a data folder"),
     "volume too large": (lambda t: t.assign(Volume=4e38), r"volume of A on 2020-01-02 is too large"),

@@ -25,6 +25,7 @@ _BAR = ("open", "high", "low", "close")
 _RAW_PRICES = (*_BAR, "vwap", "pre_close", "preclose", "prev_close")
 _ADJUSTED_CLOSE = ("adj_close", "adjclose", "adjusted_close", "close_adj", "close_adjusted")
 _CUMULATIVE = ("adj_factor", "adjfactor", "adjust_factor", "adjustment_factor", "hfq_factor")
+_SPLITS = ("stock_splits", "splits", "split", "split_ratio", "split_factor")
 _PREVIOUS = ("pre_close", "preclose", "prev_close")
 
 
@@ -87,7 +88,28 @@ def complete(rows: Rows) -> list[str]:
         del rows.values[name]
         notes.append(f"{name} left out: it holds no values")
     # Changes and amounts are those of raw prices, so they come first.
-    return [*notes, *_change(rows), *_vwap(rows), *_adjust(rows)]
+    return [*notes, *_misfits(rows), *_change(rows), *_vwap(rows), *_adjust(rows)]
+
+
+def _misfits(rows: Rows) -> list[str]:
+    """What prices of a bar say against each other; they are kept as they are."""
+    values = rows.values
+    if "low" not in values or "high" not in values:
+        return []
+    low, high = values["low"], values["high"]
+    wrong = low > high
+    for name in ("open", "close"):
+        if name in values:  # sources round, so a little outside is nothing
+            wrong |= (values[name] < low * 0.999) | (values[name] > high * 1.001)
+    at = np.flatnonzero(wrong)
+    if not at.size:
+        return []
+    first = ", ".join(f"{name} {values[name][at[0]]:g}" for name in _BAR if name in values)
+    many = f"{at.size} rows have" if at.size > 1 else "1 row has"
+    return [
+        f"{many} a low above the high, or an open or close outside of them: "
+        f"{'the first is ' if at.size > 1 else ''}{rows.cell(int(at[0]))} ({first}). Correct the source"
+    ]
 
 
 # -- change --------------------------------------------------------------------------------------------------------------
@@ -240,6 +262,9 @@ def _adjust(rows: Rows) -> list[str]:
     cumulative = next((n for n in _CUMULATIVE if n in values), None)
     if "factor" in values:
         _check_factor(rows, "factor")
+        if adjusted is not None and _is_product(values[adjusted], values["close"], values["factor"]):
+            del values[adjusted]
+            return [_multiply(rows, values["factor"], f"factor ({adjusted} is close x factor)")]
         if _are_raw(rows, values["factor"], certainly=True):
             return [
                 "close jumps where factor changes, so it seems not to be adjusted by it, as it should be; "
@@ -266,7 +291,32 @@ def _adjust(rows: Rows) -> list[str]:
             ]
         return [_multiply(rows, factor, cumulative)]
     values["factor"] = np.ones(len(rows.code))
-    return ["factor set to 1: the table has none, its prices count as adjusted"]
+    notes = ["factor set to 1: the table has none, its prices count as adjusted"]
+    splits = next((n for n in _SPLITS if n in values), None)
+    if splits is not None and _are_raw(rows, _since_the_start(rows, values[splits]), certainly=True):
+        notes.append(
+            f"close jumps where {splits} names a split, so it seems not to be adjusted for splits: returns over these days "
+            "are wrong. Give an adjusted close or a factor"
+        )
+    return notes
+
+
+def _is_product(adjusted: Floats, close: Floats | None, factor: Floats) -> bool:
+    """Whether an adjusted close is close x factor and not close itself: then close is raw."""
+    if close is None:
+        return False
+    with np.errstate(all="ignore"):
+        share = adjusted / close
+    known = np.isfinite(share) & np.isfinite(factor) & (share > 0)
+    if not known.any():
+        return False
+    return bool(np.median(np.abs(share / factor - 1)[known]) < 1e-3 and np.abs(share - 1)[known].max() > 1e-3)
+
+
+def _since_the_start(rows: Rows, splits: Floats) -> Floats:
+    """The product of an instrument's splits up to each row: new shares for an old one, 0 or missing where there is none."""
+    steps = np.cumsum(np.log(np.where(np.isfinite(splits) & (splits > 0), splits, 1.0)))
+    return np.asarray(np.exp(steps))
 
 
 def _check_factor(rows: Rows, name: str) -> None:

@@ -192,6 +192,11 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
         if width != len(form.names):
             raise DataError(f"{file} has {width} columns, but {len(form.names)} names are given for them.")
         options = {"header": None, "names": form.names}
+    else:
+        header = [str(c).strip("\ufeff \xa0") for c in read(separator, header=None, nrows=1).iloc[0]]
+        twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
+        if twice is not None:
+            raise DataError(f"{file} has the column {twice!r} more than once. Name its columns with --names.")
     frame = read(separator, **options)
     frame.columns = [str(c).strip("\ufeff \xa0") for c in frame.columns]
     return frame, separator

@@ -19,8 +19,8 @@ from rollforge.record.backtest import (
     BacktestResult,
     BaseSignalStrategy,
     check_backtest,
-    default_benchmark,
     check_benchmark,
+    default_benchmark,
     run_backtest,
     strategy_class,
 )
