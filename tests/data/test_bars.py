@@ -150,7 +150,9 @@ def test_prices_of_a_bar_that_do_not_fit_together_are_named(tmp_path: Path) -> N
     table.loc[3, "close"] *= 100
     table.loc[[5, 6], ["low", "high"]] = table.loc[[5, 6], ["high", "low"]].to_numpy()
     note = next(n for n in put(table, tmp_path).notes if "above the high" in n)
-    assert note.startswith("3 rows have a low above the high, or an open or close outside of them: the first is A on 2021-03-04")
+    assert note.startswith(
+        "3 rows have a low above the high, or an open or close outside of them: the first is A on 2021-03-04"
+    )
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
