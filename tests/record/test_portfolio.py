@@ -284,6 +284,10 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
     pd.testing.assert_frame_equal(one, same)
     assert not one.equals(other)
     assert (one["std"] > 0).all()
+    # Qlib's own workflow names model and dataset as the signal: what is shuffled is the run's prediction all the same.
+    config = _config()
+    config["strategy"]["kwargs"]["signal"] = ["<MODEL>", "<DATASET>"]
+    pd.testing.assert_frame_equal(_passes(recorder, config, pass_num=3, seed=1).generate()[name], one)
     np.testing.assert_allclose(one["mean_std"], one["mean"] / one["std"])
 
 
@@ -291,12 +295,11 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
     ("kwargs", "words"),
     [
         ({"pass_num": 0}, "pass_num: must be a whole number from 1 on"),
-        ({"config": {**_config(), "strategy": _config()["strategy"] | {"kwargs": {"topk": 1, "n_drop": 1, "signal": "x"}}}},
-         "signal is <PRED>"),
+        ({"config": {**_config(), "strategy": TopkDropoutStrategy(topk=1, n_drop=1)}}, "the description of a strategy"),
     ],
 )  # fmt: skip
 def test_bad_passes(recorder: Recorder, kwargs: dict[str, Any], words: str) -> None:
-    """A number of passes that is none, and a strategy whose signal cannot be shuffled, are one message."""
+    """A number of passes that is none, and a strategy that is there already, are one message."""
     with pytest.raises(ConfigError, match=words):
         _passes(recorder, **kwargs)
 

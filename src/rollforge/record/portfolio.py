@@ -252,7 +252,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
     Raises
     ------
     ConfigError
-        As :class:`PortAnaRecord`; for a number of passes below 1, and a strategy without the signal ``<PRED>``.
+        As :class:`PortAnaRecord`; for a number of passes below 1, and a strategy that is no description.
     """
 
     def __init__(
@@ -273,9 +273,11 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         )
         if isinstance(pass_num, bool) or not isinstance(pass_num, int) or pass_num < 1:
             raise ConfigError(f"must be a whole number from 1 on, found {pass_num!r}.", path="pass_num")
-        signal = (self.strategy_config.get("kwargs") or {}).get("signal") if _is_mapping(self.strategy_config) else None
-        if not (isinstance(signal, str) and signal == "<PRED>"):
-            raise ConfigError("several passes need a strategy whose signal is <PRED>.", path="config.strategy")
+        if not isinstance(self.strategy_config, Mapping):
+            raise ConfigError("several passes need the description of a strategy.", path="config.strategy")
+        if shuffle_init_score:  # what is shuffled is the run's prediction, whatever the signal was
+            given = self.strategy_config.get("kwargs") or {}
+            self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
         self.pass_num, self.shuffle_init_score, self.seed = pass_num, shuffle_init_score, seed
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -297,6 +299,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
             for (kind, figure), value in zip(summary.index, summary[name], strict=True)
         }
         self.recorder.log_metrics(**metrics)
+        self.report(f"Analysis results of {self.pass_num} passes({FREQ}):", summary)
         return {f"multi_pass_port_analysis_{FREQ}.pkl": summary}
 
     def _shuffled(self, prediction: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
@@ -333,10 +336,6 @@ def excess_returns(report: pd.DataFrame) -> pd.DataFrame:
     kinds = {"excess_return_without_cost": excess, "excess_return_with_cost": excess - report["cost"]}
     with np.errstate(invalid="ignore", divide="ignore"):  # a backtest that never trades has no spread
         return pd.concat({kind: risk_analysis(returns, freq=FREQ) for kind, returns in kinds.items()})
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _in_todays_form(backtest: Any) -> dict[str, Any]:
