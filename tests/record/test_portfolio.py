@@ -291,17 +291,13 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
     np.testing.assert_allclose(one["mean_std"], one["mean"] / one["std"])
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "words"),
-    [
-        ({"pass_num": 0}, "pass_num: must be a whole number from 1 on"),
-        ({"config": {**_config(), "strategy": TopkDropoutStrategy(topk=1, n_drop=1)}}, "the description of a strategy"),
-    ],
-)  # fmt: skip
-def test_bad_passes(recorder: Recorder, kwargs: dict[str, Any], words: str) -> None:
+def test_bad_passes(recorder: Recorder, prediction: pd.DataFrame) -> None:
     """A number of passes that is none, and a strategy that is there already, are one message."""
-    with pytest.raises(ConfigError, match=words):
-        _passes(recorder, **kwargs)
+    with pytest.raises(ConfigError, match="pass_num: must be a whole number from 1 on"):
+        _passes(recorder, pass_num=0)
+    made = TopkDropoutStrategy(signal=prediction, topk=1, n_drop=1)
+    with pytest.raises(ConfigError, match="the description of a strategy"):
+        _passes(recorder, {**_config(), "strategy": made})
 
 
 def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
