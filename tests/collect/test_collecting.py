@@ -60,6 +60,12 @@ def test_windows_become_one_prediction_and_know_their_runs(experiment: Experimen
     assert sorted(key[1] for key in collector.recorders) == ["2020-01-01", "2020-01-04", "2020-01-07"]
 
 
+def test_a_key_may_be_a_list(experiment: Experiment) -> None:
+    """As when it is the parts of a name; it counts as the tuple."""
+    collector = RecorderCollector(experiment, RollingGroup(), rec_key_func=lambda r: list(by_window(r)))
+    assert list(collector()["pred"]) == [("model",)]
+
+
 def test_a_filter_chooses_recorders(experiment: Experiment) -> None:
     """By anything that a recorder knows."""
     collector = RecorderCollector(

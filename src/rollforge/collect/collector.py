@@ -288,6 +288,7 @@ class RecorderCollector(Collector):
         keyed: dict[Any, Recorder] = {}
         for recorder in recorders:
             key = self.rec_key_func(recorder)
+            key = tuple(key) if isinstance(key, list) else key
             if key in keyed:
                 raise CoverageError(f"Recorders {keyed[key].id} and {recorder.id} have the same key, {key!r}.")
             keyed[key] = recorder
