@@ -214,6 +214,13 @@ def test_the_files_data_count_where_no_others_are_set(small_market: Path, tmp_pa
     assert len(recorders(Session(tracking=f"folder:{tmp_path / 'runs'}"), "joined")) == 1
 
 
+def test_the_tasks_are_known_without_a_run(small_market: Path, tmp_path: Path) -> None:
+    """``get_task_list`` finds the calendar of the file's data folder, as a run does."""
+    content = document()
+    content["qlib_init"]["provider_uri"] = str(small_market)
+    assert len(Rolling(write(tmp_path, content), horizon=1, step=80).get_task_list()) == 2
+
+
 def test_two_begun_in_the_same_second_do_not_share_an_experiment(conf: Path) -> None:
     """Names of experiments made up for the windows differ."""
     assert len({Rolling(conf).rolling_exp for _ in range(20)}) == 20

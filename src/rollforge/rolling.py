@@ -150,7 +150,8 @@ class Rolling:
         """Return the task of each window; each records its prediction alone."""
         task = self.basic_task()
         # All windows read the data of one handler, as far as that goes: the last one's test may be cut short by its end.
-        tasks = RollingGen(step=self.step, trunc_days=self._trunc_days(task), ds_extra_mod_func=None)(task)
+        with self._using():  # the calendar
+            tasks = RollingGen(step=self.step, trunc_days=self._trunc_days(task), ds_extra_mod_func=None)(task)
         return [{**one, "record": [_SIGNAL]} for one in tasks]
 
     def _raw_conf(self) -> dict[str, Any]:

@@ -149,6 +149,39 @@ def test_a_few_rows_that_one_model_lacks_are_a_remark() -> None:
     )
 
 
+@given(st.lists(st.sets(st.tuples(st.integers(1, 6), st.sampled_from("PQRST"))), min_size=2, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_lacking_rows_agree_with_brute_force(drawn: list[set[tuple[int, str]]]) -> None:
+    """Of random rows of some models: how much of what the others predict on its days each one lacks, and where."""
+    names = "abcd"[: len(drawn)]
+    windows = [window(f"{n}, 1", 1, 6, n) for n in names]
+    found = {
+        f"{n}, 1": pd.MultiIndex.from_tuples(
+            [(pd.Timestamp(FIRST_DAY) + pd.Timedelta(days=d - 1), c) for d, c in sorted(own)],
+            names=["datetime", "instrument"],
+        )
+        for n, own in zip(names, drawn, strict=True)
+        if own
+    }
+    coverage = check_coverage(windows, CALENDAR, found)
+    said = {
+        m[1]: (m[2], m[3], m[4])
+        for text in (*coverage.notes, *coverage.remarks)
+        if (m := re.match(r"(\w) lacks (\S+) of the rows .*: (\d+) of (\d+) instruments? ", text))
+    }
+    every = set().union(*drawn)
+    expected = {}
+    for n, own in zip(names, drawn, strict=True):
+        same_days = {row for row in every if row[0] in {d for d, _ in own}}
+        lacking = same_days - own
+        if lacking:
+            share = f"{len(lacking) / len(same_days):.1%}"
+            expected[n] = (share, str(len({c for _, c in lacking})), str(len({c for _, c in same_days})))
+            kind = coverage.notes if len(lacking) / len(same_days) > 0.1 else coverage.remarks
+            assert any(text.startswith(f"{n} lacks") for text in kind)
+    assert said == expected
+
+
 def test_each_model_may_lack_what_the_other_has() -> None:
     """Disjoint universes: both lack half."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b")]

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.collect import RollingEnsemble
 from rollforge.collect.join import join_in_order
+from rollforge.errors import DataError
 
 DAYS = pd.date_range("2020-01-01", periods=30)
 CODES = ["A", "B", "C", "D"]
@@ -101,3 +102,37 @@ def test_many_labels_need_wide_codes() -> None:
         assert found is not None
         assert found.index[-1] == (DAYS[1], codes[-1])
         assert found.loc[DAYS[1], "score"].iloc[-1] == count - 1
+
+
+FORMS: dict[str, Any] = {
+    "texts": lambda w: w.rename(index=lambda day: day.strftime("%Y-%m-%d"), level=0),
+    "zone": lambda w: w.tz_localize("Asia/Shanghai", level=0),
+    "swapped": lambda w: w.swaplevel(),
+    "names": lambda w: w.rename_axis(["date", "code"]),
+    "series": lambda w: w["score"].rename("other"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_windows_in_different_forms_are_joined_by_day_and_instrument(form: str) -> None:
+    """One window with a time zone, days as texts, swapped levels or as a series: rows that two windows have stay once."""
+    windows = {1: window(0)[["score"]], 2: window(1)[["score"]], 3: window(2)[["score"]]}
+    expected = RollingEnsemble()(windows)
+    assert expected.index.is_unique
+    for key in windows:
+        found = RollingEnsemble()(windows | {key: FORMS[form](windows[key])})
+        assert list(found.index) == list(expected.index)
+        pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True))
+
+
+def test_windows_whose_levels_are_all_swapped_stay_so() -> None:
+    """The order of the levels is the caller's where all windows agree."""
+    swapped = {key: window(key).swaplevel() for key in (0, 1)}
+    expected = RollingEnsemble()({0: window(0), 1: window(1)}).swaplevel().sort_index()
+    pd.testing.assert_frame_equal(RollingEnsemble()(swapped), expected)
+
+
+def test_windows_without_a_common_column_are_refused() -> None:
+    """Put below each other, each column would be missing for half of the rows."""
+    with pytest.raises(DataError, match=r"1 and 2 have no column in common: \['score'\] and \['other'\]"):
+        RollingEnsemble()({1: window(0)[["score"]], 2: window(2)[["other"]]})

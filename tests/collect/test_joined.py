@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rollforge.collect.joined import PARENT_TAG, WindowRun, save_joined
+from rollforge.collect.joined import WindowRun, save_joined
 from rollforge.run.execute import MODEL_TAG, TEST_TAG
-from rollforge.track.base import JOINED_TAG, Experiment, Recorder, get_experiment, open_tracker
+from rollforge.track.base import JOINED_TAG, PARENT_TAG, Experiment, Recorder, get_experiment, open_tracker
+from rollforge.track.copy import copy_runs
 
 FRAME = pd.DataFrame({"score": [1.0, 2.0]})
 
@@ -134,3 +135,15 @@ def test_two_collections_at_the_same_moment_leave_one(experiment: Experiment) ->
     assert len(found) == 4
     kept = save(experiment)
     assert list(experiment.list_recorders(joined=True)) == [kept.id]
+
+
+def test_a_copy_of_the_runs_keeps_them_below_their_parent(experiment: Experiment, tmp_path: Path) -> None:
+    """Ids are new in the other store, and so is the parent's."""
+    runs = [trained(experiment, 1), trained(experiment, 2)]
+    save(experiment, windows=windows(runs, "lgb"))
+    target = open_tracker(f"folder:{tmp_path}/copy")
+    (copied,) = copy_runs(open_tracker(runs[0].uri), target, ["mine"])
+    assert copied.runs == 3
+    there = get_experiment(target, experiment_name="mine")
+    (parent,) = there.list_recorders("list", joined=True, tags={JOINED_TAG: "pool"})
+    assert {r.list_tags()[PARENT_TAG] for r in there.list_recorders("list")} == {parent.id}

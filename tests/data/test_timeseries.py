@@ -102,6 +102,7 @@ def test_a_day_without_data_is_the_one_before() -> None:
     samples = TSDataSampler(table(missing=0.0), None, None, 2)
     np.testing.assert_array_equal(samples["2021-01-10", "A"], samples["20210108", "A"])
     np.testing.assert_array_equal(samples["2030-01-01", "A"], samples[DAYS[-1], "A"])
+    np.testing.assert_array_equal(samples["2021-01-08", "a"], samples["2021-01-08", "A"])  # as D.features takes codes
     with pytest.raises(KeyError, match="begin on 2021-01-04"):
         samples["2021-01-01", "A"]
     with pytest.raises(KeyError, match="no instrument 'Z'"):

@@ -237,9 +237,7 @@ def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> N
     days = frame.index.get_level_values("datetime")
     start, end = SEGMENTS[segment]
     frame.loc[(days >= start) & (days <= end), ("label", "y")] = np.inf
-    message = (
-        f"all labels of the '{segment}' segment.*StaticDataLoader has no finite value of 'label' from {start} to {end}"
-    )
+    message = f"all labels of the '{segment}' segment.*StaticDataLoader has no finite value of 'label' there"
     with pytest.raises(ModelError, match=message):
         MODELS[name]().fit(dataset(frame))
     with pytest.raises(
@@ -253,9 +251,7 @@ def test_a_segment_without_features_names_the_loader_or_processor(name: str) -> 
     """In fitting and in predicting."""
     frame = market()
     frame["feature"] = np.inf
-    with pytest.raises(
-        ModelError, match=r"features of the 'train' segment.*270 rows, 2 columns.*StaticDataLoader has no"
-    ):
+    with pytest.raises(ModelError, match=r"features of the 'train' segment.*StaticDataLoader has no"):
         MODELS[name]().fit(dataset(frame))
 
     class Lose(Processor):

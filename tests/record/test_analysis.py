@@ -239,10 +239,59 @@ def test_indexes_that_cannot_be_are_named() -> None:
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     with pytest.raises(DataError, match=r"label holds the row \(2020-01-01 00:00:00, I0\) more than once"):
         calc_ic(pred, pd.concat([label, label[:1]]))
-    with pytest.raises(DataError, match="prediction has no index level 'datetime'"):
-        quantile_returns(pred.rename_axis(["day", "instrument"]), label)
+    with pytest.raises(DataError, match="prediction needs an index with the levels datetime and instrument"):
+        quantile_returns(pred.droplevel("datetime"), label)
+    with pytest.raises(DataError, match=r"label must be one column, found \['a', 'b'\]"):
+        calc_ic(pred, pd.DataFrame({"a": label, "b": label}))
     with pytest.raises(ConfigError, match="between 0 and 1"):
         calc_long_short_return(pred, label, quantile=20)
+    for n in (0, -1, 2.5, True):
+        with pytest.raises(ConfigError, match="whole number"):
+            quantile_returns(pred, label, n)
+
+
+IN_OTHER_FORM = {
+    "frame": lambda s: s.to_frame("score"),
+    "names": lambda s: s.rename_axis(["date", "code"]),
+    "no names": lambda s: s.rename_axis([None, None]),
+    "swapped": lambda s: s.swaplevel(),
+    "zone": lambda s: s.tz_localize("Asia/Shanghai", level=0),
+    "texts": lambda s: s.rename(index=lambda day: day.strftime("%Y/%m/%d"), level=0),
+}
+
+
+@pytest.mark.parametrize("form", IN_OTHER_FORM)
+def test_rows_in_any_form_are_paired_by_day_and_instrument(form: str) -> None:
+    """A prediction with a time zone, days as texts or other names has the same figures: no day is lost."""
+    pred, label = series(1, 3, 6, ties=False, gaps=True)
+    other = IN_OTHER_FORM[form](pred)
+    for figures in (calc_ic, calc_long_short_return):
+        for found, expected in zip(figures(other, label), figures(pred, label), strict=True):
+            pd.testing.assert_series_equal(found, expected, check_freq=False, check_index_type=False)
+    pd.testing.assert_frame_equal(quantile_returns(label, other), quantile_returns(label, pred), check_freq=False)
+
+
+def test_prediction_and_label_without_a_common_row_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Codes that are spelt in two ways give no figures, and a warning shows both spellings."""
+    pred, label = series(1, 2, 6, ties=False, gaps=False)
+    assert calc_ic(pred.rename(index=str.lower, level=1), label)[0].isna().all()
+    assert "no row in common" in caplog.text
+    assert "'i0'" in caplog.text
+    assert "'I0'" in caplog.text
+
+
+def test_returns_in_any_form(caplog: pytest.LogCaptureFixture) -> None:
+    """Lists, arrays and frames of one column are returns too; infinite ones are missing, texts are an error."""
+    returns = [0.01, -0.02, 0.03]
+    expected = risk_analysis(pd.Series(returns))
+    for form in (returns, np.array(returns), pd.DataFrame({"r": returns}), pd.Series(returns, dtype=object)):
+        pd.testing.assert_frame_equal(risk_analysis(form), expected)
+    pd.testing.assert_frame_equal(risk_analysis([*returns, np.inf]), expected)
+    assert "1 of 4 returns are infinite" in caplog.text
+    with pytest.raises(DataError, match="must be numbers"):
+        risk_analysis(pd.Series(["a"]))
+    with pytest.raises(DataError, match="one column"):
+        risk_analysis(pd.DataFrame({"a": returns, "b": returns}))
 
 
 # -- series of figures ---------------------------------------------------------------------------------------------------

@@ -178,3 +178,80 @@ with using(Session(store={session.store!r}, tracking={session.tracking!r})):
     assert helper.wait(60) == 0
     assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
     assert {r.list_tags()["pid"] for r in recorders} == {str(helper.pid)}
+
+
+def constant(value: float, first: str, last: str) -> dict[str, Any]:
+    """A task that trains nothing and tests some days."""
+    segments = {"test": (first, last)}
+    return {
+        "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": value}},
+        "dataset": {
+            "class": "EmptyDataset", "module_path": "rollforge.models.constant", "kwargs": {"segments": segments},
+        },
+    }  # fmt: skip
+
+
+SEVERAL = [constant(v, *days) for v in (1.0, 2.0) for days in (("20200102", "2020/2/28"), ("2020-03-02", "2020-03-31"))]
+CALLED = [f"value={v} {days}" for v in (1.0, 2.0) for days in ("2020-01-02 to 2020-02-28", "2020-03-02 to 2020-03-31")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "jobs"), [(TrainerR, None), (TrainerR, 1), (DelayTrainerR, None), (TrainerRM, None), (DelayTrainerRM, 1)]
+)
+def test_runs_are_called_after_their_model_and_its_days(
+    kind: type[Trainer], jobs: int | None, session: Session
+) -> None:
+    """What tells the models apart, and the days that they test, in ISO form: as names and as tags."""
+    recorders = kind("exp", jobs=jobs)(SEVERAL)  # type: ignore[call-arg]
+    assert [r.name for r in recorders] == CALLED
+    tags = recorders[0].list_tags()
+    assert (tags["rollforge.model"], tags["rollforge.test"]) == ("value=1.0", "2020-01-02 to 2020-02-28")
+    (alone,) = kind("exp", jobs=jobs)(SEVERAL[:1])  # type: ignore[call-arg]
+    if kind in (TrainerR, DelayTrainerR):
+        assert alone.name == "ConstantModel 2020-01-02 to 2020-02-28", "one model needs no more than its class"
+    else:
+        assert alone == recorders[0], "what the pool knows keeps its name"
+
+
+def test_names_that_were_given_stay(session: Session) -> None:
+    """A trainer calls models by what tells them apart only where they have no name."""
+    manager = TaskManager("exp")
+    manager.create_task(SEVERAL[:2], model_names=["mine", "mine"])
+    recorders = TrainerRM("exp")(SEVERAL)
+    assert [t["model_name"] for t in manager.query()] == ["mine", "mine", "value=2.0", "value=2.0"]
+    assert [r.name.partition(" ")[0] for r in recorders] == ["mine", "mine", "value=2.0", "value=2.0"]
+
+
+@pytest.mark.parametrize("kind", [DelayTrainerR, DelayTrainerRM])
+def test_failures_of_both_stages_are_kept(kind: type[Trainer], tmp_path: Path) -> None:
+    """What failed while recorders were prepared is not forgotten when models are fitted; a new training begins anew."""
+    session = Session(store=f"sqlite:///{tmp_path}/t.db", tracking=f"folder:{tmp_path}/runs")
+    tasks = [{"x": 1}, {"x": "early"}, {"x": "bad"}]
+    with using(session):
+        if kind is DelayTrainerRM:
+            TaskManager("exp").create_task(tasks, max_attempts=1)
+        made = kind("exp", train_func=picky_first, end_train_func=second, on_error="skip")  # type: ignore[call-arg]
+        assert [r.list_metrics()["x"] for r in made(tasks)] == [1]
+        assert sorted(error.splitlines()[-1] for error in made.failures.values()) == [  # type: ignore[attr-defined]
+            "ValueError: no good", "ValueError: too early",
+        ]  # fmt: skip
+        made.train([{"x": 5}])
+        assert made.failures == {}  # type: ignore[attr-defined]
+
+
+def picky_first(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Recorder:
+    """Prepare a recorder, unless it is too early."""
+    if task["x"] == "early":
+        raise ValueError("too early")
+    return first(task, experiment_name, recorder_name)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_call_leaves_nothing_behind_in_a_trainer(kind: type[Trainer], session: Session) -> None:
+    """What is given to one call is of that call: function, experiment, names; only the failures are kept."""
+    made = trainer(kind, default_rec_name="mine")
+    before = dict(vars(made))
+    made.train([{"x": 1}], experiment_name="other", train_func=whole if not made.is_delay() else first)
+    assert {k: v for k, v in vars(made).items() if k != "failures"} == {
+        k: v for k, v in before.items() if k != "failures"
+    }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rollforge.testing.track import TrackerSuite
+from rollforge.track.base import get_experiment, open_tracker
+from rollforge.track.mlflow import MLflowTracker
 
 
 class TestFolder(TrackerSuite):
@@ -21,3 +24,11 @@ class TestMLflow(TrackerSuite):
         (tmp_path / "tracking").mkdir()
         (tmp_path / "tracking" / "mlflow.db").write_bytes(mlflow_template.read_bytes())
         return f"sqlite:///{tmp_path}/tracking/mlflow.db"
+
+    def test_many_threads_may_open_it_at_the_same_moment(self, uri: str) -> None:
+        """As a collector's do when nothing else has opened it before."""
+        run = get_experiment(open_tracker(uri), experiment_name="e").create_recorder("r")
+        for _ in range(10):
+            tracker = MLflowTracker(uri)
+            with ThreadPoolExecutor(8) as pool:
+                assert {data.info.id for data in pool.map(tracker.read, [run.id] * 16)} == {run.id}

@@ -111,7 +111,7 @@ def check_coverage(
 def _days(rows: Days | pd.MultiIndex | None) -> Days:
     if rows is None:
         return np.empty(0, "datetime64[D]")
-    values = rows.get_level_values("datetime") if isinstance(rows, pd.MultiIndex) else rows
+    values = rows.unique("datetime") if isinstance(rows, pd.MultiIndex) else rows
     return np.unique(np.asarray(values).astype("datetime64[D]"))
 
 
@@ -225,10 +225,19 @@ def _holes(window: Expected, calendar: Days, days: Days) -> list[str]:
 
 
 def _duplicates(window: Expected, rows: Any) -> list[str]:
-    if not isinstance(rows, pd.MultiIndex) or rows.is_unique:
+    if not isinstance(rows, pd.MultiIndex) or _is_unique(rows):
         return []
     twice = int(rows.duplicated().sum())
     return [f"{window.key} predicts {_count(twice, 'row')} more than once; the last of each is taken"]
+
+
+def _is_unique(rows: pd.MultiIndex) -> bool:
+    """Without the hash of every row that pandas makes, and keeps, to know it."""
+    if rows.nlevels != 2:
+        return bool(rows.is_unique)
+    first, second = (np.asarray(codes, np.int64) for codes in rows.codes)
+    places = first * (len(rows.levels[1]) + 1) + second
+    return bool((np.diff(places) > 0).all()) or len(_distinct(places)) == len(places)
 
 
 def _fewer_models(groups: Mapping[str, Sequence[Expected]], days: Mapping[str, Days]) -> list[str]:
@@ -274,53 +283,84 @@ class _Rows:
 
     def lacks(self, others: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of other rows, on days that are among these, that are not among these."""
-        same_days = others[np.isin(self.days(others), np.unique(self.days()))]
-        return np.setdiff1d(same_days, self.numbers, assume_unique=True)
+        same_days = others[_among(self.days(others), _distinct(self.days()))]
+        return same_days[~_among(same_days, self.numbers)]
+
+
+def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers sorted, each once; of numbers that are nearly sorted several times as fast as numpy's hash."""
+    ordered = np.sort(numbers, kind="stable")
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
+
+
+def _among(numbers: NDArray[np.int64], distinct: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which numbers are among sorted ones."""
+    if not len(distinct):
+        return np.zeros(len(numbers), bool)
+    places = np.minimum(np.searchsorted(distinct, numbers), len(distinct) - 1)
+    found: NDArray[np.bool_] = distinct[places] == numbers
+    return found
 
 
 def _as_rows(indexes: Mapping[str, Sequence[pd.MultiIndex]]) -> dict[str, _Rows]:
     """Rows of each name, by numbers that mean the same for all of them."""
-    levels = [i.unique("instrument") for some in indexes.values() for i in some]
+    levels = [i.levels[i.names.index("instrument")] for some in indexes.values() for i in some]
     instruments = pd.Index([]) if not levels else levels[0].append(list(levels[1:])).unique()
     made = {}
     for name, some in indexes.items():
         parts = [np.empty(0, np.int64)]
         for index in some:
-            day = np.asarray(index.get_level_values("datetime")).astype("datetime64[D]").astype(np.int64)
-            parts.append(day * len(instruments) + instruments.get_indexer(index.get_level_values("instrument")))
-        made[name] = _Rows(np.unique(np.concatenate(parts)), instruments)
+            day_level, code_level = (index.names.index(name) for name in ("datetime", "instrument"))
+            day = np.asarray(index.levels[day_level]).astype("datetime64[D]").astype(np.int64)
+            code = instruments.get_indexer(index.levels[code_level])
+            days, codes = (np.asarray(index.codes[level]) for level in (day_level, code_level))
+            known = (days >= 0) & (codes >= 0)
+            parts.append(day[days[known]] * len(instruments) + code[codes[known]])
+        made[name] = _Rows(_distinct(np.concatenate(parts)), instruments)
     return made
-
-
-def _indexes(keys: Sequence[str], found: Mapping[str, Any]) -> list[pd.MultiIndex]:
-    return [found[k] for k in keys if isinstance(found.get(k), pd.MultiIndex)]
 
 
 def _instruments(groups: Mapping[str, Sequence[Expected]], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Models that lack instruments which other models predict on the same days: many, and few."""
-    indexes = {name: _indexes([w.key for w in members if w.state == "done"], found) for name, members in groups.items()}
-    if sum(bool(some) for some in indexes.values()) < 2:
+    predicted = {
+        name: {(w.start, w.end): found[w.key] for w in members if isinstance(found.get(w.key), pd.MultiIndex)}
+        for name, members in groups.items()
+    }
+    predicted = {name: windows for name, windows in predicted.items() if windows}
+    alike = _alike(list(predicted.values()))
+    if len(predicted) < 2 or all(set(windows) == alike for windows in predicted.values()):
         return [], []
-    rows = _as_rows(indexes)
-    every = np.unique(np.concatenate([r.numbers for r in rows.values()]))
+    rows = _as_rows({name: [i for w, i in windows.items() if w not in alike] for name, windows in predicted.items()})
+    equal = sum(len(index) for w, index in next(iter(predicted.values())).items() if w in alike)
+    every = _distinct(np.concatenate([r.numbers for r in rows.values()]))
     many: list[str] = []
     few: list[str] = []
     for name, own in rows.items():
         lacking = own.lacks(every)
         if not len(lacking):
             continue
-        share = len(lacking) / (len(lacking) + len(own.numbers))
-        text = f"{_listed([name])} lacks {share:.1%} of the rows that other models predict on the same days: "
+        share = len(lacking) / (len(lacking) + len(own.numbers) + equal)
+        text = f"{_listed([name])} lacks {_percent(share)} of the rows that other models predict on the same days: "
         (many if share > _FEW_ROWS else few).append(text + _lacking(own, lacking, every))
     return many, few
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0005 else "less than 0.1%"
+
+
+def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[Any]:
+    """The windows in which all models predict the same rows: the usual case, for which no row needs to be looked at."""
+    first, *others = predicted or [{}]
+    return {w for w, index in first.items() if all(w in other and other[w].equals(index) for other in others)}
 
 
 def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -> str:
     """Which instruments, of how many, on which days."""
     size = len(own.instruments)
-    codes = np.unique(lacking % size)
-    total = len(np.unique(every[np.isin(own.days(every), np.unique(own.days()))] % size))
-    days = np.unique(own.days(lacking)).astype("datetime64[D]")
+    codes = _distinct(lacking % size)
+    total = len(_distinct(every[_among(own.days(every), _distinct(own.days()))] % size))
+    days = _distinct(own.days(lacking)).astype("datetime64[D]")
     names = ", ".join(map(str, own.instruments[codes[:_NAMED_INSTRUMENTS]]))
     more = f" and {len(codes) - _NAMED_INSTRUMENTS} more" if len(codes) > _NAMED_INSTRUMENTS else ""
     return (
@@ -337,7 +377,7 @@ def _rows_left_out(
         partial: list[tuple[str, float]] = []
         for window in members:
             own, data = found.get(window.key), available.get(window.key)
-            if isinstance(own, pd.MultiIndex) and isinstance(data, pd.MultiIndex) and len(own):
+            if isinstance(own, pd.MultiIndex) and isinstance(data, pd.MultiIndex) and len(own) and not own.equals(data):
                 rows = _as_rows({"own": [own], "data": [data]})
                 left_out = len(rows["own"].lacks(rows["data"].numbers))
                 share = left_out / (left_out + len(rows["own"].numbers))

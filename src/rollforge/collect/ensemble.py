@@ -11,8 +11,9 @@ import pandas as pd
 
 from rollforge.build import FLATTEN_TUPLE, flatten_dict
 from rollforge.collect.join import join_in_order
+from rollforge.data.columns import CODE, DATE
 from rollforge.data.frames import day_rows
-from rollforge.errors import CoverageError
+from rollforge.errors import CoverageError, DataError
 
 __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
 
@@ -73,12 +74,14 @@ class RollingEnsemble(Ensemble):
         ------
         CoverageError
             When there is nothing to join.
+        DataError
+            When a window has no days, or two windows have no column in common.
         """
-        named = ((key, _dated(part, f"The window {key!r}")) for key, part in ensemble_dict.items())
-        windows = [(key, part) for key, part in named if len(part)]
+        named = _dated(ensemble_dict, "window")
+        windows = [(key, part) for key, part in named.items() if len(part)]
         if not windows:
             raise CoverageError("There are no windows to join.")
-        parts = [part for _, part in sorted(windows, key=_in_time)]
+        parts = _same_columns(sorted(windows, key=_in_time))
         quick = join_in_order(parts)
         if quick is not None:
             return quick
@@ -88,10 +91,46 @@ class RollingEnsemble(Ensemble):
         return joined if joined.index.is_monotonic_increasing else joined.sort_index()
 
 
-def _dated(part: Any, what: str) -> Any:
-    """A result whose index has the level datetime, in whatever order; others are brought to (datetime, instrument)."""
-    known = isinstance(part, (pd.DataFrame, pd.Series)) and "datetime" in part.index.names
-    return part if known else day_rows(part, what, days_alone=True)
+def _dated(parts: Mapping[Any, Any], what: str) -> dict[Any, Any]:
+    """Results by days, or by days and instruments: timestamps without time zone, and the levels of all in one order.
+
+    That is (instrument, datetime) where all results have it, else (datetime, instrument).
+    """
+    swapped = [_names(part) == [CODE, DATE] for part in parts.values()]
+    found = {key: _dated_part(part, f"The {what} {key!r}") for key, part in parts.items()}
+    if all(swapped):
+        return {key: part.reorder_levels([CODE, DATE]) for key, part in found.items()}
+    return found
+
+
+def _names(part: Any) -> list[Any]:
+    return list(part.index.names) if isinstance(part, (pd.DataFrame, pd.Series)) else []
+
+
+def _dated_part(part: Any, what: str) -> Any:
+    names = _names(part)
+    further = len(names) > 2 and DATE in names
+    return part if further else day_rows(part, what, days_alone=True)
+
+
+def _same_columns(windows: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """Windows that can be put below each other: a series beside frames of one column counts as that column."""
+    frames = [(key, part) for key, part in windows if isinstance(part, pd.DataFrame)]
+    if not frames:
+        return [part for _, part in windows]
+    first, columns = frames[0][0], frames[0][1].columns
+    joined = []
+    for key, part in windows:
+        if isinstance(part, pd.Series) and len(columns) == 1:
+            part = part.to_frame().set_axis(columns, axis=1)
+        own = [part.name] if isinstance(part, pd.Series) else list(part.columns)
+        if not set(own) & set(columns):
+            raise DataError(
+                f"The windows {first!r} and {key!r} have no column in common: {list(columns)} and {own}. "
+                "Rename those of one of them."
+            )
+        joined.append(part)
+    return joined
 
 
 def _in_time(window: tuple[Any, Any]) -> tuple[Any, Any, str]:
@@ -130,7 +169,7 @@ class AverageEnsemble(Ensemble):
         results = flatten_dict(ensemble_dict, sep=FLATTEN_TUPLE)
         if not results:
             raise CoverageError("There are no results to average.")
-        results = {key: _dated(part, f"The result {key!r}") for key, part in results.items()}
+        results = _dated(results, "result")
         levels = list(next(iter(results.values())).index.names)
         together = pd.concat([_sorted(key, part, levels) for key, part in results.items()], axis=1).sort_index()
         values = together.astype(np.float64)

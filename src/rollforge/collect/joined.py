@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollforge.errors import RecorderNotFound
 from rollforge.generate.naming import describe
 from rollforge.run.execute import MODEL_TAG, model_tags
-from rollforge.track.base import JOINED_TAG, Experiment, Recorder
+from rollforge.track.base import JOINED_TAG, PARENT_TAG, Experiment, Recorder
 
-__all__ = ["PARENT_TAG", "WindowRun", "save_joined"]
+__all__ = ["WindowRun", "save_joined"]
 
-PARENT_TAG = "mlflow.parentRunId"
-"""Tag of a recorder: id of the run that MLflow's pages show it under."""
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,25 @@ def save_joined(
     windows : sequence of WindowRun
         What it was joined from; their runs become its children, and are named after their models.
     """
-    recorder = _recorder(experiment, pool).start_run()
+    attempts = 0
+    while True:
+        try:
+            return _saved(_recorder(experiment, pool), objects, metrics, tags, windows)
+        except RecorderNotFound:
+            # Another process that made one at the same moment has deleted this one in favour of the earliest.
+            attempts += 1
+            if attempts == _ATTEMPTS:
+                raise
+
+
+def _saved(
+    recorder: Recorder,
+    objects: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    windows: Sequence[WindowRun],
+) -> Recorder:
+    recorder.start_run()
     status = Recorder.STATUS_FA
     try:
         recorder.save_objects(**{name: value for name, value in objects.items() if value is not None})

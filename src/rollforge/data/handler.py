@@ -392,11 +392,8 @@ class DataHandler(DataHandlerABC):
             base if isinstance(base, pd.DataFrame) else self._frame(base, self.CS_RAW, *self._bounds(slice(None, None)))
         )
         what = "row" if group is None else f"finite value of {(column or group)!r}"
-        when = f"from {_shown(start, 'the beginning')} to {_shown(end, 'the end')}"
-        before = left(frame)
-        if not before:
-            source = self.data_loader.describe(group, column)
-            return f"{type(self.data_loader).__name__} has no {what} {when}{source}."
+        if not left(frame):
+            return f"{type(self.data_loader).__name__} has no {what} there{self.data_loader.describe(group, column)}."
         for processor in self._steps(data_key):
             name = type(processor).__name__
             cause = _emptied_group(processor, frame, start, end) if group is None else None
@@ -404,13 +401,12 @@ class DataHandler(DataHandlerABC):
             across = processor.across_instruments and _one_a_day(frame, start, end)
             frame = processor(frame.copy(deep=False))
             if left(frame):
-                before = left(frame)
                 continue
             if cause is not None:
                 why = self.explain_missing(cause, selector, data_key)
-                return f"{name} drops every row {when}, because none has a finite value of {cause!r}. {why}".rstrip()
-            hint = " It compares the instruments of a day, and here each day has only one." if across else ""
-            return f"{name} leaves no {what} {when}; before it there are {before}.{hint}"
+                return f"{name} drops every row, because none has a finite value of {cause!r}. {why}".rstrip()
+            hint = ": it compares the instruments of a day, and each day has only one" if across else ""
+            return f"{name} leaves no {what} there{hint}."
         return ""
 
 
@@ -617,10 +613,6 @@ def _last_day(value: Any, name: str) -> Any:
     if isinstance(value, str) and _PARTIAL.fullmatch(value):
         return pd.Period(value).end_time.normalize()
     return _first_day(value, name)
-
-
-def _shown(day: Any, otherwise: str) -> str:
-    return otherwise if day is None else str(pd.Timestamp(day).date())
 
 
 def _is_range(selector: Any) -> bool:

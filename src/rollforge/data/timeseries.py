@@ -160,7 +160,8 @@ class TSDataSampler:
 
     def _place(self, day: Any, instrument: Any) -> tuple[int, int]:
         row = int(self._days.searchsorted(read_timestamp(day, "day"), "right")) - 1
-        column = self._instruments.get_indexer([instrument])[0]
+        column, upper = self._instruments.get_indexer([instrument, str(instrument).upper()])
+        column = column if column >= 0 else upper  # codes are written in upper case, whatever they were asked for by
         if column < 0:
             raise KeyError(f"There is no instrument {instrument!r}.{nearest(str(instrument), self._instruments)}")
         if row < 0:

@@ -22,7 +22,7 @@ class MultiHorizonGenBase(TaskGen):
 
     Parameters
     ----------
-    horizon : sequence of int
+    horizon : sequence of int, or int
         Days ahead; at least one.
     label_leak_n : int
         Days after the prediction until the label of horizon 0 is known: 2 for a purchase on the next day, sold the day
@@ -32,9 +32,9 @@ class MultiHorizonGenBase(TaskGen):
     """
 
     def __init__(
-        self, horizon: Sequence[int] = (5,), label_leak_n: int = 2, *, calendar: ArrayLike | None = None
+        self, horizon: Sequence[int] | int = (5,), label_leak_n: int = 2, *, calendar: ArrayLike | None = None
     ) -> None:
-        self.horizon = list(horizon)
+        self.horizon = [horizon] if isinstance(horizon, int) else list(horizon)
         if not self.horizon:
             raise ConfigError("the list of horizons is empty.", path="horizon")
         self.label_leak_n = label_leak_n

@@ -104,8 +104,8 @@ def training_samples(
     known = np.logical_and.reduce(np.isfinite(label.reshape(len(label), -1)), axis=1)
     if not known.any():
         raise ModelError(
-            f"{model} cannot be fitted: all labels of the {segment!r} segment are missing or infinite "
-            f"({_count(len(label), 'row')}). {why_missing(dataset, segment, 'label', data_key)}"
+            f"{model} cannot be fitted: all labels of the {segment!r} segment are missing or infinite. "
+            f"{why_missing(dataset, segment, 'label', data_key)}"
         )
     features = frame["feature"]
     if not known.all():
@@ -238,8 +238,8 @@ def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_
             break
     if not finite:
         raise ModelError(
-            f"{model}: all features of {_named(segment)} are missing or infinite ({_count(len(values), 'row')}, "
-            f"{_count(values.shape[1], 'column')}). {why_missing(dataset, segment, 'feature', data_key)}"
+            f"{model}: all features of {_named(segment)} are missing or infinite. "
+            f"{why_missing(dataset, segment, 'feature', data_key)}"
         )
     if not infinite:
         return frame

@@ -49,14 +49,13 @@ class Account:
 
     def end_day(self, market: Market, day: int) -> None:
         """Value the holdings at the day's close (a suspended one keeps its last), and count the day."""
-        position = self.current_position
+        position, closes = self.current_position, market.close[day]
         for code in position.get_stock_list():
             place = market.place(code)
-            close = np.nan if place is None else float(market.close[day, place])
-            if not np.isnan(close):
+            close = np.nan if place is None else float(closes[place])
+            if close == close:  # a number
                 position.update_stock_price(code, close)
         position.add_count_all("day")
-        position.position["now_account_value"] = position.calculate_value()
         position.update_weight_all()
 
 
@@ -94,7 +93,7 @@ class Books:
         """Write the day down."""
         before, turned, paid = (self.rows[-1][k] for k in (0, 2, 4)) if self.rows else (self.start_value, 0.0, 0.0)
         position = account.current_position
-        value = position.calculate_value()
+        value: float = position.position["now_account_value"]
         cost = account.cost - paid
         self.rows.append(
             (

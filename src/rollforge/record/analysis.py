@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.data.columns import DATE
+from rollforge.data.frames import day_rows
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
 from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
 from rollforge.record.base import ACRecordTemp
@@ -36,37 +38,54 @@ _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
 
 
-def paired(pred: pd.Series, label: pd.Series, date_col: str = "datetime") -> pd.DataFrame:
+def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
+    """A series whose index has the days as timestamps without time zone, in a level of the name `date_col`."""
+    if isinstance(value, (pd.Series, pd.DataFrame)) and date_col != DATE and date_col in value.index.names:
+        value = value.rename_axis(index={date_col: DATE})
+    rows = day_rows(value, what)
+    if isinstance(rows, pd.DataFrame):
+        if rows.shape[1] != 1:
+            raise DataError(f"{what} must be one column, found {list(rows.columns)}. Pick one of them.")
+        rows = rows.iloc[:, 0]
+    column: pd.Series = rows if date_col == DATE else rows.rename_axis(index={DATE: date_col})
+    return column
+
+
+def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
     """Return prediction and label side by side: columns pred and label, float64, sorted; NaN where there is no value.
 
     Parameters
     ----------
-    pred, label : Series
-        Index (datetime, instrument), in any order of levels and rows. Infinite values count as missing.
+    pred, label : Series, or table of one column
+        By day and instrument, in any form that :func:`~rollforge.data.frames.day_rows` reads: any order of levels and
+        rows, time zones, days as texts. Infinite values count as missing.
+    date_col : str
+        Name of the index level with the days, there and in the result.
 
     Raises
     ------
     DataError
-        When an index lacks the days, or holds a row twice.
+        When an index lacks the days, or holds a row twice; when a table has several columns.
     """
+    pred, label = _one_column(pred, "The prediction", date_col), _one_column(label, "The label", date_col)
     for name, series in (("prediction", pred), ("label", label)):
-        if date_col not in series.index.names:
-            raise DataError(f"The {name} has no index level {date_col!r}; it has {list(series.index.names)}.")
         twice = series.index.duplicated()
         if twice.any():
             row = series.index[twice][0]
             shown = ", ".join(map(str, row)) if isinstance(row, tuple) else row
             raise DataError(f"The {name} holds the row ({shown}) more than once.")
-    levels: list[Any] = list(pred.index.names)
-    if len(levels) > 1 and levels != list(label.index.names) and set(levels) == set(label.index.names):
-        label = label.reorder_levels(levels)
     both = pd.DataFrame({"pred": pred.astype(np.float64), "label": label.astype(np.float64)})
+    if len(both) and len(both) == len(pred) + len(label):
+        log.warning(
+            "prediction and label have no row in common: the first of the prediction is %s, of the label %s",
+            *(tuple(map(str, side.index[0])) if len(side) else "missing" for side in (pred, label)),
+        )
     if not both.index.is_monotonic_increasing:
         both = both.sort_index()
     return both.where(np.isfinite(both))
 
 
-def _complete(pred: pd.Series, label: pd.Series, date_col: str) -> pd.DataFrame:
+def _complete(pred: Any, label: Any, date_col: str) -> pd.DataFrame:
     return paired(pred, label, date_col).dropna()
 
 
@@ -130,15 +149,13 @@ def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
     return np.where(size > 1, np.clip(made, -1.0, 1.0), np.nan)
 
 
-def calc_ic(
-    pred: pd.Series, label: pd.Series, date_col: str = "datetime", dropna: bool = False
-) -> tuple[pd.Series, pd.Series]:
+def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = False) -> tuple[pd.Series, pd.Series]:
     """Return the daily IC (Pearson) and Rank IC (Spearman, ties share their mean rank) of a prediction.
 
     Parameters
     ----------
-    pred, label : Series
-        Index (datetime, instrument).
+    pred, label : Series, or table of one column
+        By day and instrument: see :func:`~rollforge.data.frames.day_rows`.
     date_col : str
         Name of the index level with the days.
     dropna : bool
@@ -154,6 +171,7 @@ def calc_ic(
     DataError
         When an index lacks the days, or holds a row twice.
     """
+    pred = _one_column(pred, "The prediction", date_col)
     both = _complete(pred, label, date_col)
     days = _Days(both, date_col)
     x, y = days.rows(both["pred"]), days.rows(both["label"])
@@ -189,14 +207,14 @@ class _Places:
 
 
 def calc_long_short_return(
-    pred: pd.Series, label: pd.Series, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
+    pred: Any, label: Any, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
 ) -> tuple[pd.Series, pd.Series]:
     """Return the daily return of half long the best, half short the worst, and that of everything.
 
     Parameters
     ----------
-    pred, label : Series
-        Index (datetime, instrument). Only rows with a score count.
+    pred, label : Series, or table of one column
+        By day and instrument. Only rows with a score count.
     quantile : float
         Share of the instruments on each side, rounded down to whole instruments. Where equal scores lie on the border,
         each counts with the same fraction.
@@ -281,13 +299,13 @@ def calc_long_short_prec(
     return best, worst
 
 
-def quantile_returns(pred: pd.Series, label: pd.Series, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
+def quantile_returns(pred: Any, label: Any, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
     """Return the mean label of each quantile of the prediction by day.
 
     Parameters
     ----------
-    pred, label : Series
-        Index (datetime, instrument). Rows that lack one of the two are left out.
+    pred, label : Series, or table of one column
+        By day and instrument. Rows that lack one of the two are left out.
     n : int
         How many quantiles. The k-th holds the places from k n-ths to k + 1 n-ths of the day's rows, rounded up to whole
         rows; equal scores that lie on a border count on both sides, each with the same fraction.
@@ -297,7 +315,16 @@ def quantile_returns(pred: pd.Series, label: pd.Series, n: int = 5, date_col: st
     DataFrame
         Index: days. Columns: 1 (lowest scores) to `n`. NaN on a day with fewer than `n` rows or with the same score
         everywhere: it has no quantiles.
+
+    Raises
+    ------
+    ConfigError
+        When `n` is no whole number from 1 on.
+    DataError
+        When an index lacks the days, or holds a row twice.
     """
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ConfigError(f"must be a whole number from 1 on, found {n!r}.", path="n")
     both = _complete(pred, label, date_col)
     days = _Days(both, date_col)
     scores, truth = days.rows(both["pred"]), days.rows(both["label"])
@@ -324,8 +351,24 @@ def _periods(freq: str) -> float:
     return _PERIODS[_FREQUENCIES[found[2]]] / int(found[1] or 1)
 
 
+def _returns(r: Any) -> Floats:
+    """Returns as an array, without those that are missing."""
+    if isinstance(r, pd.DataFrame):
+        if r.shape[1] != 1:
+            raise DataError(f"The returns must be one column, found {list(r.columns)}. Pick one of them.")
+        r = r.iloc[:, 0]
+    try:
+        values = np.asarray(pd.Series(r).dropna(), np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The returns must be numbers: {error}") from None
+    infinite = np.isinf(values)
+    if infinite.any():
+        log.warning("%d of %d returns are infinite, and count as missing", infinite.sum(), len(values))
+    return np.asarray(values[~infinite])
+
+
 def risk_analysis(
-    r: pd.Series,
+    r: Any,
     N: float | None = None,
     freq: str | None = "day",
     mode: Literal["sum", "product"] = "sum",
@@ -334,8 +377,8 @@ def risk_analysis(
 
     Parameters
     ----------
-    r : Series
-        Returns by period; periods without one (NaN) are left out.
+    r : Series, array, list, or frame of one column
+        Returns by period; periods without one (NaN) are left out. Infinite returns count as missing, with a warning.
     N : float, optional
         Periods a year; by default those of `freq` (238 days, as Qlib counts).
     freq : str, optional
@@ -353,6 +396,8 @@ def risk_analysis(
     ------
     ConfigError
         For another mode or frequency.
+    DataError
+        When the returns are no numbers, or several columns.
 
     Examples
     --------
@@ -366,7 +411,7 @@ def risk_analysis(
     if N is None and freq is None:
         raise ConfigError("one of N and freq is needed.", path="N")
     periods = float(N) if N is not None else _periods(str(freq))
-    returns = r.dropna().to_numpy(np.float64)
+    returns = _returns(r)
     names = ("mean", "std", "annualized_return", "information_ratio", "max_drawdown")
     if not len(returns):
         return pd.Series(np.nan, names).to_frame("risk")

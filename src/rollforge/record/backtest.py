@@ -210,7 +210,7 @@ def _trade(
                 "a decision, such as TradeDecisionWO(orders, self)."
             )
         yield decision
-        trades = executor.deal(decision, account, exchange, step)
+        trades = executor.deal(decision, account, exchange, step, first + step)
         account.end_day(market, first + step)
         books.trades += trades
         books.enter(account, market.days[first + step])

@@ -163,7 +163,7 @@ class Exchange:
 
     # -- trading -------------------------------------------------------------------------------------------------------
 
-    def fill(self, order: Order, position: Position | None, dealt: float = 0.0) -> Fill:
+    def fill(self, order: Order, position: Position | None, dealt: float = 0.0, *, day: int | None = None) -> Fill:
         """Return what becomes of an order, and note it in the order.
 
         Parameters
@@ -174,8 +174,14 @@ class Exchange:
             What there is to trade with; None: whatever it takes.
         dealt : float
             What was traded of the instrument in this step before.
+        day : int, optional
+            Place of the order's day among the market's, where it is known.
         """
-        at = self._on(order.stock_id, order.start_time, order.end_time)
+        if day is None:
+            at = self._on(order.stock_id, order.start_time, order.end_time)
+        else:
+            place = self.market.place(order.stock_id)
+            at = None if place is None else (day, place)
         if at is None:
             order.deal_amount, order.factor = 0.0, None
             return Fill(0.0, float("nan"), 0.0, 0.0)

@@ -100,7 +100,9 @@ class SimulatorExecutor:
         orders = trade_decision.get_decision()
         return sorted(orders, key=lambda order: -order.direction) if self.trade_type == "parallel" else orders
 
-    def deal(self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int) -> list[Trade]:
+    def deal(
+        self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int, day: int
+    ) -> list[Trade]:
         """Deal the orders of a day, and return what became of them.
 
         Parameters
@@ -113,14 +115,18 @@ class SimulatorExecutor:
             Where the orders go.
         step : int
             Number of the day in the backtest.
+        day : int
+            Its place among the market's.
         """
         position, dealt = account.current_position, dict[str, float]()
         trades = []
         position.settle_start(self.settle_type)
         for order in self._get_order_iterator(decision):
-            fill = exchange.fill(order, position, dealt.get(order.stock_id, 0.0))
+            today = order.start_time == decision.start_time and order.end_time == decision.end_time
+            before = dealt.get(order.stock_id, 0.0)
+            fill = exchange.fill(order, position, before, day=day if today else None)
             account.settle(order, fill)
-            dealt[order.stock_id] = dealt.get(order.stock_id, 0.0) + fill.amount
+            dealt[order.stock_id] = before + fill.amount
             trades.append((step, order, fill))
         return trades
 

@@ -10,8 +10,6 @@ from rollforge.record.decision import Order, OrderDir
 
 __all__ = ["Position"]
 
-_NO_STOCKS = ("cash", "now_account_value", "cash_delay")
-
 
 class Position(Mapping[str, Any]):
     """Cash and holdings, under Qlib's names.
@@ -39,7 +37,6 @@ class Position(Mapping[str, Any]):
         self.position: dict[str, Any] = {"cash": cash}
         for code, entry in (position_dict or {}).items():
             self.position[code] = {"weight": 0.0, "count_day": 0, **entry}
-        self.position["now_account_value"] = self.calculate_value()
         self.update_weight_all()
 
     def __getitem__(self, key: str) -> Any:
@@ -77,7 +74,7 @@ class Position(Mapping[str, Any]):
 
     def get_stock_list(self) -> list[str]:
         """Return the codes that are held, ascending (Qlib's order differs from run to run)."""
-        return sorted(code for code in self.position if code not in _NO_STOCKS)
+        return sorted(code for code, _ in self._holdings())
 
     def get_stock_price(self, code: str) -> float:
         """Return the last known price of a holding."""
@@ -111,16 +108,16 @@ class Position(Mapping[str, Any]):
     def get_stock_weight_dict(self, only_stock: bool = False) -> dict[str, float]:
         """Return the share of each holding in the account, or with `only_stock` in all holdings."""
         whole = self.calculate_stock_value() if only_stock else self.calculate_value()
-        return {code: _share(self._worth(code), whole) for code in self.get_stock_list()}
+        return {code: _share(entry["amount"] * entry["price"], whole) for code, entry in self._holdings()}
 
-    def _worth(self, code: str) -> float:
-        entry = self.position[code]
-        worth: float = entry["amount"] * entry["price"]
-        return worth
+    def _holdings(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The codes that are held, in the order in which they were bought."""
+        return ((code, entry) for code, entry in self.position.items() if isinstance(entry, dict))
 
     def calculate_stock_value(self) -> float:
         """Return what the holdings are worth at their last known prices."""
-        return sum((self._worth(code) for code in self.get_stock_list()), 0.0)
+        value: float = sum(entry["amount"] * entry["price"] for _, entry in self._holdings())
+        return value
 
     def calculate_value(self) -> float:
         """Return holdings and money."""
@@ -165,13 +162,14 @@ class Position(Mapping[str, Any]):
 
     def add_count_all(self, bar: str = "day") -> None:
         """Count one more day for each holding."""
-        for code in self.get_stock_list():
-            self.update_stock_count(code, bar, self.get_stock_count(code, bar) + 1)
+        for _, entry in self._holdings():
+            entry[f"count_{bar}"] = entry.get(f"count_{bar}", 0) + 1
 
     def update_weight_all(self) -> None:
-        """Set the share of each holding in the account."""
-        for code, weight in self.get_stock_weight_dict().items():
-            self.update_stock_weight(code, weight)
+        """Set the value of the account, and the share of each holding in it."""
+        value = self.position["now_account_value"] = self.calculate_value()
+        for _, entry in self._holdings():
+            entry["weight"] = _share(entry["amount"] * entry["price"], value)
 
     def settle_start(self, settle_type: str) -> None:
         """Begin a step; with ``cash``, what sales bring in cannot be spent before :meth:`settle_commit`."""

@@ -1,11 +1,12 @@
 """What other rooms use of this one: :class:`Recorder` and :class:`Experiment`, and the trackers that they stand on."""
 
-from rollforge.track.experiment import JOINED_TAG, Experiment, get_experiment
+from rollforge.track.experiment import JOINED_TAG, PARENT_TAG, Experiment, get_experiment
 from rollforge.track.recorder import Recorder, open_reference
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker, folder_uri, open_tracker
 
 __all__ = [
     "JOINED_TAG",
+    "PARENT_TAG",
     "Experiment",
     "Metric",
     "Recorder",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rollforge.errors import ExperimentNotFound, nearest
+from rollforge.track.experiment import PARENT_TAG
 from rollforge.track.files import Files
 from rollforge.track.tracker import RunData, RunQuery, Tracker
 
@@ -65,27 +66,33 @@ def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | Non
 
 def _copy_experiment(source: Tracker, target: Tracker, name: str, experiment_id: str) -> Copied:
     new_id = target.create_experiment(name)
-    known = set()
+    copies: dict[str, str] = {}
     for run in target.search([new_id], RunQuery()):
         if _COPYING in run.tags:
             target.delete_run(run.info.id)
         elif COPIED_FROM in run.tags:
-            known.add(run.tags[COPIED_FROM])
+            copies[run.tags[COPIED_FROM]] = run.info.id
     runs = list(reversed(source.search([experiment_id], RunQuery())))  # the oldest first, as they were made
-    fresh = [run for run in runs if run.info.id not in known]
+    fresh = [run for run in runs if run.info.id not in copies]
     for run in fresh:
-        _copy_run(source, target, new_id, run)
+        copies[run.info.id] = _copy_run(source, target, new_id, run)
         log.info("copied run %s of experiment %s", run.info.id, name)
+    for run in fresh:  # a parent may have been made after its children
+        parent = copies.get(run.tags.get(PARENT_TAG, ""))
+        if parent is not None:
+            target.write(copies[run.info.id], {}, [], {PARENT_TAG: parent})
     return Copied(name, len(fresh), len(runs) - len(fresh))
 
 
-def _copy_run(source: Tracker, target: Tracker, experiment_id: str, run: RunData) -> None:
+def _copy_run(source: Tracker, target: Tracker, experiment_id: str, run: RunData) -> str:
+    """Return the id of the copy."""
     made = target.create_run(experiment_id, run.info.name, {**run.tags, _COPYING: run.info.id})
     metrics = [value for name in run.metrics for value in source.history(run.info.id, name)]
     target.write(made.id, run.params, metrics, {})
     _copy_files(source.files(run.info.id), target.files(made.id))
     target.write(made.id, {}, [], {COPIED_FROM: run.info.id}, gone_tags=[_COPYING])
     target.update_run(made.id, run.info.status, run.info.end_time)
+    return made.id
 
 
 def _copy_files(source: Files, target: Files, folder: str = "") -> None:

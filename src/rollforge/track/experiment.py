@@ -18,10 +18,13 @@ from rollforge.track.tracker import RunData, RunQuery, Tracker
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["JOINED_TAG", "Experiment", "active_recorders", "get_experiment", "search_frame"]
+__all__ = ["JOINED_TAG", "PARENT_TAG", "Experiment", "active_recorders", "get_experiment", "search_frame"]
 
 JOINED_TAG = "rollforge.joined"
 """Tag of a recorder that holds no window but the joined result of others: the pool whose result it is."""
+
+PARENT_TAG = "mlflow.parentRunId"
+"""Tag of a recorder: id of the run that MLflow's pages show it under."""
 
 # The recorders started and not ended, innermost last; of this thread or async task alone.
 _active: ContextVar[tuple[Recorder, ...]] = ContextVar("rollforge_recorders", default=())

@@ -21,6 +21,7 @@ import socket
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -181,6 +182,7 @@ class MLflowTracker:
         self.uri = uri
         self._opened: Any = None
         self._process = 0
+        self._opening = threading.Lock()
         self._artifact_uris: dict[str, str] = {}
         # What is fetched from a server goes with the object that fetched it: the latest ones are kept until it is read.
         self._remote: dict[str, _RemoteFiles] = {}
@@ -203,15 +205,17 @@ class MLflowTracker:
         self._prepare()
 
     def _prepare(self) -> None:
-        if self._opened is not None and self._process == os.getpid():
-            return
+        with self._opening:  # threads that come first at the same moment must not meet a store that is half set up
+            if self._opened is None or self._process != os.getpid():
+                self._opened = self._prepared()
+                self._process = os.getpid()
+
+    def _prepared(self) -> Any:
         if self._opened is not None and self._database is not None:
             self._opened.engine.dispose(close=False)  # a fork: the connections are its parent's
-        self._process = os.getpid()
         if self._database is None:
             self._check_reachable()
-            self._opened = self._open(None)
-            return
+            return self._open(None)
         _import_mlflow()  # before the lock: it takes two seconds
         try:
             self._database.parent.mkdir(parents=True, exist_ok=True)
@@ -219,12 +223,13 @@ class MLflowTracker:
                 if not self._database.exists():
                     self._create()
                 _check_database(self._database)
-                self._opened = self._open(str(self._database.parent / "mlartifacts"))
+                opened = self._open(str(self._database.parent / "mlartifacts"))
         except OSError as exc:
             raise self._unavailable(exc.strerror or str(exc)) from exc
         except sqlite3.Error as exc:
             raise self._unavailable(str(exc)) from exc
-        self._tune()
+        _tune(opened.engine)
+        return opened
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -292,21 +297,6 @@ class MLflowTracker:
                 return utils._get_store(self.uri, artifacts)
         except Exception as exc:  # see _create
             raise self._unavailable(_reason(exc)) from exc
-
-    def _tune(self) -> None:
-        """Settings of each connection: in write-ahead mode, NORMAL loses no finished batch when a process is killed."""
-        from sqlalchemy import event
-
-        engine = self._opened.engine
-
-        def settings(connection: Any, record: Any) -> None:
-            cursor = connection.cursor()
-            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            cursor.execute("PRAGMA synchronous = NORMAL")
-            cursor.close()
-
-        event.listen(engine, "connect", settings)
-        engine.dispose()  # connections that were opened without them
 
     def _check_reachable(self) -> None:
         """Look whether the server answers: MLflow itself tries for minutes before it says no."""
@@ -604,6 +594,20 @@ class _RemoteFiles:
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
+
+
+def _tune(engine: Any) -> None:
+    """Settings of each connection: in write-ahead mode, NORMAL loses no finished batch when a process is killed."""
+    from sqlalchemy import event
+
+    def settings(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.close()
+
+    event.listen(engine, "connect", settings)
+    engine.dispose()  # connections that were opened without them
 
 
 def _absolute(path: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(0 if asked else 2)
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
-        _guarded(lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True))
+        _guarded(lambda: _run_module(arguments[1]))
     elif arguments[0].startswith("-"):
         _refuse(f"unknown option {arguments[0]!r}; options of the script stand behind it\n{_USAGE.rstrip()}")
     else:
@@ -54,6 +55,18 @@ def _without_store(arguments: list[str]) -> list[str]:
 def _refuse(message: str) -> None:
     sys.stderr.write(f"rollforge: {message}\n")
     sys.exit(2)
+
+
+def _run_module(name: str) -> None:
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError as exc:
+        if isinstance(exc, RollforgeError):
+            raise
+        found = None  # a package on the way to it is not there
+    if found is None:
+        _refuse(f"there is no module {name!r}")
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _run_script(script: str, rest: list[str]) -> None:

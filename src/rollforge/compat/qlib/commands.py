@@ -33,7 +33,8 @@ def arguments(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         if not argument.startswith("--"):
             by_place.append(argument)
             continue
-        key, equals, value = argument[2:].replace("-", "_", argument.partition("=")[0].count("-")).partition("=")
+        key, equals, value = argument[2:].partition("=")
+        key = key.replace("-", "_")
         if key not in names:
             raise ConfigError(f"unknown option {argument!r}.{nearest(key, names)} Known: {', '.join(names)}.")
         named[key] = value if equals else next(left, "")

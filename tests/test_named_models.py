@@ -1,0 +1,120 @@
+"""Two named models through the command line, real workers and MLflow: every place that shows a task shows its model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rollforge.track.base import Experiment, get_experiment, open_tracker
+
+WORKFLOW = """\
+rollforge: {{data: {data}, store: "sqlite:///tasks.db", tracking: "sqlite:///mlflow.db", experiment: both}}
+task:
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: Alpha158
+        module_path: qlib.contrib.data.handler
+        kwargs: {{instruments: all, start_time: 2022-01-03, end_time: 2023-12-29}}
+      segments:
+        train: [2022-01-03, 2022-10-31]
+        valid: [2022-11-01, 2022-12-30]
+        test: [2023-01-02, 2023-12-29]
+  record:
+    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
+    - {{class: SigAnaRecord, module_path: qlib.workflow.record_temp}}
+models:
+  lgb:
+    class: LGBModel
+    module_path: qlib.contrib.model.gbdt
+    kwargs: {{num_boost_round: 10, num_leaves: 8}}
+  "ridge [a=1]": {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 1.0}}}}
+rolling: {{step: 130, rtype: sliding}}
+"""
+
+
+class Job:
+    """A workflow file in a folder of its own."""
+
+    def __init__(self, folder: Path, market: Path) -> None:
+        self.folder = folder
+        self.write(WORKFLOW.format(data=market))
+
+    def write(self, text: str) -> None:
+        self.text = text
+        (self.folder / "both.yaml").write_text(text, encoding="utf-8")
+
+    def call(self, *args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "rollforge", *args], cwd=self.folder, env={**os.environ, "COLUMNS": "160"},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def pool(self, *args: str) -> str:
+        return self.call("pool", "--store", "sqlite:///tasks.db", "-t", "both", *args)
+
+    def runs(self) -> Experiment:
+        return get_experiment(open_tracker(f"sqlite:///{self.folder}/mlflow.db"), experiment_name="both")
+
+
+@pytest.mark.slow
+def test_named_models_from_plan_to_report(small_market: Path, tmp_path: Path) -> None:
+    """Plan, progress, pool, runs and report name them; renaming trains nothing; a worker elsewhere knows the names."""
+    job = Job(tmp_path, small_market)
+    plan = job.call("plan", "both.yaml")
+    assert [line.split()[0] for line in plan.splitlines() if line.strip() in ("lgb", "ridge [a=1]")] == ["lgb", "ridge"]
+    assert plan.count("ridge [a=1]") == 3, "twice in the table, once in the drawing"
+
+    first = job.call("run", "both.yaml", "--jobs", "2", "--output", "out")
+    for model in ("lgb", "ridge [a=1]"):
+        for i in (1, 2):
+            assert f"done     {model}, window {i}, test 2023" in first
+    listed = job.pool("query")
+    assert listed.count("ridge [a=1] 2023-") == 2
+    assert job.pool("query", '{"model_name": "lgb"}').count("\n") == 2
+
+    runs = job.runs()
+    windows = runs.list_recorders("list")
+    assert sorted(r.name for r in windows)[0] == "lgb 2023-01-02 to 2023-06-30"
+    recorder = next(r for r in windows if r.name == "ridge [a=1] 2023-01-02 to 2023-06-30")
+    tags, params = recorder.list_tags(), recorder.list_params()
+    assert (tags["rollforge.model"], tags["rollforge.test"]) == ("ridge [a=1]", "2023-01-02 to 2023-06-30")
+    assert params["dataset.kwargs.segments.test"] == "('2023-01-02', '2023-06-30')"
+    assert params["dataset.kwargs.handler.kwargs.start_time"] == "2022-01-03"
+    (joined,) = [r for r in runs.list_recorders("list", joined=True) if r not in windows]
+    assert tags["mlflow.parentRunId"] == joined.id
+    assert {"IC", "lgb/IC", "ridge [a=1]/IC"} <= set(joined.list_metrics())
+    prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet")
+    pd.testing.assert_frame_equal(joined.load_object("pred.pkl"), prediction)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "ridge [a=1], window 2" in page
+
+    job.write(job.text.replace("ridge [a=1]", "linear"))
+    second = job.call("run", "both.yaml", "--output", "out")
+    assert "2 tasks have another name now" in second
+    assert "all 4 tasks are done already" in second
+    assert {r.name[:6] for r in runs.list_recorders("list")} == {"lgb 20", "linear"}
+    (again,) = [r for r in runs.list_recorders("list", joined=True) if r not in windows]
+    assert again.id == joined.id
+    pd.testing.assert_frame_equal(again.load_object("pred.pkl"), prediction)
+
+    job.pool("reset-status", "waiting", '{"model_name": "linear"}')
+    data = job.text.split("data: ")[1].split(",")[0]
+    said = job.call(
+        "worker", "-t", "both", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--data", data,
+        "--jobs", "1", "--exit-when-empty",
+    )  # fmt: skip
+    assert said.count("linear 2023-") == 4, "two tasks, each begins and ends"
+    assert sum(r.name.startswith("linear 2023-") for r in runs.list_recorders("list")) == 4
+    collected = job.call("collect", "both.yaml", "--output", "again")
+    assert joined.id in collected
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "prediction.parquet"), prediction)
