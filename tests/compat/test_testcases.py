@@ -85,7 +85,8 @@ def test_tests_that_derive_from_them_run_on_a_made_up_market(tmp_path: Path) -> 
     assert "4 passed, 1 skipped" in out
     assert "this test needs minute data" in out
     made = Path(os.environ["ROLLFORGE_CACHE"]) / "demo"
-    assert sorted(p.name for p in made.iterdir() if not p.name.startswith(".")) == ["qlib-mock", "qlib-tests"]
+    rows, market = sorted(p.name for p in made.iterdir() if not p.name.startswith("."))
+    assert (rows, market[:10]) == ("qlib-mock", "qlib-tests")
 
 
 def test_data_at_qlibs_own_place_come_first(small_market: Path, tmp_path: Path) -> None:
