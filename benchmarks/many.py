@@ -14,7 +14,9 @@ from benchmarks import setting
 def main() -> None:
     """Run the job and print one line."""
     options = setting.arguments(__doc__ or "")
+    from rollforge.data.engine import session_provider
     from rollforge.generate import RollingGen
+    from rollforge.generate.timeline import windows as windows_of
     from rollforge.job import submit, train
     from rollforge.run.execute import prepare_data
     from rollforge.session import Session, available_cores, using
@@ -51,8 +53,16 @@ def main() -> None:
                 template["dataset"]["kwargs"]["segments"] = segments
                 tasks += RollingGen(step=5, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
             prepare_data(tasks[0], session)
-            workflow = Workflow(Path("many"), "", session, "many", tasks[0], {}, None, "qlib", {})
-            plan = Plan(workflow, tuple(tasks), tuple(digest(t) for t in tasks), (), ())
+            workflow = Workflow(
+                Path("many"), "", session, "many", tasks[0], {}, None, "qlib", label_days=None, lines={}
+            )
+            plan = Plan(
+                workflow,
+                tuple(tasks),
+                tuple(digest(t) for t in tasks),
+                tuple(windows_of(tasks, session_provider(session).calendar())),
+                (),
+            )
             submit(plan)
             took = setting.seconds(lambda: train(plan, jobs=available_cores()))
             done = open_store(session.store).count("many")

@@ -20,7 +20,9 @@ def run(
     provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
 ) -> dict[str, float]:
     """Plan, store, train in worker processes, collect; the panel cache is empty, the kernels are compiled."""
+    from rollforge.data.engine import session_provider
     from rollforge.generate import RollingGen
+    from rollforge.generate.timeline import windows as windows_of
     from rollforge.job import collect, submit, train
     from rollforge.session import Session, available_cores, using
     from rollforge.task import digest
@@ -41,8 +43,16 @@ def run(
     def work() -> None:
         with using(session):
             tasks = RollingGen(step=60, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
-            workflow = Workflow(Path("rolling"), "", session, "rolling", template, {}, None, "qlib", {})
-            plan = Plan(workflow, tuple(tasks), tuple(digest(t) for t in tasks), (), ())
+            workflow = Workflow(
+                Path("rolling"), "", session, "rolling", template, {}, None, "qlib", label_days=None, lines={}
+            )
+            plan = Plan(
+                workflow,
+                tuple(tasks),
+                tuple(digest(t) for t in tasks),
+                tuple(windows_of(tasks, session_provider(session).calendar())),
+                (),
+            )
             submit(plan)
             train(plan, jobs=jobs)
             collected = collect(session, "rolling", plan.ids)

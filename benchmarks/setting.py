@@ -169,7 +169,10 @@ def in_pyqlib(module: str, task: dict[str, Any]) -> dict[str, Any]:
 def in_child(module: str, task: dict[str, Any], option: str = "--as-child") -> dict[str, Any]:
     """Run a part of a benchmark in a process of its own and return what it measured."""
     line = [sys.executable, "-m", module, option, json.dumps(task)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    # A process that has loaded a workflow's own code leads "import qlib" to Rollforge, in its children too.
+    path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and not p.endswith("_site")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{module} {option} failed:\n{done.stderr[-3000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -181,6 +184,7 @@ def quiet_pyqlib(provider: str, **options: Any) -> Iterator[None]:
     """pyqlib, initialised on a data folder, without its messages."""
     import qlib
 
+    assert hasattr(qlib, "_version") or "site-packages" in str(qlib.__file__), "pyqlib itself must be imported"
     logging.disable(logging.CRITICAL)
     real = sys.stdout
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -97,7 +97,8 @@ def describe(exc: BaseException) -> str:
 
 
 def _import_module(module_path: str, where: str) -> ModuleType:
-    qlib_imports.prepare()  # code of the user's that says "from qlib import …" gets our objects
+    if module_path.partition(".")[0] != "rollforge":
+        qlib_imports.prepare()  # code of the user's that says "from qlib import …" gets our objects
     if module_path.endswith(".py"):
         try:
             return import_file(module_path)

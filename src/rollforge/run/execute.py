@@ -19,7 +19,7 @@ from rollforge.build import build, fill_placeholder, flatten_dict, resolve_refer
 from rollforge.errors import ConfigError, TrackingError
 from rollforge.generate.naming import days_tested, describe
 from rollforge.run.review import review
-from rollforge.run.work import current_model, current_task, current_token
+from rollforge.run.work import current_attempt, current_model, current_task
 from rollforge.session import Session, current_session, using
 from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
 
@@ -260,7 +260,7 @@ def _create_recorder(
     recorder_name = recorder_name or describe(task, current_model.get()) or None
     tracker, name = open_tracker(session.tracking), experiment_name or session.experiment
     task_id = current_task.get()
-    if task_id is not None and current_token.get() > 1:  # claimed before: that attempt may have been killed
+    if task_id is not None and current_attempt.get():  # the attempt before may have been killed
         end_unfinished_runs(task_id, name, session)
     known = _experiments.get((tracker.uri, name))
     if known is not None:

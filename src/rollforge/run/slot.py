@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.errors import ConfigError, MissingCode, MissingDependency
-from rollforge.run.work import Job, WorkerStopped, current_model, current_task, current_token, restored, storable
+from rollforge.run.work import Job, WorkerStopped, current_attempt, current_model, current_task, restored, storable
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import Encoded, decode_definition, encode_result
@@ -177,7 +177,7 @@ class Slot:
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         self._running_since = None
         with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
-            self._pipe.send((task.id, task.token, task.model_name, argument, threads))
+            self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads))
 
     def _start(self) -> None:
         self._forget()
@@ -366,9 +366,9 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
                 job.preload()
         pipe.send("ready")
         while (given := pipe.recv()) is not None:
-            task_id, token, model_name, argument, threads = given
+            task_id, token, attempt, model_name, argument, threads = given
             current_task.set(task_id)
-            current_token.set(token)
+            current_attempt.set(attempt)
             current_model.set(model_name)
             _open_outputs(words)
             os.ftruncate(words, 0)

@@ -17,9 +17,9 @@ __all__ = [
     "Job",
     "LogEvents",
     "WorkerStopped",
+    "current_attempt",
     "current_model",
     "current_task",
-    "current_token",
     "nobody",
     "restored",
     "storable",
@@ -34,8 +34,8 @@ current_model: ContextVar[str] = ContextVar("rollforge_model", default="")
 """Name of the model of the task that is being run; empty when it was given none."""
 
 
-current_token: ContextVar[int] = ContextVar("rollforge_token", default=1)
-"""Token of the claim under which that task is being run; above 1 when it was claimed before."""
+current_attempt: ContextVar[int] = ContextVar("rollforge_attempt", default=0)
+"""How many attempts at that task failed before; above 0, the one before may have been killed."""
 
 
 class WorkerStopped(BaseException):

@@ -25,9 +25,9 @@ from rollforge.run.work import (
     Job,
     LogEvents,
     WorkerStopped,
+    current_attempt,
     current_model,
     current_task,
-    current_token,
     nobody,
     restored,
     storable,
@@ -142,13 +142,13 @@ class Worker:
             claims.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
             return
         try:
-            token, number = current_task.set(task.id), current_token.set(task.token)
+            token, number = current_task.set(task.id), current_attempt.set(task.attempt)
             name = current_model.set(task.model_name)
             try:
                 result = storable(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
-                current_token.reset(number)
+                current_attempt.reset(number)
                 current_model.reset(name)
             claims.commit(task, result, words.text(), time.perf_counter() - began)
         except StoreUnavailable:
