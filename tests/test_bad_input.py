@@ -110,6 +110,11 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
         ("task.model", "qlib.contrib.model.pytorch_gru", "pyqlib is not installed"),
     ),
     "unknown argument": ("task.model.kwargs", {"alhpa": 1.0}, ("task.model.kwargs", "Did you mean 'alpha'")),
+    "arguments that do not go together": (
+        "task.model.kwargs",
+        {"estimator": "nnls", "fit_intercept": True},
+        ("workflow.yaml, line ", "task.model: nnls has no intercept"),
+    ),
     "misspelt key": ("task.modle", {}, ("task.modle", "Did you mean 'model'")),
     "unknown record": ("task.record.0.class", "SignalRecrod", ("task.record.0", "Did you mean 'SignalRecord'")),
     "record without what it works on": (

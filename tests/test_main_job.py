@@ -195,6 +195,24 @@ def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
 
 
+def test_brackets_in_the_name_of_an_experiment_are_shown(small_market: Path, tmp_path: Path) -> None:
+    """They are no markup."""
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    shown = rollforge("plan", file, "--experiment", "my [b] [/x]", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("my [b] [/x]  5 tasks")
+
+
+def test_results_that_cannot_be_written_are_known_before_training(small_market: Path, tmp_path: Path) -> None:
+    """A file where the folder should be: one message, exit code 2, no store."""
+    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    failed = rollforge("run", file, "--output", file, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "cannot be written" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
 def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp_path: Path) -> None:
     """No traceback, the line in the file, nothing half-written."""
     file = write_workflow(tmp_path, small_market, tracking="folder:runs")

@@ -17,6 +17,7 @@ from rollforge.errors import CoverageError
 from rollforge.run.work import storable
 from rollforge.session import Session
 from rollforge.store.base import open_store
+from rollforge.store.manager import TaskManager
 from rollforge.track.base import get_experiment, open_tracker
 
 POOL = "grid"
@@ -104,6 +105,18 @@ def test_labels_are_those_of_every_model(experiment: Experiment) -> None:
     assert first.prediction is not None
     assert second.prediction is not None
     assert (len(first.prediction), len(second.prediction)) == (24, 36)
+
+
+def test_a_task_that_is_done_without_a_recorder_is_named(experiment: Experiment) -> None:
+    """One that was set to done by hand lacks its window, and the others are collected."""
+    for i, window in enumerate(WINDOWS):
+        experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
+    TaskManager(POOL, store=experiment.store).reset_status({"status": "failed"}, "done")
+    with pytest.raises(CoverageError, match=r"window 2 .* is done and has no prediction"):
+        experiment.collect()
+    collected = experiment.collect(allow_gaps=True)
+    assert collected.prediction is not None
+    assert len(collected.prediction) == 24
 
 
 def test_the_average_is_over_the_models_that_are_there(experiment: Experiment) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import TaskNotFound, nearest
+from rollforge.errors import TaskNotFound, TrainingFailed, nearest
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
@@ -131,7 +131,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
             executor.run(job, on_event, beside)
         beside = None
         # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
-        counts = TaskManager(pool, store=store).wait(_these(plan), settled=_none_running)
+        counts = TaskManager(pool, store=store).wait(_these(plan), settled=_none_running, warn=False)
         if not counts.get(Status.WAITING):
             return
 
@@ -227,7 +227,12 @@ class Collected:
 
         if not self.outcomes:
             return ""
-        return yaml.safe_dump(to_plain(dict(self.outcomes[0].task.definition)), sort_keys=False)
+        first = self.outcomes[0]
+        model = f", model {first.model}" if first.model else ""
+        said = (
+            f"# The first of {len(self.outcomes)} tasks{model}. A report made from the workflow file shows the file.\n"
+        )
+        return said + yaml.safe_dump(to_plain(dict(first.task.definition)), sort_keys=False)
 
 
 def known_pool(session: Session, pool: str) -> None:
@@ -241,14 +246,14 @@ def known_pool(session: Session, pool: str) -> None:
     pools = list(open_store(session.store).pools())
     if pool not in pools:
         raise TaskNotFound(
-            f"There is no experiment {pool!r} in the store.{nearest(pool, pools)} Known: {', '.join(pools) or 'none'}."
+            f"There is no experiment {pool!r} in the store {mask_secrets(session.store)}.{nearest(pool, pools)} "
+            f"Known: {', '.join(pools) or 'none'}."
         )
 
 
 def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> tuple[TaskOutcome, ...]:
     """Return the tasks of a pool with their recorders, in the order of `ids`, else in that of their creation."""
     from rollforge.generate.naming import model_names
-    from rollforge.run.trainer import recorder_of
 
     query = {} if ids is None else {"_id": {"$in": list(ids)}}
     records = list(open_store(session.store).query(pool, query))
@@ -256,10 +261,20 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
     names = model_names([r.definition for r in records], [r.model_name for r in records])
-    return tuple(
-        TaskOutcome(r, recorder_of(r.result) if r.status is Status.DONE else None, name)
-        for r, name in zip(records, names, strict=True)
-    )
+    return tuple(TaskOutcome(r, _recorder_of(r), name) for r, name in zip(records, names, strict=True))
+
+
+def _recorder_of(task: TaskRecord) -> Recorder | None:
+    """The recorder of a task that is done.
+
+    A task that was set to done by hand, or whose function returned something else, has none: the coverage names its window.
+    """
+    from rollforge.run.trainer import recorder_of
+
+    try:
+        return recorder_of(task.result) if task.status is Status.DONE else None
+    except TrainingFailed:
+        return None
 
 
 def collect(

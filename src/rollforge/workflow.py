@@ -31,6 +31,7 @@ from rollforge.errors import (
     DataNotFound,
     DateError,
     MissingDependency,
+    ModelError,
     RollforgeError,
     nearest,
 )
@@ -925,7 +926,11 @@ def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -
     """Return what `made` returns; an error is put into `found`."""
     try:
         return made()
-    except RollforgeError as exc:
+    except RollforgeError as raised:
+        exc = raised
+        if type(raised) is ModelError or (type(raised) is ConfigError and not raised.path):
+            exc = ConfigError(str(raised), path=where)  # a constructor does not know its place in the document
+            exc.__cause__ = raised
         if _without_path(exc) not in {_without_path(one) for one in found}:  # a file that several parts come from
             found.append(exc)
     except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises is a mistake here

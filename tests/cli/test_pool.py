@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,38 @@ def test_the_state_of_a_pool(manager: TaskManager, uri: str) -> None:
     assert call(uri, "list").stdout == "p\n"
 
 
+def test_an_error_of_several_lines_is_listed_by_its_exception(manager: TaskManager, uri: str) -> None:
+    """Not by the last line of its message."""
+    (waiting,) = manager.store.claim("p", worker="host:1", lease=600, limit=1)
+    error = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\nValueError: bad rows:\nA, B'
+    manager.store.fail(waiting, error, Cause.RAISED, "")
+    lines = call(uri, "-t", "p", "query", '{"status": "failed"}').stdout.splitlines()
+    assert [line.rpartition("raised  ")[2] for line in lines] == ["ValueError: bad", "ValueError: bad rows:"]
+
+
+def test_waiting_says_what_failed_once_and_prints_commands_that_run(manager: TaskManager, uri: str) -> None:
+    """Exit code 1; the commands name pool and store."""
+    manager.reset_waiting()
+    manager.remove({"status": "waiting"})
+    waited = call("sqlite:///elsewhere.db", "--store", uri, "-t", "p", "wait")
+    assert waited.returncode == 1
+    assert (waited.stdout + waited.stderr).count("failed;") == 1
+    assert "TaskManager" not in waited.stderr
+    assert waited.stdout.startswith("1 task failed;")
+    _, query, _, retry, _ = waited.stdout.split("'")
+    for command, said in ((query, "ValueError: bad"), (retry, "1 task waits again")):
+        assert said in call("sqlite:///elsewhere.db", *shlex.split(command)[2:]).stdout
+
+
+def test_a_priority_is_given_by_the_first_digits_of_an_id(manager: TaskManager, uri: str) -> None:
+    """As the log is asked for; digits of no task are a mistake."""
+    *_, last = manager.query({"status": "waiting"})
+    assert call(uri, "-t", "p", "prioritize", last["_id"][:8], "9").returncode == 0
+    (claim,) = manager.store.claim("p", worker="host:1", lease=600, limit=1)
+    assert claim.id == last["_id"]
+    assert call(uri, "-t", "p", "prioritize", "zz", "9").returncode == 2
+
+
 def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
     """By the first digits of its id: cause, error, last lines."""
     (failed,) = manager.query({"status": "failed"})
@@ -61,11 +94,11 @@ def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
 
 def test_changing_a_pool(manager: TaskManager, uri: str) -> None:
     """Each command says what it did, and does it."""
-    assert "1 tasks wait again" in call(uri, "-t", "p", "retry").stdout
+    assert "1 task waits again" in call(uri, "-t", "p", "retry").stdout
     assert "paused" in call(uri, "-t", "p", "pause").stdout
     assert manager.fetch_task() is None
     call(uri, "-t", "p", "resume")
-    assert "1 tasks wait again" in call(uri, "-t", "p", "reset_waiting").stdout
+    assert "1 task waits again" in call(uri, "-t", "p", "reset_waiting").stdout
     assert "2 tasks cancelled" in call(uri, "-t", "p", "cancel", '{"x": {"$gte": 3}}').stdout
     assert manager.task_stat() == {"done": 1, "failed": 2, "waiting": 2}
     assert manager.fetch_task() is not None

@@ -273,3 +273,13 @@ def test_ties_are_the_mean_over_their_orders() -> None:
     summary = summary_of(prediction, label, 1)
     assert summary.headline.long_short_return == pytest.approx((np.mean(tops) - 0.01) * 252)
     assert np.isnan(summary.headline.long_short_sharpe or 0.0)  # equal spreads have no deviation
+
+
+def test_names_of_models_with_commas_are_kept_apart() -> None:
+    """Those of a grid are made of its values, with commas between."""
+    pair = market(12, 20, 1)
+    models = [ModelInputs(name, *pair, ONE, 1) for name in ("small, seed=1", "small, seed=2")]
+    summary = summarise(
+        ReportInputs("mine", [one_task()], *pair, label_text=ONE, label_days=1, models=models)  # type: ignore[arg-type]
+    )
+    assert said(facts(summary.headline))["models"] == "average of 2: small, seed=1; small, seed=2"

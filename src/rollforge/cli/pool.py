@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.cli.names import ANY_SPELLING
+from rollforge.cli.names import ANY_SPELLING, pool_command
 from rollforge.errors import ConfigError
 from rollforge.task import Status, attempts_made
 
@@ -54,6 +54,21 @@ def _existing() -> TaskManager:
     return manager
 
 
+def _command() -> str:
+    """The words before a subcommand, for this pool of this store."""
+    from rollforge.session import Session
+
+    return pool_command(Session().with_(store=_STATE["store"]).store, str(_STATE["pool"]))
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task{'' if count == 1 else 's'}"
+
+
+def _wait_again(count: int) -> None:
+    typer.echo(f"{_tasks(count)} {'waits' if count == 1 else 'wait'} again")
+
+
 def parse_query(text: str | None) -> dict[str, Any]:
     """Return the query that a person typed.
 
@@ -88,7 +103,7 @@ def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
 def wait(query: Annotated[str | None, _QUERY] = None) -> None:
     """Wait until no task can make progress any more; exit code 1 when some are not done then."""
     manager = _existing()
-    manager.wait(parse_query(query))
+    manager.wait(parse_query(query), warn=False)
     counts = manager.task_stat(parse_query(query))
     failed = counts.get(Status.FAILED, 0)
     if counts.get(Status.WAITING):
@@ -97,7 +112,8 @@ def wait(query: Annotated[str | None, _QUERY] = None) -> None:
             typer.echo(f"{task['_id'][:8]} waits: {task['error']}")
     if failed or counts.get(Status.WAITING):
         if failed:
-            typer.echo(f"{failed} tasks failed; 'rollforge pool query' shows why, 'rollforge pool retry' tries again.")
+            command = _command()
+            typer.echo(f"{_tasks(failed)} failed; '{command} query' shows why, '{command} retry' tries again.")
         raise typer.Exit(Exit.FAILED)
 
 
@@ -106,18 +122,19 @@ def query(
     query: Annotated[str | None, _QUERY] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Whole tasks as JSON, one a line.")] = False,
 ) -> None:
-    """List tasks: id, status, attempt, model and tested days, and the last line of the error."""
+    """List tasks: id, status, attempt, model and tested days, and the error in a line."""
     from rollforge.generate.naming import describe
+    from rollforge.run.failures import error_line
     from rollforge.task import encode
 
     for task in _existing().query(parse_query(query), decode=as_json):
         if as_json:
             typer.echo(encode(dict(task)))
             continue
-        error = (task.get("error") or "").strip().splitlines()
         cells = [
             task["_id"], f"{task['status']!s:<9}", f"attempt {_attempts(task)}",
-            describe(task["def"], task["model_name"]), str(task["cause"] or ""), error[-1] if error else "",
+            describe(task["def"], task["model_name"]), str(task["cause"] or ""),
+            error_line(task["error"]) if task["error"] else "",
         ]  # fmt: skip
         typer.echo("  ".join(filter(None, cells)))
 
@@ -151,21 +168,21 @@ def _one(manager: TaskManager, start: str) -> dict[str, Any]:
     found = list(manager.query({"_id": {"$regex": f"^{start}"}}, decode=False)) if start.isalnum() else []
     if len(found) != 1:
         known = f"{len(found)} tasks have ids that begin" if found else "No task has an id that begins"
-        raise TaskNotFound(f"{known} with {start!r}. 'rollforge pool -t {_STATE['pool']} query' lists them.")
+        raise TaskNotFound(f"{known} with {start!r}. '{_command()} query' lists them.")
     return found[0]
 
 
 @app.command()
 def cancel(query: Annotated[str | None, _QUERY] = None) -> None:
     """Let tasks that have not ended fail as cancelled; workers stop running them."""
-    typer.echo(f"{_existing().cancel(parse_query(query))} tasks cancelled")
+    typer.echo(f"{_tasks(_existing().cancel(parse_query(query)))} cancelled")
 
 
 @app.command()
 def pause() -> None:
     """Let workers take nothing more from the pool; what runs goes on."""
     _existing().pause()
-    typer.echo(f"{_STATE['pool']} is paused; 'rollforge pool -t {_STATE['pool']} resume' lets it go on")
+    typer.echo(f"{_STATE['pool']} is paused; '{_command()} resume' lets it go on")
 
 
 @app.command()
@@ -206,13 +223,13 @@ def copy(
 @app.command()
 def retry(query: Annotated[str | None, _QUERY] = None) -> None:
     """Put failed tasks back to waiting, with all their attempts."""
-    typer.echo(f"{_existing().retry(parse_query(query))} tasks wait again")
+    _wait_again(_existing().retry(parse_query(query)))
 
 
 @app.command("reset-waiting")
 def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
     """Put running tasks back to waiting: for workers that are known to be gone."""
-    typer.echo(f"{_existing().reset_waiting(parse_query(query))} tasks wait again")
+    _wait_again(_existing().reset_waiting(parse_query(query)))
 
 
 @app.command("reset-status")
@@ -221,17 +238,18 @@ def reset_status(
     query: Annotated[str | None, _QUERY] = None,
 ) -> None:
     """Give tasks another status."""
-    typer.echo(f"{_existing().reset_status(parse_query(query), status)} tasks are {status}")
+    count = _existing().reset_status(parse_query(query), status)
+    typer.echo(f"{_tasks(count)} {'is' if count == 1 else 'are'} {status}")
 
 
 @app.command()
 def prioritize(
-    task_id: Annotated[str, typer.Argument(help="Id of the task.")],
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or its first digits.")],
     priority: Annotated[int, typer.Argument(help="Higher comes first.")],
 ) -> None:
     """Change the priority of a task."""
     manager = _existing()
-    manager.prioritize(manager.re_query(task_id), priority)
+    manager.prioritize(_one(manager, task_id), priority)
 
 
 @app.command()
@@ -244,9 +262,9 @@ def remove(
     wanted = parse_query(query)
     count = sum(manager.task_stat(wanted).values())
     if not yes:
-        typer.confirm(f"Remove {count} tasks of pool {_STATE['pool']!r}?", abort=True)
+        typer.confirm(f"Remove {_tasks(count)} of pool {_STATE['pool']!r}?", abort=True)
     manager.remove(wanted)
-    typer.echo(f"{count} tasks removed")
+    typer.echo(f"{_tasks(count)} removed")
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def _print_lines(view: _View, console: Console, *, stay: bool) -> None:
         view.look()
         if view.line() != last:
             last = view.line()
-            console.print(last, highlight=False, soft_wrap=True)
+            console.print(last, highlight=False, markup=False, soft_wrap=True)
         if view.settled and not stay:
             return
         view.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.confidential import mask_secrets
+from rollforge.cli.names import pool_command
+from rollforge.errors import ConfigError
 from rollforge.session import Session
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ def _show_plan(plan: Plan, console: Console) -> None:
     from rollforge.generate.timeline import draw
 
     workflow = plan.workflow
-    console.print(f"[bold]{workflow.experiment}[/bold]  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}")
+    head = Text(workflow.experiment, "bold").append(
+        f"  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}", "not bold"
+    )
+    console.print(head, soft_wrap=True)
     several = any(plan.model_names)
     table = Table("#", *(["model"] if several else []), "train", "valid", "test", "days", box=None, pad_edge=False)
     for window in plan.windows:
@@ -117,7 +120,7 @@ def run(
     _show_plan(made, console)
     if dry_run:
         return
-    folder = output or Path("results") / made.workflow.experiment
+    folder = _output_folder(output, made.workflow.experiment)
     _train(made, jobs, folder, console)
     from rollforge import job
 
@@ -133,11 +136,22 @@ def run(
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
 
 
+def _output_folder(output: Path | None, experiment: str) -> Path:
+    """Make the folder of the results, and return it."""
+    folder = output or Path("results") / experiment
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"The results cannot be written to {str(folder)!r}: {exc.strerror}. Name a folder with --output."
+        ) from exc
+    return folder
+
+
 def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None:
     from rollforge import job
     from rollforge.cli.progress import RunProgress
 
-    folder.mkdir(parents=True, exist_ok=True)
     found = job.submit(made)
     left = len(set(made.ids)) - found.done
     workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
@@ -173,9 +187,8 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
     sys.stderr.write(f"rollforge: {failed} of {len(made.ids)} tasks failed.\n")
     for group in groups:
         sys.stderr.write(f"  {group.reason}\n    {group.listed(labels)}\n")
-    store = "" if session.store == Session().store else f" --store {shlex.quote(mask_secrets(session.store))}"
     sys.stderr.write(
-        f"Traceback and log: rollforge pool{store} -t {shlex.quote(name)} logs {groups[0].tasks[0][:8]}\n"
+        f"Traceback and log: {pool_command(session.store, name)} logs {groups[0].tasks[0][:8]}\n"
         "The same command tries the failed tasks again; --allow-gaps makes the report without them.\n"
     )
 
@@ -204,11 +217,13 @@ def _finish(
         console.print(backtest)
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
-    console.print(f"report      {folder / 'report.html'}")
+    written = {"report": "report.html"}
     if collected.prediction is not None:
-        console.print(f"prediction  {folder / 'prediction.parquet'}")
+        written["prediction"] = "prediction.parquet"
     if collected.backtest is not None:
-        console.print(f"backtest    {folder / 'backtest.parquet'}")
+        written["backtest"] = "backtest.parquet"
+    for what, file in written.items():  # whole paths, whatever their length and brackets, to be copied
+        console.print(f"{what:<10}  {folder / file}", markup=False, soft_wrap=True)
     if keep:
         _keep(collected, summary, name, session, console)
     if collected.failed:
@@ -265,5 +280,5 @@ def _report(
     collected = job.with_backtest(collected, session, own_code=own_code)
     for warning in collected.plan_warnings:
         _warn(warning)
-    folder = output or Path("results") / name
+    folder = _output_folder(output, name)
     _finish(collected, name, session, config or collected.template_text(), folder, _console(), keep=keep)

@@ -150,7 +150,8 @@ class Rules:
         >>> Rules(trade_unit=100, limit_threshold=0.095).trading()
         'units of 100 shares, none at moves of 9.5 % or more, dealt at $close'
         """
-        unit = "any amount" if self.trade_unit is None else f"units of {self.trade_unit:g} shares"
+        shares = "share" if self.trade_unit == 1 else "shares"
+        unit = "any amount" if self.trade_unit is None else f"units of {self.trade_unit:g} {shares}"
         limit = "no limits"
         if isinstance(self.limit_threshold, float):
             limit = f"none at moves of {_percent(self.limit_threshold)} or more"

@@ -27,7 +27,8 @@ def facts(headline: Headline) -> list[Fact]:
     """Return the headline in words: what there is first, then how good it is. What has no value is left out."""
     made = [Fact("windows", _statuses(headline))]
     if headline.models:
-        made.append(Fact("models", f"average of {len(headline.models)}: {', '.join(headline.models)}"))
+        between = "; " if any("," in name for name in headline.models) else ", "
+        made.append(Fact("models", f"average of {len(headline.models)}: {between.join(headline.models)}"))
     if headline.rows:
         made.append(Fact("out of sample", f"{headline.first_day} to {headline.last_day}"))
         made.append(

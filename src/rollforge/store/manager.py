@@ -374,6 +374,7 @@ class TaskManager:
         on_change: Callable[[dict[Status, int]], None] | None = None,
         poll: float = 1.0,
         settled: Callable[[Mapping[Status, int]], bool] | None = None,
+        warn: bool = True,
     ) -> dict[Status, int]:
         """Wait until no task that matches is waiting or running, and return the counts.
 
@@ -391,6 +392,8 @@ class TaskManager:
             Seconds after which to look in any case; a change in the pool ends the nap at once.
         settled : callable, optional
             Another answer to when waiting ends: by default when nothing is waiting or running.
+        warn : bool
+            Whether to log a warning when tasks failed.
         """
         last: dict[Status, int] | None = None
         while True:
@@ -403,8 +406,8 @@ class TaskManager:
             over = settled(counts) if settled else not (counts.get(Status.WAITING) or counts.get(Status.RUNNING))
             if over or self._only_unfit(query, counts):
                 failed = counts.get(Status.FAILED, 0)
-                if failed:
-                    log.warning("%s: %d tasks failed", self, failed)
+                if failed and warn:
+                    log.warning("%s: %d task%s failed", self, failed, "" if failed == 1 else "s")
                 return counts
             self.store.wait_for_change(self._pool, poll)
 

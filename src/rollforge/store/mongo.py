@@ -163,7 +163,8 @@ class MongoStore:
             why = "takes no document of more than 16 MB. Return less, or a recorder"
         else:
             why = "cannot be used"
-        text = mask_secrets(" ".join(str(exc).split())[:300])
+        # The driver appends how it sees every server.
+        text = mask_secrets(" ".join(str(exc).split()).partition(", Topology Description:")[0][:300])
         return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {why} ({text})")
 
     def _now(self) -> float:
