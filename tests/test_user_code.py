@@ -155,6 +155,7 @@ def test_a_module_beside_the_workflow_is_named(elsewhere: Path, small_market: Pa
         ("import sys\nsys.exit('no')\n", "SystemExit: no ({file}, line 2)"),
         ("\n\n1 / 0\n", "ZeroDivisionError: division by zero ({file}, line 3)"),
         ("from qlib.data import NotThere\n", "Qlib's module qlib.data has no 'NotThere'"),
+        ("x = 1\nimport qlib.nothing\n", "({file}, line 2)"),
         ("import qlib.rl\n", "reinforcement learning is not supported"),
         ("raise ValueError\n", "ValueError ({file}, line 1)"),
     ],

@@ -88,7 +88,9 @@ def describe(exc: BaseException) -> str:
     'SyntaxError: invalid syntax (mine.py, line 3).'
     """
     frames = traceback.extract_tb(exc.__traceback__)
-    last = next((f for f in reversed(frames) if "importlib" not in f.filename), None)
+    outside = [f for f in frames if "importlib" not in f.filename]
+    own = [f for f in outside if not Path(f.filename).is_relative_to(_PACKAGE)]
+    last = next(reversed(own or outside), None)  # where the user's code called ours, not where ours refused
     if isinstance(exc, SyntaxError):
         return f"SyntaxError: {exc}."
     where = f" ({last.filename}, line {last.lineno})" if last is not None else ""
@@ -331,6 +333,7 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> A
     return loaded
 
 
+_PACKAGE = Path(__file__).parent
 _REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
 
 

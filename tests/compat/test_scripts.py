@@ -158,9 +158,13 @@ def test_a_script_of_ones_own_imports_the_layer_itself(market: Path, tmp_path: P
 
 
 def test_a_mistake_is_told_in_one_line(tmp_path: Path) -> None:
-    """A script that is not there, a pool that is not there."""
+    """A script that is not there, a workflow file in its place, a pool that is not there."""
     process = start(tmp_path, "nothing.py")
     assert "there is no script" in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    (tmp_path / "flow.yaml").write_text("task: {}\n")
+    process = start(tmp_path, "flow.yaml")
+    assert "'qrun flow.yaml' runs it" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
     process = start(tmp_path, "-m", "qlib.workflow.task.manage", "-t", "nothing", "task_stat")
     assert "does not exist" in process.communicate(timeout=60)[1]

@@ -73,6 +73,8 @@ def _run_script(script: str, rest: list[str]) -> None:
     file = Path(script)
     if not file.is_file():
         _refuse(f"there is no script {script!r}")
+    if file.suffix in (".yaml", ".yml"):
+        _refuse(f"{script!r} is a workflow file, not a script: 'qrun {script}' runs it")
     sys.argv = [script, *rest]
     sys.path.insert(0, str(file.resolve().parent))
     # A module of its own as __main__, so that worker processes find the script again by its path.
