@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,18 @@ def sp500_market(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     """The S&P table as a data folder."""
     table = pd.read_parquet(shared_folder / "data" / "sp500_5yr.parquet")
     return write_market(table, tmp_path_factory.mktemp("sp500") / "data")
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a test sets up for the library's log, as Qlib's scripts do, ends with the test."""
+    loggers = [logging.getLogger(name) for name in ("rollforge", "rollforge.results", "qlib")]
+    before = [(logger, logger.level, list(logger.handlers), logger.propagate, logger.disabled) for logger in loggers]
+    yield
+    for logger, level, handlers, propagate, disabled in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+        logger.propagate, logger.disabled = propagate, disabled
 
 
 @pytest.fixture(autouse=True)
