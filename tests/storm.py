@@ -188,6 +188,10 @@ def rage(storm: Storm, store: TaskStore, server: Any, total: int, options: argpa
         time.sleep(0.05)
 
 
+_UNDOING = 2.0
+"""Seconds within which a server has certainly undone what a killed client had begun."""
+
+
 # -- what must hold afterwards -----------------------------------------------------------------------------------------
 
 
@@ -200,7 +204,9 @@ def check_history(lines: Sequence[dict[str, Any]], priorities: dict[str, int], b
         for task_id, token, priority, attempt in e.get("tasks") or ():
             claims[task_id].append({**e, "token": token, "priority": priority, "attempt": attempt})
     commits = [e for e in accepted if e["op"] == "commit"]
-    return [*check_commits(commits, claims), *check_tokens(claims), *check_order(claims, priorities, begun)]
+    answered = {(e["pid"], e["n"]) for e in lines if e["phase"] in ("accepted", "refused")}
+    cut_off = [e["at"] for e in lines if e["phase"] == "asked" and (e["pid"], e["n"]) not in answered]
+    return [*check_commits(commits, claims), *check_tokens(claims), *check_order(claims, priorities, begun, cut_off)]
 
 
 def check_commits(commits: list[dict[str, Any]], claims: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
@@ -223,11 +229,18 @@ def check_tokens(claims: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             yield f"{task_id} was claimed twice under one token"
 
 
-def check_order(claims: dict[str, list[dict[str, Any]]], priorities: dict[str, int], begun: float) -> Iterator[str]:
-    """Nothing less urgent is claimed while a more urgent task is certainly free: one that nobody ever claimed before."""
+def check_order(
+    claims: dict[str, list[dict[str, Any]]], priorities: dict[str, int], begun: float, cut_off: Sequence[float] = ()
+) -> Iterator[str]:
+    """Nothing less urgent is claimed while a more urgent task is certainly free: one that nobody ever claimed before.
+
+    Not checked just after a claim that got no answer: until the server has undone it, others pass over the rows it locked.
+    """
     first = {i: min(granted, key=lambda c: c["asked"]) for i, granted in claims.items()}
     urgent = [(c["asked"], priorities[i]) for i, c in first.items() if c["attempt"] == 0]
     for c in (c for granted in claims.values() for c in granted):
+        if any(c["asked"] - _UNDOING < at < c["at"] for at in cut_off):
+            continue
         if c["asked"] > begun and any(free_until > c["at"] and p > c["priority"] for free_until, p in urgent):
             yield f"a task of priority {c['priority']} was claimed before a more urgent one"
             return
