@@ -1,15 +1,20 @@
 """The error tree: every mistake Rollforge can name, each with what was wrong, where, and what to do.
 
 All of them derive from :class:`RollforgeError`; each also derives from the builtin that a caller would expect, so
-``except LookupError`` or ``except ValueError`` keeps working.
+``except LookupError`` or ``except ValueError`` keeps working. No message is longer than :data:`LONGEST_MESSAGE` or holds a
+character that cannot be printed, whatever the value was that it is about.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
+    "LONGEST_MESSAGE",
     "ArtifactNotFound",
     "ArtifactUnreadable",
     "BuildError",
@@ -36,8 +41,87 @@ __all__ = [
     "TrainingFailed",
     "UnfitWorker",
     "UntrustedPickle",
+    "excerpt",
     "nearest",
+    "printable",
+    "shown",
 ]
+
+LONGEST_MESSAGE = 1900
+"""Characters of an error's message at most; of a longer one the middle is left out."""
+_TAIL = 600  # the end says what to do
+_LONGEST_NAME, _MOST_NAMES = 100, 10_000  # comparing names costs the square of their length
+
+
+def printable(text: str) -> str:
+    """Return `text` with an escape such as ``\\x1b`` in place of each character that cannot be printed.
+
+    Line feeds and tabs stay. Half of a surrogate pair, which no stream can encode, counts as not printable.
+
+    Examples
+    --------
+    >>> printable("a\\x1b[31mb\\ud800")
+    'a\\\\x1b[31mb\\\\ud800'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def excerpt(text: str, limit: int = LONGEST_MESSAGE, *, tail: int = 0) -> str:
+    """Return `text` with its middle left out where it is longer than `limit`, and nothing in it that cannot be printed.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+    limit : int
+        Characters at most.
+    tail : int
+        How many of them are for the end.
+
+    Examples
+    --------
+    >>> excerpt("abcdefghij" * 10, 40, tail=5)
+    'abcdefghijabcdefg… (78 left out) …fghij'
+    """
+    limit = max(limit, 32)
+    fitting = printable(text[: 2 * limit])
+    if len(text) <= 2 * limit and len(fitting) <= limit:
+        return fitting
+    end = printable(text[-tail:])[-tail:] if tail else ""
+    room = limit - len(end) - len(f"… ({len(text)} left out) …")
+    return f"{fitting[:room]}… ({max(1, len(text) - room - tail)} left out) …{end}"
+
+
+class _Short(reprlib.Repr):
+    """The form of a value in a message: of large ones, the beginning and the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 80, 80, 40
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 6
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 128 else f"an integer of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
+
+
+def shown(value: Any) -> str:
+    """Return ``repr(value)`` for a message: bounded, whatever the value is.
+
+    Examples
+    --------
+    >>> shown("no"), shown([1, 2, {"a": None}]), len(shown("x" * 10**6)) < 100
+    ("'no'", "[1, 2, {'a': None}]", True)
+    """
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # noqa: BLE001 - whatever the value's own __repr__ raises
+        return f"a {type(value).__name__}"
+    return excerpt(text, 200, tail=20)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -50,15 +134,28 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     >>> nearest("zzz", ["learn_rate"])
     ''
     """
-    names = sorted({str(a) for a in allowed})
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    name = str(name)
+    if len(name) > _LONGEST_NAME:
+        return ""
+    names = sorted({str(a)[: _LONGEST_NAME + 1] for a in itertools.islice(allowed, _MOST_NAMES)})
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close:  # a difference in case alone is the commonest slip of all
-        close = [a for a in names if a.lower() == str(name).lower()]
+        close = [a for a in names if a.lower() == name.lower()]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 class RollforgeError(Exception):
-    """Base of every error that Rollforge raises on purpose. The command line prints its message without a traceback."""
+    """Base of every error that Rollforge raises on purpose. The command line prints its message without a traceback.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, which value, where, what to do. It is shortened to :data:`LONGEST_MESSAGE` characters, and what
+        cannot be printed is escaped.
+    """
+
+    def __init__(self, message: object = "", *more: object) -> None:
+        super().__init__(excerpt(message, tail=_TAIL) if isinstance(message, str) else message, *more)
 
 
 class ConfigError(RollforgeError, ValueError):
@@ -73,9 +170,9 @@ class ConfigError(RollforgeError, ValueError):
     """
 
     def __init__(self, message: str, *, path: str = "") -> None:
-        self.path = path
-        self.message = message
-        super().__init__(f"{path}: {message}" if path else message)
+        self.path = excerpt(path, 300, tail=50)
+        self.message = excerpt(message, tail=_TAIL)
+        super().__init__(f"{self.path}: {message}" if path else message)
 
 
 class BuildError(ConfigError):
@@ -130,7 +227,23 @@ class ExpressionError(DataError):
     def __init__(self, message: str, *, text: str, position: int) -> None:
         self.text = text
         self.position = position
-        super().__init__(f"{message} at position {position + 1} of the expression:\n  {text}\n  {' ' * position}^")
+        line, column = _around(text, position)
+        super().__init__(f"{message} at position {position + 1} of the expression:\n  {line}\n  {' ' * column}^")
+
+
+_WIDTH = 120
+
+
+def _around(text: str, position: int) -> tuple[str, int]:
+    """The part of a text around a position, on one line, and where the position is in it."""
+    start = 0 if len(text) <= _WIDTH else max(0, min(position - _WIDTH // 2, len(text) - _WIDTH))
+    before = "…" * (start > 0) + _one_line(text[start:position])
+    after = _one_line(text[position : start + _WIDTH]) + "…" * (start + _WIDTH < len(text))
+    return before + after, len(before)
+
+
+def _one_line(text: str) -> str:
+    return printable(text.replace("\n", " ").replace("\t", " "))
 
 
 class ModelError(RollforgeError, ValueError):

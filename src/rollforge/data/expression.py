@@ -133,6 +133,7 @@ _FOLDABLE: dict[str, Callable[[Any, Any], Any]] = {
     "Power": operator.pow,
 }
 _DEEPEST = 200
+_LONGEST = 100_000  # characters
 _PARAMETERS = {"x": "feature", "c": "feature", "n": "N", "a": "N", "q": "qscore", "t": "instrument"}
 _ROLLING_NAMES = ("Mean", "Sum", "Std", "Var", "Skew", "Kurt", "Max", "Min", "Count", "Rank")
 
@@ -145,8 +146,10 @@ class _Token:
 
 
 def _tokens(text: str) -> list[_Token]:
-    found, at = [], 0
-    while at < len(text.rstrip()):
+    if len(text) > _LONGEST:
+        raise ExpressionError(f"an expression of more than {_LONGEST:,} characters is not read", text=text, position=_LONGEST)
+    found, at, end = [], 0, len(text.rstrip())
+    while at < end:
         match = _TOKEN.match(text, at)
         if match is None or match.lastgroup is None:
             start = at + len(text[at:]) - len(text[at:].lstrip())

@@ -1,0 +1,78 @@
+"""Messages stay short and can be printed, whatever the value is that they are about."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from rollforge.data.expression import parse
+from rollforge.errors import LONGEST_MESSAGE, ConfigError, DataError, ExpressionError, RollforgeError, nearest, shown
+
+
+def test_a_long_message_keeps_its_beginning_and_what_to_do() -> None:
+    message = str(DataError(f"{'x' * 10**6!r} is not a size. Write it as 512M."))
+    assert len(message) <= LONGEST_MESSAGE
+    assert message.startswith("'xxx")
+    assert "left out" in message
+    assert message.endswith("is not a size. Write it as 512M.")
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "half \ud800", "\x00", "\u202ereversed", "\x9b31m", "\r"])
+def test_a_message_can_be_printed_and_encoded(text: str) -> None:
+    for error in (RollforgeError(text), ConfigError(text, path=text)):
+        assert str(error).isprintable()
+        str(error).encode()
+
+
+def test_lines_of_a_message_stay() -> None:
+    assert str(RollforgeError("two mistakes:\n\tone\n\ttwo")) == "two mistakes:\n\tone\n\ttwo"
+
+
+def test_path_and_message_of_a_mistake_are_bounded_too() -> None:
+    error = ConfigError("y" * 10**6, path="x" * 10**6)
+    assert len(error.path) <= 300
+    assert len(error.message) <= LONGEST_MESSAGE
+    assert len(str(error)) <= LONGEST_MESSAGE
+
+
+def test_an_error_in_a_long_expression_shows_the_place() -> None:
+    text = " + ".join(f"$field{i}" for i in range(1_000))
+    with pytest.raises(ExpressionError) as caught:
+        parse(f"{text} + § + {text}")
+    message = str(caught.value)
+    first, line, caret = message.split("\n")
+    assert len(message) < 400
+    assert "'§' is not understood" in first
+    assert line[len(caret) - 1] == "§"
+    assert caret.endswith("^")
+
+
+def test_the_place_is_right_where_characters_cannot_be_printed() -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse("$close\n+ \x00 + Mean($close, 5")
+    _, line, caret = str(caught.value).split("\n")
+    assert line[len(caret) - 1 :].startswith("\\x00 + Mean")
+
+
+def test_the_nearest_name_of_a_long_one_takes_no_time() -> None:
+    began = time.process_time()
+    assert nearest("a" * 10**6, ["alpha", "b" * 10**6]) == ""
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, 10**10_000, list(range(10**5)), {"a": [{"b": [[[[1]]]]}]}, b"x" * 10**6],
+    ids=["text", "integer", "list", "nested", "bytes"],
+)
+def test_a_value_in_a_message_is_bounded(value: object) -> None:
+    assert len(shown(value)) <= 200
+
+
+def test_a_value_that_cannot_say_what_it_is_is_called_by_its_type() -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise ValueError("no")
+
+    assert "Mute" in shown(Mute())
