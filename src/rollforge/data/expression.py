@@ -147,7 +147,9 @@ class _Token:
 
 def _tokens(text: str) -> list[_Token]:
     if len(text) > _LONGEST:
-        raise ExpressionError(f"an expression of more than {_LONGEST:,} characters is not read", text=text, position=_LONGEST)
+        raise ExpressionError(
+            f"an expression of more than {_LONGEST:,} characters is not read", text=text, position=_LONGEST
+        )
     found, at, end = [], 0, len(text.rstrip())
     while at < end:
         match = _TOKEN.match(text, at)
