@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
     "errors",
+    "limits",
     "dates",
     "task",
     "confidential",
@@ -25,7 +26,7 @@ _GROUND = [
 ]
 GROUND = {name: order for order, name in enumerate(_GROUND)}
 ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]
-EDGE = {"workflow", "rolling", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
+EDGE = {"workflow", "rendering", "rolling", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.errors import ConfigError, nearest
+from rollforge.limits import parse_size
 
 __all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "using"]
 
@@ -27,35 +27,6 @@ EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
 def available_cores() -> int:
     """Return how many cores this process may use (its affinity, not the size of the machine)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_size(text: str, *, path: str = "") -> int:
-    """Return a size in bytes.
-
-    Parameters
-    ----------
-    text : str
-        A number with one of the units K, M, G, T (powers of 1024) or none.
-    path : str
-        Where it stands, for the error.
-
-    Raises
-    ------
-    ConfigError
-        When `text` is not a size.
-
-    Examples
-    --------
-    >>> parse_size("4G"), parse_size("512m"), parse_size("1024")
-    (4294967296, 536870912, 1024)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
-    if found is None:
-        raise ConfigError(f"{text!r} is not a size. Write it as 512M or 4G.", path=path)
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def _home() -> Path:

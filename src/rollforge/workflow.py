@@ -23,21 +23,21 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rollforge.build import build, describe, resolve_references
-from rollforge.confidential import is_secret_name, remember_secret
 from rollforge.dates import read_day
 from rollforge.errors import (
     BuildError,
     ConfigError,
     DataNotFound,
     DateError,
-    MissingDependency,
     ModelError,
     RollforgeError,
     nearest,
 )
 from rollforge.generate.naming import check_name
+from rollforge.limits import LIMITS, TooLarge, parse_size, read_text, shorten
 from rollforge.qlib_options import check_option, data_folder, exchange_options
-from rollforge.session import EXCHANGE, Session, parse_size, using
+from rollforge.rendering import render
+from rollforge.session import EXCHANGE, Session, using
 from rollforge.task import digest
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Workflow:
     form: Literal["qlib", "rollforge"]
     label_days: int | None
     """Trading days over which the label runs, where its expression does not tell."""
-    lines: Mapping[str, int] = field(repr=False)
+    lines: Lines = field(repr=False)
     """1-based line of each path in the document."""
     models: tuple[Template, ...] = ()
     """The models of the section ``models``, each as a whole task."""
@@ -208,7 +208,40 @@ class Plan:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema on PyYAML, with duplicate keys refused."""
+    """YAML 1.2's core schema on PyYAML, within limits and with duplicate keys refused."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._written = self._count = 0
+        self._counts: dict[str, int] = {}
+        self._limits = {name: LIMITS[name].value for name in ("depth", "values", "expanded_values")}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return a node. What it stands for is counted: an alias is as large as the node that it names."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        before = self._count
+        if isinstance(event, yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if event.anchor not in self._counts:
+                raise TooLarge(f"*{event.anchor} stands inside what it names.", path=_line_at(event))
+            self._count += self._counts[event.anchor]
+            self._check("expanded_values", self._count, "stands for", event)
+            return node
+        self._count += 1
+        self._written += 1
+        self._depth += 1
+        self._check("values", self._written, "holds", event)
+        self._check("depth", self._depth, "nests", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._counts[event.anchor] = self._count - before
+        return node
+
+    def _check(self, name: str, count: int, verb: str, event: Any) -> None:
+        if count > self._limits[name]:
+            limit = LIMITS[name]
+            limit.refuse(f"the document {verb} more than {limit.shown()}", path=_line_at(event))
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, Any] = {}
@@ -216,12 +249,31 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
+            if not _hashable(key):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a key must be a text or a number, found a {type(key).__name__}", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice (first in line {seen[key] + 1})", key_node.start_mark
+                    None,
+                    None,
+                    f"the key {shorten(key)} stands twice (first in line {seen[key] + 1})",
+                    key_node.start_mark,
                 )
             seen[key] = key_node.start_mark.line
         return super().construct_mapping(node, deep)
+
+
+def _hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _line_at(event: Any) -> str:
+    return f"line {event.start_mark.line + 1}"
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -257,70 +309,92 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_timestamp)
 
 
-def _line_map(node: Any, path: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = f"{path}.{key.value}" if path else str(key.value)
-            yield here, key.start_mark.line + 1
-            yield from _line_map(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield f"{path}.{i}", value.start_mark.line + 1
-            yield from _line_map(value, f"{path}.{i}")
+class Lines:
+    """The 1-based line of each path in a document, looked up in the tree that was read.
+
+    Nothing is laid out beforehand: what an alias stands for may be far larger than the document.
+    """
+
+    def __init__(self, root: Any = None) -> None:
+        self._root = root
+
+    def get(self, path: str) -> int:
+        """Return the line of `path`, or 0 where the document has no such path."""
+        found = self._line(self._root, path)
+        return 0 if found is None else found
+
+    def nearest(self, path: str) -> int:
+        """Return the line of `path` or of the nearest path above it; 0 where there is none."""
+        while path:
+            found = self.get(path)
+            if found:
+                return found
+            path = path.rpartition(".")[0]
+        return 0
+
+    def _line(self, node: Any, path: str) -> int | None:
+        if isinstance(node, yaml.MappingNode):
+            steps = [(str(key.value), value, key) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+        elif isinstance(node, yaml.SequenceNode):
+            step = path.partition(".")[0]
+            place = int(step) if step.isascii() and step.isdigit() and len(step) < 10 else len(node.value)
+            steps = [(step, node.value[place], node.value[place])] if place < len(node.value) else []
+        else:
+            return None
+        for name, value, marked in steps:
+            if path == name:
+                return int(marked.start_mark.line) + 1
+            if path.startswith(f"{name}."):  # a key may hold points itself
+                found = self._line(value, path[len(name) + 1 :])
+                if found is not None:
+                    return found
+        return None
 
 
-def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], dict[str, int]]:
+def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], Lines]:
     """Return the document in `text` and the line of each path in it.
 
     Raises
     ------
     ConfigError
         With line and column when `text` is not YAML, or not a mapping.
+    TooLarge
+        When it is larger, deeper or stands for more than the limits allow.
     """
+    LIMITS["workflow_size"].check(len(text), f"{name} holds")
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        lines: dict[str, int] = {}
-        if node is not None:
-            for path, line in _line_map(node):
-                lines.setdefault(path, line)
-        document = yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            document = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         problem = getattr(exc, "problem", None) or str(exc)
         shown = _shown_line(text, mark.line, mark.column) if mark is not None else ""
         raise ConfigError(f"{name}{where} is not readable YAML: {problem}.{shown}") from exc
+    except TooLarge as exc:
+        raise TooLarge(f"{name}, {exc}") from None
     except RecursionError as exc:
         raise ConfigError(f"{name} nests too deep or contains itself.") from exc
     if not isinstance(document, dict):
         raise ConfigError(f"{name} must be a mapping with at least 'task', found {type(document).__name__}.")
-    return document, lines
+    return document, Lines(node)
 
 
 def _shown_line(text: str, line: int, column: int) -> str:
     rows = text.splitlines()
     if not 0 <= line < len(rows):
         return ""
-    return f"\n  {rows[line]}\n  {' ' * column}^"
+    start = max(0, column - _SHOWN)
+    shown = rows[line][start : column + _SHOWN]
+    before = "…" if start else ""
+    return f"\n  {before}{shown}\n  {' ' * (column - start + len(before))}^"
 
 
-def _render(text: str, name: str) -> str:
-    """Fill ``{{ VARIABLE }}`` from the environment, as Qlib's runner does."""
-    if "{{" not in text and "{%" not in text:
-        return text
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import SandboxedEnvironment
-    except ImportError as exc:
-        raise MissingDependency(f"{name} is a Jinja template. Install its reader: pip install jinja2") from exc
-    for name in set(re.findall(r"[A-Za-z_]\w*", text)):
-        if is_secret_name(name):  # the report shows the workflow as it was filled
-            remember_secret(os.environ.get(name, ""))
-    try:
-        rendered: str = SandboxedEnvironment().from_string(text).render(dict(os.environ))
-    except TemplateError as exc:
-        raise ConfigError(f"{name}: the template cannot be filled: {exc}") from exc
-    return rendered
+_SHOWN = 100
 
 
 def _merge(base: Any, over: Any) -> Any:
@@ -331,7 +405,7 @@ def _merge(base: Any, over: Any) -> Any:
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, LIMITS["workflow_size"])
     except FileNotFoundError:
         close = difflib.get_close_matches(
             path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [], n=1
@@ -342,15 +416,20 @@ def _read_file(path: Path) -> str:
         raise ConfigError(f"The workflow file {str(path)!r} cannot be read: {exc}") from exc
 
 
-def _load_document(path: Path) -> tuple[dict[str, Any], dict[str, int], str]:
-    text = _render(_read_file(path), str(path))
+def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
+    """Return a document merged into those that it builds on; `over` are the files that build on this one."""
+    here = path.resolve()
+    if here in over:
+        raise ConfigError(f"BASE_CONFIG_PATH: {path} builds on itself.")
+    LIMITS["base_files"].check(len(over), f"BASE_CONFIG_PATH: {over[0] if over else path} builds on")
+    text = render(_read_file(path), str(path))
     document, lines = read_yaml(text, str(path))
     named = document.get("BASE_CONFIG_PATH")
     if named:
         base_path = Path(str(named)).expanduser()
         if not base_path.exists():
             base_path = path.parent / base_path
-        base, _, _ = _load_document(base_path)
+        base, _, _ = _load_document(base_path, (*over, here))
         document = _merge(base, {k: v for k, v in document.items() if k != "BASE_CONFIG_PATH"})
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     return document, lines, text
@@ -378,7 +457,7 @@ def _anchored(text: str) -> set[str]:
     return found
 
 
-def _problems(exc: ValidationError, document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
+def _problems(exc: ValidationError, document: Mapping[str, Any], lines: Lines) -> list[str]:
     found: dict[str, str] = {}
     for error in exc.errors():
         parts = [str(p) for p in error["loc"] if not (isinstance(p, str) and _is_branch(p))]
@@ -388,7 +467,7 @@ def _problems(exc: ValidationError, document: Mapping[str, Any], lines: Mapping[
             found.setdefault(path, message)
     # A union reports once for each branch; the deepest path is the one the user meant.
     deepest = [p for p in found if not any(q != p and q.startswith(p + ".") for q in found)]
-    deepest.sort(key=lambda p: (_line_of(p, lines), p))
+    deepest.sort(key=lambda p: (lines.nearest(p), p))
     return [f"{_line(p, lines)}{p}: {found[p]}" for p in deepest]
 
 
@@ -397,17 +476,8 @@ def _is_branch(part: str) -> bool:
     return part in ("_Object", "str", "int", "list", "none") or "[" in part
 
 
-def _line_of(path: str, lines: Mapping[str, int]) -> int:
-    """Line of `path`, or of the nearest key above it; 0 when there is none."""
-    while path:
-        if path in lines:
-            return lines[path]
-        path = path.rpartition(".")[0]
-    return 0
-
-
-def _line(path: str, lines: Mapping[str, int]) -> str:
-    line = _line_of(path, lines)
+def _line(path: str, lines: Lines) -> str:
+    line = lines.nearest(path)
     return f"line {line}: " if line else ""
 
 
@@ -434,12 +504,12 @@ def _message(error: Any, document: Mapping[str, Any], parts: list[str]) -> str:
     if kind == "literal_error":
         expected = error["ctx"]["expected"]
         hint = nearest(str(value), re.findall(r"\w+", expected))
-        return f"found {value!r}, allowed is {expected}.{hint}"
+        return f"found {shorten(value)}, allowed is {expected}.{hint}"
     text = str(error["msg"]).replace("Input should be", "must be").replace("valid dictionary", "mapping")
-    return f"{text[0].lower()}{text[1:]}, found {value!r}."
+    return f"{text[0].lower()}{text[1:]}, found {shorten(value)}."
 
 
-def _validate(document: dict[str, Any], lines: Mapping[str, int], path: Path, text: str) -> _Document:
+def _validate(document: dict[str, Any], lines: Lines, path: Path, text: str) -> _Document:
     problems: list[str] = []
     anchored = _anchored(text)
     for key in document:
@@ -466,7 +536,7 @@ def _validate(document: dict[str, Any], lines: Mapping[str, int], path: Path, te
     return parsed
 
 
-def _problems_of_models(document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
+def _problems_of_models(document: Mapping[str, Any], lines: Lines) -> list[str]:
     """What is wrong with the section ``models``."""
     models = document["models"]
     if not isinstance(models, dict) or not isinstance(document.get("task"), dict):
@@ -533,7 +603,7 @@ def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
     return tuple(made)
 
 
-def _option_problems(document: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
+def _option_problems(document: Mapping[str, Any], lines: Lines) -> list[str]:
     """Options of Qlib's that are unknown or refused, and defaults of the exchange that no backtest would take."""
     from rollforge.record.rules import Rules
 

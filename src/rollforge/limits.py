@@ -1,0 +1,360 @@
+"""How large things may be: one table of limits, and opening files that are named by others within them.
+
+Each limit is far above real work and exists so that a mistake, or a file made to exhaust a machine, ends with one message
+instead of with an hour of work or without memory. Every one can be changed by an environment variable, which worker
+processes inherit: ``ROLLFORGE_LIMIT_TASKS=2000000``. The table for users is in ``docs/limits.md``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, NoReturn
+
+from rollforge.errors import ConfigError, RollforgeError
+
+__all__ = [
+    "LIMITS",
+    "BoundedReader",
+    "Limit",
+    "TooLarge",
+    "check_archive",
+    "check_file",
+    "count_values",
+    "parse_size",
+    "read_bytes",
+    "read_text",
+    "shorten",
+]
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str, *, path: str = "") -> int:
+    """Return a size in bytes.
+
+    Parameters
+    ----------
+    text : str
+        A number with one of the units K, M, G, T (powers of 1024) or none.
+    path : str
+        Where it stands, for the error.
+
+    Raises
+    ------
+    ConfigError
+        When `text` is not a size.
+
+    Examples
+    --------
+    >>> parse_size("4G"), parse_size("512m"), parse_size("1024")
+    (4294967296, 536870912, 1024)
+    """
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if found is None:
+        raise ConfigError(f"{shorten(text)} is not a size. Write it as 512M or 4G.", path=path)
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _readable(size: int) -> str:
+    for unit in ("T", "G", "M", "K"):
+        if size >= _UNITS[unit] and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]} {unit}iB"
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size:,} bytes"
+
+
+class TooLarge(ConfigError):
+    """Something exceeds a limit of :mod:`rollforge.limits`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit: its name, its default and what it is about."""
+
+    name: str
+    default: int
+    about: str
+    """What is counted, as the table in the documentation says it."""
+    unit: str = ""
+    """``bytes``, or what is counted, in the plural."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that changes it."""
+        return f"ROLLFORGE_LIMIT_{self.name.upper()}"
+
+    @property
+    def value(self) -> int:
+        """The limit in force.
+
+        Raises
+        ------
+        ConfigError
+            When the environment variable holds no size.
+        """
+        said = os.environ.get(self.variable)
+        return self.default if not said else parse_size(said, path=self.variable)
+
+    def shown(self, amount: int | None = None) -> str:
+        """Return an amount (by default the limit) as people read it."""
+        amount = self.value if amount is None else amount
+        if self.unit == "bytes":
+            return _readable(amount)
+        number = f"{amount:,}" if amount < 10**15 else f"about 10^{amount.bit_length() * 0.30103:.0f}"
+        return f"{number} {self.unit}".strip()
+
+    def check(
+        self, amount: int, what: str, *, path: str = "", error: Callable[[str], RollforgeError] | None = None
+    ) -> None:
+        """Do nothing where `amount` is within the limit.
+
+        Parameters
+        ----------
+        amount : int
+            What was counted.
+        what : str
+            Subject of the message, as ``"The grid makes"``.
+        path : str
+            Where in the document.
+        error : callable, optional
+            Makes the error of a message; by default :class:`TooLarge`.
+
+        Raises
+        ------
+        TooLarge
+            Or what `error` makes, when it is beyond.
+        """
+        if amount > self.value:
+            self.refuse(f"{what} {self.shown(amount)}", path=path, error=error)
+
+    def refuse(self, what: str, *, path: str = "", error: Callable[[str], RollforgeError] | None = None) -> NoReturn:
+        """Raise, saying what is too large, the limit, and how to raise it."""
+        message = f"{what}; the limit is {self.shown()}. If that is meant, raise it with {self.variable}."
+        raise TooLarge(message, path=path) if error is None else error(message)
+
+
+LIMITS: Mapping[str, Limit] = {
+    limit.name: limit
+    for limit in (
+        Limit("workflow_size", 2**20, "size of a workflow file, also after its template was filled", "bytes"),
+        Limit("template_ms", 500, "computing time of a workflow file's template", "ms"),
+        Limit("values", 50_000, "values written in a workflow file", "values"),
+        Limit("expanded_values", 300_000, "values that a workflow file stands for, with its aliases", "values"),
+        Limit("depth", 100, "mappings and lists inside each other in a workflow file", "levels"),
+        Limit("base_files", 10, "files that build on each other by `BASE_CONFIG_PATH`", "files"),
+        Limit("tasks", 250_000, "tasks made from one template or workflow", "tasks"),
+        Limit("task_size", 4 * 2**20, "size of one task definition, references counted as often as used", "bytes"),
+        Limit("result_size", 256 * 2**20, "size of what a task returns to the pool", "bytes"),
+        Limit("expression_length", 20_000, "length of one feature expression", "characters"),
+        Limit("text_file_size", 256 * 2**20, "size of a calendar, an instrument list or a member list", "bytes"),
+        Limit("file_size", 64 * 2**30, "size of any other file that is read", "bytes"),
+        Limit("table_columns", 5_000, "columns of a table that is imported", "columns"),
+        Limit("table_rows", 250_000_000, "rows of a table that is imported", "rows"),
+        Limit("table_size", 32 * 2**30, "memory for the columns of a Parquet file; text of a CSV file", "bytes"),
+        Limit("compression_ratio", 100, "how often larger a compressed file becomes (above 64 MiB)", "times"),
+        Limit("archive_files", 10_000, "files in an archive", "files"),
+    )
+}  # fmt: skip
+"""Every limit by name."""
+
+
+def shorten(value: Any, width: int = 60) -> str:
+    """Return what a message shows of a value: its ``repr``, cut in the middle; a large value is never written whole.
+
+    Examples
+    --------
+    >>> shorten("abc"), shorten("x" * 1000, 20)
+    ("'abc'", "'xxxxxxx…xxxxxxxxxx'")
+    """
+    if isinstance(value, str) and len(value) > 2 * width:
+        text = f"{value[:width]}{value[-width:]}"
+        return _cut(repr(text), width)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * width:
+        return f"a number of {value.bit_length() * 0.30103:,.0f} digits"
+    if isinstance(value, (dict, list, tuple, set)):
+        import reprlib
+
+        short = reprlib.Repr()
+        short.maxstring = short.maxother = width
+        return _cut(short.repr(value), width)
+    return _cut(repr(value), width)
+
+
+def _cut(text: str, width: int) -> str:
+    half = width // 2
+    return text if len(text) <= width else f"{text[: half - 2]}…{text[-half - 1 :]}"
+
+
+def count_values(value: Any, most: int) -> int:
+    """Return how many values a tree of dicts, lists and tuples holds; what stands in it twice counts twice.
+
+    Counting ends soon after `most`, so that a few objects that stand for millions cost no more than that.
+
+    Raises
+    ------
+    RecursionError
+        When `value` contains itself, or is nested too deep.
+    """
+    if isinstance(value, Mapping):
+        children: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple)):
+        children = value
+    else:
+        return 1
+    total = 1 + len(value)
+    for child in children:
+        if total > most:
+            return total
+        if isinstance(child, (Mapping, list, tuple)):
+            total += count_values(child, most - total) - 1
+    return total
+
+
+def check_file(
+    path: str | os.PathLike[str],
+    limit: Limit = LIMITS["file_size"],
+    *,
+    error: Callable[[str], RollforgeError] | None = None,
+) -> int:
+    """Return the size of a file, after checking that it is a regular one and not too large.
+
+    A device, a named pipe or a socket is refused before it is opened: reading it may never end.
+
+    Raises
+    ------
+    OSError
+        When there is no such file, or it cannot be looked at.
+    RollforgeError
+        What `error` makes of a message.
+    """
+    return _check_stat(os.stat(path), path, limit, error)
+
+
+def _check_stat(
+    found: os.stat_result, path: str | os.PathLike[str], limit: Limit, error: Callable[[str], RollforgeError] | None
+) -> int:
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        raise (error or ConfigError)(f"{str(path)!r} is {_KINDS.get(kind, 'no regular file')}, but a file is needed.")
+    limit.check(found.st_size, f"{str(path)!r} holds", error=error)
+    return found.st_size
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def read_bytes(
+    path: str | os.PathLike[str],
+    limit: Limit = LIMITS["file_size"],
+    *,
+    error: Callable[[str], RollforgeError] | None = None,
+) -> bytes:
+    """Return the bytes of a regular file within a limit; raises as :func:`check_file`."""
+    check_file(path, limit, error=error)  # opening a device may already do something
+    # Without O_NONBLOCK, opening a named pipe waits for a writer: it may have taken the file's place.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        _check_stat(os.fstat(handle), path, limit, error)
+        with open(handle, "rb", closefd=False) as stream:
+            data = stream.read(limit.value + 1)  # it may have grown, or lie about its size as files in /proc do
+    finally:
+        os.close(handle)
+    limit.check(len(data), f"{str(path)!r} holds", error=error)
+    return data
+
+
+def read_text(
+    path: str | os.PathLike[str],
+    limit: Limit = LIMITS["text_file_size"],
+    *,
+    error: Callable[[str], RollforgeError] | None = None,
+) -> str:
+    """Return the UTF-8 text of a regular file within a limit; raises as :func:`check_file`, and UnicodeDecodeError."""
+    text = read_bytes(path, limit, error=error).decode("utf-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_ALWAYS_FINE = 64 * 2**20
+
+
+class BoundedReader(io.RawIOBase):
+    """Reads what a compressed file becomes, and refuses to go on where that is out of proportion.
+
+    Parameters
+    ----------
+    stream : binary file
+        Gives the uncompressed bytes.
+    packed : int
+        Size of the compressed file.
+    name : str
+        Of the file, for the message.
+    error : callable
+        Makes the error of a message.
+    """
+
+    def __init__(
+        self, stream: IO[bytes], packed: int, name: str, error: Callable[[str], RollforgeError] | None = None
+    ) -> None:
+        super().__init__()
+        self._stream = stream
+        self._packed = packed
+        self._name = name
+        self._error = error
+        self._read = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`, and return how many bytes were read."""
+        data = self._stream.read(len(buffer))
+        self._read += len(data)
+        _check_growth(self._read, self._packed, self._name, self._error)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the stream too."""
+        self._stream.close()
+        super().close()
+
+
+def _check_growth(size: int, packed: int, name: str, error: Callable[[str], RollforgeError] | None) -> None:
+    LIMITS["table_size"].check(size, f"{name} unpacks to more than", error=error)
+    ratio = LIMITS["compression_ratio"]
+    if size > _ALWAYS_FINE and size > ratio.value * max(packed, 1):
+        ratio.refuse(f"{name} ({_readable(packed)}) unpacks to {_readable(size)} or more", error=error)
+
+
+def check_archive(
+    archive: Any, packed: int, name: str, *, error: Callable[[str], RollforgeError] | None = None
+) -> None:
+    """Do nothing where a ``zipfile.ZipFile`` can be unpacked: not too many files, not too large, all inside its folder.
+
+    The sizes are those that the archive states; Python reads no more than that of each file.
+
+    Raises
+    ------
+    RollforgeError
+        What `error` makes of a message.
+    """
+    entries = archive.infolist()
+    LIMITS["archive_files"].check(len(entries), f"{name} holds", error=error)
+    for entry in entries:
+        inside = str(entry.filename).replace("\\", "/")
+        if inside.startswith("/") or ":" in inside.partition("/")[0] or ".." in inside.split("/"):
+            raise (error or ConfigError)(
+                f"{name} holds a file {shorten(entry.filename)}, which lies outside the archive."
+            )
+    _check_growth(sum(int(e.file_size) for e in entries), packed, name, error)

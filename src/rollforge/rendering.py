@@ -1,0 +1,132 @@
+"""Filling the template of a workflow file, within limits.
+
+A template that only names variables is filled here. One that computes (loops, filters, operators) is filled by a process
+of its own, which ends when it takes too long or too much memory: Jinja's sandbox bounds neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rollforge.confidential import is_secret_name, remember_secret
+from rollforge.errors import ConfigError, MissingDependency
+from rollforge.limits import LIMITS
+
+__all__ = ["render"]
+
+_MEMORY = 512 * 2**20
+_PATIENCE = 60.0
+"""Seconds for the process to come to its end, its start included; its computing time is what is limited."""
+
+
+def render(text: str, name: str) -> str:
+    """Return the text of a workflow file with its template filled from the environment, as Qlib's runner does.
+
+    Parameters
+    ----------
+    text : str
+        What the file holds; without ``{{`` and ``{%`` it comes back as it is.
+    name : str
+        Of the file, for messages.
+
+    Raises
+    ------
+    MissingDependency
+        When Jinja is not installed.
+    ConfigError
+        When the template cannot be filled, or takes too long or too much memory.
+    """
+    if "{{" not in text and "{%" not in text:
+        return text
+    try:
+        import jinja2
+        from jinja2.sandbox import SandboxedEnvironment
+    except ImportError as exc:
+        raise MissingDependency(
+            f"{name} is a Jinja template. Install its reader: pip install 'rollforge[templates]'"
+        ) from exc
+    for word in set(re.findall(r"[A-Za-z_]\w*", text)):
+        if is_secret_name(word):  # the report shows the workflow as it was filled
+            remember_secret(os.environ.get(word, ""))
+    environment = SandboxedEnvironment()
+    try:
+        tree = environment.parse(text)
+        rendered = environment.from_string(tree).render(os.environ) if _only_names(tree) else _computed(text, name)
+    except (jinja2.TemplateError, RecursionError) as exc:
+        reason = str(exc) or type(exc).__name__
+        raise ConfigError(f"{name}: the template cannot be filled: {reason}") from exc
+    LIMITS["workflow_size"].check(len(rendered.encode("utf-8", "replace")), f"{name}: the filled template holds")
+    return rendered
+
+
+def _only_names(tree: Any) -> bool:
+    """Whether a template holds nothing but text and names of variables."""
+    import jinja2
+
+    allowed = (jinja2.nodes.Output, jinja2.nodes.TemplateData, jinja2.nodes.Name)
+    return all(isinstance(node, allowed) for node in tree.find_all(jinja2.nodes.Node))
+
+
+def _computed(text: str, name: str) -> str:
+    limit = LIMITS["template_ms"].value
+    asked = {
+        "text": text, "variables": dict(os.environ), "seconds": limit / 1000, "memory": _MEMORY,
+        "most": LIMITS["workflow_size"].value,
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _PROGRAM],
+            input=json.dumps(asked).encode("ascii"),
+            capture_output=True,
+            timeout=_PATIENCE + limit / 1000,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"},
+        )
+    except subprocess.TimeoutExpired:
+        LIMITS["template_ms"].refuse(f"{name}: filling the template takes too long")
+    if done.returncode == -signal.SIGPROF:
+        LIMITS["template_ms"].refuse(f"{name}: filling the template takes longer than {limit:,} ms of computing time")
+    try:
+        answer: Mapping[str, str] = json.loads(done.stdout)
+    except ValueError:
+        told = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise ConfigError(
+            f"{name}: the template cannot be filled: {told[-1] if told else f'exit code {done.returncode}'}"
+        ) from None
+    if "error" in answer:
+        raise ConfigError(f"{name}: the template cannot be filled: {answer['error']}")
+    return answer["text"]
+
+
+_PROGRAM = """
+import json, resource, signal, sys
+from jinja2.sandbox import SandboxedEnvironment
+asked = json.load(sys.stdin)
+sys.set_int_max_str_digits(4300)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+if used:
+    resource.setrlimit(resource.RLIMIT_AS, (used + asked["memory"],) * 2)
+signal.signal(signal.SIGPROF, signal.SIG_DFL)
+signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
+try:
+    made, size = [], 0
+    for piece in SandboxedEnvironment().from_string(asked["text"]).generate(asked["variables"]):
+        made.append(piece)
+        size += len(piece)
+        if size > asked["most"]:
+            break
+    answer = {"text": "".join(made)}
+except MemoryError:
+    made = None
+    answer = {"error": "it needs more than %d MiB of memory" % (asked["memory"] >> 20)}
+except Exception as exc:
+    answer = {"error": "%s: %s" % (type(exc).__name__, str(exc)[:300])}
+signal.setitimer(signal.ITIMER_PROF, 0)
+json.dump(answer, sys.stdout)
+"""
