@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -19,9 +20,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from pymongo import MongoClient
 
-from rollforge.errors import StoreUnavailable, UntrustedPickle
+from rollforge.errors import ConfigError, StoreUnavailable, UntrustedPickle
 from rollforge.store import sqlite
-from rollforge.store.base import Clock, TaskStore
+from rollforge.store.base import Clock, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import _MIGRATIONS as _POSTGRES_MIGRATIONS, PostgresStore
@@ -112,6 +113,24 @@ class TestSQLiteStore(TaskStoreSuite):
         raw.commit()
         raw.close()
         _check_unnamed(SQLiteStore(f"sqlite:///{file}"), task_id)
+
+    @pytest.mark.parametrize(
+        "name", ["my tasks.db", "my%20tasks.db", "100%.db", "a#b.db", "a+b&c=d.db", "ä.db", "a%00b.db"]
+    )
+    def test_names_of_files_are_taken_as_written(self, tmp_path: Path, name: str) -> None:
+        """With all signs that have a meaning in other URIs; options follow a question mark."""
+        for options in ("", "?synchronous=OFF", "?synchronous=n%6Frmal"):
+            store = SQLiteStore(f"sqlite:///{tmp_path}/{name}{options}")
+            store.create(POOL, [{"x": 1}])
+            store.close()
+        assert {path.name for path in tmp_path.iterdir()} == {name}
+
+    @pytest.mark.parametrize("address", ["tasks.db?mode=ro", "what?.db", "tasks.db?synchronous=NEVER", "a\x00b.db", ""])
+    def test_an_address_that_names_no_file(self, tmp_path: Path, address: str) -> None:
+        """Is refused, and nothing is made."""
+        with pytest.raises(ConfigError):
+            SQLiteStore(f"sqlite:///{tmp_path if address else ''}/{address}")
+        assert list(tmp_path.iterdir()) == []
 
     def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
         """No table of ours is made among its tables."""
@@ -222,6 +241,45 @@ class TestPostgresStore(TaskStoreSuite):
         """One clear message, without the password."""
         with pytest.raises(StoreUnavailable, match=said) as caught:
             PostgresStore(postgres.uri.replace(*change))
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("options", "setting", "value"),
+        [
+            ("options=-c statement_timeout=5000", "statement_timeout", "5s"),
+            ("options=-c%20statement_timeout%3D5000", "statement_timeout", "5s"),
+            ("application_name=a b+c", "application_name", "a b+c"),
+            ("application_name=a%20b%26c", "application_name", "a b&c"),
+            ("connect_timeout=3", "application_name", "rollforge"),
+        ],
+    )
+    def test_options_of_the_address_reach_the_server(
+        self, postgres: PostgresServer, options: str, setting: str, value: str
+    ) -> None:
+        """As libpq reads them: spaces as they are or encoded, a plus is a plus."""
+        for uri in (f"{self.uri}&{options}", f"{postgres.uri}?{options}&{self.uri.partition('?')[2]}"):
+            store = PostgresStore(uri)
+            assert store._read(lambda tx: tx.rows(f"SHOW {setting}")) == [(value,)]
+            store.close()
+
+    def test_an_address_in_the_other_form(self, postgres: PostgresServer) -> None:
+        """``host=… dbname=…`` is the same store."""
+        store = self.make_store(None)
+        store.create(POOL, [{"x": 1}])
+        parts = urlsplit(postgres.uri)
+        schema = self.uri.rpartition("=")[2]
+        dsn = (
+            f"host={parts.hostname} port={parts.port} user=rollforge password='secret' schema={schema} dbname=postgres"
+        )
+        same = open_store(dsn)
+        assert same.count(POOL) == {Status.WAITING: 1}
+        same.close()
+
+    @pytest.mark.parametrize("address", ["?nope=1", "?application_name=a%zz", "?schema=A-B", "?schema=pg_own"])
+    def test_an_address_that_cannot_be_read(self, postgres: PostgresServer, address: str) -> None:
+        """Says what is wrong with it, without the password."""
+        with pytest.raises(ConfigError) as caught:
+            PostgresStore(postgres.uri + address)
         assert "secret" not in str(caught.value)
 
     def test_a_port_where_nobody_answers(self) -> None:

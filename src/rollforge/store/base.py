@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -308,8 +309,8 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
     Parameters
     ----------
     uri : str
-        ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/database``,
-        ``mongodb://user:password@host:port/database`` or ``memory://NAME``.
+        ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/database`` (or
+        ``host=… dbname=… user=…``), ``mongodb://user:password@host:port/database`` or ``memory://NAME``.
     clock : callable, optional
         Seconds since the epoch; by default the store's own clock.
 
@@ -325,6 +326,8 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
     if clock is None and uri in _open:
         return _open[uri]
     scheme, separator, _ = uri.partition("://")
+    if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", uri):  # libpq's other form
+        scheme, separator = "postgresql", "://"
     if not separator or scheme not in _DRIVERS:
         raise ConfigError(
             f"{mask_secrets(uri)!r} names no task store.{nearest(scheme, _DRIVERS)} Write {_EXAMPLES}.", path="store"

@@ -2,6 +2,9 @@
 
 All tables are in a schema of their own, ``rollforge`` unless the URI names another (``?schema=NAME``). Claims skip the
 rows that others are taking; whoever waits is told of changes by NOTIFY, and does not poll.
+
+Every statement names its tables with their schema, and nothing is kept in the session, so a pooler such as PgBouncer may
+give each transaction another connection. Behind one, prepared statements are off, and waiting polls.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_secrets
@@ -73,33 +77,60 @@ CREATE TABLE paused (pool TEXT PRIMARY KEY)
 SCHEMA_VERSION = len(_MIGRATIONS)
 _CHANNEL = "rollforge"
 _CONNECT_SECONDS = 10
+_PREPARE_AFTER = 5
+_PROBE_SECONDS = 1.0
+_LEAST_NAP, _MOST_NAP = 0.05, 0.9
 _CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
 _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
 _IN_JSON = {**_COMPARISONS, "$eq": "=="}
 
 
+_NAMES = "|".join(
+    ["schema_version", *re.findall(r"CREATE (?:TABLE|SEQUENCE) (\w+)", ";".join(_MIGRATIONS))]
+)  # of tables and sequences
+_PLACE = re.compile(
+    rf"\b(?P<before>(?:FROM|JOIN|INTO|UPDATE|USING|ON|REFERENCES|ANALYZE|(?:TABLE|SEQUENCE)(?: IF(?: NOT)? EXISTS)?)\s+)"
+    rf"(?P<table>{_NAMES})\b(?!\.)|\bnextval\('(?P<sequence>{_NAMES})'\)|\bDROP INDEX (?P<index>\w+)"
+)
+
+
 @lru_cache(maxsize=512)
-def _translated(statement: str, own_clock: bool) -> str:
-    """``:name`` becomes psycopg's ``%(name)s``, and ``:now`` the server's clock."""
+def _translated(statement: str, schema: str, own_clock: bool) -> str:
+    """Names of tables get their schema, ``:name`` becomes psycopg's ``%(name)s``, and ``:now`` the server's clock.
+
+    Examples
+    --------
+    >>> _translated("UPDATE needs SET needs = :n FROM tasks WHERE tasks.id = needs.id", "mine", True)
+    'UPDATE "mine".needs SET needs = %(n)s FROM "mine".tasks WHERE tasks.id = needs.id'
+    """
+
+    def qualified(found: re.Match[str]) -> str:
+        if found["sequence"]:
+            return f"nextval('\"{schema}\".{found['sequence']}')"
+        if found["index"]:
+            return f'DROP INDEX "{schema}".{found["index"]}'
+        return f'{found["before"]}"{schema}".{found["table"]}'
 
     def parameter(found: re.Match[str]) -> str:
         return _CLOCK if found[1] == "now" and own_clock else f"%({found[1]})s"
 
-    return re.sub(r"(?<!:):([a-z]\w*)", parameter, statement.replace("%", "%%"))
+    return re.sub(r"(?<!:):([a-z]\w*)", parameter, _PLACE.sub(qualified, statement).replace("%", "%%"))
 
 
 class _Opened:
     """One connection, as the operations see it."""
 
-    def __init__(self, connection: psycopg.Connection[Any], clock: Clock | None) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], schema: str, clock: Clock | None) -> None:
         self.connection = connection
         self.pid = os.getpid()
+        self._schema = schema
         self._clock = clock
 
     def _execute(self, statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:
         if self._clock is not None:
             values["now"] = self._clock()
-        return self.connection.execute(_translated(statement, self._clock is None), values)
+        return self.connection.execute(_translated(statement, self._schema, self._clock is None), values)
 
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return self._execute(sql, values).fetchall()
@@ -109,20 +140,51 @@ class _Opened:
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
-    """Return what libpq understands of a URI, and the schema that it names.
+    """Return a URI (or ``host=… dbname=…``) as libpq's connection string, and the schema that it names.
+
+    As libpq reads them: ``%20`` is a space, and so is a space; ``+`` is a plus.
+
+    Raises
+    ------
+    ConfigError
+        When libpq cannot read it, or knows no such option; or the schema is no plain name.
 
     Examples
     --------
-    >>> parse_uri("postgresql://ann@db/tasks?schema=mine&connect_timeout=3")
-    ('postgresql://ann@db/tasks?connect_timeout=3', 'mine')
+    >>> parse_uri("postgresql://ann@db/tasks?schema=mine&options=-c statement_timeout=5000")[1]
+    'mine'
+    >>> parse_uri("postgresql://ann@db/tasks?options=-c statement_timeout=5000")[0]
+    "user=ann dbname=tasks host=db options='-c statement_timeout=5000' connect_timeout=10 application_name=rollforge"
     """
-    parts = urlsplit(uri)
-    options = dict(parse_qsl(parts.query))
-    schema = options.pop("schema", "rollforge")
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
-        raise ConfigError(f"schema={schema!r} is no name of lower-case letters, digits and underscores.", path="store")
+    if "://" in uri:
+        known, schema = _split_uri(uri)
+    else:
+        known, schema = _DSN_SCHEMA.sub("", uri), next((m[1] for m in _DSN_SCHEMA.finditer(uri)), "rollforge")
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema) or schema.startswith("pg_"):
+        raise ConfigError(
+            f"schema={schema!r} is no name of lower-case letters, digits and underscores (and without pg_ in front).",
+            path="store",
+        )
+    try:
+        options = conninfo_to_dict(known)
+    except psycopg.ProgrammingError as exc:
+        why = mask_secrets(" ".join(str(exc).split()))
+        raise ConfigError(
+            f"{mask_secrets(uri)!r} is no address of a PostgreSQL database: {why}. In a URI, signs with a meaning of their "
+            "own are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
+            path="store",
+        ) from exc
     options.setdefault("connect_timeout", str(_CONNECT_SECONDS))
-    return urlunsplit(parts._replace(query=urlencode(options))), schema
+    options.setdefault("application_name", "rollforge")
+    return make_conninfo(**options), schema
+
+
+def _split_uri(uri: str) -> tuple[str, str]:
+    address, _, text = uri.partition("?")
+    options = [option.partition("=") for option in text.split("&") if option]
+    kept = [f"{name}={value.replace(' ', '%20').replace('=', '%3D')}" for name, _, value in options if name != "schema"]
+    schemas = [unquote(value) for name, _, value in options if name == "schema"]
+    return f"{address}?{'&'.join(kept)}" if kept else address, [*schemas, "rollforge"][0]
 
 
 class PostgresStore(SQLStore):
@@ -152,6 +214,9 @@ class PostgresStore(SQLStore):
         self._lock = threading.RLock()
         self._connected: _Opened | None = None
         self._listener: _Opened | None = None
+        self._pooled = False
+        self._deaf = False
+        self._nap = _Nap()
         try:
             self._transact(self._migrate)
         except BaseException:
@@ -161,9 +226,17 @@ class PostgresStore(SQLStore):
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> _Opened:
-        connection = psycopg.connect(self._address, autocommit=True, application_name="rollforge")
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self._schema)))
-        return _Opened(connection, self._clock)
+        connection = psycopg.connect(self._address, autocommit=True, prepare_threshold=None)
+        # A pooler names a process of its own making, and may give every transaction another connection.
+        try:
+            (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        except BaseException:
+            connection.close()
+            raise
+        self._pooled = pid != connection.info.backend_pid
+        if not self._pooled:
+            connection.prepare_threshold = _PREPARE_AFTER
+        return _Opened(connection, self._schema, self._clock)
 
     def _opened(self) -> _Opened:
         opened = self._connected
@@ -195,7 +268,7 @@ class PostgresStore(SQLStore):
         tx.run("INSERT INTO schema_version VALUES (:version)", version=SCHEMA_VERSION)
 
     def _version(self, tx: _Opened) -> int:
-        if tx.rows("SELECT to_regclass(:name)", name=f"{self._schema}.schema_version")[0][0] is None:
+        if tx.rows("SELECT to_regclass(:name)", name=f'"{self._schema}".schema_version')[0][0] is None:
             return 0
         rows = tx.rows("SELECT version FROM schema_version")
         version = int(rows[0][0]) if rows else 0
@@ -225,7 +298,8 @@ class PostgresStore(SQLStore):
                 time.sleep(random.uniform(0.001, 0.02))
             except psycopg.Error as exc:
                 dead = self._connected is not None and self._connected.connection.broken
-                if dead and not began and not reconnected:
+                waited = any(mark in str(exc) for mark in _NO_TURN)  # as long as the pooler lets anybody wait
+                if dead and not waited and not began and not reconnected:
                     reconnected = True  # it had died while idle: nothing of this work was sent
                     continue
                 raise self._unavailable(exc) from exc
@@ -233,7 +307,7 @@ class PostgresStore(SQLStore):
     def _unavailable(self, exc: psycopg.Error) -> StoreUnavailable:
         text = " ".join(str(exc).split()) or type(exc).__name__
         for marks, advice in _ADVICE:
-            if isinstance(exc, marks[0]) or any(m in text for m in marks[1]):
+            if isinstance(exc, marks[0]) or any(re.search(m, text) for m in marks[1]):
                 return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {advice} ({mask_secrets(text)})")
         return StoreUnavailable(f"The task store {mask_secrets(self.uri)} cannot be used ({mask_secrets(text)})")
 
@@ -293,11 +367,13 @@ class PostgresStore(SQLStore):
         return _in_column(node, name)
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
+        if self._pooled or self._deaf:
+            self._nap.take(timeout)
+            return
         try:
             listener = self._listener
             if listener is None or listener.pid != os.getpid() or listener.connection.closed:
-                self._listener = listener = self._connect()
-                listener.connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+                self._listen()
                 return  # what happened before it listened is unknown
             deadline = time.monotonic() + timeout
             while (left := deadline - time.monotonic()) > 0:
@@ -309,20 +385,66 @@ class PostgresStore(SQLStore):
                 self._listener.connection.close()
             raise self._unavailable(exc) from exc
 
+    def _listen(self) -> None:
+        """Have a connection that is told of changes; where nothing arrives on it, do without."""
+        self._listener = listener = self._connect()
+        if not self._pooled:
+            arrived: list[str] = []
 
+            def hear(told: psycopg.Notify) -> None:
+                arrived.append(told.payload)
+
+            listener.connection.add_notify_handler(hear)
+            listener.connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+            deadline = time.monotonic() + _PROBE_SECONDS
+            listener.connection.execute("SELECT pg_notify(%s, '')", (self._channel,))
+            while not arrived and time.monotonic() < deadline:
+                time.sleep(0.02)
+                listener.connection.execute("SELECT 1")
+            listener.connection.remove_notify_handler(hear)  # it takes what notifies() waits for
+            self._deaf = not arrived
+        if self._pooled or self._deaf:
+            listener.connection.close()
+            self._listener = None
+
+
+class _Nap:
+    """Naps between looks at a pool whose changes nobody tells of: short at first, a second at most."""
+
+    def __init__(self) -> None:
+        self._seconds = _LEAST_NAP
+        self._ended = 0.0
+
+    def take(self, most: float) -> None:
+        """Sleep; as shortly as the first time, if there was something to do since the last nap."""
+        if time.monotonic() - self._ended > max(0.5, self._seconds):
+            self._seconds = _LEAST_NAP
+        time.sleep(max(0.0, min(self._seconds, most)))
+        self._seconds = min(self._seconds * 1.5, _MOST_NAP)
+        self._ended = time.monotonic()
+
+
+_NO_TURN = ("query_wait_timeout", "no more connections allowed", "client_login_timeout")
 _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], str], ...] = (
     ((errors.InvalidPassword, ("password authentication failed", "no password supplied")),
      "refuses user or password. Check them in the URI"),
-    ((errors.InvalidCatalogName, ("does not exist",)), "has no such database, or no such user. Create it, or name another"),
+    ((errors.InvalidCatalogName, (r'(database|role) "[^"]*" does not exist', "no such (database|user)")),
+     "has no such database, or no such user. Create it, or name another"),
+    (((), ("statement pooling mode",)),
+     "is behind a pooler in statement mode, which has no transactions. Set pool_mode=transaction for this database"),
+    (((), ("unsupported startup parameter",)),
+     "is behind a pooler that refuses an option of the URI. Remove it there, or name it in ignore_startup_parameters"),
+    (((), _NO_TURN),
+     "is behind a pooler that had no free connection in time. Give it more (default_pool_size), or start fewer workers"),
     (((), ("Connection refused", "could not translate host", "Name or service", "timeout expired", "No such file",
-           "Network is unreachable", "No route to host", "resolve host")),
+           "Network is unreachable", "No route to host", "resolve host", "cannot connect to server")),
      "cannot be reached. Is the server running, and are host and port right?"),
     ((errors.DiskFull, ("No space left",)), "is on a full disk. Nothing was changed"),
     ((errors.TooManyConnections, ("too many clients", "remaining connection slots")), "has no connection left"),
     ((errors.InsufficientPrivilege, ()), "does not let this user do that. Grant it CREATE on the database"),
     ((errors.ReadOnlySqlTransaction, ()), "is read-only (a standby?). Name the primary server"),
     (((), ("server closed the connection", "terminating connection", "the connection is closed", "starting up",
-           "shutting down", "recovery mode")),
+           "shutting down", "recovery mode", "server conn crashed", "Connection reset")),
      "broke off. The server was stopped or restarted"),
 )  # fmt: skip
 

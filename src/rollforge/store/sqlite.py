@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, StoreUnavailable
@@ -88,16 +88,39 @@ _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
 def parse_uri(uri: str) -> tuple[Path, str]:
-    """Return the file of a ``sqlite:///`` URI, and how certainly a commit must be on the disk."""
-    path, _, options = uri.removeprefix("sqlite://").partition("?")
-    if not path.startswith("/") or path == "/":
+    """Return the file of a ``sqlite:///`` URI, and how certainly a commit must be on the disk.
+
+    The name of the file is taken as it is written, with its spaces and percent signs, as SQLAlchemy and MLflow do.
+
+    Raises
+    ------
+    ConfigError
+        When it names no file, or has an option that does not exist.
+
+    Examples
+    --------
+    >>> parse_uri("sqlite:///my tasks.db?synchronous=NORMAL")
+    (PosixPath('my tasks.db'), 'NORMAL')
+    """
+    text, _, options = uri.removeprefix("sqlite://").partition("?")
+    if not text.startswith("/") or not Path(text[1:]).name:
         raise ConfigError(
             f"{uri!r} names no file. Write sqlite:///relative.db or sqlite:////absolute.db.", path="store"
         )
-    level = dict(parse_qsl(options)).get("synchronous", "FULL").upper()
+    level = "FULL"
+    for option in filter(None, options.split("&")):
+        name, _, value = option.partition("=")
+        if name != "synchronous":
+            raise ConfigError(
+                f"{uri!r}: there is no option {name!r}, only synchronous. The name of the file may hold no question mark.",
+                path="store",
+            )
+        level = unquote(value).upper()
     if level not in _LEVELS:
         raise ConfigError(f"synchronous={level!r} is none of {', '.join(_LEVELS)}.", path="store")
-    return Path(path[1:]).expanduser(), level
+    if "\x00" in text:
+        raise ConfigError(f"{uri!r} names no file.", path="store")
+    return Path(text[1:]).expanduser(), level
 
 
 class _Opened:
