@@ -176,7 +176,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
         ) from exc
     options.setdefault("connect_timeout", str(_CONNECT_SECONDS))
     options.setdefault("application_name", "rollforge")
-    return make_conninfo(**options), schema
+    return make_conninfo("", **{name: str(value) for name, value in options.items()}), schema
 
 
 def _split_uri(uri: str) -> tuple[str, str]:
