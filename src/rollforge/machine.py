@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["boot_id", "process_is_gone", "process_name", "uptime"]
+__all__ = ["boot_id", "machine_of", "process_is_gone", "process_name", "uptime"]
 
 _PROC = Path("/proc")
 
@@ -70,6 +70,19 @@ def process_name(pid: int | None = None) -> str:
     pid = os.getpid() if pid is None else pid
     start = _start_of(pid)
     return f"{socket.gethostname()}:{pid}" + (f":{_namespace()}-{start}" if start is not None else "")
+
+
+def machine_of(name: str) -> str:
+    """Return the machine or container that the process of that name runs on: ``host`` with the mark of its namespace.
+
+    Examples
+    --------
+    >>> machine_of("gpu1:4711:0badc0de-99812"), machine_of("gpu1:17")
+    ('gpu1/0badc0de', 'gpu1')
+    """
+    host, _, rest = name.partition(":")
+    namespace = rest.partition(":")[2].partition("-")[0]
+    return f"{host}/{namespace}" if namespace else host
 
 
 def process_is_gone(name: str) -> bool:

@@ -121,6 +121,11 @@ class TaskRecord:
     """The last lines that the latest attempt logged or printed."""
     depends_on: tuple[str, ...] = ()
     """Ids of the tasks of this pool that must be done before."""
+    failed_by: tuple[str, ...] = ()
+    """Workers at which attempts failed, each once; empty again after a retry. A lost lease is not among them."""
+    submission: str = ""
+    """Key of what the latest submission of the task used, see :meth:`~rollforge.store.base.TaskStore.submissions`; empty
+    when nothing was said."""
     blocked: bool = False
     """Whether one of them is not done yet."""
     stage_from: Status = Status.WAITING

@@ -12,14 +12,28 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, MissingDependency, nearest
+from rollforge.machine import machine_of
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["Clock", "Created", "TaskStore", "backoff", "open_store", "refuse_running", "storable_text", "trim_log"]
+__all__ = [
+    "AVOID_SECONDS",
+    "Clock",
+    "Created",
+    "TaskStore",
+    "Work",
+    "backoff",
+    "open_store",
+    "refuse_running",
+    "storable_text",
+    "trim_log",
+]
 
 Clock = Callable[[], float]
 Query = Mapping[str, Any]
 
 LOG_LINES = 200
+AVOID_SECONDS = 60.0
+"""For how long after a failure a claim can leave the task to other workers."""
 _LOG_CHARACTERS = 64_000
 
 
@@ -30,6 +44,17 @@ class Created:
     id: str
     new: bool
     """False: the pool had it already."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What a worker does, and did since some moment."""
+
+    running: int = 0
+    done: int = 0
+    """Stages that it committed."""
+    failed: int = 0
+    """Attempts that failed, at most one a task."""
 
 
 @runtime_checkable
@@ -45,6 +70,7 @@ class TaskStore(Protocol):
       :class:`~rollforge.errors.LeaseLost` and changes nothing. So each stage of a task has one committed result.
     * **Attempts are counted** when a stage fails, or its lease runs out; not when it is given back. After `max_attempts`
       the task is ``failed`` and keeps its error and its cause.
+    * **A failure stays with its worker**: a task knows at which workers it failed, and a claim can leave it to others.
     * **A task waits for what it depends on**: it is claimed when all of that is ``done``, and fails when one of it fails.
     * **Results are apart.** Counting and claiming never read them.
     * **Time is the store's** (its clock), not that of each worker.
@@ -64,8 +90,9 @@ class TaskStore(Protocol):
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
+        submission: str = "",
     ) -> list[Created]:
-        """Store definitions, all of them or none; those that the pool has already stay as they are, but for the name.
+        """Store definitions, all of them or none; those that the pool has already keep all but name and submission.
 
         Parameters
         ----------
@@ -82,6 +109,9 @@ class TaskStore(Protocol):
         model_names : sequence of str
             Of each definition what its model is called, also of those that the pool has already. Empty, or no names at all:
             new tasks get none, known ones keep theirs.
+        submission : str
+            Key of what was used, from :meth:`keep_submission`: of the new ones, and of known ones that are not done. Empty:
+            new tasks get none, known ones keep theirs.
 
         Raises
         ------
@@ -92,6 +122,12 @@ class TaskStore(Protocol):
         ConfigError
             When tasks would wait for each other.
         """
+
+    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+        """Keep what a submission used, plain data, and return its key: the same for the same facts."""
+
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Return what the submissions of a pool used, by key, the oldest first; without those whose keys are `known`."""
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         """Store whole records (copies from another store), running ones as not begun; return how many were new."""
@@ -107,8 +143,12 @@ class TaskStore(Protocol):
         status: Status = Status.WAITING,
         query: Query | None = None,
         limit: int = 1,
+        avoid: str = "",
     ) -> list[TaskRecord]:
         """Take up to `limit` tasks of a status (or whose lease, claimed from that status, ran out), now ``running``.
+
+        `avoid` names a worker or a machine (see :func:`~rollforge.machine.machine_of`): tasks that failed there less than
+        `AVOID_SECONDS` ago are left to others.
 
         None while the pool is paused. Nothing that a definition refers to is imported; a task whose definition cannot be
         decoded becomes ``failed`` with the cause ``unreadable``, and the others are claimed.
@@ -153,6 +193,9 @@ class TaskStore(Protocol):
 
     def pools(self) -> list[str]:
         """Return the names of the pools that have tasks."""
+
+    def workers(self, pool: str, since: float) -> dict[str, Work]:
+        """Return what each worker runs, and what it did since a moment of the store's clock."""
 
     def paused(self, pool: str) -> bool:
         """Return whether nothing is claimed from a pool at present."""
@@ -247,6 +290,22 @@ def storable_text(text: str) -> str:
     'a\\\\x00b\\\\udc80'
     """
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def failure_mark(worker: str) -> str:
+    """Return how a failure at a worker is kept in a text: its machine and its name, each between bars."""
+    return f"|{machine_of(worker)}|{worker}|"
+
+
+def failed_workers(marks: str) -> tuple[str, ...]:
+    """Return the workers of a text of such marks.
+
+    Examples
+    --------
+    >>> failed_workers(failure_mark("gpu1:17:ab-1") + failure_mark("gpu2:9"))
+    ('gpu1:17:ab-1', 'gpu2:9')
+    """
+    return tuple(mark.rpartition("|")[2] for mark in marks.strip("|").split("||")) if marks else ()
 
 
 def stale(task: TaskRecord) -> str:

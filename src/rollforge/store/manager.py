@@ -211,6 +211,7 @@ class TaskManager:
         priority: int = 0,
         max_attempts: int = 3,
         model_names: Sequence[str] = (),
+        submission: str = "",
     ) -> Ids:
         """Store definitions and return their ids, in the same order; those that the pool knows keep all but their name.
 
@@ -231,6 +232,9 @@ class TaskManager:
         model_names : sequence of str
             What the model of each is called wherever tasks are shown. A name is no part of a task: giving a known task
             another one changes that alone. Empty names, or none at all, change nothing.
+        submission : str
+            Key of what was used to plan them, from :meth:`TaskStore.keep_submission
+            <rollforge.store.base.TaskStore.keep_submission>`; also given to known tasks that are not done.
 
         Raises
         ------
@@ -251,7 +255,7 @@ class TaskManager:
             return ids
         created = self.store.create(
             self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
-            model_names=model_names,
+            model_names=model_names, submission=submission,
         )  # fmt: skip
         new = {c.id: definition for c, definition in zip(created, task_def_l, strict=True) if c.new}
         self._report(new, len(created), print_nt)

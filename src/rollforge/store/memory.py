@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from rollforge.errors import LeaseLost, TaskNotFound
+from rollforge.machine import machine_of
 from rollforge.store.base import (
+    AVOID_SECONDS,
     Clock,
     Created,
     Query,
+    Work,
     backoff,
     because_of,
     expired,
@@ -61,6 +64,7 @@ class MemoryStore:
         self._seen = threading.local()
         self._pools: dict[str, dict[str, TaskRecord]] = {}
         self._paused: set[str] = set()
+        self._submissions: dict[str, dict[str, str]] = {}
         self._token = 0
 
     # -- putting in ----------------------------------------------------------------------------------------------------
@@ -74,6 +78,7 @@ class MemoryStore:
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
+        submission: str = "",
     ) -> list[Created]:
         names = named(definitions, model_names)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
@@ -88,11 +93,13 @@ class MemoryStore:
                 if known is None:
                     task = TaskRecord(
                         id=task_id, pool=pool, definition=decode(text), text=text, priority=priority, max_attempts=max_attempts,
-                        created_at=self._clock(), depends_on=needs, model_name=name,
+                        created_at=self._clock(), depends_on=needs, model_name=name, submission=submission,
                     )  # fmt: skip
                     self._put(task)
-                elif name and name != known.model_name:
-                    self._put(replace(known, model_name=name))
+                    continue
+                used = submission if submission and known.status is not Status.DONE else known.submission
+                if (name or known.model_name, used) != (known.model_name, known.submission):
+                    self._put(replace(known, model_name=name or known.model_name, submission=used))
             if any(c.new for c in made):
                 self._settle(pool, needs)
             return made
@@ -105,6 +112,16 @@ class MemoryStore:
 
     def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
         refuse_cycles(ids, needs, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
+
+    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+        key = digest(facts)
+        with self._lock:
+            self._submissions.setdefault(pool, {}).setdefault(key, encode(facts))
+        return key
+
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        with self._lock:
+            return {k: decode(text) for k, text in self._submissions.get(pool, {}).items() if k not in known}
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         with self._lock:
@@ -159,6 +176,7 @@ class MemoryStore:
         status: Status = Status.WAITING,
         query: Query | None = None,
         limit: int = 1,
+        avoid: str = "",
     ) -> list[TaskRecord]:
         node = parse_query(query)
         with self._lock:
@@ -168,7 +186,9 @@ class MemoryStore:
             now = self._clock()
             self._token += 1  # one counter for the whole store: a task removed and created again knows no old claims
             free = [
-                t for t in self._matching(pool, node) if t.status is status and not t.blocked and t.available_at <= now
+                t
+                for t in self._matching(pool, node)
+                if t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
             ]
             free.sort(key=lambda t: -t.priority)  # stable: among equals the oldest first
             claimed = [
@@ -268,6 +288,7 @@ class MemoryStore:
                     lease_until=None,
                     available_at=now + wait,
                     finished_at=now,
+                    failed_by=tuple(dict.fromkeys([*held.failed_by, str(held.worker)])),
                 )
             )
             if status is Status.FAILED:
@@ -313,6 +334,18 @@ class MemoryStore:
     def pools(self) -> list[str]:
         with self._lock:
             return sorted(name for name, tasks in self._pools.items() if tasks)
+
+    def workers(self, pool: str, since: float) -> dict[str, Work]:
+        found: dict[str, Work] = {}
+        for task in self.query(pool, results=False):
+            if task.status is Status.RUNNING:
+                found.setdefault(str(task.worker), Work()).running += 1
+            elif task.status in (Status.DONE, Status.PART_DONE) and (task.finished_at or 0.0) >= since:
+                found.setdefault(str(task.worker), Work()).done += 1
+            if task.finished_at is None or task.finished_at >= since:
+                for name in task.failed_by:
+                    found.setdefault(name, Work()).failed += 1
+        return found
 
     def paused(self, pool: str) -> bool:
         return pool in self._paused
@@ -394,6 +427,7 @@ class MemoryStore:
             fresh = TaskRecord(
                 id=new_id, pool=pool, definition=kept, priority=old.priority, max_attempts=old.max_attempts,
                 created_at=self._clock(), token=old.token + 1, depends_on=old.depends_on, model_name=old.model_name,
+                submission=old.submission,
             )  # fmt: skip
             if new_id != task_id and new_id in known:
                 both = tuple(sorted({*known[new_id].depends_on, *old.depends_on}))
@@ -418,8 +452,14 @@ def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
     """Put by hand into a status: old claims are stale, attempts start anew."""
     return replace(
         task, status=status, token=task.token + 1, attempt=0, lease_until=None, available_at=0.0,
-        error=None, cause=None, stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
+        error=None, cause=None, failed_by=(),
+        stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
     )  # fmt: skip
+
+
+def _avoided(task: TaskRecord, avoid: str, now: float) -> bool:
+    failed_there = avoid and any(avoid in (name, machine_of(name)) for name in task.failed_by)
+    return bool(failed_there) and (task.finished_at or 0.0) > now - AVOID_SECONDS
 
 
 def _document(task: TaskRecord) -> dict[str, Any]:

@@ -36,12 +36,16 @@ from rollforge.errors import (
     UntrustedPickle,
 )
 from rollforge.store.base import (
+    AVOID_SECONDS,
     Clock,
     Created,
     Query,
+    Work,
     backoff,
     because_of,
     expired,
+    failed_workers,
+    failure_mark,
     named,
     refuse_cycles,
     refuse_running,
@@ -55,6 +59,7 @@ from rollforge.task import (
     Cause,
     Status,
     TaskRecord,
+    decode,
     digest,
     encode,
     searchable,
@@ -66,17 +71,18 @@ __all__ = ["MongoStore"]
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _META = "rollforge_meta"
 _ORDER = [("priority", DESCENDING), ("seq", 1)]
 _UNFINISHED = ["waiting", "running", "part_done"]
 _FRESH: Document = {
     "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
     "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
-    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "",
+    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "",
+    "submission": "",
 }  # fmt: skip
 # What a task keeps when another definition is put in its place.
-_KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name")
+_KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission")
 _SECONDS = 10.0
 _TRUST = (UntrustedPickle, ArtifactUnreadable)
 
@@ -146,9 +152,10 @@ class MongoStore:
                 f"one knows {SCHEMA_VERSION}). Update Rollforge."
             )
         elif found["version"] < SCHEMA_VERSION:
-            for pool in self.pools():  # since schema 2 a task has a name
-                unnamed = {"digest": {"$exists": True}, "model_name": {"$exists": False}}
-                self._database[pool].update_many(unnamed, {"$set": {"model_name": ""}})
+            for pool in self.pools():  # since schema 2 a task has a name, since 3 its failures and its submission
+                for added in ("model_name", "failed_by", "submission"):
+                    lacking = {"digest": {"$exists": True}, added: {"$exists": False}}
+                    self._database[pool].update_many(lacking, {"$set": {added: ""}})
             self._meta.update_one({"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}})
 
     def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
@@ -241,6 +248,7 @@ class MongoStore:
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
+        submission: str = "",
     ) -> list[Created]:
         names = named(definitions, model_names)
         written = [_definition(d) for d in definitions]  # all of them, before anything is stored
@@ -253,14 +261,31 @@ class MongoStore:
         last = self._number("seq", max(1, len(written)))
         now = self._now()
         fresh = {**_FRESH, "priority": priority, "max_attempts": max_attempts, "needs": needs, "unmet": needs}
+        fresh["submission"] = submission
         for i, document in enumerate(written):
             seq = last - len(written) + 1 + i
             document |= {**fresh, "created_at": now, "changed": now, "seq": seq, "model_name": names[i]}
         new = self._insert(tasks, written)
         self._rename(tasks, {d["digest"]: names[i] for i, d in enumerate(written) if i not in new and names[i]})
+        if submission:
+            again = {"digest": {"$in": [d["digest"] for i, d in enumerate(written) if i not in new]}}
+            unfinished = {**again, "status": {"$ne": "done"}, "submission": {"$ne": submission}}
+            tasks.update_many(unfinished, {"$set": {"submission": submission, "changed": self._now()}})
         if needs and new:
             self._settle(pool, needs)
         return [Created(d["digest"], i in new) for i, d in enumerate(written)]
+
+    @_spoken
+    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+        key = digest(facts)
+        kept = {"pool": pool, "key": key, "facts": encode(facts), "at": self._now()}
+        self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$setOnInsert": kept}, upsert=True)
+        return key
+
+    @_spoken
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        found = self._meta.find({"pool": pool, "key": {"$nin": list(known)}}).sort([("at", 1), ("key", 1)])
+        return {d["key"]: decode(d["facts"]) for d in found}
 
     def _rename(self, tasks: Collection[Document], names: Mapping[str, str]) -> None:
         """Give tasks that are there the names of their models."""
@@ -302,7 +327,9 @@ class MongoStore:
                     "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
                     "started_at": r.started_at, "finished_at": r.finished_at, "error": r.error,
                     "cause": r.cause.value if r.cause else None, "log": trim_log(r.log), "needs": list(r.depends_on),
-                    "unmet": list(r.depends_on), "model_name": r.model_name, "seq": last - len(kept) + 1 + i,
+                    "unmet": list(r.depends_on), "model_name": r.model_name,
+                    "submission": r.submission, "failed_by": "".join(map(failure_mark, r.failed_by)),
+                    "seq": last - len(kept) + 1 + i,
                     **({} if r.result is None else {"res": _result(encode_result(r.result))}),
                 }
             )  # fmt: skip
@@ -360,6 +387,7 @@ class MongoStore:
         status: Status = Status.WAITING,
         query: Query | None = None,
         limit: int = 1,
+        avoid: str = "",
     ) -> list[TaskRecord]:
         condition = _condition(parse_query(query))
         tasks = self._tasks(pool)
@@ -371,6 +399,10 @@ class MongoStore:
         if tasks.find_one(free, {"_id": 1}) is None:
             self._heal(pool)
             return []
+        wanted = [free, condition]
+        if avoid:
+            failed_there = {"$regex": re.escape(f"|{avoid}|")}
+            wanted.append({"$nor": [{"failed_by": failed_there, "finished_at": {"$gt": now - AVOID_SECONDS}}]})
         change = {
             "status": "running", "stage_from": status.value, "token": self._number("token"), "worker": worker,
             "lease_until": now + lease, "started_at": now, "finished_at": None, "log": "", "changed": now,
@@ -378,7 +410,7 @@ class MongoStore:
         claimed: list[TaskRecord] = []
         while len(claimed) < limit:
             found = tasks.find_one_and_update(
-                {"$and": [free, condition]}, {"$set": change}, sort=_ORDER, return_document=ReturnDocument.AFTER
+                {"$and": wanted}, {"$set": change}, sort=_ORDER, return_document=ReturnDocument.AFTER
             )
             if found is None:
                 break
@@ -425,6 +457,7 @@ class MongoStore:
             created_at=found["created_at"], started_at=found["started_at"], finished_at=found["finished_at"],
             error=found["error"], cause=Cause(found["cause"]) if found["cause"] else None, log=found["log"],
             depends_on=tuple(sorted(found["needs"])), blocked=bool(found["unmet"]), model_name=found.get("model_name", ""),
+            failed_by=failed_workers(found.get("failed_by", "")), submission=found.get("submission", ""),
         )  # fmt: skip
 
     # -- the claim's end -----------------------------------------------------------------------------------------------
@@ -463,9 +496,11 @@ class MongoStore:
 
     @_spoken
     def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
-        found = self._tasks(task.pool).find_one({"digest": task.id}, {"attempt": 1, "max_attempts": 1, "stage_from": 1})
+        asked = {"attempt": 1, "max_attempts": 1, "stage_from": 1, "worker": 1, "failed_by": 1}
+        found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
         if found is None:
             raise LeaseLost(stale(task))
+        workers = dict.fromkeys([*failed_workers(found.get("failed_by", "")), str(found["worker"])])
         attempt, now = found["attempt"] + 1, self._now()
         hopeless = attempt >= found["max_attempts"] or cause is Cause.UNREADABLE
         status = Status.FAILED if hopeless else Status(found["stage_from"])
@@ -473,6 +508,7 @@ class MongoStore:
         change = {
             "status": status.value, "attempt": attempt, "error": storable_text(error), "cause": cause.value,
             "log": trim_log(log), "lease_until": None, "available_at": now + wait, "finished_at": now,
+            "failed_by": "".join(map(failure_mark, workers)),
         }  # fmt: skip
         self._end(task, change)
         if status is Status.FAILED:
@@ -520,6 +556,24 @@ class MongoStore:
         return [n for n in names if self._database[n].find_one({"status": {"$exists": True}}, {"_id": 1})]
 
     @_spoken
+    def workers(self, pool: str, since: float) -> dict[str, Work]:
+        tasks, found = self._tasks(pool), dict[str, Work]()
+
+        def counted(match: Document) -> Iterator[tuple[str, int]]:
+            for group in tasks.aggregate([{"$match": match}, {"$group": {"_id": "$worker", "n": {"$sum": 1}}}]):
+                yield str(group["_id"]), group["n"]
+
+        for name, n in counted({"status": "running"}):
+            found.setdefault(name, Work()).running = n
+        for name, n in counted({"status": {"$in": ["done", "part_done"]}, "finished_at": {"$gte": since}}):
+            found.setdefault(name, Work()).done = n
+        recent: list[Document] = [{"finished_at": None}, {"finished_at": {"$gte": since}}]
+        for failed in tasks.find({"failed_by": {"$gt": ""}, "$or": recent}, {"failed_by": 1}):
+            for name in failed_workers(failed["failed_by"]):
+                found.setdefault(name, Work()).failed += 1
+        return found
+
+    @_spoken
     def paused(self, pool: str) -> bool:
         return self._meta.find_one({"_id": f"paused:{pool}"}) is not None
 
@@ -565,6 +619,7 @@ class MongoStore:
         refuse_running(status)
         change: Document = {
             "status": status.value, "attempt": 0, "lease_until": None, "available_at": 0.0, "error": None, "cause": None,
+            "failed_by": "",
         }  # fmt: skip
         if status in (Status.WAITING, Status.PART_DONE):
             change["stage_from"] = status.value
@@ -590,7 +645,7 @@ class MongoStore:
         ids: list[str] = []
         for stage in ("waiting", "part_done"):
             change = {
-                "status": stage, "attempt": 0, "lease_until": None, "available_at": 0.0, "cause": None,
+                "status": stage, "attempt": 0, "lease_until": None, "available_at": 0.0, "cause": None, "failed_by": "",
             }  # fmt: skip
             ids += self._change(pool, {"$and": [condition, {"stage_from": stage}]}, change)
         return ids

@@ -73,6 +73,17 @@ CREATE INDEX needs_by_prerequisite ON needs (pool, needs);
 CREATE TABLE paused (pool TEXT PRIMARY KEY)
 """,
     "ALTER TABLE tasks ADD COLUMN model_name TEXT NOT NULL DEFAULT ''",
+    """
+ALTER TABLE tasks ADD COLUMN failed_by TEXT NOT NULL DEFAULT '';
+ALTER TABLE tasks ADD COLUMN submission TEXT NOT NULL DEFAULT '';
+CREATE TABLE submissions (
+    pool       TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    facts      TEXT NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (pool, id)
+)
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _CHANNEL = "rollforge"
@@ -203,6 +214,7 @@ class PostgresStore(SQLStore):
         When the server cannot be reached or refuses, or the schema is newer than this program.
     """
 
+    _position = "strpos"
     _lock_rows = "FOR UPDATE"
     _skip_locked = "FOR UPDATE SKIP LOCKED"
 
@@ -340,11 +352,11 @@ class PostgresStore(SQLStore):
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
-            "INSERT INTO tasks (pool, id, definition, filter, model_name, priority, max_attempts, created_at) "
-            "SELECT :pool, t.id, t.definition, t.filter, t.model_name, :priority, :max_attempts, :now FROM "
+            "INSERT INTO tasks (pool, id, definition, filter, model_name, submission, priority, max_attempts, created_at) "
+            "SELECT :pool, t.id, t.definition, t.filter, t.model_name, t.submission, :priority, :max_attempts, :now FROM "
             "unnest(CAST(:ids AS text[]), CAST(:definitions AS text[]), CAST(:filters AS jsonb[]), "
-            "CAST(:names AS text[])) "
-            "WITH ORDINALITY AS t (id, definition, filter, model_name, place) ORDER BY t.place "
+            "CAST(:names AS text[]), CAST(:submissions AS text[])) "
+            "WITH ORDINALITY AS t (id, definition, filter, model_name, submission, place) ORDER BY t.place "
             "ON CONFLICT (pool, id) DO NOTHING RETURNING id"
         )
         made: list[bool] = []
@@ -353,7 +365,7 @@ class PostgresStore(SQLStore):
             found = tx.rows(
                 text, pool=some[0]["pool"], priority=some[0]["priority"], max_attempts=some[0]["max_attempts"],
                 ids=[r["id"] for r in some], definitions=[r["definition"] for r in some], filters=filters,
-                names=[r["model_name"] for r in some],
+                names=[r["model_name"] for r in some], submissions=[r["submission"] for r in some],
             )  # fmt: skip
             new = {r[0] for r in found}
             for row in some:

@@ -33,7 +33,8 @@ __all__ = [
 
 COLUMNS = {
     "_id": "id", "id": "id", "model_name": "model_name", "status": "status", "priority": "priority", "attempt": "attempt",
-    "worker": "worker", "cause": "cause", "created_at": "created_at", "started_at": "started_at", "finished_at": "finished_at",
+    "worker": "worker", "submission": "submission", "cause": "cause", "created_at": "created_at", "started_at": "started_at",
+    "finished_at": "finished_at",
 }  # fmt: skip
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$exists", "$regex", "$not")
 _LOGIC = ("$and", "$or", "$nor", "$not")

@@ -13,10 +13,14 @@ from typing import Any, Protocol, TypeVar
 
 from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
 from rollforge.store.base import (
+    AVOID_SECONDS,
     Created,
     Query,
+    Work,
     backoff,
     because_of,
+    failed_workers,
+    failure_mark,
     named,
     refuse_cycles,
     refuse_running,
@@ -26,7 +30,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import Encoded, decode_result, encode_result, read_definition
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
-from rollforge.task import Cause, Status, TaskRecord, digest, encode
+from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode
 
 __all__ = ["Condition", "SQLStore", "Transaction"]
 
@@ -36,7 +40,7 @@ Condition = tuple[str, dict[str, Any]]
 # Without `tasks.`: the columns of a task, in the order of _record().
 COLUMNS = (
     "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
-    "created_at, started_at, finished_at, error, cause, log, blocked, model_name"
+    "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
 )
 _FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
 _EXPIRE = """
@@ -66,13 +70,16 @@ class Transaction(Protocol):
 
 
 class SQLStore(abc.ABC):
-    """A store in the tables ``tasks``, ``results``, ``needs`` and ``paused``."""
+    """A store in the tables ``tasks``, ``results``, ``needs``, ``submissions`` and ``paused``."""
 
     uri: str
     _lock_rows = ""
     """What is added to a SELECT whose rows are about to be changed, so that others wait for them."""
     _skip_locked = ""
     """What is added to a SELECT of rows to be taken, so that others take other rows."""
+
+    _position: str
+    """The function that says where in a text another begins, counted from 1; 0 where it does not."""
 
     _one_writer = False
     """Whether those that write wait for each other."""
@@ -105,7 +112,7 @@ class SQLStore(abc.ABC):
 
     @abc.abstractmethod
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
-        """Insert tasks (``pool, id, definition, priority, max_attempts, model_name``); False for those that are there."""
+        """Insert tasks (``pool, id, definition, priority, max_attempts, model_name, submission``); False for known ones."""
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -137,10 +144,11 @@ class SQLStore(abc.ABC):
         max_attempts: int = 3,
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
+        submission: str = "",
     ) -> list[Created]:
         rows: list[dict[str, Any]] = [  # all of them, before anything is stored
             {"pool": pool, "id": digest(d), "definition": encode(d), "priority": priority, "max_attempts": max_attempts,
-             "model_name": name}
+             "model_name": name, "submission": submission}
             for d, name in zip(definitions, named(definitions, model_names), strict=True)
         ]  # fmt: skip
         wanted = list(dict.fromkeys(depends_on))
@@ -151,6 +159,8 @@ class SQLStore(abc.ABC):
             made = [Created(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
             known = [r for r, c in zip(rows, made, strict=True) if not c.new and r["model_name"]]
             self._rename(tx, pool, {r["id"]: r["model_name"] for r in known})
+            if submission:
+                self._submit_again(tx, pool, [c.id for c in made if not c.new], submission)
             fresh = [c.id for c in made if c.new]
             if wanted and fresh:
                 self._depend(tx, pool, fresh, wanted)
@@ -169,6 +179,33 @@ class SQLStore(abc.ABC):
                 "AND model_name <> :name",
                 pool=pool, ids=self._list(theirs), name=name,
             )  # fmt: skip
+
+    def _submit_again(self, tx: Transaction, pool: str, ids: Iterable[str], submission: str) -> None:
+        """What is not done yet of known tasks is to be done with what the latest submission used."""
+        tx.run(
+            f"UPDATE tasks SET submission = :submission WHERE pool = :pool AND {self._among('id', 'ids')} "
+            "AND status <> 'done' AND submission <> :submission",
+            pool=pool, ids=self._list(ids), submission=submission,
+        )  # fmt: skip
+
+    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+        key = digest(facts)
+        known = "SELECT 1 FROM submissions WHERE pool = :pool AND id = :key"
+        if not self._read(lambda tx: tx.rows(known, pool=pool, key=key)):
+            keep = (
+                "INSERT INTO submissions (pool, id, facts, created_at) VALUES (:pool, :key, :facts, :now) "
+                "ON CONFLICT (pool, id) DO NOTHING"
+            )
+            self._write(lambda tx: tx.run(keep, pool=pool, key=key, facts=encode(facts)), "")
+        return key
+
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        text = (
+            f"SELECT id, facts FROM submissions WHERE pool = :pool AND NOT {self._among('id', 'known')} "
+            "ORDER BY created_at, id"
+        )
+        rows = self._read(lambda tx: tx.rows(text, pool=pool, known=self._list(known)))
+        return {key: decode(facts) for key, facts in rows}
 
     def _check_dependencies(
         self, tx: Transaction, pool: str, ids: set[str], wanted: list[str], *, known: bool = False
@@ -204,7 +241,7 @@ class SQLStore(abc.ABC):
         def work(tx: Transaction) -> int:
             rows = [
                 {"pool": pool, "id": r.id, "definition": r.text or encode(r.definition), "priority": r.priority,
-                 "max_attempts": r.max_attempts, "model_name": r.model_name}
+                 "max_attempts": r.max_attempts, "model_name": r.model_name, "submission": r.submission}
                 for r in kept
             ]  # fmt: skip
             new = [r for r, is_new in zip(kept, self._insert(tx, rows), strict=True) if is_new]
@@ -220,10 +257,11 @@ class SQLStore(abc.ABC):
         tx.run(
             "UPDATE tasks SET status = :status, stage_from = :stage, attempt = :attempt, worker = :worker, "
             "created_at = :created, started_at = :started, finished_at = :finished, error = :error, cause = :cause, "
-            "log = :log WHERE pool = :pool AND id = :id",
+            "log = :log, failed_by = :failed_by WHERE pool = :pool AND id = :id",
             status=status.value, stage=record.stage_from.value, attempt=record.attempt, worker=record.worker,
             created=record.created_at, started=record.started_at, finished=record.finished_at, error=record.error,
             cause=record.cause.value if record.cause else None, log=trim_log(record.log), pool=pool, id=record.id,
+            failed_by="".join(map(failure_mark, record.failed_by)),
         )  # fmt: skip
         if record.result is not None:
             self._keep_result(tx, pool, record.id, encode_result(record.result))
@@ -283,8 +321,12 @@ class SQLStore(abc.ABC):
         status: Status = Status.WAITING,
         query: Query | None = None,
         limit: int = 1,
+        avoid: str = "",
     ) -> list[TaskRecord]:
         condition, values = self._condition(query)
+        if avoid:
+            condition += f" AND {self._failed_elsewhere()}"
+            values |= {"avoid": f"|{avoid}|", "avoided": AVOID_SECONDS}
         if self._one_writer and not self._read(lambda tx: self._something_to_do(tx, pool, status)):
             return []  # idle workers look, and do not get into the way of the one that writes
 
@@ -305,6 +347,10 @@ class SQLStore(abc.ABC):
 
         claimed = self._readable(self._write(work, pool))
         return self._with_results(claimed) if status is Status.PART_DONE else claimed
+
+    def _failed_elsewhere(self) -> str:
+        there = f"{self._position}(failed_by, :avoid) > 0 AND finished_at > :now - :avoided"
+        return f"(failed_by = '' OR NOT COALESCE({there}, FALSE))"
 
     def _something_to_do(self, tx: Transaction, pool: str, status: Status) -> bool:
         due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
@@ -345,6 +391,7 @@ class SQLStore(abc.ABC):
         (
             pool, task_id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until,
             available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked, model_name,
+            failed_by, submission,
         ) = row  # fmt: skip
         known, damage = read_definition(definition)
         return TaskRecord(
@@ -354,6 +401,7 @@ class SQLStore(abc.ABC):
             lease_until=lease_until, available_at=available_at, worker=worker, created_at=created_at,
             started_at=started_at, finished_at=finished_at, error=error, stage_from=Status(stage_from),
             cause=Cause(cause) if cause else None, log=log, blocked=bool(blocked), model_name=model_name,
+            failed_by=failed_workers(failed_by), submission=submission,
         )  # fmt: skip
 
     def expire(self, pool: str) -> None:
@@ -414,17 +462,18 @@ class SQLStore(abc.ABC):
 
     def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str) -> Status:
         rows = tx.rows(
-            "SELECT attempt + 1, max_attempts, stage_from FROM tasks WHERE pool = :pool AND id = :id",
+            "SELECT attempt + 1, max_attempts, stage_from, worker FROM tasks WHERE pool = :pool AND id = :id",
             pool=task.pool, id=task.id,
         )  # fmt: skip
-        attempt, most, stage = rows[0] if rows else (1, 1, Status.WAITING.value)
+        attempt, most, stage, worker = rows[0] if rows else (1, 1, Status.WAITING.value, None)
         status = Status.FAILED if attempt >= most or cause is Cause.UNREADABLE else Status(stage)
         self._end(
             tx, task,
             "status = :status, attempt = :attempt, error = :error, cause = :cause, log = :log, lease_until = NULL, "
-            "available_at = :now + :wait, finished_at = :now",
+            f"available_at = :now + :wait, finished_at = :now, failed_by = CASE WHEN {self._position}(failed_by, :mark) > 0 "
+            "THEN failed_by ELSE failed_by || :mark END",
             status=status.value, attempt=attempt, error=storable_text(error), cause=cause.value, log=trim_log(log),
-            wait=0.0 if status is Status.FAILED else backoff(attempt),
+            wait=0.0 if status is Status.FAILED else backoff(attempt), mark=failure_mark(str(worker)),
         )  # fmt: skip
         if status is Status.FAILED:
             self._settle(tx, task.pool, [task.id])
@@ -492,6 +541,31 @@ class SQLStore(abc.ABC):
     def pools(self) -> list[str]:
         return [name for (name,) in self._read(lambda tx: tx.rows("SELECT DISTINCT pool FROM tasks ORDER BY pool"))]
 
+    def workers(self, pool: str, since: float) -> dict[str, Work]:
+        running = "SELECT worker, COUNT(*) FROM tasks WHERE pool = :pool AND status = 'running' GROUP BY worker"
+        done = (
+            "SELECT worker, COUNT(*) FROM tasks WHERE pool = :pool AND status IN ('done', 'part_done') "
+            "AND finished_at >= :since GROUP BY worker"
+        )
+        failed = (
+            "SELECT failed_by FROM tasks WHERE pool = :pool AND failed_by <> '' "
+            "AND (finished_at IS NULL OR finished_at >= :since)"
+        )
+        found: dict[str, Work] = {}
+
+        def work(tx: Transaction) -> None:
+            found.clear()
+            for worker, n in tx.rows(running, pool=pool):
+                found.setdefault(str(worker), Work()).running = n
+            for worker, n in tx.rows(done, pool=pool, since=since):
+                found.setdefault(str(worker), Work()).done = n
+            for (marks,) in tx.rows(failed, pool=pool, since=since):
+                for worker in failed_workers(marks):
+                    found.setdefault(worker, Work()).failed += 1
+
+        self._read(work)
+        return found
+
     def paused(self, pool: str) -> bool:
         return self._read(lambda tx: self._is_paused(tx, pool))
 
@@ -530,7 +604,7 @@ class SQLStore(abc.ABC):
             ids = self._changed(
                 tx, pool, query,
                 "status = :status, stage_from = COALESCE(:stage, stage_from), token = token + 1, attempt = 0, "
-                "lease_until = NULL, available_at = 0, error = NULL, cause = NULL",
+                "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, failed_by = ''",
                 status=status.value, stage=stage,
             )  # fmt: skip
             self._settle(tx, pool, [*ids, *self._needs_of(tx, pool, ids)])
@@ -543,7 +617,8 @@ class SQLStore(abc.ABC):
 
     def retry(self, pool: str, query: Query | None = None) -> int:
         change = (
-            "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL"
+            "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, "
+            "failed_by = ''"
         )
 
         def work(tx: Transaction) -> int:
@@ -589,6 +664,7 @@ class SQLStore(abc.ABC):
             old = self._get(tx, pool, task_id)
             if new_id != task_id:
                 row.update(priority=old.priority, max_attempts=old.max_attempts, model_name=old.model_name)
+                row["submission"] = old.submission
                 if self._insert(tx, [row])[0]:
                     # It stands where the old one stood, also for those that wait for it.
                     place = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)[0][
@@ -606,7 +682,7 @@ class SQLStore(abc.ABC):
                 tx.run(
                     "UPDATE tasks SET status = 'waiting', stage_from = 'waiting', attempt = 0, token = token + 1, "
                     "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, log = '', worker = NULL, "
-                    "started_at = NULL, finished_at = NULL, created_at = :now WHERE pool = :pool AND id = :id",
+                    "started_at = NULL, finished_at = NULL, failed_by = '', created_at = :now WHERE pool = :pool AND id = :id",
                     pool=pool, id=new_id,
                 )  # fmt: skip
             tx.run("DELETE FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)

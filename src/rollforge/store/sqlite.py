@@ -80,6 +80,17 @@ CREATE TABLE paused (pool TEXT PRIMARY KEY) WITHOUT ROWID
     """
 CREATE TABLE clock (boot TEXT PRIMARY KEY, start REAL NOT NULL) WITHOUT ROWID
 """,
+    """
+ALTER TABLE tasks ADD COLUMN failed_by TEXT NOT NULL DEFAULT '';
+ALTER TABLE tasks ADD COLUMN submission TEXT NOT NULL DEFAULT '';
+CREATE TABLE submissions (
+    pool       TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    facts      TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    PRIMARY KEY (pool, id)
+) WITHOUT ROWID
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _BUSY_SECONDS = 60.0
@@ -166,6 +177,7 @@ class SQLiteStore(SQLStore):
     """
 
     _one_writer = True
+    _position = "instr"
 
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
         self.uri = uri
@@ -332,8 +344,9 @@ class SQLiteStore(SQLStore):
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
-            "INSERT INTO tasks (pool, id, definition, priority, max_attempts, model_name, created_at) "
-            "VALUES (:pool, :id, :definition, :priority, :max_attempts, :model_name, :now) ON CONFLICT (pool, id) DO NOTHING"
+            "INSERT INTO tasks (pool, id, definition, priority, max_attempts, model_name, submission, created_at) VALUES "
+            "(:pool, :id, :definition, :priority, :max_attempts, :model_name, :submission, :now) "
+            "ON CONFLICT (pool, id) DO NOTHING"
         )
         return [tx.run(text, **row) == 1 for row in rows]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
-from rollforge.store.base import Clock, TaskStore
+from rollforge.store.base import AVOID_SECONDS, Clock, TaskStore, Work
 from rollforge.task import Cause, Status, TaskRecord, digest
 
 __all__ = ["ManualClock", "TaskStoreSuite"]
@@ -275,6 +275,81 @@ class TaskStoreSuite:
             store.commit(second, 1)
         assert [t.cause for t in store.query(POOL)] == [Cause.LEASE_LOST, Cause.CANCELLED]
         assert {t.definition["x"] for t in store.query(POOL, {"cause": "cancelled"})} == {2}
+
+    def test_a_failed_task_can_be_left_to_others(self, store: TaskStore, clock: ManualClock) -> None:
+        """To other workers or other machines, for a minute; the task knows where it failed, also when it is done."""
+        bad, beside, away = "gpu1:1:aa-1", "gpu1:2:aa-9", "gpu2:1:bb-1"
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=9)
+        for _ in range(2):
+            store.fail(self.claim(store, worker=bad), "boom")
+            clock.now += 5
+        assert store.get(POOL, created.id).failed_by == (bad,)
+        for avoid in (bad, "gpu1/aa"):
+            assert store.claim(POOL, worker=bad, lease=60, avoid=avoid) == []
+        for avoid in (beside, away, "gpu2/bb", "gpu1", "%", ""):
+            store.give_back(self.claim(store, worker=beside, avoid=avoid))
+            store.set_status(POOL, {}, Status.WAITING)
+            store.fail(self.claim(store, worker=bad), "boom")
+            clock.now += 2
+        clock.now += AVOID_SECONDS - 3
+        assert store.claim(POOL, worker=bad, lease=60, avoid=bad) == []
+        clock.now += 1
+        store.fail(self.claim(store, worker=bad, avoid="gpu1/aa"), "boom")
+        clock.now += 61
+        store.fail(self.claim(store, worker=away, avoid=away), "boom")
+        clock.now += 61
+        store.commit(self.claim(store, worker=away, avoid=away), "result")
+        assert store.get(POOL, created.id).failed_by == (bad, away)
+        store.put("copy", list(store.query(POOL)))
+        assert store.get("copy", created.id).failed_by == (bad, away)
+        store.set_status(POOL, {}, Status.WAITING)
+        assert store.get(POOL, created.id).failed_by == ()
+
+    def test_a_retry_forgets_where_a_task_failed(self, store: TaskStore) -> None:
+        """It may have been the machine, which has been put right."""
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=1)
+        store.fail(self.claim(store), "boom")
+        assert store.get(POOL, created.id).failed_by == ("w",)
+        store.retry(POOL)
+        assert store.get(POOL, created.id).failed_by == ()
+        assert self.claim(store, avoid="w").id == created.id
+
+    def test_what_workers_do_is_counted(self, store: TaskStore, clock: ManualClock) -> None:
+        """What they run, and since a moment what they committed and at how many tasks they failed."""
+        store.create(POOL, [{"x": i} for i in range(5)])
+        store.commit(self.claim(store, worker="a"), 1)
+        clock.now += 10
+        since = clock.now
+        store.commit(self.claim(store, worker="a"), 1)
+        store.commit(self.claim(store, worker="b"), 1, Status.PART_DONE)
+        store.fail(self.claim(store, worker="b"), "boom")
+        self.claim(store, worker="c")
+        assert store.workers(POOL, since) == {"a": Work(0, 1, 0), "b": Work(0, 1, 1), "c": Work(1, 0, 0)}
+        assert store.workers(POOL, since - 10)["a"] == Work(0, 2, 0)
+        assert store.workers("other", 0.0) == {}
+
+    def test_what_a_submission_used_is_kept_once(self, store: TaskStore) -> None:
+        """Under a key that its tasks have: the new ones, and known ones that are not done."""
+        facts = {"data": {"days": 7}, "tracking": "http://host:5000", "none": None}
+        key = store.keep_submission(POOL, facts)
+        assert store.keep_submission(POOL, facts) == key
+        other = store.keep_submission(POOL, {"data": None})
+        assert store.submissions(POOL) == {key: facts, other: {"data": None}}
+        assert list(store.submissions(POOL, [key])) == [other]
+        assert store.submissions("other") == {}
+        done, waiting = store.create(POOL, [{"x": 1}, {"x": 2}], submission=key)
+        assert [t.submission for t in store.query(POOL)] == [key, key]
+        store.commit(self.claim(store), 1)
+        new = store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}], submission=other)[2]
+        assert [store.get(POOL, t.id).submission for t in (done, waiting, new)] == [key, other, other]
+        store.create(POOL, [{"x": 2}])
+        store.create(POOL, [{"x": 4}])
+        assert [t.submission for t in store.query(POOL)] == [key, other, other, ""]
+        store.put("copy", list(store.query(POOL)))
+        assert [t.submission for t in store.query("copy")] == [key, other, other, ""]
+        chosen = store.claim(POOL, worker="w", lease=60, query={"submission": {"$in": [key, ""]}}, limit=9)
+        assert [t.definition["x"] for t in chosen] == [4]
+        assert store.get(POOL, store.replace(POOL, new.id, {"x": 5})).submission == other
 
     def test_what_a_worker_lacks_costs_no_attempt(self, store: TaskStore) -> None:
         """The task waits for another worker, and says what the first one lacked; a good attempt clears that."""

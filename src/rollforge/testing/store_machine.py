@@ -45,6 +45,8 @@ FIELDS = (
     "result",
     "blocked",
     "depends_on",
+    "failed_by",
+    "submission",
 )
 
 
@@ -90,7 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), names=st.lists(NAMES, min_size=3, max_size=3))
     def create_named(self, xs: list[int], names: list[str]) -> None:
         """Some tasks with names, known ones among them, which take a name that is not empty."""
-        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], model_names=names[: len(xs)]))
+        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], model_names=names[: len(xs)], submission=names[0]))
 
     @rule(x=NUMBERS, needs=st.lists(NUMBERS, min_size=1, max_size=2))
     def create_dependent(self, x: int, needs: list[int]) -> None:
@@ -102,11 +104,12 @@ class StoreMachine(RuleBasedStateMachine):
         status=st.sampled_from([Status.WAITING, Status.PART_DONE]),
         worker=st.sampled_from("ab"),
         query=QUERIES,
+        avoid=st.sampled_from(["", "", "a", "b"]),
     )
-    def claim(self, limit: int, status: Status, worker: str, query: dict[str, Any]) -> None:
+    def claim(self, limit: int, status: Status, worker: str, query: dict[str, Any], avoid: str) -> None:
         """The same tasks in the same order."""
         ours, theirs = (
-            s.claim(POOL, worker=worker, lease=10, status=status, limit=limit, query=query)
+            s.claim(POOL, worker=worker, lease=10, status=status, limit=limit, query=query, avoid=avoid)
             for s in (self.model, self.store)
         )
         assert [t.id for t in ours] == [t.id for t in theirs]
@@ -207,3 +210,5 @@ class StoreMachine(RuleBasedStateMachine):
                     continue  # of two that failed at the same moment, either may be named
                 assert getattr(our, name) == getattr(their, name), (our.definition, name)
         assert self.model.count(POOL) == self.store.count(POOL)
+        since = self.clock.now - 5.0
+        assert self.model.workers(POOL, since) == self.store.workers(POOL, since)
