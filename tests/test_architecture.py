@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
     "errors",
     "limits",
+    "paths",
     "dates",
     "task",
     "confidential",

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from rollforge import qlib_imports, safe_pickle
-from rollforge.errors import BuildError, ConfigError, MissingCode, nearest
+from rollforge.errors import BuildError, ConfigError, MissingCode, nearest, shown
+from rollforge.paths import read_path
 from rollforge.qlib_names import MODULES, REFUSED
 
 __all__ = [
@@ -54,7 +55,7 @@ def import_file(path: str) -> ModuleType:
     BuildError
         When there is no such file, or it cannot be imported.
     """
-    file = Path(path).expanduser()
+    file = read_path(path)
     try:
         state = file.stat()
     except OSError:
@@ -145,7 +146,11 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
         When there is no such module or name; the nearest valid name is offered.
     """
     if not isinstance(name, str):
+        if not callable(name):
+            raise BuildError(f"a class is named by a text, found {shown(name)}.", path=where)
         return name
+    if module_path is not None and not isinstance(module_path, str):
+        raise BuildError(f"module_path is a text, found {shown(module_path)}.", path=where)
     if not module_path:
         module_path, _, name = name.rpartition(".")
         if not module_path:
@@ -160,6 +165,8 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
     except AttributeError:
         names = _public(module)
         raise MissingCode(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
+    if not callable(target):
+        raise BuildError(f"{name!r} of module {module_path!r} is no class but {shown(target)}.", path=where)
     return target
 
 
@@ -296,6 +303,9 @@ def target_of(
     own = config.get("kwargs") or {}
     if not isinstance(own, Mapping):
         raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
+    unnamed = next((k for k in own if not isinstance(k, str)), None)
+    if unnamed is not None or None in own:
+        raise BuildError(f"an argument has a name, found {shown(unnamed)}.", path=f"{where}.kwargs" if where else "")
     arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
     _check_arguments(target, arguments, where)
     return target, arguments
@@ -324,7 +334,7 @@ def init_instance_by_config(
 
 def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> Any:
     parsed = urlparse(url)
-    path = Path(unquote(parsed.netloc + parsed.path)).expanduser()
+    path = read_path(unquote(parsed.netloc + parsed.path), where)
     if not path.is_file():
         raise BuildError(f"there is no file {str(path)!r}.", path=where)
     loaded = safe_pickle.load(path)

@@ -163,7 +163,7 @@ def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
     """
     import pandas as pd
 
-    column = pd.Series(values)
+    column = values if isinstance(values, pd.Series) else pd.Series(values, dtype=getattr(values, "dtype", object))
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         found = read_column(column.dt.tz_localize(None))
         return found._replace(utc=~np.isnat(found.days) & (str(column.dt.tz) in ("UTC", "UTC+00:00", "Etc/UTC", "GMT")))

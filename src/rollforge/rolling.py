@@ -15,7 +15,6 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -29,6 +28,7 @@ from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import PATH, segments_of
+from rollforge.paths import read_path
 from rollforge.record.analysis import recorded_labels
 from rollforge.record.signal import SignalRecord
 from rollforge.run.trainer import TrainerR
@@ -99,11 +99,11 @@ class Rolling:
                 path="rolling_exp",
             )
         self.logger = logging.getLogger(__name__)
-        self.conf_path = Path(conf_path).expanduser()
+        self.conf_path = read_path(conf_path, "conf_path")
         self.exp_name = exp_name
         self.horizon = horizon
         self.step = step
-        self.h_path = None if h_path is None else Path(h_path).expanduser()
+        self.h_path = None if h_path is None else read_path(h_path, "h_path")
         if self.h_path is not None and not self.h_path.is_file():
             raise ConfigError(f"there is no file {str(self.h_path)!r}.", path="h_path")
         self.train_start = None if train_start is None else read_timestamp(train_start, "train_start")

@@ -16,6 +16,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 from rollforge.limits import parse_size
+from rollforge.paths import read_path
 
 __all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "using"]
 
@@ -30,14 +31,14 @@ def available_cores() -> int:
 
 
 def _home() -> Path:
-    return Path(os.environ.get("ROLLFORGE_HOME", ".rollforge")).expanduser().absolute()
+    return read_path(os.environ.get("ROLLFORGE_HOME", ".rollforge"), "ROLLFORGE_HOME").absolute()
 
 
 def _cache_home() -> Path:
     named = os.environ.get("ROLLFORGE_CACHE")
     if named:
-        return Path(named).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "rollforge"
+        return read_path(named, "ROLLFORGE_CACHE").absolute()
+    return read_path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "XDG_CACHE_HOME").absolute() / "rollforge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,7 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> 
     """
     global _default
     if provider_uri is not None:
-        options["provider_uri"] = str(Path(provider_uri).expanduser())
+        options["provider_uri"] = str(read_path(provider_uri, "provider_uri"))
     _default = Session.from_mapping(options, path="init")
     return _default
 

@@ -291,6 +291,10 @@ def name_reference(module: str, name: str) -> Any:
         return f"{module}.{name}"
 
 
+_DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+"""What tags raise that hold something else than :func:`to_plain` puts there."""
+
+
 def from_plain(plain: Any, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
     """Return what :func:`to_plain` was given (numpy scalars come back as Python's, paths as strings).
 
@@ -404,7 +408,7 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
     Raises
     ------
     ConfigError
-        When `text` is not JSON.
+        When `text` is not JSON, or a tag in it does not hold what it should.
 
     Examples
     --------
@@ -412,9 +416,13 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
     {'a': None, 'b': (1, 2)}
     """
     try:
-        return from_plain(json.loads(text), resolve=resolve)
-    except json.JSONDecodeError as exc:
-        raise ConfigError(f"A stored definition is not JSON: {exc}") from exc
+        plain = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"What is stored is not JSON: {exc}") from exc
+    try:
+        return from_plain(plain, resolve=resolve)
+    except _DAMAGED as exc:
+        raise ConfigError(f"What is stored is damaged: {type(exc).__name__}: {exc}") from exc
 
 
 def digest(value: Any) -> str:

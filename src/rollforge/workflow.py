@@ -35,6 +35,7 @@ from rollforge.errors import (
 )
 from rollforge.generate.naming import check_name
 from rollforge.limits import LIMITS, TooLarge, parse_size, read_text, shorten
+from rollforge.paths import read_path
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
 from rollforge.session import EXCHANGE, Session, using
@@ -426,7 +427,7 @@ def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, A
     document, lines = read_yaml(text, str(path))
     named = document.get("BASE_CONFIG_PATH")
     if named:
-        base_path = Path(str(named)).expanduser()
+        base_path = read_path(str(named), "BASE_CONFIG_PATH")
         if not base_path.exists():
             base_path = path.parent / base_path
         base, _, _ = _load_document(base_path, (*over, here))
@@ -633,7 +634,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _data_folder(uri: str, base: Path) -> str:
-    path = Path(uri).expanduser()
+    path = read_path(uri, "data")
     if not path.is_absolute() and not path.exists() and (base / path).exists():
         path = base / path  # relative to the file where there is nothing of that name here
     return str(path.absolute())
@@ -710,7 +711,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
     ConfigError
         With every mistake in the file, each with its line, its path and the nearest valid name.
     """
-    file = Path(path).expanduser()
+    file = read_path(path, "the workflow file")
     document, lines, text = _load_document(file)
     parsed = _validate(document, lines, file, text)
     _extend_path(parsed.sys, file.parent)

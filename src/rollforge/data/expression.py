@@ -320,7 +320,7 @@ class _Parser:
         while not self.take(")"):
             if args:
                 self.expect(",")
-            if self.tokens[self.at + 1].text == "=" and self.token.kind == "name":
+            if self.token.kind == "name" and self.tokens[self.at + 1].text == "=":
                 named.append((len(args), self.token))
                 self.at += 2
             args.append(self.comparison())

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rollforge.errors import DataError
+from rollforge.paths import read_path
 
 __all__ = ["FolderSummary", "new_folder"]
 
@@ -64,7 +65,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
     DataError
         When something is at `path` that may not be replaced, or the place cannot be written to. Nothing has changed.
     """
-    target = Path(path).expanduser().absolute()
+    target = read_path(path).absolute()
     _check_place(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

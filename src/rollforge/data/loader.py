@@ -24,6 +24,7 @@ from rollforge.data.panel import Group, Panel, RowFile, group_file
 from rollforge.data.provider import OPTIONAL_FIELDS, Provider
 from rollforge.dates import read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
+from rollforge.paths import read_path
 from rollforge.session import Session, current_session
 from rollforge.task import encode
 
@@ -360,7 +361,7 @@ def _read_frame(source: Any) -> pd.DataFrame:
     """A frame, or one in a file."""
     if not isinstance(source, (str, os.PathLike)):
         return source  # type: ignore[no-any-return]  # what is no frame is refused by name
-    path = Path(str(source).strip()).expanduser()
+    path = read_path(str(source).strip())
     if not path.exists():
         raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
     kind = path.suffix.lower()

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest
+from rollforge.paths import read_path
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
 
@@ -345,7 +346,7 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
     DataNotFound
         When there is no such folder, or it is no data folder.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = read_path(path, "data").absolute()
     calendar = folder / "calendars" / "day.txt"
     if not folder.is_dir():
         raise DataNotFound(

@@ -18,6 +18,7 @@ from rollforge.data.frames import as_frame
 from rollforge.data.numbers import read_numbers
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound
+from rollforge.paths import read_path
 
 __all__ = ["Table", "read_parquet", "read_table"]
 
@@ -71,7 +72,7 @@ def read_table(
         if table.frame.empty:
             raise DataError("The table has no rows.")
         return table
-    source = Path(given).expanduser()
+    source = read_path(given)
     if source.is_dir():
         return _read_folder(source, form)
     if not source.is_file():

@@ -21,6 +21,7 @@ from rollforge.data.provider import Provider, Span, open_provider, read_lines
 from rollforge.data.table import read_parquet
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DataNotFound, DateError, nearest
+from rollforge.paths import read_path
 
 __all__ = ["UniverseSummary", "check_universe_name", "import_universe"]
 
@@ -113,7 +114,7 @@ def import_universe(
     target = provider.path / "instruments" / f"{name}.txt"
     if target.exists() and not overwrite:
         raise DataError(f"There is a universe {name!r} already in {provider.path}. Replace it with --overwrite.")
-    file = Path(source).expanduser()
+    file = read_path(source)
     if not file.is_file():
         raise DataNotFound(f"There is no file {str(source)!r}.")
     header, rows = _cells(file)

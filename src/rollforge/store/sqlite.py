@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.machine import boot_id, uptime
+from rollforge.paths import read_path
 from rollforge.store.base import Clock
 from rollforge.store.query import Compare, compare
 from rollforge.store.sql import Condition, SQLStore, Transaction
@@ -129,9 +130,7 @@ def parse_uri(uri: str) -> tuple[Path, str]:
         level = unquote(value).upper()
     if level not in _LEVELS:
         raise ConfigError(f"synchronous={level!r} is none of {', '.join(_LEVELS)}.", path="store")
-    if "\x00" in text:
-        raise ConfigError(f"{uri!r} names no file.", path="store")
-    return Path(text[1:]).expanduser(), level
+    return read_path(text[1:], "store"), level
 
 
 class _Opened:

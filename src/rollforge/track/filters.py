@@ -67,6 +67,8 @@ def _name(token: str, text: str) -> tuple[str, str]:
     if prefix not in _KINDS:
         raise ConfigError(f"{prefix!r} in the filter {text!r} is none of {', '.join(sorted(set(_KINDS.values())))}.")
     kind = _KINDS[prefix]
+    if not key:
+        raise ConfigError(f"{token!r} in the filter {text!r} names nothing; write {kind}.NAME.")
     key = key[1:-1] if key[0] in '`"' else key
     if kind == "attributes":
         if key not in _ATTRIBUTES:

@@ -29,6 +29,7 @@ from typing import Any
 
 from rollforge.confidential import private_folder
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.paths import read_path
 from rollforge.track.files import Files, LocalFiles
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
 from rollforge.track.index import RunIndex
@@ -67,7 +68,7 @@ class FolderTracker:
     """
 
     def __init__(self, uri: str) -> None:
-        self.root = Path(os.path.abspath(Path(uri.removeprefix("folder:").removeprefix("//")).expanduser()))
+        self.root = Path(os.path.abspath(read_path(uri.removeprefix("folder:").removeprefix("//"), "tracking")))
         self.uri = f"folder:{self.root}"
         self._places: dict[str, Path] = {}
         self._indexes: dict[Path, RunIndex] = {}

@@ -33,6 +33,7 @@ from urllib.parse import unquote, urlsplit
 
 from rollforge.confidential import mask_secrets, private_file, private_folder
 from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.paths import read_path
 from rollforge.session import current_session
 from rollforge.track.files import Files, LocalFiles, inside
 from rollforge.track.filters import Condition, matches, parse_filter, parse_order
@@ -611,7 +612,7 @@ def _tune(engine: Any) -> None:
 
 
 def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(Path(unquote(path)).expanduser()))
+    return Path(os.path.abspath(read_path(unquote(path), "tracking")))
 
 
 def _check_database(file: Path) -> None:

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, TrackingUnavailable, nearest
+from rollforge.paths import read_path
 from rollforge.track.files import Files
 
 __all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "folder_uri", "latest_metrics", "open_tracker"]
@@ -221,7 +222,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
     text = os.fspath(uri)
     if text.startswith("file:"):
         path = re.sub("^//(localhost(?=/))?", "", text.removeprefix("file:"))
-        place = _absolute(path if Path(path).exists() else unquote(path))
+        place = _absolute(path if os.path.exists(path) else unquote(path))
     elif ":" in text:
         return text
     else:
@@ -239,7 +240,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
 
 
 def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(read_path(path, "tracking")))
 
 
 def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
@@ -262,7 +263,7 @@ def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
         When it cannot be opened.
     """
     uri = os.fspath(uri)
-    slip = os.sep not in uri and nearest(uri, _DRIVERS) and not Path(uri).exists()
+    slip = os.sep not in uri and nearest(uri, _DRIVERS) and not os.path.exists(uri)
     uri = uri if slip else folder_uri(uri)
     if uri not in _open:
         scheme, colon, _ = uri.partition(":")

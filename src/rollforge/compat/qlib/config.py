@@ -14,6 +14,7 @@ from rollforge.compat.qlib import console
 from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, DataPathManager as _DataPathManager
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError
+from rollforge.paths import read_path
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.session import EXCHANGE, Session, current_session, init as init_session
 from rollforge.track.base import folder_uri
@@ -182,7 +183,7 @@ def _store_of(setting: Mapping[str, str]) -> str:
 
 
 def _folder(provider_uri: Any, mount_path: Any = None) -> str:
-    return str(Path(data_folder(provider_uri, mount_path)).expanduser())
+    return str(read_path(data_folder(provider_uri, mount_path), "provider_uri"))
 
 
 def _threads(kernels: Any) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rollforge.errors import ConfigError
+from rollforge.paths import read_path
 
 __all__ = [
     "get_io_object",
@@ -77,7 +78,7 @@ def save_multiple_parts_file(filename: str, format: str = "gztar") -> Iterator[s
     FileExistsError
         When there is something of that name.
     """
-    target = Path(filename).expanduser().absolute()
+    target = read_path(filename, "filename").absolute()
     if target.exists():
         raise FileExistsError(f"{target} exists already.")
     target.parent.mkdir(parents=True, exist_ok=True)

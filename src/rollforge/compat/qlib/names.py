@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.errors import DataNotFound
+from rollforge.paths import read_path
 
 
 def exists_qlib_data(qlib_dir: str | Path) -> bool:
     """Return whether a folder holds data in Qlib's form."""
-    folder = Path(qlib_dir).expanduser()
+    folder = read_path(qlib_dir, "qlib_dir")
     return all(
         (folder / part).is_dir() and any((folder / part).iterdir()) for part in ("calendars", "instruments", "features")
     )

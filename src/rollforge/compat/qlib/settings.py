@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.errors import ConfigError
+from rollforge.paths import read_path
 from rollforge.session import available_cores
 
 __all__ = [
@@ -109,7 +110,7 @@ class DataPathManager:
         for freq, uri in uris.items():
             if not isinstance(uri, (str, Path)):
                 raise ConfigError(f"provider_uri of {freq!r} is no path but {uri!r}.", path="provider_uri")
-        return {str(freq): str(Path(uri).expanduser().resolve()) for freq, uri in uris.items()}
+        return {str(freq): str(read_path(uri, "provider_uri").resolve()) for freq, uri in uris.items()}
 
     @staticmethod
     def get_uri_type(uri: Any) -> str:
