@@ -220,15 +220,16 @@ class ExpressionError(DataError):
         What is wrong.
     text : str
         The whole expression.
-    position : int
-        0-based offset of the fault in `text`.
+    position : int, optional
+        0-based offset of the fault in `text`; None where it is the whole.
     """
 
-    def __init__(self, message: str, *, text: str, position: int) -> None:
+    def __init__(self, message: str, *, text: str, position: int | None) -> None:
         self.text = text
         self.position = position
-        line, column = _around(text, position)
-        super().__init__(f"{message} at position {position + 1} of the expression:\n  {line}\n  {' ' * column}^")
+        line, column = _around(text, position or 0)
+        where = f" at position {position + 1} of the expression" if position is not None else " The expression"
+        super().__init__(f"{message}{where}:\n  {line}\n  {' ' * column}^")
 
 
 _WIDTH = 120

@@ -249,7 +249,13 @@ def inputs(target: Target) -> st.SearchStrategy[Input]:
     """Return inputs for a target: valid ones changed in some places, ones by its grammar, and noise."""
     kinds = [_mutated(target), _mutated(target)]
     kinds += [target.grammar, target.grammar] if target.grammar is not None else [_mutated(target)]
-    kinds.append(st.one_of(st.binary(max_size=64), st.text(max_size=64).map(_bytes), st.integers(0, len(WORDS) - 1).map(lambda i: WORDS[i])))
+    kinds.append(
+        st.one_of(
+            st.binary(max_size=64),
+            st.text(max_size=64).map(_bytes),
+            st.integers(0, len(WORDS) - 1).map(lambda i: WORDS[i]),
+        )
+    )
     return st.one_of(kinds).map(Input)
 
 

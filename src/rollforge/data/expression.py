@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.errors import ExpressionError, nearest
+from rollforge.limits import LIMITS
 
 __all__ = ["Call", "Expression", "Field", "Number", "Text", "parse"]
 
@@ -133,7 +134,6 @@ _FOLDABLE: dict[str, Callable[[Any, Any], Any]] = {
     "Power": operator.pow,
 }
 _DEEPEST = 200
-_LONGEST = 100_000  # characters
 _PARAMETERS = {"x": "feature", "c": "feature", "n": "N", "a": "N", "q": "qscore", "t": "instrument"}
 _ROLLING_NAMES = ("Mean", "Sum", "Std", "Var", "Skew", "Kurt", "Max", "Min", "Count", "Rank")
 
@@ -146,10 +146,9 @@ class _Token:
 
 
 def _tokens(text: str) -> list[_Token]:
-    if len(text) > _LONGEST:
-        raise ExpressionError(
-            f"an expression of more than {_LONGEST:,} characters is not read", text=text, position=_LONGEST
-        )
+    LIMITS["expression_length"].check(
+        len(text), "An expression has", error=lambda message: ExpressionError(message, text=text, position=None)
+    )
     found, at, end = [], 0, len(text.rstrip())
     while at < end:
         match = _TOKEN.match(text, at)
