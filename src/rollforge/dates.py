@@ -30,6 +30,7 @@ __all__ = [
     "Moment",
     "as_timestamp",
     "clock",
+    "day_index",
     "read_column",
     "read_day",
     "read_days",
@@ -127,6 +128,23 @@ def as_timestamp(day: np.datetime64) -> pd.Timestamp:
     import pandas as pd
 
     return pd.Timestamp(day).as_unit("ns") if FIRST_DAY <= day <= LAST_DAY else pd.Timestamp(day)
+
+
+def day_index(days: Days, name: str = "") -> pd.DatetimeIndex:
+    """Return days as the index of a frame, in nanoseconds; `name` as in :func:`read_day`.
+
+    Raises
+    ------
+    DateError
+        For a day that pandas cannot represent so, naming its row (from 1).
+    """
+    import pandas as pd
+
+    outside = ~((days >= FIRST_DAY) & (days <= LAST_DAY))
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DateError(f"row {row + 1}: {days[row]} is outside {FIRST_DAY} to {LAST_DAY}.", path=name)
+    return pd.DatetimeIndex(days.astype("datetime64[ns]"))
 
 
 def read_days(values: Any, name: str = "") -> Days:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fuzzing import Target, fuzzed
+import pytest
+from fuzzing import Target, fuzzed, text_of
 from hypothesis import strategies as st
 
 from rollforge.data.engine import features
 from rollforge.data.panel import Panel, list_panels
 from rollforge.data.provider import open_provider, write_folder
-from rollforge.errors import DataError
+from rollforge.errors import DataError, RollforgeError
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.session import Session
 
@@ -82,6 +83,33 @@ def _series(data: bytes, folder: Path) -> Any:
     return _everything(root)
 
 
+def _names(data: bytes, folder: Path) -> Any:
+    """Names of universes, calendars, fields and instruments, which are names of files."""
+    text = text_of(data)
+    provider = open_provider(template())
+    session = Session(provider_uri=str(template()), threads=1)
+    errors = []
+    for ask in (
+        lambda: provider.instruments(text),
+        lambda: provider.calendar(text),
+        lambda: provider.read(text, ["AAA"], 0, 5),
+        lambda: provider.read("close", [text], 0, 5),
+        lambda: provider.has(text),
+        lambda: features([text], ["$close"], session=session),
+        lambda: features(text, ["$close"], session=session),
+        lambda: features(["AAA"], ["$close"], text, None, session=session),
+        lambda: features(["AAA"], ["$close"], freq=text, session=session),
+    ):
+        try:
+            ask()
+        except RollforgeError as exc:
+            errors.append(exc)
+    if errors and max(len(str(e)) for e in errors) > 0 and data not in NAMES:
+        raise max(errors, key=lambda e: len(str(e)))
+    return None
+
+
+NAMES = [b"all", b"AAA", b"day", b"close", b"2020-01-10"]
 CALENDAR = "".join(f"{d}\n" for d in DAYS).encode()
 SPANS = b"AAA\t2020-01-01\t2020-02-11\nBBB\t2020-01-15\t2020-02-25\n"
 SERIES = np.array([0, *np.linspace(1, 2, 30)], "<f4").tobytes()
@@ -126,6 +154,7 @@ _numbers = st.lists(st.floats(width=32), max_size=60).map(lambda v: np.array(v, 
     Target("calendar-of-weeks", _week, [CALENDAR], DATE_WORDS, _lines),
     Target("instruments", _instruments, [SPANS, b"AAA,2020-01-01,2020-02-11\n"], DATE_WORDS, _spans),
     Target("series", _series, [SERIES], FLOATS, _numbers),
+    Target("names", _names, NAMES, [b"../instruments/all", b"CON", b"nul", b"a" * 251, b"a/b", b"*", b"?"]),
 )
 class TestDataFolders:
     """Files of a data folder."""
@@ -133,12 +162,8 @@ class TestDataFolders:
 
 def test_a_calendar_of_minutes_is_refused(tmp_path: Path) -> None:
     """Rollforge works with daily bars."""
-    try:
+    with pytest.raises(DataError, match="shorter than a day"):
         _minutes(b"2020-01-02 09:30:00\n", tmp_path)
-    except DataError as exc:
-        assert "shorter than a day" in str(exc)
-    else:
-        raise AssertionError
 
 
 # -- the panel cache -----------------------------------------------------------------------------------------------------

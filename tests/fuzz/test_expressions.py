@@ -67,7 +67,7 @@ EVERY_OPERATOR = [
     for name in operator_names()
     if name != "TResample" and set(operator(name).arguments) <= set(_EXAMPLES)
 ]
-WORDS = [*(n.encode() for n in operator_names()), b"$close", b"$open", b"'mean'", b"N=5", b"**", b"//", b"1e308", b"-1",
+WORDS = [*(n.encode() for n in operator_names()), b"$close", b"$open", b"$" + b"a" * 300, b"'mean'", b"N=5", b"**", b"//", b"1e308", b"-1",
          b"2**1024", b"Ref($close, 2**62)", b"9223372036854775807", b"0.5", b"1e18"]  # fmt: skip
 
 _atoms = st.one_of(

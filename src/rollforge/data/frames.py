@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 
 from rollforge.data.columns import CODE, CODES, DATE, DATES, tidy
-from rollforge.dates import read_column
-from rollforge.errors import DataError
+from rollforge.dates import day_index, read_column
+from rollforge.errors import DataError, RollforgeError
 
-__all__ = ["as_frame", "day_rows"]
+__all__ = ["as_frame", "day_rows", "reading"]
 
 
 def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
@@ -48,6 +49,33 @@ def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
         f"{what} must be a pandas Series or DataFrame, or a table of Polars or Arrow, with a row for each datetime and "
         f"instrument; found a {named}."
     )
+
+
+@contextlib.contextmanager
+def reading(file: Any, what: str) -> Iterator[None]:
+    """Turn whatever a library raises for a damaged file into one error.
+
+    Arrow, pandas and zlib promise nothing here: what a flipped bit leads to is an error of any class.
+
+    Parameters
+    ----------
+    file : path
+        What is read.
+    what : str
+        What it should be, as ``Parquet``.
+
+    Raises
+    ------
+    DataError
+        With the name of the file.
+    """
+    try:
+        yield
+    except RollforgeError:
+        raise
+    except Exception as exc:
+        reason = str(exc).strip().partition("\n")[0].rstrip(".") or type(exc).__name__
+        raise DataError(f"{str(file)!r} cannot be read as {what}: {reason}.") from exc
 
 
 @overload
@@ -139,7 +167,7 @@ def _days(level: pd.Index, what: str) -> pd.DatetimeIndex:
     found = read_column(level.to_series())
     if found.why:
         raise DataError(f"{what}, row {min(found.why) + 1} of the index: {found.why[min(found.why)]}")
-    return pd.DatetimeIndex(found.days).as_unit("ns")
+    return day_index(found.days, what)
 
 
 def _described(index: pd.Index) -> str:

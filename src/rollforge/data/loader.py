@@ -17,7 +17,7 @@ from rollforge.build import build
 from rollforge.data.code import code_mark
 from rollforge.data.engine import FeaturePlan, features, resolve_instruments, session_provider
 from rollforge.data.expression import parse
-from rollforge.data.frames import day_rows
+from rollforge.data.frames import day_rows, reading
 from rollforge.data.inst_processor import InstProcessor, process_instruments
 from rollforge.data.operators import custom_operators, fields_of
 from rollforge.data.panel import Group, Panel, RowFile, group_file
@@ -366,15 +366,16 @@ def _read_frame(source: Any) -> pd.DataFrame:
         raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
     kind = path.suffix.lower()
     if kind == ".csv":
-        first = pd.read_csv(path, nrows=0).columns[:2]
-        return pd.read_csv(
-            path, index_col=[0, 1], dtype=dict.fromkeys(first, str)
-        )  # codes such as 000001 are no numbers
+        with reading(path, "CSV"):
+            first = pd.read_csv(path, nrows=0).columns[:2]
+            # Codes such as 000001 are no numbers.
+            return pd.read_csv(path, index_col=[0, 1], dtype=dict.fromkeys(first, str))
     if kind in (".pkl", ".pickle"):
         return safe_pickle.load(path)  # type: ignore[no-any-return]
     if kind in (".h5", ".hdf", ".hdf5"):
         raise DataError(f"{path}: HDF5 is not read; write the frame as Parquet: frame.to_parquet(...).")
-    return pd.read_parquet(path)
+    with reading(path, "Parquet"):
+        return pd.read_parquet(path)
 
 
 def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ __all__ = ["read_numbers"]
 
 _EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "-", "--", "#N/A"]
 _WRITTEN = r"(?P<sign>[+-]?)[$€£¥₹]?(?P<whole>\d+|\d{1,3}(?:,\d{3})+)(?P<part>\.\d*)?\s?(?P<unit>[KMBkmb]?)"
+_LONGEST = 400  # characters of a number; float64 ends at 310 digits
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -31,11 +32,12 @@ def read_numbers(column: pd.Series, *, semicolons: bool = False) -> tuple[pd.Ser
     text = text.mask(text.isin(_EMPTY) | column.isna())
     if semicolons:
         text = _with_points(text)
-    numbers = pd.to_numeric(text, errors="coerce")
+    short = text.where(text.str.len() <= _LONGEST)
+    numbers = pd.to_numeric(short, errors="coerce")
     left = numbers.isna() & text.notna()
     if not left.any():
         return numbers.astype("float64"), left
-    found = text[left].str.extract(f"^{_WRITTEN}$")
+    found = short[left].str.extract(f"^{_WRITTEN}$")
     there = found["whole"].notna()
     if semicolons:
         there &= found["whole"].fillna("").str.count(",") != 1

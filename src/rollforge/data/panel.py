@@ -201,7 +201,7 @@ class Panel:
                 for g in meta["groups"]
             }
             small = [np.load(folder / f"{name}.npy") for name in ("dates", "offsets", "row_code")]
-        except (OSError, ValueError, KeyError, TypeError):
+        except Exception:  # noqa: BLE001 - damaged bytes lead anywhere; the panel is built again
             return None
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
 
@@ -451,12 +451,11 @@ class PanelCache:
                 meta = json.loads(meta_file.read_text(encoding="utf-8"))
                 rows = np.load(meta_file.parent / "row_code.npy", mmap_mode="r").shape[0]
                 used = meta_file.stat().st_mtime
-            except (OSError, ValueError):
-                continue  # being removed by somebody else
-            size = sum(noted[0] for noted in meta["files"].values())
-            found.append(
-                PanelInfo(meta_file.parent.name, rows, sum(len(g["columns"]) for g in meta["groups"]), size, used)
-            )
+                size = sum(int(noted[0]) for noted in meta["files"].values())
+                columns = sum(len(g["columns"]) for g in meta["groups"])
+            except Exception:  # noqa: BLE001 - being removed by another process, or damaged
+                continue
+            found.append(PanelInfo(meta_file.parent.name, rows, columns, size, used))
         return sorted(found, key=lambda p: p.used_at, reverse=True)
 
     def clear(self) -> int:

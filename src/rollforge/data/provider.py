@@ -8,12 +8,14 @@ day in the calendar, the rest the values from there on).
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import logging
 import math
 import multiprocessing
 import os
 import re
+import stat
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,9 +82,9 @@ class Provider:
         key = (freq, future)
         if key not in self._calendars:
             file = self.path / "calendars" / f"{freq}{'_future' if future else ''}.txt"
-            if future and not file.is_file():
+            if future and not os.path.isfile(file):
                 return self.calendar(freq)
-            if not file.is_file():
+            if not os.path.isfile(file):  # False, too, for what no file can be called
                 known = sorted(p.stem for p in file.parent.glob("*.txt"))
                 raise DataNotFound(
                     f"There is no calendar {file.stem!r} in {self.path}. Known: {', '.join(known) or 'none'}."
@@ -104,7 +106,7 @@ class Provider:
         """
         if market not in self._markets:
             file = self.path / "instruments" / f"{market}.txt"
-            if not file.is_file():
+            if not os.path.isfile(file):  # False, too, for what no file can be called
                 known = self.markets()
                 raise DataNotFound(
                     f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
@@ -137,7 +139,7 @@ class Provider:
 
     def has(self, code: str) -> bool:
         """Return whether there are any series of an instrument."""
-        return self.folder(code).is_dir()
+        return os.path.isdir(self.folder(code))  # False, too, for a code that no folder can be called by
 
     def _feature_folders(self) -> Iterable[str]:
         root = self.path / "features"
@@ -187,11 +189,18 @@ class Provider:
         for i, code in enumerate(codes):
             path = f"{root}/{_folder_name(code)}/{name}.{freq}.bin"
             try:
-                file = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
+                file = os.open(path, _READ)
+            except OSError as exc:
+                if exc.errno not in _NO_FILE:
+                    raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
+                continue
+            except ValueError:  # a NUL character, or half of a surrogate pair: no file is called so
                 continue
             try:
-                size = os.fstat(file).st_size
+                about = os.fstat(file)
+                if not stat.S_ISREG(about.st_mode):
+                    raise DataError(f"{path} is no regular file.")
+                size = about.st_size
                 first = _first_day(os.read(file, 4), size, path, days)
                 found = True
                 lo, hi = max(first, start), min(first + size // 4 - 1, stop)
@@ -237,6 +246,8 @@ class Provider:
         self._fingerprint_until = -math.inf
 
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
 
 
@@ -348,12 +359,12 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
     """
     folder = read_path(path, "data").absolute()
     calendar = folder / "calendars" / "day.txt"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataNotFound(
             f"There is no data folder {str(folder)!r}. 'rollforge data demo FOLDER' makes one, "
             "'rollforge data import' reads tables."
         )
-    if not calendar.is_file():
+    if not os.path.isfile(calendar):
         raise DataNotFound(f"{folder} is no data folder: it has no calendars/day.txt.")
     stamp = _stamp(folder)
     known = _open.get(str(folder))

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.data.columns import CODE, DATE, column_names
-from rollforge.data.frames import as_frame
+from rollforge.data.frames import as_frame, reading
 from rollforge.data.numbers import read_numbers
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound
@@ -163,7 +163,7 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
 
     def read(separator: str, **options: Any) -> pd.DataFrame:
         try:
-            with warnings.catch_warnings():
+            with reading(file, "CSV"), warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
                 # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
                 frame: pd.DataFrame = pd.read_csv(
@@ -181,8 +181,6 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
             raise DataError(
                 f"{file} has lines with more values than its header has names. Numbers such as 5,629,000 need quotes."
             ) from None
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, ValueError) as exc:
-            raise DataError(f"{file} cannot be read as CSV: {str(exc).strip()}.") from exc
         return frame
 
     options: dict[str, Any] = {}
@@ -211,13 +209,8 @@ def read_parquet(file: Path) -> pd.DataFrame:
     DataError
         When it is not one.
     """
-    import pyarrow as pa
-
-    try:
-        frame = pd.read_parquet(file)
-    except (pa.ArrowInvalid, OSError) as exc:
-        raise DataError(f"{file} cannot be read as Parquet: {str(exc).splitlines()[0]}") from exc
-    return _without_index(frame)
+    with reading(file, "Parquet"):
+        return _without_index(pd.read_parquet(file))
 
 
 def _without_index(frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import numpy as np
 
 from rollforge.data.columns import tidy
 from rollforge.data.engine import membership
+from rollforge.data.frames import reading
 from rollforge.data.provider import Provider, Span, open_provider, read_lines
 from rollforge.data.table import read_parquet
 from rollforge.dates import read_day
@@ -117,7 +118,10 @@ def import_universe(
     file = read_path(source)
     if not file.is_file():
         raise DataNotFound(f"There is no file {str(source)!r}.")
-    header, rows = _cells(file)
+    with reading(file, "a list of members"):
+        header, rows = _cells(file)
+    if not rows:
+        raise DataError(f"{file} names no member.")
     place = _columns(file, header, rows, dict(columns or {}))
     spans, notes = _spans(file, rows, place, provider)
     members, left_out = _known(provider, _merged(spans), file)

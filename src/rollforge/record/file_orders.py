@@ -7,7 +7,8 @@ from typing import IO, Any
 
 import pandas as pd
 
-from rollforge.dates import read_column
+from rollforge.data.frames import reading
+from rollforge.dates import day_index, read_column
 from rollforge.errors import ConfigError, DataError
 from rollforge.record.decision import BaseTradeDecision, Order, TradeDecisionWO
 from rollforge.record.strategy import BaseStrategy
@@ -49,7 +50,7 @@ class FileOrderStrategy(BaseStrategy):
         for row, why in found.why.items():
             raise DataError(f"Row {row + 1} of the orders: {why}")
         self.order_df = table[[*_COLUMNS[1:]]]
-        self._by_day = dict(iter(self.order_df.groupby(pd.DatetimeIndex(found.days.astype("datetime64[ns]")))))
+        self._by_day = dict(iter(self.order_df.groupby(day_index(found.days, "the orders"))))
 
     def instruments(self) -> list[str]:
         """Return the codes of the orders."""
@@ -65,8 +66,9 @@ class FileOrderStrategy(BaseStrategy):
 
 def _read(file: Any) -> pd.DataFrame:
     try:
-        return pd.read_csv(file, dtype={"datetime": str, "instrument": str})
-    except FileNotFoundError:
-        raise DataError(f"There is no file of orders {str(file)!r}.") from None
-    except (OSError, ValueError) as exc:
-        raise DataError(f"The file of orders {str(file)!r} cannot be read: {exc}") from exc
+        with reading(file, "a table of orders"):
+            return pd.read_csv(file, dtype={"datetime": str, "instrument": str})
+    except DataError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            raise DataError(f"There is no file of orders {str(file)!r}.") from None
+        raise

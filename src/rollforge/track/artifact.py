@@ -217,10 +217,12 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
         raise
     except UntrustedPickle as exc:
         raise ArtifactRefused(f"The artifact {file} was not loaded. {exc}") from exc
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
-        raise ArtifactUnreadable(f"The artifact {file} cannot be read: {type(exc).__name__}: {exc}") from exc
-    except (ImportError, AttributeError) as exc:
+    except ImportError as exc:
         raise ArtifactUnreadable(f"The artifact {file} names something that is not there: {exc}") from exc
+    except RollforgeError:
+        raise
+    except Exception as exc:  # damaged bytes lead anywhere in the libraries that read them
+        raise ArtifactUnreadable(f"The artifact {file} cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
 def _read_frame(file: Path, trusted: bool) -> Any:
