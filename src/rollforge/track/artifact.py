@@ -239,7 +239,15 @@ def _read_array(file: Path, trusted: bool) -> Any:
 
 def _read_plain(file: Path, trusted: bool) -> Any:
     plain = json.loads(file.read_text(encoding="utf-8", errors="surrogatepass"))
-    return from_plain(plain, resolve=import_reference if trusted else _known_reference)
+    find_reference = import_reference if trusted else _known_reference
+
+    def resolve(module: str, name: str) -> Any:
+        try:
+            return find_reference(module, name)
+        except (ImportError, AttributeError) as exc:
+            raise ArtifactUnreadable(f"The artifact {file} names {module}:{name}, which is not there: {exc}") from exc
+
+    return from_plain(plain, resolve=resolve)
 
 
 def _known_reference(module: str, name: str) -> Any:
