@@ -16,13 +16,16 @@ _GROUND = [
     "task",
     "confidential",
     "machine",
+    "session",
+    "kinds",
+    "user_code",
+    "trust",
     "pickled_values",
     "safe_pickle",
     "serial",
     "qlib_names",
     "qlib_imports",
     "build",
-    "session",
     "qlib_options",
 ]
 GROUND = {name: order for order, name in enumerate(_GROUND)}

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import inspect
-import os
 import re
-import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from rollforge import qlib_imports, safe_pickle
+from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import BuildError, ConfigError, MissingCode, nearest, shown
+from rollforge.kinds import Kind
 from rollforge.paths import read_path
 from rollforge.qlib_names import MODULES, REFUSED
+from rollforge.user_code import describe, import_file
 
 __all__ = [
     "FLATTEN_TUPLE",
@@ -45,58 +42,6 @@ FLATTEN_TUPLE = "_FLATTEN_TUPLE"
 
 S_DROP = "__DROP__"
 """Value that makes :func:`update_config` remove a key."""
-
-
-def import_file(path: str) -> ModuleType:
-    """Return the module that a Python file makes: the same one as long as the file stays the same.
-
-    Raises
-    ------
-    BuildError
-        When there is no such file, or it cannot be imported.
-    """
-    file = read_path(path)
-    try:
-        state = file.stat()
-    except OSError:
-        raise MissingCode(f"No Python file at {path!r} (from {os.getcwd()}).") from None
-    name = re.sub(r"\W", "_", path.removesuffix(".py")).lstrip("_0123456789")
-    known = sys.modules.get(name)
-    version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
-    if known is not None and getattr(known, "__rollforge_file__", None) == version:
-        return known
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise BuildError(f"{path!r} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as exc:
-        del sys.modules[name]
-        kind = MissingCode if isinstance(exc, ModuleNotFoundError) else BuildError
-        raise kind(f"{path!r} cannot be imported: {describe(exc)}") from exc
-    module.__dict__["__rollforge_file__"] = version
-    return module
-
-
-def describe(exc: BaseException) -> str:
-    """Return in one sentence what an error in the user's code is, and in which line of which file it was raised.
-
-    Examples
-    --------
-    >>> describe(SyntaxError("invalid syntax", ("mine.py", 3, 1, "a b")))
-    'SyntaxError: invalid syntax (mine.py, line 3).'
-    """
-    frames = traceback.extract_tb(exc.__traceback__)
-    outside = [f for f in frames if "importlib" not in f.filename]
-    own = [f for f in outside if not Path(f.filename).is_relative_to(_PACKAGE)]
-    last = next(reversed(own or outside), None)  # where the user's code called ours, not where ours refused
-    if isinstance(exc, SyntaxError):
-        return f"SyntaxError: {exc}."
-    where = f" ({last.filename}, line {last.lineno})" if last is not None else ""
-    text = f": {str(exc).rstrip('.')}" if str(exc) else ""
-    return f"{type(exc).__name__}{text}{where}."
 
 
 def _import_module(module_path: str, where: str) -> ModuleType:
@@ -128,8 +73,13 @@ def _public(module: ModuleType) -> list[str]:
     return sorted(names if names is not None else (n for n in vars(module) if not n.startswith("_")))
 
 
-def locate(name: str | Callable[..., Any], module_path: str | None = None, *, where: str = "") -> Callable[..., Any]:
+def locate(
+    name: str | Callable[..., Any], module_path: str | None = None, *, noun: str = "", where: str = ""
+) -> Callable[..., Any]:
     """Return the class or function called `name`, in Rollforge's own form where the path is one of Qlib's.
+
+    Whether the module may be imported is decided before it is (:mod:`rollforge.trust`), and of what is found there, where
+    it is defined.
 
     Parameters
     ----------
@@ -137,17 +87,22 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
         A name inside `module_path`, or a dotted path of its own (``"pkg.module.Class"``), or the object itself.
     module_path : str, optional
         A module, one of Qlib's modules, or the path of a ``.py`` file.
+    noun : str
+        What the class is to be, for errors.
     where : str
         Place in the document, for errors.
 
     Raises
     ------
     BuildError
-        When there is no such module or name; the nearest valid name is offered.
+        When there is no such module or name, offering the nearest valid one; for anything of the standard library.
+    CodeNotAllowed
+        When the definition may not name it.
     """
     if not isinstance(name, str):
         if not callable(name):
             raise BuildError(f"a class is named by a text, found {shown(name)}.", path=where)
+        trust.check_defined(name, getattr(name, "__name__", shown(name)), noun=noun, where=where)
         return name
     if module_path is not None and not isinstance(module_path, str):
         raise BuildError(f"module_path is a text, found {shown(module_path)}.", path=where)
@@ -157,16 +112,18 @@ def locate(name: str | Callable[..., Any], module_path: str | None = None, *, wh
             raise BuildError(
                 f"Class {name!r} has no module_path. Write the dotted path or add module_path.", path=where
             )
+    trust.check_import(name, module_path, noun=noun, where=where)
     if qlib_imports.is_qlib(module_path):
-        return _locate_in_qlib(name, module_path, where)
-    module = _import_module(module_path, where)
-    try:
-        target: Callable[..., Any] = getattr(module, name)
-    except AttributeError:
-        names = _public(module)
-        raise MissingCode(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
-    if not callable(target):
-        raise BuildError(f"{name!r} of module {module_path!r} is no class but {shown(target)}.", path=where)
+        target = _locate_in_qlib(name, module_path, where)
+    else:
+        module = _import_module(module_path, where)
+        try:
+            target = getattr(module, name)
+        except AttributeError:
+            names = _public(module)
+            raise MissingCode(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
+    trust.check_defined(target, name, noun=noun, where=where)
+    trust.remember(target.__module__)
     return target
 
 
@@ -223,6 +180,7 @@ def _accepted(target: Callable[..., Any], offered: Mapping[str, Any]) -> dict[st
 def build(
     config: Any,
     *,
+    kind: Kind | None = None,
     accept_types: type | tuple[type, ...] = (),
     default_module: str | None = None,
     try_kwargs: Mapping[str, Any] | None = None,
@@ -236,6 +194,8 @@ def build(
     config : dict, str or object
         ``{"class": name, "module_path": module, "kwargs": {…}}``; a dotted path ``"pkg.module.Class"``;
         ``"file:///path/object.pkl"`` (read through the allow-list); or an object of `accept_types`, returned as it is.
+    kind : Kind, optional
+        What its class must be; without one, a function of the user's own script is called, too.
     accept_types : type or tuple of types
         What may be passed through ready-made.
     default_module : str, optional
@@ -250,7 +210,10 @@ def build(
     Raises
     ------
     BuildError
-        When the description does not fit, naming the place and the nearest valid name.
+        When the description does not fit, naming the place and the nearest valid name; when what it names is not of this
+        kind. Then nothing of it was called.
+    CodeNotAllowed
+        When whoever runs this process did not allow what it names.
     UntrustedPickle
         When a pickle names a type that is not allowed.
     """
@@ -258,13 +221,17 @@ def build(
         return config
     if isinstance(config, str) and config.startswith("file://"):
         return _load_file(config, accept_types, where)
-    target, arguments = target_of(config, default_module=default_module, try_kwargs=try_kwargs, where=where, **kwargs)
+    target, arguments = target_of(
+        config, kind=kind, default_module=default_module, try_kwargs=try_kwargs, where=where, **kwargs
+    )
+    trust.check_built(target, getattr(target, "__name__", str(target)), where)
     return _constructed(target, arguments, where)
 
 
 def target_of(
     config: Any,
     *,
+    kind: Kind | None = None,
     default_module: str | None = None,
     try_kwargs: Mapping[str, Any] | None = None,
     where: str = "",
@@ -296,7 +263,7 @@ def target_of(
     module_path = config.get("module_path")
     if not module_path and isinstance(name, str) and "." not in name:
         module_path = default_module
-    target = locate(name, module_path, where=where)
+    target = _located(name, module_path, kind, where)
     if inspect.isabstract(target):
         lacking = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
         raise BuildError(f"{name} is only a base: a subclass has to define {lacking}.", path=where)
@@ -309,6 +276,23 @@ def target_of(
     arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
     _check_arguments(target, arguments, where)
     return target, arguments
+
+
+def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Callable[..., Any]:
+    """The class that is named, of the kind that its place asks for."""
+    target = locate(name, module_path, noun=kind.noun if kind is not None else "", where=where)
+    if kind is not None:
+        _check_kind(target, kind, where)
+    return target
+
+
+def _check_kind(target: Any, kind: Kind, where: str) -> None:
+    name = getattr(target, "__name__", str(target))
+    if not isinstance(target, type):
+        raise BuildError(f"{name} is no {kind.noun} but a function; a definition names a class.", path=where)
+    lacking = kind.lacks(target)
+    if lacking:
+        raise BuildError(f"{name} is no {kind.noun}: {lacking}.", path=where)
 
 
 def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
@@ -343,7 +327,6 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> A
     return loaded
 
 
-_PACKAGE = Path(__file__).parent
 _REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "ArtifactNotFound",
     "ArtifactUnreadable",
     "BuildError",
+    "CodeNotAllowed",
     "ConfigError",
     "CoverageError",
     "DataError",
@@ -181,6 +182,10 @@ class BuildError(ConfigError):
 
 class MissingCode(BuildError):
     """A module, class or package that a task names and this machine does not have; another machine may have it."""
+
+
+class CodeNotAllowed(MissingCode):
+    """Code that whoever runs this process did not allow tasks of a pool to name. It was not imported."""
 
 
 class SegmentError(ConfigError):

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rollforge import trust
 from rollforge.confidential import mask_secrets
 from rollforge.errors import TaskNotFound, TrainingFailed, nearest
+from rollforge.generate.backtests import backtest_config, is_backtest, records_of
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
@@ -29,9 +31,10 @@ from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Status, TaskRecord, encode
 from rollforge.track.base import get_experiment, open_tracker
-from rollforge.workflow import Plan
+from rollforge.trust import Circle
+from rollforge.workflow import Plan, Template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -287,7 +290,8 @@ def collect(
 ) -> Collected:
     """Return one out-of-sample prediction of an experiment's tasks.
 
-    Windows of the same model are joined; several models (a grid) are averaged after that.
+    Windows of the same model are joined; several models (a grid) are averaged after that. Nothing is built that the pool
+    names, unless this process submitted all of the tasks.
 
     Parameters
     ----------
@@ -307,6 +311,15 @@ def collect(
     CoverageError
         When windows are missing, failed, overlapping or predicted in part, and `allow_gaps` is False.
     """
+    known = outcomes(session, pool, ids)
+    own = all(trust.is_own(o.task.id, o.task.text) for o in known)
+    with trust.within(Circle.OWN if own else Circle.READ):
+        return _collect(session, known, allow_gaps=allow_gaps, label_days=label_days)
+
+
+def _collect(
+    session: Session, known: tuple[TaskOutcome, ...], *, allow_gaps: bool, label_days: int | None
+) -> Collected:
     from rollforge.collect.collector import RecorderCollector
     from rollforge.collect.coverage import check_coverage
     from rollforge.collect.ensemble import AverageEnsemble
@@ -314,7 +327,6 @@ def collect(
     from rollforge.data.engine import session_provider
     from rollforge.data.frames import day_rows
 
-    known = outcomes(session, pool, ids)
     expected, keys, unplaced = _expected(known, session)
     collector = RecorderCollector(
         lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in keys],
@@ -464,6 +476,32 @@ def _expected(
     return made, keys, unplaced
 
 
+def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
+    """Return whether the backtest of a result is this user's own code, whoever may write to the pool that it is from.
+
+    It is, if this process submitted the first task, or if the task's backtest is one that `templates` describe.
+
+    Parameters
+    ----------
+    collected : Collected
+        Made of tasks of a pool.
+    templates : sequence of Template
+        Those of the user's own workflow file.
+    """
+    first = collected.outcomes[0].task if collected.outcomes else None
+    if first is None or trust.is_own(first.id, first.text):
+        return True
+    known = [found for template in templates if (found := _backtested(template.task)) is not None]
+    return _backtested(first.definition) in known
+
+
+def _backtested(task: Mapping[str, Any]) -> Any:
+    """What the backtest of a task is built of: strategy and executor; the days differ from window to window."""
+    record = next((r for r in records_of(task) if is_backtest(r)), None)
+    config = backtest_config(record)
+    return None if config is None else encode({k: config.get(k) for k in ("strategy", "executor")})
+
+
 def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> Collected:
     """Return `collected` with the backtest of its prediction, if a record of its first task is a backtest.
 
@@ -474,7 +512,7 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
     session : Session
         Names data and region.
     own_code : bool
-        Whether a strategy may be run that is not Rollforge's own: True where the tasks come from the user's own file.
+        Whether a strategy may be run that is not Rollforge's own: True where it is the user's, see :func:`is_own`.
     """
     if collected.prediction is None or not collected.outcomes:
         return collected

@@ -28,6 +28,7 @@ from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import PATH, segments_of
+from rollforge.kinds import RECORD
 from rollforge.paths import read_path
 from rollforge.record.analysis import recorded_labels
 from rollforge.record.signal import SignalRecord
@@ -296,7 +297,7 @@ class Rolling:
                 raise ConfigError(
                     "needs <MODEL> or <DATASET>, and a joined prediction has no single one. Use <PRED>.", path=where
                 )
-            made.append(build(config, default_module="rollforge.record", where=where, recorder=recorder))
+            made.append(build(config, kind=RECORD, default_module="rollforge.record", where=where, recorder=recorder))
         return made
 
     @contextmanager
@@ -355,4 +356,4 @@ def _record_class(config: Any, where: str) -> Any:
         raise ConfigError("an object needs 'class'.", path=where)
     if module is None and isinstance(name, str) and "." not in name:
         module = "rollforge.record"
-    return locate(name, module, where=where)
+    return locate(name, module, noun=RECORD.noun, where=where)

@@ -78,6 +78,8 @@ class Session:
     operators: tuple[tuple[str, str], ...] = ()
     """Operators of the user's own that expressions may use, as (class, module or ``.py`` file); processes that are started
     load them when an expression names one."""
+    plugins: tuple[str, ...] = ()
+    """Packages and ``.py`` files whose classes a task of a pool may name, besides ``ROLLFORGE_ALLOW``."""
 
     def __post_init__(self) -> None:
         if self.region not in REGIONS:

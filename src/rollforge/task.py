@@ -284,11 +284,17 @@ def import_reference(module: str, name: str) -> Any:
 
 
 def name_reference(module: str, name: str) -> Any:
-    """Return what ``module:name`` refers to, or its dotted name where that is not imported yet."""
-    try:
-        return import_reference(module, name) if module in sys.modules else f"{module}.{name}"
-    except AttributeError:  # another version of that module
-        return f"{module}.{name}"
+    """Return the class or function that ``module:name`` refers to, or its dotted name where that is not imported yet.
+
+    Nothing is imported or called, and nothing but a class or function that is defined under this name is returned: what
+    is shown of a definition must not depend on what else a module holds.
+    """
+    target: Any = sys.modules.get(module)
+    for part in name.split("."):
+        target = getattr(target, "__dict__", {}).get(part)
+    if isinstance(target, (type, FunctionType)) and (target.__module__, target.__qualname__) == (module, name):
+        return target
+    return f"{module}.{name}"
 
 
 _DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)

@@ -34,12 +34,14 @@ from rollforge.errors import (
     nearest,
 )
 from rollforge.generate.naming import check_name
+from rollforge.kinds import DATASET, MODEL, RECORD
 from rollforge.limits import LIMITS, TooLarge, parse_size, read_text, shorten
 from rollforge.paths import read_path
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
 from rollforge.session import EXCHANGE, Session, using
 from rollforge.task import digest
+from rollforge.trust import checked_plugins
 
 if TYPE_CHECKING:
     from rollforge.generate.timeline import Window
@@ -136,6 +138,7 @@ class _Document(BaseModel):
     port_analysis_config: dict[str, Any] | None = None
     task: _Task
     label_days: int | None = Field(default=None, ge=1)
+    plugins: list[str] = []
     rolling: _Rolling | None = None
     models: dict[str | int | float, Any] | None = None
     grid: dict[str, list[Any] | dict[str | int | float, Any]] | None = None
@@ -723,11 +726,12 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         if form == "rollforge" and "trunc_days" not in document["rolling"]:
             rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
     name = experiment or file.stem
+    plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
     document = _with_files_beside(document, file.parent)
     return Workflow(
         path=file,
         text=text,
-        session=session.with_(experiment=name),
+        session=session.with_(experiment=name, plugins=plugins),
         experiment=name,
         template=document["task"],
         rolling=rolling,
@@ -928,7 +932,7 @@ def check_buildable(
     """
     found: list[RollforgeError] = []
     resolved = resolve_references(template)
-    _attempt(found, place("model"), lambda: build(resolved["model"], where=place("model")))
+    _attempt(found, place("model"), lambda: build(resolved["model"], kind=MODEL, where=place("model")))
     if not model_only:
         dataset = _attempt(found, place("dataset"), lambda: _checked_dataset(resolved["dataset"], place("dataset")))
         _check_records(found, resolved.get("record") or [], dataset, place("record"))
@@ -944,7 +948,7 @@ def _check_records(found: list[RollforgeError], records: Any, dataset: Any, plac
         where = f"{place}.{i}" if isinstance(records, list) else place
         # A record is given its recorder, model and dataset when the task runs; None stands for them here.
         offered = {"model": None, "dataset": dataset, "recorder": None}
-        make = partial(build, record, default_module="rollforge.record", try_kwargs=offered, where=where)
+        make = partial(build, record, kind=RECORD, default_module="rollforge.record", try_kwargs=offered, where=where)
         made = _attempt(found, where, make)
         if made is not None:
             _attempt(found, where, partial(_check_needs, made, earlier, where))
@@ -986,7 +990,7 @@ class Mistakes(ConfigError):
 def _checked_dataset(config: Any, where: str) -> Any:
     from rollforge.data.handler import DataHandler
 
-    dataset = build(config, where=where)
+    dataset = build(config, kind=DATASET, where=where)
     handler = getattr(dataset, "handler", None)
     if isinstance(handler, DataHandler):
         handler.check()

@@ -330,7 +330,9 @@ def builds_something(task: dict[str, Any]) -> Any:
 
 def test_a_module_path_that_is_not_here_is_no_failure(any_store: TaskStore) -> None:
     """The commonest form of missing code: a description whose module this machine does not have."""
-    any_store.create("p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "collections.Counter"}])
+    any_store.create(
+        "p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "rollforge.models.linear.LinearModel"}]
+    )
     with pytest.raises(UnfitWorker, match="nowhere_module"):
         crew(any_store, Job("p", builds_something), jobs=1)
     assert [(t.status, t.attempts) for t in any_store.query("p")] == [(Status.WAITING, 0), (Status.DONE, 1)]

@@ -72,6 +72,10 @@ def worker(
     func: Annotated[
         str | None, typer.Option(help="What to run on each task, as module:function. Default: the whole workflow.")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A package or .py file whose classes tasks may name, besides Rollforge's; repeatable."),
+    ] = None,
     before: Annotated[str, typer.Option(help="Status of the tasks to take: waiting or part_done.")] = "waiting",
     after: Annotated[str, typer.Option(help="Status of the tasks that went well: done or part_done.")] = "done",
 ) -> None:
@@ -81,11 +85,12 @@ def worker(
     back at once. Whatever happens to this process, nothing is lost: what it held is taken over by others.
     """
     from rollforge.session import Session, available_cores, parse_size
+    from rollforge.trust import checked_plugins
 
     side_by_side = jobs or available_cores()
     session = Session(region=region).with_(
         provider_uri=None if data is None else str(data), store=store, tracking=tracking, experiment=experiment or pool,
-        threads=threads or max(1, available_cores() // side_by_side),
+        threads=threads or max(1, available_cores() // side_by_side), plugins=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
     arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment}
     work = _job(pool, func, before, after, arguments)

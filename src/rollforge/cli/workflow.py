@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rollforge.job import Collected
     from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup
-    from rollforge.workflow import Plan
+    from rollforge.workflow import Plan, Template
 
 File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.")]
@@ -132,7 +132,7 @@ def run(
     collected = job.collect(
         session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps, label_days=made.workflow.label_days
     )
-    collected = job.with_backtest(collected, session, own_code=True)
+    collected = job.with_backtest(collected, session, own_code=job.is_own(collected))
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
 
 
@@ -270,14 +270,15 @@ def _report(
     from rollforge.workflow import load_workflow
 
     session, config, label_days = Session().with_(store=store, tracking=tracking, experiment=name), "", None
-    own_code = name.endswith((".yaml", ".yml"))  # a pool's tasks may be others': their strategies are not run
-    if own_code:
+    templates: Sequence[Template] = ()  # a pool's tasks may be others': their strategies are not run
+    if name.endswith((".yaml", ".yml")):
         workflow = load_workflow(name, store=store, tracking=tracking)
         session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
+        templates = workflow.templates
     job.known_pool(session, name)
     session = job.on_its_data(session, name)
     collected = job.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
-    collected = job.with_backtest(collected, session, own_code=own_code)
+    collected = job.with_backtest(collected, session, own_code=job.is_own(collected, templates))
     for warning in collected.plan_warnings:
         _warn(warning)
     folder = _output_folder(output, name)

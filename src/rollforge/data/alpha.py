@@ -10,6 +10,7 @@ from rollforge.build import build, locate
 from rollforge.data.handler import DataHandler, DataHandlerLP
 from rollforge.data.loader import QlibDataLoader
 from rollforge.errors import ConfigError, RollforgeError, nearest
+from rollforge.kinds import HANDLER
 
 __all__ = [
     "Alpha158", "Alpha158DL", "Alpha158vwap", "Alpha360", "Alpha360DL", "Alpha360vwap", "alpha158_fields",
@@ -339,7 +340,7 @@ def _class_label(config: Mapping[str, Any]) -> Any:
 
 def _label_of_instance(config: Mapping[str, Any]) -> list[str] | None:
     try:
-        made = build(config, default_module=__name__)
+        made = build(config, kind=HANDLER, default_module=__name__)
         return made.data_loader.expressions("label") or None
     except Exception:  # noqa: BLE001 - a mistake in the description or the class is reported where the handler is used
         return None

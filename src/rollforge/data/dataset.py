@@ -12,6 +12,7 @@ from rollforge.build import build
 from rollforge.data.handler import DataHandler, DataHandlerLP
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, SegmentError, nearest
+from rollforge.kinds import HANDLER
 from rollforge.serial import Serializable
 
 __all__ = ["Dataset", "DatasetH"]
@@ -49,6 +50,7 @@ class DatasetH(Dataset):
     ) -> None:
         self.handler: DataHandler = build(
             handler,
+            kind=HANDLER,
             accept_types=DataHandler,
             default_module="rollforge.data.alpha",
             where="task.dataset.kwargs.handler",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError
+from rollforge.kinds import Kind
 
 __all__ = ["BaseDFilter", "ExpressionDFilter", "NameDFilter", "SeriesDFilter", "build_filters"]
 
@@ -157,6 +158,7 @@ def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:
 
     if not isinstance(pipe, (list, tuple)):
         raise ConfigError(f"expected a list of filters, found a {type(pipe).__name__}.", path="filter_pipe")
+    kind = Kind("filter", base=BaseDFilter)
     made: list[BaseDFilter] = []
     for i, entry in enumerate(pipe):
         config = entry
@@ -164,8 +166,6 @@ def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:
             arguments = {k: v for k, v in entry.items() if k != "filter_type"}
             renamed = {"filter_start_time": "fstart_time", "filter_end_time": "fend_time"}
             config = {"class": entry["filter_type"], "kwargs": {renamed.get(k, k): v for k, v in arguments.items()}}
-        one = build(config, accept_types=BaseDFilter, default_module=__name__, where=f"filter_pipe.{i}")
-        if not isinstance(one, BaseDFilter):
-            raise ConfigError(f"a {type(one).__name__} is no filter.", path=f"filter_pipe.{i}")
+        one = build(config, kind=kind, accept_types=BaseDFilter, default_module=__name__, where=f"filter_pipe.{i}")
         made.append(one)
     return made

@@ -27,6 +27,7 @@ from rollforge.data.panel import Panel, PanelCache
 from rollforge.data.processor import DropnaProcessor, Processor
 from rollforge.dates import read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
+from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.serial import Serializable
 from rollforge.session import Session, current_session
 from rollforge.task import encode
@@ -101,7 +102,11 @@ class DataHandler(DataHandlerABC):
         self.start_time = start_time
         self.end_time = end_time
         self.data_loader: DataLoader = build(
-            data_loader, accept_types=DataLoader, default_module="rollforge.data.loader", where="data_loader"
+            data_loader,
+            kind=LOADER,
+            accept_types=DataLoader,
+            default_module="rollforge.data.loader",
+            where="data_loader",
         )
         start = None if start_time is None else read_day(start_time, "start_time")
         end = None if end_time is None else read_day(end_time, "end_time")
@@ -461,7 +466,13 @@ class DataHandlerLP(DataHandler):
         for i, config in enumerate(configs or ()):
             described = {"class": config} if isinstance(config, str) else config
             made.append(
-                build(described, accept_types=Processor, default_module="rollforge.data.processor", where=f"{name}.{i}")
+                build(
+                    described,
+                    kind=PROCESSOR,
+                    accept_types=Processor,
+                    default_module="rollforge.data.processor",
+                    where=f"{name}.{i}",
+                )
             )
         return made
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build
 from rollforge.errors import DataError
+from rollforge.kinds import INST_PROCESSOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,9 @@ def process_instruments(frame: pd.DataFrame, processors: Sequence[Any]) -> pd.Da
     import pandas as pd
 
     made = [
-        build(one, accept_types=InstProcessor, default_module="rollforge.data.processor") for one in processors if one
+        build(one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.data.processor")
+        for one in processors
+        if one
     ]
     if not made:
         return frame

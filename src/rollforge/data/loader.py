@@ -24,6 +24,7 @@ from rollforge.data.panel import Group, Panel, RowFile, group_file
 from rollforge.data.provider import OPTIONAL_FIELDS, Provider
 from rollforge.dates import read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
+from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER
 from rollforge.paths import read_path
 from rollforge.session import Session, current_session
 from rollforge.task import encode
@@ -254,7 +255,9 @@ class QlibDataLoader(DLWParser):
         for one in self._processors_of(group):
             if not one:
                 continue
-            made = build(one, accept_types=InstProcessor, default_module="rollforge.data.processor")
+            made = build(
+                one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.data.processor"
+            )
             described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
         return described
 
@@ -416,7 +419,13 @@ class NestedDataLoader(DataLoader):
 
     def __init__(self, dataloader_l: Sequence[Any], join: Literal["left", "right", "inner", "outer"] = "left") -> None:
         self.data_loader_l: list[DataLoader] = [
-            build(one, accept_types=DataLoader, default_module="rollforge.data.loader", where=f"dataloader_l.{i}")
+            build(
+                one,
+                kind=LOADER,
+                accept_types=DataLoader,
+                default_module="rollforge.data.loader",
+                where=f"dataloader_l.{i}",
+            )
             for i, one in enumerate(dataloader_l)
         ]
         if not self.data_loader_l:
@@ -528,7 +537,7 @@ class DataLoaderDH(DataLoader):
         if hasattr(config, "fetch"):
             return config
         where = f"data_loader.kwargs.handler_config{group and '.'}{group}"
-        made = build(config, default_module="rollforge.data.alpha", where=where)
+        made = build(config, kind=HANDLER, default_module="rollforge.data.alpha", where=where)
         if not hasattr(made, "fetch"):
             raise BuildError(f"a {type(made).__name__} is no handler: it has no fetch().", path=where)
         return made

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rollforge import trust
 from rollforge.build import locate
 from rollforge.data import formulas
 from rollforge.data.code import code_mark
@@ -147,7 +148,8 @@ def is_known(name: str) -> bool:
     """
     for kind, module in () if name in _TABLE else current_session().operators:
         if kind == name:
-            made = locate(kind, module, where="operators")
+            with trust.within(trust.Circle.OWN):  # the session is this user's, whoever wrote the expression
+                made = locate(kind, module, noun="operator", where="operators")
             described = getattr(made, "as_operator", None)
             if described is None:
                 raise ConfigError(f"{kind!r} of {module} is no operator: derive it from a class of qlib.data.ops.")

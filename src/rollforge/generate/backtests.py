@@ -27,8 +27,14 @@ def backtest_of(record: Any) -> Mapping[str, Any] | None:
     >>> backtest_of({"class": "PortAnaRecord", "kwargs": {"config": {"strategy": {}, "backtest": {"account": 1}}}})
     {'account': 1}
     """
+    found = (backtest_config(record) or {}).get("backtest")
+    return found if isinstance(found, Mapping) else None
+
+
+def backtest_config(record: Any) -> Mapping[str, Any] | None:
+    """Return the ``config`` of a backtest's record: strategy, executor and backtest; None for another record."""
     found: Any = record if is_backtest(record) else None
-    for key in ("kwargs", "config", "backtest"):
+    for key in ("kwargs", "config"):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else None
 

@@ -20,6 +20,7 @@ from rollforge.data.frames import day_rows
 from rollforge.data.provider import Days, Provider
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.kinds import Kind
 from rollforge.record.account import Account, Books, Positions
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
 from rollforge.record.decision import BaseTradeDecision
@@ -281,7 +282,7 @@ def check_backtest(
     prefix = f"{where}." if where else ""
     cls = strategy_class(strategy, f"{prefix}strategy")
     if cls is not None:
-        target_of(strategy, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
+        target_of(strategy, kind=_STRATEGY, default_module="rollforge.record.backtest", where=f"{prefix}strategy")
         _try_arguments(cls, strategy, f"{prefix}strategy")
     elif not isinstance(strategy, (str, Mapping)):
         _strategy(strategy, f"{prefix}strategy")
@@ -408,16 +409,21 @@ def backtest_daily(
     return metrics[FREQ]
 
 
+_STRATEGY = Kind("strategy", base=BaseStrategy)
+_EXECUTOR = Kind("executor", base=SimulatorExecutor)
+
+
 def _strategy(strategy: Any, where: str) -> BaseStrategy:
     if isinstance(strategy, (str, Mapping)):
-        strategy = build(strategy, default_module="rollforge.record.backtest", where=where)
+        strategy_class(strategy, where)
+        strategy = build(strategy, kind=_STRATEGY, default_module="rollforge.record.backtest", where=where)
     if not isinstance(strategy, BaseStrategy):
         raise _no_strategy(type(strategy).__name__, where)
     return strategy
 
 
 def strategy_class(strategy: Any, where: str) -> type[BaseStrategy] | None:
-    """Return the class that a description names; None for a function that makes one, and for what is no description.
+    """Return the class that a description names; None for what is no description.
 
     Raises
     ------
@@ -431,10 +437,8 @@ def strategy_class(strategy: Any, where: str) -> type[BaseStrategy] | None:
     name, module = strategy["class"], strategy.get("module_path")
     if not module and isinstance(name, str) and "." not in name:
         module = "rollforge.record.backtest"
-    target = locate(name, module, where=where)
-    if not isinstance(target, type):
-        return None
-    if not issubclass(target, BaseStrategy):
+    target = locate(name, module, noun=_STRATEGY.noun, where=where)
+    if not isinstance(target, type) or not issubclass(target, BaseStrategy):
         raise _no_strategy(target.__name__, where)
     return target
 
@@ -451,7 +455,7 @@ def make_executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
     if executor is None:
         return SimulatorExecutor(generate_portfolio_metrics=True)
     if isinstance(executor, (str, Mapping)):
-        executor = build(executor, default_module="rollforge.record.backtest", where=where)
+        executor = build(executor, kind=_EXECUTOR, default_module="rollforge.record.backtest", where=where)
     if not isinstance(executor, SimulatorExecutor):
         raise ConfigError(f"a {type(executor).__name__} is no executor; there is SimulatorExecutor.", path=where)
     return executor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge import qlib_imports
+from rollforge import qlib_imports, trust
 from rollforge.build import describe, resolve_references
 from rollforge.data.engine import session_provider
 from rollforge.dates import read_day
@@ -18,6 +18,7 @@ from rollforge.generate.backtests import is_backtest, records_of
 from rollforge.record.backtest import FREQ, BacktestResult, default_benchmark, strategy_class
 from rollforge.record.portfolio import PortAnaRecord, excess_returns
 from rollforge.session import Session, using
+from rollforge.trust import Circle
 
 __all__ = ["OBJECTS", "JoinedBacktest", "backtest_joined"]
 
@@ -82,8 +83,8 @@ def backtest_joined(
     session : Session
         Names data and region.
     own_code : bool
-        False leaves out a strategy that is not Rollforge's own: making a report of tasks that others may have written
-        runs no code that they name.
+        False leaves out a strategy that is not Rollforge's own, and builds nothing else that the task names: making a
+        report of tasks that others may have written runs no code of theirs.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def backtest_joined(
         found = next((r for r in records_of(resolve_references(task)) if is_backtest(r)), None)
         if found is None:
             return None, ()
-        with using(session):
+        with using(session), trust.within(Circle.OWN if own_code else Circle.READ):
             made = _made(found, prediction, session, own_code=own_code)
     except _Foreign as exc:
         return None, (str(exc),)

@@ -17,6 +17,7 @@ from rollforge.data.frames import day_rows
 from rollforge.data.provider import Days
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError
+from rollforge.kinds import SIGNAL
 
 __all__ = ["ModelSignal", "Scores", "Signal", "SignalWCache", "create_signal_from"]
 
@@ -154,7 +155,7 @@ def create_signal_from(source: Any) -> Signal:
         For anything else.
     """
     if isinstance(source, Mapping):
-        source = build(source, where="strategy.kwargs.signal")
+        source = build(source, kind=SIGNAL, where="strategy.kwargs.signal")
     if isinstance(source, Signal):
         return source
     if callable(getattr(source, "get_signal", None)):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError, TrackingError
 from rollforge.generate.naming import days_tested, describe
+from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.run.review import review
 from rollforge.run.work import current_attempt, current_model, current_task
 from rollforge.session import Session, current_session, using
@@ -116,8 +117,8 @@ def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> Non
     began = time.perf_counter()
     with using(session):
         resolved = resolve_references(task)
-        model = build(resolved["model"], where="task.model")
-        dataset = build(resolved["dataset"], where="task.dataset")
+        model = build(resolved["model"], kind=MODEL, where="task.model")
+        dataset = build(resolved["dataset"], kind=DATASET, where="task.dataset")
         fit_began = time.perf_counter()
         model.fit(dataset, **_fit_arguments(model, resolved))
         fit_seconds = getattr(model, "fit_seconds", None) or time.perf_counter() - fit_began
@@ -136,7 +137,7 @@ def _fit_arguments(model: Any, task: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if "reweighter" not in inspect.signature(model.fit).parameters:
         raise ConfigError(f"{type(model).__name__}.fit takes no reweighter.", path="task.reweighter")
-    return {"reweighter": build(task["reweighter"], where="task.reweighter")}
+    return {"reweighter": build(task["reweighter"], kind=REWEIGHTER, where="task.reweighter")}
 
 
 def _log_training(model: Any, recorder: Recorder) -> None:
@@ -160,6 +161,7 @@ def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, r
     for i, config in enumerate(filled):
         record = build(
             config,
+            kind=RECORD,
             default_module="rollforge.record",
             try_kwargs={"model": model, "dataset": dataset, "recorder": recorder},
             where=f"task.record.{i}" if listed else "task.record",
@@ -184,7 +186,7 @@ def preload() -> None:
 def prepare_data(task: Mapping[str, Any], session: Session) -> None:
     """Build the panel that `task` reads, so that workers that start beside it find it in the cache."""
     with using(session):
-        dataset = build(resolve_references(task)["dataset"], where="task.dataset")
+        dataset = build(resolve_references(task)["dataset"], kind=DATASET, where="task.dataset")
         handler = getattr(dataset, "handler", None)
         if handler is not None and hasattr(handler, "setup_data"):
             handler.setup_data()

@@ -25,12 +25,24 @@ from multiprocessing import connection, reduction, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollforge import trust
 from rollforge.errors import ConfigError, MissingCode, MissingDependency
-from rollforge.run.work import Job, WorkerStopped, current_attempt, current_model, current_task, restored, storable
+from rollforge.run.interactive import define_in_main, main_classes
+from rollforge.run.work import (
+    Job,
+    WorkerStopped,
+    current_attempt,
+    current_model,
+    current_task,
+    is_of_task,
+    restored,
+    storable,
+)
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import Encoded, decode_definition, encode_result
 from rollforge.task import Cause, Status, TaskRecord
+from rollforge.trust import Circle
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -168,8 +180,8 @@ class Slot:
         if self._process is None or not self._process.is_alive():
             self._start()
 
-    def give(self, task: TaskRecord, threads: int) -> None:
-        """Let the process run a task with so many threads."""
+    def give(self, task: TaskRecord, threads: int, *, own: bool = False) -> None:
+        """Let the process run a task with so many threads; what it may build depends on whether it is this user's `own`."""
         self.start()
         assert self._pipe is not None
         second = self._job.before is Status.PART_DONE
@@ -177,7 +189,8 @@ class Slot:
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         self._running_since = None
         with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
-            self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads))
+            main = main_classes(task.text) if own else None
+            self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads, own, main))
 
     def _start(self) -> None:
         self._forget()
@@ -360,21 +373,23 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
     if job.memory is not None:
         # What the process allocates; files that it maps, such as the panel, do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
+    trust.settle(Circle.POOL)
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will say what cannot be imported
                 job.preload()
         pipe.send("ready")
         while (given := pipe.recv()) is not None:
-            task_id, token, attempt, model_name, argument, threads = given
+            task_id, token, attempt, model_name, argument, threads, own, main = given
             current_task.set(task_id)
             current_attempt.set(attempt)
             current_model.set(model_name)
             _open_outputs(words)
             os.ftruncate(words, 0)
             pipe.send(_Message(task_id, token, _Begun()))
+            define_in_main(main)
             with using(session.with_(threads=threads)):
-                answer = _answer(job, argument)
+                answer = _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked, and let return: it has no say in how the task ended
             with contextlib.suppress(OSError, ValueError):  # a task may close what it is given to print to
@@ -398,7 +413,8 @@ def _open_outputs(words: int) -> None:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-def _answer(job: Job, argument: Any) -> Outcome:
+def _answer(job: Job, argument: Any, task_id: str, *, own: bool) -> Outcome:
+    trust.settle(Circle.OWN if own and (job.own or job.before is not Status.PART_DONE) else Circle.POOL)
     if isinstance(argument, str):
         try:
             argument = decode_definition(argument)
@@ -407,7 +423,11 @@ def _answer(job: Job, argument: Any) -> Outcome:
         except ConfigError as exc:
             return Unreadable(str(exc))
     try:
-        given = restored(argument) if job.before is Status.PART_DONE else argument
+        given = argument
+        if job.before is Status.PART_DONE:
+            given = restored(argument)
+            if own and is_of_task(given, task_id):
+                trust.settle(Circle.OWN)
         return Done(encode_result(storable(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from rollforge import trust
 from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.generate.naming import days_tested, model_names
 from rollforge.run.execute import (
@@ -271,7 +272,9 @@ class TrainerR(_RecorderTrainer):
         store, pool = MemoryStore(), "here"
         definitions = [{"place": i, "item": _plain(item)} for i, item in enumerate(items)]
         store.create(pool, definitions, max_attempts=1, model_names=names)
-        job = Job(pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc)
+        job = Job(
+            pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
+        )
         share = session.with_(threads=max(1, session.threads // jobs))
         Crew(store, job, share, jobs, LogEvents(len(items))).run()
         tasks = list(store.query(pool))
@@ -570,6 +573,7 @@ class DelayTrainerRM(TrainerRM):
         session, experiment = self._where(experiment_name)
         manager = self._manager(session, experiment)
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
+        trust.vouch(ids)  # whose recorders were handed in; what they hold is compared with the id before it is built
         func = end_train_func or self.end_train_func
         self._run(
             manager, ids, func, Status.PART_DONE, Status.DONE, session, experiment, kwargs, elsewhere=self.skip_run_task

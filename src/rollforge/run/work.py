@@ -9,7 +9,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rollforge.task import Status
+from rollforge import trust
+from rollforge.errors import RollforgeError
+from rollforge.store.base import TaskStore
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Status, TaskRecord, digest
 from rollforge.track.base import Recorder, open_reference
 
 __all__ = [
@@ -20,6 +24,8 @@ __all__ = [
     "current_attempt",
     "current_model",
     "current_task",
+    "is_of_task",
+    "is_own",
     "nobody",
     "restored",
     "storable",
@@ -76,6 +82,8 @@ class Job:
     """Called with the id of a task whose process died, in the process that watches: to tidy up what it left."""
     preload: Callable[[], None] | None = None
     """Called once in each worker process before it has a task: to import what tasks need."""
+    own: bool = False
+    """Whether every task is this user's own code; else those are that this process submitted (:mod:`rollforge.trust`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,24 @@ class LogEvents:
         log.info(
             "task %s is %s in %.1f s (%d%s)%s", event.task_id[:12], event.kind, event.seconds, self._ended, of, why
         )
+
+
+def is_own(job: Job, store: TaskStore, task: TaskRecord) -> bool:
+    """Return whether a claimed task is this user's own code: this process submitted it, or nobody else could."""
+    return job.own or isinstance(store, MemoryStore) or trust.is_own(task.id, task.text)
+
+
+def is_of_task(result: Any, task_id: str) -> bool:
+    """Return whether the result of a first stage is a recorder that holds the very task of this id.
+
+    A pool keeps the result of a stage beside the definition, and only the definition is what the id stands for.
+    """
+    if not isinstance(result, Recorder):
+        return False
+    try:
+        return digest(result.load_object("task")) == task_id
+    except RollforgeError:  # there is none, or it cannot be read: the second stage says so
+        return False
 
 
 def storable(result: Any) -> Any:

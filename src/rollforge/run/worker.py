@@ -28,6 +28,8 @@ from rollforge.run.work import (
     current_attempt,
     current_model,
     current_task,
+    is_of_task,
+    is_own,
     nobody,
     restored,
     storable,
@@ -36,6 +38,7 @@ from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_definition, decode_result
 from rollforge.task import Cause, Status, TaskRecord
+from rollforge.trust import Circle, within
 
 __all__ = [
     "Crew",
@@ -133,8 +136,14 @@ class Worker:
         words.begin()
         claims.started(task)
         began = time.perf_counter()
+        own = is_own(self.job, self.store, task)
         try:
-            argument = restored(task.result) if self.job.before is Status.PART_DONE else decode_definition(task.text)
+            if self.job.before is Status.PART_DONE:
+                argument = restored(task.result)
+                own = own and (self.job.own or is_of_task(argument, task.id))
+            else:
+                with within(Circle.OWN if own else Circle.POOL):
+                    argument = decode_definition(task.text)
         except MissingCode as exc:
             claims.leave(task, str(exc))
             return
@@ -145,7 +154,8 @@ class Worker:
             token, number = current_task.set(task.id), current_attempt.set(task.attempt)
             name = current_model.set(task.model_name)
             try:
-                result = storable(self.job.task_func(argument, **self.job.kwargs))
+                with within(Circle.OWN if own else Circle.POOL):
+                    result = storable(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
                 current_attempt.reset(number)
@@ -314,7 +324,7 @@ class Crew:
                 return
             task = self._queue.popleft()
             claims.started(task)
-            slot.give(task, self._threads(claims))
+            slot.give(task, self._threads(claims), own=is_own(self.job, self.store, task))
 
     def _threads(self, claims: Claims) -> int:
         """The threads of a task that begins: its share; more for the last ones, where other processes have nothing to do."""
@@ -478,10 +488,10 @@ def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         When the child dies without an answer (killed, out of memory, crashed in C code).
         And when `func` raises, with its exception and traceback.
     """
-    job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs})
+    job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True)
     slot = Slot(current_session(), job)
     try:
-        slot.give(TaskRecord(id="call", pool="", definition={}), current_session().threads)
+        slot.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
         while (outcome := slot.outcome()) is None:
             connection.wait(slot.handles, timeout=1.0)
     finally:

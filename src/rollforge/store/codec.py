@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge import safe_pickle
+from rollforge import safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, ConfigError, MissingCode, TaskNotSerializable, UntrustedPickle
 from rollforge.task import decode, encode, import_reference
 
@@ -79,14 +79,17 @@ def decode_definition(text: str) -> Any:
     Raises
     ------
     MissingCode
-        When this machine lacks a module or class that it refers to.
+        When this machine lacks a module or class that it refers to, or was not allowed to run it.
     ConfigError
         When the text cannot be decoded.
     """
 
     def resolve(module: str, name: str) -> Any:
+        trust.check_reference_import(module, name)
         try:
-            return import_reference(module, name)
+            found = import_reference(module, name)
+            trust.check_reference(found, module, name)
+            return found
         except (ImportError, AttributeError) as exc:
             raise MissingCode(f"The task refers to {module}:{name}, which is not here: {exc}.") from exc
 

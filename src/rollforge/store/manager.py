@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from rollforge import trust
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
 from rollforge.machine import process_name
 from rollforge.session import Session, current_session
@@ -199,7 +200,9 @@ class TaskManager:
 
     def insert_task_def(self, task_def: Mapping[str, Any]) -> InsertedId:
         """Store a definition and return its id; a known one stays as it is."""
-        return InsertedId(self.store.create(self._pool, [task_def])[0].id)
+        created = self.store.create(self._pool, [task_def])[0]
+        trust.vouch([created.id])
+        return InsertedId(created.id)
 
     def create_task(
         self,
@@ -257,6 +260,7 @@ class TaskManager:
             self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
             model_names=model_names, submission=submission,
         )  # fmt: skip
+        trust.vouch(c.id for c in created)
         new = {c.id: definition for c, definition in zip(created, task_def_l, strict=True) if c.new}
         self._report(new, len(created), print_nt)
         return [c.id for c in created]
@@ -269,7 +273,9 @@ class TaskManager:
 
     def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
         """Put `new_task` (``{"def": …}``) in the place of `task` and return its id."""
-        return self.store.replace(self._pool, str(task["_id"]), new_task["def"])
+        made = self.store.replace(self._pool, str(task["_id"]), new_task["def"])
+        trust.vouch([made])
+        return made
 
     # -- working -------------------------------------------------------------------------------------------------------
 

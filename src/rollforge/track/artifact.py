@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
-from rollforge import qlib_imports, safe_pickle
+from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.files import Files
@@ -253,18 +253,20 @@ def _read_plain(file: Path, trusted: bool) -> Any:
 def _known_reference(module: str, name: str) -> Any:
     """A class or function of a module that is imported already (importing one runs it), and not of Python itself."""
     package = module.partition(".")[0]
-    if package != "rollforge":
-        if module not in sys.modules:
-            raise ArtifactRefused(
-                f"The artifact names {module}:{name}, and module {module!r} is not imported. Import it first, "
-                "or load the artifact with trusted=True, which imports it."
-            )
-        if package in sys.stdlib_module_names and not isinstance(import_reference(module, name), type):
-            raise ArtifactRefused(
-                f"The artifact names the function {module}:{name} of Python's library. Load it with trusted=True if "
-                "you know where it comes from."
-            )
-    return import_reference(module, name)
+    if package != "rollforge" and module not in sys.modules and not trust.loads_back(module):
+        raise ArtifactRefused(
+            f"The artifact names {module}:{name}, and module {module!r} is not imported. Import it first, "
+            "or load the artifact with trusted=True, which imports it."
+        )
+    found = import_reference(module, name)
+    if not isinstance(found, (type, FunctionType)) or (found.__module__, found.__qualname__) != (module, name):
+        raise ArtifactRefused(f"The artifact names {module}:{name}, which is no class or function defined there.")
+    if package in sys.stdlib_module_names and not isinstance(found, type):
+        raise ArtifactRefused(
+            f"The artifact names the function {module}:{name} of Python's library. Load it with trusted=True if "
+            "you know where it comes from."
+        )
+    return found
 
 
 def _read_saved(file: Path, trusted: bool) -> Any:

@@ -16,6 +16,7 @@ from rollforge.build import build
 from rollforge.data.handler import DataHandler
 from rollforge.dates import read_days, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.kinds import HANDLER
 
 __all__ = [
     "compare_dict_value",
@@ -116,7 +117,7 @@ def init_task_handler(task: dict[str, Any]) -> DataHandler:
     kwargs = task["dataset"]["kwargs"]
     if kwargs.get("handler") is None:
         raise ConfigError("the task has no handler.", path="dataset.kwargs.handler")
-    kwargs["handler"] = build(kwargs["handler"], accept_types=DataHandler, where="dataset.kwargs.handler")
+    kwargs["handler"] = build(kwargs["handler"], kind=HANDLER, accept_types=DataHandler, where="dataset.kwargs.handler")
     handler: DataHandler = kwargs["handler"]
     return handler
 

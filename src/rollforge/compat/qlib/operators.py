@@ -166,7 +166,7 @@ class OpsWrapper:
             path: str | None = None
             if isinstance(one, Mapping):
                 path = one.get("module_path")
-                kind = locate(one["class"], path, where=f"custom_ops.{place}")
+                kind = locate(one["class"], path, noun="operator", where=f"custom_ops.{place}")
             add_operator(as_operator(kind))
             self._own[kind.__name__] = kind
             path = path or _module(kind)

@@ -1,0 +1,64 @@
+"""What each place of a definition asks for: a model, a dataset, a processor, as it is known before a class is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "DATASET",
+    "HANDLER",
+    "INST_PROCESSOR",
+    "LOADER",
+    "MODEL",
+    "PROCESSOR",
+    "RECORD",
+    "REWEIGHTER",
+    "SIGNAL",
+    "Kind",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an object must be to stand in its place in a definition: known of its class, before that is called.
+
+    Examples
+    --------
+    >>> Kind("model", methods=("fit", "predict")).lacks(dict)
+    "it has no fit()"
+    """
+
+    noun: str
+    """What it is called in messages."""
+    base: type | None = None
+    """Classes derived from this one fit."""
+    methods: tuple[str, ...] = ()
+    """So do classes that have all of these; without any, `base` alone decides."""
+
+    def lacks(self, cls: type) -> str:
+        """Return what keeps a class from being of this kind; an empty string where it is."""
+        if self.base is not None and issubclass(cls, self.base):
+            return ""
+        missing = next((m for m in self.methods if not _has_method(cls, m)), None)
+        if missing is not None:
+            return f"it has no {missing}()"
+        if self.methods:
+            return ""
+        assert self.base is not None
+        return f"it does not derive from {self.base.__module__}.{self.base.__qualname__}"
+
+
+def _has_method(cls: type, name: str) -> bool:
+    """Whether instances have a method; what a class has of its metaclass, such as ``__call__``, does not count."""
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None) is not None
+
+
+MODEL = Kind("model", methods=("fit", "predict"))
+REWEIGHTER = Kind("reweighter", methods=("reweight",))
+DATASET = Kind("dataset", methods=("prepare",))
+HANDLER = Kind("handler", methods=("fetch",))
+LOADER = Kind("loader", methods=("load",))
+PROCESSOR = Kind("processor", methods=("__call__", "fit", "is_for_infer"))
+INST_PROCESSOR = Kind("instrument processor", methods=("__call__",))
+RECORD = Kind("record", methods=("generate",))
+SIGNAL = Kind("signal", methods=("get_signal",))

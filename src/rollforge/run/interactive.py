@@ -1,0 +1,59 @@
+"""Classes of a notebook or an interactive session, for the worker processes that it starts.
+
+A process that is spawned imports the script of its parent; of a notebook there is none. Classes that a task of the user's own
+names in ``__main__`` are therefore handed over with the task, through the pipe between the two processes; never through a
+pool.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["define_in_main", "main_classes"]
+
+_MAIN = "__main__"
+
+
+def main_classes(text: str) -> bytes | None:
+    """Return the classes of ``__main__`` that a definition names, pickled; None where processes find them themselves.
+
+    Parameters
+    ----------
+    text : str
+        A definition as it is stored, of a task of this user's own.
+    """
+    main: Any = sys.modules.get(_MAIN)
+    if _MAIN not in text or getattr(main, "__file__", None) or getattr(main, "__spec__", None):
+        return None
+    import cloudpickle
+
+    names = sorted(set(_names(json.loads(text))))
+    found = {name: getattr(main, name) for name in names if isinstance(getattr(main, name, None), type)}
+    blob: bytes | None = cloudpickle.dumps(found) if found else None
+    return blob
+
+
+def define_in_main(blob: bytes | None) -> None:
+    """Define what :func:`main_classes` of the parent process returned."""
+    if blob is not None:
+        vars(sys.modules[_MAIN]).update(pickle.loads(blob))
+
+
+def _names(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for value in node:
+            yield from _names(value)
+    elif isinstance(node, Mapping):
+        name = node.get("class")
+        if isinstance(name, str):
+            module = node.get("module_path")
+            if module == _MAIN:
+                yield name
+            elif not module and name.startswith(f"{_MAIN}."):
+                yield name.removeprefix(f"{_MAIN}.")
+        for value in node.values():
+            yield from _names(value)

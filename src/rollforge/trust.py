@@ -1,0 +1,381 @@
+"""Whose code runs: which modules a definition may name, depending on where the definition comes from.
+
+There are four circles (``docs/security.md``):
+
+====================  ====================================================================================================
+:attr:`Circle.OWN`    this user's own workflow file or script: it may name any class of the kind that its place asks for
+:attr:`Circle.POOL`   a task of a pool that others may write to: Rollforge, Qlib's names, the libraries of models, and
+                      packages that the operator allowed
+:attr:`Circle.READ`   listing, copying, collecting and reporting: classes of Rollforge may be looked at, and none is built
+(no circle)           artifacts and other files: :mod:`rollforge.safe_pickle` restores values, and calls nothing
+====================  ====================================================================================================
+
+In no circle is anything of Python's standard library built, and in none but the first is a function called that a
+definition names. What counts is where a class is *defined*, since every module shows names that it imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from enum import StrEnum
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, shown
+from rollforge.paths import read_path
+from rollforge.session import current_session
+from rollforge.user_code import module_name
+
+__all__ = [
+    "Circle",
+    "allowed_file",
+    "check_built",
+    "check_defined",
+    "check_import",
+    "check_reference",
+    "check_reference_import",
+    "checked_plugins",
+    "circle",
+    "is_allowed_module",
+    "is_own",
+    "loads_back",
+    "parse_allowed",
+    "remember",
+    "settle",
+    "vouch",
+    "within",
+]
+
+
+class Circle(StrEnum):
+    """Where a definition comes from, and therefore what it may name."""
+
+    OWN = "own"
+    """This user's own file or script."""
+    POOL = "pool"
+    """A pool that others may write to."""
+    READ = "read"
+    """Something that is looked at; nothing of it is built."""
+
+
+_VARIABLE = "ROLLFORGE_CIRCLE"
+_LIBRARIES = frozenset({"rollforge", "qlib", "lightgbm", "xgboost", "catboost", "sklearn", "torch"})
+"""What a task of a pool may always name: Rollforge, Qlib's names, and the libraries of models."""
+_OWN_LIBRARIES = frozenset({"rollforge", "qlib"})
+_VALUE_TYPES = frozenset(
+    {
+        "bool",
+        "bytes",
+        "bytearray",
+        "complex",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "list",
+        "object",
+        "set",
+        "str",
+        "tuple",
+    }
+)
+_VALUE_LIBRARIES = frozenset(
+    {
+        "array",
+        "collections",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+        "json",
+        "numpy",
+        "pandas",
+        "pathlib",
+        "re",
+        "uuid",
+    }
+)
+"""Libraries whose classes may be arguments, such as a ``dtype``: making one of them does nothing else. They are not built."""
+_BUILT_FOR_REPORTS = frozenset({"rollforge.record.strategy", "rollforge.record.weights", "rollforge.record.executor"})
+"""What the backtest of a report is computed with."""
+
+_process: list[Circle] = [Circle(os.environ.get(_VARIABLE, Circle.OWN))]
+_circle: ContextVar[Circle | None] = ContextVar("rollforge_circle", default=None)
+_remembered: set[str] = set()
+_vouched: set[str] = set()
+
+
+# -- circles -----------------------------------------------------------------------------------------------------------
+
+
+def circle() -> Circle:
+    """Return the circle of what is being built."""
+    return _circle.get() or _process[0]
+
+
+@contextlib.contextmanager
+def within(inner: Circle) -> Iterator[None]:
+    """Work in another circle inside the ``with`` block, in this thread."""
+    token = _circle.set(inner)
+    try:
+        yield
+    finally:
+        _circle.reset(token)
+
+
+def settle(process: Circle) -> None:
+    """Set the circle of this process: of all its threads, and of the processes that it starts."""
+    _process[0] = process
+    os.environ[_VARIABLE] = process.value
+
+
+def vouch(task_ids: Iterable[str]) -> None:
+    """Remember tasks that this process submitted: they are this user's own code here and in the worker processes it starts."""
+    _vouched.update(task_ids)
+
+
+def is_own(task_id: str, text: str) -> bool:
+    """Return whether this process submitted the task whose stored definition is `text`.
+
+    The id of a task is the hash of its definition, so a definition that somebody put in its place does not pass.
+
+    Examples
+    --------
+    >>> from rollforge.task import digest, encode
+    >>> task = {"model": {"class": "Mine", "module_path": "my_model"}}
+    >>> is_own(digest(task), encode(task))
+    False
+    >>> vouch([digest(task)])
+    >>> is_own(digest(task), encode(task)), is_own(digest(task), encode({**task, "x": 1}))
+    (True, False)
+    """
+    return task_id in _vouched and hashlib.sha256(text.encode("utf-8", "replace")).hexdigest().startswith(task_id)
+
+
+# -- what the operator allowed -----------------------------------------------------------------------------------------
+
+
+def parse_allowed(text: str) -> tuple[str, ...]:
+    """Return the packages and files in the value of ``ROLLFORGE_ALLOW``.
+
+    Examples
+    --------
+    >>> parse_allowed("my_package, other:/home/me/model.py")
+    ('my_package', 'other', '/home/me/model.py')
+    """
+    return tuple(part for part in re.split(rf"[,\s{re.escape(os.pathsep)}]+", text) if part)
+
+
+def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: str) -> tuple[str, ...]:
+    """Return packages and ``.py`` files that somebody allows, files with their whole path.
+
+    Parameters
+    ----------
+    named : iterable of str
+        Dotted names and files.
+    beside : path, optional
+        Folder in which a file is looked for, too.
+    path : str
+        Where they are named, for errors.
+
+    Raises
+    ------
+    ConfigError
+        For a file that is not there, a name that cannot be one, and the standard library.
+    """
+    made = []
+    for name in named:
+        if name.endswith(".py"):
+            places = [read_path(name, path), *([beside / name] if beside is not None else [])]
+            found = next((p for p in places if p.is_file()), None)
+            if found is None:
+                raise ConfigError(f"there is no file {name!r}.", path=path)
+            made.append(str(found.absolute()))
+        elif not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"{name!r} is neither a package nor a .py file.", path=path)
+        elif _is_standard(name):
+            raise ConfigError(f"{name} is of Python's standard library, which no task may name.", path=path)
+        else:
+            made.append(name)
+    return tuple(made)
+
+
+def _allowed() -> tuple[str, ...]:
+    return (*parse_allowed(os.environ.get("ROLLFORGE_ALLOW", "")), *current_session().plugins)
+
+
+def _inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def allowed_file(module: str) -> str | None:
+    """Return the allowed ``.py`` file that a module was made of."""
+    return next((a for a in _allowed() if a.endswith(".py") and module == module_name(a)), None)
+
+
+def _is_allowed_file(path: str) -> bool:
+    try:
+        real = Path(path).expanduser().resolve()
+        return any(Path(a).expanduser().resolve() == real for a in _allowed() if a.endswith(".py"))
+    except (OSError, ValueError, RuntimeError):  # a path that cannot be one
+        return False
+
+
+def is_allowed_module(module: str) -> bool:
+    """Return whether the operator allowed the package of a module, or the file that it was made of."""
+    packages = [a for a in _allowed() if not a.endswith(".py")]
+    return any(_inside(module, package) for package in packages) or allowed_file(module) is not None
+
+
+def loads_back(module: str) -> bool:
+    """Return whether objects of a module's classes are read from files without ``trusted=True``.
+
+    Those are the modules that the operator allowed, and those that this user's own definitions named in this process.
+    """
+    return module in _remembered or is_allowed_module(module)
+
+
+def remember(module: str) -> None:
+    """Note a module that this user's own definition named: objects of its classes load back in this process."""
+    if circle() is Circle.OWN and module.partition(".")[0] not in _LIBRARIES:
+        _remembered.add(module)
+
+
+# -- the checks --------------------------------------------------------------------------------------------------------
+
+
+def _is_standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def _refuse_standard(name: str, module: str, noun: str, where: str) -> None:
+    if not _is_standard(module):
+        return
+    what = f"{name} is no {noun or 'class that a definition may name'}: {module} is of Python's standard library."
+    raise (BuildError if circle() is Circle.OWN else CodeNotAllowed)(what, path=where)
+
+
+def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> None:
+    """Do nothing, unless a definition may not have a module imported: importing runs it.
+
+    Parameters
+    ----------
+    name : str
+        The class that is wanted of it, for the message.
+    module : str
+        A dotted path, or that of a ``.py`` file.
+    noun : str
+        What the class should be, for the message.
+    where : str
+        Place in the document, for the message.
+
+    Raises
+    ------
+    BuildError
+        For the standard library.
+    CodeNotAllowed
+        When whoever runs this process did not allow the package.
+    """
+    _refuse_standard(name, module, noun, where)
+    here = circle()
+    if here is Circle.OWN:
+        return
+    if module.endswith(".py"):
+        if here is Circle.READ or not _is_allowed_file(module):
+            raise _not_allowed(name, module, where)
+        return
+    top, main = module.partition(".")[0], "__main__" in module.split(".")
+    known = _OWN_LIBRARIES if here is Circle.READ else _LIBRARIES
+    allowed = top in known or (here is Circle.POOL and is_allowed_module(module))
+    if main or not allowed:
+        raise _not_allowed(name, module, where)
+
+
+def check_defined(target: Any, name: str, *, noun: str = "", where: str = "") -> None:
+    """Do nothing, unless a class or function is defined where a definition may not have it from.
+
+    Raises
+    ------
+    BuildError
+        When it is neither class nor function, or of the standard library.
+    CodeNotAllowed
+        When whoever runs this process did not allow the package.
+    """
+    module = getattr(target, "__module__", None)
+    if not callable(target) or not isinstance(module, str):
+        raise BuildError(f"{name!r} is no {noun or 'class'} but {shown(target)}.", path=where)
+    _refuse_standard(name, module, noun, where)
+    here = circle()
+    if here is Circle.OWN:
+        return
+    if not isinstance(target, type):
+        raise CodeNotAllowed(f"{name} is no class, and functions that a task names are not called.", path=where)
+    ours = module.partition(".")[0] in (_OWN_LIBRARIES if here is Circle.READ else _LIBRARIES)
+    if not ours and (here is Circle.READ or not is_allowed_module(module)):
+        raise _not_allowed(name, module, where)
+
+
+def check_built(target: Any, name: str, where: str = "") -> None:
+    """Do nothing, unless something that is only looked at would be built.
+
+    Raises
+    ------
+    CodeNotAllowed
+        Then.
+    """
+    if circle() is Circle.READ and getattr(target, "__module__", None) not in _BUILT_FOR_REPORTS:
+        raise CodeNotAllowed(f"{name} is not built to list, collect or report what a pool names.", path=where)
+
+
+def check_reference(found: Any, module: str, name: str) -> None:
+    """Do nothing, unless a task refers to a class or function that it may not have as an argument.
+
+    Raises
+    ------
+    CodeNotAllowed
+        When it is neither class nor function, or is defined where the operator did not allow it.
+    """
+    if circle() is Circle.OWN:
+        return
+    home = found.__module__ if isinstance(found, (type, FunctionType)) else ""
+    if home == "builtins":
+        fits = found.__qualname__ in _VALUE_TYPES
+    else:
+        fits = isinstance(found, type) and home.partition(".")[0] in _LIBRARIES | _VALUE_LIBRARIES
+    if not home or not (fits or is_allowed_module(home)):
+        raise _not_allowed(f"{module}:{name}", home or module, "")
+
+
+def check_reference_import(module: str, name: str) -> None:
+    """Do nothing, unless a task may not have the module of a reference imported.
+
+    Raises
+    ------
+    CodeNotAllowed
+        Then; nothing was imported.
+    """
+    if circle() is Circle.OWN or module == "builtins" or module.partition(".")[0] in _VALUE_LIBRARIES:
+        return
+    check_import(f"{module}:{name}", module)
+
+
+def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
+    if circle() is Circle.READ:
+        return CodeNotAllowed(
+            f"{name} of {module!r} is not looked at: reading a pool imports no code that it names.", path=where
+        )
+    if _is_standard(module) or "__main__" in module.split("."):
+        return CodeNotAllowed(f"{name} of {module!r} cannot be named by a task of a pool.", path=where)
+    package = module if module.endswith(".py") else module.partition(".")[0]
+    return CodeNotAllowed(
+        f"{name} is code of {package!r}, which this worker was not told to run. If you trust everybody who may write to "
+        f"the pool with that code, allow it: --allow {package} or ROLLFORGE_ALLOW={package}.",
+        path=where,
+    )

@@ -1,0 +1,81 @@
+"""Code of the user's: importing a Python file, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from rollforge.errors import BuildError, MissingCode
+from rollforge.paths import read_path
+
+__all__ = ["describe", "import_file", "module_name"]
+
+_PACKAGE = Path(__file__).parent
+
+
+def module_name(path: str) -> str:
+    """Return the name of the module that :func:`import_file` makes of a file.
+
+    Examples
+    --------
+    >>> module_name("./lib/my model.py")
+    'lib_my_model'
+    """
+    return re.sub(r"\W", "_", path.removesuffix(".py")).lstrip("_0123456789")
+
+
+def import_file(path: str) -> ModuleType:
+    """Return the module that a Python file makes: the same one as long as the file stays the same.
+
+    Raises
+    ------
+    BuildError
+        When there is no such file, or it cannot be imported.
+    """
+    file = read_path(path)
+    try:
+        state = file.stat()
+    except OSError:
+        raise MissingCode(f"No Python file at {path!r} (from {os.getcwd()}).") from None
+    name = module_name(path)
+    known = sys.modules.get(name)
+    version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
+    if known is not None and getattr(known, "__rollforge_file__", None) == version:
+        return known
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise BuildError(f"{path!r} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as exc:
+        del sys.modules[name]
+        kind = MissingCode if isinstance(exc, ModuleNotFoundError) else BuildError
+        raise kind(f"{path!r} cannot be imported: {describe(exc)}") from exc
+    module.__dict__["__rollforge_file__"] = version
+    return module
+
+
+def describe(exc: BaseException) -> str:
+    """Return in one sentence what an error in the user's code is, and in which line of which file it was raised.
+
+    Examples
+    --------
+    >>> describe(SyntaxError("invalid syntax", ("mine.py", 3, 1, "a b")))
+    'SyntaxError: invalid syntax (mine.py, line 3).'
+    """
+    frames = traceback.extract_tb(exc.__traceback__)
+    outside = [f for f in frames if "importlib" not in f.filename]
+    own = [f for f in outside if not Path(f.filename).is_relative_to(_PACKAGE)]
+    last = next(reversed(own or outside), None)  # where the user's code called ours, not where ours refused
+    if isinstance(exc, SyntaxError):
+        return f"SyntaxError: {exc}."
+    where = f" ({last.filename}, line {last.lineno})" if last is not None else ""
+    text = f": {str(exc).rstrip('.')}" if str(exc) else ""
+    return f"{type(exc).__name__}{text}{where}."
