@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rollforge import trust
 from rollforge.data.provider import write_folder
 from rollforge.session import current_session
 from rollforge.testing.mongo import MongoServer, real_mongodb
@@ -90,6 +91,8 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
     monkeypatch.setattr("rollforge.session._default", None)
+    trust._vouched.clear()
+    trust._remembered.clear()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from enum import StrEnum
 from types import FunctionType
 from typing import Any
 
-from rollforge.errors import ConfigError, TaskNotSerializable
+from rollforge.errors import ConfigError, RollforgeError, TaskNotSerializable
 
 __all__ = [
     "Cause",
@@ -427,6 +427,8 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
         raise ConfigError(f"What is stored is not JSON: {exc}") from exc
     try:
         return from_plain(plain, resolve=resolve)
+    except RollforgeError:  # what the resolver says of a reference
+        raise
     except _DAMAGED as exc:
         raise ConfigError(f"What is stored is damaged: {type(exc).__name__}: {exc}") from exc
 

@@ -371,7 +371,7 @@ def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
         return CodeNotAllowed(
             f"{name} of {module!r} is not looked at: reading a pool imports no code that it names.", path=where
         )
-    if _is_standard(module) or "__main__" in module.split("."):
+    if _is_standard(module) or "__main__" in module.split(".") or module.partition(".")[0] in _LIBRARIES:
         return CodeNotAllowed(f"{name} of {module!r} cannot be named by a task of a pool.", path=where)
     package = module if module.endswith(".py") else module.partition(".")[0]
     return CodeNotAllowed(

@@ -1,0 +1,500 @@
+"""Whose code runs: what a definition names is checked before it is imported or called, by where the definition comes from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rollforge import safe_pickle
+from rollforge.build import build, locate
+from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, RollforgeError, UnfitWorker, UntrustedPickle
+from rollforge.kinds import DATASET, HANDLER, INST_PROCESSOR, MODEL, PROCESSOR, RECORD
+from rollforge.run.trainer import TrainerR
+from rollforge.run.work import Job
+from rollforge.run.worker import Crew, Worker
+from rollforge.session import Session, using
+from rollforge.store.base import open_store
+from rollforge.store.codec import decode_definition
+from rollforge.store.manager import TaskManager
+from rollforge.task import Cause, Status, digest, encode
+from rollforge.trust import Circle, within
+from rollforge.workflow import load_workflow, make_plan
+
+ROLLFORGE = [sys.executable, "-m", "rollforge"]
+
+
+def attacks(marker: Path) -> dict[str, dict[str, Any]]:
+    """Descriptions that leave a file behind when they are called, and kinds of what they name."""
+    touch = f"touch {marker}"
+    local = marker.parent / "hostile.py"
+    local.write_text(
+        f"open({str(marker)!r}, 'w').close()\nclass Thing:\n    fit = predict = prepare = fetch = load = generate = None\n"
+    )
+    return {
+        "function": {"class": "system", "module_path": "os", "kwargs": {"command": touch}},
+        "dotted": {"class": "os.system", "kwargs": {"command": touch}},
+        "class": {"class": "subprocess.Popen", "kwargs": {"args": ["touch", str(marker)]}},
+        "builtin": {"class": "open", "module_path": "builtins", "kwargs": {"file": str(marker), "mode": "w"}},
+        "library class": {"class": "FileHandler", "module_path": "logging", "kwargs": {"filename": str(marker)}},
+        "shown elsewhere": {
+            "class": "tempfile", "module_path": "rollforge.track.artifact",
+            "kwargs": {},
+        },
+        "imported elsewhere": {
+            "class": "ZipFile", "module_path": "rollforge.testing.hostile_reexport", "kwargs": {"file": str(marker)},
+        },
+        "other library": {
+            "class": "memmap", "module_path": "numpy",
+            "kwargs": {"filename": str(marker), "mode": "w+", "shape": [4]},
+        },
+        "other function": {
+            "class": "save", "module_path": "numpy", "kwargs": {"file": str(marker), "arr": [1]},
+        },
+        "ours of another kind": {
+            "class": "SQLiteStore", "module_path": "rollforge.store.sqlite", "kwargs": {"uri": f"sqlite:///{marker}"},
+        },
+        "qlib's of another kind": {
+            "class": "get_or_create_path", "module_path": "qlib.utils", "kwargs": {"path": str(marker)},
+        },
+        "object": {"class": {"class": "system", "module_path": "os"}, "module_path": "os", "kwargs": {"command": touch}},
+    }  # fmt: skip
+
+
+def template(market: Path | None = None) -> dict[str, Any]:
+    """A task with everything that a place can be in, all of it harmless."""
+    handler: dict[str, Any] = {
+        "instruments": {"market": "all", "filter_pipe": [{"class": "NameDFilter", "kwargs": {"name_rule_re": ".*"}}]},
+        "start_time": "2022-01-03", "end_time": "2023-09-29",
+        "data_loader": {
+            "class": "NestedDataLoader",
+            "kwargs": {"dataloader_l": [{"class": "QlibDataLoader", "kwargs": {"config": {
+                "feature": [["$close"], ["C"]], "label": [["Ref($close,-2)/Ref($close,-1)-1"], ["L"]]}}}]},
+        },
+        "shared_processors": [], "infer_processors": [{"class": "Fillna"}], "learn_processors": [{"class": "DropnaLabel"}],
+    }  # fmt: skip
+    strategy = {"class": "TopkDropoutStrategy", "kwargs": {"signal": "<PRED>", "topk": 2, "n_drop": 1}}
+    return {
+        "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"},
+        "dataset": {
+            "class": "DatasetH", "module_path": "qlib.data.dataset",
+            "kwargs": {
+                "handler": {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": handler},
+                "segments": {"train": ["2022-01-03", "2022-12-30"], "test": ["2023-01-02", "2023-09-29"]},
+            },
+        },
+        "record": [
+            {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+            {"class": "PortAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"config": {
+                "strategy": strategy, "executor": {"class": "SimulatorExecutor", "kwargs": {"time_per_step": "day"}},
+                "backtest": {"account": 10000, "benchmark": None}}}},
+        ],
+    }  # fmt: skip
+
+
+_HANDLER = ("dataset", "kwargs", "handler")
+_CONFIG = ("record", 1, "kwargs", "config")
+PLACES: dict[str, tuple[Any, ...]] = {
+    "model": ("model",),
+    "dataset": ("dataset",),
+    "handler": _HANDLER,
+    "loader": (*_HANDLER, "kwargs", "data_loader"),
+    "nested loader": (*_HANDLER, "kwargs", "data_loader", "kwargs", "dataloader_l", 0),
+    "processor": (*_HANDLER, "kwargs", "infer_processors", 0),
+    "filter": (*_HANDLER, "kwargs", "instruments", "filter_pipe", 0),
+    "record": ("record", 0),
+    "strategy": (*_CONFIG, "strategy"),
+    "executor": (*_CONFIG, "executor"),
+    "signal": (*_CONFIG, "strategy", "kwargs", "signal"),
+}
+
+
+def put(task: dict[str, Any], place: tuple[Any, ...], what: Any) -> dict[str, Any]:
+    made = copy.deepcopy(task)
+    node: Any = made
+    for part in place[:-1]:
+        node = node[part]
+    node[place[-1]] = what
+    return made
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "it-ran"
+
+
+# -- a file of the user's own: any class, of the right kind ------------------------------------------------------------
+
+
+def test_a_harmless_template_is_planned(small_market: Path, tmp_path: Path) -> None:
+    """The template of the attacks below is itself in order, so that what is refused is the attack."""
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": template()}))
+    assert len(make_plan(load_workflow(file)).tasks) == 1
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_plan_calls_nothing_of_another_kind(place: str, small_market: Path, marker: Path, tmp_path: Path) -> None:
+    """Whatever stands in a place of one's own file: it is called when it is of the place's kind, and never before."""
+    file = tmp_path / "own.yaml"
+    for name, attack in attacks(marker).items():
+        document = {"rollforge": {"data": str(small_market)}, "task": put(template(), PLACES[place], attack)}
+        file.write_text(yaml.safe_dump(document))
+        try:
+            make_plan(load_workflow(file))
+        except ConfigError:
+            pass
+        else:
+            assert place == "signal", f"{name} as {place} was taken"  # which is made when the backtest runs
+        assert not marker.exists(), f"{name} as {place}"
+
+
+def test_the_command_says_in_one_line_what_is_wrong(small_market: Path, marker: Path, tmp_path: Path) -> None:
+    """``rollforge plan`` ends with code 2, the line in the file and no traceback."""
+    file = tmp_path / "own.yaml"
+    task = put(template(), ("model",), attacks(marker)["function"])
+    file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": task}))
+    done = subprocess.run([*ROLLFORGE, "plan", str(file)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "task.model: system is no model: os is of Python's standard library" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(MODEL, "no model: it has no fit()"), (DATASET, "no dataset"), (HANDLER, "no handler"), (PROCESSOR, "no processor"),
+     (RECORD, "no record")],
+)  # fmt: skip
+def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path: Path) -> None:
+    """A class of the user's own that is something else is named with what it lacks; a function is no class."""
+    (tmp_path / "own_kinds.py").write_text(
+        "class Other:\n    def __init__(self):\n        raise SystemError\ndef make():\n    raise SystemError\n"
+    )
+    path = str(tmp_path / "own_kinds.py")
+    with pytest.raises(BuildError, match=f"Other is {name.replace('(', '.').replace(')', '.')}"):
+        build({"class": "Other", "module_path": path}, kind=kind)
+    with pytest.raises(BuildError, match=r"make is no .* but a function"):
+        build({"class": "make", "module_path": path}, kind=kind)
+
+
+def test_what_a_class_has_of_its_metaclass_is_no_method() -> None:
+    """Every class can be called; that does not make its instances processors."""
+    with pytest.raises(BuildError, match=r"no instrument processor: it has no __call__\(\)"):
+        build({"class": "rollforge.data.dataset.DatasetH", "kwargs": {}}, kind=INST_PROCESSOR)
+
+
+# -- a pool: Rollforge, the libraries of models, and what the operator allowed ------------------------------------------
+
+MINE = """
+    open({marker!r}, "a").close()
+    import pandas as pd
+    from rollforge.models.base import Model
+
+
+    class Mean(Model):
+        def fit(self, dataset, **kwargs):
+            self.value = 1.0
+
+        def predict(self, dataset, segment="test"):
+            return pd.Series(self.value, index=dataset.prepare(segment, col_set="feature").index)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of modules on the path: importing ``my_model`` leaves the marker."""
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    (folder / "my_model.py").write_text(textwrap.dedent(MINE).format(marker=str(marker)))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)
+    return folder
+
+
+def worker(store: str, *options: str, cwd: Path, data: Path | None = None, **env: str) -> Any:
+    where = ["--data", str(data)] if data is not None else ["--no-data"]
+    command = [*ROLLFORGE, "worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1", *where, *options]
+    command += ["--tracking", f"folder:{cwd / 'runs'}"]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, timeout=120, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_worker_runs_nothing_that_its_operator_did_not_allow(
+    tmp_path: Path, small_market: Path, marker: Path, mine: Path
+) -> None:
+    """Every attack in every place, written into the pool by somebody else: none is called, nor is its module imported."""
+    uri = f"sqlite:///{tmp_path / 'tasks.db'}"
+    some = attacks(marker)
+    rows = [put(template(), PLACES[place], some[name]) for place in PLACES for name in ("function", "class", "builtin")]
+    rows += [put(template(), ("model",), {"class": "Mean", "module_path": path})
+             for path in ("my_model", str(mine / "my_model.py"), str(marker.parent / "hostile.py"))]  # fmt: skip
+    rows += [{"class": {"$ref": "os:system"}}, {**template(), "x": {"y": 1}}]
+    open_store(uri).create("p", rows)
+    for _ in range(10):  # a worker ends when too much of what it finds is not for it
+        done = worker(uri, cwd=tmp_path, data=small_market)
+        if done.returncode == 0:
+            break
+    assert not marker.exists()
+    assert "Traceback" not in done.stderr
+    left = [t for t in open_store(uri).query("p") if t.cause is Cause.UNFIT]
+    assert left
+    assert all(t.status is Status.WAITING and t.attempt == 0 for t in left)
+
+
+@pytest.mark.slow
+def test_a_task_that_is_not_allowed_waits_for_a_worker_that_may(
+    tmp_path: Path, small_market: Path, marker: Path, mine: Path
+) -> None:
+    """Left as unfit, with the package and the two ways to allow it; a worker that was told runs it; so does the variable,
+    and a file. The model loads back where its package is allowed, and not elsewhere."""
+    uri = f"sqlite:///{tmp_path / 'tasks.db'}"
+    task = {**template(), "record": []}
+    open_store(uri).create("p", [put(task, ("model",), {"class": "Mean", "module_path": "my_model"})])
+    done = worker(uri, cwd=tmp_path, data=small_market)
+    assert done.returncode == 7, done.stderr
+    assert "code of 'my_model'" in done.stderr
+    assert "--allow my_model or ROLLFORGE_ALLOW=my_model" in done.stderr
+    (row,) = open_store(uri).query("p")
+    assert (row.status, row.attempt, row.cause) == (Status.WAITING, 0, Cause.UNFIT)
+    assert not marker.exists()
+    done = worker(uri, "--allow", "my_model", cwd=tmp_path, data=small_market)
+    assert done.returncode == 0, done.stderr
+    (row,) = open_store(uri).query("p")
+    assert row.status is Status.DONE
+    assert marker.exists()
+    read = (
+        "import sys; from rollforge.track.base import open_reference; import json\n"
+        "print(type(open_reference(json.loads(sys.argv[1])).load_object('params.pkl')).__name__)\n"
+    )
+    argv = [sys.executable, "-c", read, json.dumps(row.result["recorder"])]
+    refused = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert "my_model.Mean, which is not on the list" in refused.stderr
+    allowed = subprocess.run(
+        argv, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "ROLLFORGE_ALLOW": "my_model"}
+    )
+    assert allowed.stdout.strip() == "Mean", allowed.stderr
+    for n, (options, env) in enumerate(
+        [((), {"ROLLFORGE_ALLOW": "other, my_model"}), (("--allow", str(mine / "my_model.py")), {})]
+    ):
+        path = "my_model" if n == 0 else str(mine / "my_model.py")
+        changed = {**put(task, ("model",), {"class": "Mean", "module_path": path}), "n": n}
+        open_store(uri).create("p", [changed])
+        done = worker(uri, *options, cwd=tmp_path, data=small_market, **env)
+        assert done.returncode == 0, done.stderr
+    assert open_store(uri).count("p") == {Status.DONE: 3}
+
+
+def built(task: dict[str, Any]) -> str:
+    """A task function of a script: it builds what the task names."""
+    return type(build(task["model"], kind=MODEL)).__name__
+
+
+@pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
+def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, marker: Path, in_process: bool) -> None:
+    """Tasks that this process created may name any module of the user's; the same pool's other tasks may not, and neither
+    may a definition that somebody put in the place of one's own."""
+    uri = f"sqlite:///{tmp_path / 'tasks.db'}"
+    session = Session(store=uri, threads=1)
+    store = open_store(uri)
+    own = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "mine"}
+    theirs = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "somebody else"}
+    store.create("p", [theirs])
+
+    def run() -> None:
+        job = Job("p", built)
+        crew: Any = Worker(store, job) if in_process else Crew(store, job, session, 1)
+        with using(session), pytest.raises(UnfitWorker, match="my_model"):
+            crew.run()
+
+    run()
+    assert not marker.exists()
+    (own_id,) = TaskManager("p", session=session).create_task([own])
+    run()
+    assert store.get("p", own_id).status is Status.DONE
+    assert store.get("p", digest(theirs)).status is Status.WAITING
+    changed = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "mine, they say"}
+    (tampered,) = TaskManager("p", session=session).create_task([{**own, "n": 2}])
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "tasks.db") as raw:
+        raw.execute("UPDATE tasks SET definition = ? WHERE id = ?", (encode(changed), tampered))
+    raw.close()
+    run()
+    assert store.get("p", tampered).status is Status.WAITING
+
+
+@pytest.mark.slow
+def test_a_class_of_a_notebook_reaches_the_processes(tmp_path: Path) -> None:
+    """A program without a file: its class is handed to the worker processes with the task, and not through the pool."""
+    script = textwrap.dedent(
+        """
+        import pandas as pd
+        from rollforge.build import build
+        from rollforge.kinds import MODEL
+        from rollforge.models.base import Model
+        from rollforge.run.executor import LocalProcesses
+        from rollforge.run.work import Job
+        from rollforge.session import Session, init
+        from rollforge.store.manager import TaskManager
+        from rollforge.testing_of_trust import name_of
+
+        FACTOR = 3
+
+        class Mine(Model):
+            def fit(self, dataset): pass
+            def predict(self, dataset, segment="test"): return FACTOR
+
+        session = init(store="sqlite:///tasks.db", threads=1)
+        manager = TaskManager("p")
+        manager.create_task([{"model": {"class": "Mine", "module_path": "__main__"}}])
+        LocalProcesses(session, 1).run(Job("p", name_of))
+        print([t["res"] for t in manager.query()])
+        """
+    ).replace("rollforge.testing_of_trust", "names_models")
+    (tmp_path / "names_models.py").write_text(
+        "from rollforge.build import build\nfrom rollforge.kinds import MODEL\n"
+        "def name_of(task):\n    made = build(task['model'], kind=MODEL)\n    return [type(made).__name__, made.predict(None)]\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120
+    )
+    assert done.stdout.strip() == "[['Mine', 3]]", done.stderr
+
+
+def test_trainers_hand_their_own_code_to_processes(tmp_path: Path, mine: Path) -> None:
+    """``TrainerR(jobs=…)`` needs no pool, so that all of its tasks are the user's own."""
+    session = Session(tracking=f"folder:{tmp_path / 'runs'}", threads=1)
+    with using(session):
+        (recorder,) = TrainerR("e", made_recorder, jobs=1)([{"model": {"class": "Mean", "module_path": "my_model"}}])
+        assert recorder.list_tags()["made"] == "Mean"
+
+
+def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Any:
+    from rollforge.session import current_session
+    from rollforge.track.base import get_experiment, open_tracker
+
+    experiment = get_experiment(open_tracker(current_session().tracking), experiment_name=experiment_name)
+    recorder = experiment.create_recorder()
+    recorder.set_tags(made=type(build(task["model"], kind=MODEL)).__name__)
+    recorder.end_run()
+    return recorder
+
+
+# -- the rules themselves ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("circle", [Circle.POOL, Circle.READ])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("system", "os"), ("Popen", "subprocess"), ("eval", "builtins"), ("Thing", "antigravity"), ("Thing", "this"),
+     ("Mean", "my_model"), ("Thing", "__main__"), ("Thing", "__mp_main__"), ("run", "rollforge.__main__"),
+     ("main", "rollforge.compat.qlib.__main__"), ("Thing", "./hostile.py"), ("DataFrame", "pandas"),
+     ("ZipFile", "rollforge.track.artifact"), ("Path", "rollforge.build"), ("os", "rollforge.session"),
+     ("import_file", "rollforge.build"), ("__loader__", "rollforge.build"), ("__dict__", "rollforge.build")],
+)  # fmt: skip
+def test_what_a_pool_may_not_name(circle: Circle, name: str, module: str, mine: Path, marker: Path) -> None:
+    """The standard library, functions, main programs, files, other packages, and all of these as another module shows them."""
+    before = set(sys.modules)
+    with within(circle), pytest.raises(RollforgeError):
+        locate(name, module)
+    assert not marker.exists()
+    assert not {"antigravity", "this", "my_model"} & (set(sys.modules) - before)
+
+
+def test_what_a_pool_may_name() -> None:
+    """Rollforge's classes, by their own names and Qlib's."""
+    with within(Circle.POOL):
+        ours = locate("LGBModel", "qlib.contrib.model.gbdt")
+        assert locate("rollforge.models.lightgbm.LGBModel") is ours
+
+
+def test_an_allowed_package_is_its_own_classes_alone(monkeypatch: pytest.MonkeyPatch, mine: Path) -> None:
+    """Not what it imported, not its functions, and not a package whose name begins alike."""
+    (mine / "my_pkg").mkdir()
+    (mine / "my_pkg" / "__init__.py").write_text("from subprocess import Popen\nfrom my_pkg_2 import Two\n")
+    (mine / "my_pkg" / "inner.py").write_text("class One:\n    pass\ndef make():\n    pass\n")
+    (mine / "my_pkg_2.py").write_text("class Two:\n    pass\n")
+    monkeypatch.setenv("ROLLFORGE_ALLOW", "my_pkg")
+    with within(Circle.POOL):
+        assert locate("One", "my_pkg.inner").__name__ == "One"
+        for name, module in (("Popen", "my_pkg"), ("Two", "my_pkg"), ("Two", "my_pkg_2"), ("make", "my_pkg.inner")):
+            with pytest.raises(CodeNotAllowed):
+                locate(name, module)
+    for name in ("Popen", "Two"):
+        data = b"cmy_pkg\n" + name.encode() + b"\n."
+        with pytest.raises(UntrustedPickle):
+            safe_pickle.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("reference", "allowed"),
+    [("builtins:float", True), ("numpy:float32", True), ("collections:OrderedDict", True),
+     ("rollforge.models.linear:LinearModel", True), ("builtins:eval", False), ("builtins:type", False),
+     ("os:system", False), ("subprocess:Popen", False), ("numpy:load", False), ("my_model:Mean", False),
+     ("rollforge.build:import_file", False), ("rollforge.session:os.environ", False),
+     ("rollforge.track.artifact:zipfile.ZipFile", False), ("json:decoder.scanner", False),
+     ("rollforge.models.linear:LinearModel.__init__.__globals__", False)],
+)  # fmt: skip
+def test_references_of_a_task(reference: str, allowed: bool, mine: Path, marker: Path) -> None:
+    """A class of values or of Rollforge may be an argument; a function, and whatever a name leads to besides, may not."""
+    text = json.dumps({"x": {"$ref": reference}})
+    with within(Circle.POOL):
+        if allowed:
+            assert isinstance(decode_definition(text)["x"], type)
+        else:
+            with pytest.raises(CodeNotAllowed):
+                decode_definition(text)
+    assert not marker.exists()
+
+
+def test_looking_at_a_pool_shows_names_and_no_objects(tmp_path: Path) -> None:
+    """A reference to something that is no class stays a text: what a module holds does not get into tables and reports."""
+    store = open_store("memory://looking")
+    uri = f"sqlite:///{tmp_path / 'tasks.db'}"
+    store = open_store(uri)
+    (made,) = store.create("p", [{"x": 1}])
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "tasks.db") as raw:
+        raw.execute("UPDATE tasks SET definition = ?", (json.dumps({"x": {"$ref": "os:environ"}}),))
+    raw.close()
+    assert store.get("p", made.id).definition == {"x": "os.environ"}
+
+
+def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path) -> None:
+    """Packages and files beside the workflow are part of its session; a slip, and the standard library, are mistakes."""
+    (tmp_path / "local.py").write_text("")
+    file = tmp_path / "own.yaml"
+    document = {"rollforge": {"data": str(small_market)}, "task": template()}
+    file.write_text(yaml.safe_dump({**document, "plugins": ["my_pkg.models", "./local.py"]}))
+    assert load_workflow(file).session.plugins == ("my_pkg.models", str(tmp_path / "local.py"))
+    for wrong, words in (("./nothing.py", "no file"), ("os", "standard library"), ("a-b", "neither a package")):
+        file.write_text(yaml.safe_dump({**document, "plugins": [wrong]}))
+        with pytest.raises(ConfigError, match=words):
+            load_workflow(file)
+
+
+def test_classes_of_ones_own_load_back(tmp_path: Path, mine: Path) -> None:
+    """A model that one's own definition named is read from a pickle in this process; before, it is refused."""
+    import pickle
+
+    import my_model  # type: ignore[import-not-found]
+
+    data = pickle.dumps(my_model.Mean())
+    with pytest.raises(UntrustedPickle):
+        safe_pickle.loads(data)
+    build({"class": "Mean", "module_path": "my_model"}, kind=MODEL)
+    assert type(safe_pickle.loads(data)) is my_model.Mean
