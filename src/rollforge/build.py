@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import BuildError, ConfigError, MissingCode, nearest, shown
 from rollforge.kinds import Kind
+from rollforge.limits import LIMITS, count_values
 from rollforge.paths import read_path
 from rollforge.qlib_names import MODULES, REFUSED
 from rollforge.user_code import describe, import_file
@@ -330,14 +331,28 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> A
 _REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
 
 
-def _replace_strings(node: Any, replace: Callable[[str], Any]) -> Any:
+class _Budget:
+    """How many values a task with its references may still come to: a few can stand for any number."""
+
+    def __init__(self) -> None:
+        self.left = LIMITS["expanded_values"].value
+
+    def spend(self, count: int = 1) -> None:
+        self.left -= count
+        if self.left < 0:
+            limit = LIMITS["expanded_values"]
+            limit.refuse(f"with its references the task comes to more than {limit.shown()}")
+
+
+def _replace_strings(node: Any, replace: Callable[[str], Any], budget: _Budget) -> Any:
     """A copy of `node` with each string in its dicts, lists and tuples replaced."""
+    budget.spend()
     if isinstance(node, str):
         return replace(node)
     if isinstance(node, Mapping):
-        return {k: _replace_strings(v, replace) for k, v in node.items()}
+        return {k: _replace_strings(v, replace, budget) for k, v in node.items()}
     if isinstance(node, (list, tuple)):
-        return type(node)(_replace_strings(v, replace) for v in node)
+        return type(node)(_replace_strings(v, replace, budget) for v in node)
     return node
 
 
@@ -366,6 +381,8 @@ def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
     {'signal': 'p', 'pair': ('p', 1)}
     """
 
+    budget = _Budget()
+
     def replace(text: str) -> Any:
         if text in values:
             return values[text]
@@ -373,11 +390,13 @@ def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
         if match is None:
             return text
         try:
-            return _value_at(config, match.group(1))
+            found = _value_at(config, match.group(1))
         except ConfigError:
             return text  # it looks like a reference, and is just a text
+        budget.spend(count_values(found, budget.left))
+        return found
 
-    return _replace_strings(config, replace)
+    return _replace_strings(config, replace, budget)
 
 
 def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,13 +407,15 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        When the path leads nowhere, or in a circle.
+        When the path leads nowhere, or in a circle; when a task comes to too many values.
 
     Examples
     --------
     >>> resolve_references({"a": {"seg": ("2010", "2012")}, "fit_end": "<a.seg.1>"})["fit_end"]
     '2012'
     """
+
+    budget = _Budget()
 
     def resolve(node: Any, trail: tuple[str, ...]) -> Any:
         def replace(text: str) -> Any:
@@ -406,9 +427,12 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"the reference <{dotted}> leads back to itself.", path=trail[0])
             return resolve(_value_at(task, dotted), (*trail, dotted))
 
-        return _replace_strings(node, replace)
+        return _replace_strings(node, replace, budget)
 
-    resolved: dict[str, Any] = resolve(task, ())
+    try:
+        resolved: dict[str, Any] = resolve(task, ())
+    except RecursionError:
+        raise ConfigError("references lead through each other too often, or a value contains itself.") from None
     return resolved
 
 

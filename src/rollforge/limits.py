@@ -7,15 +7,20 @@ processes inherit: ``ROLLFORGE_LIMIT_TASKS=2000000``. The table for users is in 
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
 import io
+import lzma
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
-from rollforge.errors import ConfigError, RollforgeError
+from rollforge.errors import ConfigError, RollforgeError, shown
 
 __all__ = [
     "LIMITS",
@@ -24,11 +29,12 @@ __all__ = [
     "TooLarge",
     "check_archive",
     "check_file",
+    "check_parquet",
     "count_values",
+    "open_unpacked",
     "parse_size",
     "read_bytes",
     "read_text",
-    "shorten",
 ]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -56,7 +62,7 @@ def parse_size(text: str, *, path: str = "") -> int:
     """
     found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if found is None:
-        raise ConfigError(f"{shorten(text)} is not a size. Write it as 512M or 4G.", path=path)
+        raise ConfigError(f"{shown(text)} is not a size. Write it as 512M or 4G.", path=path)
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
@@ -160,33 +166,6 @@ LIMITS: Mapping[str, Limit] = {
     )
 }  # fmt: skip
 """Every limit by name."""
-
-
-def shorten(value: Any, width: int = 60) -> str:
-    """Return what a message shows of a value: its ``repr``, cut in the middle; a large value is never written whole.
-
-    Examples
-    --------
-    >>> shorten("abc"), shorten("x" * 1000, 20)
-    ("'abc'", "'xxxxxxx…xxxxxxxxxx'")
-    """
-    if isinstance(value, str) and len(value) > 2 * width:
-        text = f"{value[:width]}{value[-width:]}"
-        return _cut(repr(text), width)
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * width:
-        return f"a number of {value.bit_length() * 0.30103:,.0f} digits"
-    if isinstance(value, (dict, list, tuple, set)):
-        import reprlib
-
-        short = reprlib.Repr()
-        short.maxstring = short.maxother = width
-        return _cut(short.repr(value), width)
-    return _cut(repr(value), width)
-
-
-def _cut(text: str, width: int) -> str:
-    half = width // 2
-    return text if len(text) <= width else f"{text[: half - 2]}…{text[-half - 1 :]}"
 
 
 def count_values(value: Any, most: int) -> int:
@@ -337,6 +316,77 @@ def _check_growth(size: int, packed: int, name: str, error: Callable[[str], Roll
         ratio.refuse(f"{name} ({_readable(packed)}) unpacks to {_readable(size)} or more", error=error)
 
 
+@contextlib.contextmanager
+def open_unpacked(
+    path: str | os.PathLike[str], *, error: Callable[[str], RollforgeError] | None = None
+) -> Iterator[IO[bytes]]:
+    """Open a file for reading as bytes, unpacked where its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zip`` (of one file).
+
+    Raises
+    ------
+    OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError
+        When it is not there, or damaged.
+    RollforgeError
+        What `error` makes of a message, when it is no regular file, or unpacks to too much: also while it is read.
+    """
+    packed = check_file(path, error=error)
+    kind = os.fspath(path).lower().rpartition(".")[2]
+    with contextlib.ExitStack() as stack:
+        stream: Any = stack.enter_context(open(path, "rb"))
+        if kind == "zip":
+            archive = stack.enter_context(zipfile.ZipFile(stream))
+            check_archive(archive, packed, str(path), error=error)
+            names = [e.filename for e in archive.infolist() if not e.is_dir()]
+            if len(names) != 1:
+                raise (error or ConfigError)(f"{str(path)!r} holds {len(names)} files; one table is needed.")
+            stream = stack.enter_context(archive.open(names[0]))
+        elif kind in _UNPACKERS:
+            stream = stack.enter_context(_UNPACKERS[kind](stream))
+        bounded = BoundedReader(stream, packed, str(path), error)
+        yield stack.enter_context(io.BufferedReader(bounded, 2**18))
+
+
+_UNPACKERS: Mapping[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
+
+
+def check_parquet(path: str | os.PathLike[str], *, error: Callable[[str], RollforgeError] | None = None) -> None:
+    """Do nothing where a Parquet file can be read into memory: by what it says of itself, and by its dictionaries.
+
+    A file of some kilobytes may hold any number of equal rows, and a long text once for all rows.
+
+    Raises
+    ------
+    OSError, pyarrow.ArrowInvalid
+        When it is not there, or no Parquet file.
+    RollforgeError
+        What `error` makes of a message.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    check_file(path, error=error)
+    name = str(path)
+    with pq.ParquetFile(path) as file:
+        about = file.metadata
+        LIMITS["table_columns"].check(about.num_columns, f"{name} has", error=error)
+        LIMITS["table_rows"].check(about.num_rows, f"{name} has", error=error)
+        if about.num_row_groups > about.num_rows + 1:
+            raise (error or ConfigError)(f"{name} is damaged: it has more groups of rows than rows.")
+        stated = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        size = max(stated, 8 * about.num_rows * about.num_columns)
+        LIMITS["table_size"].check(size, f"{name} takes", error=error)
+        texts = [f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for group in range(about.num_row_groups if texts else 0):
+            for column in file.read_row_group(group, columns=texts, use_threads=False).columns:
+                for chunk in column.chunks:
+                    if pa.types.is_dictionary(chunk.type):
+                        lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+                        size += pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0
+                LIMITS["table_size"].check(size, f"{name} takes", error=error)
+
+
 def check_archive(
     archive: Any, packed: int, name: str, *, error: Callable[[str], RollforgeError] | None = None
 ) -> None:
@@ -355,6 +405,6 @@ def check_archive(
         inside = str(entry.filename).replace("\\", "/")
         if inside.startswith("/") or ":" in inside.partition("/")[0] or ".." in inside.split("/"):
             raise (error or ConfigError)(
-                f"{name} holds a file {shorten(entry.filename)}, which lies outside the archive."
+                f"{name} holds a file {shown(entry.filename)}, which lies outside the archive."
             )
     _check_growth(sum(int(e.file_size) for e in entries), packed, name, error)

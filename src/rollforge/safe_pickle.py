@@ -23,6 +23,7 @@ from typing import IO, Any, NoReturn
 
 from rollforge import trust
 from rollforge.errors import ArtifactUnreadable, BuildError, UntrustedPickle
+from rollforge.limits import check_file
 from rollforge.pickled_values import Pending, Refused, Rule, rule_of
 from rollforge.user_code import import_file
 
@@ -464,6 +465,7 @@ def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
         When the bytes are not a pickle, a truncated one, or its values do not fit together.
     """
     if isinstance(file, (str, Path)):
+        check_file(file, error=ArtifactUnreadable)
         with open(file, "rb") as handle:
             return load(handle, trusted=trusted)
     where = str(getattr(file, "name", "the data"))

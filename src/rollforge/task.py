@@ -21,12 +21,14 @@ from enum import StrEnum
 from types import FunctionType
 from typing import Any
 
-from rollforge.errors import ConfigError, RollforgeError, TaskNotSerializable
+from rollforge.errors import ConfigError, RollforgeError, TaskNotSerializable, shown
+from rollforge.limits import LIMITS, Limit
 
 __all__ = [
     "Cause",
     "Status",
     "TaskRecord",
+    "check_size",
     "decode",
     "digest",
     "encode",
@@ -174,7 +176,7 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
     if isinstance(value, str):
         return _text_to_plain(str(value), path)
     if isinstance(value, int):
-        return int(value)
+        return _int_to_plain(int(value), path)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, Mapping):
@@ -198,6 +200,15 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
         f"A task is plain data, but {where} is a live {type(value).__module__}.{type(value).__qualname__}. "
         "Describe it as {'class': …, 'module_path': …, 'kwargs': …} instead."
     )
+
+
+def _int_to_plain(value: int, path: str) -> int:
+    """A whole number that can be read again: Python reads none of more than 4,300 digits from a text."""
+    if value.bit_length() > 10_000:
+        raise TaskNotSerializable(
+            f"A task is plain data, but {path.lstrip('.') or 'the task itself'} is {shown(value)}, which is too long."
+        )
+    return value
 
 
 def _text_to_plain(text: str, path: str) -> str:
@@ -389,6 +400,73 @@ def searchable(plain: Any) -> Any:
     return {k: searchable(v) for k, v in plain.items()}
 
 
+def check_size(value: Any, limit: Limit, what: str) -> None:
+    """Do nothing where the text of a value is within a limit, found out before any text is made.
+
+    What stands in it several times counts each time, as it is written.
+
+    Raises
+    ------
+    TaskNotSerializable
+        When it is larger.
+    """
+    sizes = _Sizes(limit.value)
+    try:
+        size = sizes.of(value)
+    except RecursionError:
+        raise TaskNotSerializable(_TOO_DEEP) from None
+    except _Beyond:
+        size = limit.value + 1
+    if size > limit.value:
+        limit.refuse(f"{what} is larger than {limit.shown()}", error=TaskNotSerializable)
+
+
+_TOO_DEEP = "A task is plain data, but this one contains itself or is nested too deep."
+
+
+class _Beyond(Exception):
+    """There is more to look at than may be."""
+
+
+class _Sizes:
+    """About how long the JSON of values is. What is shared is looked at once, and counted as often as it is used."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._known: dict[int, tuple[int, Any]] = {}
+
+    def of(self, value: Any) -> int:
+        """Return the size of `value`, or raise :class:`_Beyond` when what was looked at is larger than it may be."""
+        if not isinstance(value, (Mapping, list, tuple)):
+            return self._spent(_leaf(value))
+        if id(value) not in self._known:
+            size = 2 + 2 * len(value)
+            children: Any = value
+            if isinstance(value, Mapping):
+                size += sum(map(len, map(str, value)))
+                children = value.values()
+            texts = [child for child in children if type(child) is str]
+            branches = [child for child in children if type(child) not in _SHORT]
+            size += sum(map(len, texts))
+            self._spent(size + len(value))
+            size += sum(map(self.of, branches))
+            self._known[id(value)] = size, value  # kept alive, so that its id stays its own
+        return self._known[id(value)][0]
+
+    def _spent(self, size: int) -> int:
+        self._left -= size
+        if self._left < 0:
+            raise _Beyond
+        return size
+
+
+_SHORT = frozenset([str, int, float, bool, type(None)])
+
+
+def _leaf(value: Any) -> int:
+    return len(value) + 2 if isinstance(value, (str, bytes, bytearray)) else 4
+
+
 def encode(value: Any) -> str:
     """Return the canonical JSON of `value`: equal values give equal text, whatever the order of their keys.
 
@@ -405,7 +483,7 @@ def encode(value: Any) -> str:
     try:
         return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except RecursionError:
-        raise TaskNotSerializable("A task is plain data, but this one contains itself or is nested too deep.") from None
+        raise TaskNotSerializable(_TOO_DEEP) from None
 
 
 def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
@@ -436,9 +514,15 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
 def digest(value: Any) -> str:
     """Return the id of a definition: the first 32 hex digits (128 bits) of the SHA-256 of its canonical JSON.
 
+    Raises
+    ------
+    TaskNotSerializable
+        When it is not plain data, or larger than a task may be.
+
     Examples
     --------
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True
     """
+    check_size(value, LIMITS["task_size"], "A task definition")
     return hashlib.sha256(encode(value).encode("utf-8")).hexdigest()[:32]

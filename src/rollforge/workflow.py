@@ -32,10 +32,11 @@ from rollforge.errors import (
     ModelError,
     RollforgeError,
     nearest,
+    shown,
 )
 from rollforge.generate.naming import check_name
 from rollforge.kinds import DATASET, MODEL, RECORD
-from rollforge.limits import LIMITS, TooLarge, parse_size, read_text, shorten
+from rollforge.limits import LIMITS, TooLarge, parse_size, read_text
 from rollforge.paths import read_path
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
@@ -44,6 +45,7 @@ from rollforge.task import digest
 from rollforge.trust import checked_plugins
 
 if TYPE_CHECKING:
+    from rollforge.generate.grid import GridGen
     from rollforge.generate.timeline import Window
 
 __all__ = ["Plan", "Workflow", "load_workflow", "make_plan", "read_yaml"]
@@ -261,7 +263,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None,
                     None,
-                    f"the key {shorten(key)} stands twice (first in line {seen[key] + 1})",
+                    f"the key {shown(key)} stands twice (first in line {seen[key] + 1})",
                     key_node.start_mark,
                 )
             seen[key] = key_node.start_mark.line
@@ -508,9 +510,9 @@ def _message(error: Any, document: Mapping[str, Any], parts: list[str]) -> str:
     if kind == "literal_error":
         expected = error["ctx"]["expected"]
         hint = nearest(str(value), re.findall(r"\w+", expected))
-        return f"found {shorten(value)}, allowed is {expected}.{hint}"
+        return f"found {shown(value)}, allowed is {expected}.{hint}"
     text = str(error["msg"]).replace("Input should be", "must be").replace("valid dictionary", "mapping")
-    return f"{text[0].lower()}{text[1:]}, found {shorten(value)}."
+    return f"{text[0].lower()}{text[1:]}, found {shown(value)}."
 
 
 def _validate(document: dict[str, Any], lines: Lines, path: Path, text: str) -> _Document:
@@ -785,7 +787,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.data.provider import open_provider
     from rollforge.generate.backtests import backtest_warnings
-    from rollforge.generate.base import task_generator
+    from rollforge.generate.base import check_count, task_generator
     from rollforge.generate.leakage import task_warnings
     from rollforge.generate.rolling import RollingGen
     from rollforge.generate.segments import validate_segments
@@ -809,6 +811,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     rolling = [RollingGen(**own)] if workflow.rolling is not None else []
     tasks: list[dict[str, Any]] = []
     names: list[str] = []
+    check_count([one.task for one in workflow.templates], [*_grid(workflow), *rolling])
     for one in _variants(workflow):
         validate_segments(one.task, calendar, path=f"{one.place('dataset')}.kwargs.segments")
         made = task_generator([_with_exchange(one.task, workflow.session)], rolling)
@@ -890,16 +893,20 @@ def _values(node: Any, name: str) -> Iterator[Any]:
             yield from _values(value, name)
 
 
-def _variants(workflow: Workflow) -> list[Template]:
-    """Every model of the workflow's ``models`` and ``grid``, each with a name of its own, checked as far as it is cheap."""
+def _grid(workflow: Workflow) -> list[GridGen]:
     from rollforge.generate.grid import GridGen
 
-    grid = GridGen(workflow.grid) if workflow.grid else None
+    return [GridGen(workflow.grid)] if workflow.grid else []
+
+
+def _variants(workflow: Workflow) -> list[Template]:
+    """Every model of the workflow's ``models`` and ``grid``, each with a name of its own, checked as far as it is cheap."""
     made: list[Template] = []
     checked: set[str] = set()
+    grid = _grid(workflow)
     for template in workflow.templates:
         task = dict(template.task)
-        for name, variant in grid.named(task) if grid is not None else [("", task)]:
+        for name, variant in grid[0].named(task) if grid else [("", task)]:
             rest = digest({**variant, "model": None})
             check_buildable(variant, template.place, model_only=rest in checked)
             checked.add(rest)

@@ -25,6 +25,7 @@ from rollforge.data.provider import OPTIONAL_FIELDS, Provider
 from rollforge.dates import read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
 from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER
+from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.paths import read_path
 from rollforge.session import Session, current_session
 from rollforge.task import encode
@@ -367,17 +368,20 @@ def _read_frame(source: Any) -> pd.DataFrame:
     path = read_path(str(source).strip())
     if not path.exists():
         raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
+    check_file(path, error=DataError)
     kind = path.suffix.lower()
     if kind == ".csv":
         with reading(path, "CSV"):
-            first = pd.read_csv(path, nrows=0).columns[:2]
+            header = pd.read_csv(path, nrows=0).columns
+            LIMITS["table_columns"].check(len(header), f"{path} has", error=DataError)
             # Codes such as 000001 are no numbers.
-            return pd.read_csv(path, index_col=[0, 1], dtype=dict.fromkeys(first, str))
+            return pd.read_csv(path, index_col=[0, 1], dtype=dict.fromkeys(header[:2], str))
     if kind in (".pkl", ".pickle"):
         return safe_pickle.load(path)  # type: ignore[no-any-return]
     if kind in (".h5", ".hdf", ".hdf5"):
         raise DataError(f"{path}: HDF5 is not read; write the frame as Parquet: frame.to_parquet(...).")
     with reading(path, "Parquet"):
+        check_parquet(path, error=DataError)
         return pd.read_parquet(path)
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest
+from rollforge.limits import LIMITS, read_bytes
 from rollforge.paths import read_path
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
@@ -230,7 +231,7 @@ class Provider:
             mark = hashlib.sha256()
             for folder in ("calendars", "instruments"):
                 for file in sorted((self.path / folder).glob("*.txt")):
-                    mark.update(file.name.encode() + b":" + file.read_bytes())
+                    mark.update(file.name.encode() + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
             for folder_path in sorted(self._feature_folders()):
                 with os.scandir(folder_path) as entries:
                     listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
@@ -291,7 +292,7 @@ def _frequency(freq: str) -> str:
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
     """Return the lines of a text file that hold something, with their numbers; editors may have added a mark in front."""
-    raw = file.read_bytes()
+    raw = read_bytes(file, LIMITS["text_file_size"], error=DataError)
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as exc:

@@ -18,6 +18,7 @@ from rollforge.data.frames import as_frame, reading
 from rollforge.data.numbers import read_numbers
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound
+from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.paths import read_path
 
 __all__ = ["Table", "read_parquet", "read_table"]
@@ -162,28 +163,10 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
     """Return a CSV file as text, and what separates its values."""
 
     def read(separator: str, **options: Any) -> pd.DataFrame:
-        try:
-            with reading(file, "CSV"), warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
-                # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
-                frame: pd.DataFrame = pd.read_csv(
-                    file, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=form.encoding,
-                    index_col=False, skipinitialspace=True, **options,
-                )  # fmt: skip
-        except UnicodeDecodeError as exc:
-            raise DataError(
-                f"{file} is not {form.encoding} text ({exc.reason} at byte {exc.start}). Name its encoding with --encoding, "
-                "as in '--encoding gbk'."
-            ) from None
-        except LookupError as exc:
-            raise DataError(f"There is no encoding {form.encoding!r}; try utf-8, gbk or latin-1.") from exc
-        except pd.errors.ParserWarning:
-            raise DataError(
-                f"{file} has lines with more values than its header has names. Numbers such as 5,629,000 need quotes."
-            ) from None
-        return frame
+        return _as_text(file, form, separator, **options)
 
     options: dict[str, Any] = {}
+    _check_first_line(file)
     header = list(read(",", nrows=0).columns)
     separator = next((s for s in ";\t|" if len(header) == 1 and s in str(header[0])), ",")
     if form.names is not None:
@@ -196,9 +179,52 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
         twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
         if twice is not None:
             raise DataError(f"{file} has the column {twice!r} more than once. Name its columns with --names.")
-    frame = read(separator, **options)
+    LIMITS["table_columns"].check(len(form.names or header), f"{file} has", error=DataError)
+    most = LIMITS["table_rows"]
+    frame = read(separator, nrows=most.value + 1, **options)
+    if len(frame) > most.value:
+        most.refuse(f"{file} has more than {most.shown()}", error=DataError)
     frame.columns = [str(c).strip("\ufeff \xa0") for c in frame.columns]
     return frame, separator
+
+
+def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.DataFrame:
+    """Return (a part of) a CSV file with every value as text."""
+    with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream, warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
+        try:
+            # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
+            frame: pd.DataFrame = pd.read_csv(
+                stream, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=form.encoding,
+                index_col=False, skipinitialspace=True, **options,
+            )  # fmt: skip
+        except UnicodeDecodeError as exc:
+            raise DataError(
+                f"{file} is not {form.encoding} text ({exc.reason} at byte {exc.start}). Name its encoding with --encoding, "
+                "as in '--encoding gbk'."
+            ) from None
+        except LookupError as exc:
+            raise DataError(f"There is no encoding {form.encoding!r}; try utf-8, gbk or latin-1.") from exc
+        except pd.errors.ParserWarning:
+            raise DataError(
+                f"{file} has lines with more values than its header has names. Numbers such as 5,629,000 need quotes."
+            ) from None
+    return frame
+
+
+def _check_first_line(file: Path) -> None:
+    """Refuse a file that unpacks to too much, and one without line breaks: a line is split before its columns are known."""
+    with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
+        head = stream.read(_LONGEST_LINE + 1)
+        while _suffix(file) == ".csv.gz" and stream.read(2**20):
+            pass  # unpacking costs a tenth of what parsing does
+    if len(head) > _LONGEST_LINE and b"\n" not in head and b"\r" not in head:
+        raise DataError(f"{file} is no table: its first line is longer than {_LONGEST_LINE:,} bytes.")
+    separators = max(head.partition(b"\n")[0].count(s) for s in (b",", b";", b"\t", b"|"))
+    LIMITS["table_columns"].check(separators + 1, f"{file} has", error=DataError)
+
+
+_LONGEST_LINE = 2**20
 
 
 def read_parquet(file: Path) -> pd.DataFrame:
@@ -210,6 +236,7 @@ def read_parquet(file: Path) -> pd.DataFrame:
         When it is not one.
     """
     with reading(file, "Parquet"):
+        check_parquet(file, error=DataError)
         return _without_index(pd.read_parquet(file))
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rollforge.errors import RollforgeError
+from rollforge.limits import LIMITS
 
 __all__ = ["TaskGen", "copy_task", "task_generator"]
 
@@ -27,6 +31,10 @@ class TaskGen(abc.ABC):
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the tasks that `task` stands for."""
 
+    def count(self, task: Mapping[str, Any]) -> int | None:
+        """Return how many tasks :meth:`generate` would make of `task`, without making any; None where that is unknown."""
+        return None
+
     def __call__(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """Return :meth:`generate`."""
         return self.generate(*args, **kwargs)
@@ -43,8 +51,43 @@ def task_generator(
         Templates.
     generators : TaskGen or sequence of TaskGen
         A horizon generator of 2 and a rolling one of 5 make 10 tasks a template.
+
+    Raises
+    ------
+    TooLarge
+        When they would make more tasks than the limit allows: counted before any is made, where generators can count.
     """
     made = [copy_task(dict(t)) for t in ([tasks] if isinstance(tasks, Mapping) else tasks)]
-    for generator in [generators] if isinstance(generators, TaskGen) else generators:
-        made = [new for task in made for new in generator.generate(task)]
+    taken = [generators] if isinstance(generators, TaskGen) else list(generators)
+    check_count(made, taken)
+    for generator in taken:
+        before, made = made, []
+        for task in before:
+            made += generator.generate(task)
+            LIMITS["tasks"].check(len(made), f"{type(generator).__name__} makes")
     return made
+
+
+def check_count(templates: Sequence[Mapping[str, Any]], generators: Sequence[TaskGen]) -> None:
+    """Do nothing, unless the templates and generators would make more tasks than the limit allows.
+
+    Raises
+    ------
+    TooLarge
+        With the number of tasks.
+    """
+    if not templates:
+        return
+    counts = {type(g).__name__: _counted(g, templates[0]) for g in generators}
+    total = len(templates) * math.prod(_counted(g, templates[0]) for g in generators)
+    parts = [f"{len(templates):,} templates"] * (len(templates) > 1) + [
+        f"{n:,} by {name}" for name, n in counts.items()
+    ]
+    LIMITS["tasks"].check(total, f"{' x '.join(parts)} make")
+
+
+def _counted(generator: TaskGen, task: Mapping[str, Any]) -> int:
+    try:
+        return generator.count(task) or 1
+    except RollforgeError:  # a generator before may mend what it does not take; if not, generate() says so
+        return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from rollforge.errors import ConfigError, nearest
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.naming import check_name, differing_parts
+from rollforge.limits import LIMITS
 from rollforge.task import digest
 
 __all__ = ["GridGen"]
@@ -43,6 +45,10 @@ class GridGen(TaskGen):
     def __init__(self, values: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> None:
         self.values = {path: _named_values(path, listed) for path, listed in values.items()}
 
+    def count(self, task: Mapping[str, Any]) -> int:
+        """Return how many combinations there are."""
+        return math.prod(len(values) for values in self.values.values())
+
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Return one task a combination, the last path varying fastest.
 
@@ -58,6 +64,7 @@ class GridGen(TaskGen):
 
         Where there is one combination and no value has a name, the name is empty.
         """
+        LIMITS["tasks"].check(self.count(task), "its combinations are", path="grid")
         made: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         for combination in itertools.product(*self.values.values()):
             new = copy_task(task)

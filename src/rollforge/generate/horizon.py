@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.rolling import trunc_segments
 from rollforge.generate.segments import PATH, segments_of
+from rollforge.limits import LIMITS
 
 __all__ = ["MultiHorizonGenBase"]
 
@@ -34,12 +35,18 @@ class MultiHorizonGenBase(TaskGen):
     def __init__(
         self, horizon: Sequence[int] | int = (5,), label_leak_n: int = 2, *, calendar: ArrayLike | None = None
     ) -> None:
+        if not isinstance(horizon, int):
+            LIMITS["tasks"].check(len(horizon), "there are", path="horizon")
         self.horizon = [horizon] if isinstance(horizon, int) else list(horizon)
         if not self.horizon:
             raise ConfigError("the list of horizons is empty.", path="horizon")
         self.label_leak_n = label_leak_n
         self.ta = TimeAdjuster(calendar=calendar)
         self.test_key = "test"
+
+    def count(self, task: Mapping[str, Any]) -> int:
+        """Return how many horizons there are."""
+        return len(self.horizon)
 
     @abc.abstractmethod
     def set_horizon(self, task: dict[str, Any], hr: int) -> None:

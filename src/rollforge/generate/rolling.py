@@ -15,6 +15,7 @@ from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.segments import PATH, neighbours, ordered, segments_of, validate_segments
+from rollforge.limits import LIMITS
 
 __all__ = ["RollingGen", "handler_mod", "trunc_segments"]
 
@@ -152,6 +153,20 @@ class RollingGen(TaskGen):
         self.roll_backtest = roll_backtest
         self.ta = TimeAdjuster(future=True, calendar=calendar)
 
+    def count(self, task: Mapping[str, Any]) -> int:
+        """Return how many windows :meth:`generate` makes at most.
+
+        Raises
+        ------
+        SegmentError
+            When the test segment cannot be.
+        """
+        validate_segments(task, self.ta.cals, needed=(self.test_key,))
+        start, end = self._align(self.test_key, segments_of(task)[self.test_key])
+        first = self.ta.align_idx(start) or 0
+        last = len(self.ta.cals) - 1 if end is None else self.ta.align_idx(end, "end") or 0
+        return max(1, -(-(last - first + 1) // self.step))
+
     def generate(self, task: Task) -> list[Task]:
         """Return one task a window.
 
@@ -167,6 +182,7 @@ class RollingGen(TaskGen):
             When the segments cannot be, or nothing is left of one after truncation.
         """
         validate_segments(task, self.ta.cals, needed=(self.train_key, self.test_key))
+        LIMITS["tasks"].check(self.count(task), f"test windows of {self.step} days are", path="rolling.step")
         template = segments_of(task)
         segments: Segments = {}
         for name, segment in template.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from rollforge.data.frames import reading
 from rollforge.dates import day_index, read_column
 from rollforge.errors import ConfigError, DataError
+from rollforge.limits import open_unpacked
 from rollforge.record.decision import BaseTradeDecision, Order, TradeDecisionWO
 from rollforge.record.strategy import BaseStrategy
 
@@ -65,9 +67,13 @@ class FileOrderStrategy(BaseStrategy):
 
 
 def _read(file: Any) -> pd.DataFrame:
+    dtype = {"datetime": str, "instrument": str}
     try:
         with reading(file, "a table of orders"):
-            return pd.read_csv(file, dtype={"datetime": str, "instrument": str})
+            if not isinstance(file, (str, os.PathLike)):
+                return pd.read_csv(file, dtype=dtype)
+            with open_unpacked(file, error=DataError) as stream:
+                return pd.read_csv(stream, dtype=dtype)
     except DataError as exc:
         if isinstance(exc.__cause__, FileNotFoundError):
             raise DataError(f"There is no file of orders {str(file)!r}.") from None

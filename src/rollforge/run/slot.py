@@ -118,7 +118,17 @@ class _Message:
 def failure(exc: BaseException) -> Failed:
     """Return the outcome of a task that raised."""
     cause = Cause.OUT_OF_MEMORY if isinstance(exc, MemoryError) else Cause.RAISED
-    return Failed("".join(traceback.format_exception(exc)), f"{type(exc).__name__}: {exc}", cause)
+    return Failed(_cut("".join(traceback.format_exception(exc))), _cut(f"{type(exc).__name__}: {exc}"), cause)
+
+
+_LONGEST_ERROR = 64_000
+
+
+def _cut(text: str) -> str:
+    """The beginning and the end of a text; an exception may hold a whole table in its message."""
+    half = _LONGEST_ERROR // 2
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters left out …\n{text[-half:]}"
 
 
 class Slot:

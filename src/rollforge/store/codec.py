@@ -7,7 +7,8 @@ from typing import Any
 
 from rollforge import safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, ConfigError, MissingCode, TaskNotSerializable, UntrustedPickle
-from rollforge.task import decode, encode, import_reference
+from rollforge.limits import LIMITS
+from rollforge.task import check_size, decode, encode, import_reference
 
 __all__ = ["Encoded", "decode_definition", "decode_result", "encode_result", "read_definition"]
 
@@ -20,13 +21,16 @@ class Encoded:
     blob: bytes | None = None
 
 
+_LARGE = "The result, which belongs into a recorder rather than into the pool,"
+
+
 def encode_result(result: Any) -> Encoded:
     """Return a result as JSON, or as a pickle where it is not plain data; what is encoded already stays as it is.
 
     Raises
     ------
     TaskNotSerializable
-        When it can be neither.
+        When it can be neither, or is too large.
 
     Examples
     --------
@@ -35,6 +39,8 @@ def encode_result(result: Any) -> Encoded:
     """
     if isinstance(result, Encoded):
         return result
+    limit = LIMITS["result_size"]
+    check_size(result, limit, _LARGE)
     try:
         return Encoded(encode(result))
     except TaskNotSerializable:
@@ -46,6 +52,7 @@ def encode_result(result: Any) -> Encoded:
         blob = cloudpickle.dumps(result)
     except Exception as exc:
         raise TaskNotSerializable(f"The result, a {name}, cannot be stored: {exc}. Return plain data.") from exc
+    limit.check(len(blob), f"{_LARGE}: it holds", error=TaskNotSerializable)
     try:
         safe_pickle.loads(blob)
     except (UntrustedPickle, ArtifactUnreadable) as exc:  # better said now than when the work is lost

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import tempfile
 import zipfile
@@ -29,6 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
+from rollforge.limits import check_archive, check_file
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.files import Files
 
@@ -209,6 +211,7 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
     if trusted:
         qlib_imports.prepare()  # a class of the user's may be made of Qlib's
     try:
+        check_file(file, error=ArtifactUnreadable)
         for form, read in _READERS.items():
             if file.name.endswith(form):
                 return read(file, trusted)
@@ -234,6 +237,14 @@ def _read_frame(file: Path, trusted: bool) -> Any:
 def _read_array(file: Path, trusted: bool) -> Any:
     import numpy as np
 
+    with file.open("rb") as stream:  # a header may promise more than the file, or memory, holds
+        major, _ = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        if math.prod(shape) * dtype.itemsize > file.stat().st_size:
+            raise ArtifactUnreadable(
+                f"The artifact {file} is truncated: it says that it holds {shape} values of {dtype}."
+            )
     return np.load(file, allow_pickle=False)
 
 
@@ -271,6 +282,7 @@ def _known_reference(module: str, name: str) -> Any:
 
 def _read_saved(file: Path, trusted: bool) -> Any:
     with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory(prefix="rollforge-") as folder:
+        check_archive(archive, file.stat().st_size, f"The artifact {file}", error=ArtifactUnreadable)
         about = json.loads(archive.read(_ABOUT))
         kind = safe_pickle.find_class(str(about["module"]), str(about["class"]), trusted=trusted)
         if not isinstance(kind, type) or not issubclass(kind, SupportsSave):

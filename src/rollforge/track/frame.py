@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rollforge.errors import TaskNotSerializable
+from rollforge.errors import ArtifactUnreadable, TaskNotSerializable
+from rollforge.limits import check_parquet
 from rollforge.task import from_plain, to_plain
 
 __all__ = ["read_table", "to_arrow", "write_table"]
@@ -300,6 +301,7 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
     OSError, ValueError
         When it is no Parquet file, or a damaged one (`pyarrow.ArrowInvalid` is a ValueError).
     """
+    check_parquet(file, error=ArtifactUnreadable)
     data = pa.memory_map(str(file)) if file.stat().st_size else file
     noted = pq.read_metadata(data)
     about = json.loads((noted.metadata or {}).get(_KEY, "null"))

@@ -14,6 +14,7 @@ from rollforge.compat.qlib import console
 from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, DataPathManager as _DataPathManager
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError
+from rollforge.limits import LIMITS, read_text
 from rollforge.paths import read_path
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.session import EXCHANGE, Session, current_session, init as init_session
@@ -268,5 +269,5 @@ def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: Any) -> Non
     """Set up as a YAML file says; `kwargs` come before it."""
     import yaml
 
-    settings = yaml.safe_load(Path(conf_path).read_text()) or {}
+    settings = yaml.safe_load(read_text(conf_path, LIMITS["workflow_size"])) or {}
     init(**{**dict(settings.get("qlib_init") or settings), **kwargs})

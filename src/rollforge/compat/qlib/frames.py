@@ -17,6 +17,7 @@ from rollforge.data.handler import DataHandler
 from rollforge.dates import read_days, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.kinds import HANDLER
+from rollforge.limits import check_file, check_parquet
 
 __all__ = [
     "compare_dict_value",
@@ -248,12 +249,14 @@ def load_dataset(path_or_obj: Any, index_col: Sequence[int] = (0, 1)) -> pd.Data
     if not file.is_file():
         raise DataNotFound(f"There is no file {str(file)!r}.")
     if file.suffix == ".csv":
+        check_file(file, error=DataError)
         table = pd.read_csv(file)
         labels = [str(table.columns[i]) for i in index_col]
         if "datetime" in labels:
             table["datetime"] = read_days(table["datetime"], f"{file}, datetime").astype("datetime64[ns]")
         return table.set_index(labels)
     if file.suffix == ".parquet":
+        check_parquet(file, error=DataError)
         return pd.read_parquet(file)
     if file.suffix == ".pkl":
         from rollforge.safe_pickle import load

@@ -20,6 +20,7 @@ from rollforge.compat.qlib.logs import logger
 from rollforge.data.expression import parse
 from rollforge.data.operators import lookahead
 from rollforge.errors import ConfigError, RollforgeError, TrackingError
+from rollforge.limits import LIMITS, read_text
 from rollforge.serial import Serializable as _Serializable
 
 __all__ = [
@@ -143,7 +144,7 @@ def parse_config(config: Any) -> Any:
     if not isinstance(config, str):
         return config
     try:
-        return yaml.safe_load(Path(config).read_text(encoding="utf-8") if os.path.isfile(config) else config)
+        return yaml.safe_load(read_text(config, LIMITS["workflow_size"]) if os.path.isfile(config) else config)
     except yaml.YAMLError as exc:
         raise ConfigError(f"no YAML: {exc}") from exc
 

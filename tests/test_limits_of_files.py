@@ -1,0 +1,400 @@
+"""Files that pretend to be small, tasks without number, and values without end are refused before they cost anything."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rollforge import safe_pickle
+from rollforge.build import build, fill_placeholder, resolve_references
+from rollforge.data.importer import import_table
+from rollforge.data.loader import StaticDataLoader
+from rollforge.data.provider import open_provider
+from rollforge.errors import (
+    ArtifactUnreadable,
+    ConfigError,
+    DataError,
+    ExpressionError,
+    RollforgeError,
+    SegmentError,
+    TaskNotSerializable,
+)
+from rollforge.generate.base import task_generator
+from rollforge.generate.grid import GridGen
+from rollforge.generate.horizon import MultiHorizonGenBase
+from rollforge.generate.rolling import RollingGen
+from rollforge.limits import LIMITS, TooLarge, check_parquet, count_values, open_unpacked, read_bytes
+from rollforge.record.file_orders import FileOrderStrategy
+from rollforge.run.slot import failure
+from rollforge.store.codec import encode_result
+from rollforge.store.memory import MemoryStore
+from rollforge.task import digest, encode
+from rollforge.track.artifact import load_file
+
+
+@contextmanager
+def soon(seconds: float = 5.0) -> Iterator[None]:
+    """Fail where the block takes longer; the promise is one second on an idle machine."""
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+
+
+def doubled(levels: int, seed: Any = 0) -> Any:
+    """A few lists that stand for 2 to the power of `levels` values."""
+    value = [seed]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+TEMPLATE = {
+    "model": {"class": "M", "kwargs": {}},
+    "dataset": {"kwargs": {"segments": {"train": ("1900-01-01", "1905-12-29"), "test": ("1906-01-01", "2250-12-31")}}},
+}
+
+
+class Horizons(MultiHorizonGenBase):
+    """Horizons that change nothing."""
+
+    def set_horizon(self, task: dict[str, Any], hr: int) -> None:
+        """Leave the label alone."""
+
+
+def test_a_grid_is_counted_before_it_is_made() -> None:
+    grid = GridGen({f"model.kwargs.x{i}": list(range(10)) for i in range(8)})
+    assert grid.count(TEMPLATE) == 10**8
+    with (
+        soon(),
+        pytest.raises(TooLarge, match="grid: its combinations are 100,000,000 tasks; the limit is 250,000 tasks"),
+    ):
+        grid.generate(TEMPLATE)
+    with soon(), pytest.raises(TooLarge, match="100,000,000 by GridGen"):
+        task_generator(TEMPLATE, grid)
+    small = GridGen({"model.kwargs.x": [1, 2, 3], "model.kwargs.y": {"a": 1, "b": 2}})
+    assert small.count(TEMPLATE) == len(small.generate(TEMPLATE)) == 6
+
+
+def test_generators_are_multiplied_before_any_task_is_made() -> None:
+    days = pd.bdate_range("1900-01-01", "2250-12-31")
+    rolling = RollingGen(step=1, calendar=days)
+    assert rolling.count(TEMPLATE) == len(pd.bdate_range("1906-01-01", "2250-12-31"))
+    grid = GridGen({"model.kwargs.x": list(range(100))})
+    with (
+        soon(),
+        pytest.raises(
+            TooLarge, match=r"3 templates x 100 by GridGen x 90,\d{3} by RollingGen make 27,\d{3},\d{3} tasks"
+        ),
+    ):
+        task_generator([TEMPLATE] * 3, [grid, rolling])
+    with soon(), pytest.raises(TooLarge, match="10,000 by Horizons"):
+        task_generator(TEMPLATE, [Horizons(range(10_000), calendar=days), grid])
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 400])
+def test_the_number_of_windows_is_the_one_that_is_made(step: int) -> None:
+    days = pd.bdate_range("2020-01-01", periods=60)
+    for end in ("2020-02-05", "2020-02-08", "2020-03-20", "2030-01-01", None):
+        task = {"dataset": {"kwargs": {"segments": {"train": (days[0], days[9]), "test": (days[10], end)}}}}
+        rolling = RollingGen(step=step, calendar=days)
+        assert rolling.count(task) == len(rolling.generate(task))
+
+
+def test_windows_beyond_the_limit_are_refused_at_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLFORGE_LIMIT_TASKS", "10")
+    days = pd.bdate_range("2020-01-01", periods=60)
+    task = {"dataset": {"kwargs": {"segments": {"train": (days[0], days[9]), "test": (days[10], days[40])}}}}
+    with pytest.raises(TooLarge, match=r"rolling\.step: test windows of 2 days are 16 tasks"):
+        RollingGen(step=2, calendar=days).generate(task)
+    assert len(RollingGen(step=4, calendar=days).generate(task)) == 8
+
+
+# -- definitions and results -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 50_000_000,
+        list(range(5_000_000)),
+        doubled(40),
+        {"a": doubled(40, {})},
+        b"x" * 50_000_000,
+    ],
+    ids=["text", "list", "doubled", "doubled dicts", "bytes"],
+)
+def test_a_definition_of_fifty_megabytes_is_refused_before_anything_is_stored(value: Any) -> None:
+    store = MemoryStore()
+    with soon(), pytest.raises(TaskNotSerializable, match=r"larger than 4 MiB.*ROLLFORGE_LIMIT_TASK_SIZE"):
+        store.create("p", [{"x": 1}, {"x": value}])
+    assert store.pools() == []
+
+
+def test_a_number_that_no_json_reader_takes_is_refused() -> None:
+    with soon(), pytest.raises(TaskNotSerializable, match="x is an integer of 33220 bits, which is too long"):
+        digest({"x": 10**10_000})
+    assert digest({"x": -(10**3_000)})
+
+
+def test_a_definition_of_three_megabytes_is_a_task() -> None:
+    assert digest({"x": "y" * 3_000_000})
+
+
+def test_a_definition_that_contains_itself_is_said_to() -> None:
+    value: list[Any] = []
+    value += [value, value]
+    with soon(), pytest.raises(TaskNotSerializable, match="contains itself"):
+        digest({"x": value})
+
+
+def test_a_result_of_a_gigabyte_is_refused() -> None:
+    with soon(), pytest.raises(TaskNotSerializable, match="belongs into a recorder"):
+        encode_result(doubled(40))
+    with soon(20), pytest.raises(TaskNotSerializable, match="belongs into a recorder"):
+        encode_result(np.zeros(2**26))
+    assert encode_result([1.0] * 1000).plain == encode([1.0] * 1000)
+
+
+def test_an_exception_with_a_huge_message_is_kept_shortened() -> None:
+    kept = failure(ValueError("begin" + "x" * 10**7 + "the end"))
+    assert len(kept.error) < 70_000
+    assert "begin" in kept.error
+    assert kept.error.rstrip().endswith("the end")
+
+
+# -- references --------------------------------------------------------------------------------------------------------
+
+
+def test_references_that_multiply_are_refused() -> None:
+    task = {"a0": [1] * 9} | {f"a{i}": [f"<x.a{i - 1}>"] * 9 for i in range(1, 12)}
+    with soon(), pytest.raises(TooLarge, match="with its references the task comes to more than 300,000 values"):
+        resolve_references({"x": task})
+    wide = {"big": {"a": list(range(100_000))}, "uses": ["<big.a>"] * 100_000}
+    for fill in (resolve_references, lambda t: fill_placeholder(t, {})):
+        with soon(), pytest.raises(TooLarge, match="with its references"):
+            fill(wide)
+
+
+def test_a_chain_of_references_without_end_is_one_message() -> None:
+    with soon(), pytest.raises(ConfigError, match="too often"):
+        resolve_references({"x": {"a0": 1} | {f"a{i}": f"<x.a{i - 1}>" for i in range(1, 10_000)}, "y": "<x.a9999>"})
+
+
+def test_values_are_counted_as_often_as_they_are_used() -> None:
+    assert count_values({"a": [1, 2], "b": {}}, 100) == 5  # the mapping, a list of two, an empty mapping
+    shared = [1, 2]
+    assert count_values([shared, shared], 100) == 7
+    with soon():
+        assert count_values(doubled(60), 1000) > 1000
+
+
+# -- expressions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 1_000_000 + "$close" + ")" * 1_000_000,
+        "$close" + "+$close" * 1_000_000,
+        "(" * 9_000 + "$close" + ")" * 9_000,
+        "-" * 15_000 + "$close",
+    ],
+)
+def test_an_expression_beyond_reason_is_refused_in_a_short_message(text: str) -> None:
+    from rollforge.data.expression import parse
+
+    with soon(), pytest.raises(ExpressionError) as told:
+        parse(text)
+    assert len(str(told.value)) < 1000
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes named pipes, from which reading never ends."""
+
+    def make(name: str) -> Path:
+        os.mkfifo(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def test_a_named_pipe_in_the_place_of_a_file_is_refused_by_every_reader(
+    pipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    readers: dict[str, Callable[[Path], Any]] = {
+        "a.csv": lambda p: StaticDataLoader(config=str(p)).load(),
+        "b.parquet": lambda p: StaticDataLoader(config=str(p)).load(),
+        "c.pkl": lambda p: StaticDataLoader(config=str(p)).load(),
+        "d.pkl": safe_pickle.load,
+        "e.pkl": lambda p: build(f"file://{p}"),
+        "f.csv": FileOrderStrategy,
+        "g.csv": lambda p: import_table(p, tmp_path / "new"),
+        "h.json": load_file,
+        "i.npy": load_file,
+        "j.parquet": load_file,
+        "k.csv.gz": lambda p: import_table(p, tmp_path / "new"),
+    }
+    for name, read in readers.items():
+        path = pipe(name)
+        with soon(), pytest.raises(RollforgeError, match=r"named pipe|[Nn]o (table|file)"):
+            read(path)
+
+
+def test_named_pipes_and_devices_in_a_data_folder_end_in_a_message(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    table = pd.DataFrame({"date": pd.bdate_range("2020-01-01", periods=5), "code": "A", "close": 1.0, "open": 1.0})
+    import_table(table, folder)
+    (folder / "instruments" / "pipe.txt").unlink(missing_ok=True)
+    os.mkfifo(folder / "instruments" / "pipe.txt")
+    (folder / "features" / "a" / "close.day.bin").unlink()
+    os.mkfifo(folder / "features" / "a" / "close.day.bin")
+    (folder / "features" / "a" / "open.day.bin").unlink()
+    (folder / "features" / "a" / "open.day.bin").symlink_to("/dev/zero")
+    provider = open_provider(folder)
+    with soon(), pytest.raises(DataError, match=r"named pipe|no universe|universe"):
+        provider.instruments("pipe")
+    for field in ("close", "open"):
+        with soon(), pytest.raises(DataError, match="empty"):
+            provider.read(field, ["A"], 0, 5)
+    with soon(), pytest.raises(DataError, match="named pipe"):
+        provider.fingerprint()
+
+
+def test_reading_stops_at_the_limit_also_where_a_file_states_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLFORGE_LIMIT_TEXT_FILE_SIZE", "100")
+    with pytest.raises(TooLarge, match="holds 101 bytes; the limit is 100 bytes"):
+        read_bytes("/proc/self/maps", LIMITS["text_file_size"])  # its stated size is 0
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+def packed_lines(kind: str, path: Path, size: int) -> Path:
+    """A file of about `size` bytes in lines that repeat, packed."""
+    block = b"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\n" * 2**13
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.csv", "w") as out:
+            for _ in range(size // len(block)):
+                out.write(block)
+        return path
+    header = b"datetime,instrument,amount,direction,e,f,g,h,i,j,k,l,m,n,o\n"
+    path.write_bytes(PACK[kind](header) + PACK[kind](block) * (size // len(block)))  # streams one after the other
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip"])
+def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(kind: str, tmp_path: Path) -> None:
+    path = packed_lines(kind, tmp_path / f"orders.csv.{kind}", 100 * 2**20)
+    assert path.stat().st_size < 2**20
+    with soon(), pytest.raises(DataError, match=r"unpacks to .* or more; the limit is 100 times"):
+        FileOrderStrategy(path)
+    if kind == "gz":
+        with soon(), pytest.raises(DataError, match="unpacks to"):
+            import_table(path, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_packed_well_is_read(tmp_path: Path) -> None:
+    for kind in ("gz", "bz2", "xz", "zip"):
+        path = packed_lines(kind, tmp_path / f"x.csv.{kind}", 2**20)
+        with open_unpacked(path) as stream:
+            assert len(stream.read()) >= 900_000
+
+
+def test_an_archive_is_refused_for_its_size_its_number_and_its_names(tmp_path: Path) -> None:
+    def archive(**files: bytes) -> Path:
+        path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.saved.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+            made.writestr("rollforge.json", '{"module": "rollforge.models.linear", "class": "LinearModel"}')
+            for name, data in files.items():
+                made.writestr(name, data)
+        return path
+
+    many = archive(**{f"data/{i}": b"" for i in range(10_001)})
+    out = archive(**{"data/../../x": b"1"})
+    huge = archive(**{"data/x": bytes(200 * 2**20)})
+    from rollforge.track.artifact import _SAVED
+
+    for path, told in [(many, "10,002 files"), (out, "outside the archive"), (huge, "unpacks to")]:
+        named = path.with_name(f"{path.stem}{_SAVED}")
+        path.rename(named)
+        with soon(), pytest.raises(ArtifactUnreadable, match=told):
+            load_file(named)
+
+
+def test_a_csv_file_with_twenty_thousand_columns_or_one_endless_line_is_refused(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.csv"
+    wide.write_text(
+        "date,code," + ",".join(f"c{i}" for i in range(20_000)) + "\n" + "2020-01-01,A" + ",1" * 20_000 + "\n"
+    )
+    with soon(), pytest.raises(DataError, match=r"has 20,002 columns; the limit is 5,000 columns"):
+        import_table(wide, tmp_path / "new")
+    line = tmp_path / "line.csv"
+    line.write_text("x" * 30_000_000)
+    with soon(), pytest.raises(DataError, match="first line is longer"):
+        import_table(line, tmp_path / "new")
+
+
+def test_a_parquet_file_is_refused_by_what_it_would_take_in_memory(tmp_path: Path) -> None:
+    """A billion equal rows are some kilobytes, and so is one long text for all rows."""
+    part = pa.table({"x": pa.array(np.zeros(25_000_000, np.int8))})
+    rows = tmp_path / "rows.parquet"
+    with pq.ParquetWriter(rows, part.schema) as writer:
+        for _ in range(12):
+            writer.write_table(part, row_group_size=25_000_000)
+    assert rows.stat().st_size < 2**20
+    texts = tmp_path / "texts.parquet"
+    codes = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int32)), pa.array(["x" * 1_000_000]))
+    pq.write_table(pa.table({"code": codes.cast(pa.dictionary(pa.int32(), pa.string()))}), texts, store_schema=False)
+    wide = tmp_path / "wide.parquet"
+    pq.write_table(pa.table({f"c{i}": [1.0] for i in range(6_000)}), wide)
+    for path, told in [(rows, "300,000,000 rows"), (texts, "takes 9"), (wide, "6,000 columns")]:
+        for read in (
+            lambda p: check_parquet(p, error=DataError),
+            lambda p: import_table(p, tmp_path / "new"),
+            lambda p: StaticDataLoader(config=str(p)).load(),
+            load_file,
+        ):
+            with soon(), pytest.raises(RollforgeError, match=told):
+                read(path)
+
+
+def test_an_array_that_promises_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)})
+    path.write_bytes(stream.getvalue() + b"\0" * 800)
+    with soon(), pytest.raises(ArtifactUnreadable, match="truncated"):
+        load_file(path)
+    for value in (np.zeros((3, 2)), np.array(1.5), np.zeros((0, 4), "<f4"), np.asfortranarray(np.ones((2, 3)))):
+        np.save(path, value)
+        assert (load_file(path) == value).all()
+
+
+def test_bad_segments_are_still_said_by_the_generator_that_meets_them() -> None:
+    with pytest.raises(SegmentError):
+        task_generator(
+            {"dataset": {"kwargs": {"segments": {"train": ("x", "y")}}}},
+            RollingGen(calendar=pd.bdate_range("2020", periods=9)),
+        )
