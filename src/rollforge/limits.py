@@ -161,7 +161,7 @@ LIMITS: Mapping[str, Limit] = {
         Limit("table_columns", 5_000, "columns of a table that is imported", "columns"),
         Limit("table_rows", 250_000_000, "rows of a table that is imported", "rows"),
         Limit("table_size", 32 * 2**30, "memory for the columns of a Parquet file; text of a CSV file", "bytes"),
-        Limit("compression_ratio", 100, "how often larger a compressed file becomes (above 64 MiB)", "times"),
+        Limit("compression_ratio", 100, "how often larger a compressed file becomes (above 32 MiB)", "times"),
         Limit("archive_files", 10_000, "files in an archive", "files"),
     )
 }  # fmt: skip
@@ -263,7 +263,7 @@ def read_text(
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-_ALWAYS_FINE = 64 * 2**20
+_ALWAYS_FINE = 32 * 2**20
 
 
 class BoundedReader(io.RawIOBase):
