@@ -275,7 +275,7 @@ def test_named_pipes_and_devices_in_a_data_folder_end_in_a_message(tmp_path: Pat
     with soon(), pytest.raises(DataError, match=r"named pipe|no universe|universe"):
         provider.instruments("pipe")
     for field in ("close", "open"):
-        with soon(), pytest.raises(DataError, match="no regular file|empty"):
+        with soon(), pytest.raises(DataError, match=r"no regular file|empty"):
             provider.read(field, ["A"], 0, 5)
     with soon(), pytest.raises(DataError, match="named pipe"):
         provider.fingerprint()
