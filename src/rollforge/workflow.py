@@ -249,7 +249,21 @@ class _Loader(yaml.SafeLoader):
             limit = LIMITS[name]
             limit.refuse(f"the document {verb} more than {limit.shown()}", path=_line_at(event))
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Return the value of a node; whatever PyYAML's own constructors raise becomes one error with its place."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RollforgeError, RecursionError):
+            raise
+        except Exception as exc:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(node.value)} is no {kind}: {exc}", node.start_mark
+            ) from exc
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
         seen: dict[Any, Any] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -379,12 +393,16 @@ def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], Li
         mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         problem = getattr(exc, "problem", None) or str(exc)
-        shown = _shown_line(text, mark.line, mark.column) if mark is not None else ""
-        raise ConfigError(f"{name}{where} is not readable YAML: {problem}.{shown}") from exc
+        line = _shown_line(text, mark.line, mark.column) if mark is not None else ""
+        raise ConfigError(f"{name}{where} is not readable YAML: {problem}.{line}") from exc
     except TooLarge as exc:
         raise TooLarge(f"{name}, {exc}") from None
     except RecursionError as exc:
         raise ConfigError(f"{name} nests too deep or contains itself.") from exc
+    except RollforgeError:
+        raise
+    except Exception as exc:  # an escape such as "\\UFFFFFFFF", and what constructors do at the end
+        raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
     if not isinstance(document, dict):
         raise ConfigError(f"{name} must be a mapping with at least 'task', found {type(document).__name__}.")
     return document, Lines(node)
@@ -395,9 +413,9 @@ def _shown_line(text: str, line: int, column: int) -> str:
     if not 0 <= line < len(rows):
         return ""
     start = max(0, column - _SHOWN)
-    shown = rows[line][start : column + _SHOWN]
+    part = rows[line][start : column + _SHOWN]
     before = "…" if start else ""
-    return f"\n  {before}{shown}\n  {' ' * (column - start + len(before))}^"
+    return f"\n  {before}{part}\n  {' ' * (column - start + len(before))}^"
 
 
 _SHOWN = 100

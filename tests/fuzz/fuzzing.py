@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ CRASHES = Path(__file__).with_name("crashes")
 """Inputs that once broke a promise, ``crashes/TARGET/FILE``; each is a test case."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Target:
     """One reader of outside input."""
 
@@ -49,8 +49,11 @@ class Target:
     """Inputs that are read without an error."""
     words: Sequence[bytes] = ()
     """Words of its language, beside those of :data:`WORDS`."""
-    grammar: st.SearchStrategy[bytes] | None = field(default=None, repr=False)
+    grammar: st.SearchStrategy[bytes] | None = None
     """Inputs built by the rules of its language."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
 
 class TooSlow(BaseException):
@@ -302,7 +305,7 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
         def test_valid_inputs_are_read(self: Any, target: Target) -> None:
             for seed in target.seeds:
                 found = _unbounded(target, seed)
-                assert not isinstance(found, RollforgeError), f"{seed[:200]!r}: {found}"
+                assert not isinstance(found, RollforgeError), f"{found} - in {seed[:200]!r}"
 
         @pytest.mark.parametrize("target", targets, ids=lambda t: t.name)
         def test_any_input_gives_a_result_or_one_error(self: Any, target: Target) -> None:

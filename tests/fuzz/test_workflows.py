@@ -1,0 +1,152 @@
+"""Workflow files, in both forms, with their templates; and all that is planned of them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fuzzing import WORDS, Target, fuzzed, json_values
+from hypothesis import strategies as st
+from test_expressions import market
+
+from rollforge.session import using
+from rollforge.workflow import load_workflow, make_plan, read_yaml
+
+
+def document(data: str) -> dict[str, Any]:
+    """Return a workflow that is right in every point."""
+    handler = {
+        "class": "Alpha158",
+        "module_path": "qlib.contrib.data.handler",
+        "kwargs": {
+            "instruments": "all", "start_time": "2023-06-01", "end_time": "2023-12-29", "fit_start_time": "2023-06-01",
+            "fit_end_time": "2023-08-31", "label": ["Ref($close, -2)/Ref($close, -1) - 1"],
+            "infer_processors": [{"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", "clip_outlier": True}}],
+        },
+    }  # fmt: skip
+    segments = {"train": ["2023-06-01", "2023-08-31"], "valid": ["2023-09-01", "2023-09-29"], "test": ["2023-10-02", "2023-12-29"]}
+    return {
+        "rollforge": {"data": data, "store": "sqlite:///tasks.db", "tracking": "folder:runs", "experiment": "small", "memory": "1G"},
+        "label_days": 2,
+        "task": {
+            "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear", "kwargs": {"estimator": "ridge"}},
+            "dataset": {"class": "DatasetH", "module_path": "qlib.data.dataset", "kwargs": {"handler": handler, "segments": segments}},
+            "record": [
+                {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
+                {"class": "SigAnaRecord", "kwargs": {"ana_long_short": False, "ann_scaler": 252}},
+                {"class": "PortAnaRecord", "kwargs": {"config": {
+                    "strategy": {"class": "TopkDropoutStrategy", "kwargs": {"signal": "<PRED>", "topk": 2, "n_drop": 1}},
+                    "backtest": {"account": 1e6, "benchmark": None, "exchange_kwargs": {"limit_threshold": 0.095, "deal_price": "close"}},
+                }}},
+            ],
+        },
+        "rolling": {"step": 20, "rtype": "sliding", "trunc_days": "auto"},
+        "grid": {"model.kwargs.alpha": [0.1, 0.2]},
+    }  # fmt: skip
+
+
+def _qlib_form(data: str) -> dict[str, Any]:
+    own = document(data)
+    del own["rolling"], own["grid"]
+    own["qlib_init"] = {"provider_uri": data, "region": "cn", "kernels": 1}
+    del own["rollforge"]
+    own["sys"] = {"rel_path": "."}
+    own["models"] = {"a": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"}, "b": {"model": {"kwargs": {"estimator": "ridge"}}}}
+    return own
+
+
+def _as_yaml(value: Any) -> bytes:
+    return yaml.dump(value, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+
+
+MARKET = "@market@"
+VALID = [document(MARKET), _qlib_form(MARKET)]
+SEEDS = [
+    *map(_as_yaml, VALID),
+    b"# comment\n" + _as_yaml(VALID[0]).replace(b"'2023-06-01'", b"2023-06-01") + b"market: &m all\nbenchmark: *m\n",
+    _as_yaml(VALID[0]).replace(b"small", b"{{ NAME_OF_IT }}"),
+]
+
+
+def _load(data: bytes, folder: Path, *, planned: bool = False) -> Any:
+    file = folder / "workflow.yaml"
+    file.write_bytes(data.replace(MARKET.encode(), os.fsencode(market())))
+    before, path, variable = list(sys.path), Path.cwd(), os.environ.get("NAME_OF_IT")
+    os.environ["NAME_OF_IT"] = "named"
+    os.chdir(folder / "out")  # where a store or a folder of runs would be made
+    try:
+        workflow = load_workflow(file)
+        if planned:
+            with using(workflow.session.with_(threads=1)):
+                return len(make_plan(workflow, limit=20).tasks)
+        return workflow.experiment
+    finally:
+        sys.path[:] = before
+        os.chdir(path)
+        if variable is None:
+            del os.environ["NAME_OF_IT"]
+
+
+def _plan(data: bytes, folder: Path) -> Any:
+    return _load(data, folder, planned=True)
+
+
+def _yaml(data: bytes, folder: Path) -> Any:
+    return read_yaml(data.decode("utf-8", "replace"))
+
+
+def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield (*path, key)
+        yield from _places(value, (*path, key))
+
+
+_hostile = st.one_of(
+    json_values,
+    st.dates(),
+    st.datetimes(),
+    st.sampled_from([float("nan"), float("inf"), -1, 0, 10**30, 2**63, "", None, [], {}, True, ["a"] * 50, {1: 2}, {None: 1}, "<model.kwargs>", "x.y",
+                     "file:///dev/null", "rollforge.errors.nearest", "2020-02-30", b"bytes", {"class": "DatasetH"}, "~nobody_of_that_name"]),
+    st.integers(0, len(WORDS) - 1).map(lambda i: WORDS[i].decode("utf-8", "replace")[:3000]),
+)  # fmt: skip
+
+
+@st.composite
+def _changed(draw: st.DrawFn) -> bytes:
+    made = copy.deepcopy(draw(st.sampled_from(VALID)))
+    for _ in range(draw(st.integers(1, 2))):
+        places = list(_places(made))
+        *parents, last = places[draw(st.integers(0, len(places) - 1))]
+        node: Any = made
+        for part in parents:
+            node = node[part]
+        what = draw(st.integers(0, 9))
+        if what == 0:
+            del node[last]
+        elif what == 1 and isinstance(node, dict):
+            node[draw(st.one_of(st.text(max_size=5), st.integers(), st.none(), st.dates()))] = copy.deepcopy(node[last])
+        else:
+            node[last] = copy.deepcopy(draw(_hostile))
+        if not made:
+            break
+    return _as_yaml(made)
+
+
+YAML_WORDS = [b"&a ", b"*a", b"<<: *a", b"!!set", b"!!timestamp 2020", b"!!int abc", b"!!float x", b"!!binary $$", b"!!bool 5", b"!!pairs [1]", b"? [a]: b",
+              b"0b1", b"0x1F", b"1:30", b"2020-02-30", b"2020-01-01 25:00:00", b"2020-01-01T00:00:00+99:00", b"{{ 1/0 }}", b"{{ x.y.z }}", b"{% if %}", b"{{ ''.__class__ }}",
+              b"|\n", b">-\n", b"%YAML 9.9\n---\n", b"...\n---\n", b"\xff\xfe", b"BASE_CONFIG_PATH: workflow.yaml\n", b"BASE_CONFIG_PATH: /dev/zero\n",
+              b"sys: {path: 5}\n", b"sys: {path: [null, 1]}\n", b"sys: {rel_path: ~nobody_of_that_name/x}\n"]  # fmt: skip
+
+
+@fuzzed(
+    Target("yaml", _yaml, SEEDS[:3], YAML_WORDS),
+    Target("workflow", _load, SEEDS, YAML_WORDS, _changed()),
+    Target("plan", _plan, SEEDS, YAML_WORDS, _changed()),
+)
+class TestWorkflows:
+    """Workflow files."""
