@@ -29,7 +29,11 @@ def document(data: str) -> dict[str, Any]:
             "infer_processors": [{"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", "clip_outlier": True}}],
         },
     }  # fmt: skip
-    segments = {"train": ["2023-06-01", "2023-08-31"], "valid": ["2023-09-01", "2023-09-29"], "test": ["2023-10-02", "2023-12-29"]}
+    segments = {
+        "train": ["2023-06-01", "2023-08-31"],
+        "valid": ["2023-09-01", "2023-09-29"],
+        "test": ["2023-10-02", "2023-12-29"],
+    }
     return {
         "rollforge": {"data": data, "store": "sqlite:///tasks.db", "tracking": "folder:runs", "experiment": "small", "memory": "1G"},
         "label_days": 2,
@@ -56,7 +60,10 @@ def _qlib_form(data: str) -> dict[str, Any]:
     own["qlib_init"] = {"provider_uri": data, "region": "cn", "kernels": 1}
     del own["rollforge"]
     own["sys"] = {"rel_path": "."}
-    own["models"] = {"a": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"}, "b": {"model": {"kwargs": {"estimator": "ridge"}}}}
+    own["models"] = {
+        "a": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"},
+        "b": {"model": {"kwargs": {"estimator": "ridge"}}},
+    }
     return own
 
 

@@ -1,0 +1,182 @@
+"""Task stores that are damaged, or that others write to: the file itself, and every column of every row."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fuzzing import WORDS, Target, as_json, fuzzed, json_values, text_of
+from hypothesis import strategies as st
+
+from rollforge.errors import RollforgeError
+from rollforge.store.manager import TaskManager
+from rollforge.store.sqlite import SQLiteStore
+
+_folder = tempfile.TemporaryDirectory(prefix="fuzz-stores-")
+DEFINITION = {"model": {"class": "Ridge", "kwargs": {"a": (1, 2.5)}}, "segments": {"test": ("2020-01-01", None)}}
+
+
+def fill(store: Any) -> None:
+    """Put tasks in every state into a store."""
+    manager = TaskManager("pool", store=store)
+    made = manager.create_task([{**DEFINITION, "n": n} for n in range(6)])
+    manager.create_task([{**DEFINITION, "n": 6}], depends_on=made[5:])
+    for result in ({"ic": 0.5}, {1, 2}, b"bytes"):
+        task = manager.fetch_task()
+        manager.commit_task_res(task, result)
+    [failing] = store.claim("pool", worker="host:1:a", lease=60.0)
+    store.fail(failing, "Traceback: it failed\n")
+    store.claim("pool", worker="host:2:b", lease=60.0)
+
+
+def use(store: Any) -> list[RollforgeError]:
+    """Do all that is done with a store; return the errors."""
+    manager = TaskManager("pool", store=store)
+    errors: list[RollforgeError] = []
+
+    def attempt(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except RollforgeError as exc:
+            errors.append(exc)
+            return None
+
+    attempt(manager.list)
+    attempt(manager.task_stat)
+    attempt(lambda: str(list(manager.query({}, decode=False))))
+    attempt(lambda: str(list(manager.query({"status": "done"}))))
+    attempt(lambda: str(list(manager.query({"model.class": "Ridge", "priority": {"$gte": 0}}, decode=False))))
+    tasks = attempt(lambda: list(store.query("pool", None, results=False))) or []
+    for task in tasks:
+        attempt(lambda task=task: str(manager.re_query(task.id)))
+    for _ in range(3):
+        claimed = attempt(lambda: store.claim("pool", worker="host:3:c", lease=60.0, limit=2)) or []
+        for task in claimed:
+            attempt(lambda task=task: store.renew(task, 60.0))
+            attempt(lambda task=task: store.commit(task, {"ic": 1.0}))
+    attempt(lambda: store.expire("pool"))
+    attempt(lambda: store.submissions("pool"))
+    attempt(lambda: store.workers("pool", 0.0))
+    attempt(lambda: store.paused("pool"))
+    attempt(lambda: store.release_worker("pool", "host:2:b", "It was killed."))
+    attempt(lambda: manager.prioritize({"_id": tasks[0].id}, 3) if tasks else None)
+    attempt(manager.retry)
+    attempt(lambda: manager.reset_waiting({"status": "running"}))
+    attempt(manager.pause)
+    attempt(manager.resume)
+    attempt(lambda: store.put("other", tasks))
+    attempt(lambda: manager.cancel({"status": "waiting"}))
+    attempt(lambda: manager.remove({"status": "done"}))
+    return errors
+
+
+def _raise_longest(errors: list[RollforgeError]) -> None:
+    if errors:
+        raise max(errors, key=lambda e: len(str(e)))
+
+
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def database() -> bytes:
+    """A store in one file, with tasks in every state."""
+    file = Path(_folder.name) / "tasks.db"
+    store = SQLiteStore(f"sqlite:///{file}")
+    fill(store)
+    store.close()
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    return file.read_bytes()
+
+
+@functools.cache
+def columns() -> list[tuple[str, str]]:
+    """Every column of every table of the store."""
+    (Path(_folder.name) / "schema.db").write_bytes(database())
+    connection = sqlite3.connect(Path(_folder.name) / "schema.db")
+    tables = [
+        r[0]
+        for r in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    ]
+    found = [(t, r[1]) for t in tables for r in connection.execute(f"PRAGMA table_info({t})")]
+    connection.close()
+    return sorted(found)
+
+
+def _use_file(file: Path) -> None:
+    store = SQLiteStore(f"sqlite:///{file}")
+    try:
+        _raise_longest(use(store))
+    finally:
+        store.close()
+
+
+def _file(data: bytes, folder: Path) -> None:
+    (folder / "tasks.db").write_bytes(data)
+    _use_file(folder / "tasks.db")
+
+
+def _row(data: bytes, folder: Path) -> None:
+    """A store with one value of one row replaced: two bytes say which, the rest is the value."""
+    file = folder / "tasks.db"
+    file.write_bytes(database())
+    table, column = columns()[(data[0] if data else 0) % len(columns())]
+    kind, raw = (data[1] if len(data) > 1 else 0) % 6, data[2:]
+    value: Any = [raw, text_of(raw).encode("utf-8", "replace").decode(), None, _integer(raw), _float(raw), raw][kind]
+    connection = sqlite3.connect(file)
+    try:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        placed = "CAST(? AS TEXT)" if kind == 5 else "?"  # bytes that are no text, as text
+        connection.execute(
+            f"UPDATE OR IGNORE {table} SET {column} = {placed} WHERE rowid_of_it = (SELECT max(rowid_of_it) FROM {table})".replace(
+                "rowid_of_it", _key(connection, table)
+            ),
+            (value,),
+        )
+        connection.commit()
+    except (sqlite3.Error, OverflowError):
+        return  # a value that the file does not take
+    finally:
+        connection.close()
+    _use_file(file)
+
+
+def _key(connection: sqlite3.Connection, table: str) -> str:
+    keys = [r[1] for r in connection.execute(f"PRAGMA table_info({table})") if r[5]]
+    return keys[-1]
+
+
+def _integer(raw: bytes) -> int:
+    return int.from_bytes(raw[:8], "little", signed=True)
+
+
+def _float(raw: bytes) -> float:
+    try:
+        return float(raw[:40])
+    except ValueError:
+        return float("inf") if len(raw) % 2 else -1e308
+
+
+VALUES = [b"", b"nobody", b"failed", b"running", b"-1", b"\xff\xfe", b"\x80\x05N.", b"{}", b"[]", b"null", b'{"$ref":"os:system"}', b'{"n":{"$ts":"x"}}', b"\xff" * 8,
+          b"\xff" * 7 + b"\x7f", b"1e400", b"nan", b"x" * 5000, b"cos\nsystem\n(S'echo'\ntR."]  # fmt: skip
+ROWS = st.tuples(
+    st.integers(0, 255),
+    st.integers(0, 5),
+    st.one_of(
+        st.sampled_from(VALUES), json_values.map(as_json), st.integers(0, len(WORDS) - 1).map(lambda i: WORDS[i])
+    ),
+).map(lambda p: bytes(p[:2]) + p[2])
+
+
+@fuzzed(
+    Target("sqlite-file", _file, [database()], [b"waiting", b"CREATE TABLE", b"SQLite format 3"]),
+    Target("sqlite-row", _row, [bytes([len(columns()) - 1, 1])], VALUES, ROWS),
+)
+class TestStores:
+    """Stores in a file."""
