@@ -79,7 +79,7 @@ def parse_query(text: str | None) -> dict[str, Any]:
     """
     try:
         query = json.loads(text or "{}")
-    except json.JSONDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(f'The query is not JSON: {exc}. Write it as \'{{"status": "failed"}}\'.') from exc
     if not isinstance(query, dict):
         raise ConfigError(f"The query must be a JSON object, found {type(query).__name__}.")

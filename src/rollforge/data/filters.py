@@ -101,7 +101,7 @@ class NameDFilter(SeriesDFilter):
         super().__init__(fstart_time, fend_time)
         try:
             re.compile(name_rule_re)
-        except (re.error, TypeError) as exc:
+        except (re.error, TypeError, OverflowError, RecursionError) as exc:
             raise ConfigError(f"name_rule_re {name_rule_re!r} is no regular expression: {exc}.") from exc
         self.name_rule_re = name_rule_re
 

@@ -101,7 +101,7 @@ def _put(task: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     node: Any = task
     for part in parents:
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        if isinstance(node, list) and _is_place(part, node):
             node = node[int(part)]
         elif isinstance(node, dict) and part in node:
             node = node[part]
@@ -110,10 +110,14 @@ def _put(task: dict[str, Any], path: str, value: Any) -> None:
             raise ConfigError(f"leads nowhere: there is no {part!r}.{nearest(part, options)}", path=f"grid.{path}")
     if isinstance(node, dict):
         node[last] = value
-    elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
+    elif isinstance(node, list) and _is_place(last, node):
         node[int(last)] = value
     else:
         raise ConfigError(f"leads nowhere: {last!r} is no place in {_what(node)}.", path=f"grid.{path}")
+
+
+def _is_place(part: str, listed: list[Any]) -> bool:
+    return part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(listed)
 
 
 def _what(node: Any) -> str:

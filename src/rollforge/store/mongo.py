@@ -53,8 +53,9 @@ from rollforge.store.base import (
     storable_text,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result, read_definition
+from rollforge.store.codec import Encoded, decode_result, encode_result
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
+from rollforge.store.rows import read_record
 from rollforge.task import (
     Cause,
     Status,
@@ -447,18 +448,15 @@ class MongoStore:
                 self._settle(pool, [found["digest"]])
 
     def _record(self, pool: str, found: Document) -> TaskRecord:
-        known, damage = read_definition(found["plain"])
-        return TaskRecord(
-            id=found["digest"], pool=pool, definition=known, text=found["plain"],
-            extra={"unreadable": damage} if damage else {},
-            status=Status(found["status"]), stage_from=Status(found["stage_from"]), priority=int(found["priority"]),
-            attempt=found["attempt"], max_attempts=found["max_attempts"], token=found["token"],
-            lease_until=found["lease_until"], available_at=found["available_at"], worker=found["worker"],
-            created_at=found["created_at"], started_at=found["started_at"], finished_at=found["finished_at"],
-            error=found["error"], cause=Cause(found["cause"]) if found["cause"] else None, log=found["log"],
-            depends_on=tuple(sorted(found["needs"])), blocked=bool(found["unmet"]), model_name=found.get("model_name", ""),
-            failed_by=failed_workers(found.get("failed_by", "")), submission=found.get("submission", ""),
+        own = (
+            "status", "stage_from", "priority", "attempt", "max_attempts", "token", "lease_until", "available_at", "worker",
+            "created_at", "started_at", "finished_at", "error", "cause", "log",
         )  # fmt: skip
+        return read_record({
+            "id": found.get("digest"), "pool": pool, "text": found.get("plain"), **{name: found.get(name) for name in own},
+            "depends_on": found.get("needs"), "blocked": found.get("unmet"), "model_name": found.get("model_name", ""),
+            "failed_by": found.get("failed_by", ""), "submission": found.get("submission", ""),
+        })  # fmt: skip
 
     # -- the claim's end -----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ is missing; a path with a number in it (``segments.test.0``) counts places inste
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,21 +88,33 @@ def parse_query(query: Mapping[str, Any] | None) -> Node:
     Raises
     ------
     ConfigError
-        For an operator that does not exist, naming the nearest.
+        For an operator that does not exist, naming the nearest; for a query that nests deeper than 50 levels.
 
     Examples
     --------
     >>> parse_query({"model.class": "Ridge"})
     Compare(path=('def', 'model', 'class'), op='$eq', value='Ridge')
     """
+    try:
+        return _parsed(query, 0)
+    except RecursionError:
+        raise ConfigError("the query nests too deep.", path="query") from None
+
+
+_DEEPEST = 50
+
+
+def _parsed(query: Mapping[str, Any] | None, depth: int) -> Node:
+    if depth > _DEEPEST:
+        raise ConfigError(f"the query nests deeper than {_DEEPEST} levels.", path="query")
     if query is not None and not isinstance(query, Mapping):
         raise ConfigError(f"a query is a mapping like {{'status': 'done'}}, found {query!r}.", path="query")
     parts: list[Node] = []
     for key, value in (query or {}).items():
         if key in ("$and", "$or", "$nor"):
-            parts.append(_logic(key, value))
+            parts.append(_logic(key, value, depth))
         elif key == "$not":
-            parts.append(Not(parse_query(value)))
+            parts.append(Not(_parsed(value, depth + 1)))
         elif not isinstance(key, str) or key.startswith("$"):
             raise ConfigError(f"unknown operator {key!r}.{nearest(str(key), _LOGIC)}", path="query")
         else:
@@ -108,10 +122,10 @@ def parse_query(query: Mapping[str, Any] | None) -> Node:
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _logic(key: str, value: Any) -> Node:
+def _logic(key: str, value: Any, depth: int) -> Node:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{key} needs a list of queries, found {value!r}.", path="query")
-    inner = tuple(parse_query(v) for v in value)
+    inner = tuple(_parsed(v, depth + 1) for v in value)
     if key == "$and":
         return And(inner)
     return Or(inner) if key == "$or" else Not(Or(inner))
@@ -121,6 +135,7 @@ _DEFINED = ("def", "filter", "model", "dataset", "record")
 
 
 def _field(key: str, value: Any) -> Node:
+    to_plain(key, "query")  # refuses what no store can hold
     head, *rest = key.split(".")
     if "." not in key and key not in COLUMNS and key not in _DEFINED:
         near = nearest(key, COLUMNS)
@@ -140,7 +155,19 @@ def _field(key: str, value: Any) -> Node:
 
 
 def _value(value: Any) -> Any:
-    return searchable(to_plain(value))
+    return _storable(searchable(to_plain(value)))
+
+
+_LARGEST = 2**63
+
+
+def _storable(value: Any) -> Any:
+    """The same with whole numbers that no database holds as the nearest float: what is compared with them is far smaller."""
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        return math.copysign(sys.float_info.max, value) if value.bit_length() > 1000 else float(value)
+    if isinstance(value, list):
+        return [_storable(v) for v in value]
+    return {k: _storable(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
@@ -162,7 +189,7 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
     if op == "$regex":
         try:
             re.compile(value)
-        except (re.error, TypeError) as exc:
+        except (re.error, TypeError, OverflowError, RecursionError) as exc:
             raise ConfigError(f"{value!r} is no regular expression: {exc}.", path="query") from exc
     return Compare(path, op, bool(value) if op == "$exists" else _value(value))
 
@@ -172,7 +199,11 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
 
 def is_plain_path(path: tuple[str, ...]) -> bool:
     """Return whether a path counts places in lists, and so does not go through all their elements."""
-    return any(part.isdigit() for part in path)
+    return any(map(_is_place, path))
+
+
+def _is_place(part: str) -> bool:
+    return part.isascii() and part.isdigit() and len(part) < 10
 
 
 def found_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
@@ -184,7 +215,7 @@ def _exactly_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
     for part in path:
         if isinstance(node, dict) and part in node:
             node = node[part]
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        elif isinstance(node, list) and _is_place(part) and int(part) < len(node):
             node = node[int(part)]
         else:
             return

@@ -28,8 +28,9 @@ from rollforge.store.base import (
     storable_text,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result, read_definition
+from rollforge.store.codec import Encoded, decode_result, encode_result
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
+from rollforge.store.rows import read_record
 from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode
 
 __all__ = ["Condition", "SQLStore", "Transaction"]
@@ -342,8 +343,8 @@ class SQLStore(abc.ABC):
                 pool=pool, status=status.value, token=self._next_token(tx), worker=worker, lease=lease, most=limit,
                 **values,
             )  # fmt: skip
-            rows.sort(key=lambda r: (-r[6], r[0]))  # RETURNING promises no order
-            return [self._record(r[1:]) for r in rows]
+            rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
+            return sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority)
 
         claimed = self._readable(self._write(work, pool))
         return self._with_results(claimed) if status is Status.PART_DONE else claimed
@@ -393,16 +394,13 @@ class SQLStore(abc.ABC):
             available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked, model_name,
             failed_by, submission,
         ) = row  # fmt: skip
-        known, damage = read_definition(definition)
-        return TaskRecord(
-            id=task_id, pool=pool,
-            definition=known, text=definition, extra={"unreadable": damage} if damage else {},
-            status=Status(status), priority=priority, attempt=attempt, max_attempts=max_attempts, token=token,
-            lease_until=lease_until, available_at=available_at, worker=worker, created_at=created_at,
-            started_at=started_at, finished_at=finished_at, error=error, stage_from=Status(stage_from),
-            cause=Cause(cause) if cause else None, log=log, blocked=bool(blocked), model_name=model_name,
-            failed_by=failed_workers(failed_by), submission=submission,
-        )  # fmt: skip
+        return read_record({
+            "id": task_id, "pool": pool, "text": definition, "status": status, "priority": priority, "attempt": attempt,
+            "max_attempts": max_attempts, "token": token, "lease_until": lease_until, "available_at": available_at,
+            "worker": worker, "created_at": created_at, "started_at": started_at, "finished_at": finished_at,
+            "error": error, "stage_from": stage_from, "cause": cause, "log": log, "blocked": blocked,
+            "model_name": model_name, "failed_by": failed_by, "submission": submission,
+        })  # fmt: skip
 
     def expire(self, pool: str) -> None:
         due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from rollforge.confidential import private_file
-from rollforge.errors import ConfigError, StoreUnavailable
+from rollforge.errors import ConfigError, RollforgeError, StoreUnavailable
 from rollforge.machine import boot_id, uptime
 from rollforge.paths import read_path
 from rollforge.store.base import Clock
@@ -131,6 +132,10 @@ def parse_uri(uri: str) -> tuple[Path, str]:
     if level not in _LEVELS:
         raise ConfigError(f"synchronous={level!r} is none of {', '.join(_LEVELS)}.", path="store")
     return read_path(text[1:], "store"), level
+
+
+_any_text: Any = functools.partial(str, encoding="utf-8", errors="backslashreplace")
+"""What a column of text holds, also where it is damaged: one bad byte must not make the other tasks unreadable."""
 
 
 class _Opened:
@@ -249,6 +254,7 @@ class SQLiteStore(SQLStore):
             with contextlib.suppress(OSError):  # SQLite says below what is wrong with the place
                 private_file(self.path)  # definitions and logs may hold secrets; SQLite's other files follow its mode
             connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+            connection.text_factory = _any_text
             connection.create_function("rf_match", 2, _match, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
             self._check_same_file()
@@ -294,6 +300,13 @@ class SQLiteStore(SQLStore):
                     time.sleep(random.uniform(0.001, 0.02))
                     continue
                 raise self._unavailable(exc, code) from exc
+            except RollforgeError:
+                raise
+            except (OverflowError, TypeError, ValueError, IndexError) as exc:
+                raise StoreUnavailable(
+                    f"The task store {self.path} holds what no Rollforge has written ({type(exc).__name__}: {exc}). Restore a "
+                    "copy, or name another by --store."
+                ) from exc
 
     def _unavailable(self, exc: sqlite3.DatabaseError, code: int) -> StoreUnavailable:
         why = {
@@ -372,7 +385,10 @@ class SQLiteStore(SQLStore):
 def _match(spec: str, column: Any) -> int:
     """The SQL function ``rf_match``: one comparison, spelt out as JSON, on a column's value."""
     path, op, value = json.loads(spec)
-    document = {path[0]: searchable(json.loads(column)) if path[0] == "def" else column}
+    try:
+        document = {path[0]: searchable(json.loads(column)) if path[0] == "def" else column}
+    except (ValueError, TypeError, RecursionError):  # a damaged definition has nothing that could match
+        document = {}
     return int(compare(document, tuple(path), op, value))
 
 

@@ -1,0 +1,109 @@
+"""What a store holds of a task, to a task: whatever stands in its columns.
+
+A pool that others write to, or a file that was damaged, may hold anything anywhere. Such a task is read with the usual value
+in the place of each one that cannot be, and says what is wrong with it under ``extra["unreadable"]``: it is shown like the
+others, and a claim of it fails, with the cause ``unreadable``, instead of ending the worker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rollforge.errors import printable, shown
+from rollforge.store.base import failed_workers
+from rollforge.store.codec import read_definition
+from rollforge.task import Cause, Status, TaskRecord
+
+__all__ = ["read_record"]
+
+Check = Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, (int, float)) or value != int(value) or abs(value) >= 2**63:
+        raise ValueError
+    return int(value)
+
+
+def _moment(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(sorted(map(_text, value)))
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+_COLUMNS: dict[str, tuple[Check, Any]] = {
+    "status": (Status, Status.FAILED),
+    "stage_from": (Status, Status.WAITING),
+    "priority": (_whole, 0),
+    "attempt": (_whole, 0),
+    "max_attempts": (_whole, 1),
+    "token": (_whole, 0),
+    "lease_until": (_or_none(_moment), None),
+    "available_at": (_moment, 0.0),
+    "worker": (_or_none(_text), None),
+    "created_at": (_moment, 0.0),
+    "started_at": (_or_none(_moment), None),
+    "finished_at": (_or_none(_moment), None),
+    "error": (_or_none(_text), None),
+    "cause": (lambda value: Cause(value) if value else None, None),
+    "log": (_text, ""),
+    "model_name": (_text, ""),
+    "submission": (_text, ""),
+    "failed_by": (lambda value: failed_workers(_text(value)), ()),
+    "depends_on": (_texts, ()),
+    "blocked": (bool, False),
+}
+"""Column -> (what checks and converts it, what is taken instead of a value that it refuses)."""
+
+
+def read_record(columns: Mapping[str, Any]) -> TaskRecord:
+    """Return the task that a row describes.
+
+    Parameters
+    ----------
+    columns : mapping
+        ``pool``, ``id``, ``text`` (the definition as stored) and fields of :class:`~rollforge.task.TaskRecord`, as the
+        database gave them.
+    """
+    damage: list[str] = []
+    fields: dict[str, Any] = {}
+    for name, value in columns.items():
+        if name in ("pool", "id", "text"):
+            continue
+        check, instead = _COLUMNS[name]
+        try:
+            fields[name] = check(value)
+        except (TypeError, ValueError, OverflowError):
+            fields[name] = instead
+            damage.append(f"Its {name} is {shown(value)}, which cannot be.")
+    text = columns["text"]
+    definition: Any = {}
+    if isinstance(text, str):
+        definition, unreadable = read_definition(text)
+        damage += [unreadable] if unreadable else []
+    else:
+        damage.append(f"Its definition is a {type(text).__name__}, not a text.")
+    return TaskRecord(
+        id=columns["id"] if isinstance(columns["id"], str) else shown(columns["id"]),
+        pool=columns["pool"] if isinstance(columns["pool"], str) else shown(columns["pool"]),
+        definition=definition,
+        text=text if isinstance(text, str) else "",
+        extra={"unreadable": printable(" ".join(damage))} if damage else {},
+        **fields,
+    )
