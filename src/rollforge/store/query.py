@@ -31,6 +31,7 @@ __all__ = [
     "is_plain_path",
     "matches",
     "parse_query",
+    "paths_in",
 ]
 
 COLUMNS = {
@@ -194,6 +195,21 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
     return Compare(path, op, bool(value) if op == "$exists" else _value(value))
 
 
+def paths_in(node: Node) -> set[tuple[str, ...]]:
+    """Return the paths into the definition that a query asks for, without the ``def`` in front.
+
+    Examples
+    --------
+    >>> paths_in(parse_query({"status": "done", "$or": [{"model.class": "Ridge"}, {"priority": 1}]}))
+    {('model', 'class')}
+    """
+    if isinstance(node, (And, Or)):
+        return {path for part in node.parts for path in paths_in(part)}
+    if isinstance(node, Not):
+        return paths_in(node.part)
+    return {node.path[1:]} if node.in_definition else set()
+
+
 # -- what a tree means -------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +252,10 @@ def _anywhere_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
 
 def _same(a: Any, b: Any) -> bool:
     # True is not 1: JSON and databases tell them apart, Python does not.
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 

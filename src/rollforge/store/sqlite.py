@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import random
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 from rollforge.confidential import private_file
@@ -20,10 +22,9 @@ from rollforge.errors import ConfigError, RollforgeError, StoreUnavailable
 from rollforge.machine import boot_id, uptime
 from rollforge.paths import read_path
 from rollforge.store.base import Clock
-from rollforge.store.query import Compare, compare
+from rollforge.store.query import Compare, Node, compare, paths_in
+from rollforge.store.search import SEARCH_TABLES, PathTree, condition, first_paths, terms_of
 from rollforge.store.sql import Condition, SQLStore, Transaction
-from rollforge.task import searchable
-
 __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ CREATE TABLE paused (pool TEXT PRIMARY KEY) WITHOUT ROWID
     """
 CREATE TABLE clock (boot TEXT PRIMARY KEY, start REAL NOT NULL) WITHOUT ROWID
 """,
+    SEARCH_TABLES,
     """
 ALTER TABLE tasks ADD COLUMN failed_by TEXT NOT NULL DEFAULT '';
 ALTER TABLE tasks ADD COLUMN submission TEXT NOT NULL DEFAULT '';
@@ -190,6 +192,7 @@ class SQLiteStore(SQLStore):
         self._given_clock = clock
         self._offset: tuple[str, float] | None = None
         self._file: tuple[int, int] | None = None
+        self._searched: set[tuple[str, tuple[str, ...]]] = set()
         self._local = threading.local()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +235,7 @@ class SQLiteStore(SQLStore):
             return
         with _transaction(tx.connection):  # what is asked outside may change between two questions
             for statements in _MIGRATIONS[self._version(tx) :]:
-                for statement in statements.split(";"):
+                for statement in re.split(r";\n(?=[A-Z]+ )", statements.strip()):  # not within a trigger
                     tx.run(statement)
             tx.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -255,7 +258,8 @@ class SQLiteStore(SQLStore):
                 private_file(self.path)  # definitions and logs may hold secrets; SQLite's other files follow its mode
             connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
             connection.text_factory = _any_text
-            connection.create_function("rf_match", 2, _match, deterministic=True)
+            connection.create_function("rf_regex", 2, _regex, deterministic=True)
+            connection.create_function("rf_number", 2, _number, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
             self._check_same_file()
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
@@ -343,16 +347,103 @@ class SQLiteStore(SQLStore):
     def _list(self, values: Iterable[str]) -> str:
         return json.dumps(list(values))
 
-    def _compare(self, node: Compare, name: str) -> Condition:
-        """Columns compare as such; what lies in the definition is asked of the evaluator itself, as a function."""
-        column, value = node.path[0], node.value
-        if not node.in_definition and node.op == "$in":
-            return self._among(column, name), {name: json.dumps(list(value))}
-        plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        if not node.in_definition and node.op in _COMPARISONS and plain:
-            return f"{column} {_COMPARISONS[node.op]} :{name}", {name: value}
-        spec = json.dumps([list(node.path), node.op, value])
-        return f"rf_match(:{name}, {'definition' if node.in_definition else column})", {name: spec}
+    # -- queries -------------------------------------------------------------------------------------------------------
+
+    def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
+        if node.in_definition:
+            return condition(node, name, in_turn=in_turn)
+        return _in_column(node, name)
+
+    def _prepare(self, pool: str, node: Node) -> None:
+        """Have indexes of all paths that a query asks for."""
+        missing = [path for path in paths_in(node) if (pool, path) not in self._searched]
+        if not missing:
+            return
+        built = "SELECT path FROM search_paths WHERE pool = :pool AND built >= upto"
+        self._searched.update((pool, tuple(json.loads(p))) for (p,) in self._read(lambda tx: tx.rows(built, pool=pool)))
+        for path in missing:
+            if (pool, path) not in self._searched:
+                self._search_through(pool, path)
+                self._searched.add((pool, path))
+
+    def _search_through(self, pool: str, path: tuple[str, ...]) -> None:
+        """Make the index of a path, some tasks at a time: others wait for the file for milliseconds only."""
+        text = json.dumps(path)
+
+        def begin(tx: _Opened) -> tuple[int, int, int]:
+            tx.run(
+                "INSERT OR IGNORE INTO search_paths (pool, path, built, upto) "
+                "VALUES (:pool, :path, 0, (SELECT COALESCE(MAX(seq), 0) FROM tasks))",
+                pool=pool, path=text,
+            )  # fmt: skip
+            found = "SELECT id, built, upto FROM search_paths WHERE pool = :pool AND path = :path"
+            number, built, upto = tx.rows(found, pool=pool, path=text)[0]
+            return number, built, upto
+
+        number, built, upto = self._changing(begin)
+        tree = PathTree.of({number: path})
+        some = (
+            "SELECT seq, id, definition FROM tasks NOT INDEXED WHERE seq > :built AND seq <= :upto AND pool = :pool "
+            "ORDER BY seq LIMIT 2000"
+        )
+        while built < upto:
+            rows = self._retry(lambda tx, built=built: tx.rows(some, built=built, upto=upto, pool=pool))  # type: ignore[misc]
+            built = rows[-1][0] if rows else upto
+            terms = [(seq, task_id, terms_of(definition, tree)) for seq, task_id, definition in rows]
+
+            def keep(tx: _Opened, terms: Any = terms, built: int = built) -> None:
+                there = {(seq, i) for seq, i in tx.rows(
+                    "SELECT seq, id FROM tasks WHERE seq IN (SELECT value FROM json_each(:seqs))",
+                    seqs=json.dumps([seq for seq, _, _ in terms]),
+                )}  # fmt: skip
+                self._keep_terms(tx, ((seq, found) for seq, task_id, found in terms if (seq, task_id) in there))
+                tx.run("UPDATE search_paths SET built = MAX(built, :built) WHERE id = :number", built=built, number=number)
+
+            self._changing(keep)
+
+    def _changing(self, work: Callable[[_Opened], T]) -> T:
+        """Do `work` in a transaction: the one that is going on, or one of its own."""
+
+        def transaction(tx: _Opened) -> T:
+            with contextlib.nullcontext() if tx.connection.in_transaction else _transaction(tx.connection):
+                return work(tx)
+
+        return self._retry(transaction)
+
+    def _keep_terms(self, tx: _Opened, found: Iterable[tuple[int, Iterable[tuple[int, str, Any]]]]) -> None:
+        """Keep which tasks have which terms."""
+        numbers: dict[tuple[int, str, Any], int] = {}
+        rows: list[tuple[int, int]] = []
+        for seq, terms in found:
+            for term in terms:
+                if term not in numbers:
+                    ((numbers[term],),) = tx.rows(
+                        "INSERT INTO search_terms (path, kind, value) VALUES (:path, :kind, :value) "
+                        "ON CONFLICT (path, kind, value) DO UPDATE SET path = path RETURNING id",
+                        path=term[0], kind=term[1], value=term[2],
+                    )  # fmt: skip
+                rows.append((seq, numbers[term]))
+        tx.connection.executemany("INSERT OR IGNORE INTO search_values (seq, term) VALUES (?, ?)", rows)
+
+    def _keep_terms_of(self, tx: _Opened, rows: Sequence[dict[str, Any]], *, first: bool) -> None:
+        """Keep the terms of new tasks; the first ones of a pool name the paths that are kept from the beginning."""
+        pool = rows[0]["pool"]
+        if first:
+            for path in first_paths([row["definition"] for row in rows]):
+                tx.run(
+                    "INSERT OR IGNORE INTO search_paths (pool, path, built, upto) VALUES (:pool, :path, 0, 0)",
+                    pool=pool, path=json.dumps(path),
+                )  # fmt: skip
+        known = tx.rows("SELECT id, path FROM search_paths WHERE pool = :pool", pool=pool)
+        if not known:
+            return
+        tree = PathTree.of({number: tuple(json.loads(path)) for number, path in known})
+        texts = {row["id"]: row["definition"] for row in rows}
+        numbers = tx.rows(
+            "SELECT seq, id FROM tasks WHERE pool = :pool AND id IN (SELECT value FROM json_each(:ids))",
+            pool=pool, ids=json.dumps(list(texts)),
+        )  # fmt: skip
+        self._keep_terms(tx, ((seq, terms_of(texts[task_id], tree)) for seq, task_id in numbers))
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
@@ -360,7 +451,14 @@ class SQLiteStore(SQLStore):
             "(:pool, :id, :definition, :priority, :max_attempts, :model_name, :submission, :now) "
             "ON CONFLICT (pool, id) DO NOTHING"
         )
-        return [tx.run(text, **row) == 1 for row in rows]
+        if not rows:
+            return []
+        first = not tx.rows("SELECT 1 FROM tasks WHERE pool = :pool LIMIT 1", pool=rows[0]["pool"])
+        made = [tx.run(text, **row) == 1 for row in rows]
+        new = [row for row, is_new in zip(rows, made, strict=True) if is_new]
+        if new:
+            self._keep_terms_of(cast(_Opened, tx), new, first=first)
+        return made
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
         # A number in the file's header that every commit of others changes; looking at it takes microseconds.
@@ -382,14 +480,43 @@ class SQLiteStore(SQLStore):
         return self._retry(lambda tx: (id(tx), int(tx.rows("PRAGMA data_version")[0][0])))
 
 
-def _match(spec: str, column: Any) -> int:
-    """The SQL function ``rf_match``: one comparison, spelt out as JSON, on a column's value."""
-    path, op, value = json.loads(spec)
-    try:
-        document = {path[0]: searchable(json.loads(column)) if path[0] == "def" else column}
-    except (ValueError, TypeError, RecursionError):  # a damaged definition has nothing that could match
-        document = {}
-    return int(compare(document, tuple(path), op, value))
+def _in_column(node: Compare, name: str) -> Condition:
+    column, op, value = node.path[0], node.op, node.value
+    if op == "$exists":
+        return ("(1 = 1)" if value else "(1 = 0)"), {}
+    if op == "$regex":
+        return f"COALESCE(rf_regex(:{name}, {column}), 0)", {name: json.dumps(value)}
+    if op == "$in":
+        texts = json.dumps([v for v in value if isinstance(v, str)])
+        parts = [(f"{column} IN (SELECT value FROM json_each(:{name}))", {name: texts})]
+        parts += [_in_column(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(value) if not isinstance(v, str)]
+        return f"({' OR '.join(p[0] for p in parts)})", {k: v for p in parts for k, v in p[1].items()}
+    if value is None:
+        return (f"{column} IS NULL" if op == "$eq" else "(1 = 0)"), {}
+    number = column in ("priority", "attempt", "created_at", "started_at", "finished_at")
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, str)
+    if not fits:
+        return "(1 = 0)", {}
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # more than any column holds
+        value = math.copysign(math.inf, value)
+    return f"{column} {_COMPARISONS[op]} :{name}", {name: value}
+
+
+def _regex(pattern: str, text: Any) -> int:
+    """The SQL function ``rf_regex``."""
+    return int(isinstance(text, str) and _compiled(pattern).search(text) is not None)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(json.loads(pattern))
+
+
+def _number(spec: str, value: Any) -> int:
+    """The SQL function ``rf_number``: an exact comparison with an integer of more than 64 bits on either side."""
+    op, wanted = json.loads(spec)
+    return int(compare({"value": int(value)}, ("value",), op, wanted) if isinstance(value, str)
+               else compare({"value": value}, ("value",), op, wanted))  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -1,0 +1,252 @@
+"""Every store finds the tasks that the evaluator of queries finds, whatever definitions and queries look like."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from rollforge.store.base import TaskStore
+from rollforge.store.memory import MemoryStore
+from rollforge.store.mongo import MongoStore
+from rollforge.store.postgres import PostgresStore
+from rollforge.store.search import first_paths
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.task import Status, digest, encode
+
+CONTEXT = multiprocessing.get_context("spawn")
+_names = itertools.count()
+
+# Few names and values, so that queries meet definitions; among them all that is easily mistaken for something else.
+KEYS = st.sampled_from(["a", "b", "c", "x-y", 'q"uote', "ä", "$odd", "0", "a b", "back\\slash", "new\nline"])
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([0, 1, -1, 2, 2**53, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**70, 10**22]),
+    st.sampled_from([0.0, -0.0, 1.0, 1.5, 0.1, 2.0**53, 2.0**60, 2.0**70, 1e22, 1e300, -1e300, float("inf"), float("nan")]),
+    st.sampled_from(["", "a", "A", "b", "1", "true", "null", "ä", "z", "\U0001f600", "%", "_", "x'y", 'x"y', "a\x00b", "\\"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3), st.tuples(inner, inner)
+    ),
+    max_leaves=6,
+)
+DEFINITIONS = st.lists(st.dictionaries(KEYS, VALUES, min_size=1, max_size=3), min_size=1, max_size=6)
+PATHS = st.lists(KEYS, min_size=1, max_size=3).map(lambda parts: "def." + ".".join(parts))
+OPERATIONS = st.one_of(
+    VALUES.filter(lambda v: not (isinstance(v, dict) and any(str(k).startswith("$") for k in v))),
+    st.tuples(st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]), VALUES).map(lambda t: {t[0]: t[1]}),
+    st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(VALUES, max_size=3)).map(lambda t: {t[0]: t[1]}),
+    st.booleans().map(lambda b: {"$exists": b}),
+    st.sampled_from(["a", "^a", "b$", "[A-Z]", "^.$", "ä"]).map(lambda p: {"$regex": p}),
+)
+FIELDS = st.one_of(
+    st.tuples(PATHS, OPERATIONS).map(lambda t: {t[0]: t[1]}),
+    st.sampled_from([{"status": "waiting"}, {"priority": {"$gte": 2**70}}, {"priority": 0.0}, {"model_name": {"$regex": "x"}}]),
+)
+QUERIES = st.recursive(
+    FIELDS,
+    lambda inner: st.one_of(
+        st.tuples(st.sampled_from(["$and", "$or", "$nor"]), st.lists(inner, max_size=3)).map(lambda t: {t[0]: t[1]}),
+        inner.map(lambda q: {"$not": q}),
+    ),
+    max_leaves=3,
+)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskStore]:
+    """A store with an SQL database."""
+    if request.param == "sqlite":
+        store: TaskStore = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db?synchronous=OFF")
+    else:
+        store = PostgresStore(f"{request.getfixturevalue('postgres').uri}?schema=queries{next(_names)}")
+    yield store
+    store.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(first=DEFINITIONS, later=DEFINITIONS, queries=st.lists(QUERIES, min_size=1, max_size=6))
+def test_databases_agree_with_the_evaluator(
+    sql_store: TaskStore, first: list[dict[str, Any]], later: list[dict[str, Any]], queries: list[dict[str, Any]]
+) -> None:
+    """For tasks that were there before a path was asked for, and tasks that came later."""
+    model, pool = MemoryStore(), f"p{next(_names)}"
+    for definitions in (first, later):
+        for store in (model, sql_store):
+            store.create(pool, definitions)
+        for query in queries:
+            assert {t.id for t in sql_store.query(pool, query)} == {t.id for t in model.query(pool, query)}, query
+            assert sql_store.count(pool, query) == model.count(pool, query)
+    (query, *_) = queries
+    claims = [[t.id for t in store.claim(pool, worker="w", lease=60, query=query, limit=2)] for store in (sql_store, model)]
+    assert claims[0] == claims[1]
+    assert sql_store.remove(pool, query) == model.remove(pool, query)
+    assert sql_store.count(pool) == model.count(pool)
+
+
+SIMPLE = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([1, 2, 2.5, "a", "b", None]), min_size=1)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    definitions=st.lists(SIMPLE, min_size=1, max_size=5),
+    queries=st.lists(
+        st.tuples(st.sampled_from(["def.a", "def.b"]), st.sampled_from([1, 2.5, "a", None, {"$in": ["b", 2]}, {"$ne": 1}])),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_mongodb_agrees_with_the_evaluator(
+    mongodb: str, definitions: list[dict[str, Any]], queries: list[tuple[str, Any]]
+) -> None:
+    """As far as the stand-in for MongoDB goes: no lists, objects or truth values, no order of numbers and texts."""
+    store, model, pool = MongoStore(f"{mongodb}/queries"), MemoryStore(), f"p{next(_names)}"
+    for one in (store, model):
+        one.create(pool, definitions)
+    for path, operation in queries:
+        query = {path: operation}
+        assert {t.id for t in store.query(pool, query)} == {t.id for t in model.query(pool, query)}, query
+    store.remove(pool)
+    store.close()
+
+
+# -- SQLite's indexes of definitions -----------------------------------------------------------------------------------
+
+
+def sqlite(folder: Path) -> SQLiteStore:
+    """Return a store in a folder."""
+    return SQLiteStore(f"sqlite:///{folder}/tasks.db?synchronous=OFF")
+
+
+def test_a_task_in_the_place_of_another_is_found_and_the_old_one_is_not(tmp_path: Path) -> None:
+    """Replaced and removed tasks leave no trace."""
+    store = sqlite(tmp_path)
+    ids = [c.id for c in store.create("p", [{"a": i} for i in range(5)])]
+    assert store.count("p", {"def.a": 1}) == {Status.WAITING: 1}
+    store.replace("p", ids[1], {"a": 100})
+    store.replace("p", ids[2], {"a": 0})  # a known one
+    store.remove("p", {"def.a": 3})
+    assert [t.definition["a"] for t in store.query("p", {"def.a": {"$exists": True}})] == [0, 100, 4]
+    assert store.count("p", {"def.a": {"$in": [1, 2, 3]}}) == {}
+    with closing(sqlite3.connect(store.path)) as raw:
+        assert raw.execute("SELECT COUNT(*) FROM search_values").fetchone() == (3,)
+    store.put("copy", store.query("p"))
+    assert store.count("copy", {"def.a": 100}) == {Status.WAITING: 1}
+
+
+def test_a_file_from_before_there_were_indexes(tmp_path: Path) -> None:
+    """Its tasks are found too, damaged ones match what is missing."""
+    store = sqlite(tmp_path)
+    store.create("p", [{"a": i, "b": [i, {"c": i}]} for i in range(5000)])
+    with closing(sqlite3.connect(store.path)) as raw, raw:
+        for table in ("search_paths", "search_values", "search_terms"):
+            raw.execute(f"DELETE FROM {table}")
+        raw.execute("UPDATE tasks SET definition = '{' WHERE seq = 7")
+    store.close()
+    again = sqlite(tmp_path)
+    assert again.count("p", {"def.a": {"$lt": 10}}) == {Status.WAITING: 9}
+    assert again.count("p", {"def.b.c": {"$gte": 4990}}) == {Status.WAITING: 10}
+    assert again.count("p", {"def.a": None}) == {Status.WAITING: 1}
+
+
+def add(uri: str, number: int) -> None:
+    """Create tasks while another process makes an index."""
+    store = SQLiteStore(uri)
+    for i in range(30):
+        store.create("p", [{"x": number, "y": i, "deep": {"er": j}} for j in range(20)])
+
+
+def test_tasks_that_come_while_an_index_is_made_are_in_it(tmp_path: Path) -> None:
+    """Two processes create, two threads ask for a path that nobody asked for before."""
+    store = sqlite(tmp_path)
+    store.create("p", [{"first": 1}])
+    store.create("p", [{"x": -1, "deep": {"er": j}} for j in range(8000)])
+    writers = [CONTEXT.Process(target=add, args=(store.uri, i)) for i in range(2)]
+    for writer in writers:
+        writer.start()
+    while store.count("p").get(Status.WAITING, 0) < 8100:
+        time.sleep(0.01)
+    query = {"def.deep.er": {"$gte": 0}}
+    askers = [threading.Thread(target=store.count, args=("p", query)) for _ in range(2)]
+    for one in [*askers, *writers]:
+        if isinstance(one, threading.Thread):
+            one.start()
+    for one in [*askers, *writers]:
+        one.join()
+    assert store.count("p", query) == {Status.WAITING: 8000 + 2 * 30 * 20}
+
+
+def test_the_first_tasks_say_which_paths_are_worth_an_index() -> None:
+    """Those whose values differ; of few tasks, all."""
+    tasks = [encode({"same": {"deep": 1}, "model": {"class": f"M{i}"}, "seg": {"test": (f"20{i}", None)}}) for i in range(20)]
+    assert first_paths(tasks) == [("model", "class"), ("seg", "test")]
+    assert first_paths(tasks[:2]) == [("same", "deep"), ("model", "class"), ("seg", "test")]
+
+
+def renewals(store: TaskStore, during: Callable[[], object]) -> list[float]:
+    """How long each renewal of a lease took while something else was done."""
+    (task,) = store.claim("p", worker="other", lease=60)
+    thread = threading.Thread(target=during)
+    thread.start()
+    took = []
+    while thread.is_alive():
+        began = time.perf_counter()
+        store.renew(task, 60)
+        took.append(time.perf_counter() - began)
+        time.sleep(0.002)
+    thread.join()
+    return took
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_claim_that_looks_at_all_definitions(tmp_path: Path) -> None:
+    """The first time, when the index is made, and afterwards: another worker's renewals go on meanwhile."""
+    store = sqlite(tmp_path)
+    store.create("p", [{"first": 1}])
+    store.create("p", [{"model": {"class": "A", "kwargs": {"seed": i}}} for i in range(30_000)])
+
+    def claim() -> None:
+        worker = sqlite(tmp_path)
+        for _ in range(3):
+            assert worker.claim("p", worker="w", lease=60, query={"model.class": "B"}) == []
+        worker.close()
+
+    took = renewals(store, claim)
+    assert len(took) > 10
+    assert sorted(took)[len(took) * 9 // 10] < 0.25
+
+
+def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:
+    """Each task goes to one worker, in turn, also when the tasks that match are far behind others."""
+    store = sqlite(tmp_path)
+    store.create("p", [{"kind": "other", "i": i} for i in range(500)])
+    store.create("p", [{"kind": "wanted", "i": i} for i in range(60)])
+    store.create("p", [{"kind": "wanted", "i": -1}], priority=1)
+    claimed: list[str] = []
+
+    def work(name: str) -> None:
+        worker = sqlite(tmp_path)
+        while tasks := worker.claim("p", worker=name, lease=60, query={"def.kind": "wanted"}, limit=2):
+            claimed.extend(t.id for t in tasks)
+        worker.close()
+
+    threads = [threading.Thread(target=work, args=(f"w{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert claimed[0] == digest({"kind": "wanted", "i": -1}) or claimed.index(digest({"kind": "wanted", "i": -1})) < 8
+    assert len(claimed) == len(set(claimed)) == 61
+    assert store.count("p", {"def.kind": "wanted"}) == {Status.RUNNING: 61}
