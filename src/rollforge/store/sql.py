@@ -132,7 +132,7 @@ class SQLStore(abc.ABC):
         values: dict[str, Any] = {}
         return self._tree(node, values, in_turn=in_turn), values
 
-    def _prepare(self, pool: str, node: Node) -> None:
+    def _prepare(self, pool: str, node: Node) -> None:  # noqa: B027 - most stores have nothing to make
         """Make what a query needs; before the transaction that it is part of, where that is possible."""
 
     def _tree(self, node: Node, values: dict[str, Any], *, in_turn: bool) -> str:

@@ -25,6 +25,7 @@ from rollforge.store.base import Clock
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import SEARCH_TABLES, PathTree, condition, first_paths, terms_of
 from rollforge.store.sql import Condition, SQLStore, Transaction
+
 __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
@@ -397,7 +398,9 @@ class SQLiteStore(SQLStore):
                     seqs=json.dumps([seq for seq, _, _ in terms]),
                 )}  # fmt: skip
                 self._keep_terms(tx, ((seq, found) for seq, task_id, found in terms if (seq, task_id) in there))
-                tx.run("UPDATE search_paths SET built = MAX(built, :built) WHERE id = :number", built=built, number=number)
+                tx.run(
+                    "UPDATE search_paths SET built = MAX(built, :built) WHERE id = :number", built=built, number=number
+                )
 
             self._changing(keep)
 
@@ -489,7 +492,11 @@ def _in_column(node: Compare, name: str) -> Condition:
     if op == "$in":
         texts = json.dumps([v for v in value if isinstance(v, str)])
         parts = [(f"{column} IN (SELECT value FROM json_each(:{name}))", {name: texts})]
-        parts += [_in_column(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(value) if not isinstance(v, str)]
+        parts += [
+            _in_column(Compare(node.path, "$eq", v), f"{name}_{i}")
+            for i, v in enumerate(value)
+            if not isinstance(v, str)
+        ]
         return f"({' OR '.join(p[0] for p in parts)})", {k: v for p in parts for k, v in p[1].items()}
     if value is None:
         return (f"{column} IS NULL" if op == "$eq" else "(1 = 0)"), {}
