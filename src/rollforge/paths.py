@@ -7,10 +7,36 @@ from pathlib import Path
 
 from rollforge.errors import ConfigError, shown
 
-__all__ = ["read_path"]
+__all__ = ["RESERVED", "read_path", "unfit_name"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 """In bytes: what Linux, macOS and their file systems take."""
+
+RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
+"""Names, in lower case, that Windows keeps for devices."""
+
+
+def unfit_name(name: str) -> str:
+    """Return why a text cannot be the name of one file or folder on every system; an empty string where it can.
+
+    Examples
+    --------
+    >>> unfit_name("lgb 158"), unfit_name("../x"), unfit_name("CON")
+    ('', 'it holds a slash', 'Windows keeps it for a device')
+    """
+    if not name or name in (".", ".."):
+        return "it leads to no folder of its own"
+    if "/" in name or "\\" in name:
+        return "it holds a slash"
+    if not name.isprintable():
+        return "it holds a character that cannot be printed"
+    if name != name.strip() or name.endswith("."):
+        return "it begins or ends with a space, or ends with a dot"
+    if name.lower() in RESERVED:
+        return "Windows keeps it for a device"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        return f"it has more than {_LONGEST_NAME} bytes"
+    return ""
 
 
 def read_path(given: str | os.PathLike[str], name: str = "") -> Path:

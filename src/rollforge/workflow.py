@@ -37,7 +37,7 @@ from rollforge.errors import (
 from rollforge.generate.naming import check_name
 from rollforge.kinds import DATASET, MODEL, RECORD
 from rollforge.limits import LIMITS, TooLarge, parse_size, read_text
-from rollforge.paths import read_path
+from rollforge.paths import read_path, unfit_name
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
 from rollforge.session import EXCHANGE, Session, using
@@ -745,7 +745,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         rolling = parsed.rolling.model_dump(exclude_none=True)
         if form == "rollforge" and "trunc_days" not in document["rolling"]:
             rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
-    name = experiment or file.stem
+    name = _checked_experiment(experiment or file.stem)
     plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
     document = _with_files_beside(document, file.parent)
     return Workflow(
@@ -761,6 +761,17 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         lines=lines,
         models=_models(document),
     )
+
+
+def _checked_experiment(name: str) -> str:
+    """The name of an experiment, of which a folder is made; slashes are for names that Qlib's users have."""
+    unfit = next((why for part in name.split("/") if (why := unfit_name(part))), "")
+    if unfit:
+        raise ConfigError(
+            f"{shown(name)} cannot be the name of an experiment: {unfit}. Its results are in a folder of this name.",
+            path="experiment",
+        )
+    return name
 
 
 def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:

@@ -320,7 +320,7 @@ class Bare:
         (Mean, "'Mean' is an operator of the language; give yours another name"),
         (Bare, "'Bare' is no operator: derive it from a class of qlib.data.ops"),
         (len, "'len' is no operator"),
-        ({"class": "Gone", "module_path": "os.path"}, "'os.path' has no 'Gone'"),
+        ({"class": "Gone", "module_path": "qlib.data.ops"}, "qlib.data.ops has no 'Gone'"),
     ],
 )
 def test_what_is_no_operator_is_refused(kind: Any, words: str) -> None:
@@ -405,7 +405,7 @@ def test_other_processes_load_what_the_session_names(session: Session, tmp_path:
     assert done.stdout.split() == [b"[2.]"]
     with (
         using(session.with_(operators=(("Path", "pathlib"),))),
-        pytest.raises(ConfigError, match="'Path' of pathlib is no"),
+        pytest.raises(ConfigError, match="Path is no operator"),
     ):
         parse("Path($close)")
 

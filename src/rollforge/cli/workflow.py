@@ -11,7 +11,8 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import pool_command
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, shown
+from rollforge.paths import unfit_name
 from rollforge.session import Session
 
 if TYPE_CHECKING:
@@ -137,7 +138,18 @@ def run(
 
 
 def _output_folder(output: Path | None, experiment: str) -> Path:
-    """Make the folder of the results, and return it."""
+    """Make the folder of the results, and return it.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be made, or the experiment's name is no name of a folder and none is given.
+    """
+    unfit = unfit_name(experiment)
+    if output is None and unfit:
+        raise ConfigError(
+            f"The results of experiment {shown(experiment)} have no folder, since {unfit}. Name one with --output."
+        )
     folder = output or Path("results") / experiment
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rollforge.data.bars import Rows, complete
 from rollforge.data.columns import CODE, DATE
 from rollforge.data.folder import FolderSummary, new_folder
-from rollforge.data.provider import write_folder
+from rollforge.data.provider import check_folders, write_folder
 from rollforge.data.table import Table, read_table
 from rollforge.data.universe import check_universe_name
 from rollforge.dates import clock
@@ -135,7 +135,12 @@ def import_table(
 def _check_codes(codes: Sequence[str]) -> None:
     upper: dict[str, str] = {}
     for code in codes:
-        bad = not code.isprintable() or any(c in _UNFIT or c.isspace() for c in code) or code.strip(".") != code
+        bad = (
+            not code
+            or not code.isprintable()
+            or any(c in _UNFIT or c.isspace() for c in code)
+            or code.strip(".") != code
+        )
         if bad or code.upper().lower() != code.lower():
             raise DataError(
                 f"The instrument code {code!r} cannot be the name of a folder. Write it with letters, digits, '.', '-' "
@@ -144,6 +149,7 @@ def _check_codes(codes: Sequence[str]) -> None:
         other = upper.setdefault(code.upper(), code)
         if other != code:
             raise DataError(f"The instrument codes {other!r} and {code!r} differ in case alone, which folders may not.")
+    check_folders(codes)
 
 
 def _ordered(table: Table) -> Rows:

@@ -18,6 +18,7 @@ import re
 import stat
 import struct
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
-from rollforge.errors import DataError, DataNotFound, nearest
+from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
-from rollforge.paths import read_path
+from rollforge.paths import RESERVED, read_path, unfit_name
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
 
@@ -85,7 +86,7 @@ class Provider:
             file = self.path / "calendars" / f"{freq}{'_future' if future else ''}.txt"
             if future and not os.path.isfile(file):
                 return self.calendar(freq)
-            if not os.path.isfile(file):  # False, too, for what no file can be called
+            if not _is_one_name(freq) or not os.path.isfile(file):  # False, too, for what no file can be called
                 known = sorted(p.stem for p in file.parent.glob("*.txt"))
                 raise DataNotFound(
                     f"There is no calendar {file.stem!r} in {self.path}. Known: {', '.join(known) or 'none'}."
@@ -107,13 +108,15 @@ class Provider:
         """
         if market not in self._markets:
             file = self.path / "instruments" / f"{market}.txt"
-            if not os.path.isfile(file):  # False, too, for what no file can be called
+            if not _is_one_name(market) or not os.path.isfile(file):  # False, too, for what no file can be called
                 known = self.markets()
                 raise DataNotFound(
                     f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
                     f"Known: {', '.join(known) or 'none'}. 'rollforge data universe {market} FILE' imports one."
                 )
-            self._markets[market] = _read_market(file)
+            members = _read_market(file)
+            _refuse_meeting(members, f"The universe {market!r}")
+            self._markets[market] = members
             self._warn_of_strangers(market)
         return self._markets[market]
 
@@ -122,7 +125,7 @@ class Provider:
         if multiprocessing.parent_process() is not None:
             return  # a worker process: the one that started it has said so
         there = {os.path.basename(folder) for folder in self._feature_folders()}
-        strangers = [code for code in self._markets[market] if _folder_name(code) not in there]
+        strangers = [code for code in self._markets[market] if folder_name(code) not in there]
         if strangers:
             shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
             log.warning("the universe %r names instruments without data in %s: %s", market, self.path, shown)
@@ -135,12 +138,24 @@ class Provider:
         return sorted(names)
 
     def folder(self, code: str) -> Path:
-        """Return where the series of an instrument are, whether there are any or not."""
-        return self.path / "features" / _folder_name(code)
+        """Return where the series of an instrument are, whether there are any or not.
+
+        Raises
+        ------
+        DataNotFound
+            When no instrument can be called so.
+        """
+        name = folder_name(code)
+        if not _is_one_name(name):
+            raise DataNotFound(
+                f"{shown(code)} cannot be the code of an instrument: its series are in a folder of that name."
+            )
+        return self.path / "features" / name
 
     def has(self, code: str) -> bool:
         """Return whether there are any series of an instrument."""
-        return os.path.isdir(self.folder(code))  # False, too, for a code that no folder can be called by
+        name = folder_name(code)
+        return _is_one_name(name) and os.path.isdir(self.path / "features" / name)
 
     def _feature_folders(self) -> Iterable[str]:
         root = self.path / "features"
@@ -187,8 +202,9 @@ class Provider:
         found = False
         days = len(self.calendar(freq))
         root = self.path / "features"
+        _refuse_meeting(codes, "The list of instruments")
         for i, code in enumerate(codes):
-            path = f"{root}/{_folder_name(code)}/{name}.{freq}.bin"
+            path = _series_file(root, code, name, freq)
             try:
                 file = os.open(path, _READ)
             except OSError as exc:
@@ -249,13 +265,51 @@ class Provider:
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
+_PREFIX = "_qlib_"
 
 
-def _folder_name(code: str) -> str:
-    """The code in lower case; names that Windows keeps for itself carry a prefix, as in Qlib's folders."""
+def folder_name(code: str) -> str:
+    """Return the folder of an instrument's series: the code in lower case; names that Windows keeps for devices carry a
+    prefix, as in Qlib's folders.
+
+    Examples
+    --------
+    >>> folder_name("SH600000"), folder_name("CON")
+    ('sh600000', '_qlib_con')
+    """
     name = code.lower()
-    return f"_qlib_{name}" if name in _RESERVED else name
+    return f"{_PREFIX}{name}" if name in RESERVED else name
+
+
+def _series_file(root: Path, code: str, name: str, freq: str) -> str:
+    """Where a field of an instrument is; an empty path, which no file has, for what would be elsewhere."""
+    folder = folder_name(code)
+    return f"{root}/{folder}/{name}.{freq}.bin" if _is_one_name(folder) and _is_one_name(name) else ""
+
+
+def _is_one_name(text: str) -> bool:
+    """Whether a text names something inside a folder; what a definition asks for is read nowhere else."""
+    return os.sep not in text and "\0" not in text and text not in ("", os.curdir, os.pardir)
+
+
+def _refuse_meeting(codes: Iterable[str], source: str) -> None:
+    """Do nothing, unless the series of two instruments are in one folder: each would read the other's prices.
+
+    Raises
+    ------
+    DataError
+        Naming both.
+    """
+    listed = list(codes)
+    for code in listed:
+        plain = code.lower().removeprefix(_PREFIX)
+        if plain != code.lower() and plain in RESERVED:  # other codes have the folder that they are called by
+            other = next((c for c in listed if c.lower() == plain), None)
+            if other is not None:
+                raise DataError(
+                    f"{source} names {other} and {code}, and the series of both are in the folder {folder_name(other)!r}: "
+                    "one of them would have the prices of the other. Rename one in the source, and import it again."
+                )
 
 
 def _first_day(head: bytes, size: int, file: str, days: int) -> int:
@@ -392,8 +446,17 @@ def write_folder(
         Code -> (place of its first day in the calendar, {field: values from there on}).
     universes : mapping
         Name -> {code: [(first day, last day), …]}.
+
+    Raises
+    ------
+    DataError
+        When a code, a field or a universe cannot be the name of a file, when two codes have one folder, or when a value
+        is too large for float32. Nothing has been written.
     """
     root = Path(path)
+    _check_names(series, universes)
+    for code, (_, fields) in series.items():
+        _check_sizes(code, fields)
     days = read_days(calendar, "calendar")
     for folder in ("calendars", "instruments", "features"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -402,10 +465,58 @@ def write_folder(
         lines = (f"{code}\t{read_day(a)}\t{read_day(b)}\n" for code, spans in sorted(members.items()) for a, b in spans)
         (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     for code, (first, fields) in series.items():
-        place = root / "features" / _folder_name(code)
+        place = root / "features" / folder_name(code)
         place.mkdir(exist_ok=True)
         for name, values in fields.items():
             block = np.empty(len(values) + 1, "<f4")
             block[0] = first
             block[1:] = values
             block.tofile(place / f"{name}.day.bin")
+
+
+def _check_names(
+    series: Mapping[str, tuple[int, Mapping[str, Any]]], universes: Mapping[str, Mapping[str, Any]]
+) -> None:
+    fields = dict.fromkeys(name for _, values in series.values() for name in values)
+    for what, names in (("instrument", map(folder_name, series)), ("field", fields), ("universe", universes)):
+        for name in names:
+            unfit = unfit_name(name)
+            if unfit:
+                raise DataError(f"{shown(name)} cannot be the name of a {what}, which is that of a file: {unfit}.")
+    check_folders(series)
+
+
+def check_folders(codes: Iterable[str]) -> None:
+    """Do nothing, unless the series of two instruments would be in one folder.
+
+    File systems may take names for the same that differ in case, or in how an accent is written.
+
+    Raises
+    ------
+    DataError
+        Naming both.
+    """
+    taken: dict[str, str] = {}
+    for code in codes:
+        folder = unicodedata.normalize("NFC", unicodedata.normalize("NFC", folder_name(code)).casefold())
+        other = taken.setdefault(folder, code)
+        if other != code:
+            raise DataError(
+                f"The instruments {other!r} and {code!r} cannot be told apart: the series of both would be in the folder "
+                f"{folder!r}. Rename one of them."
+            )
+
+
+def _check_sizes(code: str, fields: Mapping[str, NDArray[Any]]) -> None:
+    largest = float(np.finfo(np.float32).max)
+    for name, values in fields.items():
+        given = np.asarray(values)
+        if given.dtype == np.float32 or not given.size:
+            continue  # what is infinite there was so before
+        bad = np.abs(given.astype(np.float64)) > largest
+        bad &= np.isfinite(given.astype(np.float64))
+        if bad.any():
+            raise DataError(
+                f"{name} of {code} is too large for a data folder, which holds float32: {given[bad][0]:g}. "
+                "Correct the source."
+            )

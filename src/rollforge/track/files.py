@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from rollforge.errors import ConfigError, RecorderNotFound, TrackingUnavailable
+from rollforge.errors import ConfigError, RecorderNotFound, TrackingUnavailable, shown
 
 __all__ = ["Files", "LocalFiles", "inside"]
+
+
+_LONGEST = 255
 
 
 class Files(Protocol):
@@ -44,7 +47,7 @@ def inside(path: str) -> str:
     Raises
     ------
     ConfigError
-        When it is absolute, goes up, is empty, or names a hidden file.
+        When it is absolute, goes up, is empty, names a hidden file, or cannot be the name of a file.
 
     Examples
     --------
@@ -54,6 +57,10 @@ def inside(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or "\0" in path or any(p.startswith(".") for p in parts):
         raise ConfigError(f"{path!r} cannot name an artifact. Write a relative path without '..' and hidden files.")
+    if any(len(p.encode("utf-8", "surrogatepass")) > _LONGEST for p in parts) or not path.isprintable():
+        raise ConfigError(
+            f"{shown(path)} cannot name an artifact: a name has at most {_LONGEST} bytes, all of which can be printed."
+        )
     return "/".join(parts)
 
 
