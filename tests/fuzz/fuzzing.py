@@ -159,7 +159,7 @@ _TOKEN = re.compile(rb"[A-Za-z_$][\w$]*|[-+]?[0-9][\w.:+-]*|\s+|[^\w\s]", re.DOT
 def mutate(data: bytes, seed: int, words: Sequence[bytes] = (), others: Sequence[bytes] = ()) -> bytes:
     """Return `data` changed in one place, as `seed` says."""
     rng = random.Random(seed)
-    return rng.choice(_MUTATIONS)(data, rng, (*words, *words, *WORDS), others or (data,))
+    return rng.choice(_MUTATIONS)(data, rng, words if words and rng.random() < 0.5 else WORDS, others or (data,))
 
 
 def _flip(data: bytes, rng: random.Random, words: Sequence[bytes], others: Sequence[bytes]) -> bytes:

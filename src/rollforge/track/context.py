@@ -86,7 +86,7 @@ def git_commit(folder: Path) -> str | None:
                 git = (place / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
             if (git / "HEAD").is_file():
                 return _head(git)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return None  # a repository that one may not read says nothing about the run
     return None
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.confidential import private_folder
-from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable, shown
 from rollforge.paths import read_path
 from rollforge.track.files import Files, LocalFiles
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
@@ -78,12 +78,12 @@ class FolderTracker:
 
     def _check_format(self) -> None:
         try:
-            noted = json.loads((self.root / FOLDER_MARK).read_text(encoding="utf-8"))["format"]
+            noted = int(json.loads((self.root / FOLDER_MARK).read_text(encoding="utf-8"))["format"])
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
             raise self._unavailable(exc) from exc
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
             raise TrackingUnavailable(
                 f"{self.root / FOLDER_MARK} is damaged; it should read {{'format': {_FORMAT}}}."
             ) from exc
@@ -128,7 +128,7 @@ class FolderTracker:
             return None
         except OSError as exc:
             raise self._unavailable(exc) from exc
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise TrackingError(f"{folder / 'experiment.json'} is damaged. It should read {{'name': NAME}}.") from exc
 
     def create_experiment(self, name: str) -> str:
@@ -324,10 +324,41 @@ class FolderTracker:
 def _lines(file: Path) -> list[dict[str, Any]]:
     *lines, unfinished = file.read_bytes().split(b"\n")
     del unfinished  # empty, or the line of a process that was killed while it wrote
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as exc:
-        raise TrackingError(f"{file} is damaged: {exc}. Delete the recorder, or the line.") from exc
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            _check(entry)
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise TrackingError(
+                f"{file}, line {number} is damaged: {exc or type(exc).__name__}. Delete the recorder, or the line."
+            ) from exc
+        found.append(entry)
+    return found
+
+
+_NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
+_KINDS: dict[str, Any] = {
+    "t": _NUMBER, "name": str, "status": str, "start": _NUMBER, "end": _OPTIONAL, "params": dict, "tags": dict,
+    "metrics": list, "gone": list,
+}  # fmt: skip
+
+
+def _check(entry: Any) -> None:
+    """Raise ValueError or TypeError where a line does not hold what is written there."""
+    if not isinstance(entry, dict) or "t" not in entry:
+        raise ValueError(f"found {shown(entry)}")
+    for key, value in entry.items():
+        if key in _KINDS and not isinstance(value, _KINDS[key]):
+            raise ValueError(f"{key!r} cannot be {shown(value)}")
+    texts = [*entry.get("gone", ()), *entry.get("params", {}).values(), *entry.get("tags", {}).values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a param or tag is no text")
+    for metric in entry.get("metrics", ()):
+        name, value, step, moment = metric
+        float(value)
+        if not (isinstance(name, str) and isinstance(step, int) and isinstance(moment, _NUMBER)):
+            raise ValueError(f"a metric cannot be {shown(metric)}")
 
 
 def _metrics(entry: Mapping[str, Any]) -> list[Metric]:

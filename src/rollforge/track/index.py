@@ -75,7 +75,7 @@ class RunIndex:
             kept = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
             if kept["format"] == _FORMAT:
                 self._known = {run_id: (changed, _data(plain)) for run_id, changed, plain in kept["runs"]}
-        except (OSError, ValueError, KeyError, TypeError):
+        except Exception:  # noqa: BLE001 - damaged bytes lead anywhere
             self._known = {}  # not there, or damaged: the runs themselves are read
 
     def _keep(self) -> None:
@@ -98,4 +98,9 @@ def _plain(data: RunData) -> list[Any]:
 
 def _data(plain: list[Any]) -> RunData:
     info, params, metrics, tags = plain
-    return RunData(RunInfo(*info), params, metrics, tags)
+    run = RunInfo(*info)
+    texts = [run.id, run.name, run.experiment_id, run.status, *params, *params.values(), *metrics, *tags, *tags.values()]
+    numbers = [run.start_time, *([] if run.end_time is None else [run.end_time]), *metrics.values()]
+    if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, (int, float)) for n in numbers):
+        raise ValueError("no run")
+    return RunData(run, params, metrics, tags)
