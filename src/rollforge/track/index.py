@@ -99,7 +99,17 @@ def _plain(data: RunData) -> list[Any]:
 def _data(plain: list[Any]) -> RunData:
     info, params, metrics, tags = plain
     run = RunInfo(*info)
-    texts = [run.id, run.name, run.experiment_id, run.status, *params, *params.values(), *metrics, *tags, *tags.values()]
+    texts = [
+        run.id,
+        run.name,
+        run.experiment_id,
+        run.status,
+        *params,
+        *params.values(),
+        *metrics,
+        *tags,
+        *tags.values(),
+    ]
     numbers = [run.start_time, *([] if run.end_time is None else [run.end_time]), *metrics.values()]
     if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, (int, float)) for n in numbers):
         raise ValueError("no run")
