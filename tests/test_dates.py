@@ -91,7 +91,7 @@ NOT_DAYS: list[tuple[Any, str]] = [
     (float("inf"), "inf is not a date"),
     (20210305.5, "20210305.5 is not a date"),
     (pd.NaT, "missing"),
-    (np.datetime64("NaT"), "missing"),
+    (np.datetime64("NaT", "D"), "missing"),
     ("NaT", "'NaT' is not a date"),
     ("2020-02-30", "February 2020 has days 1 to 29"),
     ("2021-02-29", "February 2021 has days 1 to 28"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FIRST_DAY",
     "LAST_DAY",
+    "ONE_DAY",
     "DayColumn",
     "Days",
     "Moment",
@@ -40,6 +41,7 @@ __all__ = [
 
 Days = NDArray[np.datetime64]
 
+ONE_DAY = np.timedelta64(1, "D")
 FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")
 """The years that pandas represents in nanoseconds. Trading days lie inside them; an open end may lie beyond."""
 
@@ -187,7 +189,7 @@ def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
         return found._replace(utc=~np.isnat(found.days) & (str(column.dt.tz) in ("UTC", "UTC+00:00", "Etc/UTC", "GMT")))
     # Rows are many, different days are few: each text is read once.
     place, known = pd.factorize(column, use_na_sentinel=True)
-    days = np.full(len(known) + 1, np.datetime64("NaT"), "datetime64[D]")  # the last one is for missing values
+    days = np.full(len(known) + 1, np.datetime64("NaT", "D"), "datetime64[D]")  # the last one is for missing values
     seconds, utc_days = np.zeros(len(known) + 1), np.zeros(len(known) + 1, bool)
     reasons: dict[int, str] = {len(known): f"the date is missing. {_HOW}"}
     order = _order(list(known))

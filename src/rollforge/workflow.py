@@ -23,7 +23,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rollforge.build import build, describe, resolve_references
-from rollforge.dates import read_day
+from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import (
     BuildError,
     ConfigError,
@@ -904,7 +904,7 @@ def _demo_command(template: Mapping[str, Any], folder: str) -> str:
     return demo_command(
         folder,
         start=min((s for s in starts if s is not None), default=None),
-        end=None if not last else max(last) + 31,  # the labels of the last days need some days more
+        end=None if not last else max(last) + 31 * ONE_DAY,  # the labels of the last days need some days more
         universe=universe if isinstance(universe, str) and universe != "all" else "",
         benchmark=next((str(v) for v in found if isinstance(v, str)), ""),
     )

@@ -152,7 +152,7 @@ def window(key: str, start: str, end: str, state: str = "done", group: str = "")
 
 
 def days(start: str, end: str) -> np.ndarray:
-    return np.arange(np.datetime64(start), np.datetime64(end) + 1)
+    return np.arange(np.datetime64(start), np.datetime64(end) + np.timedelta64(1, "D"))
 
 
 FIRST, SECOND = window("w1", "2020-01-01", "2020-01-10"), window("w2", "2020-01-11", "2020-01-20")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 from rollforge.collect.coverage import Coverage, Expected, check_coverage
 
+DAY = np.timedelta64(1, "D")
 FIRST_DAY = np.datetime64("2020-01-01")
 CALENDAR = np.arange(FIRST_DAY, np.datetime64("2020-03-01"))
 WEEKDAYS = CALENDAR[np.is_busday(CALENDAR)]
@@ -19,16 +20,16 @@ WEEKDAYS = CALENDAR[np.is_busday(CALENDAR)]
 
 def window(name: str, first: int, last: int, group: str = "", state: str = "done") -> Expected:
     """A window from the `first` to the `last` day of January, counted from 1."""
-    return Expected(name, FIRST_DAY + (first - 1), FIRST_DAY + (last - 1), state, group)
+    return Expected(name, FIRST_DAY + (first - 1) * DAY, FIRST_DAY + (last - 1) * DAY, state, group)
 
 
 def days(first: int, last: int) -> np.ndarray:
-    return np.arange(FIRST_DAY + (first - 1), FIRST_DAY + last)
+    return np.arange(FIRST_DAY + (first - 1) * DAY, FIRST_DAY + last * DAY)
 
 
 def whole(windows: list[Expected]) -> dict[str, np.ndarray]:
     """What the windows predict when they predict all days."""
-    return {w.key: np.arange(w.start, w.end + 1) for w in windows}
+    return {w.key: np.arange(w.start, w.end + DAY) for w in windows}
 
 
 def check(windows: list[Expected]) -> Coverage:
@@ -74,7 +75,7 @@ def test_days_without_trading_are_neither_gap_nor_overlap() -> None:
     sharing = [window("w1", 1, sunday), window("w2", 4, 10)]
     for windows in (apart, sharing):
         assert check_coverage(windows, WEEKDAYS, whole(windows)).notes == tuple(
-            f"{w.key} predicts {n} days outside its test segment: {w.start + a} to {w.start + a + 1}"
+            f"{w.key} predicts {n} days outside its test segment: {w.start + a * DAY} to {w.start + (a + 1) * DAY}"
             for w, n, a in ((windows[0], 2, 3), (windows[1], 2, 0))
             if windows is sharing
         )
@@ -227,7 +228,7 @@ def test_counts_agree_with_brute_force(drawn: list[tuple[str, int, int, bool]]) 
         for i, (g, first, more, good) in enumerate(drawn)
     ]
     notes = check(windows).notes
-    spans = {w.key: set(np.arange(w.start, w.end + 1)) for w in windows}
+    spans = {w.key: set(np.arange(w.start, w.end + DAY)) for w in windows}
     pairs = {
         frozenset((v.key, w.key))
         for i, v in enumerate(windows)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rollforge.data.folder import FolderSummary, new_folder
 from rollforge.data.provider import Days, write_folder
 from rollforge.data.universe import check_universe_name
-from rollforge.dates import FIRST_DAY, LAST_DAY, read_moment
+from rollforge.dates import FIRST_DAY, LAST_DAY, ONE_DAY, read_moment
 from rollforge.errors import DataError
 
 __all__ = ["INDEX", "UNIVERSES", "demo_command", "make_demo"]
@@ -201,7 +201,7 @@ def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Da
         first = read_moment(start, "start").day
     if not FIRST_DAY <= np.datetime64(first) <= np.datetime64(last) <= LAST_DAY:
         raise DataError(f"The demo market cannot go from {first} to {last}.")
-    every: Days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1)
+    every: Days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + ONE_DAY)
     holidays = [f"{y}-{d}" for y in range(first.year, last.year + 1) for d in ("01-01", "12-25")]
     open_days: Days = every[np.is_busday(every, holidays=holidays)]
     if not _SHORTEST <= len(open_days) <= _LONGEST:

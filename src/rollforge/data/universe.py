@@ -20,7 +20,7 @@ from rollforge.data.engine import membership
 from rollforge.data.frames import reading
 from rollforge.data.provider import Provider, Span, open_provider, read_lines
 from rollforge.data.table import read_parquet
-from rollforge.dates import read_day
+from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import DataError, DataNotFound, DateError, nearest
 from rollforge.paths import read_path
 
@@ -35,7 +35,6 @@ _USUAL = {
 }  # fmt: skip
 _OPEN = frozenset(["", "nan", "nat", "none", "null", "-", "na", "n/a", "<na>"])
 _FOREVER = np.datetime64("2099-12-31")  # as Qlib's own lists have it: a member until further notice
-_DAY = np.timedelta64(1, "D")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +245,7 @@ def _spans(
             lists.setdefault(day, set()).add(_code(file, where, row, place))
         dates = sorted(lists)
         for day, following in zip(dates, [*dates[1:], None], strict=True):
-            last = _FOREVER if following is None else following - _DAY
+            last = _FOREVER if following is None else following - ONE_DAY
             for code in lists[day]:
                 spans.setdefault(code, []).append((day, last))
         return spans, [f"{len(dates)} lists, each valid until the next; that of {dates[-1]} from then on"]
@@ -285,7 +284,7 @@ def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
     for code, stays in spans.items():
         joined: list[Span] = []
         for first, last in sorted(stays):
-            if joined and first <= joined[-1][1] + _DAY:
+            if joined and first <= joined[-1][1] + ONE_DAY:
                 joined[-1] = (joined[-1][0], max(joined[-1][1], last))
             else:
                 joined.append((first, last))

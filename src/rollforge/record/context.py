@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 
 from rollforge.data.provider import Days
-from rollforge.dates import read_days
+from rollforge.dates import ONE_DAY, read_days
 from rollforge.errors import ConfigError
 
 __all__ = ["CommonInfrastructure", "LevelInfrastructure", "TradeCalendarManager"]
 
 _MOMENT = pd.Timedelta(seconds=1)
-_DAY = np.timedelta64(1, "D")
 
 
 class TradeCalendarManager:
@@ -83,7 +82,7 @@ class TradeCalendarManager:
         """The day at a place of the calendar; places before and behind it are days that have no data."""
         last = len(self._calendar) - 1
         beyond = min(place, 0) + max(place - last, 0)
-        day: np.datetime64 = self._calendar[min(max(place, 0), last)] + beyond * _DAY
+        day: np.datetime64 = self._calendar[min(max(place, 0), last)] + beyond * ONE_DAY
         return day
 
     def get_all_time(self) -> tuple[pd.Timestamp, pd.Timestamp]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from rollforge.dates import ONE_DAY
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import TaskRow
@@ -13,7 +14,6 @@ from rollforge.report.summary import TaskRow
 __all__ = ["segment_names", "timeline"]
 
 _KNOWN = ("train", "valid", "test")
-_DAY = np.timedelta64(1, "D")
 # Rows get thinner, and fewer of them are numbered, as they get more; each stays visible.
 _ROW_HEIGHTS = ((16, 22, 1), (32, 16, 1), (64, 10, 2), (128, 6, 5), (100_000, 4, 20))
 
@@ -32,7 +32,7 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
     spans = [s for t in tasks for s in t.window.segments.values()]
     if not spans:
         return None
-    low, high = min(s.start for s in spans), max(s.end for s in spans) + _DAY
+    low, high = min(s.start for s in spans), max(s.end for s in spans) + ONE_DAY
     height, every = next((h, e) for most, h, e in _ROW_HEIGHTS if len(tasks) <= most)
     ticks = [(_share(day, low, high), label) for day, label in _ticks(low, high)]
     grid = join(*(tag("i", style=f"left:{at:.2f}%") for at, _ in ticks))
@@ -63,7 +63,7 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
         ),
         class_="timeline",
         role="img",
-        aria_label=f"{', '.join(names)} of {len(tasks)} windows from {low} to {high - _DAY}",
+        aria_label=f"{', '.join(names)} of {len(tasks)} windows from {low} to {high - ONE_DAY}",
     )
 
 
@@ -72,7 +72,7 @@ def _kind(name: str) -> str:
 
 
 def _share(day: np.datetime64, low: np.datetime64, high: np.datetime64) -> float:
-    return 100 * float((day - low) / _DAY) / float((high - low) / _DAY)
+    return 100 * float((day - low) / ONE_DAY) / float((high - low) / ONE_DAY)
 
 
 def _row(task: TaskRow, low: np.datetime64, high: np.datetime64, *, numbered: bool) -> Markup:
@@ -82,7 +82,7 @@ def _row(task: TaskRow, low: np.datetime64, high: np.datetime64, *, numbered: bo
 
 
 def _box(task: TaskRow, name: str, span: SegmentSpan, low: np.datetime64, high: np.datetime64) -> Markup:
-    left, right = _share(span.start, low, high), _share(span.end + _DAY, low, high)
+    left, right = _share(span.start, low, high), _share(span.end + ONE_DAY, low, high)
     state = {"done": "", "failed": " failed"}.get(task.status, " open") if name == "test" else ""
     side = " end" if left > 55 else ""
     ended = f" · {task.status}" if name == "test" else ""
