@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rollforge.cli.terminal import console, echo
+
 app = typer.Typer(no_args_is_help=True)
 
 _CACHE = typer.Option("--cache", help="Cache folder; by default ROLLFORGE_CACHE or ~/.cache/rollforge.")
@@ -27,7 +29,6 @@ def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
     """List the feature panels on disk, the latest used first."""
     import datetime as dt
 
-    from rich.console import Console
     from rich.table import Table
 
     from rollforge.data.panel import list_panels
@@ -39,7 +40,7 @@ def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
     for panel in panels:
         used = dt.datetime.fromtimestamp(panel.used_at).strftime("%Y-%m-%d %H:%M")
         table.add_row(panel.key, f"{panel.rows:,}", f"{panel.columns:,}", readable_size(panel.bytes), used)
-    Console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -49,4 +50,4 @@ def clear(cache: Annotated[Path | None, _CACHE] = None) -> None:
     from rollforge.session import Session
 
     freed = clear_panels(str(cache) if cache else Session().cache)
-    typer.echo(f"{readable_size(freed)} freed")
+    echo(f"{readable_size(freed)} freed")

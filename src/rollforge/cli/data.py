@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rollforge.cli.terminal import echo
 from rollforge.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
@@ -50,7 +51,7 @@ def demo(
         codes=_listed(code),
         overwrite=overwrite,
     )
-    typer.echo(f"{folder}: {made}")
+    echo(f"{folder}: {made}")
 
 
 @app.command("import")
@@ -83,7 +84,7 @@ def import_(
         encoding=encoding,
         overwrite=overwrite,
     )
-    typer.echo(f"{folder}: {summary}")
+    echo(f"{folder}: {summary}")
 
 
 @app.command()
@@ -106,7 +107,7 @@ def universe(
     folder = str(data) if data is not None else current_session().provider_uri
     if folder is None:
         raise ConfigError("No data folder is named. Name it with --data FOLDER, or set ROLLFORGE_DATA.")
-    typer.echo(str(import_universe(name, file, folder, columns=_columns(column or []), overwrite=overwrite)))
+    echo(str(import_universe(name, file, folder, columns=_columns(column or []), overwrite=overwrite)))
 
 
 def _listed(values: list[str] | None) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, pool_command
+from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ConfigError
 from rollforge.task import Status, attempts_made
 
@@ -66,7 +67,7 @@ def _tasks(count: int) -> str:
 
 
 def _wait_again(count: int) -> None:
-    typer.echo(f"{_tasks(count)} {'waits' if count == 1 else 'wait'} again")
+    echo(f"{_tasks(count)} {'waits' if count == 1 else 'wait'} again")
 
 
 def parse_query(text: str | None) -> dict[str, Any]:
@@ -90,13 +91,13 @@ def parse_query(text: str | None) -> dict[str, Any]:
 def list_() -> None:
     """Name the pools of the store."""
     for name in _manager(needs_pool=False).list():
-        typer.echo(name)
+        echo(one_line(name))
 
 
 @app.command("task-stat")
 def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
     """Count the tasks by status."""
-    typer.echo(json.dumps({str(k): v for k, v in _existing().task_stat(parse_query(query)).items()}))
+    echo_json(json.dumps({str(k): v for k, v in _existing().task_stat(parse_query(query)).items()}))
 
 
 @app.command()
@@ -109,11 +110,11 @@ def wait(query: Annotated[str | None, _QUERY] = None) -> None:
     if counts.get(Status.WAITING):
         left = manager.query({"$and": [parse_query(query), {"status": "waiting", "cause": "unfit"}]}, decode=False)
         for task in left:
-            typer.echo(f"{task['_id'][:8]} waits: {task['error']}")
+            echo(f"{task['_id'][:8]} waits: {task['error']}")
     if failed or counts.get(Status.WAITING):
         if failed:
             command = _command()
-            typer.echo(f"{_tasks(failed)} failed; '{command} query' shows why, '{command} retry' tries again.")
+            echo(f"{_tasks(failed)} failed; '{command} query' shows why, '{command} retry' tries again.")
         raise typer.Exit(Exit.FAILED)
 
 
@@ -129,14 +130,14 @@ def query(
 
     for task in _existing().query(parse_query(query), decode=as_json):
         if as_json:
-            typer.echo(encode(dict(task)))
+            echo_json(encode(dict(task)))
             continue
         cells = [
             task["_id"], f"{task['status']!s:<9}", f"attempt {_attempts(task)}",
             describe(task["def"], task["model_name"]), str(task["cause"] or ""),
             error_line(task["error"]) if task["error"] else "",
         ]  # fmt: skip
-        typer.echo("  ".join(filter(None, cells)))
+        echo("  ".join(one_line(cell) for cell in cells if cell))
 
 
 def _attempts(task: dict[str, Any]) -> int:
@@ -155,10 +156,10 @@ def logs(
         f"{task['_id']}  {task['status']}", describe(task["def"], task["model_name"]), f"attempt {_attempts(task)}",
         f"worker {task['worker'] or 'none'}", str(task["cause"] or ""),
     ]  # fmt: skip
-    typer.echo("  ".join(filter(None, head)))
+    echo("  ".join(one_line(cell) for cell in head if cell))
     for name in ("error", "log"):
         if task[name]:
-            typer.echo(f"--- {name}\n{task[name].rstrip()}")
+            echo(f"--- {name}\n{task[name].rstrip()}")
 
 
 def _one(manager: TaskManager, start: str) -> dict[str, Any]:
@@ -175,21 +176,21 @@ def _one(manager: TaskManager, start: str) -> dict[str, Any]:
 @app.command()
 def cancel(query: Annotated[str | None, _QUERY] = None) -> None:
     """Let tasks that have not ended fail as cancelled; workers stop running them."""
-    typer.echo(f"{_tasks(_existing().cancel(parse_query(query)))} cancelled")
+    echo(f"{_tasks(_existing().cancel(parse_query(query)))} cancelled")
 
 
 @app.command()
 def pause() -> None:
     """Let workers take nothing more from the pool; what runs goes on."""
     _existing().pause()
-    typer.echo(f"{_STATE['pool']} is paused; '{_command()} resume' lets it go on")
+    echo(f"{_STATE['pool']} is paused; '{_command()} resume' lets it go on")
 
 
 @app.command()
 def resume() -> None:
     """Let workers take tasks again."""
     _existing().resume()
-    typer.echo(f"{_STATE['pool']} goes on")
+    echo(f"{_STATE['pool']} goes on")
 
 
 @app.command()
@@ -215,9 +216,9 @@ def copy(
     for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
         records = list(old.query(name))
         running = sum(r.status is Status.RUNNING for r in records)
-        typer.echo(f"{name}: {new.put(name, records)} of {len(records)} tasks copied")
+        echo(f"{one_line(name)}: {new.put(name, records)} of {len(records)} tasks copied")
         if running:
-            typer.echo(f"{name}: {running} of them are running in the old store, and wait in the new one")
+            echo(f"{one_line(name)}: {running} of them are running in the old store, and wait in the new one")
 
 
 @app.command()
@@ -239,7 +240,7 @@ def reset_status(
 ) -> None:
     """Give tasks another status."""
     count = _existing().reset_status(parse_query(query), status)
-    typer.echo(f"{_tasks(count)} {'is' if count == 1 else 'are'} {status}")
+    echo(f"{_tasks(count)} {'is' if count == 1 else 'are'} {status}")
 
 
 @app.command()
@@ -264,11 +265,11 @@ def remove(
     if not yes:
         typer.confirm(f"Remove {_tasks(count)} of pool {_STATE['pool']!r}?", abort=True)
     manager.remove(wanted)
-    typer.echo(f"{_tasks(count)} removed")
+    echo(f"{_tasks(count)} removed")
 
 
 def main() -> None:
     """Run ``python -m rollforge.store.manager``."""
-    from rollforge.cli.main import guarded
+    from rollforge.cli.main import guarded, run_app
 
-    guarded(app)
+    guarded(lambda: run_app(app))

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from rollforge.cli.terminal import one_line
+from rollforge.errors import printable
 from rollforge.run.worker import Event
 
 __all__ = ["RunProgress"]
@@ -91,7 +93,7 @@ class RunProgress:
 
     def __call__(self, event: Event) -> None:
         """Take in one event."""
-        label = self.labels.get(event.task_id) or event.label or event.task_id[:8]
+        label = one_line(self.labels.get(event.task_id) or event.label or event.task_id[:8])
         if event.kind == "started":
             self.running[event.task_id] = time.monotonic()
             self._line(f"started  {label}", show=False)
@@ -127,7 +129,7 @@ class RunProgress:
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
         for task_id, began in list(self.running.items()):
-            label = Text(self.labels.get(task_id, task_id))  # brackets in a name are no markup
+            label = Text(one_line(self.labels.get(task_id, task_id)))  # brackets in a name are no markup
             table.add_row(Text("  running", style="dim"), label, clock(now - began))
         if not self.running:
             table.add_row(Text("  preparing the data", style="dim"), "", clock(now - self.began))
@@ -135,6 +137,6 @@ class RunProgress:
 
     def _line(self, text: str, *, show: bool = True) -> None:
         with self.log_file.open("a", encoding="utf-8") as handle:
-            handle.write(f"{dt.datetime.now().isoformat(timespec='seconds')} {text}\n")
+            handle.write(f"{dt.datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
         if show:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(text, soft_wrap=True)

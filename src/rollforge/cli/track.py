@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rollforge.cli.terminal import echo, one_line
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -25,7 +27,7 @@ def list_(
     tracker = open_tracker(Session().with_(tracking=tracking).tracking)
     for name, experiment_id in tracker.experiments().items():
         counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
-        typer.echo(f"{name}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")
+        echo(f"{one_line(name)}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")
 
 
 @app.command()
@@ -43,4 +45,7 @@ def copy(
     from rollforge.track.copy import copy_runs
 
     for done in copy_runs(open_tracker(source), open_tracker(target), experiment or None):
-        typer.echo(f"{done.experiment}: {done.runs} runs copied" + (f", {done.known} were there" if done.known else ""))
+        echo(
+            f"{one_line(done.experiment)}: {done.runs} runs copied"
+            + (f", {done.known} were there" if done.known else "")
+        )

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollforge.cli.progress import clock
+from rollforge.cli.terminal import console as text_console, one_line
 from rollforge.generate.naming import describe
 from rollforge.task import Status
 
@@ -28,7 +29,7 @@ _LOOK_SECONDS = 1.0
 
 def watch(manager: TaskManager, *, stay: bool, console: Console | None = None) -> None:
     """Show a pool until nothing in it can make progress, or, with `stay`, until somebody interrupts."""
-    console = console or Console()
+    console = console or text_console()
     view = _View(manager)
     if not console.is_terminal:
         _print_lines(view, console, stay=stay)
@@ -47,7 +48,7 @@ def _print_lines(view: _View, console: Console, *, stay: bool) -> None:
         view.look()
         if view.line() != last:
             last = view.line()
-            console.print(last, highlight=False, markup=False, soft_wrap=True)
+            console.print(last, soft_wrap=True)
         if view.settled and not stay:
             return
         view.wait()
@@ -83,7 +84,7 @@ class _View:
     def line(self) -> str:
         """Return the counts in one line."""
         shown = [f"{self.counts[s]:,} {s.value}" for s in Status if self.counts.get(s)]
-        return f"{self._pool}: {', '.join(shown) or 'no tasks'}{' (paused)' if self.paused else ''}"
+        return f"{one_line(self._pool)}: {', '.join(shown) or 'no tasks'}{' (paused)' if self.paused else ''}"
 
     def render(self) -> Group:
         """Return the whole picture."""
@@ -112,8 +113,8 @@ class _View:
         for task in running[:_SHOWN]:
             says = task.log.splitlines()[-1] if task.log else ""
             since = clock(time.time() - task.started_at) if task.started_at else ""
-            words = Text(says, "dim", no_wrap=True, overflow="ellipsis")
-            table.add_row(task.id[:8], _described(task), task.worker or "", since, words)
+            words = Text(one_line(says), "dim", no_wrap=True, overflow="ellipsis")
+            table.add_row(task.id[:8], _described(task), one_line(task.worker or ""), since, words)
         if len(running) > _SHOWN:
             table.add_row(f"and {len(running) - _SHOWN} more")
         return table
@@ -124,11 +125,11 @@ class _View:
         for task in failed[:_SHOWN]:
             lines = (task.error or "").strip().splitlines() or [""]
             cause = task.cause.value if task.cause else ""
-            words = Text(lines[-1], "red", no_wrap=True, overflow="ellipsis")
+            words = Text(one_line(lines[-1]), "red", no_wrap=True, overflow="ellipsis")
             table.add_row(task.id[:8], _described(task), cause, words)
         return table
 
 
 def _described(task: TaskRecord) -> Text:
     """Model and tested days of a task; text, since brackets in a name are no markup."""
-    return Text(describe(task.definition, task.model_name), no_wrap=True, overflow="ellipsis")
+    return Text(one_line(describe(task.definition, task.model_name)), no_wrap=True, overflow="ellipsis")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollforge.cli.terminal import SafeFormatter, echo, one_line
 from rollforge.errors import ConfigError, RollforgeError, UnfitWorker, nearest
 
 if TYPE_CHECKING:
@@ -162,29 +163,29 @@ def _run(session: Session, work: dict[str, Any], jobs: int, options: dict[str, A
     from rollforge.run.worker import Crew, Job
     from rollforge.store.base import open_store
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     store = open_store(session.store)
     if "experiment_name" in work["kwargs"]:
         from rollforge.track.base import open_tracker
 
         open_tracker(session.tracking).prepare()  # once, before several processes would at the same moment
     stopping = _Stopping()
-    typer.echo(
+    echo(
         f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} from {mask_secrets(session.store)}, "
         f"{jobs} side by side"
     )
     crew = Crew(store, Job(**work, **options), session, jobs, _say, stopping, **settings)
     with stopping:
         crew.run()
-    typer.echo(f"{crew.ran} tasks run")
+    echo(f"{crew.ran} tasks run")
 
 
 def _say(event: Event) -> None:
     took = f" in {event.seconds:.1f} s" if event.seconds else ""
-    label = f"  {event.label}" if event.label else ""
-    typer.echo(
-        f"{event.kind:<8} {event.task_id}{label}{took}{': ' + event.error.splitlines()[0] if event.error else ''}"
-    )
+    label = f"  {one_line(event.label)}" if event.label else ""
+    echo(f"{event.kind:<8} {event.task_id}{label}{took}{': ' + event.error.splitlines()[0] if event.error else ''}")
 
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import pool_command
+from rollforge.cli.terminal import echo_error, one_line
 from rollforge.errors import ConfigError, shown
 from rollforge.paths import unfit_name
 from rollforge.session import Session
@@ -36,13 +36,13 @@ Coverage = Annotated[
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from rollforge.cli.terminal import console
 
-    return Console()
+    return console()
 
 
 def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
+    echo_error(f"warning: {text}")
 
 
 def _load(file: Path, limit: int | None, **overrides: Any) -> Plan:
@@ -58,7 +58,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
     from rollforge.generate.timeline import draw
 
     workflow = plan.workflow
-    head = Text(workflow.experiment, "bold").append(
+    head = Text(one_line(workflow.experiment), "bold").append(
         f"  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}", "not bold"
     )
     console.print(head, soft_wrap=True)
@@ -67,11 +67,11 @@ def _show_plan(plan: Plan, console: Console) -> None:
     for window in plan.windows:
         number, *cells = window_cells(window)
         row = [number, *([window.model] if several else []), *cells]
-        table.add_row(*(Text(cell) for cell in row))  # brackets in a name are no markup
+        table.add_row(*(Text(one_line(cell)) for cell in row))  # brackets in a name are no markup
     console.print(table)
     console.print()
     for line in draw(plan.windows, width=min(console.width, 100)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for warning in plan.warnings:
         _warn(warning)
 
@@ -182,7 +182,7 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
         try:
             job.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
         except KeyboardInterrupt:
-            sys.stderr.write("rollforge: stopped. Running tasks were given back; the same command goes on from here.\n")
+            echo_error("rollforge: stopped. Running tasks were given back; the same command goes on from here.")
             raise typer.Exit(Exit.INTERRUPTED) from None
 
 
@@ -196,12 +196,12 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
         return
     session, name, labels = made.workflow.session, made.workflow.experiment, _labels(made)
     failed = sum(len(group.tasks) for group in groups)
-    sys.stderr.write(f"rollforge: {failed} of {len(made.ids)} tasks failed.\n")
+    echo_error(f"rollforge: {failed} of {len(made.ids)} tasks failed.")
     for group in groups:
-        sys.stderr.write(f"  {group.reason}\n    {group.listed(labels)}\n")
-    sys.stderr.write(
+        echo_error(f"  {group.reason}\n    {group.listed(labels)}")
+    echo_error(
         f"Traceback and log: {pool_command(session.store, name)} logs {groups[0].tasks[0][:8]}\n"
-        "The same command tries the failed tasks again; --allow-gaps makes the report without them.\n"
+        "The same command tries the failed tasks again; --allow-gaps makes the report without them."
     )
 
 
@@ -235,7 +235,7 @@ def _finish(
     if collected.backtest is not None:
         written["backtest"] = "backtest.parquet"
     for what, file in written.items():  # whole paths, whatever their length and brackets, to be copied
-        console.print(f"{what:<10}  {folder / file}", markup=False, soft_wrap=True)
+        console.print(f"{what:<10}  {folder / file}", soft_wrap=True)
     if keep:
         _keep(collected, summary, name, session, console)
     if collected.failed:
@@ -255,7 +255,7 @@ def _keep(collected: Collected, summary: Summary, name: str, session: Session, c
         _warn(f"the joined result is not in the tracking store: {exc}")
         return
     if recorder is not None:
-        console.print(f"run         {recorder.id} in experiment {name}", markup=False)
+        console.print(f"run         {recorder.id} in experiment {name}")
 
 
 def collect(

@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from rollforge.errors import printable
 from rollforge.report.facts import duration, facts
 from rollforge.report.summary import Summary
 
@@ -14,7 +15,9 @@ __all__ = ["backtest_table", "headline_table", "models_table", "windows_table"]
 
 def headline_table(summary: Summary) -> Table:
     """Return the headline figures as a table: the same names, figures and explanations as on the page."""
-    table = Table(title=Text(summary.title, "bold"), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=Text(printable(summary.title), "bold"), title_justify="left", show_header=False, box=None, pad_edge=False
+    )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     shown = facts(summary.headline)
@@ -43,7 +46,7 @@ def models_table(summary: Summary) -> Table | None:
             (model.annual(spread), "{:.1%}"), (model.sharpe(spread), "{:.2f}"),
         ]  # fmt: skip
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
-        table.add_row(*(Text(cell) for cell in (model.name, str(len(model.ic)), label, *shown)))
+        table.add_row(*(Text(printable(cell)) for cell in (model.name, str(len(model.ic)), label, *shown)))
     table.caption = Text("each by its own label; long-short a year, highest fifth less lowest, before costs", "dim")
     table.caption_justify = "left"
     return table
@@ -64,7 +67,7 @@ def backtest_table(summary: Summary) -> Table | None:
             (row["annualized_return"], "{:.2%}"), (row["information_ratio"], "{:.3f}"), (row["max_drawdown"], "{:.2%}"),
         ]  # fmt: skip
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
-        table.add_row(*(Text(cell) for cell in (str(kind), *shown)))
+        table.add_row(*(Text(printable(cell)) for cell in (str(kind), *shown)))
     about = "\n".join(f"{name}: {text}" for name, text in summary.portfolio_about.items())
     table.caption = Text(f"{about}\nreturns are added up; a year has 238 days, as in Qlib".strip(), "dim")
     table.caption_justify = "left"
@@ -91,5 +94,5 @@ def windows_table(summary: Summary) -> Table:
             f"{v:+.4f}" if np.isfinite(v) else "" for v in (task.metrics.get(k, np.nan) for k in ("IC", "Rank IC"))
         ]
         cells.append(duration(seconds) if seconds is not None else "")
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table

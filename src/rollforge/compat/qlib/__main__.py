@@ -53,7 +53,9 @@ def _without_store(arguments: list[str]) -> list[str]:
 
 
 def _refuse(message: str) -> None:
-    sys.stderr.write(f"rollforge: {message}\n")
+    from rollforge.cli.terminal import echo_error
+
+    echo_error(f"rollforge: {message}")
     sys.exit(2)
 
 
@@ -93,13 +95,14 @@ def _guarded(run: Callable[[], Any], script: str | None = None) -> None:
         if os.environ.get("ROLLFORGE_VERBOSE"):
             raise
         from rollforge.cli.exit_codes import exit_code
+        from rollforge.cli.terminal import echo_error
 
         for frame in traceback.extract_tb(exc.__traceback__):
             if frame.filename == script:
-                sys.stderr.write(f"{script}, line {frame.lineno}, in {frame.name}: {frame.line}\n")
+                echo_error(f"{script}, line {frame.lineno}, in {frame.name}: {frame.line}")
         unreachable = isinstance(exc, (StoreUnavailable, MissingDependency)) and "mongodb" in str(exc)
         hint = " To keep the tasks in a file instead: --store sqlite:///tasks.db" if unreachable else ""
-        sys.stderr.write(f"rollforge: {exc}{hint}\n")
+        echo_error(f"rollforge: {exc}{hint}")
         sys.exit(exit_code(exc))
 
 

@@ -70,6 +70,7 @@ def qrun() -> None:
 
 def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: str = "") -> None:
     from rollforge.cli import workflow as command
+    from rollforge.cli.terminal import echo, echo_error
     from rollforge.compat.qlib import console
     from rollforge.confidential import mask_secrets
     from rollforge.run.execute import task_train
@@ -81,9 +82,9 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
         raise ConfigError("qrun needs a workflow file.")
     theirs = pyqlib_version()
     if theirs:
-        sys.stderr.write(
+        echo_error(
             f"qrun: Rollforge runs this workflow. pyqlib {theirs} is installed too; its own runner is "
-            "'python -m qlib.cli.run'.\n"
+            "'python -m qlib.cli.run'."
         )
     loaded = load_workflow(config_path)
     document, _ = read_yaml(loaded.text, config_path)
@@ -101,7 +102,7 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
     with using(session):
         recorder = task_train(plan.tasks[0], experiment_name=name)
         recorder.save_objects(config=document)
-    sys.stdout.write(f"recorder {recorder.id} of experiment {name!r} in {mask_secrets(session.tracking)}\n")
+    echo(f"recorder {recorder.id} of experiment {name!r} in {mask_secrets(session.tracking)}")
 
 
 def pyqlib_version() -> str | None:

@@ -1,0 +1,111 @@
+"""What reaches the terminal: names, errors and logs of others as text that can be read, and never as commands to it.
+
+Everything that a command shows goes through :func:`echo`, :func:`echo_json` or :func:`console`; ``tests/cli/test_terminal.py``
+looks for other ways.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+from rollforge.confidential import mask_secrets
+from rollforge.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "SafeFormatter",
+    "console",
+    "echo",
+    "echo_error",
+    "echo_json",
+    "one_line",
+    "protect_streams",
+    "show_exception",
+]
+
+
+def one_line(text: object) -> str:
+    """Return a name or a cell as one line of text: what would move the cursor or steer the terminal is escaped.
+
+    Examples
+    --------
+    >>> one_line("a\\x1b]0;b\\x07\\nc")
+    'a\\\\x1b]0;b\\\\x07\\\\nc'
+    """
+    return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print a text, of as many lines as it has."""
+    typer.echo(printable(str(text)), err=err)
+
+
+def echo_error(text: object) -> None:
+    """Print what went wrong, without secrets, to standard error."""
+    echo(mask_secrets(str(text)), err=True)
+
+
+def echo_json(text: str) -> None:
+    """Print JSON, with what a terminal could take for a command in JSON's own escapes: it stays the same value."""
+    typer.echo("".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text))
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
+
+
+def console(file: TextIO | None = None, **options: Any) -> Console:
+    """Return a Rich console on which data are text: no markup, no emoji names, no control sequences but Rich's own."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class TextConsole(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control or segment.text.isprintable():
+                    yield segment
+                else:
+                    yield Segment(printable(segment.text), segment.style)
+
+    return TextConsole(file=file, markup=False, emoji=False, highlight=False, **options)
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats log records for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, traceback included."""
+        return printable(super().format(record))
+
+
+def protect_streams() -> None:
+    """Let also what libraries log and warn of be shown as text, and no character end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(SafeFormatter())
+    original = warnings.formatwarning
+    if not hasattr(original, "__wrapped__"):
+
+        def formatted(*arguments: Any, **options: Any) -> str:
+            return printable(original(*arguments, **options))
+
+        formatted.__wrapped__ = original  # type: ignore[attr-defined]
+        warnings.formatwarning = formatted
+
+
+def show_exception(exc: BaseException) -> None:
+    """Print a traceback to standard error."""
+    echo_error("".join(traceback.format_exception(exc)).rstrip())
