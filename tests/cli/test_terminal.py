@@ -190,7 +190,7 @@ def test_rich_shows_data_as_text_wherever_they_stand() -> None:
     screen.rule(HOSTILE)
     assert steering(said.getvalue()) == []
     assert "38;5;201" not in said.getvalue().replace("\\x1b[38;5;201m", "")
-    assert said.getvalue().count(SHOWN) >= 5
+    assert said.getvalue().count("[/bold][link=file:///x]中文") >= 5
 
 
 def test_log_lines_and_their_tracebacks_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:

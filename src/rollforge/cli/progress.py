@@ -139,4 +139,4 @@ class RunProgress:
         with self.log_file.open("a", encoding="utf-8") as handle:
             handle.write(f"{dt.datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
         if show:
-            self.console.print(text, soft_wrap=True)
+            self.console.print(Text(one_line(text)), soft_wrap=True)

@@ -48,7 +48,7 @@ def _print_lines(view: _View, console: Console, *, stay: bool) -> None:
         view.look()
         if view.line() != last:
             last = view.line()
-            console.print(last, soft_wrap=True)
+            console.print(Text(last), soft_wrap=True)
         if view.settled and not stay:
             return
         view.wait()
