@@ -10,7 +10,7 @@ code   meaning
 4      a check of the data failed (serving)
 5      training failed, and the last good model served (serving)
 6      another process is at work on the same thing (serving)
-7      this machine cannot run the tasks (workers)
+7      this machine cannot run the tasks, or was not told to run their code (workers)
 130    interrupted by Ctrl-C or SIGTERM; running tasks were given back
 141    the reader of the output went away
 =====  =========================================================================
