@@ -6,8 +6,10 @@ import itertools
 import os
 import pickle
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status, digest
 from rollforge.testing.mongo import real_mongodb
 from rollforge.testing.postgres import PostgresServer
-from rollforge.testing.store import POOL, TaskStoreSuite
+from rollforge.testing.store import POOL, ManualClock, TaskStoreSuite
 from rollforge.testing.store_machine import StoreMachine
 
 STAND_IN_CANNOT = ("model.seg", "record.", "'model': {", "flag", "a.b")
@@ -287,6 +289,31 @@ class TestPostgresStore(TaskStoreSuite):
         with pytest.raises(StoreUnavailable, match="Is the server running"):
             PostgresStore("postgresql://127.0.0.1:9/tasks")
 
+    def test_a_worker_that_is_stopped_in_the_middle_of_a_claim_does_not_keep_the_task(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The server undoes what it had begun, and others get the task; when it goes on, it is told."""
+        monkeypatch.setattr("rollforge.store.postgres._IDLE_SECONDS", 1)
+        stopped, other = self.make_store(None), self.make_store(None)
+        stopped.create(POOL, [{"x": 1}])
+        locked = threading.Event()
+
+        def claim(tx: Any) -> None:
+            tx.rows("SELECT seq FROM tasks FOR UPDATE")
+            locked.set()
+            time.sleep(2.5)
+            tx.run("UPDATE tasks SET status = 'running'")
+
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(stopped._write, claim, POOL)  # type: ignore[attr-defined]
+            locked.wait(10)
+            assert other.claim(POOL, worker="w", lease=60) == []
+            time.sleep(1.3)
+            assert self.claim(other).definition == {"x": 1}
+            with pytest.raises(StoreUnavailable, match="broke off"):
+                held.result(10)
+        assert stopped.count(POOL) == {Status.RUNNING: 1}
+
     def test_the_server_may_be_restarted_between_two_calls(self) -> None:
         """An idle connection that died is opened again; while the server is down, that is said."""
         with PostgresServer() as server:
@@ -391,6 +418,20 @@ class TestMongoStore(TaskStoreSuite):
         self.made[-1]._database[POOL].update_one({"digest": a.id}, {"$set": {"status": "done"}})
         assert store.claim(POOL, worker="w", lease=60) == []
         assert self.claim(store).id == b.id
+
+    def test_a_task_starts_after_what_it_waited_for(self) -> None:
+        """Also where two processes know the server's clock to some milliseconds only, and read it differently."""
+        early, late = ManualClock(), ManualClock()
+        late.now += 0.008
+        store, other = self.make_store(late), self.make_store(early)
+        (a,) = store.create(POOL, [{"x": 1}])
+        (b,) = store.create(POOL, [{"x": 2}], depends_on=[a.id])
+        store.commit(self.claim(store), 1)
+        assert other.claim(POOL, worker="w", lease=60) == []
+        early.now += 0.009
+        started = self.claim(other)
+        assert started.id == b.id
+        assert float(started.started_at or 0) >= float(store.get(POOL, a.id).finished_at or 0)
 
     def test_a_server_that_nobody_runs(self) -> None:
         """Says so, without the password, and does not wait for ever."""

@@ -346,21 +346,23 @@ class MongoStore:
         while ids:
             dependants = list(tasks.find({"needs": {"$in": ids}}, {"needs": 1, "digest": 1, "status": 1}))
             wanted = list({n for d in dependants for n in d["needs"]})
-            states = {
-                d["digest"]: d["status"] for d in tasks.find({"digest": {"$in": wanted}}, {"digest": 1, "status": 1})
-            }
+            seen = {"digest": 1, "status": 1, "finished_at": 1}
+            states = {d["digest"]: d for d in tasks.find({"digest": {"$in": wanted}}, seen)}
             ids = [d["digest"] for d in dependants if self._settle_one(tasks, d, states)]
 
-    def _settle_one(self, tasks: Collection[Document], task: Document, states: Mapping[str, str]) -> bool:
+    def _settle_one(self, tasks: Collection[Document], task: Document, states: Mapping[str, Document]) -> bool:
         """Return whether the task fails now."""
-        met = [n for n in task["needs"] if states.get(n) == "done"]
+        met = [n for n in task["needs"] if n in states and states[n]["status"] == "done"]
         unmet = [n for n in task["needs"] if n not in met]
         # Only ever taken out or added one by one: somebody else may have seen another one end meanwhile.
         if met:
-            tasks.update_one({"_id": task["_id"]}, {"$pullAll": {"unmet": met}})
+            # Each process knows the server's clock to some milliseconds: by its own, another might start the task before
+            # its prerequisite ended.
+            ended = max(states[n].get("finished_at") or 0.0 for n in met)
+            tasks.update_one({"_id": task["_id"]}, {"$pullAll": {"unmet": met}, "$max": {"available_at": ended}})
         for need in unmet:
             tasks.update_one({"_id": task["_id"]}, {"$addToSet": {"unmet": need}})
-        guilty = sorted(n for n in unmet if states.get(n) in (None, "failed"))
+        guilty = sorted(n for n in unmet if n not in states or states[n]["status"] == "failed")
         if not guilty:
             return False
         failed = {

@@ -89,6 +89,10 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 _CHANNEL = "rollforge"
 _CONNECT_SECONDS = 10
 _PREPARE_AFTER = 5
+_IDLE_SECONDS = 20
+"""How long a client that is stopped, or gone without a word, may hold rows in the middle of a transaction."""
+# A connection whose other end is gone without a word is noticed within a minute.
+_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 _PROBE_SECONDS = 1.0
 _LEAST_NAP, _MOST_NAP = 0.05, 0.9
 _CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
@@ -164,8 +168,8 @@ def parse_uri(uri: str) -> tuple[str, str]:
     --------
     >>> parse_uri("postgresql://ann@db/tasks?schema=mine&options=-c statement_timeout=5000")[1]
     'mine'
-    >>> parse_uri("postgresql://ann@db/tasks?options=-c statement_timeout=5000")[0]
-    "user=ann dbname=tasks host=db options='-c statement_timeout=5000' connect_timeout=10 application_name=rollforge"
+    >>> conninfo_to_dict(parse_uri("postgresql://ann@db/tasks?options=-c statement_timeout=5000")[0])["options"]
+    '-c statement_timeout=5000'
     """
     if "://" in uri:
         known, schema = _split_uri(uri)
@@ -185,8 +189,8 @@ def parse_uri(uri: str) -> tuple[str, str]:
             "own are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
             path="store",
         ) from exc
-    options.setdefault("connect_timeout", str(_CONNECT_SECONDS))
-    options.setdefault("application_name", "rollforge")
+    defaults = {"connect_timeout": _CONNECT_SECONDS, "application_name": "rollforge", **_ALIVE}
+    options = {**defaults, **options}
     return make_conninfo("", **{name: str(value) for name, value in options.items()}), schema
 
 
@@ -248,6 +252,7 @@ class PostgresStore(SQLStore):
         self._pooled = pid != connection.info.backend_pid
         if not self._pooled:
             connection.prepare_threshold = _PREPARE_AFTER
+            connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
         return _Opened(connection, self._schema, self._clock)
 
     def _opened(self) -> _Opened:
