@@ -92,7 +92,12 @@ _PREPARE_AFTER = 5
 _IDLE_SECONDS = 20
 """How long a client that is stopped, or gone without a word, may hold rows in the middle of a transaction."""
 # A connection whose other end is gone without a word is noticed within a minute.
-_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+_ALIVE: dict[str, str | int | None] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 _PROBE_SECONDS = 1.0
 _LEAST_NAP, _MOST_NAP = 0.05, 0.9
 _CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
@@ -189,7 +194,11 @@ def parse_uri(uri: str) -> tuple[str, str]:
             "own are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
             path="store",
         ) from exc
-    defaults = {"connect_timeout": _CONNECT_SECONDS, "application_name": "rollforge", **_ALIVE}
+    defaults: dict[str, str | int | None] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "application_name": "rollforge",
+        **_ALIVE,
+    }
     options = {**defaults, **options}
     return make_conninfo("", **{name: str(value) for name, value in options.items()}), schema
 
