@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["is_secret_name", "mask_secrets", "private_file", "private_folder", "remember_secret"]
+__all__ = ["is_secret_name", "mask_secrets", "private_file", "private_folder", "remember_secret", "without_secrets"]
 
 _MASK = "***"
 _SECRET_WORDS = (
@@ -63,6 +63,26 @@ def mask_secrets(text: str) -> str:
     for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING):
         text = pattern.sub(rf"\g<name>{_MASK}", text)
     return _BEARER.sub(rf"\g<name> {_MASK}", text)
+
+
+def without_secrets(address: str) -> str:
+    """Return an address without user, password and parameters that are secrets: what others may know of it.
+
+    Examples
+    --------
+    >>> without_secrets("https://ann:s3cret@host:5000/path?token=x&page=2")
+    'https://host:5000/path?page=2'
+    >>> without_secrets("sqlite:////home/ann/runs.db"), without_secrets("folder:/srv/runs")
+    ('sqlite:////home/ann/runs.db', 'folder:/srv/runs')
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator or rest.startswith("/"):
+        return mask_secrets(address)
+    path, mark, query = rest.partition("?")
+    host, slash, tail = path.partition("/")
+    kept = [p for p in query.split("&") if p and mask_secrets(f"x?{p}") == f"x?{p}"]
+    bare = f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
+    return mask_secrets(bare + (mark + "&".join(kept) if kept else ""))
 
 
 def _mask_user_info(text: str) -> str:

@@ -26,10 +26,12 @@ __all__ = [
     "DateError",
     "ExperimentNotFound",
     "ExpressionError",
+    "FailingWorker",
     "LeaseLost",
     "MissingCode",
     "MissingDependency",
     "ModelError",
+    "RecorderElsewhere",
     "RecorderNotFound",
     "RollforgeError",
     "SegmentError",
@@ -288,6 +290,10 @@ class RecorderNotFound(TrackingError, LookupError):
     """No recorder (run) of that name or id."""
 
 
+class RecorderElsewhere(RecorderNotFound):
+    """The run is in a tracking store that only another machine has; the message names machine and store."""
+
+
 class ArtifactNotFound(TrackingError, LookupError):
     """The run exists, the artifact does not: it was never saved."""
 
@@ -302,6 +308,10 @@ class TrainingFailed(RollforgeError, RuntimeError):
 
 class UnfitWorker(RollforgeError, RuntimeError):
     """This machine lacks what the tasks of a pool need. None was claimed, so no attempt was counted."""
+
+
+class FailingWorker(RollforgeError, RuntimeError):
+    """Tasks failed on this machine, one after the other, that succeeded on others: the machine is at fault."""
 
 
 class CoverageError(RollforgeError, ValueError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import TaskNotFound, TrainingFailed, nearest
+from rollforge.errors import RecorderElsewhere, TaskNotFound, TrainingFailed, nearest
 from rollforge.generate.backtests import backtest_config, is_backtest, records_of
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
@@ -27,12 +27,14 @@ from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, pre
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.review import reviewed
+from rollforge.run.submission import facts_of
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
 from rollforge.task import Status, TaskRecord, encode
 from rollforge.track.base import get_experiment, open_tracker
+from rollforge.track.elsewhere import said_elsewhere
 from rollforge.trust import Circle
 from rollforge.workflow import Plan, Template
 
@@ -59,20 +61,32 @@ class Submission:
     retried: int
     renamed: int = 0
     """Known tasks whose model had another name."""
+    running: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the tasks were submitted with, see :func:`~rollforge.run.submission.facts_of`."""
 
 
 def submit(plan: Plan) -> Submission:
-    """Store the tasks of `plan` in the pool of its experiment; failed ones wait again, others keep all but their name."""
+    """Store the tasks of `plan` in the pool of its experiment, with what they are submitted with; trains nothing.
+
+    Failed ones wait again; known ones keep all but the name of their model, and those that are not done are to be done with
+    what this submission used.
+    """
     session, pool = plan.workflow.session, plan.workflow.experiment
+    facts = facts_of(plan.tasks, session)
     with using(session):
         manager = TaskManager(pool, session=session)
         before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
         names = dict(zip(plan.ids, plan.model_names, strict=True))
-        manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names)
+        key = manager.store.keep_submission(pool, facts)
+        manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names, submission=key)
         retried = manager.retry({**_these(plan), "status": Status.FAILED.value})
-        done = manager.task_stat(_these(plan)).get(Status.DONE, 0)
+        counts = manager.task_stat(_these(plan))
     renamed = sum(bool(old and names[task_id]) and old != names[task_id] for task_id, old in before.items())
-    return Submission(new=len(names) - len(before), done=done, retried=retried, renamed=renamed)
+    return Submission(
+        new=len(names) - len(before), done=counts.get(Status.DONE, 0), retried=retried, renamed=renamed,
+        running=counts.get(Status.RUNNING, 0), facts=facts,
+    )  # fmt: skip
 
 
 def _these(plan: Plan) -> dict[str, Any]:
@@ -264,20 +278,28 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
     names = model_names([r.definition for r in records], [r.model_name for r in records])
-    return tuple(TaskOutcome(r, _recorder_of(r), name) for r, name in zip(records, names, strict=True))
+    with using(session):
+        return tuple(TaskOutcome(r, _recorder_of(r), name) for r, name in zip(records, names, strict=True))
 
 
 def _recorder_of(task: TaskRecord) -> Recorder | None:
     """The recorder of a task that is done.
 
     A task that was set to done by hand, or whose function returned something else, has none: the coverage names its window.
+    Nor does one whose run only another machine has.
     """
     from rollforge.run.trainer import recorder_of
 
     try:
         return recorder_of(task.result) if task.status is Status.DONE else None
-    except TrainingFailed:
+    except (TrainingFailed, RecorderElsewhere):
         return None
+
+
+def _recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
+    """Where the runs of tasks are that this machine does not have; empty when it has all of them."""
+    lacking = any(o.recorder is None and o.task.status is Status.DONE for o in known)
+    return said_elsewhere(session, pool) if lacking else ""
 
 
 def collect(
@@ -310,11 +332,17 @@ def collect(
     ------
     CoverageError
         When windows are missing, failed, overlapping or predicted in part, and `allow_gaps` is False.
+    RecorderElsewhere
+        When only other machines have the runs of some tasks, and `allow_gaps` is False.
     """
     known = outcomes(session, pool, ids)
+    lost = _recorded_elsewhere(session, pool, known)
+    if lost and not allow_gaps:
+        raise RecorderElsewhere(lost)
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
     with trust.within(Circle.OWN if own else Circle.READ):
-        return _collect(session, known, allow_gaps=allow_gaps, label_days=label_days)
+        collected = _collect(session, known, allow_gaps=allow_gaps, label_days=label_days)
+    return replace(collected, warnings=(*collected.warnings, lost)) if lost else collected
 
 
 def _collect(
@@ -420,11 +448,12 @@ def _joined_label(
 
 def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...]:
     """Tasks are known by their content; that the data changed under them is said, not guessed away."""
+    from rollforge.data.content import session_content
     from rollforge.data.engine import session_provider
 
-    now = session_provider(session).fingerprint()
-    trained_on = [run.tags.get(DATA_TAG, now) for run in runs.values()]
-    other = sum(mark != now for mark in trained_on)
+    now = (content.mark if (content := session_content(session)) else "", session_provider(session).fingerprint())
+    trained_on = [run.tags.get(DATA_TAG, now[0]) for run in runs.values()]
+    other = sum(mark not in now for mark in trained_on)  # earlier versions kept the fingerprint
     if not other:
         return ()
     return (

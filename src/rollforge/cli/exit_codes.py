@@ -11,6 +11,7 @@ code   meaning
 5      training failed, and the last good model served (serving)
 6      another process is at work on the same thing (serving)
 7      this machine cannot run the tasks, or was not told to run their code (workers)
+8      tasks failed on this machine that succeeded on others (workers)
 130    interrupted by Ctrl-C or SIGTERM; running tasks were given back
 141    the reader of the output went away
 =====  =========================================================================
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from rollforge.errors import CoverageError, RollforgeError, TrainingFailed, UnfitWorker
+from rollforge.errors import CoverageError, FailingWorker, RollforgeError, TrainingFailed, UnfitWorker
 
 __all__ = ["Exit", "exit_code"]
 
@@ -36,6 +37,7 @@ class Exit(IntEnum):
     SERVED_OLD_MODEL = 5
     BUSY = 6
     UNFIT = 7
+    FAILING = 8
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -50,4 +52,6 @@ def exit_code(exc: RollforgeError) -> Exit:
     """
     if isinstance(exc, (CoverageError, TrainingFailed)):
         return Exit.FAILED
+    if isinstance(exc, FailingWorker):
+        return Exit.FAILING
     return Exit.UNFIT if isinstance(exc, UnfitWorker) else Exit.USAGE

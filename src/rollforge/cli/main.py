@@ -24,13 +24,13 @@ app = typer.Typer(
     name="rollforge",
     help="Train many models over time: one experiment in, every rolling window trained, one out-of-sample result out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=ANY_SPELLING,
 )
 app.command("plan")(workflow.plan)
 app.command("run")(workflow.run)
+app.command("submit")(workflow.submit)
 app.command("collect")(workflow.collect)
 app.command("report")(workflow.report)
 app.command("worker")(worker.worker)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rollforge.confidential import mask_secrets
 from rollforge.session import Session
 
-__all__ = ["ANY_SPELLING", "pool_command"]
+__all__ = ["ANY_SPELLING", "pool_command", "worker_command"]
 
 _SYNONYMS = {"ls": "list"}
 
@@ -21,6 +23,46 @@ def _canonical(word: str) -> str:
 
 ANY_SPELLING: dict[str, Any] = {"token_normalize_func": _canonical}
 """Context settings under which ``task_stat`` is ``task-stat`` and ``ls`` is ``list``."""
+
+
+def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> str:
+    """Return the command that starts a worker for a pool on any machine that reaches the store.
+
+    Parameters
+    ----------
+    session : Session
+        Names the store. An address that holds a password is not printed: ``ROLLFORGE_STORE`` has to name it.
+    pool : str
+        Name.
+    allowed : iterable of str
+        Packages and files of the user's own that the tasks name.
+
+    Examples
+    --------
+    >>> worker_command(Session(store="postgresql://db/tasks"), "two", ["my_models"])
+    'rollforge worker -t two --store postgresql://db/tasks --allow my_models'
+    """
+    words = ["rollforge", "worker", "-t", pool]
+    store = absolute_store(session.store)
+    if mask_secrets(store) == store:
+        words += ["--store", store]
+    for name in allowed:
+        words += ["--allow", name]
+    return shlex.join(words)
+
+
+def absolute_store(uri: str) -> str:
+    """Return the URI of a store so that it names the same from any folder.
+
+    Examples
+    --------
+    >>> absolute_store("sqlite:////srv/tasks.db"), absolute_store("postgresql://db/tasks")
+    ('sqlite:////srv/tasks.db', 'postgresql://db/tasks')
+    """
+    if not uri.startswith("sqlite:///"):
+        return uri
+    path, mark, options = uri.removeprefix("sqlite:///").partition("?")
+    return f"sqlite:///{Path(path).expanduser().absolute()}{mark}{options}"
 
 
 def pool_command(store: str, pool: str) -> str:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.terminal import SafeFormatter, echo, one_line
-from rollforge.errors import ConfigError, RollforgeError, UnfitWorker, nearest
+from rollforge.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from rollforge.run.fitness import Admission
     from rollforge.run.work import Event
     from rollforge.session import Session
 
@@ -49,11 +50,27 @@ def worker(
     pool: Annotated[str, typer.Option("--task-pool", "-t", help="Name of the pool.")],
     store: Annotated[str | None, typer.Option(help="URI of the task store; by default ROLLFORGE_STORE.")] = None,
     tracking: Annotated[
-        str | None, typer.Option(help="URI of the tracking store; by default ROLLFORGE_TRACKING.")
+        str | None,
+        typer.Option(
+            help="URI of the tracking store; by default ROLLFORGE_TRACKING, or what the tasks were submitted with."
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Data folder on this machine; by default ROLLFORGE_DATA.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data folder on this machine; by default ROLLFORGE_DATA, or what the tasks were submitted with."
+        ),
+    ] = None,
     no_data: Annotated[bool, typer.Option("--no-data", help="The tasks read no data folder.")] = False,
-    region: Annotated[str, typer.Option(help="Trading rules: us, cn or tw.")] = "us",
+    accept_other_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-other-data", help="Run tasks also when the data differ from those they were submitted with."
+        ),
+    ] = False,
+    region: Annotated[
+        str | None, typer.Option(help="Trading rules: us, cn or tw. Default: those the tasks were submitted with.")
+    ] = None,
     experiment: Annotated[
         str | None, typer.Option(help="Experiment of the recorders; by default the pool's name.")
     ] = None,
@@ -82,64 +99,50 @@ def worker(
 ) -> None:
     """Run the tasks of a pool until it is told to stop.
 
+    Before it takes any, it makes sure that this machine can run them: data, tracking store, packages, room on the disks. What
+    is not named is taken from what the tasks were submitted with. Exit code 7: this machine cannot run the tasks; 8: tasks
+    failed on this machine that succeeded on others.
+
     SIGTERM (or Ctrl-C) lets running tasks end within --grace seconds and gives the others back; a second one gives them
     back at once. Whatever happens to this process, nothing is lost: what it held is taken over by others.
     """
+    from rollforge.run.fitness import Admission
     from rollforge.session import Session, available_cores, parse_size
+    from rollforge.store.base import open_store
     from rollforge.trust import checked_plugins
 
     side_by_side = jobs or available_cores()
-    session = Session(region=region).with_(
-        provider_uri=None if data is None else str(data), store=store, tracking=tracking, experiment=experiment or pool,
-        threads=threads or max(1, available_cores() // side_by_side), plugins=checked_plugins(allow or (), path="--allow"),
+    session = Session().with_(
+        region=region, provider_uri=None if data is None else str(data), store=store, tracking=tracking,
+        experiment=experiment or pool, threads=threads or max(1, available_cores() // side_by_side),
+        plugins=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
     arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment}
     work = _job(pool, func, before, after, arguments)
+    admission = None
     if func is None:
-        _check_machine(session, needs_data=not no_data, tracking_named=bool(tracking))
+        given = {"provider_uri": session.provider_uri, "tracking": tracking or os.environ.get("ROLLFORGE_TRACKING"),
+                 "region": region}  # fmt: skip
+        admission = Admission(
+            open_store(session.store), pool, session, [name for name, value in given.items() if value],
+            needs_data=not no_data, accept_other_data=accept_other_data,
+        )  # fmt: skip
     options = {
         "force_release": isolate,
         "timeout": timeout,
         "memory": parse_size(memory, path="--memory") if memory else None,
     }
     settings = {"lease_seconds": lease, "grace": grace, "patience": patience, "stay": not exit_when_empty}
-    if func is None:
-        work["on_death"] = functools.partial(_tidy_up, session, session.experiment)
-    _run(session, work, side_by_side, options, settings)
+    if admission is not None:
+        work["on_death"] = functools.partial(_tidy_up, admission)
+    _run(session, work, side_by_side, options, settings, admission)
 
 
-def _tidy_up(session: Session, experiment: str, task_id: str) -> None:
+def _tidy_up(admission: Admission, task_id: str) -> None:
     from rollforge.run.execute import end_unfinished_runs
 
-    end_unfinished_runs(task_id, experiment, session)
-
-
-def _check_machine(session: Session, *, needs_data: bool, tracking_named: bool) -> None:
-    """Do nothing, unless every task would fail on this machine, or be recorded where nobody looks.
-
-    Raises
-    ------
-    UnfitWorker
-        Before any task is claimed.
-    """
-    from rollforge.data.provider import open_provider
-
-    if needs_data and session.provider_uri is None:
-        raise UnfitWorker(
-            "This worker has no data folder, so every task would fail. Name the folder on this machine with "
-            "--data FOLDER or ROLLFORGE_DATA, or say --no-data if the tasks read none."
-        )
-    if needs_data and session.provider_uri is not None:
-        try:
-            open_provider(session.provider_uri).calendar()
-        except RollforgeError as exc:
-            raise UnfitWorker(f"This worker cannot read its data folder, so every task would fail. {exc}") from exc
-    local_store = session.store.partition(":")[0] in ("sqlite", "memory")
-    if not local_store and not (tracking_named or "ROLLFORGE_TRACKING" in os.environ):
-        raise UnfitWorker(
-            f"The pool is on a server, and the runs would be recorded in a file of this machine ({session.tracking}). "
-            "Name the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
-        )
+    task = admission.store.get(admission.pool, task_id)
+    end_unfinished_runs(task_id, admission.session.experiment, admission.session_for(task.submission))
 
 
 def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +161,10 @@ def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[s
     }  # fmt: skip
 
 
-def _run(session: Session, work: dict[str, Any], jobs: int, options: dict[str, Any], settings: dict[str, Any]) -> None:
+def _run(
+    session: Session, work: dict[str, Any], jobs: int, options: dict[str, Any], settings: dict[str, Any],
+    admission: Admission | None,
+) -> None:  # fmt: skip
     from rollforge.confidential import mask_secrets
     from rollforge.run.worker import Crew, Job
     from rollforge.store.base import open_store
@@ -167,16 +173,17 @@ def _run(session: Session, work: dict[str, Any], jobs: int, options: dict[str, A
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     store = open_store(session.store)
-    if "experiment_name" in work["kwargs"]:
-        from rollforge.track.base import open_tracker
-
-        open_tracker(session.tracking).prepare()  # once, before several processes would at the same moment
+    notes = admission.prove(stays=settings["stay"]) if admission is not None else []
     stopping = _Stopping()
     echo(
         f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} from {mask_secrets(session.store)}, "
         f"{jobs} side by side"
     )
-    crew = Crew(store, Job(**work, **options), session, jobs, _say, stopping, **settings)
+    for note in notes:
+        echo(f"note: {note}", err=True)
+    crew = Crew(
+        store, Job(**work, **options), session, jobs, _say, stopping, **settings, admission=admission, judged=True
+    )
     with stopping:
         crew.run()
     echo(f"{crew.ran} tasks run")

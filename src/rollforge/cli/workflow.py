@@ -10,7 +10,7 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import pool_command
-from rollforge.cli.terminal import echo_error, one_line
+from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
 from rollforge.errors import ConfigError, shown
 from rollforge.paths import unfit_name
 from rollforge.session import Session
@@ -18,7 +18,7 @@ from rollforge.session import Session
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rollforge.job import Collected
+    from rollforge.job import Collected, Submission
     from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup
     from rollforge.workflow import Plan, Template
@@ -135,6 +135,86 @@ def run(
     )
     collected = job.with_backtest(collected, session, own_code=job.is_own(collected))
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
+
+
+def submit(
+    file: File,
+    store: Store = None,
+    tracking: Tracking = None,
+    experiment: Experiment = None,
+    limit: Limit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it as one JSON object.")] = False,
+) -> None:
+    """Store the tasks of a workflow for workers, on this machine or on others; train nothing.
+
+    The pool keeps what the tasks were submitted with: which data the folder holds, where runs are recorded, the trading rules,
+    the packages. Workers use the same, or say what differs. What is done already stays done; what failed waits again. When the
+    workers are done, 'rollforge run' or 'collect' makes the result without training.
+    """
+    from rollforge import job
+
+    made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
+    for warning in made.warnings:
+        _warn(warning)
+    found = job.submit(made)
+    facts = submission_facts(made, found)
+    if as_json:
+        import json
+
+        echo_json(json.dumps(facts))
+        return
+    _show_submission(facts)
+
+
+def submission_facts(made: Plan, found: Submission) -> dict[str, Any]:
+    """Return what a person or a script wants to know of a submission, as plain data."""
+    from rollforge.cli.names import absolute_store, worker_command
+    from rollforge.confidential import mask_secrets
+
+    session, name, total = made.workflow.session, made.workflow.experiment, len(set(made.ids))
+    data = found.facts.get("data") or {}
+    return {
+        "pool": name, "store": mask_secrets(absolute_store(session.store)), "tracking": found.facts.get("tracking"),
+        "data": data.get("folder"), "content": (data.get("content") or {}).get("mark"),
+        "tasks": total, "new": found.new, "known": total - found.new, "done": found.done, "running": found.running,
+        "retried": found.retried, "ids": list(dict.fromkeys(made.ids)),
+        "worker": worker_command(session, name, _to_allow(made, found)),
+        "secret_store": mask_secrets(session.store) != session.store,
+    }  # fmt: skip
+
+
+def _to_allow(made: Plan, found: Submission) -> list[str]:
+    """The packages and files that a worker must be told to trust, because they are not models' libraries."""
+    from rollforge.trust import is_library
+
+    named = [package for packages in found.facts.get("models", {}).values() for package in packages]
+    return list(dict.fromkeys([*made.workflow.session.plugins, *(n for n in named if not is_library(n))]))
+
+
+def _show_submission(facts: dict[str, Any]) -> None:
+    counts = [f"{facts['new']} new"]
+    counts += [f"{facts[word]} {said}" for word, said in
+               (("done", "done already"), ("running", "running"), ("retried", "waiting again after they failed"))
+               if facts[word]]  # fmt: skip
+    rows = {
+        "pool": facts["pool"], "store": facts["store"], "tasks": f"{facts['tasks']}: {', '.join(counts)}",
+        "data": facts["data"] or "none", "runs": facts["tracking"] or "where each worker says",
+    }  # fmt: skip
+    for label, value in rows.items():
+        echo(f"{label:<6} {one_line(value)}")
+    if facts["secret_store"]:
+        echo("\nSet ROLLFORGE_STORE to the store's address, password included, where a worker is to run; then:")
+    else:
+        echo("\nTo run them, on each machine that is to help:")
+    echo(f"  {facts['worker']}")
+    if facts["store"].startswith("sqlite:"):
+        echo(
+            "The store is a file of this machine, so workers run here. Others need --store postgresql://HOST/DATABASE."
+        )
+    elif not str(facts["tracking"]).startswith("http"):
+        echo(
+            "Runs are recorded in a file of this machine. Workers elsewhere need --tracking with a store that all reach."
+        )
 
 
 def _output_folder(output: Path | None, experiment: str) -> Path:

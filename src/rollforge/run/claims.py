@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from rollforge.errors import LeaseLost, StoreUnavailable, UnfitWorker
 from rollforge.generate.naming import describe
+from rollforge.run.fitness import Admission, Retries, Standing
 from rollforge.run.work import Event, Job
+from rollforge.session import Session
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, Status, TaskRecord
 
@@ -45,6 +47,10 @@ class Claims:
         Seconds to wait for a store that cannot be used, before giving up.
     log_of : callable
         What a task logged so far.
+    admission : Admission, optional
+        Which submissions' tasks this machine can run; None: all of them.
+    judged : bool
+        True ends the worker when tasks fail here that succeed elsewhere.
     """
 
     def __init__(
@@ -56,6 +62,9 @@ class Claims:
         lease: float = LEASE_SECONDS,
         patience: float = PATIENCE_SECONDS,
         log_of: Callable[[TaskRecord], str] = lambda task: "",
+        *,
+        admission: Admission | None = None,
+        judged: bool = False,
     ) -> None:
         self.store = store
         self.job = job
@@ -70,6 +79,9 @@ class Claims:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="rollforge-leases", daemon=True)
         self._seen: set[str] = set()
+        self._admission = admission
+        self._standing = Standing(store, job.pool, name) if judged else None
+        self._retries = Retries(store, job.pool, name, patient=judged)
         self.unfit: dict[str, str] = {}
         """Tasks that this machine cannot run: id -> what it lacks. They are left to others."""
 
@@ -121,26 +133,65 @@ class Claims:
         """Return what is claimed."""
         # part_done -> part_done: a task that stays in its status is run once, not for ever.
         left_out = set(self.unfit) if self.job.before is not self.job.after else self._seen | set(self.unfit)
-        if not left_out:
-            return self.job.query
-        return {"$and": [dict(self.job.query), {"_id": {"$nin": sorted(left_out)}}]}
+        parts = [dict(self.job.query)] if self.job.query else []
+        if left_out:
+            parts.append({"_id": {"$nin": sorted(left_out)}})
+        if self._admission is not None:
+            parts.append(self._admission.query)
+        return {"$and": parts} if len(parts) > 1 else parts[0] if parts else {}
 
     def take(self, limit: int) -> list[TaskRecord]:
-        """Claim up to `limit` tasks; their leases are renewed from now on."""
+        """Claim up to `limit` tasks; their leases are renewed from now on.
+
+        What failed here is left to other workers at first.
+
+        Raises
+        ------
+        FailingWorker
+            When tasks fail here that succeed elsewhere.
+        """
+        if self._admission is not None:
+            self._patiently(self._admission.look)
+        if self._standing is not None:
+            standing = self._standing
+            limit = self._patiently(lambda: standing.allowance(limit))
+            if not limit:
+                return []
+        claimed = self._claim(limit, self._patiently(lambda: self._retries.avoid))
+        due = self._patiently(self._retries.due) if len(claimed) < limit else []
+        if due:
+            claimed += self._claim(limit - len(claimed), "", {"_id": {"$in": due}})
+        self._retries.claimed(claimed)
+        if not claimed and self._admission is not None:
+            admission = self._admission
+            self._patiently(lambda: admission.look(idle=True))
+        return claimed
+
+    def _claim(self, limit: int, avoid: str, only: Mapping[str, Any] | None = None) -> list[TaskRecord]:
+        query = {"$and": [dict(self.query()), dict(only)]} if only else self.query()
         claimed = self._patiently(
             lambda: self.store.claim(
                 self.job.pool,
                 worker=self.name,
                 lease=self._lease,
                 status=self.job.before,
-                query=self.query(),
+                query=query,
                 limit=limit,
+                avoid=avoid,
             )
         )
         with self._lock:
             self._held.update((t.id, t) for t in claimed)
         self._seen.update(t.id for t in claimed)
         return claimed
+
+    def holds(self) -> bool:
+        """Return whether nothing more should be begun, until it is known how others do with what failed here."""
+        return self._standing is not None and self._standing.holds()
+
+    def session_for(self, task: TaskRecord) -> Session | None:
+        """Return where a task is to be run; None: where its worker runs everything."""
+        return None if self._admission is None else self._admission.session_for(task.submission)
 
     def started(self, task: TaskRecord) -> None:
         """Tell that a task begins."""
@@ -163,6 +214,8 @@ class Claims:
                     raise
 
         self._patiently(commit)
+        if self._standing is not None:
+            self._standing.succeeded()
         self._tell("done", task, seconds)
 
     def _is_ours(self, task: TaskRecord, after: Status) -> bool:
@@ -175,6 +228,10 @@ class Claims:
 
         def fail() -> None:
             status = self._patiently(lambda: self.store.fail(task, error, cause, log_text))
+            if status is not Status.FAILED:
+                self._retries.failed(task)
+            if self._standing is not None and cause is not Cause.UNREADABLE:
+                self._standing.failed(task, brief)
             self._tell("failed" if status is Status.FAILED else "retry", task, seconds, brief)
 
         self._end(task, fail, seconds)
@@ -206,7 +263,8 @@ class Claims:
         UnfitWorker
             Naming what it lacks, and the tasks.
         """
-        if not self.unfit:
+        refused = self._refused()
+        if not self.unfit and not refused:
             return
         tasks: dict[str, list[str]] = {}
         for task_id, why in self.unfit.items():
@@ -215,9 +273,32 @@ class Claims:
             f"  {why} ({len(ids)} task{'s' if len(ids) != 1 else ''}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
             for why, ids in tasks.items()
         )
+        if refused and self._admission is not None:
+            lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))
         raise UnfitWorker(
             f"This machine cannot run what is left in pool {self.job.pool!r}. No attempt was counted.\n{lacks}"
         )
+
+    def _refused(self) -> dict[str, int]:
+        return {} if self._admission is None else self._patiently(self._admission.refused)
+
+    def only_unfit(self) -> bool:
+        """Return whether all that is left is tasks that this machine cannot run."""
+        return bool(self.unfit or self._refused()) and not self.work_left()
+
+    def finish(self) -> None:
+        """Judge once more, when nothing is left to do.
+
+        Raises
+        ------
+        UnfitWorker
+            When tasks are left that this machine cannot run.
+        FailingWorker
+            When tasks failed here that succeeded elsewhere.
+        """
+        if self._standing is not None:
+            self._patiently(self._standing.finish)
+        self.raise_if_unfit()
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:
         try:

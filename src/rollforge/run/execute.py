@@ -33,7 +33,7 @@ __all__ = ["begin", "begin_task_train", "end_task_train", "end_unfinished_runs",
 log = logging.getLogger(__name__)
 
 DATA_TAG = "rollforge.data"
-"""Tag of a recorder: fingerprint of the data folder that it was trained on."""
+"""Tag of a recorder: mark of what the data folder held that it was trained on, the same for every copy of it."""
 FOLDER_TAG = "rollforge.folder"
 """Tag of a recorder: that folder."""
 MODEL_TAG = "rollforge.model"
@@ -127,8 +127,10 @@ def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> Non
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:
-            tags = {DATA_TAG: _data_fingerprint(session.provider_uri), FOLDER_TAG: session.provider_uri}
-            recorder.set_tags(**tags)
+            from rollforge.data.content import read_content
+
+            content = read_content(session.provider_uri, session.cache)
+            recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.provider_uri})
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 
 
@@ -167,12 +169,6 @@ def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, r
             where=f"task.record.{i}" if listed else "task.record",
         )
         record.generate()
-
-
-def _data_fingerprint(folder: str) -> str:
-    from rollforge.data.provider import open_provider
-
-    return open_provider(folder).fingerprint()
 
 
 def preload() -> None:

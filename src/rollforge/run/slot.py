@@ -190,8 +190,12 @@ class Slot:
         if self._process is None or not self._process.is_alive():
             self._start()
 
-    def give(self, task: TaskRecord, threads: int, *, own: bool = False) -> None:
-        """Let the process run a task with so many threads; what it may build depends on whether it is this user's `own`."""
+    def give(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
+        """Let the process run a task with so many threads.
+
+        It sees `session` instead of that of the process, if there is one; what it may build depends on whether the task is
+        this user's `own`.
+        """
         self.start()
         assert self._pipe is not None
         second = self._job.before is Status.PART_DONE
@@ -200,7 +204,7 @@ class Slot:
         self._running_since = None
         with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
             main = main_classes(task.text) if own else None
-            self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads, own, main))
+            self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads, session, own, main))
 
     def _start(self) -> None:
         self._forget()
@@ -390,7 +394,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
                 job.preload()
         pipe.send("ready")
         while (given := pipe.recv()) is not None:
-            task_id, token, attempt, model_name, argument, threads, own, main = given
+            task_id, token, attempt, model_name, argument, threads, other, own, main = given
             current_task.set(task_id)
             current_attempt.set(attempt)
             current_model.set(model_name)
@@ -398,7 +402,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
             os.ftruncate(words, 0)
             pipe.send(_Message(task_id, token, _Begun()))
             define_in_main(main)
-            with using(session.with_(threads=threads)):
+            with using((other or session).with_(threads=threads)):
                 answer = _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked, and let return: it has no say in how the task ended

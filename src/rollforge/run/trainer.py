@@ -35,6 +35,7 @@ from rollforge.run.execute import (
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
 from rollforge.run.review import review, reviewed
+from rollforge.run.submission import facts_of
 from rollforge.run.work import LogEvents, current_model, current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
@@ -422,7 +423,8 @@ class TrainerRM(_RecorderTrainer):
             return []
         session, experiment = self._where(experiment_name)
         manager = self._manager(session, experiment)
-        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed))
+        used = manager.store.keep_submission(str(manager.task_pool), facts_of(listed, session))
+        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used)
         elsewhere = self.skip_run_task and not here
         with review(listed, session):
             self._run(manager, ids, func, before, after, session, experiment, arguments, elsewhere=elsewhere)

@@ -14,7 +14,8 @@ from rollforge.errors import RollforgeError
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status, TaskRecord, digest
-from rollforge.track.base import Recorder, open_reference
+from rollforge.track.base import Recorder
+from rollforge.track.elsewhere import kept_reference, open_kept
 
 __all__ = [
     "Event",
@@ -155,11 +156,11 @@ def is_of_task(result: Any, task_id: str) -> bool:
 
 def storable(result: Any) -> Any:
     """Return what the store keeps of a task's result: a recorder as a reference, anything else as it is."""
-    return {"recorder": result.reference()} if isinstance(result, Recorder) else result
+    return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
 
 
 def restored(kept: Any) -> Any:
     """Return what :func:`storable` was given."""
     if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
-        return open_reference(kept["recorder"], read=False)
+        return open_kept(kept["recorder"])
     return kept

@@ -19,6 +19,7 @@ from typing import Any
 from rollforge.errors import ConfigError, MissingCode, MissingDependency, StoreUnavailable, TrainingFailed
 from rollforge.machine import process_is_gone, process_name
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
+from rollforge.run.fitness import Admission
 from rollforge.run.slot import Done, Failed, Slot, Stopped, Unfit, Unreadable, failure
 from rollforge.run.work import (
     Event,
@@ -94,6 +95,8 @@ class Worker:
         Told of each step.
     stop : callable
         Asked before each claim; True ends the worker.
+    judged : bool
+        True ends the worker when tasks fail here that succeed at other workers.
 
     Examples
     --------
@@ -111,14 +114,26 @@ class Worker:
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
+    judged: bool = False
 
     def run(self) -> int:
-        """Return how many tasks were run, when none is waiting any more (a task that backs off is waited for)."""
+        """Return how many tasks were run, when none is waiting any more (a task that backs off is waited for).
+
+        Raises
+        ------
+        UnfitWorker
+            When tasks are left that this machine cannot run.
+        FailingWorker
+            When it is `judged`, and tasks failed here that succeeded elsewhere.
+        StoreUnavailable
+            When the store stays away for longer than `patience`.
+        """
         ran = 0
         words = _Words()
         claims = Claims(
-            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, lambda task: words.text()
-        )
+            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience,
+            lambda task: words.text(), judged=self.judged,
+        )  # fmt: skip
         with claims, words:
             while not self.stop():
                 taken = claims.take(1)
@@ -129,7 +144,7 @@ class Worker:
                     claims.wait(_IDLE_SECONDS)
                 else:
                     break
-        claims.raise_if_unfit()
+        claims.finish()
         return ran
 
     def _run_one(self, claims: Claims, task: TaskRecord, words: _Words) -> None:
@@ -230,6 +245,10 @@ class Crew:
         Where the processes log besides.
     beside : callable, optional
         Work that the tasks need done; it is done here while the processes start.
+    admission : Admission, optional
+        Which submissions' tasks this machine can run, and where each is run; None: all, in `session`.
+    judged : bool
+        True ends the crew when tasks fail here that succeed at other workers.
 
     Examples
     --------
@@ -253,6 +272,8 @@ class Crew:
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
+    admission: Admission | None = None
+    judged: bool = False
     ran: int = 0
     _slots: list[Slot] = field(default_factory=list)
     _queue: deque[TaskRecord] = field(default_factory=deque)
@@ -266,11 +287,18 @@ class Crew:
         ------
         TrainingFailed
             When processes die before they can do anything, with what the last one said.
+        UnfitWorker
+            When tasks are left that this machine cannot run.
+        FailingWorker
+            When it is `judged`, and tasks failed here that succeeded elsewhere.
         StoreUnavailable
             When the store stays away for longer than `patience`.
         """
         self._slots = [Slot(self.session, self.job, self.log_file) for _ in range(self.jobs)]
-        claims = Claims(self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of)
+        claims = Claims(
+            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of,
+            admission=self.admission, judged=self.judged,
+        )  # fmt: skip
         try:
             if self.beside is not None:
                 for slot in self._slots:
@@ -281,7 +309,7 @@ class Crew:
                     self._work(claims)
                 finally:
                     self._give_all_back(claims)
-            claims.raise_if_unfit()
+            claims.finish()
         finally:
             for slot in self._slots:
                 slot.dismiss()
@@ -305,8 +333,7 @@ class Crew:
             if stopping is None:
                 self._fill(claims)
             if not self._busy():
-                only_unfit = bool(claims.unfit) and not claims.work_left()
-                if stopping is not None or only_unfit or not (self.stay or claims.work_left()):
+                if stopping is not None or claims.only_unfit() or not (self.stay or claims.work_left()):
                     return
                 claims.wait(_IDLE_SECONDS)
                 continue
@@ -317,6 +344,8 @@ class Crew:
     def _fill(self, claims: Claims) -> None:
         """Give every idle process a task."""
         idle = [s for s in self._slots if s.task is None]
+        while self._queue and claims.holds():
+            claims.give_back(self._queue.pop())
         if len(self._queue) < len(idle):
             self._queue.extend(claims.take(len(idle) - len(self._queue) + self._ahead()))
         for slot in idle:
@@ -324,7 +353,8 @@ class Crew:
                 return
             task = self._queue.popleft()
             claims.started(task)
-            slot.give(task, self._threads(claims), own=is_own(self.job, self.store, task))
+            own = is_own(self.job, self.store, task)
+            slot.give(task, self._threads(claims), claims.session_for(task), own=own)
 
     def _threads(self, claims: Claims) -> int:
         """The threads of a task that begins: its share; more for the last ones, where other processes have nothing to do."""
@@ -372,8 +402,12 @@ class Crew:
             return
         elif isinstance(outcome, Unreadable):
             claims.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, words, seconds)
+        elif not slot.ready:  # the process died before it took the task, which was not begun
+            claims.give_back(task)
+            self._count_idle_death(outcome)
+            return
         else:
-            self._count_deaths(slot, outcome)
+            self._idle_deaths = 0
             if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
                 self._tidy_up(task)
             claims.fail(task, outcome.error, outcome.brief, outcome.cause, words, seconds)
@@ -389,8 +423,8 @@ class Crew:
         except Exception as exc:  # noqa: BLE001 - how the task ended must be kept, whatever else fails
             log.warning("what task %s left was not tidied up: %s", task.id, exc)
 
-    def _count_deaths(self, slot: Slot, outcome: Failed) -> None:
-        self._idle_deaths = 0 if slot.ready else self._idle_deaths + 1
+    def _count_idle_death(self, outcome: Failed) -> None:
+        self._idle_deaths += 1
         if self._idle_deaths >= _IDLE_DEATHS:
             raise TrainingFailed(
                 f"Worker processes end before they can run a task. The last one said:\n{outcome.error}"

@@ -129,6 +129,9 @@ class TaskStore(Protocol):
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """Return what the submissions of a pool used, by key, the oldest first; without those whose keys are `known`."""
 
+    def open_submissions(self, pool: str) -> set[str]:
+        """Return the keys of the submissions whose tasks have not all ended; the empty one for tasks that have none."""
+
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         """Store whole records (copies from another store), running ones as not begun; return how many were new."""
 
@@ -194,8 +197,8 @@ class TaskStore(Protocol):
     def pools(self) -> list[str]:
         """Return the names of the pools that have tasks."""
 
-    def workers(self, pool: str, since: float) -> dict[str, Work]:
-        """Return what each worker runs, and what it did since a moment of the store's clock."""
+    def workers(self, pool: str, since: float | None) -> dict[str, Work]:
+        """Return what each worker runs, and what it did since a moment of the store's clock; None: only what it runs."""
 
     def paused(self, pool: str) -> bool:
         """Return whether nothing is claimed from a pool at present."""

@@ -123,6 +123,9 @@ class MemoryStore:
         with self._lock:
             return {k: decode(text) for k, text in self._submissions.get(pool, {}).items() if k not in known}
 
+    def open_submissions(self, pool: str) -> set[str]:
+        return {t.submission for t in self.query(pool, results=False) if t.status in _UNFINISHED}
+
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
@@ -335,12 +338,14 @@ class MemoryStore:
         with self._lock:
             return sorted(name for name, tasks in self._pools.items() if tasks)
 
-    def workers(self, pool: str, since: float) -> dict[str, Work]:
+    def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         found: dict[str, Work] = {}
         for task in self.query(pool, results=False):
             if task.status is Status.RUNNING:
                 found.setdefault(str(task.worker), Work()).running += 1
-            elif task.status in (Status.DONE, Status.PART_DONE) and (task.finished_at or 0.0) >= since:
+            if since is None:
+                continue
+            if task.status in (Status.DONE, Status.PART_DONE) and (task.finished_at or 0.0) >= since:
                 found.setdefault(str(task.worker), Work()).done += 1
             if task.finished_at is None or task.finished_at >= since:
                 for name in task.failed_by:

@@ -288,6 +288,10 @@ class MongoStore:
         found = self._meta.find({"pool": pool, "key": {"$nin": list(known)}}).sort([("at", 1), ("key", 1)])
         return {d["key"]: decode(d["facts"]) for d in found}
 
+    @_spoken
+    def open_submissions(self, pool: str) -> set[str]:
+        return set(self._tasks(pool).distinct("submission", {"status": {"$in": _UNFINISHED}}))
+
     def _rename(self, tasks: Collection[Document], names: Mapping[str, str]) -> None:
         """Give tasks that are there the names of their models."""
         ids: dict[str, list[str]] = {}
@@ -556,7 +560,7 @@ class MongoStore:
         return [n for n in names if self._database[n].find_one({"status": {"$exists": True}}, {"_id": 1})]
 
     @_spoken
-    def workers(self, pool: str, since: float) -> dict[str, Work]:
+    def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         tasks, found = self._tasks(pool), dict[str, Work]()
 
         def counted(match: Document) -> Iterator[tuple[str, int]]:
@@ -565,6 +569,8 @@ class MongoStore:
 
         for name, n in counted({"status": "running"}):
             found.setdefault(name, Work()).running = n
+        if since is None:
+            return found
         for name, n in counted({"status": {"$in": ["done", "part_done"]}, "finished_at": {"$gte": since}}):
             found.setdefault(name, Work()).done = n
         recent: list[Document] = [{"finished_at": None}, {"finished_at": {"$gte": since}}]

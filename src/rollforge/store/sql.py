@@ -222,6 +222,12 @@ class SQLStore(abc.ABC):
         rows = self._read(lambda tx: tx.rows(text, pool=pool, known=self._list(known)))
         return {key: decode(facts) for key, facts in rows}
 
+    def open_submissions(self, pool: str) -> set[str]:
+        text = (
+            "SELECT DISTINCT submission FROM tasks WHERE pool = :pool AND status IN ('waiting', 'running', 'part_done')"
+        )
+        return {key for (key,) in self._read(lambda tx: tx.rows(text, pool=pool))}
+
     def _check_dependencies(
         self, tx: Transaction, pool: str, ids: set[str], wanted: list[str], *, known: bool = False
     ) -> None:
@@ -590,7 +596,7 @@ class SQLStore(abc.ABC):
     def pools(self) -> list[str]:
         return [name for (name,) in self._read(lambda tx: tx.rows("SELECT DISTINCT pool FROM tasks ORDER BY pool"))]
 
-    def workers(self, pool: str, since: float) -> dict[str, Work]:
+    def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         running = "SELECT worker, COUNT(*) FROM tasks WHERE pool = :pool AND status = 'running' GROUP BY worker"
         done = (
             "SELECT worker, COUNT(*) FROM tasks WHERE pool = :pool AND status IN ('done', 'part_done') "
@@ -606,6 +612,8 @@ class SQLStore(abc.ABC):
             found.clear()
             for worker, n in tx.rows(running, pool=pool):
                 found.setdefault(str(worker), Work()).running = n
+            if since is None:
+                return
             for worker, n in tx.rows(done, pool=pool, since=since):
                 found.setdefault(str(worker), Work()).done = n
             for (marks,) in tx.rows(failed, pool=pool, since=since):

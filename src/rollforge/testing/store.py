@@ -326,6 +326,7 @@ class TaskStoreSuite:
         self.claim(store, worker="c")
         assert store.workers(POOL, since) == {"a": Work(0, 1, 0), "b": Work(0, 1, 1), "c": Work(1, 0, 0)}
         assert store.workers(POOL, since - 10)["a"] == Work(0, 2, 0)
+        assert store.workers(POOL, None) == {"c": Work(1, 0, 0)}
         assert store.workers("other", 0.0) == {}
 
     def test_what_a_submission_used_is_kept_once(self, store: TaskStore) -> None:
@@ -342,8 +343,10 @@ class TaskStoreSuite:
         store.commit(self.claim(store), 1)
         new = store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}], submission=other)[2]
         assert [store.get(POOL, t.id).submission for t in (done, waiting, new)] == [key, other, other]
+        assert store.open_submissions(POOL) == {other}
         store.create(POOL, [{"x": 2}])
         store.create(POOL, [{"x": 4}])
+        assert store.open_submissions(POOL) == {other, ""}
         assert [t.submission for t in store.query(POOL)] == [key, other, other, ""]
         store.put("copy", list(store.query(POOL)))
         assert [t.submission for t in store.query("copy")] == [key, other, other, ""]

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from rollforge.errors import ExperimentNotFound, nearest
 from rollforge.track.experiment import PARENT_TAG
 from rollforge.track.files import Files
+from rollforge.track.recorder import COPIED_FROM
 from rollforge.track.tracker import RunData, RunQuery, Tracker
 
 __all__ = ["Copied", "copy_runs"]
 
 log = logging.getLogger(__name__)
 
-COPIED_FROM = "rollforge.copied_from"
-"""Tag of a copy: the id of the run that it is one of."""
 _COPYING = "rollforge.copying"
 
 

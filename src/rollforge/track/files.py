@@ -11,7 +11,7 @@ from typing import Protocol
 
 from rollforge.errors import ConfigError, RecorderNotFound, TrackingUnavailable, shown
 
-__all__ = ["Files", "LocalFiles", "inside"]
+__all__ = ["Files", "LocalFiles", "inside", "probe_folder"]
 
 
 _LONGEST = 255
@@ -62,6 +62,21 @@ def inside(path: str) -> str:
             f"{shown(path)} cannot name an artifact: a name has at most {_LONGEST} bytes, all of which can be printed."
         )
     return "/".join(parts)
+
+
+def probe_folder(folder: Path) -> None:
+    """Write a file of 64 kB into a folder and take it away again.
+
+    Raises
+    ------
+    OSError
+        When that is not possible.
+    """
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(2**16))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 class LocalFiles:

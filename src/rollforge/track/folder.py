@@ -30,7 +30,7 @@ from typing import Any
 from rollforge.confidential import private_folder
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable, shown
 from rollforge.paths import read_path
-from rollforge.track.files import Files, LocalFiles
+from rollforge.track.files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
 from rollforge.track.index import RunIndex
 from rollforge.track.tracker import FOLDER_MARK, Metric, RunData, RunInfo, RunQuery, latest_metrics
@@ -103,6 +103,12 @@ class FolderTracker:
                 raise TrackingUnavailable(f"The tracking folder {self.root} is read-only. Name another by --tracking.")
             if not (self.root / FOLDER_MARK).exists():
                 _write_whole(self.root / FOLDER_MARK, {"format": _FORMAT})
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+
+    def check_writable(self, experiment: str) -> None:
+        try:
+            probe_folder(self.root / self.create_experiment(experiment))
         except OSError as exc:
             raise self._unavailable(exc) from exc
 

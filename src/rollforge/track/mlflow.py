@@ -35,7 +35,7 @@ from rollforge.confidential import mask_secrets, private_file, private_folder
 from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.paths import read_path
 from rollforge.session import current_session
-from rollforge.track.files import Files, LocalFiles, inside
+from rollforge.track.files import Files, LocalFiles, inside, probe_folder
 from rollforge.track.filters import Condition, matches, parse_filter, parse_order
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
 
@@ -147,6 +147,8 @@ def _import_mlflow() -> Any:
 
 
 _REMOTE_KEPT = 64
+_CHECKED = "rollforge.checked"
+"""Tag of an experiment: the host that last made sure that it can record there."""
 
 
 class MLflowTracker:
@@ -204,6 +206,27 @@ class MLflowTracker:
             except OSError as exc:
                 raise self._unavailable(exc.strerror or str(exc)) from exc
         self._prepare()
+
+    def check_writable(self, experiment: str) -> None:
+        from mlflow.entities import ExperimentTag
+
+        self.prepare()
+        found = self.find_experiment(name=experiment)
+        experiment_id = self.create_experiment(experiment) if found is None else found[0]
+        self._call("set_experiment_tag", experiment_id, ExperimentTag(_CHECKED, socket.gethostname()))
+        place = _local_folder(str(self._call("get_experiment", experiment_id).artifact_location))
+        if place is None:
+            return
+        if self._folder is None and self._database is None and not place.parent.is_dir():
+            raise self._unavailable(
+                f"its server leaves artifacts to those who write them, in {place}, which this machine does not have. Start "
+                "the server with --serve-artifacts"
+            )
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            probe_folder(place)
+        except OSError as exc:
+            raise self._unavailable(f"nothing can be written to {place} ({exc.strerror or exc})") from exc
 
     def _prepare(self) -> None:
         with self._opening:  # threads that come first at the same moment must not meet a store that is half set up
@@ -535,10 +558,9 @@ class MLflowTracker:
         if run_id not in self._artifact_uris:
             self.read(run_id)
         uri = self._artifact_uris[run_id]
-        if uri.startswith("file://"):
-            return LocalFiles(Path(unquote(urlsplit(uri).path)), uri=uri)
-        if ":" not in uri.partition("/")[0]:
-            return LocalFiles(Path(uri), uri=uri)
+        place = _local_folder(uri)
+        if place is not None:
+            return LocalFiles(place, uri=uri)
         if run_id not in self._remote:
             self._remote[run_id] = _RemoteFiles(uri, self.uri)
             while len(self._remote) > _REMOTE_KEPT:
@@ -595,6 +617,13 @@ class _RemoteFiles:
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder that an address of artifacts names on this machine; None where they are on a server or in a bucket."""
+    if uri.startswith("file://"):
+        return Path(unquote(urlsplit(uri).path))
+    return Path(uri) if ":" not in uri.partition("/")[0] else None
 
 
 def _tune(engine: Any) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, TrackingError
+from rollforge.errors import ConfigError, ExperimentNotFound, RecorderElsewhere, RecorderNotFound, TrackingError
 from rollforge.session import current_session, init, using
+from rollforge.track.elsewhere import said_elsewhere
 from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import Tracker, folder_uri, open_tracker
@@ -208,14 +209,24 @@ class QlibRecorder:
         ------
         RecorderNotFound
             When it is not there.
+        RecorderElsewhere
+            When a worker recorded it on another machine.
         """
-        if experiment_id is None and experiment_name is None:
-            if recorder_id is not None:
-                return Recorder(self._tracker, self._tracker.read(recorder_id).info)
-            if recorder_name is None:
-                return self._active or self._latest()
-        experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
-        return experiment.get_recorder(recorder_id, recorder_name, create=False)
+        try:
+            if experiment_id is None and experiment_name is None:
+                if recorder_id is not None:
+                    return Recorder(self._tracker, self._tracker.read(recorder_id).info)
+                if recorder_name is None:
+                    return self._active or self._latest()
+            experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
+            return experiment.get_recorder(recorder_id, recorder_name, create=False)
+        except (RecorderNotFound, ExperimentNotFound) as exc:
+            session = current_session()
+            pool = experiment_name or (None if recorder_id else session.experiment)
+            said = said_elsewhere(session, pool, recorder_id)
+            if said:
+                raise RecorderElsewhere(said) from exc
+            raise
 
     def _latest(self) -> Recorder:
         try:

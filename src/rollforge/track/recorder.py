@@ -436,6 +436,10 @@ class Recorder:
         return str(files.folder.parent)
 
 
+COPIED_FROM = "rollforge.copied_from"
+"""Tag of a copy of a run in another store: the id of the run that it is one of."""
+
+
 def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Recorder:
     """Return the recorder that a reference names.
 

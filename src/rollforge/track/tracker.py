@@ -22,12 +22,23 @@ from pathlib import Path
 from typing import Protocol, cast
 from urllib.parse import unquote
 
-from rollforge.confidential import mask_secrets
+from rollforge.confidential import mask_secrets, without_secrets
 from rollforge.errors import ConfigError, TrackingUnavailable, nearest
 from rollforge.paths import read_path
 from rollforge.track.files import Files
 
-__all__ = ["Metric", "RunData", "RunInfo", "RunQuery", "Tracker", "folder_uri", "latest_metrics", "open_tracker"]
+__all__ = [
+    "Metric",
+    "RunData",
+    "RunInfo",
+    "RunQuery",
+    "Tracker",
+    "folder_uri",
+    "known_address",
+    "latest_metrics",
+    "local_place",
+    "open_tracker",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,15 @@ class Tracker(Protocol):
 
     def prepare(self) -> None:
         """Create and migrate what is kept, once; opening it afterwards is safe for many processes."""
+
+    def check_writable(self, experiment: str) -> None:
+        """Do nothing, unless runs of an experiment cannot be recorded from here; the experiment is made if it is not there.
+
+        Raises
+        ------
+        TrackingError
+            With what is wrong.
+        """
 
     def find_experiment(self, *, name: str | None = None, experiment_id: str | None = None) -> tuple[str, str] | None:
         """Return (id, name) of an experiment, or None."""
@@ -237,6 +257,33 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
         except OSError as exc:
             raise TrackingUnavailable(f"The folder {place} for runs cannot be made: {exc.strerror or exc}.") from exc
     return f"file:{place}"
+
+
+def local_place(uri: str) -> Path | None:
+    """Return the file or folder that a tracking store is on this machine; None for one on a server.
+
+    Examples
+    --------
+    >>> str(local_place("sqlite:////srv/runs.db")), str(local_place("folder:/srv/runs")), local_place("http://host:5000")
+    ('/srv/runs.db', '/srv/runs', None)
+    """
+    scheme, _, rest = folder_uri(uri).partition(":")
+    if scheme == "sqlite":
+        return _absolute(rest.removeprefix("///").partition("?")[0])
+    return _absolute(rest.removeprefix("//")) if scheme in ("folder", "file") else None
+
+
+def known_address(uri: str, *others: str) -> str:
+    """Return the whole address, secrets included, of a store whose address without them is `uri`, if it is known.
+
+    Parameters
+    ----------
+    uri : str
+        What :func:`~rollforge.confidential.without_secrets` left.
+    *others : str
+        Addresses that may be it; those that this process has opened may be too.
+    """
+    return next((known for known in (*others, *_open) if known != uri and without_secrets(known) == uri), uri)
 
 
 def _absolute(path: str) -> Path:

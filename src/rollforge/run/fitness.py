@@ -1,0 +1,559 @@
+"""Whether a machine can run the tasks of a pool: proved before a worker claims anything, and judged while it works.
+
+:class:`Admission` compares what each submission used with what this machine has, and says with which session its tasks are
+run here. :class:`Standing` tells failures that are a worker's own from those of the tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollforge import trust
+from rollforge.confidential import mask_secrets
+from rollforge.errors import BuildError, DataError, FailingWorker, RollforgeError, UnfitWorker
+from rollforge.machine import machine_of, process_name
+from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
+from rollforge.session import REGIONS, Session, using
+from rollforge.store.base import TaskStore, Work
+from rollforge.task import Status, TaskRecord
+from rollforge.track.base import open_tracker
+from rollforge.track.tracker import known_address, local_place
+from rollforge.trust import Circle
+
+if TYPE_CHECKING:
+    from rollforge.data.content import DataContent
+
+__all__ = ["Admission", "Standing", "machine_lacks"]
+
+log = logging.getLogger(__name__)
+
+_PROBE = 2**20  # bytes
+_LOOK_SECONDS = 5.0
+_LOOK_SHARE = 50  # a look into a large pool takes a while: it is taken the less often
+
+
+def machine_lacks(session: Session) -> list[str]:
+    """Return what any task needs and this machine does not have, in words: room in the temporary folder and the cache."""
+    found = []
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+    except OSError as exc:
+        place = os.environ.get("TMPDIR") or "the temporary folder"
+        found.append(f"Nothing can be written to {place} ({exc.strerror or exc}). Name another folder by TMPDIR.")
+    probe = Path(session.cache) / f".probe-{os.getpid()}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(_PROBE))
+    except OSError as exc:
+        found.append(
+            f"Nothing can be written to the cache {session.cache} ({exc.strerror or exc}). "
+            "Name another folder by ROLLFORGE_CACHE."
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a machine makes of one submission."""
+
+    session: Session | None
+    """Where its tasks run here; None when they cannot."""
+    lacks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What differs and does not matter enough."""
+
+
+@dataclass(slots=True)
+class Admission:
+    """Which submissions of a pool this machine can run, and with which session.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Where the tasks are.
+    pool : str
+        Name.
+    session : Session
+        What the operator said; the rest is taken from each submission.
+    given : collection of str
+        The fields of `session` that the operator named: ``provider_uri``, ``tracking``, ``region``.
+    needs_data : bool
+        False when the operator said that tasks read no data folder.
+    accept_other_data : bool
+        True runs tasks also on data that differ from those of their submission.
+    """
+
+    store: TaskStore
+    pool: str
+    session: Session
+    given: Collection[str] = ()
+    needs_data: bool = True
+    accept_other_data: bool = False
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    """By the key of the submission; empty for tasks of which nothing is known."""
+    _facts: dict[str, Facts] = field(default_factory=dict)
+    _looked: float = -1e9
+    _pause: float = 0.0
+    _seen: dict[str, str] = field(default_factory=dict)
+    _libraries: dict[str, str] = field(default_factory=dict)
+
+    # -- the worker's questions ----------------------------------------------------------------------------------------
+
+    def look(self, *, idle: bool = False) -> None:
+        """Judge submissions that are new, and all of them again when the data on this machine changed."""
+        now = time.monotonic()
+        if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS):
+            return
+        open_ones = self.store.open_submissions(self.pool)
+        if open_ones - set(self._facts) - {""}:
+            new_facts = self.store.submissions(self.pool, sorted(self._facts))
+            self._facts.update((key, read_facts(facts)) for key, facts in new_facts.items())
+        self._looked = time.monotonic()
+        self._pause = _LOOK_SHARE * (self._looked - now)
+        if self._data_marks() != self._seen:
+            self.verdicts.clear()
+        new = open_ones - set(self.verdicts)
+        for key in new:
+            self.verdicts[key] = self._judge(self._facts.get(key, Facts()))
+        if new:
+            self._seen = self._data_marks()
+
+    @property
+    def query(self) -> dict[str, Any]:
+        """The tasks that can be run here."""
+        return {"submission": {"$in": sorted(k for k, v in self.verdicts.items() if v.session is not None)}}
+
+    def session_for(self, submission: str) -> Session:
+        """Return where a task of a submission runs."""
+        known = self.verdicts.get(submission)
+        return self.session if known is None or known.session is None else known.session
+
+    def refused(self) -> dict[str, int]:
+        """Return how many waiting tasks each submission has that cannot be run here, by its key."""
+        found = {}
+        for key in (k for k, v in self.verdicts.items() if v.session is None):
+            query = {"submission": key, "status": {"$in": [Status.WAITING.value, Status.PART_DONE.value]}}
+            n = sum(self.store.count(self.pool, query).values())
+            if n:
+                found[key] = n
+        return found
+
+    def explain(self, refused: Mapping[str, int]) -> str:
+        """Return why the tasks of some submissions are not run here: each reason once, in a line."""
+        reasons: dict[str, int] = {}
+        for key, n in refused.items():
+            for lack in self.verdicts[key].lacks:
+                reasons[lack] = reasons.get(lack, 0) + n
+        return "\n".join(
+            f"  {lack}" + (f" ({n} task{'' if n == 1 else 's'})" if n else "") for lack, n in reasons.items()
+        )
+
+    def prove(self, *, stays: bool) -> list[str]:
+        """Judge what there is before anything is claimed; return what the operator should know.
+
+        Raises
+        ------
+        UnfitWorker
+            When this machine lacks what every task needs, or can run none of those that wait.
+        """
+        lacks = machine_lacks(self.session)
+        if lacks:
+            raise UnfitWorker(
+                "\n".join(["This machine cannot run tasks. None was claimed.", *(f"  {x}" for x in lacks)])
+            )
+        self.look(idle=True)
+        refused = self.refused()
+        if not self.verdicts and not stays:  # what would be said of tasks of which nothing is known
+            self.verdicts[""] = self._judge(Facts())
+            refused = {"": 0} if self.verdicts[""].lacks else {}
+        fit = [v for v in self.verdicts.values() if v.session is not None]
+        if refused and not fit:
+            raise UnfitWorker(
+                f"This machine cannot run the tasks of pool {self.pool!r}. None was claimed.\n{self.explain(refused)}"
+            )
+        notes = [note for verdict in fit for note in verdict.notes]
+        if refused:
+            notes.append(f"Some tasks of the pool are left to other workers.\n{self.explain(refused)}")
+        return list(dict.fromkeys(notes))
+
+    # -- judging -------------------------------------------------------------------------------------------------------
+
+    def _data_marks(self) -> dict[str, str]:
+        """What tells whether a data folder that tasks run on has changed since it was judged."""
+        from rollforge.data.provider import open_provider
+
+        marks = {}
+        for folder in {v.session.provider_uri for v in self.verdicts.values() if v.session is not None}:
+            if folder is not None:
+                try:
+                    marks[folder] = open_provider(folder).fingerprint()
+                except DataError as exc:  # it is gone, or damaged
+                    marks[folder] = str(exc)
+        return marks
+
+    def _judge(self, facts: Facts) -> Verdict:
+        """What this machine makes of a submission."""
+        lacks: list[str] = []
+        notes: list[str] = []
+        changes: dict[str, Any] = {}
+        if "region" not in self.given and facts.region in REGIONS:
+            changes |= {"region": facts.region, "exchange": facts.exchange}
+        if self.needs_data:
+            folder = self._judge_data(facts, lacks, notes)
+            changes["provider_uri"] = folder
+        tracking = self._judge_tracking(facts, lacks)
+        if tracking is not None:
+            changes["tracking"] = tracking
+        self._judge_packages(facts, lacks, notes)
+        try:
+            session = self.session.with_(**changes)
+        except RollforgeError as exc:  # an exchange of a newer version
+            lacks.append(str(exc))
+            session = self.session
+        return Verdict(None if lacks else session, tuple(lacks), tuple(notes))
+
+    def _judge_data(self, facts: Facts, lacks: list[str], notes: list[str]) -> str | None:
+        from rollforge.data.content import session_content
+
+        named = "provider_uri" in self.given
+        if facts.known and not facts.folder and not named:
+            return None  # these tasks read none
+        folder = self.session.provider_uri if named else facts.folder or None
+        cure = "Name the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
+        if folder is None:
+            lacks.append(
+                f"This worker has no data folder, so every task would fail. {cure}, or say --no-data if the tasks read none."
+            )
+            return None
+        try:
+            here = session_content(self.session.with_(provider_uri=folder))
+        except DataError as exc:
+            reason = f"The tasks were submitted with the data folder {folder} on {facts.host}. " if not named else ""
+            lacks.append(f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {cure}.")
+            return None
+        if facts.folder and here is not None:
+            self._compare(here, facts, folder, lacks, notes)
+        return folder
+
+    def _compare(self, here: DataContent, facts: Facts, folder: str, lacks: list[str], notes: list[str]) -> None:
+        from rollforge.data.content import DataContent
+
+        try:
+            differences = here.differences(DataContent.from_plain(facts.content))
+        except DataError:
+            notes.append("What data the tasks were submitted with was kept in a form that this version cannot compare.")
+            return
+        if not differences:
+            return
+        said = (
+            f"The data folder {folder} differs from {facts.folder} on {facts.host}, which the tasks were submitted with: "
+            f"{'; '.join(differences)}."
+        )
+        if self.accept_other_data:
+            notes.append(f"{said} The tasks are run all the same (--accept-other-data).")
+        else:
+            lacks.append(
+                f"{said} Copy that folder here and name it with --data, submit again from the data that should count, or say "
+                "--accept-other-data."
+            )
+
+    def _judge_tracking(self, facts: Facts, lacks: list[str]) -> str | None:
+        local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
+        cure = "Name the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
+        if "tracking" in self.given:
+            uri = self.session.tracking
+        elif facts.tracking:
+            uri = known_address(facts.tracking, self.session.tracking)
+            same_machine = facts.machine == machine_of(process_name())
+            place = local_place(uri)
+            if not same_machine and place is not None and not place.exists():
+                lacks.append(
+                    f"The tasks were submitted with runs recorded in {uri} on {facts.host}, which this machine does "
+                    f"not have. {cure}"
+                )
+                return None
+        elif local_store:
+            uri = self.session.tracking
+        else:
+            lacks.append(
+                "The pool is on a server, and the runs would be recorded in a file of this machine "
+                f"({self.session.tracking}). {cure}"
+            )
+            return None
+        if uri not in self._libraries:
+            try:
+                open_tracker(uri).check_writable(self.session.experiment)
+            except RollforgeError as exc:
+                self._libraries[uri] = f"Runs cannot be recorded in {mask_secrets(uri)}. {exc}"
+            else:
+                self._libraries[uri] = ""
+        if self._libraries[uri]:
+            lacks.append(self._libraries[uri])
+            del self._libraries[uri]  # it may be put right while the worker stays
+        return uri
+
+    def _judge_packages(self, facts: Facts, lacks: list[str], notes: list[str]) -> None:
+        mine, theirs = version_of("rollforge"), facts.rollforge
+        if mine and theirs and mine != theirs:
+            notes.append(f"Rollforge is {mine} here and was {theirs} where the tasks were submitted.")
+        models = facts.models
+        broken: dict[str, str] = {}
+        for name, packages in models.items():
+            for package, version in packages.items():
+                why = self._package_lacks(name, package, version)
+                if why:
+                    broken[name] = why
+                elif version and version_of(package) not in ("", version):
+                    notes.append(
+                        f"{package} is {version_of(package)} here and was {version} where the tasks were submitted."
+                    )
+        if broken and len(broken) == len(models):
+            lacks.extend(dict.fromkeys(broken.values()))
+        else:
+            notes.extend(f"Tasks of the model {name} are left to other workers. {why}" for name, why in broken.items())
+
+    def _package_lacks(self, model: str, package: str, version: str) -> str:
+        """Why a package cannot be used here. Code that only the pool names is not imported to find out."""
+        if package not in self._libraries:
+            why = ""
+            if not _is_there(package):
+                which = f"{package} {version}".strip()
+                why = f"The package {package} is not installed here; the tasks were submitted with {which}."
+            elif package in MODEL_PACKAGES.values():
+                why = _import_failure(package)
+            else:
+                try:
+                    with using(self.session), trust.within(Circle.POOL):
+                        trust.check_import(model, package)
+                except BuildError as exc:
+                    why = str(exc)
+            self._libraries[package] = why
+        return self._libraries[package]
+
+
+def _is_there(package: str) -> bool:
+    if package.endswith(".py"):
+        return Path(package).is_file()
+    try:
+        return importlib.util.find_spec(package.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _import_failure(package: str) -> str:
+    """Why a package that is installed cannot be imported; found out in another process, which it may end."""
+    from rollforge.run.worker import call_in_child
+
+    try:
+        call_in_child(_import, package)
+    except RollforgeError as exc:
+        last = [line for line in str(exc).splitlines() if line.strip()][-1:]
+        return f"The package {package} is installed here and cannot be imported: {''.join(last)}"
+    return ""
+
+
+def _import(package: str) -> None:
+    importlib.import_module(package)
+
+
+# -- while it works ----------------------------------------------------------------------------------------------------
+
+_STREAK = 3
+"""Tasks that must fail one after the other before a worker doubts itself."""
+_HOLD_SECONDS = 10.0
+"""How long it then waits for others to show up."""
+_PROBE_SECONDS = 60.0
+"""How often it tries one more task while others work and nothing is decided."""
+_LIVE_SECONDS = 5.0
+_GRACE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    started_at: float
+    """By the store's clock."""
+    error: str
+
+
+class Standing:
+    """Judges whether the failures of a worker are its own: whether what failed here succeeds elsewhere.
+
+    After three failures in a row the worker holds back while others have a chance to try the same tasks. When they all
+    succeed there, it should end. Tasks that fail elsewhere too are at fault themselves, and count no more. With no other
+    worker in sight it goes on after ten seconds.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Where the tasks are.
+    pool : str
+        Name.
+    worker : str
+        Name of the worker.
+    """
+
+    def __init__(self, store: TaskStore, pool: str, worker: str) -> None:
+        self._store = store
+        self._pool = pool
+        self._worker = worker
+        self._streak: dict[str, _Failure] = {}
+        self._good = self._bad = 0
+        self._began = self._looked = self._probed = -1e9
+        self._allowance: int | None = None
+        self._said = False
+
+    def succeeded(self) -> None:
+        """Note that a task was committed."""
+        self._good += 1
+        self._bad += len(self._streak)
+        self._streak.clear()
+        self._said = False
+
+    def failed(self, task: TaskRecord, error: str) -> None:
+        """Note that an attempt at a task failed, and with which error."""
+        if not self._streak:
+            self._began = time.monotonic()
+        self._streak[task.id] = _Failure(task.started_at or 0.0, error)
+        self._looked = -1e9
+
+    def allowance(self, limit: int) -> int:
+        """Return how many tasks to claim at most.
+
+        Raises
+        ------
+        FailingWorker
+            When tasks fail here alone.
+        """
+        now = time.monotonic()
+        if len(self._streak) < _STREAK:
+            return limit
+        if now - self._looked >= 1.0:
+            self._looked = now
+            self._allowance = self._decide(now)
+        if self._allowance is None:
+            return limit
+        granted, self._allowance = min(limit, self._allowance), 0
+        return granted
+
+    def holds(self) -> bool:
+        """Return whether nothing should be begun now."""
+        return len(self._streak) >= _STREAK and self._allowance is not None
+
+    def finish(self) -> None:
+        """Judge once more, when nothing is left to do.
+
+        Raises
+        ------
+        FailingWorker
+            When tasks failed here alone.
+        """
+        if len(self._streak) >= _STREAK:
+            self._judge()
+
+    def _decide(self, now: float) -> int | None:
+        """How many tasks may be claimed; None when there is nothing to say against any number."""
+        others = self._judge()
+        if len(self._streak) < _STREAK:
+            return None
+        live = any(work.running for work in others.values())
+        if not live and now - self._began > _HOLD_SECONDS:
+            return None
+        if not self._said:
+            self._said = True
+            log.warning("%d tasks in a row failed here; waiting for how they do on other workers", len(self._streak))
+            self._probed = now
+        if live and now - self._probed > _PROBE_SECONDS:
+            self._probed = now
+            return 1
+        return 0
+
+    def _judge(self) -> dict[str, Work]:
+        """Look at how the tasks of the streak did elsewhere; return what other workers do."""
+        since, error = min(f.started_at for f in self._streak.values()), next(reversed(self._streak.values())).error
+        others = self._store.workers(self._pool, since)
+        others.pop(self._worker, None)
+        succeeded = 0
+        for task in self._store.query(self._pool, {"_id": {"$in": sorted(self._streak)}}, results=False):
+            if any(name != self._worker for name in task.failed_by):
+                del self._streak[task.id]  # it is at fault itself
+                self._bad += 1
+            elif task.status in (Status.DONE, Status.PART_DONE) and task.worker != self._worker:
+                succeeded += 1
+        if succeeded < min(_STREAK, len(self._streak)) or len(self._streak) < _STREAK:
+            return others
+        done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values())
+        rate = (failed + self._bad + 1) / (done + failed + self._good + self._bad + 2)
+        if rate**succeeded > (0.01 if not self._good else 0.001):  # tasks fail now and then anywhere
+            return others
+        raise FailingWorker(
+            f"{len(self._streak)} tasks of pool {self._pool!r} in a row failed on this machine, and {succeeded} of them "
+            f"succeeded on others. This worker takes no more. Its last error: {error}\n"
+            "Look for what differs on this machine: data, packages, disk, memory."
+        )
+
+
+@dataclass(slots=True)
+class Retries:
+    """When tasks that failed at this worker may be tried here again: after everybody else had the chance.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Where the tasks are.
+    pool : str
+        Name.
+    worker : str
+        Name of the worker.
+    patient : bool
+        True gives workers that are idle time to take them, whether any are known of or not.
+    """
+
+    store: TaskStore
+    pool: str
+    worker: str
+    patient: bool = False
+    _due: dict[str, float] = field(default_factory=dict)
+    _others: frozenset[str] = frozenset()
+    _looked: float = -1e9
+
+    def failed(self, task: TaskRecord) -> None:
+        """Note that an attempt failed here and will be repeated."""
+        grace = _GRACE_SECONDS if self.patient or self._others else 0.0
+        self._due[task.id] = time.monotonic() + (min(60.0, 2.0**task.attempt) + grace if grace else 0.0)
+
+    def claimed(self, tasks: Sequence[TaskRecord]) -> None:
+        """Note that tasks are here again."""
+        for task in tasks:
+            self._due.pop(task.id, None)
+
+    @property
+    def avoid(self) -> str:
+        """The worker or machine whose failures are left to others: this worker, or the whole machine while others live."""
+        if time.monotonic() - self._looked > _LIVE_SECONDS:
+            self._looked = time.monotonic()
+            self._others = frozenset(self.store.workers(self.pool, None)) - {self.worker}
+        mine = machine_of(self.worker)
+        return mine if any(machine_of(name) != mine for name in self._others) else self.worker
+
+    def due(self) -> list[str]:
+        """Return the tasks that failed here and that nobody else is there to try."""
+        now = time.monotonic()
+        ready = [task_id for task_id, at in self._due.items() if at <= now]
+        if not ready:
+            return []
+        live = frozenset(self.store.workers(self.pool, None)) - {self.worker}
+        return [] if live else ready

@@ -1,0 +1,165 @@
+"""What a submission used: the data, the tracking store, the trading rules, the packages. The pool keeps it for workers.
+
+It is plain data and holds no secret: passwords and tokens are taken out of addresses. See
+:class:`~rollforge.run.fitness.Admission` for what a worker makes of it.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from rollforge.build import locate
+from rollforge.confidential import without_secrets
+from rollforge.errors import DataError, RollforgeError, printable
+from rollforge.machine import machine_of, process_name
+from rollforge.session import Session
+from rollforge.task import to_plain
+from rollforge.track.base import open_tracker
+
+__all__ = ["MODEL_PACKAGES", "Facts", "facts_of", "packages_of", "read_facts"]
+
+MODEL_PACKAGES = {"rollforge.models.lightgbm": "lightgbm", "rollforge.models.xgboost": "xgboost"}
+"""Modules of Rollforge's models that cannot work without a package."""
+
+
+def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, Any]:
+    """Return what tasks are submitted with, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
+
+    Parameters
+    ----------
+    tasks : iterable of mapping
+        Definitions. The classes of their models are imported, to see which packages they need.
+    session : Session
+        Names data folder, tracking store, region and exchange.
+
+    Returns
+    -------
+    dict
+        ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
+        :class:`~rollforge.data.content.DataContent`); ``tracking`` (None where it cannot be opened here); ``region``,
+        ``exchange``; ``models`` (class -> package -> version).
+    """
+    return {
+        "rollforge": version_of("rollforge"),
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "machine": machine_of(process_name()),
+        "data": _data(session),
+        "tracking": _tracking(session),
+        "region": session.region,
+        "exchange": to_plain(dict(session.exchange)),
+        "models": {name: packages for task in tasks for name, packages in _model(task).items()},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a submission; whoever may write to the pool may have written it."""
+
+    known: bool = False
+    """False: of these tasks nothing was kept."""
+    rollforge: str = ""
+    host: str = "another machine"
+    machine: str = ""
+    folder: str = ""
+    """Its data folder; empty where it had none."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+    tracking: str = ""
+    region: str = ""
+    exchange: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def read_facts(kept: Mapping[str, Any]) -> Facts:
+    """Return what :func:`facts_of` wrote; what has another form is left out.
+
+    Examples
+    --------
+    >>> read_facts({"host": "gpu1", "models": {"M": "?"}, "data": 7}) == Facts(known=True, host="gpu1", models={"M": {}})
+    True
+    """
+
+    def text(value: Any) -> str:
+        return printable(value)[:500] if isinstance(value, str) else ""
+
+    def mapping(value: Any) -> Mapping[str, Any]:
+        return {k: v for k, v in value.items() if isinstance(k, str)} if isinstance(value, Mapping) else {}
+
+    data = mapping(kept.get("data"))
+    return Facts(
+        known=bool(kept),
+        rollforge=text(kept.get("rollforge")),
+        host=text(kept.get("host")) or "another machine",
+        machine=text(kept.get("machine")),
+        folder=text(data.get("folder")),
+        content=mapping(data.get("content")),
+        tracking=text(kept.get("tracking")),
+        region=text(kept.get("region")),
+        exchange=mapping(kept.get("exchange")),
+        models={
+            text(name): {text(p): text(v) for p, v in mapping(packages).items()}
+            for name, packages in mapping(kept.get("models")).items()
+        },
+    )
+
+
+def _data(session: Session) -> dict[str, Any] | None:
+    from rollforge.data.content import session_content
+
+    try:
+        content = session_content(session)
+    except DataError:  # tasks that need it say what is wrong with it
+        return None
+    return None if content is None else {"folder": session.provider_uri, "content": content.to_plain()}
+
+
+def _tracking(session: Session) -> str | None:
+    try:
+        return without_secrets(open_tracker(session.tracking).uri)
+    except RollforgeError:  # whoever records something is told
+        return None
+
+
+def _model(task: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    model = task.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("class"), str):
+        return {}
+    path = model.get("module_path")
+    if isinstance(path, str) and path.endswith(".py"):
+        return {model["class"]: {path: ""}}
+    try:
+        found = locate(model["class"], path)
+    except RollforgeError:  # a worker may have it
+        return {}
+    return {model["class"]: packages_of(str(getattr(found, "__module__", "")))}
+
+
+def packages_of(module: str) -> dict[str, str]:
+    """Return the packages that classes of a module need, with their versions; those of Rollforge itself are left out.
+
+    Examples
+    --------
+    >>> list(packages_of("rollforge.models.lightgbm")), packages_of("rollforge.models.linear")
+    (['lightgbm'], {})
+    """
+    top = module.partition(".")[0]
+    name = MODEL_PACKAGES.get(module, "") if top == "rollforge" else top
+    if name in ("", "__main__", "builtins"):
+        return {}
+    return {name: version_of(name)}
+
+
+def version_of(package: str) -> str:
+    """Return the version of an importable package; empty for a module of the user's own."""
+    names = [package, *metadata.packages_distributions().get(package, ())]
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

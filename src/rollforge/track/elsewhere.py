@@ -1,0 +1,117 @@
+"""Runs that only another machine has: where they are, and how they come here.
+
+A worker that records in a file of its own machine leaves the host's name beside the reference that the pool keeps.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rollforge.confidential import mask_secrets, without_secrets
+from rollforge.errors import RecorderElsewhere, RollforgeError, TrackingError
+from rollforge.session import Session, current_session
+from rollforge.store.base import open_store
+from rollforge.task import Status
+from rollforge.track.recorder import COPIED_FROM, Recorder, open_reference
+from rollforge.track.tracker import RunQuery, Tracker, known_address, local_place, open_tracker
+
+__all__ = ["kept_reference", "open_kept", "said_elsewhere"]
+
+_MOST = 10_000
+"""Tasks that are looked through for a run that is not found."""
+
+
+def kept_reference(recorder: Recorder) -> dict[str, str]:
+    """Return what a pool keeps of a recorder of this process: its reference without secrets, and the host of a local store."""
+    kept = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
+    return {**kept, "host": socket.gethostname()} if local_place(recorder.uri) is not None else kept
+
+
+def open_kept(kept: Mapping[str, str]) -> Recorder:
+    """Return the recorder of such a reference; nothing is read of one that this machine should have.
+
+    Raises
+    ------
+    RecorderElsewhere
+        When only another machine has it, and no copy of it is in the current session's tracking store.
+    """
+    reference = {**kept, "tracking": known_address(kept["tracking"], current_session().tracking)}
+    host, place = kept.get("host"), local_place(kept["tracking"])
+    if host is None or host == socket.gethostname() or place is None:
+        return open_reference(reference, read=False)
+    if place.exists():  # the machines may share a disk
+        try:
+            return open_reference(reference)
+        except TrackingError:  # it is another store at the same place
+            pass
+    copy = _copy_of(kept["recorder_id"])
+    if copy is None:
+        raise RecorderElsewhere(_message(1, host, kept["tracking"]))
+    return copy
+
+
+def _copy_of(run_id: str) -> Recorder | None:
+    uri = current_session().tracking
+    place = local_place(uri)
+    if place is not None and not place.exists():
+        return None
+    try:
+        tracker: Tracker = open_tracker(uri)
+        found = tracker.search(list(tracker.experiments().values()), RunQuery(tags={COPIED_FROM: run_id}, limit=1))
+    except TrackingError:
+        return None
+    return Recorder(tracker, found[0].info) if found else None
+
+
+def _message(count: int, host: str, uri: str) -> str:
+    what = "The run was" if count == 1 else f"{count} runs were"
+    return (
+        f"{what} recorded on {host}, in {mask_secrets(uri)}, which this machine ({socket.gethostname()}) does not have. Copy "
+        f"{'it' if count == 1 else 'them'} on {host} to a tracking store that both reach, and name that store here with "
+        f"--tracking: rollforge track copy {shlex.quote(mask_secrets(uri))} http://HOST:5000. Start workers with --tracking "
+        "to have them record there at once."
+    )
+
+
+def said_elsewhere(session: Session, pool: str | None, run_id: str | None = None) -> str:
+    """Return where the runs of a pool are that this machine does not have; empty when the pools know of none.
+
+    Parameters
+    ----------
+    session : Session
+        Names the store.
+    pool : str, optional
+        One pool; by default all.
+    run_id : str, optional
+        Only this run.
+    """
+    try:
+        found = list(_elsewhere(session, pool, run_id))
+    except RollforgeError:  # whoever asks has an error already
+        return ""
+    return _message(len(found), found[0].get("host", ""), found[0]["tracking"]) if found else ""
+
+
+def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterator[Mapping[str, str]]:
+    scheme, _, path = session.store.partition(":///")
+    if scheme == "sqlite" and not Path(path.partition("?")[0]).expanduser().exists():
+        return
+    store = open_store(session.store)
+    for name in [p for p in store.pools() if pool in (None, p)]:
+        done: dict[str, Any] = {"status": Status.DONE.value}
+        if sum(store.count(name, done).values()) > _MOST:
+            continue
+        for task in store.query(name, done):
+            kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None
+            if not isinstance(kept, Mapping) or kept.get("host") in (None, socket.gethostname()):
+                continue
+            if run_id is not None and kept.get("recorder_id") != run_id:
+                continue
+            try:
+                open_kept(kept)
+            except RecorderElsewhere:
+                yield kept

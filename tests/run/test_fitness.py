@@ -1,0 +1,529 @@
+"""What a worker makes sure of before it claims, and how it tells its own failures from those of tasks: real processes.
+
+Other machines are imitated by host names of their own (``unshare --uts``), where the system allows that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rollforge import Session, TaskManager
+from rollforge.cli.exit_codes import Exit
+from rollforge.data.content import read_content
+from rollforge.errors import FailingWorker
+from rollforge.machine import machine_of, process_name
+from rollforge.run import fitness
+from rollforge.run.fitness import Admission, Standing
+from rollforge.run.submission import facts_of
+from rollforge.run.worker import Job, Worker
+from rollforge.store.base import TaskStore, open_store
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Cause, Status
+
+NAMESPACES = os.geteuid() == 0 and shutil.which("unshare") is not None
+elsewhere = pytest.mark.skipif(not NAMESPACES, reason="another host name needs root and unshare (util-linux)")
+
+MODEL = '''
+import os, time
+from rollforge.models import ConstantModel
+
+
+class Model(ConstantModel):
+    """Works on good machines."""
+
+    def fit(self, dataset, reweighter=None):
+        time.sleep(float(os.environ.get("TAKES", "0.05")))
+        if os.environ.get("BROKEN"):
+            raise OSError("libgomp.so.1: cannot open shared object file")
+        if self.value < 0:
+            raise ValueError("this model never works")
+        super().fit(dataset)
+'''
+
+
+def definition(value: float) -> dict[str, Any]:
+    """A task that reads no data."""
+    return {
+        "model": {"class": "Model", "module_path": "my_models", "kwargs": {"value": value}},
+        "dataset": {"class": "EmptyDataset", "module_path": "rollforge.models.constant"},
+    }
+
+
+def worker(
+    folder: Path, *options: str, host: str = "", pool: str = "p", jobs: int = 1, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a worker; with `host` on a machine of that name."""
+    words = [
+        sys.executable,
+        "-m",
+        "rollforge",
+        "worker",
+        "-t",
+        pool,
+        "--exit-when-empty",
+        "--jobs",
+        str(jobs),
+        *options,
+    ]
+    if host:
+        words = ["unshare", "--uts", "sh", "-c", f"hostname {host} && exec {shlex.join(words)}"]
+    return subprocess.Popen(
+        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}", "ROLLFORGE_ALLOW": "my_models",
+             "ROLLFORGE_STORE": f"sqlite:///{folder}/tasks.db", **environment},
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 150) -> tuple[int, str]:
+    """Exit code and output of a worker."""
+    out, _ = process.communicate(timeout=seconds)
+    return process.returncode, out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "my_models.py").write_text(MODEL)
+    return tmp_path
+
+
+def pool(folder: Path, values: list[float], **options: Any) -> TaskManager:
+    """A pool of tasks of which nothing is known."""
+    manager = TaskManager("p", store=open_store(f"sqlite:///{folder}/tasks.db"))
+    manager.create_task([definition(v) for v in values], **options)
+    return manager
+
+
+RUNS = ("--no-data", "--tracking", "folder:runs")
+
+
+# -- failures that are a machine's own ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["", pytest.param("bad-machine", marks=elsewhere)], ids=["same host", "another host"])
+def test_one_bad_worker_does_not_fail_the_pool(host: str, folder: Path) -> None:
+    """All forty tasks are done; the bad worker started first, ends with a code of its own and says why."""
+    manager = pool(folder, [float(i) for i in range(40)])
+    bad = worker(folder, *RUNS, host=host, jobs=2, BROKEN="1", TAKES="0")
+    time.sleep(1.0)
+    good = worker(folder, *RUNS, TAKES="0.2")
+    assert ended(good)[0] == Exit.DONE
+    code, said = ended(bad)
+    assert manager.task_stat() == {Status.DONE: 40}
+    assert code == Exit.FAILING, said
+    assert "in a row failed on this machine" in said
+    assert "libgomp" in said
+    assert "Traceback" not in said.split("tasks of pool")[-1]
+    failed = [t for t in manager.store.query("p") if t.failed_by]
+    assert 3 <= len(failed) <= 8
+    assert {len(t.failed_by) for t in failed} == {1}  # none of them went back to the worker where it failed
+
+
+@pytest.mark.slow
+def test_where_all_machines_are_bad_the_tasks_fail_with_their_causes(folder: Path) -> None:
+    """And waiting ends."""
+    manager = pool(folder, [float(i) for i in range(4)], max_attempts=2)
+    both = [worker(folder, *RUNS, BROKEN="1", TAKES="0") for _ in range(2)]
+    assert manager.wait(warn=False) == {Status.FAILED: 4}
+    assert [ended(process)[0] for process in both] == [Exit.DONE, Exit.DONE]
+    assert {t.cause for t in manager.store.query("p")} == {Cause.RAISED}
+    assert all("libgomp" in str(t.error) for t in manager.store.query("p"))
+
+
+@pytest.mark.slow
+def test_tasks_that_are_at_fault_make_no_healthy_worker_leave(folder: Path) -> None:
+    """Five that fail wherever they run come first; the others are done, and both workers end well."""
+    manager = pool(folder, [*(-1.0 - i for i in range(5)), *(float(i) for i in range(10))], max_attempts=2)
+    both = [worker(folder, *RUNS, TAKES="0.1") for _ in range(2)]
+    assert [ended(process)[0] for process in both] == [Exit.DONE, Exit.DONE]
+    assert manager.task_stat() == {Status.FAILED: 5, Status.DONE: 10}
+
+
+@pytest.mark.slow
+def test_a_lone_worker_tries_its_failures_again(folder: Path) -> None:
+    """There is nobody to leave them to: they fail after their attempts, in a time that is bounded."""
+    manager = pool(folder, [-1.0], max_attempts=3)
+    began = time.monotonic()
+    assert ended(worker(folder, *RUNS, TAKES="0"))[0] == Exit.DONE
+    assert manager.task_stat() == {Status.FAILED: 1}
+    assert time.monotonic() - began < 60
+
+
+def streak(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
+    """Fail `n` tasks at a worker."""
+    tasks = store.claim("p", worker=me, lease=600, limit=n)
+    for task in tasks:
+        store.fail(task, "boom")
+        standing.failed(task, "OSError: boom")
+    return tasks
+
+
+def done_by(store: TaskStore, other: str, ids: list[str], *, good: bool = True) -> None:
+    """Let another worker have some tasks."""
+    for task in store.claim("p", worker=other, lease=600, query={"_id": {"$in": ids}}, limit=99):
+        if good:
+            store.commit(task, 1)
+        else:
+            store.fail(task, "boom too")
+
+
+@pytest.fixture
+def forty(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """A store whose tasks come back at once."""
+    monkeypatch.setattr("rollforge.store.memory.backoff", lambda attempt: 0.0)
+    store = MemoryStore()
+    store.create("p", [{"x": i} for i in range(40)])
+    return store
+
+
+def test_a_worker_holds_back_after_three_failures_until_others_have_tried(forty: MemoryStore) -> None:
+    """What succeeds elsewhere condemns it; then it takes nothing more."""
+    standing = Standing(forty, "p", "me")
+    assert standing.allowance(5) == 5
+    tasks = streak(forty, standing, "me", 3)
+    assert standing.allowance(5) == 0
+    assert standing.holds()
+    done_by(forty, "other", [t.id for t in tasks])
+    with pytest.raises(FailingWorker, match=r"3 tasks .* 3 of them succeeded on others.*boom"):
+        standing.finish()
+
+
+def test_tasks_that_fail_elsewhere_too_count_no_more(forty: MemoryStore) -> None:
+    """They are at fault themselves."""
+    standing = Standing(forty, "p", "me")
+    tasks = streak(forty, standing, "me", 4)
+    done_by(forty, "other", [t.id for t in tasks[:2]], good=False)
+    done_by(forty, "other", [t.id for t in tasks[2:]])
+    assert standing.allowance(5) == 5
+    standing.finish()
+
+
+def test_a_success_ends_a_streak(forty: MemoryStore) -> None:
+    """Three failures with a success between them are no streak."""
+    standing = Standing(forty, "p", "me")
+    streak(forty, standing, "me", 2)
+    standing.succeeded()
+    streak(forty, standing, "me", 2)
+    assert standing.allowance(5) == 5
+
+
+def test_where_tasks_fail_now_and_then_a_short_streak_says_little(forty: MemoryStore) -> None:
+    """A third of all attempts fail at the others too: three tasks that they then do are chance."""
+    standing = Standing(forty, "p", "me")
+    for _ in range(6):
+        standing.succeeded()
+    tasks = streak(forty, standing, "me", 3)
+    mine = [t.id for t in tasks]
+    rest = [t.id for t in forty.query("p", {"status": "waiting", "_id": {"$nin": mine}})]
+    done_by(forty, "other", rest[:10], good=False)
+    done_by(forty, "other", rest[10:20])
+    done_by(forty, "other", mine)
+    standing.finish()
+
+
+def test_with_nobody_else_in_sight_it_goes_on(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while, and stays patient while another works."""
+    monkeypatch.setattr(fitness, "_HOLD_SECONDS", 0.2)
+    standing = Standing(forty, "p", "me")
+    streak(forty, standing, "me", 3)
+    assert standing.allowance(5) == 0
+    time.sleep(1.1)
+    assert standing.allowance(5) == 5
+    forty.claim("p", worker="other", lease=600)
+    time.sleep(1.1)
+    assert standing.allowance(5) == 0
+    monkeypatch.setattr(fitness, "_PROBE_SECONDS", 0.0)
+    time.sleep(1.1)
+    assert standing.allowance(5) == 1
+    assert standing.allowance(5) == 0
+
+
+def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
+    """Two workers in one process, one of which fails everything: each task fails once at most, and all are done."""
+
+    def good(task: dict[str, Any]) -> int:
+        time.sleep(0.02)
+        return int(task["x"])
+
+    def bad(task: dict[str, Any]) -> int:
+        raise OSError("disk full")
+
+    left: list[BaseException] = []
+
+    def run_bad() -> None:
+        try:
+            Worker(forty, Job("p", bad), name="bad:1", judged=True).run()
+        except FailingWorker as exc:
+            left.append(exc)
+
+    thread = threading.Thread(target=run_bad)
+    thread.start()
+    time.sleep(0.2)
+    Worker(forty, Job("p", good), name="good:1", judged=True).run()
+    thread.join(60)
+    assert forty.count("p") == {Status.DONE: 40}
+    assert len(left) == 1
+    assert Counter(name for t in forty.query("p") for name in t.failed_by).keys() == {"bad:1"}
+
+
+# -- what a machine lacks ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    place = folder / "full"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("a small disk needs the right to mount tmpfs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["TMPDIR", "ROLLFORGE_CACHE", "tracking"])
+def test_a_full_disk_is_noticed_before_anything_is_claimed(variable: str, folder: Path) -> None:
+    """Temporary folder, cache, tracking store: code 7, one message, no attempt counted."""
+    manager = pool(folder, [1.0])
+    with full_disk(folder) as place:
+        (place / "junk").write_bytes(bytes(50_000))
+        if variable == "tracking":
+            process = worker(folder, "--no-data", "--tracking", f"folder:{place}/runs")
+        else:
+            process = worker(folder, *RUNS, **{variable: str(place)})
+        code, said = ended(process)
+    assert code == Exit.UNFIT, said
+    assert str(place) in said
+    assert "Traceback" not in said
+    assert [(t.status, t.attempts) for t in manager.store.query("p")] == [(Status.WAITING, 0)]
+
+
+def test_code_that_is_not_allowed_or_not_there_is_said_at_once(folder: Path) -> None:
+    """Of models that the submission named."""
+    store = MemoryStore()
+    session = Session(tracking=f"folder:{folder}/runs", store=store.uri)
+    for name, said in (("no_such_package", "not installed here"), ("scipy", "--allow scipy")):
+        facts = {**facts_of([], session), "models": {"Model": {name: "1.2"}}}
+        store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
+        admission = Admission(store, name, session)
+        admission.look()
+        (verdict,) = admission.verdicts.values()
+        assert verdict.session is None
+        assert said in verdict.lacks[0]
+        facts["models"]["Other"] = {}  # one of the models can be run
+        store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
+        admission.look(idle=True)
+        admission._looked = -1e9
+        admission.look()
+        assert [v.session is None for v in admission.verdicts.values()] == [True, False]
+
+
+# -- what the tasks were submitted with --------------------------------------------------------------------------------
+
+
+def workflow(folder: Path, market: Path, **rollforge: Any) -> Path:
+    """Four windows of a linear model."""
+    handler = {
+        "class": "Alpha158", "module_path": "rollforge.data",
+        "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29"}
+    }  # fmt: skip
+    segments = {
+        "train": ["2022-01-03", "2022-10-31"], "valid": ["2022-11-01", "2022-12-30"], "test": ["2023-01-02", "2023-12-29"]
+    }  # fmt: skip
+    document = {
+        "rollforge": {"data": str(market), "store": f"sqlite:///{folder}/tasks.db", "tracking": f"folder:{folder}/runs",
+                      "experiment": "small", **rollforge},
+        "task": {
+            "model": {"class": "LinearModel", "module_path": "rollforge.models"},
+            "dataset": {
+                "class": "DatasetH", "module_path": "rollforge.data", "kwargs": {"handler": handler, "segments": segments}
+            },
+            "record": [{"class": "SignalRecord"}],
+        },
+        "rolling": {"step": 80, "rtype": "sliding"},
+    }  # fmt: skip
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def rollforge(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rollforge", *words], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_market: Path, tmp_path: Path) -> None:
+    """Data and tracking store are those of the submission; `run` then trains nothing more, and `collect` finds all."""
+    file = workflow(tmp_path, small_market)
+    submitted = rollforge(tmp_path, "submit", str(file), "--json")
+    assert submitted.returncode == Exit.DONE, submitted.stderr
+    facts = json.loads(submitted.stdout)
+    assert (facts["pool"], facts["tasks"], facts["new"], facts["done"]) == ("small", 4, 4, 0)
+    assert facts["content"] == read_content(small_market).mark
+    manager = TaskManager("small", store=open_store(f"sqlite:///{tmp_path}/tasks.db"))
+    assert manager.task_stat() == {Status.WAITING: 4}
+    assert facts["ids"] == [t.id for t in manager.store.query("small")]
+    assert not (tmp_path / "runs").exists()
+    command = shlex.split(facts["worker"])
+    assert command[0] == "rollforge"
+    (tmp_path / "away").mkdir()
+    ran = rollforge(tmp_path / "away", *command[1:], "--exit-when-empty", "--jobs", "1")
+    assert ran.returncode == Exit.DONE, ran.stdout + ran.stderr
+    assert manager.task_stat() == {Status.DONE: 4}
+    again = rollforge(tmp_path, "submit", str(file))
+    assert "4: 0 new, 4 done already" in again.stdout
+    whole = rollforge(tmp_path, "run", str(file))
+    assert whole.returncode == Exit.DONE, whole.stderr
+    assert "all 4 tasks are done already" in whole.stdout
+    assert "other data" not in whole.stderr
+    assert rollforge(tmp_path, "collect", str(file)).returncode == Exit.DONE
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_data_takes_nothing_unless_that_is_accepted(small_market: Path, tmp_path: Path) -> None:
+    """What differs is named; a copy that is the same will do."""
+    file = workflow(tmp_path, small_market)
+    assert rollforge(tmp_path, "submit", str(file)).returncode == Exit.DONE
+    store = f"sqlite:///{tmp_path}/tasks.db"
+    manager = TaskManager("small", store=open_store(store))
+    other = Path(shutil.copytree(small_market, tmp_path / "other"))
+    name = sorted(p.name for p in (other / "features").iterdir())[3]
+    series = other / "features" / name / "close.day.bin"
+    series.write_bytes(series.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    words = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1", "--data")
+    refused = rollforge(tmp_path, *words, str(other))
+    assert refused.returncode == Exit.UNFIT
+    assert f"values of the instrument {name} differ in 2023" in refused.stderr
+    assert str(small_market) in refused.stderr
+    assert "--accept-other-data" in refused.stderr
+    assert manager.task_stat() == {Status.WAITING: 4}
+    assert {t.attempts for t in manager.store.query("small")} == {0}
+    accepted = rollforge(tmp_path, *words, str(other), "--accept-other-data")
+    assert accepted.returncode == Exit.DONE, accepted.stderr
+    assert "differs from" in accepted.stderr
+    assert manager.task_stat() == {Status.DONE: 4}
+    collected = rollforge(tmp_path, "run", str(file))
+    assert "4 of 4 windows were trained on other data" in collected.stderr
+    manager.reset_status({}, Status.WAITING)
+    copy = shutil.copytree(small_market, tmp_path / "copy", copy_function=shutil.copy)
+    assert rollforge(tmp_path, *words, str(copy)).returncode == Exit.DONE
+    assert "other data" not in rollforge(tmp_path, "run", str(file)).stderr
+
+
+@pytest.mark.slow
+def test_two_submissions_with_other_data_in_one_pool_are_apart(small_market: Path, tmp_path: Path) -> None:
+    """A worker that is told nothing runs each on its own data; one with the data of the first leaves those of the second."""
+    other = Path(shutil.copytree(small_market, tmp_path / "other"))
+    name = next((other / "features").iterdir()) / "open.day.bin"
+    name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    store = f"sqlite:///{tmp_path}/tasks.db"
+    manager = TaskManager("small", store=open_store(store))
+    assert rollforge(tmp_path, "submit", str(workflow(tmp_path, small_market)), "--limit", "2").returncode == Exit.DONE
+    first = {t.id for t in manager.store.query("small")}
+    file = workflow(tmp_path, other)
+    file.write_text(file.read_text().replace("'2022-10-31'", "'2022-09-30'"))
+    assert rollforge(tmp_path, "submit", str(file), "--limit", "2").returncode == Exit.DONE
+    words = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1")
+    one = rollforge(tmp_path, *words, "--data", str(small_market))
+    assert one.returncode == Exit.UNFIT, one.stderr
+    assert "2 tasks" in one.stderr
+    assert {t.id for t in manager.store.query("small", {"status": "done"})} == first
+    both = rollforge(tmp_path, *words)
+    assert both.returncode == Exit.DONE, both.stderr
+    assert manager.task_stat() == {Status.DONE: 4}
+    marks = {read_content(folder).mark for folder in (small_market, other)}
+    runs = [TaskManager("small", store=manager.store).re_query(i)["res"]["recorder"] for i in sorted(first)]
+    assert len(marks) == 2
+    assert all(run["tracking"] == f"folder:{tmp_path}/runs" for run in runs)
+
+
+@pytest.mark.slow
+@elsewhere
+def test_runs_that_another_machine_has_are_named_with_the_cure(small_market: Path, tmp_path: Path) -> None:
+    """By collect and by R.get_recorder; a copy in a store that both reach is found."""
+    file = workflow(tmp_path, small_market)
+    assert rollforge(tmp_path, "submit", str(file)).returncode == Exit.DONE
+    away = tmp_path / "gpu1"
+    away.mkdir()
+    words = ("--tracking", f"folder:{away}/runs")
+    store = f"sqlite:///{tmp_path}/tasks.db"
+    code, said = ended(worker(tmp_path, *words, host="gpu1", pool="small", ROLLFORGE_STORE=store, ROLLFORGE_ALLOW=""))
+    assert code == Exit.DONE, said
+    shutil.move(away, tmp_path / "taken away")
+    for command in (("run", str(file)), ("collect", str(file))):
+        failed = rollforge(tmp_path, *command)
+        assert failed.returncode == Exit.USAGE
+        assert "4 runs were recorded on gpu1" in failed.stderr
+        assert f"folder:{away}/runs" in failed.stderr
+        assert "rollforge track copy" in failed.stderr
+    report = rollforge(tmp_path, "report", str(file))
+    assert "recorded on gpu1" in report.stderr
+    code_text = (
+        "import rollforge\nfrom rollforge import R, init\n"
+        f"init(store={store!r}, tracking='folder:{tmp_path}/runs')\n"
+        "try:\n    R.get_recorder(experiment_name='small', recorder_name='x')\n"
+        "except rollforge.errors.RecorderElsewhere as exc:\n    print(exc)\n"
+    )
+    asked = subprocess.run([sys.executable, "-c", code_text], capture_output=True, text=True, check=True, timeout=60)
+    assert "recorded on gpu1" in asked.stdout
+    copied = rollforge(tmp_path, "track", "copy", f"folder:{tmp_path}/taken away/runs", f"folder:{tmp_path}/runs")
+    assert copied.returncode == Exit.DONE, copied.stderr
+    found = rollforge(tmp_path, "collect", str(file))
+    assert found.returncode == Exit.DONE, found.stderr
+
+
+def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
+    """Addresses lose user and password; what a worker knows of them is its own affair."""
+    session = Session(tracking="http://ann:s3cret@127.0.0.1:9/?token=abc", store=f"sqlite:///{tmp_path}/t.db")
+    facts = facts_of([definition(1.0)], session)
+    assert facts["tracking"] == "http://127.0.0.1:9/"
+    assert "s3cret" not in json.dumps(facts)
+    assert facts["data"] is None
+    assert facts["machine"] == machine_of(process_name())
+
+
+def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp_path: Path) -> None:
+    """And all of them again when the data change under it."""
+    market = Path(shutil.copytree(small_market, tmp_path / "market"))
+    session = Session(provider_uri=str(market), tracking=f"folder:{tmp_path}/runs", store="memory://judged")
+    store = open_store(session.store)
+    admission = Admission(store, "p", session, ("provider_uri",))
+    assert admission.prove(stays=True) == []
+    key = store.keep_submission("p", facts_of([], session))
+    store.create("p", [{"x": 1}], submission=key)
+    admission._looked = -1e9
+    admission.look()
+    assert admission.query == {"submission": {"$in": [key]}}
+    assert admission.session_for(key).provider_uri == str(market)
+    changed = next((market / "features").iterdir()) / "open.day.bin"
+    changed.write_bytes(changed.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    from rollforge.data.provider import open_provider
+
+    open_provider(market).refresh()
+    admission._looked = -1e9
+    admission.look()
+    assert admission.query == {"submission": {"$in": []}}
+    assert "differs from" in admission.explain(admission.refused())
