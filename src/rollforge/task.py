@@ -33,6 +33,7 @@ __all__ = [
     "digest",
     "encode",
     "from_plain",
+    "identified",
     "import_reference",
     "name_reference",
     "searchable",
@@ -524,5 +525,11 @@ def digest(value: Any) -> str:
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True
     """
+    return identified(value)[0]
+
+
+def identified(value: Any) -> tuple[str, str]:
+    """Return the id of a definition, see :func:`digest`, and its canonical JSON."""
     check_size(value, LIMITS["task_size"], "A task definition")
-    return hashlib.sha256(encode(value).encode("utf-8")).hexdigest()[:32]
+    text = encode(value)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32], text

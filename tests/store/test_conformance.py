@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import pickle
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +136,16 @@ class TestSQLiteStore(TaskStoreSuite):
             SQLiteStore(f"sqlite:///{tmp_path if address else ''}/{address}")
         assert list(tmp_path.iterdir()) == []
 
+    def test_what_is_derived_from_tasks_is_made_for_those_of_an_older_schema(self, tmp_path: Path) -> None:
+        """Counts, and how many prerequisites are not done: as if the tasks had been made by this version."""
+        file = tmp_path / "old.db"
+        with contextlib.closing(sqlite3.connect(file)) as raw, raw:
+            for script in sqlite._MIGRATIONS[:5]:
+                raw.executescript(script)
+            raw.execute("PRAGMA user_version = 5")
+            _fill_old(lambda text, rows: raw.executemany(text, rows), "?")
+        _check_migrated(SQLiteStore(f"sqlite:///{file}"))
+
     def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
         """No table of ours is made among its tables."""
         file = tmp_path / "theirs.db"
@@ -148,6 +160,46 @@ class TestSQLiteStore(TaskStoreSuite):
         """Whatever is done to it in whatever order."""
         machine = type("Machine", (StoreMachine,), {"make_store": lambda clock: _sqlite(tmp_path, clock)})
         run_state_machine_as_test(machine, settings=MACHINE)
+
+
+# What a pool of an earlier version held: id -> status, and what it waits for.
+OLD_TASKS = {
+    "a": ("done", []), "b": ("waiting", []), "c": ("running", []), "d": ("failed", []), "e": ("part_done", []),
+    "f": ("waiting", ["a"]), "g": ("waiting", ["a", "b", "c"]), "h": ("failed", ["d", "gone"]),
+}  # fmt: skip
+
+
+def _fill_old(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
+    """Put tasks into the tables of a version that knew of prerequisites, and of nothing derived but `blocked`."""
+    text = "INSERT INTO tasks (pool, id, definition, status, blocked, token, lease_until, worker, created_at) VALUES "
+    rows = [
+        ("pool", i, json.dumps({"x": i}), status, any(n != "a" for n in needs), 7, 1e12, "w", 1.0)
+        for i, (status, needs) in OLD_TASKS.items()
+    ]
+    many(f"{text} ({', '.join([mark] * 9)})", rows)
+    edges = [("pool", i, n) for i, (_, needs) in OLD_TASKS.items() for n in needs]
+    many(f"INSERT INTO needs (pool, id, needs) VALUES ({mark}, {mark}, {mark})", edges)
+
+
+def _check_migrated(store: TaskStore) -> None:
+    """Such a pool is counted right, goes on where it was, and may be put into a batch."""
+    states = [Status(status) for status, _ in OLD_TASKS.values()]
+    assert store.count(POOL) == {status: states.count(status) for status in set(states)}
+    assert store.pools() == [POOL]
+    assert {t.id for t in store.query(POOL) if t.blocked} == {"g", "h"}
+    running = store.get(POOL, "c")
+    store.add_to_batch(POOL, "batch", list(OLD_TASKS))
+    claimed = store.claim(POOL, worker="w", lease=60, limit=9, batch="batch")
+    assert [t.id for t in claimed] == ["b", "f"]
+    for task in (*claimed, running):
+        assert store.get(POOL, "g").blocked
+        store.commit(task, 1)
+    assert [t.id for t in store.claim(POOL, worker="w", lease=60, limit=9, batch="batch")] == ["g"]
+    counts = {Status.DONE: 4, Status.RUNNING: 1, Status.FAILED: 2, Status.PART_DONE: 1}
+    assert store.count(POOL) == store.count(POOL, batch="batch") == counts
+    assert store.remove(POOL) == 8
+    assert (store.count(POOL), store.pools()) == ({}, [])
+    store.close()
 
 
 def _check_unnamed(store: TaskStore, task_id: str) -> None:
@@ -227,6 +279,21 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute(f"INSERT INTO tasks ({columns}) VALUES (%s, %s, %s, %s, %s, %s)", values)
             raw.execute("INSERT INTO results (pool, id, plain) VALUES ('pool', %s, '0.5')", (task_id,))
         _check_unnamed(self.make_store(None), task_id)
+
+    def test_what_is_derived_from_tasks_is_made_for_those_of_an_older_schema(self, postgres: PostgresServer) -> None:
+        """Counts, and how many prerequisites are not done: as if the tasks had been made by this version."""
+        schema = self.uri.rpartition("=")[2]
+        with psycopg.connect(postgres.uri) as raw:
+            raw.execute(f"CREATE SCHEMA {schema}")
+            raw.execute(f"SET search_path TO {schema}")
+            raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+            for script in _POSTGRES_MIGRATIONS[:3]:
+                for statement in script.split(";"):
+                    raw.execute(statement.encode())
+            raw.execute("INSERT INTO schema_version VALUES (3)")
+            raw.execute("ALTER TABLE tasks ALTER COLUMN filter SET DEFAULT '{}'")
+            _fill_old(lambda text, rows: raw.cursor().executemany(text, rows), "%s")
+        _check_migrated(self.make_store(None))
 
     @pytest.mark.parametrize(
         ("change", "said"),

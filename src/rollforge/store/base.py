@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, MissingDependency, nearest
 from rollforge.machine import machine_of
-from rollforge.task import Cause, Status, TaskRecord
+from rollforge.task import Cause, Status, TaskRecord, digest
 
 __all__ = [
     "AVOID_SECONDS",
@@ -22,6 +22,7 @@ __all__ = [
     "TaskStore",
     "Work",
     "backoff",
+    "batch_of",
     "open_store",
     "refuse_running",
     "storable_text",
@@ -68,6 +69,11 @@ class TaskStore(Protocol):
     * **A claim is a lease with a token.** The token grows with every claim. When a lease has run out, the next claim may
       take the task over; renewing, committing, giving back and failing under an old token is refused with
       :class:`~rollforge.errors.LeaseLost` and changes nothing. So each stage of a task has one committed result.
+    * **A call whose answer was lost may be repeated.** A claim that carries an identity is answered with the tasks that it
+      was given; a commit, failure or return that this claim has ended with already succeeds again and changes nothing;
+      creating known tasks changes nothing.
+    * **A batch is a set of tasks** of a pool: those of one submission. A task may be in several, and leaves them when it is
+      removed. Claiming and counting cost the same in a batch as in a pool, whatever else is there.
     * **Attempts are counted** when a stage fails, or its lease runs out; not when it is given back. After `max_attempts`
       the task is ``failed`` and keeps its error and its cause.
     * **A failure stays with its worker**: a task knows at which workers it failed, and a claim can leave it to others.
@@ -91,6 +97,7 @@ class TaskStore(Protocol):
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
         submission: str = "",
+        batch: str = "",
     ) -> list[Created]:
         """Store definitions, all of them or none; those that the pool has already keep all but name and submission.
 
@@ -112,6 +119,9 @@ class TaskStore(Protocol):
         submission : str
             Key of what was used, from :meth:`keep_submission`: of the new ones, and of known ones that are not done. Empty:
             new tasks get none, known ones keep theirs.
+        batch : str
+            Name of the batch that all of them belong to from now on, also those that the pool has already; see
+            :func:`batch_of`.
 
         Raises
         ------
@@ -132,6 +142,9 @@ class TaskStore(Protocol):
     def open_submissions(self, pool: str) -> set[str]:
         """Return the keys of the submissions whose tasks have not all ended; the empty one for tasks that have none."""
 
+    def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
+        """Let those of some tasks that are there belong to a batch; it is made if need be."""
+
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         """Store whole records (copies from another store), running ones as not begun; return how many were new."""
 
@@ -147,6 +160,8 @@ class TaskStore(Protocol):
         query: Query | None = None,
         limit: int = 1,
         avoid: str = "",
+        batch: str = "",
+        claim: str = "",
     ) -> list[TaskRecord]:
         """Take up to `limit` tasks of a status (or whose lease, claimed from that status, ran out), now ``running``.
 
@@ -155,6 +170,26 @@ class TaskStore(Protocol):
 
         None while the pool is paused. Nothing that a definition refers to is imported; a task whose definition cannot be
         decoded becomes ``failed`` with the cause ``unreadable``, and the others are claimed.
+
+        Parameters
+        ----------
+        pool : str
+            Name.
+        worker : str
+            Name of the worker.
+        lease : float
+            Seconds that the claim lasts without renewal.
+        status : Status
+            ``waiting`` or ``part_done``.
+        query : mapping, optional
+            Only tasks that match.
+        limit : int
+            How many tasks at most.
+        batch : str
+            Only tasks of this batch; empty means all of the pool.
+        claim : str
+            Identity of this claim, different for each: when it was claimed under before and the tasks are still held, they
+            are returned, with the token that they have. Empty: the claim cannot be repeated.
         """
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
@@ -188,11 +223,16 @@ class TaskStore(Protocol):
     def get(self, pool: str, task_id: str) -> TaskRecord:
         """Return one task with its result."""
 
-    def query(self, pool: str, query: Query | None = None, *, results: bool = True) -> Iterator[TaskRecord]:
-        """Yield the tasks that match, oldest first."""
+    def query(
+        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+    ) -> Iterator[TaskRecord]:
+        """Yield the tasks that match (of a batch), oldest first, `limit` of them at most; with their results or without."""
 
-    def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
-        """Return how many tasks there are by status; statuses without tasks are left out."""
+    def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
+        """Return how many tasks there are by status (of a batch); statuses without tasks are left out.
+
+        When the query asks for nothing but a status, no task is looked at.
+        """
 
     def pools(self) -> list[str]:
         """Return the names of the pools that have tasks."""
@@ -234,6 +274,17 @@ class TaskStore(Protocol):
 
     def close(self) -> None:
         """Give connections back; a later call opens them again."""
+
+
+def batch_of(ids: Iterable[str]) -> str:
+    """Return the name of the batch of some tasks: the same tasks, in whatever order, are the same batch.
+
+    Examples
+    --------
+    >>> batch_of(["a", "b", "a"]) == batch_of(["b", "a"])
+    True
+    """
+    return digest(sorted(set(ids)))
 
 
 def backoff(attempt: int) -> float:

@@ -65,6 +65,7 @@ class MemoryStore:
         self._pools: dict[str, dict[str, TaskRecord]] = {}
         self._paused: set[str] = set()
         self._submissions: dict[str, dict[str, str]] = {}
+        self._batches: dict[str, dict[str, set[str]]] = {}
         self._token = 0
 
     # -- putting in ----------------------------------------------------------------------------------------------------
@@ -79,6 +80,7 @@ class MemoryStore:
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
         submission: str = "",
+        batch: str = "",
     ) -> list[Created]:
         names = named(definitions, model_names)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
@@ -102,7 +104,14 @@ class MemoryStore:
                     self._put(replace(known, model_name=name or known.model_name, submission=used))
             if any(c.new for c in made):
                 self._settle(pool, needs)
+            if batch:
+                self.add_to_batch(pool, batch, [c.id for c in made])
             return made
+
+    def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
+        with self._lock:
+            there = self._pools.get(pool, {}).keys()
+            self._batches.setdefault(pool, {}).setdefault(batch, set()).update(there & set(ids))
 
     def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
         for task_id in needs:
@@ -133,7 +142,7 @@ class MemoryStore:
             for record in new:
                 status = record.stage_from if record.status is Status.RUNNING else record.status
                 self._put(replace(record, pool=pool, status=status, token=0, lease_until=None, available_at=0.0))
-            self._settle(pool, [d for r in new for d in r.depends_on])
+            self._settle(pool, [d for r in new for d in (r.id, *r.depends_on)])
             return len(new)
 
     def _put(self, task: TaskRecord) -> TaskRecord:
@@ -180,9 +189,14 @@ class MemoryStore:
         query: Query | None = None,
         limit: int = 1,
         avoid: str = "",
+        batch: str = "",
+        claim: str = "",
     ) -> list[TaskRecord]:
         node = parse_query(query)
         with self._lock:
+            again = self._given(pool, claim) if claim else []
+            if again:
+                return again if status is Status.PART_DONE else [replace(t, result=None) for t in again]
             self.expire(pool)
             if pool in self._paused:
                 return []
@@ -190,7 +204,7 @@ class MemoryStore:
             self._token += 1  # one counter for the whole store: a task removed and created again knows no old claims
             free = [
                 t
-                for t in self._matching(pool, node)
+                for t in self._matching(pool, node, batch)
                 if t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
             ]
             free.sort(key=lambda t: -t.priority)  # stable: among equals the oldest first
@@ -206,11 +220,18 @@ class MemoryStore:
                         started_at=now,
                         finished_at=None,
                         log="",
+                        extra={"claim": claim},
                     )
                 )
                 for task in free[:limit]
             ]
             return claimed if status is Status.PART_DONE else [replace(t, result=None) for t in claimed]
+
+    def _given(self, pool: str, claim: str) -> list[TaskRecord]:
+        """What a claim of the same identity was given before."""
+        tasks = self._pools.get(pool, {}).values()
+        held = [t for t in tasks if t.status is Status.RUNNING and t.extra.get("claim") == claim]
+        return sorted(held, key=lambda t: -t.priority)
 
     def expire(self, pool: str) -> None:
         with self._lock:
@@ -231,14 +252,19 @@ class MemoryStore:
                             finished_at=now,
                         )
                     )
-                    if status is Status.FAILED:
-                        self._settle(pool, [task.id])
+                    self._settle(pool, [task.id, *task.depends_on])
 
     def _held(self, claim: TaskRecord) -> TaskRecord:
         task = self._pools.get(claim.pool, {}).get(claim.id)
         if task is None or task.status is not Status.RUNNING or task.token != claim.token:
             raise LeaseLost(stale(claim))
         return task
+
+    def _ended_before(self, claim: TaskRecord, ending: str) -> Status | None:
+        """The status of a task that this claim ended in the same way before: the answer to that call may have been lost."""
+        task = self._pools.get(claim.pool, {}).get(claim.id)
+        same = task is not None and task.token == claim.token and task.extra.get("ending") == ending
+        return task.status if task is not None and same else None
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         with self._lock:
@@ -248,6 +274,8 @@ class MemoryStore:
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         kept = decode_result(encode_result(result))
         with self._lock:
+            if self._ended_before(task, "commit") is status:
+                return
             self._put(
                 replace(
                     self._held(task),
@@ -260,6 +288,7 @@ class MemoryStore:
                     available_at=0.0,
                     finished_at=self._clock(),
                     log=trim_log(log),
+                    extra={"ending": "commit"},
                 )
             )
             if status is Status.DONE:
@@ -267,14 +296,19 @@ class MemoryStore:
 
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         with self._lock:
+            before = self._ended_before(task, "give back")
+            if before is not None and before is (status or before):
+                return
             held = self._held(task)
-            given = replace(held, status=status or held.stage_from, lease_until=None)
+            given = replace(held, status=status or held.stage_from, lease_until=None, extra={"ending": "give back"})
             self._put(given if why is None else replace(given, error=storable_text(why), cause=Cause.UNFIT))
-            if status in (Status.DONE, Status.FAILED):
-                self._settle(task.pool, [task.id])
+            self._settle(task.pool, [task.id, *held.depends_on])
 
     def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
         with self._lock:
+            before = self._ended_before(task, "fail")
+            if before is not None:
+                return before
             held, now = self._held(task), self._clock()
             attempt = held.attempt + 1
             hopeless = attempt >= held.max_attempts or cause is Cause.UNREADABLE
@@ -292,10 +326,10 @@ class MemoryStore:
                     available_at=now + wait,
                     finished_at=now,
                     failed_by=tuple(dict.fromkeys([*held.failed_by, str(held.worker)])),
+                    extra={"ending": "fail"},
                 )
             )
-            if status is Status.FAILED:
-                self._settle(task.pool, [task.id])
+            self._settle(task.pool, [task.id, *held.depends_on])
             return status
 
     def release_worker(
@@ -319,18 +353,22 @@ class MemoryStore:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         return task
 
-    def query(self, pool: str, query: Query | None = None, *, results: bool = True) -> Iterator[TaskRecord]:
+    def query(
+        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+    ) -> Iterator[TaskRecord]:
         node = parse_query(query)
         with self._lock:
-            found = self._matching(pool, node)
+            found = self._matching(pool, node, batch)[:limit]
         yield from found if results else (replace(t, result=None) for t in found)
 
-    def _matching(self, pool: str, node: Node) -> list[TaskRecord]:
-        return [t for t in self._pools.get(pool, {}).values() if matches(node, _document(t))]
+    def _matching(self, pool: str, node: Node, batch: str = "") -> list[TaskRecord]:
+        tasks = self._pools.get(pool, {})
+        members = self._batches.get(pool, {}).get(batch, set()) if batch else tasks
+        return [t for i, t in tasks.items() if i in members and matches(node, _document(t))]
 
-    def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
+    def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         counts: dict[Status, int] = {}
-        for task in self.query(pool, query, results=False):
+        for task in self.query(pool, query, batch=batch, results=False):
             counts[task.status] = counts.get(task.status, 0) + 1
         return counts
 
@@ -369,9 +407,14 @@ class MemoryStore:
             gone = self._matching(pool, node)
             for task in gone:
                 del self._pools[pool][task.id]
+            self._leave_batches(pool, {t.id for t in gone})
             self._settle(pool, [t.id for t in gone])
             self._tell(pool)
         return len(gone)
+
+    def _leave_batches(self, pool: str, ids: set[str]) -> None:
+        left = {name: members - ids for name, members in self._batches.get(pool, {}).items()}
+        self._batches[pool] = {name: members for name, members in left.items() if members}
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
@@ -445,6 +488,10 @@ class MemoryStore:
                 tasks[key] = replace(task, depends_on=tuple(sorted(needs)))
             self._check_acyclic(tasks, {new_id}, tasks[new_id].depends_on)
             self._pools[pool] = tasks
+            for members in self._batches.get(pool, {}).values():
+                if task_id in members:
+                    members.remove(task_id)
+                    members.add(new_id)
             self._settle(pool, [new_id, *tasks[new_id].depends_on])
             self._tell(pool)
         return new_id

@@ -72,18 +72,18 @@ __all__ = ["MongoStore"]
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _META = "rollforge_meta"
 _ORDER = [("priority", DESCENDING), ("seq", 1)]
 _UNFINISHED = ["waiting", "running", "part_done"]
 _FRESH: Document = {
     "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
     "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
-    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "",
-    "submission": "",
+    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "", "submission": "", "batches": [],
+    "claim": None, "ending": None,
 }  # fmt: skip
 # What a task keeps when another definition is put in its place.
-_KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission")
+_KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
 _SECONDS = 10.0
 _TRUST = (UntrustedPickle, ArtifactUnreadable)
 
@@ -153,10 +153,12 @@ class MongoStore:
                 f"one knows {SCHEMA_VERSION}). Update Rollforge."
             )
         elif found["version"] < SCHEMA_VERSION:
-            for pool in self.pools():  # since schema 2 a task has a name, since 3 its failures and its submission
-                for added in ("model_name", "failed_by", "submission"):
+            # In schema 2 a task got a name, in 3 its failures and its submission, in 4 its batches.
+            since: Document = {"model_name": "", "failed_by": "", "submission": "", "batches": []}
+            for pool in self.pools():
+                for added, value in since.items():
                     lacking = {"digest": {"$exists": True}, added: {"$exists": False}}
-                    self._database[pool].update_many(lacking, {"$set": {added: ""}})
+                    self._database[pool].update_many(lacking, {"$set": {added: value}})
             self._meta.update_one({"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}})
 
     def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
@@ -202,6 +204,8 @@ class MongoStore:
             self._adopted[pool] = -1e9
             tasks.create_index("digest", unique=True, sparse=True)
             tasks.create_index([("status", 1), ("priority", -1), ("seq", 1)])
+            tasks.create_index([("batches", 1), ("status", 1), ("priority", -1), ("seq", 1)])
+            tasks.create_index([("status", 1), ("claim", 1)])
             tasks.create_index("needs")
             tasks.create_index("changed")
         if time.monotonic() - self._adopted[pool] > 1.0:
@@ -250,12 +254,14 @@ class MongoStore:
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
         submission: str = "",
+        batch: str = "",
     ) -> list[Created]:
         names = named(definitions, model_names)
         written = [_definition(d) for d in definitions]  # all of them, before anything is stored
         tasks, needs = self._tasks(pool), sorted(set(depends_on))
         ids = {w["digest"] for w in written}
-        missing = sorted(set(needs) - ids - set(tasks.distinct("digest", {"digest": {"$in": needs}})))
+        found = {d["digest"] for some in _some_of(needs) for d in tasks.find({"digest": {"$in": some}}, {"digest": 1})}
+        missing = sorted(set(needs) - ids - found)
         if missing:
             raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
         refuse_cycles(ids, needs, lambda some: _needs(tasks, some))
@@ -273,7 +279,9 @@ class MongoStore:
             unfinished = {**again, "status": {"$ne": "done"}, "submission": {"$ne": submission}}
             tasks.update_many(unfinished, {"$set": {"submission": submission, "changed": self._now()}})
         if needs and new:
-            self._settle(pool, needs)
+            self._settle(pool, needs, themselves=[written[i]["digest"] for i in new])
+        if batch:
+            self.add_to_batch(pool, batch, [d["digest"] for d in written])
         return [Created(d["digest"], i in new) for i, d in enumerate(written)]
 
     @_spoken
@@ -291,6 +299,11 @@ class MongoStore:
     @_spoken
     def open_submissions(self, pool: str) -> set[str]:
         return set(self._tasks(pool).distinct("submission", {"status": {"$in": _UNFINISHED}}))
+
+    @_spoken
+    def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
+        for some in _some_of(list(dict.fromkeys(ids))):
+            self._tasks(pool).update_many({"digest": {"$in": some}}, {"$addToSet": {"batches": batch}})
 
     def _rename(self, tasks: Collection[Document], names: Mapping[str, str]) -> None:
         """Give tasks that are there the names of their models."""
@@ -344,43 +357,69 @@ class MongoStore:
 
     # -- dependencies --------------------------------------------------------------------------------------------------
 
-    def _settle(self, pool: str, changed: Iterable[str]) -> None:
-        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
-        tasks, ids = self._tasks(pool), list(changed)
-        while ids:
-            dependants = list(tasks.find({"needs": {"$in": ids}}, {"needs": 1, "digest": 1, "status": 1}))
-            wanted = list({n for d in dependants for n in d["needs"]})
-            seen = {"digest": 1, "status": 1, "finished_at": 1}
-            states = {d["digest"]: d for d in tasks.find({"digest": {"$in": wanted}}, seen)}
-            ids = [d["digest"] for d in dependants if self._settle_one(tasks, d, states)]
+    def _settle(self, pool: str, changed: Iterable[str], *, themselves: Sequence[str] = ()) -> None:
+        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there.
 
-    def _settle_one(self, tasks: Collection[Document], task: Document, states: Mapping[str, Document]) -> bool:
-        """Return whether the task fails now."""
-        met = [n for n in task["needs"] if n in states and states[n]["status"] == "done"]
-        unmet = [n for n in task["needs"] if n not in met]
-        # Only ever taken out or added one by one: somebody else may have seen another one end meanwhile.
-        if met:
-            # Each process knows the server's clock to some milliseconds: by its own, another might start the task before
-            # its prerequisite ended.
-            ended = max(states[n].get("finished_at") or 0.0 for n in met)
-            tasks.update_one({"_id": task["_id"]}, {"$pullAll": {"unmet": met}, "$max": {"available_at": ended}})
-        for need in unmet:
-            tasks.update_one({"_id": task["_id"]}, {"$addToSet": {"unmet": need}})
-        guilty = sorted(n for n in unmet if n not in states or states[n]["status"] == "failed")
-        if not guilty:
-            return False
-        failed = {
-            "status": "failed", "cause": "dependency", "error": because_of(guilty[0]), "finished_at": self._now(),
-            "changed": self._now(),
-        }  # fmt: skip
-        return bool(tasks.update_one({"_id": task["_id"], "status": "waiting"}, {"$set": failed}).modified_count)
+        Parameters
+        ----------
+        pool : str
+            Name.
+        changed : iterable of str
+            Tasks that have another status, or are gone.
+        themselves : sequence of str
+            Only these of their dependants; empty means all.
+        """
+        tasks = self._tasks(pool)
+        only: Document = {"digest": {"$in": list(themselves)}} if themselves else {}
+        states: dict[str, str | None] = dict.fromkeys(changed)
+        ended: dict[str, float] = {}
+        while states:
+            for some in _some_of(list(states)):
+                found = tasks.find({"digest": {"$in": some}}, {"digest": 1, "status": 1, "finished_at": 1})
+                for known in found:
+                    states[known["digest"]] = known["status"]
+                    ended[known["digest"]] = known.get("finished_at") or 0.0
+            # Only ever taken out or added one by one: somebody else may have seen another one end meanwhile. And never more
+            # than those that changed: a task may wait for ten thousand.
+            for some in _some_of([i for i, status in states.items() if status == "done"]):
+                # Each process knows the server's clock to some milliseconds: by its own, another might start the task before
+                # its prerequisite ended.
+                after = {"available_at": max(ended[i] for i in some)}
+                tasks.update_many({**only, "needs": {"$in": some}}, {"$pullAll": {"unmet": some}, "$max": after})
+            failed: list[str] = []
+            for task_id, status in states.items():
+                if status != "done":
+                    tasks.update_many({**only, "needs": {"$in": [task_id]}}, {"$addToSet": {"unmet": task_id}})
+                if status in (None, "failed"):
+                    failed += self._fail_with(tasks, task_id, only)
+            only, states = {}, dict.fromkeys(failed)
+
+    def _fail_with(self, tasks: Collection[Document], task_id: str, only: Document) -> list[str]:
+        """Fail the waiting tasks that depend on one that failed or is gone; return their ids."""
+        theirs = {**only, "needs": {"$in": [task_id]}, "status": "waiting"}
+        ids = [d["digest"] for d in tasks.find(theirs, {"digest": 1})]
+        if ids:
+            now = self._now()
+            failed = {
+                "status": "failed", "cause": "dependency", "error": because_of(task_id), "finished_at": now, "changed": now,
+            }  # fmt: skip
+            tasks.update_many(theirs, {"$set": failed})
+        return ids
 
     def _heal(self, pool: str) -> None:
         """Do what a worker that died right after a commit left undone."""
-        waiting = self._tasks(pool).find({"status": "waiting"}, {"unmet": 1})
-        unmet = {n for d in waiting for n in d["unmet"]}
-        if unmet:
-            self._settle(pool, unmet)
+        ended: list[Document] = [
+            {"$match": {"status": "waiting", "unmet": {"$ne": []}}},
+            {"$limit": 100},
+            {"$unwind": "$unmet"},
+            {"$group": {"_id": "$unmet"}},
+        ]
+        unmet = [d["_id"] for d in self._tasks(pool).aggregate(ended)]
+        over: set[str] = set(unmet)
+        for some in _some_of(unmet):
+            moving = {"digest": {"$in": some}, "status": {"$in": _UNFINISHED}}
+            over -= {d["digest"] for d in self._tasks(pool).find(moving, {"digest": 1})}
+        self._settle(pool, over)
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
@@ -395,14 +434,19 @@ class MongoStore:
         query: Query | None = None,
         limit: int = 1,
         avoid: str = "",
+        batch: str = "",
+        claim: str = "",
     ) -> list[TaskRecord]:
         condition = _condition(parse_query(query))
         tasks = self._tasks(pool)
+        again = list(tasks.find({"status": "running", "claim": claim}).sort(_ORDER)) if claim else []
+        if again:
+            return self._readable(pool, again, status)
         self.expire(pool)
         if self.paused(pool):
             return []
         now = self._now()
-        free = {"status": status.value, "available_at": {"$lte": now}, "unmet": {"$size": 0}}
+        free = {"status": status.value, "available_at": {"$lte": now}, "unmet": {"$size": 0}, **_in_batch(batch)}
         if tasks.find_one(free, {"_id": 1}) is None:
             self._heal(pool)
             return []
@@ -413,6 +457,7 @@ class MongoStore:
         change = {
             "status": "running", "stage_from": status.value, "token": self._number("token"), "worker": worker,
             "lease_until": now + lease, "started_at": now, "finished_at": None, "log": "", "changed": now,
+            "claim": claim or None, "ending": None,
         }  # fmt: skip
         claimed: list[TaskRecord] = []
         while len(claimed) < limit:
@@ -421,6 +466,13 @@ class MongoStore:
             )
             if found is None:
                 break
+            claimed += self._readable(pool, [found], status)
+        return claimed
+
+    def _readable(self, pool: str, claimed: Sequence[Document], status: Status) -> list[TaskRecord]:
+        """Fail the claims whose definition, or result of the first stage, is damaged; return the others."""
+        readable = []
+        for found in claimed:
             task = self._record(pool, found)
             if "unreadable" in task.extra:
                 self.fail(task, task.extra["unreadable"], Cause.UNREADABLE)
@@ -430,8 +482,8 @@ class MongoStore:
             except _TRUST as exc:
                 self.fail(task, f"The result of the first stage cannot be read: {exc}", Cause.UNREADABLE)
                 continue
-            claimed.append(_with(task, result=result))
-        return claimed
+            readable.append(_with(task, result=result))
+        return readable
 
     @_spoken
     def expire(self, pool: str) -> None:
@@ -450,8 +502,8 @@ class MongoStore:
                 "token": found["token"],
                 "lease_until": found["lease_until"],
             }
-            if tasks.update_one(same, {"$set": ended}).modified_count and status == "failed":
-                self._settle(pool, [found["digest"]])
+            if tasks.update_one(same, {"$set": ended}).modified_count:
+                self._settle_end(pool, found["digest"], status)
 
     def _record(self, pool: str, found: Document) -> TaskRecord:
         own = (
@@ -466,26 +518,48 @@ class MongoStore:
 
     # -- the claim's end -----------------------------------------------------------------------------------------------
 
-    def _end(self, task: TaskRecord, change: Document) -> None:
+    def _end(self, task: TaskRecord, change: Document) -> bool:
+        """Change a task that is held under this claim; return whether it is."""
         held = {"digest": task.id, "status": "running", "token": task.token}
         done = self._tasks(task.pool).update_one(held, {"$set": {**change, "changed": self._now()}})
-        if done.matched_count != 1:
+        return bool(done.matched_count)
+
+    def _ended_before(self, task: TaskRecord, ending: str) -> Status:
+        """Return the status of a task that this claim ended in the same way before: that answer may have been lost.
+
+        Raises
+        ------
+        LeaseLost
+            When it did not.
+        """
+        same = {"digest": task.id, "token": task.token, "ending": ending}
+        found = self._tasks(task.pool).find_one(same, {"status": 1})
+        if found is None:
             raise LeaseLost(stale(task))
+        return Status(found["status"])
+
+    def _settle_end(self, pool: str, task_id: str, status: str) -> None:
+        """Let others know how a claim ended; a task that waits again may wait in vain."""
+        if status in ("done", "failed"):
+            self._settle(pool, [task_id])
+        elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
+            self._settle(pool, found["unmet"], themselves=[task_id])
 
     @_spoken
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change: Document = {"lease_until": self._now() + lease}
-        self._end(task, change if log is None else {**change, "log": trim_log(log)})
+        if not self._end(task, change if log is None else {**change, "log": trim_log(log)}):
+            raise LeaseLost(stale(task))
 
     @_spoken
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         change = {
             "status": status.value, "res": _result(encode_result(result)), "error": None, "cause": None, "attempt": 0,
-            "lease_until": None, "available_at": 0.0, "finished_at": self._now(), "log": trim_log(log),
+            "lease_until": None, "available_at": 0.0, "finished_at": self._now(), "log": trim_log(log), "ending": "commit",
         }  # fmt: skip
-        self._end(task, change)
-        if status is Status.DONE:
-            self._settle(task.pool, [task.id])
+        if not self._end(task, change) and self._ended_before(task, "commit") is not status:
+            raise LeaseLost(stale(task))
+        self._settle_end(task.pool, task.id, status.value)
 
     @_spoken
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
@@ -494,9 +568,12 @@ class MongoStore:
             raise LeaseLost(stale(task))
         to = status or Status(found["stage_from"])
         note = {} if why is None else {"error": storable_text(why), "cause": Cause.UNFIT.value}
-        self._end(task, {"status": to.value, "lease_until": None, **note})
-        if status in (Status.DONE, Status.FAILED):
-            self._settle(task.pool, [task.id])
+        change = {"status": to.value, "lease_until": None, "ending": "give back", **note}
+        if not self._end(task, change):
+            before = self._ended_before(task, "give back")
+            if before is not (status or before):
+                raise LeaseLost(stale(task))
+        self._settle_end(task.pool, task.id, to.value)
 
     @_spoken
     def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
@@ -512,11 +589,11 @@ class MongoStore:
         change = {
             "status": status.value, "attempt": attempt, "error": storable_text(error), "cause": cause.value,
             "log": trim_log(log), "lease_until": None, "available_at": now + wait, "finished_at": now,
-            "failed_by": "".join(map(failure_mark, workers)),
+            "failed_by": "".join(map(failure_mark, workers)), "ending": "fail",
         }  # fmt: skip
-        self._end(task, change)
-        if status is Status.FAILED:
-            self._settle(task.pool, [task.id])
+        if not self._end(task, change):
+            status = self._ended_before(task, "fail")
+        self._settle_end(task.pool, task.id, status.value)
         return status
 
     @_spoken
@@ -540,17 +617,22 @@ class MongoStore:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         return _with(self._record(pool, found), result=_result_of(found) if result else None)
 
-    def query(self, pool: str, query: Query | None = None, *, results: bool = True) -> Iterator[TaskRecord]:
-        for found in self._found(pool, _condition(parse_query(query)), {} if results else {"res": 0, "def": 0}):
+    def query(
+        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+    ) -> Iterator[TaskRecord]:
+        if limit == 0:  # which means no limit to MongoDB
+            return
+        condition = _of_batch(batch, _condition(parse_query(query)))
+        for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0):
             yield _with(self._record(pool, found), result=_result_of(found) if results else None)
 
     @_spoken
-    def _found(self, pool: str, condition: Document, fields: Document) -> list[Document]:
-        return list(self._tasks(pool).find(condition, fields or None).sort("seq", 1))
+    def _found(self, pool: str, condition: Document, fields: Document, limit: int) -> list[Document]:
+        return list(self._tasks(pool).find(condition, fields or None).sort("seq", 1).limit(limit))
 
     @_spoken
-    def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
-        condition = _condition(parse_query(query))
+    def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
+        condition = _of_batch(batch, _condition(parse_query(query)))
         steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
         return {Status(d["_id"]): d["n"] for d in self._tasks(pool).aggregate(steps) if d["n"]}
 
@@ -692,7 +774,8 @@ class MongoStore:
 
         refuse_cycles({new_id}, needs, needs_of)
         if known:
-            tasks.update_one({"_id": known["_id"]}, {"$set": {"needs": needs}})
+            change = {"$set": {"needs": needs}, "$addToSet": {"batches": {"$each": old["batches"]}}}
+            tasks.update_one({"_id": known["_id"]}, change)
             tasks.delete_one({"_id": old["_id"]})
         else:
             fresh = {k: v for k, v in _FRESH.items() if k not in _KEPT}
@@ -710,9 +793,27 @@ class MongoStore:
 # -- documents ---------------------------------------------------------------------------------------------------------
 
 
+_AT_ONCE = 10_000
+"""Ids in one query: a message to the server may have 48 MB, a document 16."""
+
+
+def _some_of(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _AT_ONCE):
+        yield ids[start : start + _AT_ONCE]
+
+
+def _in_batch(batch: str) -> Document:
+    return {"batches": {"$in": [batch]}} if batch else {}  # not an equality: the stand-in for tests knows none in lists
+
+
+def _of_batch(batch: str, condition: Document) -> Document:
+    return {"$and": [_in_batch(batch), condition]} if batch else condition
+
+
 def _needs(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
     """What some tasks wait for, directly."""
-    return {n for d in tasks.find({"digest": {"$in": list(ids)}}, {"needs": 1}) for n in d["needs"]}
+    found = (d for some in _some_of(list(ids)) for d in tasks.find({"digest": {"$in": some}}, {"needs": 1}))
+    return {n for d in found for n in d["needs"]}
 
 
 def _definition(definition: Mapping[str, Any]) -> Document:
@@ -776,7 +877,10 @@ def _compare(node: Compare) -> Document:
         if node.op == "$eq":
             return _by_id(str(value))
         if node.op == "$in":
-            return {"$or": [_by_id(v) for v in value]} if value else {"digest": {"$in": []}}
+            texts = [str(v) for v in value]
+            own = [ObjectId(t) for t in texts if re.fullmatch("[0-9a-f]{24}", t)]
+            known = {"digest": {"$in": texts}}
+            return {"$or": [known, {"_id": {"$in": own}}]} if own else known
         return {"digest": {node.op: value}}
     field = ".".join(("filter", *node.path[1:])) if node.in_definition else node.path[0]
     if node.op == "$eq" and not isinstance(value, (dict, list)):

@@ -29,7 +29,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.store.base import Clock
 from rollforge.store.query import Compare, is_plain_path
-from rollforge.store.sql import Condition, SQLStore, Transaction
+from rollforge.store.sql import Condition, SQLStore, Transaction, statements
 from rollforge.task import searchable
 
 __all__ = ["PostgresStore"]
@@ -83,6 +83,245 @@ CREATE TABLE submissions (
     created_at DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (pool, id)
 )
+""",
+    """
+ALTER TABLE tasks ADD COLUMN unmet INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN claim TEXT;
+ALTER TABLE tasks ADD COLUMN ending TEXT;
+UPDATE tasks SET unmet = c.n, blocked = c.n > 0 FROM (
+    SELECT n.pool, n.id, COUNT(*) FILTER (WHERE p.status IS DISTINCT FROM 'done') AS n
+    FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs GROUP BY n.pool, n.id
+) AS c WHERE tasks.pool = c.pool AND tasks.id = c.id;
+CREATE INDEX tasks_by_claim ON tasks (pool, claim) WHERE status = 'running';
+CREATE TABLE batches (
+    number  BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pool    TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    used_at DOUBLE PRECISION NOT NULL,
+    UNIQUE (pool, name)
+);
+CREATE TABLE members (
+    batch   BIGINT NOT NULL,
+    task    BIGINT NOT NULL,
+    state   TEXT NOT NULL,
+    held    BOOLEAN NOT NULL,
+    urgency BIGINT NOT NULL,
+    PRIMARY KEY (task, batch)
+);
+CREATE INDEX members_by_turn ON members (batch, state, held, urgency DESC, task);
+CREATE TABLE tallies (
+    batch     BIGINT NOT NULL,
+    pool      TEXT NOT NULL,
+    waiting   BIGINT NOT NULL,
+    running   BIGINT NOT NULL,
+    part_done BIGINT NOT NULL,
+    done      BIGINT NOT NULL,
+    failed    BIGINT NOT NULL
+);
+CREATE INDEX tallies_by_batch ON tallies (batch, pool);
+INSERT INTO tallies SELECT 0, pool, COUNT(*) FILTER (WHERE status = 'waiting'),
+    COUNT(*) FILTER (WHERE status = 'running'), COUNT(*) FILTER (WHERE status = 'part_done'),
+    COUNT(*) FILTER (WHERE status = 'done'), COUNT(*) FILTER (WHERE status = 'failed') FROM tasks GROUP BY pool;
+CREATE FUNCTION $schema.tasks_made() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+    SELECT batch, pool,
+        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
+        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
+        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
+    FROM (
+        SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows
+    ) AS changes GROUP BY batch, pool;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.tasks_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM old_rows) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+    SELECT batch, pool,
+        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
+        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
+        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
+    FROM (
+        SELECT 0 AS batch, pool, status, -1 AS n FROM old_rows
+    ) AS changes GROUP BY batch, pool;
+    DELETE FROM $schema.members WHERE task IN (SELECT seq FROM old_rows);
+    UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
+    FROM (
+        SELECT d.seq, e.n FROM (
+            SELECT x.pool, needs.id, SUM(x.n) AS n FROM (
+                SELECT pool, id, 1 AS n FROM old_rows WHERE status = 'done'
+            ) AS x JOIN $schema.needs ON needs.pool = x.pool AND needs.needs = x.id
+            GROUP BY x.pool, needs.id HAVING SUM(x.n) <> 0
+        ) AS e JOIN $schema.tasks d ON d.pool = e.pool AND d.id = e.id ORDER BY d.seq FOR UPDATE OF d
+    ) AS c WHERE t.seq = c.seq;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.tasks_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+    SELECT batch, pool,
+        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
+        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
+        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
+    FROM (
+        SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows
+        UNION ALL SELECT 0, pool, status, -1 FROM old_rows
+    ) AS changes GROUP BY batch, pool
+    HAVING COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) <> 0
+        OR COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) <> 0
+        OR COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) <> 0
+        OR COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) <> 0 OR COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) <> 0;
+    IF EXISTS (SELECT 1 FROM new_rows n JOIN $schema.members m ON m.task = n.seq) THEN
+        UPDATE $schema.members m SET state = n.status, held = n.blocked, urgency = n.priority
+        FROM new_rows n WHERE m.task = n.seq AND (m.state, m.held, m.urgency) IS DISTINCT FROM (n.status, n.blocked, n.priority);
+    END IF;
+    IF EXISTS (SELECT 1 FROM new_rows n JOIN $schema.needs ON needs.pool = n.pool AND needs.needs = n.id) THEN
+        UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
+        FROM (
+            SELECT d.seq, e.n FROM (
+                SELECT x.pool, needs.id, SUM(x.n) AS n FROM (
+                    SELECT pool, id, -1 AS n FROM new_rows WHERE status = 'done'
+                    UNION ALL SELECT pool, id, 1 FROM old_rows WHERE status = 'done'
+                ) AS x JOIN $schema.needs ON needs.pool = x.pool AND needs.needs = x.id
+                GROUP BY x.pool, needs.id HAVING SUM(x.n) <> 0
+            ) AS e JOIN $schema.tasks d ON d.pool = e.pool AND d.id = e.id ORDER BY d.seq FOR UPDATE OF d
+        ) AS c WHERE t.seq = c.seq;
+    END IF;
+    IF random() < 0.002 AND pg_try_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA || '.tallies')) THEN
+        WITH gone AS (
+            DELETE FROM $schema.tallies USING (
+                SELECT ctid AS place FROM $schema.tallies FOR UPDATE SKIP LOCKED
+            ) AS found WHERE tallies.ctid = found.place
+            RETURNING tallies.batch, tallies.pool, waiting, running, part_done, done, failed
+        ) INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+        SELECT batch, pool, SUM(waiting), SUM(running), SUM(part_done), SUM(done), SUM(failed)
+        FROM gone GROUP BY batch, pool;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.needs_made() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM new_rows) ORDER BY p.seq FOR SHARE;
+    UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
+    FROM (
+        SELECT e.pool, e.id, COUNT(*) AS n FROM new_rows e
+        LEFT JOIN $schema.tasks p ON p.pool = e.pool AND p.id = e.needs
+        WHERE p.status IS DISTINCT FROM 'done' GROUP BY e.pool, e.id
+    ) AS c WHERE t.pool = c.pool AND t.id = c.id;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.needs_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM old_rows) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM old_rows) ORDER BY p.seq FOR SHARE;
+    UPDATE $schema.tasks t SET unmet = t.unmet - c.n, blocked = t.unmet - c.n > 0
+    FROM (
+        SELECT e.pool, e.id, COUNT(*) AS n FROM old_rows e
+        LEFT JOIN $schema.tasks p ON p.pool = e.pool AND p.id = e.needs
+        WHERE p.status IS DISTINCT FROM 'done' GROUP BY e.pool, e.id
+    ) AS c WHERE t.pool = c.pool AND t.id = c.id;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.members_made() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+    SELECT batch, pool,
+        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
+        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
+        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
+    FROM (
+        SELECT batch, '' AS pool, state AS status, 1 AS n FROM new_rows
+    ) AS changes GROUP BY batch, pool;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.members_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM old_rows) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+    SELECT batch, pool,
+        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
+        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
+        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
+    FROM (
+        SELECT batch, '' AS pool, state AS status, -1 AS n FROM old_rows
+    ) AS changes GROUP BY batch, pool;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION $schema.members_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
+    SELECT batch, pool,
+        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
+        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
+        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
+        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
+    FROM (
+        SELECT batch, '' AS pool, state AS status, 1 AS n FROM new_rows
+        UNION ALL SELECT batch, '', state, -1 FROM old_rows
+    ) AS changes GROUP BY batch, pool
+    HAVING COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) <> 0
+        OR COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) <> 0
+        OR COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) <> 0
+        OR COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) <> 0 OR COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) <> 0;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER tasks_made AFTER INSERT ON $schema.tasks REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.tasks_made();
+CREATE TRIGGER tasks_gone AFTER DELETE ON $schema.tasks REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.tasks_gone();
+CREATE TRIGGER tasks_changed AFTER UPDATE ON $schema.tasks REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.tasks_changed();
+CREATE TRIGGER members_made AFTER INSERT ON $schema.members REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.members_made();
+CREATE TRIGGER members_gone AFTER DELETE ON $schema.members REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.members_gone();
+CREATE TRIGGER members_changed AFTER UPDATE ON $schema.members REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.members_changed();
+CREATE TRIGGER needs_made AFTER INSERT ON $schema.needs REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.needs_made();
+CREATE TRIGGER needs_gone AFTER DELETE ON $schema.needs REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION $schema.needs_gone()
 """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
@@ -228,6 +467,7 @@ class PostgresStore(SQLStore):
     """
 
     _position = "strpos"
+    _concatenate = "string_agg"
     _lock_rows = "FOR UPDATE"
     _skip_locked = "FOR UPDATE SKIP LOCKED"
 
@@ -287,9 +527,9 @@ class PostgresStore(SQLStore):
         schema = sql.Identifier(self._schema)
         tx.connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
         tx.run("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-        for statements in _MIGRATIONS[self._version(tx) :]:
-            for statement in statements.split(";"):
-                tx.run(statement)
+        for script in _MIGRATIONS[self._version(tx) :]:
+            for statement in statements(script):
+                tx.run(statement.replace("$schema", f'"{self._schema}"'))
         tx.run("DELETE FROM schema_version")
         tx.run("INSERT INTO schema_version VALUES (:version)", version=SCHEMA_VERSION)
 
@@ -364,6 +604,12 @@ class PostgresStore(SQLStore):
     def _list(self, values: Iterable[str]) -> list[str]:
         return list(values)
 
+    def _elements(self, name: str) -> str:
+        return f"(SELECT unnest(CAST(:{name} AS text[])) AS value)"
+
+    def _definition_columns(self, definition: str) -> dict[str, Any]:
+        return {"definition": definition, "filter": _filter(definition)}
+
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
             "INSERT INTO tasks (pool, id, definition, filter, model_name, submission, priority, max_attempts, created_at) "
@@ -375,7 +621,7 @@ class PostgresStore(SQLStore):
         )
         made: list[bool] = []
         for some in _batches(rows):
-            filters = [_jsonb(searchable(json.loads(r["definition"]))) for r in some]
+            filters = [_filter(r["definition"]) for r in some]
             found = tx.rows(
                 text, pool=some[0]["pool"], priority=some[0]["priority"], max_attempts=some[0]["max_attempts"],
                 ids=[r["id"] for r in some], definitions=[r["definition"] for r in some], filters=filters,
@@ -495,6 +741,10 @@ def _in_column(node: Compare, name: str) -> Condition:
     number = column in ("priority", "attempt", "created_at", "started_at", "finished_at")
     if op == "$exists":
         return ("(1 = 1)" if value else "(1 = 0)"), {}
+    if op == "$in" and not number:  # one parameter, however many there are: a statement takes 65,535
+        found = f"{column} = ANY(CAST(:{name} AS text[]))"
+        missing = f"({found} OR {column} IS NULL)" if None in value else found
+        return missing, {name: [v for v in value if isinstance(v, str)]}
     if op == "$in":
         parts = [_in_column(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(value)]
         return _either([p[0] for p in parts]), {k: v for p in parts for k, v in p[1].items()}
@@ -525,6 +775,11 @@ def _exact(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_exact(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _filter(definition: str) -> Jsonb:
+    """What queries look at of a definition."""
+    return _jsonb(searchable(json.loads(definition)))
 
 
 def _jsonb(value: Any) -> Jsonb:

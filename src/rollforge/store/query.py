@@ -30,6 +30,7 @@ __all__ = [
     "found_at",
     "is_plain_path",
     "matches",
+    "only_about",
     "parse_query",
     "paths_in",
 ]
@@ -288,6 +289,21 @@ def compare(document: Any, path: tuple[str, ...], op: str, value: Any) -> bool:
     if op == "$eq" and value is None and not found:
         return True
     return any(_holds(one, op, value) for f in found for one in ([f, *f] if isinstance(f, list) else [f]))
+
+
+def only_about(node: Node, *columns: str) -> bool:
+    """Return whether nothing but some columns decides whether a task matches.
+
+    Examples
+    --------
+    >>> only_about(parse_query({"status": {"$in": ["waiting", "running"]}}), "status")
+    True
+    """
+    if isinstance(node, (And, Or)):
+        return all(only_about(part, *columns) for part in node.parts)
+    if isinstance(node, Not):
+        return only_about(node.part, *columns)
+    return node.path[0] in columns
 
 
 def matches(node: Node, document: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ connect, how a transaction is made and repeated, and how a query becomes a condi
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -18,7 +19,6 @@ from rollforge.store.base import (
     Query,
     Work,
     backoff,
-    because_of,
     failed_workers,
     failure_mark,
     named,
@@ -29,11 +29,11 @@ from rollforge.store.base import (
     trim_log,
 )
 from rollforge.store.codec import Encoded, decode_result, encode_result
-from rollforge.store.query import And, Compare, Node, Not, Or, parse_query, paths_in
+from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
 from rollforge.store.rows import read_record
-from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode
+from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, identified
 
-__all__ = ["Condition", "SQLStore", "Transaction"]
+__all__ = ["Condition", "SQLStore", "Transaction", "statements"]
 
 T = TypeVar("T")
 Condition = tuple[str, dict[str, Any]]
@@ -43,26 +43,70 @@ COLUMNS = (
     "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
     "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
 )
-_FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
-_EXPIRE = """
+FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
+_TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
+# The same within a batch: a walk along its members in turn, each looked up in the table of tasks.
+_BATCH = "(SELECT number FROM batches WHERE batches.pool = :pool AND name = :batch)"
+_TURN_OF_BATCH = (
+    f"SELECT seq FROM members CROSS JOIN tasks WHERE seq = task AND batch = {_BATCH} AND state = :status "
+    "AND held = FALSE AND {free} AND {condition} ORDER BY urgency DESC, task LIMIT :most"
+)
+CLAIMED = (
+    "status = 'running', stage_from = :status, worker = :worker, lease_until = :now + :lease, started_at = :now, "
+    "finished_at = NULL, log = '', claim = :claim, ending = NULL"
+)
+DUE = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
+COMMITTED = (
+    "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, finished_at = :now, "
+    "log = :log, ending = 'commit'"
+)
+HELD = "pool = :pool AND id = :id AND status = 'running' AND token = :held"
+# A time to wait after a failed attempt, see backoff(); `attempt` is the number of those before it.
+_PAUSE = ":jitter * CASE WHEN attempt > 5 THEN 60 ELSE (1 << attempt) END"
+_EXPIRE = f"""
 UPDATE tasks SET attempt = attempt + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
-    available_at = :now + :jitter * CASE WHEN attempt + 1 >= max_attempts THEN 0 WHEN attempt > 5 THEN 60
-        ELSE (1 << attempt) END,
+    available_at = :now + CASE WHEN attempt + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END,
     status = CASE WHEN attempt + 1 >= max_attempts THEN 'failed' ELSE stage_from END,
     error = 'The lease of worker ' || worker || ' ran out: it was killed, or hung, or could not reach the store.'
 WHERE seq IN (
-    SELECT seq FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now {lock}
-) RETURNING id, status
+    SELECT seq FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now {{lock}}
+) RETURNING id, status, blocked
 """
 _NEAR = 200
 """How many tasks in turn are looked at before all that match are looked for."""
 _SPARE = 16
 """How many tasks more than asked for are found, since others claim too."""
 _FASTER = 20
-_UNMET = """
-SELECT 1 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
-WHERE n.pool = tasks.pool AND n.id = tasks.id AND
+_FAILED = f"""
+UPDATE tasks SET attempt = attempt + 1, error = :error, cause = :cause, log = :log, lease_until = NULL,
+    finished_at = :now, ending = 'fail',
+    failed_by = CASE WHEN {{position}}(failed_by, :mark) > 0 THEN failed_by ELSE failed_by || :mark END,
+    status = CASE WHEN attempt + 1 >= max_attempts OR :cause = 'unreadable' THEN 'failed' ELSE stage_from END,
+    available_at = :now + CASE WHEN attempt + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END
+WHERE {HELD} RETURNING status, blocked
 """
+# The prerequisites of a task that let it fail.
+_GUILTY = """
+FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
+WHERE n.pool = tasks.pool AND n.id = tasks.id AND (p.status IS NULL OR p.status = 'failed')
+"""
+_STATUSES = tuple(
+    status.value for status in (Status.WAITING, Status.RUNNING, Status.PART_DONE, Status.DONE, Status.FAILED)
+)
+_SUMS = ", ".join(f"SUM({name})" for name in _STATUSES)
+_KEPT_SECONDS = 30 * 86400.0
+"""How long a batch is remembered of which nothing can run any more."""
+
+
+def statements(script: str) -> list[str]:
+    """Return the statements of a migration; each begins at the beginning of a line.
+
+    Examples
+    --------
+    >>> statements("CREATE TABLE a (b);\\nCREATE TRIGGER c BEGIN\\n    DELETE FROM a;\\nEND")
+    ['CREATE TABLE a (b)', 'CREATE TRIGGER c BEGIN\\n    DELETE FROM a;\\nEND']
+    """
+    return re.split(r";\n(?=[A-Z]+ )", script.strip())
 
 
 class Transaction(Protocol):
@@ -76,7 +120,13 @@ class Transaction(Protocol):
 
 
 class SQLStore(abc.ABC):
-    """A store in the tables ``tasks``, ``results``, ``needs``, ``submissions`` and ``paused``."""
+    """A store in the tables ``tasks``, ``results``, ``needs``, ``submissions``, ``paused``, ``batches``,
+    ``members`` and ``tallies``.
+
+    What follows from the status of tasks is kept by triggers, in the transaction that changes them: how many prerequisites
+    of a task are not done (``unmet``, ``blocked``), how many tasks of a pool or batch there are of each status
+    (``tallies``), and what a batch has to know of its tasks to give them out in turn (``members``).
+    """
 
     uri: str
     _lock_rows = ""
@@ -87,8 +137,8 @@ class SQLStore(abc.ABC):
     _position: str
     """The function that says where in a text another begins, counted from 1; 0 where it does not."""
 
-    _one_writer = False
-    """Whether those that write wait for each other."""
+    _concatenate = ""
+    """The aggregate function that puts texts together."""
 
     # -- what a database has to say for itself -------------------------------------------------------------------------
 
@@ -111,6 +161,17 @@ class SQLStore(abc.ABC):
     @abc.abstractmethod
     def _list(self, values: Iterable[str]) -> Any:
         """Return a list of texts as a parameter."""
+
+    @abc.abstractmethod
+    def _elements(self, name: str) -> str:
+        """Return the list parameter `name` as a table, with the column ``value``, for a FROM clause."""
+
+    def _definition_columns(self, definition: str) -> dict[str, Any]:
+        """Return the columns that hold a definition."""
+        return {"definition": definition}
+
+    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:  # noqa: B027 - most stores keep nothing besides
+        """Bring up to date what is kept of the definition of a task besides; `row` has its pool, id and definition."""
 
     @abc.abstractmethod
     def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
@@ -160,12 +221,18 @@ class SQLStore(abc.ABC):
         depends_on: Sequence[str] = (),
         model_names: Sequence[str] = (),
         submission: str = "",
+        batch: str = "",
     ) -> list[Created]:
-        rows: list[dict[str, Any]] = [  # all of them, before anything is stored
-            {"pool": pool, "id": digest(d), "definition": encode(d), "priority": priority, "max_attempts": max_attempts,
-             "model_name": name, "submission": submission}
-            for d, name in zip(definitions, named(definitions, model_names), strict=True)
-        ]  # fmt: skip
+        given: dict[str, Any] = {
+            "pool": pool,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "submission": submission,
+        }
+        rows = [  # all of them, before anything is stored
+            {**given, "id": task_id, "definition": text, "model_name": name}
+            for (task_id, text), name in zip(map(identified, definitions), named(definitions, model_names), strict=True)
+        ]
         wanted = list(dict.fromkeys(depends_on))
 
         def work(tx: Transaction) -> list[Created]:
@@ -179,6 +246,9 @@ class SQLStore(abc.ABC):
             fresh = [c.id for c in made if c.new]
             if wanted and fresh:
                 self._depend(tx, pool, fresh, wanted)
+                self._cascade(tx, pool, fresh, themselves=True)
+            if batch:
+                self._enlist(tx, pool, batch, [c.id for c in made])
             return made
 
         return self._write(work, pool)
@@ -228,13 +298,54 @@ class SQLStore(abc.ABC):
         )
         return {key for (key,) in self._read(lambda tx: tx.rows(text, pool=pool))}
 
+    def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
+        self._write(lambda tx: self._enlist(tx, pool, batch, ids), "")
+
+    def _enlist(self, tx: Transaction, pool: str, batch: str, ids: Sequence[str]) -> None:
+        self._forget_batches(tx, pool)
+        number = tx.rows(
+            "INSERT INTO batches (pool, name, used_at) VALUES (:pool, :batch, :now) "
+            "ON CONFLICT (pool, name) DO UPDATE SET used_at = :now RETURNING number",
+            pool=pool, batch=batch,
+        )[0][0]  # fmt: skip
+        # The lock: somebody who changes one of these tasks at this moment would not see that it belongs to the batch.
+        tx.run(
+            "INSERT INTO members (batch, task, state, held, urgency) SELECT :number, seq, status, blocked, priority FROM ("
+            f"SELECT seq, status, blocked, priority FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} "
+            f"ORDER BY seq {self._lock_rows}) AS theirs WHERE TRUE ON CONFLICT (task, batch) DO NOTHING",
+            number=number, pool=pool, ids=self._list(dict.fromkeys(ids)),
+        )  # fmt: skip
+
+    def _forget_batches(self, tx: Transaction, pool: str) -> None:
+        """Forget the batches that nobody asked for in a month, if nothing of them can run any more."""
+        old = tx.rows(
+            "SELECT number FROM batches WHERE pool = :pool AND used_at < :now - :kept", pool=pool, kept=_KEPT_SECONDS
+        )
+        for (number,) in old:
+            counts = self._tally(tx, "", number)
+            if not any(counts.get(s) for s in (Status.WAITING, Status.RUNNING, Status.PART_DONE)):
+                tx.run("DELETE FROM members WHERE batch = :number", number=number)
+                self._forget_empty_batches(tx, pool)
+
+    def _forget_empty_batches(self, tx: Transaction, pool: str) -> None:
+        gone = tx.rows(
+            "DELETE FROM batches WHERE pool = :pool AND NOT EXISTS (SELECT 1 FROM members WHERE batch = number) "
+            "RETURNING number",
+            pool=pool,
+        )
+        for (number,) in gone:
+            tx.run("DELETE FROM tallies WHERE batch = :number", number=number)
+
     def _check_dependencies(
         self, tx: Transaction, pool: str, ids: set[str], wanted: list[str], *, known: bool = False
     ) -> None:
         if not known:
             self._check_known(tx, pool, ids, wanted)
-
-        refuse_cycles(ids, wanted, lambda some: self._needs_of(tx, pool, some))
+        # What nothing depends on is in no cycle.
+        among = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}"
+        needed = {r[0] for r in tx.rows(among, pool=pool, ids=self._list(ids))} | ids.intersection(wanted)
+        if needed:
+            refuse_cycles(ids, wanted, lambda some: self._needs_of(tx, pool, some))
 
     def _check_known(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
         known = tx.rows(
@@ -245,16 +356,12 @@ class SQLStore(abc.ABC):
             raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
 
     def _depend(self, tx: Transaction, pool: str, ids: Iterable[str], wanted: Iterable[str]) -> None:
-        wanted = list(wanted)
-        for task_id in ids:
-            for needs in wanted:
-                tx.run(
-                    "INSERT INTO needs (pool, id, needs) VALUES (:pool, :id, :needs)",
-                    pool=pool,
-                    id=task_id,
-                    needs=needs,
-                )
-        self._settle(tx, pool, wanted)
+        """Let each of some tasks wait for each of others."""
+        tx.run(
+            f"INSERT INTO needs (pool, id, needs) SELECT :pool, i.value, n.value FROM {self._elements('ids')} AS i "
+            f"CROSS JOIN {self._elements('wanted')} AS n WHERE TRUE ON CONFLICT (pool, id, needs) DO NOTHING",
+            pool=pool, ids=self._list(ids), wanted=self._list(wanted),
+        )  # fmt: skip
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         kept = list(records)
@@ -268,7 +375,7 @@ class SQLStore(abc.ABC):
             new = [r for r, is_new in zip(kept, self._insert(tx, rows), strict=True) if is_new]
             for record in new:
                 self._restore(tx, pool, record)
-            self._settle(tx, pool, [d for r in new for d in r.depends_on])
+            self._cascade(tx, pool, [r.id for r in new], themselves=True)
             return len(new)
 
         return self._write(work, pool)
@@ -286,50 +393,26 @@ class SQLStore(abc.ABC):
         )  # fmt: skip
         if record.result is not None:
             self._keep_result(tx, pool, record.id, encode_result(record.result))
-        for needs in record.depends_on:
-            tx.run(
-                "INSERT INTO needs (pool, id, needs) VALUES (:pool, :id, :needs)", pool=pool, id=record.id, needs=needs
-            )
+        if record.depends_on:
+            self._depend(tx, pool, [record.id], record.depends_on)
 
     # -- dependencies --------------------------------------------------------------------------------------------------
 
-    def _settle(self, tx: Transaction, pool: str, changed: Iterable[str]) -> None:
-        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
-        changed = list(changed)
-        while changed:
-            found = tx.rows(
-                f"SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')} ORDER BY id",
-                pool=pool, ids=self._list(changed),
-            )  # fmt: skip
-            ids = self._list(dict.fromkeys(r[0] for r in found))
-            if not found:
-                return
-            these = f"pool = :pool AND {self._among('id', 'ids')}"
-            if self._lock_rows:  # two prerequisites that end at the same moment must see each other
-                tx.rows(f"SELECT id FROM tasks WHERE {these} ORDER BY id {self._lock_rows}", pool=pool, ids=ids)
-            tx.run(
-                f"UPDATE tasks SET blocked = EXISTS ({_UNMET} (p.status IS NULL OR p.status <> 'done')) WHERE {these}",
-                pool=pool, ids=ids,
-            )  # fmt: skip
+    def _cascade(self, tx: Transaction, pool: str, ids: Iterable[str], *, themselves: bool = False) -> None:
+        """Fail the waiting tasks that depend on `ids`, or are among them, if a prerequisite failed; and so on from there."""
+        some = list(ids)
+        while some:
+            these = f"id IN (SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')})"
+            if themselves:
+                these = f"({these} OR {self._among('id', 'ids')})"
             failed = tx.rows(
-                f"UPDATE tasks SET status = 'failed', cause = 'dependency', finished_at = :now WHERE {these} "
-                f"AND status = 'waiting' AND EXISTS ({_UNMET} (p.status IS NULL OR p.status = 'failed')) RETURNING id",
-                pool=pool, ids=ids,
+                "UPDATE tasks SET status = 'failed', cause = 'dependency', finished_at = :now, "
+                f"error = 'It depends on task ' || (SELECT MIN(n.needs) {_GUILTY}) || ', which failed.' "
+                f"WHERE pool = :pool AND {these} AND status = 'waiting' AND blocked = TRUE AND EXISTS (SELECT 1 {_GUILTY}) "
+                "RETURNING id",
+                pool=pool, ids=self._list(some),
             )  # fmt: skip
-            changed = [r[0] for r in failed]
-            for task_id in changed:
-                self._say_why(tx, pool, task_id)
-
-    def _say_why(self, tx: Transaction, pool: str, task_id: str) -> None:
-        rows = tx.rows(
-            "SELECT n.needs FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs "
-            "WHERE n.pool = :pool AND n.id = :id AND (p.status IS NULL OR p.status = 'failed') ORDER BY n.needs LIMIT 1",
-            pool=pool, id=task_id,
-        )  # fmt: skip
-        tx.run(
-            "UPDATE tasks SET error = :error WHERE pool = :pool AND id = :id",
-            error=because_of(rows[0][0]), pool=pool, id=task_id,
-        )  # fmt: skip
+            some, themselves = [r[0] for r in failed], False
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
@@ -343,77 +426,111 @@ class SQLStore(abc.ABC):
         query: Query | None = None,
         limit: int = 1,
         avoid: str = "",
+        batch: str = "",
+        claim: str = "",
     ) -> list[TaskRecord]:
         def wanted(*, in_turn: bool) -> Condition:
             condition, values = self._condition(pool, query, in_turn=in_turn)
+            values |= {
+                "pool": pool, "status": status.value, "worker": worker, "lease": lease, "most": limit,
+                "claim": claim or None, **({"batch": batch} if batch else {}),
+            }  # fmt: skip
             if not avoid:
                 return condition, values
             more = {"avoid": f"|{avoid}|", "avoided": AVOID_SECONDS}
             return f"{condition} AND {self._failed_elsewhere()}", {**values, **more}
 
-        if not paths_in(parse_query(query)):
-            return self._claim(pool, wanted(in_turn=True), worker, lease, status, limit)
-        # A query into definitions may have to look at many tasks: that is done first, and what it found is claimed in a
-        # short transaction, which looks again. Where others were faster, once more.
-        for _ in range(_FASTER):
-            found = self._candidates(pool, status, wanted, limit + _SPARE)
+        if paths_in(parse_query(query)):
+            rows = self._take_found(pool, wanted, limit)
+        else:
             condition, values = wanted(in_turn=True)
-            these = f"seq IN ({', '.join(map(str, found)) or 'NULL'})"
-            claimed = self._claim(pool, (f"{these} AND {condition}", values), worker, lease, status, limit)
-            if claimed or not found:
-                return claimed
+            rows = self._take(pool, (_TURN_OF_BATCH if batch else _TURN).format(free=FREE, condition=condition), values)
+        rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
+        claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
+        return self._with_results(claimed) if status is Status.PART_DONE else claimed
+
+    def _take_found(self, pool: str, wanted: Callable[..., Condition], limit: int) -> list[tuple[Any, ...]]:
+        """Claim tasks by a query into definitions, which may have to look at many.
+
+        That is done first, and what it found is claimed in a short transaction, which looks again. Where others were
+        faster, once more.
+        """
+        condition, values = wanted(in_turn=True)
+        given = self._read(lambda tx: self._given(tx, values)) if values["claim"] else []
+        if given:
+            return given
+        for _ in range(_FASTER):
+            found = self._candidates(wanted, limit + _SPARE)
+            condition, values = wanted(in_turn=True)
+            these = f"seq IN ({', '.join(map(str, found)) or 'NULL'}) AND {condition}"
+            rows = self._take(pool, _TURN.format(free=FREE, condition=these), values)
+            if rows or not found:
+                return rows
         return []
 
-    def _candidates(self, pool: str, status: Status, wanted: Callable[..., Condition], most: int) -> list[int]:
+    def _candidates(self, wanted: Callable[..., Condition], most: int) -> list[int]:
         """Return the numbers of the first free tasks that match, in turn."""
         condition, values = wanted(in_turn=True)
+        batch = "batch" in values
+        values["most"] = most
         # The signs keep the database from going through all tasks in turn, where an index of definitions knows better.
         turn = "ORDER BY +priority DESC, +seq LIMIT :most"
+        first = (_TURN_OF_BATCH if batch else _TURN).format(free=FREE, condition="(1 = 1)").replace(":most", str(_NEAR))
         near = (
-            f"SELECT seq FROM (SELECT seq AS number FROM tasks WHERE {_FREE} ORDER BY priority DESC, seq LIMIT {_NEAR}) "
-            f"AS near CROSS JOIN tasks WHERE seq = number AND pool = :pool AND {condition} {turn}"
+            f"SELECT seq FROM ({first.replace('SELECT seq', 'SELECT seq AS number', 1)}) AS near CROSS JOIN tasks "
+            f"WHERE seq = number AND pool = :pool AND {condition} {turn}"
         )
-        found = self._read(lambda tx: tx.rows(near, pool=pool, status=status.value, most=most, **values))
+        found = self._read(lambda tx: tx.rows(near, **values))
         if found:
             return [seq for (seq,) in found]
         condition, values = wanted(in_turn=False)
-        far = f"SELECT seq FROM tasks WHERE {_FREE} AND {condition} {turn}"
-        found = self._read(lambda tx: tx.rows(far, pool=pool, status=status.value, most=most, **values))
+        values["most"] = most
+        member = f" AND seq IN (SELECT task FROM members WHERE batch = {_BATCH})" if batch else ""
+        far = f"SELECT seq FROM tasks WHERE {FREE} AND {condition}{member} {turn}"
+        found = self._read(lambda tx: tx.rows(far, **values))
         return [seq for (seq,) in found]
 
-    def _claim(
-        self, pool: str, wanted: Condition, worker: str, lease: float, status: Status, limit: int
-    ) -> list[TaskRecord]:
-        condition, values = wanted
-        if self._one_writer and not self._read(lambda tx: self._something_to_do(tx, pool, status)):
-            return []  # idle workers look, and do not get into the way of the one that writes
+    def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Claim the tasks that the query `turn` finds; return their rows, each after its number.
 
-        def work(tx: Transaction) -> list[TaskRecord]:
+        A claim with an identity that was claimed under before is answered with what it was given then.
+        """
+
+        def work(tx: Transaction) -> list[tuple[Any, ...]]:
+            again = self._given(tx, values) if values["claim"] else []
+            if again:
+                return again
             self._expire(tx, pool)
             if self._is_paused(tx, pool):
                 return []
-            rows = tx.rows(
-                "UPDATE tasks SET status = 'running', stage_from = :status, token = :token, worker = :worker, "
-                "lease_until = :now + :lease, started_at = :now, finished_at = NULL, log = '' WHERE seq IN ("
-                f"SELECT seq FROM tasks WHERE {_FREE} AND {condition} ORDER BY priority DESC, seq LIMIT :most "
-                f"{self._skip_locked}) RETURNING seq, {COLUMNS}",
-                pool=pool, status=status.value, token=self._next_token(tx), worker=worker, lease=lease, most=limit,
-                **values,
+            return tx.rows(
+                f"UPDATE tasks SET {CLAIMED}, token = :token WHERE seq IN ({turn}) RETURNING seq, {COLUMNS}",
+                token=self._next_token(tx), **values,
             )  # fmt: skip
-            rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
-            return sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority)
 
-        claimed = self._readable(self._write(work, pool))
-        return self._with_results(claimed) if status is Status.PART_DONE else claimed
+        # Idle workers look, and do not get into the way of the one that writes.
+        if self._read(lambda tx: self._something_to_do(tx, pool, values)):
+            return self._write(work, pool)
+        return []
 
     def _failed_elsewhere(self) -> str:
         there = f"{self._position}(failed_by, :avoid) > 0 AND finished_at > :now - :avoided"
         return f"(failed_by = '' OR NOT COALESCE({there}, FALSE))"
 
-    def _something_to_do(self, tx: Transaction, pool: str, status: Status) -> bool:
-        due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
-        free = f"SELECT 1 FROM tasks WHERE {_FREE} LIMIT 1"
-        return bool(tx.rows(free, pool=pool, status=status.value) or tx.rows(due, pool=pool))
+    def _given(self, tx: Transaction, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """What a claim of the same identity was given before."""
+        text = f"SELECT seq, {COLUMNS} FROM tasks WHERE pool = :pool AND status = 'running' AND claim = :claim"
+        return tx.rows(text, pool=values["pool"], claim=values["claim"])
+
+    def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, Any]) -> bool:
+        turn = _TURN_OF_BATCH if "batch" in values else _TURN
+        free = turn.format(free=FREE, condition="(1 = 1)")
+        asked = {name: values[name] for name in ("status", "batch") if name in values}
+        return bool(
+            tx.rows(free, pool=pool, most=1, **asked)
+            or tx.rows(DUE, pool=pool)
+            or (values["claim"] and self._given(tx, values))
+        )
 
     def _readable(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
         """Fail the claims whose definition is damaged; return the others."""
@@ -460,79 +577,92 @@ class SQLStore(abc.ABC):
         })  # fmt: skip
 
     def expire(self, pool: str) -> None:
-        due = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
-        if self._read(lambda tx: tx.rows(due, pool=pool)):
+        if self._read(lambda tx: tx.rows(DUE, pool=pool)):
             self._write(lambda tx: self._expire(tx, pool), pool)
 
     def _expire(self, tx: Transaction, pool: str) -> None:
         ended = tx.rows(_EXPIRE.format(lock=self._skip_locked), pool=pool, jitter=backoff(1))
-        self._settle(tx, pool, [task_id for task_id, status in ended if status == Status.FAILED.value])
+        self._ended(tx, pool, ended)
+
+    def _ended(self, tx: Transaction, pool: str, tasks: Sequence[tuple[str, str, bool]]) -> None:
+        """Fail what depends on those of some tasks (id, status, blocked) that failed, and those that wait in vain."""
+        self._cascade(tx, pool, [task_id for task_id, status, _ in tasks if status == Status.FAILED.value])
+        self._cascade(tx, pool, [task_id for task_id, _, blocked in tasks if blocked], themselves=True)
 
     # -- the claim's end -----------------------------------------------------------------------------------------------
 
-    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: Any) -> None:
-        held = "pool = :pool AND id = :id AND status = 'running' AND token = :held"
-        if (
-            tx.run(f"UPDATE tasks SET {change} WHERE {held}", pool=task.pool, id=task.id, held=task.token, **values)
-            != 1
-        ):
+    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Change a task that is held under this claim; return its status and whether it is blocked, or nothing."""
+        text = f"UPDATE tasks SET {change} WHERE {HELD} RETURNING status, blocked"
+        return tx.rows(text, pool=task.pool, id=task.id, held=task.token, **values)
+
+    def _ended_before(self, tx: Transaction, task: TaskRecord, ending: str) -> Status:
+        """Return the status of a task that this claim ended in the same way before, as far as nobody knows.
+
+        The answer to a call may be lost, and the call be repeated.
+
+        Raises
+        ------
+        LeaseLost
+            When it did not.
+        """
+        text = "SELECT status FROM tasks WHERE pool = :pool AND id = :id AND token = :held AND ending = :ending"
+        found = tx.rows(text, pool=task.pool, id=task.id, held=task.token, ending=ending)
+        if not found:
             raise LeaseLost(stale(task))
+        return Status(found[0][0])
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change = "lease_until = :now + :lease, log = COALESCE(:log, log)"
         kept = None if log is None else trim_log(log)
-        self._write(lambda tx: self._end(tx, task, change, lease=lease, log=kept), "")
+        if not self._write(lambda tx: self._end(tx, task, change, lease=lease, log=kept), ""):
+            raise LeaseLost(stale(task))
 
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
-        encoded = encode_result(result)
+        if not self._commit(task, encode_result(result), status, trim_log(log)):
+            before = self._read(lambda tx: self._ended_before(tx, task, "commit"))
+            if before is not status:
+                raise LeaseLost(stale(task))
 
-        def work(tx: Transaction) -> None:
-            self._end(
-                tx, task,
-                "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, "
-                "finished_at = :now, log = :log",
-                status=status.value, log=trim_log(log),
-            )  # fmt: skip
-            self._keep_result(tx, task.pool, task.id, encoded)
-            if status is Status.DONE:
-                self._settle(tx, task.pool, [task.id])
+    def _commit(self, task: TaskRecord, result: Encoded, status: Status, log: str) -> bool:
+        """Commit, unless the claim is stale; return whether it was not."""
 
-        self._write(work, task.pool)
+        def work(tx: Transaction) -> bool:
+            if not self._end(tx, task, COMMITTED, status=status.value, log=log):
+                return False
+            self._keep_result(tx, task.pool, task.id, result)
+            return True
+
+        return self._write(work, task.pool)
 
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         self._write(lambda tx: self._give_back(tx, task, status, why), task.pool)
 
     def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
-        change = "status = COALESCE(:status, stage_from), lease_until = NULL"
+        change = "status = COALESCE(:status, stage_from), lease_until = NULL, ending = 'give back'"
         values: dict[str, Any] = {"status": status.value if status else None}
         if why is not None:
             change += ", error = :why, cause = 'unfit'"
             values["why"] = storable_text(why)
-        self._end(tx, task, change, **values)
-        if status in (Status.DONE, Status.FAILED):
-            self._settle(tx, task.pool, [task.id])
+        ended = self._end(tx, task, change, **values)
+        if ended:
+            self._ended(tx, task.pool, [(task.id, *ended[0])])
+        elif self._ended_before(tx, task, "give back") not in ({status} if status else set(Status)):
+            raise LeaseLost(stale(task))
 
     def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
         return self._write(lambda tx: self._fail(tx, task, error, cause, log), task.pool)
 
     def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str) -> Status:
-        rows = tx.rows(
-            "SELECT attempt + 1, max_attempts, stage_from, worker FROM tasks WHERE pool = :pool AND id = :id",
-            pool=task.pool, id=task.id,
+        ended = tx.rows(
+            _FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
+            error=storable_text(error), cause=cause.value, log=trim_log(log), jitter=backoff(1),
+            mark=failure_mark(str(task.worker)),
         )  # fmt: skip
-        attempt, most, stage, worker = rows[0] if rows else (1, 1, Status.WAITING.value, None)
-        status = Status.FAILED if attempt >= most or cause is Cause.UNREADABLE else Status(stage)
-        self._end(
-            tx, task,
-            "status = :status, attempt = :attempt, error = :error, cause = :cause, log = :log, lease_until = NULL, "
-            f"available_at = :now + :wait, finished_at = :now, failed_by = CASE WHEN {self._position}(failed_by, :mark) > 0 "
-            "THEN failed_by ELSE failed_by || :mark END",
-            status=status.value, attempt=attempt, error=storable_text(error), cause=cause.value, log=trim_log(log),
-            wait=0.0 if status is Status.FAILED else backoff(attempt), mark=failure_mark(str(worker)),
-        )  # fmt: skip
-        if status is Status.FAILED:
-            self._settle(tx, task.pool, [task.id])
-        return status
+        if not ended:
+            return self._ended_before(tx, task, "fail")
+        self._ended(tx, task.pool, [(task.id, *ended[0])])
+        return Status(ended[0][0])
 
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
@@ -546,7 +676,7 @@ class SQLStore(abc.ABC):
             tasks = [self._record(r) for r in held]
             for task in tasks:
                 if error is None:
-                    self._end(tx, task, "status = stage_from, lease_until = NULL")
+                    self._give_back(tx, task, None, None)
                 else:
                     self._fail(tx, task, error, cause, task.log)
             return [self._get(tx, pool, t.id) for t in tasks]
@@ -569,32 +699,76 @@ class SQLStore(abc.ABC):
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         return self._record(rows[0])
 
-    def _whole(self, tx: Transaction, task: TaskRecord, *, results: bool) -> TaskRecord:
-        needs = tx.rows(
-            "SELECT needs FROM needs WHERE pool = :pool AND id = :id ORDER BY needs", pool=task.pool, id=task.id
+    def _columns(self, *, results: bool) -> str:
+        """The columns of a task; with its results also its result, and the ids that it depends on."""
+        if not results:
+            return COLUMNS
+        result = "(SELECT {} FROM results r WHERE r.pool = tasks.pool AND r.id = tasks.id)"
+        needs = f"(SELECT {self._concatenate}(n.needs, ',') FROM needs n WHERE n.pool = tasks.pool AND n.id = tasks.id)"
+        return f"{COLUMNS}, {result.format('plain')}, {result.format('blob')}, {needs}"
+
+    def _whole(self, row: Sequence[Any]) -> TaskRecord:
+        *columns, plain, blob, needs = row
+        return replace(
+            self._record(columns),
+            result=decode_result(Encoded(plain, blob)),
+            depends_on=tuple(sorted(needs.split(","))) if needs else (),
         )
-        result = self._result(tx, task.pool, task.id) if results else None
-        return replace(task, result=result, depends_on=tuple(r[0] for r in needs))
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
-        return self._read(lambda tx: self._whole(tx, self._get(tx, pool, task_id), results=True))
+        text = f"SELECT {self._columns(results=True)} FROM tasks WHERE pool = :pool AND id = :id"
+        rows = self._read(lambda tx: tx.rows(text, pool=pool, id=task_id))
+        if not rows:
+            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+        return self._whole(rows[0])
 
-    def query(self, pool: str, query: Query | None = None, *, results: bool = True) -> Iterator[TaskRecord]:
+    def query(
+        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+    ) -> Iterator[TaskRecord]:
         condition, values = self._condition(pool, query)
-        text = f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND {condition} ORDER BY seq"
+        text = f"SELECT {self._columns(results=results)} FROM tasks WHERE pool = :pool AND {condition} ORDER BY seq"
+        if batch:
+            text = (
+                f"SELECT {self._columns(results=results)} FROM members JOIN tasks ON seq = task WHERE batch = "
+                f"{_BATCH} AND pool = :pool AND {condition} ORDER BY task"
+            )
+            values["batch"] = batch
+        if limit is not None:
+            text += " LIMIT :most"
+            values["most"] = limit
         for row in self._read(lambda tx: tx.rows(text, pool=pool, **values)):
-            task = self._record(row)
-            if results:
-                task = self._read(lambda tx, task=task: self._whole(tx, task, results=True))  # type: ignore[misc]
-            yield task
+            yield self._whole(row) if results else self._record(row)
 
-    def count(self, pool: str, query: Query | None = None) -> dict[Status, int]:
+    def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
+        node = parse_query(query)
+        if only_about(node, "status"):
+            counts = self._read(lambda tx: self._counts(tx, pool, batch))
+            return {status: n for status, n in counts.items() if matches(node, {"status": status.value})}
         condition, values = self._condition(pool, query)
         text = f"SELECT status, COUNT(*) FROM tasks WHERE pool = :pool AND {condition} GROUP BY status"
+        if batch:
+            text = (
+                "SELECT status, COUNT(*) FROM members JOIN tasks ON seq = task WHERE batch = "
+                f"{_BATCH} AND pool = :pool AND {condition} GROUP BY status"
+            )
+            values["batch"] = batch
         return {Status(status): n for status, n in self._read(lambda tx: tx.rows(text, pool=pool, **values))}
 
+    def _counts(self, tx: Transaction, pool: str, batch: str) -> dict[Status, int]:
+        if not batch:
+            return self._tally(tx, pool, 0)
+        found = tx.rows("SELECT number FROM batches WHERE pool = :pool AND name = :batch", pool=pool, batch=batch)
+        return self._tally(tx, "", found[0][0]) if found else {}
+
+    def _tally(self, tx: Transaction, pool: str, batch: int) -> dict[Status, int]:
+        """How many tasks there are of each status, without looking at them: of a pool, or else of a batch."""
+        sums = tx.rows(f"SELECT {_SUMS} FROM tallies WHERE batch = :batch AND pool = :pool", batch=batch, pool=pool)[0]
+        return {Status(name): int(n) for name, n in zip(_STATUSES, sums, strict=True) if n}
+
     def pools(self) -> list[str]:
-        return [name for (name,) in self._read(lambda tx: tx.rows("SELECT DISTINCT pool FROM tasks ORDER BY pool"))]
+        there = " + ".join(f"SUM({name})" for name in _STATUSES)
+        text = f"SELECT pool FROM tallies WHERE batch = 0 GROUP BY pool HAVING {there} > 0 ORDER BY pool"
+        return sorted(name for (name,) in self._read(lambda tx: tx.rows(text)))
 
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         running = "SELECT worker, COUNT(*) FROM tasks WHERE pool = :pool AND status = 'running' GROUP BY worker"
@@ -645,11 +819,13 @@ class SQLStore(abc.ABC):
 
         def work(tx: Transaction) -> int:
             rows = tx.rows(f"DELETE FROM tasks WHERE pool = :pool AND {condition} RETURNING id", pool=pool, **values)
-            ids = self._list(r[0] for r in rows)
+            ids = [r[0] for r in rows]
             for table in ("results", "needs"):
-                tx.run(f"DELETE FROM {table} WHERE pool = :pool AND {self._among('id', 'ids')}", pool=pool, ids=ids)
-            self._settle(tx, pool, [r[0] for r in rows])
-            return len(rows)
+                among = self._among("id", "ids")
+                tx.run(f"DELETE FROM {table} WHERE pool = :pool AND {among}", pool=pool, ids=self._list(ids))
+            self._forget_empty_batches(tx, pool)
+            self._cascade(tx, pool, ids)
+            return len(ids)
 
         return self._write(work, pool)
 
@@ -664,7 +840,7 @@ class SQLStore(abc.ABC):
                 "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, failed_by = ''",
                 status=status.value, stage=stage,
             )  # fmt: skip
-            self._settle(tx, pool, [*ids, *self._needs_of(tx, pool, ids)])
+            self._cascade(tx, pool, ids, themselves=True)
             return len(ids)
 
         return self._write(work, pool)
@@ -689,7 +865,7 @@ class SQLStore(abc.ABC):
                 theirs = {"_id": {"$in": [r[0] for r in rows]}, "status": "failed", "cause": "dependency"}
                 again = self._changed(tx, pool, theirs, change) if rows else []
                 ids = ids + again
-            self._settle(tx, pool, [*ids, *self._needs_of(tx, pool, ids)])
+            self._cascade(tx, pool, ids, themselves=True)
             return len(ids)
 
         return self._write(work, pool)
@@ -703,7 +879,7 @@ class SQLStore(abc.ABC):
                 "lease_until = NULL, finished_at = :now"
             )
             ids = self._changed(tx, pool, unfinished, change)
-            self._settle(tx, pool, ids)
+            self._cascade(tx, pool, ids)
             return len(ids)
 
         return self._write(work, pool)
@@ -714,48 +890,54 @@ class SQLStore(abc.ABC):
         self._write(lambda tx: tx.run(text, pool=pool), pool)
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
-        new_id = digest(definition)
-        row: dict[str, Any] = {"pool": pool, "id": new_id, "definition": encode(definition)}
+        new_id, text = identified(definition)
 
         def work(tx: Transaction) -> str:
-            old = self._get(tx, pool, task_id)
-            if new_id != task_id:
-                row.update(priority=old.priority, max_attempts=old.max_attempts, model_name=old.model_name)
-                row["submission"] = old.submission
-                if self._insert(tx, [row])[0]:
-                    # It stands where the old one stood, also for those that wait for it.
-                    place = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)[0][
-                        0
-                    ]
-                    tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
-                    tx.run(
-                        "UPDATE tasks SET seq = :seq WHERE pool = :pool AND id = :id", seq=place, pool=pool, id=new_id
-                    )
-                else:
-                    tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
-                self._rename_edges(tx, pool, task_id, new_id)
-                self._check_dependencies(tx, pool, {new_id}, self._needs_of(tx, pool, [new_id]), known=True)
+            self._get(tx, pool, task_id)
+            needs, dependants = self._needs_of(tx, pool, [task_id]), self._dependants_of(tx, pool, task_id)
+            # Taken off, and put on again below: so what is not done is counted as the new task has it.
+            tx.run("DELETE FROM needs WHERE pool = :pool AND (id = :id OR needs = :id)", pool=pool, id=task_id)
+            known = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=new_id)
+            if new_id != task_id and known:
+                self._enter_batches_of(tx, pool, task_id, known[0][0])
+                tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
             else:
-                tx.run(
-                    "UPDATE tasks SET status = 'waiting', stage_from = 'waiting', attempt = 0, token = token + 1, "
-                    "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, log = '', worker = NULL, "
-                    "started_at = NULL, finished_at = NULL, failed_by = '', created_at = :now WHERE pool = :pool AND id = :id",
-                    pool=pool, id=new_id,
-                )  # fmt: skip
+                self._redefine(tx, pool, task_id, {"id": new_id, "definition": text})
+            if needs:
+                self._depend(tx, pool, [new_id], needs)
+            if dependants:
+                self._depend(tx, pool, dependants, [new_id])
+            self._check_dependencies(tx, pool, {new_id}, self._needs_of(tx, pool, [new_id]), known=True)
             tx.run("DELETE FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
-            self._settle(tx, pool, [new_id, *self._needs_of(tx, pool, [new_id])])
+            self._cascade(tx, pool, [new_id], themselves=True)
             return new_id
 
         return self._write(work, pool)
 
-    def _rename_edges(self, tx: Transaction, pool: str, old: str, new: str) -> None:
-        for column, other in (("id", "needs"), ("needs", "id")):
-            tx.run(
-                f"UPDATE needs SET {column} = :new WHERE pool = :pool AND {column} = :old AND NOT EXISTS (SELECT 1 "
-                f"FROM needs o WHERE o.pool = needs.pool AND o.{column} = :new AND o.{other} = needs.{other})",
-                new=new, old=old, pool=pool,
-            )  # fmt: skip
-            tx.run(f"DELETE FROM needs WHERE pool = :pool AND {column} = :old", pool=pool, old=old)
+    def _redefine(self, tx: Transaction, pool: str, task_id: str, written: Mapping[str, str]) -> None:
+        """Put a definition, waiting, into the row of a task."""
+        columns = {"id": written["id"], **self._definition_columns(written["definition"])}
+        tx.run(
+            f"UPDATE tasks SET {', '.join(f'{name} = :new_{name}' for name in columns)}, status = 'waiting', "
+            "stage_from = 'waiting', attempt = 0, token = token + 1, lease_until = NULL, available_at = 0, error = NULL, "
+            "cause = NULL, log = '', worker = NULL, started_at = NULL, finished_at = NULL, failed_by = '', "
+            "created_at = :now WHERE pool = :pool AND id = :id",
+            pool=pool, id=task_id, **{f"new_{name}": value for name, value in columns.items()},
+        )  # fmt: skip
+        self._redefined(tx, {"pool": pool, **written})
+
+    def _enter_batches_of(self, tx: Transaction, pool: str, task_id: str, seq: int) -> None:
+        """Let the task of a number belong to the batches of another one."""
+        tx.run(
+            "INSERT INTO members (batch, task, state, held, urgency) SELECT m.batch, t.seq, t.status, t.blocked, t.priority "
+            "FROM members m JOIN tasks old ON old.seq = m.task CROSS JOIN tasks t "
+            "WHERE old.pool = :pool AND old.id = :id AND t.seq = :seq ON CONFLICT (task, batch) DO NOTHING",
+            pool=pool, id=task_id, seq=seq,
+        )  # fmt: skip
+
+    def _dependants_of(self, tx: Transaction, pool: str, task_id: str) -> list[str]:
+        rows = tx.rows("SELECT id FROM needs WHERE pool = :pool AND needs = :id", pool=pool, id=task_id)
+        return [r[0] for r in rows]
 
     def _needs_of(self, tx: Transaction, pool: str, ids: Iterable[str]) -> list[str]:
         """What some tasks wait for, directly."""

@@ -24,7 +24,7 @@ from rollforge.paths import read_path
 from rollforge.store.base import Clock
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import SEARCH_TABLES, PathTree, condition, first_paths, terms_of
-from rollforge.store.sql import Condition, SQLStore, Transaction
+from rollforge.store.sql import Condition, SQLStore, Transaction, statements
 
 __all__ = ["SQLiteStore"]
 
@@ -95,6 +95,107 @@ CREATE TABLE submissions (
     created_at REAL NOT NULL,
     PRIMARY KEY (pool, id)
 ) WITHOUT ROWID
+""",
+    """
+ALTER TABLE tasks ADD COLUMN unmet INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN claim TEXT;
+ALTER TABLE tasks ADD COLUMN ending TEXT;
+UPDATE tasks SET unmet = (
+    SELECT COUNT(*) FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
+    WHERE n.pool = tasks.pool AND n.id = tasks.id AND (p.status IS NULL OR p.status <> 'done')
+) WHERE (pool, id) IN (SELECT pool, id FROM needs);
+UPDATE tasks SET blocked = unmet > 0 WHERE blocked <> (unmet > 0);
+CREATE INDEX tasks_by_claim ON tasks (pool, claim) WHERE status = 'running';
+CREATE TABLE batches (
+    number  INTEGER PRIMARY KEY AUTOINCREMENT,
+    pool    TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    used_at REAL NOT NULL,
+    UNIQUE (pool, name)
+);
+CREATE TABLE members (
+    batch   INTEGER NOT NULL,
+    task    INTEGER NOT NULL,
+    state   TEXT NOT NULL,
+    held    INTEGER NOT NULL,
+    urgency INTEGER NOT NULL,
+    PRIMARY KEY (task, batch)
+) WITHOUT ROWID;
+CREATE INDEX members_by_turn ON members (batch, state, held, urgency DESC, task);
+CREATE TABLE tallies (
+    batch     INTEGER NOT NULL,
+    pool      TEXT NOT NULL,
+    waiting   INTEGER NOT NULL DEFAULT 0,
+    running   INTEGER NOT NULL DEFAULT 0,
+    part_done INTEGER NOT NULL DEFAULT 0,
+    done      INTEGER NOT NULL DEFAULT 0,
+    failed    INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (batch, pool)
+) WITHOUT ROWID;
+INSERT INTO tallies SELECT 0, pool, SUM(status = 'waiting'), SUM(status = 'running'), SUM(status = 'part_done'),
+    SUM(status = 'done'), SUM(status = 'failed') FROM tasks GROUP BY pool;
+CREATE TRIGGER task_made AFTER INSERT ON tasks BEGIN
+    INSERT OR IGNORE INTO tallies (batch, pool) VALUES (0, NEW.pool);
+    UPDATE tallies SET waiting = waiting + (NEW.status = 'waiting'), running = running + (NEW.status = 'running'),
+        part_done = part_done + (NEW.status = 'part_done'), done = done + (NEW.status = 'done'),
+        failed = failed + (NEW.status = 'failed') WHERE batch = 0 AND pool = NEW.pool;
+END;
+CREATE TRIGGER task_gone AFTER DELETE ON tasks BEGIN
+    UPDATE tallies SET waiting = waiting - (OLD.status = 'waiting'), running = running - (OLD.status = 'running'),
+        part_done = part_done - (OLD.status = 'part_done'), done = done - (OLD.status = 'done'),
+        failed = failed - (OLD.status = 'failed') WHERE batch = 0 AND pool = OLD.pool;
+    DELETE FROM members WHERE task = OLD.seq;
+END;
+CREATE TRIGGER task_with_another_status AFTER UPDATE OF status ON tasks WHEN OLD.status <> NEW.status BEGIN
+    UPDATE tallies SET waiting = waiting + (NEW.status = 'waiting') - (OLD.status = 'waiting'),
+        running = running + (NEW.status = 'running') - (OLD.status = 'running'),
+        part_done = part_done + (NEW.status = 'part_done') - (OLD.status = 'part_done'),
+        done = done + (NEW.status = 'done') - (OLD.status = 'done'),
+        failed = failed + (NEW.status = 'failed') - (OLD.status = 'failed') WHERE batch = 0 AND pool = NEW.pool;
+    UPDATE members SET state = NEW.status WHERE task = NEW.seq;
+END;
+CREATE TRIGGER task_in_another_turn AFTER UPDATE OF blocked, priority ON tasks
+WHEN OLD.blocked <> NEW.blocked OR OLD.priority <> NEW.priority BEGIN
+    UPDATE members SET held = NEW.blocked, urgency = NEW.priority WHERE task = NEW.seq;
+END;
+CREATE TRIGGER task_done AFTER UPDATE OF status ON tasks WHEN NEW.status = 'done' AND OLD.status <> 'done' BEGIN
+    UPDATE tasks SET unmet = unmet - 1, blocked = unmet > 1
+    WHERE pool = NEW.pool AND id IN (SELECT id FROM needs WHERE pool = NEW.pool AND needs = NEW.id);
+END;
+CREATE TRIGGER task_undone AFTER UPDATE OF status ON tasks WHEN NEW.status <> 'done' AND OLD.status = 'done' BEGIN
+    UPDATE tasks SET unmet = unmet + 1, blocked = 1
+    WHERE pool = NEW.pool AND id IN (SELECT id FROM needs WHERE pool = NEW.pool AND needs = NEW.id);
+END;
+CREATE TRIGGER done_task_gone AFTER DELETE ON tasks WHEN OLD.status = 'done' BEGIN
+    UPDATE tasks SET unmet = unmet + 1, blocked = 1
+    WHERE pool = OLD.pool AND id IN (SELECT id FROM needs WHERE pool = OLD.pool AND needs = OLD.id);
+END;
+CREATE TRIGGER need_made AFTER INSERT ON needs
+WHEN NOT EXISTS (SELECT 1 FROM tasks WHERE pool = NEW.pool AND id = NEW.needs AND status = 'done') BEGIN
+    UPDATE tasks SET unmet = unmet + 1, blocked = 1 WHERE pool = NEW.pool AND id = NEW.id;
+END;
+CREATE TRIGGER need_gone AFTER DELETE ON needs
+WHEN NOT EXISTS (SELECT 1 FROM tasks WHERE pool = OLD.pool AND id = OLD.needs AND status = 'done') BEGIN
+    UPDATE tasks SET unmet = unmet - 1, blocked = unmet > 1 WHERE pool = OLD.pool AND id = OLD.id;
+END;
+CREATE TRIGGER member_made AFTER INSERT ON members BEGIN
+    INSERT OR IGNORE INTO tallies (batch, pool) VALUES (NEW.batch, '');
+    UPDATE tallies SET waiting = waiting + (NEW.state = 'waiting'), running = running + (NEW.state = 'running'),
+        part_done = part_done + (NEW.state = 'part_done'), done = done + (NEW.state = 'done'),
+        failed = failed + (NEW.state = 'failed') WHERE batch = NEW.batch;
+END;
+CREATE TRIGGER member_gone AFTER DELETE ON members BEGIN
+    UPDATE tallies SET waiting = waiting - (OLD.state = 'waiting'), running = running - (OLD.state = 'running'),
+        part_done = part_done - (OLD.state = 'part_done'), done = done - (OLD.state = 'done'),
+        failed = failed - (OLD.state = 'failed') WHERE batch = OLD.batch;
+END;
+CREATE TRIGGER member_with_another_state AFTER UPDATE OF state ON members WHEN OLD.state <> NEW.state BEGIN
+    UPDATE tallies SET waiting = waiting + (NEW.state = 'waiting') - (OLD.state = 'waiting'),
+        running = running + (NEW.state = 'running') - (OLD.state = 'running'),
+        part_done = part_done + (NEW.state = 'part_done') - (OLD.state = 'part_done'),
+        done = done + (NEW.state = 'done') - (OLD.state = 'done'),
+        failed = failed + (NEW.state = 'failed') - (OLD.state = 'failed') WHERE batch = NEW.batch;
+END
 """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
@@ -183,8 +284,8 @@ class SQLiteStore(SQLStore):
     >>> folder.cleanup()
     """
 
-    _one_writer = True
     _position = "instr"
+    _concatenate = "group_concat"
 
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
         self.uri = uri
@@ -235,8 +336,8 @@ class SQLiteStore(SQLStore):
         if tx.rows("PRAGMA user_version")[0][0] == SCHEMA_VERSION:
             return
         with _transaction(tx.connection):  # what is asked outside may change between two questions
-            for statements in _MIGRATIONS[self._version(tx) :]:
-                for statement in re.split(r";\n(?=[A-Z]+ )", statements.strip()):  # not within a trigger
+            for script in _MIGRATIONS[self._version(tx) :]:
+                for statement in statements(script):
                     tx.run(statement)
             tx.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -347,6 +448,14 @@ class SQLiteStore(SQLStore):
 
     def _list(self, values: Iterable[str]) -> str:
         return json.dumps(list(values))
+
+    def _elements(self, name: str) -> str:
+        return f"json_each(:{name})"
+
+    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:
+        (seq,) = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=row["pool"], id=row["id"])[0]
+        tx.run("DELETE FROM search_values WHERE seq = :seq", seq=seq)
+        self._keep_terms_of(cast(_Opened, tx), [row], first=False)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 

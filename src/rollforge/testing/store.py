@@ -212,6 +212,107 @@ class TaskStoreSuite:
         assert task.status is Status.FAILED
         assert "ran out" in str(task.error)
 
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def test_a_batch_is_claimed_and_counted_apart(self, store: TaskStore) -> None:
+        """Its own tasks in their turn, those that the pool had already among them; a task may be in two."""
+        store.create(POOL, [{"x": 1}, {"x": 2}], batch="a")
+        store.create(POOL, [{"x": 3}])
+        store.create(POOL, [{"x": 4}], priority=1, batch="b")
+        store.create(POOL, [{"x": 2}, {"x": 3}, {"x": 3}], batch="b")
+        assert store.count(POOL, batch="a") == {Status.WAITING: 2}
+        assert store.count(POOL, batch="b") == {Status.WAITING: 3}
+        assert store.count(POOL, batch="c") == {}
+        assert store.claim(POOL, worker="w", lease=60, batch="c") == []
+        assert [self.claim(store, batch="b").definition["x"] for _ in range(3)] == [4, 2, 3]
+        assert store.claim(POOL, worker="w", lease=60, batch="b") == []
+        assert store.count(POOL, batch="a") == {Status.WAITING: 1, Status.RUNNING: 1}
+        assert [t.definition["x"] for t in store.query(POOL, batch="b")] == [2, 3, 4]
+        assert [t.definition["x"] for t in store.query(POOL, {"x": {"$gt": 2}}, batch="b", limit=1)] == [3]
+        assert store.count(POOL, {"x": {"$gt": 2}}, batch="b") == {Status.RUNNING: 2}
+        assert store.count(POOL, {"status": {"$ne": "running"}}, batch="a") == {Status.WAITING: 1}
+        assert self.claim(store, batch="a").definition["x"] == 1
+        assert store.count("other", batch="a") == {}
+
+    def test_a_batch_follows_its_tasks(self, store: TaskStore, clock: ManualClock) -> None:
+        """Priorities, prerequisites, failures, results, lost leases, and definitions that were put in their place."""
+        (a,) = store.create(POOL, [{"x": 1}], batch="b")
+        store.create(POOL, [{"x": 2}], depends_on=[a.id], batch="b")
+        store.create(POOL, [{"x": 3}], batch="b", max_attempts=1)
+        store.prioritize(POOL, {"x": 3}, 5)
+        assert self.claim(store, batch="b", lease=10).definition["x"] == 3
+        first = self.claim(store, batch="b")
+        assert store.claim(POOL, worker="w", lease=60, batch="b") == [], "it waits for the first"
+        store.commit(first, 1, Status.PART_DONE)
+        clock.now += 11
+        assert store.claim(POOL, worker="w", lease=60, batch="b") == []
+        assert store.count(POOL, batch="b") == {Status.WAITING: 1, Status.PART_DONE: 1, Status.FAILED: 1}
+        store.commit(self.claim(store, batch="b", status=Status.PART_DONE), 1)
+        assert self.claim(store, batch="b").definition["x"] == 2
+        assert store.retry(POOL, {"x": 3}) == 1
+        new = store.replace(POOL, self.id_of(store, 3), {"x": 4})
+        assert self.claim(store, batch="b").id == new
+        assert store.count(POOL, batch="b") == {Status.RUNNING: 2, Status.DONE: 1}
+
+    def test_a_batch_goes_with_its_tasks(self, store: TaskStore) -> None:
+        """What is removed is in no batch, also when it is made again; ids that are not there are left out."""
+        made = [c.id for c in store.create(POOL, [{"x": 1}, {"x": 2}])]
+        store.add_to_batch(POOL, "b", [*made, "0" * 32])
+        store.add_to_batch(POOL, "b", made[:1])
+        assert store.count(POOL, batch="b") == {Status.WAITING: 2}
+        store.remove(POOL, {"x": 1})
+        assert store.count(POOL, batch="b") == {Status.WAITING: 1}
+        store.remove(POOL)
+        store.create(POOL, [{"x": 1}])
+        assert store.count(POOL, batch="b") == {}
+        assert list(store.query(POOL, batch="b")) == []
+
+    # -- asking again --------------------------------------------------------------------------------------------------
+
+    def test_a_claim_that_is_repeated_is_given_the_same_tasks(self, store: TaskStore, clock: ManualClock) -> None:
+        """Under the same tokens, without an attempt, in the same order; what it holds no longer is not among them."""
+        store.create(POOL, [{"x": 1}, {"x": 2}])
+        store.create(POOL, [{"x": 3}], priority=1)
+        first = store.claim(POOL, worker="w", lease=10, limit=2, claim="one")
+        assert store.claim(POOL, worker="w", lease=10, limit=2, claim="one") == first
+        assert [t.definition["x"] for t in first] == [3, 1]
+        other = store.claim(POOL, worker="w", lease=60, limit=2, claim="two")
+        assert [t.definition["x"] for t in other] == [2]
+        store.commit(first[0], 1)
+        assert store.claim(POOL, worker="w", lease=10, limit=2, claim="one") == first[1:]
+        clock.now += 11
+        store.expire(POOL)
+        clock.now += 2
+        (again,) = store.claim(POOL, worker="w", lease=10, limit=2, claim="one")
+        assert (again.id, again.attempt) == (first[1].id, 1)
+
+    def test_an_end_that_is_repeated_changes_nothing(self, store: TaskStore, clock: ManualClock) -> None:
+        """A commit, failure or return whose answer was lost succeeds again; a different end is refused."""
+        store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])
+        done, failed, given = store.claim(POOL, worker="w", lease=60, limit=3)
+        for _ in range(2):
+            store.commit(done, "result", log="text")
+            assert store.fail(failed, "boom") is Status.WAITING
+            store.give_back(given)
+        assert [t.attempt for t in store.query(POOL)] == [0, 1, 0]
+        assert store.get(POOL, done.id).result == "result"
+        for end in (lambda t: store.fail(t, "late"), store.give_back, lambda t: store.renew(t, 60)):
+            with pytest.raises(LeaseLost):
+                end(done)
+        for task in (failed, given):
+            with pytest.raises(LeaseLost):
+                store.commit(task, 1)
+        with pytest.raises(LeaseLost):
+            store.commit(done, 1, Status.PART_DONE)
+        store.set_status(POOL, {"x": 1}, Status.DONE)
+        with pytest.raises(LeaseLost):
+            store.commit(done, 1)
+        clock.now += 2
+        assert {t.id for t in store.claim(POOL, worker="w", lease=60, limit=3)} == {failed.id, given.id}
+        for call in (lambda: store.fail(failed, "boom"), lambda: store.give_back(given)):
+            with pytest.raises(LeaseLost):
+                call()
+
     # -- failing -------------------------------------------------------------------------------------------------------
 
     def test_a_failed_attempt_is_repeated_after_a_while(self, store: TaskStore, clock: ManualClock) -> None:
@@ -483,6 +584,34 @@ class TaskStoreSuite:
         assert self.claim(store).id == new
         assert store.claim(POOL, worker="w", lease=60) == []
         assert store.get(POOL, self.id_of(store, "b")).depends_on == (new,)
+
+    def test_many_prerequisites_and_many_dependants(self, store: TaskStore) -> None:
+        """One task waits for many, many wait for one; the last commit lets it go, a task set back holds it again."""
+        many = [c.id for c in store.create(POOL, [{"x": i} for i in range(50)])]
+        (last,) = store.create(POOL, [{"last": 1}], depends_on=many, priority=-1)
+        store.create(POOL, [{"after": i} for i in range(50)], depends_on=[last.id], priority=-1)
+        tasks = store.claim(POOL, worker="w", lease=60, limit=100)
+        for task in tasks:
+            assert store.get(POOL, last.id).blocked
+            store.commit(task, 1)
+        assert len(tasks) == 50
+        assert not store.get(POOL, last.id).blocked
+        store.set_status(POOL, {"_id": many[7]}, Status.WAITING)
+        assert store.get(POOL, last.id).blocked
+        store.set_status(POOL, {"_id": many[7]}, Status.DONE)
+        store.commit(self.claim(store), 1)
+        assert len(store.claim(POOL, worker="w", lease=60, limit=100)) == 50
+
+    def test_a_task_that_waits_again_for_one_that_failed_fails(self, store: TaskStore) -> None:
+        """It was claimed when all was done; its prerequisite was run again and failed meanwhile."""
+        (a,) = store.create(POOL, [{"x": 1}], max_attempts=1)
+        store.create(POOL, [{"x": 2}], depends_on=[a.id])
+        store.commit(self.claim(store), 1)
+        second = self.claim(store)
+        store.set_status(POOL, {"x": 1}, Status.WAITING)
+        store.fail(self.claim(store), "boom")
+        store.give_back(second)
+        assert [t.cause for t in store.query(POOL)] == [Cause.RAISED, Cause.DEPENDENCY]
 
     # -- copies and changes --------------------------------------------------------------------------------------------
 

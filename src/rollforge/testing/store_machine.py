@@ -21,6 +21,7 @@ __all__ = ["StoreMachine"]
 POOL = "machine"
 NUMBERS = st.integers(0, 5)
 NAMES = st.sampled_from(["", "lgb", "ridge"])
+BATCHES = st.sampled_from(["", "", "first", "second"])
 QUERIES = st.sampled_from(
     [
         {},
@@ -62,6 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = MemoryStore(clock=self.clock)
         self.store = type(self).make_store(self.clock)
         self.claims: list[tuple[TaskRecord, TaskRecord]] = []
+        self.asked = 0
         self._jitter = random.uniform
         setattr(random, "uniform", lambda low, high: 1.0)  # noqa: B010
 
@@ -84,10 +86,20 @@ class StoreMachine(RuleBasedStateMachine):
         assert answers[0] == answers[1]
         return answers[0]
 
-    @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), priority=st.integers(-1, 1), most=st.integers(1, 2))
-    def create(self, xs: list[int], priority: int, most: int) -> None:
+    @rule(
+        xs=st.lists(NUMBERS, min_size=1, max_size=3),
+        priority=st.integers(-1, 1),
+        most=st.integers(1, 2),
+        batch=BATCHES,
+    )
+    def create(self, xs: list[int], priority: int, most: int, batch: str) -> None:
         """Some tasks, known ones among them."""
-        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], priority=priority, max_attempts=most))
+        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], priority=priority, max_attempts=most, batch=batch))
+
+    @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), batch=st.sampled_from(["first", "second"]))
+    def add_to_batch(self, xs: list[int], batch: str) -> None:
+        """Some tasks, unknown ones among them."""
+        self.both(lambda s: s.add_to_batch(POOL, batch, [digest({"x": x}) for x in xs]))
 
     @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), names=st.lists(NAMES, min_size=3, max_size=3))
     def create_named(self, xs: list[int], names: list[str]) -> None:
@@ -105,15 +117,29 @@ class StoreMachine(RuleBasedStateMachine):
         worker=st.sampled_from("ab"),
         query=QUERIES,
         avoid=st.sampled_from(["", "", "a", "b"]),
+        batch=BATCHES,
+        again=st.booleans(),
     )
-    def claim(self, limit: int, status: Status, worker: str, query: dict[str, Any], avoid: str) -> None:
-        """The same tasks in the same order."""
-        ours, theirs = (
-            s.claim(POOL, worker=worker, lease=10, status=status, limit=limit, query=query, avoid=avoid)
-            for s in (self.model, self.store)
-        )
+    def claim(
+        self, limit: int, status: Status, worker: str, query: dict[str, Any], avoid: str, batch: str, again: bool
+    ) -> None:
+        """The same tasks in the same order; asked again, the same tasks under the same tokens."""
+        self.asked += 1
+        answers = [
+            [
+                s.claim(
+                    POOL, worker=worker, lease=10, status=status, limit=limit, query=query, avoid=avoid,
+                    batch=batch, claim=f"claim {self.asked}",
+                )
+                for s in (self.model, self.store)
+            ]
+            for _ in range(1 + again)
+        ]  # fmt: skip
+        ours, theirs = answers[-1]
         assert [t.id for t in ours] == [t.id for t in theirs]
         assert [t.result for t in ours] == [t.result for t in theirs]
+        if answers[0][0]:
+            assert [[t.token for t in side] for side in answers[0]] == [[t.token for t in side] for side in answers[-1]]
         self.claims += zip(ours, theirs, strict=True)
 
     def claimed(self, data: st.DataObject) -> tuple[TaskRecord, TaskRecord]:
@@ -209,6 +235,9 @@ class StoreMachine(RuleBasedStateMachine):
                 if name == "error" and our.cause is their.cause is Cause.DEPENDENCY:
                     continue  # of two that failed at the same moment, either may be named
                 assert getattr(our, name) == getattr(their, name), (our.definition, name)
-        assert self.model.count(POOL) == self.store.count(POOL)
         since = self.clock.now - 5.0
         assert self.model.workers(POOL, since) == self.store.workers(POOL, since)
+        for batch in ("", "first", "second"):
+            assert self.model.count(POOL, batch=batch) == self.store.count(POOL, batch=batch)
+            ids = [[t.id for t in s.query(POOL, batch=batch)] for s in (self.model, self.store)]
+            assert ids[0] == ids[1]
