@@ -367,6 +367,11 @@ def stale(task: TaskRecord) -> str:
     return f"Task {task.id} is no longer held by {task.worker}: its claim {task.token} is stale."
 
 
+def ending_of(call: str, status: Status | None = None) -> str:
+    """Return how a call that ends a claim is kept, so that the same call is known when it is repeated."""
+    return call if status is None else f"{call} as {status.value}"
+
+
 def expired(worker: str | None) -> str:
     """Return the error of a task whose lease ran out."""
     return f"The lease of worker {worker} ran out: it was killed, or hung, or could not reach the store."

@@ -17,6 +17,7 @@ from rollforge.store.base import (
     Work,
     backoff,
     because_of,
+    ending_of,
     expired,
     named,
     refuse_cycles,
@@ -274,7 +275,8 @@ class MemoryStore:
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         kept = decode_result(encode_result(result))
         with self._lock:
-            if self._ended_before(task, "commit") is status:
+            ending = ending_of("commit", status)
+            if self._ended_before(task, ending):
                 return
             self._put(
                 replace(
@@ -288,7 +290,7 @@ class MemoryStore:
                     available_at=0.0,
                     finished_at=self._clock(),
                     log=trim_log(log),
-                    extra={"ending": "commit"},
+                    extra={"ending": ending},
                 )
             )
             if status is Status.DONE:
@@ -296,11 +298,11 @@ class MemoryStore:
 
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         with self._lock:
-            before = self._ended_before(task, "give back")
-            if before is not None and before is (status or before):
+            ending = ending_of("give back", status)
+            if self._ended_before(task, ending):
                 return
             held = self._held(task)
-            given = replace(held, status=status or held.stage_from, lease_until=None, extra={"ending": "give back"})
+            given = replace(held, status=status or held.stage_from, lease_until=None, extra={"ending": ending})
             self._put(given if why is None else replace(given, error=storable_text(why), cause=Cause.UNFIT))
             self._settle(task.pool, [task.id, *held.depends_on])
 

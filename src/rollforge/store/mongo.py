@@ -43,6 +43,7 @@ from rollforge.store.base import (
     Work,
     backoff,
     because_of,
+    ending_of,
     expired,
     failed_workers,
     failure_mark,
@@ -553,12 +554,13 @@ class MongoStore:
 
     @_spoken
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
-        change = {
+        change: Document = {
             "status": status.value, "res": _result(encode_result(result)), "error": None, "cause": None, "attempt": 0,
-            "lease_until": None, "available_at": 0.0, "finished_at": self._now(), "log": trim_log(log), "ending": "commit",
+            "lease_until": None, "available_at": 0.0, "finished_at": self._now(), "log": trim_log(log),
+            "ending": ending_of("commit", status),
         }  # fmt: skip
-        if not self._end(task, change) and self._ended_before(task, "commit") is not status:
-            raise LeaseLost(stale(task))
+        if not self._end(task, change):
+            self._ended_before(task, change["ending"])
         self._settle_end(task.pool, task.id, status.value)
 
     @_spoken
@@ -568,11 +570,9 @@ class MongoStore:
             raise LeaseLost(stale(task))
         to = status or Status(found["stage_from"])
         note = {} if why is None else {"error": storable_text(why), "cause": Cause.UNFIT.value}
-        change = {"status": to.value, "lease_until": None, "ending": "give back", **note}
-        if not self._end(task, change):
-            before = self._ended_before(task, "give back")
-            if before is not (status or before):
-                raise LeaseLost(stale(task))
+        ending = ending_of("give back", status)
+        if not self._end(task, {"status": to.value, "lease_until": None, "ending": ending, **note}):
+            self._ended_before(task, ending)
         self._settle_end(task.pool, task.id, to.value)
 
     @_spoken

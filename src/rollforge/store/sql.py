@@ -19,6 +19,7 @@ from rollforge.store.base import (
     Query,
     Work,
     backoff,
+    ending_of,
     failed_workers,
     failure_mark,
     named,
@@ -58,7 +59,7 @@ CLAIMED = (
 DUE = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
 COMMITTED = (
     "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, finished_at = :now, "
-    "log = :log, ending = 'commit'"
+    "log = :log, ending = :ending"
 )
 HELD = "pool = :pool AND id = :id AND status = 'running' AND token = :held"
 # A time to wait after a failed attempt, see backoff(); `attempt` is the number of those before it.
@@ -620,15 +621,14 @@ class SQLStore(abc.ABC):
 
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         if not self._commit(task, encode_result(result), status, trim_log(log)):
-            before = self._read(lambda tx: self._ended_before(tx, task, "commit"))
-            if before is not status:
-                raise LeaseLost(stale(task))
+            self._read(lambda tx: self._ended_before(tx, task, ending_of("commit", status)))
 
     def _commit(self, task: TaskRecord, result: Encoded, status: Status, log: str) -> bool:
         """Commit, unless the claim is stale; return whether it was not."""
 
         def work(tx: Transaction) -> bool:
-            if not self._end(tx, task, COMMITTED, status=status.value, log=log):
+            ending = ending_of("commit", status)
+            if not self._end(tx, task, COMMITTED, status=status.value, log=log, ending=ending):
                 return False
             self._keep_result(tx, task.pool, task.id, result)
             return True
@@ -639,16 +639,17 @@ class SQLStore(abc.ABC):
         self._write(lambda tx: self._give_back(tx, task, status, why), task.pool)
 
     def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
-        change = "status = COALESCE(:status, stage_from), lease_until = NULL, ending = 'give back'"
-        values: dict[str, Any] = {"status": status.value if status else None}
+        change = "status = COALESCE(:status, stage_from), lease_until = NULL, ending = :ending"
+        ending = ending_of("give back", status)
+        values: dict[str, Any] = {"status": status.value if status else None, "ending": ending}
         if why is not None:
             change += ", error = :why, cause = 'unfit'"
             values["why"] = storable_text(why)
         ended = self._end(tx, task, change, **values)
         if ended:
             self._ended(tx, task.pool, [(task.id, *ended[0])])
-        elif self._ended_before(tx, task, "give back") not in ({status} if status else set(Status)):
-            raise LeaseLost(stale(task))
+        else:
+            self._ended_before(tx, task, ending)
 
     def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
         return self._write(lambda tx: self._fail(tx, task, error, cause, log), task.pool)
