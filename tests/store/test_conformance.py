@@ -140,9 +140,9 @@ class TestSQLiteStore(TaskStoreSuite):
         """Counts, and how many prerequisites are not done: as if the tasks had been made by this version."""
         file = tmp_path / "old.db"
         with contextlib.closing(sqlite3.connect(file)) as raw, raw:
-            for script in sqlite._MIGRATIONS[:5]:
+            for script in sqlite._MIGRATIONS[:4]:
                 raw.executescript(script)
-            raw.execute("PRAGMA user_version = 5")
+            raw.execute("PRAGMA user_version = 4")
             _fill_old(lambda text, rows: raw.executemany(text, rows), "?")
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
@@ -287,10 +287,10 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute(f"CREATE SCHEMA {schema}")
             raw.execute(f"SET search_path TO {schema}")
             raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-            for script in _POSTGRES_MIGRATIONS[:3]:
+            for script in _POSTGRES_MIGRATIONS[:2]:
                 for statement in script.split(";"):
                     raw.execute(statement.encode())
-            raw.execute("INSERT INTO schema_version VALUES (3)")
+            raw.execute("INSERT INTO schema_version VALUES (2)")
             raw.execute("ALTER TABLE tasks ALTER COLUMN filter SET DEFAULT '{}'")
             _fill_old(lambda text, rows: raw.cursor().executemany(text, rows), "%s")
         _check_migrated(self.make_store(None))
