@@ -469,7 +469,7 @@ class PostgresStore(SQLStore):
     _position = "strpos"
     _concatenate = "string_agg"
     _lock_rows = "FOR UPDATE"
-    _skip_locked = "FOR UPDATE SKIP LOCKED"
+    _skip_locked = "FOR UPDATE OF tasks SKIP LOCKED"
 
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
         self.uri = uri

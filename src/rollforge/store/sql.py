@@ -505,7 +505,7 @@ class SQLStore(abc.ABC):
             if self._is_paused(tx, pool):
                 return []
             return tx.rows(
-                f"UPDATE tasks SET {CLAIMED}, token = :token WHERE seq IN ({turn}) RETURNING seq, {COLUMNS}",
+                f"UPDATE tasks SET {CLAIMED}, token = :token WHERE seq IN ({turn} {self._skip_locked}) RETURNING seq, {COLUMNS}",
                 token=self._next_token(tx), **values,
             )  # fmt: skip
 
