@@ -245,8 +245,11 @@ _any_text: Any = functools.partial(str, encoding="utf-8", errors="backslashrepla
 class _Opened:
     """The connection of one thread of one process, as the operations see it."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, place: str) -> None:
         self.connection = connection
+        self.place = place
+        """Where the file itself is, beside which SQLite has its other files."""
+        self.beside: dict[str, tuple[int, int]] = {}
         self.pid = os.getpid()
         self._clock = clock
 
@@ -294,6 +297,7 @@ class SQLiteStore(SQLStore):
         self._given_clock = clock
         self._offset: tuple[str, float] | None = None
         self._file: tuple[int, int] | None = None
+        self._filled = False
         self._searched: set[tuple[str, tuple[str, ...]]] = set()
         self._local = threading.local()
         try:
@@ -357,35 +361,55 @@ class SQLiteStore(SQLStore):
         opened: _Opened | None = getattr(self._local, "opened", None)
         if opened is None or opened.pid != os.getpid():
             with contextlib.suppress(OSError):  # SQLite says below what is wrong with the place
-                private_file(self.path)  # definitions and logs may hold secrets; SQLite's other files follow its mode
-            connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+                # Definitions and logs may hold secrets; other files of SQLite follow the mode of this one.
+                private_file(Path(os.path.realpath(self.path)))
+            # After a fork the parent's is left alone: closing it here would drop the parent's locks.
+            self._kept = opened
+            opened = self._connect()
+            self._local.opened = opened
+        else:
+            self._check_same_file(opened)
+        return opened
+
+    def _connect(self) -> _Opened:
+        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+        try:
             connection.text_factory = _any_text
             connection.create_function("rf_regex", 2, _regex, deterministic=True)
             connection.create_function("rf_number", 2, _number, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
-            self._check_same_file()
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            # After a fork the parent's connection is left alone: closing it here would drop the parent's locks.
-            self._kept = opened
-            self._local.opened = opened = _Opened(connection, self._clock)
-        else:
-            self._check_same_file()
+            # A first look: until then, others that close the file may take its write-ahead log with them.
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+            opened = _Opened(connection, self._clock, os.path.realpath(self.path))
+            self._check_same_file(opened)
+        except BaseException:
+            connection.close()
+            raise
         return opened
 
-    def _check_same_file(self) -> None:
-        """Notice that the file was deleted or replaced: what is written to the one that is open would be lost."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            found = None
-        file = (found.st_dev, found.st_ino) if found is not None else None
+    def _check_same_file(self, opened: _Opened) -> None:
+        """Notice that the file was deleted, emptied or replaced: what is written to the one that is open would be lost."""
+        file, size = _identity(self.path)
         if self._file is None:
             self._file = file
-        if file is None or file != self._file:
-            raise StoreUnavailable(
-                f"The task store {self.path} was {'deleted' if file is None else 'replaced'} while it was in use. Nothing "
-                "more is written to the old file. Put it back, or end this process and start again with the new one."
-            )
+        self._filled = self._filled or size > 0
+        if file is None or file != self._file or (self._filled and not size):
+            self._refuse(self.path, "deleted" if file is None else "emptied" if file == self._file else "replaced")
+        for ending in (
+            "-wal",
+            "-shm",
+        ):  # SQLite itself deletes them when the last connection is closed, and this one is open
+            beside, _ = _identity(f"{opened.place}{ending}")
+            known = opened.beside.setdefault(ending, beside) if beside is not None else opened.beside.get(ending)
+            if known is not None and beside != known:
+                self._refuse(f"{opened.place}{ending}", "deleted" if beside is None else "replaced")
+
+    def _refuse(self, file: Path | str, what: str) -> None:
+        raise StoreUnavailable(
+            f"The task store {self.path}: {file} was {what} while it was in use. What was written last may be lost, and nothing "
+            "more is written. Put it back, or end all processes that use the store and start again."
+        )
 
     def close(self) -> None:
         opened: _Opened | None = getattr(self._local, "opened", None)
@@ -432,11 +456,7 @@ class SQLiteStore(SQLStore):
         return self._retry(work)
 
     def _write(self, work: Callable[[Transaction], T], pool: str) -> T:
-        def transaction(tx: _Opened) -> T:
-            with _transaction(tx.connection):
-                return work(tx)
-
-        return self._retry(transaction)
+        return self._changing(work)
 
     def _next_token(self, tx: Transaction) -> int:
         # One counter for the whole store: a task that was removed and created again does not know old claims.
@@ -517,8 +537,12 @@ class SQLiteStore(SQLStore):
         """Do `work` in a transaction: the one that is going on, or one of its own."""
 
         def transaction(tx: _Opened) -> T:
-            with contextlib.nullcontext() if tx.connection.in_transaction else _transaction(tx.connection):
+            if tx.connection.in_transaction:
                 return work(tx)
+            with _transaction(tx.connection):
+                done = work(tx)
+            self._check_same_file(tx)  # what went into a file that is not there any more is lost
+            return done
 
         return self._retry(transaction)
 
@@ -633,6 +657,15 @@ def _number(spec: str, value: Any) -> int:
     op, wanted = json.loads(spec)
     return int(compare({"value": int(value)}, ("value",), op, wanted) if isinstance(value, str)
                else compare({"value": value}, ("value",), op, wanted))  # fmt: skip
+
+
+def _identity(path: Path | str) -> tuple[tuple[int, int] | None, int]:
+    """Which file is at a path, if any, and its size."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None, 0
+    return (found.st_dev, found.st_ino), found.st_size
 
 
 @contextlib.contextmanager
