@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rollforge import safe_pickle
+from rollforge import safe_pickle, trust
 from rollforge.build import build, locate
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, RollforgeError, UnfitWorker, UntrustedPickle
 from rollforge.kinds import DATASET, HANDLER, INST_PROCESSOR, MODEL, PROCESSOR, RECORD
@@ -498,3 +498,106 @@ def test_classes_of_ones_own_load_back(tmp_path: Path, mine: Path) -> None:
         safe_pickle.loads(data)
     build({"class": "Mean", "module_path": "my_model"}, kind=MODEL)
     assert type(safe_pickle.loads(data)) is my_model.Mean
+
+
+# -- files and pools whose content somebody else wrote ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["filter", "processor of a group", "processor"])
+def test_what_a_stored_handler_describes_is_not_this_users_code(
+    where: str, small_market: Path, marker: Path, tmp_path: Path
+) -> None:
+    """A handler in a file is data, and so is what it describes: planning with it, or taking data from it, imports nothing
+    that the user's own definitions do not name."""
+    from rollforge.data.dataset import DatasetH
+    from rollforge.data.handler import DataHandlerLP
+    from rollforge.data.loader import QlibDataLoader
+
+    attacks(marker)
+    evil = {"class": "Thing", "module_path": str(marker.parent / "hostile.py")}
+    loader = QlibDataLoader({"feature": (["$close"], ["C"]), "label": (["Ref($close,-2)/Ref($close,-1)-1"], ["L"])})
+    handler = DataHandlerLP("all", "2022-01-03", "2023-09-29", loader, learn_processors=["DropnaLabel"])
+    if where == "filter":
+        handler.instruments = {"market": "all", "filter_pipe": [evil]}
+    else:
+        loader.inst_processors = [evil] if where == "processor" else {"feature": [evil]}
+    handler.to_pickle(tmp_path / "handler.pkl", dump_all=True)
+    task = template()
+    task["dataset"]["kwargs"]["handler"] = f"file://{tmp_path / 'handler.pkl'}"
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": task}))
+    if where == "filter":
+        with pytest.raises(ConfigError, match="An object that was read from a file names Thing"):
+            make_plan(load_workflow(file))
+    else:
+        make_plan(load_workflow(file))  # no data are computed
+    with using(Session(provider_uri=str(small_market))):
+        dataset = DatasetH(task["dataset"]["kwargs"]["handler"], task["dataset"]["kwargs"]["segments"])
+        with pytest.raises(CodeNotAllowed, match=r"allow it: ROLLFORGE_ALLOW="):
+            dataset.prepare("train")
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_a_run_does_not_build_what_somebody_put_in_the_place_of_its_tasks(
+    tmp_path: Path, small_market: Path, marker: Path, mine: Path
+) -> None:
+    """Definitions that were changed between two calls of ``rollforge run``: neither the program nor its processes build
+    them, and neither does a report, with the workflow file or without."""
+    file = tmp_path / "own.yaml"
+    document = {
+        "rollforge": {"data": str(small_market), "store": "sqlite:///tasks.db", "tracking": "folder:runs"},
+        "experiment_name": "p", "task": template(),
+        "rolling": {"step": 60},
+    }  # fmt: skip
+    del document["experiment_name"]
+    document["rollforge"]["experiment"] = "p"  # type: ignore[index]
+    file.write_text(yaml.safe_dump(document))
+
+    done: Any = None
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*ROLLFORGE, *command], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+
+    assert run("run", str(file), "--jobs", "1").returncode == 0
+    import sqlite3
+
+    evil = {"class": "Mean", "module_path": "my_model"}
+    for place, others in (
+        ("handler", ["collect"]),
+        ("strategy", ["report", str(file)]),
+        ("executor", []),
+        ("signal", []),
+    ):
+        raw = sqlite3.connect(tmp_path / "tasks.db")
+        changed = encode(put(template(), PLACES[place], evil))
+        raw.execute("UPDATE tasks SET definition = ?", (changed,))
+        raw.commit()
+        raw.close()
+        stores = ["--store", "sqlite:///tasks.db", "--tracking", "folder:runs"]
+        for command in (
+            ["report", "p", *stores],
+            [*others, *(["p", "--allow-gaps", *stores] if others == ["collect"] else [])],
+        ):
+            done = run(*command) if command else done
+            assert "Traceback" not in done.stderr, done.stderr
+        assert not marker.exists(), place
+    raw = sqlite3.connect(tmp_path / "tasks.db")
+    raw.execute(
+        "UPDATE tasks SET definition = ?, status = 'waiting'", (encode(put(template(), PLACES["handler"], evil)),)
+    )
+    raw.commit()
+    raw.close()
+    done = run("run", str(file), "--jobs", "1")
+    assert done.returncode == 7, done.stderr
+    assert not marker.exists()
+
+
+def test_a_task_that_follows_names_what_the_templates_name(tmp_path: Path) -> None:
+    """Whoever writes to the tracking store cannot bring code into the next round of training."""
+    with pytest.raises(CodeNotAllowed, match="names 'Evil' of 'evil'"):
+        trust.check_names({"model": {"class": "Evil", "module_path": "evil"}}, [template()], "The task of recorder 1")
+    for harmless in (template(), {"model": {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt"}}):
+        trust.check_names(harmless, [template()], "The task of recorder 1")
+    mine = {"model": {"class": "Mine", "module_path": "my_pkg.models"}}
+    trust.check_names(mine, [{**template(), "reweighter": {"class": "my_pkg.models.Other"}}], "The task of recorder 1")

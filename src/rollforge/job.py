@@ -132,7 +132,8 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
         tracker = open_tracker(session.tracking)
         opening = _Beside(tracker.prepare)  # importing MLflow takes a second that the panel can use
         if waiting:
-            prepare_data(waiting[0].definition, session)
+            # As it was planned: what the pool holds under its id may be somebody else's.
+            prepare_data(dict(zip(plan.ids, plan.tasks, strict=True))[waiting[0].id], session)
         opening.join()
         get_experiment(tracker, experiment_name=pool)
 

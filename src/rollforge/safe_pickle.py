@@ -132,6 +132,8 @@ def _give_state(instance: Any, state: Any) -> Any:
             if type(name) is not str or name.startswith("__") or isinstance(known, (FunctionType, classmethod)):
                 raise Refused(f"an attribute {name!r} of {type(instance).__name__}")
             object.__setattr__(instance, name, value)
+    if hasattr(type(instance), trust.RESTORED):  # after its state, which may say otherwise
+        object.__setattr__(instance, trust.RESTORED, True)
     return instance
 
 

@@ -7,7 +7,8 @@ There are four circles (``docs/security.md``):
 :attr:`Circle.POOL`   a task of a pool that others may write to: Rollforge, Qlib's names, the libraries of models, and
                       packages that the operator allowed
 :attr:`Circle.READ`   listing, copying, collecting and reporting: classes of Rollforge may be looked at, and none is built
-(no circle)           artifacts and other files: :mod:`rollforge.safe_pickle` restores values, and calls nothing
+:attr:`Circle.FILE`   what an object that was read from a file describes, such as the processors of a loader: as in a pool.
+                      Reading itself restores values, and calls nothing (:mod:`rollforge.safe_pickle`)
 ====================  ====================================================================================================
 
 In no circle is anything of Python's standard library built, and in none but the first is a function called that a
@@ -21,7 +22,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
@@ -34,11 +35,13 @@ from rollforge.session import current_session
 from rollforge.user_code import module_name
 
 __all__ = [
+    "RESTORED",
     "Circle",
     "allowed_file",
     "check_built",
     "check_defined",
     "check_import",
+    "check_names",
     "check_reference",
     "check_reference_import",
     "checked_plugins",
@@ -47,6 +50,8 @@ __all__ = [
     "is_library",
     "is_own",
     "loads_back",
+    "names_in",
+    "of_restored",
     "parse_allowed",
     "remember",
     "settle",
@@ -62,10 +67,14 @@ class Circle(StrEnum):
     """This user's own file or script."""
     POOL = "pool"
     """A pool that others may write to."""
+    FILE = "file"
+    """An object that was read from a file without ``trusted=True``."""
     READ = "read"
     """Something that is looked at; nothing of it is built."""
 
 
+RESTORED = "_restored"
+"""Attribute of handlers and loaders that were read from a file; see :func:`of_restored`."""
 _VARIABLE = "ROLLFORGE_CIRCLE"
 _LIBRARIES = frozenset({"rollforge", "qlib", "lightgbm", "xgboost", "catboost", "sklearn", "torch"})
 """What a task of a pool may always name: Rollforge, Qlib's names, and the libraries of models."""
@@ -248,6 +257,59 @@ def loads_back(module: str) -> bool:
     return module in _remembered or is_allowed_module(module)
 
 
+def of_restored(thing: Any) -> contextlib.AbstractContextManager[None]:
+    """Return the circle to build in what an object describes, as a context: an object may have come from a file."""
+    restored = circle() is Circle.OWN and getattr(thing, RESTORED, False)
+    return within(Circle.FILE) if restored else contextlib.nullcontext()
+
+
+def names_in(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the module and the name of everything that plain data describes and that names a module.
+
+    Examples
+    --------
+    >>> list(names_in({"model": {"class": "A", "module_path": "m"}, "record": [{"class": "x.y.B"}, {"class": "C"}]}))
+    [('m', 'A'), ('x.y', 'B')]
+    """
+    if isinstance(value, Mapping):
+        name, module = value.get("class", value.get("func", value.get("filter_type"))), value.get("module_path")
+        if isinstance(name, type):
+            yield name.__module__, name.__qualname__
+        elif isinstance(name, str) and (module or "." in name):
+            yield (str(module), name) if module else (name.rpartition(".")[0], name.rpartition(".")[2])
+        for inner in value.values():
+            yield from names_in(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from names_in(inner)
+
+
+def check_names(definition: Any, like: Any, source: str) -> None:
+    """Do nothing, unless a definition that was read from a file names code that this user's own definitions do not.
+
+    Parameters
+    ----------
+    definition : object
+        What was read.
+    like : object
+        Definitions of the user's own.
+    source : str
+        Where it was read, for the message.
+
+    Raises
+    ------
+    CodeNotAllowed
+        Naming the module.
+    """
+    own = {module for module, _ in names_in(like)}
+    for module, name in names_in(definition):
+        if module not in own and module.partition(".")[0] not in _LIBRARIES and not loads_back(module):
+            raise CodeNotAllowed(
+                f"{source} names {name!r} of {module!r}, which this program's own definitions do not name. If you trust "
+                f"whoever wrote it, allow it: ROLLFORGE_ALLOW={module}."
+            )
+
+
 def remember(module: str) -> None:
     """Note a module that this user's own definition named: objects of its classes load back in this process."""
     if circle() is Circle.OWN and module.partition(".")[0] not in _LIBRARIES:
@@ -294,12 +356,11 @@ def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> 
     if here is Circle.OWN:
         return
     if module.endswith(".py"):
-        if here is Circle.READ or not _is_allowed_file(module):
+        if not (here is not Circle.READ and _is_allowed_file(module)) and not _is_vouched(module_name(module)):
             raise _not_allowed(name, module, where)
         return
     top, main = module.partition(".")[0], "__main__" in module.split(".")
-    known = _OWN_LIBRARIES if here is Circle.READ else _LIBRARIES
-    allowed = top in known or (here is Circle.POOL and is_allowed_module(module))
+    allowed = top in (_OWN_LIBRARIES if here is Circle.READ else _LIBRARIES) or _is_vouched(module)
     if main or not allowed:
         raise _not_allowed(name, module, where)
 
@@ -324,8 +385,14 @@ def check_defined(target: Any, name: str, *, noun: str = "", where: str = "") ->
     if not isinstance(target, type):
         raise CodeNotAllowed(f"{name} is no class, and functions that a task names are not called.", path=where)
     ours = module.partition(".")[0] in (_OWN_LIBRARIES if here is Circle.READ else _LIBRARIES)
-    if not ours and (here is Circle.READ or not is_allowed_module(module)):
+    if not (ours or _is_vouched(module)):
         raise _not_allowed(name, module, where)
+
+
+def _is_vouched(module: str) -> bool:
+    """Whether somebody allowed a module, as far as that counts in the circle."""
+    here = circle()
+    return (here is Circle.POOL and is_allowed_module(module)) or (here is Circle.FILE and loads_back(module))
 
 
 def check_built(target: Any, name: str, where: str = "") -> None:
@@ -380,6 +447,12 @@ def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
     if _is_standard(module) or "__main__" in module.split(".") or module.partition(".")[0] in _LIBRARIES:
         return CodeNotAllowed(f"{name} of {module!r} cannot be named by a task of a pool.", path=where)
     package = module if module.endswith(".py") else module.partition(".")[0]
+    if circle() is Circle.FILE:
+        return CodeNotAllowed(
+            f"An object that was read from a file names {name} of {module!r}, which this program's own definitions do not "
+            f"name. If you trust whoever wrote it, allow it: ROLLFORGE_ALLOW={package}.",
+            path=where,
+        )
     return CodeNotAllowed(
         f"{name} is code of {package!r}, which this worker was not told to run. If you trust everybody who may write to "
         f"the pool with that code, allow it: --allow {package} or ROLLFORGE_ALLOW={package}.",

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge import trust
 from rollforge.build import build
 from rollforge.data.code import code_mark, code_version
 from rollforge.data.engine import session_provider
@@ -77,6 +78,7 @@ class DataHandler(DataHandlerABC):
     """
 
     label_days: int | None = None
+    _restored = False  # whether it was read from a file: see trust.of_restored
 
     def __init__(
         self,
@@ -116,7 +118,8 @@ class DataHandler(DataHandlerABC):
         self._frames: dict[Any, pd.DataFrame] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stages": {}, "_frames": {}}  # the definition travels, the data do not
+        kept = {k: v for k, v in self.__dict__.items() if k != trust.RESTORED}
+        return {**kept, "_stages": {}, "_frames": {}}  # the definition travels, the data do not
 
     def _forget(self) -> None:
         self._stages = {}
@@ -140,7 +143,8 @@ class DataHandler(DataHandlerABC):
         session = current_session()
         if self.data_loader.reads_folder:
             self._check_range(session)
-            self.data_loader.check(self.instruments, session_provider(session))
+            with trust.of_restored(self):
+                self.data_loader.check(self.instruments, session_provider(session))
 
     def setup_data(self, **kwargs: Any) -> None:
         """Compute what :meth:`fetch` will be asked for, or find it in the cache."""
@@ -154,7 +158,8 @@ class DataHandler(DataHandlerABC):
     def _stage(self, stage: str) -> Panel | pd.DataFrame:
         """All data of a stage: a panel where the loader's result can be cached, else the loader's frame."""
         if stage not in self._stages:
-            self._stages[stage] = self._find(stage, current_session())
+            with trust.of_restored(self):
+                self._stages[stage] = self._find(stage, current_session())
         return self._stages[stage]
 
     def _find(self, stage: str, session: Session) -> Panel | pd.DataFrame:

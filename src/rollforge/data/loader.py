@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from rollforge import safe_pickle
+from rollforge import safe_pickle, trust
 from rollforge.build import build
 from rollforge.data.code import code_mark
 from rollforge.data.engine import FeaturePlan, features, resolve_instruments, session_provider
@@ -45,6 +45,7 @@ class DataLoader:
     """Whether a row comes out the same whatever later days are loaded with it."""
     reads_folder: bool = False
     """Whether it computes expressions over the session's data folder."""
+    _restored = False  # whether it was read from a file: see trust.of_restored
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return a frame with rows (datetime, instrument) and columns (group, name)."""
@@ -256,9 +257,10 @@ class QlibDataLoader(DLWParser):
         for one in self._processors_of(group):
             if not one:
                 continue
-            made = build(
-                one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.data.processor"
-            )
+            with trust.of_restored(self):
+                made = build(
+                    one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.data.processor"
+                )
             described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
         return described
 
@@ -287,7 +289,8 @@ class QlibDataLoader(DLWParser):
     ) -> pd.DataFrame:
         """Return the columns of one group."""
         frame = features(self.universe(instruments), exprs, start_time, end_time, self.freq)
-        frame = process_instruments(frame, self._processors_of(gp_name)).set_axis(names, axis=1)
+        with trust.of_restored(self):
+            frame = process_instruments(frame, self._processors_of(gp_name)).set_axis(names, axis=1)
         return frame.swaplevel().sort_index() if self.swap_level else frame
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
 from rollforge.dates import read_day, read_timestamp
@@ -144,7 +145,13 @@ class RollingStrategy(OnlineStrategy):
             log.warning("strategy %s has no online model yet, so no task follows", self.name_id)
             return []
         until = _last_day(cur_time)
-        return [t for recorder in latest for t in self.rg.gen_following_tasks(recorder.load_object("task"), until)]
+        return [t for recorder in latest for t in self.rg.gen_following_tasks(self._task_of(recorder), until)]
+
+    def _task_of(self, recorder: Recorder) -> Any:
+        """The task of an online model, which names no code that the templates do not: others may write to its store."""
+        task = recorder.load_object("task")
+        trust.check_names(task, self.task_template, f"The task of recorder {recorder.id}")
+        return task
 
     def _latest(self, recorders: Sequence[Recorder]) -> tuple[list[Recorder], Any]:
         tests = [(r, _model_and_test(r)[1]) for r in recorders]

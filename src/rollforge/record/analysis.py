@@ -6,6 +6,7 @@ alone: the order of the rows, the unit of scores and labels, and rounding in the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge import trust
 from rollforge.data.columns import DATE
 from rollforge.data.frames import day_rows
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
@@ -585,7 +587,8 @@ def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
         task = recorder.load_object("task")
     except ArtifactNotFound:
         return ()
-    return task_labels(task) if isinstance(task, Mapping) else ()
+    with trust.within(trust.Circle.FILE) if trust.circle() is trust.Circle.OWN else contextlib.nullcontext():
+        return task_labels(task) if isinstance(task, Mapping) else ()
 
 
 def judged_column(task: Mapping[str, Any]) -> int:
