@@ -27,7 +27,7 @@ from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, pre
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.review import reviewed
-from rollforge.run.submission import facts_of
+from rollforge.run.submission import facts_of, read_facts
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, using
 from rollforge.store.base import open_store
@@ -464,13 +464,15 @@ def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...
 
 
 def on_its_data(session: Session, pool: str) -> Session:
-    """Return `session` with the data folder that the pool's tasks were trained on, where it names none itself."""
+    """Return `session` with the data folder that the pool's tasks were trained on, or submitted with, where it names none."""
     if session.provider_uri is not None:
         return session
     for outcome in outcomes(session, pool):
         if outcome.recorder is not None:
             return session.with_(provider_uri=outcome.recorder.list_tags().get(FOLDER_TAG))
-    return session
+    submitted = [read_facts(facts).folder for facts in open_store(session.store).submissions(pool).values()]
+    here = [folder for folder in submitted if folder and Path(folder).is_dir()]
+    return session.with_(provider_uri=here[-1]) if here else session
 
 
 def _windows(known: Sequence[TaskOutcome], session: Session) -> list[Window]:

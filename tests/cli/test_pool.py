@@ -115,6 +115,20 @@ def test_copying_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:
     assert call(uri, "-t", "q", "copy", uri, other).returncode == 2
 
 
+def test_a_copy_knows_what_its_tasks_were_submitted_with(manager: TaskManager, uri: str, tmp_path: Path) -> None:
+    """And where they failed, which `logs` shows."""
+    key = manager.store.keep_submission("p", {"host": "head1"})
+    manager.create_task([{"x": i} for i in range(5)], submission=key)
+    other = f"sqlite:///{tmp_path}/other.db"
+    call(uri, "copy", uri, other)
+    store = SQLiteStore(other)
+    assert store.submissions("p") == {key: {"host": "head1"}}
+    assert {t.submission for t in store.query("p")} == {"", key}
+    (failed,) = store.query("p", {"status": "failed"})
+    assert failed.failed_by == ("host:1",)
+    assert "failed at host:1\n" in call(other, "-t", "p", "logs", failed.id[:8]).stdout
+
+
 def test_watching_ends_when_nothing_can_go_on(manager: TaskManager, uri: str) -> None:
     """Without a terminal it prints a line a change."""
     manager.reset_waiting()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rollforge.errors import TrackingUnavailable
 from rollforge.session import Session, using
 from rollforge.testing.mlflow import MLflowServer
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -124,3 +126,28 @@ def test_runs_move_between_stores(kinds: tuple[str, str], tmp_path: Path) -> Non
     (copied,) = get_experiment(target, experiment_name="demo").list_recorders().values()
     check(copied)
     assert copied.list_tags()["rollforge.copied_from"] == original.id
+
+
+def test_whether_runs_can_be_recorded_is_known_before(
+    server: tuple[MLflowServer, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that keeps artifacts itself takes them; one that leaves them to a folder of its own machine does not."""
+    running, _ = server
+    open_tracker(running.uri).check_writable("tried")
+    store = tmp_path / "elsewhere"
+    store.mkdir()
+    open_tracker(f"sqlite:///{store}/mlflow.db").prepare()
+    leaving = MLflowServer(f"sqlite:///{store}/mlflow.db", store)
+    monkeypatch.setitem(leaving._environment, "_MLFLOW_SERVER_ARTIFACT_ROOT", "/no/such/machine/artifacts")
+    with leaving, pytest.raises(TrackingUnavailable, match="--serve-artifacts"):
+        open_tracker(leaving.uri).check_writable("tried")
+
+
+def test_a_local_store_whose_artifacts_cannot_be_written_says_so(tmp_path: Path) -> None:
+    """The database may be fine."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    open_tracker(uri).prepare()
+    shutil.rmtree(tmp_path / "mlartifacts")
+    (tmp_path / "mlartifacts").write_text("a file")
+    with pytest.raises(TrackingUnavailable, match="mlartifacts"):
+        open_tracker(uri).check_writable("tried")

@@ -157,6 +157,8 @@ def logs(
         f"worker {task['worker'] or 'none'}", str(task["cause"] or ""),
     ]  # fmt: skip
     echo("  ".join(one_line(cell) for cell in head if cell))
+    if task["failed_by"]:
+        echo(f"failed at {one_line(', '.join(task['failed_by']))}")
     for name in ("error", "log"):
         if task[name]:
             echo(f"--- {name}\n{task[name].rstrip()}")
@@ -214,6 +216,8 @@ def copy(
     if _STATE["pool"] and _STATE["pool"] not in names:
         raise ConfigError(f"{source} has no pool {_STATE['pool']!r}. Known: {', '.join(names) or 'none'}.")
     for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
+        for facts in old.submissions(name).values():
+            new.keep_submission(name, facts)
         records = list(old.query(name))
         running = sum(r.status is Status.RUNNING for r in records)
         echo(f"{one_line(name)}: {new.put(name, records)} of {len(records)} tasks copied")

@@ -443,7 +443,7 @@ def _document(record: TaskRecord) -> Document:
         "status": record.status, "res": record.result,
         "priority": record.priority, "attempt": record.attempt, "error": record.error, "cause": record.cause,
         "log": record.log, "worker": record.worker, "depends_on": list(record.depends_on), "token": record.token,
-        "stage_from": record.stage_from,
+        "stage_from": record.stage_from, "failed_by": list(record.failed_by), "submission": record.submission,
     }  # fmt: skip
 
 

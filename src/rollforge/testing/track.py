@@ -103,6 +103,12 @@ class TrackerSuite:
             get_experiment(tracker, experiment_id="987654321")
         assert "roling" not in tracker.experiments()
 
+    def test_that_it_can_be_written_is_tried_without_a_trace(self, tracker: Tracker, uri: str) -> None:
+        """The experiment is made, and has no run."""
+        tracker.check_writable("tried")
+        tracker.check_writable("tried")
+        assert get_experiment(open_tracker(uri), experiment_name="tried", create=False).list_recorders() == {}
+
     def test_a_deleted_experiment_sets_its_name_free(self, experiment: Experiment, tracker: Tracker, uri: str) -> None:
         """Its runs are gone, and a new one of that name is empty."""
         old = experiment.create_recorder("r")
