@@ -24,6 +24,8 @@ from rollforge.machine import machine_of, process_name
 from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import TaskStore, Work
+from rollforge.store.memory import MemoryStore
+from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import open_tracker
 from rollforge.track.tracker import known_address, local_place
@@ -218,7 +220,9 @@ class Admission:
         tracking = self._judge_tracking(facts, lacks)
         if tracking is not None:
             changes["tracking"] = tracking
-        self._judge_packages(facts, lacks, notes)
+        if facts.plugins and is_private(self.store):
+            changes["plugins"] = (*self.session.plugins, *facts.plugins)
+        self._judge_packages(facts, changes.get("plugins", self.session.plugins), lacks, notes)
         try:
             session = self.session.with_(**changes)
         except RollforgeError as exc:  # an exchange of a newer version
@@ -306,7 +310,7 @@ class Admission:
             del self._libraries[uri]  # it may be put right while the worker stays
         return uri
 
-    def _judge_packages(self, facts: Facts, lacks: list[str], notes: list[str]) -> None:
+    def _judge_packages(self, facts: Facts, plugins: tuple[str, ...], lacks: list[str], notes: list[str]) -> None:
         mine, theirs = version_of("rollforge"), facts.rollforge
         if mine and theirs and mine != theirs:
             notes.append(f"Rollforge is {mine} here and was {theirs} where the tasks were submitted.")
@@ -314,7 +318,7 @@ class Admission:
         broken: dict[str, str] = {}
         for name, packages in models.items():
             for package, version in packages.items():
-                why = self._package_lacks(name, package, version)
+                why = self._package_lacks(package, version) or self._not_allowed(name, package, plugins)
                 if why:
                     broken[name] = why
                 elif version and version_of(package) not in ("", version):
@@ -326,7 +330,16 @@ class Admission:
         else:
             notes.extend(f"Tasks of the model {name} are left to other workers. {why}" for name, why in broken.items())
 
-    def _package_lacks(self, model: str, package: str, version: str) -> str:
+    def _not_allowed(self, model: str, package: str, plugins: tuple[str, ...]) -> str:
+        """Why a task may not name a package here."""
+        try:
+            with using(self.session.with_(plugins=plugins)), trust.within(Circle.POOL):
+                trust.check_import(model, package)
+        except BuildError as exc:
+            return str(exc)
+        return ""
+
+    def _package_lacks(self, package: str, version: str) -> str:
         """Why a package cannot be used here. Code that only the pool names is not imported to find out."""
         if package not in self._libraries:
             why = ""
@@ -335,14 +348,22 @@ class Admission:
                 why = f"The package {package} is not installed here; the tasks were submitted with {which}."
             elif package in MODEL_PACKAGES.values():
                 why = _import_failure(package)
-            else:
-                try:
-                    with using(self.session), trust.within(Circle.POOL):
-                        trust.check_import(model, package)
-                except BuildError as exc:
-                    why = str(exc)
             self._libraries[package] = why
         return self._libraries[package]
+
+
+def is_private(store: TaskStore) -> bool:
+    """Return whether nobody but this user can write to a store: a SQLite file of his, in a folder that others cannot change.
+
+    What its submissions allow is then this user's own word.
+    """
+    if not isinstance(store, SQLiteStore):
+        return isinstance(store, MemoryStore)
+    places = (store.path, store.path.resolve().parent)
+    try:
+        return all(s.st_uid == os.geteuid() and not s.st_mode & 0o022 for s in map(os.stat, places))
+    except OSError:
+        return False
 
 
 def _is_there(package: str) -> bool:

@@ -42,7 +42,7 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
     dict
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
         :class:`~rollforge.data.content.DataContent`); ``tracking`` (None where it cannot be opened here); ``region``,
-        ``exchange``; ``models`` (class -> package -> version).
+        ``exchange``; ``models`` (class -> package -> version); ``plugins``.
     """
     return {
         "rollforge": version_of("rollforge"),
@@ -54,6 +54,7 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
         "region": session.region,
         "exchange": to_plain(dict(session.exchange)),
         "models": {name: packages for task in tasks for name, packages in _model(task).items()},
+        "plugins": list(session.plugins),
     }
 
 
@@ -73,6 +74,8 @@ class Facts:
     region: str = ""
     exchange: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    """Packages and files whose classes its tasks may name, as far as whoever submitted them could say so."""
 
 
 def read_facts(kept: Mapping[str, Any]) -> Facts:
@@ -90,7 +93,7 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
     def mapping(value: Any) -> Mapping[str, Any]:
         return {k: v for k, v in value.items() if isinstance(k, str)} if isinstance(value, Mapping) else {}
 
-    data = mapping(kept.get("data"))
+    data, plugins = mapping(kept.get("data")), kept.get("plugins")
     return Facts(
         known=bool(kept),
         rollforge=text(kept.get("rollforge")),
@@ -105,6 +108,7 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
             text(name): {text(p): text(v) for p, v in mapping(packages).items()}
             for name, packages in mapping(kept.get("models")).items()
         },
+        plugins=tuple(filter(None, map(text, plugins))) if isinstance(plugins, list) else (),
     )
 
 
