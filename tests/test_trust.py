@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,7 @@ def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, mar
     (tampered,) = TaskManager("p", session=session).create_task([{**own, "n": 2}])
     import sqlite3
 
-    with sqlite3.connect(tmp_path / "tasks.db") as raw:
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as raw, raw:
         raw.execute("UPDATE tasks SET definition = ? WHERE id = ?", (encode(changed), tampered))
     raw.close()
     run()
@@ -466,7 +467,7 @@ def test_looking_at_a_pool_shows_names_and_no_objects(tmp_path: Path) -> None:
     (made,) = store.create("p", [{"x": 1}])
     import sqlite3
 
-    with sqlite3.connect(tmp_path / "tasks.db") as raw:
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as raw, raw:
         raw.execute("UPDATE tasks SET definition = ?", (json.dumps({"x": {"$ref": "os:environ"}}),))
     raw.close()
     assert store.get("p", made.id).definition == {"x": "os.environ"}

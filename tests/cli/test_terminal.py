@@ -13,6 +13,7 @@ import select
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def test_no_command_lets_a_hostile_pool_steer_the_terminal(hostile_pool: str, tm
     odd = tmp_path / "\x1b[38;5;201mfile\x07.csv"
     odd.write_text(f"date,code,close\n2020-01-01,{HOSTILE},1\n2020-01-02,A,x{HOSTILE}\n")
     pool = ["pool", "-t", HOSTILE]
-    ident = sqlite3.connect(tmp_path / "tasks.db").execute("SELECT id FROM tasks WHERE error IS NOT NULL").fetchone()[0]
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as database:
+        ident = database.execute("SELECT id FROM tasks WHERE error IS NOT NULL").fetchone()[0]
     commands = [
         ["pool", "list"], ["pool", "query"], [*pool, "task-stat"], [*pool, "query"], [*pool, "query", "--json"],
         [*pool, "logs", ident], [*pool, "logs", HOSTILE], [*pool, "wait"], [*pool, "watch"], [*pool, "pause"],

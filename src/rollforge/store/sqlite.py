@@ -253,6 +253,12 @@ class _Opened:
         self.pid = os.getpid()
         self._clock = clock
 
+    def __del__(self) -> None:
+        # Stores are dropped, and threads end, without closing. What the parent process opened is the parent's to close.
+        if self.pid == os.getpid():
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.close()
+
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql, {**values, "now": self._clock()}).fetchall()
 
@@ -372,7 +378,8 @@ class SQLiteStore(SQLStore):
         return opened
 
     def _connect(self) -> _Opened:
-        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+        # Only this thread uses it, but another may be the one that drops the store.
+        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, check_same_thread=False)
         try:
             connection.text_factory = _any_text
             connection.create_function("rf_regex", 2, _regex, deterministic=True)
