@@ -12,6 +12,7 @@ import re
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -242,6 +243,13 @@ _any_text: Any = functools.partial(str, encoding="utf-8", errors="backslashrepla
 """What a column of text holds, also where it is damaged: one bad byte must not make the other tasks unreadable."""
 
 
+def _close(connection: sqlite3.Connection, pid: int) -> None:
+    """Close a connection, unless it is the parent process's: that would drop the parent's locks."""
+    if pid == os.getpid():
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+
+
 class _Opened:
     """The connection of one thread of one process, as the operations see it."""
 
@@ -252,12 +260,8 @@ class _Opened:
         self.beside: dict[str, tuple[int, int]] = {}
         self.pid = os.getpid()
         self._clock = clock
-
-    def __del__(self) -> None:
-        # Stores are dropped, and threads end, without closing. What the parent process opened is the parent's to close.
-        if self.pid == os.getpid():
-            with contextlib.suppress(sqlite3.Error):
-                self.connection.close()
+        # Stores are dropped, and threads end, without closing. A method __del__ could be called after the connection's own.
+        weakref.finalize(self, _close, connection, self.pid)
 
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql, {**values, "now": self._clock()}).fetchall()
