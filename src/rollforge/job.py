@@ -30,7 +30,7 @@ from rollforge.run.review import reviewed
 from rollforge.run.submission import facts_of, read_facts
 from rollforge.run.worker import Event, Job, release_dead_workers
 from rollforge.session import Session, available_cores, using
-from rollforge.store.base import open_store
+from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
 from rollforge.task import Status, TaskRecord, encode
 from rollforge.track.base import get_experiment, open_tracker
@@ -79,9 +79,10 @@ def submit(plan: Plan) -> Submission:
         before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
         names = dict(zip(plan.ids, plan.model_names, strict=True))
         key = manager.store.keep_submission(pool, facts)
-        manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names, submission=key)
-        retried = manager.retry({**_these(plan), "status": Status.FAILED.value})
-        counts = manager.task_stat(_these(plan))
+        batch = batch_of(plan.ids)
+        manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names, submission=key, batch=batch)
+        retried = manager.retry(_these(plan)) if manager.task_stat(batch=batch).get(Status.FAILED) else 0
+        counts = manager.task_stat(batch=batch)
     renamed = sum(bool(old and names[task_id]) and old != names[task_id] for task_id, old in before.items())
     return Submission(
         new=len(names) - len(before), done=counts.get(Status.DONE, 0), retried=retried, renamed=renamed,
@@ -96,8 +97,10 @@ def _these(plan: Plan) -> dict[str, Any]:
 def failures(plan: Plan) -> tuple[FailureGroup, ...]:
     """Return the tasks of `plan` that failed, by id, those with the same error together."""
     store = open_store(plan.workflow.session.store)
-    query = {**_these(plan), "status": Status.FAILED.value}
-    errors = {r.id: r.error or "" for r in store.query(plan.workflow.experiment, query, results=False)}
+    failed = store.query(
+        plan.workflow.experiment, {"status": Status.FAILED.value}, batch=batch_of(plan.ids), results=False
+    )
+    errors = {r.id: r.error or "" for r in failed}
     return group_failures({task_id: errors[task_id] for task_id in plan.ids if task_id in errors})
 
 
@@ -123,25 +126,30 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     store = open_store(session.store)
     for task in release_dead_workers(store, pool):
         end_unfinished_runs(task.id, pool, session)
-    waiting = [r for r in store.query(pool, _these(plan), results=False) if r.status is Status.WAITING]
-    if not waiting and not store.count(pool, _these(plan)).get(Status.RUNNING):
+    batch = batch_of(plan.ids)
+    store.add_to_batch(pool, batch, plan.ids)  # tasks that an earlier version stored are in none
+    counts = store.count(pool, batch=batch)
+    waiting = counts.get(Status.WAITING, 0)
+    if not waiting and not counts.get(Status.RUNNING):
         return
 
     def prepare() -> None:
         """What all tasks need; the worker processes import their libraries meanwhile."""
         tracker = open_tracker(session.tracking)
         opening = _Beside(tracker.prepare)  # importing MLflow takes a second that the panel can use
-        if waiting:
+        for task in store.query(pool, {"status": Status.WAITING.value}, batch=batch, results=False, limit=1):
             # As it was planned: what the pool holds under its id may be somebody else's.
-            prepare_data(dict(zip(plan.ids, plan.tasks, strict=True))[waiting[0].id], session)
+            prepare_data(dict(zip(plan.ids, plan.tasks, strict=True))[task.id], session)
         opening.join()
         get_experiment(tracker, experiment_name=pool)
 
     def on_death(task_id: str) -> None:
         end_unfinished_runs(task_id, pool, session)
 
-    job = Job(pool, task_train, _these(plan), kwargs={"experiment_name": pool}, preload=preload, on_death=on_death)
-    jobs = min(jobs, max(1, len(waiting)))
+    job = Job(
+        pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=preload, on_death=on_death
+    )  # fmt: skip
+    jobs = min(jobs, max(1, waiting))
     executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
     beside: Callable[[], None] | None = prepare
     while True:
@@ -149,7 +157,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
             executor.run(job, on_event, beside)
         beside = None
         # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
-        counts = TaskManager(pool, store=store).wait(_these(plan), settled=_none_running, warn=False)
+        counts = TaskManager(pool, store=store).wait(batch=batch, settled=_none_running, warn=False)
         if not counts.get(Status.WAITING):
             return
 

@@ -104,8 +104,9 @@ class _View:
         (begin, first), (end, last) = self._done[0], self._done[-1]
         return (last - first) / (end - begin) if end > begin else 0.0
 
-    def _tasks(self, status: Status) -> list[TaskRecord]:
-        return list(self._manager.store.query(self._pool, {"status": status.value}, results=False))
+    def _tasks(self, status: Status, limit: int | None = None) -> list[TaskRecord]:
+        wanted = {"status": status.value}
+        return list(self._manager.store.query(self._pool, wanted, results=False, latest=limit is not None, limit=limit))
 
     def _running(self) -> Table:
         running = self._tasks(Status.RUNNING)
@@ -120,9 +121,9 @@ class _View:
         return table
 
     def _failed(self) -> Table:
-        failed = sorted(self._tasks(Status.FAILED), key=lambda t: t.finished_at or 0.0, reverse=True)
+        failed = self._tasks(Status.FAILED, _SHOWN)
         table = Table("failed", "task", "cause", "error", box=None, pad_edge=False, show_header=bool(failed))
-        for task in failed[:_SHOWN]:
+        for task in failed:
             lines = (task.error or "").strip().splitlines() or [""]
             cause = task.cause.value if task.cause else ""
             words = Text(one_line(lines[-1]), "red", no_wrap=True, overflow="ellipsis")

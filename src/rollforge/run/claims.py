@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
@@ -168,6 +169,7 @@ class Claims:
         return claimed
 
     def _claim(self, limit: int, avoid: str, only: Mapping[str, Any] | None = None) -> list[TaskRecord]:
+        identity = uuid.uuid4().hex  # when the answer is lost, the same claim is made again
         query = {"$and": [dict(self.query()), dict(only)]} if only else self.query()
         claimed = self._patiently(
             lambda: self.store.claim(
@@ -178,6 +180,8 @@ class Claims:
                 query=query,
                 limit=limit,
                 avoid=avoid,
+                batch=self.job.batch,
+                claim=identity,
             )
         )
         with self._lock:
@@ -202,25 +206,8 @@ class Claims:
         self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
 
     def _commit(self, task: TaskRecord, result: Any, log_text: str, seconds: float) -> None:
-        after, asked = self.job.after, [0]
-
-        def commit() -> None:
-            asked[0] += 1
-            try:
-                self.store.commit(task, result, after, log_text)
-            except LeaseLost:
-                # Asked again after a connection that broke: the first time may have got through.
-                if asked[0] == 1 or not self._is_ours(task, after):
-                    raise
-
-        self._patiently(commit)
-        if self._standing is not None:
-            self._standing.succeeded()
+        self._patiently(lambda: self.store.commit(task, result, self.job.after, log_text))
         self._tell("done", task, seconds)
-
-    def _is_ours(self, task: TaskRecord, after: Status) -> bool:
-        now = self.store.get(task.pool, task.id)
-        return now.status is after and now.token == task.token
 
     def fail(self, task: TaskRecord, error: str, brief: str, cause: Cause, log_text: str, seconds: float) -> None:
         """Record a failed attempt."""
@@ -339,19 +326,20 @@ class Claims:
 
     def waiting(self) -> int:
         """Return how many tasks nobody has yet."""
-        return self._patiently(lambda: self.store.count(self.job.pool, dict(self.query())).get(self.job.before, 0))
+        return self._patiently(lambda: self._count().get(self.job.before, 0))
+
+    def _count(self) -> Mapping[Status, int]:
+        return self.store.count(self.job.pool, dict(self.query()), batch=self.job.batch)
 
     def work_left(self) -> bool:
         """Return whether a task may still become free: one that backs off, or waits for another that makes progress."""
         return self._patiently(self._work_left)
 
     def _work_left(self) -> bool:
-        query = dict(self.query())
-        if not self.store.count(self.job.pool, query).get(self.job.before, 0):
-            return False
-        waiting = {"$and": [query, {"status": self.job.before.value}]}
-        if any(not t.blocked for t in self.store.query(self.job.pool, waiting, results=False)):
+        pool, store = self.job.pool, self.store
+        if store.has_free(pool, self.job.before, dict(self.query()), batch=self.job.batch):
             return True
+        if not self._count().get(self.job.before, 0):
+            return False
         # All of them wait for tasks that are not ours to run: as long as anybody runs those, or can.
-        moving = {"status": {"$in": [Status.RUNNING.value, Status.WAITING.value]}}
-        return any(not t.blocked for t in self.store.query(self.job.pool, moving, results=False))
+        return store.has_free(pool, Status.RUNNING) or store.has_free(pool, Status.WAITING)

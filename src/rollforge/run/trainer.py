@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rollforge import trust
-from rollforge.errors import ConfigError, TrainingFailed
+from rollforge.errors import ConfigError, TaskNotFound, TrainingFailed
 from rollforge.generate.naming import days_tested, model_names
 from rollforge.run.execute import (
     STATUS_BEGIN,
@@ -39,6 +39,7 @@ from rollforge.run.submission import facts_of
 from rollforge.run.work import LogEvents, current_model, current_task, restored
 from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
+from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status, TaskRecord, digest
@@ -424,11 +425,12 @@ class TrainerRM(_RecorderTrainer):
         session, experiment = self._where(experiment_name)
         manager = self._manager(session, experiment)
         used = manager.store.keep_submission(str(manager.task_pool), facts_of(listed, session))
-        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used)
+        batch = batch_of(digest(task) for task in listed)
+        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
         elsewhere = self.skip_run_task and not here
         with review(listed, session):
-            self._run(manager, ids, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
-        recorders = self._recorders(manager, ids)
+            self._run(manager, batch, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
+        recorders = self._recorders(manager, batch, ids)
         if func not in _TAGGING or elsewhere:
             for task_id, recorder in recorders.items():
                 recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
@@ -459,7 +461,7 @@ class TrainerRM(_RecorderTrainer):
     def _run(
         self,
         manager: TaskManager,
-        ids: Sequence[str],
+        batch: str,
         func: TrainFunc,
         before: Status | str,
         after: Status | str,
@@ -470,28 +472,35 @@ class TrainerRM(_RecorderTrainer):
         elsewhere: bool,
     ) -> None:
         """Run one stage, here or `elsewhere`, and wait until nothing of it can make progress."""
-        query, before, after = {"_id": {"$in": list(ids)}}, Status(before), Status(after)
+        before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
         if not elsewhere:
             open_tracker(session.tracking).prepare()
             kwargs = {"experiment_name": experiment, **arguments}
             job = Job(
-                str(manager.task_pool), func, query, before, after, kwargs,
+                str(manager.task_pool), func, {}, before, after, kwargs, batch=batch,
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
             )  # fmt: skip
             executor: Executor = InProcess(session) if self.jobs is None else LocalProcesses(session, self.jobs)
-            executor.run(job, LogEvents(len(ids)))
+            executor.run(job, LogEvents(total))
         else:
-            log.info("%d tasks of pool %s are to be trained by workers elsewhere", len(ids), manager.task_pool)
+            log.info("%d tasks of pool %s are to be trained by workers elsewhere", total, manager.task_pool)
         moving = {before, Status.RUNNING}
         told = _log_counts if self.skip_run_task else None
-        manager.wait(query, told, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after))
+        manager.wait(
+            on_change=told, batch=batch, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after)
+        )  # fmt: skip
 
-    def _recorders(self, manager: TaskManager, ids: Sequence[str]) -> dict[str, Recorder]:
+    def _recorders(self, manager: TaskManager, batch: str, ids: Sequence[str]) -> dict[str, Recorder]:
         """The recorders of the tasks, by task; what failed is remembered, and raised if it is to be."""
         failures: dict[str, str] = {}
         recorders = {}
+        tasks = {task.id: task for task in manager.store.query(str(manager.task_pool), batch=batch)}
         for i, task_id in enumerate(ids):
-            task = manager.store.get(str(manager.task_pool), task_id)
+            task = tasks.get(task_id)
+            if task is None:
+                raise TaskNotFound(
+                    f"Task {task_id} was removed from pool {manager.task_pool!r} while it was waited for."
+                )
             if task.status is Status.FAILED:
                 key = f"{task_key(task.definition, i, len(ids), task.model_name)}, {task_id}"
                 self._failed(failures, key, _why(task))
@@ -576,11 +585,21 @@ class DelayTrainerRM(TrainerRM):
         manager = self._manager(session, experiment)
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
         trust.vouch(ids)  # whose recorders were handed in; what they hold is compared with the id before it is built
+        batch = batch_of(ids)
+        manager.store.add_to_batch(str(manager.task_pool), batch, ids)
         func = end_train_func or self.end_train_func
         self._run(
-            manager, ids, func, Status.PART_DONE, Status.DONE, session, experiment, kwargs, elsewhere=self.skip_run_task
+            manager,
+            batch,
+            func,
+            Status.PART_DONE,
+            Status.DONE,
+            session,
+            experiment,
+            kwargs,
+            elsewhere=self.skip_run_task,
         )
-        trained = self._recorders(manager, ids)
+        trained = self._recorders(manager, batch, ids)
         return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
 
     def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:

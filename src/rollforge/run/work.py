@@ -81,6 +81,8 @@ class Job:
     """Bytes that one worker process may allocate; needs worker processes."""
     on_death: Callable[[str], Any] | None = None
     """Called with the id of a task whose process died, in the process that watches: to tidy up what it left."""
+    batch: str = ""
+    """Take tasks of this batch alone; empty means all of the pool."""
     preload: Callable[[], None] | None = None
     """Called once in each worker process before it has a task: to import what tasks need."""
     own: bool = False

@@ -224,9 +224,35 @@ class TaskStore(Protocol):
         """Return one task with its result."""
 
     def query(
-        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+        self,
+        pool: str,
+        query: Query | None = None,
+        *,
+        batch: str = "",
+        results: bool = True,
+        latest: bool = False,
+        limit: int | None = None,
     ) -> Iterator[TaskRecord]:
-        """Yield the tasks that match (of a batch), oldest first, `limit` of them at most; with their results or without."""
+        """Yield the tasks that match, oldest first.
+
+        Parameters
+        ----------
+        pool : str
+            Name.
+        query : mapping, optional
+            Only tasks that match.
+        batch : str
+            Only tasks of this batch; empty means all of the pool.
+        results : bool
+            False leaves their results unread, and what they depend on.
+        latest : bool
+            True yields first those that ended last.
+        limit : int, optional
+            How many at most.
+        """
+
+    def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
+        """Return whether a task of a status that matches waits for no other task: it can be claimed, or after a backoff."""
 
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         """Return how many tasks there are by status (of a batch); statuses without tasks are left out.

@@ -215,6 +215,7 @@ class TaskManager:
         max_attempts: int = 3,
         model_names: Sequence[str] = (),
         submission: str = "",
+        batch: str = "",
     ) -> Ids:
         """Store definitions and return their ids, in the same order; those that the pool knows keep all but their name.
 
@@ -238,6 +239,8 @@ class TaskManager:
         submission : str
             Key of what was used to plan them, from :meth:`TaskStore.keep_submission
             <rollforge.store.base.TaskStore.keep_submission>`; also given to known tasks that are not done.
+        batch : str
+            Name of the batch that all of them belong to from now on, see :func:`~rollforge.store.base.batch_of`.
 
         Raises
         ------
@@ -258,7 +261,7 @@ class TaskManager:
             return ids
         created = self.store.create(
             self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
-            model_names=model_names, submission=submission,
+            model_names=model_names, submission=submission, batch=batch,
         )  # fmt: skip
         trust.vouch(c.id for c in created)
         new = {c.id: definition for c, definition in zip(created, task_def_l, strict=True) if c.new}
@@ -335,9 +338,9 @@ class TaskManager:
         """Return the task of an id as it is now."""
         return _document(self.store.get(self._pool, str(_id)))
 
-    def task_stat(self, query: Mapping[str, Any] | None = None) -> dict[Status, int]:
-        """Return how many tasks there are by status."""
-        return self.store.count(self._pool, query)
+    def task_stat(self, query: Mapping[str, Any] | None = None, *, batch: str = "") -> dict[Status, int]:
+        """Return how many tasks there are by status; with `batch` only those of that batch."""
+        return self.store.count(self._pool, query, batch=batch)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -385,6 +388,7 @@ class TaskManager:
         poll: float = 1.0,
         settled: Callable[[Mapping[Status, int]], bool] | None = None,
         warn: bool = True,
+        batch: str = "",
     ) -> dict[Status, int]:
         """Wait until no task that matches is waiting or running, and return the counts.
 
@@ -404,33 +408,35 @@ class TaskManager:
             Another answer to when waiting ends: by default when nothing is waiting or running.
         warn : bool
             Whether to log a warning when tasks failed.
+        batch : str
+            Only tasks of this batch; empty means all of the pool.
         """
         last: dict[Status, int] | None = None
         while True:
             self.store.expire(self._pool)  # nobody may be left to claim what a dead worker held
-            counts = self.task_stat(query)
+            counts = self.task_stat(query, batch=batch)
             if counts != last:
                 last = counts
                 if on_change is not None:
                     on_change(counts)
             over = settled(counts) if settled else not (counts.get(Status.WAITING) or counts.get(Status.RUNNING))
-            if over or self._only_unfit(query, counts):
+            if over or self._only_unfit(query, batch, counts):
                 failed = counts.get(Status.FAILED, 0)
                 if failed and warn:
                     log.warning("%s: %d task%s failed", self, failed, "" if failed == 1 else "s")
                 return counts
             self.store.wait_for_change(self._pool, poll)
 
-    def _only_unfit(self, query: Mapping[str, Any] | None, counts: Mapping[Status, int]) -> bool:
+    def _only_unfit(self, query: Mapping[str, Any] | None, batch: str, counts: Mapping[Status, int]) -> bool:
         """Whether all that could still be run was given back by workers that lack what it needs."""
         if counts.get(Status.RUNNING):
             return False
-        waiting = {"$and": [dict(query or {}), {"status": Status.WAITING.value}]}
-        unfit = self.store.count(self._pool, {**waiting, "cause": Cause.UNFIT.value}).get(Status.WAITING, 0)
-        if not unfit:
+        others = {"$and": [dict(query or {}), {"cause": {"$ne": Cause.UNFIT.value}}]}
+        if self.store.has_free(self._pool, Status.WAITING, others, batch=batch):
             return False
-        others = self.store.query(self._pool, {**waiting, "cause": {"$ne": Cause.UNFIT.value}}, results=False)
-        if any(not task.blocked for task in others):
+        waiting = {"$and": [dict(query or {}), {"status": Status.WAITING.value, "cause": Cause.UNFIT.value}]}
+        unfit = self.store.count(self._pool, waiting, batch=batch).get(Status.WAITING, 0)
+        if not unfit:
             return False
         log.warning("%s: %d tasks wait for a worker that has what they need", self, unfit)
         return True

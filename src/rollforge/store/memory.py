@@ -356,12 +356,27 @@ class MemoryStore:
         return task
 
     def query(
-        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+        self,
+        pool: str,
+        query: Query | None = None,
+        *,
+        batch: str = "",
+        results: bool = True,
+        latest: bool = False,
+        limit: int | None = None,
     ) -> Iterator[TaskRecord]:
         node = parse_query(query)
         with self._lock:
-            found = self._matching(pool, node, batch)[:limit]
+            found = self._matching(pool, node, batch)
+        if latest:
+            found.sort(key=lambda t: -(t.finished_at or 0.0))
+        found = found[:limit]
         yield from found if results else (replace(t, result=None) for t in found)
+
+    def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
+        node = parse_query(query)
+        with self._lock:
+            return any(t.status is status and not t.blocked for t in self._matching(pool, node, batch))
 
     def _matching(self, pool: str, node: Node, batch: str = "") -> list[TaskRecord]:
         tasks = self._pools.get(pool, {})

@@ -299,7 +299,8 @@ class MongoStore:
 
     @_spoken
     def open_submissions(self, pool: str) -> set[str]:
-        return set(self._tasks(pool).distinct("submission", {"status": {"$in": _UNFINISHED}}))
+        steps: list[Document] = [{"$match": {"status": {"$in": _UNFINISHED}}}, {"$group": {"_id": "$submission"}}]
+        return {d["_id"] for d in self._tasks(pool).aggregate(steps)}
 
     @_spoken
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
@@ -618,17 +619,31 @@ class MongoStore:
         return _with(self._record(pool, found), result=_result_of(found) if result else None)
 
     def query(
-        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+        self,
+        pool: str,
+        query: Query | None = None,
+        *,
+        batch: str = "",
+        results: bool = True,
+        latest: bool = False,
+        limit: int | None = None,
     ) -> Iterator[TaskRecord]:
         if limit == 0:  # which means no limit to MongoDB
             return
         condition = _of_batch(batch, _condition(parse_query(query)))
-        for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0):
+        for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0, latest=latest):
             yield _with(self._record(pool, found), result=_result_of(found) if results else None)
 
     @_spoken
-    def _found(self, pool: str, condition: Document, fields: Document, limit: int) -> list[Document]:
-        return list(self._tasks(pool).find(condition, fields or None).sort("seq", 1).limit(limit))
+    def _found(self, pool: str, condition: Document, fields: Document, limit: int, *, latest: bool) -> list[Document]:
+        order = [("finished_at", DESCENDING), ("seq", 1)] if latest else [("seq", 1)]
+        return list(self._tasks(pool).find(condition, fields or None).sort(order).limit(limit))
+
+    @_spoken
+    def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
+        free = {"status": status.value, "unmet": {"$size": 0}, **_in_batch(batch)}
+        condition = _condition(parse_query(query))
+        return self._tasks(pool).find_one({"$and": [free, condition]} if condition else free, {"_id": 1}) is not None
 
     @_spoken
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:

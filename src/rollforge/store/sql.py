@@ -44,7 +44,8 @@ COLUMNS = (
     "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
     "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
 )
-FREE = "pool = :pool AND status = :status AND blocked = FALSE AND available_at <= :now"
+_LATER = "pool = :pool AND status = :status AND blocked = FALSE"
+FREE = f"{_LATER} AND available_at <= :now"
 _TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
 # The same within a batch: a walk along its members in turn, each looked up in the table of tasks.
 _BATCH = "(SELECT number FROM batches WHERE batches.pool = :pool AND name = :batch)"
@@ -724,14 +725,22 @@ class SQLStore(abc.ABC):
         return self._whole(rows[0])
 
     def query(
-        self, pool: str, query: Query | None = None, *, batch: str = "", results: bool = True, limit: int | None = None
+        self,
+        pool: str,
+        query: Query | None = None,
+        *,
+        batch: str = "",
+        results: bool = True,
+        latest: bool = False,
+        limit: int | None = None,
     ) -> Iterator[TaskRecord]:
         condition, values = self._condition(pool, query)
-        text = f"SELECT {self._columns(results=results)} FROM tasks WHERE pool = :pool AND {condition} ORDER BY seq"
+        order = "COALESCE(finished_at, 0) DESC, seq" if latest else "seq"
+        text = f"SELECT {self._columns(results=results)} FROM tasks WHERE pool = :pool AND {condition} ORDER BY {order}"
         if batch:
             text = (
                 f"SELECT {self._columns(results=results)} FROM members JOIN tasks ON seq = task WHERE batch = "
-                f"{_BATCH} AND pool = :pool AND {condition} ORDER BY task"
+                f"{_BATCH} AND pool = :pool AND {condition} ORDER BY {order}"
             )
             values["batch"] = batch
         if limit is not None:
@@ -739,6 +748,12 @@ class SQLStore(abc.ABC):
             values["most"] = limit
         for row in self._read(lambda tx: tx.rows(text, pool=pool, **values)):
             yield self._whole(row) if results else self._record(row)
+
+    def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
+        condition, values = self._condition(pool, query, in_turn=True)
+        turn = (_TURN_OF_BATCH if batch else _TURN).format(free=_LATER, condition=condition)
+        values |= {"pool": pool, "status": status.value, "batch": batch, "most": 1}
+        return bool(self._read(lambda tx: tx.rows(turn, **values)))
 
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         node = parse_query(query)
