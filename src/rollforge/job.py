@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import RecorderElsewhere, TaskNotFound, TrainingFailed, nearest
+from rollforge.errors import FailingWorker, RecorderElsewhere, TaskNotFound, TrainingFailed, nearest
 from rollforge.generate.backtests import backtest_config, is_backtest, records_of
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
+from rollforge.run.fitness import own_data
 from rollforge.run.review import reviewed
 from rollforge.run.submission import facts_of, read_facts
 from rollforge.run.worker import Event, Job, release_dead_workers
@@ -150,11 +151,20 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
         pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=preload, on_death=on_death
     )  # fmt: skip
     jobs = min(jobs, max(1, waiting))
-    executor: Executor = InProcess(session) if jobs == 0 else LocalProcesses(session, jobs, log_file)
+    # Another submission of the same tasks, with other data, may come meanwhile.
+    admission = own_data(store, pool, session)
+    executor: Executor = (
+        InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission)
+    )
     beside: Callable[[], None] | None = prepare
     while True:
         with reviewed():  # by the plan
-            executor.run(job, on_event, beside)
+            try:
+                executor.run(job, on_event, beside)
+            except FailingWorker as exc:
+                log.warning("%s The other workers go on.", exc)
+                TaskManager(pool, store=store).wait(batch=batch, warn=False)
+                return
         beside = None
         # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
         counts = TaskManager(pool, store=store).wait(batch=batch, settled=_none_running, warn=False)

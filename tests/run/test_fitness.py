@@ -267,14 +267,14 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
 
     def run_bad() -> None:
         try:
-            Worker(forty, Job("p", bad), name="bad:1", judged=True).run()
+            Worker(forty, Job("p", bad), name="bad:1").run()
         except FailingWorker as exc:
             left.append(exc)
 
     thread = threading.Thread(target=run_bad)
     thread.start()
     time.sleep(0.2)
-    Worker(forty, Job("p", good), name="good:1", judged=True).run()
+    Worker(forty, Job("p", good), name="good:1").run()
     thread.join(60)
     assert forty.count("p") == {Status.DONE: 40}
     assert len(left) == 1
@@ -527,3 +527,55 @@ def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp
     admission.look()
     assert admission.query == {"submission": {"$in": []}}
     assert "differs from" in admission.explain(admission.refused())
+
+
+@pytest.mark.slow
+def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Path) -> None:
+    """Its first tasks are lost, as they have one attempt; that the others' succeed is enough to know."""
+    manager = pool(folder, [float(i) for i in range(40)], max_attempts=1)
+    good = worker(folder, *RUNS, TAKES="0.5")
+    bad = worker(folder, *RUNS, BROKEN="1", TAKES="0")
+    code, said = ended(bad)
+    assert code == Exit.FAILING, said
+    assert "others succeeded elsewhere meanwhile" in said
+    assert ended(good)[0] == Exit.DONE
+    assert manager.task_stat() == {Status.FAILED: 6, Status.DONE: 34}
+
+
+def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_market: Path, tmp_path: Path) -> None:
+    """The latest submission says which data count; the same data under another path will do."""
+    store = open_store("memory://submitted again")
+    here = Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path}/runs", store=store.uri)
+    (tmp_path / "copy").parent.mkdir(exist_ok=True)
+    for name, change in (("copy", False), ("other", True)):
+        folder = Path(shutil.copytree(small_market, tmp_path / name))
+        if change:
+            file = next((folder / "features").iterdir()) / "open.day.bin"
+            file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+        facts = facts_of([], here.with_(provider_uri=str(folder)))
+        store.create("p", [{"x": 1}], submission=store.keep_submission("p", facts))
+        admission = fitness.own_data(store, "p", here)
+        admission.look()
+        assert (admission.query["submission"]["$in"] == []) is change
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"data": 7},
+        {"models": [1], "host": None},
+        {"data": {"content": {"years": 3}}},
+        {"exchange": {"a": 1}, "region": "us"},
+        {"tracking": "\x1b]0;x\x07", "host": "\x1b[31m" * 500},
+        {"models": {"M": {"os": "1", "a.b.c": "2"}}},
+    ],
+)
+def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path: Path) -> None:
+    """They are read as data: whatever has no sense is left out, and nothing of it reaches the terminal raw."""
+    store = open_store("memory://made up facts")
+    session = Session(tracking=f"folder:{tmp_path}/runs", store=store.uri)
+    name = str(abs(hash(json.dumps(facts))))
+    store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
+    admission = Admission(store, name, session, needs_data=False)
+    admission.look()
+    assert "\x1b" not in admission.explain(admission.refused())

@@ -182,7 +182,7 @@ def _run(
     for note in notes:
         echo(f"note: {note}", err=True)
     crew = Crew(
-        store, Job(**work, **options), session, jobs, _say, stopping, **settings, admission=admission, judged=True
+        store, Job(**work, **options), session, jobs, _say, stopping, **settings, admission=admission, patient=True
     )
     with stopping:
         crew.run()

@@ -50,8 +50,8 @@ class Claims:
         What a task logged so far.
     admission : Admission, optional
         Which submissions' tasks this machine can run; None: all of them.
-    judged : bool
-        True ends the worker when tasks fail here that succeed elsewhere.
+    patient : bool
+        True gives workers that are not at work yet the time to try what failed here.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Claims:
         log_of: Callable[[TaskRecord], str] = lambda task: "",
         *,
         admission: Admission | None = None,
-        judged: bool = False,
+        patient: bool = False,
     ) -> None:
         self.store = store
         self.job = job
@@ -81,8 +81,8 @@ class Claims:
         self._thread = threading.Thread(target=self._renew, name="rollforge-leases", daemon=True)
         self._seen: set[str] = set()
         self._admission = admission
-        self._standing = Standing(store, job.pool, name) if judged else None
-        self._retries = Retries(store, job.pool, name, patient=judged)
+        self._standing = Standing(store, job.pool, name, patient=patient)
+        self._retries = Retries(store, job.pool, name, patient=patient)
         self.unfit: dict[str, str] = {}
         """Tasks that this machine cannot run: id -> what it lacks. They are left to others."""
 
@@ -153,11 +153,9 @@ class Claims:
         """
         if self._admission is not None:
             self._patiently(self._admission.look)
-        if self._standing is not None:
-            standing = self._standing
-            limit = self._patiently(lambda: standing.allowance(limit))
-            if not limit:
-                return []
+        limit = self._patiently(lambda: self._standing.allowance(limit))
+        if not limit:
+            return []
         claimed = self._claim(limit, self._patiently(lambda: self._retries.avoid))
         due = self._patiently(self._retries.due) if len(claimed) < limit else []
         if due:
@@ -191,7 +189,7 @@ class Claims:
 
     def holds(self) -> bool:
         """Return whether nothing more should be begun, until it is known how others do with what failed here."""
-        return self._standing is not None and self._standing.holds()
+        return self._standing.holds()
 
     def session_for(self, task: TaskRecord) -> Session | None:
         """Return where a task is to be run; None: where its worker runs everything."""
@@ -207,6 +205,7 @@ class Claims:
 
     def _commit(self, task: TaskRecord, result: Any, log_text: str, seconds: float) -> None:
         self._patiently(lambda: self.store.commit(task, result, self.job.after, log_text))
+        self._standing.succeeded()
         self._tell("done", task, seconds)
 
     def fail(self, task: TaskRecord, error: str, brief: str, cause: Cause, log_text: str, seconds: float) -> None:
@@ -217,7 +216,7 @@ class Claims:
             status = self._patiently(lambda: self.store.fail(task, error, cause, log_text))
             if status is not Status.FAILED:
                 self._retries.failed(task)
-            if self._standing is not None and cause is not Cause.UNREADABLE:
+            if cause is not Cause.UNREADABLE:
                 self._standing.failed(task, brief)
             self._tell("failed" if status is Status.FAILED else "retry", task, seconds, brief)
 
@@ -283,8 +282,7 @@ class Claims:
         FailingWorker
             When tasks failed here that succeeded elsewhere.
         """
-        if self._standing is not None:
-            self._patiently(self._standing.finish)
+        self._patiently(self._standing.finish)
         self.raise_if_unfit()
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:

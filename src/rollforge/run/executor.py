@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rollforge.run.fitness import Admission
 from rollforge.run.work import Event, Job, nobody
 from rollforge.run.worker import Crew, Worker
 from rollforge.session import Session, using
@@ -51,6 +52,7 @@ class InProcess:
     """
 
     session: Session
+    admission: Admission | None = None
 
     def run(
         self, job: Job, on_event: Callable[[Event], None] = nobody, beside: Callable[[], None] | None = None
@@ -59,7 +61,7 @@ class InProcess:
         with using(self.session):
             if beside is not None:
                 beside()
-            Worker(open_store(self.session.store), job, on_event=on_event).run()
+            Worker(open_store(self.session.store), job, on_event=on_event, admission=self.admission).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class LocalProcesses:
     session: Session
     jobs: int
     log_file: Path | None = None
+    admission: Admission | None = None
 
     def run(
         self, job: Job, on_event: Callable[[Event], None] = nobody, beside: Callable[[], None] | None = None
@@ -94,4 +97,7 @@ class LocalProcesses:
             When processes die before they can do anything, with what the last one said.
         """
         share = self.session.with_(threads=max(1, self.session.threads // self.jobs))
-        Crew(open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file, beside=beside).run()
+        Crew(
+            open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file, beside=beside,
+            admission=self.admission,
+        ).run()  # fmt: skip

@@ -34,13 +34,18 @@ from rollforge.trust import Circle
 if TYPE_CHECKING:
     from rollforge.data.content import DataContent
 
-__all__ = ["Admission", "Standing", "machine_lacks"]
+__all__ = ["Admission", "Standing", "machine_lacks", "own_data"]
 
 log = logging.getLogger(__name__)
 
 _PROBE = 2**20  # bytes
 _LOOK_SECONDS = 5.0
 _LOOK_SHARE = 50  # a look into a large pool takes a while: it is taken the less often
+
+
+def own_data(store: TaskStore, pool: str, session: Session) -> Admission:
+    """Return which submissions were made with the data of a session, for a process that has everything else it needs."""
+    return Admission(store, pool, session, ("provider_uri", "tracking", "region"), only_data=True)
 
 
 def machine_lacks(session: Session) -> list[str]:
@@ -105,6 +110,8 @@ class Admission:
     given: Collection[str] = ()
     needs_data: bool = True
     accept_other_data: bool = False
+    only_data: bool = False
+    """True compares nothing but the data: for a process that has everything else, because it submitted tasks itself."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     """By the key of the submission; empty for tasks of which nothing is known."""
     _facts: dict[str, Facts] = field(default_factory=dict)
@@ -214,15 +221,16 @@ class Admission:
         changes: dict[str, Any] = {}
         if "region" not in self.given and facts.region in REGIONS:
             changes |= {"region": facts.region, "exchange": facts.exchange}
-        if self.needs_data:
+        if self.needs_data and not (self.only_data and self.session.provider_uri is None):
             folder = self._judge_data(facts, lacks, notes)
             changes["provider_uri"] = folder
-        tracking = self._judge_tracking(facts, lacks)
-        if tracking is not None:
-            changes["tracking"] = tracking
-        if facts.plugins and is_private(self.store):
-            changes["plugins"] = (*self.session.plugins, *facts.plugins)
-        self._judge_packages(facts, changes.get("plugins", self.session.plugins), lacks, notes)
+        if not self.only_data:
+            tracking = self._judge_tracking(facts, lacks)
+            if tracking is not None:
+                changes["tracking"] = tracking
+            if facts.plugins and is_private(self.store):
+                changes["plugins"] = (*self.session.plugins, *facts.plugins)
+            self._judge_packages(facts, changes.get("plugins", self.session.plugins), lacks, notes)
         try:
             session = self.session.with_(**changes)
         except RollforgeError as exc:  # an exchange of a newer version
@@ -246,6 +254,8 @@ class Admission:
         try:
             here = session_content(self.session.with_(provider_uri=folder))
         except DataError as exc:
+            if self.only_data:  # each task says so, if it needs them
+                return folder
             reason = f"The tasks were submitted with the data folder {folder} on {facts.host}. " if not named else ""
             lacks.append(f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {cure}.")
             return None
@@ -395,10 +405,15 @@ def _import(package: str) -> None:
 
 _STREAK = 3
 """Tasks that must fail one after the other before a worker doubts itself."""
+_LONGEST_STREAK = 30
+_ENOUGH_LOST = 6
+"""So many tasks that failed for good, and could not be tried elsewhere, tell something too."""
 _HOLD_SECONDS = 10.0
 """How long it then waits for others to show up."""
 _PROBE_SECONDS = 60.0
 """How often it tries one more task while others work and nothing is decided."""
+_LOST_PROBE_SECONDS = 2.0
+"""The same, when none of the failed tasks can be tried by others."""
 _LIVE_SECONDS = 5.0
 _GRACE_SECONDS = 3.0
 
@@ -425,9 +440,12 @@ class Standing:
         Name.
     worker : str
         Name of the worker.
+    patient : bool
+        True waits also for workers that are not at work yet.
     """
 
-    def __init__(self, store: TaskStore, pool: str, worker: str) -> None:
+    def __init__(self, store: TaskStore, pool: str, worker: str, *, patient: bool = True) -> None:
+        self._patient = patient
         self._store = store
         self._pool = pool
         self._worker = worker
@@ -436,6 +454,7 @@ class Standing:
         self._began = self._looked = self._probed = -1e9
         self._allowance: int | None = None
         self._said = False
+        self._lost = 0
 
     def succeeded(self) -> None:
         """Note that a task was committed."""
@@ -449,6 +468,8 @@ class Standing:
         if not self._streak:
             self._began = time.monotonic()
         self._streak[task.id] = _Failure(task.started_at or 0.0, error)
+        if len(self._streak) > _LONGEST_STREAK:
+            del self._streak[next(iter(self._streak))]
         self._looked = -1e9
 
     def allowance(self, limit: int) -> int:
@@ -491,13 +512,14 @@ class Standing:
         if len(self._streak) < _STREAK:
             return None
         live = any(work.running for work in others.values())
-        if not live and now - self._began > _HOLD_SECONDS:
+        if not live and (not self._patient or now - self._began > _HOLD_SECONDS):
             return None
         if not self._said:
             self._said = True
             log.warning("%d tasks in a row failed here; waiting for how they do on other workers", len(self._streak))
             self._probed = now
-        if live and now - self._probed > _PROBE_SECONDS:
+        pause = _LOST_PROBE_SECONDS if self._lost == len(self._streak) else _PROBE_SECONDS
+        if live and now - self._probed > pause:
             self._probed = now
             return 1
         return 0
@@ -507,24 +529,35 @@ class Standing:
         since, error = min(f.started_at for f in self._streak.values()), next(reversed(self._streak.values())).error
         others = self._store.workers(self._pool, since)
         others.pop(self._worker, None)
-        succeeded = 0
+        succeeded = self._lost = 0
         for task in self._store.query(self._pool, {"_id": {"$in": sorted(self._streak)}}, results=False):
             if any(name != self._worker for name in task.failed_by):
                 del self._streak[task.id]  # it is at fault itself
                 self._bad += 1
             elif task.status in (Status.DONE, Status.PART_DONE) and task.worker != self._worker:
                 succeeded += 1
-        if succeeded < min(_STREAK, len(self._streak)) or len(self._streak) < _STREAK:
+            elif task.status is Status.FAILED:
+                self._lost += 1
+        if len(self._streak) < _STREAK or not self._condemned(succeeded, others):
             return others
+        how = (
+            f"{succeeded} of them succeeded on others"
+            if succeeded >= _STREAK
+            else f"{sum(w.done for w in others.values())} others succeeded elsewhere meanwhile"
+        )
+        raise FailingWorker(
+            f"{len(self._streak)} tasks of pool {self._pool!r} in a row failed on this machine, and {how}. This worker takes "
+            f"no more. Its last error: {error}\nLook for what differs on this machine: data, packages, disk, memory."
+        )
+
+    def _condemned(self, succeeded: int, others: Mapping[str, Work]) -> bool:
+        """Whether that many of the streak's tasks would hardly have failed here by chance."""
         done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values())
         rate = (failed + self._bad + 1) / (done + failed + self._good + self._bad + 2)
-        if rate**succeeded > (0.01 if not self._good else 0.001):  # tasks fail now and then anywhere
-            return others
-        raise FailingWorker(
-            f"{len(self._streak)} tasks of pool {self._pool!r} in a row failed on this machine, and {succeeded} of them "
-            f"succeeded on others. This worker takes no more. Its last error: {error}\n"
-            "Look for what differs on this machine: data, packages, disk, memory."
-        )
+        if succeeded >= _STREAK:
+            return bool(rate**succeeded < (0.001 if self._good else 0.01))  # tasks fail now and then anywhere
+        alone = not self._good and not failed and done >= _ENOUGH_LOST
+        return bool(alone and self._lost >= _ENOUGH_LOST and rate**self._lost < 0.0001)
 
 
 @dataclass(slots=True)

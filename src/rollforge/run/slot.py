@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge import trust
-from rollforge.errors import ConfigError, MissingCode, MissingDependency
+from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere
 from rollforge.run.interactive import define_in_main, main_classes
 from rollforge.run.work import (
     Job,
@@ -445,7 +445,7 @@ def _answer(job: Job, argument: Any, task_id: str, *, own: bool) -> Outcome:
         return Done(encode_result(storable(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()
-    except (MissingCode, MissingDependency, ModuleNotFoundError) as exc:
+    except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
         return Unfit(str(exc))
     except BaseException as exc:  # noqa: BLE001 - whatever a task raises (sys.exit, KeyboardInterrupt) is its own failure
         return failure(exc)

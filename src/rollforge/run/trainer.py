@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rollforge import trust
-from rollforge.errors import ConfigError, TaskNotFound, TrainingFailed
+from rollforge.errors import ConfigError, FailingWorker, TaskNotFound, TrainingFailed
 from rollforge.generate.naming import days_tested, model_names
 from rollforge.run.execute import (
     STATUS_BEGIN,
@@ -34,12 +34,13 @@ from rollforge.run.execute import (
 )
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
+from rollforge.run.fitness import own_data
 from rollforge.run.review import review, reviewed
 from rollforge.run.submission import facts_of
 from rollforge.run.work import LogEvents, current_model, current_task, restored
-from rollforge.run.worker import Crew, Job, run_task
+from rollforge.run.worker import Crew, Job, Worker
 from rollforge.session import Session, current_session, using
-from rollforge.store.base import batch_of
+from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status, TaskRecord, digest
@@ -450,10 +451,11 @@ class TrainerRM(_RecorderTrainer):
 
     def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
         session, experiment = self._where(experiment_name)
-        run_task(
-            func, self.task_pool or experiment, session=session, before_status=before, after_status=after,
-            experiment_name=experiment,
-        )  # fmt: skip
+        pool = self.task_pool or experiment
+        with using(session):
+            store = open_store(session.store)
+            job = Job(pool, func, {}, before, after, {"experiment_name": experiment})
+            Worker(store, job, on_event=LogEvents(), admission=own_data(store, pool, session)).run()
 
     def _manager(self, session: Session, experiment: str) -> TaskManager:
         return TaskManager(self.task_pool or experiment, session=session)
@@ -480,8 +482,16 @@ class TrainerRM(_RecorderTrainer):
                 str(manager.task_pool), func, {}, before, after, kwargs, batch=batch,
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
             )  # fmt: skip
-            executor: Executor = InProcess(session) if self.jobs is None else LocalProcesses(session, self.jobs)
-            executor.run(job, LogEvents(total))
+            admission = own_data(manager.store, str(manager.task_pool), session)
+            executor: Executor = (
+                InProcess(session, admission)
+                if self.jobs is None
+                else LocalProcesses(session, self.jobs, admission=admission)
+            )
+            try:
+                executor.run(job, LogEvents(total))
+            except FailingWorker as exc:
+                log.warning("%s The other workers go on.", exc)
         else:
             log.info("%d tasks of pool %s are to be trained by workers elsewhere", total, manager.task_pool)
         moving = {before, Status.RUNNING}

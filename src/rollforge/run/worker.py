@@ -16,7 +16,14 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from rollforge.errors import ConfigError, MissingCode, MissingDependency, StoreUnavailable, TrainingFailed
+from rollforge.errors import (
+    ConfigError,
+    MissingCode,
+    MissingDependency,
+    RecorderElsewhere,
+    StoreUnavailable,
+    TrainingFailed,
+)
 from rollforge.machine import process_is_gone, process_name
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
 from rollforge.run.fitness import Admission
@@ -95,8 +102,10 @@ class Worker:
         Told of each step.
     stop : callable
         Asked before each claim; True ends the worker.
-    judged : bool
-        True ends the worker when tasks fail here that succeed at other workers.
+    admission : Admission, optional
+        Which submissions' tasks this machine can run, and where each is run; None: all, in the current session.
+    patient : bool
+        True gives workers that are not at work yet the time to try what failed here.
 
     Examples
     --------
@@ -114,7 +123,8 @@ class Worker:
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
-    judged: bool = False
+    admission: Admission | None = None
+    patient: bool = False
 
     def run(self) -> int:
         """Return how many tasks were run, when none is waiting any more (a task that backs off is waited for).
@@ -124,7 +134,7 @@ class Worker:
         UnfitWorker
             When tasks are left that this machine cannot run.
         FailingWorker
-            When it is `judged`, and tasks failed here that succeeded elsewhere.
+            When tasks failed here, one after the other, that succeeded elsewhere.
         StoreUnavailable
             When the store stays away for longer than `patience`.
         """
@@ -132,7 +142,7 @@ class Worker:
         words = _Words()
         claims = Claims(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience,
-            lambda task: words.text(), judged=self.judged,
+            lambda task: words.text(), admission=self.admission, patient=self.patient,
         )  # fmt: skip
         with claims, words:
             while not self.stop():
@@ -159,7 +169,7 @@ class Worker:
             else:
                 with within(Circle.OWN if own else Circle.POOL):
                     argument = decode_definition(task.text)
-        except MissingCode as exc:
+        except (MissingCode, RecorderElsewhere) as exc:
             claims.leave(task, str(exc))
             return
         except ConfigError as exc:
@@ -169,7 +179,8 @@ class Worker:
             token, number = current_task.set(task.id), current_attempt.set(task.attempt)
             name = current_model.set(task.model_name)
             try:
-                with within(Circle.OWN if own else Circle.POOL):
+                here = claims.session_for(task) or current_session()
+                with using(here), within(Circle.OWN if own else Circle.POOL):
                     result = storable(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
@@ -178,7 +189,7 @@ class Worker:
             claims.commit(task, result, words.text(), time.perf_counter() - began)
         except StoreUnavailable:
             raise
-        except (MissingCode, MissingDependency, ModuleNotFoundError) as exc:
+        except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
             claims.leave(task, str(exc))
         except (KeyboardInterrupt, WorkerStopped):
             # Ctrl-C, SIGTERM: the task is not at fault and goes back as it was.
@@ -247,8 +258,8 @@ class Crew:
         Work that the tasks need done; it is done here while the processes start.
     admission : Admission, optional
         Which submissions' tasks this machine can run, and where each is run; None: all, in `session`.
-    judged : bool
-        True ends the crew when tasks fail here that succeed at other workers.
+    patient : bool
+        True gives workers that are not at work yet the time to try what failed here.
 
     Examples
     --------
@@ -273,7 +284,7 @@ class Crew:
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
     admission: Admission | None = None
-    judged: bool = False
+    patient: bool = False
     ran: int = 0
     _slots: list[Slot] = field(default_factory=list)
     _queue: deque[TaskRecord] = field(default_factory=deque)
@@ -290,14 +301,14 @@ class Crew:
         UnfitWorker
             When tasks are left that this machine cannot run.
         FailingWorker
-            When it is `judged`, and tasks failed here that succeeded elsewhere.
+            When tasks failed here, one after the other, that succeeded elsewhere.
         StoreUnavailable
             When the store stays away for longer than `patience`.
         """
         self._slots = [Slot(self.session, self.job, self.log_file) for _ in range(self.jobs)]
         claims = Claims(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of,
-            admission=self.admission, judged=self.judged,
+            admission=self.admission, patient=self.patient,
         )  # fmt: skip
         try:
             if self.beside is not None:
