@@ -25,12 +25,12 @@ import yaml
 from rollforge import Session, TaskManager
 from rollforge.cli.exit_codes import Exit
 from rollforge.data.content import read_content
-from rollforge.errors import FailingWorker
+from rollforge.errors import FailingWorker, TrainingFailed
 from rollforge.machine import machine_of, process_name
 from rollforge.run import fitness
 from rollforge.run.fitness import Admission, Standing
 from rollforge.run.submission import facts_of
-from rollforge.run.worker import Job, Worker
+from rollforge.run.worker import Crew, Job, Worker
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Cause, Status
@@ -279,6 +279,22 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
     assert forty.count("p") == {Status.DONE: 40}
     assert len(left) == 1
     assert Counter(name for t in forty.query("p") for name in t.failed_by).keys() == {"bad:1"}
+
+
+def die() -> None:
+    """What a broken library does when it is imported."""
+    os._exit(3)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_begin_costs_no_attempt() -> None:
+    """It dies before it has taken its task, which is not at fault; after three such deaths the worker says so."""
+    store = MemoryStore()
+    store.create("p", [{"x": 1}])
+    with pytest.raises(TrainingFailed, match="end before they can run a task"):
+        Crew(store, Job("p", len, preload=die), Session(threads=1), jobs=1).run()
+    (task,) = store.query("p")
+    assert (task.status, task.attempt, task.failed_by) == (Status.WAITING, 0, ())
 
 
 # -- what a machine lacks ----------------------------------------------------------------------------------------------

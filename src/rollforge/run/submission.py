@@ -6,6 +6,7 @@ It is plain data and holds no secret: passwords and tokens are taken out of addr
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 from collections.abc import Iterable, Mapping
@@ -160,10 +161,9 @@ def packages_of(module: str) -> dict[str, str]:
 
 def version_of(package: str) -> str:
     """Return the version of an importable package; empty for a module of the user's own."""
-    names = [package, *metadata.packages_distributions().get(package, ())]
-    for name in names:
-        try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    for name in metadata.packages_distributions().get(package, ()):  # scikit-learn is imported as sklearn
+        with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return ""
