@@ -9,12 +9,14 @@ give each transaction another connection. Behind one, prepared statements are of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -27,10 +29,11 @@ from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock
+from rollforge.store.base import Clock, ending_of
+from rollforge.store.codec import Encoded
 from rollforge.store.query import Compare, is_plain_path
-from rollforge.store.sql import Condition, SQLStore, Transaction, statements
-from rollforge.task import searchable
+from rollforge.store.sql import CLAIMED, COLUMNS, COMMITTED, DUE, HELD, Condition, SQLStore, Transaction, statements
+from rollforge.task import Status, TaskRecord, searchable
 
 __all__ = ["PostgresStore"]
 
@@ -338,6 +341,7 @@ _ALIVE: dict[str, str | int | None] = {
     "tcp_user_timeout": 30_000,
 }
 _PROBE_SECONDS = 1.0
+_RING_SECONDS = 0.1
 _LEAST_NAP, _MOST_NAP = 0.05, 0.9
 _CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
 _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -393,6 +397,10 @@ class _Opened:
 
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return self._execute(sql, values).fetchall()
+
+    def send(self, sql: str, **values: Any) -> psycopg.Cursor[Any]:
+        """Send a statement of a pipeline; its rows are there when the pipeline has ended."""
+        return self._execute(sql, values)
 
     def run(self, sql: str, **values: Any) -> int:
         return self._execute(sql, values).rowcount
@@ -482,6 +490,7 @@ class PostgresStore(SQLStore):
         self._pooled = False
         self._deaf = False
         self._nap = _Nap()
+        self._bell = _Bell(self._announce)
         try:
             self._transact(self._migrate)
         except BaseException:
@@ -513,6 +522,7 @@ class PostgresStore(SQLStore):
         return self._connected
 
     def close(self) -> None:
+        self._bell.end()
         with self._lock:
             for opened in (self._connected, self._listener):
                 if opened is not None and opened.pid == os.getpid():
@@ -547,14 +557,19 @@ class PostgresStore(SQLStore):
 
     # -- transactions --------------------------------------------------------------------------------------------------
 
-    def _transact(self, work: Callable[[_Opened], T]) -> T:
-        """Do `work` in one transaction; again after a deadlock, and once after a connection that had died before."""
+    def _transact(self, work: Callable[[_Opened], T], *, alone: bool = False) -> T:
+        """Do `work` in one transaction; again after a deadlock, and once after a connection that had died before.
+
+        `alone`: it makes its own transactions, and may be repeated, also when an earlier answer was lost.
+        """
         deadline, reconnected = time.monotonic() + 30.0, False
         while True:
             began = False
             try:
                 with self._lock:
                     opened = self._opened()
+                    if alone:
+                        return work(opened)
                     with opened.connection.transaction():
                         began = True
                         return work(opened)
@@ -580,16 +595,64 @@ class PostgresStore(SQLStore):
     # -- what SQLStore asks for ----------------------------------------------------------------------------------------
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
-        return self._transact(work)
+        return self._transact(work, alone=True)
 
     def _write(self, work: Callable[[Transaction], T], pool: str) -> T:
-        def told(tx: _Opened) -> T:
-            done = work(tx)
-            if pool:
-                tx.rows("SELECT pg_notify(:channel, :pool)", channel=self._channel, pool=pool)
-            return done
+        done = self._transact(work)
+        if pool:
+            self._bell.ring(pool)
+        return done
 
-        return self._transact(told)
+    def _announce(self, pools: Iterable[str]) -> None:
+        """Tell all that wait for some pools that something changed."""
+        text = "SELECT pg_notify(:channel, :pool)"
+        with contextlib.suppress(StoreUnavailable):  # then nobody can look either; all look again after a while
+            for pool in pools:
+                self._transact(lambda tx, pool=pool: tx.rows(text, channel=self._channel, pool=pool), alone=True)  # type: ignore[misc]
+
+    def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Claim in one round trip; see :meth:`SQLStore._take`."""
+        given = f"SELECT seq, {COLUMNS} FROM tasks WHERE pool = :pool AND status = 'running' AND claim = :claim"
+        text = (
+            f"WITH given AS ({given}), taken AS (UPDATE tasks SET {CLAIMED}, token = nextval('tokens') "
+            "WHERE NOT EXISTS (SELECT 1 FROM given) AND NOT EXISTS (SELECT 1 FROM paused WHERE paused.pool = :pool) "
+            f"AND seq IN ({turn} {self._skip_locked}) RETURNING seq, {COLUMNS}) "
+            f"SELECT due.there, task.* FROM (SELECT EXISTS ({DUE}) AS there) AS due "
+            "LEFT JOIN (SELECT * FROM given UNION ALL SELECT * FROM taken) AS task ON TRUE"
+        )
+        # With an identity of its own every claim can be repeated.
+        values = {**values, "claim": values["claim"] or uuid.uuid4().hex}
+
+        def work(tx: _Opened) -> list[tuple[Any, ...]]:
+            with tx.connection.pipeline(), tx.connection.transaction():
+                # The same claim, whose answer was lost, may still be going on; this statement then sees what it was given.
+                tx.send("SELECT pg_advisory_xact_lock(hashtext(:claim))", claim=values["claim"])
+                found = tx.send(text, **values)
+            return found.fetchall()
+
+        rows = self._transact(work, alone=True)
+        if rows[0][0]:
+            self.expire(pool)
+        taken = [row[1:] for row in rows if row[1] is not None]
+        if taken:
+            self._bell.ring(pool)
+        return taken
+
+    def _commit(self, task: TaskRecord, result: Encoded, status: Status, log: str) -> bool:
+        """Commit in one statement; see :meth:`SQLStore._commit`."""
+        text = (
+            f"WITH ended AS (UPDATE tasks SET {COMMITTED} WHERE {HELD} RETURNING pool, id), kept AS ("
+            "INSERT INTO results (pool, id, plain, blob) SELECT pool, id, CAST(:plain AS text), CAST(:blob AS bytea) FROM ended "
+            "ON CONFLICT (pool, id) DO UPDATE SET plain = excluded.plain, blob = excluded.blob) SELECT COUNT(*) FROM ended"
+        )
+        values = {
+            "pool": task.pool, "id": task.id, "held": task.token, "status": status.value, "log": log,
+            "ending": ending_of("commit", status), "plain": result.plain, "blob": result.blob,
+        }  # fmt: skip
+        ((ended,),) = self._transact(lambda tx: tx.rows(text, **values), alone=True)
+        if ended:
+            self._bell.ring(task.pool)
+        return bool(ended)
 
     @property
     def _channel(self) -> str:
@@ -682,6 +745,52 @@ class PostgresStore(SQLStore):
         if self._pooled or self._deaf:
             listener.connection.close()
             self._listener = None
+
+
+class _Bell:
+    """Tells those who wait for a pool of changes in it: at once, and then at most ten times a second.
+
+    PostgreSQL lets transactions that notify commit one after the other, so not each of them does.
+    """
+
+    def __init__(self, announce: Callable[[Iterable[str]], None]) -> None:
+        self._announce = announce
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._last: dict[str, float] = {}
+        self._pending: set[str] = set()
+        self._timer: threading.Timer | None = None
+
+    def ring(self, pool: str) -> None:
+        """Tell of a change that is committed; later, if a change was told of just before."""
+        with self._lock:
+            if self._pid != os.getpid():  # a timer of the parent does not run here
+                self._pid, self._timer, self._pending = os.getpid(), None, set()
+            now = time.monotonic()
+            if now - self._last.get(pool, -1e9) < _RING_SECONDS:
+                self._pending.add(pool)
+                if self._timer is None:
+                    self._timer = threading.Timer(_RING_SECONDS, self._ring_pending)
+                    self._timer.daemon = True
+                    self._timer.start()
+                return
+            self._last[pool] = now
+        self._announce([pool])
+
+    def _ring_pending(self) -> None:
+        with self._lock:
+            pools, self._pending, self._timer = self._pending, set(), None
+            self._last.update(dict.fromkeys(pools, time.monotonic()))
+        self._announce(pools)
+
+    def end(self) -> None:
+        """Tell of what is left to be told, now."""
+        with self._lock:
+            timer, self._timer = self._timer, None
+            if timer is None or self._pid != os.getpid():
+                return
+        timer.cancel()
+        self._ring_pending()
 
 
 class _Nap:
