@@ -1,0 +1,106 @@
+"""Prerequisites are counted down right, whoever ends, sets back, removes or adds them at the same moment."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rollforge.errors import LeaseLost, TaskNotFound
+from rollforge.store.base import TaskStore
+from rollforge.store.postgres import PostgresStore
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.task import Status, TaskRecord
+
+_numbers = itertools.count()
+Opener = Callable[[], TaskStore]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    """What opens the same store once more, with connections of its own."""
+    if request.param == "sqlite":
+        return lambda: SQLiteStore(f"sqlite:///{tmp_path}/tasks.db?synchronous=OFF")
+    uri = f"{request.getfixturevalue('postgres').uri}?schema=fan{next(_numbers)}"
+    return lambda: PostgresStore(uri)
+
+
+def check(store: TaskStore) -> list[TaskRecord]:
+    """Compare all that is derived from tasks with what follows from them, counted anew."""
+    tasks = {t.id: t for t in store.query("p")}
+    for task in tasks.values():
+        states = [tasks[n].status if n in tasks else None for n in task.depends_on]
+        assert task.blocked == any(s is not Status.DONE for s in states), task.definition
+        assert not (task.status is Status.WAITING and ({None, Status.FAILED} & set(states))), task.definition
+    assert store.count("p") == Counter(t.status for t in tasks.values())
+    assert store.count("p", batch="b") == Counter(t.status for t in store.query("p", batch="b"))
+    return list(tasks.values())
+
+
+def test_commits_of_many_at_once_let_all_dependants_go(opened: Opener) -> None:
+    """Four workers commit, while a fifth adds tasks that depend on what they commit: nothing waits for ever."""
+    store = opened()
+    xs = [c.id for c in store.create("p", [{"x": i} for i in range(60)], batch="b")]
+    store.create("p", [{"all": i} for i in range(5)], depends_on=xs, priority=-1, batch="b")
+
+    def work(number: int) -> None:
+        own = opened()
+        while taken := own.claim("p", worker=f"w{number}", lease=60, query={"x": {"$exists": True}}):
+            own.commit(taken[0], number)
+        own.close()
+
+    def add() -> None:
+        own, rng = opened(), random.Random(7)
+        for i in range(30):
+            own.create("p", [{"y": i}], depends_on=rng.sample(xs, 8), priority=-1, batch="b")
+        own.close()
+
+    with ThreadPoolExecutor(5) as pool:
+        for done in [*(pool.submit(work, n) for n in range(4)), pool.submit(add)]:
+            done.result(120)
+    assert not any(t.blocked for t in check(store))
+    assert len(store.claim("p", worker="w", lease=60, limit=99, batch="b")) == 35
+    check(store)
+    store.close()
+
+
+def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener) -> None:
+    """Commits, failures, resets, retries, removals, replacements and new dependencies, from four sides."""
+    store = opened()
+    store.create("p", [{"x": i} for i in range(12)], max_attempts=1, batch="b")
+
+    def meddle(seed: int) -> None:
+        own, rng = opened(), random.Random(seed)
+        for step in range(40):
+            ids = [t.id for t in own.query("p", results=False)]
+            one = {"_id": rng.choice(ids)} if ids else {}
+            try:
+                match rng.randrange(9):
+                    case 0 | 1 | 2:
+                        for task in own.claim("p", worker=f"w{seed}", lease=60, limit=2, batch=rng.choice(["", "b"])):
+                            own.commit(task, 1) if rng.random() < 0.8 else own.fail(task, "boom")
+                    case 3 | 4:
+                        needs = rng.sample(ids, min(3, len(ids)))
+                        own.create("p", [{"seed": seed, "step": step}], depends_on=needs, batch=rng.choice(["", "b"]))
+                    case 5:
+                        own.set_status("p", one, rng.choice([Status.WAITING, Status.DONE]))
+                    case 6:
+                        own.retry("p")
+                    case 7:
+                        own.remove("p", one)
+                    case 8:
+                        own.replace("p", str(one.get("_id")), {"seed": seed, "new": step})
+            except (LeaseLost, TaskNotFound):
+                pass  # somebody else was faster
+        own.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(meddle, seed) for seed in range(4)]:
+            done.result(120)
+    check(store)
+    store.close()
