@@ -23,7 +23,7 @@ from rollforge.errors import BuildError, DataError, FailingWorker, RollforgeErro
 from rollforge.machine import machine_of, process_name
 from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
-from rollforge.store.base import TaskStore, Work
+from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
 from rollforge.store.memory import MemoryStore
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status, TaskRecord
@@ -606,6 +606,8 @@ class Retries:
     def due(self) -> list[str]:
         """Return the tasks that failed here and that nobody else is there to try."""
         now = time.monotonic()
+        for task_id in [i for i, at in self._due.items() if at < now - AVOID_SECONDS]:
+            del self._due[task_id]  # it is no longer left to others
         ready = [task_id for task_id, at in self._due.items() if at <= now]
         if not ready:
             return []

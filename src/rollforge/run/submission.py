@@ -18,6 +18,7 @@ from rollforge.build import locate
 from rollforge.confidential import without_secrets
 from rollforge.errors import DataError, RollforgeError, printable
 from rollforge.machine import machine_of, process_name
+from rollforge.paths import read_path
 from rollforge.session import Session
 from rollforge.task import to_plain
 from rollforge.track.base import open_tracker
@@ -54,7 +55,7 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
         "tracking": _tracking(session),
         "region": session.region,
         "exchange": to_plain(dict(session.exchange)),
-        "models": {name: packages for task in tasks for name, packages in _model(task).items()},
+        "models": _models(tasks),
         "plugins": list(session.plugins),
     }
 
@@ -120,7 +121,14 @@ def _data(session: Session) -> dict[str, Any] | None:
         content = session_content(session)
     except DataError:  # tasks that need it say what is wrong with it
         return None
-    return None if content is None else {"folder": session.provider_uri, "content": content.to_plain()}
+    return (
+        None
+        if content is None
+        else {
+            "folder": str(read_path(session.provider_uri or "").absolute()),
+            "content": content.to_plain(),
+        }
+    )
 
 
 def _tracking(session: Session) -> str | None:
@@ -130,18 +138,22 @@ def _tracking(session: Session) -> str | None:
         return None
 
 
-def _model(task: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    model = task.get("model")
-    if not isinstance(model, Mapping) or not isinstance(model.get("class"), str):
-        return {}
-    path = model.get("module_path")
-    if isinstance(path, str) and path.endswith(".py"):
-        return {model["class"]: {path: ""}}
+def _models(tasks: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The packages that each class of a model needs, with their versions."""
+    described = (task.get("model") for task in tasks if isinstance(task, Mapping))
+    pairs = ((m.get("class"), m.get("module_path") or "") for m in described if isinstance(m, Mapping))
+    named = {(name, path) for name, path in pairs if isinstance(name, str) and isinstance(path, str)}
+    return {name: _needs(name, path) for name, path in sorted(named)}
+
+
+def _needs(name: str, path: str) -> dict[str, str]:
+    if path.endswith(".py"):
+        return {path: ""}
     try:
-        found = locate(model["class"], path)
+        found = locate(name, path or None)
     except RollforgeError:  # a worker may have it
         return {}
-    return {model["class"]: packages_of(str(getattr(found, "__module__", "")))}
+    return packages_of(str(getattr(found, "__module__", "")))
 
 
 def packages_of(module: str) -> dict[str, str]:

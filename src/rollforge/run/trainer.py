@@ -431,7 +431,8 @@ class TrainerRM(_RecorderTrainer):
         elsewhere = self.skip_run_task and not here
         with review(listed, session):
             self._run(manager, batch, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
-        recorders = self._recorders(manager, batch, ids)
+        with using(session):
+            recorders = self._recorders(manager, batch, ids)
         if func not in _TAGGING or elsewhere:
             for task_id, recorder in recorders.items():
                 recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
@@ -609,7 +610,8 @@ class DelayTrainerRM(TrainerRM):
             kwargs,
             elsewhere=self.skip_run_task,
         )
-        trained = self._recorders(manager, batch, ids)
+        with using(session):
+            trained = self._recorders(manager, batch, ids)
         return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
 
     def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
