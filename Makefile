@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pyqlib, which the benchmarks compare with, brings sixty packages of its own.
 BENCH := .venv-bench
 
-.PHONY: demo test check lint fast bench bench-full clean storm
+.PHONY: demo test check lint fast bench bench-full clean storm fuzz
 
 # Each stamp is redone when what is installed may have changed.
 $(VENV)/pip:
@@ -20,6 +20,10 @@ $(VENV)/run: $(VENV)/pip pyproject.toml
 $(VENV)/dev: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/run
+
+$(VENV)/fuzz: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
+	@touch $@ $(VENV)/dev $(VENV)/run
 
 $(BENCH)/bench: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
@@ -50,6 +54,11 @@ storm: $(VENV)/dev
 	$(BIN)/python tests/storm.py --store postgres
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
+
+# Every reader of outside input, with broken input for so many seconds each: make fuzz SECONDS=300 TARGETS="yaml csv"
+SECONDS ?= 10
+fuzz: $(VENV)/fuzz
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
 
 # All benchmarks, small; fails where a ratio falls below half of the recorded one.
 bench: $(BENCH)/bench

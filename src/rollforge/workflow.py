@@ -64,13 +64,26 @@ class _Place(_Section):
     module_path: str
 
 
+class _ManagerArguments(BaseModel):
+    """What is read of the arguments of Qlib's experiment manager."""
+
+    model_config = ConfigDict(extra="allow")
+    uri: str | None = None
+    default_exp_name: str | None = None
+
+
+class _Manager(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    kwargs: _ManagerArguments | None = None
+
+
 class _QlibInit(BaseModel):
     """Qlib's own options; what each means is in :mod:`rollforge.qlib_options`."""
 
     model_config = ConfigDict(extra="allow")
     provider_uri: str | dict[str, str] = "~/.qlib/qlib_data/cn_data"  # Qlib's default
     region: Literal["cn", "us", "tw"] = "cn"
-    exp_manager: dict[str, Any] | None = None
+    exp_manager: _Manager | None = None
     default_exp_name: str | None = None
     custom_ops: list[_Place] = []
     kernels: int | None = Field(default=None, ge=1)
@@ -312,7 +325,12 @@ _Loader.add_implicit_resolver(
 
 
 def _construct_int(loader: _Loader, node: Any) -> int:
-    return int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
+    value = int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
+    if value.bit_length() > 63:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{shown(value)} is beyond 64 bits; write it as a text or with a decimal point", node.start_mark
+        )
+    return value
 
 
 def _construct_timestamp(loader: _Loader, node: Any) -> Any:
@@ -672,9 +690,9 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
         uri = data_folder(section.provider_uri, others.get("mount_path"), path="qlib_init.provider_uri")
         options.update(provider_uri=_data_folder(uri, path.parent), region=section.region)
         options.update(exchange=exchange_options(others), threads=section.kernels)
-        manager = (section.exp_manager or {}).get("kwargs") or {}
-        options["tracking"] = manager.get("uri")
-        experiment = experiment or manager.get("default_exp_name") or section.default_exp_name
+        manager = (section.exp_manager or _Manager()).kwargs or _ManagerArguments()
+        options["tracking"] = manager.uri
+        experiment = experiment or manager.default_exp_name or section.default_exp_name
         options["operators"] = _operators(section.custom_ops, path.parent)
     elif parsed.rollforge is not None:
         own = parsed.rollforge
@@ -697,8 +715,11 @@ def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
     """``sys: {path: …, rel_path: …}``: folders with the user's own modules (worker processes inherit them)."""
     for key, root in (("path", None), ("rel_path", base)):
         named = (section or {}).get(key) or []
-        for entry in [named] if isinstance(named, str) else named:
-            folder = str((root / entry).resolve() if root else Path(entry).expanduser())
+        for entry in named if isinstance(named, list) else [named]:
+            if not isinstance(entry, str):
+                raise ConfigError(f"must be a folder or a list of folders, found {shown(named)}.", path=f"sys.{key}")
+            place = read_path(entry, f"sys.{key}")
+            folder = str((root / place).resolve() if root else place)
             if folder not in sys.path:
                 sys.path.append(folder)
 
@@ -711,7 +732,7 @@ def _with_files_beside(node: Any, folder: Path) -> Any:
         return node
     found = {key: _with_files_beside(value, folder) for key, value in node.items()}
     named = found.get("module_path")
-    if isinstance(named, str) and named.endswith(".py") and not Path(named).expanduser().exists():
+    if isinstance(named, str) and named.endswith(".py") and not os.path.exists(read_path(named, "module_path")):
         beside = folder / named
         if beside.is_file():
             found["module_path"] = str(beside.absolute())

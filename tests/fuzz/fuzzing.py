@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ from rollforge.errors import RollforgeError
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 SECONDS = 2.0
 """Processor time of one input. What a test waits for a busy machine does not count."""
+PATIENCE = 5
+"""An input is stopped after so many times as long: an exception out of a signal may hit code that ignores it."""
 MEMORY = 500 * 2**20
 """Bytes of memory that one input may add to the process."""
 LONGEST_MESSAGE = 2000
@@ -56,7 +60,11 @@ class Target:
         return f"<{self.name}>"
 
 
-class TooSlow(BaseException):
+class _NoEnd(BaseException):
+    """Goes through ``except Exception`` of the reader."""
+
+
+class TooSlow(AssertionError):
     """An input took longer than :data:`SECONDS`."""
 
 
@@ -69,30 +77,56 @@ class TooMuchMemory(AssertionError):
 
 def check(target: Target, data: bytes) -> Any:
     """Run a target on an input and hold it to the promise; return its result, or its error."""
+    try:
+        return _checked(target, data)
+    except TooSlow:  # another program may have been in the way, or something was imported for the first time
+        return _checked(target, data)
+
+
+def _checked(target: Target, data: bytes) -> Any:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         out = Path(name) / "out"
         out.mkdir()
-        try:
-            with _bounded():
-                return target.run(data, Path(name))
-        except RollforgeError as exc:
-            message = str(exc)
-            assert len(message) < LONGEST_MESSAGE, f"a message of {len(message)} characters"
-            assert all(c.isprintable() or c in "\n\t" for c in message), (
-                f"a message that cannot be printed: {message!a}"
-            )
-            assert message.strip(), "an error without a message"
+        with _bounded():
+            found = _outcome(target, data, Path(name))
+        if isinstance(found, RollforgeError):
+            message = check_message(found)
             left = sorted(str(p.relative_to(out)) for p in out.rglob("*"))
             assert not left, f"{left} was written, although it failed: {message}"
-            return exc
+        return found
+
+
+def _outcome(target: Target, data: bytes, folder: Path) -> Any:
+    try:
+        return target.run(data, folder)
+    except RollforgeError as exc:
+        return exc
+
+
+def check_message(exc: RollforgeError) -> str:
+    """Return the message of an error, which is short and can be printed."""
+    message = str(exc)
+    assert len(message) < LONGEST_MESSAGE, f"a message of {len(message)} characters"
+    assert all(c.isprintable() or c in "\n\t" for c in message), f"a message that cannot be printed: {message!a}"
+    assert message.strip(), "an error without a message"
+    return message
+
+
+def attempt(ask: Callable[[], Any]) -> Any:
+    """Return what a reader gives, or None for an error that is as it should be: for targets that ask several."""
+    try:
+        return ask()
+    except RollforgeError as exc:
+        check_message(exc)
+        return None
 
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """End what takes too long, and complain of what took too much memory."""
+    """Complain of what took too long or too much memory, and end what does not come to an end."""
 
     def stop(signum: int, frame: Any) -> None:
-        raise TooSlow(f"longer than {SECONDS:g} s")
+        raise _NoEnd
 
     before = _memory("VmRSS")
     _forget_peak()
@@ -100,16 +134,23 @@ def _bounded() -> Iterator[None]:
     # A single request for far more memory than there is must not stop the machine.
     resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 4 * 2**30, hard))
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    signal.setitimer(signal.ITIMER_PROF, SECONDS, 0.2)
-    signal.setitimer(signal.ITIMER_REAL, 10 * SECONDS, 0.2)  # waiting for nothing takes no processor time
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE * SECONDS, 1)
+    signal.setitimer(signal.ITIMER_REAL, 4 * PATIENCE * SECONDS, 1)  # waiting for nothing takes no processor time
+    began = time.process_time()
     try:
         yield
+    except _NoEnd as exc:
+        raise TooSlow(f"no end after {PATIENCE * SECONDS:g} s") from exc
     finally:
+        took = time.process_time() - began
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    # The errors of the reader come first; these are for what went well otherwise.
+    if took > SECONDS:
+        raise TooSlow(f"{took:.1f} s")
     used = _memory("VmHWM") - before
     if used > MEMORY:
         raise TooMuchMemory(f"{used / 2**20:.0f} MB")
@@ -304,13 +345,13 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
         @pytest.mark.parametrize("target", targets, ids=lambda t: t.name)
         def test_valid_inputs_are_read(self: Any, target: Target) -> None:
             for seed in target.seeds:
-                found = _unbounded(target, seed)
+                found = outcome_of_seed(target, seed)
                 assert not isinstance(found, RollforgeError), f"{found} - in {seed[:200]!r}"
 
         @pytest.mark.parametrize("target", targets, ids=lambda t: t.name)
         def test_any_input_gives_a_result_or_one_error(self: Any, target: Target) -> None:
             for seed in target.seeds:
-                _unbounded(target, seed)  # what is compiled or imported for the first time is no fault of an input
+                outcome_of_seed(target, seed)  # what is compiled or imported for the first time is no fault of an input
 
             @settings(
                 max_examples=examples,
@@ -334,7 +375,7 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
         )
         def test_what_once_failed_does_not(self: Any, target: Target, file: Path) -> None:
             for seed in target.seeds:
-                _unbounded(target, seed)
+                outcome_of_seed(target, seed)
             check(target, file.read_bytes())
 
         cls.test_valid_inputs_are_read = test_valid_inputs_are_read  # type: ignore[attr-defined]
@@ -346,13 +387,11 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
     return decorate
 
 
-def _unbounded(target: Target, data: bytes) -> Any:
+def outcome_of_seed(target: Target, data: bytes) -> Any:
+    """Return the result or the error of a valid input, whatever it takes: it may import or compile for the first time."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         (Path(name) / "out").mkdir()
-        try:
-            return target.run(data, Path(name))
-        except RollforgeError as exc:
-            return exc
+        return _outcome(target, data, Path(name))
 
 
 def crashes(name: str) -> list[Path]:
@@ -360,15 +399,15 @@ def crashes(name: str) -> list[Path]:
     return sorted(p for p in (CRASHES / name).glob("*") if p.is_file())
 
 
-def all_targets() -> dict[str, Target]:
-    """Return every target of the test files beside this one."""
-    import importlib
+def all_targets() -> dict[str, str]:
+    """Return the name of every target, and the test file beside this one that it is in."""
+    files = sorted(p.stem for p in Path(__file__).parent.glob("test_*.py"))
+    return {name: file for file in files for name in targets_of(file)}
 
+
+def targets_of(file: str) -> dict[str, Target]:
+    """Return the targets of a test file beside this one."""
     sys.path.insert(0, str(Path(__file__).parent))
-    found: dict[str, Target] = {}
-    for file in sorted(Path(__file__).parent.glob("test_*.py")):
-        module = importlib.import_module(file.stem)
-        for value in vars(module).values():
-            for target in getattr(value, "targets", ()):
-                found[target.name] = target
-    return found
+    values = vars(importlib.import_module(file)).values()
+    own = [v for v in values if isinstance(v, type) and v.__module__ == file]
+    return {target.name: target for cls in own for target in getattr(cls, "targets", ())}

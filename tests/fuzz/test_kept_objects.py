@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fuzzing import Target, as_json, fuzzed, json_values
+from fuzzing import Target, as_json, attempt, fuzzed, json_values
 from hypothesis import strategies as st
 
 from rollforge import safe_pickle
 from rollforge.build import build
 from rollforge.data.dataset import DatasetH
-from rollforge.errors import RollforgeError
 from rollforge.models import LinearModel
 from rollforge.track.artifact import load_file, save
 from rollforge.track.context import git_commit
@@ -157,7 +156,6 @@ def _tracking(pattern: str) -> Any:
             sorted((folder / "runs").glob(pattern_here))[0] if "*" in pattern_here else folder / "runs" / pattern_here
         )
         file.write_bytes(data)
-        errors = []
         tracker = FolderTracker(f"folder:{folder / 'runs'}")
         experiment = tracker.create_experiment("demo")
         for ask in (
@@ -174,12 +172,7 @@ def _tracking(pattern: str) -> Any:
             lambda: [tracker.read(r.name) for r in (folder / "runs" / experiment).iterdir() if r.name.isalnum()],
             lambda: tracker.create_run(experiment, "third", {}),
         ):
-            try:
-                ask()
-            except RollforgeError as exc:
-                errors.append(exc)
-        if errors:
-            raise max(errors, key=lambda e: len(str(e)))
+            attempt(ask)
 
     return run
 

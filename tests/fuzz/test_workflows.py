@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from fuzzing import WORDS, Target, fuzzed, json_values
+from fuzzing import WORDS, Target, check, fuzzed, json_values, outcome_of_seed
 from hypothesis import strategies as st
 from test_expressions import market
 
+from rollforge.errors import shown
 from rollforge.session import using
 from rollforge.workflow import load_workflow, make_plan, read_yaml
 
@@ -157,3 +160,46 @@ YAML_WORDS = [b"&a ", b"*a", b"<<: *a", b"!!set", b"!!timestamp 2020", b"!!int a
 )
 class TestWorkflows:
     """Workflow files."""
+
+
+EVIL: list[Any] = [5, -1.5, True, None, "", "~nobody_of_that_name", "a\ud800", "x" * 300, [], [None], {}, {"a": {"b": 1}}, {5: 6}, 10**400, float("nan"),
+                   dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=dt.UTC), b"bytes"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", range(len(VALID)), ids=["own", "qlib"])
+@pytest.mark.parametrize("planned", [False, True], ids=["read", "planned"])
+def test_no_value_at_any_place_of_a_workflow_is_a_traceback(form: int, planned: bool) -> None:
+    """Every key and element of a workflow, with each of these values in its place."""
+    target = Target("place", lambda data, folder: _load(data, folder, planned=planned), [])
+    outcome_of_seed(target, SEEDS[form])
+    broken = []
+    for *parents, last in _places(FULL[form]):
+        for value in EVIL:
+            made = copy.deepcopy(FULL[form])
+            node: Any = made
+            for part in parents:
+                node = node[part]
+            node[last] = value
+            try:
+                check(target, _as_yaml(made))
+            except Exception as exc:  # noqa: BLE001 - all of them are listed
+                broken.append(
+                    f"{'.'.join(map(str, [*parents, last]))} = {shown(value)}: {type(exc).__name__}: {str(exc)[:100]}"
+                )
+    assert not broken, "\n".join(broken)
+
+
+FULL = [
+    VALID[0] | {"BASE_CONFIG_PATH": "", "market": "all", "benchmark": "x", "data_handler_config": {"a": 1}, "port_analysis_config": {"b": 1}},
+    VALID[1]
+    | {
+        "qlib_init": {
+            "provider_uri": MARKET, "region": "cn", "kernels": 1, "mount_path": None, "default_exp_name": "x", "custom_ops": [], "logging_level": 20,
+            "exp_manager": {"class": "MLflowExpManager", "module_path": "qlib.workflow.expm", "kwargs": {"uri": "folder:runs", "default_exp_name": "x"}},
+            "flask_server": None, "mongo": {"task_url": "mongodb://x", "task_db_name": "y"}, "limit_threshold": 0.1, "deal_price": "close",
+        },
+        "sys": {"path": ["."], "rel_path": ["."]},
+        "experiment_name": "x",
+    },
+]  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge.errors import ConfigError, nearest
+from rollforge.errors import ConfigError, nearest, shown
 
 __all__ = ["EXCHANGE_OPTIONS", "REGION_DEFAULTS", "Rules"]
 
@@ -167,8 +168,12 @@ def _percent(share: float) -> str:
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a number, found {value!r}.", path=where)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not -sys.float_info.max <= value <= sys.float_info.max
+    ):
+        raise ConfigError(f"{name} must be a number, found {shown(value)}.", path=where)
     return float(value)
 
 
