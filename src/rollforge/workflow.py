@@ -734,7 +734,7 @@ def _with_files_beside(node: Any, folder: Path) -> Any:
     named = found.get("module_path")
     if isinstance(named, str) and named.endswith(".py") and not os.path.exists(read_path(named, "module_path")):
         beside = folder / named
-        if beside.is_file():
+        if os.path.isfile(beside):
             found["module_path"] = str(beside.absolute())
     return found
 
@@ -829,7 +829,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
     missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
     beside = workflow.path.parent / f"{missing}.py"
     hint = (
-        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it." if beside.is_file() else ""
+        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it." if os.path.isfile(beside) else ""
     )
     return f"{line}{exc}{hint}"
 
