@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -320,7 +321,7 @@ def init_instance_by_config(
 def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> Any:
     parsed = urlparse(url)
     path = read_path(unquote(parsed.netloc + parsed.path), where)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BuildError(f"there is no file {str(path)!r}.", path=where)
     loaded = safe_pickle.load(path)
     if accept_types and not isinstance(loaded, accept_types):

@@ -204,7 +204,7 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
     for name in named:
         if name.endswith(".py"):
             places = [read_path(name, path), *([beside / name] if beside is not None else [])]
-            found = next((p for p in places if p.is_file()), None)
+            found = next((p for p in places if os.path.isfile(p)), None)
             if found is None:
                 raise ConfigError(f"there is no file {name!r}.", path=path)
             made.append(str(found.absolute()))

@@ -469,7 +469,7 @@ def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, A
     named = document.get("BASE_CONFIG_PATH")
     if named:
         base_path = read_path(str(named), "BASE_CONFIG_PATH")
-        if not base_path.exists():
+        if not os.path.exists(base_path):
             base_path = path.parent / base_path
         base, _, _ = _load_document(base_path, (*over, here))
         document = _merge(base, {k: v for k, v in document.items() if k != "BASE_CONFIG_PATH"})
@@ -676,7 +676,7 @@ def _count(n: int, noun: str) -> str:
 
 def _data_folder(uri: str, base: Path) -> str:
     path = read_path(uri, "data")
-    if not path.is_absolute() and not path.exists() and (base / path).exists():
+    if not path.is_absolute() and not os.path.exists(path) and os.path.exists(base / path):
         path = base / path  # relative to the file where there is nothing of that name here
     return str(path.absolute())
 
@@ -707,7 +707,7 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
 def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
     """Operators of the user's own; a ``.py`` file is looked for beside the workflow's."""
     beside = {p.module_path: base / p.module_path for p in named if p.module_path.endswith(".py")}
-    places = {p: str(file.resolve()) for p, file in beside.items() if file.is_file()}
+    places = {p: str(file.resolve()) for p, file in beside.items() if os.path.isfile(file)}
     return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
@@ -829,7 +829,9 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
     missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
     beside = workflow.path.parent / f"{missing}.py"
     hint = (
-        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it." if os.path.isfile(beside) else ""
+        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it."
+        if os.path.isfile(beside)
+        else ""
     )
     return f"{line}{exc}{hint}"
 

@@ -369,7 +369,7 @@ def _read_frame(source: Any) -> pd.DataFrame:
     if not isinstance(source, (str, os.PathLike)):
         return source  # type: ignore[no-any-return]  # what is no frame is refused by name
     path = read_path(str(source).strip())
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
     check_file(path, error=DataError)
     kind = path.suffix.lower()

@@ -74,9 +74,9 @@ def read_table(
             raise DataError("The table has no rows.")
         return table
     source = read_path(given)
-    if source.is_dir():
+    if os.path.isdir(source):
         return _read_folder(source, form)
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise DataNotFound(f"There is no table {str(source)!r}.")
     table = _read_file(source, form, code=None)
     if table.frame.empty:

@@ -21,8 +21,8 @@ from rollforge.data.frames import reading
 from rollforge.data.provider import Provider, Span, open_provider, read_lines
 from rollforge.data.table import read_parquet
 from rollforge.dates import ONE_DAY, read_day
-from rollforge.errors import DataError, DataNotFound, DateError, nearest
-from rollforge.paths import read_path
+from rollforge.errors import DataError, DataNotFound, DateError, nearest, shown
+from rollforge.paths import read_path, unfit_name
 
 __all__ = ["UniverseSummary", "check_universe_name", "import_universe"]
 
@@ -72,8 +72,11 @@ def check_universe_name(name: str) -> None:
     DataError
         When it cannot be the name of a file.
     """
-    if not name or name != name.strip() or not name.isprintable() or any(c in _UNFIT for c in name):
-        raise DataError(f"A universe cannot be called {name!r}: its name is the name of a file.")
+    why = unfit_name(f"{name}.txt.part" if name else "")
+    if why or name != name.strip() or any(c in _UNFIT for c in name):
+        raise DataError(
+            f"A universe cannot be called {shown(name)}: its name is the name of a file{f', but {why}' * bool(why)}."
+        )
 
 
 def import_universe(
@@ -115,7 +118,7 @@ def import_universe(
     if target.exists() and not overwrite:
         raise DataError(f"There is a universe {name!r} already in {provider.path}. Replace it with --overwrite.")
     file = read_path(source)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise DataNotFound(f"There is no file {str(source)!r}.")
     with reading(file, "a list of members"):
         header, rows = _cells(file)

@@ -135,7 +135,7 @@ class LocalFiles:
 
     def get(self, path: str) -> Path | None:
         file = self._root / inside(path)
-        return file if file.is_file() else None
+        return file if os.path.isfile(file) else None
 
     def remove(self, path: str) -> None:
         (self._root / inside(path)).unlink(missing_ok=True)

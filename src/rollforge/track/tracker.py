@@ -247,9 +247,9 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
         return text
     else:
         place = _absolute(text)
-        if place.is_file() or place.suffix.lower() in _DATABASES:
+        if os.path.isfile(place) or place.suffix.lower() in _DATABASES:
             return f"sqlite:///{place}"
-        if (place / FOLDER_MARK).exists():
+        if os.path.exists(place / FOLDER_MARK):
             return f"folder:{place}"
     if create:
         try:
