@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import math
 import os
@@ -129,6 +130,24 @@ class _OurCall(logging.Filter):
 _our_call = _OurCall()
 
 
+def _missing(package: str) -> MissingDependency:
+    return MissingDependency(
+        f"Tracking by MLflow needs {package}. Install it: pip install 'rollforge[mlflow]'; or keep plain files: "
+        "--tracking folder:PATH."
+    )
+
+
+def _check_installed(packages: Sequence[str]) -> None:
+    """Raise where a package is not installed, before any of them is imported: that takes seconds."""
+    for package in packages:
+        try:
+            found = importlib.util.find_spec(package)
+        except ImportError:
+            found = None
+        if found is None:
+            raise _missing(package)
+
+
 def _import_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -136,10 +155,7 @@ def _import_mlflow() -> Any:
         with _quiet():
             from mlflow.tracking._tracking_service import utils
     except ImportError as exc:
-        raise MissingDependency(
-            f"Tracking by MLflow needs {exc.name or 'mlflow'}. Install it: pip install 'rollforge[mlflow]'; "
-            "or keep plain files: --tracking folder:PATH."
-        ) from exc
+        raise _missing(exc.name or "mlflow") from exc
     logger = logging.getLogger("mlflow.store.db.utils")
     if _our_call not in logger.filters:
         logger.addFilter(_our_call)
@@ -183,6 +199,7 @@ class MLflowTracker:
             self._folder = _absolute(uri.removeprefix("file:").removeprefix("//"))
             uri = f"file:{self._folder}"
         self.uri = uri
+        _check_installed(["mlflow", *(["sqlalchemy", "alembic"] if self._database is not None else [])])
         self._opened: Any = None
         self._process = 0
         self._opening = threading.Lock()

@@ -1,0 +1,132 @@
+"""Without its extras, Rollforge does what it can, and says which command installs what it lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULES = {
+    "mlflow-skinny": "mlflow", "scikit-learn": "sklearn", "ruamel.yaml": "ruamel", "xgboost-cpu": "xgboost",
+}  # fmt: skip
+"""Packages whose modules have other names."""
+
+DRIVER = """
+import importlib.abc, json, sys
+blocked = set(json.loads(sys.argv[1]))
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from rollforge.cli.main import main
+for words in json.loads(sys.argv[2]):
+    sys.argv = ["rollforge", *words]
+    print("===", flush=True)
+    try:
+        main()
+    except SystemExit as exc:
+        print("---", exc.code, flush=True)
+"""
+
+
+def packages(extra: str) -> list[str]:
+    """The packages of an extra, by their names alone."""
+    listed = [re.split(r"[\[<>=;~! ]", one, maxsplit=1)[0] for one in PROJECT["optional-dependencies"][extra]]
+    return [name for name in listed if name != "rollforge"]
+
+
+def extras() -> list[str]:
+    """The extras that users install."""
+    return [e for e in PROJECT["optional-dependencies"] if e not in ("dev", "bench", "all")]
+
+
+def without(blocked: list[str], commands: list[list[str]], folder: Path, **variables: str) -> list[str]:
+    """What commands say where some modules cannot be imported."""
+    environment = {**os.environ, "ROLLFORGE_HOME": str(folder / "home"), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(blocked), json.dumps(commands)],
+        capture_output=True, text=True, cwd=folder, env=environment, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return re.split(r"^===\n", done.stdout + done.stderr, flags=re.MULTILINE)
+
+
+WORKFLOW = """
+rollforge: {data: market, tracking: "folder:runs"}
+task:
+  model: {class: LGBModel, module_path: rollforge.models}
+  dataset:
+    class: DatasetH
+    module_path: rollforge.data
+    kwargs:
+      handler: {class: Alpha158, module_path: rollforge.data, kwargs: {instruments: all}}
+      segments: {train: [2022-01-03, 2022-12-30], valid: [2023-01-02, 2023-06-30], test: [2023-07-03, 2023-12-29]}
+"""
+
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "runs of MLflow": (["track", "list", "sqlite:///runs.db"], "mlflow"),
+    "runs on a server": (["track", "list", "http://127.0.0.1:9"], "mlflow"),
+    "the default tracking store": (["track", "list"], "mlflow"),
+    "copying runs": (["track", "copy", "folder:runs", "sqlite:///runs.db"], "mlflow"),
+    "a pool in PostgreSQL": (["pool", "--store", "postgresql://127.0.0.1:9/x", "list"], "postgres"),
+    "a pool in MongoDB": (["pool", "--store", "mongodb://127.0.0.1:9/x", "list"], "mongodb"),
+    "copying a pool": (["pool", "copy", "sqlite:///tasks.db", "postgresql://127.0.0.1:9/x"], "postgres"),
+    "a worker of PostgreSQL": (
+        ["worker", "-t", "p", "--store", "postgresql://127.0.0.1:9/x", "--no-data", "--tracking", "folder:runs"], "postgres",
+    ),
+    "a worker that tracks with MLflow": (
+        ["worker", "-t", "p", "--store", "sqlite:///tasks.db", "--no-data", "--exit-when-empty"], "mlflow",
+    ),
+    "a workflow that is a template": (["plan", "template.yaml"], "templates"),
+    "training with LightGBM": (["run", "workflow.yaml", "--jobs", "0"], "lightgbm"),
+    "training with XGBoost": (["run", "xgboost.yaml", "--jobs", "0"], "xgboost"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
+    """One message with the command that installs it, exit code 2, and no traceback."""
+    from rollforge.data.demo import make_demo
+
+    make_demo(tmp_path / "market", instruments=20, years=2)
+    (tmp_path / "workflow.yaml").write_text(WORKFLOW)
+    (tmp_path / "xgboost.yaml").write_text(WORKFLOW.replace("LGBModel", "XGBModel"))
+    (tmp_path / "template.yaml").write_text(WORKFLOW + "# {{ HOME }}\n")
+    blocked = sorted({MODULES.get(p, p) for extra in extras() for p in packages(extra)} | {"psycopg_binary", "sklearn"})
+    for what, (words, extra) in COMMANDS.items():
+        said = "".join(without(blocked, [words], tmp_path))
+        assert f"pip install 'rollforge[{extra}]'" in said, (what, said)
+        assert "Traceback" not in said, (what, said)
+        assert re.search(r"^--- [27]$", said, re.MULTILINE), (what, said)
+
+
+@pytest.mark.slow
+def test_what_needs_no_extra_works_without_any(tmp_path: Path) -> None:
+    blocked = sorted({MODULES.get(p, p) for extra in extras() for p in packages(extra)} | {"psycopg_binary", "sklearn"})
+    linear = WORKFLOW.replace("LGBModel", "LinearModel")
+    (tmp_path / "linear.yaml").write_text(linear + "  record: {class: SignalRecord, module_path: rollforge.record}\n")
+    commands = [
+        ["--help"], ["data", "demo", "market", "--instruments", "20", "--years", "2"], ["plan", "linear.yaml"],
+        ["run", "linear.yaml", "--jobs", "0", "--store", "sqlite:///tasks.db"], ["track", "list", "folder:runs"],
+        ["pool", "--store", "sqlite:///tasks.db", "list"], ["cache", "list"],
+        ["report", "linear", "--store", "sqlite:///tasks.db", "--tracking", "folder:runs"],
+    ]  # fmt: skip
+    said = without(blocked, commands, tmp_path, ROLLFORGE_DATA=str(tmp_path / "market"))
+    assert "".join(said).count("--- 0") == len(commands), "".join(said)
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    source = Path(__file__).parents[1] / "src"
+    named = {
+        m for f in source.rglob("*.py") for m in re.findall(r"rollforge\[([\w-]+)\]", f.read_text(encoding="utf-8"))
+    }
+    assert named <= set(PROJECT["optional-dependencies"])
+    assert {"mlflow", "lightgbm", "xgboost", "templates", "qlib-scripts"} <= named
