@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pyqlib, which the benchmarks compare with, brings sixty packages of its own.
 BENCH := .venv-bench
 
-.PHONY: demo test check lint fast bench bench-full clean storm fuzz
+.PHONY: demo test check lint fast bench bench-full clean storm fuzz pythons lowest
 
 # Each stamp is redone when what is installed may have changed.
 $(VENV)/pip:
@@ -48,6 +48,13 @@ fast: $(VENV)/dev
 
 check: lint fast
 
+# The fast tests on every other Python that is found, from 3.11 on, and with the lowest versions that are allowed.
+pythons: $(VENV)/dev
+	$(BIN)/python tests/pythons.py
+
+lowest: $(VENV)/dev
+	$(BIN)/python tests/pythons.py --only lowest
+
 # The kill storm, large: 2,000 tasks, 8 workers, everything killed; and 64 processes on one file for a minute.
 storm: $(VENV)/dev
 	$(BIN)/python tests/storm.py --store sqlite
@@ -69,4 +76,4 @@ bench-full: $(BENCH)/bench
 	$(BENCH)/bin/python -m benchmarks --output benchmarks/full.jsonl --check benchmarks/recorded.json
 
 clean:
-	rm -rf $(VENV) $(BENCH) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* $(BENCH) demo build dist .pytest_cache .mypy_cache .ruff_cache
