@@ -66,6 +66,7 @@ def attacks(marker: Path) -> dict[str, dict[str, Any]]:
         "qlib's of another kind": {
             "class": "get_or_create_path", "module_path": "qlib.utils", "kwargs": {"path": str(marker)},
         },
+        "cut name": {"class": "_wrap_close", "module_path": "os\0", "kwargs": {"stream": 1, "proc": 2}},
         "object": {"class": {"class": "system", "module_path": "os"}, "module_path": "os", "kwargs": {"command": touch}},
     }  # fmt: skip
 
@@ -115,6 +116,7 @@ PLACES: dict[str, tuple[Any, ...]] = {
     "strategy": (*_CONFIG, "strategy"),
     "executor": (*_CONFIG, "executor"),
     "signal": (*_CONFIG, "strategy", "kwargs", "signal"),
+    "reweighter": ("reweighter",),
 }
 
 
@@ -402,7 +404,7 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
      ("Mean", "my_model"), ("Thing", "__main__"), ("Thing", "__mp_main__"), ("run", "rollforge.__main__"),
      ("main", "rollforge.compat.qlib.__main__"), ("Thing", "./hostile.py"), ("DataFrame", "pandas"),
      ("ZipFile", "rollforge.track.artifact"), ("Path", "rollforge.build"), ("os", "rollforge.session"),
-     ("import_file", "rollforge.build"), ("__loader__", "rollforge.build"), ("__dict__", "rollforge.build")],
+     ("import_file", "rollforge.build"), ("popen", "os\0"), ("__loader__", "rollforge.build"), ("__dict__", "rollforge.build")],
 )  # fmt: skip
 def test_what_a_pool_may_not_name(circle: Circle, name: str, module: str, mine: Path, marker: Path) -> None:
     """The standard library, functions, main programs, files, other packages, and all of these as another module shows them."""
@@ -626,3 +628,30 @@ def test_plugins_that_were_submitted_count_in_ones_own_pool(
     done = worker("sqlite:///own/tasks.db", cwd=tmp_path, data=small_market)
     assert done.returncode == 0, done.stderr
     assert open_store(f"sqlite:///{tmp_path / 'own' / 'tasks.db'}").count("p") == {Status.DONE: 1}
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [{"tracking": "sqlite:///{new}/runs.db"}, {"tracking": "folder:{new}/runs"}, {"tracking": "{new}/mlruns"},
+     {"tracking": {"a": 1}}, {"tracking": None}, {"recorder_id": 7}, {"recorder_id": "../../../etc"}, {"host": ["x"]}],
+)  # fmt: skip
+def test_what_a_pool_says_of_recorders_makes_no_files(reference: dict[str, Any], tmp_path: Path) -> None:
+    """A result that names a tracking store which is not there, or that is no reference: an error, and nothing is made; a
+    worker that is to go on from it lets the task fail, and goes on."""
+    from rollforge.run.trainer import recorder_of
+
+    new = tmp_path / "new"
+    kept = {"tracking": "folder:{new}/runs", "experiment_id": "1", "recorder_id": "a1", **reference}
+    kept = {k: v.replace("{new}", str(new)) if isinstance(v, str) else v for k, v in kept.items()}
+    with pytest.raises(RollforgeError):
+        recorder_of({"recorder": kept}).list_tags()
+    assert not new.exists()
+    store = open_store(f"sqlite:///{tmp_path / 'tasks.db'}")
+    store.create("p", [{"x": 1}], max_attempts=1)
+    (claimed,) = store.claim("p", worker="w", lease=60.0)
+    store.commit(claimed, {"recorder": kept}, Status.PART_DONE)
+    job = Job("p", lambda recorder: recorder.list_tags(), before=Status.PART_DONE)
+    Worker(store, job).run()
+    (row,) = store.query("p", results=False)
+    assert (row.status, row.cause) == (Status.FAILED, Cause.RAISED)
+    assert not new.exists()

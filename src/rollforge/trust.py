@@ -351,6 +351,8 @@ def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> 
     CodeNotAllowed
         When whoever runs this process did not allow the package.
     """
+    if not module.isprintable():  # Python finds its own modules by what stands before a NUL
+        raise BuildError(f"there is no module {shown(module)}.", path=where)
     _refuse_standard(name, module, noun, where)
     here = circle()
     if here is Circle.OWN:

@@ -35,7 +35,7 @@ from rollforge.errors import (
     shown,
 )
 from rollforge.generate.naming import check_name
-from rollforge.kinds import DATASET, MODEL, RECORD
+from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.limits import LIMITS, TooLarge, parse_size, read_text
 from rollforge.paths import read_path, unfit_name
 from rollforge.qlib_options import check_option, data_folder, exchange_options
@@ -995,6 +995,9 @@ def check_buildable(
     if not model_only:
         dataset = _attempt(found, place("dataset"), lambda: _checked_dataset(resolved["dataset"], place("dataset")))
         _check_records(found, resolved.get("record") or [], dataset, place("record"))
+        if resolved.get("reweighter") is not None:
+            where = place("reweighter")
+            _attempt(found, where, lambda: build(resolved["reweighter"], kind=REWEIGHTER, where=where))
     if len(found) > 1:
         raise Mistakes(found)
     if found:

@@ -22,6 +22,7 @@ from rollforge.errors import (
     MissingDependency,
     RecorderElsewhere,
     StoreUnavailable,
+    TrackingError,
     TrainingFailed,
 )
 from rollforge.machine import process_is_gone, process_name
@@ -174,6 +175,9 @@ class Worker:
             return
         except ConfigError as exc:
             claims.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
+            return
+        except TrackingError as exc:  # what the first stage left is not there, or no recorder
+            claims.fail(task, str(exc), str(exc), Cause.RAISED, "", 0.0)
             return
         try:
             token, number = current_task.set(task.id), current_attempt.set(task.attempt)

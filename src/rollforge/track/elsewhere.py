@@ -16,7 +16,7 @@ from rollforge.errors import RecorderElsewhere, RollforgeError, TrackingError
 from rollforge.session import Session, current_session
 from rollforge.store.base import open_store
 from rollforge.task import Status
-from rollforge.track.recorder import COPIED_FROM, Recorder, open_reference
+from rollforge.track.recorder import COPIED_FROM, Recorder, check_reference, open_reference
 from rollforge.track.tracker import RunQuery, Tracker, known_address, local_place, open_tracker
 
 __all__ = ["kept_reference", "open_kept", "said_elsewhere"]
@@ -39,6 +39,7 @@ def open_kept(kept: Mapping[str, str]) -> Recorder:
     RecorderElsewhere
         When only another machine has it, and no copy of it is in the current session's tracking store.
     """
+    check_reference(kept)
     reference = {**kept, "tracking": known_address(kept["tracking"], current_session().tracking)}
     host, place = kept.get("host"), local_place(kept["tracking"])
     if host is None or host == socket.gethostname() or place is None:
@@ -115,3 +116,5 @@ def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterat
                 open_kept(kept)
             except RecorderElsewhere:
                 yield kept
+            except TrackingError:
+                continue  # somebody put something else in its place

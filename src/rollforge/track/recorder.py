@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, nearest
+from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, TrackingUnavailable, nearest, shown
 from rollforge.track import artifact
-from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, open_tracker
+from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, local_place, open_tracker
 
-__all__ = ["Recorder", "open_reference"]
+__all__ = ["Recorder", "check_reference", "open_reference"]
 
 log = logging.getLogger(__name__)
 
@@ -440,6 +440,20 @@ COPIED_FROM = "rollforge.copied_from"
 """Tag of a copy of a run in another store: the id of the run that it is one of."""
 
 
+def check_reference(reference: Mapping[str, Any]) -> None:
+    """Do nothing, unless a mapping cannot be the reference to a recorder: a pool may hold anything in its place.
+
+    Raises
+    ------
+    TrackingError
+        Naming what is wrong with it.
+    """
+    for key in ("tracking", "experiment_id", "recorder_id", "host"):
+        value = reference.get(key, "" if key != "host" else "this one")
+        if not isinstance(value, str) or not value:
+            raise TrackingError(f"{shown(dict(reference))} refers to no recorder: its {key!r} is {shown(value)}.")
+
+
 def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Recorder:
     """Return the recorder that a reference names.
 
@@ -454,7 +468,16 @@ def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Record
     ------
     RecorderNotFound
         When it is gone.
+    TrackingError
+        When `reference` is none, or names a store of this machine that is not there: reading makes no files.
     """
+    check_reference(reference)
+    place = local_place(reference["tracking"])
+    if place is not None and not place.exists():
+        raise TrackingUnavailable(
+            f"There is no tracking store {mask_secrets(reference['tracking'])}, which recorder {reference['recorder_id'][:40]!r} "
+            "is said to be in."
+        )
     tracker = open_tracker(reference["tracking"])
     if not read:
         return Recorder(tracker, (reference["experiment_id"], reference["recorder_id"]))
