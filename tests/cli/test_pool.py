@@ -123,6 +123,10 @@ def test_a_copy_knows_what_its_tasks_were_submitted_with(manager: TaskManager, u
     call(uri, "copy", uri, other)
     store = SQLiteStore(other)
     assert store.submissions("p") == {key: {"host": "head1"}}
+    listed = call(other, "-t", "p", "submissions").stdout
+    assert listed == f"{key[:8]}  head1  no data  runs where workers say  1 failed, 3 waiting\n"
+    whole = json.loads(call(other, "-t", "p", "submissions", "--json").stdout)
+    assert (whole["submission"], whole["host"], whole["tasks"]["waiting"]) == (key, "head1", 3)
     assert {t.submission for t in store.query("p")} == {"", key}
     (failed,) = store.query("p", {"status": "failed"})
     assert failed.failed_by == ("host:1",)

@@ -164,6 +164,27 @@ def logs(
             echo(f"--- {name}\n{task[name].rstrip()}")
 
 
+@app.command()
+def submissions(
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that is kept, as JSON, one a line.")] = False,
+) -> None:
+    """List what the tasks were submitted with: host, data, tracking store; and how they stand."""
+    from rollforge.run.submission import read_facts
+
+    manager = _existing()
+    for key, facts in manager.store.submissions(str(_STATE["pool"])).items():
+        counts = {str(status): n for status, n in manager.task_stat({"submission": key}).items()}
+        if as_json:
+            echo_json(json.dumps({"submission": key, "tasks": counts, **facts}))
+            continue
+        known = read_facts(facts)
+        mark, last = known.content.get("mark", ""), known.content.get("last_day", "")
+        data = f"data {known.folder} to {last} ({str(mark)[:8]})" if known.folder else "no data"
+        tasks = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no tasks any more"
+        cells = [key[:8], known.host, data, f"runs {known.tracking or 'where workers say'}", tasks]
+        echo("  ".join(one_line(cell) for cell in cells))
+
+
 def _one(manager: TaskManager, start: str) -> dict[str, Any]:
     """The task whose id begins so."""
     from rollforge.errors import TaskNotFound
