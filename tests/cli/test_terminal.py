@@ -94,14 +94,16 @@ def hostile_pool(tmp_path: Path) -> str:
     uri = f"sqlite:///{tmp_path}/tasks.db"
     manager = TaskManager("p", store=SQLiteStore(uri))
     definitions = [{"model": {"class": f"{HOSTILE}{i}", "module_path": HOSTILE}, HOSTILE: HOSTILE} for i in range(3)]
-    manager.create_task(definitions, max_attempts=1)
+    content = {"mark": HOSTILE, "last_day": HOSTILE}
+    facts = {"host": HOSTILE, "tracking": HOSTILE, "data": {"folder": HOSTILE, "content": content}}
+    manager.create_task(definitions, max_attempts=1, submission=manager.store.keep_submission("p", facts))
     done, failed = manager.store.claim("p", worker="w", lease=600, limit=2)
     manager.store.commit(done, {"x": HOSTILE})
     manager.store.fail(failed, f"Traceback\nValueError: {HOSTILE}", Cause.RAISED, f"a {HOSTILE}\nb")
     manager.store.close()
     database = sqlite3.connect(tmp_path / "tasks.db")
     with database:
-        for table in ("tasks", "results"):
+        for table in ("tasks", "results", "tallies", "submissions"):
             database.execute(f"UPDATE {table} SET pool = ?", (HOSTILE,))
         database.execute("UPDATE tasks SET model_name = ?, worker = ?, log = ?", (HOSTILE, HOSTILE, HOSTILE))
         database.execute("UPDATE tasks SET error = ? WHERE status = 'failed'", (f"Traceback\nValueError: {HOSTILE}",))
@@ -129,7 +131,8 @@ def test_no_command_lets_a_hostile_pool_steer_the_terminal(hostile_pool: str, tm
         ident = database.execute("SELECT id FROM tasks WHERE error IS NOT NULL").fetchone()[0]
     commands = [
         ["pool", "list"], ["pool", "query"], [*pool, "task-stat"], [*pool, "query"], [*pool, "query", "--json"],
-        [*pool, "logs", ident], [*pool, "logs", HOSTILE], [*pool, "wait"], [*pool, "watch"], [*pool, "pause"],
+        [*pool, "logs", ident], [*pool, "logs", HOSTILE], [*pool, "wait"], [*pool, "watch"], [*pool, "submissions"],
+        [*pool, "submissions", "--json"], ["worker", "-t", HOSTILE, "--exit-when-empty"], [*pool, "pause"],
         [*pool, "resume"], [*pool, "query", f'{{"{HOSTILE}": 1}}'], [*pool, "query", '{"\\u001b[38;5;201m": {"$x": 1}}'],
         [*pool, "reset-status", HOSTILE], [*pool, "prioritize", ident, HOSTILE], ["pool", "-t", HOSTILE + "x", "query"],
         ["pool", "copy", hostile_pool, f"sqlite:///{tmp_path}/other.db"], ["pool", HOSTILE], [HOSTILE], [f"--{HOSTILE}"],
