@@ -32,7 +32,18 @@ from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.store.base import Clock, ending_of
 from rollforge.store.codec import Encoded
 from rollforge.store.query import Compare, is_plain_path
-from rollforge.store.sql import CLAIMED, COLUMNS, COMMITTED, DUE, HELD, Condition, SQLStore, Transaction, statements
+from rollforge.store.sql import (
+    CLAIMED,
+    COLUMNS,
+    COMMITTED,
+    DUE,
+    GIVEN,
+    HELD,
+    Condition,
+    SQLStore,
+    Transaction,
+    statements,
+)
 from rollforge.task import Status, TaskRecord, searchable
 
 __all__ = ["PostgresStore"]
@@ -326,6 +337,10 @@ CREATE TRIGGER needs_made AFTER INSERT ON $schema.needs REFERENCING NEW TABLE AS
 CREATE TRIGGER needs_gone AFTER DELETE ON $schema.needs REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION $schema.needs_gone()
 """,
+    """
+DROP INDEX tasks_by_claim;
+CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _CHANNEL = "rollforge"
@@ -612,9 +627,8 @@ class PostgresStore(SQLStore):
 
     def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Claim in one round trip; see :meth:`SQLStore._take`."""
-        given = f"SELECT seq, {COLUMNS} FROM tasks WHERE pool = :pool AND status = 'running' AND claim = :claim"
         text = (
-            f"WITH given AS ({given}), taken AS (UPDATE tasks SET {CLAIMED}, token = nextval('tokens') "
+            f"WITH given AS ({GIVEN}), taken AS (UPDATE tasks SET {CLAIMED}, token = nextval('tokens') "
             "WHERE NOT EXISTS (SELECT 1 FROM given) AND NOT EXISTS (SELECT 1 FROM paused WHERE paused.pool = :pool) "
             f"AND seq IN ({turn} {self._skip_locked}) RETURNING seq, {COLUMNS}) "
             f"SELECT due.there, task.* FROM (SELECT EXISTS ({DUE}) AS there) AS due "

@@ -45,9 +45,11 @@ COLUMNS = (
     "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
 )
 _LATER = "pool = :pool AND status = :status AND blocked = FALSE"
-FREE = f"{_LATER} AND available_at <= :now"
+_FREE = f"{_LATER} AND available_at <= :now"
 _TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
-# The same within a batch: a walk along its members in turn, each looked up in the table of tasks.
+# The same within a batch: a walk along its members in turn, each looked up in the table of tasks. COALESCE keeps a planner
+# that knows nothing of the tables yet from walking along the tasks of the pool instead.
+_LATER_MEMBER = "COALESCE(status, '') = :status AND COALESCE(blocked, TRUE) = FALSE"
 _BATCH = "(SELECT number FROM batches WHERE batches.pool = :pool AND name = :batch)"
 _TURN_OF_BATCH = (
     f"SELECT seq FROM members CROSS JOIN tasks WHERE seq = task AND batch = {_BATCH} AND state = :status "
@@ -57,12 +59,14 @@ CLAIMED = (
     "status = 'running', stage_from = :status, worker = :worker, lease_until = :now + :lease, started_at = :now, "
     "finished_at = NULL, log = '', claim = :claim, ending = NULL"
 )
+GIVEN = f"SELECT seq, {COLUMNS} FROM tasks WHERE claim = :claim AND status = 'running' AND COALESCE(pool, '') = :pool"
 DUE = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
 COMMITTED = (
     "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, finished_at = :now, "
     "log = :log, ending = :ending"
 )
-HELD = "pool = :pool AND id = :id AND status = 'running' AND token = :held"
+# COALESCE: a task is found by its id, and not by an index of what runs.
+HELD = "pool = :pool AND id = :id AND COALESCE(status, '') = 'running' AND token = :held"
 # A time to wait after a failed attempt, see backoff(); `attempt` is the number of those before it.
 _PAUSE = ":jitter * CASE WHEN attempt > 5 THEN 60 ELSE (1 << attempt) END"
 _EXPIRE = f"""
@@ -98,6 +102,14 @@ _STATUSES = tuple(
 _SUMS = ", ".join(f"SUM({name})" for name in _STATUSES)
 _KEPT_SECONDS = 30 * 86400.0
 """How long a batch is remembered of which nothing can run any more."""
+
+
+def _turn(condition: str, batch: object, *, now: bool = True) -> str:
+    """Return the query for the numbers of the tasks that are to be claimed next, or after a backoff too."""
+    if not batch:
+        return _TURN.format(free=_FREE if now else _LATER, condition=condition)
+    free = f"{_LATER_MEMBER} AND available_at <= :now" if now else _LATER_MEMBER
+    return _TURN_OF_BATCH.format(free=free, condition=condition)
 
 
 def statements(script: str) -> list[str]:
@@ -446,7 +458,7 @@ class SQLStore(abc.ABC):
             rows = self._take_found(pool, wanted, limit)
         else:
             condition, values = wanted(in_turn=True)
-            rows = self._take(pool, (_TURN_OF_BATCH if batch else _TURN).format(free=FREE, condition=condition), values)
+            rows = self._take(pool, _turn(condition, batch), values)
         rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
         claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
         return self._with_results(claimed) if status is Status.PART_DONE else claimed
@@ -465,7 +477,7 @@ class SQLStore(abc.ABC):
             found = self._candidates(wanted, limit + _SPARE)
             condition, values = wanted(in_turn=True)
             these = f"seq IN ({', '.join(map(str, found)) or 'NULL'}) AND {condition}"
-            rows = self._take(pool, _TURN.format(free=FREE, condition=these), values)
+            rows = self._take(pool, _turn(these, False), values)
             if rows or not found:
                 return rows
         return []
@@ -477,7 +489,7 @@ class SQLStore(abc.ABC):
         values["most"] = most
         # The signs keep the database from going through all tasks in turn, where an index of definitions knows better.
         turn = "ORDER BY +priority DESC, +seq LIMIT :most"
-        first = (_TURN_OF_BATCH if batch else _TURN).format(free=FREE, condition="(1 = 1)").replace(":most", str(_NEAR))
+        first = _turn("(1 = 1)", batch).replace(":most", str(_NEAR))
         near = (
             f"SELECT seq FROM ({first.replace('SELECT seq', 'SELECT seq AS number', 1)}) AS near CROSS JOIN tasks "
             f"WHERE seq = number AND pool = :pool AND {condition} {turn}"
@@ -488,7 +500,7 @@ class SQLStore(abc.ABC):
         condition, values = wanted(in_turn=False)
         values["most"] = most
         member = f" AND seq IN (SELECT task FROM members WHERE batch = {_BATCH})" if batch else ""
-        far = f"SELECT seq FROM tasks WHERE {FREE} AND {condition}{member} {turn}"
+        far = f"SELECT seq FROM tasks WHERE {_FREE} AND {condition}{member} {turn}"
         found = self._read(lambda tx: tx.rows(far, **values))
         return [seq for (seq,) in found]
 
@@ -521,12 +533,10 @@ class SQLStore(abc.ABC):
 
     def _given(self, tx: Transaction, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """What a claim of the same identity was given before."""
-        text = f"SELECT seq, {COLUMNS} FROM tasks WHERE pool = :pool AND status = 'running' AND claim = :claim"
-        return tx.rows(text, pool=values["pool"], claim=values["claim"])
+        return tx.rows(GIVEN, pool=values["pool"], claim=values["claim"])
 
     def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, Any]) -> bool:
-        turn = _TURN_OF_BATCH if "batch" in values else _TURN
-        free = turn.format(free=FREE, condition="(1 = 1)")
+        free = _turn("(1 = 1)", "batch" in values)
         asked = {name: values[name] for name in ("status", "batch") if name in values}
         return bool(
             tx.rows(free, pool=pool, most=1, **asked)
@@ -751,7 +761,7 @@ class SQLStore(abc.ABC):
 
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         condition, values = self._condition(pool, query, in_turn=True)
-        turn = (_TURN_OF_BATCH if batch else _TURN).format(free=_LATER, condition=condition)
+        turn = _turn(condition, batch, now=False)
         values |= {"pool": pool, "status": status.value, "batch": batch, "most": 1}
         return bool(self._read(lambda tx: tx.rows(turn, **values)))
 

@@ -198,6 +198,10 @@ CREATE TRIGGER member_with_another_state AFTER UPDATE OF state ON members WHEN O
         failed = failed + (NEW.state = 'failed') - (OLD.state = 'failed') WHERE batch = NEW.batch;
 END
 """,
+    """
+DROP INDEX tasks_by_claim;
+CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _BUSY_SECONDS = 60.0
