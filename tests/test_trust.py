@@ -287,14 +287,15 @@ def test_a_task_that_is_not_allowed_waits_for_a_worker_that_may(
     )
     assert allowed.stdout.strip() == "Mean", allowed.stderr
     for n, (options, env) in enumerate(
-        [((), {"ROLLFORGE_ALLOW": "other, my_model"}), (("--allow", str(mine / "my_model.py")), {})]
-    ):
-        path = "my_model" if n == 0 else str(mine / "my_model.py")
+        [((), {"ROLLFORGE_ALLOW": "other, my_model"}), (("--allow", str(mine / "my_model.py")), {}),
+         (("--allow", "lib/my_model.py"), {})]
+    ):  # fmt: skip
+        path = ("my_model", str(mine / "my_model.py"), "lib/my_model.py")[n]
         changed = {**put(task, ("model",), {"class": "Mean", "module_path": path}), "n": n}
         open_store(uri).create("p", [changed])
         done = worker(uri, *options, cwd=tmp_path, data=small_market, **env)
         assert done.returncode == 0, done.stderr
-    assert open_store(uri).count("p") == {Status.DONE: 3}
+    assert open_store(uri).count("p") == {Status.DONE: 4}
 
 
 def built(task: dict[str, Any]) -> str:

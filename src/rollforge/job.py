@@ -359,7 +359,7 @@ def collect(
     if lost and not allow_gaps:
         raise RecorderElsewhere(lost)
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
-    with trust.within(Circle.OWN if own else Circle.READ):
+    with using(session), trust.within(Circle.OWN if own else Circle.READ):
         collected = _collect(session, known, allow_gaps=allow_gaps, label_days=label_days)
     return replace(collected, warnings=(*collected.warnings, lost)) if lost else collected
 

@@ -226,16 +226,22 @@ def _inside(module: str, package: str) -> bool:
 
 
 def allowed_file(module: str) -> str | None:
-    """Return the allowed ``.py`` file that a module was made of."""
-    return next((a for a in _allowed() if a.endswith(".py") and module == module_name(a)), None)
+    """Return the allowed ``.py`` file that a module was made of, or would be."""
+    made_of = getattr(sys.modules.get(module), "__rollforge_file__", ("",))[0]
+    files = [a for a in _allowed() if a.endswith(".py")]
+    return next((a for a in files if module == module_name(a) or (made_of and made_of == _real(a))), None)
+
+
+def _real(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().resolve())
+    except (OSError, ValueError, RuntimeError):  # a path that cannot be one
+        return ""
 
 
 def _is_allowed_file(path: str) -> bool:
-    try:
-        real = Path(path).expanduser().resolve()
-        return any(Path(a).expanduser().resolve() == real for a in _allowed() if a.endswith(".py"))
-    except (OSError, ValueError, RuntimeError):  # a path that cannot be one
-        return False
+    real = _real(path)
+    return bool(real) and any(_real(a) == real for a in _allowed() if a.endswith(".py"))
 
 
 def is_library(package: str) -> bool:
