@@ -454,14 +454,18 @@ class SQLStore(abc.ABC):
             more = {"avoid": f"|{avoid}|", "avoided": AVOID_SECONDS}
             return f"{condition} AND {self._failed_elsewhere()}", {**values, **more}
 
-        if paths_in(parse_query(query)):
-            rows = self._take_found(pool, wanted, limit)
-        else:
-            condition, values = wanted(in_turn=True)
-            rows = self._take(pool, _turn(condition, batch), values)
-        rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
-        claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
-        return self._with_results(claimed) if status is Status.PART_DONE else claimed
+        while True:
+            if paths_in(parse_query(query)):
+                rows = self._take_found(pool, wanted, limit)
+            else:
+                condition, values = wanted(in_turn=True)
+                rows = self._take(pool, _turn(condition, batch), values)
+            rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
+            claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
+            if status is Status.PART_DONE:
+                claimed = self._with_results(claimed)
+            if claimed or not rows:
+                return claimed  # else all of them were damaged: the next ones may not be
 
     def _take_found(self, pool: str, wanted: Callable[..., Condition], limit: int) -> list[tuple[Any, ...]]:
         """Claim tasks by a query into definitions, which may have to look at many.
