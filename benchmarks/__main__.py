@@ -23,6 +23,7 @@ RUNS: dict[str, list[str]] = {
     "windows": ["windows"],
     "overhead": ["overhead"],
     "pool": ["pool"],
+    "queries": ["queries"],
     "collecting": ["collecting"],
     "listing": ["listing"],
     "many": ["many"],

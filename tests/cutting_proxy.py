@@ -16,11 +16,11 @@ import sys
 import threading
 import time
 
-_SECONDS = (0.3, 6.0)
+_SECONDS = (1.0, 15.0)
 """How long a connection lives."""
-_COMMITS = 0.02
+_COMMITS = 0.01
 """Of the commits, how many are cut off right after the server was told."""
-_ANSWERS = 0.002
+_ANSWERS = 0.001
 """Of other requests, how many lose their answer."""
 
 

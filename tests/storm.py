@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -47,6 +48,9 @@ _FEW_FAILURES = 15
 # -- a worker ----------------------------------------------------------------------------------------------------------
 
 
+_questions = itertools.count(1)  # of this process, whichever store they are asked
+
+
 class Diary:
     """A store that writes down each question before it is asked, and each answer."""
 
@@ -54,7 +58,6 @@ class Diary:
         self._store = store
         self._kind = kind
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._count = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -63,8 +66,7 @@ class Diary:
         os.write(self._file, (json.dumps({**line, "pid": os.getpid(), "at": time.monotonic()}) + "\n").encode())
 
     def _ask(self, op: str, call: Any, task: Any = None) -> Any:
-        self._count += 1
-        about = {"op": op, "n": self._count, "kind": self._kind}
+        about = {"op": op, "n": next(_questions), "kind": self._kind}
         if task is not None:
             about |= {"id": task.id, "token": task.token}
         self._write(**about, phase="asked")
@@ -166,9 +168,9 @@ class Storm:
                 self.counts[kind.replace(" ", "_")] += 1
 
     def _victim(self) -> subprocess.Popen[bytes] | None:
-        """A random worker that began a second ago: on a busy machine all would be killed while they start."""
+        """A random worker that began half a second ago: on a busy machine all would be killed while they start."""
         marks = {p.pid: self.folder / f"begun-{p.pid}" for p in self.processes}
-        begun = [p for p in self.processes if (m := marks[p.pid]).exists() and time.time() - m.stat().st_mtime > 1.0]
+        begun = [p for p in self.processes if (m := marks[p.pid]).exists() and time.time() - m.stat().st_mtime > 0.5]
         return self.random.choice(begun) if begun else None
 
     def kill_one(self) -> None:

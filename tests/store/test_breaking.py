@@ -44,10 +44,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("store", "tasks"), [("sqlite", 400), ("postgres", 300), ("mongodb", 150)], ids=["sqlite", "postgres", "mongodb"]
+    ("store", "tasks"), [("sqlite", 300), ("postgres", 150), ("mongodb", 100)], ids=["sqlite", "postgres", "mongodb"]
 )
 def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
-    """Workers and server killed at random, some stopped beyond their lease: `make storm` is the same, larger."""
+    """Workers and server killed at random, some stopped beyond their lease, tasks that cannot be read or lack their code,
+    bad machines, connections that are cut: `make storm` is the same, larger."""
     command = [
         sys.executable,
         str(STORM),
@@ -60,13 +61,17 @@ def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
         "--work",
         "0.02",
         "--limit",
-        "120",
+        "200",
+        "--server-every",
+        "8",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     result = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0, result
     assert result["kills"] > 0
     assert result["broken"] == []
+    assert result["no_data"] > 0
+    assert result["fails"] > 0
 
 
 def jostle(uri: str, number: int, seconds: float) -> None:

@@ -837,6 +837,7 @@ class SQLStore(abc.ABC):
 
     def _update(self, pool: str, query: Query | None, change: str, **changed: Any) -> int:
         """Change the tasks that match; return how many."""
+        self._prepare(pool, parse_query(query))
         return len(self._write(lambda tx: self._changed(tx, pool, query, change, **changed), pool))
 
     def _changed(self, tx: Transaction, pool: str, query: Query | None, change: str, **changed: Any) -> list[str]:
@@ -863,6 +864,8 @@ class SQLStore(abc.ABC):
         refuse_running(status)
         stage = status.value if status in (Status.WAITING, Status.PART_DONE) else None
 
+        self._prepare(pool, parse_query(query))
+
         def work(tx: Transaction) -> int:
             ids = self._changed(
                 tx, pool, query,
@@ -884,6 +887,8 @@ class SQLStore(abc.ABC):
             "failed_by = ''"
         )
 
+        self._prepare(pool, parse_query(query))
+
         def work(tx: Transaction) -> int:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
             ids = again = self._changed(tx, pool, failed, change)
@@ -902,6 +907,8 @@ class SQLStore(abc.ABC):
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
         unfinished: Query = {"$and": [dict(query or {}), {"status": {"$in": ["waiting", "running", "part_done"]}}]}
+
+        self._prepare(pool, parse_query(query))
 
         def work(tx: Transaction) -> int:
             change = (
