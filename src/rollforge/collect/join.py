@@ -43,7 +43,7 @@ def join_in_order(parts: Sequence[Any]) -> Any:
             return None
         own, first_code, second_code = placed
         here = slice(row, row + len(part))
-        np.add(first_code, first.dtype.type(offset), out=first[here], casting="unsafe")
+        np.add(first_code, offset, out=first[here], dtype=first.dtype, casting="unsafe")
         second[here] = second_code
         values[here] = part.to_numpy()
         days.append(own)
