@@ -281,6 +281,17 @@ def test_named_pipes_and_devices_in_a_data_folder_end_in_a_message(tmp_path: Pat
         provider.fingerprint()
 
 
+def test_a_calendar_of_more_lines_than_there_are_days_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    import_table(pd.DataFrame({"date": pd.bdate_range("2020-01-01", periods=5), "code": "A", "close": 1.0}), folder)
+    (folder / "calendars" / "day.txt").write_text("2020-01-01\n" * 3_000_000)
+    with soon(), pytest.raises(DataError, match=r"3,000,000 lines; the limit is 250,000 lines"):
+        open_provider(folder).calendar()
+    (folder / "calendars" / "day.txt").write_bytes(b"2020-01-01\n" * 7_000_000)
+    with soon(), pytest.raises(DataError, match=r"the limit is 64 MiB"):
+        open_provider(folder).calendar()
+
+
 def test_reading_stops_at_the_limit_also_where_a_file_states_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_LIMIT_TEXT_FILE_SIZE", "100")
     with pytest.raises(TooLarge, match="holds 101 bytes; the limit is 100 bytes"):

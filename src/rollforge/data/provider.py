@@ -355,7 +355,9 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
 
 
 def _read_calendar(file: Path) -> Days:
-    moments = [read_moment(line, f"{file}, line {number}") for number, line in read_lines(file)]
+    lines = read_lines(file)
+    LIMITS["calendar_lines"].check(len(lines), f"{file} holds", error=DataError)
+    moments = [read_moment(line, f"{file}, line {number}") for number, line in lines]
     if not moments:
         raise DataError(f"{file} holds no days.")
     days = np.array([m.day for m in moments], "datetime64[D]")
