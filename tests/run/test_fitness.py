@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -474,6 +475,41 @@ def test_two_submissions_with_other_data_in_one_pool_are_apart(small_market: Pat
     runs = [TaskManager("small", store=manager.store).re_query(i)["res"]["recorder"] for i in sorted(first)]
     assert len(marks) == 2
     assert all(run["tracking"] == f"folder:{tmp_path}/runs" for run in runs)
+
+
+@pytest.mark.slow
+def test_a_worker_that_stays_waits_for_tasks_that_it_can_run(small_market: Path, tmp_path: Path) -> None:
+    """Also beside tasks that it cannot; told to stop it ends with 0, and at once with 7 where it can run none."""
+    other = Path(shutil.copytree(small_market, tmp_path / "other"))
+    name = next((other / "features").iterdir()) / "open.day.bin"
+    name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    session = Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path}/runs", store=store.uri)
+    words = [sys.executable, "-m", "rollforge", "worker", "-t", "p", "--store", store.uri, "--jobs", "1"]
+    both = [
+        subprocess.Popen([*words, "--data", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for folder in (small_market, other)
+    ]
+    for process in both:  # the pool has no tasks yet
+        assert process.stdout is not None
+        assert "takes tasks" in process.stdout.readline()
+    task = {
+        **definition(1.0),
+        "model": {**definition(1.0)["model"], "class": "ConstantModel", "module_path": "rollforge.models"},
+    }
+    for folder in (small_market, other):
+        facts = facts_of([task], session.with_(provider_uri=str(folder)))
+        store.create("p", [{**task, "n": folder.name}], submission=store.keep_submission("p", facts))
+        if folder is small_market:
+            code, said = ended(both[1])
+            assert code == Exit.UNFIT
+            assert "differs from" in said
+    TaskManager("p", store=store).wait(warn=False, settled=lambda counts: counts.get(Status.DONE) == 1)
+    time.sleep(3.0)
+    assert both[0].poll() is None
+    both[0].send_signal(signal.SIGTERM)
+    assert ended(both[0])[0] == Exit.DONE
+    assert store.count("p") == {Status.DONE: 1, Status.WAITING: 1}
 
 
 @pytest.mark.slow

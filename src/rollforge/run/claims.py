@@ -269,8 +269,9 @@ class Claims:
         return {} if self._admission is None else self._patiently(self._admission.refused)
 
     def only_unfit(self) -> bool:
-        """Return whether all that is left is tasks that this machine cannot run."""
-        return bool(self.unfit or self._refused()) and not self.work_left()
+        """Return whether this machine cannot run what is left, and no tasks that it can run are to be expected."""
+        hopeless = self._admission is not None and not self._admission.fits and bool(self._refused())
+        return (bool(self.unfit) or hopeless) and not self.work_left()
 
     def finish(self) -> None:
         """Judge once more, when nothing is left to do.

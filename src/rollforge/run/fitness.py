@@ -146,6 +146,11 @@ class Admission:
         """The tasks that can be run here."""
         return {"submission": {"$in": sorted(k for k, v in self.verdicts.items() if v.session is not None)}}
 
+    @property
+    def fits(self) -> bool:
+        """Whether the tasks of any submission can be run here."""
+        return any(v.session is not None for v in self.verdicts.values())
+
     def session_for(self, submission: str) -> Session:
         """Return where a task of a submission runs."""
         known = self.verdicts.get(submission)

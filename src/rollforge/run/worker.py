@@ -155,7 +155,8 @@ class Worker:
                     claims.wait(_IDLE_SECONDS)
                 else:
                     break
-        claims.finish()
+        if not self.stop():
+            claims.finish()
         return ran
 
     def _run_one(self, claims: Claims, task: TaskRecord, words: _Words) -> None:
@@ -324,7 +325,8 @@ class Crew:
                     self._work(claims)
                 finally:
                     self._give_all_back(claims)
-            claims.finish()
+            if not self.stop():  # who is told to stop need not say why nothing more was done
+                claims.finish()
         finally:
             for slot in self._slots:
                 slot.dismiss()
