@@ -116,7 +116,7 @@ _VALUE_LIBRARIES = frozenset(
 _BUILT_FOR_REPORTS = frozenset({"rollforge.record.strategy", "rollforge.record.weights", "rollforge.record.executor"})
 """What the backtest of a report is computed with."""
 
-_process: list[Circle] = [Circle(os.environ.get(_VARIABLE, Circle.OWN))]
+_process: list[Circle] = [Circle(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) in set(Circle) else Circle.OWN]
 _circle: ContextVar[Circle | None] = ContextVar("rollforge_circle", default=None)
 _remembered: set[str] = set()
 _vouched: set[str] = set()

@@ -16,6 +16,7 @@ from typing import Any
 __all__ = ["define_in_main", "main_classes"]
 
 _MAIN = "__main__"
+_RECORDER = '{"recorder":'
 
 
 def main_classes(text: str) -> bytes | None:
@@ -24,16 +25,24 @@ def main_classes(text: str) -> bytes | None:
     Parameters
     ----------
     text : str
-        A definition as it is stored, of a task of this user's own.
+        A definition as it is stored, of a task of this user's own. One that refers to a recorder goes on with the task that
+        is kept there, which may name any of them.
     """
     main: Any = sys.modules.get(_MAIN)
-    if _MAIN not in text or getattr(main, "__file__", None) or getattr(main, "__spec__", None):
+    if getattr(main, "__file__", None) or getattr(main, "__spec__", None):
+        return None
+    if _MAIN in text:
+        found = {name: vars(main)[name] for name in set(_names(json.loads(text))) if name in vars(main)}
+    elif _RECORDER in text:
+        found = dict(vars(main))
+    else:
+        return None
+    classes = {n: c for n, c in found.items() if isinstance(c, type) and c.__module__ == _MAIN}
+    if not classes:
         return None
     import cloudpickle
 
-    names = sorted(set(_names(json.loads(text))))
-    found = {name: getattr(main, name) for name in names if isinstance(getattr(main, name, None), type)}
-    blob: bytes | None = cloudpickle.dumps(found) if found else None
+    blob: bytes = cloudpickle.dumps(classes)
     return blob
 
 

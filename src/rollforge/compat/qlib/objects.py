@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rollforge import trust
 from rollforge.build import import_file, locate
 from rollforge.compat.qlib.logs import logger
 from rollforge.data.expression import parse
@@ -72,6 +73,8 @@ def get_module_by_module_path(module_path: str | ModuleType) -> ModuleType:
     """Return the module of a dotted path, or of a file."""
     if isinstance(module_path, ModuleType):
         return module_path
+    if trust.circle() is not trust.Circle.OWN:  # pyqlib's own classes call this with what a task of a pool says
+        trust.check_import(module_path, module_path)
     if module_path.endswith(".py"):
         return import_file(module_path)
     return importlib.import_module(module_path)
@@ -103,7 +106,7 @@ def get_callable_kwargs(config: Any, default_module: Any = None) -> tuple[Callab
     if isinstance(name, str) and "." in name:
         return locate(name), kwargs
     if isinstance(name, str) and isinstance(path, ModuleType):
-        return getattr(path, name), kwargs
+        return locate(getattr(path, name)), kwargs
     return locate(name, path), kwargs
 
 
