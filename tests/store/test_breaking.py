@@ -213,6 +213,13 @@ def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> N
     assert [e.kind for e in events] == ["started", "retry", "started", "failed"]
 
 
+class Unspeakable(BaseException):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
 def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
     """Tasks that do what a worker does not expect."""
     way = task["way"]
@@ -231,6 +238,13 @@ def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
     elif way == "no output":
         sys.stdout.close()
         os.close(1)
+    elif way == "no outputs":
+        sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        os.closerange(0, 3)
+    elif way == "odd output":
+        sys.stdout = object()  # type: ignore[assignment]
+    elif way == "unspeakable":
+        raise Unspeakable
     elif way == "surrogate":
         os.write(1, b"\xff\xfe\x00")
         return {"said": "\udc80"}
@@ -249,6 +263,9 @@ def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore
         "good",
         "fork and exit",
         "no output",
+        "no outputs",
+        "odd output",
+        "unspeakable",
         "surrogate",
         "good",
         "interrupt",
@@ -260,7 +277,7 @@ def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore
     crew(any_store, Job("p", odd), jobs=jobs)
     for task in any_store.query("p"):
         way, x = task.definition["way"], task.definition["x"]
-        if way in ("interrupt", "cancel", "base", "surrogate error"):
+        if way in ("interrupt", "cancel", "base", "surrogate error", "unspeakable"):
             assert (task.status, task.cause) == (Status.FAILED, Cause.RAISED), way
             assert "Traceback" in str(task.error)
         else:

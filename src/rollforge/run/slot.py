@@ -118,7 +118,11 @@ class _Message:
 def failure(exc: BaseException) -> Failed:
     """Return the outcome of a task that raised."""
     cause = Cause.OUT_OF_MEMORY if isinstance(exc, MemoryError) else Cause.RAISED
-    return Failed(_cut("".join(traceback.format_exception(exc))), _cut(f"{type(exc).__name__}: {exc}"), cause)
+    try:
+        said = str(exc)
+    except BaseException:  # noqa: BLE001 - its own fault, like the exception itself
+        said = "<its message cannot be made>"
+    return Failed(_cut("".join(traceback.format_exception(exc))), _cut(f"{type(exc).__name__}: {said}"), cause)
 
 
 _LONGEST_ERROR = 64_000
@@ -406,7 +410,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
                 answer = _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked, and let return: it has no say in how the task ended
-            with contextlib.suppress(OSError, ValueError):  # a task may close what it is given to print to
+            with contextlib.suppress(Exception):  # a task may close, replace or drop what it is given to print to
                 sys.stdout.flush()
             pipe.send(_Message(task_id, token, answer))
             if isinstance(answer, Stopped):
