@@ -425,9 +425,9 @@ def _open_outputs(words: int) -> None:
     """Let what is printed go to the log, whatever the task before did to its outputs."""
     for stream in (1, 2):
         os.dup2(words, stream)
-    if sys.stdout is None or sys.stdout.closed:
+    if getattr(sys.stdout, "closed", True):
         sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    if sys.stderr is None or sys.stderr.closed:
+    if getattr(sys.stderr, "closed", True):
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
