@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import copy
 import functools
+import importlib.util
 import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from fuzzing import WORDS, Target, as_json, attempt, fuzzed, json_values, text_of
+import bson
+import pymongo
+from fuzzing import EXAMPLES, WORDS, Target, as_json, attempt, fuzzed, json_values, text_of
 from hypothesis import strategies as st
 
 from rollforge.store.manager import TaskManager
+from rollforge.store.mongo import MongoStore
 from rollforge.store.sqlite import SQLiteStore
+from rollforge.testing.mongo import MongoServer
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-stores-")
 DEFINITION = {"model": {"class": "Ridge", "kwargs": {"a": (1, 2.5)}}, "segments": {"test": ("2020-01-01", None)}}
@@ -163,3 +170,73 @@ ROWS = st.tuples(
 )
 class TestStores:
     """Stores in a file."""
+
+
+# -- MongoDB -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def server() -> MongoServer:
+    """The stand-in for MongoDB, for as long as this process runs."""
+    started = MongoServer()
+    started.start()
+    atexit.register(started.__exit__)
+    return started
+
+
+@functools.cache
+def documents() -> list[dict[str, Any]]:
+    """What a pool with tasks in every state consists of."""
+    store = MongoStore(f"{server().uri}/template")
+    fill(store)
+    found = list(store._database["pool"].find({}))
+    store.close()
+    return found
+
+
+@functools.cache
+def _database() -> Any:
+    return pymongo.MongoClient(server().uri)["fuzzed"]
+
+
+def _document(data: bytes, folder: Path) -> None:
+    """A pool of which one field of one document holds something else, or is missing: two bytes say which and how."""
+    fields = sorted(documents()[0])
+    name = "model_name" if data[:1] == b"\xff" else fields[(data[0] if data else 0) % len(fields)]
+    kind, raw = (data[1] if len(data) > 1 else 0) % 6, data[2:]
+    text = raw.decode("utf-8", "replace")
+    value: Any = [
+        raw,
+        text,
+        None,
+        _integer(raw),
+        _float(raw),
+        [text, {text.replace("\0", "").replace("$", "").replace(".", "") or "a": 1}],
+    ][kind]
+    pool = _database()["pool"]
+    pool.delete_many({})
+    made = copy.deepcopy(documents())
+    at = len(raw) % len(made)
+    made[at][name] = value
+    if kind == 2:
+        del made[at][name]
+    try:
+        pool.insert_many(made)
+    except (pymongo.errors.PyMongoError, bson.errors.BSONError, OverflowError):
+        return  # a value that the server does not take
+    store = MongoStore(f"{server().uri}/fuzzed")
+    try:
+        use(store)
+    finally:
+        store.close()
+
+
+FIELDS = st.tuples(
+    st.integers(0, 255), st.integers(0, 5), st.one_of(st.sampled_from(VALUES), json_values.map(as_json))
+).map(lambda p: bytes(p[:2]) + p[2])
+
+if importlib.util.find_spec("nx_27017") is not None:
+
+    @fuzzed(Target("mongodb-document", _document, [b"\xff\x01name"], VALUES, FIELDS), examples=EXAMPLES // 2)
+    class TestDocuments:
+        """Documents of a MongoDB database."""
