@@ -15,6 +15,7 @@ import functools
 import pickle
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Any, TypeVar, cast
@@ -31,6 +32,7 @@ from rollforge.errors import (
     ArtifactUnreadable,
     ConfigError,
     LeaseLost,
+    RollforgeError,
     StoreUnavailable,
     TaskNotFound,
     UntrustedPickle,
@@ -98,6 +100,13 @@ def _spoken(method: F) -> F:
             return method(self, *args, **kwargs)
         except mongo.PyMongoError as exc:
             raise self._unavailable(exc) from exc
+        except RollforgeError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as exc:
+            raise StoreUnavailable(
+                f"The database {self._database.name!r} holds what no Rollforge has written ({type(exc).__name__}: {exc}). Name "
+                "another by --store, or remove it."
+            ) from exc
 
     return wrapped  # type: ignore[return-value]
 
@@ -399,7 +408,7 @@ class MongoStore:
     def _fail_with(self, tasks: Collection[Document], task_id: str, only: Document) -> list[str]:
         """Fail the waiting tasks that depend on one that failed or is gone; return their ids."""
         theirs = {**only, "needs": {"$in": [task_id]}, "status": "waiting"}
-        ids = [d["digest"] for d in tasks.find(theirs, {"digest": 1})]
+        ids = _ids(tasks.find(theirs, {"digest": 1}))
         if ids:
             now = self._now()
             failed = {
@@ -491,21 +500,22 @@ class MongoStore:
     def expire(self, pool: str) -> None:
         tasks, now = self._tasks(pool), self._now()
         for found in list(tasks.find({"status": "running", "lease_until": {"$lte": now}}, {"res": 0, "def": 0})):
-            attempt = found["attempt"] + 1
-            status = "failed" if attempt >= found["max_attempts"] else found["stage_from"]
+            task = self._record(pool, found)
+            attempt = task.attempt + 1
+            status = "failed" if attempt >= task.max_attempts else task.stage_from.value
             ended = {
-                "status": status, "attempt": attempt, "cause": "lease_lost", "error": expired(found["worker"]),
+                "status": status, "attempt": attempt, "cause": "lease_lost", "error": expired(task.worker),
                 "lease_until": None, "finished_at": now, "changed": now,
                 "available_at": now + (0.0 if status == "failed" else backoff(attempt)),
             }  # fmt: skip
             same = {
                 "_id": found["_id"],
                 "status": "running",
-                "token": found["token"],
+                "token": found.get("token"),
                 "lease_until": found["lease_until"],
             }
             if tasks.update_one(same, {"$set": ended}).modified_count:
-                self._settle_end(pool, found["digest"], status)
+                self._settle_end(pool, task.id, status)
 
     def _record(self, pool: str, found: Document) -> TaskRecord:
         own = (
@@ -582,10 +592,11 @@ class MongoStore:
         found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
         if found is None:
             raise LeaseLost(stale(task))
-        workers = dict.fromkeys([*failed_workers(found.get("failed_by", "")), str(found["worker"])])
-        attempt, now = found["attempt"] + 1, self._now()
-        hopeless = attempt >= found["max_attempts"] or cause is Cause.UNREADABLE
-        status = Status.FAILED if hopeless else Status(found["stage_from"])
+        known = self._record(task.pool, found)
+        workers = dict.fromkeys([*known.failed_by, str(known.worker)])
+        attempt, now = known.attempt + 1, self._now()
+        hopeless = attempt >= known.max_attempts or cause is Cause.UNREADABLE
+        status = Status.FAILED if hopeless else known.stage_from
         wait = 0.0 if status is Status.FAILED else backoff(attempt)
         change = {
             "status": status.value, "attempt": attempt, "error": storable_text(error), "cause": cause.value,
@@ -649,7 +660,11 @@ class MongoStore:
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         condition = _of_batch(batch, _condition(parse_query(query)))
         steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
-        return {Status(d["_id"]): d["n"] for d in self._tasks(pool).aggregate(steps) if d["n"]}
+        counts: Counter[Status] = Counter()
+        for group in self._tasks(pool).aggregate(steps):
+            # A damaged one is read as failed, see read_record.
+            counts[Status(group["_id"]) if group["_id"] in list(Status) else Status.FAILED] += group["n"]
+        return {status: n for status, n in counts.items() if n}
 
     @_spoken
     def pools(self) -> list[str]:
@@ -702,7 +717,7 @@ class MongoStore:
     def _change(self, pool: str, condition: Document, change: Document, *, inc: bool = True) -> list[str]:
         """Change the tasks that match; return their ids."""
         tasks = self._tasks(pool)
-        ids = [d["digest"] for d in tasks.find(condition, {"digest": 1})]
+        ids = _ids(tasks.find(condition, {"digest": 1}))
         update: Document = {"$set": {**change, "changed": self._now()}}
         if inc:
             update["$inc"] = {"token": 1}
@@ -712,7 +727,7 @@ class MongoStore:
     @_spoken
     def remove(self, pool: str, query: Query | None = None) -> int:
         tasks = self._tasks(pool)
-        ids = [d["digest"] for d in tasks.find(_condition(parse_query(query)), {"digest": 1})]
+        ids = _ids(tasks.find(_condition(parse_query(query)), {"digest": 1}))
         tasks.delete_many({"digest": {"$in": ids}})
         self._settle(pool, ids)
         return len(ids)
@@ -823,6 +838,11 @@ def _in_batch(batch: str) -> Document:
 
 def _of_batch(batch: str, condition: Document) -> Document:
     return {"$and": [_in_batch(batch), condition]} if batch else condition
+
+
+def _ids(found: Iterable[Document]) -> list[str]:
+    """The ids of documents; damaged ones have none."""
+    return [d["digest"] for d in found if isinstance(d.get("digest"), str)]
 
 
 def _needs(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
