@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fuzzing import Target, as_json, attempt, fuzzed, json_values
+from fuzzing import EXAMPLES, Target, as_json, attempt, fuzzed, json_values
 from hypothesis import strategies as st
 
 from rollforge import safe_pickle
@@ -26,6 +26,7 @@ from rollforge.track.artifact import load_file, save
 from rollforge.track.context import git_commit
 from rollforge.track.files import LocalFiles
 from rollforge.track.folder import FolderTracker
+from rollforge.track.mlflow import MLflowTracker
 from rollforge.track.tracker import Metric, RunQuery
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-kept-")
@@ -267,3 +268,76 @@ def _commit(data: bytes, folder: Path) -> Any:
 )
 class TestRuns:
     """Runs in plain files."""
+
+
+@functools.cache
+def mlruns() -> Path:
+    """A folder of MLflow's with two runs, as Qlib keeps them."""
+    root = Path(_folder.name) / "mlruns"
+    tracker = MLflowTracker(f"file:{root}")
+    tracker.prepare()
+    experiment = tracker.create_experiment("demo")
+    for name in ("first", "second"):
+        run = tracker.create_run(experiment, name, {"user": "ann"})
+        tracker.write(run.id, {"alpha": "1"}, [Metric("IC", 0.5, 0, 0.0), Metric("IC", 0.25, 1, 1.0)], {"a": "b"})
+        tracker.update_run(run.id, "FINISHED", 5.0)
+    return root
+
+
+def _mlruns(pattern: str) -> Any:
+    """Everything that is read of such a folder of which one file holds something else."""
+
+    def run(data: bytes, folder: Path) -> Any:
+        shutil.copytree(mlruns(), folder / "mlruns")
+        file = sorted((folder / "mlruns").glob(pattern))[-1]
+        file.write_bytes(data)
+        tracker = MLflowTracker(f"file:{folder / 'mlruns'}")
+        experiments = attempt(tracker.experiments) or {}
+        attempt(lambda: tracker.find_experiment(name="demo"))
+        for experiment_id in experiments.values():
+            attempt(lambda experiment_id=experiment_id: tracker.search([experiment_id], RunQuery()))  # type: ignore[misc]
+        for place in (folder / "mlruns").glob("*/*/meta.yaml"):
+            attempt(lambda name=place.parent.name: tracker.read(name))  # type: ignore[misc]
+            attempt(lambda name=place.parent.name: tracker.history(name, "IC"))  # type: ignore[misc]
+            attempt(lambda name=place.parent.name: tracker.files(name).list())  # type: ignore[misc]
+
+    return run
+
+
+@functools.cache
+def _mlruns_content(pattern: str) -> bytes:
+    return sorted(mlruns().glob(pattern))[-1].read_bytes()
+
+
+META = [
+    b"artifact_location: /dev",
+    b"experiment_id: ''",
+    b"lifecycle_stage: gone",
+    b"status: 99",
+    b"start_time: x",
+    b"run_id: ../..",
+    b"name: 5",
+    b"!!python/object/apply:os.system ['true']",
+]
+
+
+@fuzzed(
+    Target(
+        "mlflow-experiment",
+        _mlruns("[!.0]*/meta.yaml"),
+        [_mlruns_content("[!.0]*/meta.yaml")],
+        META,
+        json_values.map(as_json),
+    ),
+    Target("mlflow-run", _mlruns("*/*/meta.yaml"), [_mlruns_content("*/*/meta.yaml")], META, json_values.map(as_json)),
+    Target(
+        "mlflow-metric",
+        _mlruns("*/*/metrics/IC"),
+        [_mlruns_content("*/*/metrics/IC")],
+        [b"nan", b"1e999", b"x 1 2", b"0 0.5"],
+    ),
+    Target("mlflow-tag", _mlruns("*/*/tags/user"), [b"ann"], [b"\xff", b"\n"]),
+    examples=EXAMPLES // 2,
+)
+class TestRunsOfMLflow:
+    """Runs in MLflow's folders."""

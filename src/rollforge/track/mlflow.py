@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rollforge.confidential import mask_secrets, private_file, private_folder
-from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable, shown
 from rollforge.paths import read_path
 from rollforge.session import current_session
 from rollforge.track.files import Files, LocalFiles, inside, probe_folder
@@ -373,6 +373,11 @@ class MLflowTracker:
                 if "database is locked" not in message:
                     raise self._translated(message) from exc
                 last = exc
+            except Exception as exc:  # a damaged file leads anywhere in MLflow and in what it reads YAML with
+                raise TrackingError(
+                    f"The tracking store {mask_secrets(self.uri)} holds what MLflow cannot read "
+                    f"({type(exc).__name__}: {_first_line(exc)})."
+                ) from exc
             finally:
                 _our_call.active -= 1
             # SQLite refuses at once, whatever its timeout, to turn a transaction that has read into one that writes.
@@ -693,8 +698,12 @@ def _number(value: float) -> float:
 
 
 def _info(info: Any) -> RunInfo:
-    end = None if info.end_time is None else info.end_time / 1000
-    return RunInfo(info.run_id, info.run_name or "", str(info.experiment_id), info.status, info.start_time / 1000, end)
+    try:
+        start, end = (None if t is None else float(t) / 1000 for t in (info.start_time, info.end_time))
+    except (TypeError, ValueError) as exc:
+        raise TrackingError(f"The times of the run {shown(info.run_id)} in MLflow are no numbers: {exc}.") from exc
+    name, experiment = info.run_name or "", str(info.experiment_id)
+    return RunInfo(str(info.run_id), str(name), experiment, str(info.status), start or 0.0, end)
 
 
 _ATTRIBUTES = {"name": "run_name", "id": "run_id"}
