@@ -26,12 +26,12 @@ import yaml
 from rollforge import Session, TaskManager
 from rollforge.cli.exit_codes import Exit
 from rollforge.data.content import read_content
-from rollforge.errors import FailingWorker, TrainingFailed
+from rollforge.errors import FailingWorker, TrainingFailed, UnfitWorker
 from rollforge.machine import machine_of, process_name
 from rollforge.run import fitness
 from rollforge.run.fitness import Admission, Standing
 from rollforge.run.submission import facts_of
-from rollforge.run.worker import Crew, Job, Worker
+from rollforge.run.worker import Crew, Job, Worker, run_task
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Cause, Status
@@ -631,3 +631,23 @@ def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path
     admission = Admission(store, name, session, needs_data=False)
     admission.look()
     assert "\x1b" not in admission.explain(admission.refused())
+
+
+def count_days(task: dict[str, Any]) -> int:
+    """A function of a script's own."""
+    return int(task["x"])
+
+
+def test_a_script_that_runs_tasks_compares_its_data_too(small_market: Path, tmp_path: Path) -> None:
+    """`run_task` on other data than the tasks were submitted with leaves them, and says why; on the same it runs them."""
+    other = Path(shutil.copytree(small_market, tmp_path / "other"))
+    file = next((other / "features").iterdir()) / "open.day.bin"
+    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    session = Session(provider_uri=str(small_market), store="memory://scripts", tracking=f"folder:{tmp_path}/runs")
+    store = open_store(session.store)
+    store.create("p", [{"x": 1}], submission=store.keep_submission("p", facts_of([], session)))
+    with pytest.raises(UnfitWorker, match="differs from"):
+        run_task(count_days, "p", session=session.with_(provider_uri=str(other)))
+    assert store.count("p") == {Status.WAITING: 1}
+    assert run_task(count_days, "p", session=session)
+    assert store.count("p") == {Status.DONE: 1}

@@ -38,9 +38,9 @@ from rollforge.run.fitness import own_data
 from rollforge.run.review import review, reviewed
 from rollforge.run.submission import facts_of
 from rollforge.run.work import LogEvents, current_model, current_task, restored
-from rollforge.run.worker import Crew, Job, Worker
+from rollforge.run.worker import Crew, Job, run_task
 from rollforge.session import Session, current_session, using
-from rollforge.store.base import batch_of, open_store
+from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status, TaskRecord, digest
@@ -452,11 +452,10 @@ class TrainerRM(_RecorderTrainer):
 
     def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
         session, experiment = self._where(experiment_name)
-        pool = self.task_pool or experiment
-        with using(session):
-            store = open_store(session.store)
-            job = Job(pool, func, {}, before, after, {"experiment_name": experiment})
-            Worker(store, job, on_event=LogEvents(), admission=own_data(store, pool, session)).run()
+        run_task(
+            func, self.task_pool or experiment, session=session, before_status=before, after_status=after,
+            experiment_name=experiment,
+        )  # fmt: skip
 
     def _manager(self, session: Session, experiment: str) -> TaskManager:
         return TaskManager(self.task_pool or experiment, session=session)

@@ -27,7 +27,7 @@ from rollforge.errors import (
 )
 from rollforge.machine import process_is_gone, process_name
 from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
-from rollforge.run.fitness import Admission
+from rollforge.run.fitness import Admission, own_data
 from rollforge.run.slot import Done, Failed, Slot, Stopped, Unfit, Unreadable, failure
 from rollforge.run.work import (
     Event,
@@ -515,6 +515,10 @@ def run_task(
     ------
     ValueError
         When `before_status` is neither waiting nor part_done.
+    UnfitWorker
+        When tasks are left that this machine cannot run, or that were submitted with other data than the session names.
+    FailingWorker
+        When tasks failed here, one after the other, that succeeded elsewhere.
     """
     before, after = Status(before_status), Status(after_status)
     if before not in (Status.WAITING, Status.PART_DONE):
@@ -523,9 +527,10 @@ def run_task(
     job = Job(task_pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
         store = open_store(session.store)
+        admission = own_data(store, task_pool, session)
         if force_release:
-            return Crew(store, job, session, 1, LogEvents()).run() > 0
-        return Worker(store, job, on_event=LogEvents()).run() > 0
+            return Crew(store, job, session, 1, LogEvents(), admission=admission).run() > 0
+        return Worker(store, job, on_event=LogEvents(), admission=admission).run() > 0
 
 
 def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
