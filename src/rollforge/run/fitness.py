@@ -151,6 +151,11 @@ class Admission:
         """Whether the tasks of any submission can be run here."""
         return any(v.session is not None for v in self.verdicts.values())
 
+    @property
+    def all_fit(self) -> bool:
+        """Whether the tasks of every submission that was judged can be run here."""
+        return bool(self.verdicts) and all(v.session is not None for v in self.verdicts.values())
+
     def session_for(self, submission: str) -> Session:
         """Return where a task of a submission runs."""
         known = self.verdicts.get(submission)
