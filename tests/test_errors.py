@@ -48,6 +48,14 @@ def test_an_error_in_a_long_expression_shows_the_place() -> None:
     assert caret.endswith("^")
 
 
+def test_an_expression_of_a_million_characters_is_refused_at_once_and_not_repeated() -> None:
+    began = time.process_time()
+    with pytest.raises(ExpressionError) as caught:
+        parse("$close + " * 120_000)
+    assert time.process_time() - began < 0.5
+    assert len(str(caught.value)) < 400
+
+
 def test_the_place_is_right_where_characters_cannot_be_printed() -> None:
     with pytest.raises(ExpressionError) as caught:
         parse("$close\n+ \x00 + Mean($close, 5")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from fuzzing import WORDS, Target, attempt, fuzzed, text_of
+from fuzzing import EXAMPLES, WORDS, Target, attempt, fuzzed, text_of
 from hypothesis import strategies as st
 from test_expressions import market
 from test_workflows import VALID, _as_yaml
@@ -244,6 +244,7 @@ _uris = st.tuples(
         st.tuples(st.integers(0, 20), _arguments).map(lambda p: bytes([p[0]]) + p[1]),
     ),
     Target("uri", _uri, URIS, COMMAND_WORDS, _uris),
+    examples=EXAMPLES // 2,
 )
 class TestCommands:
     """Commands."""

@@ -71,7 +71,9 @@ WORDS = [*(n.encode() for n in operator_names()), b"$close", b"$open", b"$" + b"
          b"2**1024", b"Ref($close, 2**62)", b"9223372036854775807", b"0.5", b"1e18"]  # fmt: skip
 
 _atoms = st.one_of(
-    st.sampled_from(["$close", "$open", "$nothing", "'mean'", "0", "1", "-1", "5", "1e308", "0.5", "2**62", "9" * 30]),
+    st.sampled_from(
+        ["$close", "$open", "$nothing", "'mean'", "0", "1", "-1", "5", "1e308", "0.5", "2**62", "2**1024", "9" * 30]
+    ),
     st.integers().map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
 )

@@ -76,7 +76,7 @@ def use(store: Any) -> None:
 def database() -> bytes:
     """A store in one file, with tasks in every state."""
     file = Path(_folder.name) / "tasks.db"
-    store = SQLiteStore(f"sqlite:///{file}")
+    store = SQLiteStore(f"sqlite:///{file}?synchronous=OFF")
     fill(store)
     store.close()
     connection = sqlite3.connect(file)
@@ -100,7 +100,7 @@ def columns() -> list[tuple[str, str]]:
 
 
 def _use_file(file: Path) -> None:
-    store = SQLiteStore(f"sqlite:///{file}")
+    store = SQLiteStore(f"sqlite:///{file}?synchronous=OFF")
     try:
         use(store)
     finally:

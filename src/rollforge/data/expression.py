@@ -242,11 +242,12 @@ class _Parser:
             raise self.fail("the power is too large", token)
         try:
             value = _FOLDABLE[name](left.value, right.value)
+            finite = not isinstance(value, complex) and math.isfinite(value)
         except ZeroDivisionError:
             raise self.fail("division by zero", token) from None
         except OverflowError:
             raise self.fail("the number is too large", token) from None
-        if isinstance(value, complex) or not math.isfinite(value):
+        if not finite:
             raise self.fail("the result is no finite number", token)
         return Number(value if isinstance(value, float) or abs(value) < 10**18 else float(value))
 

@@ -9,7 +9,6 @@ is missing; a path with a number in it (``segments.test.0``) counts places inste
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -166,7 +165,9 @@ _LARGEST = 2**63
 def _storable(value: Any) -> Any:
     """The same with whole numbers that no database holds as the nearest float: what is compared with them is far smaller."""
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-        return math.copysign(sys.float_info.max, value) if value.bit_length() > 1000 else float(value)
+        if value.bit_length() <= 1000:
+            return float(value)
+        return sys.float_info.max if value > 0 else -sys.float_info.max
     if isinstance(value, list):
         return [_storable(v) for v in value]
     return {k: _storable(v) for k, v in value.items()} if isinstance(value, dict) else value
