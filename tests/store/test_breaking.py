@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import datetime as dt
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from rollforge import trust
 from rollforge.errors import LeaseLost, StoreUnavailable, UnfitWorker
 from rollforge.run.worker import Crew, Event, Job, Worker
 from rollforge.session import Session
@@ -583,3 +585,13 @@ def test_a_corrupted_file_says_so(tmp_path: Path) -> None:
     file.write_bytes(os.urandom(10_000))
     with pytest.raises(StoreUnavailable, match="not a task store"):
         SQLiteStore(f"sqlite:///{file}")
+
+
+def test_a_task_is_known_by_the_hash_of_what_every_store_keeps(any_store: TaskStore) -> None:
+    """Whatever a definition holds: the text that a store gives back is the one that the id is the hash of, so that a program
+    recognises the tasks that it submitted; one that was changed is not recognised."""
+    definition = {"a": (1, 2.5, None), "ü": {"b": [True, "x" * 100, 1e-300]}, "day": dt.date(2020, 1, 2), "é\n": -0.0}
+    (task_id,) = TaskManager("p", store=any_store).create_task([definition])
+    (claimed,) = any_store.claim("p", worker="w", lease=60.0)
+    assert trust.is_own(task_id, claimed.text)
+    assert not trust.is_own(task_id, claimed.text.replace("2.5", "2.6"))
