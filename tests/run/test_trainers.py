@@ -14,7 +14,9 @@ import pytest
 from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.run.trainer import DelayTrainerR, DelayTrainerRM, Trainer, TrainerR, TrainerRM
 from rollforge.session import Session, current_session, using
+from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
+from rollforge.store.sqlite import SQLiteStore
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 ALL = [TrainerR, DelayTrainerR, TrainerRM, DelayTrainerRM]
@@ -166,7 +168,9 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_trainers import {kind}, trainer
 from rollforge.session import Session, using
+from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
+from rollforge.store.sqlite import SQLiteStore
 with using(Session(store={session.store!r}, tracking={session.tracking!r})):
     while TaskManager("exp").task_stat().get("done", 0) < 3:
         trainer({kind}).worker()
@@ -255,3 +259,26 @@ def test_a_call_leaves_nothing_behind_in_a_trainer(kind: type[Trainer], session:
     assert {k: v for k, v in vars(made).items() if k != "failures"} == {
         k: v for k, v in before.items() if k != "failures"
     }
+
+
+def test_the_pool_is_asked_for_a_submission_and_not_for_its_tasks(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims, counts and waiting go by its batch, whatever else is in the pool; results are read together."""
+    asked: list[str] = []
+    plain = SQLiteStore.claim
+
+    def claim(self: SQLiteStore, pool: str, **options: Any) -> Any:
+        asked.append(options["batch"])
+        assert "_id" not in str(options["query"])
+        return plain(self, pool, **options)
+
+    monkeypatch.setattr(SQLiteStore, "claim", claim)
+    monkeypatch.setattr(SQLiteStore, "get", lambda self, pool, task_id: pytest.fail("read one by one"))
+    manager = TaskManager("exp", session=session)
+    manager.create_task([{"x": -1}])
+    tasks = [{"x": i} for i in range(3)]
+    recorders = TrainerRM("exp", "exp", train_func=whole, session=session).train(tasks)
+    assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
+    assert set(asked) == {batch_of(manager.create_task(tasks, dry_run=True))}
+    assert manager.task_stat() == {"waiting": 1, "done": 3}

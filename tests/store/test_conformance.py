@@ -25,7 +25,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pymongo import MongoClient
 
 from rollforge.errors import ConfigError, StoreUnavailable, UntrustedPickle
-from rollforge.store import sqlite
+from rollforge.store import postgres as postgres_store, sqlite
 from rollforge.store.base import Clock, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
@@ -146,6 +146,24 @@ class TestSQLiteStore(TaskStoreSuite):
             _fill_old(lambda text, rows: raw.executemany(text, rows), "?")
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
+    def test_old_batches_are_forgotten(self, store: TaskStore, clock: ManualClock) -> None:
+        """A month after they were last asked for, if nothing of them can run; the tasks stay."""
+        store.create(POOL, [{"x": 1}], batch="ended")
+        store.commit(self.claim(store), 1)
+        store.create(POOL, [{"x": 2}], batch="open")
+        clock.now += 29 * 86400
+        store.create(POOL, [{"x": 3}], batch="new")
+        assert store.count(POOL, batch="ended") == {Status.DONE: 1}
+        clock.now += 2 * 86400
+        store.create(POOL, [{"x": 4}], batch="new")
+        assert store.count(POOL, batch="ended") == {}
+        assert store.count(POOL, batch="open") == {Status.WAITING: 1}
+        assert store.count(POOL) == {Status.DONE: 1, Status.WAITING: 3}
+        raw = sqlite3.connect(self.file)
+        assert raw.execute("SELECT COUNT(*) FROM members").fetchone() == (3,)
+        assert raw.execute("SELECT COUNT(*) FROM tallies").fetchone() == (3,)
+        raw.close()
+
     def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
         """No table of ours is made among its tables."""
         file = tmp_path / "theirs.db"
@@ -255,6 +273,21 @@ class TestPostgresStore(TaskStoreSuite):
             plan = "\n".join(str(row[0]) for row in raw.execute(text))
         assert "tasks_by_filter" in plan
         assert sum(store.count(POOL, {"model.class": "M7"}).values()) == 20
+
+    def test_a_status_or_an_id_is_answered_by_an_index(self, postgres: PostgresServer) -> None:
+        """Also while the server knows nothing of the tables yet."""
+        store = self.make_store(None)
+        store.create(POOL, [{"x": i} for i in range(2000)])
+        schema = self.uri.rpartition("=")[2]
+        for query in ({"status": "failed"}, {"_id": "abc"}, {"_id": {"$in": ["abc"]}}):
+            condition, values = store._condition(POOL, query)  # type: ignore[attr-defined]
+            text = postgres_store._translated(
+                f"EXPLAIN SELECT 1 FROM tasks WHERE pool = 'pool' AND {condition}", schema, True
+            )
+            with psycopg.connect(postgres.uri) as raw:
+                plan = "\n".join(str(row[0]) for row in raw.execute(text.encode(), values))
+            assert "Filter" not in plan, plan
+            assert "Index Cond" in plan
 
     def test_a_newer_schema_is_refused(self, postgres: PostgresServer) -> None:
         """An older program leaves a newer database alone."""

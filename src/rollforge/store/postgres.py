@@ -883,8 +883,9 @@ def _in_column(node: Compare, name: str) -> Condition:
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, str)
     if not fits:
         return "(1 = 0)", {}
-    # Texts by code point, as everywhere else, and not by the rules of the server's language.
-    collate = "" if number else ' COLLATE "C"'
+    # Texts by code point, as everywhere else, and not by the rules of the server's language. Equal texts are equal by all
+    # rules, and an index answers that.
+    collate = "" if number or op == "$eq" else ' COLLATE "C"'
     cast = "DOUBLE PRECISION" if number else "TEXT"
     return f"{column} {_COMPARISONS[op]} CAST(:{name} AS {cast}){collate}", {name: value}
 

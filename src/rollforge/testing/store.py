@@ -747,6 +747,41 @@ class TaskStoreSuite:
         assert {t.definition["x"] for t in claimed} == expected - {4}
         assert repr(query) == before
 
+    @pytest.mark.slow
+    def test_a_list_of_ids_may_be_long(self, store: TaskStore) -> None:
+        """Longer than the number of parameters that any database takes in one statement."""
+        first, second = store.create(POOL, [{"x": 1}, {"x": 2}])
+        others = [f"{i:032x}" for i in range(70_000)]
+        query = {"_id": {"$in": [*others, second.id, first.id]}}
+        assert store.count(POOL, query) == {Status.WAITING: 2}
+        assert [t.id for t in store.query(POOL, query, results=False)] == [first.id, second.id]
+        assert self.claim(store, query={"_id": {"$in": [*others, second.id]}}).id == second.id
+        store.add_to_batch(POOL, "b", [*others, first.id])
+        assert store.count(POOL, batch="b") == {Status.WAITING: 1}
+
+    def test_the_latest_are_found_first(self, store: TaskStore, clock: ManualClock) -> None:
+        """Those that ended last, as many as are wanted."""
+        store.create(POOL, [{"x": i} for i in range(4)], max_attempts=1)
+        for task in reversed(store.claim(POOL, worker="w", lease=600, limit=3)):
+            clock.now += 1
+            store.fail(task, "boom")
+        found = store.query(POOL, {"status": "failed"}, results=False, latest=True, limit=2)
+        assert [t.definition["x"] for t in found] == [0, 1]
+        assert list(store.query(POOL, limit=0)) == []
+
+    def test_whether_anything_can_still_be_claimed(self, store: TaskStore) -> None:
+        """Now or after a backoff, and not what waits for others; of a batch alone."""
+        (first,) = store.create(POOL, [{"x": 1}], batch="a")
+        store.create(POOL, [{"x": 2}], depends_on=[first.id], batch="b")
+        assert store.has_free(POOL, Status.WAITING)
+        assert store.has_free(POOL, Status.WAITING, {"x": 1}, batch="a")
+        assert not store.has_free(POOL, Status.WAITING, {"x": 2})
+        assert not store.has_free(POOL, Status.WAITING, batch="b")
+        assert not store.has_free(POOL, Status.PART_DONE)
+        store.fail(self.claim(store), "boom")
+        assert store.claim(POOL, worker="w", lease=60) == []
+        assert store.has_free(POOL, Status.WAITING, batch="a")
+
     @pytest.mark.parametrize(
         ("query", "meant"),
         [
