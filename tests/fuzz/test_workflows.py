@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzzing import WORDS, Target, check, fuzzed, json_values, outcome_of_seed
+from fuzzing import WORDS, Target, attempt, check, fuzzed, json_values, outcome_of_seed
 from hypothesis import strategies as st
 from test_expressions import market
 
+from rollforge.compat.qlib.objects import parse_config
 from rollforge.errors import shown
 from rollforge.session import using
 from rollforge.workflow import load_workflow, make_plan, read_yaml
@@ -75,7 +76,20 @@ def _as_yaml(value: Any) -> bytes:
 
 
 MARKET = "@market@"
-VALID = [document(MARKET), _qlib_form(MARKET)]
+
+
+def _of_several_days(data: str) -> dict[str, Any]:
+    own = document(data)
+    own["task"]["dataset"] |= {"class": "TSDatasetH", "module_path": "qlib.data.dataset"}
+    own["task"]["dataset"]["kwargs"] |= {"step_len": 5, "flt_col": None}
+    del own["task"]["record"], own["grid"]
+    own["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["filter_pipe"] = [
+        {"filter_type": "NameDFilter", "name_rule_re": "D.*"}
+    ]
+    return own
+
+
+VALID = [document(MARKET), _qlib_form(MARKET), _of_several_days(MARKET)]
 SEEDS = [
     *map(_as_yaml, VALID),
     b"# comment\n" + _as_yaml(VALID[0]).replace(b"'2023-06-01'", b"2023-06-01") + b"market: &m all\nbenchmark: *m\n",
@@ -108,6 +122,14 @@ def _plan(data: bytes, folder: Path) -> Any:
 
 def _yaml(data: bytes, folder: Path) -> Any:
     return read_yaml(data.decode("utf-8", "replace"))
+
+
+def _qlib_config(data: bytes, folder: Path) -> Any:
+    """What Qlib's own functions read: a text, and a file with settings."""
+    text = data.decode("utf-8", "replace")
+    (folder / "config.yaml").write_bytes(data)
+    attempt(lambda: parse_config(text))
+    return parse_config(str(folder / "config.yaml"))
 
 
 def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -155,6 +177,7 @@ YAML_WORDS = [b"&a ", b"*a", b"<<: *a", b"!!set", b"!!timestamp 2020", b"!!int a
 
 @fuzzed(
     Target("yaml", _yaml, SEEDS[:3], YAML_WORDS),
+    Target("qlib-config", _qlib_config, SEEDS[:2], YAML_WORDS),
     Target("workflow", _load, SEEDS, YAML_WORDS, _changed()),
     Target("plan", _plan, SEEDS, YAML_WORDS, _changed()),
 )
@@ -166,8 +189,23 @@ EVIL: list[Any] = [5, -1.5, True, None, "", "~nobody_of_that_name", "a\ud800", "
                    dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=dt.UTC), b"bytes"]  # fmt: skip
 
 
+FULL = [
+    VALID[0] | {"BASE_CONFIG_PATH": "", "market": "all", "benchmark": "x", "data_handler_config": {"a": 1}, "port_analysis_config": {"b": 1}},
+    VALID[1]
+    | {
+        "qlib_init": {
+            "provider_uri": MARKET, "region": "cn", "kernels": 1, "mount_path": None, "default_exp_name": "x", "custom_ops": [], "logging_level": 20,
+            "exp_manager": {"class": "MLflowExpManager", "module_path": "qlib.workflow.expm", "kwargs": {"uri": "folder:runs", "default_exp_name": "x"}},
+            "flask_server": None, "mongo": {"task_url": "mongodb://x", "task_db_name": "y"}, "limit_threshold": 0.1, "deal_price": "close",
+        },
+        "sys": {"path": ["."], "rel_path": ["."]},
+        "experiment_name": "x",
+    },
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", range(len(VALID)), ids=["own", "qlib"])
+@pytest.mark.parametrize("form", range(len(FULL)), ids=["own", "qlib"])
 @pytest.mark.parametrize("planned", [False, True], ids=["read", "planned"])
 def test_no_value_at_any_place_of_a_workflow_is_a_traceback(form: int, planned: bool) -> None:
     """Every key and element of a workflow, with each of these values in its place."""
@@ -188,18 +226,3 @@ def test_no_value_at_any_place_of_a_workflow_is_a_traceback(form: int, planned: 
                     f"{'.'.join(map(str, [*parents, last]))} = {shown(value)}: {type(exc).__name__}: {str(exc)[:100]}"
                 )
     assert not broken, "\n".join(broken)
-
-
-FULL = [
-    VALID[0] | {"BASE_CONFIG_PATH": "", "market": "all", "benchmark": "x", "data_handler_config": {"a": 1}, "port_analysis_config": {"b": 1}},
-    VALID[1]
-    | {
-        "qlib_init": {
-            "provider_uri": MARKET, "region": "cn", "kernels": 1, "mount_path": None, "default_exp_name": "x", "custom_ops": [], "logging_level": 20,
-            "exp_manager": {"class": "MLflowExpManager", "module_path": "qlib.workflow.expm", "kwargs": {"uri": "folder:runs", "default_exp_name": "x"}},
-            "flask_server": None, "mongo": {"task_url": "mongodb://x", "task_db_name": "y"}, "limit_threshold": 0.1, "deal_price": "close",
-        },
-        "sys": {"path": ["."], "rel_path": ["."]},
-        "experiment_name": "x",
-    },
-]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from rollforge.compat.qlib import console
 from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, DataPathManager as _DataPathManager
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, shown
 from rollforge.limits import LIMITS, read_text
 from rollforge.paths import read_path
 from rollforge.qlib_options import check_option, data_folder, exchange_options
@@ -267,7 +267,9 @@ def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
 
 def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: Any) -> None:
     """Set up as a YAML file says; `kwargs` come before it."""
-    import yaml
+    from rollforge.compat.qlib.objects import plain_yaml
 
-    settings = yaml.safe_load(read_text(conf_path, LIMITS["workflow_size"])) or {}
+    settings = plain_yaml(read_text(conf_path, LIMITS["workflow_size"]), str(conf_path)) or {}
+    if not isinstance(settings, dict) or not isinstance(settings.get("qlib_init") or {}, dict):
+        raise ConfigError(f"{str(conf_path)!r} must be a mapping of Qlib's options, found {shown(settings)}.")
     init(**{**dict(settings.get("qlib_init") or settings), **kwargs})

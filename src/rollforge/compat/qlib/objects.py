@@ -142,14 +142,30 @@ def parse_config(config: Any) -> Any:
     ConfigError
         When it is no YAML.
     """
-    import yaml
-
     if not isinstance(config, str):
         return config
+    if not os.path.isfile(config):
+        return plain_yaml(config, "the text")
     try:
-        return yaml.safe_load(read_text(config, LIMITS["workflow_size"]) if os.path.isfile(config) else config)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"no YAML: {exc}") from exc
+        return plain_yaml(read_text(config, LIMITS["workflow_size"]), config)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{config!r} cannot be read: {exc}") from exc
+
+
+def plain_yaml(text: str, name: str) -> Any:
+    """Return what a YAML text holds, by Qlib's rules; `name` says in errors what it is.
+
+    Raises
+    ------
+    ConfigError
+        When it is no YAML, or a value in it cannot be.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except Exception as exc:  # PyYAML's constructors raise errors of many classes
+        raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
 
 
 def deepcopy_basic_type(obj: Any) -> Any:
