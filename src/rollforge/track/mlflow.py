@@ -107,6 +107,8 @@ _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "mlflow.store.db.uti
 def _quiet() -> Iterator[None]:
     """MLflow and Alembic announce migrations and deprecations on the terminal; they are not the user's business."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -116,6 +118,9 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        if root.handlers != before[1]:  # Alembic's migrations set up the program's logging anew, in earlier MLflows
+            root.setLevel(before[0])
+            root.handlers[:] = before[1]
 
 
 class _OurCall(logging.Filter):
