@@ -24,8 +24,6 @@ from rollforge.machine import machine_of, process_name
 from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
-from rollforge.store.memory import MemoryStore
-from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import open_tracker
 from rollforge.track.tracker import known_address, local_place
@@ -377,6 +375,9 @@ def is_private(store: TaskStore) -> bool:
 
     What its submissions allow is then this user's own word.
     """
+    from rollforge.store.memory import MemoryStore
+    from rollforge.store.sqlite import SQLiteStore
+
     if not isinstance(store, SQLiteStore):
         return isinstance(store, MemoryStore)
     places = (store.path, store.path.resolve().parent)

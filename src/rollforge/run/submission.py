@@ -7,14 +7,11 @@ It is plain data and holds no secret: passwords and tokens are taken out of addr
 from __future__ import annotations
 
 import contextlib
-import platform
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any
 
-from rollforge.build import locate
 from rollforge.confidential import without_secrets
 from rollforge.errors import DataError, RollforgeError, printable
 from rollforge.machine import machine_of, process_name
@@ -46,6 +43,8 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
         :class:`~rollforge.data.content.DataContent`); ``tracking`` (None where it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``.
     """
+    import platform
+
     return {
         "rollforge": version_of("rollforge"),
         "python": platform.python_version(),
@@ -147,6 +146,8 @@ def _models(tasks: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def _needs(name: str, path: str) -> dict[str, str]:
+    from rollforge.build import locate
+
     if path.endswith(".py"):
         return {path: ""}
     try:
@@ -173,6 +174,8 @@ def packages_of(module: str) -> dict[str, str]:
 
 def version_of(package: str) -> str:
     """Return the version of an importable package; empty for a module of the user's own."""
+    from importlib import metadata
+
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
     for name in metadata.packages_distributions().get(package, ()):  # scikit-learn is imported as sklearn
