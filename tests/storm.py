@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rollforge.errors import LeaseLost, MissingCode, StoreUnavailable, UnfitWorker
+from rollforge.errors import FailingWorker, LeaseLost, MissingCode, StoreUnavailable, UnfitWorker
 from rollforge.machine import process_name
 from rollforge.run.worker import Job, Worker
 from rollforge.store.base import TaskStore, open_store
@@ -127,7 +127,7 @@ def be_worker(uri: str, diary: Path, kind: str) -> None:
         except StoreUnavailable:
             time.sleep(0.2)
             continue
-        except UnfitWorker as exc:  # FailingWorker too: that is how such a machine should end
+        except (FailingWorker, UnfitWorker) as exc:  # that is how such a machine should end
             sys.stderr.write(f"{kind}: {exc}\n")
         return
 
