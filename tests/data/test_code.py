@@ -33,12 +33,16 @@ COMPUTES_NOTHING = {
     "rollforge",
     "build",
     "errors",
+    "kinds",
+    "limits",
+    "paths",
     "qlib_imports",
     "qlib_names",
     "safe_pickle",
     "serial",
     "session",
     "task",
+    "trust",
 }
 
 

@@ -18,7 +18,7 @@ from rollforge.build import build, locate, target_of
 from rollforge.data.engine import features, resolve_instruments, session_provider
 from rollforge.data.frames import day_rows
 from rollforge.data.provider import Days, Provider
-from rollforge.dates import read_day
+from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.kinds import Kind
 from rollforge.record.account import Account, Books, Positions
@@ -524,7 +524,7 @@ def _opened(
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount <= 0:
             raise ConfigError(f"the amount of {code} must be positive, found {amount!r}.", path=f"{where}.account")
         if price is None and before is not None:
-            close = features([code], ["$close"], before - 30, before, session=session)["$close"].dropna()
+            close = features([code], ["$close"], before - 30 * ONE_DAY, before, session=session)["$close"].dropna()
             price = float(close.iloc[-1]) if len(close) else None
         if price is None:
             raise DataNotFound(f"{code} has no close in the 30 days before {first}. Give its price in {where}.account.")
