@@ -239,10 +239,10 @@ def test_where_tasks_fail_now_and_then_a_short_streak_says_little(forty: MemoryS
 
 def test_with_nobody_else_in_sight_it_goes_on(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while, and stays patient while another works."""
-    monkeypatch.setattr(fitness, "_HOLD_SECONDS", 0.2)
     standing = Standing(forty, "p", "me")
     streak(forty, standing, "me", 3)
     assert standing.allowance(5) == 0
+    monkeypatch.setattr(fitness, "_HOLD_SECONDS", 0.0)
     time.sleep(1.1)
     assert standing.allowance(5) == 5
     forty.claim("p", worker="other", lease=600)
@@ -268,7 +268,7 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
 
     def run_bad() -> None:
         try:
-            Worker(forty, Job("p", bad), name="bad:1").run()
+            Worker(forty, Job("p", bad), name="bad:1", patient=True).run()
         except FailingWorker as exc:
             left.append(exc)
 
