@@ -121,7 +121,9 @@ def be_worker(uri: str, diary: Path, kind: str) -> None:
     name = process_name() if kind == "good" else f"{kind.replace(' ', '-')}:{os.getpid()}"
     while True:
         store: Any = Diary(open_store(uri), diary, kind)
-        worker = Worker(store, Job(POOL, MACHINES[kind]), lease_seconds=LEASE, patience=120.0, name=name)
+        worker = Worker(
+            store, Job(POOL, MACHINES[kind]), lease_seconds=LEASE, patience=120.0, name=name, patient=True
+        )  # as `rollforge worker` does
         try:
             worker.run()
         except StoreUnavailable:
