@@ -25,7 +25,7 @@ class Kind:
     Examples
     --------
     >>> Kind("model", methods=("fit", "predict")).lacks(dict)
-    "it has no fit()"
+    'it has no fit()'
     """
 
     noun: str
