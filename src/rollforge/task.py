@@ -422,7 +422,7 @@ def check_size(value: Any, limit: Limit, what: str) -> None:
         limit.refuse(f"{what} is larger than {limit.shown()}", error=TaskNotSerializable)
 
 
-_TOO_DEEP = "A task is plain data, but this one contains itself or is nested too deep."
+_TOO_DEEP = "This is not plain data: it contains itself or is nested too deep."
 
 
 class _Beyond(Exception):

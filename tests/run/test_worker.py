@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from rollforge.errors import TrainingFailed
-from rollforge.run.worker import Event, Job, Worker, WorkerStopped, call_in_child, run_task
+from rollforge.run.worker import Crew, Event, Job, Worker, WorkerStopped, call_in_child, run_task
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
@@ -150,3 +152,43 @@ def test_force_release_runs_each_task_in_a_process_of_its_own() -> None:
     store.create("p", [{"x": 4}])
     Worker(store, Job("p", len, force_release=True)).run()
     assert next(iter(store.query("p"))).result == 1
+
+
+def talk(task: dict[str, Any]) -> str:
+    """Print and log, after the task before did something to the outputs."""
+    match task["first"]:
+        case "close":
+            sys.stdout.close()
+            sys.stderr.close()
+        case "replace":
+            sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        case "drop":
+            sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        case words:
+            words = words.replace("half", "half \ud800")
+            print(words)
+            logging.getLogger("talk").warning("logged %s", words)
+            print("and", words, file=sys.stderr)
+    if task.get("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return str(task["first"])
+
+
+def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
+    """Whatever the one before wrote, or did to its outputs; half a character that is printed is an escape in it."""
+    store = MemoryStore()
+    firsts = ["one", "two", "close", "three", "replace", "four", "drop", "five", "half", "six"]
+    store.create("p", [{"first": words} for words in firsts] + [{"first": "last words", "crash": True}], max_attempts=1)
+    Crew(store, Job("p", talk), Session(threads=1), jobs=1).run()
+    *tasks, crashed = store.query("p")
+    for task in tasks:
+        words = task.definition["first"]
+        assert task.status is Status.DONE
+        if words in ("close", "replace", "drop"):
+            assert task.log == ""
+            continue
+        printed, logged, more = task.log.splitlines()
+        escaped = words.replace("half", "half \\ud800")
+        assert (printed, more) == (escaped, f"and {escaped}")
+        assert logged.endswith(f"WARNING talk: logged {escaped}")
+    assert crashed.log.splitlines()[0] == "last words"

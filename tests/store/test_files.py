@@ -83,6 +83,27 @@ def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
     assert store.count("p") == {Status.DONE: 1}
 
 
+def test_no_file_is_put_in_the_place_of_one_that_was_deleted(tmp_path: Path) -> None:
+    """Neither by a thread that comes to the store later, such as the one that renews leases."""
+    file = tmp_path / "tasks.db"
+    store = SQLiteStore(f"sqlite:///{file}")
+    store.create("p", [{"x": 1}])
+    file.unlink()
+    said: list[str] = []
+
+    def look() -> None:
+        try:
+            store.count("p")
+        except StoreUnavailable as exc:
+            said.append(str(exc))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert len(said) == 1 and "was deleted while it was in use" in said[0]
+    assert not file.exists()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -10,6 +10,8 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
+import io
 import logging
 import multiprocessing
 import os
@@ -122,7 +124,7 @@ def failure(exc: BaseException) -> Failed:
         said = str(exc)
     except BaseException:  # noqa: BLE001 - its own fault, like the exception itself
         said = "<its message cannot be made>"
-    return Failed(_cut("".join(traceback.format_exception(exc))), _cut(f"{type(exc).__name__}: {said}"), cause)
+    return Failed(_cut("".join(traceback.format_exception(exc))), _cut(f"{type(exc).__name__}: {said}" if said else type(exc).__name__), cause)
 
 
 _LONGEST_ERROR = 64_000
@@ -154,7 +156,9 @@ class Slot:
         self._log_file = log_file
         self._context = multiprocessing.get_context("spawn")
         # Without a name: whatever is killed, the system frees it.
-        self._words = tempfile.TemporaryFile(mode="ab", buffering=0, prefix="rollforge-task-")  # noqa: SIM115
+        self._words = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
+        # The mode "ab" would not do it. Without it, each task's log begins with as many zeros as the one before wrote.
+        fcntl.fcntl(self._words, fcntl.F_SETFL, fcntl.fcntl(self._words, fcntl.F_GETFL) | os.O_APPEND)
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
         self._oom_kills = 0
@@ -383,7 +387,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
     _die_with_parent()
     _open_outputs(words)
     faulthandler.enable()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [_ToStderr()]
     if log_file is not None:
         handlers.append(logging.FileHandler(log_file))
     form = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
@@ -425,10 +429,29 @@ def _open_outputs(words: int) -> None:
     """Let what is printed go to the log, whatever the task before did to its outputs."""
     for stream in (1, 2):
         os.dup2(words, stream)
-    if getattr(sys.stdout, "closed", True):
-        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    if getattr(sys.stderr, "closed", True):
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = _output(sys.stdout, 1), _output(sys.stderr, 2)
+
+
+def _output(stream: Any, descriptor: int) -> Any:
+    """`stream`, where it writes to `descriptor`, or one that does; line by line, so that a crash leaves the last words.
+
+    What cannot be encoded is replaced, and is no error.
+    """
+    if isinstance(stream, io.TextIOWrapper) and not stream.closed:
+        with contextlib.suppress(Exception):
+            if stream.fileno() == descriptor:
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+                return stream
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """Logs to what is the standard error output at that moment: a task may have closed the one of before."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        if self.stream is not None:
+            super().emit(record)
 
 
 def _answer(job: Job, argument: Any, task_id: str, *, own: bool) -> Outcome:

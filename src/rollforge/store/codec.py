@@ -115,5 +115,5 @@ def read_definition(text: str) -> tuple[Any, str | None]:
     except Exception as exc:  # noqa: BLE001 - damaged bytes lead anywhere
         return {}, f"The definition cannot be decoded: {type(exc).__name__}: {exc}."
     if not isinstance(definition, dict):
-        return {}, f"The definition is a {type(definition).__name__}, not a mapping."
+        return {}, f"The definition is of type {type(definition).__name__}, not a mapping."
     return definition, None

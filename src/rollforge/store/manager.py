@@ -438,7 +438,10 @@ class TaskManager:
         unfit = self.store.count(self._pool, waiting, batch=batch).get(Status.WAITING, 0)
         if not unfit:
             return False
-        log.warning("%s: %d tasks wait for a worker that has what they need", self, unfit)
+        log.warning(
+            "%s: %d task%s for a worker that can run %s", self, unfit,
+            *(("s wait", "them") if unfit > 1 else (" waits", "it")),
+        )  # fmt: skip
         return True
 
 

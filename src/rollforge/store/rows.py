@@ -98,7 +98,7 @@ def read_record(columns: Mapping[str, Any]) -> TaskRecord:
         definition, unreadable = read_definition(text)
         damage += [unreadable] if unreadable else []
     else:
-        damage.append(f"Its definition is a {type(text).__name__}, not a text.")
+        damage.append(f"Its definition is of type {type(text).__name__}, not a text.")
     return TaskRecord(
         id=columns["id"] if isinstance(columns["id"], str) else shown(columns["id"]),
         pool=columns["pool"] if isinstance(columns["pool"], str) else shown(columns["pool"]),

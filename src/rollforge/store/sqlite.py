@@ -374,6 +374,8 @@ class SQLiteStore(SQLStore):
         """The connection of this thread of this process: SQLite's must not be shared by either."""
         opened: _Opened | None = getattr(self._local, "opened", None)
         if opened is None or opened.pid != os.getpid():
+            if self._file is not None and _identity(self.path)[0] is None:
+                self._refuse(self.path, "deleted")  # opening it would put an empty one in its place
             with contextlib.suppress(OSError):  # SQLite says below what is wrong with the place
                 # Definitions and logs may hold secrets; other files of SQLite follow the mode of this one.
                 private_file(Path(os.path.realpath(self.path)))
