@@ -81,6 +81,17 @@ def test_a_priority_is_given_by_the_first_digits_of_an_id(manager: TaskManager, 
     assert call(uri, "-t", "p", "prioritize", "zz", "9").returncode == 2
 
 
+def test_whole_tasks_as_json_whatever_their_results_are(manager: TaskManager, uri: str) -> None:
+    """What is not plain data is shown as what it looks like, and the others as they are."""
+    for result in ({1, 2}, {"half": "\udc80"}):
+        (task,) = manager.store.claim("p", worker="host:1", lease=600)
+        manager.store.commit(task, result)
+    listed = call(uri, "-t", "p", "query", '{"status": "done"}', "--json")
+    assert listed.returncode == 0, listed.stderr
+    results = [json.loads(line)["res"] for line in listed.stdout.splitlines()]
+    assert results == [{"ic": 0.5}, {"$repr": "{1, 2}"}, {"$repr": r"{'half': '\udc80'}"}]
+
+
 def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
     """By the first digits of its id: cause, error, last lines."""
     (failed,) = manager.query({"status": "failed"})

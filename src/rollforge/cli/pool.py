@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, pool_command
 from rollforge.cli.terminal import echo, echo_json, one_line
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, TaskNotSerializable, shown
 from rollforge.task import Status, attempts_made
 
 if TYPE_CHECKING:
@@ -126,11 +127,10 @@ def query(
     """List tasks: id, status, attempt, model and tested days, and the error in a line."""
     from rollforge.generate.naming import describe
     from rollforge.run.failures import error_line
-    from rollforge.task import encode
 
     for task in _existing().query(parse_query(query), decode=as_json):
         if as_json:
-            echo_json(encode(dict(task)))
+            echo_json(_as_json(task))
             continue
         cells = [
             task["_id"], f"{task['status']!s:<9}", f"attempt {_attempts(task)}",
@@ -140,7 +140,18 @@ def query(
         echo("  ".join(one_line(cell) for cell in cells if cell))
 
 
-def _attempts(task: dict[str, Any]) -> int:
+def _as_json(task: Mapping[str, Any]) -> str:
+    """A whole task; a result that is not plain data as what it looks like."""
+    from rollforge.task import encode
+
+    try:
+        return encode(dict(task))
+    except TaskNotSerializable:
+        looks = shown(task["res"]).encode("utf-8", "backslashreplace").decode("utf-8")
+        return encode({**task, "res": {"$repr": looks}})
+
+
+def _attempts(task: Mapping[str, Any]) -> int:
     return attempts_made(task["attempt"], Status(task["status"]))
 
 
