@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,24 @@ def test_whole_tasks_as_json_whatever_their_results_are(manager: TaskManager, ur
     assert listed.returncode == 0, listed.stderr
     results = [json.loads(line)["res"] for line in listed.stdout.splitlines()]
     assert results == [{"ic": 0.5}, {"$repr": "{1, 2}"}, {"$repr": r"{'half': '\udc80'}"}]
+
+
+def test_whole_tasks_as_json_although_a_result_is_damaged(manager: TaskManager, uri: str) -> None:
+    """That task says what is wrong; those before and after it are whole."""
+    ids = []
+    for result in ({1, 2}, {3}, 4):
+        (task,) = manager.store.claim("p", worker="host:1", lease=600)
+        manager.store.commit(task, result)
+        ids.append(task.id)
+        manager.create_task([{"y": len(ids)}])
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as raw, raw:
+        raw.execute("UPDATE results SET plain = NULL, blob = x'8004' WHERE id = ?", (ids[1],))
+    listed = call(uri, "-t", "p", "query", json.dumps({"_id": {"$in": ids}}), "--json")
+    assert listed.returncode == 0, listed.stderr
+    results = {d["_id"]: d["res"] for d in map(json.loads, listed.stdout.splitlines())}
+    assert results[ids[0]] == {"$repr": "{1, 2}"}
+    assert "not a readable pickle" in results[ids[1]]["$unreadable"]
+    assert results[ids[2]] == 4
 
 
 def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:

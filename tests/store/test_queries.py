@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from rollforge.errors import ConfigError
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
@@ -102,6 +104,41 @@ def test_databases_agree_with_the_evaluator(
     assert claims[0] == claims[1]
     assert sql_store.remove(pool, query) == model.remove(pool, query)
     assert sql_store.count(pool) == model.count(pool)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("def.a", [*range(1, 70_000), "x", None, True, [5]]),
+        ("def.a", [0.5 + i for i in range(2_000)]),
+        ("def.b.c", [str(i) for i in range(2_000)]),
+        ("def.b.0", list(range(2_000))),
+        ("priority", [*range(70_000), None, True, "x", 2**70]),
+        ("attempt", [0.5 + i for i in range(2_000)]),
+    ],
+)
+@pytest.mark.parametrize("operator", ["$in", "$nin"])
+def test_long_lists_of_values(sql_store: TaskStore, field: str, values: list[Any], operator: str) -> None:
+    """A statement has room for 65,535 parameters, and SQLite's for conditions a thousand deep."""
+    model = MemoryStore()
+    definitions = [
+        {"a": 0}, {"a": 5}, {"a": 5.0, "n": 1}, {"a": 5.5}, {"a": "x"}, {"a": None}, {"a": True}, {"a": [70_001, 6]},
+        {"a": [[6]]}, {"a": [5]}, {"b": {"c": "77"}}, {"b": [{"c": "x"}, {"c": "78"}]}, {"b": [3, 70_001]},
+        {"b": [[3, 4]]}, {"z": 1},
+    ]  # fmt: skip
+    for store in (model, sql_store):
+        store.create("p", definitions[:8])
+        store.create("p", definitions[8:], priority=7)
+    query = {field: {operator: values}}
+    assert {t.id for t in sql_store.query("p", query)} == {t.id for t in model.query("p", query)}
+
+
+def test_what_a_database_will_never_take_is_a_mistake_and_not_waited_for(sql_store: TaskStore) -> None:
+    """A worker would otherwise try it again for ten minutes."""
+    sql_store.create("p", [{"a": 1}])
+    for query in ({"$or": [{"def.a": i} for i in range(70_000)]}, {"_id": {"$regex": "(?P<x>a)"}}):
+        with contextlib.suppress(ConfigError):
+            sql_store.count("p", query)
 
 
 SIMPLE = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([1, 2, 2.5, "a", "b", None]), min_size=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, pool_command
 from rollforge.cli.terminal import echo, echo_json, one_line
-from rollforge.errors import ConfigError, TaskNotSerializable, shown
+from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, shown
 from rollforge.task import Status, attempts_made
 
 if TYPE_CHECKING:
@@ -128,16 +128,35 @@ def query(
     from rollforge.generate.naming import describe
     from rollforge.run.failures import error_line
 
-    for task in _existing().query(parse_query(query), decode=as_json):
-        if as_json:
+    manager, wanted = _existing(), parse_query(query)
+    if as_json:
+        for task in _whole_tasks(manager, wanted):
             echo_json(_as_json(task))
-            continue
+        return
+    for task in manager.query(wanted, decode=False):
         cells = [
             task["_id"], f"{task['status']!s:<9}", f"attempt {_attempts(task)}",
             describe(task["def"], task["model_name"]), str(task["cause"] or ""),
             error_line(task["error"]) if task["error"] else "",
         ]  # fmt: skip
         echo("  ".join(one_line(cell) for cell in cells if cell))
+
+
+def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Tasks with their results; one that cannot be read says why, and hides no other task."""
+    told = set()
+    try:
+        for task in manager.query(query):
+            told.add(task["_id"])
+            yield task
+    except (ArtifactUnreadable, ConfigError):
+        for task in manager.query(query, decode=False):
+            if task["_id"] in told:
+                continue
+            try:
+                yield manager.re_query(task["_id"])
+            except (ArtifactUnreadable, ConfigError) as exc:
+                yield {**task, "res": {"$unreadable": str(exc)}}
 
 
 def _as_json(task: Mapping[str, Any]) -> str:

@@ -124,7 +124,11 @@ def failure(exc: BaseException) -> Failed:
         said = str(exc)
     except BaseException:  # noqa: BLE001 - its own fault, like the exception itself
         said = "<its message cannot be made>"
-    return Failed(_cut("".join(traceback.format_exception(exc))), _cut(f"{type(exc).__name__}: {said}" if said else type(exc).__name__), cause)
+    return Failed(
+        _cut("".join(traceback.format_exception(exc))),
+        _cut(f"{type(exc).__name__}: {said}" if said else type(exc).__name__),
+        cause,
+    )
 
 
 _LONGEST_ERROR = 64_000

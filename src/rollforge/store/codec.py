@@ -112,6 +112,8 @@ def read_definition(text: str) -> tuple[Any, str | None]:
     """Return a definition for looking at, importing nothing, and what is wrong with it if it is damaged."""
     try:
         definition = decode(text)
+    except ConfigError as exc:
+        return {}, f"The definition cannot be decoded: {str(exc).rstrip('.')}."
     except Exception as exc:  # noqa: BLE001 - damaged bytes lead anywhere
         return {}, f"The definition cannot be decoded: {type(exc).__name__}: {exc}."
     if not isinstance(definition, dict):

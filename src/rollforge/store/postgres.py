@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -598,6 +599,9 @@ class PostgresStore(SQLStore):
                 if dead and not waited and not began and not reconnected:
                     reconnected = True  # it had died while idle: nothing of this work was sent
                     continue
+                if any(mark in str(exc) for mark in _MISTAKES):
+                    why = mask_secrets(" ".join(str(exc).split()))
+                    raise ConfigError(f"PostgreSQL does not take a value or a query: {why}.") from exc
                 raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: psycopg.Error) -> StoreUnavailable:
@@ -828,6 +832,11 @@ class _Nap:
         self._ended = time.monotonic()
 
 
+_MISTAKES = (
+    "invalid regular expression", "integer out of range", "bigint out of range", "number of parameters must be",
+    "stack depth limit exceeded", "cannot contain NUL",
+)  # fmt: skip
+"""What the server, or the client, refuses the next time too: there is nothing to wait for."""
 _NO_TURN = ("query_wait_timeout", "no more connections allowed", "client_login_timeout")
 _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], str], ...] = (
     ((errors.InvalidPassword, ("password authentication failed", "no password supplied")),
@@ -874,8 +883,9 @@ def _in_column(node: Compare, name: str) -> Condition:
         missing = f"({found} OR {column} IS NULL)" if None in value else found
         return missing, {name: [v for v in value if isinstance(v, str)]}
     if op == "$in":
-        parts = [_in_column(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(value)]
-        return _either([p[0] for p in parts]), {k: v for p in parts for k, v in p[1].items()}
+        found = f"{column} = ANY(CAST(:{name} AS double precision[]))"
+        missing = f"({found} OR {column} IS NULL)" if None in value else found
+        return missing, {name: [_float(v) for v in value if isinstance(v, (int, float)) and not isinstance(v, bool)]}
     if op == "$regex":
         return ("(1 = 0)" if number else f"{column} ~ :{name}"), {name: value}
     if value is None:
@@ -888,6 +898,13 @@ def _in_column(node: Compare, name: str) -> Condition:
     collate = "" if number or op == "$eq" else ' COLLATE "C"'
     cast = "DOUBLE PRECISION" if number else "TEXT"
     return f"{column} {_COMPARISONS[op]} CAST(:{name} AS {cast}){collate}", {name: value}
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # more than any column holds
+        return math.copysign(math.inf, value)
 
 
 def _json(value: Any) -> str:
@@ -919,11 +936,37 @@ def _either(parts: Sequence[str]) -> str:
     return f"({' OR '.join(parts)})" if parts else "(1 = 0)"
 
 
+_MANY = 1000
+"""So many values are asked for one by one, which an index answers; more of them as one parameter."""
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _among_json(path: tuple[str, ...], values: Sequence[Any], name: str) -> Condition:
+    """That one of many values is at a path, or in a list there: one parameter, for a statement takes 65,535."""
+    exact = is_plain_path(path)
+    target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"
+    steps = "" if exact else "".join(f".{_json(part)}" for part in path)
+    text = (
+        f"EXISTS (SELECT 1 FROM jsonb_path_query({target}, CAST(:{name}_path AS jsonpath)) AS found (value) WHERE "
+        f"found.value IN (SELECT wanted.value FROM jsonb_array_elements(CAST(:{name} AS jsonb)) AS wanted (value)))"
+    )
+    return text, {
+        **({f"{name}_at": list(path)} if exact else {}), f"{name}_path": f"${steps}[*]", name: _jsonb(list(values)),
+    }  # fmt: skip
+
+
 def _in_json(node: Compare, name: str) -> Condition:
     """A comparison within the definition, by JSON paths: lax ones go through lists as MongoDB's do."""
     path, op, value = node.path[1:], node.op, node.value
     if op == "$in":
-        parts = [_in_json(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(value)]
+        many = [v for v in value if _is_plain(v)] if len(value) > _MANY else []
+        rest = [v for v in value if not _is_plain(v)] if many else value
+        parts = [_in_json(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(rest)]
+        if many:
+            parts.append(_among_json(path, many, name))
         return _either([p[0] for p in parts]), {k: v for p in parts for k, v in p[1].items()}
     exact = is_plain_path(path)
     target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"

@@ -446,6 +446,11 @@ class SQLiteStore(SQLStore):
                     # Jitter: without it, of four saturating workers one takes nearly everything.
                     time.sleep(random.uniform(0.001, 0.02))
                     continue
+                if code == sqlite3.SQLITE_ERROR and any(mark in str(exc) for mark in ("too large", "too many")):
+                    # There is nothing to wait for.
+                    raise ConfigError(
+                        f"The query has too many parts for SQLite ({exc}). Write long lists as $in."
+                    ) from exc
                 raise self._unavailable(exc, code) from exc
             except RollforgeError:
                 raise
@@ -633,6 +638,13 @@ class SQLiteStore(SQLStore):
         return self._retry(lambda tx: (id(tx), int(tx.rows("PRAGMA data_version")[0][0])))
 
 
+_NUMBERS = ("priority", "attempt", "created_at", "started_at", "finished_at")
+
+
+def _is_int64(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
 def _in_column(node: Compare, name: str) -> Condition:
     column, op, value = node.path[0], node.op, node.value
     if op == "$exists":
@@ -640,17 +652,19 @@ def _in_column(node: Compare, name: str) -> Condition:
     if op == "$regex":
         return f"COALESCE(rf_regex(:{name}, {column}), 0)", {name: json.dumps(value)}
     if op == "$in":
-        texts = json.dumps([v for v in value if isinstance(v, str)])
-        parts = [(f"{column} IN (SELECT value FROM json_each(:{name}))", {name: texts})]
-        parts += [
-            _in_column(Compare(node.path, "$eq", v), f"{name}_{i}")
-            for i, v in enumerate(value)
-            if not isinstance(v, str)
-        ]
-        return f"({' OR '.join(p[0] for p in parts)})", {k: v for p in parts for k, v in p[1].items()}
+        number = column in _NUMBERS
+        # As one parameter, however many there are. Floats do not survive the way through JSON to the last digit.
+        plain = [v for v in value if (_is_int64(v) if number else isinstance(v, str))]
+        tests, values = [f"{column} IN (SELECT value FROM json_each(:{name}))"], {name: json.dumps(plain)}
+        floats = {f"{name}_{i}": v for i, v in enumerate(value) if number and isinstance(v, float)}
+        if floats:
+            tests.append(f"{column} IN ({', '.join(f':{key}' for key in floats)})")
+        if None in value:
+            tests.append(f"{column} IS NULL")
+        return f"({' OR '.join(tests)})", {**values, **floats}
     if value is None:
         return (f"{column} IS NULL" if op == "$eq" else "(1 = 0)"), {}
-    number = column in ("priority", "attempt", "created_at", "started_at", "finished_at")
+    number = column in _NUMBERS
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, str)
     if not fits:
         return "(1 = 0)", {}
