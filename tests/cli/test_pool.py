@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shlex
 import sqlite3
 import subprocess
@@ -110,6 +111,25 @@ def test_whole_tasks_as_json_although_a_result_is_damaged(manager: TaskManager, 
     assert results[ids[0]] == {"$repr": "{1, 2}"}
     assert "not a readable pickle" in results[ids[1]]["$unreadable"]
     assert results[ids[2]] == 4
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as raw, raw:
+        raw.execute("UPDATE results SET blob = ? WHERE id = ?", (pickle.dumps(shlex.quote), ids[1]))
+    listed = call(uri, "-t", "p", "query", json.dumps({"_id": ids[1]}), "--json")
+    assert "not on the list of types" in json.loads(listed.stdout)["res"]["$unreadable"]
+    other = f"{uri}.copy"
+    copied = call(uri, "copy", uri, other)
+    assert copied.returncode == 1
+    assert f"{ids[1]} was left out, its result cannot be read" in copied.stdout
+    known = {t.id for t in manager.store.query("p", results=False)}
+    assert {t.id for t in SQLiteStore(other).query("p")} == known - {ids[1]}
+
+
+@pytest.mark.parametrize("words", [("-t", "p", "wait"), ("list",), ("-t", "p", "task-stat"), ("copy", "{}", "{}.copy")])
+def test_looking_at_a_store_that_is_not_there_makes_none(words: tuple[str, ...], uri: str, tmp_path: Path) -> None:
+    """A mistyped name would be an empty store from then on."""
+    said = call(uri, *[word.format(uri) for word in words])
+    assert said.returncode == 2
+    assert "There is no task store" in said.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:

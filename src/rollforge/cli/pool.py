@@ -11,15 +11,19 @@ import typer
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, pool_command
 from rollforge.cli.terminal import echo, echo_json, one_line
-from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, shown
-from rollforge.task import Status, attempts_made
+from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, shown
+from rollforge.task import Status, TaskRecord, attempts_made
 
 if TYPE_CHECKING:
+    from rollforge.store.base import TaskStore
     from rollforge.store.manager import TaskManager
 
 app = typer.Typer(no_args_is_help=True, context_settings=ANY_SPELLING)
 
 _STATE: dict[str, str | None] = {"pool": None, "store": None}
+
+_UNREADABLE = (ArtifactUnreadable, UntrustedPickle, ConfigError)
+"""What reading the result of a task can end in."""
 
 _QUERY = typer.Argument(help='Which tasks, in MongoDB\'s form: \'{"status": "failed"}\'.')
 
@@ -37,10 +41,19 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
     from rollforge.session import Session
     from rollforge.store.manager import TaskManager
 
+    _must_exist(Session().with_(store=_STATE["store"]).store)
     if needs_pool and not _STATE["pool"]:
         known = TaskManager(None, session=Session().with_(store=_STATE["store"])).list()
         raise ConfigError(f"Which pool? Name it with -t POOL. Known pools: {', '.join(known) or 'none'}.")
     return TaskManager(_STATE["pool"], session=Session().with_(store=_STATE["store"]))
+
+
+def _must_exist(uri: str) -> None:
+    """Refuse a file that is not there: to open it would make it, and a mistyped name would be an empty store."""
+    from rollforge.store.sqlite import parse_uri
+
+    if uri.startswith("sqlite:") and not (path := parse_uri(uri)[0].absolute()).exists():
+        raise ConfigError(f"There is no task store {path}. Name another with 'rollforge pool --store URI'.")
 
 
 def _existing() -> TaskManager:
@@ -149,13 +162,13 @@ def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Map
         for task in manager.query(query):
             told.add(task["_id"])
             yield task
-    except (ArtifactUnreadable, ConfigError):
+    except _UNREADABLE:
         for task in manager.query(query, decode=False):
             if task["_id"] in told:
                 continue
             try:
                 yield manager.re_query(task["_id"])
-            except (ArtifactUnreadable, ConfigError) as exc:
+            except _UNREADABLE as exc:
                 yield {**task, "res": {"$unreadable": str(exc)}}
 
 
@@ -262,18 +275,40 @@ def copy(
     """Copy pools from one store to another: all, or the one named by -t. What is there already stays as it is."""
     from rollforge.store.base import open_store
 
+    _must_exist(source)
     old, new = open_store(source), open_store(target)
+    left = 0
     names = old.pools()
     if _STATE["pool"] and _STATE["pool"] not in names:
         raise ConfigError(f"{source} has no pool {_STATE['pool']!r}. Known: {', '.join(names) or 'none'}.")
     for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
         for facts in old.submissions(name).values():
             new.keep_submission(name, facts)
-        records = list(old.query(name))
+        records, damaged = _readable(old, name)
         running = sum(r.status is Status.RUNNING for r in records)
-        echo(f"{one_line(name)}: {new.put(name, records)} of {len(records)} tasks copied")
+        echo(f"{one_line(name)}: {new.put(name, records)} of {len(records) + len(damaged)} tasks copied")
         if running:
             echo(f"{one_line(name)}: {running} of them are running in the old store, and wait in the new one")
+        for task_id, why in damaged.items():
+            echo(f"{one_line(name)}: {task_id} was left out, its result cannot be read: {one_line(why)}")
+        left += len(damaged)
+    if left:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _readable(store: TaskStore, pool: str) -> tuple[list[TaskRecord], dict[str, str]]:
+    """The tasks of a pool, and of those whose results cannot be read, why."""
+    damaged = {}
+    try:
+        return list(store.query(pool)), {}
+    except _UNREADABLE:
+        records = []
+        for task in store.query(pool, results=False):
+            try:
+                records.append(store.get(pool, task.id))
+            except _UNREADABLE as exc:
+                damaged[task.id] = str(exc)
+        return records, damaged
 
 
 @app.command()
