@@ -204,8 +204,12 @@ def test_classes_cannot_be_changed() -> None:
         program("datetime", "datetime", b"\xff" * 10),
         program("builtins", "getattr", "".__class__, "format"),
         b"(" * 300_000 + b".",
+        b"\x80\x04})" + b"2\x86" * 60 + b"K\x01s.",  # a key of 2**60 values
+        b"\x80\x04\x8f(" + b")" + b"2\x86" * 60 + b"\x90.",
+        b"\x80\x04()" + b"2\x86" * 60 + b"\x91.",
+        b"\x80\x04})" + b"\x85" * 500_000 + b"K\x01s.",  # a key so deep that hashing it ends the interpreter
     ],
-    ids=range(13),
+    ids=range(17),
 )  # fmt: skip
 def test_bombs_and_crashes_are_one_error(data: bytes) -> None:
     """No memory is taken for sizes that a pickle claims; no bytes are taken for objects."""

@@ -14,14 +14,23 @@ _SECRET_WORDS = (
     r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|api[-_]?key|access[-_]?key|"
     r"private[-_]?key|credentials?"
 )
-_TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
-_NAME = rf"[\w.-]*(?:{_SECRET_WORDS})[\w.-]*"
-_IN_QUERY = re.compile(rf"(?i)(?P<name>[?&;](?:{_NAME}|key|auth|sig|signature)=)[^&;\s'\"<>]+")
-_IN_DSN = re.compile(rf"(?i)(?P<name>\b{_NAME}\s*=\s*)(?:{_TEXT}|[^\s&;,)'\"]+)")
-_IN_MAPPING = re.compile(
-    rf"(?i)(?P<name>(?P<quote>['\"]?)\b{_NAME}(?P=quote)\s*:[ \t]*)"
-    rf"(?:{_TEXT}|(?!//)[^\s,}}#'\"]+[^\n,}}#]*)"
+# Every repetition has an end: texts of strangers are masked too, and must not take a search from each of their characters.
+_TEXT = r"'(?:[^'\\]|\\.){0,9999}'|\"(?:[^\"\\]|\\.){0,9999}\""
+_NAME = rf"(?:{_SECRET_WORDS})[\w.-]{{0,64}}"
+_IN_QUERY = re.compile(
+    rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
 )
+_IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}\s*=\s*)(?:{_TEXT}|[^\s&;,)'\"]+)")
+_IN_MAPPING = re.compile(
+    rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_TEXT}|(?!//)[^\s,}}#'\"]+[^\n,}}#]*)"
+)
+_IN_OPTION = re.compile(rf"(?i)(?P<name>(?<!\S)--(?:[\w-]{{0,64}}?{_NAME})[ \t]+)(?!-)(?:{_TEXT}|\S+)")
+_WITHOUT_SLASHES = re.compile(
+    r"(?i)(?P<name>(?<![\w.+@:/-])(?:(?:postgres(?:ql)?|mongodb(?:\+srv)?|https?):/?)?[A-Za-z_][\w.+%-]{0,64}:)"
+    r"[^\s@/:'\"<>,;]{1,200}(?=@[\w\[][\w.\]-]{0,250}(?::\d|/))"
+)
+"""An address that lost its ``//`` or its scheme: ``user:password@host:5432`` or ``user:password@host/name``."""
+_HEADER = re.compile(r"(?i)\b(?P<name>authorization['\"]?\s*[:=]\s*['\"]?\w{1,20})[ \t]+[^\s'\"]+")
 _BEARER = re.compile(r"(?i)\b(?P<name>bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 _known: set[str] = set()
 
@@ -61,9 +70,9 @@ def mask_secrets(text: str) -> str:
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, _MASK)
     text = _mask_user_info(text)
-    for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING):
+    for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING, _IN_OPTION, _WITHOUT_SLASHES):
         text = pattern.sub(rf"\g<name>{_MASK}", text)
-    return _BEARER.sub(rf"\g<name> {_MASK}", text)
+    return _HEADER.sub(rf"\g<name> {_MASK}", _BEARER.sub(rf"\g<name> {_MASK}", text))
 
 
 def without_secrets(address: str) -> str:
@@ -88,7 +97,7 @@ def without_secrets(address: str) -> str:
 
 def _mask_user_info(text: str) -> str:
     """Mask what stands between ``://`` and the last @ that can belong to the same address."""
-    pieces = re.split(r"(\b[A-Za-z][\w+.-]*://)", text)
+    pieces = re.split(r"([A-Za-z][\w+.-]{0,30}://)", text)
     masked = [pieces[0]]
     for scheme, rest in zip(pieces[1::2], pieces[2::2], strict=True):
         masked += [scheme, _mask_address(rest)]
@@ -97,6 +106,9 @@ def _mask_user_info(text: str) -> str:
 
 def _mask_address(rest: str) -> str:
     line = re.split(r"[\n\"'<>]", rest, maxsplit=1)[0]
+    if quoted := re.match(r"[^\s:@/\"'<>]{1,64}:[^\s@]{1,200}@[\w\[]", rest):
+        if "@" not in line and not re.match(r"[^\s:@/]+:\d+(?:\W|$)", rest):
+            line = quoted[0]  # a password that holds a quotation mark
     word = re.split(r"\s", line, maxsplit=1)[0]
     at = word.rfind("@")
     if at < 0:

@@ -191,6 +191,8 @@ def _resolve(module: str, name: str) -> Rule:
 
 _MARK = object()
 _MOST_STEPS = 20_000_000
+_MOST_IN_A_TUPLE = 5_000_000
+_DEEPEST_TUPLE = 500
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES "
@@ -209,6 +211,8 @@ class _Reader:
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._nested: dict[int, tuple[Any, int, int]] = {}
+        """Tuples and frozensets that hold others, by id: themselves, the values in them, their depth."""
 
     def read(self, data: bytes) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -264,6 +268,22 @@ class _Reader:
         while (value := self._stack.pop()) is not _MARK:
             values.append(value)
         return [self._plain(v) for v in reversed(values)]
+
+    def hashed(self, made: Any) -> Any:
+        """Return a tuple or frozenset, unless Python would take for ever to hash it, or end in the depth of it.
+
+        The values in it count as often as they are used: hashing follows every one of them, again and again.
+        """
+        inner = [v for v in made if type(v) in (tuple, frozenset)]
+        if inner:
+            known = [self._nested.get(id(v), (v, len(v), 1)) for v in inner]
+            count, depth = len(made) + sum(k[1] for k in known), 1 + max(k[2] for k in known)
+            if count > _MOST_IN_A_TUPLE:
+                raise ValueError(f"a tuple in it has more than {_MOST_IN_A_TUPLE:,} values")
+            if depth > _DEEPEST_TUPLE:
+                raise ValueError(f"its tuples are nested more than {_DEEPEST_TUPLE} deep")
+            self._nested[id(made)] = (made, count, depth)
+        return made
 
     def drop(self) -> None:
         self._stack.pop()
@@ -385,7 +405,7 @@ def _obj(reader: _Reader, _: Any) -> None:
 def _tuple_of(size: int) -> Callable[[_Reader, Any], None]:
     def step(reader: _Reader, _: Any) -> None:
         values = [reader._pop_plain() for _ in range(size)]
-        reader._stack.append(tuple(reversed(values)))
+        reader._stack.append(reader.hashed(tuple(reversed(values))))
 
     return step
 
@@ -422,10 +442,10 @@ _STEPS: dict[str, Callable[[_Reader, Any], None]] = {
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),
     "TUPLE3": _tuple_of(3),
-    "TUPLE": _push(lambda r: tuple(r._to_mark())),
+    "TUPLE": _push(lambda r: r.hashed(tuple(r._to_mark()))),
     "LIST": _push(lambda r: r._to_mark()),
     "DICT": _push(lambda r: _dict_of(r._to_mark())),
-    "FROZENSET": _push(lambda r: frozenset(r._to_mark())),
+    "FROZENSET": _push(lambda r: r.hashed(frozenset(r._to_mark()))),
     "APPEND": lambda r, _: r.append([r._pop_plain()]),
     "APPENDS": lambda r, _: r.append(r._to_mark()),
     "SETITEM": _set_item,
