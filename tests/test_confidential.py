@@ -97,7 +97,9 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
     assert mask_secrets(text) == text
 
 
-@pytest.mark.parametrize("piece", ["a.-", "password=", "--token", "x://a:'", "password:'", "?a", "a:b@c", "token ", "{'pass"])
+@pytest.mark.parametrize(
+    "piece", ["a.-", "password=", "--token", "x://a:'", "password:'", "?a", "a:b@c", "token ", "{'pass"]
+)
 def test_masking_a_long_text_takes_no_search_from_each_of_its_characters(piece: str) -> None:
     """What a task prints or raises is masked too: a hundred thousand characters in far less than a second."""
     text = piece * (100_000 // len(piece))

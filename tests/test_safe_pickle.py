@@ -101,6 +101,13 @@ def test_anything_else_is_refused(module: str, name: str, tmp_path: Path) -> Non
     assert not marker.exists()
 
 
+def test_code_that_a_pickle_holds_is_called_so() -> None:
+    """A class of a script or a notebook is kept with its code; the message says that, and not how cloudpickle does it."""
+    kept = call("cloudpickle.cloudpickle", "_make_skeleton_class", "x")
+    with pytest.raises(UntrustedPickle, match=r"__main__.*trusted=True"):
+        safe_pickle.loads(kept)
+
+
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps([1, 2, 3])[:-4]])
 def test_what_is_no_pickle_is_said_to_be_unreadable(data: bytes) -> None:
     """Empty, of another kind, cut off: one error, which is not the refusal."""

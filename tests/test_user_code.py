@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rollforge.build import build, import_file
+from rollforge.build import build, import_file, locate
 from rollforge.errors import BuildError, ConfigError, MissingCode, RollforgeError
 from rollforge.session import Session, using
 from rollforge.track.base import Experiment, get_experiment, open_tracker
@@ -107,6 +107,13 @@ def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, smal
     plan = make_plan(load_workflow(write(elsewhere, document(small_market, "mine.py"))))
     assert len(plan.tasks) == 2
     assert plan.tasks[0]["model"]["module_path"] == str(elsewhere / "mine.py")
+
+
+@pytest.mark.parametrize("module_path", ["../../etc/passwd", "a..b", ".a", "a b", "mine/own"])
+def test_what_is_no_name_of_a_module_is_said_in_one_sentence(module_path: str) -> None:
+    """Nothing of Python's import is told, and no line of ours."""
+    with pytest.raises(BuildError, match=r"There is no module '.*ends in \.py\.$"):
+        locate("Model", module_path)
 
 
 @pytest.mark.slow

@@ -54,6 +54,10 @@ def _import_module(module_path: str, where: str) -> ModuleType:
             return import_file(module_path)
         except BuildError as exc:
             raise type(exc)(str(exc), path=where) from exc.__cause__
+    if not all(part.isidentifier() for part in module_path.split(".")):
+        raise MissingCode(
+            f"There is no module {module_path!r}. A module is written package.module, a file ends in .py.", path=where
+        )
     try:
         return importlib.import_module(module_path)
     except ModuleNotFoundError as exc:

@@ -21,9 +21,7 @@ _IN_QUERY = re.compile(
     rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
 )
 _IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}\s*=\s*)(?:{_TEXT}|[^\s&;,)'\"]+)")
-_IN_MAPPING = re.compile(
-    rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_TEXT}|(?!//)[^\s,}}#'\"]+[^\n,}}#]*)"
-)
+_IN_MAPPING = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_TEXT}|(?!//)[^\s,}}#'\"]+[^\n,}}#]*)")
 _IN_OPTION = re.compile(rf"(?i)(?P<name>(?<!\S)--(?:[\w-]{{0,64}}?{_NAME})[ \t]+)(?!-)(?:{_TEXT}|\S+)")
 _WITHOUT_SLASHES = re.compile(
     r"(?i)(?P<name>(?<![\w.+@:/-])(?:(?:postgres(?:ql)?|mongodb(?:\+srv)?|https?):/?)?[A-Za-z_][\w.+%-]{0,64}:)"
@@ -106,9 +104,9 @@ def _mask_user_info(text: str) -> str:
 
 def _mask_address(rest: str) -> str:
     line = re.split(r"[\n\"'<>]", rest, maxsplit=1)[0]
-    if quoted := re.match(r"[^\s:@/\"'<>]{1,64}:[^\s@]{1,200}@[\w\[]", rest):
-        if "@" not in line and not re.match(r"[^\s:@/]+:\d+(?:\W|$)", rest):
-            line = quoted[0]  # a password that holds a quotation mark
+    quoted = re.match(r"[^\s:@/\"'<>]{1,64}:[^\s@]{1,200}@[\w\[]", rest)
+    if quoted and "@" not in line and not re.match(r"[^\s:@/]+:\d+(?:\W|$)", rest):
+        line = quoted[0]  # a password that holds a quotation mark
     word = re.split(r"\s", line, maxsplit=1)[0]
     at = word.rfind("@")
     if at < 0:

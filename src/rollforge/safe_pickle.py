@@ -101,6 +101,11 @@ def _is_of(found: type, module: str, name: str) -> bool:
 
 
 def _refuse(what: str) -> NoReturn:
+    if what.startswith("cloudpickle."):
+        raise UntrustedPickle(
+            "The pickle holds the code of a class or function, as of a script's or notebook's own (__main__). "
+            "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
+        )
     raise UntrustedPickle(
         f"The pickle names {what}, which is not on the list of types that may be loaded. "
         "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."

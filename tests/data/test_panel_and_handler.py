@@ -359,6 +359,37 @@ def test_a_processor_of_ones_own_sees_the_handlers_range_alone(session: Session)
     pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw - raw.mean()).astype(np.float32))
 
 
+class Plain:
+    """A processor as Qlib takes it: it derives from nothing."""
+
+    offset = 1.0
+
+    def __init__(self, scale: float = 2.0) -> None:
+        self.scale = scale
+
+    def fit(self, df: pd.DataFrame) -> None:
+        self.columns = len(df.columns)
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df * self.scale + self.offset
+
+    def is_for_infer(self) -> bool:
+        return True
+
+
+def test_a_processor_that_derives_from_nothing(session: Session) -> None:
+    """Methods make it a processor; it is asked for nothing that only the base has, and its own attributes are seen."""
+    made = handler(infer_processors=[{"class": "Plain", "module_path": __name__, "kwargs": {"scale": 3.0}}])
+    raw = made.fetch(data_key="raw")
+    pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw * 3 + 1).astype(np.float32))
+    (processor,) = made.infer_processors
+    assert (processor.scale, processor.columns) == (3.0, 3)
+    made.config(processor_kwargs={"scale": 1.0})
+    assert processor.scale == 1.0
+    assert not processor.readonly()
+    assert pickle.loads(pickle.dumps(processor)).scale == 1.0
+
+
 def test_the_label_of_a_handler_can_be_changed(session: Session) -> None:
     """As in Qlib: ``label`` in the handler's arguments."""
     made = Alpha158("all", "2022-01-03", "2022-06-30", label=["Ref($close, -6)/Ref($close, -1) - 1"])

@@ -25,7 +25,7 @@ from rollforge.data.engine import session_provider
 from rollforge.data.filters import build_filters
 from rollforge.data.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.data.panel import Panel, PanelCache
-from rollforge.data.processor import DropnaProcessor, Processor
+from rollforge.data.processor import Adapted, DropnaProcessor, Processor
 from rollforge.dates import read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
 from rollforge.kinds import LOADER, PROCESSOR
@@ -470,15 +470,14 @@ class DataHandlerLP(DataHandler):
         made = []
         for i, config in enumerate(configs or ()):
             described = {"class": config} if isinstance(config, str) else config
-            made.append(
-                build(
-                    described,
-                    kind=PROCESSOR,
-                    accept_types=Processor,
-                    default_module="rollforge.data.processor",
-                    where=f"{name}.{i}",
-                )
+            processor = build(
+                described,
+                kind=PROCESSOR,
+                accept_types=Processor,
+                default_module="rollforge.data.processor",
+                where=f"{name}.{i}",
             )
+            made.append(processor if isinstance(processor, Processor) else Adapted(processor))
         return made
 
     def config(self, processor_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:

@@ -88,6 +88,46 @@ class Processor(Serializable):
         return False
 
 
+class Adapted(Processor):
+    """A processor of a class that does not derive from :class:`Processor`, with what the base adds; its panels are not cached.
+
+    Parameters
+    ----------
+    processor : object
+        Has ``fit``, ``__call__`` and ``is_for_infer``; its other attributes are found here too.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "processor" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.processor, name)
+
+    def fit(self, df: pd.DataFrame) -> Any:
+        """Let it learn from the frame."""
+        return self.processor.fit(df)
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return what it makes of the frame."""
+        made: pd.DataFrame = self.processor(df)
+        return made
+
+    def is_for_infer(self) -> bool:
+        """Return what it says."""
+        return bool(self.processor.is_for_infer())
+
+    def config(self, **kwargs: Any) -> None:
+        """Change those of its attributes that are named."""
+        if hasattr(self.processor, "config"):
+            self.processor.config(**kwargs)
+            return
+        for name, value in kwargs.items():
+            if name in getattr(self.processor, "__dict__", {}):
+                setattr(self.processor, name, value)
+
+
 class _ReadOnly(Processor):
     """A processor that leaves its argument as it was."""
 
