@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollforge.errors import ArtifactUnreadable
 from rollforge.store.manager import TaskManager
 from rollforge.store.rows import read_record
 from rollforge.store.sqlite import SQLiteStore
@@ -61,3 +62,26 @@ def test_each_column_that_cannot_be_is_named() -> None:
     assert (record.priority, record.token, record.log) == (0, 0, "")
     for name in ("status", "priority", "token", "log"):
         assert f"Its {name} is " in record.extra["unreadable"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "blob"), [("{bad", None), ('{"$tuple": 5}', None), (None, b"\x80\x04"), (None, "text")]
+)
+def test_a_damaged_result_costs_its_own_task(plain: Any, blob: Any, tmp_path: Path) -> None:
+    """A second stage that needs it fails, the next one runs; who reads it is told whose it is and what to do."""
+    store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
+    ids = [c.id for c in store.create("pool", [{"n": 1}, {"n": 2}])]
+    for task in store.claim("pool", worker="host:1:a", lease=60.0, limit=2):
+        store.commit(task, {"model": task.definition["n"]}, Status.PART_DONE)
+    with sqlite3.connect(tmp_path / "tasks.db") as connection:
+        connection.execute("UPDATE results SET plain = ?, blob = ? WHERE id = ?", (plain, blob, ids[0]))
+    connection.close()
+    with pytest.raises(
+        ArtifactUnreadable, match=f"The result of task {ids[0]} in pool 'pool' cannot be read: .*reset-status"
+    ):
+        list(store.query("pool"))
+    claimed = store.claim("pool", worker="host:1:a", lease=60.0, status=Status.PART_DONE, limit=2)
+    assert [(t.id, t.result) for t in claimed] == [(ids[1], {"model": 2})]
+    (damaged,) = store.query("pool", {"_id": ids[0]}, results=False)
+    assert (damaged.status, damaged.cause) == (Status.FAILED, Cause.UNREADABLE)
+    store.close()

@@ -70,12 +70,19 @@ def decode_result(kept: Encoded | None) -> Any:
     ------
     UntrustedPickle
         When the pickle names a type that is not allowed; nothing of it has run.
+    ArtifactUnreadable
+        When what is kept is damaged.
     """
     if kept is None:
         return None
-    if kept.blob is not None:
-        return safe_pickle.loads(kept.blob)
-    return None if kept.plain is None else decode(kept.plain)
+    try:
+        if kept.blob is not None:
+            return safe_pickle.loads(kept.blob)
+        return None if kept.plain is None else decode(kept.plain)
+    except (ConfigError, TypeError, ValueError) as exc:
+        if isinstance(exc, (UntrustedPickle, ArtifactUnreadable)):
+            raise
+        raise ArtifactUnreadable(f"the result is damaged: {exc}") from exc
 
 
 def decode_definition(text: str) -> Any:

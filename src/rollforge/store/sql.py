@@ -725,11 +725,15 @@ class SQLStore(abc.ABC):
 
     def _whole(self, row: Sequence[Any]) -> TaskRecord:
         *columns, plain, blob, needs = row
-        return replace(
-            self._record(columns),
-            result=decode_result(Encoded(plain, blob)),
-            depends_on=tuple(sorted(needs.split(","))) if needs else (),
-        )
+        record = self._record(columns)
+        try:
+            result = decode_result(Encoded(plain, blob))
+        except (UntrustedPickle, ArtifactUnreadable) as exc:
+            raise type(exc)(
+                f"The result of task {record.id} in pool {record.pool!r} cannot be read: {str(exc).rstrip('.')}. To run it "
+                "again, give it the status waiting: 'rollforge pool reset-status', or TaskManager.reset_status."
+            ) from exc
+        return replace(record, result=result, depends_on=tuple(sorted(needs.split(","))) if needs else ())
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         text = f"SELECT {self._columns(results=True)} FROM tasks WHERE pool = :pool AND id = :id"
