@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,3 +195,22 @@ def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
         assert (printed, more) == (escaped, f"and {escaped}")
         assert logged.endswith(f"WARNING talk: logged {escaped}")
     assert crashed.log.splitlines()[0] == "last words"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> None:
+    """Its number is 1, as that of the process which adopts those whose parent is gone."""
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"x": 1}])
+    ran = subprocess.run(
+        [
+            "unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m", "rollforge", "worker",
+            "-t", "p", "--store", store.uri, "--tracking", f"folder:{tmp_path}/runs", "--no-data", "--func", "builtins:len",
+            "-j", "1", "--exit-when-empty",
+        ],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (task,) = store.query("p")
+    assert (task.status, task.result) == (Status.DONE, 1)
+    assert str(task.worker).split(":")[1] == "1"

@@ -487,8 +487,9 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
-    if os.getppid() == 1 and multiprocessing.parent_process() is not None:
-        os._exit(1)  # it was gone before
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # it was gone before; that of a worker which is a container's first process is number 1
 
 
 def _raise_stopped(signum: int, frame: Any) -> None:
