@@ -101,6 +101,14 @@ def test_anything_else_is_refused(module: str, name: str, tmp_path: Path) -> Non
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(("module", "told"), [("my_model", True), ("my.models", True), ("os", False), ("numpy", False)])
+def test_how_to_allow_ones_own_package_is_said(module: str, told: bool) -> None:
+    """For a class of a package that could be allowed, and for nothing of Python's or of the libraries."""
+    with pytest.raises(UntrustedPickle, match=r"trusted=True") as caught:
+        safe_pickle.loads(call(module, "thing", "x"))
+    assert (f"ROLLFORGE_ALLOW={module.partition('.')[0]}." in str(caught.value)) is told
+
+
 def test_code_that_a_pickle_holds_is_called_so() -> None:
     """A class of a script or a notebook is kept with its code; the message says that, and not how cloudpickle does it."""
     kept = call("cloudpickle.cloudpickle", "_make_skeleton_class", "x")
@@ -214,9 +222,10 @@ def test_classes_cannot_be_changed() -> None:
         b"\x80\x04})" + b"2\x86" * 60 + b"K\x01s.",  # a key of 2**60 values
         b"\x80\x04\x8f(" + b")" + b"2\x86" * 60 + b"\x90.",
         b"\x80\x04()" + b"2\x86" * 60 + b"\x91.",
+        b"\x80\x04" + b"cbuiltins\nslice\n(" * 2000 + b"K\x01" + b"tR" * 2000 + b".",
         b"\x80\x04})" + b"\x85" * 500_000 + b"K\x01s.",  # a key so deep that hashing it ends the interpreter
     ],
-    ids=range(17),
+    ids=range(18),
 )  # fmt: skip
 def test_bombs_and_crashes_are_one_error(data: bytes) -> None:
     """No memory is taken for sizes that a pickle claims; no bytes are taken for objects."""

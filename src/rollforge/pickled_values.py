@@ -110,6 +110,9 @@ def _numbers(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _slice(*values: Any) -> slice:
+    # Slices can be hashed since Python 3.12: nested ones would end it, as deep tuples do.
+    plain = (v for value in values for v in (value if isinstance(value, tuple) else (value,)))
+    _need(not any(isinstance(v, (tuple, frozenset, slice)) for v in plain), "a slice of containers")
     return slice(*values)
 
 

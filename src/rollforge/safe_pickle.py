@@ -15,6 +15,7 @@ import importlib
 import io
 import pickle
 import pickletools
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,8 @@ _OWN_MODULES = (
 )
 """Modules whose classes are restored: those that recorders keep objects of."""
 _OWN_ENUMS = {("rollforge.task", "Status"), ("rollforge.task", "Cause")}
+_KNOWN_PACKAGES = ("rollforge", "numpy", "pandas", "pyarrow", "scipy", "copy_reg", "__builtin__", "qlib")
+"""Packages whose classes are on the list or not: nobody is told to allow them."""
 _allowed: set[tuple[str, str]] = set()
 _packages: set[str] = set()
 
@@ -106,9 +109,12 @@ def _refuse(what: str) -> NoReturn:
             "The pickle holds the code of a class or function, as of a script's or notebook's own (__main__). "
             "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
         )
+    package = what.partition(".")[0]
+    known = package in sys.stdlib_module_names or package in _KNOWN_PACKAGES
+    allowing = "" if known or not package.isidentifier() else f", or allow its package: ROLLFORGE_ALLOW={package}"
     raise UntrustedPickle(
         f"The pickle names {what}, which is not on the list of types that may be loaded. "
-        "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
+        f"Nothing of it was executed. If you know where the file comes from, load it with trusted=True{allowing}."
     )
 
 
