@@ -36,6 +36,7 @@ __all__ = [
     "RollforgeError",
     "SegmentError",
     "StoreError",
+    "StoreGone",
     "StoreUnavailable",
     "TaskNotFound",
     "TaskNotSerializable",
@@ -264,6 +265,10 @@ class StoreError(RollforgeError):
 
 class StoreUnavailable(StoreError, ConnectionError):
     """A task store that cannot be opened: no such folder, read-only, corrupted, not reachable, too new."""
+
+
+class StoreGone(StoreUnavailable):
+    """The file of a task store was deleted, emptied or replaced while it was in use: it rarely comes back."""
 
 
 class TaskNotFound(StoreError, LookupError):

@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rollforge.errors import TrainingFailed
+from rollforge.errors import StoreGone, TrainingFailed
 from rollforge.run.worker import Crew, Event, Job, Worker, WorkerStopped, call_in_child, run_task
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
@@ -214,3 +215,17 @@ def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> No
     (task,) = store.query("p")
     assert (task.status, task.result) == (Status.DONE, 1)
     assert str(task.worker).split(":")[1] == "1"
+
+
+def test_a_store_that_was_deleted_is_not_waited_for_as_long_as_one_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server comes back; a deleted file rarely does, so the worker ends soon and says what happened."""
+    monkeypatch.setattr("rollforge.run.claims.GONE_SECONDS", 0.3)
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"i": 1}])
+    (tmp_path / "tasks.db").unlink()
+    began = time.monotonic()
+    with pytest.raises(StoreGone, match="was deleted while it was in use"):
+        Worker(store, Job("p", lambda task: None, query={}), patience=60.0).run()
+    assert time.monotonic() - began < 30

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rollforge.errors import LeaseLost, StoreUnavailable, UnfitWorker
+from rollforge.errors import LeaseLost, StoreGone, StoreUnavailable, UnfitWorker
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission, Retries, Standing
 from rollforge.run.work import Event, Job
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
+GONE_SECONDS = 20.0
+"""How long a file that was deleted or replaced is waited for: long enough to move it back, and no longer."""
 _RENEW_SECONDS = 5.0
 _MOST_UNFIT = 1000
 
@@ -304,11 +306,14 @@ class Claims:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call, again and again while the store cannot be used."""
-        deadline, nap = time.monotonic() + self._patience, 0.1
+        began, nap = time.monotonic(), 0.1
+        deadline = began + self._patience
         while True:
             try:
                 return call()
             except StoreUnavailable as exc:
+                if isinstance(exc, StoreGone):
+                    deadline = min(deadline, began + GONE_SECONDS)
                 if time.monotonic() + nap > deadline:
                     raise
                 log.warning("waiting for the task store: %s", exc)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 from rollforge.confidential import private_file
-from rollforge.errors import ConfigError, RollforgeError, StoreUnavailable
+from rollforge.errors import ConfigError, RollforgeError, StoreGone, StoreUnavailable
 from rollforge.machine import boot_id, uptime
 from rollforge.paths import read_path
 from rollforge.store.base import Clock
@@ -423,7 +423,7 @@ class SQLiteStore(SQLStore):
                 self._refuse(f"{opened.place}{ending}", "deleted" if beside is None else "replaced")
 
     def _refuse(self, file: Path | str, what: str) -> None:
-        raise StoreUnavailable(
+        raise StoreGone(
             f"The task store {self.path}: {file} was {what} while it was in use. What was written last may be lost, and nothing "
             "more is written. Put it back, or end all processes that use the store and start again."
         )
