@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 __all__ = [
@@ -34,6 +35,10 @@ class Kind:
     """Classes derived from this one fit."""
     methods: tuple[str, ...] = ()
     """So do classes that have all of these; without any, `base` alone decides."""
+    alone: tuple[str, ...] = ()
+    """Of the methods, those that are called with one argument, such as ``fit(dataset)``."""
+    argument: str = ""
+    """What that argument is."""
 
     def lacks(self, cls: type) -> str:
         """Return what keeps a class from being of this kind; an empty string where it is."""
@@ -42,6 +47,10 @@ class Kind:
         missing = next((m for m in self.methods if not _has_method(cls, m)), None)
         if missing is not None:
             return f"it has no {missing}()"
+        for name in self.alone:
+            more = _required_arguments(cls, name)
+            if len(more) > 1:
+                return f"its {name}() needs {', '.join(more)}, and is called with a {self.argument} alone"
         if self.methods:
             return ""
         assert self.base is not None
@@ -53,7 +62,22 @@ def _has_method(cls: type, name: str) -> bool:
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None) is not None
 
 
-MODEL = Kind("model", methods=("fit", "predict"))
+def _required_arguments(cls: type, name: str) -> list[str]:
+    """The arguments without which a method cannot be called; none where its signature is not known."""
+    try:
+        parameters = list(inspect.signature(getattr(cls, name)).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    if isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
+        bound = parameters
+    else:
+        bound = parameters[1:]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    # A reweighter is handed on by its name, to a model of a task that has one.
+    return [p.name for p in bound if p.kind in positional and p.default is p.empty and p.name != "reweighter"]
+
+
+MODEL = Kind("model", methods=("fit", "predict"), alone=("fit",), argument="dataset")
 REWEIGHTER = Kind("reweighter", methods=("reweight",))
 DATASET = Kind("dataset", methods=("prepare",))
 HANDLER = Kind("handler", methods=("fetch",))
