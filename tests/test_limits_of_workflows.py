@@ -86,7 +86,7 @@ def test_more_values_than_the_limit_are_refused() -> None:
 
 def test_a_limit_is_raised_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = "a: " + "[" * 105 + "]" * 105
-    with pytest.raises(TooLarge, match="raise it with ROLLFORGE_LIMIT_DEPTH"):
+    with pytest.raises(TooLarge, match="raise the limit with ROLLFORGE_LIMIT_DEPTH"):
         read_yaml(deep)
     monkeypatch.setenv("ROLLFORGE_LIMIT_DEPTH", "200")
     assert "a" in read_yaml(deep)[0]

@@ -139,7 +139,8 @@ class Limit:
 
     def refuse(self, what: str, *, path: str = "", error: Callable[[str], RollforgeError] | None = None) -> NoReturn:
         """Raise, saying what is too large, the limit, and how to raise it."""
-        message = f"{what}; the limit is {self.shown()}. If that is meant, raise it with {self.variable}."
+        limit = "" if self.shown() in what else f"; the limit is {self.shown()}"
+        message = f"{what}{limit}. If that is intended, raise the limit with {self.variable}."
         raise TooLarge(message, path=path) if error is None else error(message)
 
 
