@@ -68,10 +68,8 @@ def _required_arguments(cls: type, name: str) -> list[str]:
         parameters = list(inspect.signature(getattr(cls, name)).parameters.values())
     except (TypeError, ValueError):
         return []
-    if isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
-        bound = parameters
-    else:
-        bound = parameters[1:]
+    is_bound = isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod))
+    bound = parameters if is_bound else parameters[1:]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     # A reweighter is handed on by its name, to a model of a task that has one.
     return [p.name for p in bound if p.kind in positional and p.default is p.empty and p.name != "reweighter"]
