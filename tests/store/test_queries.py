@@ -24,6 +24,7 @@ from rollforge.store.postgres import PostgresStore
 from rollforge.store.search import first_paths
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status, digest, encode
+from rollforge.testing.postgres import PostgresServer
 
 CONTEXT = multiprocessing.get_context("spawn")
 _names = itertools.count()
@@ -299,3 +300,15 @@ def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:
     assert claimed[0] == digest({"kind": "wanted", "i": -1}) or claimed.index(digest({"kind": "wanted", "i": -1})) < 8
     assert len(claimed) == len(set(claimed)) == 61
     assert store.count("p", {"def.kind": "wanted"}) == {Status.RUNNING: 61}
+
+
+def test_many_new_tasks_are_found_by_the_index_at_once(postgres: PostgresServer) -> None:
+    """PostgreSQL uses the index of definitions as soon as they are stored, without waiting for its own statistics."""
+    store = PostgresStore(f"{postgres.uri}?schema=queries{next(_names)}")
+    store.create("p", [{"model": {"class": f"Model{i % 100}"}, "i": i} for i in range(10_000)])
+    rows = store._transact(
+        lambda tx: tx.rows("SELECT reltuples FROM pg_class WHERE oid = CAST(:name AS regclass)", name=f"{store._schema}.tasks")
+    )
+    assert rows[0][0] == 10_000
+    assert store.count("p", {"model.class": "Model7"}) == {Status.WAITING: 100}
+    store.close()

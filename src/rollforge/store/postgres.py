@@ -18,7 +18,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -30,7 +30,7 @@ from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, ending_of
+from rollforge.store.base import Clock, Created, ending_of
 from rollforge.store.codec import Encoded
 from rollforge.store.query import Compare, is_plain_path
 from rollforge.store.sql import (
@@ -346,6 +346,8 @@ CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
 SCHEMA_VERSION = len(_MIGRATIONS)
 _CHANNEL = "rollforge"
 _CONNECT_SECONDS = 10
+_ANALYZE_FROM = 5_000
+"""So many new tasks make it worth while to gather statistics at once."""
 _PREPARE_AFTER = 5
 _IDLE_SECONDS = 20
 """How long a client that is stopped, or gone without a word, may hold rows in the middle of a transaction."""
@@ -505,6 +507,7 @@ class PostgresStore(SQLStore):
         self._listener: _Opened | None = None
         self._pooled = False
         self._deaf = False
+        self._created = self._analyzed = 0
         self._nap = _Nap()
         self._bell = _Bell(self._announce)
         try:
@@ -687,6 +690,16 @@ class PostgresStore(SQLStore):
 
     def _elements(self, name: str) -> str:
         return f"(SELECT unnest(CAST(:{name} AS text[])) AS value)"
+
+    def create(self, pool: str, definitions: Sequence[Mapping[str, Any]], **options: Any) -> list[Created]:
+        made = super().create(pool, definitions, **options)
+        self._created += sum(c.new for c in made)
+        # Until the server gathers statistics by itself, some minutes later, it reads all definitions instead of their
+        # index. Doubling keeps what this costs in proportion, however many calls create the tasks.
+        if self._created - self._analyzed >= max(_ANALYZE_FROM, self._analyzed):
+            self._analyzed = self._created
+            self._transact(lambda tx: tx.run("ANALYZE tasks"))
+        return made
 
     def _definition_columns(self, definition: str) -> dict[str, Any]:
         return {"definition": definition, "filter": _filter(definition)}
