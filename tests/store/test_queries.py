@@ -307,7 +307,9 @@ def test_many_new_tasks_are_found_by_the_index_at_once(postgres: PostgresServer)
     store = PostgresStore(f"{postgres.uri}?schema=queries{next(_names)}")
     store.create("p", [{"model": {"class": f"Model{i % 100}"}, "i": i} for i in range(10_000)])
     rows = store._transact(
-        lambda tx: tx.rows("SELECT reltuples FROM pg_class WHERE oid = CAST(:name AS regclass)", name=f"{store._schema}.tasks")
+        lambda tx: tx.rows(
+            "SELECT reltuples FROM pg_class WHERE oid = CAST(:name AS regclass)", name=f"{store._schema}.tasks"
+        )
     )
     assert rows[0][0] == 10_000
     assert store.count("p", {"model.class": "Model7"}) == {Status.WAITING: 100}
