@@ -17,7 +17,7 @@ from rollforge.data.columns import CODE, DATE, column_names
 from rollforge.data.frames import as_frame, reading
 from rollforge.data.numbers import read_numbers
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
-from rollforge.errors import DataError, DataNotFound
+from rollforge.errors import DataError, DataNotFound, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.paths import read_path
 
@@ -139,7 +139,11 @@ def _tidied(
 ) -> Table:
     """A table as it was read, with its columns named and its values read."""
     names = column_names(raw, form.columns, file, of_one=code is not None)
-    raw, sources = raw[list(names)].rename(columns=names), {name: column for column, name in names.items()}
+    chosen = raw[list(names)]
+    if not chosen.columns.is_unique:
+        twice = chosen.columns[chosen.columns.duplicated()][0]
+        raise DataError(f"{file} has several columns of the name {shown(twice)}. Give each a name of its own.")
+    raw, sources = chosen.rename(columns=names), {name: column for column, name in names.items()}
     if code is not None and CODE not in raw:
         raw[CODE] = code
     table = Table(raw, file, np.zeros(len(raw)), first_line)
