@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from rollforge.store.base import open_store
+
 ROLLFORGE = [sys.executable, "-m", "rollforge"]
 
 
@@ -231,17 +233,20 @@ def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp
     [
         (["pool", "--store", "sqlite:///tasks.db", "task_stat"], "Name it with -t POOL"),
         (["pool", "--store", "sqlite:///tasks.db", "-t", "nope", "task_stat"], "'nope' does not exist"),
+        (["pool", "--store", "sqlite:///other.db", "-t", "p", "task_stat"], "no task store"),
         (["report", "nope", "--store", "sqlite:///tasks.db"], "no experiment 'nope'"),
         (["run", "nope.yaml"], "no workflow file"),
         (["data", "import", "nope.csv", "out"], "nope.csv"),
     ],
 )
 def test_a_name_that_does_not_exist_is_said(command: list[str], expected: str, tmp_path: Path) -> None:
-    """Pools, experiments and files that are not there: one message, exit code 2."""
+    """Pools, stores, experiments and files that are not there: one message, exit code 2, and no new store."""
+    open_store(f"sqlite:///{tmp_path}/tasks.db").create("p", [{"i": 1}])
     said = rollforge(*command, cwd=tmp_path)
     assert said.returncode == 2, said.stdout
     assert expected in said.stderr
     assert "Traceback" not in said.stderr
+    assert not (tmp_path / "other.db").exists()
 
 
 def test_importing_the_package_is_cheap() -> None:
