@@ -145,7 +145,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close:  # a difference in case alone is the commonest slip of all
         close = [a for a in names if a.lower() == name.lower()]
-    return f" Did you mean {close[0]!r}?" if close and close[0] != name else ""
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 class RollforgeError(Exception):
