@@ -95,8 +95,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 def test_every_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
     """One message with the command that installs it, exit code 2, and no traceback."""
     from rollforge.data.demo import make_demo
+    from rollforge.store.sqlite import SQLiteStore
 
     make_demo(tmp_path / "market", instruments=20, years=2)
+    SQLiteStore(f"sqlite:///{tmp_path}/tasks.db").close()
     (tmp_path / "workflow.yaml").write_text(WORKFLOW)
     (tmp_path / "xgboost.yaml").write_text(WORKFLOW.replace("LGBModel", "XGBModel"))
     (tmp_path / "template.yaml").write_text(WORKFLOW + "# {{ HOME }}\n")
