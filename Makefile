@@ -1,11 +1,15 @@
-# make demo: set up and run the main job.   make test: set up and pass the tests.
+# 'make help' lists the targets. Those that need an environment make it, and bring it up to date, first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # pyqlib, which the benchmarks compare with, brings sixty packages of its own.
 BENCH := .venv-bench
 
-.PHONY: demo test check lint fast bench bench-full clean storm fuzz pythons lowest
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz pythons lowest
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # Each stamp is redone when what is installed may have changed.
 $(VENV)/pip:
@@ -31,32 +35,43 @@ $(BENCH)/bench: pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
-demo: $(VENV)/run
+setup: $(VENV)/dev ## Make .venv with everything that development needs
+
+demo: $(VENV)/run ## Make a demo market, train a rolling LightGBM experiment, write demo/report.html
 	@test -d demo/market || $(BIN)/rollforge data demo demo/market
 	$(BIN)/rollforge run examples/rolling_lightgbm.yaml --output demo
 
-test: $(VENV)/dev
+test: $(VENV)/dev ## Run all tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/dev
+lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/towncrier build --draft --version next >/dev/null
 
-fast: $(VENV)/dev
+fast: $(VENV)/dev ## Run all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow" -q
 
-check: lint fast
+check: lint fast ## Lint and the fast tests: what a pull request has to pass
 
-# The fast tests on every other Python that is found, from 3.11 on, and with the lowest versions that are allowed.
-pythons: $(VENV)/dev
+coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails where a room is below its floor
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow" -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python tests/coverage_by_room.py
+
+changelog: $(VENV)/dev ## Print the next section of the changelog
+	@$(BIN)/towncrier build --draft --version next 2>/dev/null
+
+pythons: $(VENV)/dev ## Run the fast tests on every other Python that is found, and with the lowest dependencies
 	$(BIN)/python tests/pythons.py
 
-lowest: $(VENV)/dev
+lowest: $(VENV)/dev ## Run the fast tests with the lowest versions of the dependencies that are allowed
 	$(BIN)/python tests/pythons.py --only lowest
 
 # The kill storm, large: 2,000 tasks, 8 workers, everything killed; and 64 processes on one file for a minute.
-storm: $(VENV)/dev
+storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run
 	$(BIN)/python tests/storm.py --store sqlite
 	$(BIN)/python tests/storm.py --store postgres
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
@@ -64,16 +79,16 @@ storm: $(VENV)/dev
 
 # Every reader of outside input, with broken input for so many seconds each: make fuzz SECONDS=300 TARGETS="yaml csv"
 SECONDS ?= 10
-fuzz: $(VENV)/fuzz
+fuzz: $(VENV)/fuzz ## Give broken input to every reader of outside input: SECONDS=300 TARGETS="yaml csv"
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
 
 # All benchmarks, small; fails where a ratio falls below half of the recorded one.
-bench: $(BENCH)/bench
+bench: $(BENCH)/bench ## Run the small benchmarks; fails where a ratio falls below half of the recorded one
 	$(BENCH)/bin/python -m benchmarks --small --check benchmarks/recorded-small.json
 
 # As in benchmarks/README.md: half an hour, and the S&P table named by ROLLFORGE_SHARED.
-bench-full: $(BENCH)/bench
+bench-full: $(BENCH)/bench ## Run all benchmarks, which takes half an hour
 	$(BENCH)/bin/python -m benchmarks --output benchmarks/full.jsonl --check benchmarks/recorded.json
 
-clean:
-	rm -rf $(VENV) $(VENV)-* $(BENCH) demo build dist .pytest_cache .mypy_cache .ruff_cache
+clean: ## Remove environments, caches and what the demo made
+	rm -rf $(VENV) $(VENV)-* $(BENCH) demo build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -42,6 +42,7 @@ def test_wheel_and_source_archive_hold_what_they_need(tmp_path: Path) -> None:
         packed.extractall(tmp_path / "unpacked", filter="data")
     for needed in (
         "LICENSE",
+        "NOTICE",
         "README.md",
         "pyproject.toml",
         "CHANGELOG.md",
@@ -61,5 +62,6 @@ def test_wheel_and_source_archive_hold_what_they_need(tmp_path: Path) -> None:
         assert "rollforge/py.typed" in inside
         assert "License-Expression: MIT" in text
         assert "License-File: LICENSE" in text
+        assert "License-File: NOTICE" in text
         assert "Requires-Python: >=3.11" in text
         assert not any(n.startswith(("tests/", "benchmarks/")) for n in inside)

@@ -62,6 +62,32 @@ def test_different_values_are_different_tasks(a: Any, b: Any) -> None:
     assert (encode(a) == encode(b)) == (digest(a) == digest(b))
 
 
+def test_the_canonical_form_is_pinned() -> None:
+    """Text and digest of a definition stay as they are in existing pools, which would train every task again otherwise."""
+    definition = {
+        "model": {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {"l": 64, "é": math.nan}},
+        "segments": {
+            "train": (dt.date(2020, 1, 2), pd.Timestamp("2020-12-31")),
+            "test": [dt.datetime(2021, 1, 4, 9, 30), None],
+        },
+        "slice": slice(0, 10, None),
+        "bytes": b"\x00\x01",
+        "wait": dt.timedelta(days=1, seconds=2),
+        "zone": dt.datetime(2021, 1, 4, tzinfo=ZoneInfo("Europe/Berlin")),
+        "type": OrderedDict,
+        "by_horizon": {1: 0.1},
+    }
+    assert encode(definition) == (
+        '{"by_horizon":{"$map":[[1,0.1]]},"bytes":{"$bytes":"AAE="},'
+        '"model":{"class":"LGBModel","kwargs":{"l":64,"é":{"$float":"nan"}},"module_path":"qlib.contrib.model.gbdt"},'
+        '"segments":{"test":[{"$datetime":"2021-01-04T09:30:00"},null],'
+        '"train":{"$tuple":[{"$date":"2020-01-02"},{"$ts":"2020-12-31T00:00:00"}]}},'
+        '"slice":{"$slice":[0,10,null]},"type":{"$ref":"collections:OrderedDict"},"wait":{"$timedelta":"1d2s0us"},'
+        '"zone":{"$datetime":"2021-01-04T00:00:00+01:00[Europe/Berlin]"}}'
+    )
+    assert digest(definition) == "fee3bd7d037ee5eb301ea15064af22a7"
+
+
 def test_what_json_lacks_is_tagged() -> None:
     """NaN, infinity, slices, numpy scalars, paths and importable classes."""
     value = {"inf": math.inf, "s": slice("2020", None), "c": LinearModel}
