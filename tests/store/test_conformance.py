@@ -328,6 +328,79 @@ class TestPostgresStore(TaskStoreSuite):
             _fill_old(lambda text, rows: raw.cursor().executemany(text, rows), "%s")
         _check_migrated(self.make_store(None))
 
+    def test_a_schema_with_other_triggers_gets_those_of_this_version(self, postgres: PostgresServer) -> None:
+        """Tasks, running ones among them, stay as they are, and are counted and ended as before."""
+        store = self.make_store(None)
+        store.create(POOL, [{"x": i} for i in range(3)])
+        held = self.claim(store)
+        store.close()
+        with psycopg.connect(postgres.uri) as raw:
+            raw.execute(f"SET search_path TO {self.uri.rpartition('=')[2]}")
+            raw.execute("ALTER TABLE tasks DROP COLUMN claim_place")
+            raw.execute("CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'")
+            raw.execute("DROP FUNCTION sum_up_tallies")
+            raw.execute(
+                "CREATE OR REPLACE FUNCTION tasks_changed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'"
+            )
+            raw.execute("UPDATE schema_version SET version = 5")
+        store = self.make_store(None)
+        store.commit(held, 1)
+        assert store.count(POOL) == {Status.DONE: 1, Status.WAITING: 2}
+        assert len(store.claim(POOL, worker="w", lease=60, limit=5)) == 2
+        assert store.count(POOL) == {Status.DONE: 1, Status.RUNNING: 2}
+
+    @pytest.mark.parametrize("limit", [1, 2])
+    @pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK"])
+    def test_a_claim_is_repeated_while_it_is_still_going_on(self, limit: int, ends: str) -> None:
+        """It is given the same tasks when the first one succeeds, and tasks of its own when that does not."""
+        first, second = self.make_store(None), self.make_store(None)
+        first.create(POOL, [{"x": i} for i in range(5)])
+        connection = first._opened().connection  # type: ignore[attr-defined]
+
+        def claim(store: TaskStore) -> Any:
+            return store.claim(POOL, worker="w", lease=60, limit=limit, claim="same")
+
+        connection.execute("BEGIN")
+        given = claim(first)
+        with ThreadPoolExecutor(1) as pool:
+            repeated = pool.submit(claim, second)
+            time.sleep(0.5)
+            assert not repeated.done()
+            connection.execute(ends)
+            again = repeated.result(10)
+        assert len(again) == limit
+        assert [(t.id, t.token) == (g.id, g.token) for t, g in zip(again, given, strict=True)] == [
+            ends == "COMMIT"
+        ] * limit
+        assert second.count(POOL) == {Status.RUNNING: limit, Status.WAITING: 5 - limit}
+
+    def test_the_server_plans_claims_and_commits_once(self) -> None:
+        """Planning them anew each time costs more than a quarter of what they cost."""
+        store = self.make_store(None)
+        ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(500)], batch="b")]
+        for i in range(40):
+            store.commit(self.claim(store, **({"batch": "b"} if i % 2 else {})), 1)
+        assert len(ids) == 500
+        text = "SELECT statement FROM pg_prepared_statements WHERE custom_plans > 6"
+        assert store._read(lambda tx: tx.rows(text)) == []  # type: ignore[attr-defined]
+
+    def test_a_change_of_one_task_reads_no_whole_table(self) -> None:
+        """Also on a connection that changed all of them before, whose plans it keeps."""
+        store = self.make_store(None)
+        ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(3000)], batch="b")]
+        store.create(POOL, [{"last": 1}], depends_on=ids, batch="b")
+        store._transact(lambda tx: tx.run("ANALYZE"))  # type: ignore[attr-defined]
+        store.prioritize(POOL, {}, 5)
+        store.set_status(POOL, {"x": {"$lt": 2000}}, Status.DONE)
+        store.set_status(POOL, {"x": {"$lt": 2000}}, Status.WAITING)
+        connection = store._opened().connection  # type: ignore[attr-defined]
+        text = "SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE relname IN ('tasks', 'members', 'needs')"
+        with connection.transaction():
+            before = connection.execute(text).fetchall()
+            store.commit(self.claim(store), 1)
+            assert connection.execute(text).fetchall() == before
+        assert store.count(POOL, batch="b") == {Status.DONE: 1, Status.WAITING: 3000}
+
     @pytest.mark.parametrize(
         ("change", "said"),
         [

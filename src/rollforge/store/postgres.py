@@ -40,6 +40,7 @@ from rollforge.store.sql import (
     DUE,
     GIVEN,
     HELD,
+    STATUSES,
     Condition,
     SQLStore,
     Transaction,
@@ -136,214 +137,159 @@ CREATE TABLE tallies (
 CREATE INDEX tallies_by_batch ON tallies (batch, pool);
 INSERT INTO tallies SELECT 0, pool, COUNT(*) FILTER (WHERE status = 'waiting'),
     COUNT(*) FILTER (WHERE status = 'running'), COUNT(*) FILTER (WHERE status = 'part_done'),
-    COUNT(*) FILTER (WHERE status = 'done'), COUNT(*) FILTER (WHERE status = 'failed') FROM tasks GROUP BY pool;
-CREATE FUNCTION $schema.tasks_made() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-    SELECT batch, pool,
-        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
-        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
-        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
-    FROM (
-        SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows
-    ) AS changes GROUP BY batch, pool;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.tasks_gone() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM old_rows) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-    SELECT batch, pool,
-        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
-        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
-        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
-    FROM (
-        SELECT 0 AS batch, pool, status, -1 AS n FROM old_rows
-    ) AS changes GROUP BY batch, pool;
-    DELETE FROM $schema.members WHERE task IN (SELECT seq FROM old_rows);
-    UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
-    FROM (
-        SELECT d.seq, e.n FROM (
-            SELECT x.pool, needs.id, SUM(x.n) AS n FROM (
-                SELECT pool, id, 1 AS n FROM old_rows WHERE status = 'done'
-            ) AS x JOIN $schema.needs ON needs.pool = x.pool AND needs.needs = x.id
-            GROUP BY x.pool, needs.id HAVING SUM(x.n) <> 0
-        ) AS e JOIN $schema.tasks d ON d.pool = e.pool AND d.id = e.id ORDER BY d.seq FOR UPDATE OF d
-    ) AS c WHERE t.seq = c.seq;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.tasks_changed() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-    SELECT batch, pool,
-        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
-        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
-        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
-    FROM (
-        SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows
-        UNION ALL SELECT 0, pool, status, -1 FROM old_rows
-    ) AS changes GROUP BY batch, pool
-    HAVING COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) <> 0
-        OR COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) <> 0
-        OR COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) <> 0
-        OR COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) <> 0 OR COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) <> 0;
-    IF EXISTS (SELECT 1 FROM new_rows n JOIN $schema.members m ON m.task = n.seq) THEN
-        UPDATE $schema.members m SET state = n.status, held = n.blocked, urgency = n.priority
-        FROM new_rows n WHERE m.task = n.seq AND (m.state, m.held, m.urgency) IS DISTINCT FROM (n.status, n.blocked, n.priority);
-    END IF;
-    IF EXISTS (SELECT 1 FROM new_rows n JOIN $schema.needs ON needs.pool = n.pool AND needs.needs = n.id) THEN
-        UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
-        FROM (
-            SELECT d.seq, e.n FROM (
-                SELECT x.pool, needs.id, SUM(x.n) AS n FROM (
-                    SELECT pool, id, -1 AS n FROM new_rows WHERE status = 'done'
-                    UNION ALL SELECT pool, id, 1 FROM old_rows WHERE status = 'done'
-                ) AS x JOIN $schema.needs ON needs.pool = x.pool AND needs.needs = x.id
-                GROUP BY x.pool, needs.id HAVING SUM(x.n) <> 0
-            ) AS e JOIN $schema.tasks d ON d.pool = e.pool AND d.id = e.id ORDER BY d.seq FOR UPDATE OF d
-        ) AS c WHERE t.seq = c.seq;
-    END IF;
-    IF random() < 0.002 AND pg_try_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA || '.tallies')) THEN
-        WITH gone AS (
-            DELETE FROM $schema.tallies USING (
-                SELECT ctid AS place FROM $schema.tallies FOR UPDATE SKIP LOCKED
-            ) AS found WHERE tallies.ctid = found.place
-            RETURNING tallies.batch, tallies.pool, waiting, running, part_done, done, failed
-        ) INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-        SELECT batch, pool, SUM(waiting), SUM(running), SUM(part_done), SUM(done), SUM(failed)
-        FROM gone GROUP BY batch, pool;
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.needs_made() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
-        RETURN NULL;
-    END IF;
-    PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM new_rows) ORDER BY p.seq FOR SHARE;
-    UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
-    FROM (
-        SELECT e.pool, e.id, COUNT(*) AS n FROM new_rows e
-        LEFT JOIN $schema.tasks p ON p.pool = e.pool AND p.id = e.needs
-        WHERE p.status IS DISTINCT FROM 'done' GROUP BY e.pool, e.id
-    ) AS c WHERE t.pool = c.pool AND t.id = c.id;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.needs_gone() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM old_rows) THEN
-        RETURN NULL;
-    END IF;
-    PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM old_rows) ORDER BY p.seq FOR SHARE;
-    UPDATE $schema.tasks t SET unmet = t.unmet - c.n, blocked = t.unmet - c.n > 0
-    FROM (
-        SELECT e.pool, e.id, COUNT(*) AS n FROM old_rows e
-        LEFT JOIN $schema.tasks p ON p.pool = e.pool AND p.id = e.needs
-        WHERE p.status IS DISTINCT FROM 'done' GROUP BY e.pool, e.id
-    ) AS c WHERE t.pool = c.pool AND t.id = c.id;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.members_made() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-    SELECT batch, pool,
-        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
-        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
-        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
-    FROM (
-        SELECT batch, '' AS pool, state AS status, 1 AS n FROM new_rows
-    ) AS changes GROUP BY batch, pool;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.members_gone() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM old_rows) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-    SELECT batch, pool,
-        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
-        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
-        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
-    FROM (
-        SELECT batch, '' AS pool, state AS status, -1 AS n FROM old_rows
-    ) AS changes GROUP BY batch, pool;
-    RETURN NULL;
-END
-$$;
-CREATE FUNCTION $schema.members_changed() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM new_rows) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO $schema.tallies (batch, pool, waiting, running, part_done, done, failed)
-    SELECT batch, pool,
-        COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) AS waiting,
-        COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) AS running,
-        COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) AS part_done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) AS done,
-        COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) AS failed
-    FROM (
-        SELECT batch, '' AS pool, state AS status, 1 AS n FROM new_rows
-        UNION ALL SELECT batch, '', state, -1 FROM old_rows
-    ) AS changes GROUP BY batch, pool
-    HAVING COALESCE(SUM(n) FILTER (WHERE status = 'waiting'), 0) <> 0
-        OR COALESCE(SUM(n) FILTER (WHERE status = 'running'), 0) <> 0
-        OR COALESCE(SUM(n) FILTER (WHERE status = 'part_done'), 0) <> 0
-        OR COALESCE(SUM(n) FILTER (WHERE status = 'done'), 0) <> 0 OR COALESCE(SUM(n) FILTER (WHERE status = 'failed'), 0) <> 0;
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER tasks_made AFTER INSERT ON $schema.tasks REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.tasks_made();
-CREATE TRIGGER tasks_gone AFTER DELETE ON $schema.tasks REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.tasks_gone();
-CREATE TRIGGER tasks_changed AFTER UPDATE ON $schema.tasks REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.tasks_changed();
-CREATE TRIGGER members_made AFTER INSERT ON $schema.members REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.members_made();
-CREATE TRIGGER members_gone AFTER DELETE ON $schema.members REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.members_gone();
-CREATE TRIGGER members_changed AFTER UPDATE ON $schema.members REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.members_changed();
-CREATE TRIGGER needs_made AFTER INSERT ON $schema.needs REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.needs_made();
-CREATE TRIGGER needs_gone AFTER DELETE ON $schema.needs REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION $schema.needs_gone()
+    COUNT(*) FILTER (WHERE status = 'done'), COUNT(*) FILTER (WHERE status = 'failed') FROM tasks GROUP BY pool
 """,
     """
 DROP INDEX tasks_by_claim;
 CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
 """,
+    # Unique: a claim that is repeated while its first execution is still going on waits for that, and fails.
+    """
+ALTER TABLE tasks ADD COLUMN claim_place INTEGER;
+DROP INDEX tasks_by_claim;
+CREATE UNIQUE INDEX tasks_by_claim ON tasks (claim, claim_place) WHERE status = 'running'
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
+
+
+def _tallied(changes: str) -> str:
+    """Return the statement that adds to the tallies what `changes` (batch, pool, status, n) sum up to, unless it is nothing."""
+    sums = [f"COALESCE(SUM(n) FILTER (WHERE status = '{name}'), 0)" for name in STATUSES]
+    return (
+        f"INSERT INTO $schema.tallies (batch, pool, {', '.join(STATUSES)}) SELECT batch, pool, {', '.join(sums)} "
+        f"FROM ({changes}) AS changes GROUP BY batch, pool HAVING {' OR '.join(f'{one} <> 0' for one in sums)};"
+    )
+
+
+def _counted_down(ended: str) -> str:
+    """Return the statement that changes the number of open prerequisites of what needs the tasks `ended` (pool, id, n)."""
+    return f"""
+    UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
+    FROM (
+        SELECT d.seq, e.n FROM (
+            SELECT x.pool, needs.id, SUM(x.n) AS n FROM ({ended}) AS x
+            JOIN $schema.needs ON needs.pool = x.pool AND needs.needs = x.id
+            GROUP BY x.pool, needs.id HAVING SUM(x.n) <> 0
+        ) AS e JOIN $schema.tasks d ON d.pool = e.pool AND d.id = e.id ORDER BY d.seq FOR UPDATE OF d
+    ) AS c WHERE t.seq = c.seq;"""
+
+
+def _depending(rows: str, sign: str) -> str:
+    """Return the statements that count the open prerequisites in `rows` of the table of needs into their tasks."""
+    return f"""
+    PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM {rows}) ORDER BY p.seq FOR SHARE;
+    UPDATE $schema.tasks t SET unmet = t.unmet {sign} c.n, blocked = t.unmet {sign} c.n > 0
+    FROM (
+        SELECT e.pool, e.id, COUNT(*) AS n FROM {rows} e
+        LEFT JOIN $schema.tasks p ON p.pool = e.pool AND p.id = e.needs
+        WHERE p.status IS DISTINCT FROM 'done' GROUP BY e.pool, e.id
+    ) AS c WHERE t.pool = c.pool AND t.id = c.id;"""
+
+
+_ENDED = (
+    "SELECT pool, id, -1 AS n FROM new_rows WHERE status = 'done' "
+    "UNION ALL SELECT pool, id, 1 FROM old_rows WHERE status = 'done'"
+)
+# Each statement of a trigger costs every claim and commit, so there are two, and more only for tasks of a batch and those
+# that others need. Plans are kept for as long as a connection lasts: one that was made for a change of all tasks would
+# read whole tables for a change of one. OFFSET 0 and the settings keep it to the indexes.
+_TASKS_CHANGED = f"""
+DECLARE
+    enlisted BOOLEAN;
+    needed BOOLEAN;
+BEGIN
+    {
+    _tallied("SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows UNION ALL SELECT 0, pool, status, -1 FROM old_rows")
+}
+    SELECT EXISTS (
+        SELECT 1 FROM new_rows n WHERE EXISTS (SELECT 1 FROM $schema.members m WHERE m.task = n.seq OFFSET 0)
+    ), EXISTS (
+        SELECT 1 FROM ({_ENDED}) AS x
+        WHERE EXISTS (SELECT 1 FROM $schema.needs d WHERE d.pool = x.pool AND d.needs = x.id OFFSET 0)
+    ) INTO enlisted, needed;
+    IF enlisted THEN
+        UPDATE $schema.members m SET state = n.status, held = n.blocked, urgency = n.priority
+        FROM new_rows n WHERE m.task = n.seq
+            AND (m.state, m.held, m.urgency) IS DISTINCT FROM (n.status, n.blocked, n.priority);
+    END IF;
+    IF needed THEN{_counted_down(_ENDED)}
+    END IF;
+    IF random() < 0.002 THEN
+        PERFORM $schema.sum_up_tallies();
+    END IF;
+    RETURN NULL;
+END
+"""
+
+
+def _body(*made: str) -> str:
+    return f"\nBEGIN\n    {' '.join(made)}\n    RETURN NULL;\nEND\n"
+
+
+_MADE, _GONE, _CHANGED = (
+    "AFTER INSERT ON {} REFERENCING NEW TABLE AS new_rows",
+    "AFTER DELETE ON {} REFERENCING OLD TABLE AS old_rows",
+    "AFTER UPDATE ON {} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
+)
+# name: (what fires it, the table, the body, the settings of its function)
+_TRIGGERS = {
+    "tasks_made": (_MADE, "tasks", _body(_tallied("SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows")), ""),
+    "tasks_gone": (
+        _GONE, "tasks",
+        _body(
+            _tallied("SELECT 0 AS batch, pool, status, -1 AS n FROM old_rows"),
+            "DELETE FROM $schema.members WHERE task IN (SELECT seq FROM old_rows);",
+            _counted_down("SELECT pool, id, 1 AS n FROM old_rows WHERE status = 'done'"),
+        ), "",
+    ),
+    "tasks_changed": (
+        _CHANGED, "tasks", _TASKS_CHANGED, "SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off",
+    ),
+    "needs_made": (_MADE, "needs", _body(_depending("new_rows", "+")), ""),
+    "needs_gone": (_GONE, "needs", _body(_depending("old_rows", "-")), ""),
+    "members_made": (
+        _MADE, "members", _body(_tallied("SELECT batch, '' AS pool, state AS status, 1 AS n FROM new_rows")), "",
+    ),
+    "members_gone": (
+        _GONE, "members", _body(_tallied("SELECT batch, '' AS pool, state AS status, -1 AS n FROM old_rows")), "",
+    ),
+    "members_changed": (
+        _CHANGED, "members",
+        _body(_tallied(
+            "SELECT batch, '' AS pool, state AS status, 1 AS n FROM new_rows "
+            "UNION ALL SELECT batch, '', state, -1 FROM old_rows"
+        )), "",
+    ),
+}  # fmt: skip
+_SUM_UP = f"""
+CREATE OR REPLACE FUNCTION $schema.sum_up_tallies() RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = on SET enable_hashjoin = on AS $$
+BEGIN
+    IF pg_try_advisory_xact_lock(hashtext('$schema.tallies')) THEN
+        WITH gone AS (
+            DELETE FROM $schema.tallies USING (
+                SELECT ctid AS place FROM $schema.tallies FOR UPDATE SKIP LOCKED
+            ) AS found WHERE tallies.ctid = found.place RETURNING tallies.*
+        ) INSERT INTO $schema.tallies (batch, pool, {", ".join(STATUSES)})
+        SELECT batch, pool, {", ".join(f"SUM({name})" for name in STATUSES)} FROM gone GROUP BY batch, pool;
+    END IF;
+END
+$$"""
+
+
+def _triggers() -> Iterator[str]:
+    """What brings the triggers of a schema of any version to those of this one."""
+    yield _SUM_UP
+    for name, (fires, table, body, settings) in _TRIGGERS.items():
+        yield (f"CREATE OR REPLACE FUNCTION $schema.{name}() RETURNS trigger LANGUAGE plpgsql {settings} AS $${body}$$")
+        yield f"DROP TRIGGER IF EXISTS {name} ON $schema.{table}"
+        yield (
+            f"CREATE TRIGGER {name} {fires.format('$schema.' + table)} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION $schema.{name}()"
+        )
+
+
 _CHANNEL = "rollforge"
 _CONNECT_SECONDS = 10
 _ANALYZE_FROM = 5_000
@@ -361,7 +307,8 @@ _ALIVE: dict[str, str | int | None] = {
 _PROBE_SECONDS = 1.0
 _RING_SECONDS = 0.1
 _LEAST_NAP, _MOST_NAP = 0.05, 0.9
-_CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+# Read once a statement: an index answers what is compared with it.
+_CLOCK = "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION))"
 _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
 _IN_JSON = {**_COMPARISONS, "$eq": "=="}
@@ -415,10 +362,6 @@ class _Opened:
 
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return self._execute(sql, values).fetchall()
-
-    def send(self, sql: str, **values: Any) -> psycopg.Cursor[Any]:
-        """Send a statement of a pipeline; its rows are there when the pipeline has ended."""
-        return self._execute(sql, values)
 
     def run(self, sql: str, **values: Any) -> int:
         return self._execute(sql, values).rowcount
@@ -558,7 +501,9 @@ class PostgresStore(SQLStore):
         tx.run("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
         for script in _MIGRATIONS[self._version(tx) :]:
             for statement in statements(script):
-                tx.run(statement.replace("$schema", f'"{self._schema}"'))
+                tx.run(statement)
+        for statement in _triggers():
+            tx.run(statement.replace("$schema", f'"{self._schema}"'))
         tx.run("DELETE FROM schema_version")
         tx.run("INSERT INTO schema_version VALUES (:version)", version=SCHEMA_VERSION)
 
@@ -634,10 +579,14 @@ class PostgresStore(SQLStore):
 
     def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Claim in one round trip; see :meth:`SQLStore._take`."""
+        # Numbers and words in the place of parameters let the server keep one plan for all values of the others.
+        turn = turn.replace(":most", str(int(values["most"]))).replace(":status", f"'{Status(values['status']).value}'")
         text = (
-            f"WITH given AS ({GIVEN}), taken AS (UPDATE tasks SET {CLAIMED}, token = nextval('tokens') "
+            f"WITH given AS ({GIVEN}), found AS (SELECT ARRAY({turn} {self._skip_locked}) AS numbers), "
+            f"taken AS (UPDATE tasks SET {CLAIMED}, token = nextval('tokens'), "
+            "claim_place = array_position((SELECT numbers FROM found), seq) "
             "WHERE NOT EXISTS (SELECT 1 FROM given) AND NOT EXISTS (SELECT 1 FROM paused WHERE paused.pool = :pool) "
-            f"AND seq IN ({turn} {self._skip_locked}) RETURNING seq, {COLUMNS}) "
+            f"AND seq = ANY(CAST((SELECT numbers FROM found) AS bigint[])) RETURNING seq, {COLUMNS}) "
             f"SELECT due.there, task.* FROM (SELECT EXISTS ({DUE}) AS there) AS due "
             "LEFT JOIN (SELECT * FROM given UNION ALL SELECT * FROM taken) AS task ON TRUE"
         )
@@ -645,11 +594,11 @@ class PostgresStore(SQLStore):
         values = {**values, "claim": values["claim"] or uuid.uuid4().hex}
 
         def work(tx: _Opened) -> list[tuple[Any, ...]]:
-            with tx.connection.pipeline(), tx.connection.transaction():
-                # The same claim, whose answer was lost, may still be going on; this statement then sees what it was given.
-                tx.send("SELECT pg_advisory_xact_lock(hashtext(:claim))", claim=values["claim"])
-                found = tx.send(text, **values)
-            return found.fetchall()
+            try:
+                return tx.rows(text, **values)
+            except errors.UniqueViolation:
+                # The same claim, whose answer was lost, was still going on: now it is done, and seen.
+                return tx.rows(text, **values)
 
         rows = self._transact(work, alone=True)
         if rows[0][0]:

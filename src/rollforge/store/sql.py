@@ -96,10 +96,10 @@ _GUILTY = """
 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
 WHERE n.pool = tasks.pool AND n.id = tasks.id AND (p.status IS NULL OR p.status = 'failed')
 """
-_STATUSES = tuple(
+STATUSES = tuple(
     status.value for status in (Status.WAITING, Status.RUNNING, Status.PART_DONE, Status.DONE, Status.FAILED)
 )
-_SUMS = ", ".join(f"SUM({name})" for name in _STATUSES)
+_SUMS = ", ".join(f"SUM({name})" for name in STATUSES)
 _KEPT_SECONDS = 30 * 86400.0
 """How long a batch is remembered of which nothing can run any more."""
 
@@ -797,10 +797,10 @@ class SQLStore(abc.ABC):
     def _tally(self, tx: Transaction, pool: str, batch: int) -> dict[Status, int]:
         """How many tasks there are of each status, without looking at them: of a pool, or else of a batch."""
         sums = tx.rows(f"SELECT {_SUMS} FROM tallies WHERE batch = :batch AND pool = :pool", batch=batch, pool=pool)[0]
-        return {Status(name): int(n) for name, n in zip(_STATUSES, sums, strict=True) if n}
+        return {Status(name): int(n) for name, n in zip(STATUSES, sums, strict=True) if n}
 
     def pools(self) -> list[str]:
-        there = " + ".join(f"SUM({name})" for name in _STATUSES)
+        there = " + ".join(f"SUM({name})" for name in STATUSES)
         text = f"SELECT pool FROM tallies WHERE batch = 0 GROUP BY pool HAVING {there} > 0 ORDER BY pool"
         return sorted(name for (name,) in self._read(lambda tx: tx.rows(text)))
 
