@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,7 @@ from rollforge.store.base import TaskStore
 from rollforge.store.postgres import PostgresStore
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status, TaskRecord
+from rollforge.testing.postgres import PostgresServer
 
 _numbers = itertools.count()
 Opener = Callable[[], TaskStore]
@@ -103,4 +107,32 @@ def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener
         for done in [pool.submit(meddle, seed) for seed in range(4)]:
             done.result(120)
     check(store)
+    store.close()
+
+
+def test_a_replaced_task_keeps_what_began_to_depend_on_it_meanwhile(postgres: PostgresServer) -> None:
+    """Another transaction adds a dependency on the task just before it is replaced: it moves on to the new task."""
+    uri = f"{postgres.uri}?schema=fan{next(_numbers)}"
+    store, other = PostgresStore(uri), PostgresStore(uri)
+    needed, dependant = (c.id for c in store.create("p", [{"x": 1}, {"y": 1}]))
+    store.set_status("p", {"_id": needed}, Status.DONE)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def depend(tx: Any) -> None:
+        store._depend(tx, "p", [dependant], [needed])
+        begun.set()
+        go_on.wait(15)
+
+    with ThreadPoolExecutor(2) as pool:
+        depending = pool.submit(store._write, depend, "p")
+        assert begun.wait(60)
+        replacing = pool.submit(other.replace, "p", needed, {"x": 2})
+        time.sleep(0.3)  # by now it waits for the other transaction
+        go_on.set()
+        depending.result(60)
+        new = replacing.result(60)
+    check(store)
+    (task,) = store.query("p", {"_id": dependant})
+    assert (task.depends_on, task.blocked) == ((new,), True)
+    other.close()
     store.close()

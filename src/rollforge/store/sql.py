@@ -709,8 +709,8 @@ class SQLStore(abc.ABC):
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def _get(self, tx: Transaction, pool: str, task_id: str) -> TaskRecord:
-        rows = tx.rows(f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
+    def _get(self, tx: Transaction, pool: str, task_id: str, *, lock: str = "") -> TaskRecord:
+        rows = tx.rows(f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND id = :id {lock}", pool=pool, id=task_id)
         if not rows:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         return self._record(rows[0])
@@ -934,7 +934,8 @@ class SQLStore(abc.ABC):
         new_id, text = identified(definition)
 
         def work(tx: Transaction) -> str:
-            self._get(tx, pool, task_id)
+            # Locked, so that from here on no other transaction can make a task depend on the old id.
+            self._get(tx, pool, task_id, lock=self._lock_rows)
             needs, dependants = self._needs_of(tx, pool, [task_id]), self._dependants_of(tx, pool, task_id)
             # Taken off, and put on again below: so what is not done is counted as the new task has it.
             tx.run("DELETE FROM needs WHERE pool = :pool AND (id = :id OR needs = :id)", pool=pool, id=task_id)
