@@ -10,7 +10,7 @@ import pickle
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -466,26 +466,48 @@ class TestPostgresStore(TaskStoreSuite):
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The server undoes what it had begun, and others get the task; when it goes on, it is told."""
-        monkeypatch.setattr("rollforge.store.postgres._IDLE_SECONDS", 1)
+        monkeypatch.setattr("rollforge.store.postgres._IDLE_SECONDS", 2)
         stopped, other = self.make_store(None), self.make_store(None)
         stopped.create(POOL, [{"x": 1}])
-        locked = threading.Event()
+        locked, woken = threading.Event(), threading.Event()
 
         def claim(tx: Any) -> None:
             tx.rows("SELECT seq FROM tasks FOR UPDATE")
             locked.set()
-            time.sleep(2.5)
+            woken.wait(60)
             tx.run("UPDATE tasks SET status = 'running'")
 
         with ThreadPoolExecutor(1) as pool:
             held = pool.submit(stopped._write, claim, POOL)  # type: ignore[attr-defined]
-            locked.wait(10)
+            assert locked.wait(60)
             assert other.claim(POOL, worker="w", lease=60) == []
-            time.sleep(1.3)
-            assert self.claim(other).definition == {"x": 1}
+            deadline = time.monotonic() + 60
+            while not (taken := other.claim(POOL, worker="w", lease=60)) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            woken.set()
+            assert [task.definition for task in taken] == [{"x": 1}]
             with pytest.raises(StoreUnavailable, match="broke off"):
                 held.result(10)
         assert stopped.count(POOL) == {Status.RUNNING: 1}
+
+    def test_a_closed_store_stays_closed(self) -> None:
+        """An announcement that has begun is finished first, so that it does not open the connection again."""
+        store = self.make_store(None)
+        assert isinstance(store, PostgresStore)
+        announce, began = store._bell._announce, threading.Event()
+
+        def slowly(pools: Iterable[str]) -> None:
+            began.set()
+            time.sleep(0.2)
+            announce(pools)
+
+        store.create(POOL, [{"x": 1}])
+        store._bell._announce = slowly
+        store.create(POOL, [{"x": 2}])  # soon after the first, so a timer announces it
+        assert began.wait(60)
+        store.close()
+        time.sleep(0.4)
+        assert store._connected is None
 
     def test_the_server_may_be_restarted_between_two_calls(self) -> None:
         """An idle connection that died is opened again; while the server is down, that is said."""

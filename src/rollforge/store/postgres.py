@@ -741,6 +741,7 @@ class _Bell:
     def __init__(self, announce: Callable[[Iterable[str]], None]) -> None:
         self._announce = announce
         self._lock = threading.Lock()
+        self._announcing = threading.Lock()
         self._pid = os.getpid()
         self._last: dict[str, float] = {}
         self._pending: set[str] = set()
@@ -751,6 +752,7 @@ class _Bell:
         with self._lock:
             if self._pid != os.getpid():  # a timer of the parent does not run here
                 self._pid, self._timer, self._pending = os.getpid(), None, set()
+                self._announcing = threading.Lock()
             now = time.monotonic()
             if now - self._last.get(pool, -1e9) < _RING_SECONDS:
                 self._pending.add(pool)
@@ -763,19 +765,21 @@ class _Bell:
         self._announce([pool])
 
     def _ring_pending(self) -> None:
-        with self._lock:
-            pools, self._pending, self._timer = self._pending, set(), None
-            self._last.update(dict.fromkeys(pools, time.monotonic()))
-        self._announce(pools)
+        with self._announcing:
+            with self._lock:
+                pools, self._pending, self._timer = self._pending, set(), None
+                self._last.update(dict.fromkeys(pools, time.monotonic()))
+            self._announce(pools)
 
     def end(self) -> None:
-        """Tell of what is left to be told, now."""
+        """Tell of what is left to be told, now; afterwards no timer uses the connection."""
         with self._lock:
-            timer, self._timer = self._timer, None
-            if timer is None or self._pid != os.getpid():
+            if self._pid != os.getpid():
                 return
-        timer.cancel()
-        self._ring_pending()
+            timer = self._timer
+        if timer is not None:
+            timer.cancel()
+        self._ring_pending()  # waits for an announcement that has begun
 
 
 class _Nap:
