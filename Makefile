@@ -41,8 +41,13 @@ demo: $(VENV)/run ## Make a demo market, train a rolling LightGBM experiment, wr
 	@test -d demo/market || $(BIN)/rollforge data demo demo/market
 	$(BIN)/rollforge run examples/rolling_lightgbm.yaml --output demo
 
-test: $(VENV)/dev ## Run all tests
-	$(BIN)/python -m pytest
+# In so many pytest processes side by side; each starts the servers that its tests need. Tests start hundreds of processes:
+# where Python is told to write no bytecode, each of them would compile the whole package.
+JOBS ?= 2
+SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
+test: $(VENV)/dev ## Run all tests, JOBS=2 at a time
+	@$(BIN)/python -m compileall -q src
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/ruff format --check src tests benchmarks
@@ -51,7 +56,8 @@ lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
 fast: $(VENV)/dev ## Run all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" -q
+	@$(BIN)/python -m compileall -q src
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -q
 
 check: lint fast ## Lint and the fast tests: what a pull request has to pass
 

@@ -99,7 +99,10 @@ def main() -> int:
             results[name] = "not run: no time left"
             continue
         python = installed(name, file)
-        command = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *options.tests]
+        command = [
+            python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider",
+            *options.tests,
+        ]  # fmt: skip
         started = time.monotonic()
         try:
             code = subprocess.run(command, cwd=ROOT, check=False, timeout=_LONGEST).returncode
