@@ -13,6 +13,7 @@ It prints one line of JSON and exits with 1 if any promise was broken.
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
 import itertools
 import json
@@ -43,6 +44,8 @@ POOL = "storm"
 LEASE = 2.0
 _FEW_FAILURES = 15
 """How many tasks a bad machine may let fail before it ends: three in a row, and one now and then while it waits."""
+_OTHERS_SECONDS = 5.0
+"""So long after a commit its worker, or another one, counts as being at work."""
 
 
 # -- a worker ----------------------------------------------------------------------------------------------------------
@@ -219,11 +222,12 @@ def rage(storm: Storm, store: TaskStore, server: Any, total: int, options: argpa
     began = time.monotonic()
     next_kill, next_freeze, next_server = began + options.kill_every, began + 1.0, began + options.server_every
     next_bad = began
+    done = done_at_kill = 0
     while True:
         now = time.monotonic()
-        if now > next_kill:
+        if now > next_kill and done - done_at_kill >= _BETWEEN_KILLS:
             storm.kill_one()
-            next_kill = now + options.kill_every
+            next_kill, done_at_kill = now + options.kill_every, done
         if now > next_freeze:
             storm.freeze_one()
             next_freeze = now + 1.5
@@ -239,11 +243,16 @@ def rage(storm: Storm, store: TaskStore, server: Any, total: int, options: argpa
         storm.thaw()
         storm.replace_ended()
         with contextlib.suppress(StoreUnavailable):
-            if store.count(POOL).get(Status.DONE, 0) == total and _all_read(store):
+            done = store.count(POOL).get(Status.DONE, 0)
+            if done == total and _all_read(store):
                 return now - began
         if now - began > options.limit:
             return -1.0
         time.sleep(0.05)
+
+
+_BETWEEN_KILLS = 3
+"""Tasks that are done between two kills at least. Else a busy machine kills all workers while they start, and never ends."""
 
 
 def _all_read(store: TaskStore) -> bool:
@@ -340,9 +349,18 @@ def check_pool(store: TaskStore, ids: dict[str, int], unreadable: set[str], lack
 
 
 def check_bad_machines(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A machine on which all fails ends after a few tasks, and commits nothing."""
+    """A machine on which all fails ends after a few tasks, and commits nothing. Alone it has to try: what fails while no
+    other worker commits anything does not count, as when all of them are just starting on a busy machine."""
+    commits = sorted(e["at"] for e in lines if (e["op"], e["phase"]) == ("commit", "accepted"))
+
+    def others_work(at: float) -> bool:
+        later = bisect.bisect(commits, at)
+        return later > 0 and at - commits[later - 1] < _OTHERS_SECONDS
+
     failures = Counter(
-        e["pid"] for e in lines if e["kind"] == "no data" and (e["op"], e["phase"]) == ("fail", "accepted")
+        e["pid"]
+        for e in lines
+        if e["kind"] == "no data" and (e["op"], e["phase"]) == ("fail", "accepted") and others_work(e["at"])
     )
     yield from (f"a worker without data let {n} tasks fail" for n in failures.values() if n > _FEW_FAILURES)
     if any(e["kind"] != "good" and e["op"] == "commit" for e in lines):
