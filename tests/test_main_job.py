@@ -250,8 +250,8 @@ def test_a_name_that_does_not_exist_is_said(command: list[str], expected: str, t
 
 
 def test_importing_the_package_is_cheap() -> None:
-    """``import rollforge`` loads nothing but the standard library, in under 0.3 s more than Python itself."""
-    code = "import sys, time; t = time.perf_counter(); import rollforge; print(time.perf_counter() - t); print(*sys.modules)"
+    """``import rollforge`` loads nothing but the standard library, in under 0.3 s of processor time."""
+    code = "import sys, time; t = time.process_time(); import rollforge; print(time.process_time() - t); print(*sys.modules)"
     seconds, modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
