@@ -41,11 +41,12 @@ demo: $(VENV)/run ## Make a demo market, train a rolling LightGBM experiment, wr
 	@test -d demo/market || $(BIN)/rollforge data demo demo/market
 	$(BIN)/rollforge run examples/rolling_lightgbm.yaml --output demo
 
-# In so many pytest processes side by side; each starts the servers that its tests need. Tests start hundreds of processes:
-# where Python is told to write no bytecode, each of them would compile the whole package.
-JOBS ?= 2
+# Pytest processes side by side; each starts the servers that its tests need. Half of the time tests wait, for processes and
+# for leases that expire, so there is one process more than the two cores of a small machine. The tests start hundreds of
+# Python processes: where Python is told to write no bytecode, each of them would compile the whole package.
+JOBS ?= 3
 SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
-test: $(VENV)/dev ## Run all tests, JOBS=2 at a time
+test: $(VENV)/dev ## Run all tests, JOBS=3 at a time
 	@$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
