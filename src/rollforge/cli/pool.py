@@ -359,7 +359,7 @@ def remove(
 
 
 def main() -> None:
-    """Run ``python -m rollforge.store.manager``."""
+    """Run ``rollforge pool`` as a program of its own: what :data:`~rollforge.qlib_names.PROGRAMS` names for Qlib's."""
     from rollforge.cli.main import guarded, run_app
 
     guarded(lambda: run_app(app))

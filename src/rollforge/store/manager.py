@@ -464,6 +464,8 @@ def _claim(task: Mapping[str, Any], pool: str) -> TaskRecord:
 
 
 if __name__ == "__main__":  # python -m rollforge.store.manager -t POOL …, the way Qlib's manage module is called
-    import importlib
+    import pkgutil
 
-    importlib.import_module("rollforge.cli.pool").main()
+    from rollforge.qlib_names import PROGRAMS
+
+    pkgutil.resolve_name(PROGRAMS["qlib.workflow.task.manage"])()

@@ -1,0 +1,56 @@
+"""A definition with Qlib's ``module_path`` and a script's ``import qlib…`` read the same table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rollforge.build import locate
+from rollforge.errors import BuildError
+from rollforge.qlib_names import MODULES, NOT_COVERED, PROGRAMS, REASONS
+
+SCRIPT = """
+import importlib, inspect
+import rollforge.compat.qlib
+from rollforge.build import locate
+from rollforge.qlib_imports import names_of
+from rollforge.qlib_names import MODULES
+
+found = 0
+for module in MODULES:
+    here = importlib.import_module(module)
+    for name in names_of(module):
+        given = getattr(here, name)
+        if inspect.isclass(given) and given.__module__ != "typing":
+            assert locate(name, module) is given, (module, name)
+            found += 1
+print(found)
+"""
+
+
+def test_a_task_finds_what_a_script_finds() -> None:
+    """A class that ``from qlib… import`` gives is the one that a definition builds; type aliases can not be built."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 400
+
+
+def test_a_task_is_refused_what_a_script_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name that the table gives a reason instead of a place, and every module of which nothing is here."""
+    monkeypatch.setattr("rollforge.qlib_imports._top", lambda: None)  # as without pyqlib
+    for module, sources in MODULES.items():
+        for reason in REASONS:
+            for name in sources.get(reason, "").split():
+                with pytest.raises(BuildError, match=r"not (covered|supported)"):
+                    locate(name, module)
+    for module in NOT_COVERED:
+        with pytest.raises(BuildError, match="not covered"):
+            locate("Anything", module)
+
+
+def test_programs_live_at_the_edge() -> None:
+    """What Qlib's documentation runs with ``python -m`` is a function of the command line or of the compatibility layer."""
+    for place in PROGRAMS.values():
+        assert place.split(".")[1] in ("cli", "compat")
