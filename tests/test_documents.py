@@ -53,21 +53,6 @@ def test_every_public_name_is_there() -> None:
         rollforge.Rollforge  # noqa: B018
 
 
-def test_types_survive_the_late_import(tmp_path: Path) -> None:
-    """A misspelt method of a name from the front door is an error to a type checker."""
-    snippet = tmp_path / "snippet.py"
-    snippet.write_text("from rollforge import TaskManager\nTaskManager('p').creat_task([])\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache'}", str(snippet)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert '"TaskManager" has no attribute "creat_task"' in done.stdout
-
-
 # -- Python ------------------------------------------------------------------------------------------------------------
 
 

@@ -31,8 +31,40 @@ from .data.engine import (
 from .data.handler import (
     DataHandlerLP as DataHandlerLP,
 )
+from .data.timeseries import (
+    TSDatasetH as TSDatasetH,
+)
 from .errors import (
+    ArtifactNotFound as ArtifactNotFound,
+    ArtifactUnreadable as ArtifactUnreadable,
+    BuildError as BuildError,
+    CodeNotAllowed as CodeNotAllowed,
+    ConfigError as ConfigError,
+    CoverageError as CoverageError,
+    DataError as DataError,
+    DataNotFound as DataNotFound,
+    DateError as DateError,
+    ExperimentNotFound as ExperimentNotFound,
+    ExpressionError as ExpressionError,
+    FailingWorker as FailingWorker,
+    LeaseLost as LeaseLost,
+    MissingCode as MissingCode,
+    MissingDependency as MissingDependency,
+    ModelError as ModelError,
+    RecorderElsewhere as RecorderElsewhere,
+    RecorderNotFound as RecorderNotFound,
     RollforgeError as RollforgeError,
+    SegmentError as SegmentError,
+    StoreError as StoreError,
+    StoreGone as StoreGone,
+    StoreUnavailable as StoreUnavailable,
+    TaskNotFound as TaskNotFound,
+    TaskNotSerializable as TaskNotSerializable,
+    TrackingError as TrackingError,
+    TrackingUnavailable as TrackingUnavailable,
+    TrainingFailed as TrainingFailed,
+    UnfitWorker as UnfitWorker,
+    UntrustedPickle as UntrustedPickle,
 )
 from .generate.base import (
     TaskGen as TaskGen,
@@ -40,6 +72,9 @@ from .generate.base import (
 )
 from .generate.calendar import (
     TimeAdjuster as TimeAdjuster,
+)
+from .generate.grid import (
+    GridGen as GridGen,
 )
 from .generate.horizon import (
     MultiHorizonGenBase as MultiHorizonGenBase,
@@ -56,11 +91,21 @@ from .models.lightgbm import (
 from .models.linear import (
     LinearModel as LinearModel,
 )
+from .models.xgboost import (
+    XGBModel as XGBModel,
+)
 from .online.manager import (
     OnlineManager as OnlineManager,
 )
 from .online.strategy import (
     RollingStrategy as RollingStrategy,
+)
+from .online.tool import (
+    OnlineToolR as OnlineToolR,
+)
+from .online.update import (
+    LabelUpdater as LabelUpdater,
+    PredUpdater as PredUpdater,
 )
 from .record.analysis import (
     SigAnaRecord as SigAnaRecord,
@@ -70,6 +115,9 @@ from .record.portfolio import (
 )
 from .record.signal import (
     SignalRecord as SignalRecord,
+)
+from .rolling import (
+    Rolling as Rolling,
 )
 from .run.execute import (
     task_train as task_train,
@@ -105,6 +153,8 @@ from .track.r import (
     R as R,
 )
 from .workflow import (
+    Plan as Plan,
+    Workflow as Workflow,
     load_workflow as load_workflow,
     make_plan as make_plan,
 )

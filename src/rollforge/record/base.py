@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from pprint import pformat
 from typing import Any, ClassVar
@@ -77,7 +78,7 @@ class RecordTemp:
         if results.isEnabledFor(logging.INFO):
             results.info("%s\n%s", title, pformat(result))
 
-    def list(self) -> Any:
+    def list(self) -> builtins.list[str]:
         """Return the names of the artifacts that this record saves."""
         return []
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderElsewhere, RecorderNotFound, TrackingError
@@ -18,6 +18,9 @@ from rollforge.track.elsewhere import said_elsewhere
 from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import Tracker, folder_uri, open_tracker
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["QlibRecorder", "R"]
 
@@ -253,7 +256,7 @@ class QlibRecorder:
         found: dict[str, Recorder] = experiment.list_recorders(**filters)
         return found
 
-    def search_records(self, experiment_ids: Sequence[str] | None = None, **kwargs: Any) -> Any:
+    def search_records(self, experiment_ids: Sequence[str] | None = None, **kwargs: Any) -> pd.DataFrame:
         """Return the runs of experiments (by default the active one) as one frame with MLflow's columns.
 
         Keywords are ``filter_string``, ``max_results``, ``order_by``: ``["metrics.IC DESC"]``; see

@@ -1,0 +1,155 @@
+"""``from rollforge import …``: what is offered there, and what type checkers and editors know of it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rollforge
+from rollforge import errors
+
+ROOT = Path(__file__).parents[1]
+STUB = Path(rollforge.__file__).with_suffix(".pyi")
+
+RIGHT = """
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import numpy as np
+import pandas as pd
+
+import rollforge
+from rollforge import (
+    D, OnlineManager, Plan, R, Recorder, RollforgeError, RollingGen, StoreUnavailable, TaskManager, TrainerR, Workflow,
+    load_workflow, make_plan, task_train,
+)
+
+
+def use(manager: OnlineManager) -> None:
+    workflow = load_workflow("workflow.yaml")
+    assert_type(workflow, Workflow)
+    assert_type(make_plan(workflow), Plan)
+    with rollforge.using(workflow.session):
+        tasks = RollingGen(step=20, rtype=RollingGen.ROLL_SD)(dict(workflow.template))
+        assert_type(tasks, list[dict[str, Any]])
+    try:
+        assert_type(TaskManager("p").create_task(tasks), list[str])
+    except StoreUnavailable as exc:
+        print(exc)
+    except (rollforge.CoverageError, RollforgeError):
+        raise
+    assert_type(task_train(tasks[0], "experiment"), Recorder)
+    assert_type(TrainerR("experiment").train(tasks), list[Recorder])
+    assert_type(R.get_recorder(), Recorder)
+    assert_type(R.search_records(), pd.DataFrame)
+    assert_type(D.features(["A"], ["$close"]), pd.DataFrame)
+    signals = manager.get_signals()
+    if signals is not None:
+        print(signals.index)
+"""
+
+WRONG = """
+from rollforge import TaskManger  # has no attribute "TaskManger"
+from rollforge import D, R, RollingGen, Session, TaskManager, load_workflow, make_plan
+TaskManager("p").creat_task([])  # "TaskManager" has no attribute "creat_task"
+TaskManager("p").create_task(5)  # incompatible type "int"
+RollingGen(stepp=20)  # Unexpected keyword argument "stepp"
+Session(thread=3)  # Unexpected keyword argument "thread"
+make_plan("workflow.yaml")  # incompatible type "str"; expected "Workflow"
+load_workflow("workflow.yaml").sesion  # "Workflow" has no attribute "sesion"
+D.feature(["A"], ["$close"])  # has no attribute "feature"
+R.get_recorder().lod_object("pred.pkl")  # "Recorder" has no attribute "lod_object"
+
+
+"""
+
+
+def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
+    """Under ``mypy --strict`` a right program has no error, and each mistake of a wrong one is found on its line."""
+    for name, text in (("right.py", RIGHT), ("wrong.py", WRONG)):
+        (tmp_path / name).write_text(text.lstrip(), encoding="utf-8")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache'}",
+            *(str(tmp_path / name) for name in ("right.py", "wrong.py")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )  # fmt: skip
+    found: dict[int, str] = {}
+    for line in done.stdout.splitlines():
+        said = re.match(r".*?(right|wrong)\.py:(\d+): error: (.+)", line)
+        if said:
+            assert said[1] == "wrong", line
+            found[int(said[2])] = said[3]
+    expected = {
+        number: line.partition("  # ")[2]
+        for number, line in enumerate(WRONG.lstrip().splitlines(), start=1)
+        if "  # " in line
+    }
+    assert set(found) == set(expected), done.stdout + done.stderr
+    for number, message in expected.items():
+        assert message in found[number]
+
+
+def test_the_stub_is_the_list_of_names() -> None:
+    """The names that type checkers see are those that can be imported, from the module that the stub says."""
+    tree = ast.parse(STUB.read_text(encoding="utf-8"))
+    listed = {alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(rollforge.__all__) == {"__version__", *listed}
+    for name, module in listed.items():
+        value = getattr(rollforge, name)
+        assert value is getattr(__import__(f"rollforge.{module}", fromlist=[name]), name)
+        assert getattr(value, "__module__", "rollforge.").startswith("rollforge.")
+
+
+def test_every_error_can_be_caught_by_its_name() -> None:
+    """Each error of ``rollforge.errors`` is public at the front door, and has a line that says when it is raised."""
+    raised = [v for v in vars(errors).values() if inspect.isclass(v) and issubclass(v, Exception)]
+    assert len(raised) > 20
+    for error in raised:
+        assert issubclass(error, errors.RollforgeError)
+        assert error.__doc__
+        assert getattr(rollforge, error.__name__) is error
+
+
+def test_what_the_readme_names_is_at_the_front_door() -> None:
+    """Whoever reads of a class there, imports it from ``rollforge``; so does the README's own program."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| the same", text, re.MULTILINE)
+    names = {name for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert len(names) > 25
+    assert names <= set(rollforge.__all__), names - set(rollforge.__all__)
+    modules = re.findall(r"^(?:from|import) (rollforge[\w.]*)", text, re.MULTILINE)
+    assert set(modules) == {"rollforge"}
+
+
+@pytest.mark.parametrize("statement", ["import rollforge", "from rollforge import RollforgeError, StoreUnavailable"])
+def test_the_front_door_is_light(statement: str) -> None:
+    """Importing the package, or an error to catch, loads none of the libraries that take long."""
+    code = f"import sys; {statement}; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    heavy = {
+        "numpy",
+        "pandas",
+        "numba",
+        "pyarrow",
+        "lightgbm",
+        "mlflow",
+        "plotly",
+        "sqlalchemy",
+        "yaml",
+        "pydantic",
+        "typer",
+    }
+    assert not heavy & set(out.split())
