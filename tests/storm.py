@@ -200,7 +200,8 @@ class Storm:
         """SIGCONT for those that were stopped long enough."""
         for pid, until in list(self.frozen.items()):
             if time.monotonic() > until:
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile
+                    os.kill(pid, signal.SIGCONT)
                 del self.frozen[pid]
 
     def replace_ended(self) -> None:
