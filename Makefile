@@ -62,6 +62,8 @@ fast: $(VENV)/dev ## Run all tests but the slow ones
 
 check: lint fast ## Lint and the fast tests: what a pull request has to pass
 
+# One place for the data, wherever the processes that the tests start run.
+coverage: export COVERAGE_FILE = $(CURDIR)/.coverage
 coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails where a room is below its floor
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -m "not slow" -q

@@ -3,8 +3,8 @@
     python tests/coverage_by_room.py             # a table; exit code 1 where a room is below its floor
     python tests/coverage_by_room.py --missing store     # the lines and branches of one room that no test reached
 
-A floor is the share of branches that the fast tests took when it was set, rounded down by a margin for tests that depend on
-the machine. Raise it when a room has improved.
+A floor is the share of branches that the fast tests took when it was set, less one to three percent for what
+depends on the machine. Raise it when a room has improved.
 """
 
 from __future__ import annotations
