@@ -455,7 +455,7 @@ def _frame(*arguments: Any) -> Pending:
         found = _frame_columns(blocks)
         only = blocks.blocks[0].values if len(blocks.blocks) == 1 else None
         if isinstance(only, np.ndarray) and _places(blocks.blocks[0].places, len(columns)) == list(range(len(columns))):
-            made = pd.DataFrame(only.T, index=index, columns=range(len(columns)), copy=True)
+            made = pd.DataFrame(only.T, index=index, columns=range(len(columns)), dtype=only.dtype, copy=True)
         else:
             # A dtype of its own for each column: pandas would make texts of objects otherwise.
             series = {i: pd.Series(found[i], index=index, dtype=found[i].dtype) for i in range(len(columns))}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rollforge.errors import LeaseLost, StoreGone, StoreUnavailable, UnfitWorker
+from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission, Retries, Standing
 from rollforge.run.work import Event, Job
@@ -155,7 +155,7 @@ class Claims:
         """
         if self._admission is not None:
             self._patiently(self._admission.look)
-        limit = self._patiently(lambda: self._standing.allowance(limit))
+        limit = self._judged(lambda: self._standing.allowance(limit))
         if not limit:
             return []
         claimed = self._claim(limit, self._patiently(lambda: self._retries.avoid))
@@ -167,6 +167,15 @@ class Claims:
             admission = self._admission
             self._patiently(lambda: admission.look(idle=True))
         return claimed
+
+    def _judged(self, judge: Callable[[], T]) -> T:
+        """Return what this worker's standing says; when it is unfit, the attempts that it used up are given back."""
+        try:
+            return self._patiently(judge)
+        except FailingWorker:
+            failed = self._standing.failed_here
+            self._patiently(lambda: self.store.restore_attempts(self.job.pool, self.name, failed))
+            raise
 
     def _claim(self, limit: int, avoid: str, only: Mapping[str, Any] | None = None) -> list[TaskRecord]:
         identity = uuid.uuid4().hex  # when the answer is lost, the same claim is made again
@@ -215,7 +224,8 @@ class Claims:
         log.info("task %s failed (%s): %s", task.id, cause, brief)
 
         def fail() -> None:
-            status = self._patiently(lambda: self.store.fail(task, error, cause, log_text))
+            doubtful = cause is not Cause.UNREADABLE and self._patiently(lambda: self._standing.is_doubtful(task))
+            status = self._patiently(lambda: self.store.fail(task, error, cause, log_text, counted=not doubtful))
             if status is not Status.FAILED:
                 self._retries.failed(task)
             if cause is not Cause.UNREADABLE:
@@ -285,7 +295,7 @@ class Claims:
         FailingWorker
             When tasks failed here that succeeded elsewhere.
         """
-        self._patiently(self._standing.finish)
+        self._judged(self._standing.finish)
         self.raise_if_unfit()
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:

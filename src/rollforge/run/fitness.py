@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge import trust
 from rollforge.confidential import mask_secrets
 from rollforge.errors import BuildError, DataError, FailingWorker, RollforgeError, UnfitWorker
-from rollforge.machine import machine_of, process_name
+from rollforge.machine import machine_of, process_is_gone, process_name
 from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
@@ -426,6 +426,8 @@ _PROBE_SECONDS = 60.0
 _LOST_PROBE_SECONDS = 2.0
 """The same, when none of the failed tasks can be tried by others."""
 _LIVE_SECONDS = 5.0
+_WITNESS_SECONDS = 600.0
+"""How long ago a worker may have succeeded for it to be known that the tasks can be run."""
 _GRACE_SECONDS = 3.0
 
 
@@ -440,8 +442,9 @@ class Standing:
     """Judges whether the failures of a worker are its own: whether what failed here succeeds elsewhere.
 
     After three failures in a row the worker holds back while others have a chance to try the same tasks. When they all
-    succeed there, it should end. Tasks that fail elsewhere too are at fault themselves, and count no more. With no other
-    worker in sight it goes on after ten seconds.
+    succeed there, it should end, and what it failed is not counted. Tasks that also fail where others succeed, or where
+    no worker has succeeded with anything, are at fault themselves and count no more. With no other worker in sight it
+    goes on after ten seconds.
 
     Parameters
     ----------
@@ -461,6 +464,7 @@ class Standing:
         self._pool = pool
         self._worker = worker
         self._streak: dict[str, _Failure] = {}
+        self._failed: dict[str, None] = {}
         self._good = self._bad = 0
         self._began = self._looked = self._probed = -1e9
         self._allowance: int | None = None
@@ -472,13 +476,45 @@ class Standing:
         self._good += 1
         self._bad += len(self._streak)
         self._streak.clear()
+        self._failed.clear()
         self._said = False
+
+    def is_doubtful(self, task: TaskRecord) -> bool:
+        """Return whether a failure of a task may be the worker's own fault, and not count as an attempt.
+
+        It may while nothing has succeeded here, or not for a while, and other workers have succeeded or may yet.
+        """
+        if self._good and len(self._streak) + 1 < _STREAK:
+            return False
+        since = min([task.started_at or 0.0, *(f.started_at for f in self._streak.values())])
+        return bool(self._witnesses(self._others(since - _WITNESS_SECONDS)))
+
+    @property
+    def failed_here(self) -> list[str]:
+        """The tasks that failed here since one succeeded."""
+        return list(self._failed)
+
+    def _others(self, since: float) -> dict[str, Work]:
+        """What other workers do, and did since a moment of the store's clock."""
+        others = self._store.workers(self._pool, since)
+        others.pop(self._worker, None)
+        return others
+
+    @staticmethod
+    def _witnesses(others: Mapping[str, Work]) -> list[str]:
+        """The workers that run tasks, or did, and may know better: they succeeded, or have not failed yet."""
+        return [
+            name
+            for name, work in others.items()
+            if work.done and not process_is_gone(name) or work.running and not work.failed
+        ]
 
     def failed(self, task: TaskRecord, error: str) -> None:
         """Note that an attempt at a task failed, and with which error."""
         if not self._streak:
             self._began = time.monotonic()
         self._streak[task.id] = _Failure(task.started_at or 0.0, error)
+        self._failed[task.id] = None
         if len(self._streak) > _LONGEST_STREAK:
             del self._streak[next(iter(self._streak))]
         self._looked = -1e9
@@ -538,15 +574,19 @@ class Standing:
     def _judge(self) -> dict[str, Work]:
         """Look at how the tasks of the streak did elsewhere; return what other workers do."""
         since, error = min(f.started_at for f in self._streak.values()), next(reversed(self._streak.values())).error
-        others = self._store.workers(self._pool, since)
-        others.pop(self._worker, None)
+        others = self._others(since)
+        undecided = any(others[name].running for name in self._witnesses(others))
         succeeded = self._lost = 0
         for task in self._store.query(self._pool, {"_id": {"$in": sorted(self._streak)}}, results=False):
-            if any(name != self._worker for name in task.failed_by):
+            failed_elsewhere = [name for name in task.failed_by if name != self._worker]
+            if task.status in (Status.DONE, Status.PART_DONE) and task.worker != self._worker:
+                succeeded += 1  # whoever else failed it
+            elif failed_elsewhere and (
+                not undecided or any(name in others and others[name].done for name in failed_elsewhere)
+            ):
                 del self._streak[task.id]  # it is at fault itself
+                self._failed.pop(task.id, None)
                 self._bad += 1
-            elif task.status in (Status.DONE, Status.PART_DONE) and task.worker != self._worker:
-                succeeded += 1
             elif task.status is Status.FAILED:
                 self._lost += 1
         if len(self._streak) < _STREAK or not self._condemned(succeeded, others):
@@ -563,7 +603,8 @@ class Standing:
 
     def _condemned(self, succeeded: int, others: Mapping[str, Work]) -> bool:
         """Whether that many of the streak's tasks would hardly have failed here by chance."""
-        done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values())
+        # Where nothing succeeds, failures say nothing of the tasks.
+        done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values() if w.done)
         rate = (failed + self._bad + 1) / (done + failed + self._good + self._bad + 2)
         if succeeded >= _STREAK:
             return bool(rate**succeeded < (0.001 if self._good else 0.01))  # tasks fail now and then anywhere

@@ -76,7 +76,9 @@ class TaskStore(Protocol):
       removed. Claiming and counting cost the same in a batch as in a pool, whatever else is there.
     * **Attempts are counted** when a stage fails, or its lease runs out; not when it is given back. After `max_attempts`
       the task is ``failed`` and keeps its error and its cause.
-    * **A failure stays with its worker**: a task knows at which workers it failed, and a claim can leave it to others.
+    * **A failure stays with its worker**: a task knows at which workers it failed, and a claim can leave it to others. A
+      failure that may be the worker's own fault does not count as an attempt, once a task and worker; those of a worker
+      that proves to be unfit are given back.
     * **A task waits for what it depends on**: it is claimed when all of that is ``done``, and fails when one of it fails.
     * **Results are apart.** Counting and claiming never read them.
     * **Time is the store's** (its clock), not that of each worker.
@@ -204,10 +206,20 @@ class TaskStore(Protocol):
         `why` is kept as its error, with the cause ``unfit``: what the worker lacks that claimed it.
         """
 
-    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
+    def fail(
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+    ) -> Status:
         """End the claim with an error; return ``waiting`` (or the stage's status) to be tried again, or ``failed``.
 
-        With the cause ``unreadable`` it is ``failed`` at once: trying again would not help.
+        With the cause ``unreadable`` it is ``failed`` at once: trying again would not help. `counted` is False when the
+        fault may be the worker's: see :func:`counts`.
+        """
+
+    def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
+        """Give back the attempts that some tasks failed at a worker, which has proved to be unfit; return which tasks.
+
+        Those that failed for good wait again, and so do tasks that failed only because they depend on one of them. Done and
+        cancelled tasks stay as they are.
         """
 
     def release_worker(
@@ -370,6 +382,20 @@ def storable_text(text: str) -> str:
     'a\\\\x00b\\\\udc80'
     """
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def counts(task: TaskRecord, counted: bool) -> bool:
+    """Return whether a failed attempt at a task counts.
+
+    One that may be the fault of its worker (`counted` is False) does not: once a worker, so that a task that is itself at
+    fault ends, and not where the task is to be tried only once.
+    """
+    return counted or task.max_attempts <= 1 or str(task.worker) in task.failed_by
+
+
+def restored_attempts(task: TaskRecord, worker: str) -> int:
+    """Return how many attempts a task has used up without those at a worker, which is in its `failed_by`."""
+    return 0 if task.failed_by == (worker,) else max(0, task.attempt - 1)
 
 
 def failure_mark(worker: str) -> str:

@@ -17,11 +17,13 @@ from rollforge.store.base import (
     Work,
     backoff,
     because_of,
+    counts,
     ending_of,
     expired,
     named,
     refuse_cycles,
     refuse_running,
+    restored_attempts,
     stale,
     storable_text,
     trim_log,
@@ -306,16 +308,18 @@ class MemoryStore:
             self._put(given if why is None else replace(given, error=storable_text(why), cause=Cause.UNFIT))
             self._settle(task.pool, [task.id, *held.depends_on])
 
-    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
+    def fail(
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+    ) -> Status:
         with self._lock:
             before = self._ended_before(task, "fail")
             if before is not None:
                 return before
             held, now = self._held(task), self._clock()
-            attempt = held.attempt + 1
+            attempt = held.attempt + counts(held, counted)
             hopeless = attempt >= held.max_attempts or cause is Cause.UNREADABLE
             status = Status.FAILED if hopeless else held.stage_from
-            wait = 0.0 if status is Status.FAILED else backoff(attempt)
+            wait = 0.0 if status is Status.FAILED else backoff(held.attempt + 1)
             self._put(
                 replace(
                     held,
@@ -333,6 +337,26 @@ class MemoryStore:
             )
             self._settle(task.pool, [task.id, *held.depends_on])
             return status
+
+    def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
+        with self._lock:
+            tasks = self._pools.get(pool, {})
+            found = [tasks[i] for i in dict.fromkeys(ids) if i in tasks and worker in tasks[i].failed_by]
+            theirs = [t for t in found if t.status is not Status.DONE and t.cause is not Cause.CANCELLED]
+            for task in theirs:
+                again = task.status is Status.FAILED
+                self._put(
+                    replace(
+                        task,
+                        status=task.stage_from if again else task.status,
+                        attempt=restored_attempts(task, worker),
+                        available_at=0.0 if again else task.available_at,
+                        failed_by=tuple(name for name in task.failed_by if name != worker),
+                    )
+                )
+            waiting = [t.id for t in theirs if t.status is Status.FAILED]
+            self._settle_again(pool, waiting + self._dependants_again(pool, waiting))
+            return sorted(t.id for t in theirs)
 
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
@@ -444,21 +468,26 @@ class MemoryStore:
         return len(self._change(pool, query, lambda t: replace(t, priority=priority)))
 
     def retry(self, pool: str, query: Query | None = None) -> int:
-        def again(task: TaskRecord) -> TaskRecord:
-            return replace(_with_status(task, task.stage_from), error=task.error)
-
         with self._lock:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
-            ids = new = self._change(pool, failed, again, settle=False)
-            while new:  # what failed with them waits with them
-                theirs = [t.id for t in self._pools[pool].values() if set(new) & set(t.depends_on)]
-                new = self._change(
-                    pool, {"_id": {"$in": theirs}, "status": "failed", "cause": "dependency"}, again, settle=False
-                )
-                ids = ids + new
-            tasks = self._pools.get(pool, {})
-            self._settle(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
+            ids = self._change(pool, failed, _again, settle=False)
+            ids = ids + self._dependants_again(pool, ids)
+            self._settle_again(pool, ids)
             return len(ids)
+
+    def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
+        """Let what failed only because of tasks that wait again wait with them."""
+        found: list[str] = []
+        while ids:
+            theirs = [t.id for t in self._pools[pool].values() if set(ids) & set(t.depends_on)]
+            with_them: Query = {"_id": {"$in": theirs}, "status": "failed", "cause": "dependency"}
+            ids = self._change(pool, with_them, _again, settle=False)
+            found += ids
+        return found
+
+    def _settle_again(self, pool: str, ids: Sequence[str]) -> None:
+        tasks = self._pools.get(pool, {})
+        self._settle(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
         def end(task: TaskRecord) -> TaskRecord:
@@ -524,6 +553,10 @@ def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
         error=None, cause=None, failed_by=(),
         stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
     )  # fmt: skip
+
+
+def _again(task: TaskRecord) -> TaskRecord:
+    return replace(_with_status(task, task.stage_from), error=task.error)
 
 
 def _avoided(task: TaskRecord, avoid: str, now: float) -> bool:

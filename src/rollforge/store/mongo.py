@@ -45,6 +45,7 @@ from rollforge.store.base import (
     Work,
     backoff,
     because_of,
+    counts,
     ending_of,
     expired,
     failed_workers,
@@ -52,6 +53,7 @@ from rollforge.store.base import (
     named,
     refuse_cycles,
     refuse_running,
+    restored_attempts,
     stale,
     storable_text,
     trim_log,
@@ -587,17 +589,19 @@ class MongoStore:
         self._settle_end(task.pool, task.id, to.value)
 
     @_spoken
-    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
+    def fail(
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+    ) -> Status:
         asked = {"attempt": 1, "max_attempts": 1, "stage_from": 1, "worker": 1, "failed_by": 1}
         found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
         if found is None:
             raise LeaseLost(stale(task))
         known = self._record(task.pool, found)
         workers = dict.fromkeys([*known.failed_by, str(known.worker)])
-        attempt, now = known.attempt + 1, self._now()
+        attempt, now = known.attempt + counts(known, counted), self._now()
         hopeless = attempt >= known.max_attempts or cause is Cause.UNREADABLE
         status = Status.FAILED if hopeless else known.stage_from
-        wait = 0.0 if status is Status.FAILED else backoff(attempt)
+        wait = 0.0 if status is Status.FAILED else backoff(known.attempt + 1)
         change = {
             "status": status.value, "attempt": attempt, "error": storable_text(error), "cause": cause.value,
             "log": trim_log(log), "lease_until": None, "available_at": now + wait, "finished_at": now,
@@ -607,6 +611,28 @@ class MongoStore:
             status = self._ended_before(task, "fail")
         self._settle_end(task.pool, task.id, status.value)
         return status
+
+    @_spoken
+    def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
+        tasks, restored, again = self._tasks(pool), list[str](), list[str]()
+        theirs: list[Document] = []
+        for some in _some_of(list(dict.fromkeys(ids))):
+            theirs += tasks.find({"digest": {"$in": some}, "failed_by": {"$gt": ""}}, {"res": 0, "def": 0})
+        for found in theirs:
+            task = self._record(pool, found)
+            if worker not in task.failed_by or task.status is Status.DONE or task.cause is Cause.CANCELLED:
+                continue
+            left = "".join(failure_mark(name) for name in task.failed_by if name != worker)
+            change: Document = {"attempt": restored_attempts(task, worker), "failed_by": left, "changed": self._now()}
+            if task.status is Status.FAILED:
+                change |= {"status": task.stage_from.value, "available_at": 0.0}
+            same = {name: found.get(name) for name in ("_id", "status", "token", "attempt", "failed_by")}
+            if tasks.update_one(same, {"$set": change}).modified_count:
+                restored.append(task.id)
+                again += [task.id] if task.status is Status.FAILED else []
+        again += self._dependants_again(pool, again)
+        self._settle(pool, {*again, *_needs(tasks, again)})
+        return sorted(restored)
 
     @_spoken
     def release_worker(
@@ -751,13 +777,18 @@ class MongoStore:
 
     @_spoken
     def retry(self, pool: str, query: Query | None = None) -> int:
-        ids = again = self._wait_again(pool, {"$and": [_condition(parse_query(query)), {"status": "failed"}]})
-        tasks = self._tasks(pool)
-        while again:  # what failed with them waits with them
-            again = self._wait_again(pool, {"needs": {"$in": again}, "status": "failed", "cause": "dependency"})
-            ids = ids + again
-        self._settle(pool, {*ids, *_needs(tasks, ids)})
+        ids = self._wait_again(pool, {"$and": [_condition(parse_query(query)), {"status": "failed"}]})
+        ids = ids + self._dependants_again(pool, ids)
+        self._settle(pool, {*ids, *_needs(self._tasks(pool), ids)})
         return len(ids)
+
+    def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
+        """Let what failed only because of tasks that wait again wait with them."""
+        found: list[str] = []
+        while ids:
+            ids = self._wait_again(pool, {"needs": {"$in": ids}, "status": "failed", "cause": "dependency"})
+            found += ids
+        return found
 
     def _wait_again(self, pool: str, condition: Document) -> list[str]:
         ids: list[str] = []

@@ -83,14 +83,27 @@ _NEAR = 200
 _SPARE = 16
 """How many tasks more than asked for are found, since others claim too."""
 _FASTER = 20
+# One that may be the worker's own fault does not count, see base.counts().
+_COUNTED = "CASE WHEN :counted OR max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE 0 END"
 _FAILED = f"""
-UPDATE tasks SET attempt = attempt + 1, error = :error, cause = :cause, log = :log, lease_until = NULL,
+UPDATE tasks SET attempt = attempt + {_COUNTED}, error = :error, cause = :cause, log = :log, lease_until = NULL,
     finished_at = :now, ending = 'fail',
     failed_by = CASE WHEN {{position}}(failed_by, :mark) > 0 THEN failed_by ELSE failed_by || :mark END,
-    status = CASE WHEN attempt + 1 >= max_attempts OR :cause = 'unreadable' THEN 'failed' ELSE stage_from END,
-    available_at = :now + CASE WHEN attempt + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END
+    status = CASE WHEN attempt + {_COUNTED} >= max_attempts OR :cause = 'unreadable' THEN 'failed' ELSE stage_from END,
+    available_at = :now + CASE WHEN attempt + {_COUNTED} >= max_attempts THEN 0 ELSE {_PAUSE} END
 WHERE {HELD} RETURNING status, blocked
 """
+_RESTORED = """
+UPDATE tasks SET attempt = CASE WHEN failed_by = :mark OR attempt < 1 THEN 0 ELSE attempt - 1 END,
+    failed_by = REPLACE(failed_by, :mark, ''),
+    available_at = CASE WHEN status = 'failed' THEN 0 ELSE available_at END,
+    status = CASE WHEN status = 'failed' THEN stage_from ELSE status END
+WHERE pool = :pool AND {among} AND {position}(failed_by, :mark) > 0 AND status {{of}}
+    AND COALESCE(cause, '') <> 'cancelled' RETURNING id
+"""
+_AGAIN = (
+    "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
+)
 # The prerequisites of a task that let it fail.
 _GUILTY = """
 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
@@ -666,19 +679,35 @@ class SQLStore(abc.ABC):
         else:
             self._ended_before(tx, task, ending)
 
-    def fail(self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "") -> Status:
-        return self._write(lambda tx: self._fail(tx, task, error, cause, log), task.pool)
+    def fail(
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+    ) -> Status:
+        return self._write(lambda tx: self._fail(tx, task, error, cause, log, counted=counted), task.pool)
 
-    def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str) -> Status:
+    def _fail(
+        self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, *, counted: bool = True
+    ) -> Status:
         ended = tx.rows(
             _FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
             error=storable_text(error), cause=cause.value, log=trim_log(log), jitter=backoff(1),
-            mark=failure_mark(str(task.worker)),
+            mark=failure_mark(str(task.worker)), counted=counted,
         )  # fmt: skip
         if not ended:
             return self._ended_before(tx, task, "fail")
         self._ended(tx, task.pool, [(task.id, *ended[0])])
         return Status(ended[0][0])
+
+    def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
+        text = _RESTORED.format(among=self._among("id", "ids"), position=self._position)
+
+        def work(tx: Transaction) -> list[str]:
+            values = {"pool": pool, "mark": failure_mark(worker), "ids": self._list(dict.fromkeys(ids))}
+            failed = [r[0] for r in tx.rows(text.format(of="= 'failed'"), **values)]
+            others = [r[0] for r in tx.rows(text.format(of="NOT IN ('done', 'failed')"), **values)]
+            self._cascade(tx, pool, failed + self._dependants_again(tx, pool, failed), themselves=True)
+            return sorted([*failed, *others])
+
+        return self._write(work, pool)
 
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
@@ -886,28 +915,29 @@ class SQLStore(abc.ABC):
         return self._update(pool, query, "priority = :priority", priority=priority)
 
     def retry(self, pool: str, query: Query | None = None) -> int:
-        change = (
-            "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, "
-            "failed_by = ''"
-        )
-
         self._prepare(pool, parse_query(query))
 
         def work(tx: Transaction) -> int:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
-            ids = again = self._changed(tx, pool, failed, change)
-            while again:  # what failed with them waits with them
-                rows = tx.rows(
-                    f"SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}",
-                    pool=pool, ids=self._list(again),
-                )  # fmt: skip
-                theirs = {"_id": {"$in": [r[0] for r in rows]}, "status": "failed", "cause": "dependency"}
-                again = self._changed(tx, pool, theirs, change) if rows else []
-                ids = ids + again
+            ids = self._changed(tx, pool, failed, _AGAIN)
+            ids = ids + self._dependants_again(tx, pool, ids)
             self._cascade(tx, pool, ids, themselves=True)
             return len(ids)
 
         return self._write(work, pool)
+
+    def _dependants_again(self, tx: Transaction, pool: str, ids: list[str]) -> list[str]:
+        """Let what failed only because of tasks that wait again wait with them."""
+        found: list[str] = []
+        while ids:
+            rows = tx.rows(
+                f"SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}",
+                pool=pool, ids=self._list(ids),
+            )  # fmt: skip
+            theirs = {"_id": {"$in": [r[0] for r in rows]}, "status": "failed", "cause": "dependency"}
+            ids = self._changed(tx, pool, theirs, _AGAIN) if rows else []
+            found += ids
+        return found
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
         unfinished: Query = {"$and": [dict(query or {}), {"status": {"$in": ["waiting", "running", "part_done"]}}]}

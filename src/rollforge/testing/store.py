@@ -406,6 +406,61 @@ class TaskStoreSuite:
         store.set_status(POOL, {}, Status.WAITING)
         assert store.get(POOL, created.id).failed_by == ()
 
+    def test_a_failure_that_may_be_the_workers_does_not_count(self, store: TaskStore, clock: ManualClock) -> None:
+        """Once a worker: the next one there counts, and so does the first one of a task that is tried only once."""
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=2)
+        for worker in ("a", "b", "c"):
+            claim = self.claim(store, worker=worker)
+            for _ in range(2):  # the answer may be lost
+                assert store.fail(claim, "boom", counted=False) is Status.WAITING
+            assert store.claim(POOL, worker=worker, lease=60) == [], "there is a backoff all the same"
+            clock.now += 100
+        kept = store.get(POOL, created.id)
+        assert (kept.attempt, kept.failed_by, kept.error) == (0, ("a", "b", "c"), "boom")
+        assert store.fail(self.claim(store, worker="b"), "boom", counted=False) is Status.WAITING
+        clock.now += 100
+        assert store.fail(self.claim(store, worker="b"), "boom", counted=False) is Status.FAILED
+        store.remove(POOL)
+        store.create(POOL, [{"x": 2}], max_attempts=1)
+        assert store.fail(self.claim(store), "boom", counted=False) is Status.FAILED
+        store.create(POOL, [{"x": 3}])
+        assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE, counted=False) is Status.FAILED
+
+    def test_attempts_at_an_unfit_worker_are_given_back(self, store: TaskStore, clock: ManualClock) -> None:
+        """What failed for good waits again, with what failed because of it; repeated, nothing changes. Failures elsewhere,
+        results and what was cancelled stay."""
+
+        def attempt(x: int, worker: str, *, good: bool = False) -> None:
+            claim = self.claim(store, worker=worker, query={"x": x})
+            if good:
+                store.commit(claim, "result")
+            else:
+                store.fail(claim, "boom")
+            clock.now += 100
+
+        ids = [c.id for c in store.create(POOL, [{"x": x} for x in range(6)], max_attempts=2)]
+        (last,) = store.create(POOL, [{"x": "last"}], depends_on=[ids[0]])
+        for x, workers in enumerate([("bad", "bad"), ("bad", "other"), ("bad",), ("bad",), ("other", "other")]):
+            for worker in workers:
+                attempt(x, worker)
+        attempt(2, "other", good=True)
+        store.cancel(POOL, {"x": 3})
+        assert store.count(POOL) == {Status.FAILED: 5, Status.DONE: 1, Status.WAITING: 1}
+        asked = [*ids[:5], ids[0], "unknown"]
+        assert store.restore_attempts(POOL, "bad", asked) == sorted(ids[:2])
+        assert store.restore_attempts(POOL, "bad", asked) == []
+        kept = {t.definition["x"]: (t.status, t.attempt, t.failed_by) for t in store.query(POOL)}
+        assert kept == {
+            0: (Status.WAITING, 0, ()), 1: (Status.WAITING, 1, ("other",)), 2: (Status.DONE, 0, ("bad",)),
+            3: (Status.FAILED, 1, ("bad",)), 4: (Status.FAILED, 2, ("other",)), 5: (Status.WAITING, 0, ()),
+            "last": (Status.WAITING, 0, ()),
+        }  # fmt: skip
+        attempt(0, "other", good=True)
+        assert self.claim(store, query={"_id": last.id}).id == last.id
+        running = self.claim(store, worker="other", query={"x": 1})
+        assert store.restore_attempts(POOL, "other", [running.id]) == [running.id]
+        store.commit(running, "result")
+
     def test_a_retry_forgets_where_a_task_failed(self, store: TaskStore) -> None:
         """It may have been the machine, which has been put right."""
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=1)

@@ -162,7 +162,13 @@ class StoreMachine(RuleBasedStateMachine):
     def fail(self, data: st.DataObject) -> None:
         """Tried again or put aside by both."""
         cause = data.draw(st.sampled_from([Cause.KILLED, Cause.KILLED, Cause.UNREADABLE]))
-        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", cause))
+        counted = data.draw(st.booleans())
+        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", cause, counted=counted))
+
+    @rule(worker=st.sampled_from("abc"), xs=st.lists(NUMBERS, min_size=1, max_size=6))
+    def restore(self, worker: str, xs: list[int]) -> None:
+        """Attempts at a worker that proved to be unfit."""
+        self.both(lambda s: s.restore_attempts(POOL, worker, [digest({"x": x}) for x in xs]))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), renew=st.booleans())
