@@ -335,8 +335,10 @@ def test_any_bytes_are_a_value_or_one_error(data: bytes, protocol: int) -> None:
         pd.DataFrame([[1, 2.0, 3]], columns=["a", "a", "b"]),
         pd.Series([1.0], index=pd.IntervalIndex.from_breaks([0, 1])),
         pd.Series([pd.Timedelta("1D"), pd.NaT]),
+        pd.DataFrame({"o": pd.Series(["x", "y"], dtype=object)}),
+        pd.DataFrame({"half a pair": pd.Series(["x\ud800", "y"], dtype=object)}, index=pd.Index(["\udc80", "b"], dtype=object)),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_frames_of_every_kind_come_back(value: Any, protocol: int) -> None:
     """Categories, zones, nullable and object columns, dates side by side, periods, doubled names, frequencies."""

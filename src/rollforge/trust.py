@@ -37,6 +37,7 @@ from rollforge.user_code import module_name
 __all__ = [
     "RESTORED",
     "Circle",
+    "advise_once",
     "allowed_file",
     "check_built",
     "check_defined",
@@ -447,6 +448,32 @@ def check_reference_import(module: str, name: str) -> None:
     check_import(f"{module}:{name}", module)
 
 
+def _advice(*packages: str) -> str:
+    options = " ".join(f"--allow {package}" for package in packages)
+    return f"{_TRUST} {options} or ROLLFORGE_ALLOW={','.join(packages)}."
+
+
+_TRUST = "If you trust everybody who may write to the pool with that code, allow it:"
+_ADVICE = re.compile(rf" {re.escape(_TRUST)} --allow (.+?) or ROLLFORGE_ALLOW=\1\.")
+
+
+def advise_once(text: str) -> str:
+    """Return a message of several lines with its advice to allow packages in one line at the end, for all of them.
+
+    Examples
+    --------
+    >>> both = [f"{name} is not allowed. {_advice(name)}" for name in ("mine", "other")]
+    >>> advise_once(" ".join(both)).partition("allow it: ")[2]
+    '--allow mine --allow other or ROLLFORGE_ALLOW=mine,other.'
+    >>> advise_once(both[0]) == both[0]
+    True
+    """
+    packages = _ADVICE.findall(text)
+    if len(packages) < 2:
+        return text
+    return f"{_ADVICE.sub('', text)}\n  {_advice(*dict.fromkeys(packages))}"
+
+
 def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
     if circle() is Circle.READ:
         return CodeNotAllowed(
@@ -462,7 +489,6 @@ def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
             path=where,
         )
     return CodeNotAllowed(
-        f"{name} is code of {package!r}, which this worker was not told to run. If you trust everybody who may write to "
-        f"the pool with that code, allow it: --allow {package} or ROLLFORGE_ALLOW={package}.",
+        f"{name} is code of {package!r}, which this worker was not told to run. {_advice(package)}",
         path=where,
     )

@@ -9,14 +9,17 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rollforge.cli import pool
 from rollforge.store.manager import TaskManager
 from rollforge.store.sqlite import SQLiteStore
-from rollforge.task import Cause
+from rollforge.task import Cause, Status
 
 
 @pytest.fixture
@@ -164,6 +167,54 @@ def test_copying_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:
     assert copied.task_stat() == {"done": 1, "failed": 1, "waiting": 3}
     assert next(copied.query({"status": "done"}))["res"] == {"ic": 0.5}
     assert call(uri, "-t", "q", "copy", uri, other).returncode == 2
+
+
+def test_a_large_pool_is_copied_some_tasks_at_a_time(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never all of it is in memory; what waits for a task that comes later in the pool waits for it in the copy too."""
+    monkeypatch.setattr(pool, "_AT_ONCE", 3)
+    old = SQLiteStore(uri)
+    ids = [c.id for c in old.create("p", [{"x": x} for x in range(8)])]
+    (waits,) = old.create("p", [{"x": "waits"}], depends_on=[ids[0]])
+    (last,) = old.create("p", [{"x": "last"}], depends_on=[waits.id])
+    old.create("p", [{"x": x} for x in range(8, 12)])
+    later = old.replace("p", ids[0], {"x": 11})
+    read: list[int] = []
+    query = old.query
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found = list(query(*args, **kwargs))
+        read.append(len(found))
+        return iter(found)
+
+    monkeypatch.setattr(old, "query", counted)
+    new = SQLiteStore(f"sqlite:///{tmp_path}/copy.db")
+    assert pool._copy_tasks(old, new, "p") == 0
+    assert max(read) == 3
+    monkeypatch.undo()
+    assert {t.id: (t.depends_on, t.status) for t in new.query("p")} == {
+        t.id: (t.depends_on, t.status) for t in old.query("p")
+    }
+    assert new.get("p", waits.id).depends_on == (later,)
+    assert new.get("p", last.id).status is Status.WAITING
+
+
+def test_who_does_not_agree_removes_nothing(manager: TaskManager, uri: str) -> None:
+    """Exit code 1, since what was asked for was not done; so it is where there is nobody to answer."""
+    for answer in ("n\n", ""):
+        command = [sys.executable, "-m", "rollforge", "pool", "--store", uri, "-t", "p", "remove"]
+        done = subprocess.run(command, input=answer, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "nothing was done" in done.stderr) == (1, True)
+    assert sum(manager.task_stat().values()) == 5
+
+
+def test_waiting_for_a_paused_pool_says_so(manager: TaskManager, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with the command that lets it go on."""
+    manager.pause()
+    end = time.monotonic() + 0.3
+    manager.wait(settled=lambda counts: time.monotonic() > end, warn=False, poll=0.05)
+    assert [r.getMessage() for r in caplog.records] == [
+        "pool 'p' is paused: no task is taken from it until 'rollforge pool -t p resume'"
+    ]
 
 
 def test_a_copy_knows_what_its_tasks_were_submitted_with(manager: TaskManager, uri: str, tmp_path: Path) -> None:

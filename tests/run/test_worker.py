@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rollforge.errors import StoreGone, TrainingFailed
+from rollforge.run import slot
 from rollforge.run.worker import Crew, Event, Job, Worker, WorkerStopped, call_in_child, run_task
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
@@ -199,6 +200,48 @@ def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def configure(task: dict[str, Any]) -> None:
+    """Let a task set up logging in a way that takes what was set up before, and log something."""
+    import logging.config
+
+    if task["how"] == "basicConfig":
+        logging.basicConfig(force=True, level=logging.INFO)
+    elif task["how"] == "dictConfig":
+        logging.config.dictConfig({"version": 1})
+    elif task["how"] == "by hand":
+        logging.getLogger().handlers.clear()
+        logging.disable()
+        logging.getLogger("rollforge").propagate = False
+        logging.getLogger("rollforge").setLevel(logging.CRITICAL)
+    else:
+        logging.getLogger("rollforge.somewhere").info("the words of %s", task["how"])
+        logging.getLogger("my.model").warning("more words")
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["in a process", "in process"])
+def test_a_task_that_sets_up_logging_takes_no_words_of_later_ones(beside: bool) -> None:
+    """Handlers, levels and disabled loggers are as before; each line is in the log once."""
+    store = MemoryStore()
+    hows = ["before", "basicConfig", "one", "dictConfig", "two", "by hand", "three"]
+    store.create("p", [{"how": how} for how in hows])
+    level = logging.getLogger().level
+    if beside:
+        Crew(store, Job("p", configure), Session(threads=1), jobs=1).run()
+    else:
+        logging.getLogger().setLevel(logging.INFO)
+        state = slot._Logs()
+        try:
+            # What else a task sets up is its own affair in a process that is the user's own.
+            Worker(store, Job("p", configure, query={"how": {"$in": ["before", "basicConfig", "one"]}})).run()
+        finally:
+            state.put_back()
+            logging.getLogger().setLevel(level)
+    logs = {t.definition["how"]: t.log for t in store.query("p")}
+    for how in ("before", "one", "two", "three") if beside else ("before", "one"):
+        assert logs[how].count(f"the words of {how}") == 1, (how, logs[how])
+        assert logs[how].count("more words") == 1, (how, logs[how])
+
+
 def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> None:
     """Its number is 1, as that of the process which adopts those whose parent is gone."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")

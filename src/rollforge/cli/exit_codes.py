@@ -4,7 +4,7 @@
 code   meaning
 =====  =========================================================================
 0      done
-1      tasks failed, or the result is incomplete, or a leak was found
+1      tasks failed, the result is incomplete, a leak was found, or a question was answered with no
 2      usage: a mistake in a file, an option or a name; nothing was started
 3      the data of the day are not there yet (serving)
 4      a check of the data failed (serving)

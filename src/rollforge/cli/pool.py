@@ -25,6 +25,9 @@ _STATE: dict[str, str | None] = {"pool": None, "store": None}
 _UNREADABLE = (ArtifactUnreadable, UntrustedPickle, ConfigError)
 """What reading the result of a task can end in."""
 
+_AT_ONCE = 200
+"""How many tasks are copied at a time."""
+
 _QUERY = typer.Argument(help='Which tasks, in MongoDB\'s form: \'{"status": "failed"}\'.')
 
 
@@ -284,26 +287,48 @@ def copy(
     for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
         for facts in old.submissions(name).values():
             new.keep_submission(name, facts)
-        records, damaged = _readable(old, name)
-        running = sum(r.status is Status.RUNNING for r in records)
-        echo(f"{one_line(name)}: {new.put(name, records)} of {len(records) + len(damaged)} tasks copied")
-        if running:
-            echo(f"{one_line(name)}: {running} of them are running in the old store, and wait in the new one")
-        for task_id, why in damaged.items():
-            echo(f"{one_line(name)}: {task_id} was left out, its result cannot be read: {one_line(why)}")
-        left += len(damaged)
+        left += _copy_tasks(old, new, name)
     if left:
         raise typer.Exit(Exit.FAILED)
 
 
-def _readable(store: TaskStore, pool: str) -> tuple[list[TaskRecord], dict[str, str]]:
-    """The tasks of a pool, and of those whose results cannot be read, why."""
+def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
+    """Copy the tasks of a pool, some at a time; return how many were left out."""
+    copied = total = running = 0
+    damaged: dict[str, str] = {}
+    early: list[TaskRecord] = []
+    for ids in old.pages(pool, _AT_ONCE):
+        records, unreadable = _readable(old, pool, ids)
+        damaged.update(unreadable)
+        total += len(records) + len(unreadable)
+        running += sum(r.status is Status.RUNNING for r in records)
+        # A task that comes before one that it depends on would fail; this happens where definitions were replaced.
+        needs = sorted({n for r in records for n in r.depends_on} - set(ids))
+        there = {t.id for t in new.query(pool, {"_id": {"$in": needs}}, results=False)} if needs else set()
+        ready, present = records, there.union(ids)
+        while waits := [r for r in ready if not present.issuperset(r.depends_on)]:
+            early += waits
+            present -= {r.id for r in waits}
+            ready = [r for r in ready if r.id in present]
+        copied += new.put(pool, ready)
+    copied += new.put(pool, early)
+    echo(f"{one_line(pool)}: {copied} of {total} tasks copied")
+    if running:
+        echo(f"{one_line(pool)}: {running} of them are running in the old store, and wait in the new one")
+    for task_id, why in damaged.items():
+        echo(f"{one_line(pool)}: {task_id} was left out, its result cannot be read: {one_line(why)}")
+    return len(damaged)
+
+
+def _readable(store: TaskStore, pool: str, ids: list[str]) -> tuple[list[TaskRecord], dict[str, str]]:
+    """Some tasks of a pool, and of those whose results cannot be read, why."""
     damaged = {}
+    these = {"_id": {"$in": ids}}
     try:
-        return list(store.query(pool)), {}
+        return list(store.query(pool, these)), {}
     except _UNREADABLE:
         records = []
-        for task in store.query(pool, results=False):
+        for task in store.query(pool, these, results=False):
             try:
                 records.append(store.get(pool, task.id))
             except _UNREADABLE as exc:

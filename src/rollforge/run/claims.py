@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
+from rollforge import trust
 from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission, Retries, Standing
 from rollforge.run.work import Event, Job
 from rollforge.session import Session
-from rollforge.store.base import TaskStore
+from rollforge.store.base import PauseNotice, TaskStore
 from rollforge.task import Cause, Status, TaskRecord
 
 __all__ = ["LEASE_SECONDS", "PATIENCE_SECONDS", "Claims"]
@@ -83,6 +84,7 @@ class Claims:
         self._thread = threading.Thread(target=self._renew, name="rollforge-leases", daemon=True)
         self._seen: set[str] = set()
         self._admission = admission
+        self._paused = PauseNotice(store, job.pool)
         self._standing = Standing(store, job.pool, name, patient=patient)
         self._retries = Retries(store, job.pool, name, patient=patient)
         self.unfit: dict[str, str] = {}
@@ -274,7 +276,9 @@ class Claims:
         if refused and self._admission is not None:
             lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))
         raise UnfitWorker(
-            f"This machine cannot run what is left in pool {self.job.pool!r}. No attempt was counted.\n{lacks}"
+            trust.advise_once(
+                f"This machine cannot run what is left in pool {self.job.pool!r}. No attempt was counted.\n{lacks}"
+            )
         )
 
     def _refused(self) -> dict[str, int]:
@@ -333,6 +337,7 @@ class Claims:
     def wait(self, seconds: float) -> None:
         """Wait for something to change in the pool."""
         try:
+            self._paused.look()
             self.store.wait_for_change(self.job.pool, seconds)
         except StoreUnavailable as exc:
             log.warning("waiting for the task store: %s", exc)

@@ -200,11 +200,15 @@ class Admission:
         fit = [v for v in self.verdicts.values() if v.session is not None]
         if refused and not fit:
             raise UnfitWorker(
-                f"This machine cannot run the tasks of pool {self.pool!r}. None was claimed.\n{self.explain(refused)}"
+                trust.advise_once(
+                    f"This machine cannot run the tasks of pool {self.pool!r}. None was claimed.\n{self.explain(refused)}"
+                )
             )
         notes = [note for verdict in fit for note in verdict.notes]
         if refused:
-            notes.append(f"Some tasks of the pool are left to other workers.\n{self.explain(refused)}")
+            notes.append(
+                trust.advise_once(f"Some tasks of the pool are left to other workers.\n{self.explain(refused)}")
+            )
         return list(dict.fromkeys(notes))
 
     # -- judging -------------------------------------------------------------------------------------------------------

@@ -405,6 +405,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
             with contextlib.suppress(Exception):  # the task will say what cannot be imported
                 job.preload()
         pipe.send("ready")
+        logs = _Logs()
         while (given := pipe.recv()) is not None:
             task_id, token, attempt, model_name, argument, threads, other, own, main = given
             current_task.set(task_id)
@@ -420,6 +421,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
                 os._exit(0)  # a child that the task forked, and let return: it has no say in how the task ended
             with contextlib.suppress(Exception):  # a task may close, replace or drop what it is given to print to
                 sys.stdout.flush()
+            logs.put_back()
             pipe.send(_Message(task_id, token, answer))
             if isinstance(answer, Stopped):
                 return
@@ -447,6 +449,47 @@ def _output(stream: Any, descriptor: int) -> Any:
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
                 return stream
     return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+class _Logs:
+    """How logging is set up, to be put back after each task: one that calls ``logging.basicConfig(force=True)``,
+    ``logging.disable()`` or ``logging.config.dictConfig()`` would otherwise decide what later tasks log."""
+
+    def __init__(self) -> None:
+        self._root = self._state(logging.root)
+        # A name of which only longer ones are in use has no logger yet, and is as a new one is.
+        names = dict.fromkeys(logging.root.manager.loggerDict, self._state(logging.Logger("")))
+        self._others = {**names, **{name: self._state(logger) for name, logger in self._loggers()}}
+
+    @staticmethod
+    def _loggers() -> list[tuple[str, logging.Logger]]:
+        known = list(logging.root.manager.loggerDict.items())
+        return [(name, logger) for name, logger in known if isinstance(logger, logging.Logger)]
+
+    @staticmethod
+    def _state(logger: logging.Logger) -> dict[str, Any]:
+        return {
+            "handlers": list(logger.handlers), "filters": list(logger.filters), "level": logger.level,
+            "propagate": logger.propagate, "disabled": logger.disabled,
+        }  # fmt: skip
+
+    @staticmethod
+    def _restore(logger: logging.Logger, state: dict[str, Any]) -> None:
+        logger.handlers[:], logger.filters[:] = state["handlers"], state["filters"]
+        logger.propagate, logger.disabled = state["propagate"], state["disabled"]
+        if logger.level != state["level"]:
+            logger.setLevel(state["level"])
+
+    def put_back(self) -> None:
+        """Undo what a task changed of the loggers that there were before it; those that it made stay as they are."""
+        logging.disable(logging.NOTSET)
+        self._restore(logging.root, self._root)
+        for name, logger in self._loggers():
+            if name in self._others:
+                self._restore(logger, self._others[name])
+            else:
+                logger.disabled = False  # by a configuration that names all loggers it wants
+                self._others[name] = self._state(logger)
 
 
 class _ToStderr(logging.StreamHandler[Any]):

@@ -217,8 +217,10 @@ class _Words(logging.Handler):
         self._lines.append(self.format(record))
 
     def begin(self) -> None:
-        """Forget the task before."""
+        """Forget the task before, which may have taken this handler off."""
         self._lines.clear()
+        if self not in logging.getLogger().handlers:
+            logging.getLogger().addHandler(self)
 
     def text(self) -> str:
         """Return the lines so far."""

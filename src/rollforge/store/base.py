@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import random
 import re
 import time
@@ -19,6 +20,8 @@ __all__ = [
     "AVOID_SECONDS",
     "Clock",
     "Created",
+    "PauseNotice",
+    "SUBMISSION_SECONDS",
     "TaskStore",
     "Work",
     "backoff",
@@ -29,12 +32,16 @@ __all__ = [
     "trim_log",
 ]
 
+log = logging.getLogger(__name__)
+
 Clock = Callable[[], float]
 Query = Mapping[str, Any]
 
 LOG_LINES = 200
 AVOID_SECONDS = 60.0
 """For how long after a failure a claim can leave the task to other workers."""
+SUBMISSION_SECONDS = 600.0
+"""For how long what a submission used is kept at least, whether it has tasks or not."""
 _LOG_CHARACTERS = 64_000
 
 
@@ -139,7 +146,11 @@ class TaskStore(Protocol):
         """Keep what a submission used, plain data, and return its key: the same for the same facts."""
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-        """Return what the submissions of a pool used, by key, the oldest first; without those whose keys are `known`."""
+        """Return what the submissions of a pool used, by key, the oldest first; without those whose keys are `known`.
+
+        One that has no tasks any more is deleted when tasks are removed, `SUBMISSION_SECONDS` after it was last kept at the
+        earliest: its tasks may be about to be created.
+        """
 
     def open_submissions(self, pool: str) -> set[str]:
         """Return the keys of the submissions whose tasks have not all ended; the empty one for tasks that have none."""
@@ -263,6 +274,12 @@ class TaskStore(Protocol):
             How many at most.
         """
 
+    def pages(self, pool: str, size: int) -> Iterator[list[str]]:
+        """Yield the ids of all tasks of a pool, oldest first, `size` at a time, without reading them all at once.
+
+        Tasks that are created or removed meanwhile may be among them or not.
+        """
+
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         """Return whether a task of a status that matches waits for no other task: it can be claimed, or after a backoff."""
 
@@ -312,6 +329,34 @@ class TaskStore(Protocol):
 
     def close(self) -> None:
         """Give connections back; a later call opens them again."""
+
+
+class PauseNotice:
+    """Tells whoever waits for tasks of a pool that it is paused, once each time.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Where the tasks are.
+    pool : str
+        Name.
+    """
+
+    def __init__(self, store: TaskStore, pool: str) -> None:
+        self._store = store
+        self._pool = pool
+        self._told = False
+
+    def look(self) -> None:
+        """Log a warning, if the pool is paused and that was not said yet."""
+        paused = self._store.paused(self._pool)
+        if paused and not self._told:
+            log.warning(
+                "pool %r is paused: no task is taken from it until 'rollforge pool -t %s resume'", self._pool, self._pool
+            )
+        elif self._told and not paused:
+            log.warning("pool %r is no longer paused", self._pool)
+        self._told = paused
 
 
 def batch_of(ids: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from rollforge import trust
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
 from rollforge.machine import process_name
 from rollforge.session import Session, current_session
-from rollforge.store.base import TaskStore, open_store
+from rollforge.store.base import PauseNotice, TaskStore, open_store
 from rollforge.task import Cause, Status, TaskRecord, digest, encode
 
 __all__ = ["Lease", "TaskManager"]
@@ -412,6 +412,7 @@ class TaskManager:
             Only tasks of this batch; empty means all of the pool.
         """
         last: dict[Status, int] | None = None
+        pause = PauseNotice(self.store, self._pool)
         while True:
             self.store.expire(self._pool)  # nobody may be left to claim what a dead worker held
             counts = self.task_stat(query, batch=batch)
@@ -425,6 +426,7 @@ class TaskManager:
                 if failed and warn:
                     log.warning("%s: %d task%s failed", self, failed, "" if failed == 1 else "s")
                 return counts
+            pause.look()
             self.store.wait_for_change(self._pool, poll)
 
     def _only_unfit(self, query: Mapping[str, Any] | None, batch: str, counts: Mapping[Status, int]) -> bool:

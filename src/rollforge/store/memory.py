@@ -11,6 +11,7 @@ from rollforge.errors import LeaseLost, TaskNotFound
 from rollforge.machine import machine_of
 from rollforge.store.base import (
     AVOID_SECONDS,
+    SUBMISSION_SECONDS,
     Clock,
     Created,
     Query,
@@ -67,7 +68,7 @@ class MemoryStore:
         self._seen = threading.local()
         self._pools: dict[str, dict[str, TaskRecord]] = {}
         self._paused: set[str] = set()
-        self._submissions: dict[str, dict[str, str]] = {}
+        self._submissions: dict[str, dict[str, tuple[float, str]]] = {}
         self._batches: dict[str, dict[str, set[str]]] = {}
         self._token = 0
 
@@ -128,12 +129,14 @@ class MemoryStore:
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
         key = digest(facts)
         with self._lock:
-            self._submissions.setdefault(pool, {}).setdefault(key, encode(facts))
+            kept = self._submissions.setdefault(pool, {})
+            kept.pop(key, None)
+            kept[key] = (self._clock(), encode(facts))
         return key
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         with self._lock:
-            return {k: decode(text) for k, text in self._submissions.get(pool, {}).items() if k not in known}
+            return {k: decode(text) for k, (_, text) in self._submissions.get(pool, {}).items() if k not in known}
 
     def open_submissions(self, pool: str) -> set[str]:
         return {t.submission for t in self.query(pool, results=False) if t.status in _UNFINISHED}
@@ -397,6 +400,12 @@ class MemoryStore:
         found = found[:limit]
         yield from found if results else (replace(t, result=None) for t in found)
 
+    def pages(self, pool: str, size: int) -> Iterator[list[str]]:
+        with self._lock:
+            ids = list(self._pools.get(pool, {}))
+        for start in range(0, len(ids), size):
+            yield ids[start : start + size]
+
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         node = parse_query(query)
         with self._lock:
@@ -449,9 +458,15 @@ class MemoryStore:
             for task in gone:
                 del self._pools[pool][task.id]
             self._leave_batches(pool, {t.id for t in gone})
+            self._forget_submissions(pool)
             self._settle(pool, [t.id for t in gone])
             self._tell(pool)
         return len(gone)
+
+    def _forget_submissions(self, pool: str) -> None:
+        used, old = {t.submission for t in self._pools.get(pool, {}).values()}, self._clock() - SUBMISSION_SECONDS
+        kept = self._submissions.get(pool, {})
+        self._submissions[pool] = {k: (at, text) for k, (at, text) in kept.items() if k in used or at > old}
 
     def _leave_batches(self, pool: str, ids: set[str]) -> None:
         left = {name: members - ids for name, members in self._batches.get(pool, {}).items()}

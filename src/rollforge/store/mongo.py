@@ -12,6 +12,7 @@ whoever looks next, should a worker die in between.
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
 import re
 import time
@@ -39,6 +40,7 @@ from rollforge.errors import (
 )
 from rollforge.store.base import (
     AVOID_SECONDS,
+    SUBMISSION_SECONDS,
     Clock,
     Created,
     Query,
@@ -300,7 +302,7 @@ class MongoStore:
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
         key = digest(facts)
         kept = {"pool": pool, "key": key, "facts": encode(facts), "at": self._now()}
-        self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$setOnInsert": kept}, upsert=True)
+        self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$set": kept}, upsert=True)
         return key
 
     @_spoken
@@ -676,6 +678,15 @@ class MongoStore:
         order = [("finished_at", DESCENDING), ("seq", 1)] if latest else [("seq", 1)]
         return list(self._tasks(pool).find(condition, fields or None).sort(order).limit(limit))
 
+    def pages(self, pool: str, size: int) -> Iterator[list[str]]:
+        cursor = self._tasks(pool).find({}, {"digest": 1}, batch_size=size).sort("seq", 1)
+        while found := self._next(cursor, size):
+            yield _ids(found)
+
+    @_spoken
+    def _next(self, cursor: Iterable[Document], size: int) -> list[Document]:
+        return list(itertools.islice(cursor, size))
+
     @_spoken
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         free = {"status": status.value, "unmet": {"$size": 0}, **_in_batch(batch)}
@@ -755,6 +766,10 @@ class MongoStore:
         tasks = self._tasks(pool)
         ids = _ids(tasks.find(_condition(parse_query(query)), {"digest": 1}))
         tasks.delete_many({"digest": {"$in": ids}})
+        old = list(self._meta.find({"pool": pool, "at": {"$lte": self._now() - SUBMISSION_SECONDS}}, {"key": 1}))
+        for kept in old:
+            if tasks.find_one({"submission": kept["key"]}, {"_id": 1}) is None:
+                self._meta.delete_one({"_id": kept["_id"]})
         self._settle(pool, ids)
         return len(ids)
 

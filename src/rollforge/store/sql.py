@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
 from rollforge.store.base import (
     AVOID_SECONDS,
+    SUBMISSION_SECONDS,
     Created,
     Query,
     Work,
@@ -302,13 +303,11 @@ class SQLStore(abc.ABC):
 
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
         key = digest(facts)
-        known = "SELECT 1 FROM submissions WHERE pool = :pool AND id = :key"
-        if not self._read(lambda tx: tx.rows(known, pool=pool, key=key)):
-            keep = (
-                "INSERT INTO submissions (pool, id, facts, created_at) VALUES (:pool, :key, :facts, :now) "
-                "ON CONFLICT (pool, id) DO NOTHING"
-            )
-            self._write(lambda tx: tx.run(keep, pool=pool, key=key, facts=encode(facts)), "")
+        keep = (
+            "INSERT INTO submissions (pool, id, facts, created_at) VALUES (:pool, :key, :facts, :now) "
+            "ON CONFLICT (pool, id) DO UPDATE SET created_at = :now"
+        )
+        self._write(lambda tx: tx.run(keep, pool=pool, key=key, facts=encode(facts)), "")
         return key
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -796,6 +795,13 @@ class SQLStore(abc.ABC):
         for row in self._read(lambda tx: tx.rows(text, pool=pool, **values)):
             yield self._whole(row) if results else self._record(row)
 
+    def pages(self, pool: str, size: int) -> Iterator[list[str]]:
+        text = "SELECT seq, id FROM tasks WHERE pool = :pool AND seq > :last ORDER BY seq LIMIT :size"
+        last = -1
+        while rows := self._read(lambda tx: tx.rows(text, pool=pool, last=last, size=size)):
+            last = rows[-1][0]
+            yield [task_id for _, task_id in rows if isinstance(task_id, str)]
+
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         condition, values = self._condition(pool, query, in_turn=True)
         turn = _turn(condition, batch, now=False)
@@ -888,6 +894,11 @@ class SQLStore(abc.ABC):
                 among = self._among("id", "ids")
                 tx.run(f"DELETE FROM {table} WHERE pool = :pool AND {among}", pool=pool, ids=self._list(ids))
             self._forget_empty_batches(tx, pool)
+            tx.run(
+                "DELETE FROM submissions WHERE pool = :pool AND created_at <= :now - :kept AND NOT EXISTS "
+                "(SELECT 1 FROM tasks WHERE tasks.pool = :pool AND submission = submissions.id)",
+                pool=pool, kept=SUBMISSION_SECONDS,
+            )  # fmt: skip
             self._cascade(tx, pool, ids)
             return len(ids)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
-from rollforge.store.base import AVOID_SECONDS, Clock, TaskStore, Work
+from rollforge.store.base import AVOID_SECONDS, SUBMISSION_SECONDS, Clock, TaskStore, Work
 from rollforge.task import Cause, Status, TaskRecord, digest
 
 __all__ = ["ManualClock", "TaskStoreSuite"]
@@ -509,6 +509,32 @@ class TaskStoreSuite:
         chosen = store.claim(POOL, worker="w", lease=60, query={"submission": {"$in": [key, ""]}}, limit=9)
         assert [t.definition["x"] for t in chosen] == [4]
         assert store.get(POOL, store.replace(POOL, new.id, {"x": 5})).submission == other
+
+    def test_submissions_without_tasks_are_forgotten(self, store: TaskStore, clock: ManualClock) -> None:
+        """When tasks are removed, and not while their tasks may be about to be created."""
+        used, unused, other = (store.keep_submission(POOL, {"n": n}) for n in range(3))
+        apart = store.keep_submission("other", {"n": 1})
+        store.create(POOL, [{"x": 1}, {"x": 2}], submission=used)
+        store.create(POOL, [{"x": 3}], submission=other)
+        store.remove(POOL, {"x": 3})
+        assert set(store.submissions(POOL)) == {used, unused, other}
+        clock.now += SUBMISSION_SECONDS - 1
+        assert store.keep_submission(POOL, {"n": 1}) == unused, "it is used again"
+        clock.now += 2
+        store.remove(POOL, {"x": 1})
+        assert list(store.submissions(POOL)) == [used, unused]
+        clock.now += SUBMISSION_SECONDS
+        store.remove(POOL)
+        assert store.submissions(POOL) == {}
+        assert list(store.submissions("other")) == [apart]
+
+    def test_all_tasks_are_listed_in_pages(self, store: TaskStore) -> None:
+        """The oldest first, each once, those of this pool alone."""
+        ids = [c.id for c in store.create(POOL, [{"x": x} for x in range(5)])]
+        store.create("other", [{"x": 1}, {"x": 9}])
+        assert list(store.pages(POOL, 2)) == [ids[:2], ids[2:4], ids[4:]]
+        assert list(store.pages(POOL, 5)) == [ids]
+        assert list(store.pages("empty", 5)) == []
 
     def test_what_a_worker_lacks_costs_no_attempt(self, store: TaskStore) -> None:
         """The task waits for another worker, and says what the first one lacked; a good attempt clears that."""
