@@ -231,6 +231,11 @@ class Admission:
         lacks: list[str] = []
         notes: list[str] = []
         changes: dict[str, Any] = {}
+        if not facts.known and not self.only_data:
+            notes.append(
+                "Some tasks were stored without what they were submitted with (TaskManager.create_task), so it was not checked "
+                "whether data, tracking store and packages are the same here."
+            )
         if "region" not in self.given and facts.region in REGIONS:
             changes |= {"region": facts.region, "exchange": facts.exchange}
         if self.needs_data and not (self.only_data and self.session.provider_uri is None):
