@@ -336,7 +336,9 @@ def test_any_bytes_are_a_value_or_one_error(data: bytes, protocol: int) -> None:
         pd.Series([1.0], index=pd.IntervalIndex.from_breaks([0, 1])),
         pd.Series([pd.Timedelta("1D"), pd.NaT]),
         pd.DataFrame({"o": pd.Series(["x", "y"], dtype=object)}),
-        pd.DataFrame({"half a pair": pd.Series(["x\ud800", "y"], dtype=object)}, index=pd.Index(["\udc80", "b"], dtype=object)),
+        pd.DataFrame(
+            {"half a pair": pd.Series(["x\ud800", "y"], dtype=object)}, index=pd.Index(["\udc80", "b"], dtype=object)
+        ),
     ],
     ids=range(13),
 )

@@ -515,7 +515,7 @@ class Standing:
         return [
             name
             for name, work in others.items()
-            if work.done and not process_is_gone(name) or work.running and not work.failed
+            if (work.done and not process_is_gone(name)) or (work.running and not work.failed)
         ]
 
     def failed(self, task: TaskRecord, error: str) -> None:

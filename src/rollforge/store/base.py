@@ -18,10 +18,10 @@ from rollforge.task import Cause, Status, TaskRecord, digest
 
 __all__ = [
     "AVOID_SECONDS",
+    "SUBMISSION_SECONDS",
     "Clock",
     "Created",
     "PauseNotice",
-    "SUBMISSION_SECONDS",
     "TaskStore",
     "Work",
     "backoff",
@@ -352,7 +352,9 @@ class PauseNotice:
         paused = self._store.paused(self._pool)
         if paused and not self._told:
             log.warning(
-                "pool %r is paused: no task is taken from it until 'rollforge pool -t %s resume'", self._pool, self._pool
+                "pool %r is paused: no task is taken from it until 'rollforge pool -t %s resume'",
+                self._pool,
+                self._pool,
             )
         elif self._told and not paused:
             log.warning("pool %r is no longer paused", self._pool)

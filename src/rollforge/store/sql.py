@@ -102,9 +102,7 @@ UPDATE tasks SET attempt = CASE WHEN failed_by = :mark OR attempt < 1 THEN 0 ELS
 WHERE pool = :pool AND {among} AND {position}(failed_by, :mark) > 0 AND status {{of}}
     AND COALESCE(cause, '') <> 'cancelled' RETURNING id
 """
-_AGAIN = (
-    "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
-)
+_AGAIN = "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
 # The prerequisites of a task that let it fail.
 _GUILTY = """
 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
@@ -798,7 +796,7 @@ class SQLStore(abc.ABC):
     def pages(self, pool: str, size: int) -> Iterator[list[str]]:
         text = "SELECT seq, id FROM tasks WHERE pool = :pool AND seq > :last ORDER BY seq LIMIT :size"
         last = -1
-        while rows := self._read(lambda tx: tx.rows(text, pool=pool, last=last, size=size)):
+        while rows := self._read(lambda tx, last=last: tx.rows(text, pool=pool, last=last, size=size)):  # type: ignore[misc]
             last = rows[-1][0]
             yield [task_id for _, task_id in rows if isinstance(task_id, str)]
 
