@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from rollforge.testing.server import free_port
 
 __all__ = ["MLflowServer"]
 
@@ -46,9 +47,7 @@ class MLflowServer:
         if missing:
             raise RuntimeError("MLflow's server needs more: pip install flask flask-cors graphene")
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = free_port()
         self._environment = {
             **os.environ,
             "_MLFLOW_SERVER_FILE_STORE": store,

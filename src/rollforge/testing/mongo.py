@@ -7,16 +7,12 @@ concerns, failover nor change streams, nor how a real server behaves under conte
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
+
+from rollforge.testing.server import Server
 
 __all__ = ["MongoServer", "real_mongodb"]
 
@@ -26,7 +22,7 @@ def real_mongodb() -> str | None:
     return os.environ.get("ROLLFORGE_TEST_MONGODB")
 
 
-class MongoServer:
+class MongoServer(Server):
     """The stand-in, for as long as a ``with`` block lasts.
 
     Raises
@@ -38,52 +34,18 @@ class MongoServer:
     def __init__(self) -> None:
         if importlib.util.find_spec("nx_27017") is None:
             raise RuntimeError("There is no stand-in for MongoDB: pip install nx-27017")
-        self._folder = tempfile.TemporaryDirectory(prefix="rollforge-mongo-", ignore_cleanup_errors=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("MongoDB")
 
     @property
     def uri(self) -> str:
         """Where it answers, without a database."""
         return f"mongodb://127.0.0.1:{self._port}"
 
-    def __enter__(self) -> MongoServer:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.kill()
-        self._folder.cleanup()
-
-    def start(self) -> None:
-        """Start it, and return when it answers."""
-        folder = Path(self._folder.name)
-        data = folder / "data"
+    def _launch(self) -> subprocess.Popen[bytes]:
+        data = self._folder / "data"
         data.mkdir(exist_ok=True)
-        options = ["--data-dir", str(data), "--port", str(self._port), "--log-file", str(folder / "log")]
-        options += ["--pid-file", str(folder / "pid")]
-        with (folder / "out").open("ab") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "nx_27017.nx_27017", *options], stdout=out, stderr=out, cwd=folder
-            )
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
-                return
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"The stand-in did not start:\n{(folder / 'out').read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        """End it with ``kill -9``."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        options = ["--data-dir", str(data), "--port", str(self._port), "--log-file", str(self._folder / "server.log")]
+        options += ["--pid-file", str(self._folder / "pid")]
+        command = [sys.executable, "-m", "nx_27017.nx_27017", *options]
+        with (self._folder / "log").open("ab") as out:
+            return subprocess.Popen(command, stdout=out, stderr=out, cwd=self._folder)

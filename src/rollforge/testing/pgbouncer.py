@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
+
+from rollforge.testing.server import Server
 
 __all__ = ["PgBouncer", "pgbouncer_binary"]
 
@@ -23,7 +19,7 @@ def pgbouncer_binary() -> str | None:
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 
-class PgBouncer:
+class PgBouncer(Server):
     """PgBouncer in front of a server, for as long as a ``with`` block lasts.
 
     Parameters
@@ -47,15 +43,11 @@ class PgBouncer:
         binary = pgbouncer_binary()
         if binary is None:
             raise RuntimeError("There is no PgBouncer: apt-get install pgbouncer")
+        super().__init__("PgBouncer")
         self._binary = binary
         self._server = urlsplit(server)
-        self._folder = Path(tempfile.mkdtemp(prefix="rollforge-pgbouncer-", dir="/tmp"))
         self._user = _USER if os.geteuid() == 0 else None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
         self._settings = {"pool_mode": mode, "default_pool_size": pool_size, "server_login_retry": 1, **settings}
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
@@ -63,20 +55,7 @@ class PgBouncer:
         name = self._server.path
         return f"postgresql://{self._server.username}:{self._server.password}@127.0.0.1:{self._port}{name}"
 
-    def __enter__(self) -> PgBouncer:
-        try:
-            self._configure()
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _configure(self) -> None:
+    def _prepare(self) -> None:
         users = self._folder / "users.txt"
         users.write_text(f'"{self._server.username}" "{self._server.password}"\n')
         settings = {
@@ -90,36 +69,7 @@ class PgBouncer:
             for path in (self._folder, *self._folder.iterdir()):
                 shutil.chown(path, self._user)
 
-    def start(self) -> None:
-        """Start it, and return when it answers."""
+    def _launch(self) -> subprocess.Popen[bytes]:
+        command = [self._binary, str(self._folder / "pgbouncer.ini")]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._binary, str(self._folder / "pgbouncer.ini")], stdout=log, stderr=log, user=self._user, cwd="/"
-            )
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
-                return
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PgBouncer did not start:\n{self.log()[-2000:]}")
-            time.sleep(0.02)
-
-    def log(self) -> str:
-        """Return what it logged."""
-        return (self._folder / "log").read_text()
-
-    def kill(self) -> None:
-        """End it at once, and the connections through it with it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    @contextlib.contextmanager
-    def down(self) -> Iterator[None]:
-        """Have it down for a ``with`` block."""
-        self.kill()
-        try:
-            yield
-        finally:
-            self.start()
+            return subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd="/")

