@@ -336,7 +336,7 @@ class TestPostgresStore(TaskStoreSuite):
         store.close()
         with psycopg.connect(postgres.uri) as raw:
             raw.execute(f"SET search_path TO {self.uri.rpartition('=')[2]}")
-            raw.execute("ALTER TABLE tasks DROP COLUMN claim_place")
+            raw.execute("ALTER TABLE tasks DROP COLUMN claim_place, DROP COLUMN creation")
             raw.execute("CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'")
             raw.execute("DROP FUNCTION sum_up_tallies")
             raw.execute(

@@ -120,11 +120,13 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(stores: tuple[TaskStore, Tas
 
 
 def test_tasks_are_created_once(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """Created again after a lost answer they are known, with everything that they were created with."""
+    """Created again after a lost answer they are there once, with everything that they were created with, and new."""
     through, direct, proxy = stores
     proxy.cut(mark(through, b"COMMIT", b"upsert"))
-    made = again(lambda: through.create("p", [{"x": 1}, {"x": 2}], priority=3, batch="b"))
+    direct.create("p", [{"x": 2}], priority=3)
+    made = again(lambda: through.create("p", [{"x": 1}, {"x": 2}], priority=3, batch="b", creation="one"))
     assert proxy.cuts == 1
+    assert [c.new for c in made] == [True, False], "what it stored, and not what was there when it was asked again"
     assert [c.id for c in made] == [digest({"x": 1}), digest({"x": 2})]
     assert [t.priority for t in direct.query("p", batch="b")] == [3, 3]
     assert direct.count("p") == direct.count("p", batch="b") == {Status.WAITING: 2}

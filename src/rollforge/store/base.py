@@ -7,7 +7,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -51,7 +51,7 @@ class Created:
 
     id: str
     new: bool
-    """False: the pool had it already."""
+    """False: the pool had it before this creation."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class TaskStore(Protocol):
       :class:`~rollforge.errors.LeaseLost` and changes nothing. So each stage of a task has one committed result.
     * **A call whose answer was lost may be repeated.** A claim that carries an identity is answered with the tasks that it
       was given; a commit, failure or return that this claim has ended with already succeeds again and changes nothing;
-      creating known tasks changes nothing.
+      creating known tasks changes nothing, and a creation with an identity says again which tasks it stored.
     * **A batch is a set of tasks** of a pool: those of one submission. A task may be in several, and leaves them when it is
       removed. Claiming and counting cost the same in a batch as in a pool, whatever else is there.
     * **Attempts are counted** when a stage fails, or its lease runs out; not when it is given back. After `max_attempts`
@@ -107,6 +107,7 @@ class TaskStore(Protocol):
         model_names: Sequence[str] = (),
         submission: str = "",
         batch: str = "",
+        creation: str = "",
     ) -> list[Created]:
         """Store definitions, all of them or none; those that the pool has already keep all but name and submission.
 
@@ -131,6 +132,9 @@ class TaskStore(Protocol):
         batch : str
             Name of the batch that all of them belong to from now on, also those that the pool has already; see
             :func:`batch_of`.
+        creation : str
+            Identity of this creation, different for each: repeated under it, after its answer was lost, it says once more
+            which tasks it stored. Empty: what was stored before the repetition counts as known.
 
         Raises
         ------
@@ -429,6 +433,22 @@ def storable_text(text: str) -> str:
     'a\\\\x00b\\\\udc80'
     """
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def told_again(made: Sequence[Created], stored_before: Container[str]) -> list[Created]:
+    """Return what a creation made; tasks of `stored_before` are those that it stored when it was called before.
+
+    Examples
+    --------
+    >>> told_again([Created("a", False), Created("b", True), Created("a", False)], {"a"})
+    [Created(id='a', new=True), Created(id='b', new=True), Created(id='a', new=False)]
+    """
+    said: set[str] = set()
+    found = []
+    for task in made:
+        found.append(Created(task.id, task.new or (task.id in stored_before and task.id not in said)))
+        said.add(task.id)
+    return found
 
 
 def counts(task: TaskRecord, counted: bool) -> bool:

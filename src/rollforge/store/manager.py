@@ -216,6 +216,7 @@ class TaskManager:
         model_names: Sequence[str] = (),
         submission: str = "",
         batch: str = "",
+        creation: str = "",
     ) -> Ids:
         """Store definitions and return their ids, in the same order; those that the pool knows keep all but their name.
 
@@ -241,6 +242,9 @@ class TaskManager:
             <rollforge.store.base.TaskStore.keep_submission>`; also given to known tasks that are not done.
         batch : str
             Name of the batch that all of them belong to from now on, see :func:`~rollforge.store.base.batch_of`.
+        creation : str
+            Identity of this creation. When the answer to it was lost, the same call under the same identity logs and prints
+            what it stored the first time as new.
 
         Raises
         ------
@@ -261,7 +265,7 @@ class TaskManager:
             return ids
         created = self.store.create(
             self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
-            model_names=model_names, submission=submission, batch=batch,
+            model_names=model_names, submission=submission, batch=batch, creation=creation,
         )  # fmt: skip
         trust.vouch(c.id for c in created)
         new = {c.id: definition for c, definition in zip(created, task_def_l, strict=True) if c.new}

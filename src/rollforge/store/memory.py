@@ -27,6 +27,7 @@ from rollforge.store.base import (
     restored_attempts,
     stale,
     storable_text,
+    told_again,
     trim_log,
     wall_clock,
 )
@@ -70,6 +71,7 @@ class MemoryStore:
         self._paused: set[str] = set()
         self._submissions: dict[str, dict[str, tuple[float, str]]] = {}
         self._batches: dict[str, dict[str, set[str]]] = {}
+        self._creations: dict[str, dict[str, str]] = {}
         self._token = 0
 
     # -- putting in ----------------------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ class MemoryStore:
         model_names: Sequence[str] = (),
         submission: str = "",
         batch: str = "",
+        creation: str = "",
     ) -> list[Created]:
         names = named(definitions, model_names)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
@@ -92,6 +95,8 @@ class MemoryStore:
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
             self._check_dependencies(tasks, {task_id for task_id, _ in encoded}, needs)
+            created = self._creations.setdefault(pool, {})
+            before = {i for i in created if i in tasks and created[i] == creation} if creation else set()
             made = []
             for (task_id, text), name in zip(encoded, names, strict=True):
                 known = tasks.get(task_id)
@@ -102,6 +107,7 @@ class MemoryStore:
                         created_at=self._clock(), depends_on=needs, model_name=name, submission=submission,
                     )  # fmt: skip
                     self._put(task)
+                    created[task_id] = creation
                     continue
                 used = submission if submission and known.status is not Status.DONE else known.submission
                 if (name or known.model_name, used) != (known.model_name, known.submission):
@@ -110,7 +116,7 @@ class MemoryStore:
                 self._settle(pool, needs)
             if batch:
                 self.add_to_batch(pool, batch, [c.id for c in made])
-            return made
+            return told_again(made, before)
 
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
         with self._lock:
@@ -457,6 +463,7 @@ class MemoryStore:
             gone = self._matching(pool, node)
             for task in gone:
                 del self._pools[pool][task.id]
+                self._creations.get(pool, {}).pop(task.id, None)
             self._leave_batches(pool, {t.id for t in gone})
             self._forget_submissions(pool)
             self._settle(pool, [t.id for t in gone])

@@ -58,6 +58,7 @@ from rollforge.store.base import (
     restored_attempts,
     stale,
     storable_text,
+    told_again,
     trim_log,
 )
 from rollforge.store.codec import Encoded, decode_result, encode_result
@@ -87,7 +88,7 @@ _FRESH: Document = {
     "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
     "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
     "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "", "submission": "", "batches": [],
-    "claim": None, "ending": None,
+    "claim": None, "ending": None, "creation": "",
 }  # fmt: skip
 # What a task keeps when another definition is put in its place.
 _KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
@@ -269,6 +270,7 @@ class MongoStore:
         model_names: Sequence[str] = (),
         submission: str = "",
         batch: str = "",
+        creation: str = "",
     ) -> list[Created]:
         names = named(definitions, model_names)
         written = [_definition(d) for d in definitions]  # all of them, before anything is stored
@@ -282,7 +284,7 @@ class MongoStore:
         last = self._number("seq", max(1, len(written)))
         now = self._now()
         fresh = {**_FRESH, "priority": priority, "max_attempts": max_attempts, "needs": needs, "unmet": needs}
-        fresh["submission"] = submission
+        fresh |= {"submission": submission, "creation": creation}
         for i, document in enumerate(written):
             seq = last - len(written) + 1 + i
             document |= {**fresh, "created_at": now, "changed": now, "seq": seq, "model_name": names[i]}
@@ -292,11 +294,17 @@ class MongoStore:
             again = {"digest": {"$in": [d["digest"] for i, d in enumerate(written) if i not in new]}}
             unfinished = {**again, "status": {"$ne": "done"}, "submission": {"$ne": submission}}
             tasks.update_many(unfinished, {"$set": {"submission": submission, "changed": self._now()}})
-        if needs and new:
-            self._settle(pool, needs, themselves=[written[i]["digest"] for i in new])
+        made = [Created(d["digest"], i in new) for i, d in enumerate(written)]
+        if creation and len(new) < len(made):
+            rest = list({c.id for c in made} - {c.id for c in made if c.new})
+            before = [d for some in _some_of(rest) for d in _ids(
+                tasks.find({"digest": {"$in": some}, "creation": creation}, {"digest": 1}))]  # fmt: skip
+            made = told_again(made, set(before))
+        if needs and any(c.new for c in made):
+            self._settle(pool, needs, themselves=[c.id for c in made if c.new])
         if batch:
-            self.add_to_batch(pool, batch, [d["digest"] for d in written])
-        return [Created(d["digest"], i in new) for i, d in enumerate(written)]
+            self.add_to_batch(pool, batch, [c.id for c in made])
+        return made
 
     @_spoken
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:

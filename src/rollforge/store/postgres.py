@@ -149,6 +149,7 @@ ALTER TABLE tasks ADD COLUMN claim_place INTEGER;
 DROP INDEX tasks_by_claim;
 CREATE UNIQUE INDEX tasks_by_claim ON tasks (claim, claim_place) WHERE status = 'running'
 """,
+    "ALTER TABLE tasks ADD COLUMN creation TEXT NOT NULL DEFAULT ''",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -655,8 +656,9 @@ class PostgresStore(SQLStore):
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
-            "INSERT INTO tasks (pool, id, definition, filter, model_name, submission, priority, max_attempts, created_at) "
-            "SELECT :pool, t.id, t.definition, t.filter, t.model_name, t.submission, :priority, :max_attempts, :now FROM "
+            "INSERT INTO tasks (pool, id, definition, filter, model_name, submission, priority, max_attempts, creation, "
+            "created_at) SELECT :pool, t.id, t.definition, t.filter, t.model_name, t.submission, :priority, :max_attempts, "
+            ":creation, :now FROM "
             # One parameter: an array of each column costs the client more than all the rest of creating.
             "ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS "
             "(id text, definition text, filter jsonb, model_name text, submission text)) "
@@ -673,7 +675,7 @@ class PostgresStore(SQLStore):
             ]
             found = tx.rows(
                 text, pool=some[0]["pool"], priority=some[0]["priority"], max_attempts=some[0]["max_attempts"],
-                rows=f"[{', '.join(texts)}]",
+                creation=some[0]["creation"], rows=f"[{', '.join(texts)}]",
             )  # fmt: skip
             new = {r[0] for r in found}
             for row in some:

@@ -28,6 +28,7 @@ from rollforge.store.base import (
     refuse_running,
     stale,
     storable_text,
+    told_again,
     trim_log,
 )
 from rollforge.store.codec import Encoded, decode_result, encode_result
@@ -205,7 +206,7 @@ class SQLStore(abc.ABC):
 
     @abc.abstractmethod
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
-        """Insert tasks (``pool, id, definition, priority, max_attempts, model_name, submission``); False for known ones."""
+        """Insert tasks (``pool, id, definition, priority, max_attempts, model_name, submission, creation``); False for known ones."""
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -248,12 +249,14 @@ class SQLStore(abc.ABC):
         model_names: Sequence[str] = (),
         submission: str = "",
         batch: str = "",
+        creation: str = "",
     ) -> list[Created]:
         given: dict[str, Any] = {
             "pool": pool,
             "priority": priority,
             "max_attempts": max_attempts,
             "submission": submission,
+            "creation": creation,
         }
         rows = [  # all of them, before anything is stored
             {**given, "id": task_id, "definition": text, "model_name": name}
@@ -275,7 +278,12 @@ class SQLStore(abc.ABC):
                 self._cascade(tx, pool, fresh, themselves=True)
             if batch:
                 self._enlist(tx, pool, batch, [c.id for c in made])
-            return made
+            before = [c.id for c in made if not c.new] if creation else []
+            if not before:
+                return made
+            again = f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} AND creation = :creation"
+            rows_before = tx.rows(again, pool=pool, ids=self._list(before), creation=creation)
+            return told_again(made, {r[0] for r in rows_before} - set(fresh))
 
         return self._write(work, pool)
 
@@ -393,7 +401,8 @@ class SQLStore(abc.ABC):
         def work(tx: Transaction) -> int:
             rows = [
                 {"pool": pool, "id": r.id, "definition": r.text or encode(r.definition), "priority": r.priority,
-                 "max_attempts": r.max_attempts, "model_name": r.model_name, "submission": r.submission}
+                 "max_attempts": r.max_attempts, "model_name": r.model_name, "submission": r.submission,
+                 "creation": ""}
                 for r in kept
             ]  # fmt: skip
             new = [r for r, is_new in zip(kept, self._insert(tx, rows), strict=True) if is_new]

@@ -202,6 +202,7 @@ END
 DROP INDEX tasks_by_claim;
 CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
 """,
+    "ALTER TABLE tasks ADD COLUMN creation TEXT NOT NULL DEFAULT ''",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _BUSY_SECONDS = 60.0
@@ -605,8 +606,8 @@ class SQLiteStore(SQLStore):
 
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
         text = (
-            "INSERT INTO tasks (pool, id, definition, priority, max_attempts, model_name, submission, created_at) VALUES "
-            "(:pool, :id, :definition, :priority, :max_attempts, :model_name, :submission, :now) "
+            "INSERT INTO tasks (pool, id, definition, priority, max_attempts, model_name, submission, creation, created_at) "
+            "VALUES (:pool, :id, :definition, :priority, :max_attempts, :model_name, :submission, :creation, :now) "
             "ON CONFLICT (pool, id) DO NOTHING"
         )
         if not rows:

@@ -286,6 +286,22 @@ class TaskStoreSuite:
         (again,) = store.claim(POOL, worker="w", lease=10, limit=2, claim="one")
         assert (again.id, again.attempt) == (first[1].id, 1)
 
+    def test_a_creation_that_is_repeated_tells_again_what_it_stored(self, store: TaskStore) -> None:
+        """Also what a worker has taken meanwhile; what others stored, or stored again after it was removed, was not its own."""
+        store.create(POOL, [{"x": 1}])
+        wanted = [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 2}]
+        first = store.create(POOL, wanted, creation="one")
+        assert [c.new for c in first] == [False, True, True, False]
+        store.commit(self.claim(store, query={"x": 2}), 1)
+        assert store.create(POOL, wanted, creation="one") == first
+        assert [c.new for c in store.create(POOL, wanted, creation="two")] == [False] * 4
+        assert [c.new for c in store.create(POOL, [*wanted, {"x": 4}])] == [False] * 4 + [True]
+        assert [c.new for c in store.create(POOL, [{"x": 3}, {"x": 4}, {"x": 5}], creation="one")] == [True, False, True]
+        store.remove(POOL)
+        store.create(POOL, wanted, creation="two")
+        assert [c.new for c in store.create(POOL, wanted, creation="one")] == [False] * 4
+        assert store.create("other", [{"x": 2}], creation="two")[0].new
+
     def test_an_end_that_is_repeated_changes_nothing(self, store: TaskStore, clock: ManualClock) -> None:
         """A commit, failure or return whose answer was lost succeeds again; a different end is refused."""
         store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])

@@ -91,10 +91,12 @@ class StoreMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         most=st.integers(1, 2),
         batch=BATCHES,
+        creation=st.sampled_from(["", "one", "two"]),
     )
-    def create(self, xs: list[int], priority: int, most: int, batch: str) -> None:
-        """Some tasks, known ones among them."""
-        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], priority=priority, max_attempts=most, batch=batch))
+    def create(self, xs: list[int], priority: int, most: int, batch: str, creation: str) -> None:
+        """Some tasks, known ones among them, and some that were created under the same identity."""
+        options: dict[str, Any] = {"priority": priority, "max_attempts": most, "batch": batch, "creation": creation}
+        self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], **options))
 
     @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), batch=st.sampled_from(["first", "second"]))
     def add_to_batch(self, xs: list[int], batch: str) -> None:
