@@ -227,7 +227,7 @@ class Claims:
 
         def fail() -> None:
             doubtful = cause is not Cause.UNREADABLE and self._patiently(lambda: self._standing.is_doubtful(task))
-            status = self._patiently(lambda: self.store.fail(task, error, cause, log_text, counted=not doubtful))
+            status = self._patiently(lambda: self.store.fail(task, error, cause, log_text, 0 if doubtful else 1))
             if status is not Status.FAILED:
                 self._retries.failed(task)
             if cause is not Cause.UNREADABLE:

@@ -222,11 +222,11 @@ class TaskStore(Protocol):
         """
 
     def fail(
-        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
         """End the claim with an error; return ``waiting`` (or the stage's status) to be tried again, or ``failed``.
 
-        With the cause ``unreadable`` it is ``failed`` at once: trying again would not help. `counted` is False when the
+        With the cause ``unreadable`` it is ``failed`` at once: trying again would not help. `attempts` is 0 when the
         fault may be the worker's: see :func:`counts`.
         """
 
@@ -451,13 +451,13 @@ def told_again(made: Sequence[Created], stored_before: Container[str]) -> list[C
     return found
 
 
-def counts(task: TaskRecord, counted: bool) -> bool:
-    """Return whether a failed attempt at a task counts.
+def counts(task: TaskRecord, attempts: int) -> int:
+    """Return as how many attempts a failure of a task counts: 0 or 1.
 
-    One that may be the fault of its worker (`counted` is False) does not: once a worker, so that a task that is itself at
-    fault ends, and not where the task is to be tried only once.
+    One that may be the fault of its worker (`attempts` is 0) does not count: once a worker, so that a task that is itself
+    at fault ends, and not where the task is to be tried only once.
     """
-    return counted or task.max_attempts <= 1 or str(task.worker) in task.failed_by
+    return 1 if task.max_attempts <= 1 or str(task.worker) in task.failed_by else attempts
 
 
 def restored_attempts(task: TaskRecord, worker: str) -> int:

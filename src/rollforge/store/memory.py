@@ -318,14 +318,14 @@ class MemoryStore:
             self._settle(task.pool, [task.id, *held.depends_on])
 
     def fail(
-        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
         with self._lock:
             before = self._ended_before(task, "fail")
             if before is not None:
                 return before
             held, now = self._held(task), self._clock()
-            attempt = held.attempt + counts(held, counted)
+            attempt = held.attempt + counts(held, attempts)
             hopeless = attempt >= held.max_attempts or cause is Cause.UNREADABLE
             status = Status.FAILED if hopeless else held.stage_from
             wait = 0.0 if status is Status.FAILED else backoff(held.attempt + 1)

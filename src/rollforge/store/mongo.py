@@ -600,7 +600,7 @@ class MongoStore:
 
     @_spoken
     def fail(
-        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
         asked = {"attempt": 1, "max_attempts": 1, "stage_from": 1, "worker": 1, "failed_by": 1}
         found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
@@ -608,7 +608,7 @@ class MongoStore:
             raise LeaseLost(stale(task))
         known = self._record(task.pool, found)
         workers = dict.fromkeys([*known.failed_by, str(known.worker)])
-        attempt, now = known.attempt + counts(known, counted), self._now()
+        attempt, now = known.attempt + counts(known, attempts), self._now()
         hopeless = attempt >= known.max_attempts or cause is Cause.UNREADABLE
         status = Status.FAILED if hopeless else known.stage_from
         wait = 0.0 if status is Status.FAILED else backoff(known.attempt + 1)

@@ -86,7 +86,7 @@ _SPARE = 16
 """How many tasks more than asked for are found, since others claim too."""
 _FASTER = 20
 # One that may be the worker's own fault does not count, see base.counts().
-_COUNTED = "CASE WHEN :counted OR max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE 0 END"
+_COUNTED = "CASE WHEN max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE CAST(:attempts AS INTEGER) END"
 _FAILED = f"""
 UPDATE tasks SET attempt = attempt + {_COUNTED}, error = :error, cause = :cause, log = :log, lease_until = NULL,
     finished_at = :now, ending = 'fail',
@@ -686,17 +686,17 @@ class SQLStore(abc.ABC):
             self._ended_before(tx, task, ending)
 
     def fail(
-        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", *, counted: bool = True
+        self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
-        return self._write(lambda tx: self._fail(tx, task, error, cause, log, counted=counted), task.pool)
+        return self._write(lambda tx: self._fail(tx, task, error, cause, log, attempts), task.pool)
 
     def _fail(
-        self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, *, counted: bool = True
+        self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, attempts: int = 1
     ) -> Status:
         ended = tx.rows(
             _FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
             error=storable_text(error), cause=cause.value, log=trim_log(log), jitter=backoff(1),
-            mark=failure_mark(str(task.worker)), counted=counted,
+            mark=failure_mark(str(task.worker)), attempts=attempts,
         )  # fmt: skip
         if not ended:
             return self._ended_before(tx, task, "fail")

@@ -428,19 +428,19 @@ class TaskStoreSuite:
         for worker in ("a", "b", "c"):
             claim = self.claim(store, worker=worker)
             for _ in range(2):  # the answer may be lost
-                assert store.fail(claim, "boom", counted=False) is Status.WAITING
+                assert store.fail(claim, "boom", attempts=0) is Status.WAITING
             assert store.claim(POOL, worker=worker, lease=60) == [], "there is a backoff all the same"
             clock.now += 100
         kept = store.get(POOL, created.id)
         assert (kept.attempt, kept.failed_by, kept.error) == (0, ("a", "b", "c"), "boom")
-        assert store.fail(self.claim(store, worker="b"), "boom", counted=False) is Status.WAITING
+        assert store.fail(self.claim(store, worker="b"), "boom", attempts=0) is Status.WAITING
         clock.now += 100
-        assert store.fail(self.claim(store, worker="b"), "boom", counted=False) is Status.FAILED
+        assert store.fail(self.claim(store, worker="b"), "boom", attempts=0) is Status.FAILED
         store.remove(POOL)
         store.create(POOL, [{"x": 2}], max_attempts=1)
-        assert store.fail(self.claim(store), "boom", counted=False) is Status.FAILED
+        assert store.fail(self.claim(store), "boom", attempts=0) is Status.FAILED
         store.create(POOL, [{"x": 3}])
-        assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE, counted=False) is Status.FAILED
+        assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE, attempts=0) is Status.FAILED
 
     def test_attempts_at_an_unfit_worker_are_given_back(self, store: TaskStore, clock: ManualClock) -> None:
         """What failed for good waits again, with what failed because of it; repeated, nothing changes. Failures elsewhere,

@@ -164,8 +164,8 @@ class StoreMachine(RuleBasedStateMachine):
     def fail(self, data: st.DataObject) -> None:
         """Tried again or put aside by both."""
         cause = data.draw(st.sampled_from([Cause.KILLED, Cause.KILLED, Cause.UNREADABLE]))
-        counted = data.draw(st.booleans())
-        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", cause, counted=counted))
+        attempts = data.draw(st.integers(0, 1))
+        self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", cause, attempts=attempts))
 
     @rule(worker=st.sampled_from("abc"), xs=st.lists(NUMBERS, min_size=1, max_size=6))
     def restore(self, worker: str, xs: list[int]) -> None:
