@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge import trust
 from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere
+from rollforge.limits import LIMITS
 from rollforge.run.interactive import define_in_main, main_classes
+from rollforge.run.pipe import Messages, read_message
 from rollforge.run.work import (
     Job,
     WorkerStopped,
@@ -117,6 +119,26 @@ class _Message:
     content: Outcome | _Begun
 
 
+_READY = "ready"
+_WORDS = {
+    (kind.__module__, kind.__name__): kind
+    for kind in (Done, Failed, Stopped, Unfit, Unreadable, _Begun, _Message, Encoded, Cause)
+}
+"""Of what the messages of a process are made."""
+
+
+def _is_whole(content: object) -> bool:
+    """Whether the content of a message has what it must have."""
+    match content:
+        case Done(Encoded(plain, blob)):
+            return isinstance(plain, str | None) and isinstance(blob, bytes | None)
+        case Failed(error, brief, cause):
+            return isinstance(error, str) and isinstance(brief, str) and isinstance(cause, Cause)
+        case Unfit(why) | Unreadable(why):
+            return isinstance(why, str)
+    return isinstance(content, (Stopped, _Begun))
+
+
 def failure(exc: BaseException) -> Failed:
     """Return the outcome of a task that raised."""
     cause = Cause.OUT_OF_MEMORY if isinstance(exc, MemoryError) else Cause.RAISED
@@ -165,6 +187,8 @@ class Slot:
         fcntl.fcntl(self._words, fcntl.F_SETFL, fcntl.fcntl(self._words, fcntl.F_GETFL) | os.O_APPEND)
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
+        self._messages: Messages | None = None
+        self._distrusted = ""
         self._oom_kills = 0
         self._timed_out = False
         self.task: TaskRecord | None = None
@@ -230,33 +254,32 @@ class Slot:
         with _thread_variables(self._session.threads), _interrupts_held():
             process.start()
         theirs.close()
-        self._process, self._pipe, self.ready = process, ours, False
+        # A pickle is somewhat longer than the result in it.
+        self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
+        self._process, self._pipe, self.ready, self._distrusted = process, ours, False, ""
 
     def _forget(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
-        self._process = self._pipe = None
+        if self._messages is not None:
+            self._messages.close()
+        self._process = self._pipe = self._messages = None
 
     def outcome(self) -> Outcome | None:
         """Return how the task ended, or None while it runs; a process that died is forgotten."""
         if self._process is None or self._pipe is None:
             return None
         alive = self._process.is_alive()
-        with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll():
-                message = self._pipe.recv()
-                self.ready = True
-                if not isinstance(message, _Message):
-                    continue
-                if self.task is None or (message.task_id, message.token) != (self.task.id, self.task.token):
-                    # Whoever speaks there is not the process that was given this task: nothing it says can be believed.
-                    log.warning("a worker process answered for another task than it has; it is replaced")
-                    self.kill()
-                    break
-                if isinstance(message.content, _Begun):
-                    self._running_since = time.perf_counter()
-                else:
-                    return message.content
+        try:
+            answer = self._answer(self._messages)
+        except ValueError as exc:
+            # Whoever speaks there is not the process that was given this task: nothing it says can be believed.
+            log.warning("a worker process is replaced, because it sent %s", exc)
+            self._distrusted = str(exc)
+            self.kill()
+        else:
+            if answer is not None:
+                return answer
         if alive and self._process.is_alive():
             return None
         died = self._death(self._process.exitcode or 0)
@@ -264,11 +287,38 @@ class Slot:
         self._forget()
         return died
 
+    def _answer(self, messages: Messages | None) -> Outcome | None:
+        """How the task ended, as the process says.
+
+        Raises
+        ------
+        ValueError
+            When it says what no worker process says.
+        """
+        if messages is None:
+            return None
+        messages.receive()
+        while (data := messages.next()) is not None:
+            message = read_message(data, _WORDS)
+            self.ready = True
+            if message == _READY:
+                continue
+            if not isinstance(message, _Message) or not _is_whole(message.content):
+                raise ValueError("no answer")
+            if self.task is None or (message.task_id, message.token) != (self.task.id, self.task.token):
+                raise ValueError("an answer for another task than it has")
+            if not isinstance(message.content, _Begun):
+                return message.content
+            self._running_since = time.perf_counter()
+        return None
+
     def _death(self, code: int) -> Failed:
         words = self.log()
         pid = self._process.pid if self._process is not None else None
         if self._timed_out:
             how, cause = f"ran for more than {self._job.timeout:g} s and was ended", Cause.TIMED_OUT
+        elif self._distrusted:
+            how, cause = f"sent {self._distrusted} and was ended", Cause.EXITED
         elif code < 0:
             how, cause = f"was killed by {signal.Signals(-code).name}", Cause.KILLED
             limited = self._job.memory is not None and any(mark in words for mark in _MEMORY_MARKS)
@@ -404,7 +454,7 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will say what cannot be imported
                 job.preload()
-        pipe.send("ready")
+        pipe.send(_READY)
         logs = _Logs()
         while (given := pipe.recv()) is not None:
             task_id, token, attempt, model_name, argument, threads, other, own, main = given

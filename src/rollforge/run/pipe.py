@@ -1,0 +1,103 @@
+"""Reading what a worker process says, without believing that it is what a worker process should say.
+
+The process runs the code of tasks, which may write anything to any open file, or stop in the middle of a message. So nothing
+here waits for the rest of a message, and unpickling makes objects of named classes only.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import socket
+import struct
+from collections.abc import Mapping
+from multiprocessing import connection
+from typing import Any
+
+__all__ = ["Messages", "read_message"]
+
+_PIECE = 2**20
+_SHORT, _LONG = struct.Struct("!i"), struct.Struct("!Q")
+
+
+class Messages:
+    """The messages that arrive on one end of a duplex :func:`multiprocessing.Pipe`.
+
+    Parameters
+    ----------
+    pipe : Connection
+        This end.
+    most : int
+        Bytes that one message may have.
+    """
+
+    def __init__(self, pipe: connection.Connection, most: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(pipe.fileno()))
+        self._most = most
+        self._waiting = bytearray()
+        self._ended = False
+
+    def close(self) -> None:
+        """Read nothing more."""
+        self._socket.close()
+
+    def receive(self) -> None:
+        """Take what has arrived; never waits."""
+        try:
+            while not self._ended:
+                piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
+                self._waiting += piece
+                self._ended = not piece
+                if len(self._waiting) > self._most + _PIECE:
+                    return
+        except BlockingIOError:
+            return
+        except OSError:  # the other end is gone
+            self._ended = True
+
+    def next(self) -> bytes | None:
+        """Return the next whole message, or None while there is none.
+
+        Raises
+        ------
+        ValueError
+            When what arrived is no message, or too long.
+        """
+        if len(self._waiting) < _SHORT.size:
+            return None
+        (size,), start = _SHORT.unpack_from(self._waiting), _SHORT.size
+        if size == -1:
+            if len(self._waiting) < start + _LONG.size:
+                return None
+            (size,), start = _LONG.unpack_from(self._waiting, start), start + _LONG.size
+        if not 0 <= size <= self._most:
+            raise ValueError(f"a message of {size} bytes")
+        if len(self._waiting) < start + size:
+            return None
+        message = bytes(self._waiting[start : start + size])
+        del self._waiting[: start + size]
+        return message
+
+
+class _Named(pickle.Unpickler):
+    def __init__(self, data: bytes, classes: Mapping[tuple[str, str], type]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._classes = classes
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._classes[module, name]
+
+
+def read_message(data: bytes, classes: Mapping[tuple[str, str], type]) -> Any:
+    """Return the object of a message, made of plain values and `classes` alone.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    try:
+        return _Named(data, classes).load()
+    except Exception as exc:
+        raise ValueError(f"no message of a worker process: {type(exc).__name__}: {exc}") from exc
