@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status
+from rollforge.task import Cause, Status
 
 
 class Clock:
@@ -200,6 +203,54 @@ def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+class Evil:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self._marker,)
+
+
+def speak(task: dict[str, Any]) -> str:
+    """Let a task write to whatever its process has open besides its outputs."""
+    said = {
+        "garbage": b"\xff" * 64,
+        "the beginning of a message": (200).to_bytes(4, "big") + b"x",
+        "a message that runs something": ForkingPickler.dumps(Evil(task.get("marker", ""))),
+        "a message of other values": ForkingPickler.dumps(["ready", 5]),
+    }.get(task["says"])
+    if said is None:
+        return "done"
+    framed = task["says"].startswith("a message")
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.write(descriptor, (len(said).to_bytes(4, "big") if framed else b"") + bytes(said))
+    time.sleep(600)
+    return "never"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "says",
+    ["garbage", "the beginning of a message", "a message that runs something", "a message of other values"],
+)
+def test_whatever_a_task_writes_to_its_worker_costs_that_task_alone(says: str, tmp_path: Path) -> None:
+    """Nothing of it runs in the worker, which neither waits for the rest of it nor ends; the next task is done."""
+    marker = tmp_path / "it ran"
+    store = MemoryStore()
+    store.create("p", [{"says": says, "marker": str(marker)}], max_attempts=1)
+    store.create("p", [{"says": "nothing"}])
+    Crew(store, Job("p", speak, timeout=5), Session(threads=1), jobs=1).run()
+    hostile, other = store.query("p")
+    cause = Cause.TIMED_OUT if says.startswith("the beginning") else Cause.EXITED
+    assert (hostile.status, hostile.cause) == (Status.FAILED, cause), hostile.error
+    assert (other.status, other.result, other.failed_by) == (Status.DONE, "done", ())
+    assert not marker.exists()
+
+
 def configure(task: dict[str, Any]) -> None:
     """Let a task set up logging in a way that takes what was set up before, and log something."""
     import logging.config

@@ -206,7 +206,10 @@ class SQLStore(abc.ABC):
 
     @abc.abstractmethod
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
-        """Insert tasks (``pool, id, definition, priority, max_attempts, model_name, submission, creation``); False for known ones."""
+        """Insert tasks; False for known ones.
+
+        They have ``pool, id, definition, priority, max_attempts, model_name, submission, creation``.
+        """
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -690,9 +693,7 @@ class SQLStore(abc.ABC):
     ) -> Status:
         return self._write(lambda tx: self._fail(tx, task, error, cause, log, attempts), task.pool)
 
-    def _fail(
-        self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, attempts: int = 1
-    ) -> Status:
+    def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, attempts: int = 1) -> Status:
         ended = tx.rows(
             _FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
             error=storable_text(error), cause=cause.value, log=trim_log(log), jitter=backoff(1),

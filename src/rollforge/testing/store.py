@@ -296,7 +296,11 @@ class TaskStoreSuite:
         assert store.create(POOL, wanted, creation="one") == first
         assert [c.new for c in store.create(POOL, wanted, creation="two")] == [False] * 4
         assert [c.new for c in store.create(POOL, [*wanted, {"x": 4}])] == [False] * 4 + [True]
-        assert [c.new for c in store.create(POOL, [{"x": 3}, {"x": 4}, {"x": 5}], creation="one")] == [True, False, True]
+        assert [c.new for c in store.create(POOL, [{"x": 3}, {"x": 4}, {"x": 5}], creation="one")] == [
+            True,
+            False,
+            True,
+        ]
         store.remove(POOL)
         store.create(POOL, wanted, creation="two")
         assert [c.new for c in store.create(POOL, wanted, creation="one")] == [False] * 4
