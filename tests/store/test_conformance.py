@@ -377,10 +377,10 @@ class TestPostgresStore(TaskStoreSuite):
     def test_the_server_plans_claims_and_commits_once(self) -> None:
         """Planning them anew each time costs more than a quarter of what they cost."""
         store = self.make_store(None)
-        ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(500)], batch="b")]
+        ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(10_000)], batch="b")]
         for i in range(40):
             store.commit(self.claim(store, **({"batch": "b"} if i % 2 else {})), 1)
-        assert len(ids) == 500
+        assert len(ids) == 10_000
         text = "SELECT statement FROM pg_prepared_statements WHERE custom_plans > 6"
         assert store._read(lambda tx: tx.rows(text)) == []  # type: ignore[attr-defined]
 
