@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ SEGMENTS = {
 }
 
 
-def dataset(labels: int = 1, segments: dict[str, Any] | None = None, missing: bool = False) -> DatasetH:
+def market(labels: int = 1, missing: bool = False) -> pd.DataFrame:
     """A label that is a weighted sum of three features, and a little noise."""
     random = np.random.default_rng(0)
     days, codes = pd.date_range("2020-01-01", "2020-05-31"), [f"I{i}" for i in range(20)]
@@ -35,8 +36,12 @@ def dataset(labels: int = 1, segments: dict[str, Any] | None = None, missing: bo
         y[:] = np.nan
     columns = [("feature", "a"), ("feature", "b"), ("feature", "c")] + [("label", f"y{i}") for i in range(labels)]
     values = np.column_stack([x, *[y] * labels]).astype(np.float32)
-    frame = pd.DataFrame(values, index=index, columns=pd.MultiIndex.from_tuples(columns))
-    return DatasetH(DataHandlerLP.from_df(frame), SEGMENTS if segments is None else segments)
+    return pd.DataFrame(values, index=index, columns=pd.MultiIndex.from_tuples(columns))
+
+
+def dataset(labels: int = 1, segments: dict[str, Any] | None = None, missing: bool = False) -> DatasetH:
+    """The rows of :func:`market`."""
+    return DatasetH(DataHandlerLP.from_df(market(labels, missing)), SEGMENTS if segments is None else segments)
 
 
 def score(model: Any, data: DatasetH) -> float:
@@ -99,19 +104,68 @@ def test_threads_are_capped_to_the_session() -> None:
         assert LGBModel(num_threads=2)._parameters()["num_threads"] == 2
 
 
-class Half(Reweighter):
-    def reweight(self, data: pd.DataFrame) -> np.ndarray:
+WEIGHTED = {
+    "lightgbm": lambda: LGBModel(
+        num_boost_round=2, num_leaves=4, learning_rate=0.3, min_child_samples=1, min_data_in_bin=1, min_child_weight=0
+    ),
+    "linear": LinearModel,
+    "xgboost": lambda: XGBModel(max_depth=3, eta=0.3, min_child_weight=0, tree_method="exact", num_boost_round=5),
+}
+
+
+class Weights(Reweighter):
+    """The weight of each row, by a function of all rows."""
+
+    def __init__(self, weigh: Callable[[pd.DataFrame], Any]) -> None:
+        self.weigh = weigh
+
+    def reweight(self, data: pd.DataFrame) -> Any:
+        return self.weigh(data)
+
+
+def predicted(name: str, frame: pd.DataFrame, weigh: Callable[[pd.DataFrame], Any] | None = None) -> pd.Series:
+    """Fit a model to the rows of a frame, with weights or without; return its prediction of the test segment."""
+    data, model = DatasetH(DataHandlerLP.from_df(frame), SEGMENTS), WEIGHTED[name]()
+    model.fit(data, reweighter=None if weigh is None else Weights(weigh))
+    return model.predict(data)
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """The rows of :func:`market`, with features of so few values that LightGBM keeps a bin for each."""
+    frame = market()
+    return frame.round({column: 1 for column in frame if column[0] == "feature"})
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_samples_of_weight_0_do_not_count(name: str, rows: pd.DataFrame) -> None:
+    """Whatever their labels are, the prediction is the same; with other weights it is not."""
+
+    def positive(data: pd.DataFrame) -> Any:
         return (data["feature"]["a"] > 0).to_numpy(float)
 
+    spoilt = rows.copy()
+    spoilt.loc[rows["feature"]["a"] <= 0, ("label", "y0")] += 100
+    pd.testing.assert_series_equal(predicted(name, rows, positive), predicted(name, spoilt, positive))
+    assert np.abs(predicted(name, spoilt) - predicted(name, spoilt, positive)).mean() > 10
 
-@pytest.mark.parametrize("model", [LGBModel(num_boost_round=5), LinearModel(), XGBModel(max_depth=3)])
-def test_weights_change_the_fit(model: Any) -> None:
-    """Samples of weight 0 do not count."""
-    data = dataset()
-    model.fit(data)
-    before = model.predict(data)
-    model.fit(data, reweighter=Half())
-    assert not np.allclose(before, model.predict(data))
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_a_sample_of_weight_2_counts_as_two(name: str, rows: pd.DataFrame) -> None:
+    """The prediction is that of a model which was given these samples twice."""
+    twice = rows.index.get_level_values("instrument").isin(["I0", "I1", "I2", "I3", "I4"])
+    rows.loc[twice, ("label", "y0")] += (
+        3 * rows.loc[twice, ("feature", "a")]
+    )  # so that it matters how often they are counted
+    again = rows[twice].rename(index=lambda code: f"{code} again", level="instrument")
+
+    def double(data: pd.DataFrame) -> Any:
+        return np.where(data.index.get_level_values("instrument").isin(["I0", "I1", "I2", "I3", "I4"]), 2.0, 1.0)
+
+    weighted = predicted(name, rows, double)
+    repeated = predicted(name, pd.concat([rows, again]).sort_index()).loc[weighted.index]
+    np.testing.assert_allclose(weighted, repeated, atol=1e-3)
+    assert np.abs(weighted - predicted(name, rows)).mean() > 0.1
 
 
 @pytest.mark.parametrize("model", [LGBModel(num_boost_round=2), LinearModel(), XGBModel(max_depth=2)])

@@ -391,7 +391,7 @@ def test_signal_by_day(prediction: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_speed(tmp_path: Path) -> None:
-    """500 instruments on 650 days take seconds at most, also on a busy machine (0.2 s on a quiet one)."""
+    """500 instruments on 650 days take seconds of processor time at most, whatever else runs (0.2 s on a quiet machine)."""
     import time
 
     from rollforge.data.demo import make_demo
@@ -404,7 +404,7 @@ def test_speed(tmp_path: Path) -> None:
     signal = pd.Series(np.random.default_rng(0).normal(size=len(index)), index=index)
     session = Session(provider_uri=str(tmp_path / "m"))
     _run(signal, session, start_time=None, end_time=None)
-    start = time.monotonic()
+    start = time.process_time()
     report = _run(signal, session, start_time=None, end_time=None, topk=50, n_drop=5, account=1e8).report
     assert len(report) == 650
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5

@@ -175,7 +175,7 @@ def test_a_lone_worker_tries_its_failures_again(folder: Path) -> None:
     began = time.monotonic()
     assert ended(worker(folder, *RUNS, TAKES="0"))[0] == Exit.DONE
     assert manager.task_stat() == {Status.FAILED: 1}
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120  # 15 s on a quiet machine: two waits of some seconds, and the start
 
 
 def streak(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:

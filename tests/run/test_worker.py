@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from rollforge.errors import StoreGone, TrainingFailed
+from rollforge.errors import ConfigError, StoreGone, TrainingFailed
 from rollforge.run import slot
 from rollforge.run.worker import Crew, Event, Job, Worker, WorkerStopped, call_in_child, run_task
 from rollforge.session import Session, using
@@ -149,17 +149,50 @@ def test_run_task_runs_what_the_query_names() -> None:
 
 
 @pytest.mark.slow
-def test_force_release_runs_each_task_in_a_process_of_its_own() -> None:
+def test_a_call_in_a_child_comes_back() -> None:
     """The result comes back, an exception with its text, a death as such."""
     assert call_in_child(os.getpid) != os.getpid()
     with pytest.raises(TrainingFailed, match=r"ValueError: invalid literal"):
         call_in_child(int, "bad")
     with pytest.raises(TrainingFailed, match="killed by SIGKILL"):
         call_in_child(signal.raise_signal, 9)
-    store = open_store("memory://release")
-    store.create("p", [{"x": 4}])
-    Worker(store, Job("p", len, force_release=True)).run()
-    assert next(iter(store.query("p"))).result == 1
+
+
+def process_id(task: dict[str, Any]) -> int:
+    """Return the process in which a task runs."""
+    return os.getpid()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("force_release", [True, False])
+def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bool) -> None:
+    """One worker process runs all tasks one after the other; with force_release each task has a process of its own."""
+    store = MemoryStore()
+    store.create("p", [{"x": x} for x in range(3)])
+    Crew(store, Job("p", process_id, force_release=force_release), Session(threads=1), jobs=1).run()
+    processes = [t.result for t in store.query("p")]
+    assert len(set(processes)) == (3 if force_release else 1)
+    assert os.getpid() not in processes
+
+
+@pytest.mark.slow
+def test_run_task_applies_force_release() -> None:
+    """Each task runs in a process of its own; without force_release, in the process that calls."""
+    with using(Session(store="memory://release", threads=1)):
+        manager = TaskManager("p")
+        manager.create_task([{"x": 1}, {"x": 2}])
+        run_task(process_id, "p", force_release=True)
+        assert len({os.getpid(), *(d["res"] for d in manager.query())}) == 3
+        manager.create_task([{"x": 3}])
+        run_task(process_id, "p")
+        assert [d["res"] for d in manager.query({"x": 3})] == [os.getpid()]
+
+
+@pytest.mark.parametrize(("option", "value"), [("force_release", True), ("timeout", 1.0), ("memory", 2**30)])
+def test_a_worker_refuses_what_needs_processes(option: str, value: Any) -> None:
+    """It runs tasks in its own process, so it says so before it claims any."""
+    with pytest.raises(ConfigError, match=f"cannot apply {option}.*Crew"):
+        Worker(MemoryStore(), Job("p", len, **{option: value}))
 
 
 def talk(task: dict[str, Any]) -> str:
@@ -321,5 +354,5 @@ def test_a_store_that_was_deleted_is_not_waited_for_as_long_as_one_that_is_away(
     (tmp_path / "tasks.db").unlink()
     began = time.monotonic()
     with pytest.raises(StoreGone, match="was deleted while it was in use"):
-        Worker(store, Job("p", lambda task: None, query={}), patience=60.0).run()
-    assert time.monotonic() - began < 30
+        Worker(store, Job("p", lambda task: None, query={}), patience=600.0).run()
+    assert time.monotonic() - began < 60

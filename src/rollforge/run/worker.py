@@ -98,7 +98,7 @@ class Worker:
     store : TaskStore
         Where the tasks are.
     job : Job
-        Which of them; `timeout` and `memory` need a :class:`Crew`.
+        Which of them. `force_release`, `timeout` and `memory` need worker processes, that is, a :class:`Crew`.
     on_event : callable
         Told of each step.
     stop : callable
@@ -107,6 +107,11 @@ class Worker:
         Which submissions' tasks this machine can run, and where each is run; None: all, in the current session.
     patient : bool
         True gives workers that are not at work yet the time to try what failed here.
+
+    Raises
+    ------
+    ConfigError
+        When `job` has an option that needs worker processes.
 
     Examples
     --------
@@ -126,6 +131,18 @@ class Worker:
     patience: float = PATIENCE_SECONDS
     admission: Admission | None = None
     patient: bool = False
+
+    def __post_init__(self) -> None:
+        given = {
+            "force_release": self.job.force_release or None,
+            "timeout": self.job.timeout,
+            "memory": self.job.memory,
+        }
+        if named := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(
+                f"A Worker runs tasks in its own process and cannot apply {', '.join(named)}. "
+                "Use a Crew, which runs them in worker processes."
+            )
 
     def run(self) -> int:
         """Return how many tasks were run, when none is waiting any more (a task that backs off is waited for).
