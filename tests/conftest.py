@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,29 @@ def small_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("market") / "data"
     make_demo(folder, instruments=30, years=2, end="2023-12-29")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The empty database that MLflowTracker makes, once: making one takes a second."""
+    from rollforge.track.base import open_tracker
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    open_tracker(f"sqlite:///{folder}/mlflow.db").prepare()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracking_in(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Kind -> the URI of an empty tracking store of that kind ('folder' or 'mlflow') in the test's folder."""
+
+    def made(kind: str) -> str:
+        if kind == "folder":
+            return f"folder:{tmp_path}/runs"
+        shutil.copyfile(request.getfixturevalue("mlflow_template"), tmp_path / "mlflow.db")
+        return f"sqlite:///{tmp_path}/mlflow.db"
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ def task(month: int) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["folder", "mlflow"])
-def experiment(request: pytest.FixtureRequest, tmp_path: Path) -> Experiment:
+def experiment(request: pytest.FixtureRequest, tracking_in: Callable[[str], str]) -> Experiment:
     """An experiment in each kind of tracking store."""
-    uri = f"folder:{tmp_path}/runs" if request.param == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
-    return get_experiment(open_tracker(uri), experiment_name="mine")
+    return get_experiment(open_tracker(tracking_in(request.param)), experiment_name="mine")
 
 
 def trained(experiment: Experiment, month: int, name: str | None = None) -> Recorder:

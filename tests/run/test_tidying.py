@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def start_a_run(task: dict[str, Any]) -> None:
 
 
 @pytest.fixture(params=["folder", "mlflow"])
-def session(request: pytest.FixtureRequest, tmp_path: Path) -> Session:
-    uri = f"folder:{tmp_path}/runs" if request.param == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
+def session(request: pytest.FixtureRequest, tracking_in: Callable[[str], str]) -> Session:
+    uri = tracking_in(request.param)
     open_tracker(uri).prepare()
     return Session(tracking=uri, threads=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ ALL = [TrainerR, DelayTrainerR, TrainerRM, DelayTrainerRM]
 
 
 @pytest.fixture(params=["folder", "mlflow"])
-def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]:
+def session(request: pytest.FixtureRequest, tmp_path: Path, tracking_in: Callable[[str], str]) -> Iterator[Session]:
     """Everything in a folder of its own, on both trackers."""
-    tracking = f"folder:{tmp_path}/runs" if request.param == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
-    made = Session(store=f"sqlite:///{tmp_path}/tasks.db", tracking=tracking, threads=2)
+    made = Session(store=f"sqlite:///{tmp_path}/tasks.db", tracking=tracking_in(request.param), threads=2)
     with using(made):
         yield made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +21,8 @@ class TestFolder(TrackerSuite):
 
 class TestMLflow(TrackerSuite):
     @pytest.fixture
-    def uri(self, tmp_path: Path, mlflow_template: Path) -> str:
-        (tmp_path / "tracking").mkdir()
-        (tmp_path / "tracking" / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-        return f"sqlite:///{tmp_path}/tracking/mlflow.db"
+    def uri(self, tracking_in: Callable[[str], str]) -> str:
+        return tracking_in("mlflow")
 
     def test_many_threads_may_open_it_at_the_same_moment(self, uri: str) -> None:
         """As a collector's do when nothing else has opened it before."""
