@@ -27,12 +27,14 @@ import pandas as pd
 
 import rollforge
 from rollforge import (
-    D, OnlineManager, Plan, R, Recorder, RollforgeError, RollingGen, StoreUnavailable, TaskManager, TrainerR, Workflow,
-    load_workflow, make_plan, task_train,
+    D, DatasetH, Experiment, OnlineManager, Plan, R, Recorder, RollforgeError, RollingGen, SignalRecord, StoreUnavailable,
+    TaskManager, TimeAdjuster, TrainerR, Workflow, load_workflow, make_plan, task_train,
 )
 
+Moment = pd.Timestamp | None
 
-def use(manager: OnlineManager) -> None:
+
+def use(dataset: DatasetH, experiment: Experiment, manager: OnlineManager, record: SignalRecord, quick: bool) -> None:
     workflow = load_workflow("workflow.yaml")
     assert_type(workflow, Workflow)
     assert_type(make_plan(workflow), Plan)
@@ -49,7 +51,18 @@ def use(manager: OnlineManager) -> None:
     assert_type(TrainerR("experiment").train(tasks), list[Recorder])
     assert_type(R.get_recorder(), Recorder)
     assert_type(R.search_records(), pd.DataFrame)
+    assert_type(experiment.list_recorders(), dict[str, Recorder])
+    assert_type(experiment.list_recorders(rtype="list"), list[Recorder])
+    assert_type(experiment.list_recorders(Experiment.RT_L, status="FINISHED"), list[Recorder])
+    assert_type(dataset.prepare("train"), pd.DataFrame)
+    assert_type(dataset.prepare(["train", "valid"], col_set="feature"), list[pd.DataFrame])
+    assert_type(dataset.handler.fetch(slice("2020", None), col_set="label"), pd.DataFrame)
     assert_type(D.features(["A"], ["$close"]), pd.DataFrame)
+    assert_type(D.list_instruments("all", as_list=True), list[str])
+    assert_type(D.list_instruments("all"), dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]])
+    assert_type(TimeAdjuster().align_seg(("2020-01-01", "2020-02-01")), tuple[Moment, Moment])
+    assert_type(TimeAdjuster().align_seg({"test": ("2020-01-01", None)}), dict[str, tuple[Moment, Moment]])
+    assert_type(record.list(), list[str])
     signals = manager.get_signals()
     if signals is not None:
         print(signals.index)
@@ -57,7 +70,7 @@ def use(manager: OnlineManager) -> None:
 
 WRONG = """
 from rollforge import TaskManger  # has no attribute "TaskManger"
-from rollforge import D, R, RollingGen, Session, TaskManager, load_workflow, make_plan
+from rollforge import D, Experiment, R, RollingGen, Session, TaskManager, load_workflow, make_plan
 TaskManager("p").creat_task([])  # "TaskManager" has no attribute "creat_task"
 TaskManager("p").create_task(5)  # incompatible type "int"
 RollingGen(stepp=20)  # Unexpected keyword argument "stepp"
@@ -68,6 +81,8 @@ D.feature(["A"], ["$close"])  # has no attribute "feature"
 R.get_recorder().lod_object("pred.pkl")  # "Recorder" has no attribute "lod_object"
 
 
+def ids(experiment: Experiment) -> list[str]:
+    return list(experiment.list_recorders(rtype="lst"))  # No overload variant of "list_recorders"
 """
 
 

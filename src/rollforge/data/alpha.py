@@ -242,11 +242,11 @@ class _AlphaHandler(DataHandlerLP):
             **kwargs,
         )
 
-    def get_feature_config(self) -> Any:
+    def get_feature_config(self) -> Fields:
         """Return the features: expressions and names."""
         raise NotImplementedError(f"{type(self).__name__} must name its features.")
 
-    def get_label_config(self) -> Any:
+    def get_label_config(self) -> Fields:
         """Return the label: the return from tomorrow's close to the day after's."""
         return ["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]
 
@@ -254,7 +254,7 @@ class _AlphaHandler(DataHandlerLP):
 class Alpha158(_AlphaHandler):
     """158 price and volume features of one day's candle and of windows of 5 to 60 days."""
 
-    def get_feature_config(self) -> Any:
+    def get_feature_config(self) -> Fields:
         """Return the features: expressions and names."""
         return alpha158_fields()
 
@@ -262,7 +262,7 @@ class Alpha158(_AlphaHandler):
 class Alpha158vwap(Alpha158):
     """Alpha158 with a label on the volume-weighted price."""
 
-    def get_label_config(self) -> Any:
+    def get_label_config(self) -> Fields:
         """Return the label: the return from tomorrow's vwap to the day after's."""
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
 
@@ -281,7 +281,7 @@ class Alpha360(_AlphaHandler):
     ) -> None:
         super().__init__(instruments, start_time, end_time, freq, infer_processors, **kwargs)
 
-    def get_feature_config(self) -> Any:
+    def get_feature_config(self) -> Fields:
         """Return the features: expressions and names."""
         return alpha360_fields()
 
@@ -289,7 +289,7 @@ class Alpha360(_AlphaHandler):
 class Alpha360vwap(Alpha360):
     """Alpha360 with a label on the volume-weighted price."""
 
-    def get_label_config(self) -> Any:
+    def get_label_config(self) -> Fields:
         """Return the label: the return from tomorrow's vwap to the day after's."""
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import pandas as pd
 
@@ -74,6 +74,33 @@ class DatasetH(Dataset):
         if handler_kwargs:
             self.handler.config(**handler_kwargs)
         self.handler.setup_data()
+
+    @overload
+    def prepare(
+        self,
+        segments: str | slice,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def prepare(
+        self,
+        segments: list[str],
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> list[pd.DataFrame]: ...
+
+    @overload
+    def prepare(
+        self,
+        segments: Any,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> Any: ...
 
     def prepare(
         self,

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -621,6 +621,28 @@ class _Data:
             return market
         plain = [one.to_config() if hasattr(one, "to_config") else one for one in filter_pipe or ()]
         return {"market": market, "filter_pipe": plain}
+
+    @staticmethod
+    @overload
+    def list_instruments(
+        instruments: Any,
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        as_list: Literal[False] = False,
+    ) -> dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]]: ...
+
+    @staticmethod
+    @overload
+    def list_instruments(
+        instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", *, as_list: Literal[True]
+    ) -> list[str]: ...
+
+    @staticmethod
+    @overload
+    def list_instruments(
+        instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", *, as_list: bool
+    ) -> dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] | list[str]: ...
 
     @staticmethod
     def list_instruments(

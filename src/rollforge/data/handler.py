@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -269,6 +269,29 @@ class DataHandler(DataHandlerABC):
         if isinstance(selector, (str, pd.Timestamp)) and isinstance(squeezed, (pd.DataFrame, pd.Series)):
             squeezed = squeezed.reset_index(level=level, drop=True)
         return squeezed
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandlerABC.CS_ALL,
+        data_key: str = DataHandlerABC.DK_I,
+        squeeze: Literal[False] = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandlerABC.CS_ALL,
+        data_key: str = DataHandlerABC.DK_I,
+        *,
+        squeeze: bool,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any: ...
 
     def fetch(
         self,
@@ -585,6 +608,29 @@ class DataHandlerLP(DataHandler):
             reason = self.explain_missing(data_key=stage)
             raise DataError(f"The processors leave no rows: {names}. {reason}".rstrip())
         return frame
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandler.CS_ALL,
+        data_key: str = DataHandler.DK_I,
+        squeeze: Literal[False] = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandler.CS_ALL,
+        data_key: str = DataHandler.DK_I,
+        *,
+        squeeze: bool,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any: ...
 
     def fetch(
         self,

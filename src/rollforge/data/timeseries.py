@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.data.dataset import DatasetH
+from rollforge.data.handler import DataHandler, DataHandlerLP
 from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest
 
@@ -246,6 +248,16 @@ class TSDatasetH(DatasetH):
         """Change `step_len`, the handler's range, or the segments."""
         self.step_len = kwargs.pop("step_len", self.step_len)
         super().config(handler_kwargs, segments, **kwargs)
+
+    def prepare(
+        self,
+        segments: Any,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the :class:`TSDataSampler` of a segment, or a list of them; see :meth:`DatasetH.prepare`."""
+        return super().prepare(segments, col_set, data_key, **kwargs)
 
     def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
         """Return a :class:`TSDataSampler` of some days; `flt_col` and `dtype` are taken as well."""

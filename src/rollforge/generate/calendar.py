@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from rollforge.dates import as_timestamp, read_day, read_days
 from rollforge.errors import SegmentError
 
 __all__ = ["OutsideCalendar", "TimeAdjuster"]
+
+Aligned = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
 
 class OutsideCalendar(SegmentError, KeyError):
@@ -126,7 +129,13 @@ class TimeAdjuster:
             raise OutsideCalendar(f"{read_day(time_point)} is after the last trading day, {self.cals[-1]}.")
         return self.get(idx)
 
-    def align_seg(self, segment: Any) -> Any:
+    @overload
+    def align_seg(self, segment: dict[str, Any]) -> dict[str, Aligned]: ...
+
+    @overload
+    def align_seg(self, segment: Sequence[Any]) -> Aligned: ...
+
+    def align_seg(self, segment: dict[str, Any] | Sequence[Any]) -> dict[str, Any] | Aligned:
         """Return a segment, or a dict of them, with both ends on trading days."""
         if isinstance(segment, dict):
             return {k: self.align_seg(seg) for k, seg in segment.items()}

@@ -62,7 +62,7 @@ class OnlineManager(Serializable):
         self.history: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
         """Day -> strategy -> the models that were online from then on."""
         self.trainer = trainer if trainer is not None else TrainerR()
-        self.signals: Any = None
+        self.signals: pd.Series[Any] | pd.DataFrame | None = None
         self.status = self.STATUS_ONLINE
 
     def _day(self, time: Any, name: str) -> pd.Timestamp:
@@ -146,7 +146,9 @@ class OnlineManager(Serializable):
         """Return what collects the results of all strategies: {(strategy, artifact): …}."""
         return MergeCollector({s.name_id: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
 
-    def prepare_signals(self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False) -> Any:
+    def prepare_signals(
+        self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False
+    ) -> pd.Series[Any] | pd.DataFrame:
         """Make the trading signals of the results so far, and return the new ones.
 
         Parameters
@@ -167,7 +169,7 @@ class OnlineManager(Serializable):
         self.signals = made
         return new
 
-    def get_signals(self) -> Any:
+    def get_signals(self) -> pd.Series[Any] | pd.DataFrame | None:
         """Return the signals that are prepared, index (datetime, instrument); None before there are any."""
         return self.signals
 
@@ -180,7 +182,7 @@ class OnlineManager(Serializable):
         task_kwargs: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> pd.Series[Any] | pd.DataFrame | None:
         """Do the first training and the routine of every day until `end_time`; return the signals.
 
         With a delayed trainer the fitting of all days is done at the end, together.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from typing import Any
+from typing import Any, Literal, overload
 
 import pandas as pd
 
@@ -137,7 +137,13 @@ class DSBasedUpdater(RecordUpdater):
         segments = {"test": (first, self.to_date)}
         return self.rmdl.get_dataset(self._shifted(first, -self.hist_ref), self.to_date, segments, unprepared_dataset)
 
-    def update(self, dataset: DatasetH | None = None, write: bool = True, ret_new: bool = False) -> Any:
+    @overload
+    def update(self, dataset: DatasetH | None = None, write: bool = True, ret_new: Literal[False] = False) -> None: ...
+
+    @overload
+    def update(self, dataset: DatasetH | None = None, write: bool = True, *, ret_new: bool) -> pd.DataFrame | None: ...
+
+    def update(self, dataset: DatasetH | None = None, write: bool = True, ret_new: bool = False) -> pd.DataFrame | None:
         """Make the missing days and keep them.
 
         Parameters

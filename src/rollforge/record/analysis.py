@@ -6,6 +6,7 @@ alone: the order of the rows, the unit of scores and labels, and rounding in the
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import logging
 import re
@@ -573,7 +574,7 @@ class SigAnaRecord(ACRecordTemp):
         found = labels[self.label_col] if -len(labels) <= self.label_col < len(labels) else Label("", None)
         return found if found.days is not None else Label(found.expression, self.label_days)
 
-    def list(self) -> Any:
+    def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         return ["ic.pkl", "ric.pkl", *(["long_short_r.pkl", "long_avg_r.pkl"] if self.ana_long_short else [])]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -217,7 +218,7 @@ class PortAnaRecord(ACRecordTemp):
         for kind in risk.index.get_level_values(0).unique():
             self.report(f"Analysis results of the {kind.replace('_', ' ')}({FREQ}):", risk.loc[kind])
 
-    def list(self) -> Any:
+    def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         names = ["report_normal", "positions_normal", "indicators_normal", "trades"]
         names += ["port_analysis"] if self.risk_analysis_freq else []
@@ -314,7 +315,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         made.iloc[row] = prediction.iloc[random.permutation(row)].to_numpy()
         return made
 
-    def list(self) -> Any:
+    def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         return [f"multi_pass_port_analysis_{FREQ}.pkl"] if self.risk_analysis_freq else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -109,6 +110,6 @@ class SignalMseRecord(RecordTemp):
         self.save(**{"mse.pkl": metrics["MSE"], "rmse.pkl": metrics["RMSE"]})
         log.info("MSE %(MSE).6g, RMSE %(RMSE).6g", metrics)
 
-    def list(self) -> Any:
+    def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         return ["mse.pkl", "rmse.pkl"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import pandas as pd
@@ -64,6 +65,6 @@ class SignalRecord(RecordTemp):
             if labels:
                 self.recorder.set_tags(**{LABEL_TAG: labels_to_text(labels)})
 
-    def list(self) -> Any:
+    def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         return ["pred.pkl", "label.pkl"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 from uuid import uuid4
 
 from rollforge.confidential import private_file
@@ -67,8 +67,8 @@ class Experiment:
     >>> folder.cleanup()
     """
 
-    RT_D: ClassVar[str] = "dict"
-    RT_L: ClassVar[str] = "list"
+    RT_D: ClassVar[Literal["dict"]] = "dict"
+    RT_L: ClassVar[Literal["list"]] = "list"
 
     def __init__(self, tracker: Tracker, id: str, name: str) -> None:
         self._tracker = tracker
@@ -208,6 +208,36 @@ class Experiment:
 
     # -- many ----------------------------------------------------------------------------------------------------------
 
+    @overload
+    def list_recorders(
+        self,
+        rtype: Literal["dict"] = "dict",
+        max_results: int | None = None,
+        status: str | Sequence[str] | None = None,
+        filter_string: str = "",
+        *,
+        name: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        order_by: Sequence[str] = (),
+        joined: bool = False,
+    ) -> dict[str, Recorder]: ...
+
+    @overload
+    def list_recorders(
+        self,
+        rtype: Literal["list"],
+        max_results: int | None = None,
+        status: str | Sequence[str] | None = None,
+        filter_string: str = "",
+        *,
+        name: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        order_by: Sequence[str] = (),
+        joined: bool = False,
+    ) -> list[Recorder]: ...
+
     def list_recorders(
         self,
         rtype: str = RT_D,
@@ -220,7 +250,7 @@ class Experiment:
         tags: Mapping[str, Any] | None = None,
         order_by: Sequence[str] = (),
         joined: bool = False,
-    ) -> Any:
+    ) -> dict[str, Recorder] | list[Recorder]:
         """Return the recorders that fit, the latest first, by one query of the store.
 
         Recorders of joined results are left out, so that a collection never has the same predictions twice.
