@@ -23,12 +23,13 @@ from typing import Any
 import pytest
 import yaml
 
-from rollforge import Session, TaskManager
+from rollforge import Session, TaskManager, trust
 from rollforge.cli.exit_codes import Exit
 from rollforge.data.content import read_content
-from rollforge.errors import FailingWorker, TrainingFailed, UnfitWorker
+from rollforge.errors import CodeNotAllowed, FailingWorker, TrainingFailed, UnfitWorker
 from rollforge.machine import machine_of, process_name
 from rollforge.run import fitness
+from rollforge.run.claims import Claims
 from rollforge.run.fitness import Admission, Standing
 from rollforge.run.submission import facts_of
 from rollforge.run.worker import Crew, Job, Worker, run_task
@@ -684,6 +685,27 @@ def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path
     admission = Admission(store, name, session, needs_data=False)
     admission.look()
     assert "\x1b" not in admission.explain(admission.refused())
+
+
+def test_what_to_allow_is_said_once() -> None:
+    """However many places of however many tasks name code that the worker was not told to run: one line, at the end."""
+    store = MemoryStore()
+    store.create("p", [{"x": 1}, {"x": 2}, {"x": 3}])
+    claims = Claims(store, Job("p", len), "me", lambda event: None)
+    for task, (place, package) in zip(
+        store.claim("p", worker="me", lease=60, limit=3),
+        [("model", "mine"), ("dataset.kwargs.handler", "mine"), ("record.0", "theirs")],
+        strict=True,
+    ):
+        with trust.within(trust.Circle.POOL), pytest.raises(CodeNotAllowed) as refused:
+            trust.check_import("Thing", f"{package}.things", where=place)
+        claims.leave(task, str(refused.value))
+    with pytest.raises(UnfitWorker) as told:
+        claims.raise_if_unfit()
+    said = str(told.value)
+    assert said.count("allow it:") == 1
+    assert said.splitlines()[-1].endswith("--allow mine --allow theirs or ROLLFORGE_ALLOW=mine,theirs.")
+    assert "dataset.kwargs.handler" in said
 
 
 def count_days(task: dict[str, Any]) -> int:
