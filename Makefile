@@ -86,10 +86,11 @@ storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
 
-# Every reader of outside input, with broken input for so many seconds each: make fuzz SECONDS=300 TARGETS="yaml csv"
+# Every reader of outside input, with broken input for so many seconds each: make fuzz SECONDS=300 TARGETS="yaml csv";
+# or with a number of inputs, the same ones every time: make fuzz RUNS=100
 SECONDS ?= 10
 fuzz: $(VENV)/fuzz ## Give broken input to every reader of outside input: SECONDS=300 TARGETS="yaml csv"
-	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
+	$(BIN)/python tests/fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(TARGETS)
 
 # All benchmarks, small; fails where a ratio falls below half of the recorded one.
 bench: $(BENCH)/bench ## Run the small benchmarks; fails where a ratio falls below half of the recorded one

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote, quote_plus, unquote
 
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge.confidential import is_secret_name, mask_secrets, private_file, private_folder
+from rollforge.confidential import is_secret_name, mask_secrets, private_file, private_folder, remember_secret
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import load_workflow
@@ -62,6 +64,38 @@ SECRET = "s3cr3t"
         "--db-token s3cr3t",
         "Authorization: Token s3cr3ts3cr3t",
         "Authorization: Basic s3cr3t",
+        "mongodb://s3cr3t@host/db",
+        "mongodb://s3cr3t:@host/db",
+        "POSTGRESQL://ann:s3cr3t@db/tasks",
+        "postgresql+psycopg2://ann:s3cr3t@db/tasks",
+        "postgresql%3A%2F%2Fann%3As3cr3t%40db%2Ftasks",
+        "postgresql%253A%252F%252Fann%253As3cr3t%2540db%252Ftasks",
+        "mongodb%3A%2F%2Fs3cr3t%40db%2Ftasks",
+        "postgresql://ann%3As3cr3t%40db/tasks",
+        "http://proxy/?url=postgresql%3A%2F%2Fann%3As3cr3t%40db%2Ftasks",
+        "http://proxy/?url=postgresql://ann:s3cr3t@db/tasks",
+        "postgresql://ann:a\ns3cr3t@db/tasks",
+        "postgresql://ann:s3cr3t\r\nb@db/tasks",
+        "postgresql://db/tasks?user=ann&pass%77ord=s3cr3t",
+        "http://h/?%74oken=s3cr3t",
+        "host=db password = 's3cr3t b' user=ann",
+        "export PGPASSWORD='s3cr3t x'",
+        "https://a.blob.core.windows.net/c?sv=2020&sig=s3cr3t%3D&se=1",
+        "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=s3cr3t==;EndpointSuffix=core.windows.net",
+        "https://storage.googleapis.com/b?GoogleAccessId=x&Signature=s3cr3t&Expires=1",
+        "https://h/?subscription-key=s3cr3t",
+        "AWS_SECRET_ACCESS_KEY=s3cr3t",
+        "http_proxy=http://ann:s3cr3t@proxy:3128",
+        "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:s3cr3t",
+        "//ann:s3cr3t@db/tasks",
+        '{"uri": "https:\\/\\/ann:s3cr3t@db\\/tasks"}',
+        'password: "s3cr3t',
+        "'api-key' = s3cr3t",
+        "Authorization: s3cr3t",
+        "Cookie: session=s3cr3t; x=1",
+        "curl -u ann:s3cr3t https://h",
+        "ghp_s3cr3tAAAAAAAAAAAAAAAAAAAA",
+        "eyJhbGciOiJIUzI1NiJ9.s3cr3ts3cr3t.s3cr3ts3cr3t",
     ],
 )  # fmt: skip
 def test_a_secret_is_masked(text: str) -> None:
@@ -90,6 +124,12 @@ def test_a_secret_is_masked(text: str) -> None:
         "'http://host:5000' is not reachable; write to ann@example.org",
         "--tokens 12",
         "image rollforge:1.0@sha256",
+        "http://host:5000/?code=SH600000&name=a%20b",
+        "100%25 of 50%2F50; see http://host/a%40b",
+        "http://host:5000\nann@example.org asked",
+        "the token 'x' at position 3",
+        "password authentication failed for user ann",
+        "C://data//runs",
     ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
@@ -98,7 +138,27 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a.-", "password=", "--token", "x://a:'", "password:'", "?a", "a:b@c", "token ", "{'pass"]
+    "piece",
+    [
+        "%41%",
+        "%3A%2F%2Fa%3A",
+        "x:\\/\\/a:",
+        "//a:",
+        "eyJaaaaaaaaa.",
+        "ghp_",
+        "x://a:b\n",
+        "-u a",
+        "cookie:",
+        "a.-",
+        "password=",
+        "--token",
+        "x://a:'",
+        "password:'",
+        "?a",
+        "a:b@c",
+        "token ",
+        "{'pass",
+    ],
 )
 def test_masking_a_long_text_takes_no_search_from_each_of_its_characters(piece: str) -> None:
     """What a task prints or raises is masked too: a hundred thousand characters in far less than a second."""
@@ -118,6 +178,66 @@ def test_any_password_of_an_address_is_masked(password: str, scheme: str) -> Non
     """Whatever characters it has, those that an address would have to escape too."""
     secret = f"Zq{password}"
     assert secret not in mask_secrets(f"cannot reach {scheme}://ann:{secret}@host.example/db now")
+
+
+SCHEMES = ["postgresql", "POSTGRESQL", "postgresql+psycopg2", "mongodb", "mongodb+srv", "https", "redis+tls", "s3"]
+IN_QUERY = [
+    "password",
+    "sslpassword",
+    "token",
+    "Access_Token",
+    "api_key",
+    "sig",
+    "X-Amz-Signature",
+    "pass%77ord",
+    "%73ecret",
+]
+
+
+@given(
+    scheme=st.sampled_from(SCHEMES),
+    user=st.sampled_from(["ann", "ann.b", "a%40b"]),
+    password=PASSWORD.filter(lambda p: not p.isdigit()),
+    form=st.sampled_from(["user and password", "token as user", "token and no password", "in the query"]),
+    parameter=st.sampled_from(IN_QUERY),
+    coded=st.integers(0, 2),
+    nested=st.booleans(),
+    around=st.sampled_from(["{}", "'{}' is not reachable", "cannot open {}: refused", '{{"store": "{}"}}', "a\n{}\nb"]),
+)
+def test_no_part_of_an_address_shows_its_secret(
+    scheme: str, user: str, password: str, form: str, parameter: str, coded: int, nested: bool, around: str
+) -> None:
+    """However it is composed, encoded, nested and quoted; the host and the database can still be read."""
+    secret = quote(f"Zq{password}Qz", safe="")
+    info = {
+        "user and password": f"{user}:{secret}@",
+        "token as user": f"{secret}@",
+        "token and no password": f"{secret}:@",
+        "in the query": "",
+    }[form]
+    address = f"{scheme}://{info}host.example/tasks_db"
+    if form == "in the query":
+        address += f"?a=1&{parameter}={secret}&b=2"
+    if nested:
+        address = f"http://proxy.example/?to={address}"
+    for _ in range(coded):
+        address = quote(address, safe="")
+    masked = mask_secrets(around.format(address))
+    plain = masked
+    for _ in range(4):
+        assert "Zq" not in plain
+        assert "Qz" not in plain
+        plain = unquote(plain)
+    assert "host.example" in plain
+    assert "tasks_db" in plain
+
+
+def test_a_secret_that_is_known_is_masked_in_every_way_to_write_it() -> None:
+    """As it stands in an address, in JSON and in a text of Python's."""
+    secret = 'a "b"/é@c'
+    remember_secret(secret)
+    for text in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret), ascii(secret)):
+        assert mask_secrets(f"x {text} y") in ("x *** y", 'x "***" y', "x '***' y")
 
 
 @pytest.mark.parametrize(

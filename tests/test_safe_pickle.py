@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import pickle
 import pickletools
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from rollforge import pickled_values, safe_pickle
 from rollforge.data.alpha import Alpha158
 from rollforge.data.dataset import DatasetH
-from rollforge.errors import ArtifactUnreadable, UntrustedPickle
+from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle
 from rollforge.models import LinearModel
 
 INDEX = pd.MultiIndex.from_product(
@@ -391,5 +392,50 @@ def test_a_class_that_was_allowed_is_restored_by_its_own_methods(monkeypatch: py
         safe_pickle.loads(data)
     monkeypatch.setattr(safe_pickle, "_allowed", set())
     monkeypatch.setattr(safe_pickle, "_packages", set())
-    safe_pickle.allow_package("fractions")
+    safe_pickle.allow("fractions", "Fraction")
     assert safe_pickle.loads(data) == Fraction(1, 3)
+    from sklearn.linear_model import Lasso
+
+    other = pickle.dumps(Lasso(alpha=0.5))
+    with pytest.raises(UntrustedPickle, match=r"sklearn\.linear_model"):
+        safe_pickle.loads(other)
+    safe_pickle.allow_package("sklearn")
+    assert safe_pickle.loads(other).alpha == 0.5
+
+
+def _filled(kind: str, keys: list[Any]) -> bytes:
+    """A pickle of a container with some keys, of which Python's own pickler would not write every form."""
+    parts = [pickle.dumps(key, 2)[2:-1] for key in keys]
+    pairs = b"".join(part + b"N" for part in parts)
+    return {
+        "set": b"\x80\x04\x8f(" + b"".join(parts) + b"\x90.",
+        "set in pieces": b"\x80\x04\x8f" + b"".join(b"(" + part + b"\x90" for part in parts) + b".",
+        "frozenset": b"\x80\x04(" + b"".join(parts) + b"\x91.",
+        "dict": b"\x80\x04}(" + pairs + b"u.",
+        "dict at once": b"\x80\x04(" + pairs + b"d.",
+        "dict one by one": b"\x80\x04}" + b"".join(part + b"Ns" for part in parts) + b".",
+        "set of a list": b"\x80\x04cbuiltins\nset\n(" + b"(" + b"".join(parts) + b"l" + b"tR.",
+        "OrderedDict": b"\x80\x04ccollections\nOrderedDict\n((" + b"".join(part + b"N\x86" for part in parts) + b"ltR.",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["set", "set in pieces", "frozenset", "dict", "dict at once", "dict one by one", "set of a list", "OrderedDict"],
+)
+def test_keys_of_one_hash_are_refused_at_once(kind: str) -> None:
+    """Twenty thousand integers whose hashes are equal took seconds, ten times as many minutes; others are keys as ever."""
+    colliding = [i * (2**61 - 1) for i in range(1, 20_000)]
+    began = time.process_time()
+    with pytest.raises(ArtifactUnreadable, match="have the same hash"):
+        safe_pickle.loads(_filled(kind, colliding))
+    assert time.process_time() - began < 1
+    keys = list(range(2_000))
+    assert list(safe_pickle.loads(_filled(kind, keys))) == keys
+
+
+@pytest.mark.parametrize("package", ["os", "subprocess", "os.path", "builtins", "posix", "__main__", "a-b", "", "os\0"])
+def test_a_package_of_python_itself_cannot_be_allowed(package: str) -> None:
+    """Its classes run commands and open files, with whatever arguments a pickle gives them."""
+    with pytest.raises(ConfigError, match="allow_package"):
+        safe_pickle.allow_package(package)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -441,6 +442,57 @@ def test_an_allowed_package_is_its_own_classes_alone(monkeypatch: pytest.MonkeyP
         data = b"cmy_pkg\n" + name.encode() + b"\n."
         with pytest.raises(UntrustedPickle):
             safe_pickle.loads(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["os", "os.path", "subprocess", "builtins", "posix", "__main__", "my-package", "mine,os"]
+)
+def test_python_itself_cannot_be_allowed(name: str, monkeypatch: pytest.MonkeyPatch, marker: Path) -> None:
+    """Neither by the variable nor by a session, for tasks and pickles alike; the mistake is told, and nothing is called."""
+    popen = pickle.dumps(CallOf(subprocess.Popen, (["touch", str(marker)],)))
+    monkeypatch.setenv("ROLLFORGE_ALLOW", name)
+    for attempt in (
+        lambda: safe_pickle.loads(popen),
+        lambda: trust.checked_plugins((), path="plugins"),
+        lambda: trust.is_allowed_module("os"),
+    ):
+        with pytest.raises(ConfigError, match="ROLLFORGE_ALLOW: "):
+            attempt()
+    monkeypatch.delenv("ROLLFORGE_ALLOW")
+    with using(Session(plugins=(name.rpartition(",")[2],))):
+        for attempt in (lambda: safe_pickle.loads(popen), lambda: trust.is_allowed_module("os")):
+            with pytest.raises(ConfigError, match="plugins: "):
+                attempt()
+    assert not marker.exists()
+
+
+class CallOf:
+    """Pickled as a call of something."""
+
+    def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def test_the_commands_say_that_python_itself_cannot_be_allowed(small_market: Path, tmp_path: Path) -> None:
+    """``plan`` of a workflow and a worker, before either does anything else."""
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": template()}))
+    store = f"sqlite:///{tmp_path}/tasks.db"
+    for command, environment in (
+        (["plan", str(file)], {"ROLLFORGE_ALLOW": "os"}),
+        (["worker", "-t", "p", "--store", store, "--exit-when-empty"], {"ROLLFORGE_ALLOW": "os"}),
+        (["worker", "-t", "p", "--store", store, "--exit-when-empty", "--allow", "os"], {}),
+    ):
+        done = subprocess.run(
+            [*ROLLFORGE, *command], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "'os' cannot be allowed, because it belongs to Python's standard library" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "tasks.db").exists()
 
 
 @pytest.mark.parametrize(

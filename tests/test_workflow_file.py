@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollforge.errors import ConfigError
-from rollforge.workflow import Workflow, load_workflow, read_yaml
+from rollforge.workflow import Workflow, load_workflow, make_plan, read_yaml
 
 QLIB_FORM = """\
 qlib_init:
@@ -207,3 +207,31 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 def test_a_document_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     """A list is not a workflow."""
     assert "must be a mapping" in message(tmp_path, "- 1\n")
+
+
+def test_a_mistake_in_a_filter_is_said_with_its_line(small_market: Path, tmp_path: Path) -> None:
+    """What the handler checks only when it is asked knows its place in what it was given, not in the file."""
+    file = tmp_path / "w.yaml"
+    file.write_text(f"""\
+rollforge: {{data: {small_market}}}
+task:
+  model: {{class: LinearModel, module_path: qlib.contrib.model.linear}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: DataHandlerLP
+        module_path: qlib.data.dataset.handler
+        kwargs:
+          instruments:
+            market: all
+            filter_pipe:
+              - {{class: NameDFilter, kwargs: {{name_rule_re: ".*"}}}}
+              - {{class: NameFilter, kwargs: {{name_rule_re: ".*"}}}}
+          data_loader: {{class: QlibDataLoader, kwargs: {{config: {{feature: [["$close"], ["C"]]}}}}}}
+      segments: {{train: [2022-01-03, 2022-12-30], test: [2023-01-02, 2023-03-31]}}
+""")
+    place = r"task\.dataset\.kwargs\.handler\.kwargs\.instruments\.filter_pipe\.1: Module"
+    with pytest.raises(ConfigError, match=rf"w\.yaml, line 16: {place} .*Did you mean 'NameDFilter'"):
+        make_plan(load_workflow(file))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote, quote_plus, unquote
 
 __all__ = ["is_secret_name", "mask_secrets", "private_file", "private_folder", "remember_secret", "without_secrets"]
 
 _MASK = "***"
 _SECRET_WORDS = (
-    r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|api[-_]?key|access[-_]?key|"
-    r"private[-_]?key|credentials?"
+    r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|credentials?|"
+    r"(?:api|access|private|account|shared|subscription|storage|auth|master|encryption|consumer)[-_]?key"
 )
 # Every repetition has an end: texts of strangers are masked too, and must not take a search from each of their characters.
 _TEXT = r"'(?:[^'\\]|\\.){0,9999}'|\"(?:[^\"\\]|\\.){0,9999}\""
@@ -20,15 +22,26 @@ _NAME = rf"(?:{_SECRET_WORDS})[\w.-]{{0,64}}"
 _IN_QUERY = re.compile(
     rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
 )
-_IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}\s*=\s*)(?:{_TEXT}|[^\s&;,)'\"]+)")
-_IN_MAPPING = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_TEXT}|(?!//)[^\s,}}#'\"]+[^\n,}}#]*)")
+_IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*=\s*)(?:{_TEXT}|['\"]?[^\s&;,)'\"]+)")
+_IN_MAPPING = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_TEXT}|(?!//)['\"]?[^\s,}}#'\"]+[^\n,}}#]*)")
 _IN_OPTION = re.compile(rf"(?i)(?P<name>(?<!\S)--(?:[\w-]{{0,64}}?{_NAME})[ \t]+)(?!-)(?:{_TEXT}|\S+)")
 _WITHOUT_SLASHES = re.compile(
     r"(?i)(?P<name>(?<![\w.+@:/-])(?:(?:postgres(?:ql)?|mongodb(?:\+srv)?|https?):/?)?[A-Za-z_][\w.+%-]{0,64}:)"
     r"[^\s@/:'\"<>,;]{1,200}(?=@[\w\[][\w.\]-]{0,250}(?::\d|/))"
 )
 """An address that lost its ``//`` or its scheme: ``user:password@host:5432`` or ``user:password@host/name``."""
-_HEADER = re.compile(r"(?i)\b(?P<name>authorization['\"]?\s*[:=]\s*['\"]?\w{1,20})[ \t]+[^\s'\"]+")
+_HEADER = re.compile(r"(?i)\b(?P<name>authorization['\"]?\s*[:=]\s*['\"]?(?:\w{1,20}[ \t]+)?)[^\s'\"]+")
+_COOKIE = re.compile(r"(?i)(?P<name>\b(?:set-)?cookie['\"]?\s*:[ \t]*)[^\n]+")
+_USER_OPTION = re.compile(r"(?P<name>(?<!\S)(?:-u|--user)[ \t=]+[^\s:]{1,64}:)\S+")
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:gh[opsur]_|github_pat_|glpat-|hf_|xox[abprs]-|sk-)[\w-]{16,255}"
+    r"|(?<![A-Za-z0-9])eyJ[\w-]{8,9999}\.[\w-]{4,9999}\.[\w-]{4,9999}"
+)
+"""Tokens that are known by their beginning: of GitHub, GitLab, Hugging Face, Slack and others, and JSON web tokens."""
+_CODED_NAME = re.compile(r"([?&;#])([\w.-]{0,64}%[\w.%-]{1,64})=[^&;\s'\"<>]+")
+_WORD = re.compile(r"[^\s'\"<>]+")
+_MOST_CODED = 3
+"""How often a text is percent-encoded at most."""
 _BEARER = re.compile(r"(?i)\b(?P<name>bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 _known: set[str] = set()
 
@@ -46,8 +59,9 @@ def is_secret_name(name: str) -> bool:
 
 def remember_secret(value: str) -> None:
     """Mask `value` wherever it stands in a text from now on (texts of three characters and fewer are too common)."""
-    if len(value) > 3:
-        _known.add(value)
+    if len(value) > 3:  # also as it stands in an address, in JSON, and in a text of Python's
+        _known.update((value, quote(value, safe=""), quote(value), quote_plus(value)))
+        _known.update(form for form in (json.dumps(value)[1:-1], ascii(value)[1:-1]))
 
 
 def mask_secrets(text: str) -> str:
@@ -67,10 +81,36 @@ def mask_secrets(text: str) -> str:
     """
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, _MASK)
+    text = _mask_plain(text)
+    return _WORD.sub(_mask_coded, text) if "%" in text else text
+
+
+def _mask_plain(text: str) -> str:
     text = _mask_user_info(text)
-    for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING, _IN_OPTION, _WITHOUT_SLASHES):
+    if "%" in text:
+        text = _CODED_NAME.sub(_mask_coded_name, text)
+    for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING, _IN_OPTION, _USER_OPTION, _WITHOUT_SLASHES, _COOKIE):
         text = pattern.sub(rf"\g<name>{_MASK}", text)
-    return _HEADER.sub(rf"\g<name> {_MASK}", _BEARER.sub(rf"\g<name> {_MASK}", text))
+    text = _BEARER.sub(rf"\g<name> {_MASK}", _TOKEN.sub(_MASK, text))
+    return _HEADER.sub(rf"\g<name>{_MASK}", text)
+
+
+def _mask_coded_name(found: re.Match[str]) -> str:
+    name = f"{found[1]}{unquote(found[2])}="
+    return f"{name}{_MASK}" if _IN_QUERY.fullmatch(f"{name}x") else found[0]
+
+
+def _mask_coded(found: re.Match[str]) -> str:
+    """A word with percent signs, decoded and masked where there is something to mask in what they stand for."""
+    word = plain = found[0]
+    for _ in range(_MOST_CODED):
+        if "%" not in plain or (decoded := unquote(plain)) == plain:
+            break
+        plain = decoded
+        masked = _mask_plain(plain)
+        if masked != plain:
+            return masked
+    return word
 
 
 def without_secrets(address: str) -> str:
@@ -95,7 +135,7 @@ def without_secrets(address: str) -> str:
 
 def _mask_user_info(text: str) -> str:
     """Mask what stands between ``://`` and the last @ that can belong to the same address."""
-    pieces = re.split(r"([A-Za-z][\w+.-]{0,30}://)", text)
+    pieces = re.split(r"([A-Za-z][\w+.-]{0,30}:(?:\\?/){2}|(?<![\w:/\\.])//)", text)  # JSON may write / as \\/
     masked = [pieces[0]]
     for scheme, rest in zip(pieces[1::2], pieces[2::2], strict=True):
         masked += [scheme, _mask_address(rest)]
@@ -107,8 +147,13 @@ def _mask_address(rest: str) -> str:
     quoted = re.match(r"[^\s:@/\"'<>]{1,64}:[^\s@]{1,200}@[\w\[]", rest)
     if quoted and "@" not in line and not re.match(r"[^\s:@/]+:\d+(?:\W|$)", rest):
         line = quoted[0]  # a password that holds a quotation mark
-    word = re.split(r"\s", line, maxsplit=1)[0]
-    at = word.rfind("@")
+    broken = re.match(r"[^\s:@/]{1,64}:(?!\d{1,5}\s)[^\s@]{0,200}[\r\n]{1,2}[^\s@]{0,200}@[\w\[%]", rest)
+    if broken and "@" not in line:
+        line = broken[0]  # a password that holds a line break
+        word, at = line, line.rfind("@")
+    else:
+        word = re.split(r"\s", line, maxsplit=1)[0]
+        at = word.rfind("@")
     if at < 0:
         # A password may hold a blank; then the host follows the @. A host and port before the blank are no user.
         if re.match(r"[^\s:@/]+(?::\d+)?(?:[/?#,;.)]|$)", word) or ":" not in word:
@@ -118,9 +163,10 @@ def _mask_address(rest: str) -> str:
             return rest
     elif re.search(r"[/?#]", word[:at]) and not re.match(r"[^/?#:]*:", word):
         return rest  # the @ stands in the path of an address without user information
-    user, separator, _ = word.partition(":")
-    shown = f"{user}:{_MASK}" if separator and "@" not in user else _MASK
-    return shown + rest[at:]
+    user, separator, password = word[:at].partition(":")
+    if not password:  # the user may be a token
+        return f"{_MASK}{separator}{rest[at:]}"
+    return (f"{user}:{_MASK}" if "@" not in user else _MASK) + rest[at:]
 
 
 def private_file(path: Path) -> None:

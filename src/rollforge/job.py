@@ -19,10 +19,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import FailingWorker, RecorderElsewhere, TaskNotFound, TrainingFailed, nearest
+from rollforge.errors import (
+    ArtifactUnreadable,
+    ConfigError,
+    FailingWorker,
+    RecorderElsewhere,
+    RecorderNotFound,
+    TaskNotFound,
+    TrackingError,
+    TrainingFailed,
+    UntrustedPickle,
+    nearest,
+)
 from rollforge.generate.backtests import backtest_config, is_backtest, records_of
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
+from rollforge.generate.segments import bounds, segments_of
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
@@ -46,6 +58,7 @@ if TYPE_CHECKING:
     from rollforge.generate.timeline import Window
     from rollforge.record.joined import JoinedBacktest
     from rollforge.report.summary import ReportInputs, Summary
+    from rollforge.store.base import TaskStore
     from rollforge.track.base import Recorder, RunData
 
 __all__ = ["Collected", "TaskOutcome", "collect", "submit", "train"]
@@ -292,27 +305,58 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
     from rollforge.generate.naming import model_names
 
     query = {} if ids is None else {"_id": {"$in": list(ids)}}
-    records = list(open_store(session.store).query(pool, query))
+    records = _readable(open_store(session.store), pool, query)
     if ids is not None:
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
     names = model_names([r.definition for r in records], [r.model_name for r in records])
     with using(session):
-        return tuple(TaskOutcome(r, _recorder_of(r), name) for r, name in zip(records, names, strict=True))
+        return tuple(TaskOutcome(r, _recorder_of(r, session), name) for r, name in zip(records, names, strict=True))
 
 
-def _recorder_of(task: TaskRecord) -> Recorder | None:
+def _readable(store: TaskStore, pool: str, query: Mapping[str, Any]) -> list[TaskRecord]:
+    """The tasks of a pool; one whose result is damaged is there without it."""
+    try:
+        return list(store.query(pool, query))
+    except (ArtifactUnreadable, UntrustedPickle):
+        records = []
+        for task in store.query(pool, query, results=False):
+            try:
+                records.append(store.get(pool, task.id))
+            except (ArtifactUnreadable, UntrustedPickle) as exc:
+                log.warning("%s It is left out.", exc)
+                records.append(task)
+        return records
+
+
+def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
     """The recorder of a task that is done.
 
     A task that was set to done by hand, or whose function returned something else, has none: the coverage names its window.
-    Nor does one whose run only another machine has.
+    Nor does one whose run only another machine has, or whose result, which others may have written, names no run.
     """
     from rollforge.run.trainer import recorder_of
 
     try:
-        return recorder_of(task.result) if task.status is Status.DONE else None
+        if task.status is not Status.DONE:
+            return None
+        recorder = recorder_of(task.result)
+        recorder.read()  # a reference is only a name
+        return recorder
     except (TrainingFailed, RecorderElsewhere):
         return None
+    except (ConfigError, TrackingError) as exc:
+        kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None
+        if isinstance(kept, Mapping) and _is_away(session, kept.get("tracking"), exc):
+            raise
+        log.warning("Task %s is left out, since its result names no run that can be read: %s", task.id, exc)
+        return None
+
+
+def _is_away(session: Session, tracking: Any, exc: Exception) -> bool:
+    """Whether an error is not about one run but about the session's own tracking store, where all tasks have theirs."""
+    uri = getattr(open_tracker(session.tracking), "uri", session.tracking)
+    return tracking in (uri, session.tracking) and not isinstance(exc, RecorderNotFound)
 
 
 def _recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
@@ -354,14 +398,37 @@ def collect(
     RecorderElsewhere
         When only other machines have the runs of some tasks, and `allow_gaps` is False.
     """
-    known = outcomes(session, pool, ids)
+    known, left_out = _with_windows(outcomes(session, pool, ids))
     lost = _recorded_elsewhere(session, pool, known)
     if lost and not allow_gaps:
         raise RecorderElsewhere(lost)
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
     with using(session), trust.within(Circle.OWN if own else Circle.READ):
         collected = _collect(session, known, allow_gaps=allow_gaps, label_days=label_days)
-    return replace(collected, warnings=(*collected.warnings, lost)) if lost else collected
+    return replace(collected, warnings=(*collected.warnings, *left_out, *([lost] if lost else [])))
+
+
+def _with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...], list[str]]:
+    """The tasks whose definitions have segments, and what is wrong with the others, which somebody may have put there.
+
+    Raises
+    ------
+    ConfigError
+        When there are others only: these tasks are no windows at all.
+    """
+    fitting, damaged = [], []
+    for outcome in known:
+        try:
+            for name, segment in segments_of(outcome.task.definition).items():
+                bounds(name, segment)
+            fitting.append(outcome)
+        except ConfigError as exc:
+            damaged.append((outcome.task.id, exc))
+    if damaged and not fitting:
+        raise damaged[0][1]
+    return tuple(fitting), [
+        f"task {task_id} is left out, since its definition is damaged: {exc}" for task_id, exc in damaged
+    ]
 
 
 def _collect(

@@ -12,7 +12,7 @@ import datetime as dt
 import math
 import re
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePosixPath
@@ -76,9 +76,32 @@ def _ints(*values: Any) -> bool:
 # -- Python's own --------------------------------------------------------------------------------------------------------
 
 
+_MOST_OF_A_HASH = 500
+
+
+def count_hashes(keys: Iterable[Any], seen: Counter[int]) -> None:
+    """Count the hashes of what becomes keys of one dict or set.
+
+    Equal hashes make each insertion a search through all of them. Those of texts and bytes differ from process to process,
+    so nobody can choose them.
+
+    Raises
+    ------
+    ValueError
+        When more than some hundred different ones have the same hash.
+    """
+    numbers = [hash(key) for key in keys if type(key) not in (str, bytes)]
+    if numbers:
+        seen.update(numbers)
+        if max(map(seen.__getitem__, set(numbers))) > _MOST_OF_A_HASH:
+            raise ValueError(f"more than {_MOST_OF_A_HASH} keys in it have the same hash")
+
+
 def _from_sequence(kind: Callable[[Any], Any]) -> Callable[..., Any]:
     def make(values: Any = ()) -> Any:
         _need(isinstance(values, (list, tuple, set, frozenset)), "a container of something that is not one")
+        if kind in (set, frozenset) and not isinstance(values, (set, frozenset)):
+            count_hashes(values, Counter())
         return kind(values)
 
     return make
@@ -118,6 +141,9 @@ def _slice(*values: Any) -> slice:
 
 def _ordered(pairs: Any = ()) -> OrderedDict[Any, Any]:
     _need(isinstance(pairs, (list, tuple, dict)), "an OrderedDict of other things than pairs")
+    if not isinstance(pairs, dict):
+        _need(all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs), "an OrderedDict of no pairs")
+        count_hashes((pair[0] for pair in pairs), Counter())
     return OrderedDict(pairs)
 
 

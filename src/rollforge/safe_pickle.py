@@ -25,7 +25,7 @@ from typing import IO, Any, NoReturn
 from rollforge import trust
 from rollforge.errors import ArtifactUnreadable, BuildError, UntrustedPickle
 from rollforge.limits import check_file
-from rollforge.pickled_values import Pending, Refused, Rule, rule_of
+from rollforge.pickled_values import Pending, Refused, Rule, count_hashes, rule_of
 from rollforge.user_code import import_file
 
 __all__ = ["allow", "allow_package", "find_class", "load", "loads"]
@@ -55,7 +55,14 @@ def allow(module: str, name: str) -> None:
 
 
 def allow_package(package: str) -> None:
-    """Let pickles restore the classes of a package (or module) and what is in it, by their own methods."""
+    """Let pickles restore the classes of a package (or module) and of its submodules, by their own methods.
+
+    Raises
+    ------
+    ConfigError
+        For the standard library, and for a name that cannot be a package.
+    """
+    trust.check_allowable(package, path="allow_package")
     _packages.add(package)
 
 
@@ -224,6 +231,8 @@ class _Reader:
         self._memo: dict[int, Any] = {}
         self._nested: dict[int, tuple[Any, int, int]] = {}
         """Tuples and frozensets that hold others, by id: themselves, the values in them, their depth."""
+        self._hashes: dict[int, tuple[Any, Counter[int]]] = {}
+        """Dicts and sets that are being filled, by id: themselves, and how often each hash is among their keys."""
 
     def read(self, data: bytes) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -330,6 +339,7 @@ class _Reader:
             raise Refused("items of something other than a dict")
         if len(values) % 2:
             raise ValueError("a key without a value")
+        self._count_hashes(target, values[::2])
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[key] = value
 
@@ -337,7 +347,11 @@ class _Reader:
         target = self._stack[-1]
         if type(target) is not set:
             raise Refused("adding to something other than a set")
+        self._count_hashes(target, values)
         target.update(values)
+
+    def _count_hashes(self, target: Any, keys: list[Any]) -> None:
+        count_hashes(keys, self._hashes.setdefault(id(target), (target, Counter()))[1])
 
     # Objects
 
@@ -422,7 +436,13 @@ def _tuple_of(size: int) -> Callable[[_Reader, Any], None]:
 
 
 def _dict_of(values: list[Any]) -> dict[Any, Any]:
+    count_hashes(values[::2], Counter())
     return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _frozenset_of(values: list[Any]) -> frozenset[Any]:
+    count_hashes(values, Counter())
+    return frozenset(values)
 
 
 def _set_item(reader: _Reader, _: Any) -> None:
@@ -456,7 +476,7 @@ _STEPS: dict[str, Callable[[_Reader, Any], None]] = {
     "TUPLE": _push(lambda r: r.hashed(tuple(r._to_mark()))),
     "LIST": _push(lambda r: r._to_mark()),
     "DICT": _push(lambda r: _dict_of(r._to_mark())),
-    "FROZENSET": _push(lambda r: r.hashed(frozenset(r._to_mark()))),
+    "FROZENSET": _push(lambda r: r.hashed(_frozenset_of(r._to_mark()))),
     "APPEND": lambda r, _: r.append([r._pop_plain()]),
     "APPENDS": lambda r, _: r.append(r._to_mark()),
     "SETITEM": _set_item,
@@ -496,7 +516,11 @@ def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
         When the pickle asks for something that is not on the list; nothing of it has run.
     ArtifactUnreadable
         When the bytes are not a pickle, a truncated one, or its values do not fit together.
+    ConfigError
+        When ``ROLLFORGE_ALLOW`` names what cannot be allowed.
     """
+    if not trusted:
+        trust.check_allowed()  # a mistake of the operator's is not one of the file
     if isinstance(file, (str, Path)):
         check_file(file, error=ArtifactUnreadable)
         with open(file, "rb") as handle:

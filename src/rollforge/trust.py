@@ -18,6 +18,7 @@ definition names. What counts is where a class is *defined*, since every module 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -39,6 +40,8 @@ __all__ = [
     "Circle",
     "advise_once",
     "allowed_file",
+    "check_allowable",
+    "check_allowed",
     "check_built",
     "check_defined",
     "check_import",
@@ -209,17 +212,65 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
             if found is None:
                 raise ConfigError(f"there is no file {name!r}.", path=path)
             made.append(str(found.absolute()))
-        elif not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"{name!r} is neither a package nor a .py file.", path=path)
-        elif _is_standard(name):
-            raise ConfigError(f"{name} is of Python's standard library, which no task may name.", path=path)
         else:
+            check_allowable(name, path=path)
             made.append(name)
+    check_allowed()
     return tuple(made)
 
 
+def check_allowable(package: str, *, path: str) -> None:
+    """Do nothing where somebody may allow a package by its name.
+
+    Raises
+    ------
+    ConfigError
+        For a name that cannot be one, for the standard library, whose classes run commands and open files, and for
+        ``__main__``, which is another program in each process.
+    """
+    parts = package.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{shown(package)} is neither a package nor a .py file.", path=path)
+    if _is_standard(package) or "__main__" in parts:
+        whose = "Python's standard library" if _is_standard(package) else "the program that runs"
+        raise ConfigError(
+            f"{shown(package)} cannot be allowed, because it belongs to {whose}. Allow the package or the .py file "
+            "that defines your classes.",
+            path=path,
+        )
+
+
+def check_allowed() -> None:
+    """Do nothing, unless what the operator allowed is a mistake: to be asked before any work begins.
+
+    Raises
+    ------
+    ConfigError
+        For a name in ``ROLLFORGE_ALLOW`` or in the session's `plugins` that :func:`check_allowable` refuses.
+    """
+    _allowed()
+
+
+@functools.lru_cache(maxsize=64)
+def _from_environment(text: str) -> tuple[str, ...]:
+    allowed = parse_allowed(text)
+    for name in allowed:
+        if not name.endswith(".py"):
+            check_allowable(name, path="ROLLFORGE_ALLOW")
+    return allowed
+
+
+@functools.lru_cache(maxsize=64)
+def _from_session(plugins: tuple[str, ...]) -> tuple[str, ...]:
+    for name in plugins:
+        if not name.endswith(".py"):
+            check_allowable(name, path="plugins")
+    return plugins
+
+
 def _allowed() -> tuple[str, ...]:
-    return (*parse_allowed(os.environ.get("ROLLFORGE_ALLOW", "")), *current_session().plugins)
+    plugins = _from_session(tuple(map(str, current_session().plugins)))
+    return (*_from_environment(os.environ.get("ROLLFORGE_ALLOW", "")), *plugins)
 
 
 def _inside(module: str, package: str) -> bool:

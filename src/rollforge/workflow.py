@@ -226,8 +226,8 @@ class Plan:
         return tuple(window.model for window in self.windows)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema on PyYAML, within limits and with duplicate keys refused."""
+class BoundedLoader(yaml.SafeLoader):
+    """PyYAML's reader of plain values, within limits."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -261,6 +261,10 @@ class _Loader(yaml.SafeLoader):
         if count > self._limits[name]:
             limit = LIMITS[name]
             limit.refuse(f"the document {verb} more than {limit.shown()}", path=_line_at(event))
+
+
+class _Loader(BoundedLoader):
+    """YAML 1.2's core schema, with duplicate keys refused."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         """Return the value of a node; whatever PyYAML's own constructors raise becomes one error with its place."""
@@ -1055,8 +1059,34 @@ def _checked_dataset(config: Any, where: str) -> Any:
     dataset = build(config, kind=DATASET, where=where)
     handler = getattr(dataset, "handler", None)
     if isinstance(handler, DataHandler):
-        handler.check()
+        try:
+            handler.check()
+        except ConfigError as exc:  # its path begins at what the handler was given
+            place = f"{where}.{_place_of(exc.path, config)}".rstrip(".")
+            if exc.path.startswith(where):
+                raise
+            located = type(exc)(exc.message, path=place)
+            raise located from exc
     return dataset
+
+
+def _place_of(path: str, config: Any) -> str:
+    """Return the path in `config` that ends with `path`, or with as much of its beginning as there is; else an empty one."""
+    parts = path.split(".") if path else []
+    for length in range(len(parts), 0, -1):
+        found = next((place for place in _paths(config) if place[-length:] == tuple(parts[:length])), None)
+        if found is not None:
+            return ".".join(found)
+    kwargs = config.get("kwargs") if isinstance(config, Mapping) else None
+    return "kwargs.handler" if isinstance(kwargs, Mapping) and "handler" in kwargs else ""
+
+
+def _paths(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    steps = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, value in steps:
+        here = (*above, str(name))
+        yield here
+        yield from _paths(value, here)
 
 
 def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -> Any:

@@ -3,10 +3,12 @@
 ::
 
     python tests/fuzz/run.py                          all targets, 10 seconds each
+    python tests/fuzz/run.py --runs 100               all targets, the same 100 inputs of each every time
     python tests/fuzz/run.py --seconds 300 yaml csv   two of them, five minutes each
     python tests/fuzz/run.py --list
 
-What it finds to lead further is kept in ``.fuzz/TARGET`` and used by the next run. An input that breaks a promise is kept in
+What it finds to lead further is kept in ``.fuzz/TARGET`` and used by the next run; with ``--runs`` nothing is kept or used, so
+that the inputs depend on nothing but the code. An input that breaks a promise is kept in
 ``tests/fuzz/crashes/TARGET``, and from then on is a test case of its own.
 """
 
@@ -19,6 +21,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -28,9 +31,10 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 CORPUS = Path.cwd() / ".fuzz"
+_SEED = 1
 
 
-def _fuzz(file: str, name: str, seconds: int) -> None:
+def _fuzz(file: str, name: str, seconds: int, runs: int) -> None:
     """Fuzz one target in this process; libFuzzer ends it."""
     try:
         import atheris
@@ -41,7 +45,8 @@ def _fuzz(file: str, name: str, seconds: int) -> None:
         from fuzzing import CRASHES, check, mutate, outcome_of_seed, targets_of
 
         target = targets_of(file)[name]
-    corpus = CORPUS / name
+    scratch = tempfile.TemporaryDirectory(prefix="fuzz-corpus-")  # libFuzzer ends the process: its parent removes it
+    corpus = Path(scratch.name) if runs else CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in target.seeds:
         (corpus / hashlib.sha256(seed).hexdigest()[:20]).write_bytes(seed)
@@ -62,8 +67,9 @@ def _fuzz(file: str, name: str, seconds: int) -> None:
             os._exit(77)
 
     if atheris is None:
-        rng, end = random.Random(time.time_ns()), time.monotonic() + seconds
-        while time.monotonic() < end:
+        rng, end, done = random.Random(_SEED if runs else time.time_ns()), time.monotonic() + seconds, 0
+        while done < runs if runs else time.monotonic() < end:
+            done += 1
             data = rng.choice(target.seeds)
             for _ in range(rng.randint(1, 6)):
                 data = mutate(data, rng.getrandbits(32), target.words, target.seeds)
@@ -75,7 +81,7 @@ def _fuzz(file: str, name: str, seconds: int) -> None:
         return made[:most]
 
     options = [
-        f"-max_total_time={seconds}",
+        *([f"-runs={runs}", f"-seed={_SEED}"] if runs else [f"-max_total_time={seconds}"]),
         "-max_len=200000",
         "-timeout=0",  # the harness stops what does not come to an end
         "-rss_limit_mb=4096",
@@ -91,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("targets", nargs="*", help="names of targets; by default all")
     parser.add_argument("--seconds", type=int, default=10, help="for each target")
+    parser.add_argument("--runs", type=int, default=0, help="so many inputs for each target, the same ones every time")
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="targets side by side; by default one a core"
     )
@@ -98,7 +105,7 @@ def main() -> None:
     parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
-        _fuzz(*options.here, options.seconds)
+        _fuzz(*options.here, options.seconds, options.runs)
         return
     from fuzzing import all_targets
 
@@ -112,15 +119,19 @@ def main() -> None:
     asked = options.targets or list(known)
     with ThreadPoolExecutor(options.jobs) as pool:
         broken = [
-            name for name, well in pool.map(lambda n: _in_a_process(known[n], n, options.seconds), asked) if not well
+            name
+            for name, well in pool.map(lambda n: _in_a_process(known[n], n, options.seconds, options.runs), asked)
+            if not well
         ]
     if broken:
         sys.exit(f"{len(broken)} of {len(asked)} targets broke a promise: {', '.join(broken)}")
 
 
-def _in_a_process(file: str, name: str, seconds: int) -> tuple[str, bool]:
-    command = [sys.executable, __file__, "--here", file, name, "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+def _in_a_process(file: str, name: str, seconds: int, runs: int) -> tuple[str, bool]:
+    command = [sys.executable, __file__, "--here", file, name, "--seconds", str(seconds), "--runs", str(runs)]
+    with tempfile.TemporaryDirectory(prefix="fuzz-run-") as place:
+        environment = {**os.environ, "TMPDIR": place, **({"PYTHONHASHSEED": "0"} if runs else {})}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     tail = "" if done.returncode == 0 else f" (code {done.returncode})\n{(done.stdout + done.stderr)[-4000:]}"
     print(f"{name}: {'well' if done.returncode == 0 else 'BROKEN'}{tail}", flush=True)
     return name, done.returncode == 0

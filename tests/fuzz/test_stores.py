@@ -20,6 +20,7 @@ from rollforge.store.manager import TaskManager
 from rollforge.store.mongo import MongoStore
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.testing.mongo import MongoServer
+from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-stores-")
 DEFINITION = {"model": {"class": "Ridge", "kwargs": {"a": (1, 2.5)}}, "segments": {"test": ("2020-01-01", None)}}
@@ -240,3 +241,85 @@ if importlib.util.find_spec("nx_27017") is not None:
     @fuzzed(Target("mongodb-document", _document, [b"\xff\x01name"], VALUES, FIELDS), examples=EXAMPLES // 2)
     class TestDocuments:
         """Documents of a MongoDB database."""
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def postgres() -> Any:
+    """A server with a store in it, for as long as this process runs: its address, and a connection beside the store."""
+    import psycopg
+
+    from rollforge.store.postgres import PostgresStore
+
+    started = PostgresServer()
+    started.__enter__()
+    atexit.register(started.__exit__)
+    store = PostgresStore(started.uri)
+    fill(store)
+    store.close()
+    connection = psycopg.connect(started.uri, autocommit=True)
+    connection.execute("SET search_path TO rollforge")
+    connection.execute("SET session_replication_role TO replica")  # no triggers: the rows are put back as they were
+    tables = [
+        row[0]
+        for row in connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'rollforge' AND table_type = 'BASE TABLE'"
+        )
+    ]
+    connection.execute("CREATE SCHEMA template")
+    for table in tables:
+        connection.execute(f"CREATE TABLE template.{table} AS TABLE rollforge.{table}")
+    return started.uri, connection, sorted(tables)
+
+
+@functools.cache
+def postgres_columns() -> list[tuple[str, str, str]]:
+    """Every column of every table, with its type."""
+    _, connection, tables = postgres()
+    found = connection.execute(
+        "SELECT table_name, column_name, udt_name FROM information_schema.columns WHERE table_schema = 'rollforge' "
+        "AND is_generated = 'NEVER'"
+    )
+    return sorted(row for row in found if row[0] in tables)
+
+
+def _postgres_row(data: bytes, folder: Path) -> None:
+    """A store with one column of a table replaced, in one row or in all: two bytes say which, the rest is the value."""
+    import psycopg
+
+    from rollforge.store.postgres import PostgresStore
+
+    uri, connection, tables = postgres()
+    for table in tables:
+        connection.execute(f"TRUNCATE rollforge.{table}")
+        connection.execute(f"INSERT INTO rollforge.{table} OVERRIDING SYSTEM VALUE SELECT * FROM template.{table}")
+    table, column, kind = postgres_columns()[(data[0] if data else 0) % len(postgres_columns())]
+    how, raw = data[1] if len(data) > 1 else 0, data[2:]
+    text = raw.decode("utf-8", "replace")
+    value: Any = raw if kind == "bytea" else _integer(raw) if kind.startswith("int") and how & 2 else text
+    if how & 4:
+        value = None
+    where = f" WHERE ctid = (SELECT max(ctid) FROM rollforge.{table})" if how & 1 else ""
+    try:
+        connection.execute(f"UPDATE rollforge.{table} SET {column} = CAST(%s AS {kind}){where}", (value,))
+    except (psycopg.Error, ValueError, OverflowError):
+        return  # a value that the column does not take
+    store = PostgresStore(uri)
+    try:
+        use(store)
+    finally:
+        store.close()
+
+
+if postgres_binaries() is not None and importlib.util.find_spec("psycopg") is not None:
+
+    @fuzzed(
+        Target(
+            "postgres-row", _postgres_row, [b"\x00\x01x"], [*VALUES, b"NaN", b"Infinity", b"1e308", b"2147483647"], ROWS
+        ),
+        examples=EXAMPLES // 2,
+    )
+    class TestRowsOfPostgres:
+        """Rows of a PostgreSQL database."""

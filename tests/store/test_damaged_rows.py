@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import pickle
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import bson
+import pymongo
 import pytest
 
 from rollforge.errors import ArtifactUnreadable
+from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
+from rollforge.store.mongo import MongoStore
 from rollforge.store.rows import read_record
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Cause, Status
+from rollforge.testing.mongo import MongoServer
+from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
 DAMAGE: dict[str, tuple[str, Any]] = {
     "priority is a text": ("priority", "high"),
@@ -85,3 +95,160 @@ def test_a_damaged_result_costs_its_own_task(plain: Any, blob: Any, tmp_path: Pa
     (damaged,) = store.query("pool", {"_id": ids[0]}, results=False)
     assert (damaged.status, damaged.cause) == (Status.FAILED, Cause.UNREADABLE)
     store.close()
+
+
+# -- MongoDB: every field of a document may be of any type ---------------------------------------------------------------
+
+HOSTILE: tuple[Any, ...] = (
+    None, 5, -1, 2**62, 1e308, float("inf"), True, b"\x80\x05N.", "", "failed", "no such thing", [], ["x", 5], [[]],
+    {}, {"a": 1}, dt.datetime(2020, 1, 1), bson.ObjectId(),
+)  # fmt: skip
+MISSING = object()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MongoServer]:
+    pytest.importorskip("nx_27017")
+    with MongoServer() as started:
+        yield started
+
+
+def _fields() -> list[str]:
+    return [
+        "def", "filter", "plain", "digest", "status", "stage_from", "priority", "attempt", "max_attempts", "token",
+        "available_at", "lease_until", "worker", "created_at", "started_at", "finished_at", "error", "cause", "log", "needs",
+        "unmet", "model_name", "failed_by", "submission", "batches", "claim", "ending", "seq", "changed", "res", "_id",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", _fields())
+def test_any_value_in_any_field_of_a_document_costs_its_own_task_alone(field: str, server: MongoServer) -> None:
+    """The others are listed, claimed, committed, tried again and removed, with the stranger's among them."""
+    with closing(MongoStore(f"{server.uri}/damaged_{field.strip('_')}")) as store:
+        _try_all(store, field)
+
+
+def _try_all(store: MongoStore, field: str) -> None:
+    documents = store._database["pool"]
+    manager = TaskManager("pool", store=store)
+    other, waiting = manager.create_task([{"n": 1}, {"n": 2}])
+    (dependant,) = manager.create_task([{"n": 3}], depends_on=[other])
+    strange = 0
+    for i, value in enumerate((*HOSTILE, MISSING)):
+        (made,) = manager.create_task([{"strange": i}])
+        (document,) = documents.find({"digest": made})
+        documents.delete_one({"digest": made})
+        changed = {**document, field: value}
+        if value is MISSING:
+            del changed[field]
+        if field == "unmet" and isinstance(value, str):
+            continue  # the stand-in takes it for JSON
+        with suppress(pymongo.errors.PyMongoError):  # the server does not take every value in every place
+            documents.insert_one(changed)
+            strange += 1
+    assert strange > 5
+    assert len(list(store.query("pool", results=False))) == 3 + strange
+    sum(store.count("pool").values())
+    done = set()
+    for _ in range(2):
+        for task in store.claim("pool", worker="host:1:a", lease=60.0, limit=100):
+            done.add(task.id)
+            store.commit(task, {"ic": 1.0})
+    assert {other, waiting, dependant} <= done
+    store.open_submissions("pool")
+    store.workers("pool", 0.0)
+    store.expire("pool")
+    assert store.set_status("pool", {"_id": other}, Status.FAILED) == 1
+    assert store.retry("pool") >= 1
+    assert store.replace("pool", other, {"n": 5}) != other
+    assert store.get("pool", waiting).result == {"ic": 1.0}
+    store.remove("pool")
+
+
+def test_a_result_of_mongodb_that_is_no_pickle_says_whose_it_is(
+    server: MongoServer, request: pytest.FixtureRequest
+) -> None:
+    """A number too: ``bytes(n)`` would be n zeros, and take as much memory."""
+    request.addfinalizer((store := MongoStore(f"{server.uri}/results")).close)
+    (made,) = store.create("pool", [{"n": 1}])
+    (task,) = store.claim("pool", worker="host:1:a", lease=60.0)
+    store.commit(task, {"ic": 1.0})
+    for value in ("text", 10**12, [1], {"a": 1}, b"\x80"):
+        store._database["pool"].update_one({"digest": made.id}, {"$set": {"res": value}})
+        for ask in (lambda: store.get("pool", made.id), lambda: list(store.query("pool"))):
+            with pytest.raises(
+                ArtifactUnreadable, match=f"The result of task {made.id} in pool 'pool' cannot be read: "
+            ):
+                ask()
+
+
+def test_documents_of_others_are_taken_over_or_fail_by_themselves(
+    server: MongoServer, request: pytest.FixtureRequest
+) -> None:
+    """Definitions that are no bytes, no mapping, or too large; ids of any type. Qlib's own documents beside them run."""
+    request.addfinalizer((store := MongoStore(f"{server.uri}/strangers")).close)
+    documents = store._database["pool"]
+    definitions = [
+        "text",
+        10**12,
+        None,
+        [1],
+        {"a": 1},
+        pickle.dumps([1, 2]),
+        b"\x80",
+        pickle.dumps({"x": "a" * 5_000_000}),
+    ]
+    for i, value in enumerate(definitions):
+        documents.insert_one({"_id": i, "def": value, "filter": {}, "status": "waiting", "res": None, "priority": 0})
+    documents.insert_one({"_id": "no ObjectId", "status": "waiting"})
+    own = pickle.dumps({"n": 1})
+    documents.insert_one({"def": bson.Binary(own), "filter": {"n": 1}, "status": "waiting", "res": None, "priority": 0})
+    claimed = [t for _ in range(12) for t in store.claim("pool", worker="host:1:a", lease=60.0)]
+    assert [t.definition for t in claimed] == [{"n": 1}]
+    failed = list(store.query("pool", {"status": "failed"}, results=False))
+    assert len(failed) == 9
+    assert {t.cause for t in failed} == {Cause.UNREADABLE}
+
+
+def test_damaged_facts_of_a_submission_are_left_out(
+    tmp_path: Path, server: MongoServer, request: pytest.FixtureRequest
+) -> None:
+    """Those of the others are still read: workers ask for all of them."""
+    for uri in (f"sqlite:///{tmp_path}/tasks.db", f"{server.uri}/facts"):
+        request.addfinalizer((store := open_store(uri)).close)
+        key = store.keep_submission("pool", {"data": None})
+        bad = store.keep_submission("pool", {"data": 1})
+        if uri.startswith("sqlite"):
+            with sqlite3.connect(tmp_path / "tasks.db") as connection:
+                connection.execute("UPDATE submissions SET facts = ? WHERE id = ?", ('{"$ts": 5}', bad))
+            connection.close()
+        else:
+            store._meta.update_one({"key": bad}, {"$set": {"facts": 5}})
+        assert store.submissions("pool") == {key: {"data": None}, bad: {}}
+
+
+DEFINITIONS = [
+    "{", "x\0y", "[" * 5000, "5", "", "null", '{"a": NaN}', '{"a": "\\ud800"}', '{"a": "\\u0000"}', '{"$tuple": 5}',
+    '{"a": 1e400}', '{"a": ' + "9" * 5000 + "}", '{"\\u0000": 1}', '{"$ref": "os:system"}',
+]  # fmt: skip
+
+
+def test_damaged_tasks_are_copied_with_the_others(
+    tmp_path: Path, server: MongoServer, request: pytest.FixtureRequest
+) -> None:
+    """Into any store: a definition that cannot be read, or holds what the database cannot, stops nothing."""
+    source = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    request.addfinalizer(source.close)
+    ids = [c.id for c in source.create("pool", [{"n": n} for n in range(len(DEFINITIONS) + 1)])]
+    with sqlite3.connect(tmp_path / "tasks.db") as connection:
+        for text, task_id in zip(DEFINITIONS, ids, strict=False):
+            connection.execute("UPDATE tasks SET definition = ? WHERE id = ?", (text, task_id))
+    connection.close()
+    records = list(source.query("pool", results=False))
+    with PostgresServer() if postgres_binaries() is not None else nullcontext() as postgres:
+        for uri in (f"sqlite:///{tmp_path}/copy.db", f"{server.uri}/copied", *([postgres.uri] if postgres else [])):
+            with closing(open_store(uri)) as store:
+                assert store.put("pool", records) == len(records)
+                assert {t.id for t in store.query("pool")} == set(ids)
+                assert ids[-1] in [t.id for t in store.claim("pool", worker="host:1:a", lease=60.0, limit=99)]

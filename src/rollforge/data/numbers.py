@@ -7,7 +7,7 @@ import pandas as pd
 __all__ = ["read_numbers"]
 
 _EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "-", "--", "#N/A"]
-_WRITTEN = r"(?P<sign>[+-]?)[$€£¥₹]?(?P<whole>\d+|\d{1,3}(?:,\d{3})+)(?P<part>\.\d*)?\s?(?P<unit>[KMBkmb]?)"
+_WRITTEN = r"(?P<sign>[+-]?)[$€£¥₹]?(?P<whole>[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?P<part>\.[0-9]*)?\s?(?P<unit>[KMBkmb]?)"
 _LONGEST = 400  # characters of a number; float64 ends at 310 digits
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -53,8 +53,8 @@ def read_numbers(column: pd.Series, *, semicolons: bool = False) -> tuple[pd.Ser
 
 def _with_points(text: pd.Series) -> pd.Series:
     """Texts with a decimal point, where one of them tells that their decimal mark is a comma."""
-    comma = text.str.fullmatch(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+").fillna(False).astype(bool)
-    tells = comma & ~text.str.fullmatch(r"[+-]?\d{1,3},\d{3}").fillna(False).astype(bool)
-    if not tells.any() or text.str.fullmatch(r"[+-]?\d*\.\d{1,2}|[+-]?\d*\.\d{4,}").fillna(False).any():
+    comma = text.str.fullmatch(r"[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+").fillna(False).astype(bool)
+    tells = comma & ~text.str.fullmatch(r"[+-]?[0-9]{1,3},[0-9]{3}").fillna(False).astype(bool)
+    if not tells.any() or text.str.fullmatch(r"[+-]?[0-9]*\.[0-9]{1,2}|[+-]?[0-9]*\.[0-9]{4,}").fillna(False).any():
         return text
     return text.mask(comma, text.str.replace(".", "").str.replace(",", "."))

@@ -87,9 +87,9 @@ class Provider:
             if future and not os.path.isfile(file):
                 return self.calendar(freq)
             if not _is_one_name(freq) or not os.path.isfile(file):  # False, too, for what no file can be called
-                known = sorted(p.stem for p in file.parent.glob("*.txt"))
+                known = sorted(p.stem for p in (self.path / "calendars").glob("*.txt"))
                 raise DataNotFound(
-                    f"There is no calendar {file.stem!r} in {self.path}. Known: {', '.join(known) or 'none'}."
+                    f"There is no calendar {freq + '_future' * future!r} in {self.path}. Known: {', '.join(known) or 'none'}."
                 )
             self._calendars[key] = _read_calendar(file)
         return self._calendars[key]

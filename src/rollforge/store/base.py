@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, MissingDependency, nearest
+from rollforge.errors import ArtifactUnreadable, ConfigError, MissingDependency, UntrustedPickle, nearest
 from rollforge.machine import machine_of
 from rollforge.task import Cause, Status, TaskRecord, digest
 
@@ -484,6 +484,14 @@ def failed_workers(marks: str) -> tuple[str, ...]:
 def stale(task: TaskRecord) -> str:
     """Return the message of :class:`~rollforge.errors.LeaseLost`."""
     return f"Task {task.id} is no longer held by {task.worker}: its claim {task.token} is stale."
+
+
+def damaged_result(task: TaskRecord, exc: UntrustedPickle | ArtifactUnreadable) -> UntrustedPickle | ArtifactUnreadable:
+    """Return the error of a result that cannot be read: whose it is, why, and what to do."""
+    return type(exc)(
+        f"The result of task {task.id} in pool {task.pool!r} cannot be read: {str(exc).rstrip('.')}. To run it again, "
+        "give it the status waiting: 'rollforge pool reset-status', or TaskManager.reset_status."
+    )
 
 
 def ending_of(call: str, status: Status | None = None) -> str:

@@ -10,7 +10,7 @@ from rollforge.errors import ArtifactUnreadable, ConfigError, MissingCode, TaskN
 from rollforge.limits import LIMITS
 from rollforge.task import check_size, decode, encode, import_reference
 
-__all__ = ["Encoded", "decode_definition", "decode_result", "encode_result", "read_definition"]
+__all__ = ["Encoded", "decode_definition", "decode_result", "encode_result", "read_definition", "read_submission"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +126,8 @@ def read_definition(text: str) -> tuple[Any, str | None]:
     if not isinstance(definition, dict):
         return {}, f"The definition is of type {type(definition).__name__}, not a mapping."
     return definition, None
+
+
+def read_submission(text: Any) -> dict[str, Any]:
+    """Return what tasks were submitted with; of damaged facts, nothing, so that those of other tasks can still be read."""
+    return read_definition(text)[0] if isinstance(text, str) else {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import pickle
 import re
 import time
@@ -27,7 +28,7 @@ from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne, errors a
 from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
 
-from rollforge import safe_pickle
+from rollforge import safe_pickle, trust
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     ArtifactUnreadable,
@@ -48,6 +49,7 @@ from rollforge.store.base import (
     backoff,
     because_of,
     counts,
+    damaged_result,
     ending_of,
     expired,
     failed_workers,
@@ -61,14 +63,13 @@ from rollforge.store.base import (
     told_again,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result
+from rollforge.store.codec import Encoded, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
 from rollforge.store.rows import read_record
 from rollforge.task import (
     Cause,
     Status,
     TaskRecord,
-    decode,
     digest,
     encode,
     searchable,
@@ -92,6 +93,8 @@ _FRESH: Document = {
 }  # fmt: skip
 # What a task keeps when another definition is put in its place.
 _KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
+# MongoDB refuses the whole update where one document holds anything but a list; only a stranger writes such a one.
+_LISTED = {"unmet": {"$type": "array"}}
 _SECONDS = 10.0
 _TRUST = (UntrustedPickle, ArtifactUnreadable)
 
@@ -231,15 +234,18 @@ class MongoStore:
     def _adopt(self, tasks: Collection[Document]) -> None:
         """Give documents that Qlib wrote the fields that a task has here."""
         for found in list(tasks.find({"digest": {"$exists": False}})):
-            ours = {**_FRESH, "created_at": found["_id"].generation_time.timestamp(), "seq": self._number("seq")}
+            trust.check_allowed()  # a mistake of the operator's is not one of the document
+            its_id = found["_id"]
+            made = its_id.generation_time.timestamp() if isinstance(its_id, ObjectId) else self._now()
+            ours = {**_FRESH, "created_at": made, "seq": self._number("seq")}
             ours |= {k: v for k, v in found.items() if k in _FRESH and v is not None}
             if ours["status"] == "part_done":
                 ours["stage_from"] = "part_done"
             try:
-                definition = safe_pickle.loads(bytes(found["def"]))
+                definition = safe_pickle.loads(_binary(found.get("def")))
                 ours |= {"plain": encode(definition), "digest": digest(definition)}
-            except (*_TRUST, TypeError, KeyError) as exc:
-                error = f"The definition was refused: {exc}"
+            except (RollforgeError, TypeError, ValueError) as exc:
+                error = storable_text(f"The definition was refused: {exc}")
                 ours |= {
                     "plain": "{}",
                     "digest": str(found["_id"]),
@@ -316,17 +322,18 @@ class MongoStore:
     @_spoken
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         found = self._meta.find({"pool": pool, "key": {"$nin": list(known)}}).sort([("at", 1), ("key", 1)])
-        return {d["key"]: decode(d["facts"]) for d in found}
+        return {d["key"]: read_submission(d.get("facts")) for d in found if isinstance(d.get("key"), str)}
 
     @_spoken
     def open_submissions(self, pool: str) -> set[str]:
         steps: list[Document] = [{"$match": {"status": {"$in": _UNFINISHED}}}, {"$group": {"_id": "$submission"}}]
-        return {d["_id"] for d in self._tasks(pool).aggregate(steps)}
+        return set(_texts(d["_id"] for d in self._tasks(pool).aggregate(steps)))
 
     @_spoken
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
         for some in _some_of(list(dict.fromkeys(ids))):
-            self._tasks(pool).update_many({"digest": {"$in": some}}, {"$addToSet": {"batches": batch}})
+            theirs = {"digest": {"$in": some}, "batches": {"$type": "array"}}
+            self._tasks(pool).update_many(theirs, {"$addToSet": {"batches": batch}})
 
     def _rename(self, tasks: Collection[Document], names: Mapping[str, str]) -> None:
         """Give tasks that are there the names of their models."""
@@ -362,7 +369,7 @@ class MongoStore:
             status = r.stage_from if r.status is Status.RUNNING else r.status
             documents.append(
                 {
-                    **_FRESH, **_definition(r.definition), **({"plain": r.text} if r.text else {}), "digest": r.id,
+                    **_FRESH, **_copied(r), "digest": r.id,
                     "status": status.value,
                     "stage_from": r.stage_from.value, "priority": r.priority, "attempt": r.attempt,
                     "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
@@ -400,19 +407,23 @@ class MongoStore:
             for some in _some_of(list(states)):
                 found = tasks.find({"digest": {"$in": some}}, {"digest": 1, "status": 1, "finished_at": 1})
                 for known in found:
-                    states[known["digest"]] = known["status"]
-                    ended[known["digest"]] = known.get("finished_at") or 0.0
+                    states[known["digest"]] = known.get("status")
+                    ended[known["digest"]] = _moment(known.get("finished_at"))
             # Only ever taken out or added one by one: somebody else may have seen another one end meanwhile. And never more
             # than those that changed: a task may wait for ten thousand.
             for some in _some_of([i for i, status in states.items() if status == "done"]):
                 # Each process knows the server's clock to some milliseconds: by its own, another might start the task before
                 # its prerequisite ended.
                 after = {"available_at": max(ended[i] for i in some)}
-                tasks.update_many({**only, "needs": {"$in": some}}, {"$pullAll": {"unmet": some}, "$max": after})
+                tasks.update_many(
+                    {**only, "needs": {"$in": some}, **_LISTED}, {"$pullAll": {"unmet": some}, "$max": after}
+                )
             failed: list[str] = []
             for task_id, status in states.items():
                 if status != "done":
-                    tasks.update_many({**only, "needs": {"$in": [task_id]}}, {"$addToSet": {"unmet": task_id}})
+                    tasks.update_many(
+                        {**only, "needs": {"$in": [task_id]}, **_LISTED}, {"$addToSet": {"unmet": task_id}}
+                    )
                 if status in (None, "failed"):
                     failed += self._fail_with(tasks, task_id, only)
             only, states = {}, dict.fromkeys(failed)
@@ -437,11 +448,11 @@ class MongoStore:
             {"$unwind": "$unmet"},
             {"$group": {"_id": "$unmet"}},
         ]
-        unmet = [d["_id"] for d in self._tasks(pool).aggregate(ended)]
-        over: set[str] = set(unmet)
+        unmet = _texts(d["_id"] for d in self._tasks(pool).aggregate(ended))
+        over = set(unmet)
         for some in _some_of(unmet):
             moving = {"digest": {"$in": some}, "status": {"$in": _UNFINISHED}}
-            over -= {d["digest"] for d in self._tasks(pool).find(moving, {"digest": 1})}
+            over -= set(_ids(self._tasks(pool).find(moving, {"digest": 1})))
         self._settle(pool, over)
 
     # -- claiming ------------------------------------------------------------------------------------------------------
@@ -496,6 +507,9 @@ class MongoStore:
         """Fail the claims whose definition, or result of the first stage, is damaged; return the others."""
         readable = []
         for found in claimed:
+            if not isinstance(found.get("digest"), str):  # which only a stranger writes
+                found = {**found, "digest": str(found["_id"]), "plain": None}
+                self._tasks(pool).update_one({"_id": found["_id"]}, {"$set": {"digest": found["digest"]}})
             task = self._record(pool, found)
             if "unreadable" in task.extra:
                 self.fail(task, task.extra["unreadable"], Cause.UNREADABLE)
@@ -567,7 +581,7 @@ class MongoStore:
         if status in ("done", "failed"):
             self._settle(pool, [task_id])
         elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
-            self._settle(pool, found["unmet"], themselves=[task_id])
+            self._settle(pool, _texts(found.get("unmet")), themselves=[task_id])
 
     @_spoken
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
@@ -663,7 +677,8 @@ class MongoStore:
         found = self._tasks(pool).find_one(_by_id(task_id))
         if found is None:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
-        return _with(self._record(pool, found), result=_result_of(found) if result else None)
+        record = self._record(pool, found)
+        return _with(record, result=_whole_result(record, found)) if result else record
 
     def query(
         self,
@@ -679,7 +694,8 @@ class MongoStore:
             return
         condition = _of_batch(batch, _condition(parse_query(query)))
         for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0, latest=latest):
-            yield _with(self._record(pool, found), result=_result_of(found) if results else None)
+            record = self._record(pool, found)
+            yield _with(record, result=_whole_result(record, found)) if results else record
 
     @_spoken
     def _found(self, pool: str, condition: Document, fields: Document, limit: int, *, latest: bool) -> list[Document]:
@@ -766,6 +782,8 @@ class MongoStore:
         update: Document = {"$set": {**change, "changed": self._now()}}
         if inc:
             update["$inc"] = {"token": 1}
+            damaged = {"digest": {"$in": ids}, "$nor": [{"token": {"$type": "number"}}]}
+            tasks.update_many(damaged, {"$set": {"token": 0}})
         tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
         return ids
 
@@ -846,11 +864,14 @@ class MongoStore:
         old = tasks.find_one(_by_id(task_id))
         if old is None:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
-        known = tasks.find_one({"digest": new_id}) if new_id != old["digest"] else None
-        needs = sorted({*old["needs"], *(known["needs"] if known else ())} - ({old["digest"]} if known else set()))
-        if known and old["digest"] in known["needs"]:
+        old_id = str(old.get("digest"))
+        known = tasks.find_one({"digest": new_id}) if new_id != old_id else None
+        needs = sorted(
+            {*_texts(old.get("needs")), *_texts((known or {}).get("needs"))} - ({old_id} if known else set())
+        )
+        if known and old_id in _texts(known.get("needs")):
             raise ConfigError(f"Task {new_id} would wait for itself.", path="depends_on")
-        waiting = {d["digest"] for d in tasks.find({"needs": {"$in": [old["digest"]]}}, {"digest": 1})}
+        waiting = set(_ids(tasks.find({"needs": {"$in": [old_id]}}, {"digest": 1})))
 
         def needs_of(some: list[str]) -> set[str]:
             found = _needs(tasks, some)
@@ -858,18 +879,16 @@ class MongoStore:
 
         refuse_cycles({new_id}, needs, needs_of)
         if known:
-            change = {"$set": {"needs": needs}, "$addToSet": {"batches": {"$each": old["batches"]}}}
+            change = {"$set": {"needs": needs}, "$addToSet": {"batches": {"$each": _texts(old.get("batches"))}}}
             tasks.update_one({"_id": known["_id"]}, change)
             tasks.delete_one({"_id": old["_id"]})
         else:
             fresh = {k: v for k, v in _FRESH.items() if k not in _KEPT}
             change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
             tasks.update_one({"_id": old["_id"]}, {"$set": change, "$inc": {"token": 1}, "$unset": {"res": ""}})
-        for dependant in list(tasks.find({"needs": {"$in": [old["digest"]]}}, {"needs": 1})):
-            renamed = sorted({new_id if n == old["digest"] else n for n in dependant["needs"]})
-            tasks.update_one(
-                {"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old["digest"]]}}
-            )
+        for dependant in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
+            renamed = sorted({new_id if n == old_id else n for n in _texts(dependant.get("needs"))})
+            tasks.update_one({"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old_id]}})
         self._settle(pool, {new_id, *needs})
         return new_id
 
@@ -899,10 +918,20 @@ def _ids(found: Iterable[Document]) -> list[str]:
     return [d["digest"] for d in found if isinstance(d.get("digest"), str)]
 
 
+def _texts(values: Any) -> list[str]:
+    """The texts among what should be a list of texts: a stranger's document holds anything."""
+    return [v for v in values if isinstance(v, str)] if isinstance(values, Iterable) else []
+
+
+def _moment(value: Any) -> float:
+    """A time, as far as it is one."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
 def _needs(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
     """What some tasks wait for, directly."""
     found = (d for some in _some_of(list(ids)) for d in tasks.find({"digest": {"$in": some}}, {"needs": 1}))
-    return {n for d in found for n in d["needs"]}
+    return {n for d in found for n in _texts(d.get("needs"))}
 
 
 def _definition(definition: Mapping[str, Any]) -> Document:
@@ -911,6 +940,14 @@ def _definition(definition: Mapping[str, Any]) -> Document:
         "digest": digest(definition), "plain": encode(definition), "filter": _storable(searchable(to_plain(definition))),
         "def": Binary(pickle.dumps(dict(definition), protocol=4)),
     }  # fmt: skip
+
+
+def _copied(task: TaskRecord) -> Document:
+    """The same of a task of another store, whose definition may be damaged; it is copied as it is."""
+    try:
+        return {**_definition(task.definition), **({"plain": storable_text(task.text)} if task.text else {})}
+    except RollforgeError:
+        return {"plain": storable_text(task.text), "filter": {}, "def": Binary(pickle.dumps({}, protocol=4))}
 
 
 def _storable(value: Any) -> Any:
@@ -927,9 +964,23 @@ def _result(kept: Encoded) -> Binary:
     return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
 
 
+def _binary(value: Any) -> bytes:
+    """What MongoDB gives for bytes; anything else is no pickle, least of all a number, of which ``bytes`` makes so many."""
+    if not isinstance(value, bytes):
+        raise ArtifactUnreadable(f"It is of type {type(value).__name__}, not bytes.")
+    return value
+
+
 def _result_of(found: Document) -> Any:
     kept = found.get("res")
-    return None if kept is None else safe_pickle.loads(bytes(kept))
+    return None if kept is None else safe_pickle.loads(_binary(kept))
+
+
+def _whole_result(task: TaskRecord, found: Document) -> Any:
+    try:
+        return _result_of(found)
+    except _TRUST as exc:
+        raise damaged_result(task, exc) from exc
 
 
 def _with(task: TaskRecord, *, result: Any) -> TaskRecord:

@@ -30,7 +30,7 @@ from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, Created, ending_of
+from rollforge.store.base import Clock, Created, ending_of, storable_text
 from rollforge.store.codec import Encoded
 from rollforge.store.query import Compare, is_plain_path
 from rollforge.store.sql import (
@@ -669,7 +669,7 @@ class PostgresStore(SQLStore):
         for some in _batches(rows):
             texts = [
                 f'{{"id": {json.dumps(r["id"])}, "definition": {json.dumps(r["definition"])}, '
-                f'"filter": {_json(searchable(json.loads(r["definition"])))}, "model_name": {json.dumps(r["model_name"])}, '
+                f'"filter": {_json(_tree(r["definition"]))}, "model_name": {json.dumps(r["model_name"])}, '
                 f'"submission": {json.dumps(r["submission"])}}}'
                 for r in some
             ]
@@ -893,7 +893,33 @@ def _exact(value: Any) -> Any:
 
 def _filter(definition: str) -> Jsonb:
     """What queries look at of a definition."""
-    return _jsonb(searchable(json.loads(definition)))
+    return _jsonb(_tree(definition))
+
+
+def _tree(definition: str) -> Any:
+    """What queries look at of a definition; nothing of a damaged one, which was copied from another store."""
+    try:
+        tree = searchable(_DECODER.decode(definition))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    if not isinstance(tree, dict):
+        return {}
+    return _held(tree) if _UNHELD.search(definition) else tree
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+_UNHELD = re.compile(r"\\ud|[eE]\+?[0-9]{3}")
+"""What JSON can say and a JSONB value cannot hold: half of a surrogate pair, a number beyond all floats."""
+
+
+def _held(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {storable_text(key): _held(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_held(v) for v in value]
+    if isinstance(value, str):
+        return storable_text(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _jsonb(value: Any) -> Jsonb:

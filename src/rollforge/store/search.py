@@ -132,6 +132,8 @@ def _scalar(value: Any) -> Term:
         return "text", value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         return "big", str(value)
+    if value != value:  # NaN, which is equal to nothing, and which SQLite keeps as NULL
+        return "null", 1
     return "number", value
 
 

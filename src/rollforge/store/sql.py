@@ -20,6 +20,7 @@ from rollforge.store.base import (
     Query,
     Work,
     backoff,
+    damaged_result,
     ending_of,
     failed_workers,
     failure_mark,
@@ -31,10 +32,10 @@ from rollforge.store.base import (
     told_again,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result
+from rollforge.store.codec import Encoded, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
 from rollforge.store.rows import read_record
-from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, identified
+from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
 
 __all__ = ["Condition", "SQLStore", "Transaction", "statements"]
 
@@ -325,7 +326,7 @@ class SQLStore(abc.ABC):
             "ORDER BY created_at, id"
         )
         rows = self._read(lambda tx: tx.rows(text, pool=pool, known=self._list(known)))
-        return {key: decode(facts) for key, facts in rows}
+        return {key: read_submission(facts) for key, facts in rows if isinstance(key, str)}
 
     def open_submissions(self, pool: str) -> set[str]:
         text = (
@@ -403,7 +404,7 @@ class SQLStore(abc.ABC):
 
         def work(tx: Transaction) -> int:
             rows = [
-                {"pool": pool, "id": r.id, "definition": r.text or encode(r.definition), "priority": r.priority,
+                {"pool": pool, "id": r.id, "definition": storable_text(r.text) or encode(r.definition), "priority": r.priority,
                  "max_attempts": r.max_attempts, "model_name": r.model_name, "submission": r.submission,
                  "creation": ""}
                 for r in kept
@@ -765,10 +766,7 @@ class SQLStore(abc.ABC):
         try:
             result = decode_result(Encoded(plain, blob))
         except (UntrustedPickle, ArtifactUnreadable) as exc:
-            raise type(exc)(
-                f"The result of task {record.id} in pool {record.pool!r} cannot be read: {str(exc).rstrip('.')}. To run it "
-                "again, give it the status waiting: 'rollforge pool reset-status', or TaskManager.reset_status."
-            ) from exc
+            raise damaged_result(record, exc) from exc
         return replace(record, result=result, depends_on=tuple(sorted(needs.split(","))) if needs else ())
 
     def get(self, pool: str, task_id: str) -> TaskRecord:

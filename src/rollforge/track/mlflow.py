@@ -49,6 +49,11 @@ _LONG = "long_values"
 _PARAMS_PER_BATCH = 100  # the same for tags
 _METRICS_PER_BATCH = 800  # 1000 with params and tags together
 _PAGE = 1000
+_BROKEN = (
+    "readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O", "no such table",
+    "no such column",
+)  # fmt: skip
+"""What SQLite says of a database that is damaged, or cannot be used."""
 _BUSY_MS = 60_000
 
 
@@ -266,10 +271,12 @@ class MLflowTracker:
         try:
             self._database.parent.mkdir(parents=True, exist_ok=True)
             with self._lock():
-                if not self._database.exists():
+                if _is_new(self._database):
                     self._create()
                 _check_database(self._database)
                 opened = self._open(str(self._database.parent / "mlartifacts"))
+        except TrackingUnavailable:  # an OSError too, which says everything
+            raise
         except OSError as exc:
             raise self._unavailable(exc.strerror or str(exc)) from exc
         except sqlite3.Error as exc:
@@ -390,12 +397,11 @@ class MLflowTracker:
         raise self._unavailable("it stays locked by another process") from last
 
     def _translated(self, message: str) -> TrackingError:
-        for sign in ("readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O"):
-            if sign in message:
-                return self._unavailable(message)
+        if any(sign in message for sign in _BROKEN):
+            return self._unavailable(message)
         if message.startswith("The run ") and message.endswith("Current state is deleted."):
             return RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})")
-        return TrackingError(f"MLflow: {message}")
+        return TrackingError(f"MLflow: {message} (in {mask_secrets(self.uri)})")
 
     # -- experiments ---------------------------------------------------------------------------------------------------
 
@@ -532,16 +538,22 @@ class MLflowTracker:
         return self._data(self._call("get_run", run_id))
 
     def _data(self, run: Any) -> RunData:
-        run_id = run.info.run_id
+        run_id = str(run.info.run_id)
         if run.info.lifecycle_stage != "active":
             raise RecorderNotFound(f"The recorder {run_id!r} was deleted (in {mask_secrets(self.uri)}).")
         self._artifact_uris[run_id] = run.info.artifact_uri
-        return RunData(
-            _info(run.info),
-            {plain_key(k): self._whole(run_id, v) for k, v in run.data.params.items()},
-            {plain_key(k): _number(v) for k, v in run.data.metrics.items()},
-            {plain_key(k): self._whole(run_id, v) for k, v in run.data.tags.items()},
-        )
+        try:  # a database that was damaged, or that others write to, holds values of any type in any column
+            return RunData(
+                _info(run.info),
+                {plain_key(k): self._whole(run_id, v) for k, v in run.data.params.items()},
+                {plain_key(k): _number(v) for k, v in run.data.metrics.items()},
+                {plain_key(k): self._whole(run_id, v) for k, v in run.data.tags.items()},
+            )
+        except (TypeError, ValueError, AttributeError, OverflowError) as exc:
+            raise self._damaged_run(run_id, exc) from exc
+
+    def _damaged_run(self, run_id: str, why: object) -> TrackingError:
+        return TrackingError(f"The run {run_id!r} in {mask_secrets(self.uri)} is damaged: {why}.")
 
     def history(self, run_id: str, name: str) -> list[Metric]:
         found: list[Any] = []
@@ -552,7 +564,10 @@ class MLflowTracker:
             token = getattr(page, "token", None)
             if not token:
                 break
-        values = [Metric(name, _number(m.value), m.step, m.timestamp / 1000) for m in found]
+        try:
+            values = [Metric(name, _number(m.value), int(m.step), m.timestamp / 1000) for m in found]
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise self._damaged_run(run_id, exc) from exc
         return sorted(values, key=lambda m: (m.step, m.time))
 
     def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
@@ -585,6 +600,8 @@ class MLflowTracker:
         if run_id not in self._artifact_uris:
             self.read(run_id)
         uri = self._artifact_uris[run_id]
+        if not isinstance(uri, str) or not uri.isprintable():
+            raise self._damaged_run(run_id, f"its artifacts are in {shown(uri)}, which is no address")
         place = _local_folder(uri)
         if place is not None:
             return LocalFiles(place, uri=uri)
@@ -679,6 +696,14 @@ def _check_database(file: Path) -> None:
         connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
 
 
+def _is_new(file: Path) -> bool:
+    """Whether a database is to be made; an empty file holds none yet, unless its content is in a log beside it."""
+    try:
+        return file.stat().st_size == 0 and not any(os.path.exists(f"{file}{log}") for log in ("-wal", "-journal"))
+    except FileNotFoundError:
+        return True
+
+
 def _first_line(exc: BaseException) -> str:
     lines = str(exc).strip().splitlines()
     return lines[0] if lines else type(exc).__name__
@@ -703,10 +728,7 @@ def _number(value: float) -> float:
 
 
 def _info(info: Any) -> RunInfo:
-    try:
-        start, end = (None if t is None else float(t) / 1000 for t in (info.start_time, info.end_time))
-    except (TypeError, ValueError) as exc:
-        raise TrackingError(f"The times of the run {shown(info.run_id)} in MLflow are no numbers: {exc}.") from exc
+    start, end = (None if t is None else float(t) / 1000 for t in (info.start_time, info.end_time))
     name, experiment = info.run_name or "", str(info.experiment_id)
     return RunInfo(str(info.run_id), str(name), experiment, str(info.status), start or 0.0, end)
 

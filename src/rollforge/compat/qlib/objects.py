@@ -21,7 +21,7 @@ from rollforge.compat.qlib.logs import logger
 from rollforge.data.expression import parse
 from rollforge.data.operators import lookahead
 from rollforge.errors import ConfigError, RollforgeError, TrackingError
-from rollforge.limits import LIMITS, read_text
+from rollforge.limits import LIMITS, TooLarge, read_text
 from rollforge.serial import Serializable as _Serializable
 
 __all__ = [
@@ -158,12 +158,16 @@ def plain_yaml(text: str, name: str) -> Any:
     Raises
     ------
     ConfigError
-        When it is no YAML, or a value in it cannot be.
+        When it is no YAML, a value in it cannot be, or it exceeds a limit.
     """
     import yaml
 
+    from rollforge.workflow import BoundedLoader
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=BoundedLoader)
+    except TooLarge as exc:
+        raise TooLarge(f"{name}, {exc}") from None
     except Exception as exc:  # PyYAML's constructors raise errors of many classes
         raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
 
