@@ -33,6 +33,7 @@ from rollforge.errors import (
     RollforgeError,
     SegmentError,
     TaskNotSerializable,
+    TrackingError,
 )
 from rollforge.generate.base import task_generator
 from rollforge.generate.grid import GridGen
@@ -45,6 +46,7 @@ from rollforge.store.codec import encode_result
 from rollforge.store.memory import MemoryStore
 from rollforge.task import digest, encode
 from rollforge.track.artifact import load_file
+from rollforge.track.base import get_experiment, open_tracker
 
 
 @contextmanager
@@ -409,3 +411,19 @@ def test_bad_segments_are_still_said_by_the_generator_that_meets_them() -> None:
             {"dataset": {"kwargs": {"segments": {"train": ("x", "y")}}}},
             RollingGen(calendar=pd.bdate_range("2020", periods=9)),
         )
+
+
+def test_parameters_and_tags_of_a_run_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By number and by size; nothing of such a call is kept, and what fits still is."""
+    run = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="e").create_recorder()
+    monkeypatch.setenv("ROLLFORGE_LIMIT_RUN_VALUES", "100")
+    monkeypatch.setenv("ROLLFORGE_LIMIT_RUN_VALUE_SIZE", "1K")
+    for keep in (run.set_tags, run.log_params):
+        with pytest.raises(TrackingError, match=r"101 values; the limit is 100 values.*ROLLFORGE_LIMIT_RUN_VALUES"):
+            keep(**{f"a{i}": 1 for i in range(101)})
+        with pytest.raises(TrackingError, match=r"'big' holds 1,025 bytes; .*ROLLFORGE_LIMIT_RUN_VALUE_SIZE"):
+            keep(small=1, big="x" * 1025)
+        keep(**{f"b{i}": "x" * 1024 for i in range(100)})
+    run.end_run()
+    assert len(run.list_params()) == 100
+    assert not {"a0", "small", "big"} & {*run.list_params(), *run.list_tags()}

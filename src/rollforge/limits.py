@@ -156,6 +156,8 @@ LIMITS: Mapping[str, Limit] = {
         Limit("tasks", 250_000, "tasks made from one template or workflow", "tasks"),
         Limit("task_size", 4 * 2**20, "size of one task definition, references counted as often as used", "bytes"),
         Limit("result_size", 256 * 2**20, "size of what a task returns to the pool", "bytes"),
+        Limit("run_values", 20_000, "parameters, or tags, that one call keeps for a run", "values"),
+        Limit("run_value_size", 16 * 2**20, "size of one parameter or tag of a run", "bytes"),
         Limit("expression_length", 20_000, "length of one feature expression", "characters"),
         Limit("text_file_size", 64 * 2**20, "size of a calendar, an instrument list or a member list", "bytes"),
         Limit("calendar_lines", 250_000, "lines of a calendar: more than there are days from 1678 to 2261", "lines"),

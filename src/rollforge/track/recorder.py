@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, TrackingUnavailable, nearest, shown
+from rollforge.limits import LIMITS
 from rollforge.track import artifact
 from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, local_place, open_tracker
 
@@ -204,7 +205,7 @@ class Recorder:
         TrackingError
             When one of them has another value already; the others of this call are not kept either.
         """
-        new = {_named(k): str(v) for k, v in kwargs.items()}
+        new = _texts("params", kwargs)
         with self._lock:
             if self._known_params is None:
                 self._known_params = dict(self._tracker.read(self.id).params)
@@ -244,7 +245,7 @@ class Recorder:
     def set_tags(self, **kwargs: Any) -> None:
         """Keep tags, which may change later."""
         with self._lock:
-            self._tags.update({_named(k): str(v) for k, v in kwargs.items()})
+            self._tags.update(_texts("tags", kwargs))
             self._noted()
 
     def delete_tags(self, *keys: str) -> None:
@@ -492,6 +493,15 @@ def _named(key: str) -> str:
     if not key:
         raise TrackingError("A param, metric or tag needs a name.")
     return key
+
+
+def _texts(what: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Params or tags as texts, within the limits: each is a row of a database, and a long one a file."""
+    LIMITS["run_values"].check(len(values), f"One call keeps as {what}", error=TrackingError)
+    texts = {_named(name): str(value) for name, value in values.items()}
+    for name, text in texts.items():
+        LIMITS["run_value_size"].check(len(text), f"The {what[:-1]} {shown(name)} holds", error=TrackingError)
+    return texts
 
 
 def _number(name: str, value: Any) -> float:
