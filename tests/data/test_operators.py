@@ -102,7 +102,9 @@ def test_skewness_and_kurtosis_as_in_pandas(values: list[float], n: int) -> None
     """Skewness and kurtosis have pandas' corrections for small samples, and are missing where all values are equal."""
     series = pd.Series(values)
     varies = windows(series, n).max().to_numpy() > windows(series, n).min().to_numpy()
-    for name, expected in (("Skew", windows(series, n).skew()), ("Kurt", windows(series, n).kurt())):
+    # Each window by itself: the running sums of pandas before 3.1 call a window constant that is not.
+    for name, of_one in (("Skew", pd.Series.skew), ("Kurt", pd.Series.kurt)):
+        expected = windows(series, n).apply(of_one, raw=False)
         got = compute(f"{name}($x, {n})", x=values)
         np.testing.assert_allclose(got[varies], expected.to_numpy()[varies], rtol=1e-8, atol=1e-9)
 
