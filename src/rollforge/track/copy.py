@@ -53,13 +53,15 @@ def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | Non
     ExperimentNotFound
         When the source has no experiment of such a name.
     """
-    target.prepare()
-    there = source.experiments()
-    for name in there if experiments is None else experiments:
+    there = source.experiments()  # first, so that nothing is written where there is nothing to copy
+    wanted = list(there if experiments is None else experiments)
+    for name in wanted:
         if name not in there:
             raise ExperimentNotFound(
                 f"{source.uri} has no experiment {name!r}.{nearest(name, there)} There are: {', '.join(there) or 'none'}."
             )
+    target.prepare()
+    for name in wanted:
         yield _copy_experiment(source, target, name, there[name])
 
 
