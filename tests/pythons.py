@@ -12,19 +12,20 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OLDEST = tuple(map(int, re.findall(r"\d+", PROJECT["requires-python"])))
 LOWEST = "lowest"
-_LONGEST = 25 * 60.0
-"""Seconds for the tests on one Python."""
 
 
 def found() -> dict[str, Path]:
@@ -33,6 +34,7 @@ def found() -> dict[str, Path]:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     files = [f for p in places if p.is_dir() for f in p.glob("python3.[0-9]*") if re.fullmatch(r"python3\.\d+", f.name)]
     files += sorted(pyenv.glob("versions/3.*/bin/python3"))
+    files.append(Path(sys.executable))
     versions: dict[str, tuple[tuple[int, ...], Path]] = {}
     for file in files:
         version = _version(file)
@@ -86,35 +88,74 @@ def wanted(only: str | None) -> Iterator[tuple[str, Path]]:
     yield from listed
 
 
+def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
+    """Run the tests for so long at most; return whether nothing failed, and what to say of it.
+
+    Out of time is no failure: what ran until then counts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [
+            python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider",
+            f"--junit-xml={report}", *tests,
+        ]  # fmt: skip
+        begin, finished = time.monotonic(), True
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            finished = False
+            process.send_signal(signal.SIGINT)  # as by Ctrl+C: it still reports
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        minutes = f"{(time.monotonic() - begin) / 60:.1f} minutes"
+        if not report.exists():
+            return not finished, f"no report, code {process.returncode}, after {minutes}"
+        suites = list(ElementTree.parse(report).iter("testsuite"))
+    total, skipped, failures, errors = (
+        sum(int(s.get(kind, "0")) for s in suites) for kind in ("tests", "skipped", "failures", "errors")
+    )
+    said = f"{total - skipped - failures - errors} passed, {skipped} skipped, {failures + errors} failed in {minutes}"
+    if not finished:
+        return failures + errors == 0, f"{said}; NOT FINISHED: no time left"
+    return process.returncode == 0, said
+
+
 def main() -> int:
     """Run the tests; the exit code is 1 when any failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--only", help="One Python, as 3.13, or 'lowest'.")
-    parser.add_argument("--minutes", type=float, default=600.0, help="Begin with no other after so long.")
+    parser.add_argument("--minutes", type=float, default=120.0, help="For all together; what is cut off is said.")
     parser.add_argument("tests", nargs="*", help="What to run, for pytest; by default all that is fast.")
     options = parser.parse_args()
-    begin, results = time.monotonic(), {}
-    for name, file in wanted(options.only):
-        if time.monotonic() - begin > 60 * options.minutes:
-            results[name] = "not run: no time left"
-            continue
-        python = installed(name, file)
-        command = [
-            python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider",
-            *options.tests,
-        ]  # fmt: skip
-        started = time.monotonic()
-        try:
-            code = subprocess.run(command, cwd=ROOT, check=False, timeout=_LONGEST).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
-        results[name] = f"{'passed' if code == 0 else 'FAILED'} in {(time.monotonic() - started) / 60:.1f} minutes"
-    if not results:
+    end = time.monotonic() + 60 * options.minutes
+    listed = list(wanted(options.only))
+    if not listed:
         print(f"There is no Python {options.only} here; found: {', '.join(found()) or 'none'}.")
         return 1
+    good, results = True, {}
+    for number, (name, file) in enumerate(listed):
+        if time.monotonic() > end:
+            results[name] = "not run: no time left"
+            continue
+        try:
+            python = installed(name, file)
+        except subprocess.CalledProcessError as exc:
+            good, results[name] = False, f"could not be installed: {exc}"
+            continue
+        # The first leaves half of the time to the second, so that both the newest and the lowest get their turn.
+        left = (end - time.monotonic()) / min(2, len(listed) - number)
+        passed, results[name] = tested(python, options.tests, max(left, 0.0))
+        good = good and passed
     for name, result in results.items():
         print(f"{name}: {result}")
-    return int(any(result.startswith("FAILED") for result in results.values()))
+    return int(not good)
 
 
 if __name__ == "__main__":
