@@ -116,7 +116,7 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
                 process.wait()
         minutes = f"{(time.monotonic() - begin) / 60:.1f} minutes"
         if not report.exists():
-            return not finished, f"no report, code {process.returncode}, after {minutes}"
+            return False, f"no report, code {process.returncode}, after {minutes}"
         suites = list(ElementTree.parse(report).iter("testsuite"))
     total, skipped, failures, errors = (
         sum(int(s.get(kind, "0")) for s in suites) for kind in ("tests", "skipped", "failures", "errors")
@@ -134,6 +134,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=120.0, help="For all together; what is cut off is said.")
     parser.add_argument("tests", nargs="*", help="What to run, for pytest; by default all that is fast.")
     options = parser.parse_args()
+    # Where this was started in the background, Ctrl+C is ignored, and by what it starts too, unless it has a handler here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     end = time.monotonic() + 60 * options.minutes
     listed = list(wanted(options.only))
     if not listed:
