@@ -16,7 +16,7 @@ from rollforge import job
 from rollforge.data.provider import write_folder
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
 from rollforge.report.summary import Summary
-from rollforge.run.work import storable
+from rollforge.run.work import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
@@ -77,7 +77,7 @@ class Experiment:
             recorder.save_objects(**{"pred.pkl": both[["score"]], "label.pkl": label})
             if noted:
                 recorder.set_tags(**{LABEL_TAG: labels_to_text(noted)})
-        self.store.commit(claim, storable(recorder))
+        self.store.commit(claim, to_reference(recorder))
         return both
 
     def report(self, **kwargs: Any) -> Summary:

@@ -41,7 +41,7 @@ from rollforge.generate.horizon import MultiHorizonGenBase
 from rollforge.generate.rolling import RollingGen
 from rollforge.limits import LIMITS, TooLarge, check_parquet, count_values, open_unpacked, read_bytes
 from rollforge.record.file_orders import FileOrderStrategy
-from rollforge.run.slot import failure
+from rollforge.run.worker_process import failure
 from rollforge.store.codec import encode_result
 from rollforge.store.memory import MemoryStore
 from rollforge.task import digest, encode

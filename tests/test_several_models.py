@@ -14,7 +14,7 @@ from rollforge import job
 from rollforge.collect import RecorderCollector
 from rollforge.data.provider import write_folder
 from rollforge.errors import CoverageError
-from rollforge.run.work import storable
+from rollforge.run.work import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
@@ -78,7 +78,7 @@ class Experiment:
             recorder.save_objects(**{"pred.pkl": frame(window, scores, "score", codes)})
             if truth is not None:
                 recorder.save_objects(**{"label.pkl": frame(window, truth, "LABEL0", codes)})
-        self.store.commit(claim, storable(recorder))
+        self.store.commit(claim, to_reference(recorder))
         return made.id
 
     def collect(self, **kwargs: Any) -> job.Collected:

@@ -22,7 +22,7 @@ from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, RollforgeE
 from rollforge.kinds import DATASET, HANDLER, INST_PROCESSOR, MODEL, PROCESSOR, RECORD
 from rollforge.run.trainer import TrainerR
 from rollforge.run.work import Job
-from rollforge.run.worker import Crew, Worker
+from rollforge.run.worker import Worker, WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.codec import decode_definition
@@ -317,9 +317,9 @@ def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, mar
 
     def run() -> None:
         job = Job("p", built)
-        crew: Any = Worker(store, job) if in_process else Crew(store, job, session, 1)
+        worker_pool: Any = Worker(store, job) if in_process else WorkerPool(store, job, session, 1)
         with using(session), pytest.raises(UnfitWorker, match="my_model"):
-            crew.run()
+            worker_pool.run()
 
     run()
     assert not marker.exists()

@@ -54,7 +54,7 @@ from rollforge.workflow import Plan, Template
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rollforge.collect.coverage import Coverage, Expected
+    from rollforge.collect.coverage import Coverage, ExpectedWindow
     from rollforge.generate.timeline import Window
     from rollforge.record.joined import JoinedBacktest
     from rollforge.report.summary import ReportInputs, Summary
@@ -150,7 +150,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     def prepare() -> None:
         """What all tasks need; the worker processes import their libraries meanwhile."""
         tracker = open_tracker(session.tracking)
-        opening = _Beside(tracker.prepare)  # importing MLflow takes a second that the panel can use
+        opening = _Background(tracker.prepare)  # importing MLflow takes a second that the panel can use
         for task in store.query(pool, {"status": Status.WAITING.value}, batch=batch, results=False, limit=1):
             # As it was planned: what the pool holds under its id may be somebody else's.
             prepare_data(dict(zip(plan.ids, plan.tasks, strict=True))[task.id], session)
@@ -169,16 +169,16 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     executor: Executor = (
         InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission)
     )
-    beside: Callable[[], None] | None = prepare
+    while_starting: Callable[[], None] | None = prepare
     while True:
         with reviewed():  # by the plan
             try:
-                executor.run(job, on_event, beside)
+                executor.run(job, on_event, while_starting)
             except FailingWorker as exc:
                 log.warning("%s The other workers go on.", exc)
                 TaskManager(pool, store=store).wait(batch=batch, warn=False)
                 return
-        beside = None
+        while_starting = None
         # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
         counts = TaskManager(pool, store=store).wait(batch=batch, settled=_none_running, warn=False)
         if not counts.get(Status.WAITING):
@@ -189,7 +189,7 @@ def _none_running(counts: Mapping[Status, int]) -> bool:
     return not counts.get(Status.RUNNING)
 
 
-class _Beside:
+class _Background:
     """Runs a function in a thread; :meth:`join` raises what it raised."""
 
     def __init__(self, func: Callable[[], Any]) -> None:
@@ -284,7 +284,7 @@ class Collected:
         return said + yaml.safe_dump(to_plain(dict(first.task.definition)), sort_keys=False)
 
 
-def known_pool(session: Session, pool: str) -> None:
+def require_pool(session: Session, pool: str) -> None:
     """Do nothing, unless there is no such pool.
 
     Raises
@@ -461,7 +461,7 @@ def _collect(
     )
     coverage = replace(coverage, notes=(*unplaced, *coverage.notes))
     if not allow_gaps:
-        coverage.require()
+        coverage.raise_if_incomplete()
     joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
     names = dict.fromkeys(o.model for o in known)
     models = tuple(
@@ -548,7 +548,7 @@ def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...
     )
 
 
-def on_its_data(session: Session, pool: str) -> Session:
+def with_training_data(session: Session, pool: str) -> Session:
     """Return `session` with the data folder that the pool's tasks were trained on, or submitted with, where it names none."""
     if session.provider_uri is not None:
         return session
@@ -570,11 +570,11 @@ def _windows(known: Sequence[TaskOutcome], session: Session) -> list[Window]:
 
 def _expected(
     known: Sequence[TaskOutcome], session: Session
-) -> tuple[list[Expected], dict[str, tuple[str, str]], list[str]]:
+) -> tuple[list[ExpectedWindow], dict[str, tuple[str, str]], list[str]]:
     """The test windows that should be there, the key of each recorder (model, window), and tasks that test no day."""
-    from rollforge.collect.coverage import Expected
+    from rollforge.collect.coverage import ExpectedWindow
 
-    made: list[Expected] = []
+    made: list[ExpectedWindow] = []
     keys: dict[str, tuple[str, str]] = {}
     unplaced: list[str] = []
     taken: set[str] = set()
@@ -587,7 +587,7 @@ def _expected(
         if name in taken:  # two tasks of one model that test the same days
             name += f" of task {task.id[:8]}"
         taken.add(name)
-        made.append(Expected(name, test.start, test.end, task.status.value, outcome.model))
+        made.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
         if outcome.recorder is not None:
             keys[outcome.recorder.id] = (outcome.model, name)
     return made, keys, unplaced

@@ -728,13 +728,13 @@ def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
                 sys.path.append(folder)
 
 
-def _with_files_beside(node: Any, folder: Path) -> Any:
+def _with_local_files(node: Any, folder: Path) -> Any:
     """Return a document whose ``module_path: mine.py`` leads to the file beside it, where there is none of that name here."""
     if isinstance(node, list):
-        return [_with_files_beside(value, folder) for value in node]
+        return [_with_local_files(value, folder) for value in node]
     if not isinstance(node, dict):
         return node
-    found = {key: _with_files_beside(value, folder) for key, value in node.items()}
+    found = {key: _with_local_files(value, folder) for key, value in node.items()}
     named = found.get("module_path")
     if isinstance(named, str) and named.endswith(".py") and not os.path.exists(read_path(named, "module_path")):
         beside = folder / named
@@ -772,7 +772,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
             rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
     name = _checked_experiment(experiment or file.stem)
     plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
-    document = _with_files_beside(document, file.parent)
+    document = _with_local_files(document, file.parent)
     return Workflow(
         path=file,
         text=text,

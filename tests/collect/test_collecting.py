@@ -17,7 +17,7 @@ from rollforge.collect import (
     RollingEnsemble,
     RollingGroup,
 )
-from rollforge.collect.coverage import Expected, check_coverage
+from rollforge.collect.coverage import ExpectedWindow, check_coverage
 from rollforge.collect.stream import write_stream
 from rollforge.collect.tasks import TaskCollector
 from rollforge.errors import ArtifactUnreadable, ConfigError, CoverageError
@@ -147,8 +147,8 @@ def test_collectors_merge() -> None:
     assert set(MergeCollector(both, merge_func=lambda c, n: f"{c}.{n}")()) == {"one.a", "two.a"}
 
 
-def window(key: str, start: str, end: str, state: str = "done", group: str = "") -> Expected:
-    return Expected(key, np.datetime64(start), np.datetime64(end), state, group)
+def window(key: str, start: str, end: str, state: str = "done", group: str = "") -> ExpectedWindow:
+    return ExpectedWindow(key, np.datetime64(start), np.datetime64(end), state, group)
 
 
 def days(start: str, end: str) -> np.ndarray:
@@ -172,13 +172,13 @@ FOUND = {"w1": days("2020-01-01", "2020-01-10"), "w2": days("2020-01-11", "2020-
     ],
 )
 def test_what_does_not_make_one_result_is_named(
-    windows: list[Expected], found: dict[str, np.ndarray], note: str
+    windows: list[ExpectedWindow], found: dict[str, np.ndarray], note: str
 ) -> None:
     """Missing, failed, overlapping, gaps, holes, strays: each in a sentence, and an error when it is required."""
     coverage = check_coverage(windows, CALENDAR, found)
     assert any(note in n for n in coverage.notes)
     with pytest.raises(CoverageError, match="--allow-gaps"):
-        coverage.require()
+        coverage.raise_if_incomplete()
 
 
 def test_whole_windows_are_complete_and_models_may_overlap() -> None:

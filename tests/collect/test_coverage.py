@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from rollforge.collect.coverage import Coverage, Expected, check_coverage
+from rollforge.collect.coverage import Coverage, ExpectedWindow, check_coverage
 
 DAY = np.timedelta64(1, "D")
 FIRST_DAY = np.datetime64("2020-01-01")
@@ -18,21 +18,21 @@ CALENDAR = np.arange(FIRST_DAY, np.datetime64("2020-03-01"))
 WEEKDAYS = CALENDAR[np.is_busday(CALENDAR)]
 
 
-def window(name: str, first: int, last: int, group: str = "", state: str = "done") -> Expected:
+def window(name: str, first: int, last: int, group: str = "", state: str = "done") -> ExpectedWindow:
     """A window from the `first` to the `last` day of January, counted from 1."""
-    return Expected(name, FIRST_DAY + (first - 1) * DAY, FIRST_DAY + (last - 1) * DAY, state, group)
+    return ExpectedWindow(name, FIRST_DAY + (first - 1) * DAY, FIRST_DAY + (last - 1) * DAY, state, group)
 
 
 def days(first: int, last: int) -> np.ndarray:
     return np.arange(FIRST_DAY + (first - 1) * DAY, FIRST_DAY + last * DAY)
 
 
-def whole(windows: list[Expected]) -> dict[str, np.ndarray]:
+def whole(windows: list[ExpectedWindow]) -> dict[str, np.ndarray]:
     """What the windows predict when they predict all days."""
     return {w.key: np.arange(w.start, w.end + DAY) for w in windows}
 
 
-def check(windows: list[Expected]) -> Coverage:
+def check(windows: list[ExpectedWindow]) -> Coverage:
     return check_coverage(windows, CALENDAR, whole(windows))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rollforge.data.evaluator import Program
+from rollforge.data.evaluator import EvaluationPlan
 from rollforge.data.expression import parse
 from rollforge.data.provider import FieldBlock
 
@@ -31,7 +31,7 @@ def compute(text: str, **fields: Any) -> Any:
     life = np.array([0]), np.array([days])
     blocks = {name: FieldBlock(np.ascontiguousarray(v, np.float64)[None], *life) for name, v in fields.items()}  # type: ignore[arg-type]
     with np.errstate(all="ignore"):
-        (value,) = Program([parse(text)]).run(blocks, (1, days), {})
+        (value,) = EvaluationPlan([parse(text)]).run(blocks, (1, days), {})
     return np.asarray(value)[0]
 
 

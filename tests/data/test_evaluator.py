@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from rollforge.data.engine import features
-from rollforge.data.formulas import Series
+from rollforge.data.formulas import Lifespans
 from rollforge.data.operators import register, unregister
 from rollforge.data.provider import write_folder
 from rollforge.session import Session
@@ -112,7 +112,7 @@ def test_a_column_does_not_depend_on_what_is_asked_for_beside_it(session: Sessio
 def test_an_operator_that_writes_into_its_argument_harms_nothing(session: Session) -> None:
     """A function of the user's may change the arrays that it is given: fields and other columns stay what they are."""
 
-    def filled(series: Series, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def filled(series: Lifespans, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         x[np.isnan(x)] = -1
         return x
 

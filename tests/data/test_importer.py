@@ -199,7 +199,7 @@ BAD = {
     "text": (lambda t: t.assign(Close="dear"), r"close holds 'dear' in row 1"),
     "cell": (lambda t: t.assign(Amount=["oops", *["1"] * 8]), r"amount holds 'oops' in row 1"),
     "empty": (lambda t: t.iloc[:0], r"without rows"),
-    "nobody": (lambda t: t.assign(symbol=["", *t["symbol"][1:]]), r"row 1 names no instrument"),
+    "ignore_event": (lambda t: t.assign(symbol=["", *t["symbol"][1:]]), r"row 1 names no instrument"),
     "code": (lambda t: t.assign(symbol=t["symbol"].replace("C", "../C")), r"'../C' cannot be the name of a folder"),
     "case": (lambda t: t.assign(symbol=t["symbol"].replace("C", "b")), r"'B' and 'b' differ in case alone"),
     "columns": (lambda t: t.rename(columns={"symbol": "what"}), r"no column of instruments"),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from rollforge.data import operators
-from rollforge.data.evaluator import Program
+from rollforge.data.evaluator import EvaluationPlan
 from rollforge.data.expression import parse
 from rollforge.data.operators import custom_operators, lookahead, lookback, register, unregister
 from rollforge.data.provider import FieldBlock
@@ -28,7 +28,7 @@ def compute(text: str, begin: int = 0, end: int | None = None, **fields: Any) ->
     life = np.array([begin], np.int64), np.array([days if end is None else end], np.int64)
     blocks = {k: FieldBlock(np.ascontiguousarray(v)[None], *life) for k, v in fields.items()}
     with np.errstate(all="ignore"):
-        (value,) = Program([parse(text)]).run(blocks, (1, days), {})
+        (value,) = EvaluationPlan([parse(text)]).run(blocks, (1, days), {})
     return np.asarray(value)[0]
 
 

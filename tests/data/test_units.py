@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rollforge.data.alpha import alpha158_fields, alpha360_fields
-from rollforge.data.evaluator import Program
+from rollforge.data.evaluator import EvaluationPlan
 from rollforge.data.expression import parse
 from rollforge.data.processor import (
     CSRankNorm,
@@ -78,7 +78,7 @@ def compute(text: str, x: Any) -> Any:
     life = np.array([0]), np.array([DAYS])
     blocks = {"x": FieldBlock(x[None], *life), "y": FieldBlock(OTHER[None], *life)}
     with np.errstate(all="ignore"):
-        (value,) = Program([parse(text)]).run(blocks, (1, DAYS), {})
+        (value,) = EvaluationPlan([parse(text)]).run(blocks, (1, DAYS), {})
     return np.asarray(value, float)[0]
 
 
@@ -164,13 +164,13 @@ def test_feature_sets_do_not_depend_on_the_unit_of_prices(fields: Any) -> None:
     prices = {"open": opening, "high": np.maximum(high, close), "low": np.minimum(low, close), "close": close,
               "vwap": (high + low) / 2}  # fmt: skip
     life = np.array([0]), np.array([DAYS])
-    program = Program([parse(text) for text in fields()[0]])
+    plan = EvaluationPlan([parse(text) for text in fields()[0]])
 
     def columns(unit: float) -> Any:
         blocks = {name: FieldBlock((values * np.float32(unit))[None], *life) for name, values in prices.items()}
         blocks["volume"] = FieldBlock(OTHER.astype(np.float32)[None], *life)
         with np.errstate(all="ignore"):
-            return np.stack([np.array(v[0], np.float32) for v in program.run(blocks, (1, DAYS), {})])
+            return np.stack([np.array(v[0], np.float32) for v in plan.run(blocks, (1, DAYS), {})])
 
     expected = columns(1.0)
     assert np.isfinite(expected[:, 70:]).mean() > 0.9

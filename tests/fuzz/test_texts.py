@@ -15,7 +15,7 @@ from rollforge.cli.pool import parse_query as typed_query
 from rollforge.dates import read_column, read_day, read_timestamp
 from rollforge.errors import RollforgeError
 from rollforge.session import parse_size
-from rollforge.store.codec import Encoded, decode_result, read_definition
+from rollforge.store.codec import EncodedResult, decode_result, read_definition
 from rollforge.store.query import matches, parse_query
 from rollforge.task import Status, decode, searchable, to_plain
 from rollforge.track.filters import matches as run_matches, parse_filter, parse_order
@@ -134,7 +134,7 @@ def _definition(data: bytes, folder: Path) -> Any:
 
 
 def _result(data: bytes, folder: Path) -> Any:
-    return decode_result(Encoded(text_of(data)))
+    return decode_result(EncodedResult(text_of(data)))
 
 
 PLAIN = [

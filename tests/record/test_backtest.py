@@ -356,7 +356,7 @@ def test_no_fill_makes_debts(
     """Nobody spends or sells what he has not (but a tenth of a share), whole units are dealt, fees reach the minimum."""
     market, rules = made
     account = Account(Position(cash, {"A": {"amount": held, "price": 1.0}} if held > 0 else None))
-    fill = market.deal(0, 0, side, amount, cash=cash, held=held)
+    fill = market.fill_order(0, 0, side, amount, cash=cash, held=held)
     account.settle(Order("A", amount, side), fill)
     forgiven = 0.11 / float(market.factor[0, 0])
     assert account.get_cash() >= -1e-6 * max(cash, 1) - forgiven * 1.2 * float(market.buy_price[0, 0])
@@ -378,15 +378,15 @@ def test_signal_by_day(prediction: pd.DataFrame) -> None:
     """A day's scores come in the order asked for, with what is missing marked."""
     signal = SignalWCache(prediction)
 
-    def on(day: str, codes: list[str]) -> Scores | None:
-        return signal.on(pd.Timestamp(day), pd.Timestamp(f"{day} 23:59:59"), codes)
+    def scores_on(day: str, codes: list[str]) -> Scores | None:
+        return signal.scores_on(pd.Timestamp(day), pd.Timestamp(f"{day} 23:59:59"), codes)
 
-    scores = on("2016-01-04", ["X002", "NOPE", "X000"])
+    scores = scores_on("2016-01-04", ["X002", "NOPE", "X000"])
     assert scores is not None
     expected = prediction.loc["2016-01-04"]["score"]
     assert scores.values[[0, 2]].tolist() == expected[["X002", "X000"]].tolist()
     assert scores.present.tolist() == [True, False, True]
-    assert on("2016-01-03", ["X000"]) is None
+    assert scores_on("2016-01-03", ["X000"]) is None
 
 
 @pytest.mark.slow

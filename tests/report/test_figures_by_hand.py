@@ -14,8 +14,8 @@ from rich.console import Console
 
 from rollforge.errors import DataError
 from rollforge.generate.timeline import SegmentSpan, Window
-from rollforge.report.facts import Fact, facts
 from rollforge.report.figures import figures
+from rollforge.report.headline import HeadlineFigure, headline_figures
 from rollforge.report.html import render
 from rollforge.report.summary import ModelInputs, ReportInputs, Summary, TaskRow, summarise
 from rollforge.report.terminal import headline_table, models_table
@@ -59,7 +59,7 @@ def summary_of(prediction: pd.DataFrame, label: pd.DataFrame, days: int | None, 
     )
 
 
-def said(found: Sequence[Fact]) -> dict[str, str]:
+def said(found: Sequence[HeadlineFigure]) -> dict[str, str]:
     return {f.name: f.text for f in found}
 
 
@@ -105,10 +105,10 @@ def test_the_headline_is_right(names: int, ties: bool, gaps: bool, horizon: int)
     """With labels over one and several days, tied scores, missing values, few instruments; in any order of rows."""
     prediction, label = market(names, 60, horizon, ties=ties, gaps=gaps)
     expected = by_hand(prediction, label, horizon)
-    shown = said(facts(summary_of(prediction, label, horizon).headline))
+    shown = said(headline_figures(summary_of(prediction, label, horizon).headline))
     assert {k: shown[k] for k in expected} == expected
     shuffled = summary_of(prediction.sample(frac=1, random_state=1), label.sample(frac=1, random_state=2), horizon)
-    assert said(facts(shuffled.headline)) == shown
+    assert said(headline_figures(shuffled.headline)) == shown
 
 
 def test_the_quantile_table_is_right() -> None:
@@ -142,7 +142,7 @@ def test_days_that_are_not_known_are_said_and_never_one() -> None:
     """No return a year, no Sharpe ratio and no t; IC and mean labels are there, on the page as on the terminal."""
     prediction, label = market()
     summary = summary_of(prediction, label, None)
-    shown = said(facts(summary.headline))
+    shown = said(headline_figures(summary.headline))
     assert [shown[k] for k in ("t of IC", "long-short a year", "long-short Sharpe")] == ["n/a"] * 3
     assert shown["IC"] == by_hand(prediction, label, 1)["IC"]
     assert shown["judged by"] == f"{FIVE}, over an unknown number of days"
@@ -162,7 +162,7 @@ def test_days_that_are_not_known_are_said_and_never_one() -> None:
 def test_a_constant_score_is_not_judged() -> None:
     """On no day; a day of it among others has neither an IC nor fifths, and the others are as without it."""
     prediction, label = market()
-    shown = said(facts(summary_of(prediction * 0 + 0.1, label, 1).headline))
+    shown = said(headline_figures(summary_of(prediction * 0 + 0.1, label, 1).headline))
     assert "IC" not in shown
     assert "long-short a year" not in shown
     first = prediction.index.get_level_values(0)[0]
@@ -178,7 +178,7 @@ def test_a_constant_score_is_not_judged() -> None:
 def test_too_few_instruments_for_fifths(names: int) -> None:
     """One has no IC; two and four have one, and no long-short return."""
     summary = summary_of(*market(names), 1)
-    shown = said(facts(summary.headline))
+    shown = said(headline_figures(summary.headline))
     assert ("IC" in shown) is (names > 1)
     assert shown.get("long-short a year", "n/a") == "n/a"
     assert summary.quantile_table is None
@@ -203,7 +203,7 @@ def test_each_model_is_judged_by_its_own_label() -> None:
         assert f"{model.ic_t:.2f}" == expected["t of IC"]
         assert f"{model.annual(model.long_short):.1%}" == expected["long-short a year"]
         assert f"{model.sharpe(model.long_short):.2f}" == expected["long-short Sharpe"]
-    assert said(facts(summary.headline))["models"] == "average of 3: lgb, ridge, failed"
+    assert said(headline_figures(summary.headline))["models"] == "average of 3: lgb, ridge, failed"
     console = Console(width=100, record=True, color_system=None)
     console.print(models_table(summary))
     (ridge,) = [line for line in console.export_text().splitlines() if line.startswith("ridge")]
@@ -228,12 +228,12 @@ def test_every_figure_names_its_days_its_label_and_its_costs(days: int | None) -
     for text in (judged, FIVE):
         assert text in shown
         assert text in page
-    for fact in facts(summary.headline):
+    for fact in headline_figures(summary.headline):
         if fact.quality:
             assert "day" in fact.hint or "√" in fact.hint
             assert fact.hint in shown
             assert fact.hint in page
-    hints = {f.name: f.hint for f in facts(summary.headline)}
+    hints = {f.name: f.hint for f in headline_figures(summary.headline)}
     assert ("before costs" in hints["long-short a year"]) is (days is not None)
     assert ("before costs" in hints["long-short Sharpe"]) is (days is not None)
 
@@ -282,4 +282,4 @@ def test_names_of_models_with_commas_are_kept_apart() -> None:
     summary = summarise(
         ReportInputs("mine", [one_task()], *pair, label_text=ONE, label_days=1, models=models)  # type: ignore[arg-type]
     )
-    assert said(facts(summary.headline))["models"] == "average of 2: small, seed=1; small, seed=2"
+    assert said(headline_figures(summary.headline))["models"] == "average of 2: small, seed=1; small, seed=2"

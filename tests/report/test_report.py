@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.record.analysis import calc_ic
-from rollforge.report.facts import facts
+from rollforge.report.headline import headline_figures
 from rollforge.report.html import write_report
 from rollforge.report.summary import ReportInputs, Summary, TaskRow, summarise
 from rollforge.report.terminal import headline_table, windows_table
@@ -60,7 +60,7 @@ def test_the_headline_is_computed_from_the_prediction() -> None:
     assert summary.headline.ic == pytest.approx(ic.mean())
     assert summary.headline.rank_ic == pytest.approx(ric.mean())
     assert summary.headline.ic_t == pytest.approx(ic.mean() / ic.std() * len(ic) ** 0.5)
-    said = {f.name: f.text for f in facts(summary.headline)}
+    said = {f.name: f.text for f in headline_figures(summary.headline)}
     assert said["IC"] == f"{ic.mean():.4f}"
     assert said["windows"] == "3 of 3 done"
     assert said["time in tasks"] == "6.0 s, 4.5 s of it in model fitting (75%)"
@@ -117,7 +117,7 @@ def test_the_terminal_shows_the_same_headline() -> None:
     console.print(headline_table(summary))
     console.print(windows_table(summary))
     shown = console.export_text()
-    for fact in facts(summary.headline):
+    for fact in headline_figures(summary.headline):
         assert fact.name in shown
         assert fact.text[:20] in shown
     assert "2020-03-01 … 2020-03-28" in shown

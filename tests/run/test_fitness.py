@@ -29,10 +29,10 @@ from rollforge.data.content import read_content
 from rollforge.errors import CodeNotAllowed, FailingWorker, TrainingFailed, UnfitWorker
 from rollforge.machine import machine_of, process_name
 from rollforge.run import fitness
-from rollforge.run.claims import Claims
 from rollforge.run.fitness import Admission, Standing
+from rollforge.run.leases import Leases
 from rollforge.run.submission import facts_of
-from rollforge.run.worker import Crew, Job, Worker, run_task
+from rollforge.run.worker import Job, Worker, WorkerPool, run_task
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Cause, Status
@@ -347,7 +347,7 @@ def test_a_process_that_cannot_begin_costs_no_attempt() -> None:
     store = MemoryStore()
     store.create("p", [{"x": 1}])
     with pytest.raises(TrainingFailed, match="end before they can run a task"):
-        Crew(store, Job("p", len, preload=die), Session(threads=1), jobs=1).run()
+        WorkerPool(store, Job("p", len, preload=die), Session(threads=1), jobs=1).run()
     (task,) = store.query("p")
     assert (task.status, task.attempt, task.failed_by) == (Status.WAITING, 0, ())
 
@@ -691,7 +691,7 @@ def test_what_to_allow_is_said_once() -> None:
     """However many places of however many tasks name code that the worker was not told to run: one line, at the end."""
     store = MemoryStore()
     store.create("p", [{"x": 1}, {"x": 2}, {"x": 3}])
-    claims = Claims(store, Job("p", len), "me", lambda event: None)
+    claims = Leases(store, Job("p", len), "me", lambda event: None)
     for task, (place, package) in zip(
         store.claim("p", worker="me", lease=60, limit=3),
         [("model", "mine"), ("dataset.kwargs.handler", "mine"), ("record.0", "theirs")],

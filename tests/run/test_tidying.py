@@ -15,7 +15,7 @@ import pytest
 
 from rollforge.run.execute import TM_ID, begin_task_train, end_unfinished_runs
 from rollforge.run.work import current_task
-from rollforge.run.worker import Crew, Job
+from rollforge.run.worker import Job, WorkerPool
 from rollforge.session import Session, current_session
 from rollforge.store.memory import MemoryStore
 from rollforge.track.base import get_experiment, open_tracker
@@ -47,7 +47,7 @@ def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
     store = MemoryStore()
     store.create("p", [{"kill": True}, {"kill": False}], max_attempts=1)
     job = Job("p", start_a_run, on_death=lambda task_id: end_unfinished_runs(task_id, "e", session))
-    Crew(store, job, session, 1).run()
+    WorkerPool(store, job, session, 1).run()
     assert statuses(session) == ["FAILED", "RUNNING"]
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from rollforge.errors import ConfigError, StoreGone, TrainingFailed
 from rollforge.run import slot
-from rollforge.run.worker import Crew, Event, Job, Worker, WorkerStopped, call_in_child, run_task
+from rollforge.run.worker import Event, Job, Worker, WorkerPool, WorkerStopped, call_in_child, run_task
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
@@ -169,7 +169,7 @@ def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bo
     """One worker process runs all tasks one after the other; with force_release each task has a process of its own."""
     store = MemoryStore()
     store.create("p", [{"x": x} for x in range(3)])
-    Crew(store, Job("p", process_id, force_release=force_release), Session(threads=1), jobs=1).run()
+    WorkerPool(store, Job("p", process_id, force_release=force_release), Session(threads=1), jobs=1).run()
     processes = [t.result for t in store.query("p")]
     assert len(set(processes)) == (3 if force_release else 1)
     assert os.getpid() not in processes
@@ -220,7 +220,7 @@ def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
     store = MemoryStore()
     firsts = ["one", "two", "close", "three", "replace", "four", "drop", "five", "half", "six"]
     store.create("p", [{"first": words} for words in firsts] + [{"first": "last words", "crash": True}], max_attempts=1)
-    Crew(store, Job("p", talk), Session(threads=1), jobs=1).run()
+    WorkerPool(store, Job("p", talk), Session(threads=1), jobs=1).run()
     *tasks, crashed = store.query("p")
     for task in tasks:
         words = task.definition["first"]
@@ -276,7 +276,7 @@ def test_whatever_a_task_writes_to_its_worker_costs_that_task_alone(says: str, t
     store = MemoryStore()
     store.create("p", [{"says": says, "marker": str(marker)}], max_attempts=1)
     store.create("p", [{"says": "nothing"}])
-    Crew(store, Job("p", speak, timeout=5), Session(threads=1), jobs=1).run()
+    WorkerPool(store, Job("p", speak, timeout=5), Session(threads=1), jobs=1).run()
     hostile, other = store.query("p")
     cause = Cause.TIMED_OUT if says.startswith("the beginning") else Cause.EXITED
     assert (hostile.status, hostile.cause) == (Status.FAILED, cause), hostile.error
@@ -310,7 +310,7 @@ def test_a_task_that_sets_up_logging_takes_no_words_of_later_ones(beside: bool) 
     store.create("p", [{"how": how} for how in hows])
     level = logging.getLogger().level
     if beside:
-        Crew(store, Job("p", configure), Session(threads=1), jobs=1).run()
+        WorkerPool(store, Job("p", configure), Session(threads=1), jobs=1).run()
     else:
         logging.getLogger().setLevel(logging.INFO)
         state = slot._Logs()
@@ -348,7 +348,7 @@ def test_a_store_that_was_deleted_is_not_waited_for_as_long_as_one_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server comes back; a deleted file rarely does, so the worker ends soon and says what happened."""
-    monkeypatch.setattr("rollforge.run.claims.GONE_SECONDS", 0.3)
+    monkeypatch.setattr("rollforge.run.leases.GONE_SECONDS", 0.3)
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"i": 1}])
     (tmp_path / "tasks.db").unlink()

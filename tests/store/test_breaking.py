@@ -26,7 +26,7 @@ import pytest
 
 from rollforge import trust
 from rollforge.errors import StoreUnavailable, UnfitWorker
-from rollforge.run.worker import Crew, Event, Job, Worker
+from rollforge.run.worker import Event, Job, Worker, WorkerPool
 from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.manager import TaskManager
@@ -184,10 +184,10 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskSt
     store.close()
 
 
-def crew(store: TaskStore, job: Job, **options: Any) -> list[Event]:
+def run_pool(store: TaskStore, job: Job, **options: Any) -> list[Event]:
     """Run a job in two processes; return what happened."""
     events: list[Event] = []
-    Crew(store, job, Session(threads=1), options.pop("jobs", 2), events.append, **options).run()
+    WorkerPool(store, job, Session(threads=1), options.pop("jobs", 2), events.append, **options).run()
     return events
 
 
@@ -195,7 +195,7 @@ def test_each_death_is_told_from_the_others_and_stops_nobody_else(any_store: Tas
     """State and cause are those that the documentation names; what the task printed is kept; 99 good tasks finish."""
     any_store.create("p", [{"way": way} for way in WAYS], max_attempts=1, priority=1)
     any_store.create("p", [{"way": "good", "x": i} for i in range(99)])
-    crew(any_store, Job("p", die, timeout=3.0, memory=2 * 2**30))
+    run_pool(any_store, Job("p", die, timeout=3.0, memory=2 * 2**30))
     tasks = {t.definition["way"]: t for t in any_store.query("p", {"way": {"$ne": "good"}})}
     assert {way: t.cause for way, t in tasks.items()} == {way: cause for way, (cause, _) in WAYS.items()}
     for way, (_, said) in WAYS.items():
@@ -211,7 +211,7 @@ def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> N
     """After its attempts, each in another process."""
     store = MemoryStore()
     store.create("p", [{"way": "kill"}], max_attempts=2)
-    events = crew(store, Job("p", die), jobs=1)
+    events = run_pool(store, Job("p", die), jobs=1)
     assert [e.kind for e in events] == ["started", "retry", "started", "failed"]
 
 
@@ -276,7 +276,7 @@ def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore
         "surrogate error",
     ]
     any_store.create("p", [{"way": way, "x": x} for x, way in enumerate([*ways, *["good"] * 6])], max_attempts=1)
-    crew(any_store, Job("p", odd), jobs=jobs)
+    run_pool(any_store, Job("p", odd), jobs=jobs)
     for task in any_store.query("p"):
         way, x = task.definition["way"], task.definition["x"]
         if way in ("interrupt", "cancel", "base", "surrogate error", "unspeakable"):
@@ -314,7 +314,7 @@ def test_a_task_that_nobody_can_decode_stops_nobody(any_store: TaskStore, in_pro
     if in_process:
         Worker(any_store, Job("p", odd)).run()
     else:
-        crew(any_store, Job("p", odd))
+        run_pool(any_store, Job("p", odd))
     tasks = list(any_store.query("p"))
     assert [(t.status, t.cause, t.attempts) for t in tasks[:5]] == [(Status.FAILED, Cause.UNREADABLE, 1)] * 5
     assert [t.result for t in tasks[5:]] == [5, 6, 7, 8, 9]
@@ -330,7 +330,7 @@ def test_a_task_whose_code_is_elsewhere_is_left_to_others(any_store: TaskStore, 
     for created, name in zip(made, ["nowhere_module:Thing", "json:NoSuchClass"], strict=False):
         damage(any_store, created.id, json.dumps({"way": "good", "x": 7, "c": {"$ref": name}}))
     worker: Any = (
-        Worker(any_store, Job("p", odd)) if in_process else Crew(any_store, Job("p", odd), Session(threads=1), 2)
+        Worker(any_store, Job("p", odd)) if in_process else WorkerPool(any_store, Job("p", odd), Session(threads=1), 2)
     )
     with pytest.raises(UnfitWorker, match="nowhere_module") as raised:
         worker.run()
@@ -342,7 +342,7 @@ def test_a_task_whose_code_is_elsewhere_is_left_to_others(any_store: TaskStore, 
     assert TaskManager("p", store=any_store).wait() == {Status.WAITING: 2, Status.DONE: 4}
     for created in made[:2]:
         damage(any_store, created.id, '{"way": "good", "x": 7, "c": {"$ref": "json:JSONDecoder"}}')
-    crew(any_store, Job("p", odd))
+    run_pool(any_store, Job("p", odd))
     assert any_store.count("p") == {Status.DONE: 6}
 
 
@@ -358,7 +358,7 @@ def test_a_module_path_that_is_not_here_is_no_failure(any_store: TaskStore) -> N
         "p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "rollforge.models.linear.LinearModel"}]
     )
     with pytest.raises(UnfitWorker, match="nowhere_module"):
-        crew(any_store, Job("p", builds_something), jobs=1)
+        run_pool(any_store, Job("p", builds_something), jobs=1)
     assert [(t.status, t.attempts) for t in any_store.query("p")] == [(Status.WAITING, 0), (Status.DONE, 1)]
 
 
@@ -370,7 +370,7 @@ def test_the_start_of_a_process_does_not_count_as_the_task() -> None:
     """A time limit shorter than the start: the task is done nevertheless."""
     store = MemoryStore()
     store.create("p", [{"s": 0.1}], max_attempts=1)
-    crew(store, Job("p", sleepy, timeout=2.0, preload=slow_start), jobs=1)
+    run_pool(store, Job("p", sleepy, timeout=2.0, preload=slow_start), jobs=1)
     assert store.count("p") == {Status.DONE: 1}
 
 
@@ -379,7 +379,7 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store = MemoryStore()
     store.create("p", [{"way": "kill"}, {"way": "good", "x": 1}], max_attempts=1)
-    crew(store, Job("p", die))
+    run_pool(store, Job("p", die))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -396,7 +396,7 @@ def test_a_lease_lasts_while_c_code_holds_the_interpreter(tmp_path: Path) -> Non
     """Longer than the lease: it is renewed from the process that started the worker's."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}], max_attempts=1)
-    events = crew(store, Job("p", hold_the_interpreter), jobs=1, lease_seconds=0.9)
+    events = run_pool(store, Job("p", hold_the_interpreter), jobs=1, lease_seconds=0.9)
     assert [e.kind for e in events] == ["started", "done"]
 
 
@@ -416,7 +416,7 @@ def test_a_cancelled_task_is_ended_where_it_runs() -> None:
 
     threading.Thread(target=cancel).start()
     began = time.monotonic()
-    crew(store, Job("p", sleepy), jobs=1, lease_seconds=1.0)
+    run_pool(store, Job("p", sleepy), jobs=1, lease_seconds=1.0)
     assert time.monotonic() - began < 120  # processes start slowly on a busy machine; the task itself takes ten minutes
     assert [t.status for t in store.query("p")] == [Status.FAILED, Status.DONE]
 
@@ -428,7 +428,7 @@ def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
         store.create("p", [{"s": 0.3}, {"s": 0.31}, {"s": 0.32}, {"s": 0.33}])
         outage = threading.Timer(1.0, lambda: _bounce(server))
         outage.start()
-        crew(store, Job("p", sleepy), jobs=1, patience=60)
+        run_pool(store, Job("p", sleepy), jobs=1, patience=60)
         outage.join()
         assert store.count("p") == {Status.DONE: 4}
         store.close()
@@ -479,7 +479,7 @@ def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytes
     monkeypatch.setattr("rollforge.run.worker._IDLE_SECONDS", 600.0)
     uri = f"{postgres.uri}?schema=idle{os.getpid()}"
     store, stopped = PostgresStore(uri), threading.Event()
-    idle = Crew(PostgresStore(uri), Job("p", sleepy), Session(threads=1), 1, stop=stopped.is_set, stay=True)
+    idle = WorkerPool(PostgresStore(uri), Job("p", sleepy), Session(threads=1), 1, stop=stopped.is_set, stay=True)
     working = threading.Thread(target=idle.run, daemon=True)
     working.start()
     for i in range(4):

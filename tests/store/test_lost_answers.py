@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rollforge.errors import LeaseLost, StoreUnavailable
-from rollforge.run.claims import Claims
-from rollforge.run.work import Job, nobody
+from rollforge.run.leases import Leases
+from rollforge.run.work import Job, ignore_event
 from rollforge.store.base import TaskStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import PostgresStore
@@ -162,11 +162,11 @@ def test_a_worker_loses_nothing_when_answers_are_lost(stores: tuple[TaskStore, T
     """The worker's own way of asking: every task is done, at its first attempt."""
     through, direct, proxy = stores
     through.create("p", [{"x": i} for i in range(6)])
-    with Claims(through, Job("p", len), "w", nobody) as claims:
+    with Leases(through, Job("p", len), "w", ignore_event) as leases:
         for i in range(6):
             proxy.cut(mark(through, b"SKIP LOCKED", b"started_at") if i % 2 else b"ending")
-            (task,) = claims.take(1)
-            claims.commit(task, task.definition["x"], "", 0.0)
+            (task,) = leases.take(1)
+            leases.commit(task, task.definition["x"], "", 0.0)
     assert proxy.cuts >= 5
     assert [(t.status, t.result, t.token > 0) for t in direct.query("p")] == [(Status.DONE, i, True) for i in range(6)]
     assert {t.attempt for t in direct.query("p")} == {0}

@@ -166,7 +166,7 @@ def _run(
     admission: Admission | None,
 ) -> None:  # fmt: skip
     from rollforge.confidential import mask_secrets
-    from rollforge.run.worker import Crew, Job
+    from rollforge.run.worker import Job, WorkerPool
     from rollforge.store.base import open_store
 
     handler = logging.StreamHandler()
@@ -181,12 +181,12 @@ def _run(
     )
     for note in notes:
         echo(f"note: {note}", err=True)
-    crew = Crew(
+    worker_pool = WorkerPool(
         store, Job(**work, **options), session, jobs, _say, stopping, **settings, admission=admission, patient=True
     )
     with stopping:
-        crew.run()
-    echo(f"{crew.ran} tasks run")
+        worker_pool.run()
+    echo(f"{worker_pool.ran} tasks run")
 
 
 def _say(event: Event) -> None:

@@ -367,8 +367,8 @@ def _report(
         workflow = load_workflow(name, store=store, tracking=tracking)
         session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
         templates = workflow.templates
-    job.known_pool(session, name)
-    session = job.on_its_data(session, name)
+    job.require_pool(session, name)
+    session = job.with_training_data(session, name)
     collected = job.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
     collected = job.with_backtest(collected, session, own_code=job.is_own(collected, templates))
     for warning in collected.plan_warnings:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rollforge.data.provider import Days
 from rollforge.errors import CoverageError
 
-__all__ = ["Coverage", "Expected", "check_coverage"]
+__all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
 
 _MOST_PAIRS = 20
 _FEW_ROWS = 0.1
@@ -21,7 +21,7 @@ _NAMED_INSTRUMENTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedWindow:
     """A window that should be there."""
 
     key: str
@@ -48,7 +48,7 @@ class Coverage:
         """Whether the windows make one result."""
         return not self.notes
 
-    def require(self) -> None:
+    def raise_if_incomplete(self) -> None:
         """Do nothing, unless the windows do not make one result.
 
         Raises
@@ -65,7 +65,7 @@ class Coverage:
 
 
 def check_coverage(
-    windows: Sequence[Expected],
+    windows: Sequence[ExpectedWindow],
     calendar: Days,
     found: Mapping[str, Days | pd.MultiIndex],
     available: Mapping[str, pd.MultiIndex] | None = None,
@@ -87,7 +87,7 @@ def check_coverage(
     available : mapping, optional
         Key -> the rows of the window's data, as such an index.
     """
-    groups: dict[str, list[Expected]] = {}
+    groups: dict[str, list[ExpectedWindow]] = {}
     for window in sorted(windows, key=lambda w: (w.start, w.end)):
         groups.setdefault(window.group, []).append(window)
     groups = {name: groups[name] for name in dict.fromkeys(w.group for w in windows)}
@@ -135,10 +135,10 @@ def _within(calendar: Days, start: np.datetime64, end: np.datetime64) -> slice:
     return slice(int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end, "right")))
 
 
-def _overlaps(members: Sequence[Expected], calendar: Days) -> list[str]:
+def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
     """Every pair of windows of one model that share trading days; `members` are in the order of their start."""
     notes: list[str] = []
-    open_ones: list[Expected] = []
+    open_ones: list[ExpectedWindow] = []
     more = 0
     for window in members:
         open_ones = [w for w in open_ones if w.end >= window.start]
@@ -157,7 +157,7 @@ def _overlaps(members: Sequence[Expected], calendar: Days) -> list[str]:
     return notes
 
 
-def _untested(groups: Mapping[str, Sequence[Expected]], calendar: Days) -> list[str]:
+def _untested(groups: Mapping[str, Sequence[ExpectedWindow]], calendar: Days) -> list[str]:
     """Trading days within the experiment that no window of a model tests."""
     everything = [w for members in groups.values() for w in members]
     if not everything:
@@ -198,7 +198,9 @@ def _runs(numbers: NDArray[np.int64], within: slice) -> Iterator[slice]:
         start = stop
 
 
-def _untested_run(everything: Sequence[Expected], days: Days, others: Sequence[str], lacking: Sequence[str]) -> str:
+def _untested_run(
+    everything: Sequence[ExpectedWindow], days: Days, others: Sequence[str], lacking: Sequence[str]
+) -> str:
     if others:
         verb, them = ("has", "tests") if len(lacking) == 1 else ("have", "tests")
         them = them if len(others) == 1 else "test"
@@ -210,7 +212,7 @@ def _untested_run(everything: Sequence[Expected], days: Days, others: Sequence[s
     return f"{len(days)} {lie} between {before.key} and {after.key}: {_span(days)}"
 
 
-def _holes(window: Expected, calendar: Days, days: Days) -> list[str]:
+def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
     if not len(days):
         return [f"{window.key} is done and has no prediction"]
     wanted = calendar[_within(calendar, window.start, window.end)]
@@ -224,7 +226,7 @@ def _holes(window: Expected, calendar: Days, days: Days) -> list[str]:
     return notes
 
 
-def _duplicates(window: Expected, rows: Any) -> list[str]:
+def _duplicates(window: ExpectedWindow, rows: Any) -> list[str]:
     if not isinstance(rows, pd.MultiIndex) or _is_unique(rows):
         return []
     twice = int(rows.duplicated().sum())
@@ -240,7 +242,7 @@ def _is_unique(rows: pd.MultiIndex) -> bool:
     return bool((np.diff(places) > 0).all()) or len(_distinct(places)) == len(places)
 
 
-def _fewer_models(groups: Mapping[str, Sequence[Expected]], days: Mapping[str, Days]) -> list[str]:
+def _fewer_models(groups: Mapping[str, Sequence[ExpectedWindow]], days: Mapping[str, Days]) -> list[str]:
     """Days on which the average is of some models only."""
     if len(groups) < 2:
         return []
@@ -320,7 +322,9 @@ def _as_rows(indexes: Mapping[str, Sequence[pd.MultiIndex]]) -> dict[str, _Rows]
     return made
 
 
-def _instruments(groups: Mapping[str, Sequence[Expected]], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _instruments(
+    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
     """Models that lack instruments which other models predict on the same days: many, and few."""
     predicted = {
         name: {(w.start, w.end): found[w.key] for w in members if isinstance(found.get(w.key), pd.MultiIndex)}
@@ -369,7 +373,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
 
 
 def _rows_left_out(
-    groups: Mapping[str, Sequence[Expected]], found: Mapping[str, Any], available: Mapping[str, Any]
+    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any], available: Mapping[str, Any]
 ) -> list[str]:
     """Windows that predict much less than their data has on the days that they predict."""
     remarks = []

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rollforge.data.provider import Days
 from rollforge.errors import DataError
 
-__all__ = ["Rows", "complete"]
+__all__ = ["OrderedTable", "complete"]
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _PREVIOUS = ("pre_close", "preclose", "prev_close")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class OrderedTable:
     """A table, ordered by instrument and day. One entry a row in each array but `codes` and `calendar`."""
 
     codes: list[str]
@@ -65,12 +65,12 @@ class Rows:
         return f"{self.codes[self.code[row]]} on {self.calendar[self.day[row]]}"
 
 
-def complete(rows: Rows) -> list[str]:
+def complete(rows: OrderedTable) -> list[str]:
     """Bring the values to Qlib's convention, make vwap and factor where the table has none, and say what was done.
 
     Parameters
     ----------
-    rows : Rows
+    rows : OrderedTable
         Its `values` are changed.
 
     Returns
@@ -91,7 +91,7 @@ def complete(rows: Rows) -> list[str]:
     return [*notes, *_misfits(rows), *_change(rows), *_vwap(rows), *_adjust(rows)]
 
 
-def _misfits(rows: Rows) -> list[str]:
+def _misfits(rows: OrderedTable) -> list[str]:
     """What prices of a bar say against each other; they are kept as they are."""
     values = rows.values
     if "low" not in values or "high" not in values:
@@ -115,7 +115,7 @@ def _misfits(rows: Rows) -> list[str]:
 # -- change --------------------------------------------------------------------------------------------------------------
 
 
-def _change(rows: Rows) -> list[str]:
+def _change(rows: OrderedTable) -> list[str]:
     values = rows.values
     change, close = values.get("change"), values.get("close")
     if change is None:
@@ -139,7 +139,7 @@ def _change(rows: Rows) -> list[str]:
     ]
 
 
-def _kind_of_change(rows: Rows, change: Floats, close: Floats) -> str:
+def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
     """``share``, ``percent`` or ``money``, whichever fits the closes best; nothing where none fits."""
     errors = {"share": np.inf, "percent": np.inf, "money": np.inf}
     moved = False
@@ -168,7 +168,7 @@ def _kind_of_change(rows: Rows, change: Floats, close: Floats) -> str:
     return best if errors[best] <= 0.05 else ""
 
 
-def _raw_by_factor(rows: Rows, change: Floats, close: Floats) -> bool:
+def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
     """Whether differences in money are those of close / factor rather than of close."""
     if "factor" not in rows.values:
         return False
@@ -182,7 +182,7 @@ def _raw_by_factor(rows: Rows, change: Floats, close: Floats) -> bool:
 # -- vwap ----------------------------------------------------------------------------------------------------------------
 
 
-def _vwap(rows: Rows) -> list[str]:
+def _vwap(rows: OrderedTable) -> list[str]:
     values = rows.values
     if "vwap" in values:
         return []
@@ -214,7 +214,7 @@ def _vwap(rows: Rows) -> list[str]:
     return ["vwap made as the mean of open, high, low and close: the table has none"]
 
 
-def _from_amount(rows: Rows) -> tuple[Floats, str] | None:
+def _from_amount(rows: OrderedTable) -> tuple[Floats, str] | None:
     """Amount / volume in the unit in which it is a price of the day, and what it is; None where it is none."""
     values = rows.values
     amount, volume, close = _stored(values["amount"]), _stored(values["volume"]), _stored(values["close"])
@@ -256,7 +256,7 @@ def _stored(values: Floats) -> Floats:
 # -- adjusted prices -----------------------------------------------------------------------------------------------------
 
 
-def _adjust(rows: Rows) -> list[str]:
+def _adjust(rows: OrderedTable) -> list[str]:
     values = rows.values
     adjusted = next((n for n in _ADJUSTED_CLOSE if n in values), None)
     cumulative = next((n for n in _CUMULATIVE if n in values), None)
@@ -313,13 +313,13 @@ def _is_product(adjusted: Floats, close: Floats | None, factor: Floats) -> bool:
     return bool(np.median(np.abs(share / factor - 1)[known]) < 1e-3 and np.abs(share - 1)[known].max() > 1e-3)
 
 
-def _since_the_start(rows: Rows, splits: Floats) -> Floats:
+def _since_the_start(rows: OrderedTable, splits: Floats) -> Floats:
     """The product of an instrument's splits up to each row: new shares for an old one, 0 or missing where there is none."""
     steps = np.cumsum(np.log(np.where(np.isfinite(splits) & (splits > 0), splits, 1.0)))
     return np.asarray(np.exp(steps))
 
 
-def _check_factor(rows: Rows, name: str) -> None:
+def _check_factor(rows: OrderedTable, name: str) -> None:
     bad = np.flatnonzero(rows.values[name] <= 0)
     if bad.size:
         raise DataError(
@@ -328,7 +328,7 @@ def _check_factor(rows: Rows, name: str) -> None:
         )
 
 
-def _are_raw(rows: Rows, factor: Floats, *, certainly: bool) -> bool:
+def _are_raw(rows: OrderedTable, factor: Floats, *, certainly: bool) -> bool:
     """Whether closes jump where the factor changes, against it: then it has not been applied to them yet.
 
     Without any change of the factor nothing can be seen, and `certainly` decides: then False.
@@ -345,7 +345,7 @@ def _are_raw(rows: Rows, factor: Floats, *, certainly: bool) -> bool:
     return bool(raw < adjusted / 2) if certainly else bool(raw <= adjusted)
 
 
-def _multiply(rows: Rows, factor: Floats, name: str) -> str:
+def _multiply(rows: OrderedTable, factor: Floats, name: str) -> str:
     """Make raw prices adjusted ones, as Qlib's own importers do, and say so."""
     values = rows.values
     factor, gaps = _filled(rows, factor)
@@ -360,7 +360,7 @@ def _multiply(rows: Rows, factor: Floats, name: str) -> str:
     return f"{', '.join(done)} multiplied by {name}{volume}: prices are adjusted, factor is {name}{gaps}"
 
 
-def _filled(rows: Rows, factor: Floats) -> tuple[Floats, str]:
+def _filled(rows: OrderedTable, factor: Floats) -> tuple[Floats, str]:
     """A factor without gaps, and what was done about them."""
     gaps = int((np.isnan(factor) & ~np.isnan(rows.values.get("close", factor))).sum())
     factor = rows.filled(factor)

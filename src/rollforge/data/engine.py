@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.data.evaluator import Elsewhere, Program, named_instrument
+from rollforge.data.evaluator import EvaluationPlan, OtherInstrument, named_instrument
 from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.filters import BaseDFilter, build_filters
 from rollforge.data.formulas import Place
@@ -32,7 +32,7 @@ from rollforge.session import Session, current_session
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["D", "FeaturePlan", "Rows", "features", "load_series", "resolve_instruments", "session_provider"]
+__all__ = ["D", "FeaturePlan", "RowSink", "features", "load_series", "resolve_instruments", "session_provider"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class _NoRows(DataError):
     """A universe without a single row in the range."""
 
 
-class Rows(Protocol):
+class RowSink(Protocol):
     """Where finished rows go: an array, or a file that is written as they come."""
 
     @property
@@ -187,7 +187,7 @@ class FeaturePlan:
         self._absent: set[str] = set()
         self.begin, self.end = self._spans(self._names, self.codes)
         self._report_absent()
-        self._program = Program(self.trees)
+        self._evaluation = EvaluationPlan(self.trees)
         self._check_named()
         self._exists = self._find_rows(members, filters)
         counts = self._exists.sum(axis=1 if by_instrument else 0)
@@ -232,7 +232,7 @@ class FeaturePlan:
                         f"There are no data of {code!r} in {self.provider.path}, which the expression {str(text)!r} names."
                     )
 
-    def _on(self, code: str, tree: Expression) -> Elsewhere:
+    def _on(self, code: str, tree: Expression) -> OtherInstrument:
         return _compute_on(self.provider, self.freq, self._from, self._to, code, tree)
 
     def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.bool_]:
@@ -264,9 +264,9 @@ class FeaturePlan:
         return np.broadcast_to(codes, self._exists.T.shape)[self._exists.T]
 
     @functools.cached_property
-    def _elsewhere(self) -> dict[Call, Elsewhere]:
+    def _elsewhere(self) -> dict[Call, OtherInstrument]:
         """The values of calls that name another instrument."""
-        return {call: self._on(*named) for call, named in self._program.named.items()}
+        return {call: self._on(*named) for call, named in self._evaluation.named.items()}
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -275,7 +275,7 @@ class FeaturePlan:
         """One expression for all members and days, and where it exists: what filters ask for."""
         return evaluate(self.provider, self.codes, expression, self.dates[0], self.dates[-1], self.freq)
 
-    def fill(self, *outs: NDArray[np.float32] | Rows, threads: int = 1, memory: int = 2**31) -> None:
+    def fill(self, *outs: NDArray[np.float32] | RowSink, threads: int = 1, memory: int = 2**31) -> None:
         """Compute the values.
 
         Parameters
@@ -313,9 +313,9 @@ class FeaturePlan:
         chunks = [(slice(int(a), int(b)), row) for a, b, row in zip(starts, stops, before, strict=True)]
         if fresh:
             from rollforge.data.compiled import one_at_a_time
-            from rollforge.data.warm import compiling_beside
+            from rollforge.data.warm import compile_in_background
 
-            with one_at_a_time(), compiling_beside(self.expressions):
+            with one_at_a_time(), compile_in_background(self.expressions):
                 work(*chunks.pop(0))
             _used.update(operators)
         began = time.perf_counter()
@@ -360,7 +360,7 @@ class FeaturePlan:
             part = rows[first : first + group]
             here = slice(chunk.start + first, chunk.start + first + len(part))
             codes = self.codes[here]
-            values = self._program.run(
+            values = self._evaluation.run(
                 _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
                 (len(codes), self._to - self._from),
                 self._elsewhere,
@@ -401,15 +401,15 @@ def _read(
     return blocks
 
 
-def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> Elsewhere:
+def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> OtherInstrument:
     """A tree computed on one instrument, on the days [start, stop) of the calendar."""
-    program = Program([tree])
-    elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in program.named.items()}
+    plan = EvaluationPlan([tree])
+    elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in plan.named.items()}
     blocks = _read(provider, sorted(fields_of(tree)), [code], start, stop, freq)
     with np.errstate(all="ignore"):
-        (value,) = program.run(blocks, (1, stop - start), elsewhere, Place(provider, freq, [code], start))
-    begin, end = program.life(blocks, 1, elsewhere)
-    return Elsewhere(value, int(begin[0]), int(end[0]))
+        (value,) = plan.run(blocks, (1, stop - start), elsewhere, Place(provider, freq, [code], start))
+    begin, end = plan.life(blocks, 1, elsewhere)
+    return OtherInstrument(value, int(begin[0]), int(end[0]))
 
 
 def load_series(

@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.data.expression import Call, Expression, Field, Number, Text
-from rollforge.data.formulas import Place, Series
+from rollforge.data.formulas import Lifespans, Place
 from rollforge.data.operators import Operator, is_built_in, operator
 from rollforge.data.provider import FieldBlock
 from rollforge.errors import DataError
 
-__all__ = ["Elsewhere", "Program", "named_instrument"]
+__all__ = ["EvaluationPlan", "OtherInstrument", "named_instrument"]
 
 Sources = frozenset[str | Call]
 """Whose days a value exists on: those of fields of the instrument's own, and of what calls compute on another one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class OtherInstrument:
     """What ``Mask`` or ``ChangeInstrument`` computes on the instrument it names: the same for all others."""
 
     value: NDArray[Any]
@@ -63,7 +63,7 @@ class _Step:
     """Slots whose value is not used after this step."""
 
 
-class Program:
+class EvaluationPlan:
     """Trees in the order in which they are computed, each sub-expression once.
 
     Parameters
@@ -148,7 +148,7 @@ class Program:
         self,
         blocks: Mapping[str, FieldBlock],
         shape: tuple[int, int],
-        elsewhere: Mapping[Call, Elsewhere],
+        elsewhere: Mapping[Call, OtherInstrument],
         place: Place | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Yield the value of each tree, (instruments, days); it is good until the next is asked for.
@@ -165,7 +165,7 @@ class Program:
             Where the data come from, for operators that load further series.
         """
         values: list[Any] = [None] * len(self._steps)
-        known: dict[Sources, Series] = {}
+        known: dict[Sources, Lifespans] = {}
         shared: dict[int, tuple[Any, dict[Any, Any]]] = {}
         done = 0
         for (steps, slot), frees in zip(self._ends, self._frees_after, strict=True):
@@ -175,7 +175,7 @@ class Program:
                 else:
                     if step.sources not in known:
                         begin, end = _life(step.sources, blocks, shape[0], elsewhere)
-                        known[step.sources] = Series(begin, end, shared, self.shares, place)
+                        known[step.sources] = Lifespans(begin, end, shared, self.shares, place)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
                     if not is_built_in(step.operator.name):  # which may write into what it is given
                         arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
@@ -193,7 +193,7 @@ class Program:
                 _forget(values, unneeded, shared)
 
     def life(
-        self, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, Elsewhere]
+        self, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return on which days any of the trees exists: first day, and the place behind the last, (instruments,) each.
 
@@ -207,7 +207,7 @@ def _given(
     tree: Expression,
     blocks: Mapping[str, FieldBlock],
     shape: tuple[int, int],
-    elsewhere: Mapping[Call, Elsewhere],
+    elsewhere: Mapping[Call, OtherInstrument],
 ) -> NDArray[Any]:
     if isinstance(tree, Number):
         return np.full(shape, tree.value, np.float32)
@@ -224,7 +224,7 @@ def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
 
 
 def _life(
-    sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, Elsewhere]
+    sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The days from the first to the last on which any of some sources exists."""
     begin, end = np.full(instruments, np.iinfo(np.int64).max), np.zeros(instruments, np.int64)

@@ -16,8 +16,22 @@ from numpy.typing import NDArray
 from rollforge.errors import DataError
 
 __all__ = [
-    "Place", "Series", "conditions", "delta", "difference", "elementwise", "ema", "extreme", "median", "paired", "quantile",
-    "ref", "regression", "rolling", "sign", "std",
+    "Lifespans",
+    "Place",
+    "conditions",
+    "delta",
+    "difference",
+    "elementwise",
+    "ema",
+    "extreme",
+    "median",
+    "paired",
+    "quantile",
+    "ref",
+    "regression",
+    "rolling",
+    "sign",
+    "std",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -40,7 +54,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Series:
+class Lifespans:
     """On which days each instrument of a group exists: what operators know besides their arguments."""
 
     begin: NDArray[np.int64]
@@ -59,7 +73,7 @@ def window_of(n: int) -> int:
     return _EVERYTHING if n == 0 else int(n)
 
 
-def as_float(s: Series, x: Any) -> NDArray[np.float64]:
+def as_float(s: Lifespans, x: Any) -> NDArray[np.float64]:
     """The same as contiguous float64, which is what kernels take; conditions become 0 and 1."""
     if isinstance(x, np.ndarray) and x.dtype == np.float64 and x.flags.c_contiguous:
         return x
@@ -73,7 +87,7 @@ def blank(x: NDArray[Any], *blocks: int) -> NDArray[np.float64]:
 
 
 def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
-    def compute(s: Series, x: Array, n: int) -> Array:
+    def compute(s: Lifespans, x: Array, n: int) -> Array:
         from rollforge.data import kernels, moments
 
         run = getattr(moments if kernel in moments.__all__ else kernels, kernel)
@@ -84,7 +98,7 @@ def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
     return compute
 
 
-def once(s: Series, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any:
+def once(s: Lifespans, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any:
     """What `make` returns, once for all operators that ask it of the same series and window.
 
     The series is kept beside the result: while an entry lives, no other array can have its id.
@@ -95,7 +109,7 @@ def once(s: Series, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any
     return known[name, n]
 
 
-def std(s: Series, x: Array, n: int) -> Array:
+def std(s: Lifespans, x: Array, n: int) -> Array:
     result: Array = once(s, "std", x, n, lambda: rolling("variance", True)(s, x, n))
     return result
 
@@ -103,14 +117,14 @@ def std(s: Series, x: Array, n: int) -> Array:
 def regression(which: int) -> Callable[..., Array]:
     """Rsquare, Resi or Slope, in this order."""
 
-    def lines(s: Series, x: Array, n: int) -> NDArray[np.float64]:
+    def lines(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.data import moments
 
         out = blank(x, 3)
         moments.regression(as_float(s, x), s.begin, s.end, window_of(n), out[0], out[1], out[2])
         return out
 
-    def compute(s: Series, x: Array, n: int) -> Array:
+    def compute(s: Lifespans, x: Array, n: int) -> Array:
         result: Array = once(s, "line", x, n, lambda: lines(s, x, n))[which]
         return result
 
@@ -120,14 +134,14 @@ def regression(which: int) -> Callable[..., Array]:
 def extreme(sign: float, which: int) -> Callable[..., Array]:
     """The place of the window's extreme value, or the value, in this order."""
 
-    def both(s: Series, x: Array, n: int) -> NDArray[np.float64]:
+    def both(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.data import kernels
 
         out = blank(x, 2)
         kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, out[0], out[1])
         return out
 
-    def compute(s: Series, x: Array, n: int) -> Array:
+    def compute(s: Lifespans, x: Array, n: int) -> Array:
         result: Array = once(s, f"extreme{sign}", x, n, lambda: both(s, x, n))[which]
         return result
 
@@ -137,7 +151,7 @@ def extreme(sign: float, which: int) -> Callable[..., Array]:
 def paired(*, scaled: bool) -> Callable[..., Array]:
     """Covariance, or correlation if `scaled`."""
 
-    def compute(s: Series, x: Array, y: Array, n: int) -> Array:
+    def compute(s: Lifespans, x: Array, y: Array, n: int) -> Array:
         from rollforge.data import moments
 
         out = blank(x)
@@ -147,7 +161,7 @@ def paired(*, scaled: bool) -> Callable[..., Array]:
     return compute
 
 
-def quantile(s: Series, x: Array, n: int, q: float) -> Array:
+def quantile(s: Lifespans, x: Array, n: int, q: float) -> Array:
     """The window is sorted once for all shares that the expressions at hand ask of it."""
 
     def sort() -> dict[float, Array]:
@@ -162,11 +176,11 @@ def quantile(s: Series, x: Array, n: int, q: float) -> Array:
     return result
 
 
-def median(s: Series, x: Array, n: int) -> Array:
+def median(s: Lifespans, x: Array, n: int) -> Array:
     return quantile(s, x, n, 0.5)
 
 
-def ema(s: Series, x: Array, n: float) -> Array:
+def ema(s: Lifespans, x: Array, n: float) -> Array:
     from rollforge.data import kernels
 
     out = blank(x)
@@ -178,7 +192,7 @@ def ema(s: Series, x: Array, n: float) -> Array:
     return out
 
 
-def ref(s: Series, x: Array, n: int) -> Array:
+def ref(s: Lifespans, x: Array, n: int) -> Array:
     """The value `n` days before (after, if negative); n = 0 is the instrument's first value."""
     values = x if x.dtype == np.float32 else as_float(s, x)
     days = np.arange(x.shape[1])
@@ -194,13 +208,13 @@ def ref(s: Series, x: Array, n: int) -> Array:
     return out
 
 
-def delta(s: Series, x: Array, n: int) -> Array:
+def delta(s: Lifespans, x: Array, n: int) -> Array:
     result: Array = x - ref(s, x, n)
     return result
 
 
 def elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
-    def compute(s: Series, *args: Any) -> Array:
+    def compute(s: Lifespans, *args: Any) -> Array:
         result: Array = np.asarray(function(*args))
         return result
 
@@ -220,7 +234,7 @@ def difference(x: Any, y: Any) -> Array:
 
 
 def conditions(name: str, function: Callable[..., Any]) -> Callable[..., Array]:
-    def compute(s: Series, *args: Array) -> Array:
+    def compute(s: Lifespans, *args: Array) -> Array:
         if any(a.dtype != np.bool_ for a in args):
             raise DataError(f"{name} joins conditions such as $close > $open; it was given numbers.")
         result: Array = function(*args)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.bars import Rows, complete
+from rollforge.data.bars import OrderedTable, complete
 from rollforge.data.columns import CODE, DATE
 from rollforge.data.folder import FolderSummary, new_folder
 from rollforge.data.provider import check_folders, write_folder
@@ -152,7 +152,7 @@ def _check_codes(codes: Sequence[str]) -> None:
     check_folders(codes)
 
 
-def _ordered(table: Table) -> Rows:
+def _ordered(table: Table) -> OrderedTable:
     frame = table.frame
     code, names = pd.factorize(frame[CODE], sort=True)
     codes = [str(n) for n in names]
@@ -178,10 +178,10 @@ def _ordered(table: Table) -> Rows:
         for name in frame
         if name not in (CODE, DATE)
     }
-    return Rows([c.upper() for c in codes], calendar, code, day, values, order)
+    return OrderedTable([c.upper() for c in codes], calendar, code, day, values, order)
 
 
-def _check_values(table: Table, rows: Rows) -> None:
+def _check_values(table: Table, rows: OrderedTable) -> None:
     for name, values in rows.values.items():
         bad = np.abs(values) > _LARGEST  # files hold float32
         what = "is infinite" if np.isinf(values[bad]).any() else "is too large for a data folder"
@@ -196,7 +196,7 @@ def _check_values(table: Table, rows: Rows) -> None:
             )
 
 
-def _without_zeros(rows: Rows) -> list[str]:
+def _without_zeros(rows: OrderedTable) -> list[str]:
     """Take prices of 0 for missing ones: a table writes them where there was no trade, and no return can be made of them."""
     count, where = 0, ""
     names = [name for name in (*_PRICES, "adj_close") if name in rows.values]
@@ -212,7 +212,7 @@ def _without_zeros(rows: Rows) -> list[str]:
 # -- days that cannot be meant -------------------------------------------------------------------------------------------
 
 
-def _odd_days(table: Table, rows: Rows) -> list[str]:
+def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
     """Name days that hardly any instrument has, and stretches without any day.
 
     Raises
@@ -252,13 +252,13 @@ def _odd_days(table: Table, rows: Rows) -> list[str]:
     return notes
 
 
-def _few(rows: Rows, places: NDArray[np.int64]) -> str:
+def _few(rows: OrderedTable, places: NDArray[np.int64]) -> str:
     """How many instruments these are, with their codes when they are very few."""
     codes = [rows.codes[i] for i in places]
     return f"{len(codes)}: {', '.join(codes)}" if len(codes) < 3 else str(len(codes))
 
 
-def _gaps(table: Table, rows: Rows) -> list[str]:
+def _gaps(table: Table, rows: OrderedTable) -> list[str]:
     step = np.diff(rows.calendar).astype(np.int64)
     if not step.size:
         return []

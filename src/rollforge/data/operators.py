@@ -19,13 +19,13 @@ from rollforge.build import locate
 from rollforge.data import formulas
 from rollforge.data.code import code_mark
 from rollforge.data.expression import Call, Expression, Field, Number, Text, parse
-from rollforge.data.formulas import Array, Series
+from rollforge.data.formulas import Array, Lifespans
 from rollforge.errors import ConfigError, nearest
 from rollforge.session import current_session
 
 __all__ = [
+    "Lifespans",
     "Operator",
-    "Series",
     "add_operator",
     "check_call",
     "custom_operators",
@@ -194,7 +194,7 @@ def register(
     name : str
         How expressions call it; must not be taken.
     compute : callable
-        ``(series, *arguments) -> array``: `series` is a :class:`Series` with ``begin`` and ``end``, the days on which
+        ``(series, *arguments) -> array``: `series` is a :class:`Lifespans` with ``begin`` and ``end``, the days on which
         each instrument exists; expressions arrive as arrays (instruments, days), parameters as numbers. The result has
         the shape (instruments, days). Arguments must not be changed in place.
     arguments : str

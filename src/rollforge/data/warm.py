@@ -18,14 +18,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rollforge.data.compiled import cache_folder, kernel_version
-from rollforge.data.evaluator import Program
+from rollforge.data.evaluator import EvaluationPlan
 from rollforge.data.expression import Call, Expression, parse, walk
 from rollforge.data.operators import fields_of
 from rollforge.data.provider import FieldBlock
 from rollforge.errors import RollforgeError
 from rollforge.session import available_cores
 
-__all__ = ["compiling_beside"]
+__all__ = ["compile_in_background"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _WORTH_IT = 6  # operators; a helper needs most of a second before it compiles a
 
 
 @contextlib.contextmanager
-def compiling_beside(expressions: Sequence[str]) -> Iterator[None]:
+def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
     """Have a helper compile while the block does, where nobody has compiled these kernels on this machine."""
     operators = {part.name for text in expressions for part in walk(parse(text)) if isinstance(part, Call)}
     mark = cache_folder() / f"compiled-{kernel_version()}"
@@ -81,4 +81,4 @@ def main() -> None:
         life = np.zeros(2, np.int64), np.full(2, shape[1], np.int64)
         blocks = {name: FieldBlock(random.random(shape, np.float32), *life) for name in fields_of(tree)}
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
-            list(Program([tree]).run(blocks, shape, {}))
+            list(EvaluationPlan([tree]).run(blocks, shape, {}))

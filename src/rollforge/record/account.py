@@ -13,7 +13,7 @@ from rollforge.record.decision import Order
 from rollforge.record.market import Fill, Floats, Market
 from rollforge.record.position import Position
 
-__all__ = ["WEIGHTS", "Account", "Books", "Positions"]
+__all__ = ["WEIGHTS", "Account", "Ledger", "Positions"]
 
 Positions = dict[pd.Timestamp, Position]
 """Day -> what is held at its end."""
@@ -75,7 +75,7 @@ def _index(days: NDArray[np.datetime64]) -> pd.DatetimeIndex:
 
 
 @dataclass(slots=True)
-class Books:
+class Ledger:
     """What is written down at the end of each day."""
 
     start_value: float

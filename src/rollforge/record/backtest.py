@@ -21,7 +21,7 @@ from rollforge.data.provider import Days, Provider
 from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.kinds import Kind
-from rollforge.record.account import Account, Books, Positions
+from rollforge.record.account import Account, Ledger, Positions
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
 from rollforge.record.decision import BaseTradeDecision
 from rollforge.record.exchange import Exchange
@@ -173,13 +173,13 @@ def run_by_steps(
     bench = _benchmark(benchmark, days, session, where)
     purse = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
     steps = TradeCalendarManager(calendar, begin, len(days))
-    books = yield from _trade(strategy, executor, purse, market, steps)
-    review(market, strategy, books, len(days))
+    ledger = yield from _trade(strategy, executor, purse, market, steps)
+    review(market, strategy, ledger, len(days))
     return BacktestResult(
-        report=books.report(days, bench),
-        positions=books.positions,
-        indicators=books.indicators(days, executor.ffr_weight, executor.pa_weight),
-        trades=books.trade_table(days),
+        report=ledger.report(days, bench),
+        positions=ledger.positions,
+        indicators=ledger.indicators(days, executor.ffr_weight, executor.pa_weight),
+        trades=ledger.trade_table(days),
         notes=tuple(market.notes),
         costs=rules.costs(),
         trading=rules.trading(),
@@ -192,9 +192,9 @@ def _trade(
     account: Account,
     market: Market,
     steps: TradeCalendarManager,
-) -> Generator[BaseTradeDecision, None, Books]:
+) -> Generator[BaseTradeDecision, None, Ledger]:
     """Let the strategy trade day by day."""
-    exchange, books = Exchange(market), Books(account.value)
+    exchange, ledger = Exchange(market), Ledger(account.value)
     first = len(market.days) - steps.trade_len  # the market may have quotes from before the backtest
     common = CommonInfrastructure(trade_account=account, trade_exchange=exchange)
     level = LevelInfrastructure(trade_calendar=steps, executor=executor, common_infra=common)
@@ -211,16 +211,16 @@ def _trade(
                 "a decision, such as TradeDecisionWO(orders, self)."
             )
         yield decision
-        trades = executor.deal(decision, account, exchange, step, first + step)
+        trades = executor.fill_orders(decision, account, exchange, step, first + step)
         account.end_day(market, first + step)
-        books.trades += trades
-        books.enter(account, market.days[first + step])
+        ledger.trades += trades
+        ledger.enter(account, market.days[first + step])
         account.current_position.settle_commit()
         results = [(order, fill.value, fill.cost, fill.price) for _, order, fill in trades]
         steps.step()
         strategy.post_exe_step(results)
     strategy.post_upper_level_exe_step()
-    return books
+    return ledger
 
 
 def _market(

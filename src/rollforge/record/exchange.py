@@ -187,7 +187,7 @@ class Exchange:
             return Fill(0.0, float("nan"), 0.0, 0.0)
         cash = np.inf if position is None else position.get_cash()
         held = order.amount if position is None else position.get_stock_amount(order.stock_id)
-        made = self.market.deal(*at, order.direction, order.amount, cash=cash, held=held, dealt=dealt)
+        made = self.market.fill_order(*at, order.direction, order.amount, cash=cash, held=held, dealt=dealt)
         order.deal_amount = made.amount
         order.factor = None if np.isnan(made.price) else float(self.market.factor[at])
         return made

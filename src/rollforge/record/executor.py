@@ -100,7 +100,7 @@ class SimulatorExecutor:
         orders = trade_decision.get_decision()
         return sorted(orders, key=lambda order: -order.direction) if self.trade_type == "parallel" else orders
 
-    def deal(
+    def fill_orders(
         self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int, day: int
     ) -> list[Trade]:
         """Deal the orders of a day, and return what became of them.

@@ -93,7 +93,7 @@ class Market:
         factor = float(self.factor[day, place])
         return (amount * factor + 0.1) // self.unit * self.unit / factor
 
-    def deal(
+    def fill_order(
         self,
         day: int,
         place: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rollforge.record.account import Books
+from rollforge.record.account import Ledger
 from rollforge.record.market import Market
 from rollforge.record.notes import shown
 from rollforge.record.position import Position
@@ -13,11 +13,11 @@ from rollforge.record.strategy import BaseSignalStrategy, BaseStrategy, TopkDrop
 __all__ = ["review"]
 
 
-def review(market: Market, strategy: BaseStrategy, books: Books, days: int) -> None:
+def review(market: Market, strategy: BaseStrategy, ledger: Ledger, days: int) -> None:
     """Add to the market's notes: equal scores, orders without quotes or volume, holdings that cannot be sold."""
     _equal_scores(market, strategy, days)
-    _orders(market, books, days)
-    _holdings(market, strategy, books.last)
+    _orders(market, ledger, days)
+    _holdings(market, strategy, ledger.last)
 
 
 def _equal_scores(market: Market, strategy: BaseStrategy, days: int) -> None:
@@ -31,10 +31,10 @@ def _equal_scores(market: Market, strategy: BaseStrategy, days: int) -> None:
         )
 
 
-def _orders(market: Market, books: Books, days: int) -> None:
+def _orders(market: Market, ledger: Ledger, days: int) -> None:
     first = len(market.days) - days
     unknown, idle = set(), []
-    for step, order, fill in books.trades:
+    for step, order, fill in ledger.trades:
         place = market.place(order.stock_id)
         if place is None:
             unknown.add(order.stock_id)

@@ -39,7 +39,7 @@ class Signal(ABC):
     def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
         """Return the last scores of a time, by instrument; None when there are none."""
 
-    def on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
+    def scores_on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
         """Return the last scores of a time in the order of `codes`, by the first column; None when there are none."""
         found = self.get_signal(start_time, end_time)
         if found is None:
@@ -108,11 +108,11 @@ class SignalWCache(Signal):
         first, last = read_day(start_time, "start_time"), read_day(end_time, "end_time")
         return int(np.searchsorted(self.days, first)), int(np.searchsorted(self.days, last, "right"))
 
-    def on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
+    def scores_on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
         """Return the last scores of a time in the order of `codes`; None when there is no prediction for it."""
         first, stop = self._between(start_time, end_time)
         if stop - first != 1:
-            return super().on(start_time, end_time, codes)
+            return super().scores_on(start_time, end_time, codes)
         values, present = self._values[first, :, 0], self._present[first]
         if list(codes) == self.codes:
             return Scores(values, present)

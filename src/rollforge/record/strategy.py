@@ -20,7 +20,7 @@ from rollforge.record.scores import Scores, Signal, SignalWCache, create_signal_
 
 __all__ = ["BaseSignalStrategy", "BaseStrategy", "Scores", "Signal", "TopkDropoutStrategy"]
 
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 class BaseStrategy(ABC):
@@ -211,7 +211,7 @@ class BaseSignalStrategy(BaseStrategy):
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
         """Return the orders that follow from the scores of the day before."""
         step, market = self.trade_calendar.get_trade_step(), self.trade_exchange.market
-        scores = self.signal.on(*self.trade_calendar.get_step_time(step, shift=1), market.codes)
+        scores = self.signal.scores_on(*self.trade_calendar.get_step_time(step, shift=1), market.codes)
         if scores is None:
             return TradeDecisionWO([], self)
         account: Account = self._shared("common_infra", "trade_account")
@@ -342,21 +342,21 @@ class TopkDropoutStrategy(BaseSignalStrategy):
             self._note_tie(rest, n, scores.values, day)
         return sells + self._purchases(rest[:n], cash, day, market)
 
-    def _room(self, ranked: Places) -> int:
+    def _room(self, ranked: Indices) -> int:
         """How many may be bought at most."""
         return max(self.n_drop + self.topk - len(ranked), 0)
 
-    def _note_tie(self, ranked: Places, n: int, values: NDArray[np.float64], day: int) -> None:
+    def _note_tie(self, ranked: Indices, n: int, values: NDArray[np.float64], day: int) -> None:
         """Note the day if equal scores stand on both sides of the border behind the first `n`."""
         if 0 < n < len(ranked) and _equal(*values[ranked[n - 1 : n + 1]]):
             self.tied_days.add(day)
 
-    def _choosable(self, places: Places, day: int, market: Market) -> Places:
+    def _choosable(self, places: Indices, day: int, market: Market) -> Indices:
         if not self.only_tradable:
             return places
         return places[[market.is_tradable(day, i, None) for i in places.tolist()]]
 
-    def _candidates(self, scores: Scores, free: NDArray[np.bool_], held: int, day: int, market: Market) -> Places:
+    def _candidates(self, scores: Scores, free: NDArray[np.bool_], held: int, day: int, market: Market) -> Indices:
         """What may be bought, the first choice first."""
         if self.method_buy == "top":
             rest = _ranked(scores.values, np.flatnonzero(scores.present & free))
@@ -366,12 +366,12 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         best = everything[: self.topk]
         return self._pick(best[free[best]], self.n_drop + self.topk - held)
 
-    def _pick(self, places: Places, n: int) -> Places:
+    def _pick(self, places: Indices, n: int) -> Indices:
         if n > len(places):
             return places
         return self._random.choice(places, max(n, 0), replace=False)
 
-    def _dropped(self, scores: Scores, ranked: Places, new: Places, day: int, market: Market) -> Places:
+    def _dropped(self, scores: Scores, ranked: Indices, new: Indices, day: int, market: Market) -> Indices:
         if self.method_sell == "random":
             return self._pick(self._choosable(ranked, day, market), self.n_drop)
         together = _ranked(scores.values, np.union1d(ranked, new))
@@ -382,7 +382,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
     def _side(self, side: OrderDir) -> OrderDir | None:
         return None if self.forbid_all_trade_at_limit else side
 
-    def _sales(self, dropped: Places, position: Position, day: int, market: Market) -> tuple[list[Order], float]:
+    def _sales(self, dropped: Indices, position: Position, day: int, market: Market) -> tuple[list[Order], float]:
         """Return the sales, and the cash that there will be after them."""
         cash = position.get_cash()
         sells = []
@@ -392,12 +392,12 @@ class TopkDropoutStrategy(BaseSignalStrategy):
             if not ripe or not market.is_tradable(day, i, self._side(OrderDir.SELL)):
                 continue
             amount = position.get_stock_amount(code)
-            fill = market.deal(day, i, OrderDir.SELL, amount, cash=cash, held=amount)
+            fill = market.fill_order(day, i, OrderDir.SELL, amount, cash=cash, held=amount)
             cash += fill.value - fill.cost
             sells.append(Order(code, amount, OrderDir.SELL))
         return sells, cash
 
-    def _purchases(self, new: Places, cash: float, day: int, market: Market) -> list[Order]:
+    def _purchases(self, new: Indices, cash: float, day: int, market: Market) -> list[Order]:
         buys = []
         degree = self._degree(self.trade_calendar.get_trade_step())
         for i in new.tolist():
@@ -407,7 +407,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         return buys
 
 
-def _ranked(values: NDArray[np.float64], places: Places) -> Places:
+def _ranked(values: NDArray[np.float64], places: Indices) -> Indices:
     """`places` by their score, the best first, those without one last; equal ones in the order of their codes."""
     return places[np.argsort(-values[places], kind="stable")]
 

@@ -14,8 +14,8 @@ from importlib import resources
 from pathlib import Path
 
 from rollforge.errors import DataError
-from rollforge.report.facts import days_words, facts, label_words
 from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
+from rollforge.report.headline import days_words, headline_figures, label_words
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Summary
 from rollforge.report.tables import (
@@ -106,12 +106,12 @@ def _json(value: object) -> Markup:
 
 
 def _extent(summary: Summary) -> Markup:
-    shown = [f for f in facts(summary.headline) if not f.quality]
-    return tag("dl", *(tag("div", tag("dt", f.name), tag("dd", f.text)) for f in shown), class_="facts")
+    shown = [f for f in headline_figures(summary.headline) if not f.quality]
+    return tag("dl", *(tag("div", tag("dt", f.name), tag("dd", f.text)) for f in shown), class_="headline_figures")
 
 
 def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
-    parts: list[Markup | None] = [cards([f for f in facts(summary.headline) if f.quality])]
+    parts: list[Markup | None] = [cards([f for f in headline_figures(summary.headline) if f.quality])]
     if not summary.headline.rows:
         parts.append(
             tag("p", "There is no prediction yet: no window is done, or none has been collected.", class_="empty")
@@ -237,7 +237,9 @@ def _portfolio(summary: Summary, plots: Plots) -> _Section:
         "in these figures, as in Qlib."
     )
     about = tag(
-        "dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in summary.portfolio_about.items()), class_="facts"
+        "dl",
+        *(tag("div", tag("dt", k), tag("dd", v)) for k, v in summary.portfolio_about.items()),
+        class_="headline_figures",
     )
     table = risk_table(summary.portfolio_risk) if summary.portfolio_risk is not None else None
     body = join(about if summary.portfolio_about else None, _plot(plots, "portfolio"), table)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from rollforge.report.facts import Fact, days_words, duration, label_words
+from rollforge.report.headline import HeadlineFigure, days_words, duration, label_words
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, TaskRow, by_month
 from rollforge.report.timeline import segment_names
@@ -39,7 +39,7 @@ def number(value: float | None, form: str) -> str:
     return text.replace("-", "−")
 
 
-def cards(quality: Sequence[Fact]) -> Markup | None:
+def cards(quality: Sequence[HeadlineFigure]) -> Markup | None:
     """Return the figures that say how good a prediction is, large; None when there are none."""
     if not quality:
         return None

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollforge.errors import printable
-from rollforge.report.facts import duration, facts
+from rollforge.report.headline import duration, headline_figures
 from rollforge.report.summary import Summary
 
 __all__ = ["backtest_table", "headline_table", "models_table", "windows_table"]
@@ -20,7 +20,7 @@ def headline_table(summary: Summary) -> Table:
     )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    shown = facts(summary.headline)
+    shown = headline_figures(summary.headline)
     width = max((len(f.text) for f in shown if f.quality), default=0)
     for fact in shown:
         text = Text(fact.text.rjust(width) if fact.quality else fact.text)

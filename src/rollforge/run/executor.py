@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rollforge.run.fitness import Admission
-from rollforge.run.work import Event, Job, nobody
-from rollforge.run.worker import Crew, Worker
+from rollforge.run.work import Event, Job, ignore_event
+from rollforge.run.worker import Worker, WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 
@@ -23,7 +23,9 @@ __all__ = ["Executor", "InProcess", "LocalProcesses"]
 class Executor(Protocol):
     """Runs the tasks of a job until none of them can make progress."""
 
-    def run(self, job: Job, on_event: Callable[[Event], None] = ..., beside: Callable[[], None] | None = None) -> None:
+    def run(
+        self, job: Job, on_event: Callable[[Event], None] = ..., while_starting: Callable[[], None] | None = None
+    ) -> None:
         """Return when nothing is left to run; tasks that failed are in the store as ``failed``.
 
         Parameters
@@ -32,7 +34,7 @@ class Executor(Protocol):
             What to run.
         on_event : callable
             Told of each step.
-        beside : callable, optional
+        while_starting : callable, optional
             Work that the tasks need done; it is done while worker processes start, before the first task.
         """
 
@@ -55,12 +57,15 @@ class InProcess:
     admission: Admission | None = None
 
     def run(
-        self, job: Job, on_event: Callable[[Event], None] = nobody, beside: Callable[[], None] | None = None
+        self,
+        job: Job,
+        on_event: Callable[[Event], None] = ignore_event,
+        while_starting: Callable[[], None] | None = None,
     ) -> None:
         """Run the tasks of `job` here."""
         with using(self.session):
-            if beside is not None:
-                beside()
+            if while_starting is not None:
+                while_starting()
             Worker(open_store(self.session.store), job, on_event=on_event, admission=self.admission).run()
 
 
@@ -87,7 +92,10 @@ class LocalProcesses:
     admission: Admission | None = None
 
     def run(
-        self, job: Job, on_event: Callable[[Event], None] = nobody, beside: Callable[[], None] | None = None
+        self,
+        job: Job,
+        on_event: Callable[[Event], None] = ignore_event,
+        while_starting: Callable[[], None] | None = None,
     ) -> None:
         """Run the tasks of `job` in ``jobs`` processes.
 
@@ -97,7 +105,7 @@ class LocalProcesses:
             When processes die before they can do anything, with what the last one said.
         """
         share = self.session.with_(threads=max(1, self.session.threads // self.jobs))
-        Crew(
-            open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file, beside=beside,
+        WorkerPool(
+            open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file, while_starting=while_starting,
             admission=self.admission,
         ).run()  # fmt: skip

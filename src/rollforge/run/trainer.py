@@ -37,8 +37,8 @@ from rollforge.run.failures import group_failures
 from rollforge.run.fitness import own_data
 from rollforge.run.review import review, reviewed
 from rollforge.run.submission import facts_of
-from rollforge.run.work import LogEvents, current_model, current_task, restored
-from rollforge.run.worker import Crew, Job, run_task
+from rollforge.run.work import LogEvents, current_model, current_task, from_reference
+from rollforge.run.worker import Job, WorkerPool, run_task
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
@@ -279,13 +279,13 @@ class TrainerR(_RecorderTrainer):
             pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
         )
         share = session.with_(threads=max(1, session.threads // jobs))
-        Crew(store, job, share, jobs, LogEvents(len(items))).run()
+        WorkerPool(store, job, share, jobs, LogEvents(len(items))).run()
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:
                 self._failed(failures, task_key(item, i, len(items), task.model_name), _why(task))
         self._judge(failures, len(items))
-        return [restored(t.result) for t in tasks if t.status is Status.DONE]
+        return [from_reference(t.result) for t in tasks if t.status is Status.DONE]
 
 
 class DelayTrainerR(TrainerR):
@@ -638,7 +638,7 @@ def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str
     token = current_task.set(None)  # the pool is gone with this training: its ids would lead nowhere
     try:
         with reviewed():  # by the trainer, all of them at once
-            return func(restored(definition["item"]), **arguments)
+            return func(from_reference(definition["item"]), **arguments)
     finally:
         current_task.reset(token)
 
@@ -690,7 +690,7 @@ def recorder_of(result: Any) -> Recorder:
     TrainingFailed
         When the task's function did not return a recorder.
     """
-    found = restored(result)
+    found = from_reference(result)
     if isinstance(found, Recorder):
         return found
     raise TrainingFailed(

@@ -25,11 +25,11 @@ __all__ = [
     "current_attempt",
     "current_model",
     "current_task",
+    "from_reference",
+    "ignore_event",
     "is_of_task",
     "is_own",
-    "nobody",
-    "restored",
-    "storable",
+    "to_reference",
 ]
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
-def nobody(event: Event) -> None:
+def ignore_event(event: Event) -> None:
     """Listen to no event."""
 
 
@@ -156,13 +156,13 @@ def is_of_task(result: Any, task_id: str) -> bool:
         return False
 
 
-def storable(result: Any) -> Any:
+def to_reference(result: Any) -> Any:
     """Return what the store keeps of a task's result: a recorder as a reference, anything else as it is."""
     return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
 
 
-def restored(kept: Any) -> Any:
-    """Return what :func:`storable` was given."""
+def from_reference(kept: Any) -> Any:
+    """Return what :func:`to_reference` was given."""
     if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
         return open_kept(kept["recorder"])
     return kept

@@ -1,7 +1,7 @@
 """A worker takes tasks from a pool and runs them: claim, keep the lease, execute, commit or give back.
 
 One bad task never stops a worker: its exception goes onto the task, which is tried again or set aside as ``failed``.
-:class:`Worker` runs tasks where it is, one at a time; :class:`Crew` runs them in processes beside it, which it outlives
+:class:`Worker` runs tasks where it is, one at a time; :class:`WorkerPool` runs them in processes beside it, which it outlives
 whatever happens to them.
 """
 
@@ -26,9 +26,8 @@ from rollforge.errors import (
     TrainingFailed,
 )
 from rollforge.machine import process_is_gone, process_name
-from rollforge.run.claims import LEASE_SECONDS, PATIENCE_SECONDS, Claims
 from rollforge.run.fitness import Admission, own_data
-from rollforge.run.slot import Done, Failed, Slot, Stopped, Unfit, Unreadable, failure
+from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
 from rollforge.run.work import (
     Event,
     Job,
@@ -37,12 +36,13 @@ from rollforge.run.work import (
     current_attempt,
     current_model,
     current_task,
+    from_reference,
+    ignore_event,
     is_of_task,
     is_own,
-    nobody,
-    restored,
-    storable,
+    to_reference,
 )
+from rollforge.run.worker_process import Done, Failed, Stopped, Unfit, Unreadable, WorkerProcess, failure
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_definition, decode_result
@@ -50,15 +50,15 @@ from rollforge.task import Cause, Status, TaskRecord
 from rollforge.trust import Circle, within
 
 __all__ = [
-    "Crew",
     "Event",
     "Job",
     "Worker",
+    "WorkerPool",
     "WorkerStopped",
     "call_in_child",
     "release_dead_workers",
     "run_task",
-    "storable",
+    "to_reference",
 ]
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Worker:
     store : TaskStore
         Where the tasks are.
     job : Job
-        Which of them. `force_release`, `timeout` and `memory` need worker processes, that is, a :class:`Crew`.
+        Which of them. `force_release`, `timeout` and `memory` need worker processes, that is, a :class:`WorkerPool`.
     on_event : callable
         Told of each step.
     stop : callable
@@ -124,7 +124,7 @@ class Worker:
 
     store: TaskStore
     job: Job
-    on_event: Callable[[Event], None] = nobody
+    on_event: Callable[[Event], None] = ignore_event
     stop: Callable[[], bool] = _never
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
@@ -157,72 +157,72 @@ class Worker:
             When the store stays away for longer than `patience`.
         """
         ran = 0
-        words = _Words()
-        claims = Claims(
+        task_log = TaskLog()
+        leases = Leases(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience,
-            lambda task: words.text(), admission=self.admission, patient=self.patient,
+            lambda task: task_log.text(), admission=self.admission, patient=self.patient,
         )  # fmt: skip
-        with claims, words:
+        with leases, task_log:
             while not self.stop():
-                taken = claims.take(1)
+                taken = leases.take(1)
                 if taken:
-                    self._run_one(claims, taken[0], words)
+                    self._run_one(leases, taken[0], task_log)
                     ran += 1
-                elif claims.work_left():
-                    claims.wait(_IDLE_SECONDS)
+                elif leases.work_left():
+                    leases.wait(_IDLE_SECONDS)
                 else:
                     break
         if not self.stop():
-            claims.finish()
+            leases.finish()
         return ran
 
-    def _run_one(self, claims: Claims, task: TaskRecord, words: _Words) -> None:
-        words.begin()
-        claims.started(task)
+    def _run_one(self, leases: Leases, task: TaskRecord, task_log: TaskLog) -> None:
+        task_log.begin()
+        leases.started(task)
         began = time.perf_counter()
         own = is_own(self.job, self.store, task)
         try:
             if self.job.before is Status.PART_DONE:
-                argument = restored(task.result)
+                argument = from_reference(task.result)
                 own = own and (self.job.own or is_of_task(argument, task.id))
             else:
                 with within(Circle.OWN if own else Circle.POOL):
                     argument = decode_definition(task.text)
         except (MissingCode, RecorderElsewhere) as exc:
-            claims.leave(task, str(exc))
+            leases.leave(task, str(exc))
             return
         except ConfigError as exc:
-            claims.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
+            leases.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
             return
         except TrackingError as exc:  # what the first stage left is not there, or no recorder
-            claims.fail(task, str(exc), str(exc), Cause.RAISED, "", 0.0)
+            leases.fail(task, str(exc), str(exc), Cause.RAISED, "", 0.0)
             return
         try:
             token, number = current_task.set(task.id), current_attempt.set(task.attempt)
             name = current_model.set(task.model_name)
             try:
-                here = claims.session_for(task) or current_session()
+                here = leases.session_for(task) or current_session()
                 with using(here), within(Circle.OWN if own else Circle.POOL):
-                    result = storable(self.job.task_func(argument, **self.job.kwargs))
+                    result = to_reference(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
                 current_attempt.reset(number)
                 current_model.reset(name)
-            claims.commit(task, result, words.text(), time.perf_counter() - began)
+            leases.commit(task, result, task_log.text(), time.perf_counter() - began)
         except StoreUnavailable:
             raise
         except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
-            claims.leave(task, str(exc))
+            leases.leave(task, str(exc))
         except (KeyboardInterrupt, WorkerStopped):
             # Ctrl-C, SIGTERM: the task is not at fault and goes back as it was.
-            claims.give_back(task)
+            leases.give_back(task)
             raise
         except BaseException as exc:  # noqa: BLE001 - whatever else a task raises (sys.exit too) is its own failure
             failed = failure(exc)
-            claims.fail(task, failed.error, failed.brief, failed.cause, words.text(), time.perf_counter() - began)
+            leases.fail(task, failed.error, failed.brief, failed.cause, task_log.text(), time.perf_counter() - began)
 
 
-class _Words(logging.Handler):
+class TaskLog(logging.Handler):
     """What the library and the task log while a task runs in this process; a ``with`` block."""
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ class _Words(logging.Handler):
         """Return the lines so far."""
         return trim_log("\n".join(list(self._lines)))
 
-    def __enter__(self) -> _Words:
+    def __enter__(self) -> TaskLog:
         logging.getLogger().addHandler(self)
         return self
 
@@ -252,7 +252,7 @@ class _Words(logging.Handler):
 
 
 @dataclass(slots=True)
-class Crew:
+class WorkerPool:
     """Runs the tasks of one job in worker processes, started once each, from this process.
 
     This process alone talks to the store: it claims (several tasks at once when they are short), renews all leases from a
@@ -278,7 +278,7 @@ class Crew:
         Seconds that running tasks are given to end after `stop`; those that do not are given back.
     log_file : path, optional
         Where the processes log besides.
-    beside : callable, optional
+    while_starting : callable, optional
         Work that the tasks need done; it is done here while the processes start.
     admission : Admission, optional
         Which submissions' tasks this machine can run, and where each is run; None: all, in `session`.
@@ -290,7 +290,7 @@ class Crew:
     >>> from rollforge.store.memory import MemoryStore
     >>> store = MemoryStore()
     >>> _ = store.create("p", [{"x": 1}, {"x": 2}])
-    >>> Crew(store, Job("p", len), Session(threads=1), jobs=1).run()
+    >>> WorkerPool(store, Job("p", len), Session(threads=1), jobs=1).run()
     2
     """
 
@@ -298,19 +298,19 @@ class Crew:
     job: Job
     session: Session
     jobs: int
-    on_event: Callable[[Event], None] = nobody
+    on_event: Callable[[Event], None] = ignore_event
     stop: Callable[[], bool] = _never
     stay: bool = False
     grace: float = 0.0
     log_file: Path | None = None
-    beside: Callable[[], None] | None = None
+    while_starting: Callable[[], None] | None = None
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     patience: float = PATIENCE_SECONDS
     admission: Admission | None = None
     patient: bool = False
     ran: int = 0
-    _slots: list[Slot] = field(default_factory=list)
+    _processes: list[WorkerProcess] = field(default_factory=list)
     _queue: deque[TaskRecord] = field(default_factory=deque)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     _idle_deaths: int = 0
@@ -329,77 +329,77 @@ class Crew:
         StoreUnavailable
             When the store stays away for longer than `patience`.
         """
-        self._slots = [Slot(self.session, self.job, self.log_file) for _ in range(self.jobs)]
-        claims = Claims(
+        self._processes = [WorkerProcess(self.session, self.job, self.log_file) for _ in range(self.jobs)]
+        leases = Leases(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of,
             admission=self.admission, patient=self.patient,
         )  # fmt: skip
         try:
-            if self.beside is not None:
-                for slot in self._slots:
-                    slot.start()
-                self.beside()
-            with claims:
+            if self.while_starting is not None:
+                for process in self._processes:
+                    process.start()
+                self.while_starting()
+            with leases:
                 try:
-                    self._work(claims)
+                    self._work(leases)
                 finally:
-                    self._give_all_back(claims)
+                    self._give_all_back(leases)
             if not self.stop():  # who is told to stop need not say why nothing more was done
-                claims.finish()
+                leases.finish()
         finally:
-            for slot in self._slots:
-                slot.dismiss()
-            for slot in self._slots:
-                slot.end(1.0)
+            for process in self._processes:
+                process.dismiss()
+            for process in self._processes:
+                process.end(1.0)
         return self.ran
 
     def _log_of(self, task: TaskRecord) -> str:
-        return next((s.log() for s in self._slots if s.task is not None and s.task.id == task.id), "")
+        return next((s.log() for s in self._processes if s.task is not None and s.task.id == task.id), "")
 
-    def _busy(self) -> list[Slot]:
-        return [s for s in self._slots if s.task is not None]
+    def _busy(self) -> list[WorkerProcess]:
+        return [s for s in self._processes if s.task is not None]
 
-    def _work(self, claims: Claims) -> None:
+    def _work(self, leases: Leases) -> None:
         stopping: float | None = None
         while True:
             if stopping is None and self.stop():
                 stopping = time.monotonic() + self.grace
                 while self._queue:
-                    claims.give_back(self._queue.pop())
+                    leases.give_back(self._queue.pop())
             if stopping is None:
-                self._fill(claims)
+                self._fill(leases)
             if not self._busy():
-                if stopping is not None or claims.only_unfit() or not (self.stay or claims.work_left()):
+                if stopping is not None or leases.only_unfit() or not (self.stay or leases.work_left()):
                     return
-                claims.wait(_IDLE_SECONDS)
+                leases.wait(_IDLE_SECONDS)
                 continue
             if stopping is not None and time.monotonic() > stopping:
                 return
-            self._watch(claims)
+            self._watch(leases)
 
-    def _fill(self, claims: Claims) -> None:
+    def _fill(self, leases: Leases) -> None:
         """Give every idle process a task."""
-        idle = [s for s in self._slots if s.task is None]
-        while self._queue and claims.holds():
-            claims.give_back(self._queue.pop())
+        idle = [s for s in self._processes if s.task is None]
+        while self._queue and leases.holds():
+            leases.give_back(self._queue.pop())
         if len(self._queue) < len(idle):
-            self._queue.extend(claims.take(len(idle) - len(self._queue) + self._ahead()))
-        for slot in idle:
+            self._queue.extend(leases.take(len(idle) - len(self._queue) + self._ahead()))
+        for process in idle:
             if not self._queue:
                 return
             task = self._queue.popleft()
-            claims.started(task)
+            leases.started(task)
             own = is_own(self.job, self.store, task)
-            slot.give(task, self._threads(claims), claims.session_for(task), own=own)
+            process.give(task, self._threads(leases), leases.session_for(task), own=own)
 
-    def _threads(self, claims: Claims) -> int:
+    def _threads(self, leases: Leases) -> int:
         """The threads of a task that begins: its share; more for the last ones, where other processes have nothing to do."""
         share = self.session.threads
         mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
         if self.stay or mean < _LONG_SECONDS:
             return share
-        busy = sum(slot.seconds < _NEARLY_DONE * mean for slot in self._busy())
-        side_by_side = min(self.jobs, 1 + busy + len(self._queue) + claims.waiting())
+        busy = sum(process.seconds < _NEARLY_DONE * mean for process in self._busy())
+        side_by_side = min(self.jobs, 1 + busy + len(self._queue) + leases.waiting())
         return share * self.jobs // side_by_side
 
     def _ahead(self) -> int:
@@ -409,48 +409,48 @@ class Crew:
         mean = sum(self._recent) / len(self._recent)
         return 0 if mean > _SHORT_SECONDS else min(_MOST_AT_ONCE, int(_SHORT_SECONDS / max(mean, 0.01)) * self.jobs)
 
-    def _watch(self, claims: Claims) -> None:
+    def _watch(self, leases: Leases) -> None:
         """Wait until a process says something, or is overdue; end the tasks that ended."""
         connection.wait([h for s in self._busy() for h in s.handles], timeout=0.25)
-        gone = {t.id for t in claims.lost()}
+        gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
-        for slot in self._busy():
-            if slot.task is not None and slot.task.id in gone:
-                slot.kill()  # somebody else has it, or nobody wants it any more
-                slot.outcome()
-                slot.task = None
+        for process in self._busy():
+            if process.task is not None and process.task.id in gone:
+                process.kill()  # somebody else has it, or nobody wants it any more
+                process.outcome()
+                process.task = None
                 continue
-            slot.overdue()
-            self._settle(claims, slot)
+            process.overdue()
+            self._record_outcome(leases, process)
 
-    def _settle(self, claims: Claims, slot: Slot) -> None:
-        outcome, task = slot.outcome(), slot.task
+    def _record_outcome(self, leases: Leases, process: WorkerProcess) -> None:
+        outcome, task = process.outcome(), process.task
         if outcome is None or task is None:
             return
-        seconds, words = slot.seconds, slot.log()
-        slot.task = None
+        seconds, task_log = process.seconds, process.log()
+        process.task = None
         if isinstance(outcome, Done):
-            claims.commit(task, outcome.result, words, seconds)
+            leases.commit(task, outcome.result, task_log, seconds)
         elif isinstance(outcome, Stopped):
-            claims.give_back(task)
+            leases.give_back(task)
         elif isinstance(outcome, Unfit):
-            claims.leave(task, outcome.why)
+            leases.leave(task, outcome.why)
             return
         elif isinstance(outcome, Unreadable):
-            claims.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, words, seconds)
-        elif not slot.ready:  # the process died before it took the task, which was not begun
-            claims.give_back(task)
+            leases.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, task_log, seconds)
+        elif not process.ready:  # the process died before it took the task, which was not begun
+            leases.give_back(task)
             self._count_idle_death(outcome)
             return
         else:
             self._idle_deaths = 0
             if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
                 self._tidy_up(task)
-            claims.fail(task, outcome.error, outcome.brief, outcome.cause, words, seconds)
+            leases.fail(task, outcome.error, outcome.brief, outcome.cause, task_log, seconds)
         self.ran += 1
         self._recent.append(seconds)
         if self.job.force_release:
-            slot.renew_process()
+            process.renew_process()
 
     def _tidy_up(self, task: TaskRecord) -> None:
         assert self.job.on_death is not None
@@ -466,29 +466,29 @@ class Crew:
                 f"Worker processes end before they can run a task. The last one said:\n{outcome.error}"
             )
 
-    def _give_all_back(self, claims: Claims) -> None:
+    def _give_all_back(self, leases: Leases) -> None:
         """Let nothing that was claimed stay claimed: what runs is interrupted and goes back as it was."""
-        for slot in self._busy():
-            slot.interrupt()
+        for process in self._busy():
+            process.interrupt()
         deadline = time.monotonic() + 5.0
         while self._busy() and time.monotonic() < deadline:
             connection.wait([h for s in self._busy() for h in s.handles], timeout=0.1)
-            for slot in self._busy():
-                outcome, task = slot.outcome(), slot.task
+            for process in self._busy():
+                outcome, task = process.outcome(), process.task
                 if outcome is None or task is None:
                     continue
-                slot.task = None
+                process.task = None
                 if isinstance(outcome, Done):  # it was just ready
-                    claims.commit(task, outcome.result, slot.log(), slot.seconds)
+                    leases.commit(task, outcome.result, process.log(), process.seconds)
                 else:
-                    claims.give_back(task)
-        for slot in self._busy():
-            slot.kill()
-            if slot.task is not None:
-                claims.give_back(slot.task)
-                slot.task = None
+                    leases.give_back(task)
+        for process in self._busy():
+            process.kill()
+            if process.task is not None:
+                leases.give_back(process.task)
+                process.task = None
         while self._queue:
-            claims.give_back(self._queue.pop())
+            leases.give_back(self._queue.pop())
 
 
 def run_task(
@@ -548,7 +548,7 @@ def run_task(
         store = open_store(session.store)
         admission = own_data(store, task_pool, session)
         if force_release:
-            return Crew(store, job, session, 1, LogEvents(), admission=admission).run() > 0
+            return WorkerPool(store, job, session, 1, LogEvents(), admission=admission).run() > 0
         return Worker(store, job, on_event=LogEvents(), admission=admission).run() > 0
 
 
@@ -564,15 +564,15 @@ def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         And when `func` raises, with its exception and traceback.
     """
     job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True)
-    slot = Slot(current_session(), job)
+    process = WorkerProcess(current_session(), job)
     try:
-        slot.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
-        while (outcome := slot.outcome()) is None:
-            connection.wait(slot.handles, timeout=1.0)
+        process.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
+        while (outcome := process.outcome()) is None:
+            connection.wait(process.handles, timeout=1.0)
     finally:
-        slot.end(5.0)
+        process.end(5.0)
     if isinstance(outcome, Done):
-        return restored(decode_result(outcome.result))
+        return from_reference(decode_result(outcome.result))
     if isinstance(outcome, (Unfit, Unreadable)):
         raise TrainingFailed(outcome.why)
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")

@@ -20,7 +20,7 @@ __all__ = [
     "AVOID_SECONDS",
     "SUBMISSION_SECONDS",
     "Clock",
-    "Created",
+    "CreatedTask",
     "PauseNotice",
     "TaskStore",
     "Work",
@@ -46,7 +46,7 @@ _LOG_CHARACTERS = 64_000
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
+class CreatedTask:
     """One definition that was to be stored."""
 
     id: str
@@ -108,7 +108,7 @@ class TaskStore(Protocol):
         submission: str = "",
         batch: str = "",
         creation: str = "",
-    ) -> list[Created]:
+    ) -> list[CreatedTask]:
         """Store definitions, all of them or none; those that the pool has already keep all but name and submission.
 
         Parameters
@@ -435,18 +435,18 @@ def storable_text(text: str) -> str:
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def told_again(made: Sequence[Created], stored_before: Container[str]) -> list[Created]:
+def told_again(made: Sequence[CreatedTask], stored_before: Container[str]) -> list[CreatedTask]:
     """Return what a creation made; tasks of `stored_before` are those that it stored when it was called before.
 
     Examples
     --------
-    >>> told_again([Created("a", False), Created("b", True), Created("a", False)], {"a"})
-    [Created(id='a', new=True), Created(id='b', new=True), Created(id='a', new=False)]
+    >>> told_again([CreatedTask("a", False), CreatedTask("b", True), CreatedTask("a", False)], {"a"})
+    [CreatedTask(id='a', new=True), CreatedTask(id='b', new=True), CreatedTask(id='a', new=False)]
     """
     said: set[str] = set()
     found = []
     for task in made:
-        found.append(Created(task.id, task.new or (task.id in stored_before and task.id not in said)))
+        found.append(CreatedTask(task.id, task.new or (task.id in stored_before and task.id not in said)))
         said.add(task.id)
     return found
 
@@ -509,7 +509,7 @@ def because_of(task_id: str) -> str:
     return f"It depends on task {task_id}, which failed."
 
 
-def refuse_cycles(ids: set[str], wanted: Iterable[str], needs_of: Callable[[list[str]], Iterable[str]]) -> None:
+def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callable[[list[str]], Iterable[str]]) -> None:
     """Do nothing, unless tasks of `ids` that wait for `wanted` would wait for themselves.
 
     Parameters
@@ -518,7 +518,7 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], needs_of: Callable[[list
         The tasks.
     wanted : iterable of str
         What they wait for.
-    needs_of : callable
+    dependencies_of : callable
         What some tasks wait for, directly.
 
     Raises
@@ -529,7 +529,7 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], needs_of: Callable[[list
     frontier = list(wanted)
     seen = set(frontier)
     while frontier:
-        frontier = [n for n in needs_of(frontier) if n not in seen]
+        frontier = [n for n in dependencies_of(frontier) if n not in seen]
         seen.update(frontier)
     if seen & ids:
         raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")

@@ -10,11 +10,11 @@ from rollforge.errors import ArtifactUnreadable, ConfigError, MissingCode, TaskN
 from rollforge.limits import LIMITS
 from rollforge.task import check_size, decode, encode, import_reference
 
-__all__ = ["Encoded", "decode_definition", "decode_result", "encode_result", "read_definition", "read_submission"]
+__all__ = ["EncodedResult", "decode_definition", "decode_result", "encode_result", "read_definition", "read_submission"]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedResult:
     """A result as it is kept: one of the two is None. Stores take it wherever they take a result."""
 
     plain: str | None
@@ -24,7 +24,7 @@ class Encoded:
 _LARGE = "The result, which belongs into a recorder rather than into the pool,"
 
 
-def encode_result(result: Any) -> Encoded:
+def encode_result(result: Any) -> EncodedResult:
     """Return a result as JSON, or as a pickle where it is not plain data; what is encoded already stays as it is.
 
     Raises
@@ -35,14 +35,14 @@ def encode_result(result: Any) -> Encoded:
     Examples
     --------
     >>> encode_result({"ic": 0.05})
-    Encoded(plain='{"ic":0.05}', blob=None)
+    EncodedResult(plain='{"ic":0.05}', blob=None)
     """
-    if isinstance(result, Encoded):
+    if isinstance(result, EncodedResult):
         return result
     limit = LIMITS["result_size"]
     check_size(result, limit, _LARGE)
     try:
-        return Encoded(encode(result))
+        return EncodedResult(encode(result))
     except TaskNotSerializable:
         pass
     import cloudpickle
@@ -60,10 +60,10 @@ def encode_result(result: Any) -> Encoded:
             f"The result, a {name}, could not be read back: {exc} Return plain data or a recorder, or name its type by "
             "rollforge.safe_pickle.allow()."
         ) from exc
-    return Encoded(None, blob)
+    return EncodedResult(None, blob)
 
 
-def decode_result(kept: Encoded | None) -> Any:
+def decode_result(kept: EncodedResult | None) -> Any:
     """Return what :func:`encode_result` was given.
 
     Raises

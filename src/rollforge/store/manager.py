@@ -173,23 +173,23 @@ class TaskManager:
             ``{"def": …}``, and where it has them ``status``, ``res``, ``priority``, ``depends_on`` and ``model_name``.
         """
         definition, status = task["def"], Status(task.get("status", Status.WAITING))
-        needs = self._needed(task.get("depends_on", ()))
+        dependencies = self._known_dependencies(task.get("depends_on", ()))
         if status is Status.WAITING and task.get("res") is None:
             made = self.store.create(
-                self._pool, [definition], priority=task.get("priority") or 0, depends_on=needs,
+                self._pool, [definition], priority=task.get("priority") or 0, depends_on=dependencies,
                 model_names=[task.get("model_name") or ""],
             )  # fmt: skip
             return InsertedId(made[0].id)
         record = TaskRecord(
             id=digest(definition), pool=self._pool, definition=definition, status=status, result=task.get("res"),
-            priority=task.get("priority") or 0, created_at=time.time(), depends_on=needs,
+            priority=task.get("priority") or 0, created_at=time.time(), depends_on=dependencies,
             stage_from=Status.PART_DONE if status is Status.PART_DONE else Status.WAITING,
             model_name=task.get("model_name") or "",
         )  # fmt: skip
         self.store.put(self._pool, [record])
         return InsertedId(record.id)
 
-    def _needed(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    def _known_dependencies(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
         """Ids, as they are or of the tasks that a query finds."""
         if isinstance(depends_on, Mapping):
             found = tuple(t.id for t in self.store.query(self._pool, depends_on, results=False))
@@ -255,7 +255,7 @@ class TaskManager:
         ConfigError
             When tasks would wait for each other.
         """
-        needs = self._needed(depends_on)
+        dependencies = self._known_dependencies(depends_on)
         if dry_run:
             for definition in task_def_l:
                 encode(definition)
@@ -264,7 +264,7 @@ class TaskManager:
             self._report({i: d for i, d in zip(ids, task_def_l, strict=True) if i not in known}, len(ids), print_nt)
             return ids
         created = self.store.create(
-            self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=needs,
+            self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=dependencies,
             model_names=model_names, submission=submission, batch=batch, creation=creation,
         )  # fmt: skip
         trust.vouch(c.id for c in created)

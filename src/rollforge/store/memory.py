@@ -13,7 +13,7 @@ from rollforge.store.base import (
     AVOID_SECONDS,
     SUBMISSION_SECONDS,
     Clock,
-    Created,
+    CreatedTask,
     Query,
     Work,
     backoff,
@@ -88,23 +88,23 @@ class MemoryStore:
         submission: str = "",
         batch: str = "",
         creation: str = "",
-    ) -> list[Created]:
+    ) -> list[CreatedTask]:
         names = named(definitions, model_names)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
-        needs = tuple(sorted(set(depends_on)))
+        dependencies = tuple(sorted(set(depends_on)))
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
-            self._check_dependencies(tasks, {task_id for task_id, _ in encoded}, needs)
+            self._check_dependencies(tasks, {task_id for task_id, _ in encoded}, dependencies)
             created = self._creations.setdefault(pool, {})
             before = {i for i in created if i in tasks and created[i] == creation} if creation else set()
             made = []
             for (task_id, text), name in zip(encoded, names, strict=True):
                 known = tasks.get(task_id)
-                made.append(Created(task_id, known is None))
+                made.append(CreatedTask(task_id, known is None))
                 if known is None:
                     task = TaskRecord(
                         id=task_id, pool=pool, definition=decode(text), text=text, priority=priority, max_attempts=max_attempts,
-                        created_at=self._clock(), depends_on=needs, model_name=name, submission=submission,
+                        created_at=self._clock(), depends_on=dependencies, model_name=name, submission=submission,
                     )  # fmt: skip
                     self._put(task)
                     created[task_id] = creation
@@ -113,7 +113,7 @@ class MemoryStore:
                 if (name or known.model_name, used) != (known.model_name, known.submission):
                     self._put(replace(known, model_name=name or known.model_name, submission=used))
             if any(c.new for c in made):
-                self._settle(pool, needs)
+                self._propagate(pool, dependencies)
             if batch:
                 self.add_to_batch(pool, batch, [c.id for c in made])
             return told_again(made, before)
@@ -123,14 +123,14 @@ class MemoryStore:
             there = self._pools.get(pool, {}).keys()
             self._batches.setdefault(pool, {}).setdefault(batch, set()).update(there & set(ids))
 
-    def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
-        for task_id in needs:
+    def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
+        for task_id in dependencies:
             if task_id not in tasks and task_id not in ids:
                 raise TaskNotFound(f"depends_on: there is no task {task_id!r} in the pool.")
-        self._check_acyclic(tasks, ids, needs)
+        self._check_acyclic(tasks, ids, dependencies)
 
-    def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], needs: Sequence[str]) -> None:
-        refuse_cycles(ids, needs, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
+    def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
+        refuse_cycles(ids, dependencies, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
 
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
         key = digest(facts)
@@ -154,7 +154,7 @@ class MemoryStore:
             for record in new:
                 status = record.stage_from if record.status is Status.RUNNING else record.status
                 self._put(replace(record, pool=pool, status=status, token=0, lease_until=None, available_at=0.0))
-            self._settle(pool, [d for r in new for d in (r.id, *r.depends_on)])
+            self._propagate(pool, [d for r in new for d in (r.id, *r.depends_on)])
             return len(new)
 
     def _put(self, task: TaskRecord) -> TaskRecord:
@@ -166,7 +166,7 @@ class MemoryStore:
         self._changes[pool] = self._changes.get(pool, 0) + 1
         self._changed.notify_all()
 
-    def _settle(self, pool: str, changed: Iterable[str]) -> None:
+    def _propagate(self, pool: str, changed: Iterable[str]) -> None:
         """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
         tasks, changed = self._pools.get(pool, {}), set(changed)
         while changed:
@@ -264,7 +264,7 @@ class MemoryStore:
                             finished_at=now,
                         )
                     )
-                    self._settle(pool, [task.id, *task.depends_on])
+                    self._propagate(pool, [task.id, *task.depends_on])
 
     def _held(self, claim: TaskRecord) -> TaskRecord:
         task = self._pools.get(claim.pool, {}).get(claim.id)
@@ -305,7 +305,7 @@ class MemoryStore:
                 )
             )
             if status is Status.DONE:
-                self._settle(task.pool, [task.id])
+                self._propagate(task.pool, [task.id])
 
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         with self._lock:
@@ -315,7 +315,7 @@ class MemoryStore:
             held = self._held(task)
             given = replace(held, status=status or held.stage_from, lease_until=None, extra={"ending": ending})
             self._put(given if why is None else replace(given, error=storable_text(why), cause=Cause.UNFIT))
-            self._settle(task.pool, [task.id, *held.depends_on])
+            self._propagate(task.pool, [task.id, *held.depends_on])
 
     def fail(
         self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
@@ -344,7 +344,7 @@ class MemoryStore:
                     extra={"ending": "fail"},
                 )
             )
-            self._settle(task.pool, [task.id, *held.depends_on])
+            self._propagate(task.pool, [task.id, *held.depends_on])
             return status
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
@@ -466,7 +466,7 @@ class MemoryStore:
                 self._creations.get(pool, {}).pop(task.id, None)
             self._leave_batches(pool, {t.id for t in gone})
             self._forget_submissions(pool)
-            self._settle(pool, [t.id for t in gone])
+            self._propagate(pool, [t.id for t in gone])
             self._tell(pool)
         return len(gone)
 
@@ -483,7 +483,7 @@ class MemoryStore:
         refuse_running(status)
         with self._lock:
             ids = self._change(pool, query, lambda t: _with_status(t, status))
-            self._settle(pool, [d for i in ids for d in self._pools[pool][i].depends_on])
+            self._propagate(pool, [d for i in ids for d in self._pools[pool][i].depends_on])
         return len(ids)
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
@@ -492,7 +492,7 @@ class MemoryStore:
     def retry(self, pool: str, query: Query | None = None) -> int:
         with self._lock:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
-            ids = self._change(pool, failed, _again, settle=False)
+            ids = self._change(pool, failed, _again, propagate=False)
             ids = ids + self._dependants_again(pool, ids)
             self._settle_again(pool, ids)
             return len(ids)
@@ -503,13 +503,13 @@ class MemoryStore:
         while ids:
             theirs = [t.id for t in self._pools[pool].values() if set(ids) & set(t.depends_on)]
             with_them: Query = {"_id": {"$in": theirs}, "status": "failed", "cause": "dependency"}
-            ids = self._change(pool, with_them, _again, settle=False)
+            ids = self._change(pool, with_them, _again, propagate=False)
             found += ids
         return found
 
     def _settle_again(self, pool: str, ids: Sequence[str]) -> None:
         tasks = self._pools.get(pool, {})
-        self._settle(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
+        self._propagate(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
         def end(task: TaskRecord) -> TaskRecord:
@@ -522,13 +522,13 @@ class MemoryStore:
         return len(self._change(pool, unfinished, end))
 
     def _change(
-        self, pool: str, query: Query | None, change: Callable[[TaskRecord], TaskRecord], *, settle: bool = True
+        self, pool: str, query: Query | None, change: Callable[[TaskRecord], TaskRecord], *, propagate: bool = True
     ) -> list[str]:
         node = parse_query(query)
         with self._lock:
             ids = [self._put(change(task)).id for task in self._matching(pool, node)]
-            if settle:
-                self._settle(pool, ids)
+            if propagate:
+                self._propagate(pool, ids)
         return ids
 
     def pause(self, pool: str, paused: bool = True) -> None:
@@ -552,15 +552,15 @@ class MemoryStore:
             else:
                 tasks = {(new_id if k == task_id else k): (fresh if k == task_id else t) for k, t in known.items()}
             for key, task in tasks.items():
-                needs = {new_id if d == task_id else d for d in task.depends_on}
-                tasks[key] = replace(task, depends_on=tuple(sorted(needs)))
+                dependencies = {new_id if d == task_id else d for d in task.depends_on}
+                tasks[key] = replace(task, depends_on=tuple(sorted(dependencies)))
             self._check_acyclic(tasks, {new_id}, tasks[new_id].depends_on)
             self._pools[pool] = tasks
             for members in self._batches.get(pool, {}).values():
                 if task_id in members:
                     members.remove(task_id)
                     members.add(new_id)
-            self._settle(pool, [new_id, *tasks[new_id].depends_on])
+            self._propagate(pool, [new_id, *tasks[new_id].depends_on])
             self._tell(pool)
         return new_id
 

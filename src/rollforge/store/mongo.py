@@ -43,7 +43,7 @@ from rollforge.store.base import (
     AVOID_SECONDS,
     SUBMISSION_SECONDS,
     Clock,
-    Created,
+    CreatedTask,
     Query,
     Work,
     backoff,
@@ -63,7 +63,7 @@ from rollforge.store.base import (
     told_again,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result, read_submission
+from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
 from rollforge.store.rows import read_record
 from rollforge.task import (
@@ -277,19 +277,27 @@ class MongoStore:
         submission: str = "",
         batch: str = "",
         creation: str = "",
-    ) -> list[Created]:
+    ) -> list[CreatedTask]:
         names = named(definitions, model_names)
         written = [_definition(d) for d in definitions]  # all of them, before anything is stored
-        tasks, needs = self._tasks(pool), sorted(set(depends_on))
+        tasks, dependencies = self._tasks(pool), sorted(set(depends_on))
         ids = {w["digest"] for w in written}
-        found = {d["digest"] for some in _some_of(needs) for d in tasks.find({"digest": {"$in": some}}, {"digest": 1})}
-        missing = sorted(set(needs) - ids - found)
+        found = {
+            d["digest"] for some in _some_of(dependencies) for d in tasks.find({"digest": {"$in": some}}, {"digest": 1})
+        }
+        missing = sorted(set(dependencies) - ids - found)
         if missing:
             raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
-        refuse_cycles(ids, needs, lambda some: _needs(tasks, some))
+        refuse_cycles(ids, dependencies, lambda some: _dependencies(tasks, some))
         last = self._number("seq", max(1, len(written)))
         now = self._now()
-        fresh = {**_FRESH, "priority": priority, "max_attempts": max_attempts, "needs": needs, "unmet": needs}
+        fresh = {
+            **_FRESH,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "needs": dependencies,
+            "unmet": dependencies,
+        }
         fresh |= {"submission": submission, "creation": creation}
         for i, document in enumerate(written):
             seq = last - len(written) + 1 + i
@@ -300,14 +308,14 @@ class MongoStore:
             again = {"digest": {"$in": [d["digest"] for i, d in enumerate(written) if i not in new]}}
             unfinished = {**again, "status": {"$ne": "done"}, "submission": {"$ne": submission}}
             tasks.update_many(unfinished, {"$set": {"submission": submission, "changed": self._now()}})
-        made = [Created(d["digest"], i in new) for i, d in enumerate(written)]
+        made = [CreatedTask(d["digest"], i in new) for i, d in enumerate(written)]
         if creation and len(new) < len(made):
             rest = list({c.id for c in made} - {c.id for c in made if c.new})
             before = [d for some in _some_of(rest) for d in _ids(
                 tasks.find({"digest": {"$in": some}, "creation": creation}, {"digest": 1}))]  # fmt: skip
             made = told_again(made, set(before))
-        if needs and any(c.new for c in made):
-            self._settle(pool, needs, themselves=[c.id for c in made if c.new])
+        if dependencies and any(c.new for c in made):
+            self._propagate(pool, dependencies, themselves=[c.id for c in made if c.new])
         if batch:
             self.add_to_batch(pool, batch, [c.id for c in made])
         return made
@@ -382,12 +390,12 @@ class MongoStore:
                 }
             )  # fmt: skip
         new = self._insert(tasks, documents)
-        self._settle(pool, {d for i in new for d in kept[i].depends_on})
+        self._propagate(pool, {d for i in new for d in kept[i].depends_on})
         return len(new)
 
     # -- dependencies --------------------------------------------------------------------------------------------------
 
-    def _settle(self, pool: str, changed: Iterable[str], *, themselves: Sequence[str] = ()) -> None:
+    def _propagate(self, pool: str, changed: Iterable[str], *, themselves: Sequence[str] = ()) -> None:
         """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there.
 
         Parameters
@@ -453,7 +461,7 @@ class MongoStore:
         for some in _some_of(unmet):
             moving = {"digest": {"$in": some}, "status": {"$in": _UNFINISHED}}
             over -= set(_ids(self._tasks(pool).find(moving, {"digest": 1})))
-        self._settle(pool, over)
+        self._propagate(pool, over)
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
@@ -579,9 +587,9 @@ class MongoStore:
     def _settle_end(self, pool: str, task_id: str, status: str) -> None:
         """Let others know how a claim ended; a task that waits again may wait in vain."""
         if status in ("done", "failed"):
-            self._settle(pool, [task_id])
+            self._propagate(pool, [task_id])
         elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
-            self._settle(pool, _texts(found.get("unmet")), themselves=[task_id])
+            self._propagate(pool, _texts(found.get("unmet")), themselves=[task_id])
 
     @_spoken
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
@@ -655,7 +663,7 @@ class MongoStore:
                 restored.append(task.id)
                 again += [task.id] if task.status is Status.FAILED else []
         again += self._dependants_again(pool, again)
-        self._settle(pool, {*again, *_needs(tasks, again)})
+        self._propagate(pool, {*again, *_dependencies(tasks, again)})
         return sorted(restored)
 
     @_spoken
@@ -796,7 +804,7 @@ class MongoStore:
         for kept in old:
             if tasks.find_one({"submission": kept["key"]}, {"_id": 1}) is None:
                 self._meta.delete_one({"_id": kept["_id"]})
-        self._settle(pool, ids)
+        self._propagate(pool, ids)
         return len(ids)
 
     @_spoken
@@ -809,7 +817,7 @@ class MongoStore:
         if status in (Status.WAITING, Status.PART_DONE):
             change["stage_from"] = status.value
         ids = self._change(pool, _condition(parse_query(query)), change)
-        self._settle(pool, {*ids, *_needs(self._tasks(pool), ids)})
+        self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
         return len(ids)
 
     @_spoken
@@ -820,7 +828,7 @@ class MongoStore:
     def retry(self, pool: str, query: Query | None = None) -> int:
         ids = self._wait_again(pool, {"$and": [_condition(parse_query(query)), {"status": "failed"}]})
         ids = ids + self._dependants_again(pool, ids)
-        self._settle(pool, {*ids, *_needs(self._tasks(pool), ids)})
+        self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
         return len(ids)
 
     def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
@@ -847,7 +855,7 @@ class MongoStore:
             "finished_at": self._now(),
         }  # fmt: skip
         ids = self._change(pool, {"$and": [_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
-        self._settle(pool, ids)
+        self._propagate(pool, ids)
         return len(ids)
 
     @_spoken
@@ -866,20 +874,20 @@ class MongoStore:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         old_id = str(old.get("digest"))
         known = tasks.find_one({"digest": new_id}) if new_id != old_id else None
-        needs = sorted(
+        dependencies = sorted(
             {*_texts(old.get("needs")), *_texts((known or {}).get("needs"))} - ({old_id} if known else set())
         )
         if known and old_id in _texts(known.get("needs")):
             raise ConfigError(f"Task {new_id} would wait for itself.", path="depends_on")
         waiting = set(_ids(tasks.find({"needs": {"$in": [old_id]}}, {"digest": 1})))
 
-        def needs_of(some: list[str]) -> set[str]:
-            found = _needs(tasks, some)
+        def dependencies_of(some: list[str]) -> set[str]:
+            found = _dependencies(tasks, some)
             return found | {new_id} if waiting & set(some) else found
 
-        refuse_cycles({new_id}, needs, needs_of)
+        refuse_cycles({new_id}, dependencies, dependencies_of)
         if known:
-            change = {"$set": {"needs": needs}, "$addToSet": {"batches": {"$each": _texts(old.get("batches"))}}}
+            change = {"$set": {"needs": dependencies}, "$addToSet": {"batches": {"$each": _texts(old.get("batches"))}}}
             tasks.update_one({"_id": known["_id"]}, change)
             tasks.delete_one({"_id": old["_id"]})
         else:
@@ -889,7 +897,7 @@ class MongoStore:
         for dependant in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
             renamed = sorted({new_id if n == old_id else n for n in _texts(dependant.get("needs"))})
             tasks.update_one({"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old_id]}})
-        self._settle(pool, {new_id, *needs})
+        self._propagate(pool, {new_id, *dependencies})
         return new_id
 
 
@@ -928,7 +936,7 @@ def _moment(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
-def _needs(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
+def _dependencies(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
     """What some tasks wait for, directly."""
     found = (d for some in _some_of(list(ids)) for d in tasks.find({"digest": {"$in": some}}, {"needs": 1}))
     return {n for d in found for n in _texts(d.get("needs"))}
@@ -959,7 +967,7 @@ def _storable(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
-def _result(kept: Encoded) -> Binary:
+def _result(kept: EncodedResult) -> Binary:
     """A result as Qlib keeps it: a pickle."""
     return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
 

@@ -30,8 +30,8 @@ from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, Created, ending_of, storable_text
-from rollforge.store.codec import Encoded
+from rollforge.store.base import Clock, CreatedTask, ending_of, storable_text
+from rollforge.store.codec import EncodedResult
 from rollforge.store.query import Compare, is_plain_path
 from rollforge.store.sql import (
     CLAIMED,
@@ -609,7 +609,7 @@ class PostgresStore(SQLStore):
             self._bell.ring(pool)
         return taken
 
-    def _commit(self, task: TaskRecord, result: Encoded, status: Status, log: str) -> bool:
+    def _commit(self, task: TaskRecord, result: EncodedResult, status: Status, log: str) -> bool:
         """Commit in one statement; see :meth:`SQLStore._commit`."""
         text = (
             f"WITH ended AS (UPDATE tasks SET {COMMITTED} WHERE {HELD} RETURNING pool, id), kept AS ("
@@ -641,7 +641,7 @@ class PostgresStore(SQLStore):
     def _elements(self, name: str) -> str:
         return f"(SELECT unnest(CAST(:{name} AS text[])) AS value)"
 
-    def create(self, pool: str, definitions: Sequence[Mapping[str, Any]], **options: Any) -> list[Created]:
+    def create(self, pool: str, definitions: Sequence[Mapping[str, Any]], **options: Any) -> list[CreatedTask]:
         made = super().create(pool, definitions, **options)
         self._created += sum(c.new for c in made)
         # Until the server gathers statistics by itself, some minutes later, it reads all definitions instead of their

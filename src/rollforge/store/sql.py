@@ -16,7 +16,7 @@ from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, Untrus
 from rollforge.store.base import (
     AVOID_SECONDS,
     SUBMISSION_SECONDS,
-    Created,
+    CreatedTask,
     Query,
     Work,
     backoff,
@@ -32,7 +32,7 @@ from rollforge.store.base import (
     told_again,
     trim_log,
 )
-from rollforge.store.codec import Encoded, decode_result, encode_result, read_submission
+from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
 from rollforge.store.rows import read_record
 from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
@@ -254,7 +254,7 @@ class SQLStore(abc.ABC):
         submission: str = "",
         batch: str = "",
         creation: str = "",
-    ) -> list[Created]:
+    ) -> list[CreatedTask]:
         given: dict[str, Any] = {
             "pool": pool,
             "priority": priority,
@@ -268,10 +268,10 @@ class SQLStore(abc.ABC):
         ]
         wanted = list(dict.fromkeys(depends_on))
 
-        def work(tx: Transaction) -> list[Created]:
+        def work(tx: Transaction) -> list[CreatedTask]:
             if wanted:
                 self._check_dependencies(tx, pool, {r["id"] for r in rows}, wanted)
-            made = [Created(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
+            made = [CreatedTask(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
             known = [r for r, c in zip(rows, made, strict=True) if not c.new and r["model_name"]]
             self._rename(tx, pool, {r["id"]: r["model_name"] for r in known})
             if submission:
@@ -381,7 +381,7 @@ class SQLStore(abc.ABC):
         among = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}"
         needed = {r[0] for r in tx.rows(among, pool=pool, ids=self._list(ids))} | ids.intersection(wanted)
         if needed:
-            refuse_cycles(ids, wanted, lambda some: self._needs_of(tx, pool, some))
+            refuse_cycles(ids, wanted, lambda some: self._dependencies_of(tx, pool, some))
 
     def _check_known(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
         known = tx.rows(
@@ -592,9 +592,9 @@ class SQLStore(abc.ABC):
 
     def _result(self, tx: Transaction, pool: str, task_id: str) -> Any:
         found = tx.rows("SELECT plain, blob FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
-        return decode_result(Encoded(found[0][0], found[0][1])) if found else None
+        return decode_result(EncodedResult(found[0][0], found[0][1])) if found else None
 
-    def _keep_result(self, tx: Transaction, pool: str, task_id: str, result: Encoded) -> None:
+    def _keep_result(self, tx: Transaction, pool: str, task_id: str, result: EncodedResult) -> None:
         tx.run(
             "INSERT INTO results (pool, id, plain, blob) VALUES (:pool, :id, :plain, :blob) "
             "ON CONFLICT (pool, id) DO UPDATE SET plain = excluded.plain, blob = excluded.blob",
@@ -661,7 +661,7 @@ class SQLStore(abc.ABC):
         if not self._commit(task, encode_result(result), status, trim_log(log)):
             self._read(lambda tx: self._ended_before(tx, task, ending_of("commit", status)))
 
-    def _commit(self, task: TaskRecord, result: Encoded, status: Status, log: str) -> bool:
+    def _commit(self, task: TaskRecord, result: EncodedResult, status: Status, log: str) -> bool:
         """Commit, unless the claim is stale; return whether it was not."""
 
         def work(tx: Transaction) -> bool:
@@ -757,17 +757,19 @@ class SQLStore(abc.ABC):
         if not results:
             return COLUMNS
         result = "(SELECT {} FROM results r WHERE r.pool = tasks.pool AND r.id = tasks.id)"
-        needs = f"(SELECT {self._concatenate}(n.needs, ',') FROM needs n WHERE n.pool = tasks.pool AND n.id = tasks.id)"
-        return f"{COLUMNS}, {result.format('plain')}, {result.format('blob')}, {needs}"
+        dependencies = (
+            f"(SELECT {self._concatenate}(n.needs, ',') FROM needs n WHERE n.pool = tasks.pool AND n.id = tasks.id)"
+        )
+        return f"{COLUMNS}, {result.format('plain')}, {result.format('blob')}, {dependencies}"
 
     def _whole(self, row: Sequence[Any]) -> TaskRecord:
-        *columns, plain, blob, needs = row
+        *columns, plain, blob, dependencies = row
         record = self._record(columns)
         try:
-            result = decode_result(Encoded(plain, blob))
+            result = decode_result(EncodedResult(plain, blob))
         except (UntrustedPickle, ArtifactUnreadable) as exc:
             raise damaged_result(record, exc) from exc
-        return replace(record, result=result, depends_on=tuple(sorted(needs.split(","))) if needs else ())
+        return replace(record, result=result, depends_on=tuple(sorted(dependencies.split(","))) if dependencies else ())
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         text = f"SELECT {self._columns(results=True)} FROM tasks WHERE pool = :pool AND id = :id"
@@ -983,7 +985,10 @@ class SQLStore(abc.ABC):
         def work(tx: Transaction) -> str:
             # Locked, so that from here on no other transaction can make a task depend on the old id.
             self._get(tx, pool, task_id, lock=self._lock_rows)
-            needs, dependants = self._needs_of(tx, pool, [task_id]), self._dependants_of(tx, pool, task_id)
+            dependencies, dependants = (
+                self._dependencies_of(tx, pool, [task_id]),
+                self._dependants_of(tx, pool, task_id),
+            )
             # Taken off, and put on again below: so what is not done is counted as the new task has it.
             tx.run("DELETE FROM needs WHERE pool = :pool AND (id = :id OR needs = :id)", pool=pool, id=task_id)
             known = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=new_id)
@@ -992,11 +997,11 @@ class SQLStore(abc.ABC):
                 tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
             else:
                 self._redefine(tx, pool, task_id, {"id": new_id, "definition": text})
-            if needs:
-                self._depend(tx, pool, [new_id], needs)
+            if dependencies:
+                self._depend(tx, pool, [new_id], dependencies)
             if dependants:
                 self._depend(tx, pool, dependants, [new_id])
-            self._check_dependencies(tx, pool, {new_id}, self._needs_of(tx, pool, [new_id]), known=True)
+            self._check_dependencies(tx, pool, {new_id}, self._dependencies_of(tx, pool, [new_id]), known=True)
             tx.run("DELETE FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
             self._cascade(tx, pool, [new_id], themselves=True)
             return new_id
@@ -1028,7 +1033,7 @@ class SQLStore(abc.ABC):
         rows = tx.rows("SELECT id FROM needs WHERE pool = :pool AND needs = :id", pool=pool, id=task_id)
         return [r[0] for r in rows]
 
-    def _needs_of(self, tx: Transaction, pool: str, ids: Iterable[str]) -> list[str]:
+    def _dependencies_of(self, tx: Transaction, pool: str, ids: Iterable[str]) -> list[str]:
         """What some tasks wait for, directly."""
         text = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}"
         return [r[0] for r in tx.rows(text, pool=pool, ids=self._list(ids))]

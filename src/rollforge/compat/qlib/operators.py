@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rollforge.build import locate
 from rollforge.compat.qlib.formulas import Expression, Formula, at_work, signature_of
 from rollforge.data.expression import Call, Expression as Tree, Field, Number, Text
-from rollforge.data.formulas import Series
+from rollforge.data.formulas import Lifespans
 from rollforge.data.operators import Operator, add_operator, unregister
 from rollforge.errors import ConfigError, DataError, RollforgeError
 from rollforge.session import amend, current_session
@@ -82,7 +82,7 @@ def _reach(kind: type[Expression], tree: Call) -> tuple[float, int]:
         ) from exc
 
 
-def _run(kind: type[Expression], series: Series, tree: Call, *arguments: Any) -> NDArray[Any]:
+def _run(kind: type[Expression], series: Lifespans, tree: Call, *arguments: Any) -> NDArray[Any]:
     """The operator on a group of instruments, one after another."""
     place = series.place
     if place is None:

@@ -19,7 +19,7 @@ from rollforge.session import Session
 from rollforge.store.base import PauseNotice, TaskStore
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["LEASE_SECONDS", "PATIENCE_SECONDS", "Claims"]
+__all__ = ["LEASE_SECONDS", "PATIENCE_SECONDS", "Leases"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +32,7 @@ _RENEW_SECONDS = 5.0
 _MOST_UNFIT = 1000
 
 
-class Claims:
+class Leases:
     """The tasks that one worker holds: a ``with`` block during which a thread renews their leases.
 
     Parameters
@@ -90,7 +90,7 @@ class Claims:
         self.unfit: dict[str, str] = {}
         """Tasks that this machine cannot run: id -> what it lacks. They are left to others."""
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> Leases:
         self._thread.start()
         return self
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from rollforge.report.summary import Headline
 
-__all__ = ["Fact", "days_words", "duration", "facts", "label_words"]
+__all__ = ["HeadlineFigure", "days_words", "duration", "headline_figures", "label_words"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class HeadlineFigure:
     """A headline figure as a person reads it."""
 
     name: str
@@ -23,30 +23,32 @@ class Fact:
     """Whether it says how good the prediction is, rather than how much there is of it."""
 
 
-def facts(headline: Headline) -> list[Fact]:
+def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     """Return the headline in words: what there is first, then how good it is. What has no value is left out."""
-    made = [Fact("windows", _statuses(headline))]
+    made = [HeadlineFigure("windows", _statuses(headline))]
     if headline.models:
         between = "; " if any("," in name for name in headline.models) else ", "
-        made.append(Fact("models", f"average of {len(headline.models)}: {between.join(headline.models)}"))
+        made.append(HeadlineFigure("models", f"average of {len(headline.models)}: {between.join(headline.models)}"))
     if headline.rows:
-        made.append(Fact("out of sample", f"{headline.first_day} to {headline.last_day}"))
+        made.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
         made.append(
-            Fact("predictions", f"{headline.rows:,} ({headline.days:,} days, {headline.instruments:,} instruments)")
+            HeadlineFigure(
+                "predictions", f"{headline.rows:,} ({headline.days:,} days, {headline.instruments:,} instruments)"
+            )
         )
     if headline.ic_days:
         days = f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_judged} to {headline.last_judged}"
-        made.append(Fact("judged on", days))
-        made.append(Fact("judged by", label_words(headline.label_text, headline.label_days)))
+        made.append(HeadlineFigure("judged on", days))
+        made.append(HeadlineFigure("judged by", label_words(headline.label_text, headline.label_days)))
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
         made.append(
-            Fact(
+            HeadlineFigure(
                 "time in tasks",
                 f"{duration(headline.task_seconds)}, {duration(headline.fit_seconds)} of it in model fitting ({share:.0%})",
             )
         )
-    return made + _quality_facts(headline)
+    return made + _quality_figures(headline)
 
 
 def label_words(text: str, days: int | None) -> str:
@@ -74,7 +76,7 @@ def days_words(number: int, first: str, last: str) -> str:
     return f"{_days(number)}, {first} to {last}" if number else "no day"
 
 
-def _quality_facts(headline: Headline) -> list[Fact]:
+def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
     days = _days(headline.ic_days)
     shown = [
         ("IC", headline.ic, "{:.4f}", f"mean of {days}, Pearson"),
@@ -92,7 +94,7 @@ def _quality_facts(headline: Headline) -> list[Fact]:
         ("long-short Sharpe", headline.long_short_sharpe, "{:.2f}", _spread_hint(headline, _over(headline.label_days))),
     ]
     return [
-        Fact(name, form.format(value) if np.isfinite(value) else "n/a", hint, quality=True)
+        HeadlineFigure(name, form.format(value) if np.isfinite(value) else "n/a", hint, quality=True)
         for name, value, form, hint in shown
         if value is not None
     ]

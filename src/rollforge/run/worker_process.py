@@ -38,20 +38,20 @@ from rollforge.run.work import (
     current_attempt,
     current_model,
     current_task,
+    from_reference,
     is_of_task,
-    restored,
-    storable,
+    to_reference,
 )
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
-from rollforge.store.codec import Encoded, decode_definition, encode_result
+from rollforge.store.codec import EncodedResult, decode_definition, encode_result
 from rollforge.task import Cause, Status, TaskRecord
 from rollforge.trust import Circle
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["Done", "Failed", "Slot", "Stopped", "Unfit", "Unreadable", "failure"]
+__all__ = ["Done", "Failed", "Stopped", "Unfit", "Unreadable", "WorkerProcess", "failure"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 class Done:
     """The task has a result."""
 
-    result: Encoded
+    result: EncodedResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class _Message:
 _READY = "ready"
 _WORDS = {
     (kind.__module__, kind.__name__): kind
-    for kind in (Done, Failed, Stopped, Unfit, Unreadable, _Begun, _Message, Encoded, Cause)
+    for kind in (Done, Failed, Stopped, Unfit, Unreadable, _Begun, _Message, EncodedResult, Cause)
 }
 """Of what the messages of a process are made."""
 
@@ -130,7 +130,7 @@ _WORDS = {
 def _is_whole(content: object) -> bool:
     """Whether the content of a message has what it must have."""
     match content:
-        case Done(Encoded(plain, blob)):
+        case Done(EncodedResult(plain, blob)):
             return isinstance(plain, str | None) and isinstance(blob, bytes | None)
         case Failed(error, brief, cause):
             return isinstance(error, str) and isinstance(brief, str) and isinstance(cause, Cause)
@@ -163,7 +163,7 @@ def _cut(text: str) -> str:
     return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters left out …\n{text[-half:]}"
 
 
-class Slot:
+class WorkerProcess:
     """A worker process and the task it has; the process is started when there is something to do.
 
     Parameters
@@ -563,10 +563,10 @@ def _answer(job: Job, argument: Any, task_id: str, *, own: bool) -> Outcome:
     try:
         given = argument
         if job.before is Status.PART_DONE:
-            given = restored(argument)
+            given = from_reference(argument)
             if own and is_of_task(given, task_id):
                 trust.settle(Circle.OWN)
-        return Done(encode_result(storable(job.task_func(given, **job.kwargs))))
+        return Done(encode_result(to_reference(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()
     except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
