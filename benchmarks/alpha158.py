@@ -17,7 +17,7 @@ MODULE = "benchmarks.alpha158"
 
 def build(provider: Path, cache: Path) -> int:
     """Build the raw panel of the job's handler and return how many bytes its values take."""
-    from rollforge.data.alpha import Alpha158
+    from rollforge.features.alpha import Alpha158
     from rollforge.session import Session, using
 
     kwargs = setting.job()["dataset"]["kwargs"]["handler"]["kwargs"]

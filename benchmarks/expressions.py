@@ -58,7 +58,7 @@ def main() -> None:
     if options.as_pyqlib:
         pyqlib(json.loads(options.as_pyqlib))
         return
-    from rollforge.data.engine import features
+    from rollforge.features.engine import features
     from rollforge.session import Session
 
     with setting.workplace() as folder:

@@ -14,10 +14,10 @@ from benchmarks import setting
 def main() -> None:
     """Run the job and print one line."""
     options = setting.arguments(__doc__ or "")
-    from rollforge.data.engine import session_provider
     from rollforge.generate import RollingGen
     from rollforge.generate.timeline import windows as windows_of
-    from rollforge.job import submit, train
+    from rollforge.market.universe import session_provider
+    from rollforge.pipeline import submit, train
     from rollforge.run.execute import prepare_data
     from rollforge.session import Session, available_cores, using
     from rollforge.store.base import open_store

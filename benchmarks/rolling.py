@@ -20,10 +20,10 @@ def run(
     provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
 ) -> dict[str, float]:
     """Plan, store, train in worker processes, collect; the panel cache is empty, the kernels are compiled."""
-    from rollforge.data.engine import session_provider
     from rollforge.generate import RollingGen
     from rollforge.generate.timeline import windows as windows_of
-    from rollforge.job import collect, submit, train
+    from rollforge.market.universe import session_provider
+    from rollforge.pipeline import collect, submit, train
     from rollforge.session import Session, available_cores, using
     from rollforge.task import digest
     from rollforge.workflow import Plan, Workflow

@@ -20,7 +20,7 @@ MEMORY = 2**30
 
 def make_market(folder: Path, stocks: int, days: int) -> Path:
     """Write a data folder of random walks, a stock at a time."""
-    from rollforge.data.provider import write_folder
+    from rollforge.market.provider import write_folder
 
     random = np.random.default_rng(1)
     calendar = np.arange(np.datetime64("2000-01-03"), np.datetime64("2000-01-03") + 2 * days)
@@ -41,7 +41,7 @@ def make_market(folder: Path, stocks: int, days: int) -> Path:
 
 def child(task: dict[str, Any]) -> None:
     """Build Alpha158 some times in a process of its own."""
-    from rollforge.data.alpha import Alpha158
+    from rollforge.features.alpha import Alpha158
     from rollforge.session import Session, using
 
     cache = Path(task["cache"])

@@ -38,8 +38,8 @@ def arguments(description: str) -> argparse.Namespace:
 
 def market(options: argparse.Namespace, folder: Path) -> Path:
     """Return a data folder: the S&P table where it is at hand, else a demo market."""
-    from rollforge.data.demo import make_demo
-    from rollforge.data.importer import import_table
+    from rollforge.market.demo import make_demo
+    from rollforge.market.importer import import_table
 
     target = folder / "market"
     table = options.data

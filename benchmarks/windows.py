@@ -37,7 +37,7 @@ def generate(task: dict[str, Any]) -> None:
 
 def long_calendar(folder: Path, days: int) -> dict[str, Any]:
     """A data folder of one stock and very many days, and the segments of a template on it."""
-    from rollforge.data.provider import write_folder
+    from rollforge.market.provider import write_folder
 
     calendar = np.arange(np.datetime64("1960-01-04"), np.datetime64("1960-01-04") + 2 * days)
     calendar = calendar[np.is_busday(calendar)][:days]

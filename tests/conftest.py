@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from rollforge import trust
-from rollforge.data.provider import write_folder
+from rollforge.market.provider import write_folder
 from rollforge.session import current_session
 from rollforge.testing.mongo import MongoServer, real_mongodb
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
@@ -99,7 +99,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def small_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo market of 30 instruments and two years, and compiled kernels for it."""
-    from rollforge.data.demo import make_demo
+    from rollforge.market.demo import make_demo
 
     folder = tmp_path_factory.mktemp("market") / "data"
     make_demo(folder, instruments=30, years=2, end="2023-12-29")

@@ -9,6 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
+    "moved",
     "errors",
     "limits",
     "paths",
@@ -22,15 +23,42 @@ _GROUND = [
     "trust",
     "pickled_values",
     "safe_pickle",
-    "serial",
+    "pickling",
+    "code_marks",
     "qlib_names",
     "qlib_imports",
     "build",
     "qlib_options",
 ]
 GROUND = {name: order for order, name in enumerate(_GROUND)}
-ROOMS = ["ground", "data", "generate", "store", "track", "models", "record", "run", "collect", "online", "edge"]
-EDGE = {"workflow", "rendering", "rolling", "job", "report", "cli", "compat", "testing", "__init__", "__main__"}
+ROOMS = [
+    "ground",
+    "market",
+    "expressions",
+    "features",
+    "generate",
+    "store",
+    "track",
+    "models",
+    "record",
+    "run",
+    "collect",
+    "online",
+    "edge",
+]
+EDGE = {
+    "workflow",
+    "rendering",
+    "rolling",
+    "pipeline",
+    "data",
+    "report",
+    "cli",
+    "compat",
+    "testing",
+    "__init__",
+    "__main__",
+}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from rollforge.data.engine import features
-from rollforge.data.provider import open_provider
 from rollforge.errors import RollforgeError
+from rollforge.features.engine import features
+from rollforge.market.provider import open_provider
 from rollforge.session import Session, using
 from rollforge.workflow import Plan, load_workflow, make_plan
 
@@ -335,7 +335,7 @@ def test_a_read_only_folder_is_named(what: str, tmp_path: Path) -> None:
 
 def test_a_data_folder_that_is_there_is_not_replaced(small_market: Path) -> None:
     """Import and demo refuse to write over a folder, and leave it as it is."""
-    from rollforge.data.demo import make_demo
+    from rollforge.market.demo import make_demo
 
     before = sorted(p.name for p in small_market.rglob("*"))
     with pytest.raises(RollforgeError, match="overwrite"):

@@ -296,7 +296,7 @@ def test_the_kept_diff_leaves_secrets_out(tmp_path: Path) -> None:
     subprocess.run([*git, "commit", "-qm", "x"], cwd=tmp_path, check=True)
     for name in files:
         (tmp_path / name).write_text("after\nDB_PASSWORD = 'hunter2hunter2'\n")
-    code = "from rollforge.track.context import code_diff; print(code_diff())"
+    code = "from rollforge.track.provenance import code_diff; print(code_diff())"
     environment = {k: v for k, v in os.environ.items() if k != "ROLLFORGE_CODE_STATE"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge.data.provider import Provider
 from rollforge.dates import as_timestamp, read_column, read_day, read_days, read_moment, read_timestamp
 from rollforge.errors import ConfigError, DataError, DateError
+from rollforge.market.provider import Provider
 
 SHANGHAI = dt.timezone(dt.timedelta(hours=8))
 

@@ -13,19 +13,19 @@ import pandas as pd
 import pytest
 
 import rollforge
-from rollforge.collect.tasks import TaskCollector
+from rollforge.collect.task_collector import TaskCollector
 from rollforge.compat.qlib.days import get_date_by_shift, transform_end_date
-from rollforge.data.alpha import Alpha158
-from rollforge.data.dataset import DatasetH
-from rollforge.data.engine import D
-from rollforge.data.filters import ExpressionDFilter
-from rollforge.data.handler import DataHandlerLP
-from rollforge.data.loader import QlibDataLoader, StaticDataLoader
-from rollforge.data.processor import ZScoreNorm
 from rollforge.errors import RollforgeError
+from rollforge.features.alpha import Alpha158
+from rollforge.features.api import D
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import QlibDataLoader, StaticDataLoader
+from rollforge.features.processor import ZScoreNorm
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import validate_segments
+from rollforge.market.filters import ExpressionDFilter
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.record.backtest import run_backtest

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from rollforge.data.expression import parse
 from rollforge.errors import LONGEST_MESSAGE, ConfigError, DataError, ExpressionError, RollforgeError, nearest, shown
+from rollforge.expressions.expression import parse
 
 
 def test_a_long_message_keeps_its_beginning_and_what_to_do() -> None:

@@ -94,7 +94,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 @pytest.mark.slow
 def test_every_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
     """One message with the command that installs it, exit code 2, and no traceback."""
-    from rollforge.data.demo import make_demo
+    from rollforge.market.demo import make_demo
     from rollforge.store.sqlite import SQLiteStore
 
     make_demo(tmp_path / "market", instruments=20, years=2)

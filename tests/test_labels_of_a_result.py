@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge import job
-from rollforge.data.provider import write_folder
+from rollforge import pipeline
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
+from rollforge.market.provider import write_folder
 from rollforge.report.summary import Summary
-from rollforge.run.work import to_reference
+from rollforge.run.job import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
@@ -81,8 +81,8 @@ class Experiment:
         return both
 
     def report(self, **kwargs: Any) -> Summary:
-        collected = job.collect(self.session, "mine", allow_gaps=True, **kwargs)
-        return job.write_results(
+        collected = pipeline.collect(self.session, "mine", allow_gaps=True, **kwargs)
+        return pipeline.write_results(
             collected, name="mine", session=self.session, config="", folder=self.folder / "results"
         )
 

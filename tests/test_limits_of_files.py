@@ -22,9 +22,6 @@ import pytest
 
 from rollforge import safe_pickle
 from rollforge.build import build, fill_placeholder, resolve_references
-from rollforge.data.importer import import_table
-from rollforge.data.loader import StaticDataLoader
-from rollforge.data.provider import open_provider
 from rollforge.errors import (
     ArtifactUnreadable,
     ConfigError,
@@ -35,11 +32,14 @@ from rollforge.errors import (
     TaskNotSerializable,
     TrackingError,
 )
+from rollforge.features.loader import StaticDataLoader
 from rollforge.generate.base import task_generator
 from rollforge.generate.grid import GridGen
 from rollforge.generate.horizon import MultiHorizonGenBase
 from rollforge.generate.rolling import RollingGen
 from rollforge.limits import LIMITS, TooLarge, check_parquet, count_values, open_unpacked, read_bytes
+from rollforge.market.importer import import_table
+from rollforge.market.provider import open_provider
 from rollforge.record.file_orders import FileOrderStrategy
 from rollforge.run.worker_process import failure
 from rollforge.store.codec import encode_result
@@ -220,7 +220,7 @@ def test_values_are_counted_as_often_as_they_are_used() -> None:
     ],
 )
 def test_an_expression_beyond_reason_is_refused_in_a_short_message(text: str) -> None:
-    from rollforge.data.expression import parse
+    from rollforge.expressions.expression import parse
 
     with soon(), pytest.raises(ExpressionError) as told:
         parse(text)

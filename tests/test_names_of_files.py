@@ -13,9 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from rollforge.cli.main import app
-from rollforge.data.importer import import_table
-from rollforge.data.provider import Provider, open_provider, write_folder
 from rollforge.errors import ConfigError, DataError, DataNotFound, RollforgeError
+from rollforge.market.importer import import_table
+from rollforge.market.provider import Provider, open_provider, write_folder
 from rollforge.paths import unfit_name
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rollforge.build import build
-from rollforge.data.importer import import_table
-from rollforge.data.provider import open_provider
 from rollforge.errors import ConfigError
+from rollforge.market.importer import import_table
+from rollforge.market.provider import open_provider
 from rollforge.paths import read_path
 from rollforge.session import Session
 from rollforge.store.base import open_store

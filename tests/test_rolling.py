@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from rollforge.data.alpha import Alpha158
 from rollforge.errors import ConfigError, CoverageError
+from rollforge.features.alpha import Alpha158
 from rollforge.record.analysis import recorded_labels
 from rollforge.rolling import DDGDA, Rolling
 from rollforge.session import Session, using

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rollforge import pickled_values, safe_pickle
-from rollforge.data.alpha import Alpha158
-from rollforge.data.dataset import DatasetH
 from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle
+from rollforge.features.alpha import Alpha158
+from rollforge.features.dataset import DatasetH
 from rollforge.models import LinearModel
 
 INDEX = pd.MultiIndex.from_product(
@@ -88,7 +88,7 @@ def call(module: str, name: str, argument: str) -> bytes:
         ("rollforge.safe_pickle", "load"),
         ("rollforge.build", "locate"),
         ("rollforge.models.linear", "MissingDependency"),
-        ("rollforge.data.handler", "FeaturePlan"),
+        ("rollforge.features.handler", "FeaturePlan"),
         ("numpy", "load"),
         ("numpy.core.multiarray", "fromfile"),
     ],
@@ -145,12 +145,12 @@ def program(module: str, name: str, *arguments: Any) -> bytes:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("rollforge.data.dataset", "DatasetH"),
-        ("rollforge.data.handler", "DataHandlerLP"),
-        ("rollforge.data.handler", "DataHandler"),
-        ("rollforge.data.loader", "QlibDataLoader"),
-        ("rollforge.data.loader", "StaticDataLoader"),
-        ("rollforge.data.alpha", "Alpha158"),
+        ("rollforge.features.dataset", "DatasetH"),
+        ("rollforge.features.handler", "DataHandlerLP"),
+        ("rollforge.features.handler", "DataHandler"),
+        ("rollforge.features.loader", "QlibDataLoader"),
+        ("rollforge.features.loader", "StaticDataLoader"),
+        ("rollforge.features.alpha", "Alpha158"),
         ("rollforge.models.linear", "LinearModel"),
         ("lightgbm.basic", "Booster"),
         ("pandas", "DataFrame"),
@@ -248,9 +248,9 @@ NAMES = [
     ("lightgbm.basic", "Booster"),
     ("copyreg", "_reconstructor"),
     ("rollforge.models.linear", "LinearModel"),
-    ("rollforge.data.dataset", "DatasetH"),
-    ("rollforge.data.alpha", "Alpha158"),
-    ("rollforge.data.processor", "ZScoreNorm"),
+    ("rollforge.features.dataset", "DatasetH"),
+    ("rollforge.features.alpha", "Alpha158"),
+    ("rollforge.features.processor", "ZScoreNorm"),
     ("rollforge.task", "Status"),
 ]
 

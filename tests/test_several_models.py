@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge import job
+from rollforge import pipeline
 from rollforge.collect import RecorderCollector
-from rollforge.data.provider import write_folder
 from rollforge.errors import CoverageError
-from rollforge.run.work import to_reference
+from rollforge.market.provider import write_folder
+from rollforge.run.job import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
@@ -81,8 +81,8 @@ class Experiment:
         self.store.commit(claim, to_reference(recorder))
         return made.id
 
-    def collect(self, **kwargs: Any) -> job.Collected:
-        return job.collect(self.session, POOL, **kwargs)
+    def collect(self, **kwargs: Any) -> pipeline.Collected:
+        return pipeline.collect(self.session, POOL, **kwargs)
 
 
 @pytest.fixture
@@ -254,9 +254,9 @@ def thinned(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def results(experiment: Experiment, folder: Path) -> tuple[job.Collected, Any]:
+def results(experiment: Experiment, folder: Path) -> tuple[pipeline.Collected, Any]:
     collected = experiment.collect(allow_gaps=True)
-    summary = job.write_results(collected, name=POOL, session=experiment.session, config="", folder=folder)
+    summary = pipeline.write_results(collected, name=POOL, session=experiment.session, config="", folder=folder)
     return collected, summary
 
 
@@ -305,7 +305,7 @@ def test_the_joined_result_is_a_run_of_its_own(thinned: Experiment, tmp_path: Pa
     """With the report's figures, of the average and of each model; collecting again brings it up to date."""
     for _ in range(2):
         collected, summary = results(thinned, tmp_path)
-        kept = job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+        kept = pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
     assert kept is not None
     (recorder,) = [r for r in thinned.runs.list_recorders("list", joined=True) if r.name == "joined result"]
     assert recorder == kept
@@ -327,11 +327,11 @@ def test_the_joined_result_is_a_run_of_its_own(thinned: Experiment, tmp_path: Pa
 def test_a_new_name_reaches_the_runs(thinned: Experiment, tmp_path: Path) -> None:
     """Nothing is trained again; the joined run and its children are called otherwise."""
     collected, summary = results(thinned, tmp_path)
-    job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
     definitions = [t.definition for t in thinned.store.query(POOL)]
     thinned.store.create(POOL, definitions, model_names=["flat", "deep"] * 3)
     collected, summary = results(thinned, tmp_path)
-    kept = job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    kept = pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
     assert kept is not None
     assert kept.list_tags()["rollforge.models"] == "flat, deep"
     metrics = kept.list_metrics()
@@ -344,7 +344,7 @@ def test_a_new_name_reaches_the_runs(thinned: Experiment, tmp_path: Path) -> Non
 def test_a_collector_of_all_runs_does_not_count_the_joined_one(thinned: Experiment, tmp_path: Path) -> None:
     """What was written by hand against the experiment's runs finds the windows and nothing else."""
     collected, summary = results(thinned, tmp_path)
-    job.keep_result(collected, summary, session=thinned.session, pool=POOL)
+    pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
     assert len(RecorderCollector(thinned.runs)()["pred"]) == 5
 
 
@@ -353,5 +353,5 @@ def test_nothing_is_kept_of_nothing(experiment: Experiment, tmp_path: Path) -> N
     experiment.add(task(4, WINDOWS[0]))
     experiment.add(task(8, WINDOWS[0]))
     collected, summary = results(experiment, tmp_path)
-    assert job.keep_result(collected, summary, session=experiment.session, pool=POOL) is None
+    assert pipeline.keep_result(collected, summary, session=experiment.session, pool=POOL) is None
     assert experiment.runs.list_recorders(joined=True) == {}

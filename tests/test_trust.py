@@ -20,8 +20,8 @@ from rollforge import safe_pickle, trust
 from rollforge.build import build, locate
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, RollforgeError, UnfitWorker, UntrustedPickle
 from rollforge.kinds import DATASET, HANDLER, INST_PROCESSOR, MODEL, PROCESSOR, RECORD
+from rollforge.run.job import Job
 from rollforge.run.trainer import TrainerR
-from rollforge.run.work import Job
 from rollforge.run.worker import Worker, WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
@@ -193,7 +193,7 @@ def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path
 def test_what_a_class_has_of_its_metaclass_is_no_method() -> None:
     """Every class can be called; that does not make its instances processors."""
     with pytest.raises(BuildError, match=r"no instrument processor: it has no __call__\(\)"):
-        build({"class": "rollforge.data.dataset.DatasetH", "kwargs": {}}, kind=INST_PROCESSOR)
+        build({"class": "rollforge.features.dataset.DatasetH", "kwargs": {}}, kind=INST_PROCESSOR)
 
 
 # -- a pool: Rollforge, the libraries of models, and what the operator allowed ------------------------------------------
@@ -348,7 +348,7 @@ def test_a_class_of_a_notebook_reaches_the_processes(tmp_path: Path) -> None:
         from rollforge.kinds import MODEL
         from rollforge.models.base import Model
         from rollforge.run.executor import LocalProcesses
-        from rollforge.run.work import Job
+        from rollforge.run.job import Job
         from rollforge.session import Session, init
         from rollforge.store.manager import TaskManager
         from rollforge.testing_of_trust import name_of
@@ -565,9 +565,9 @@ def test_what_a_stored_handler_describes_is_not_this_users_code(
 ) -> None:
     """A handler in a file is data, and so is what it describes: planning with it, or taking data from it, imports nothing
     that the user's own definitions do not name."""
-    from rollforge.data.dataset import DatasetH
-    from rollforge.data.handler import DataHandlerLP
-    from rollforge.data.loader import QlibDataLoader
+    from rollforge.features.dataset import DatasetH
+    from rollforge.features.handler import DataHandlerLP
+    from rollforge.features.loader import QlibDataLoader
 
     attacks(marker)
     evil = {"class": "Thing", "module_path": str(marker.parent / "hostile.py")}

@@ -59,7 +59,7 @@ rollforge:
   experiment: mine
 task:
   model: {class: LGBModel, module_path: rollforge.models}
-  dataset: {class: DatasetH, module_path: rollforge.data.dataset, kwargs: {handler: x, segments: {}}}
+  dataset: {class: DatasetH, module_path: rollforge.features.dataset, kwargs: {handler: x, segments: {}}}
 rolling: {step: 60, rtype: sliding}
 """
 

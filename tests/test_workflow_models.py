@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rollforge import job
+from rollforge import pipeline
 from rollforge.errors import ConfigError, RollforgeError
 from rollforge.store.base import open_store
 from rollforge.workflow import Plan, load_workflow, make_plan
@@ -109,8 +109,8 @@ def test_a_grid_over_segments_makes_models(files: Files) -> None:
     """Which are told apart although nothing but their windows differs."""
     plan = files.plan("grid: {dataset.kwargs.segments.train.0: {long: 2022-01-03, short: 2022-06-01}}\n", LGB)
     assert plan.model_names == ("long",) * 3 + ("short",) * 3
-    job.submit(plan)
-    known = job.outcomes(plan.workflow.session, "several")
+    pipeline.submit(plan)
+    known = pipeline.outcomes(plan.workflow.session, "several")
     assert [o.model for o in known] == list(plan.model_names)
 
 
@@ -124,16 +124,16 @@ def test_one_model_has_no_name_unless_it_is_given_one(files: Files) -> None:
 def test_a_new_name_trains_nothing(files: Files) -> None:
     """The same tasks under other names are the same tasks, also those that are done; the pool has the new names."""
     first = files.plan(MODELS)
-    assert job.submit(first).new == 6
+    assert pipeline.submit(first).new == 6
     store = open_store(first.workflow.session.store)
     for task in store.claim("several", worker="w", lease=60, limit=3):
         store.commit(task, {"ic": 0.5})
     second = files.plan(MODELS.replace("ridge:", "Ridge regression:").replace("lgb:", "trees:"))
     assert second.ids == first.ids
-    found = job.submit(second)
+    found = pipeline.submit(second)
     assert (found.new, found.done, found.renamed) == (0, 3, 6)
     assert [t.model_name for t in store.query("several")] == ["trees"] * 3 + ["Ridge regression"] * 3
-    assert job.submit(second).renamed == 0
+    assert pipeline.submit(second).renamed == 0
 
 
 def test_tasks_of_a_pool_without_names_are_told_apart(files: Files) -> None:
@@ -141,10 +141,10 @@ def test_tasks_of_a_pool_without_names_are_told_apart(files: Files) -> None:
     plan = files.plan(MODELS)
     store = open_store(plan.workflow.session.store)
     store.create("several", plan.tasks)
-    known = job.outcomes(plan.workflow.session, "several")
+    known = pipeline.outcomes(plan.workflow.session, "several")
     assert [o.model for o in known] == ["LGBModel"] * 3 + ["LinearModel"] * 3
     store.create("several", plan.tasks[:1], model_names=["lgb"])
-    known = job.outcomes(plan.workflow.session, "several")
+    known = pipeline.outcomes(plan.workflow.session, "several")
     assert [o.model for o in known] == ["lgb"] * 3 + ["LinearModel"] * 3
 
 

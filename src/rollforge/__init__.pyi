@@ -15,24 +15,8 @@ from .collect.group import (
     Group as Group,
     RollingGroup as RollingGroup,
 )
-from .collect.tasks import (
+from .collect.task_collector import (
     TaskCollector as TaskCollector,
-)
-from .data.alpha import (
-    Alpha158 as Alpha158,
-    Alpha360 as Alpha360,
-)
-from .data.dataset import (
-    DatasetH as DatasetH,
-)
-from .data.engine import (
-    D as D,
-)
-from .data.handler import (
-    DataHandlerLP as DataHandlerLP,
-)
-from .data.timeseries import (
-    TSDatasetH as TSDatasetH,
 )
 from .errors import (
     ArtifactNotFound as ArtifactNotFound,
@@ -65,6 +49,20 @@ from .errors import (
     TrainingFailed as TrainingFailed,
     UnfitWorker as UnfitWorker,
     UntrustedPickle as UntrustedPickle,
+)
+from .features.alpha import (
+    Alpha158 as Alpha158,
+    Alpha360 as Alpha360,
+)
+from .features.api import D as D
+from .features.dataset import (
+    DatasetH as DatasetH,
+)
+from .features.handler import (
+    DataHandlerLP as DataHandlerLP,
+)
+from .features.timeseries import (
+    TSDatasetH as TSDatasetH,
 )
 from .generate.base import (
     TaskGen as TaskGen,

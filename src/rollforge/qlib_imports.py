@@ -98,7 +98,7 @@ def target(module: str, name: str) -> str | None:
     >>> target("qlib.contrib.model.gbdt", "LGBModel")
     'rollforge.models.lightgbm:LGBModel'
     >>> target("qlib.contrib.data.handler", "DataHandlerLP")  # which Qlib's module has from another
-    'rollforge.data.handler:DataHandlerLP'
+    'rollforge.features.handler:DataHandlerLP'
     """
     found = _placed(module, name)
     return found if found is not None and found not in REASONS else None

@@ -107,18 +107,18 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.contrib": {},
     "qlib.contrib.data": {},
     "qlib.contrib.data.handler": {
-        "rollforge.data.alpha": (
+        "rollforge.features.alpha": (
             "_DEFAULT_INFER_PROCESSORS=_INFER _DEFAULT_LEARN_PROCESSORS=_LEARN Alpha158 Alpha158vwap Alpha360 "
             "Alpha360vwap check_transform_proc"
         ),
         "also": "Alpha158DL Alpha360DL DataHandlerLP get_callable_kwargs Processor",
     },
     "qlib.contrib.data.loader": {
-        "rollforge.data.alpha": "Alpha158DL Alpha360DL",
+        "rollforge.features.alpha": "Alpha158DL Alpha360DL",
         "also": "QlibDataLoader",
     },
     "qlib.contrib.data.processor": {
-        "rollforge.data.processor": "ConfigSectionProcessor",
+        "rollforge.features.processor": "ConfigSectionProcessor",
         "also": "get_group_columns Processor TimeInspector",
     },
     "qlib.contrib.data.utils": {},
@@ -319,7 +319,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
             "FeatureProvider Inst InstrumentProvider LocalCalendarProvider LocalDatasetProvider "
             "LocalExpressionProvider LocalFeatureProvider LocalInstrumentProvider LocalProvider"
         ),
-        "rollforge.data.engine": "D",
+        "rollforge.features.api": "D",
         "internal": (
             "BaseProviderWrapper CalendarProviderWrapper DatasetProviderWrapper ExpressionProviderWrapper "
             "FeatureProviderWrapper InstrumentProviderWrapper ProviderBackendMixin register_all_wrappers"
@@ -333,29 +333,29 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "qlib.data.dataset": {
-        "rollforge.data.dataset": "Dataset DatasetH",
-        "rollforge.data.timeseries": "TSDataSampler TSDatasetH",
+        "rollforge.features.dataset": "Dataset DatasetH",
+        "rollforge.features.timeseries": "TSDataSampler TSDatasetH",
         "also": (
             "DataHandler DataHandlerLP get_level_index get_module_logger init_instance_by_config lazy_sort_index "
             "np_ffill Serializable time_to_slc_point"
         ),
     },
     "qlib.data.dataset.handler": {
-        "rollforge.data.handler": "DATA_KEY_TYPE DataHandler DataHandlerABC DataHandlerLP",
+        "rollforge.features.handler": "DATA_KEY_TYPE DataHandler DataHandlerABC DataHandlerLP",
         "also": (
             "data_loader_module=qlib.data.dataset.loader DataLoader fetch_df_by_col fetch_df_by_index "
             "get_module_logger init_instance_by_config lazy_sort_index Serializable TimeInspector"
         ),
     },
     "qlib.data.dataset.loader": {
-        "rollforge.data.loader": "DataLoader DataLoaderDH DLWParser NestedDataLoader QlibDataLoader StaticDataLoader",
+        "rollforge.features.loader": "DataLoader DataLoaderDH DLWParser NestedDataLoader QlibDataLoader StaticDataLoader",
         "also": (
             "D get_module_logger init_instance_by_config load_dataset restricted_pickle_load Serializable "
             "time_to_slc_point"
         ),
     },
     "qlib.data.dataset.processor": {
-        "rollforge.data.processor": (
+        "rollforge.features.processor": (
             "CSRankNorm CSZFillna CSZScoreNorm DropCol DropnaLabel DropnaProcessor Fillna FilterCol "
             "get_group_columns HashStockFormat MinMaxNorm ProcessInf Processor RobustZScoreNorm TanhProcess "
             "TimeRangeFlt ZScoreNorm"
@@ -376,11 +376,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.base": "Reweighter",
     },
     "qlib.data.filter": {
-        "rollforge.data.filters": "BaseDFilter ExpressionDFilter NameDFilter SeriesDFilter",
+        "rollforge.market.filters": "BaseDFilter ExpressionDFilter NameDFilter SeriesDFilter",
         "also": "Cal DatasetD",
     },
     "qlib.data.inst_processor": {
-        "rollforge.data.inst_processor": "InstProcessor",
+        "rollforge.features.inst_processor": "InstProcessor",
     },
     "qlib.data.ops": {
         "rollforge.compat.qlib.formulas": (

@@ -25,6 +25,7 @@ from typing import IO, Any, NoReturn
 from rollforge import trust
 from rollforge.errors import ArtifactUnreadable, BuildError, UntrustedPickle
 from rollforge.limits import check_file
+from rollforge.moved import current_name
 from rollforge.pickled_values import Pending, Refused, Rule, count_hashes, rule_of
 from rollforge.user_code import import_file
 
@@ -32,14 +33,14 @@ __all__ = ["allow", "allow_package", "find_class", "load", "loads"]
 
 _OWN_MODULES = (
     "rollforge.models.",
-    "rollforge.data.dataset",
-    "rollforge.data.handler",
-    "rollforge.data.loader",
-    "rollforge.data.alpha",
-    "rollforge.data.processor",
+    "rollforge.features.dataset",
+    "rollforge.features.handler",
+    "rollforge.features.loader",
+    "rollforge.features.alpha",
+    "rollforge.features.processor",
     "rollforge.record.position",
-    "rollforge.data.filters",
-    "rollforge.data.timeseries",
+    "rollforge.market.filters",
+    "rollforge.features.timeseries",
 )
 """Modules whose classes are restored: those that recorders keep objects of."""
 _OWN_ENUMS = {("rollforge.task", "Status"), ("rollforge.task", "Cause")}
@@ -88,6 +89,7 @@ def find_class(module: str, name: str, *, trusted: bool = False) -> type:
     ArtifactUnreadable
         When there is no such class.
     """
+    module = current_name(module)
     vouched = trusted or _is_allowed(module, name)
     if not (vouched or _is_own(module)):
         _refuse(f"{module}.{name}")

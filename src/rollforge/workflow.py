@@ -841,13 +841,13 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 
 
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
-    from rollforge.data.provider import open_provider
     from rollforge.generate.backtests import backtest_warnings
     from rollforge.generate.base import check_count, task_generator
     from rollforge.generate.leakage import task_warnings
     from rollforge.generate.rolling import RollingGen
     from rollforge.generate.segments import validate_segments
     from rollforge.generate.timeline import windows
+    from rollforge.market.provider import open_provider
 
     uri = workflow.session.provider_uri
     if uri is None:
@@ -916,8 +916,8 @@ def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, A
 
 def _demo_command(template: Mapping[str, Any], folder: str) -> str:
     """The command that makes a market with the universe, the benchmark and the days of a template."""
-    from rollforge.data.demo import demo_command
     from rollforge.generate.segments import ordered, segments_of
+    from rollforge.market.demo import demo_command
 
     handler = template["dataset"]["kwargs"].get("handler")
     kwargs = handler.get("kwargs", {}) if isinstance(handler, Mapping) else {}
@@ -1054,7 +1054,7 @@ class Mistakes(ConfigError):
 
 
 def _checked_dataset(config: Any, where: str) -> Any:
-    from rollforge.data.handler import DataHandler
+    from rollforge.features.handler import DataHandler
 
     dataset = build(config, kind=DATASET, where=where)
     handler = getattr(dataset, "handler", None)

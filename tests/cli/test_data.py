@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.data.provider import open_provider
+from rollforge.market.provider import open_provider
 
 WORKFLOW = """
 qlib_init: {{provider_uri: "{folder}", region: cn}}
@@ -127,7 +127,7 @@ def test_a_universe_needs_a_folder(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from rollforge.data.demo import make_demo
+    from rollforge.market.demo import make_demo
 
     folder = tmp_path_factory.mktemp("demo") / "data"
     make_demo(folder, instruments=3, start="2020-01-02", end="2020-12-31")

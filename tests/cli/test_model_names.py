@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rollforge.cli.main import app
 from rollforge.cli.progress import RunProgress
 from rollforge.cli.watch import _View
-from rollforge.run.work import Event
+from rollforge.run.job import Event
 from rollforge.store.manager import TaskManager
 from rollforge.store.sqlite import SQLiteStore
 

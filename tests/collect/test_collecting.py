@@ -18,8 +18,8 @@ from rollforge.collect import (
     RollingGroup,
 )
 from rollforge.collect.coverage import ExpectedWindow, check_coverage
-from rollforge.collect.stream import write_stream
-from rollforge.collect.tasks import TaskCollector
+from rollforge.collect.parquet_stream import write_stream
+from rollforge.collect.task_collector import TaskCollector
 from rollforge.errors import ArtifactUnreadable, ConfigError, CoverageError
 from rollforge.session import Session, using
 from rollforge.track.base import Experiment, get_experiment, open_tracker

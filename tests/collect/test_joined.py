@@ -14,7 +14,7 @@ import pytest
 from rollforge.collect.joined import WindowRun, save_joined
 from rollforge.run.execute import MODEL_TAG, TEST_TAG
 from rollforge.track.base import JOINED_TAG, PARENT_TAG, Experiment, Recorder, get_experiment, open_tracker
-from rollforge.track.copy import copy_runs
+from rollforge.track.transfer import copy_runs
 
 FRAME = pd.DataFrame({"score": [1.0, 2.0]})
 

@@ -191,8 +191,8 @@ def test_a_name_that_is_not_here_comes_from_pyqlib(tmp_path: Path, pyqlib: Path)
         tmp_path, pyqlib,
     )  # fmt: skip
     assert out.splitlines() == [
-        "(['qlib.data.dataset', 'rollforge.data.dataset'], 'rollforge.data.handler')",
-        "True rollforge.data.dataset",
+        "(['qlib.data.dataset', 'rollforge.features.dataset'], 'rollforge.features.handler')",
+        "True rollforge.features.dataset",
         "True",
         "rollforge.models.base",
         "True",
@@ -209,7 +209,7 @@ def test_a_task_names_classes_of_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
         """,
         tmp_path, pyqlib,
     )  # fmt: skip
-    assert out.split() == ["rollforge.data.dataset", "rollforge.models.base"]
+    assert out.split() == ["rollforge.features.dataset", "rollforge.models.base"]
 
 
 def test_what_neither_has_says_so(tmp_path: Path, pyqlib: Path) -> None:

@@ -28,11 +28,11 @@ from rollforge.compat.qlib.formulas import (
     Rolling,
 )
 from rollforge.compat.qlib.operators import Operators
-from rollforge.data.engine import features
-from rollforge.data.expression import Call, Text, parse
-from rollforge.data.operators import custom_operators, lookahead, lookback, operator_names, unregister
-from rollforge.data.provider import open_provider, write_folder
 from rollforge.errors import ConfigError, DataError, ExpressionError
+from rollforge.expressions.expression import Call, Text, parse
+from rollforge.expressions.operators import custom_operators, lookahead, lookback, operator_names, unregister
+from rollforge.features.engine import features
+from rollforge.market.provider import open_provider, write_folder
 from rollforge.session import Session, current_session, using
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "operators"
@@ -394,7 +394,7 @@ def test_other_processes_load_what_the_session_names(session: Session, tmp_path:
     (tmp_path / "twice.py").write_text(MODULE)
     named = session.with_(operators=(("Twice", str(tmp_path / "twice.py")),))
     command = (
-        "import pickle, sys; from rollforge.session import using; from rollforge.data.engine import features\n"
+        "import pickle, sys; from rollforge.session import using; from rollforge.features.engine import features\n"
         "with using(pickle.load(sys.stdin.buffer)) as s: print(features('all', ['Twice($close)/$close']).iloc[:, 0].unique())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -424,7 +424,7 @@ class Twice(ElemOperator):
 GUARD
     qlib.init(provider_uri=sys.argv[1], region="us", custom_ops=[Twice])
     print(sorted(set(D.features(D.instruments("all"), ["Twice($close)/$close"]).iloc[:, 0])))
-    child = ("import sys, pickle; from rollforge.session import using; from rollforge.data.expression import parse\\n"
+    child = ("import sys, pickle; from rollforge.session import using; from rollforge.expressions.expression import parse\\n"
              "with using(pickle.load(sys.stdin.buffer)): print(parse('Twice($close)'))")
     done = subprocess.run([sys.executable, "-c", child], input=pickle.dumps(current_session()), capture_output=True)
     print((done.stdout or done.stderr).decode())

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from rollforge.compat.qlib.providers import Cal, DatasetD, DatasetProvider, ExpressionD, FeatureD, Inst, LocalProvider
-from rollforge.data.engine import D
 from rollforge.errors import DataError, ExpressionError
+from rollforge.features.api import D
 from rollforge.session import Session, using
 
 

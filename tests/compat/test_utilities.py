@@ -25,8 +25,8 @@ from rollforge.compat.qlib.resample import resam_calendar, resam_ts_data, ts_dat
 from rollforge.compat.qlib.samples import ConcatDataset, IndexSampler
 from rollforge.compat.qlib.sepdf import SepDataFrame
 from rollforge.compat.qlib.storage import FileCalendarStorage, FileFeatureStorage, FileInstrumentStorage
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import BuildError, ConfigError, DataError, DateError, UntrustedPickle
+from rollforge.features.handler import DataHandlerLP
 
 DAYS = pd.bdate_range("2021-03-29", "2021-04-30")
 

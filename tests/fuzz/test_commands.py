@@ -19,7 +19,7 @@ from test_expressions import market
 from test_workflows import VALID, _as_yaml
 
 from rollforge.cli.main import app
-from rollforge.data.provider import open_provider
+from rollforge.market.provider import open_provider
 from rollforge.session import Session
 from rollforge.store import base as stores
 from rollforge.store.manager import TaskManager

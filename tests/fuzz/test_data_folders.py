@@ -14,11 +14,11 @@ import pytest
 from fuzzing import Target, attempt, fuzzed, text_of
 from hypothesis import strategies as st
 
-from rollforge.data.engine import features
-from rollforge.data.panel import Panel, list_panels
-from rollforge.data.provider import open_provider, write_folder
 from rollforge.errors import DataError
+from rollforge.features.engine import features
+from rollforge.features.panel import Panel, list_panels
 from rollforge.generate.calendar import TimeAdjuster
+from rollforge.market.provider import open_provider, write_folder
 from rollforge.session import Session
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-folder-")

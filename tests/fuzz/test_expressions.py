@@ -11,12 +11,12 @@ import yaml
 from fuzzing import Target, as_json, fuzzed, json_values, text_of
 from hypothesis import strategies as st
 
-from rollforge.data.demo import make_demo
-from rollforge.data.engine import features
-from rollforge.data.expression import parse
-from rollforge.data.filters import build_filters
-from rollforge.data.operators import operator, operator_names
 from rollforge.errors import ConfigError
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import operator, operator_names
+from rollforge.features.engine import features
+from rollforge.market.demo import make_demo
+from rollforge.market.filters import build_filters
 from rollforge.session import Session
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-market-")

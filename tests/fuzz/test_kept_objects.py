@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from rollforge import safe_pickle
 from rollforge.build import build
-from rollforge.data.dataset import DatasetH
+from rollforge.features.dataset import DatasetH
 from rollforge.models import LinearModel
 from rollforge.track.artifact import load_file, save
-from rollforge.track.context import git_commit
-from rollforge.track.files import LocalFiles
+from rollforge.track.artifact_files import LocalFiles
 from rollforge.track.folder import FolderTracker
 from rollforge.track.mlflow import MLflowTracker
+from rollforge.track.provenance import git_commit
 from rollforge.track.tracker import Metric, RunQuery
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-kept-")

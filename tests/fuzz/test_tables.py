@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from fuzzing import Target, as_json, fuzzed, json_values
 from hypothesis import strategies as st
 
-from rollforge.data.importer import import_table
-from rollforge.data.loader import StaticDataLoader
-from rollforge.data.provider import write_folder
-from rollforge.data.universe import import_universe
+from rollforge.features.loader import StaticDataLoader
+from rollforge.market.importer import import_table
+from rollforge.market.provider import write_folder
+from rollforge.market.universe_import import import_universe
 from rollforge.record.file_orders import FileOrderStrategy
 from rollforge.track.artifact import load_file
 from rollforge.track.frame import to_arrow, write_table

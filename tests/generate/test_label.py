@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge.data.alpha import Alpha158
-from rollforge.data.expression import parse
-from rollforge.data.handler import DataHandlerLP
-from rollforge.data.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
-from rollforge.data.operators import holding_days, register, unregister
 from rollforge.errors import ConfigError
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import holding_days, register, unregister
+from rollforge.features.alpha import Alpha158
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
 from rollforge.generate.label import Label, handler_labels, labels_from_text, labels_to_text, task_labels
 from rollforge.generate.leakage import label_lookahead, task_warnings
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ModelError, SegmentError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
 from rollforge.models import ConstantModel, LGBModel, LinearModel, Reweighter, XGBModel
 from rollforge.session import Session, using
 from rollforge.track import artifact
-from rollforge.track.files import LocalFiles
+from rollforge.track.artifact_files import LocalFiles
 
 SEGMENTS = {
     "train": ("2020-01-01", "2020-03-31"),

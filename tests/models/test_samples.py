@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
-from rollforge.data.processor import Processor
 from rollforge.errors import DataError, ModelError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.processor import Processor
 from rollforge.models import (
     LGBModel,
     LinearModel,

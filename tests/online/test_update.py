@@ -33,9 +33,9 @@ def template(end: str) -> dict[str, Any]:
         },
         "dataset": {
             "class": "DatasetH",
-            "module_path": "rollforge.data.dataset",
+            "module_path": "rollforge.features.dataset",
             "kwargs": {
-                "handler": {"class": "Alpha158", "module_path": "rollforge.data.alpha", "kwargs": handler},
+                "handler": {"class": "Alpha158", "module_path": "rollforge.features.alpha", "kwargs": handler},
                 "segments": segments,
             },
         },

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rollforge.data.engine import features
-from rollforge.data.expression import Call, Number, parse
+from rollforge.expressions.expression import Call, Number, parse
+from rollforge.features.engine import features
 from rollforge.session import Session
 
 CalmRows = Callable[[Path, str, pd.MultiIndex], pd.Series]

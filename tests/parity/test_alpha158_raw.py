@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.data.alpha import alpha158_fields
-from rollforge.data.engine import FeaturePlan
-from rollforge.data.provider import open_provider
+from rollforge.features.alpha import alpha158_fields
+from rollforge.features.engine import FeaturePlan
+from rollforge.market.provider import open_provider
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.data.engine import features
-from rollforge.data.expression import parse
 from rollforge.errors import ExpressionError
+from rollforge.expressions.expression import parse
+from rollforge.features.engine import features
 from rollforge.session import Session
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "expressions"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.data.alpha import Alpha158, Alpha360, alpha158_fields, alpha360_fields
+from rollforge.features.alpha import Alpha158, Alpha360, alpha158_fields, alpha360_fields
 from rollforge.session import Session, using
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -13,8 +13,8 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
-from rollforge.data.alpha import Alpha158
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError
+from rollforge.features.alpha import Alpha158
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
 from rollforge.models.base import Model
 from rollforge.record import SigAnaRecord

@@ -394,8 +394,8 @@ def test_speed(tmp_path: Path) -> None:
     """500 instruments on 650 days take seconds of processor time at most, whatever else runs (0.2 s on a quiet machine)."""
     import time
 
-    from rollforge.data.demo import make_demo
-    from rollforge.data.provider import open_provider
+    from rollforge.market.demo import make_demo
+    from rollforge.market.provider import open_provider
 
     make_demo(tmp_path / "m", instruments=500, years=3)
     days = open_provider(tmp_path / "m").calendar()[-650:]

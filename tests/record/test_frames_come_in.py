@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.engine import D
-from rollforge.data.handler import DataHandlerLP
-from rollforge.data.loader import QlibDataLoader
 from rollforge.errors import DataError
+from rollforge.features.api import D
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import QlibDataLoader
 from rollforge.models.linear import LinearModel
 from rollforge.record.analysis import SigAnaRecord
 from rollforge.record.backtest import run_backtest

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from tests.record.conftest import MakeMarket, scores
 
-from rollforge import job
+from rollforge import pipeline
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
 from rollforge.record.joined import JoinedBacktest, backtest_joined
 from rollforge.session import Session
@@ -196,9 +196,9 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
     plan = make_plan(load_workflow(_workflow(tmp_path, golden_market, "rollforge")))
     session, name = plan.workflow.session, plan.workflow.experiment
     assert not any("backtest" in warning for warning in plan.warnings)
-    job.submit(plan)
-    job.train(plan, jobs=0)
-    collected = job.with_backtest(job.collect(session, name, plan.ids), session, own_code=False)
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=0)
+    collected = pipeline.with_backtest(pipeline.collect(session, name, plan.ids), session, own_code=False)
     for window, outcome in zip(plan.windows, collected.outcomes, strict=True):
         assert outcome.recorder is not None
         report = outcome.recorder.load_object("portfolio_analysis/report_normal_1day.pkl")
@@ -214,14 +214,14 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
         session=session,
     )
     pd.testing.assert_frame_equal(collected.backtest.result.report, direct.report)
-    summary = job.write_results(collected, name=name, session=session, config="", folder=tmp_path / "out")
+    summary = pipeline.write_results(collected, name=name, session=session, config="", folder=tmp_path / "out")
     kept = pd.read_parquet(tmp_path / "out" / "backtest.parquet")
     pd.testing.assert_frame_equal(kept, direct.report, check_freq=False)
     excess = direct.report["return"] - direct.report["bench"] - direct.report["cost"]
     assert summary.portfolio_risk is not None
     after = summary.portfolio_risk.loc["excess return, after costs"]
     assert after["annualized_return"] == pytest.approx(excess.mean() * 238)
-    run = job.keep_result(collected, summary, session=session, pool=name)
+    run = pipeline.keep_result(collected, summary, session=session, pool=name)
     assert run is not None
     run.flush()
     pd.testing.assert_frame_equal(

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model
 from rollforge.record.analysis import calc_ic
 from rollforge.record.segments import MultiSegRecord, SignalMseRecord

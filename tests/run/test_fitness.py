@@ -25,9 +25,9 @@ import yaml
 
 from rollforge import Session, TaskManager, trust
 from rollforge.cli.exit_codes import Exit
-from rollforge.data.content import read_content
 from rollforge.errors import CodeNotAllowed, FailingWorker, TrainingFailed, UnfitWorker
 from rollforge.machine import machine_of, process_name
+from rollforge.market.content import read_content
 from rollforge.run import fitness
 from rollforge.run.fitness import Admission, Standing
 from rollforge.run.leases import Leases
@@ -626,7 +626,7 @@ def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp
     assert admission.session_for(key).provider_uri == str(market)
     changed = next((market / "features").iterdir()) / "open.day.bin"
     changed.write_bytes(changed.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
-    from rollforge.data.provider import open_provider
+    from rollforge.market.provider import open_provider
 
     open_provider(market).refresh()
     admission._looked = -1e9

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rollforge.errors import LeaseLost, StoreUnavailable
+from rollforge.run.job import Job, ignore_event
 from rollforge.run.leases import Leases
-from rollforge.run.work import Job, ignore_event
 from rollforge.store.base import TaskStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import PostgresStore

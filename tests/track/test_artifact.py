@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from rollforge import safe_pickle
 from rollforge.errors import ArtifactUnreadable, TrackingUnavailable, UntrustedPickle
 from rollforge.track import artifact, frame
-from rollforge.track.files import LocalFiles
+from rollforge.track.artifact_files import LocalFiles
 from rollforge.track.frame import to_arrow
 
 SCALARS = st.one_of(
@@ -310,7 +310,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from rollforge.track import artifact, frame as frame_module
-from rollforge.track.files import LocalFiles
+from rollforge.track.artifact_files import LocalFiles
 files = LocalFiles(Path(sys.argv[1]))
 value = np.zeros(2_000_000)
 artifact.save(files, "x", value)

@@ -8,7 +8,7 @@ import pytest
 
 from rollforge.errors import ExperimentNotFound, TrackingUnavailable
 from rollforge.track.base import get_experiment, open_tracker
-from rollforge.track.copy import copy_runs
+from rollforge.track.transfer import copy_runs
 
 
 def test_a_source_that_cannot_be_read_leaves_no_target(tmp_path: Path) -> None:

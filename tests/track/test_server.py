@@ -16,8 +16,8 @@ from rollforge.errors import TrackingUnavailable
 from rollforge.session import Session, using
 from rollforge.testing.mlflow import MLflowServer
 from rollforge.track.base import Recorder, get_experiment, open_tracker
-from rollforge.track.copy import copy_runs
 from rollforge.track.r import R
+from rollforge.track.transfer import copy_runs
 
 pytestmark = pytest.mark.slow
 PREDICTION = pd.DataFrame(

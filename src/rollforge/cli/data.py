@@ -37,7 +37,7 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Make a synthetic market with a weak real signal in it; the same arguments make the same bytes."""
-    from rollforge.data.demo import INDEX, UNIVERSES, make_demo
+    from rollforge.market.demo import INDEX, UNIVERSES, make_demo
 
     made = make_demo(
         folder,
@@ -73,7 +73,7 @@ def import_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Import a table of daily prices into a data folder."""
-    from rollforge.data.importer import import_table
+    from rollforge.market.importer import import_table
 
     summary = import_table(
         source,
@@ -101,7 +101,7 @@ def universe(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a universe that is there.")] = False,
 ) -> None:
     """Import the membership of an index, with its days, into a data folder."""
-    from rollforge.data.universe import import_universe
+    from rollforge.market.universe_import import import_universe
     from rollforge.session import current_session
 
     folder = str(data) if data is not None else current_session().provider_uri

@@ -42,7 +42,7 @@ def copy(
 ) -> None:
     """Copy experiments with their runs and artifacts; what was copied before is left out."""
     from rollforge.track.base import open_tracker
-    from rollforge.track.copy import copy_runs
+    from rollforge.track.transfer import copy_runs
 
     for done in copy_runs(open_tracker(source), open_tracker(target), experiment or None):
         echo(

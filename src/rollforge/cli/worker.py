@@ -19,7 +19,7 @@ from rollforge.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from rollforge.run.fitness import Admission
-    from rollforge.run.work import Event
+    from rollforge.run.job import Event
     from rollforge.session import Session
 
 

@@ -18,7 +18,7 @@ from rollforge.session import Session
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rollforge.job import Collected, Submission
+    from rollforge.pipeline import Collected, Submission
     from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup
     from rollforge.workflow import Plan, Template
@@ -123,17 +123,17 @@ def run(
         return
     folder = _output_folder(output, made.workflow.experiment)
     _train(made, jobs, folder, console)
-    from rollforge import job
+    from rollforge import pipeline
 
-    failed = job.failures(made)
+    failed = pipeline.failures(made)
     _show_failures(made, failed)
     if failed and not allow_gaps:
         raise typer.Exit(Exit.FAILED)
     session = made.workflow.session
-    collected = job.collect(
+    collected = pipeline.collect(
         session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps, label_days=made.workflow.label_days
     )
-    collected = job.with_backtest(collected, session, own_code=job.is_own(collected))
+    collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
 
 
@@ -151,12 +151,12 @@ def submit(
     the packages. Workers use the same, or say what differs. What is done already stays done; what failed waits again. When the
     workers are done, 'rollforge run' or 'collect' makes the result without training.
     """
-    from rollforge import job
+    from rollforge import pipeline
 
     made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
     for warning in made.warnings:
         _warn(warning)
-    found = job.submit(made)
+    found = pipeline.submit(made)
     facts = submission_facts(made, found)
     if as_json:
         import json
@@ -241,10 +241,10 @@ def _output_folder(output: Path | None, experiment: str) -> Path:
 
 
 def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None:
-    from rollforge import job
+    from rollforge import pipeline
     from rollforge.cli.progress import RunProgress
 
-    found = job.submit(made)
+    found = pipeline.submit(made)
     left = len(set(made.ids)) - found.done
     workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
     if found.renamed:
@@ -260,7 +260,7 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
         _labels(made), done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
     ) as progress:
         try:
-            job.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
+            pipeline.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
         except KeyboardInterrupt:
             echo_error("rollforge: stopped. Running tasks were given back; the same command goes on from here.")
             raise typer.Exit(Exit.INTERRUPTED) from None
@@ -296,10 +296,10 @@ def _finish(
     collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console, *, keep: bool
 ) -> None:
     """Write the result and say how it is; with `keep`, also as a run beside those of the windows."""
-    from rollforge import job
+    from rollforge import pipeline
     from rollforge.report.terminal import backtest_table, headline_table, models_table
 
-    summary = job.write_results(collected, name=name, session=session, config=config, folder=folder)
+    summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder)
     console.print(headline_table(summary))
     models = models_table(summary)
     if models is not None:
@@ -326,11 +326,11 @@ def _finish(
 
 
 def _keep(collected: Collected, summary: Summary, name: str, session: Session, console: Console) -> None:
-    from rollforge import job
+    from rollforge import pipeline
     from rollforge.errors import TrackingError
 
     try:
-        recorder = job.keep_result(collected, summary, session=session, pool=name)
+        recorder = pipeline.keep_result(collected, summary, session=session, pool=name)
     except TrackingError as exc:  # the files above hold the result
         _warn(f"the joined result is not in the tracking store: {exc}")
         return
@@ -358,7 +358,7 @@ def report(
 def _report(
     name: str, store: str | None, tracking: str | None, output: Path | None, allow_gaps: bool, *, keep: bool
 ) -> None:
-    from rollforge import job
+    from rollforge import pipeline
     from rollforge.workflow import load_workflow
 
     session, config, label_days = Session().with_(store=store, tracking=tracking, experiment=name), "", None
@@ -367,10 +367,10 @@ def _report(
         workflow = load_workflow(name, store=store, tracking=tracking)
         session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
         templates = workflow.templates
-    job.require_pool(session, name)
-    session = job.with_training_data(session, name)
-    collected = job.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
-    collected = job.with_backtest(collected, session, own_code=job.is_own(collected, templates))
+    pipeline.require_pool(session, name)
+    session = pipeline.with_training_data(session, name)
+    collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
+    collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected, templates))
     for warning in collected.plan_warnings:
         _warn(warning)
     folder = _output_folder(output, name)

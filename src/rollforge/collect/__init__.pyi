@@ -15,9 +15,9 @@ from .group import (
     Group as Group,
     RollingGroup as RollingGroup,
 )
-from .stream import (
+from .parquet_stream import (
     write_stream as write_stream,
 )
-from .tasks import (
+from .task_collector import (
     TaskCollector as TaskCollector,
 )

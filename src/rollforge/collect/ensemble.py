@@ -11,9 +11,9 @@ import pandas as pd
 
 from rollforge.build import FLATTEN_TUPLE, flatten_dict
 from rollforge.collect.join import join_in_order
-from rollforge.data.columns import CODE, DATE
-from rollforge.data.frames import day_rows
 from rollforge.errors import CoverageError, DataError
+from rollforge.market.columns import CODE, DATE
+from rollforge.market.frames import day_rows
 
 __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
 

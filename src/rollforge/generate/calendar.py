@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.data.engine import session_provider
 from rollforge.dates import as_timestamp, read_day, read_days
 from rollforge.errors import SegmentError
+from rollforge.market.universe import session_provider
 
 __all__ = ["OutsideCalendar", "TimeAdjuster"]
 

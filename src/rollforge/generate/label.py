@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.build import locate, resolve_references
-from rollforge.data.alpha import handler_label_expressions
-from rollforge.data.expression import parse
-from rollforge.data.loader import DataLoader
-from rollforge.data.operators import holding_days
 from rollforge.errors import ConfigError, ExpressionError, RollforgeError
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import holding_days
+from rollforge.features.alpha import handler_label_expressions
+from rollforge.features.loader import DataLoader
 
 __all__ = [
     "LABEL_TAG",

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rollforge.data.alpha import handler_label_expressions
-from rollforge.data.expression import parse
-from rollforge.data.operators import lookahead
-from rollforge.data.provider import Days
 from rollforge.errors import ExpressionError, RollforgeError
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import lookahead
+from rollforge.features.alpha import handler_label_expressions
 from rollforge.generate.label import declared_days, described_handler, task_labels
 from rollforge.generate.segments import Bounds, bounds, neighbours, ordered, segments_of
+from rollforge.market.provider import Days
 
 __all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
 

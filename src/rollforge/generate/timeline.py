@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rollforge.data.provider import Days
 from rollforge.generate.segments import bounds, segments_of
+from rollforge.market.provider import Days
 
 __all__ = ["SegmentSpan", "Window", "draw", "windows"]
 

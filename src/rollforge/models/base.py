@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-from rollforge.serial import Serializable
+from rollforge.pickling import Serializable
 
 __all__ = ["BaseModel", "Model", "ModelFT", "Reweighter"]
 

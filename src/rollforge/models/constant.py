@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.data.dataset import Dataset
+from rollforge.features.dataset import Dataset
 from rollforge.models.base import Model, Reweighter
 
 __all__ = ["ConstantModel", "EmptyDataset"]

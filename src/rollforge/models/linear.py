@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import MissingDependency, ModelError, nearest
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.samples import Samples, missing_everywhere, prediction_features, training_samples, why_missing
 

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ModelError
+from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Reweighter
 
 __all__ = ["Samples", "prediction_features", "training_samples"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from rollforge.data.dataset import DatasetH
 from rollforge.errors import MissingDependency, ModelError
+from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session

@@ -10,12 +10,12 @@ import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
-from rollforge.data.engine import D
 from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError
+from rollforge.features.api import D
 from rollforge.online.strategy import OnlineStrategy
+from rollforge.pickling import Serializable
 from rollforge.run.trainer import Trainer, TrainerR
-from rollforge.serial import Serializable
 
 __all__ = ["OnlineManager"]
 

@@ -8,10 +8,10 @@ from typing import Any, Literal, overload
 
 import pandas as pd
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.engine import D
-from rollforge.data.frames import day_rows
 from rollforge.dates import read_day, read_timestamp
+from rollforge.features.api import D
+from rollforge.features.dataset import DatasetH
+from rollforge.market.frames import day_rows
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 

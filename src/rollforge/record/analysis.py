@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import trust
-from rollforge.data.columns import DATE
-from rollforge.data.frames import day_rows
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
 from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
+from rollforge.market.columns import DATE
+from rollforge.market.frames import day_rows
 from rollforge.record.base import ACRecordTemp
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
@@ -60,7 +60,7 @@ def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
     Parameters
     ----------
     pred, label : Series, or table of one column
-        By day and instrument, in any form that :func:`~rollforge.data.frames.day_rows` reads: any order of levels and
+        By day and instrument, in any form that :func:`~rollforge.market.frames.day_rows` reads: any order of levels and
         rows, time zones, days as texts. Infinite values count as missing.
     date_col : str
         Name of the index level with the days, there and in the result.
@@ -158,7 +158,7 @@ def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = Fa
     Parameters
     ----------
     pred, label : Series, or table of one column
-        By day and instrument: see :func:`~rollforge.data.frames.day_rows`.
+        By day and instrument: see :func:`~rollforge.market.frames.day_rows`.
     date_col : str
         Name of the index level with the days.
     dropna : bool

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.data.provider import Days
 from rollforge.dates import ONE_DAY, read_days
 from rollforge.errors import ConfigError
+from rollforge.market.provider import Days
 
 __all__ = ["CommonInfrastructure", "LevelInfrastructure", "TradeCalendarManager"]
 

@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import pandas as pd
 
-from rollforge.data.frames import reading
 from rollforge.dates import day_index, read_column
 from rollforge.errors import ConfigError, DataError
 from rollforge.limits import open_unpacked
+from rollforge.market.frames import reading
 from rollforge.record.decision import BaseTradeDecision, Order, TradeDecisionWO
 from rollforge.record.strategy import BaseStrategy
 

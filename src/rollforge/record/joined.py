@@ -11,10 +11,10 @@ import pandas as pd
 
 from rollforge import qlib_imports, trust
 from rollforge.build import describe, resolve_references
-from rollforge.data.engine import session_provider
 from rollforge.dates import read_day
 from rollforge.errors import RollforgeError
 from rollforge.generate.backtests import is_backtest, records_of
+from rollforge.market.universe import session_provider
 from rollforge.record.backtest import FREQ, BacktestResult, default_benchmark, strategy_class
 from rollforge.record.portfolio import PortAnaRecord, excess_returns
 from rollforge.session import Session, using

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import fill_placeholder
-from rollforge.data.engine import session_provider
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, nearest
+from rollforge.market.universe import session_provider
 from rollforge.record.analysis import risk_analysis
 from rollforge.record.backtest import (
     FREQ,

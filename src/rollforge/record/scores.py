@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.build import build
-from rollforge.data.dataset import Dataset
-from rollforge.data.frames import day_rows
-from rollforge.data.provider import Days
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError
+from rollforge.features.dataset import Dataset
 from rollforge.kinds import SIGNAL
+from rollforge.market.frames import day_rows
+from rollforge.market.provider import Days
 
 __all__ = ["ModelSignal", "Scores", "Signal", "SignalWCache", "create_signal_from"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.data.dataset import DatasetH
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ConfigError, DataError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model
 from rollforge.record.analysis import calc_ic, mean_to_std, paired
 from rollforge.record.base import RecordTemp

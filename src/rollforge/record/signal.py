@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from rollforge.data.dataset import Dataset, DatasetH
-from rollforge.data.frames import day_rows
-from rollforge.data.handler import DataHandlerLP
 from rollforge.errors import ConfigError
+from rollforge.features.dataset import Dataset, DatasetH
+from rollforge.features.handler import DataHandlerLP
 from rollforge.generate.label import LABEL_TAG, handler_labels, labels_to_text
+from rollforge.market.frames import day_rows
 from rollforge.models.base import Model
 from rollforge.record.base import RecordTemp
 from rollforge.track.base import Recorder

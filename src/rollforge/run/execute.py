@@ -19,13 +19,13 @@ from rollforge.build import build, fill_placeholder, flatten_dict, resolve_refer
 from rollforge.errors import ConfigError, TrackingError
 from rollforge.generate.naming import days_tested, describe
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.run.job import current_attempt, current_model, current_task
 from rollforge.run.review import review
-from rollforge.run.work import current_attempt, current_model, current_task
 from rollforge.session import Session, current_session, using
 from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
 
 if TYPE_CHECKING:
-    from rollforge.data.dataset import Dataset
+    from rollforge.features.dataset import Dataset
     from rollforge.models.base import Model
 
 __all__ = ["begin", "begin_task_train", "end_task_train", "end_unfinished_runs", "finish", "prepare_data", "task_train"]
@@ -127,7 +127,7 @@ def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> Non
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:
-            from rollforge.data.content import read_content
+            from rollforge.market.content import read_content
 
             content = read_content(session.provider_uri, session.cache)
             recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.provider_uri})
@@ -173,7 +173,7 @@ def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, r
 
 def preload() -> None:
     """Import what tasks need besides their model, in a process that will be given some."""
-    import rollforge.data.handler
+    import rollforge.features.handler
     import rollforge.record.signal  # noqa: F401
 
     open_tracker(current_session().tracking).warm_up()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rollforge.run.fitness import Admission
-from rollforge.run.work import Event, Job, ignore_event
+from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.worker import Worker, WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import open_store

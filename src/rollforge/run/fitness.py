@@ -30,7 +30,7 @@ from rollforge.track.tracker import known_address, local_place
 from rollforge.trust import Circle
 
 if TYPE_CHECKING:
-    from rollforge.data.content import DataContent
+    from rollforge.market.content import DataContent
 
 __all__ = ["Admission", "Standing", "machine_lacks", "own_data"]
 
@@ -215,7 +215,7 @@ class Admission:
 
     def _data_marks(self) -> dict[str, str]:
         """What tells whether a data folder that tasks run on has changed since it was judged."""
-        from rollforge.data.provider import open_provider
+        from rollforge.market.provider import open_provider
 
         marks = {}
         for folder in {v.session.provider_uri for v in self.verdicts.values() if v.session is not None}:
@@ -256,7 +256,7 @@ class Admission:
         return Verdict(None if lacks else session, tuple(lacks), tuple(notes))
 
     def _judge_data(self, facts: Facts, lacks: list[str], notes: list[str]) -> str | None:
-        from rollforge.data.content import session_content
+        from rollforge.market.content import session_content
 
         named = "provider_uri" in self.given
         if facts.known and not facts.folder and not named:
@@ -281,7 +281,7 @@ class Admission:
         return folder
 
     def _compare(self, here: DataContent, facts: Facts, folder: str, lacks: list[str], notes: list[str]) -> None:
-        from rollforge.data.content import DataContent
+        from rollforge.market.content import DataContent
 
         try:
             differences = here.differences(DataContent.from_plain(facts.content))

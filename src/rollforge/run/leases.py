@@ -14,7 +14,7 @@ from rollforge import trust
 from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission, Retries, Standing
-from rollforge.run.work import Event, Job
+from rollforge.run.job import Event, Job
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, TaskStore
 from rollforge.task import Cause, Status, TaskRecord

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from rollforge.errors import DataNotFound
-from rollforge.run.work import current_task
+from rollforge.run.job import current_task
 from rollforge.session import Session
 
 __all__ = ["review", "reviewed"]
@@ -54,8 +54,8 @@ def review(tasks: Sequence[Any], session: Session) -> Iterator[None]:
 
 
 def _warnings(tasks: Sequence[Mapping[str, Any]], session: Session) -> list[str]:
-    from rollforge.data.engine import session_provider
     from rollforge.generate.leakage import task_warnings
+    from rollforge.market.universe import session_provider
 
     if not tasks:
         return []

@@ -40,7 +40,7 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
     -------
     dict
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
-        :class:`~rollforge.data.content.DataContent`); ``tracking`` (None where it cannot be opened here); ``region``,
+        :class:`~rollforge.market.content.DataContent`); ``tracking`` (None where it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``.
     """
     import platform
@@ -114,7 +114,7 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
 
 
 def _data(session: Session) -> dict[str, Any] | None:
-    from rollforge.data.content import session_content
+    from rollforge.market.content import session_content
 
     try:
         content = session_content(session)

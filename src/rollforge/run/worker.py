@@ -27,8 +27,7 @@ from rollforge.errors import (
 )
 from rollforge.machine import process_is_gone, process_name
 from rollforge.run.fitness import Admission, own_data
-from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
-from rollforge.run.work import (
+from rollforge.run.job import (
     Event,
     Job,
     LogEvents,
@@ -42,6 +41,7 @@ from rollforge.run.work import (
     is_own,
     to_reference,
 )
+from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
 from rollforge.run.worker_process import Done, Failed, Stopped, Unfit, Unreadable, WorkerProcess, failure
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log

@@ -31,8 +31,7 @@ from rollforge import trust
 from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere
 from rollforge.limits import LIMITS
 from rollforge.run.interactive import define_in_main, main_classes
-from rollforge.run.pipe import Messages, read_message
-from rollforge.run.work import (
+from rollforge.run.job import (
     Job,
     WorkerStopped,
     current_attempt,
@@ -42,6 +41,7 @@ from rollforge.run.work import (
     is_of_task,
     to_reference,
 )
+from rollforge.run.pipe import Messages, read_message
 from rollforge.session import Session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import EncodedResult, decode_definition, encode_result

@@ -32,7 +32,7 @@ from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
 from rollforge.limits import check_archive, check_file
 from rollforge.task import from_plain, import_reference, to_plain
-from rollforge.track.files import Files
+from rollforge.track.artifact_files import Files
 
 __all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "names", "plain_name", "remove", "save"]
 

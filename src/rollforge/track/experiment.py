@@ -11,7 +11,7 @@ from uuid import uuid4
 from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, nearest
 from rollforge.session import current_session
-from rollforge.track.context import code_diff, context_tags
+from rollforge.track.provenance import code_diff, context_tags
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import RunData, RunQuery, Tracker
 

@@ -30,9 +30,9 @@ from typing import Any
 from rollforge.confidential import private_folder
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable, shown
 from rollforge.paths import read_path
-from rollforge.track.files import Files, LocalFiles, probe_folder
+from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
-from rollforge.track.index import RunIndex
+from rollforge.track.run_cache import RunIndex
 from rollforge.track.tracker import FOLDER_MARK, Metric, RunData, RunInfo, RunQuery, latest_metrics
 
 __all__ = ["FolderTracker"]

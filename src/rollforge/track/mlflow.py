@@ -36,7 +36,7 @@ from rollforge.confidential import mask_secrets, private_file, private_folder
 from rollforge.errors import MissingDependency, RecorderNotFound, TrackingError, TrackingUnavailable, shown
 from rollforge.paths import read_path
 from rollforge.session import current_session
-from rollforge.track.files import Files, LocalFiles, inside, probe_folder
+from rollforge.track.artifact_files import Files, LocalFiles, inside, probe_folder
 from rollforge.track.filters import Condition, matches, parse_filter, parse_order
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
 

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 from rollforge.confidential import mask_secrets, without_secrets
 from rollforge.errors import ConfigError, TrackingUnavailable, nearest
 from rollforge.paths import read_path
-from rollforge.track.files import Files
+from rollforge.track.artifact_files import Files
 
 __all__ = [
     "Metric",

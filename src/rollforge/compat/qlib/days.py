@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.data.engine import D
 from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, DateError
+from rollforge.features.api import D
 
 __all__ = [
     "code_to_fname",

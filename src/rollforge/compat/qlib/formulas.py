@@ -15,11 +15,20 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from rollforge.data.engine import load_series, session_provider
-from rollforge.data.expression import argument_names, parse
-from rollforge.data.formulas import Place
-from rollforge.data.operators import Operator, add_operator, is_known, lookahead, lookback, operator, operator_names
 from rollforge.errors import ConfigError
+from rollforge.expressions.expression import argument_names, parse
+from rollforge.expressions.formulas import Place
+from rollforge.expressions.operators import (
+    Operator,
+    add_operator,
+    is_known,
+    lookahead,
+    lookback,
+    operator,
+    operator_names,
+)
+from rollforge.features.engine import load_series
+from rollforge.market.universe import session_provider
 
 __all__ = [
     "ElemOperator", "Expression", "ExpressionOps", "Feature", "Formula", "NpElemOperator", "NpPairOperator", "OpsList",

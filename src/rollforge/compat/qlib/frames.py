@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.build import build
-from rollforge.data.handler import DataHandler
 from rollforge.dates import read_days, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.features.handler import DataHandler
 from rollforge.kinds import HANDLER
 from rollforge.limits import check_file, check_parquet
 

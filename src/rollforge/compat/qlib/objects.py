@@ -18,11 +18,11 @@ from typing import Any
 from rollforge import trust
 from rollforge.build import import_file, locate
 from rollforge.compat.qlib.logs import logger
-from rollforge.data.expression import parse
-from rollforge.data.operators import lookahead
 from rollforge.errors import ConfigError, RollforgeError, TrackingError
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import lookahead
 from rollforge.limits import LIMITS, TooLarge, read_text
-from rollforge.serial import Serializable as _Serializable
+from rollforge.pickling import Serializable as _Serializable
 
 __all__ = [
     "ExpAlreadyExistError",

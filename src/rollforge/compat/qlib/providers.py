@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from rollforge.compat.qlib.formulas import Feature, Formula
-from rollforge.data.engine import D, features
-from rollforge.data.expression import parse
-from rollforge.data.inst_processor import process_instruments
 from rollforge.dates import read_timestamp
 from rollforge.errors import DataError
+from rollforge.expressions.expression import parse
+from rollforge.features.api import D
+from rollforge.features.engine import features
+from rollforge.features.inst_processor import process_instruments
 
 __all__ = [
     "BaseProvider", "Cal", "CalendarProvider", "DatasetD", "DatasetProvider", "ExpressionD", "ExpressionProvider", "FeatureD",

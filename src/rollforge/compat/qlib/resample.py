@@ -12,8 +12,8 @@ import pandas as pd
 from rollforge.compat.qlib.clock import cal_sam_minute
 from rollforge.compat.qlib.config import C
 from rollforge.compat.qlib.frequency import Freq
-from rollforge.data.engine import D
 from rollforge.errors import ConfigError
+from rollforge.features.api import D
 
 __all__ = [
     "get_higher_eq_freq_feature",

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.data.engine import session_provider
-from rollforge.data.provider import Provider, open_provider
 from rollforge.dates import as_timestamp, read_day
 from rollforge.errors import DataError, DataNotFound
+from rollforge.market.provider import Provider, open_provider
+from rollforge.market.universe import session_provider
 
 __all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
 

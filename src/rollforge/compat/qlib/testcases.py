@@ -20,11 +20,11 @@ import pandas as pd
 
 from rollforge.compat.qlib.config import init
 from rollforge.compat.qlib.names import exists_qlib_data
-from rollforge.data.engine import D
-from rollforge.data.filters import NameDFilter
-from rollforge.data.folder import new_folder
-from rollforge.data.provider import open_provider, write_folder
 from rollforge.dates import read_days
+from rollforge.features.api import D
+from rollforge.market.filters import NameDFilter
+from rollforge.market.new_folder import new_folder
+from rollforge.market.provider import open_provider, write_folder
 from rollforge.session import current_session
 
 __all__ = ["MOCK_DATA", "MOCK_DF", "TestAutoData", "TestMockData", "TestOperatorData"]
@@ -106,7 +106,7 @@ def _days(*written: str) -> Any:
 
 def _make_market(folder: Path) -> None:
     """Write the made-up market, unless it is there."""
-    from rollforge.data.demo import make_demo
+    from rollforge.market.demo import make_demo
 
     with _making(folder) as needed:
         if not needed:

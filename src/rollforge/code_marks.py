@@ -1,0 +1,231 @@
+"""Marks of code: what cached values depend on besides data and definitions.
+
+:func:`code_version` stands for Rollforge's own code, :func:`code_mark` for functions, classes and objects of the user's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import dis
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path, PurePath
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["code_files", "code_mark", "code_version"]
+
+_HERE = Path(__file__).parent
+_DECIDES = ("market", "expressions", "features", "code_marks.py", "dates.py")
+"""Whose code decides the values of a panel; a test follows the imports to see that there is nothing else."""
+_LIBRARIES = ("numpy", "pandas", "numba")
+_PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(...), np.generic, Decimal, Fraction, dt.date, dt.time,
+          dt.timedelta, PurePath, re.Pattern)  # fmt: skip
+"""Values whose text says all."""
+_NOT_CODE = frozenset(
+    """__dict__ __weakref__ __doc__ __module__ __annotations__ __qualname__ __firstlineno__ __static_attributes__
+    __abstractmethods__ _abc_impl __annotate_func__ __annotations_cache__ __classcell__""".split()
+)
+
+
+def code_files() -> list[Path]:
+    """Return the files of Rollforge whose code computes what a panel holds."""
+    places = [_HERE / name for name in _DECIDES]
+    return [file for place in places for file in (sorted(place.glob("*.py")) if place.is_dir() else [place])]
+
+
+@functools.cache
+def code_version() -> str:
+    """Return a mark of Rollforge's code that computes and processes features, and of the libraries it computes with."""
+    mark = hashlib.sha256(repr([(name, importlib.metadata.version(name)) for name in _LIBRARIES]).encode())
+    for file in code_files():
+        mark.update(f"{file.parent.name}/{file.name}".encode() + b"\0" + file.read_bytes())
+    return mark.hexdigest()[:16]
+
+
+def code_mark(*parts: Any) -> str:
+    """Return a mark of what functions, classes and objects do: it changes when they do.
+
+    A function stands for its instructions, constants, defaults, what it encloses, and the functions, classes, modules and
+    values of the user's that it names, whose code is followed in turn; a class for its methods and attributes. Of installed
+    packages the version counts, and the file of what is used. Calls that only running the code would find (names put
+    together as text, objects handed over by others) are not seen.
+    """
+    return hashlib.sha256(repr(_Description().of(list(parts))).encode()).hexdigest()[:16]
+
+
+class _Description:
+    """Nested tuples that say what values are; equal for equal code in every process."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, int] = {}  # what was met stands for itself by its number: code refers to itself
+        self._kept: list[Any] = []  # so that no other object gets the id of one that was met
+
+    def of(self, value: Any) -> Any:
+        if value is None or isinstance(value, _PLAIN):
+            return repr(value)
+        if isinstance(value, CodeType):
+            return self._instructions(value)
+        if isinstance(value, (list, tuple, set, frozenset, Mapping)) and type(value).__module__ == "builtins":
+            return self._container(value)
+        if id(value) in self._seen:
+            return ("seen", self._seen[id(value)])
+        self._seen[id(value)] = len(self._seen)
+        self._kept.append(value)
+        return self._object(value)
+
+    def _container(self, value: Any) -> Any:
+        if isinstance(value, (set, frozenset)):  # whose order differs from process to process
+            return (type(value).__name__, sorted(repr(_Description().of(v)) for v in value))
+        items = [(k, v) for k, v in value.items()] if isinstance(value, Mapping) else value
+        return (type(value).__name__, [self.of(v) for v in items])
+
+    def _object(self, value: Any) -> Any:  # noqa: C901 - one case a kind of object
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, ModuleType):
+            return self._module(value)
+        if isinstance(value, (staticmethod, classmethod)):
+            return (type(value).__name__, self.of(value.__func__))
+        if isinstance(value, property):
+            return ("property", [self.of(f) for f in (value.fget, value.fset, value.fdel)])
+        if isinstance(value, functools.partial):
+            return ("partial", self.of(value.func), self.of(value.args), self.of(value.keywords))
+        if isinstance(value, MethodType):
+            return ("method", self.of(value.__func__), self.of(value.__self__))
+        if isinstance(value, np.ndarray):
+            return (str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest())
+        pandas = sys.modules.get("pandas")
+        if pandas is not None and isinstance(value, (pandas.DataFrame, pandas.Series, pandas.Index)):
+            return (type(value).__name__, self.of(pandas.util.hash_pandas_object(value).to_numpy()))
+        if callable(value):
+            inner = getattr(value, "__wrapped__", None) or getattr(value, "py_func", None)
+            if inner is not None:  # cached and compiled functions
+                return (type(value).__name__, self.of(inner))
+        kind = type(value)
+        if _is_own(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)):
+            return (self.of(kind), self.of(getattr(value, "__dict__", None)))
+        return (self.of(kind), getattr(value, "__name__", ""))
+
+    def _function(self, function: FunctionType) -> Any:
+        if not _is_own(function.__module__, function.__code__.co_filename):
+            return _installed(function.__module__, function.__qualname__)
+        cells = []
+        for cell in function.__closure__ or ():
+            try:
+                cells.append(self.of(cell.cell_contents))
+            except ValueError:  # an enclosed name that has no value yet
+                cells.append(None)
+        return (
+            self._instructions(function.__code__),
+            self.of(function.__defaults__),
+            self.of(function.__kwdefaults__),
+            cells,
+            [(name, self.of(value)) for name, value in _named(function)],
+        )
+
+    def _instructions(self, code: CodeType) -> Any:
+        constants = [self.of(c) for c in code.co_consts]
+        return (code.co_code, constants, code.co_names, code.co_varnames)
+
+    def _class(self, kind: type) -> Any:
+        described = []
+        for one in kind.__mro__:
+            if one is object:
+                continue
+            if not _is_own(one.__module__, getattr(sys.modules.get(one.__module__), "__file__", None)):
+                described.append(_installed(one.__module__, one.__qualname__))
+                continue
+            module = one.__module__.replace(
+                "__mp_main__", "__main__"
+            )  # the script's name in processes that are spawned
+            members = [(k, self.of(v)) for k, v in sorted(vars(one).items(), key=lambda m: m[0]) if k not in _NOT_CODE]
+            described.append((module, one.__qualname__, members))
+        return described
+
+    def _module(self, module: ModuleType) -> Any:
+        file = getattr(module, "__file__", None)
+        if not _is_own(module.__name__, file):
+            return _installed(module.__name__, "")
+        return (module.__name__, _digest(file))
+
+
+def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function refers to by name: globals of its module, attributes of modules of the user's, inner imports."""
+    codes, names, imported = [function.__code__], dict[str, None](), dict[str, None]()
+    for code in codes:
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        names.update(dict.fromkeys(code.co_names))
+        imported.update(dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"))
+    for name in names:
+        if name not in function.__globals__:
+            continue
+        value = function.__globals__[name]
+        yield name, value
+        if isinstance(value, ModuleType) and _is_own(value.__name__, getattr(value, "__file__", None)):
+            yield from ((f"{name}.{n}", vars(value)[n]) for n in names if n in vars(value))
+    package = function.__globals__.get("__package__")
+    for name in imported:
+        for path in (name, f"{package}.{name}") if package else (name,):
+            file = _file_of(path)
+            if file is not None and _is_own(path, file):
+                yield path, _digest(file)
+
+
+def _is_own(module: str | None, file: str | None) -> bool:
+    """Whether code is the user's own, or Rollforge's outside this folder: not of Python, and of no installed package."""
+    name = module or "__main__"
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "builtins":
+        return False
+    if top == "rollforge":
+        return not name.startswith(
+            ("rollforge.market.", "rollforge.expressions.", "rollforge.features.")
+        )  # what stands there is part of the code's version
+    return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
+def _installed(module: str | None, name: str) -> Any:
+    """A name of an installed package: with the package's version, and the file in which it stands."""
+    top = (module or "").partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("builtins", "rollforge", ""):
+        return (module, name)
+    version = getattr(sys.modules.get(top), "__version__", "")
+    return (module, name, str(version), _digest(getattr(sys.modules.get(module or ""), "__file__", None)))
+
+
+def _file_of(module: str) -> str | None:
+    try:
+        found = importlib.util.find_spec(module)
+    except (
+        ImportError,
+        ValueError,
+        AttributeError,
+    ):  # a package that is not there, or a module without a specification
+        return None
+    return None if found is None else found.origin
+
+
+@functools.lru_cache(maxsize=1024)
+def _content(file: str, changed_ns: int, size: int) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def _digest(file: str | None) -> str:
+    """A mark of a file's content; empty where there is none."""
+    try:
+        about = Path(file or "").stat()
+        return _content(str(file), about.st_mtime_ns, about.st_size)
+    except OSError:  # a module typed in, or inside an archive
+        return ""

@@ -1,0 +1,7 @@
+"""Qlib's expressions: the parser, operators, and their evaluation on arrays."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

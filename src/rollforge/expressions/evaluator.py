@@ -1,0 +1,235 @@
+"""Expression trees as a program: which operator runs when, on what, and when its result can be dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.errors import DataError
+from rollforge.expressions.expression import Call, Expression, Field, Number, Text
+from rollforge.expressions.formulas import Lifespans, Place
+from rollforge.expressions.operators import Operator, is_built_in, operator
+from rollforge.market.provider import FieldBlock
+
+__all__ = ["EvaluationPlan", "OtherInstrument", "named_instrument"]
+
+Sources = frozenset[str | Call]
+"""Whose days a value exists on: those of fields of the instrument's own, and of what calls compute on another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherInstrument:
+    """What ``Mask`` or ``ChangeInstrument`` computes on the instrument it names: the same for all others."""
+
+    value: NDArray[Any]
+    """(1, days)"""
+    begin: int
+    end: int
+
+
+def named_instrument(tree: Expression) -> tuple[str, Expression] | None:
+    """Return the instrument that a call of ``Mask`` or ``ChangeInstrument`` names, and what is computed on it."""
+    if not isinstance(tree, Call):
+        return None
+    place = operator(tree.name).on_instrument
+    if place is None:
+        return None
+    named = tree.args[place]
+    return (named.value.upper() if isinstance(named, Text) else "", tree.args[1 - place])
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """The place of an intermediate result, as an operator's argument."""
+
+    at: int
+
+
+@dataclass(slots=True)
+class _Step:
+    """One operator at work."""
+
+    tree: Expression
+    operator: Operator | None
+    """None: a field, a constant or another instrument's value is put in place."""
+    arguments: tuple[Any, ...]
+    """Slots for series; numbers and texts stand for themselves."""
+    sources: Sources
+    frees: list[int] = field(default_factory=list)
+    """Slots whose value is not used after this step."""
+
+
+class EvaluationPlan:
+    """Trees in the order in which they are computed, each sub-expression once.
+
+    Parameters
+    ----------
+    trees : sequence of Expression
+        What is asked for.
+
+    Attributes
+    ----------
+    named : dict
+        Calls that name another instrument -> (its code, what is computed on it).
+    """
+
+    def __init__(self, trees: Sequence[Expression]) -> None:
+        self.named: dict[Call, tuple[str, Expression]] = {}
+        self.shares: dict[int, set[float]] = {}
+        self._steps: list[_Step] = []
+        self._slots: dict[Expression, int] = {}
+        self._ends: list[tuple[int, int]] = []  # of each tree: how many steps are done by then, and its slot
+        for tree in trees:
+            slot = self._place(tree)
+            self._ends.append((len(self._steps), slot))
+        self._frees_after = self._plan_frees()
+
+    def _place(self, tree: Expression) -> int:
+        """The slot that will hold a tree's value."""
+        if tree not in self._slots:
+            named = named_instrument(tree)
+            if named is not None and isinstance(tree, Call):
+                self.named[tree] = named
+                step = _Step(tree, None, (), frozenset([tree]))
+            elif isinstance(tree, Call):
+                step = self._call(tree)
+            elif isinstance(tree, Text):
+                raise DataError(f"{tree} is no series.")
+            else:
+                step = _Step(tree, None, (), frozenset([tree.name] if isinstance(tree, Field) else []))
+            self._steps.append(step)
+            self._slots[tree] = len(self._steps) - 1
+        return self._slots[tree]
+
+    def _call(self, tree: Call) -> _Step:
+        known = operator(tree.name)
+        pairwise = known.look == "window"  # windows over a constant need it as a series
+        kinds = "*" * len(tree.args) if known.arguments == "*" else known.arguments
+        arguments: list[Any] = []
+        for arg, kind in zip(tree.args, kinds, strict=True):
+            plain = isinstance(arg, Text) or (isinstance(arg, Number) and not (pairwise and kind == "v"))
+            arguments.append(arg.value if plain and isinstance(arg, (Number, Text)) else _Slot(self._place(arg)))
+        if tree.name in ("Quantile", "Med"):
+            n, share = (*arguments[1:], 0.5)[:2]
+            self.shares.setdefault(int(n), set()).add(float(share))
+        inputs = [a.at for a, arg in zip(arguments, tree.args, strict=True) if isinstance(arg, (Field, Call))]
+        sources = frozenset[str | Call]().union(*(self._steps[at].sources for at in inputs))
+        return _Step(tree, known, (tree, *arguments) if known.arguments == "*" else tuple(arguments), sources)
+
+    def _plan_frees(self) -> list[list[int]]:
+        """Record in each step, and return for each tree, the slots whose value is used there for the last time.
+
+        A moment is (number of the last step done, 0 within that step or 1 + place of the tree handed out after it), so
+        that moments are in the order in which `run` reaches them.
+        """
+        last: dict[int, tuple[int, int]] = {}
+        for at, step in enumerate(self._steps):
+            last[at] = (at, 0)
+            for argument in step.arguments:
+                if isinstance(argument, _Slot):
+                    last[argument.at] = (at, 0)
+        for place, (done, slot) in enumerate(self._ends):
+            last[slot] = max(last[slot], (done - 1, 1 + place))
+        frees: list[list[int]] = [[] for _ in self._ends]
+        for slot, (at, tree) in last.items():
+            if isinstance(self._steps[slot].tree, Field):
+                continue  # fields stay: what operators share of them is asked for again and again
+            if tree:
+                frees[tree - 1].append(slot)
+            else:
+                self._steps[at].frees.append(slot)
+        return frees
+
+    def run(
+        self,
+        blocks: Mapping[str, FieldBlock],
+        shape: tuple[int, int],
+        elsewhere: Mapping[Call, OtherInstrument],
+        place: Place | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """Yield the value of each tree, (instruments, days); it is good until the next is asked for.
+
+        Parameters
+        ----------
+        blocks : mapping
+            Field -> its values, and the days on which each instrument has it.
+        shape : (int, int)
+            Instruments and days.
+        elsewhere : mapping
+            The values of the calls in `named`.
+        place : Place, optional
+            Where the data come from, for operators that load further series.
+        """
+        values: list[Any] = [None] * len(self._steps)
+        known: dict[Sources, Lifespans] = {}
+        shared: dict[int, tuple[Any, dict[Any, Any]]] = {}
+        done = 0
+        for (steps, slot), frees in zip(self._ends, self._frees_after, strict=True):
+            for step in self._steps[done:steps]:
+                if step.operator is None:
+                    values[done] = _given(step.tree, blocks, shape, elsewhere)
+                else:
+                    if step.sources not in known:
+                        begin, end = _life(step.sources, blocks, shape[0], elsewhere)
+                        known[step.sources] = Lifespans(begin, end, shared, self.shares, place)
+                    arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
+                    if not is_built_in(step.operator.name):  # which may write into what it is given
+                        arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+                    values[done] = step.operator.compute(known[step.sources], *arguments)
+                    if np.shape(values[done]) != shape:
+                        raise DataError(
+                            f"{step.operator.name} must return an array of shape {shape}, "
+                            f"it returned {np.shape(values[done])}."
+                        )
+                done += 1
+                for unneeded in step.frees:
+                    _forget(values, unneeded, shared)
+            yield values[slot]
+            for unneeded in frees:
+                _forget(values, unneeded, shared)
+
+    def life(
+        self, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return on which days any of the trees exists: first day, and the place behind the last, (instruments,) each.
+
+        Arguments are those of :meth:`run`.
+        """
+        sources = frozenset[str | Call]().union(*(self._steps[slot].sources for _, slot in self._ends))
+        return _life(sources, blocks, instruments, elsewhere)
+
+
+def _given(
+    tree: Expression,
+    blocks: Mapping[str, FieldBlock],
+    shape: tuple[int, int],
+    elsewhere: Mapping[Call, OtherInstrument],
+) -> NDArray[Any]:
+    if isinstance(tree, Number):
+        return np.full(shape, tree.value, np.float32)
+    if isinstance(tree, Field):
+        return blocks[tree.name].values
+    assert isinstance(tree, Call)
+    return np.repeat(elsewhere[tree].value, shape[0], axis=0)
+
+
+def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
+    """Drop a result, and what operators have shared of it."""
+    shared.pop(id(values[slot]), None)
+    values[slot] = None
+
+
+def _life(
+    sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The days from the first to the last on which any of some sources exists."""
+    begin, end = np.full(instruments, np.iinfo(np.int64).max), np.zeros(instruments, np.int64)
+    for source in sources:
+        there: Any = elsewhere[source] if isinstance(source, Call) else blocks[source]
+        begin = np.where(there.end > there.begin, np.minimum(begin, there.begin), begin)
+        end = np.maximum(end, there.end)
+    return np.minimum(begin, end), end

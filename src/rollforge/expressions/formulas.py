@@ -1,0 +1,243 @@
+"""How operators compute: functions on dense (instrument, day) arrays, as numpy or as compiled kernels.
+
+Element-wise ones keep numpy's types (float32 stays float32 beside a plain number), rolling ones yield float64: so
+results agree with pyqlib's to the last digit that float32 has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.errors import DataError
+
+__all__ = [
+    "Lifespans",
+    "Place",
+    "conditions",
+    "delta",
+    "difference",
+    "elementwise",
+    "ema",
+    "extreme",
+    "median",
+    "paired",
+    "quantile",
+    "ref",
+    "regression",
+    "rolling",
+    "sign",
+    "std",
+]  # fmt: skip
+
+Array = NDArray[Any]
+
+_NAN = {np.dtype(kind): np.array(np.nan, kind) for kind in (np.float32, np.float64)}
+_EVERYTHING = 2**31  # a window longer than any calendar: the expanding form, N = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where the series of a group come from, for operators that load further ones."""
+
+    provider: Any
+    """The :class:`~rollforge.market.provider.Provider` of the data."""
+    freq: str
+    codes: Sequence[str]
+    """The instruments, in the order of the rows."""
+    first: int
+    """Place in the calendar of the first day computed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lifespans:
+    """On which days each instrument of a group exists: what operators know besides their arguments."""
+
+    begin: NDArray[np.int64]
+    """First day, as a place among the days computed."""
+    end: NDArray[np.int64]
+    """The place behind the last day."""
+    shared: dict[int, tuple[Any, dict[Any, Any]]] = field(default_factory=dict)
+    """Results that several operators of one evaluation share, by the id of the array that they are made of."""
+    shares: dict[int, set[float]] = field(default_factory=dict)
+    """Window -> the shares that quantiles of it are asked for."""
+    place: Place | None = None
+    """None where numbers are computed that come from no data folder."""
+
+
+def window_of(n: int) -> int:
+    return _EVERYTHING if n == 0 else int(n)
+
+
+def as_float(s: Lifespans, x: Any) -> NDArray[np.float64]:
+    """The same as contiguous float64, which is what kernels take; conditions become 0 and 1."""
+    if isinstance(x, np.ndarray) and x.dtype == np.float64 and x.flags.c_contiguous:
+        return x
+    converted: NDArray[np.float64] = once(s, "float64", x, 0, lambda: np.ascontiguousarray(x, np.float64))
+    return converted
+
+
+def blank(x: NDArray[Any], *blocks: int) -> NDArray[np.float64]:
+    """What kernels write into: as large as `x` (as often as `blocks` says), full of NaN."""
+    return np.full((*blocks, *x.shape), np.nan)
+
+
+def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
+    def compute(s: Lifespans, x: Array, n: int) -> Array:
+        from rollforge.expressions import kernels, moments
+
+        run = getattr(moments if kernel in moments.__all__ else kernels, kernel)
+        out = blank(x)
+        run(as_float(s, x), s.begin, s.end, window_of(n), *extra, out)
+        return out
+
+    return compute
+
+
+def once(s: Lifespans, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any:
+    """What `make` returns, once for all operators that ask it of the same series and window.
+
+    The series is kept beside the result: while an entry lives, no other array can have its id.
+    """
+    _, known = s.shared.setdefault(id(x), (x, {}))
+    if (name, n) not in known:
+        known[name, n] = make()
+    return known[name, n]
+
+
+def std(s: Lifespans, x: Array, n: int) -> Array:
+    result: Array = once(s, "std", x, n, lambda: rolling("variance", True)(s, x, n))
+    return result
+
+
+def regression(which: int) -> Callable[..., Array]:
+    """Rsquare, Resi or Slope, in this order."""
+
+    def lines(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
+        from rollforge.expressions import moments
+
+        out = blank(x, 3)
+        moments.regression(as_float(s, x), s.begin, s.end, window_of(n), out[0], out[1], out[2])
+        return out
+
+    def compute(s: Lifespans, x: Array, n: int) -> Array:
+        result: Array = once(s, "line", x, n, lambda: lines(s, x, n))[which]
+        return result
+
+    return compute
+
+
+def extreme(sign: float, which: int) -> Callable[..., Array]:
+    """The place of the window's extreme value, or the value, in this order."""
+
+    def both(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
+        from rollforge.expressions import kernels
+
+        out = blank(x, 2)
+        kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, out[0], out[1])
+        return out
+
+    def compute(s: Lifespans, x: Array, n: int) -> Array:
+        result: Array = once(s, f"extreme{sign}", x, n, lambda: both(s, x, n))[which]
+        return result
+
+    return compute
+
+
+def paired(*, scaled: bool) -> Callable[..., Array]:
+    """Covariance, or correlation if `scaled`."""
+
+    def compute(s: Lifespans, x: Array, y: Array, n: int) -> Array:
+        from rollforge.expressions import moments
+
+        out = blank(x)
+        moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), scaled, out)
+        return out
+
+    return compute
+
+
+def quantile(s: Lifespans, x: Array, n: int, q: float) -> Array:
+    """The window is sorted once for all shares that the expressions at hand ask of it."""
+
+    def sort() -> dict[float, Array]:
+        from rollforge.expressions import kernels
+
+        shares = sorted(s.shares.get(n, set()) | {float(q)})
+        out = blank(x, len(shares))
+        kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), out)
+        return dict(zip(shares, out, strict=True))
+
+    result: Array = once(s, "quantile", x, n, sort)[float(q)]
+    return result
+
+
+def median(s: Lifespans, x: Array, n: int) -> Array:
+    return quantile(s, x, n, 0.5)
+
+
+def ema(s: Lifespans, x: Array, n: float) -> Array:
+    from rollforge.expressions import kernels
+
+    out = blank(x)
+    if n == 0:
+        kernels.expanding_ema(as_float(s, x), s.begin, s.end, out)
+    else:
+        alpha = float(n) if 0 < n < 1 else 2.0 / (n + 1.0)
+        kernels.ewm_mean(as_float(s, x), s.begin, s.end, alpha, out)
+    return out
+
+
+def ref(s: Lifespans, x: Array, n: int) -> Array:
+    """The value `n` days before (after, if negative); n = 0 is the instrument's first value."""
+    values = x if x.dtype == np.float32 else as_float(s, x)
+    days = np.arange(x.shape[1])
+    begin, end = s.begin[:, None], s.end[:, None]
+    if n == 0:
+        first = np.take_along_axis(values, np.minimum(begin, x.shape[1] - 1), axis=1)
+        return np.where((days >= begin) & (days < end), first, _NAN[values.dtype])
+    out = np.full(x.shape, np.nan, values.dtype)
+    size = max(0, x.shape[1] - abs(n))
+    to, since = slice(max(n, 0), max(n, 0) + size), slice(max(-n, 0), max(-n, 0) + size)
+    out[:, to] = values[:, since]
+    out[(days < begin + max(n, 0)) | (days >= end + min(n, 0))] = np.nan
+    return out
+
+
+def delta(s: Lifespans, x: Array, n: int) -> Array:
+    result: Array = x - ref(s, x, n)
+    return result
+
+
+def elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
+    def compute(s: Lifespans, *args: Any) -> Array:
+        result: Array = np.asarray(function(*args))
+        return result
+
+    return compute
+
+
+def sign(x: Array) -> Array:
+    result: Array = np.sign(x.astype(np.float32))
+    return result
+
+
+def difference(x: Any, y: Any) -> Array:
+    # numpy refuses to subtract conditions, and pyqlib with it; as 1 and 0 the difference has a meaning.
+    x, y = (v.astype(np.float32) if isinstance(v, np.ndarray) and v.dtype == np.bool_ else v for v in (x, y))
+    result: Array = np.subtract(x, y)
+    return result
+
+
+def conditions(name: str, function: Callable[..., Any]) -> Callable[..., Array]:
+    def compute(s: Lifespans, *args: Array) -> Array:
+        if any(a.dtype != np.bool_ for a in args):
+            raise DataError(f"{name} joins conditions such as $close > $open; it was given numbers.")
+        result: Array = function(*args)
+        return result
+
+    return compute

@@ -1,0 +1,241 @@
+"""Compiled rolling kernels over dense (instrument, day) arrays: sums, order, places, exponential means.
+
+Every kernel takes ``x``: float64 of shape (instruments, days), C order, so that one instrument's series is contiguous;
+``begin`` and ``end``: int64 of shape (instruments,), the days on which the instrument exists (nothing outside counts,
+not even as missing); ``n``: the window in days; and last ``out``: float64 of the shape of ``x``, full of NaN, which stays
+outside the span. A window needs one value (``min_periods=1``), as in pyqlib.
+
+Sums use Neumaier's compensation, so that they keep no trace of what has left the window.
+
+Each kernel is called with one set of types, and only loops over numbers: array expressions and assignments to slices make
+the compiler's work ten times as long.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rollforge.expressions.jit import NAN, exact, reordering
+
+__all__ = ["count", "ewm_mean", "expanding_ema", "extreme", "quantile", "rank", "scatter_rows", "sum_mean", "wma"]
+
+
+@exact
+def sum_mean(x, begin, end, n, mean, out):  # type: ignore[no-untyped-def]
+    """Sum, or mean, of the values in the window. Exactly rounded additions keep no trace of what left the window."""
+    for i in range(x.shape[0]):
+        b = begin[i]
+        total, lost, seen = 0.0, 0.0, 0
+        for t in range(b, end[i]):
+            v = x[i, t]
+            if np.isfinite(v):
+                s = total + v
+                lost += (total - s) + v if abs(total) >= abs(v) else (v - s) + total
+                total = s
+                seen += 1
+            if t - n >= b:
+                v = x[i, t - n]
+                if np.isfinite(v):
+                    s = total - v
+                    lost += (total - s) - v if abs(total) >= abs(v) else (-v - s) + total
+                    total = s
+                    seen -= 1
+                    if seen == 0:
+                        total, lost = 0.0, 0.0
+            if seen > 0:
+                out[i, t] = (total + lost) / seen if mean else total + lost
+
+
+@exact
+def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """How many days of the window have a value."""
+    for i in range(x.shape[0]):
+        b, seen = begin[i], 0
+        for t in range(b, end[i]):
+            seen += 0 if np.isnan(x[i, t]) else 1
+            if t - n >= b:
+                seen -= 0 if np.isnan(x[i, t - n]) else 1
+            out[i, t] = seen
+
+
+@exact
+def extreme(x, begin, end, n, sign, place, out):  # type: ignore[no-untyped-def]
+    """Largest value of the window (smallest, if `sign` is -1), and in `place` its place, 1 for the window's first day.
+
+    Of equal values the first counts, as in numpy. A missing value counts as the extreme for the place, as numpy's
+    argmax has it and pyqlib with it; without a value in the window both are NaN.
+    """
+    queue = np.empty(x.shape[1] + 1, np.int64)
+    gaps = np.empty(x.shape[1] + 1, np.int64)
+    for i in range(x.shape[0]):
+        b, seen = begin[i], 0
+        head, tail = 0, 0
+        first_gap, gap_count = 0, 0
+        for t in range(b, end[i]):
+            v = x[i, t] * sign
+            if np.isfinite(v):
+                seen += 1
+                while tail > head and x[i, queue[tail - 1]] * sign < v:
+                    tail -= 1
+                queue[tail] = t
+                tail += 1
+            else:
+                gaps[gap_count] = t
+                gap_count += 1
+            if t - n >= b:
+                if np.isfinite(x[i, t - n]):
+                    seen -= 1
+                if tail > head and queue[head] == t - n:
+                    head += 1
+                if first_gap < gap_count and gaps[first_gap] == t - n:
+                    first_gap += 1
+            if seen > 0:
+                out[i, t] = x[i, queue[head]]
+                at = gaps[first_gap] if first_gap < gap_count else queue[head]
+                place[i, t] = at - max(b, t - n + 1) + 1
+
+
+@exact
+def _move(window, c, old, new):  # type: ignore[no-untyped-def]
+    """Take `old` out of the first `c` sorted values, put `new` in; NaN stands for none. Returns how many there are."""
+    # Counting smaller values one by one beats a binary search: it is done in vector instructions, without a guess.
+    out_at, in_at = 0, 0
+    for k in range(c):
+        out_at += 1 if window[k] < old else 0
+        in_at += 1 if window[k] < new else 0
+    if np.isnan(old):
+        for k in range(c, in_at, -1):
+            window[k] = window[k - 1]
+        c += 1
+    elif np.isnan(new):
+        for k in range(out_at, c - 1):
+            window[k] = window[k + 1]
+        return c - 1
+    elif in_at > out_at:
+        in_at -= 1
+        for k in range(out_at, in_at):
+            window[k] = window[k + 1]
+    else:
+        for k in range(out_at, in_at, -1):
+            window[k] = window[k - 1]
+    window[in_at] = new
+    return c
+
+
+@exact
+def quantile(x, begin, end, n, q, out):  # type: ignore[no-untyped-def]
+    """Quantiles `q`, float64 (shares,), of the window by linear interpolation; `out` has a block for each share."""
+    window = np.empty(x.shape[1] + 1)
+    for i in range(x.shape[0]):
+        b, c = begin[i], begin[i] * 0  # not a literal, for which _move would be compiled twice
+        for t in range(b, end[i]):
+            old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else NAN
+            new = x[i, t] if np.isfinite(x[i, t]) else NAN
+            if old != new and not (np.isnan(old) and np.isnan(new)):
+                c = _move(window, c, old, new)
+            if c > 0:
+                for j in range(q.size):
+                    place = q[j] * (c - 1)
+                    low = int(place)
+                    v = window[low]
+                    if low + 1 < c:
+                        v += (window[low + 1] - v) * (place - low)
+                    out[j, i, t] = v
+
+
+@reordering
+def _places(w, v):  # type: ignore[no-untyped-def]
+    less, equal = 0, 0
+    for k in range(w.size):
+        less += 1 if w[k] < v else 0
+        equal += 1 if w[k] == v else 0
+    return less, equal
+
+
+@exact
+def rank(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Rank of the day's value as a share of the values in its window (ties: mean rank); NaN where it is missing."""
+    for i in range(x.shape[0]):
+        b, seen = begin[i], 0
+        for t in range(b, end[i]):
+            v = x[i, t]
+            seen += 1 if np.isfinite(v) else 0
+            if t - n >= b and np.isfinite(x[i, t - n]):
+                seen -= 1
+            if np.isfinite(v):
+                less, equal = _places(x[i, max(b, t - n + 1) : t + 1], v)
+                out[i, t] = (less + 0.5 * (equal + 1)) / seen
+
+
+@reordering
+def _weighted(w):  # type: ignore[no-untyped-def]
+    s, total = 0.0, 0.0
+    for k in range(w.size):
+        there = np.isfinite(w[k])
+        s += (k + 1) * w[k] if there else 0.0
+        total += k + 1 if there else 0.0
+    return s, total
+
+
+@exact
+def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Mean with weights 1, 2, … from the window's first day to the day itself; a missing day takes its weight with it."""
+    for i in range(x.shape[0]):
+        b = begin[i]
+        for t in range(b, end[i]):
+            s, total = _weighted(x[i, max(b, t - n + 1) : t + 1])
+            if total > 0:
+                out[i, t] = s / total
+
+
+@exact
+def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
+    """Exponentially weighted mean from the instrument's first day (adjusted; a missing day ages the weights)."""
+    for i in range(x.shape[0]):
+        mean, weight = NAN, 1.0
+        for t in range(begin[i], end[i]):
+            v = x[i, t]
+            if np.isnan(mean):
+                mean = v if np.isfinite(v) else NAN
+            else:
+                weight *= 1.0 - alpha
+                if np.isfinite(v):
+                    if mean != v:
+                        mean = (weight * mean + v) / (weight + 1.0)
+                    weight += 1.0
+            out[i, t] = mean
+
+
+@exact
+def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
+    """``EMA(x, 0)``: on the m-th day the mean with weights (1 - 2/(1+m))^age; a missing day takes its weight with it."""
+    for i in range(x.shape[0]):
+        b, latest = begin[i], -1
+        for t in range(b, end[i]):
+            if np.isfinite(x[i, t]):
+                latest = t
+            if latest < 0:
+                continue
+            a = 1.0 - 2.0 / (2.0 + t - b)
+            s, total, w = 0.0, 0.0, 1.0
+            # Ages are counted from the latest value: a common factor of all weights changes nothing, and cannot vanish.
+            for k in range(latest, b - 1, -1):
+                if np.isfinite(x[i, k]):
+                    s += w * x[i, k]
+                    total += w
+                w *= a
+            out[i, t] = s / total
+
+
+@exact
+def scatter_rows(columns, width, rows, out, at):  # type: ignore[no-untyped-def]
+    """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column `at`.
+
+    ``rows``: int32 (instrument, day), the row that holds it or -1.
+    """
+    for i in range(columns.shape[1]):
+        for t in range(columns.shape[2]):
+            r = rows[i, t]
+            if r >= 0:
+                for c in range(width):
+                    out[r, at + c] = columns[c, i, t]

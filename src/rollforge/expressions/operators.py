@@ -1,0 +1,420 @@
+"""The operators of the expression language: what each needs, how far it looks, and how it computes.
+
+One table says for each name: its arguments, how many days it looks back and ahead, and the function that computes it on
+dense (instrument, day) arrays.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rollforge import trust
+from rollforge.build import locate
+from rollforge.code_marks import code_mark
+from rollforge.errors import ConfigError, nearest
+from rollforge.expressions import formulas
+from rollforge.expressions.expression import Call, Expression, Field, Number, Text, parse
+from rollforge.expressions.formulas import Array, Lifespans
+from rollforge.session import current_session
+
+__all__ = [
+    "Lifespans",
+    "Operator",
+    "add_operator",
+    "check_call",
+    "custom_operators",
+    "fields_of",
+    "holding_days",
+    "lookahead",
+    "lookback",
+    "operator",
+    "operator_names",
+    "register",
+    "unregister",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator of the language."""
+
+    name: str
+    compute: Callable[..., Array]
+    """``(series, *arguments) -> array``: arrays for expressions, plain numbers for parameters."""
+    arguments: str
+    """One letter an argument: x expression, c condition, v expression or number, n window, a window or decay, q share,
+    t text. ``*`` stands for arguments of any kind and number, as `signature` has them; `compute` then is given the call as
+    well, before its arguments."""
+    look: str = "none"
+    """``none``: the day alone; ``window``: the last n days; ``shift``: n days before (after, if negative);
+    ``all``: every day so far."""
+    least: int = 0
+    """Smallest window that makes sense (0, everything so far, is allowed besides)."""
+    back: int = 0
+    """Days before the day that it needs beyond what `look` says."""
+    ahead: int = 0
+    """Days after the day that it needs beyond what `look` says."""
+    on_instrument: int | None = None
+    """Place of the argument that names another instrument to compute on."""
+    signature: inspect.Signature | None = None
+    """Names and defaults of the arguments of an operator that takes any."""
+    reach: Callable[[Call], tuple[float, int]] | None = None
+    """How many days a call of it needs before and after a day, those that its arguments need included; None: `look` says."""
+
+
+_TABLE: dict[str, Operator] = {}
+
+
+def _add(name: str, compute: Callable[..., Array], arguments: str, look: str = "none", **more: Any) -> None:
+    _TABLE[name] = Operator(name, compute, arguments, look, **more)
+
+
+_ALONE: dict[str, Callable[..., Any]] = {"Abs": np.abs, "Log": np.log, "Sign": formulas.sign}
+_PAIRWISE: dict[str, Callable[..., Any]] = {
+    "Power": np.power, "Add": np.add, "Sub": formulas.difference, "Mul": np.multiply, "Div": np.divide,
+    "FloorDiv": np.floor_divide, "Mod": np.mod, "Greater": np.maximum, "Less": np.minimum,
+    "Gt": np.greater, "Ge": np.greater_equal, "Lt": np.less, "Le": np.less_equal, "Eq": np.equal, "Ne": np.not_equal,
+}  # fmt: skip
+# Name, kernel, what else the kernel is told, smallest window.
+_ROLLING: list[tuple[str, str, tuple[Any, ...], int]] = [
+    ("Mean", "sum_mean", (True,), 1), ("Sum", "sum_mean", (False,), 1), ("Var", "variance", (False,), 1),
+    ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Mad", "mad", (), 1),
+    ("Rank", "rank", (), 1), ("Count", "count", (), 1), ("WMA", "wma", (), 1),
+]  # fmt: skip
+_WINDOWED: dict[str, Callable[..., Any]] = {
+    "Max": formulas.extreme(1.0, 1), "Min": formulas.extreme(-1.0, 1), "IdxMax": formulas.extreme(1.0, 0),
+    "IdxMin": formulas.extreme(-1.0, 0), "Std": formulas.std, "Rsquare": formulas.regression(0),
+    "Resi": formulas.regression(1), "Slope": formulas.regression(2),
+}  # fmt: skip
+for _name, _function in _ALONE.items():
+    _add(_name, formulas.elementwise(_function), "x")
+for _name, _function in _PAIRWISE.items():
+    _add(_name, formulas.elementwise(_function), "vv")
+for _name, _kernel, _extra, _least in _ROLLING:
+    _add(_name, formulas.rolling(_kernel, *_extra), "xn", "window", least=_least)
+for _name, _function in _WINDOWED.items():
+    _add(_name, _function, "xn", "window", least=1)
+_add("Not", formulas.conditions("Not", np.logical_not), "c")
+_add("And", formulas.conditions("And", np.logical_and), "cc")
+_add("Or", formulas.conditions("Or", np.logical_or), "cc")
+_add("If", formulas.elementwise(np.where), "xvv")
+_add("Quantile", formulas.quantile, "xnq", "window", least=1)
+_add("Med", formulas.median, "xn", "window", least=1)
+_add("Corr", formulas.paired(scaled=True), "vvn", "window", least=1)
+_add("Cov", formulas.paired(scaled=False), "vvn", "window", least=1)
+_add("EMA", formulas.ema, "xa", "all")
+_add("Ref", formulas.ref, "xn", "shift")
+_add("Delta", formulas.delta, "xn", "shift")
+# What these two compute on another instrument is the evaluator's work; nothing is left to do here.
+_add("Mask", lambda s, x, t: x, "xt", on_instrument=1)
+_add("ChangeInstrument", lambda s, t, x: x, "tx", on_instrument=0)
+
+_BUILT_IN = frozenset(_TABLE)
+_NAMES_TAKEN = _BUILT_IN | {"TResample", "Feature", "Rolling", "P", "PRef", "PFeature"}
+_CONDITIONS = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne", "And", "Or", "Not"})
+# What certainly yields numbers; the rest gives conditions when it is given conditions.
+_NUMBERS = _BUILT_IN - _CONDITIONS - {"Mask", "ChangeInstrument", "If", "Add", "Mul", "Greater", "Less", "Abs"}
+_LOOKS = ("none", "window", "shift", "all")
+
+
+def operator_names() -> list[str]:
+    """Return the names of all operators, the user's own included."""
+    return [*_TABLE, "TResample"]
+
+
+def operator(name: str) -> Operator:
+    """Return the operator called `name`."""
+    return _TABLE[name]
+
+
+def is_built_in(name: str) -> bool:
+    """Return whether an operator is one of the language's own."""
+    return name in _BUILT_IN
+
+
+def is_known(name: str) -> bool:
+    """Return whether there is an operator called `name`; one of the current session's is loaded at this moment.
+
+    Raises
+    ------
+    ConfigError
+        When what the session names is no operator.
+    """
+    for kind, module in () if name in _TABLE else current_session().operators:
+        if kind == name:
+            with trust.within(trust.Circle.OWN):  # the session is this user's, whoever wrote the expression
+                made = locate(kind, module, noun="operator", where="operators")
+            described = getattr(made, "as_operator", None)
+            if described is None:
+                raise ConfigError(f"{kind!r} of {module} is no operator: derive it from a class of qlib.data.ops.")
+            add_operator(described())
+    return name in _TABLE
+
+
+def add_operator(described: Operator) -> None:
+    """Make an operator of the user's own part of the language; one of the same name takes the place of the former.
+
+    Raises
+    ------
+    ConfigError
+        When the name is one of the language's own, or no name.
+    """
+    _check_name(described.name)
+    parse.cache_clear()  # trees were checked against the former
+    _TABLE[described.name] = described
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier():
+        raise ConfigError(f"An operator needs a name such as Half, found {name!r}.")
+    if name in _NAMES_TAKEN:
+        raise ConfigError(f"{name!r} is an operator of the language; give yours another name.")
+
+
+def register(
+    name: str,
+    compute: Callable[..., Any],
+    *,
+    arguments: str = "x",
+    look: str = "none",
+    least: int = 1,
+    lookback: int = 0,
+    lookahead: int = 0,
+) -> None:
+    """Add an operator of your own to the language (in this process; workers import the module that calls this).
+
+    Parameters
+    ----------
+    name : str
+        How expressions call it; must not be taken.
+    compute : callable
+        ``(series, *arguments) -> array``: `series` is a :class:`Lifespans` with ``begin`` and ``end``, the days on which
+        each instrument exists; expressions arrive as arrays (instruments, days), parameters as numbers. The result has
+        the shape (instruments, days). Arguments must not be changed in place.
+    arguments : str
+        One letter an argument, see :class:`Operator`.
+    look : str
+        ``none``, ``window`` (needs the last n days), ``shift`` (n days before, or after if negative) or ``all`` (every
+        day so far).
+    least : int
+        Smallest window that makes sense.
+    lookback, lookahead : int
+        Days before and after the day that `compute` needs besides, whatever its arguments. What is not asked for here
+        is not read: a value too small gives missing values at the start of the range.
+
+    Raises
+    ------
+    ConfigError
+        When the name is taken or no name, or one of the descriptions is unknown.
+
+    Examples
+    --------
+    >>> register("Half", lambda series, x: x / 2)
+    >>> from rollforge.expressions.expression import parse
+    >>> str(parse("Half($close)"))
+    'Half($close)'
+    >>> unregister("Half")
+    """
+    _check_name(name)
+    if name in _TABLE:
+        raise ConfigError(f"There is an operator {name!r} already.")
+    if look not in _LOOKS:
+        raise ConfigError(f"look {look!r} is none of {', '.join(_LOOKS)}.{nearest(look, _LOOKS)}")
+    unknown = sorted(set(arguments) - set("xcvnaqt"))
+    if unknown or not set(arguments) & set("xv"):
+        raise ConfigError(f"arguments {arguments!r} must be letters of 'xcvnaqt', with an x or a v among them.")
+    if lookback < 0 or lookahead < 0:
+        raise ConfigError(f"lookback and lookahead are numbers of days, found {lookback} and {lookahead}.")
+    _add(name, compute, arguments, look, least=least, back=lookback, ahead=lookahead)
+
+
+def custom_operators() -> dict[str, str]:
+    """Return the user's own operators and a mark of their code: what cached results depend on besides expressions.
+
+    Those that the current session names are loaded first, so that the answer is the same before and after they are used.
+    """
+    for name, _ in current_session().operators:
+        is_known(name)
+    return {
+        name: code_mark((op.arguments, op.look, op.least, op.back, op.ahead), op.compute)
+        for name, op in _TABLE.items()
+        if name not in _BUILT_IN
+    }
+
+
+def unregister(name: str) -> None:
+    """Remove an operator that :func:`register` added.
+
+    Raises
+    ------
+    ConfigError
+        When it is one of the language's own, or unknown.
+    """
+    if name in _BUILT_IN or name not in _TABLE:
+        raise ConfigError(f"{name!r} is no operator that was registered.")
+    del _TABLE[name]
+    parse.cache_clear()
+
+
+def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - one rule a kind of argument
+    """Return what is wrong with a call of the operator `name`, or an empty string."""
+    if name == "TResample":
+        # pyqlib itself fails here: it computes on places in the calendar, which pandas cannot resample.
+        return "TResample changes the days themselves, and daily data has one value a day; it is not supported"
+    known = _TABLE[name]
+    if known.signature is not None:
+        return _check_bound(name, known.signature, args)
+    if len(args) != len(known.arguments):
+        return f"{name} takes {len(known.arguments)} arguments, found {len(args)}"
+    for kind, arg in zip(known.arguments, args, strict=True):
+        number = arg.value if isinstance(arg, Number) else None
+        if kind in "xc" and not isinstance(arg, (Field, Call)):
+            return f"{name} works on an expression, found {arg}"
+        if kind == "c" and (isinstance(arg, Field) or (isinstance(arg, Call) and arg.name in _NUMBERS)):
+            return f"{name} joins conditions such as $close > $open (put each in parentheses), found {arg}"
+        if kind == "v" and isinstance(arg, Text):
+            return f"{name} works on an expression or a number, found {arg}"
+        if kind == "t" and not isinstance(arg, Text):
+            return f"{name} needs a quoted instrument, found {arg}"
+        if kind in "naq" and number is None:
+            return f"{name} needs a plain number, found {arg}"
+        if kind == "n" and isinstance(number, float):
+            decay = f"; the exponential mean with that decay is EMA(…, {arg})" if 0 < number < 1 else ""
+            return f"{name} needs a whole number of days, found {arg}{decay}"
+        if kind == "n" and known.look == "window" and number is not None and (number < 0 or 0 < number < known.least):
+            return f"{name} needs a window of at least {known.least} days, found {arg}"
+        if kind == "a" and number is not None and number < 0:
+            return f"{name} needs a window of days or a decay between 0 and 1, found {arg}"
+        if kind == "q" and number is not None and not 0 <= number <= 1:
+            return f"{name} needs a share between 0 and 1, found {arg}"
+    if known.arguments.startswith("vv") and all(isinstance(a, Number) for a in args[:2]):
+        return f"{name} of two numbers is no series"
+    return ""
+
+
+def _check_bound(name: str, signature: inspect.Signature, args: Sequence[Expression]) -> str:
+    """What is wrong with the arguments of an operator that takes any."""
+    try:
+        signature.bind(*args)
+    except TypeError as exc:
+        return f"{name}{signature}: {exc}"
+    return "" if any(isinstance(a, (Field, Call)) for a in args) else f"{name} needs an expression among its arguments"
+
+
+def fields_of(tree: Expression) -> frozenset[str]:
+    """Return the names of the data columns that an expression reads."""
+    if isinstance(tree, Field):
+        return frozenset((tree.name,))
+    if isinstance(tree, Call):
+        return frozenset().union(*(fields_of(a) for a in tree.args))
+    return frozenset()
+
+
+def _parameter(tree: Call) -> float:
+    for arg, kind in zip(tree.args, _TABLE[tree.name].arguments, strict=True):
+        if kind in "na" and isinstance(arg, Number):
+            return arg.value
+    return 0
+
+
+def lookback(tree: Expression) -> float:
+    """Return how many days before a day an expression needs for its value there; infinity: all of them.
+
+    Examples
+    --------
+    >>> from rollforge.expressions.expression import parse
+    >>> lookback(parse("Mean(Ref($close, 1), 20)")), lookback(parse("EMA($close, 12)"))
+    (20, inf)
+    """
+    if not isinstance(tree, Call):
+        return 0
+    reach = _TABLE[tree.name].reach
+    if reach is not None:
+        return reach(tree)[0]
+    inner = max((lookback(a) for a in tree.args), default=0)
+    look, n = _TABLE[tree.name].look, _parameter(tree)
+    inner += _TABLE[tree.name].back
+    if look == "all" or (look != "none" and n == 0):
+        return math.inf
+    if look == "window":
+        return inner + n - 1
+    return max(0, inner + n) if look == "shift" else inner
+
+
+def lookahead(tree: Expression) -> int:
+    """Return how many days after a day an expression needs for its value there: the horizon of a label.
+
+    Examples
+    --------
+    >>> from rollforge.expressions.expression import parse
+    >>> lookahead(parse("Ref($close, -2)/Ref($close, -1) - 1"))
+    2
+    """
+    if not isinstance(tree, Call):
+        return 0
+    reach = _TABLE[tree.name].reach
+    if reach is not None:
+        return reach(tree)[1]
+    inner = max((lookahead(a) for a in tree.args), default=0) + _TABLE[tree.name].ahead
+    if _TABLE[tree.name].look == "shift":
+        return max(0, inner - int(_parameter(tree)))
+    return inner
+
+
+def holding_days(tree: Expression) -> int | None:
+    """Return over how many trading days a label runs: from the first day whose values it reads to the last.
+
+    A return between two prices of the same day (open to close) runs over 1 day: there is one of them a day.
+
+    Returns
+    -------
+    int or None
+        None where that cannot be read from the expression: it reads a single value, which is not a return, or a window of
+        days. ``Sum(Ref(…), 5)`` of daily returns is a return over five days, ``Mean(Ref(…), 5)`` of them is a fifth of it,
+        and one over the deviation of the last twenty days runs over neither five days nor twenty-five.
+
+    Examples
+    --------
+    >>> from rollforge.expressions.expression import parse
+    >>> holding_days(parse("Ref($close, -6)/Ref($close, -1) - 1")), holding_days(parse("Ref($close, -5)/$close - 1"))
+    (5, 5)
+    >>> holding_days(parse("Ref($close, -1)/Ref($open, -1) - 1"))
+    1
+    >>> holding_days(parse("Mean(Ref($close, -5), 5)/$close - 1")) is None
+    True
+    """
+    reads = _single_reads(tree)
+    if reads is None or len(reads) < 2:
+        return None
+    days = {day for _, day in reads}
+    return max(max(days) - min(days), 1)
+
+
+def _single_reads(tree: Expression) -> frozenset[tuple[str, int]] | None:
+    """Which fields an expression reads on which days, counted from its own; None where it reads windows of days."""
+    if isinstance(tree, Field):
+        return frozenset(((tree.name, 0),))
+    if not isinstance(tree, Call):
+        return frozenset()
+    known = _TABLE[tree.name]
+    if known.back or known.ahead or known.look in ("window", "all"):
+        return None
+    inner: set[tuple[str, int]] = set()
+    for arg in tree.args:
+        reads = _single_reads(arg)
+        if reads is None:
+            return None
+        inner |= reads
+    if known.look == "none":
+        return frozenset(inner)
+    days = int(_parameter(tree))
+    if tree.name not in ("Ref", "Delta") or days == 0:  # 0 days before means the first day of all
+        return None
+    shifted = {(name, day - days) for name, day in inner}
+    return frozenset(shifted | inner if tree.name == "Delta" else shifted)

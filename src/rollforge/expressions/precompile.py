@@ -1,0 +1,84 @@
+"""Compiling kernels in two processes at once, the first time ever on a machine.
+
+The compiler works in one thread. A first computation compiles kernel by kernel as it meets them; beside it, a helper
+computes the same expressions on a few made-up numbers, those first whose kernels take longest to compile and that feature
+sets have last, and leaves in the shared cache what it compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rollforge.errors import RollforgeError
+from rollforge.expressions.evaluator import EvaluationPlan
+from rollforge.expressions.expression import Call, Expression, parse, walk
+from rollforge.expressions.jit import cache_folder, kernel_version
+from rollforge.expressions.operators import fields_of
+from rollforge.market.provider import FieldBlock
+from rollforge.session import available_cores
+
+__all__ = ["compile_in_background"]
+
+log = logging.getLogger(__name__)
+
+_FIRST = ("Corr", "Cov", "Rank", "Quantile", "Med", "Max", "Min")
+_WORTH_IT = 6  # operators; a helper needs most of a second before it compiles anything
+
+
+@contextlib.contextmanager
+def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
+    """Have a helper compile while the block does, where nobody has compiled these kernels on this machine."""
+    operators = {part.name for text in expressions for part in walk(parse(text)) if isinstance(part, Call)}
+    mark = cache_folder() / f"compiled-{kernel_version()}"
+    if len(operators) < _WORTH_IT or available_cores() < 2 or mark.exists():
+        yield
+        return
+    log.info("kernels are compiled: once on this machine, some ten seconds")
+    helper: subprocess.Popen[str] | None = None
+    with contextlib.suppress(OSError):
+        helper = subprocess.Popen(
+            [sys.executable, "-c", "from rollforge.data import warm; warm.main()"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(cache_folder())},
+        )  # fmt: skip
+        assert helper.stdin is not None
+        helper.stdin.write(json.dumps(list(expressions)))
+        helper.stdin.close()
+    try:
+        yield
+        with contextlib.suppress(OSError):
+            mark.touch()
+    finally:
+        if helper is not None:
+            helper.kill()
+            helper.wait()
+
+
+def main() -> None:
+    """Be the helper: compute the expressions on the standard input, each operator once."""
+    random = np.random.default_rng(0)
+    found: list[tuple[int, Expression, set[str]]] = []
+    for text in json.load(sys.stdin):
+        with contextlib.suppress(RollforgeError):  # an operator that only the other process knows
+            tree = parse(text)
+            operators = {part.name for part in walk(tree) if isinstance(part, Call)}
+            turn = min((_FIRST.index(name) for name in operators if name in _FIRST), default=len(_FIRST))
+            found.append((turn, tree, operators))
+    met: set[str] = set()
+    for _, tree, operators in sorted(found, key=lambda f: f[0]):
+        if operators <= met:
+            continue
+        met |= operators
+        shape = (2, 70)
+        life = np.zeros(2, np.int64), np.full(2, shape[1], np.int64)
+        blocks = {name: FieldBlock(random.random(shape, np.float32), *life) for name in fields_of(tree)}
+        with contextlib.suppress(Exception), np.errstate(all="ignore"):
+            list(EvaluationPlan([tree]).run(blocks, shape, {}))

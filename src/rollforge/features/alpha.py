@@ -1,0 +1,362 @@
+"""Alpha158 and Alpha360: the two feature sets of Qlib, as data, and the handlers that carry them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rollforge.build import build, locate
+from rollforge.errors import ConfigError, RollforgeError, nearest
+from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.loader import QlibDataLoader
+from rollforge.kinds import HANDLER
+
+__all__ = [
+    "Alpha158", "Alpha158DL", "Alpha158vwap", "Alpha360", "Alpha360DL", "Alpha360vwap", "alpha158_fields",
+    "alpha360_fields", "handler_label_expressions",
+]  # fmt: skip
+
+Fields = tuple[list[str], list[str]]
+
+# What keeps a quotient finite on a day without any range is a share of the price that is lost in any other range: the
+# features of prices in millionths are those of the same prices in other units. pyqlib adds 1e-12, whatever the price.
+_RANGE = "($high-$low+1e-16*$close)"
+_KBAR = {
+    "KMID": "($close-$open)/$open",
+    "KLEN": "($high-$low)/$open",
+    "KMID2": f"($close-$open)/{_RANGE}",
+    "KUP": "($high-Greater($open, $close))/$open",
+    "KUP2": f"($high-Greater($open, $close))/{_RANGE}",
+    "KLOW": "(Less($open, $close)-$low)/$open",
+    "KLOW2": f"(Less($open, $close)-$low)/{_RANGE}",
+    "KSFT": "(2*$close-$high-$low)/$open",
+    "KSFT2": f"(2*$close-$high-$low)/{_RANGE}",
+}
+_RISE = "Greater($close-Ref($close, 1), 0)"
+_FALL = "Greater(Ref($close, 1)-$close, 0)"
+_MOVE = "(Sum(Abs($close-Ref($close, 1)), {d})+1e-16*Mean($close, {d}))"
+_VRISE = "Greater($volume-Ref($volume, 1), 0)"
+_VFALL = "Greater(Ref($volume, 1)-$volume, 0)"
+_VMOVE = "(Sum(Abs($volume-Ref($volume, 1)), {d})+1e-12)"
+_ABSORBED = "Abs($close/Ref($close, 1)-1)*$volume"
+# Name of the operator as configurations say it -> (prefix of the column, expression for a window of d days).
+_ROLLING = {
+    "ROC": ("ROC", "Ref($close, {d})/$close"),
+    "MA": ("MA", "Mean($close, {d})/$close"),
+    "STD": ("STD", "Std($close, {d})/$close"),
+    "BETA": ("BETA", "Slope($close, {d})/$close"),
+    "RSQR": ("RSQR", "Rsquare($close, {d})"),
+    "RESI": ("RESI", "Resi($close, {d})/$close"),
+    "MAX": ("MAX", "Max($high, {d})/$close"),
+    "LOW": ("MIN", "Min($low, {d})/$close"),
+    "QTLU": ("QTLU", "Quantile($close, {d}, 0.8)/$close"),
+    "QTLD": ("QTLD", "Quantile($close, {d}, 0.2)/$close"),
+    "RANK": ("RANK", "Rank($close, {d})"),
+    "RSV": ("RSV", "($close-Min($low, {d}))/(Max($high, {d})-Min($low, {d})+1e-16*$close)"),
+    "IMAX": ("IMAX", "IdxMax($high, {d})/{d}"),
+    "IMIN": ("IMIN", "IdxMin($low, {d})/{d}"),
+    "IMXD": ("IMXD", "(IdxMax($high, {d})-IdxMin($low, {d}))/{d}"),
+    "CORR": ("CORR", "Corr($close, Log($volume+1), {d})"),
+    "CORD": ("CORD", "Corr($close/Ref($close,1), Log($volume/Ref($volume, 1)+1), {d})"),
+    "CNTP": ("CNTP", "Mean($close>Ref($close, 1), {d})"),
+    "CNTN": ("CNTN", "Mean($close<Ref($close, 1), {d})"),
+    "CNTD": ("CNTD", "Mean($close>Ref($close, 1), {d})-Mean($close<Ref($close, 1), {d})"),
+    "SUMP": ("SUMP", f"Sum({_RISE}, {{d}})/{_MOVE}"),
+    "SUMN": ("SUMN", f"Sum({_FALL}, {{d}})/{_MOVE}"),
+    "SUMD": ("SUMD", f"(Sum({_RISE}, {{d}})-Sum({_FALL}, {{d}}))/{_MOVE}"),
+    "VMA": ("VMA", "Mean($volume, {d})/($volume+1e-12)"),
+    "VSTD": ("VSTD", "Std($volume, {d})/($volume+1e-12)"),
+    "WVMA": ("WVMA", f"Std({_ABSORBED}, {{d}})/(Mean({_ABSORBED}, {{d}})+1e-12)"),
+    "VSUMP": ("VSUMP", f"Sum({_VRISE}, {{d}})/{_VMOVE}"),
+    "VSUMN": ("VSUMN", f"Sum({_VFALL}, {{d}})/{_VMOVE}"),
+    "VSUMD": ("VSUMD", f"(Sum({_VRISE}, {{d}})-Sum({_VFALL}, {{d}}))/{_VMOVE}"),
+}
+_WINDOWS = (5, 10, 20, 30, 60)
+
+
+class Alpha158DL(QlibDataLoader):
+    """The loader of Alpha158's features, or of a part of them."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        features = self.get_feature_config((config or {}).get("feature"))
+        super().__init__(config={**(config or {}), "feature": features}, **kwargs)
+
+    @staticmethod
+    def get_feature_config(config: Mapping[str, Any] | None = None) -> Fields:
+        """Return expressions and names.
+
+        Parameters
+        ----------
+        config : mapping, optional
+            Which parts: ``kbar``, ``price`` (windows, feature), ``volume`` (windows), ``rolling`` (windows, include,
+            exclude); by default Alpha158's own 158.
+
+        Raises
+        ------
+        ConfigError
+            For a part or an operator that does not exist.
+
+        Examples
+        --------
+        >>> len(Alpha158DL.get_feature_config()[0])
+        158
+        """
+        if config is None:
+            config = {"kbar": {}, "price": {"windows": [0], "feature": ["OPEN", "HIGH", "LOW", "VWAP"]}, "rolling": {}}
+        for part in config:
+            if part not in ("kbar", "price", "volume", "rolling"):
+                raise ConfigError(
+                    f"unknown part {part!r} of Alpha158.{nearest(part, ['kbar', 'price', 'volume', 'rolling'])}"
+                )
+        fields: dict[str, str] = dict(_KBAR) if "kbar" in config else {}
+        if "price" in config:
+            price = config["price"] or {}
+            for name in price.get("feature", ["OPEN", "HIGH", "LOW", "CLOSE", "VWAP"]):
+                for d in price.get("windows", range(5)):
+                    value = f"${name.lower()}" if d == 0 else f"Ref(${name.lower()}, {d})"
+                    fields[f"{name.upper()}{d}"] = f"{value}/$close"
+        if "volume" in config:
+            for d in (config["volume"] or {}).get("windows", range(5)):
+                value = "$volume" if d == 0 else f"Ref($volume, {d})"
+                fields[f"VOLUME{d}"] = f"{value}/($volume+1e-12)"
+        if "rolling" in config:
+            fields.update(_rolling_fields(config["rolling"] or {}))
+        return list(fields.values()), list(fields)
+
+
+def _rolling_fields(config: Mapping[str, Any]) -> dict[str, str]:
+    include, exclude = config.get("include"), config.get("exclude") or []
+    for name in [*(include or []), *exclude]:
+        if name not in _ROLLING:
+            raise ConfigError(
+                f"unknown rolling feature {name!r}.{nearest(name, _ROLLING)} Known: {', '.join(_ROLLING)}."
+            )
+    return {
+        f"{prefix}{d}": text.format(d=d)
+        for name, (prefix, text) in _ROLLING.items()
+        if (include is None or name in include) and name not in exclude
+        for d in config.get("windows", _WINDOWS)
+    }
+
+
+class Alpha360DL(QlibDataLoader):
+    """The loader of Alpha360's features: sixty days of prices and volumes against today's."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(config={**(config or {}), "feature": self.get_feature_config()}, **kwargs)
+
+    @staticmethod
+    def get_feature_config() -> Fields:
+        """Return expressions and names: CLOSE59 … CLOSE0, then OPEN, HIGH, LOW, VWAP, VOLUME."""
+        fields: dict[str, str] = {}
+        for name in ("close", "open", "high", "low", "vwap", "volume"):
+            by = "($volume+1e-12)" if name == "volume" else "$close"
+            for d in range(59, -1, -1):
+                fields[f"{name.upper()}{d}"] = f"Ref(${name}, {d})/{by}" if d else f"${name}/{by}"
+        return list(fields.values()), list(fields)
+
+
+def alpha158_fields() -> Fields:
+    """Return Alpha158's expressions and column names."""
+    return Alpha158DL.get_feature_config()
+
+
+def alpha360_fields() -> Fields:
+    """Return Alpha360's expressions and column names."""
+    return Alpha360DL.get_feature_config()
+
+
+_LEARN: tuple[dict[str, Any], ...] = (
+    {"class": "DropnaLabel"},
+    {"class": "CSZScoreNorm", "kwargs": {"fields_group": "label"}},
+)
+_INFER: tuple[dict[str, Any], ...] = (
+    {"class": "ProcessInf", "kwargs": {}},
+    {"class": "ZScoreNorm", "kwargs": {}},
+    {"class": "Fillna", "kwargs": {}},
+)
+
+
+def check_transform_proc(processors: Sequence[Any], fit_start_time: Any, fit_end_time: Any) -> list[Any]:
+    """Return descriptions of processors with the handler's fit window given to those that learn one.
+
+    Raises
+    ------
+    ConfigError
+        When a processor learns and the handler has no fit window.
+    """
+    made: list[Any] = []
+    for i, one in enumerate(processors):
+        if not isinstance(one, (Mapping, str)):
+            made.append(one)
+            continue
+        config: dict[str, Any] = {"class": one} if isinstance(one, str) else dict(one)
+        target = locate(
+            config["class"], config.get("module_path") or "rollforge.features.processor", where=f"processors.{i}"
+        )
+        if {"fit_start_time", "fit_end_time"} <= set(inspect.signature(target).parameters):
+            kwargs: dict[str, Any] = {"fit_start_time": None, "fit_end_time": None}
+            kwargs.update(config.get("kwargs") or {})
+            if fit_start_time is not None or fit_end_time is not None:
+                kwargs.update(fit_start_time=fit_start_time, fit_end_time=fit_end_time)
+            if kwargs["fit_start_time"] is None or kwargs["fit_end_time"] is None:
+                raise ConfigError(f"{config['class']} needs the handler's fit_start_time and fit_end_time.")
+            config["kwargs"] = kwargs
+        made.append(config)
+    return made
+
+
+class _AlphaHandler(DataHandlerLP):
+    """A handler with a fixed set of features and a label."""
+
+    def __init__(
+        self,
+        instruments: Any = "csi500",
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        infer_processors: Sequence[Any] = (),
+        learn_processors: Sequence[Any] = _LEARN,
+        fit_start_time: Any = None,
+        fit_end_time: Any = None,
+        process_type: str = DataHandlerLP.PTYPE_A,
+        filter_pipe: Sequence[Any] | None = None,
+        inst_processors: Sequence[Any] | None = None,
+        label: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            instruments=instruments,
+            start_time=start_time,
+            end_time=end_time,
+            data_loader=QlibDataLoader(
+                config={"feature": self.get_feature_config(), "label": label or self.get_label_config()},
+                filter_pipe=filter_pipe,
+                freq=freq,
+                inst_processors=inst_processors,
+            ),
+            infer_processors=check_transform_proc(infer_processors, fit_start_time, fit_end_time),
+            learn_processors=check_transform_proc(learn_processors, fit_start_time, fit_end_time),
+            process_type=process_type,
+            **kwargs,
+        )
+
+    def get_feature_config(self) -> Fields:
+        """Return the features: expressions and names."""
+        raise NotImplementedError(f"{type(self).__name__} must name its features.")
+
+    def get_label_config(self) -> Fields:
+        """Return the label: the return from tomorrow's close to the day after's."""
+        return ["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]
+
+
+class Alpha158(_AlphaHandler):
+    """158 price and volume features of one day's candle and of windows of 5 to 60 days."""
+
+    def get_feature_config(self) -> Fields:
+        """Return the features: expressions and names."""
+        return alpha158_fields()
+
+
+class Alpha158vwap(Alpha158):
+    """Alpha158 with a label on the volume-weighted price."""
+
+    def get_label_config(self) -> Fields:
+        """Return the label: the return from tomorrow's vwap to the day after's."""
+        return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
+
+
+class Alpha360(_AlphaHandler):
+    """Sixty days of prices and volumes relative to the day's own, 360 features."""
+
+    def __init__(
+        self,
+        instruments: Any = "csi500",
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        infer_processors: Sequence[Any] = _INFER,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(instruments, start_time, end_time, freq, infer_processors, **kwargs)
+
+    def get_feature_config(self) -> Fields:
+        """Return the features: expressions and names."""
+        return alpha360_fields()
+
+
+class Alpha360vwap(Alpha360):
+    """Alpha360 with a label on the volume-weighted price."""
+
+    def get_label_config(self) -> Fields:
+        """Return the label: the return from tomorrow's vwap to the day after's."""
+        return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
+
+
+def handler_label_expressions(config: Any) -> list[str] | None:
+    """Return the label expressions of a handler's description, without touching any data; None when they cannot be known.
+
+    Parameters
+    ----------
+    config : mapping
+        ``{"class": …, "module_path": …, "kwargs": …}`` of a handler.
+    """
+    if not isinstance(config, Mapping) or "class" not in config:
+        return None
+    kwargs = config.get("kwargs") or {}
+    label: Any = kwargs.get("label")
+    loader = kwargs.get("data_loader")
+    if label is None and isinstance(loader, Mapping):
+        return _loader_label_expressions(loader)
+    if label is None:
+        label = _class_label(config)
+    return None if label is None else _expressions(label)
+
+
+def _expressions(label: Any) -> list[str] | None:
+    """Those of a label that is one expression, a list of them, or ``[expressions, names]``; None for anything else."""
+    first = label[0] if isinstance(label, (list, tuple)) and label and isinstance(label[0], (list, tuple)) else label
+    listed = [first] if isinstance(first, str) else first
+    return list(listed) if isinstance(listed, (list, tuple)) and all(isinstance(e, str) for e in listed) else None
+
+
+def _class_label(config: Mapping[str, Any]) -> Any:
+    """The label that a class makes itself. One of the user's is asked as an instance: making a handler computes nothing."""
+    try:
+        target = locate(config["class"], config.get("module_path"))
+    except RollforgeError:
+        return None
+    if isinstance(target, type) and issubclass(target, DataHandler) and target.__module__ != __name__:
+        made = _label_of_instance(config)
+        if made is not None:
+            return made
+    get = getattr(target, "get_label_config", None)
+    try:
+        return get(None) if get is not None else None  # a description of the class, not of an instance
+    except Exception:  # noqa: BLE001 - the user's own code may need the instance: then the label is not known before
+        return None
+
+
+def _label_of_instance(config: Mapping[str, Any]) -> list[str] | None:
+    try:
+        made = build(config, kind=HANDLER, default_module=__name__)
+        return made.data_loader.expressions("label") or None
+    except Exception:  # noqa: BLE001 - a mistake in the description or the class is reported where the handler is used
+        return None
+
+
+def _loader_label_expressions(loader: Mapping[str, Any]) -> list[str] | None:
+    """The label of a loader's description: its own, that of the last of several loaders, or that of other handlers."""
+    kwargs = loader.get("kwargs") or {}
+    config = kwargs.get("config")
+    if isinstance(config, Mapping):
+        return _expressions(config["label"]) if config.get("label") else None
+    for inner in reversed(kwargs.get("dataloader_l") or []):
+        found = _loader_label_expressions(inner) if isinstance(inner, Mapping) else None
+        if found is not None:
+            return found
+    handler = kwargs.get("handler_config")
+    if kwargs.get("is_group") and isinstance(handler, Mapping):
+        handler = handler.get("label")
+    return handler_label_expressions(handler)

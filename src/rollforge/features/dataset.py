@@ -1,0 +1,193 @@
+"""Datasets: a handler's data cut into named segments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import pandas as pd
+
+from rollforge.build import build
+from rollforge.dates import read_day
+from rollforge.errors import DataError, DateError, SegmentError, nearest
+from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.kinds import HANDLER
+from rollforge.pickling import Serializable
+
+__all__ = ["Dataset", "DatasetH"]
+
+
+class Dataset(Serializable):
+    """What a model is fitted on."""
+
+    def config(self, **kwargs: Any) -> None:
+        """Change what may be changed after the dataset was made."""
+
+    def setup_data(self, **kwargs: Any) -> None:
+        """Compute the data, or find them in the cache."""
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Any:
+        """Return data."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it prepares.")
+
+
+class DatasetH(Dataset):
+    """A handler's data in segments such as train, valid and test.
+
+    Parameters
+    ----------
+    handler : DataHandler or description
+        Where the data come from; also ``file://….pkl``, read through the allow-list.
+    segments : mapping
+        Name -> (first day, last day); None is open.
+    fetch_kwargs : mapping, optional
+        Further arguments for the handler's ``fetch``.
+    """
+
+    def __init__(
+        self, handler: Any, segments: Mapping[str, Any], fetch_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        self.handler: DataHandler = build(
+            handler,
+            kind=HANDLER,
+            accept_types=DataHandler,
+            default_module="rollforge.features.alpha",
+            where="task.dataset.kwargs.handler",
+        )
+        if not isinstance(segments, Mapping):
+            raise SegmentError("segments must map names to (first day, last day).", path="task.dataset.kwargs.segments")
+        self.segments = dict(segments)
+        self.fetch_kwargs = dict(fetch_kwargs or {})
+
+    def config(
+        self, handler_kwargs: Mapping[str, Any] | None = None, segments: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Change the handler's range, or the segments."""
+        if handler_kwargs is not None:
+            self.handler.config(**handler_kwargs)
+        if segments is not None:
+            self.segments = dict(segments)
+
+    def setup_data(self, handler_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Compute the handler's data, or find them in the cache."""
+        if handler_kwargs:
+            self.handler.config(**handler_kwargs)
+        self.handler.setup_data()
+
+    @overload
+    def prepare(
+        self,
+        segments: str | slice,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def prepare(
+        self,
+        segments: list[str],
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> list[pd.DataFrame]: ...
+
+    @overload
+    def prepare(
+        self,
+        segments: Any,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> Any: ...
+
+    def prepare(
+        self,
+        segments: Any,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the data of a segment, or a list of them for a list of segments.
+
+        Parameters
+        ----------
+        segments : str, sequence of str, slice, or pair of dates
+            Names of segments, or days.
+        col_set : str or sequence of str
+            ``__all``: all columns by their own names. ``__raw``: all columns, (group, name). A group: its columns by
+            their own names. A list of groups: columns (group, name).
+        data_key : str
+            ``raw``, ``infer`` or ``learn``.
+
+        Raises
+        ------
+        SegmentError
+            For a segment that does not exist.
+        DataError
+            When there are no rows, saying which loader or processor is behind that.
+        """
+        arguments = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
+        if isinstance(segments, (list, tuple)) and all(isinstance(s, str) and s in self.segments for s in segments):
+            return [self._prepare_seg(self._days(s), **arguments) for s in segments]
+        return self._prepare_seg(self._days(segments), **arguments)
+
+    def _days(self, segment: Any) -> Any:
+        """What the handler is asked for: the days of a segment, or what is no name of one."""
+        if isinstance(segment, str) and segment in self.segments:
+            days = self.segments[segment]
+            if isinstance(days, (list, tuple)) and len(days) != 2:
+                raise SegmentError(
+                    f"expected (first day, last day), found {days!r}.", path=f"task.dataset.kwargs.segments.{segment}"
+                )
+            return slice(*days) if isinstance(days, (list, tuple)) else days
+        if isinstance(segment, str) and not _is_date(segment):
+            raise SegmentError(
+                f"there is no segment {segment!r}.{nearest(segment, self.segments)} "
+                f"There are: {', '.join(self.segments)}.",
+                path="task.dataset.kwargs.segments",
+            )
+        return segment
+
+    def explain_missing(
+        self,
+        segment: Any,
+        group: str | None = None,
+        data_key: str = DataHandlerLP.DK_I,
+        column: str | None = None,
+    ) -> str:
+        """Return a sentence that names the loader or the processor behind which nothing is left of a segment.
+
+        See :meth:`DataHandler.explain_missing <rollforge.features.handler.DataHandler.explain_missing>`.
+        """
+        days = self._days(segment)
+        if isinstance(days, (list, tuple)) and len(days) == 2:
+            days = slice(*days)
+        if not isinstance(days, slice):
+            days = slice(days, days) if isinstance(days, (str, pd.Timestamp)) else slice(None, None)
+        return self.handler.explain_missing(group, days, data_key, column)
+
+    def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
+        """Return the data of some days: what a dataset of one's own overrides, under Qlib's name."""
+        frame: pd.DataFrame = self.handler.fetch(slc, **kwargs)
+        if frame.empty:
+            raise DataError(self._no_rows(slc, kwargs))
+        return frame
+
+    def _no_rows(self, days: Any, kwargs: Mapping[str, Any]) -> str:
+        shown = f"for {days!r}"
+        if isinstance(days, slice):
+            names = [name for name in self.segments if self._days(name) == days]
+            shown = f"between {days.start} and {days.stop}" + (f" (the {names[0]!r} segment)" if names else "")
+        data_key = kwargs.get("data_key", DataHandlerLP.DK_I)
+        return f"There are no rows {shown} for {data_key!r}. {self.explain_missing(days, None, data_key)}".rstrip()
+
+
+def _is_date(text: str) -> bool:
+    """Whether a text names a day, a month or a year."""
+    try:
+        read_day(text)
+    except DateError:
+        return re.fullmatch(r"\d{4}(-\d{1,2})?", text) is not None
+    return True

@@ -1,0 +1,509 @@
+"""Expressions over a universe, filled into one matrix whose rows are sorted by (day, instrument).
+
+Instruments are worked through in groups that fit the processor's cache, so that memory does not grow with their number:
+a group's data are read, every sub-expression is computed once and forgotten when its last user is done, and the finished
+rows are handed on.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.dates import read_day
+from rollforge.errors import DataError, DataNotFound
+from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
+from rollforge.expressions.expression import Call, Expression, parse, walk
+from rollforge.expressions.formulas import Place
+from rollforge.expressions.operators import fields_of, lookahead, lookback
+from rollforge.market.filters import BaseDFilter
+from rollforge.market.provider import OPTIONAL_FIELDS, Days, FieldBlock, Provider, Span
+from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider
+from rollforge.session import Session, current_session
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FeaturePlan", "RowSink", "evaluate", "features", "load_series", "place_range", "session_provider"]
+
+log = logging.getLogger(__name__)
+
+_LONG = 3.0  # seconds of computing after which a person wants to know how far it is
+_GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
+_BATCH = 16  # columns brought into rows together: 16 float32 are one line of the processor's cache
+_ALIVE = 80  # results of sub-expressions that a group keeps at once, roughly (Alpha158: 75)
+
+
+class _NoRows(DataError):
+    """A universe without a single row in the range."""
+
+
+class RowSink(Protocol):
+    """Where finished rows go: an array, or a file that is written as they come."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        """Take some rows, the first of them row `at` of all."""
+
+
+class _Memory:
+    """Rows that stay in an array."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+        self.shape = values.shape
+
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        self.values[at : at + len(rows)] = rows
+
+
+class FeaturePlan:
+    """What to compute for whom on which days, and the rows that come out.
+
+    Parameters
+    ----------
+    provider : Provider
+        The data.
+    instruments : str, sequence or mapping
+        See :func:`resolve_instruments`.
+    expressions : sequence of str
+        The columns.
+    start, end : date, optional
+        First and last day of the rows; by default all there are.
+    freq : str
+        Name of the calendar.
+    by_instrument : bool
+        True sorts the rows by (instrument, day); else they are sorted by (day, instrument).
+
+    Attributes
+    ----------
+    dates : array of datetime64[D], (T,)
+    codes : list of str, (N,)
+    row_date, row_code : int32 arrays, (R,)
+        Places in `dates` and `codes` of each row. A row exists on the days between an instrument's first and last value
+        on which it belongs to the universe, also when all its values are missing.
+    offsets : int64 array, (T + 1,) or, by instrument, (N + 1,)
+        Where the rows of each day, or of each instrument, begin.
+
+    Raises
+    ------
+    ExpressionError, DataNotFound, DataError
+        For an expression, a universe or a range that cannot be; before anything is computed.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        instruments: Any,
+        expressions: Sequence[str],
+        start: Any = None,
+        end: Any = None,
+        freq: str = "day",
+        *,
+        by_instrument: bool = False,
+    ) -> None:
+        self.provider = provider
+        self.expressions = list(expressions)
+        self.trees = [parse(text) for text in self.expressions]
+        self.freq = freq
+        self.by_instrument = by_instrument
+        calendar = provider.calendar(freq)
+        self._first, self._stop = _range(calendar, start, end)
+        self.dates: Days = calendar[self._first : self._stop]
+        members, filters = resolve_instruments(provider, instruments)
+        self.codes = list(members)
+        back = max((lookback(t) for t in self.trees), default=0)
+        ahead = max((lookahead(t) for t in self.trees), default=0)
+        self._from = 0 if math.isinf(back) else max(0, self._first - int(back))
+        self._to = min(len(calendar), self._stop + ahead)
+        self._names = sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
+        self._absent: set[str] = set()
+        self.begin, self.end = self._spans(self._names, self.codes)
+        self._report_absent()
+        self._evaluation = EvaluationPlan(self.trees)
+        self._check_named()
+        self._exists = self._find_rows(members, filters)
+        counts = self._exists.sum(axis=1 if by_instrument else 0)
+        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def _spans(self, names: Sequence[str], codes: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and behind-last day of each instrument: those of its fields together."""
+        days = self._to - self._from
+        begin, end = np.full(len(codes), days, np.int64), np.zeros(len(codes), np.int64)
+        for name in names:
+            try:
+                first, stop = self.provider.spans(name, codes, self._from, self._to, self.freq)
+            except DataNotFound as exc:
+                if name in OPTIONAL_FIELDS:
+                    self._absent.add(name)
+                    continue
+                text = next(e for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t))
+                raise DataNotFound(f"{exc} It is read by the expression {text!r}.") from None
+            there = stop > first
+            begin[there] = np.minimum(begin[there], first[there])
+            end = np.maximum(end, stop)
+        return np.minimum(begin, end), end
+
+    def _report_absent(self) -> None:
+        """Say once which usual fields the folder lacks, and what is missing with them."""
+        for name in sorted(self._absent):
+            place = (str(self.provider.path), name)
+            if place in _reported:
+                continue
+            _reported.add(place)
+            texts = [str(e) for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t)]
+            log.warning(
+                "There is no field $%s in %s: it counts as missing on every day. It is read by %r%s.",
+                name, self.provider.path, texts[0], f" and {len(texts) - 1} more" if len(texts) > 1 else "",
+            )  # fmt: skip
+
+    def _check_named(self) -> None:
+        for text, tree in zip(self.expressions, self.trees, strict=True):
+            for code in _named_codes(tree):
+                if not self.provider.has(code):
+                    raise DataNotFound(
+                        f"There are no data of {code!r} in {self.provider.path}, which the expression {str(text)!r} names."
+                    )
+
+    def _on(self, code: str, tree: Expression) -> OtherInstrument:
+        return _compute_on(self.provider, self.freq, self._from, self._to, code, tree)
+
+    def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.bool_]:
+        """(instruments, days): whether there is a row."""
+        place = np.arange(len(self.dates)) + (self._first - self._from)
+        exists = (place >= self.begin[:, None]) & (place < self.end[:, None])
+        exists &= membership(members, self.dates)
+        for one in filters:
+            exists &= one.apply(self.codes, self.dates, self._evaluate)
+        if not exists.any():
+            raise _NoRows(
+                f"The universe has no data between {self.dates[0]} and {self.dates[-1]}: "
+                f"{len(self.codes)} instruments, none of them there on those days."
+            )
+        return exists
+
+    @functools.cached_property
+    def row_date(self) -> NDArray[np.int32]:
+        days = np.arange(len(self.dates), dtype=np.int32)
+        if self.by_instrument:
+            return np.broadcast_to(days, self._exists.shape)[self._exists]
+        return np.repeat(days, np.diff(self.offsets))
+
+    @functools.cached_property
+    def row_code(self) -> NDArray[np.int32]:
+        codes = np.arange(len(self.codes), dtype=np.int32)
+        if self.by_instrument:
+            return np.repeat(codes, np.diff(self.offsets))
+        return np.broadcast_to(codes, self._exists.T.shape)[self._exists.T]
+
+    @functools.cached_property
+    def _elsewhere(self) -> dict[Call, OtherInstrument]:
+        """The values of calls that name another instrument."""
+        return {call: self._on(*named) for call, named in self._evaluation.named.items()}
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def _evaluate(self, expression: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """One expression for all members and days, and where it exists: what filters ask for."""
+        return evaluate(self.provider, self.codes, expression, self.dates[0], self.dates[-1], self.freq)
+
+    def fill(self, *outs: NDArray[np.float32] | RowSink, threads: int = 1, memory: int = 2**31) -> None:
+        """Compute the values.
+
+        Parameters
+        ----------
+        *outs : float32 arrays, (R, columns), or Rows
+            Where they go. Together they have as many columns as there are expressions, the first takes the first.
+        threads : int
+            How many groups of instruments are computed side by side.
+        memory : int
+            Bytes that this may take, roughly, besides arrays in `outs`; at least one instrument is computed a thread.
+        """
+        places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
+        if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
+            raise ValueError(f"outs need {len(self)} rows and {len(self.trees)} columns together.")
+        widths = [out.shape[1] for out in places]
+        group, size = self._sizes(threads, memory)
+        operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
+        fresh = not operators <= _used
+        # One process at a time compiles, beginning with a small chunk; the others find it done.
+        starts = np.array([0, *range(group if fresh else size, len(self.codes), size)])
+        # Rows of a day that stand before those of a chunk of instruments.
+        before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
+        before = np.concatenate([np.zeros_like(before[:1]), before[:-1]])
+        scratch = threading.local()
+
+        def work(chunk: slice, before: NDArray[np.int64]) -> None:
+            exists = self._exists[chunk]
+            counts = exists.sum(axis=1 if self.by_instrument else 0)
+            goes_to = self.offsets[:-1][chunk] if self.by_instrument else self.offsets[:-1] + before
+            for out, block in zip(places, self._blocks(chunk, group, widths, scratch), strict=True):
+                for first, start, stop in _runs(goes_to, counts):
+                    out.put(first, block[start:stop])
+
+        stops = [*starts[1:], len(self.codes)]
+        chunks = [(slice(int(a), int(b)), row) for a, b, row in zip(starts, stops, before, strict=True)]
+        if fresh:
+            from rollforge.expressions.jit import one_at_a_time
+            from rollforge.expressions.precompile import compile_in_background
+
+            with one_at_a_time(), compile_in_background(self.expressions):
+                work(*chunks.pop(0))
+            _used.update(operators)
+        began = time.perf_counter()
+        if threads == 1 or len(chunks) < 2:
+            for chunk in chunks:
+                work(*chunk)
+                self._tell(chunk[0].stop, began)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            for chunk, done in [(chunk, pool.submit(work, *chunk)) for chunk in chunks]:
+                done.result()
+                self._tell(chunk[0].stop, began)
+
+    def _tell(self, done: int, began: float) -> None:
+        if time.perf_counter() - began > _LONG:
+            log.info("%d of %d instruments are computed", done, len(self.codes))
+
+    def _sizes(self, threads: int, memory: int) -> tuple[int, int]:
+        """How many instruments are computed together, and how many are handed on together, that memory be enough."""
+        days = self._to - self._from
+        memory //= 2 * threads
+        group = max(1, min(_GROUP, memory // (days * (8 * _ALIVE + 4 * _BATCH))))
+        # The more instruments stand in one piece of a day's rows, the better for the disk, up to a point.
+        fit = memory // (group * days * 4 * len(self.trees))
+        share = math.ceil(len(self.codes) / (group * threads * 2))
+        return group, group * max(1, min(fit, share))
+
+    def _blocks(
+        self, chunk: slice, group: int, widths: Sequence[int], scratch: threading.local
+    ) -> list[NDArray[np.float32]]:
+        """The rows of some instruments, in blocks of columns; good until this thread asks for the next."""
+        from rollforge.expressions import kernels
+
+        exists = self._exists[chunk]
+        order = exists if self.by_instrument else exists.T
+        rows = np.full(exists.shape, -1, np.int32)
+        count = int(exists.sum())
+        (rows if self.by_instrument else rows.T)[order] = np.arange(count, dtype=np.int32)
+        blocks = [_reused(scratch, f"block{i}", count, width) for i, width in enumerate(widths)]
+        days = slice(self._first - self._from, self._first - self._from + len(self.dates))
+        for first in range(0, len(rows), group):
+            part = rows[first : first + group]
+            here = slice(chunk.start + first, chunk.start + first + len(part))
+            codes = self.codes[here]
+            values = self._evaluation.run(
+                _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
+                (len(codes), self._to - self._from),
+                self._elsewhere,
+                Place(self.provider, self.freq, codes, self._from),
+            )
+            columns = _reused(scratch, "columns", _BATCH, *part.shape)
+            for block in blocks:
+                for at in range(0, block.shape[1], _BATCH):
+                    width = min(_BATCH, block.shape[1] - at)
+                    with np.errstate(all="ignore"):
+                        for column in columns[:width]:
+                            column[:] = next(values)[:, days]
+                    kernels.scatter_rows(columns, width, part, block, at)
+        return blocks
+
+
+def _read(
+    provider: Provider,
+    names: Sequence[str],
+    codes: Sequence[str],
+    start: int,
+    stop: int,
+    freq: str,
+    absent: Collection[str] = (),
+) -> dict[str, FieldBlock]:
+    """The fields; those that are absent, or usual and not in the folder, without any value."""
+    blocks = {}
+    for name in names:
+        try:
+            if name not in absent:
+                blocks[name] = provider.read(name, codes, start, stop, freq)
+                continue
+        except DataNotFound:
+            if name not in OPTIONAL_FIELDS:
+                raise
+        none = np.zeros(len(codes), np.int64)
+        blocks[name] = FieldBlock(np.full((len(codes), stop - start), np.nan, np.float32), none, none)
+    return blocks
+
+
+def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> OtherInstrument:
+    """A tree computed on one instrument, on the days [start, stop) of the calendar."""
+    plan = EvaluationPlan([tree])
+    elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in plan.named.items()}
+    blocks = _read(provider, sorted(fields_of(tree)), [code], start, stop, freq)
+    with np.errstate(all="ignore"):
+        (value,) = plan.run(blocks, (1, stop - start), elsewhere, Place(provider, freq, [code], start))
+    begin, end = plan.life(blocks, 1, elsewhere)
+    return OtherInstrument(value, int(begin[0]), int(end[0]))
+
+
+def load_series(
+    provider: Provider, code: str, expression: str, start: int, stop: int, freq: str = "day"
+) -> tuple[int, NDArray[Any]]:
+    """Return an expression on one instrument, in the type that it is computed in.
+
+    Parameters
+    ----------
+    provider : Provider
+        The data.
+    code : str
+        The instrument; one without data has no days.
+    expression : str
+        What is computed.
+    start, stop : int
+        Places in the calendar, the second behind the last day; values exist on the days among them between the expression's
+        first and last.
+
+    Returns
+    -------
+    (int, array)
+        The place in the calendar of the first value, and the values.
+    """
+    tree = parse(expression)
+    back, days = lookback(tree), len(provider.calendar(freq))
+    start, stop = max(start, 0), min(stop, days)
+    if start >= stop or not provider.has(code):
+        return start, np.zeros(0, np.float32)
+    first = 0 if math.isinf(back) else max(0, start - int(back))
+    there = _compute_on(provider, freq, first, min(days, stop + lookahead(tree)), code, tree)
+    begin = max(start, first + there.begin)
+    return begin, np.array(there.value[0, begin - first : max(begin, min(stop, first + there.end)) - first])
+
+
+def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.float32]:
+    """Memory of this thread: new memory for each group would cost as much as filling it."""
+    size = math.prod(shape)
+    kept: NDArray[np.float32] | None = getattr(scratch, name, None)
+    if kept is None or kept.size < size:
+        kept = np.empty(size, np.float32)
+        setattr(scratch, name, kept)
+    return kept[:size].reshape(shape)
+
+
+_reported: set[tuple[str, str]] = (
+    set()
+)  # data folders and usual fields that they lack, of which this process has said so
+_used: set[str] = set()  # operators whose kernels this process has compiled or loaded
+
+
+def _named_codes(tree: Expression) -> Iterator[str]:
+    """The instruments that an expression names, at any depth."""
+    for part in walk(tree):
+        named = named_instrument(part)
+        if named is not None:
+            yield named[0]
+
+
+def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Pieces of `counts` rows that go to `starts`, joined where they meet: (goes to, from, behind the last)."""
+    there = counts > 0
+    starts, counts = starts[there], counts[there]
+    ends = np.cumsum(counts)
+    joins = starts[1:] == starts[:-1] + counts[:-1]
+    first = np.flatnonzero(np.concatenate([[True], ~joins])) if len(starts) else np.zeros(0, np.int64)
+    bounds = np.concatenate([(ends - counts)[first], ends[-1:]]).tolist()
+    return list(zip(starts[first].tolist(), bounds[:-1], bounds[1:], strict=True))
+
+
+def evaluate(
+    provider: Provider, codes: Sequence[str], expression: str, start: Any = None, end: Any = None, freq: str = "day"
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return one expression as (codes, days from `start` to `end`), and where there is a row; `codes` are sorted.
+
+    Codes without any data have no day. Nothing is raised when there is none at all.
+    """
+    calendar = provider.calendar(freq)
+    first, stop = _range(calendar, start, end)
+    values = np.full((len(codes), stop - first), np.nan, np.float32)
+    exists = np.zeros(values.shape, bool)
+    try:
+        plan = FeaturePlan(provider, dict.fromkeys(codes, ALWAYS), [expression], start, end, freq)
+    except _NoRows:
+        return values, exists
+    out = np.empty((len(plan), 1), np.float32)
+    plan.fill(out)
+    values[plan.row_code, plan.row_date], exists[plan.row_code, plan.row_date] = out[:, 0], True
+    return values, exists
+
+
+def place_range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+    """The places of the days from `start` to `end`, the second behind the last; the same place twice where there are none."""
+    begin = calendar[0] if start is None else read_day(start, "start_time")
+    last = calendar[-1] if end is None else read_day(end, "end_time")
+    if start is not None and end is not None and begin > last:
+        raise DataError(f"The range is inverted: it starts on {begin} and ends on {last}.")
+    first = int(np.searchsorted(calendar, begin))
+    return first, max(first, int(np.searchsorted(calendar, last, "right")))
+
+
+def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+    """The same, where there must be some."""
+    first, stop = place_range(calendar, start, end)
+    if first == stop:
+        begin = calendar[0] if start is None else read_day(start, "start_time")
+        last = calendar[-1] if end is None else read_day(end, "end_time")
+        raise DataError(
+            f"There are no trading days from {begin} to {last}: the calendar has {calendar[0]} to {calendar[-1]}."
+        )
+    return first, stop
+
+
+def features(
+    instruments: Any,
+    fields: Sequence[str],
+    start_time: Any = None,
+    end_time: Any = None,
+    freq: str = "day",
+    *,
+    session: Session | None = None,
+) -> pd.DataFrame:
+    """Return expressions over a universe as a frame: index (instrument, datetime), a float32 column an expression.
+
+    Parameters
+    ----------
+    instruments : str, sequence of str, or mapping
+        Universe, codes, or universe with filters.
+    fields : sequence of str
+        Expressions.
+    start_time, end_time : date, optional
+        First and last day.
+    freq : str
+        Name of the calendar.
+    session : Session, optional
+        By default the current one.
+    """
+    import pandas as pd
+
+    if isinstance(fields, str) or not len(fields):
+        raise DataError(f"fields must be a list of expressions, such as ['$close'], found {fields!r}.")
+    session = session or current_session()
+    plan = FeaturePlan(session_provider(session), instruments, fields, start_time, end_time, freq, by_instrument=True)
+    out = np.empty((len(plan), len(plan.trees)), np.float32)
+    plan.fill(out, threads=session.threads)
+    index = pd.MultiIndex(
+        levels=[pd.Index(plan.codes), pd.DatetimeIndex(plan.dates).as_unit("ns")],  # type: ignore[list-item]
+        codes=[plan.row_code, plan.row_date],  # type: ignore[list-item]
+        names=["instrument", "datetime"],
+        verify_integrity=False,
+    )
+    return pd.DataFrame(out, index=index, columns=[str(f) for f in fields], copy=False)

@@ -1,0 +1,806 @@
+"""Data handlers: features and labels of a universe, raw, processed for inference, and processed for learning.
+
+Making a handler computes nothing; the first question for data does, and finds it in the panel cache from then on.
+"""
+
+from __future__ import annotations
+
+import abc
+import datetime as dt
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge import trust
+from rollforge.build import build
+from rollforge.code_marks import code_mark, code_version
+from rollforge.dates import read_day, read_timestamp
+from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
+from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
+from rollforge.features.panel import Panel, PanelCache
+from rollforge.features.processor import Adapted, DropnaProcessor, Processor
+from rollforge.kinds import LOADER, PROCESSOR
+from rollforge.market.filters import build_filters
+from rollforge.market.universe import session_provider
+from rollforge.pickling import Serializable
+from rollforge.session import Session, current_session
+from rollforge.task import encode
+
+__all__ = ["DATA_KEY_TYPE", "DataHandler", "DataHandlerABC", "DataHandlerLP"]
+
+DATA_KEY_TYPE = Literal["raw", "infer", "learn"]
+"""The states of the data."""
+
+log = logging.getLogger(__name__)
+
+
+class DataHandlerABC(Serializable):
+    """What a dataset asks for data."""
+
+    CS_ALL = "__all"
+    CS_RAW = "__raw"
+    DK_R: DATA_KEY_TYPE = "raw"
+    DK_I: DATA_KEY_TYPE = "infer"
+    DK_L: DATA_KEY_TYPE = "learn"
+
+    @abc.abstractmethod
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = CS_ALL,
+        data_key: Any = DK_I,
+    ) -> Any:
+        """Return the data of some days; see :meth:`DataHandler.fetch`."""
+
+
+class DataHandler(DataHandlerABC):
+    """Raw data of a universe between two days.
+
+    Parameters
+    ----------
+    instruments : str, sequence or mapping
+        Universe, codes, or universe with filters.
+    start_time, end_time : date, optional
+        First and last day.
+    data_loader : DataLoader or description
+        Where the data come from.
+    label_days : int, optional
+        Trading days over which one value of the label runs, where its expression does not tell. A class may declare it
+        as an attribute.
+    """
+
+    label_days: int | None = None
+    _restored = False  # whether it was read from a file: see trust.of_restored
+
+    def __init__(
+        self,
+        instruments: Any = None,
+        start_time: Any = None,
+        end_time: Any = None,
+        data_loader: Any = None,
+        init_data: bool = True,
+        fetch_orig: bool = True,
+        label_days: int | None = None,
+    ) -> None:
+        if label_days is not None:
+            if isinstance(label_days, bool) or not isinstance(label_days, int) or label_days < 1:
+                raise ConfigError(
+                    f"must be a number of trading days, at least 1; found {label_days!r}.", path="label_days"
+                )
+            self.label_days = label_days
+        if data_loader is None:
+            raise ConfigError(f"{type(self).__name__} needs a data_loader.")
+        if isinstance(data_loader, (list, tuple)):
+            data_loader = QlibDataLoader(data_loader)
+        self.instruments = instruments
+        self.start_time = start_time
+        self.end_time = end_time
+        self.data_loader: DataLoader = build(
+            data_loader,
+            kind=LOADER,
+            accept_types=DataLoader,
+            default_module="rollforge.features.loader",
+            where="data_loader",
+        )
+        start = None if start_time is None else read_day(start_time, "start_time")
+        end = None if end_time is None else read_day(end_time, "end_time")
+        if start is not None and end is not None and start > end:
+            raise DataError(f"The handler's range is inverted: it starts on {start} and ends on {end}.")
+        self._stages: dict[str, Panel | pd.DataFrame] = {}
+        self._frames: dict[Any, pd.DataFrame] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {k: v for k, v in self.__dict__.items() if k != trust.RESTORED}
+        return {**kept, "_stages": {}, "_frames": {}}  # the definition travels, the data do not
+
+    def _forget(self) -> None:
+        self._stages = {}
+        self._frames = {}
+
+    def config(self, **kwargs: Any) -> None:
+        """Change start and end (``handler_kwargs`` of Qlib); what it says about dumping does not matter here."""
+        for name in ("instruments", "start_time", "end_time"):
+            if name in kwargs:
+                setattr(self, name, kwargs[name])
+                self._forget()
+
+    def check(self) -> None:
+        """Do nothing, unless the data folder cannot answer: before anything is computed.
+
+        Raises
+        ------
+        ExpressionError, DataNotFound, DataError
+            For an expression, a field, a universe or a range that cannot be.
+        """
+        session = current_session()
+        if self.data_loader.reads_folder:
+            self._check_range(session)
+            with trust.of_restored(self):
+                self.data_loader.check(self.instruments, session_provider(session))
+
+    def setup_data(self, **kwargs: Any) -> None:
+        """Compute what :meth:`fetch` will be asked for, or find it in the cache."""
+        self._stage(self.DK_R)
+
+    def panel(self, stage: str) -> Panel:
+        """Return the whole panel of a stage; its days may go beyond the handler's own."""
+        data = self._stage(stage)
+        return data if isinstance(data, Panel) else Panel.from_frame(data)
+
+    def _stage(self, stage: str) -> Panel | pd.DataFrame:
+        """All data of a stage: a panel where the loader's result can be cached, else the loader's frame."""
+        if stage not in self._stages:
+            with trust.of_restored(self):
+                self._stages[stage] = self._find(stage, current_session())
+        return self._stages[stage]
+
+    def _find(self, stage: str, session: Session) -> Panel | pd.DataFrame:
+        return self._raw(session) if stage == self.DK_R else self._stage(self.DK_R)
+
+    def _raw_key(self, session: Session) -> Any:
+        loader = self.data_loader
+        definition = loader.definition()
+        if definition is None:
+            return None
+        universes = [_universe(u) for u in loader.universes(self.instruments)]
+        if None in universes:
+            return None
+        key = {
+            "code": code_version(),
+            "data": session_provider(session).fingerprint(),
+            "universe": universes,
+            "start": None if self.start_time is None else str(read_day(self.start_time, "start_time")),
+            "loader": definition,
+        }
+        return key if loader.any_range else {**key, "end": self._shown_end()}
+
+    def _raw(self, session: Session) -> Panel | pd.DataFrame:
+        loader = self.data_loader
+        if loader.reads_folder:
+            self._check_range(session)
+        key = self._raw_key(session)
+        if key is None:
+            loaded = loader.load(self.instruments, self.start_time, self.end_time)
+            return by_day_and_instrument(loaded, type(loader).__name__)
+        # To the end of the calendar, whatever the handler's end: the rolls of one experiment share the panel.
+        end = None if loader.any_range else self.end_time
+        return PanelCache(session.cache, session.cache_limit).get(
+            _key(key), lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session)
+        )
+
+    def _check_range(self, session: Session) -> None:
+        calendar = session_provider(session).calendar()
+        for name, value, sign in (("start_time", self.start_time, 1), ("end_time", self.end_time, -1)):
+            if value is None:
+                continue
+            day, edge = read_day(value, name), calendar[-1] if sign > 0 else calendar[0]
+            if (day - edge) / np.timedelta64(1, "D") * sign > 0:
+                raise DataError(
+                    f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
+                )
+
+    def _bounds(self, selector: Any) -> tuple[Any, Any]:
+        """First and last day of a slice of days, inside the handler's own range."""
+        own = [None if t is None else read_timestamp(t, n) for t, n in self._ends()]
+        lows = [t for t in (_first_day(selector.start, "start"), own[0]) if t is not None]
+        highs = [t for t in (_last_day(selector.stop, "end"), own[1]) if t is not None]
+        return (max(lows) if lows else None), (min(highs) if highs else None)
+
+    def _shown_end(self) -> str:
+        return str(None if self.end_time is None else read_day(self.end_time, "end_time"))
+
+    def _ends(self) -> list[tuple[Any, str]]:
+        return [(self.start_time, "start_time"), (self.end_time, "end_time")]
+
+    @property
+    def _grouped(self) -> bool:
+        """Whether the columns of a panel have groups; without, a panel holds one."""
+        return bool(getattr(self.data_loader, "is_group", True))
+
+    def _frame(self, data: Panel | pd.DataFrame, col_set: Any, start: Any, end: Any) -> pd.DataFrame:
+        """Some columns of a stage; the days are for a panel, a frame has the handler's own."""
+        if isinstance(data, pd.DataFrame):
+            return _columns(data, col_set)
+        if not self._grouped:
+            return data.frame(next(iter(data.groups)), start, end)
+        named = isinstance(col_set, str) and col_set not in (self.CS_ALL, self.CS_RAW)
+        if named or (isinstance(col_set, list) and col_set and all(isinstance(c, str) for c in col_set)):
+            return data.frame(col_set, start, end)
+        return _columns(data.frame(None, start, end), col_set)
+
+    def _whole(self, stage: str, col_set: Any) -> pd.DataFrame:
+        """Some columns of all days of the handler, kept: building the index of many rows takes a while."""
+        place = (stage, repr(col_set))
+        if place not in self._frames:
+            self._frames[place] = self._frame(self._stage(stage), col_set, *self._bounds(slice(None, None)))
+        return self._frames[place].copy(deep=False)
+
+    def _fetch(
+        self,
+        stage: str,
+        selector: Any,
+        level: str | int | None,
+        col_set: Any,
+        squeeze: bool,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None,
+    ) -> Any:
+        if isinstance(selector, (tuple, list)) and level is not None and len(selector) in (1, 2):
+            selector = slice(*selector)  # a pair is a range, as in Qlib, also of instruments
+        data = self._stage(stage)
+        wanted = self.CS_RAW if proc_func is not None else col_set
+        # A range of days of a panel is a view; everything else is looked up by pandas.
+        if isinstance(data, Panel) and level in ("datetime", 0) and _is_range(selector):
+            frame = self._frame(data, wanted, *self._bounds(selector))
+        else:
+            frame = _select(self._whole(stage, wanted), selector, level)
+        if proc_func is not None:
+            frame = _columns(proc_func(frame.copy()), col_set)
+        if not squeeze:
+            return frame
+        squeezed = frame.squeeze()
+        if isinstance(selector, (str, pd.Timestamp)) and isinstance(squeezed, (pd.DataFrame, pd.Series)):
+            squeezed = squeezed.reset_index(level=level, drop=True)
+        return squeezed
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandlerABC.CS_ALL,
+        data_key: str = DataHandlerABC.DK_I,
+        squeeze: Literal[False] = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandlerABC.CS_ALL,
+        data_key: str = DataHandlerABC.DK_I,
+        *,
+        squeeze: bool,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any: ...
+
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandlerABC.CS_ALL,
+        data_key: str = DataHandlerABC.DK_I,
+        squeeze: bool = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any:
+        """Return the data of some days.
+
+        Parameters
+        ----------
+        selector : date, slice, pair of dates, or index
+            Which days; with ``level="instrument"`` which codes; with ``level=None`` whatever ``frame.loc`` takes. A pair
+            is a range, of days or of codes.
+        level : str, optional
+            ``datetime`` or ``instrument``.
+        col_set : str or sequence of str
+            ``__all``: all columns by their own names. ``__raw``: all columns, (group, name). A group: its columns by
+            their own names. A list of groups: columns (group, name). Columns without groups come as they are.
+        data_key : str
+            Has no meaning here: the data are raw.
+        squeeze : bool
+            True makes a series of a single column or row.
+        proc_func : callable, optional
+            Applied to all columns, (group, name), of the selected rows, before columns are selected.
+
+        Raises
+        ------
+        DataError
+            For a group or a row that is not there.
+        """
+        return self._fetch(self.DK_R, selector, level, col_set, squeeze, proc_func)
+
+    def get_cols(self, col_set: Any = DataHandlerABC.CS_ALL) -> list[Any]:
+        """Return the columns, as :meth:`fetch` names them."""
+        data = self._stage(self.DK_R)
+        frame = data.head(0) if isinstance(data, pd.DataFrame) else data
+        return self._frame(frame, col_set, *self._bounds(slice(None, None))).columns.to_list()
+
+    @property
+    def _data(self) -> pd.DataFrame:
+        """Qlib's name for the raw data of the handler's days."""
+        return self._whole_or_loaded(self.DK_R)
+
+    def days(self) -> pd.DatetimeIndex:
+        """Return the days of the raw data, in the handler's range."""
+        data = self._stage(self.DK_R)
+        if isinstance(data, pd.DataFrame):
+            return pd.DatetimeIndex(data.index.unique(level="datetime")).sort_values()
+        start, end = self._bounds(slice(None, None))
+        every = pd.DatetimeIndex(data.dates.astype("datetime64[ns]"))
+        return every[slice(*every.slice_locs(start, end))]
+
+    def _whole_or_loaded(self, stage: str) -> pd.DataFrame:
+        data = self._stage(stage)
+        return data if isinstance(data, pd.DataFrame) else self._whole(stage, self.CS_RAW)
+
+    def get_range_selector(self, cur_date: Any, periods: int) -> slice:
+        """Return the range of `periods` days of data that ends on a day; fewer where the data begin later.
+
+        Raises
+        ------
+        DataError
+            When the day is not in the data.
+        """
+        days = self._data.index.unique(level="datetime")
+        day = read_timestamp(cur_date, "cur_date")
+        if day not in days:
+            raise DataError(f"The handler has no data of {day.date()}.")
+        place = days.get_loc(day)
+        assert isinstance(place, int)
+        if place - periods + 1 < 0:
+            log.warning("there are %d days of data up to %s, not %d", place + 1, day.date(), periods)
+        return slice(days[max(0, place - periods + 1)], day)
+
+    def get_range_iterator(
+        self, periods: int, min_periods: int | None = None, **kwargs: Any
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """Yield (day, data of the `periods` days up to it) for the days behind the first `min_periods`.
+
+        Parameters
+        ----------
+        periods : int
+            Days of each range.
+        min_periods : int, optional
+            By default `periods`.
+        **kwargs
+            Arguments of :meth:`fetch`.
+        """
+        days = self._data.index.unique(level="datetime")
+        for day in days[periods if min_periods is None else min_periods :]:
+            yield day, self.fetch(self.get_range_selector(day, periods), **kwargs)
+
+    def _steps(self, stage: str) -> list[Processor]:
+        """The processors between the raw data and a stage."""
+        return []
+
+    def explain_missing(
+        self,
+        group: str | None = None,
+        selector: Any = slice(None, None),
+        data_key: str = DataHandlerABC.DK_I,
+        column: str | None = None,
+    ) -> str:
+        """Return a sentence that names the loader or the processor behind which nothing is left; empty when something is.
+
+        Everything is computed again without a cache, so this is for errors.
+
+        Parameters
+        ----------
+        group : str, optional
+            Which columns must have a finite value; None: there must be rows.
+        selector : slice or pair of dates
+            Which days.
+        data_key : str
+            Which state of the data.
+        column : str, optional
+            One column of the group.
+        """
+        days = selector if isinstance(selector, slice) else slice(*selector)
+        start, end = self._bounds(days)
+
+        def left(frame: pd.DataFrame) -> int:
+            return _count_left(frame, group, column, start, end)
+
+        base = self._stage(self.DK_R)
+        frame = (
+            base if isinstance(base, pd.DataFrame) else self._frame(base, self.CS_RAW, *self._bounds(slice(None, None)))
+        )
+        what = "row" if group is None else f"finite value of {(column or group)!r}"
+        if not left(frame):
+            return f"{type(self.data_loader).__name__} has no {what} there{self.data_loader.describe(group, column)}."
+        for processor in self._steps(data_key):
+            name = type(processor).__name__
+            cause = _emptied_group(processor, frame, start, end) if group is None else None
+            processor.fit(frame)
+            across = processor.across_instruments and _one_a_day(frame, start, end)
+            frame = processor(frame.copy(deep=False))
+            if left(frame):
+                continue
+            if cause is not None:
+                why = self.explain_missing(cause, selector, data_key)
+                return f"{name} drops every row, because none has a finite value of {cause!r}. {why}".rstrip()
+            hint = ": it compares the instruments of a day, and each day has only one" if across else ""
+            return f"{name} leaves no {what} there{hint}."
+        return ""
+
+
+class DataHandlerLP(DataHandler):
+    """Data in three states: raw (``DK_R``), for inference (``DK_I``), for learning (``DK_L``).
+
+    Parameters
+    ----------
+    instruments, start_time, end_time, data_loader
+        See :class:`DataHandler`.
+    infer_processors, learn_processors, shared_processors : sequence
+        Processors, or descriptions of them.
+    process_type : str
+        ``append``: learning continues from the data for inference; ``independent``: from the raw data.
+    drop_raw : bool
+        Accepted as Qlib's; the raw data stay on disk either way.
+    """
+
+    PTYPE_I, PTYPE_A = "independent", "append"
+    IT_FIT_SEQ, IT_FIT_IND, IT_LS = "fit_seq", "fit_ind", "load_state"
+
+    def __init__(
+        self,
+        instruments: Any = None,
+        start_time: Any = None,
+        end_time: Any = None,
+        data_loader: Any = None,
+        infer_processors: Sequence[Any] = (),
+        learn_processors: Sequence[Any] = (),
+        shared_processors: Sequence[Any] = (),
+        process_type: str = PTYPE_A,
+        drop_raw: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if process_type not in (self.PTYPE_A, self.PTYPE_I):
+            raise ConfigError(
+                f"process_type must be 'append' or 'independent', found {process_type!r}.", path="process_type"
+            )
+        self.process_type = process_type
+        self.drop_raw = drop_raw
+        self.shared_processors = self._processors("shared_processors", shared_processors)
+        self.infer_processors = self._processors("infer_processors", infer_processors)
+        self.learn_processors = self._processors("learn_processors", learn_processors)
+        for processor in (*self.shared_processors, *self.infer_processors):
+            if not processor.is_for_infer():
+                raise ConfigError(f"{type(processor).__name__} is for learning only: at inference no label is known.")
+        super().__init__(instruments, start_time, end_time, data_loader, **kwargs)
+
+    @staticmethod
+    def _processors(name: str, configs: Sequence[Any]) -> list[Processor]:
+        made = []
+        for i, config in enumerate(configs or ()):
+            described = {"class": config} if isinstance(config, str) else config
+            processor = build(
+                described,
+                kind=PROCESSOR,
+                accept_types=Processor,
+                default_module="rollforge.features.processor",
+                where=f"{name}.{i}",
+            )
+            made.append(processor if isinstance(processor, Processor) else Adapted(processor))
+        return made
+
+    def config(self, processor_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Change start and end, and what the processors were told: their fit window, for example.
+
+        Parameters
+        ----------
+        processor_kwargs : mapping, optional
+            Arguments of processors, for those that have them.
+        **kwargs
+            See :meth:`DataHandler.config`.
+        """
+        super().config(**kwargs)
+        if processor_kwargs:
+            for processor in self.get_all_processors():
+                processor.config(**processor_kwargs)
+            self._forget()
+
+    def get_all_processors(self) -> list[Processor]:
+        """Return the processors: shared, for inference, for learning."""
+        return [*self.shared_processors, *self.infer_processors, *self.learn_processors]
+
+    def _steps(self, stage: str) -> list[Processor]:
+        if stage == self.DK_R:
+            return []
+        chain = list(self.shared_processors)
+        if stage == self.DK_I or self.process_type == self.PTYPE_A:
+            chain += self.infer_processors
+        return chain + self.learn_processors if stage == self.DK_L else chain
+
+    def setup_data(self, **kwargs: Any) -> None:
+        """Compute the data for learning and inference, or find them in the cache."""
+        self._stage(self.DK_L)
+        self._stage(self.DK_I)
+
+    @property
+    def _infer(self) -> pd.DataFrame:
+        """Qlib's name for the data for inference."""
+        return self._whole_or_loaded(self.DK_I)
+
+    @property
+    def _learn(self) -> pd.DataFrame:
+        """Qlib's name for the data for learning."""
+        return self._whole_or_loaded(self.DK_L)
+
+    def _find(self, stage: str, session: Session) -> Panel | pd.DataFrame:
+        chain = self._steps(stage)
+        if not chain:
+            return self._stage(self.DK_R) if stage != self.DK_R else self._raw(session)
+        if stage == self.DK_L and chain == self._steps(self.DK_I):
+            return self._stage(self.DK_I)
+        raw = self._stage(self.DK_R)
+        if isinstance(raw, pd.DataFrame):
+            return self._process_frame(stage)
+        described = self._describe(chain)
+        whole = self.data_loader.any_range and all(p.any_range for p in chain) and self._fits_inside(chain)
+        if described is None:
+            return self._process(stage, whole=False)
+        key = {"raw": self._raw_key(session), "processors": described, "end": None if whole else self._shown_end()}
+        return PanelCache(session.cache, session.cache_limit).get(
+            _key(key), lambda folder: self._process(stage, whole=whole, folder=folder)
+        )
+
+    def _fits_inside(self, chain: Sequence[Processor]) -> bool:
+        ends = [getattr(p, "fit_end_time", None) for p in chain]
+        return self.end_time is None or all(e is None or read_day(e) <= read_day(self.end_time) for e in ends)
+
+    @staticmethod
+    def _describe(chain: Sequence[Processor]) -> list[Any] | None:
+        """What the processors are, as plain data; None when one holds something that is not."""
+        described = [_described(p, without=p.learned) for p in chain]
+        return None if None in described else described
+
+    def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
+        """The panel of a stage; with a folder, what the processors leave alone goes there without passing through memory."""
+        chain, base = self._steps(stage), self.panel(self.DK_R)
+        infer = self._steps(self.DK_I)
+        if folder is not None and stage == self.DK_L and infer and chain[: len(infer)] == infer:
+            chain, base = chain[len(infer) :], self.panel(self.DK_I)
+        start, end = (None, None) if whole else self._bounds(slice(None, None))
+        touched = _touched(chain, base) if folder is not None else list(base.groups)
+        frame = base.frame(touched if self._grouped else touched[0], start, end)
+        rows, index = base.rows(start, end), frame.index
+        frame = self._run(chain, frame, stage)
+        made = Panel.from_frame(frame)
+        if folder is None or len(touched) == len(base.groups):
+            return made
+        return made.with_groups(base, rows.start + _kept(index, frame.index), folder)
+
+    def _process_frame(self, stage: str) -> pd.DataFrame:
+        """The frame of a stage, from the loader's own."""
+        chain, base = self._steps(stage), self._stage(self.DK_R)
+        infer = self._steps(self.DK_I)
+        if stage == self.DK_L and infer and chain[: len(infer)] == infer:
+            chain, base = chain[len(infer) :], self._stage(self.DK_I)
+        assert isinstance(base, pd.DataFrame)
+        return self._run(chain, base, stage)
+
+    def _run(self, chain: Sequence[Processor], frame: pd.DataFrame, stage: str) -> pd.DataFrame:
+        for processor in chain:
+            processor.fit(frame.copy(deep=False))
+            frame = processor.apply(frame)
+        if frame.empty:
+            names = ", ".join(type(p).__name__ for p in chain)
+            reason = self.explain_missing(data_key=stage)
+            raise DataError(f"The processors leave no rows: {names}. {reason}".rstrip())
+        return frame
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandler.CS_ALL,
+        data_key: str = DataHandler.DK_I,
+        squeeze: Literal[False] = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandler.CS_ALL,
+        data_key: str = DataHandler.DK_I,
+        *,
+        squeeze: bool,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any: ...
+
+    def fetch(
+        self,
+        selector: Any = slice(None, None),
+        level: str | int | None = "datetime",
+        col_set: Any = DataHandler.CS_ALL,
+        data_key: str = DataHandler.DK_I,
+        squeeze: bool = False,
+        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any:
+        """Return the data of some days in one of the three states; see :meth:`DataHandler.fetch`.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown `data_key`.
+        """
+        keys = (self.DK_R, self.DK_I, self.DK_L)
+        if data_key not in keys:
+            raise ConfigError(
+                f"data_key must be one of {', '.join(keys)}, found {data_key!r}.{nearest(data_key, keys)}"
+            )
+        return self._fetch(data_key, selector, level, col_set, squeeze, proc_func)
+
+    @classmethod
+    def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
+        """Return a handler of a frame that is there already."""
+        return cls(data_loader=StaticDataLoader(df))
+
+
+_PARTIAL = re.compile(r"\d{4}(-\d{1,2})?")  # a year or a month stands for all its days
+
+
+def _first_day(value: Any, name: str) -> Any:
+    if isinstance(value, str) and _PARTIAL.fullmatch(value):
+        return pd.Period(value).start_time
+    return None if value is None else read_timestamp(value, name)
+
+
+def _last_day(value: Any, name: str) -> Any:
+    if isinstance(value, str) and _PARTIAL.fullmatch(value):
+        return pd.Period(value).end_time.normalize()
+    return _first_day(value, name)
+
+
+def _is_range(selector: Any) -> bool:
+    return isinstance(selector, slice) and selector.step is None
+
+
+def _columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
+    """Columns by Qlib's rule; see :meth:`DataHandler.fetch`."""
+    if not isinstance(frame.columns, pd.MultiIndex) or (isinstance(col_set, str) and col_set == DataHandler.CS_RAW):
+        return frame
+    if isinstance(col_set, str) and col_set == DataHandler.CS_ALL:
+        return frame.set_axis(frame.columns.droplevel(0), axis=1)
+    known = frame.columns.get_level_values(0).unique()
+    for name in [col_set] if isinstance(col_set, str) else col_set if isinstance(col_set, list) else []:
+        if isinstance(name, str) and name not in known:
+            raise DataError(f"There are no columns {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
+    chosen: pd.DataFrame = frame.loc(axis=1)[col_set]
+    return chosen
+
+
+def _select(frame: pd.DataFrame, selector: Any, level: str | int | None) -> pd.DataFrame:
+    """Rows by Qlib's rule; see :meth:`DataHandler.fetch`."""
+    if _is_range(selector) and selector == slice(None, None):
+        return frame
+    if level is None or isinstance(selector, pd.MultiIndex):
+        rows: Any = selector
+    else:
+        place = level if isinstance(level, int) else list(frame.index.names).index(level)
+        chosen = _days_selected(selector) if frame.index.names[place] == "datetime" else selector
+        rows = (chosen, slice(None, None)) if place == 0 else (slice(None, None), chosen)
+    try:
+        found: pd.DataFrame = frame.loc(axis=0)[rows]
+    except (KeyError, TypeError) as exc:
+        raise DataError(f"The handler has no rows for {selector!r}.") from exc
+    return found
+
+
+def _days_selected(selector: Any) -> Any:
+    """Days of a selector as timestamps, whatever way they are written; months, years and masks are left to pandas."""
+    if isinstance(selector, slice):
+        return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
+    if isinstance(selector, str) and _PARTIAL.fullmatch(selector):
+        return selector
+    if isinstance(selector, (str, int, float, dt.date, np.generic)):
+        return read_timestamp(selector, "selector")
+    return selector
+
+
+def _inside(frame: pd.DataFrame, start: Any, end: Any) -> NDArray[np.bool_]:
+    days = frame.index.get_level_values("datetime")
+    inside = np.ones(len(frame), bool)
+    if start is not None:
+        inside &= np.asarray(days >= start)
+    if end is not None:
+        inside &= np.asarray(days <= end)
+    return inside
+
+
+def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, start: Any, end: Any) -> int:
+    """How many rows, or finite values of a group or column, a frame has in a range of days."""
+    inside = _inside(frame, start, end)
+    if group is None:
+        return int(inside.sum())
+    grouped = isinstance(frame.columns, pd.MultiIndex)
+    if grouped and group not in frame.columns.get_level_values(0):
+        return 0
+    part = frame[group] if grouped else frame
+    if column is not None:
+        part = part.loc[:, [c for c in part.columns if str(c) == column]]
+    return int(np.isfinite(part[inside].to_numpy(np.float64, na_value=np.nan)).sum())
+
+
+def _emptied_group(processor: Processor, frame: pd.DataFrame, start: Any, end: Any) -> str | None:
+    """The group without a finite value by which a processor drops all rows, if it is such a one."""
+    if not isinstance(processor, DropnaProcessor) or not isinstance(frame.columns, pd.MultiIndex):
+        return None
+    groups = processor.groups() or list(dict.fromkeys(frame.columns.get_level_values(0)))
+    return next((g for g in groups if not _count_left(frame, g, None, start, end)), None)
+
+
+def _one_a_day(frame: pd.DataFrame, start: Any, end: Any) -> bool:
+    days = frame.index.get_level_values("datetime")[_inside(frame, start, end)]
+    return bool(days.is_unique)
+
+
+def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:
+    """The groups of columns that some processors look at or change."""
+    named: set[str] = set()
+    for processor in chain:
+        groups = processor.groups()
+        if groups is None:
+            return list(panel.groups)
+        named.update(groups)
+    return [name for name in panel.groups if name in named] if named <= set(panel.groups) else list(panel.groups)
+
+
+def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
+    """Which rows are left, as places among those before; both in the same order."""
+    if len(after) == len(before):
+        return np.arange(len(before))
+    assert isinstance(before, pd.MultiIndex)
+    return np.flatnonzero(before.isin(after))
+
+
+def _universe(instruments: Any) -> Any:
+    """What a universe is, as plain data; None when a filter holds something that is not."""
+    if isinstance(instruments, Mapping) and "market" in instruments:
+        filters = [_described(f) for f in build_filters(instruments.get("filter_pipe") or [])]
+        return None if None in filters else {"market": _universe(instruments["market"]), "filters": filters}
+    if isinstance(instruments, Mapping):
+        return {str(code): [[str(a), str(b)] for a, b in spans] for code, spans in instruments.items()}
+    if isinstance(instruments, str) or not isinstance(instruments, Iterable):
+        return str(instruments)
+    return sorted({str(code).upper() for code in instruments})
+
+
+def _described(value: Any, without: Collection[str] = ()) -> list[Any] | None:
+    """What a processor or a filter is: its class, that class's code, and its attributes; None if they are no plain data."""
+    kind = type(value)
+    state = {k: v for k, v in vars(value).items() if k not in without}
+    described = [kind.__qualname__, code_mark(kind), state]
+    try:
+        encode(described)
+    except TaskNotSerializable:
+        return None
+    return described
+
+
+def _key(definition: Any) -> str:
+    return hashlib.sha256(encode(definition).encode()).hexdigest()[:24]

@@ -1,0 +1,572 @@
+"""Loaders: where a handler's raw data come from."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from rollforge import safe_pickle, trust
+from rollforge.build import build
+from rollforge.code_marks import code_mark
+from rollforge.dates import read_timestamp
+from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import custom_operators, fields_of
+from rollforge.features.engine import FeaturePlan, features
+from rollforge.features.inst_processor import InstProcessor, process_instruments
+from rollforge.features.panel import Group, Panel, RowFile, group_file
+from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER
+from rollforge.limits import LIMITS, check_file, check_parquet
+from rollforge.market.frames import day_rows, reading
+from rollforge.market.provider import OPTIONAL_FIELDS, Provider
+from rollforge.market.universe import resolve_instruments, session_provider
+from rollforge.paths import read_path
+from rollforge.session import Session, current_session
+from rollforge.task import encode
+
+__all__ = ["DLWParser", "DataLoader", "DataLoaderDH", "NestedDataLoader", "QlibDataLoader", "StaticDataLoader"]
+
+log = logging.getLogger(__name__)
+
+
+class DataLoader:
+    """Where a handler's raw data come from; a class of your own overrides :meth:`load`.
+
+    A loader whose :meth:`definition` says what its result depends on is computed once and shared through the panel cache.
+    """
+
+    any_range: bool = True
+    """Whether a row comes out the same whatever later days are loaded with it."""
+    reads_folder: bool = False
+    """Whether it computes expressions over the session's data folder."""
+    _restored = False  # whether it was read from a file: see trust.of_restored
+
+    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return a frame with rows (datetime, instrument) and columns (group, name)."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it loads.")
+
+    def definition(self) -> Any:
+        """Return what the result depends on besides universe, days and data folder, as plain data; None: it is not known."""
+        return None
+
+    def universes(self, instruments: Any) -> list[Any]:
+        """Return the universes that it loads for `instruments`: with what the loader adds, one for each source."""
+        return [instruments]
+
+    def check(self, instruments: Any, provider: Provider) -> None:
+        """Do nothing, unless the data folder lacks what the loader reads."""
+
+    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
+        """Return what :meth:`load` does as a panel; a loader that can writes its values into files in `folder`."""
+        return Panel.from_frame(self.load(instruments, start, end))
+
+    def expressions(self, group: str) -> list[str] | None:
+        """Return the expressions of a group of columns; None when the columns are no expressions."""
+        return None
+
+    def describe(self, group: str | None, column: str | None) -> str:
+        """Return which expressions make a group or a column, for errors."""
+        return ""
+
+
+def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
+    if isinstance(config, (list, tuple)) and config and all(isinstance(c, str) for c in config):
+        return list(config), list(config)
+    if (
+        isinstance(config, (list, tuple))
+        and len(config) == 2
+        and all(isinstance(c, (list, tuple)) for c in config)
+        and len(config[0]) == len(config[1])
+    ):
+        return list(config[0]), list(config[1])
+    raise ConfigError("expected a list of expressions, or [expressions, names] of the same length.", path=where)
+
+
+class DLWParser(DataLoader):
+    """A loader of expressions with names, in groups or without; a class of your own overrides :meth:`load_group_df`.
+
+    Parameters
+    ----------
+    config : mapping or sequence
+        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone, which then has no name.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.is_group = isinstance(config, Mapping)
+        groups = config if isinstance(config, Mapping) else {"feature": config}
+        self.groups = {str(k): _fields_and_names(v, f"data_loader.config.{k}") for k, v in groups.items() if v}
+        if not self.groups:
+            raise ConfigError("there are no expressions to load.", path="data_loader.config")
+
+    @property
+    def fields(self) -> Any:
+        """The expressions and names: ``{group: (expressions, names)}``, or without groups one such pair."""
+        return self.groups if self.is_group else next(iter(self.groups.values()))
+
+    def load_group_df(
+        self,
+        instruments: Any,
+        exprs: list[str],
+        names: list[str],
+        start_time: Any = None,
+        end_time: Any = None,
+        gp_name: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the columns of one group, called `names`."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it loads a group.")
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the columns of all groups side by side."""
+        if not self.is_group:
+            ((expressions, names),) = self.groups.values()
+            return self.load_group_df(instruments, expressions, names, start_time, end_time)
+        parts = {
+            group: self.load_group_df(instruments, expressions, names, start_time, end_time, group)
+            for group, (expressions, names) in self.groups.items()
+        }
+        joined: pd.DataFrame = pd.concat(parts, axis=1)
+        return joined
+
+    def expressions(self, group: str) -> list[str] | None:
+        """Return the expressions of a group of columns."""
+        return self.groups[group][0] if group in self.groups else None
+
+    def describe(self, group: str | None, column: str | None) -> str:
+        """Return which expressions make a group or a column, for errors."""
+        if group not in self.groups:
+            return ""
+        texts = [e for e, name in zip(*self.groups[group], strict=True) if column in (None, name)]
+        return f": {', '.join(repr(t) for t in texts[:3])}{', …' if len(texts) > 3 else ''}" if texts else ""
+
+
+class QlibDataLoader(DLWParser):
+    """Expressions over the session's data folder.
+
+    Parameters
+    ----------
+    config : mapping or sequence
+        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone.
+    filter_pipe : sequence, optional
+        Filters of the universe.
+    swap_level : bool
+        True has the rows by (datetime, instrument), False by (instrument, datetime).
+    freq : str or mapping
+        Name of the calendar; ``{group: name}`` must name the same for all.
+    inst_processors : sequence or mapping, optional
+        What is done to the series of each instrument; ``{group: […]}`` for each group its own.
+    """
+
+    reads_folder = True
+
+    def __init__(
+        self,
+        config: Any,
+        filter_pipe: Sequence[Any] | None = None,
+        swap_level: bool = True,
+        freq: Any = "day",
+        inst_processors: Sequence[Any] | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.filter_pipe = list(filter_pipe or [])
+        self.swap_level = swap_level
+        if isinstance(freq, Mapping):
+            lacking = [g for g in self.groups if g not in freq]
+            if lacking or len(set(freq.values())) != 1:
+                raise ConfigError(
+                    f"freq must name one and the same calendar for each group of columns, found {dict(freq)!r}.",
+                    path="data_loader.freq",
+                )
+            freq = next(iter(freq.values()))
+        self.freq = str(freq)
+        if not isinstance(inst_processors, (list, tuple, Mapping, type(None))):
+            raise ConfigError(
+                f"inst_processors must be a list, or {{group: list}}, found a {type(inst_processors).__name__}.",
+                path="data_loader.inst_processors",
+            )
+        self.inst_processors = inst_processors or []
+
+    @property
+    def any_range(self) -> bool:  # type: ignore[override]
+        """Whether later days change nothing: an instrument's processors may look at all of its days."""
+        return not self.inst_processors
+
+    def universes(self, instruments: Any) -> list[Any]:
+        """Return `instruments` with the loader's filters."""
+        return [self.universe(instruments)]
+
+    def universe(self, instruments: Any) -> Any:
+        """Return `instruments` with the loader's filters; None is all there are."""
+        if instruments is None:
+            instruments = "all"
+        if not self.filter_pipe:
+            return instruments
+        if isinstance(instruments, Mapping) and "market" in instruments:
+            return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
+        if not isinstance(instruments, str):
+            log.warning("the filter_pipe is for a universe that is named; the listed instruments are not filtered")
+            return instruments
+        return {"market": instruments, "filter_pipe": self.filter_pipe}
+
+    def check(self, instruments: Any, provider: Provider) -> None:
+        """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder.
+
+        Features may read usual fields that the folder lacks, such as ``$vwap``; labels may not.
+        """
+        provider.calendar(self.freq)
+        resolve_instruments(provider, self.universe(instruments))
+        known = set(provider.fields())
+        for group, (expressions, _) in self.groups.items():
+            needless: Set[str] = set() if group == "label" else OPTIONAL_FIELDS
+            for text in expressions:
+                for name in sorted(fields_of(parse(text)) - known - needless):
+                    raise DataNotFound(
+                        f"There is no field ${name} in {provider.path}, which {text!r} reads.{nearest(name, known)}"
+                    )
+
+    def definition(self) -> Any:
+        """Return what the result depends on, as plain data; None where a class of the user's own computes it."""
+        own = type(self)
+        if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
+            return None
+        if not self.swap_level:
+            return None
+        definition = {"groups": list(self.groups.items()), "freq": self.freq, "operators": custom_operators()}
+        if not self.inst_processors:
+            return definition
+        described = {group: self._described_processors(group) for group in self.groups}
+        try:
+            encode(described)
+        except TaskNotSerializable:
+            return None
+        return {**definition, "is_group": self.is_group, "inst_processors": described}
+
+    def _processors_of(self, group: str | None) -> Sequence[Any]:
+        if isinstance(self.inst_processors, Mapping):
+            return self.inst_processors.get(group or "") or []
+        return self.inst_processors
+
+    def _described_processors(self, group: str) -> list[Any]:
+        """What they are and a mark of their code, since all but one are classes of the user's own."""
+        described = []
+        for one in self._processors_of(group):
+            if not one:
+                continue
+            with trust.of_restored(self):
+                made = build(
+                    one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.features.processor"
+                )
+            described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
+        return described
+
+    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
+        """Return the panel, its values written into files in `folder` as they are computed."""
+        if self.inst_processors:
+            return super().panel(instruments, start, end, folder, session)
+        expressions = [e for fields, _ in self.groups.values() for e in fields]
+        plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
+        files = [RowFile(group_file(folder, i), len(plan), len(g[1])) for i, g in enumerate(self.groups.values())]
+        plan.fill(*files, threads=session.threads, memory=session.memory)
+        groups = {
+            name: Group(tuple(names), file.finished())
+            for (name, (_, names)), file in zip(self.groups.items(), files, strict=True)
+        }
+        return Panel(plan.dates, plan.offsets, tuple(plan.codes), plan.row_code, groups)
+
+    def load_group_df(
+        self,
+        instruments: Any,
+        exprs: list[str],
+        names: list[str],
+        start_time: Any = None,
+        end_time: Any = None,
+        gp_name: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the columns of one group."""
+        frame = features(self.universe(instruments), exprs, start_time, end_time, self.freq)
+        with trust.of_restored(self):
+            frame = process_instruments(frame, self._processors_of(gp_name)).set_axis(names, axis=1)
+        return frame.swaplevel().sort_index() if self.swap_level else frame
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the frame of the expressions."""
+        import tempfile
+
+        plain = type(self).load_group_df is QlibDataLoader.load_group_df
+        if not plain or not self.swap_level or self.inst_processors:
+            return super().load(instruments, start_time, end_time)
+        with tempfile.TemporaryDirectory() as folder:
+            panel = self.panel(instruments, start_time, end_time, Path(folder), current_session())
+            return panel.frame(None if self.is_group else next(iter(self.groups))).copy()
+
+
+class StaticDataLoader(DataLoader):
+    """Frames that are there already: objects or files.
+
+    Parameters
+    ----------
+    config : DataFrame, path, or mapping
+        A frame, or the path of a Parquet, CSV or pickle file (read through the allow-list); ``{group: frame or path}``
+        puts several side by side.
+    join : {"outer", "inner"}
+        Which rows frames side by side have.
+    """
+
+    def __init__(self, config: Any, join: Literal["outer", "inner"] = "outer") -> None:
+        self.config = config
+        self.join = join
+
+    @property
+    def _data(self) -> pd.DataFrame:
+        """Qlib's name for the frame."""
+        return self._frame
+
+    @functools.cached_property
+    def _frame(self) -> pd.DataFrame:
+        name = type(self).__name__
+        if not isinstance(self.config, Mapping):
+            return by_day_and_instrument(_read_frame(self.config), name)
+        parts = {group: by_day_and_instrument(_read_frame(one), name) for group, one in self.config.items()}
+        joined: pd.DataFrame = pd.concat(parts, axis=1, join=self.join).sort_index()
+        return joined
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_frame"}
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the frame, narrowed to some instruments and days.
+
+        Parameters
+        ----------
+        instruments : str or sequence of str, optional
+            Codes; a name that is no code of the frame's means all there are.
+        start_time, end_time : date, optional
+            First and last day.
+        """
+        frame = self._frame
+        days, codes = (frame.index.get_level_values(n) for n in ("datetime", "instrument"))
+        keep = np.ones(len(frame), bool)
+        if start_time is not None:
+            keep &= days >= read_timestamp(start_time, "start_time")
+        if end_time is not None:
+            keep &= days <= read_timestamp(end_time, "end_time")
+        if isinstance(instruments, str) and instruments != "all" and not (codes == instruments).any():
+            log.warning("a frame knows no universe %r; all of its instruments are taken", instruments)
+        elif isinstance(instruments, str) and instruments != "all":
+            keep &= codes == instruments
+        elif isinstance(instruments, (list, tuple, set, pd.Index, np.ndarray)):
+            keep &= codes.isin(list(instruments))
+        return frame if keep.all() else frame[keep]
+
+
+def _read_frame(source: Any) -> pd.DataFrame:
+    """A frame, or one in a file."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source  # type: ignore[no-any-return]  # what is no frame is refused by name
+    path = read_path(str(source).strip())
+    if not os.path.exists(path):
+        raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
+    check_file(path, error=DataError)
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        with reading(path, "CSV"):
+            header = pd.read_csv(path, nrows=0).columns
+            LIMITS["table_columns"].check(len(header), f"{path} has", error=DataError)
+            # Codes such as 000001 are no numbers.
+            return pd.read_csv(path, index_col=[0, 1], dtype=dict.fromkeys(header[:2], str))
+    if kind in (".pkl", ".pickle"):
+        return safe_pickle.load(path)  # type: ignore[no-any-return]
+    if kind in (".h5", ".hdf", ".hdf5"):
+        raise DataError(f"{path}: HDF5 is not read; write the frame as Parquet: frame.to_parquet(...).")
+    with reading(path, "Parquet"):
+        check_parquet(path, error=DataError)
+        return pd.read_parquet(path)
+
+
+def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return a loaded frame in the order of its index, whose two levels are called datetime and instrument.
+
+    Levels that have these names stay as they are, in either order; others are found by
+    :func:`~rollforge.market.frames.day_rows`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        What a loader returned.
+    source : str
+        Who, for errors.
+
+    Raises
+    ------
+    DataError
+        When it is no table, or its index has no such levels.
+    """
+    named = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
+    days = frame.index.get_level_values("datetime") if named else None
+    if not isinstance(days, pd.DatetimeIndex) or days.tz is not None:
+        frame = day_rows(frame, f"What {source} loads")
+    return frame if frame.index.is_monotonic_increasing else frame.sort_index()
+
+
+class NestedDataLoader(DataLoader):
+    """The columns of several loaders side by side.
+
+    Parameters
+    ----------
+    dataloader_l : sequence of DataLoader or descriptions
+        The loaders. Of columns that several have, the last loader's are taken.
+    join : {"left", "right", "inner", "outer"}
+        Which rows there are: ``left`` those of the first loader.
+    """
+
+    def __init__(self, dataloader_l: Sequence[Any], join: Literal["left", "right", "inner", "outer"] = "left") -> None:
+        self.data_loader_l: list[DataLoader] = [
+            build(
+                one,
+                kind=LOADER,
+                accept_types=DataLoader,
+                default_module="rollforge.features.loader",
+                where=f"dataloader_l.{i}",
+            )
+            for i, one in enumerate(dataloader_l)
+        ]
+        if not self.data_loader_l:
+            raise ConfigError("NestedDataLoader needs at least one loader.", path="dataloader_l")
+        self.join = join
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the columns have groups."""
+        return bool(getattr(self.data_loader_l[0], "is_group", True))
+
+    @property
+    def any_range(self) -> bool:  # type: ignore[override]
+        """Whether later days change nothing."""
+        return all(one.any_range for one in self.data_loader_l)
+
+    @property
+    def reads_folder(self) -> bool:  # type: ignore[override]
+        """Whether one of the loaders does."""
+        return any(one.reads_folder for one in self.data_loader_l)
+
+    def universes(self, instruments: Any) -> list[Any]:
+        """Return the universes of all loaders."""
+        return [universe for one in self.data_loader_l for universe in one.universes(instruments)]
+
+    def check(self, instruments: Any, provider: Provider) -> None:
+        """Do nothing, unless the data folder lacks what a loader reads."""
+        for one in self.data_loader_l:
+            one.check(instruments, provider)
+
+    def definition(self) -> Any:
+        """Return what the result depends on, as plain data; None where that of a loader is not known."""
+        definitions = [one.definition() for one in self.data_loader_l]
+        return None if None in definitions else {"nested": definitions, "join": self.join}
+
+    def expressions(self, group: str) -> list[str] | None:
+        """Return the expressions of a group of columns, of all loaders that have it; None when one's are not known."""
+        found: dict[str, str] = {}
+        for one in self.data_loader_l:
+            if not isinstance(one, DLWParser):
+                return None
+            found.update((name, text) for text, name in zip(*one.groups.get(group, ((), ())), strict=True))
+        return list(found.values())
+
+    def describe(self, group: str | None, column: str | None) -> str:
+        """Return which expressions make a group or a column, for errors."""
+        return next((text for one in self.data_loader_l if (text := one.describe(group, column))), "")
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the columns of all loaders, in the order of their names.
+
+        A loader that does not know the universe (it raises KeyError) gives all it has.
+        """
+        whole: pd.DataFrame | None = None
+        for one in self.data_loader_l:
+            part = by_day_and_instrument(self._part(one, instruments, start_time, end_time), type(one).__name__)
+            if whole is None:
+                whole = part
+                continue
+            if part.index.names != whole.index.names:
+                part = part.reorder_levels([str(n) for n in whole.index.names]).sort_index()
+            whole = whole.drop(columns=[c for c in part.columns if c in whole.columns])
+            whole = whole.merge(part, left_index=True, right_index=True, how=self.join)
+        assert whole is not None
+        return whole.sort_index(axis=1)
+
+    @staticmethod
+    def _part(one: DataLoader, instruments: Any, start_time: Any, end_time: Any) -> pd.DataFrame:
+        if isinstance(one, DataLoaderDH):
+            return one.load(None, start_time, end_time)
+        try:
+            return one.load(instruments, start_time, end_time)
+        except KeyError:
+            log.warning("%s has no universe %r; all of its instruments are taken", type(one).__name__, instruments)
+            return one.load(None, start_time, end_time)
+
+
+class DataLoaderDH(DataLoader):
+    """What other handlers have, as the raw data of this one: computed once, processed anew for every window.
+
+    Parameters
+    ----------
+    handler_config : DataHandler or description, or mapping of them
+        The handler; with `is_group` several, {group: handler}.
+    fetch_kwargs : mapping, optional
+        Arguments of their ``fetch``; by default all their columns.
+    is_group : bool
+        Whether `handler_config` maps groups to handlers.
+
+    Raises
+    ------
+    BuildError
+        When something that is described is no handler.
+    """
+
+    def __init__(
+        self, handler_config: Any, fetch_kwargs: Mapping[str, Any] | None = None, is_group: bool = False
+    ) -> None:
+        self.is_group = is_group
+        self.handlers: Any = (
+            {str(group): self._handler(config, str(group)) for group, config in handler_config.items()}
+            if is_group
+            else self._handler(handler_config, "")
+        )
+        self.fetch_kwargs = {"col_set": "__raw", **(fetch_kwargs or {})}
+
+    @staticmethod
+    def _handler(config: Any, group: str) -> Any:
+        if hasattr(config, "fetch"):
+            return config
+        where = f"data_loader.kwargs.handler_config{group and '.'}{group}"
+        made = build(config, kind=HANDLER, default_module="rollforge.features.alpha", where=where)
+        if not hasattr(made, "fetch"):
+            raise BuildError(f"a {type(made).__name__} is no handler: it has no fetch().", path=where)
+        return made
+
+    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return what the handlers have in these days; they have universes of their own, so `instruments` is None.
+
+        Raises
+        ------
+        ConfigError
+            When `instruments` asks for a universe nevertheless.
+        """
+        if instruments is not None:
+            raise ConfigError(
+                f"DataLoaderDH takes the universe of its handlers, so instruments must be None, found {instruments!r}.",
+                path="handler.kwargs.instruments",
+            )
+        days = slice(start_time, end_time)
+        if not self.is_group:
+            frame: pd.DataFrame = self.handlers.fetch(days, **self.fetch_kwargs)
+            return frame
+        parts = {group: handler.fetch(days, **self.fetch_kwargs) for group, handler in self.handlers.items()}
+        joined: pd.DataFrame = pd.concat(parts, axis=1)
+        return joined

@@ -1,0 +1,645 @@
+"""Processors: what a handler does to the raw features and labels before a model sees them.
+
+A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns the processed one.
+Called by hand, those that replace values write them into the frame that they are given, as Qlib's do;
+:meth:`Processor.apply`, which handlers use, leaves it as it is. `fit` looks at the fit window alone.
+
+An infinite value is a missing value: means, deviations, ranks, minima and maxima are those of the finite values, and what
+is infinite comes out as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import read_day, read_timestamp
+from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.features.inst_processor import InstProcessor
+from rollforge.market.provider import open_provider
+from rollforge.pickling import Serializable
+from rollforge.session import current_session
+
+__all__ = [
+    "CSRankNorm", "CSZFillna", "CSZScoreNorm", "ConfigSectionProcessor", "DropCol", "DropnaLabel", "DropnaProcessor",
+    "Fillna", "FilterCol", "HashStockFormat", "MinMaxNorm", "ProcessInf", "Processor", "RobustZScoreNorm", "TanhProcess",
+    "TimeRangeFlt", "ZScoreNorm", "get_group_columns",
+]  # fmt: skip
+
+
+def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Index:
+    """Return the columns of one group (or several; None: all)."""
+    if group is None:
+        return df.columns
+    groups = [group] if isinstance(group, str) else list(group)
+    missing = [g for g in groups if g not in df.columns.get_level_values(0)]
+    if missing:
+        known = ", ".join(map(str, df.columns.get_level_values(0).unique()))
+        raise DataError(f"fields_group {missing[0]!r} is no group of this handler's columns. Known: {known}.")
+    return df.columns[df.columns.get_level_values(0).isin(groups)]
+
+
+class Processor(Serializable):
+    """Base of all processors; a class of your own overrides :meth:`__call__`, and :meth:`fit` if it learns something."""
+
+    any_range: ClassVar[bool] = False
+    """True promises that a row comes out the same whatever later days are there: the panel of a longer range then serves
+    a shorter one. Leave it False in doubt."""
+    learned: ClassVar[frozenset[str]] = frozenset()
+    """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so cached panels are
+    found without them."""
+    across_instruments: ClassVar[bool] = False
+    """Whether it compares the instruments of a day, and needs several of them: for messages."""
+
+    def fit(self, df: pd.DataFrame) -> Any:
+        """Learn from the frame; the processor itself restricts it to its fit window."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the processed frame; it may change `df`."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it does.")
+
+    def apply(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the processed frame, and leave `df` as it is."""
+        return self(df.copy(deep=False))  # of a frame that shares its data, pandas copies what is written into
+
+    def is_for_infer(self) -> bool:
+        """Whether it may be used for inference: not, if it drops rows by their label."""
+        return True
+
+    def config(self, **kwargs: Any) -> None:
+        """Change what the processor was told: those of its attributes that are named, such as its fit window."""
+        for name, value in kwargs.items():
+            if name in vars(self):
+                setattr(self, name, value)
+
+    def groups(self) -> list[str] | None:
+        """Return the groups of columns that it looks at and changes, and that rows are dropped by; None: all of them.
+
+        What no processor of a handler names is not handed to them.
+        """
+        return None
+
+    def readonly(self) -> bool:
+        """Whether it leaves its argument as it was when it is called: False, unless a class promises it."""
+        return False
+
+
+class Adapted(Processor):
+    """A processor of a class that does not derive from :class:`Processor`, with what the base adds; its panels are not cached.
+
+    Parameters
+    ----------
+    processor : object
+        Has ``fit``, ``__call__`` and ``is_for_infer``; its other attributes are found here too.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "processor" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.processor, name)
+
+    def fit(self, df: pd.DataFrame) -> Any:
+        """Let it learn from the frame."""
+        return self.processor.fit(df)
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return what it makes of the frame."""
+        made: pd.DataFrame = self.processor(df)
+        return made
+
+    def is_for_infer(self) -> bool:
+        """Return what it says."""
+        return bool(self.processor.is_for_infer())
+
+    def config(self, **kwargs: Any) -> None:
+        """Change those of its attributes that are named."""
+        if hasattr(self.processor, "config"):
+            self.processor.config(**kwargs)
+            return
+        for name, value in kwargs.items():
+            if name in getattr(self.processor, "__dict__", {}):
+                setattr(self.processor, name, value)
+
+
+class _ReadOnly(Processor):
+    """A processor that leaves its argument as it was."""
+
+    def readonly(self) -> bool:
+        """Return True."""
+        return True
+
+
+class _Replacing(Processor):
+    """A processor that replaces values, and keeps rows and columns."""
+
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame with the new values."""
+        raise NotImplementedError
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Write the new values into `df`, and return it."""
+        new = self.changed(df)
+        for place in range(df.shape[1]):
+            df.isetitem(place, new.iloc[:, place].array)
+        return df
+
+    def apply(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the processed frame, and leave `df` as it is."""
+        own = type(self).__call__ is _Replacing.__call__
+        return self.changed(df) if own else super().apply(df)
+
+
+class _OfGroup(Processor):
+    """A processor of one group, or several; None: all."""
+
+    any_range = True
+
+    def __init__(self, fields_group: str | list[str] | None = None) -> None:
+        self.fields_group = fields_group
+
+    def groups(self) -> list[str] | None:
+        """Return the groups that it was made for."""
+        return [self.fields_group] if isinstance(self.fields_group, str) else self.fields_group
+
+
+class _Columns(_OfGroup, _Replacing):
+    """A processor that replaces the columns of a group by others of the same shape."""
+
+    def change(self, x: pd.DataFrame) -> Any:
+        """Return the new values of the columns `x`."""
+        raise NotImplementedError
+
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame with the new values in the columns of the group."""
+        columns = get_group_columns(df, self.fields_group)
+        if len(columns) == df.shape[1]:
+            changed = np.asarray(self.change(df), _precision(df))
+            return pd.DataFrame(changed, index=df.index, columns=df.columns, copy=False)
+        out = df.copy(deep=False)  # whole columns are put in place of others: nothing is written into the old ones
+        part = df[columns]
+        out[columns] = np.asarray(self.change(part), _precision(part))
+        return out
+
+
+def _with_days(x: pd.DataFrame) -> pd.DataFrame:
+    """The frame, if it says which days its rows are of."""
+    if "datetime" not in x.index.names:
+        raise DataError(
+            f"A processor needs an index with the level datetime, found {', '.join(map(repr, x.index.names))}. Name the "
+            "levels with rename_axis(index=['datetime', 'instrument'])."
+        )
+    return x
+
+
+def _by_day(x: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy[Any, Any]:
+    return _with_days(x).groupby(level="datetime")
+
+
+def _precision(x: pd.DataFrame) -> Any:
+    """The type of what is computed from some columns: float32 from float32, else float64."""
+    return np.float32 if all(dtype == np.float32 for dtype in set(x.dtypes)) else np.float64
+
+
+def _finite(x: pd.DataFrame) -> pd.DataFrame:
+    """The same values, infinite ones as missing."""
+    infinite = np.isinf(x.to_numpy())
+    return x.mask(infinite) if infinite.any() else x
+
+
+class DropnaProcessor(_OfGroup, _ReadOnly):
+    """Drops rows with a missing or infinite value in a group."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        kept = np.ones(len(df), bool)
+        for column in get_group_columns(df, self.fields_group):
+            values = df[column].to_numpy()
+            kept &= np.isfinite(values) if values.dtype.kind == "f" else df[column].notna().to_numpy()
+        return df if kept.all() else df.iloc[np.flatnonzero(kept)]
+
+
+class DropnaLabel(DropnaProcessor):
+    """Drops rows without a finite label; for learning only."""
+
+    def __init__(self, fields_group: str | list[str] | None = "label") -> None:
+        super().__init__(fields_group)
+
+    def is_for_infer(self) -> bool:
+        """False: at the time of inference no label is known."""
+        return False
+
+
+class DropCol(_ReadOnly):
+    """Drops columns by name."""
+
+    any_range = True
+
+    def __init__(self, col_list: Sequence[str] = ()) -> None:
+        self.col_list = list(col_list)
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df.loc[:, ~df.columns.get_level_values(-1).isin(self.col_list)]
+
+
+class FilterCol(_ReadOnly):
+    """Keeps of a group only the columns that are named; the other groups stay whole."""
+
+    any_range = True
+
+    def __init__(self, fields_group: str | list[str] | None = "feature", col_list: Sequence[str] = ()) -> None:
+        self.fields_group = fields_group
+        self.col_list = list(col_list)
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        inside = df.columns.isin(get_group_columns(df, self.fields_group))
+        return df.loc[:, ~inside | df.columns.get_level_values(-1).isin(self.col_list)]
+
+
+class TanhProcess(_Replacing):
+    """``tanh(x - 1)`` of every column whose name does not contain LABEL."""
+
+    any_range = True
+
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        out = df.copy()
+        columns = df.columns[~df.columns.get_level_values(-1).str.contains("LABEL")]
+        out[columns] = np.tanh(df[columns].to_numpy() - 1)
+        return out
+
+
+class ProcessInf(_Replacing):
+    """Replaces an infinite value by the mean of the column's finite values on that day."""
+
+    any_range = True
+
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        infinite = np.isinf(df.to_numpy())
+        touched = infinite.any(axis=0)
+        if not touched.any():
+            return df
+        out = df.copy()
+        columns = df.columns[touched]
+        finite = df[columns].mask(infinite[:, touched])
+        means = _by_day(finite).transform("mean")
+        out[columns] = finite.where(~infinite[:, touched], means)
+        return out
+
+
+class Fillna(_Columns):
+    """Replaces missing values by a constant."""
+
+    def __init__(self, fields_group: str | list[str] | None = None, fill_value: float = 0) -> None:
+        super().__init__(fields_group)
+        self.fill_value = fill_value
+
+    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame without missing values in the columns of the group."""
+        columns = get_group_columns(df, self.fields_group)
+        if all(dtype.kind == "f" for dtype in set(df.dtypes)):
+            return super().changed(df)
+        return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column holds no numbers
+
+    def change(self, x: pd.DataFrame) -> Any:
+        values = x.to_numpy()
+        return np.where(np.isnan(values), np.asarray(self.fill_value, values.dtype), values)
+
+
+class _Fitted(_Columns):
+    """Shifts and scales each column by what it learned in the fit window."""
+
+    learned = frozenset({"shift", "scale"})
+
+    def __init__(
+        self, fit_start_time: Any = None, fit_end_time: Any = None, fields_group: str | list[str] | None = None
+    ) -> None:
+        super().__init__(fields_group)
+        if fit_start_time is None or fit_end_time is None:
+            raise ConfigError(
+                f"{type(self).__name__} needs fit_start_time and fit_end_time: without them it would learn from the test."
+            )
+        for name, value in (("fit_start_time", fit_start_time), ("fit_end_time", fit_end_time)):
+            read_day(value, name)  # a mistake is reported now, not when the model is trained
+        self.fit_start_time = fit_start_time
+        self.fit_end_time = fit_end_time
+        self.shift: NDArray[Any] | None = None
+        self.scale: NDArray[Any] | None = None
+
+    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return what is taken off, and what it is divided by."""
+        raise NotImplementedError
+
+    def fit(self, df: pd.DataFrame) -> None:
+        """Learn from the rows of the fit window.
+
+        Raises
+        ------
+        DataError
+            When the window has no rows.
+        """
+        days = _with_days(df).index.get_level_values("datetime")
+        start = read_timestamp(self.fit_start_time, "fit_start_time")
+        end = read_timestamp(self.fit_end_time, "fit_end_time")
+        inside = df[(days >= start) & (days <= end)]
+        if inside.empty:
+            raise DataError(
+                f"{type(self).__name__} has nothing to learn from: no rows from {start.date()} to {end.date()}; "
+                f"the data run from {days.min().date()} to {days.max().date()}."
+            )
+        with np.errstate(all="ignore"):
+            self.shift, self.scale = self.learn(inside[get_group_columns(inside, self.fields_group)].to_numpy())
+
+    def change(self, x: pd.DataFrame) -> Any:
+        if self.shift is None or self.scale is None:
+            raise DataError(f"{type(self).__name__} is not fitted yet.")
+        dtype = _precision(x)
+        values = self.clean(x).to_numpy(dtype)
+        return self.divide(values - self.shift.astype(dtype), self.scale.astype(dtype))
+
+    def clean(self, x: pd.DataFrame) -> pd.DataFrame:
+        """Return the columns with what is no value as missing."""
+        return _finite(x)
+
+    def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        """Return the new values for what is left after the shift."""
+        values: NDArray[Any] = off / scale
+        return values
+
+
+def _columnwise(function: Any, values: NDArray[Any], kept: Any = np.isfinite) -> NDArray[Any]:
+    """``function(values, axis=0)`` in float64 of what `kept` keeps (the finite values), NaN for a column without any.
+
+    There is no second copy of the whole block.
+    """
+    out = np.full(values.shape[1], np.nan)
+    for c in range(values.shape[1]):
+        column = values[:, c].astype(np.float64)
+        column = column[kept(column)]
+        if column.size:
+            out[c] = function(column)
+    return out
+
+
+class MinMaxNorm(_Fitted):
+    """``(x - min) / (max - min)``; a column that does not vary stays as it is."""
+
+    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        low, high = _columnwise(np.min, values), _columnwise(np.max, values)
+        flat = low == high
+        return np.where(flat, 0.0, low), np.where(flat, 1.0, high - low)
+
+
+class ZScoreNorm(_Fitted):
+    """``(x - mean) / std`` (population deviation); a column that does not vary stays as it is."""
+
+    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        mean, std = _columnwise(np.mean, values), _columnwise(np.std, values)
+        flat = _columnwise(np.ptp, values) == 0  # the deviation of equal values may be a rounding error
+        return np.where(flat, 0.0, mean), np.where(flat, 1.0, std)
+
+
+def _measured(off: Any, spread: Any) -> Any:
+    """Distances in units of a spread. 0 stays 0; beside a spread of 0 any other distance is infinite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(off == 0, off, off / spread)
+
+
+class RobustZScoreNorm(_Fitted):
+    """``(x - median) / (1.4826 MAD)``, clipped to [-3, 3] unless `clip_outlier` is False.
+
+    MAD, the median absolute deviation, is 0 where more than half of a column's values in the fit window are the same. Such a
+    value becomes 0, any other 3 or -3; without clipping, it becomes infinite.
+
+    An infinite value stands for a very large one here, as in Qlib: it is clipped.
+    """
+
+    def __init__(
+        self,
+        fit_start_time: Any = None,
+        fit_end_time: Any = None,
+        fields_group: str | list[str] | None = None,
+        clip_outlier: bool = True,
+    ) -> None:
+        super().__init__(fit_start_time, fit_end_time, fields_group)
+        self.clip_outlier = clip_outlier
+
+    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        middle = _columnwise(np.median, values, _known)
+        spread = _columnwise(lambda c: np.median(np.abs(c - np.median(c))), values, _known)
+        return middle, spread * 1.4826
+
+    def clean(self, x: pd.DataFrame) -> pd.DataFrame:
+        """Return the columns as they are."""
+        return x
+
+    def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        values: NDArray[Any] = _measured(off, scale)
+        return np.clip(values, -3, 3) if self.clip_outlier else values
+
+
+def _known(values: NDArray[Any]) -> NDArray[Any]:
+    known: NDArray[Any] = ~np.isnan(values)
+    return known
+
+
+class _OfDay(_Columns):
+    """Compares the finite values of each column within each day; a value that is the only one of its day has no place
+    among others, and comes out as missing."""
+
+    across_instruments = True
+
+    def compare(self, x: pd.DataFrame) -> pd.DataFrame:
+        """Return the new values of columns in float64 that hold no infinite value."""
+        raise NotImplementedError
+
+    def change(self, x: pd.DataFrame) -> Any:
+        finite = _finite(x)
+        return self.compare(finite).where(_by_day(finite).transform("count") > 1)
+
+
+class CSZScoreNorm(_OfDay):
+    """Standardises each column within each day: by mean and deviation, or robustly by median and MAD, clipped to [-3, 3].
+
+    Equal values have no deviation: a column that does not vary on a day is missing there. A MAD of 0 is treated as in
+    :class:`RobustZScoreNorm`.
+    """
+
+    def __init__(
+        self, fields_group: str | list[str] | None = None, method: Literal["zscore", "robust"] = "zscore"
+    ) -> None:
+        super().__init__(fields_group)
+        if method not in ("zscore", "robust"):
+            raise ConfigError(f"CSZScoreNorm's method is 'zscore' or 'robust', found {method!r}.")
+        self.method = method
+
+    def compare(self, x: pd.DataFrame) -> pd.DataFrame:
+        days = _by_day(x.astype(np.float64))
+        if self.method == "zscore":
+            spread = days.transform("std")
+            return (x - days.transform("mean")) / spread.where(spread > 0)
+        off = x - days.transform("median")
+        spread = _by_day(off.abs()).transform("median")
+        return pd.DataFrame(np.clip(_measured(off, spread * 1.4826), -3, 3), index=x.index, columns=x.columns)
+
+
+class CSRankNorm(_OfDay):
+    """Ranks each column within each day to (-1.73, 1.73): (rank share - 0.5) x 3.46."""
+
+    def compare(self, x: pd.DataFrame) -> pd.DataFrame:
+        return (_by_day(x).rank(pct=True) - 0.5) * 3.46
+
+
+class CSZFillna(_Columns):
+    """Replaces a missing or infinite value by the column's mean of the day."""
+
+    def change(self, x: pd.DataFrame) -> Any:
+        finite = _finite(x)
+        return finite.fillna(_by_day(finite).transform("mean"))
+
+
+class HashStockFormat(_ReadOnly):
+    """Leaves everything as it is: in Qlib it makes the data of one instrument quick to find, and here they are so anyway."""
+
+    any_range = True
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df
+
+    def groups(self) -> list[str] | None:
+        """Return none."""
+        return []
+
+
+class TimeRangeFlt(InstProcessor):
+    """Keeps an instrument whose data begin by one day and last to another; what is between is not looked at.
+
+    It looks at days that are not known yet when a model is trained, so it can leak.
+
+    Parameters
+    ----------
+    start_time : date, optional
+        The data must begin on this day or before; None: whenever.
+    end_time : date, optional
+        The data must last to this day or longer; None: however long.
+    freq : str
+        Name of the calendar; days that are not in it mean the next (`start_time`) or the last before (`end_time`).
+    """
+
+    def __init__(self, start_time: Any = None, end_time: Any = None, freq: str = "day") -> None:
+        self.start_time = None if start_time is None else str(read_day(start_time, "start_time"))
+        self.end_time = None if end_time is None else str(read_day(end_time, "end_time"))
+        self.freq = freq
+
+    def _days(self) -> tuple[Any, Any]:
+        """The two days, moved onto the calendar of the session's data folder."""
+        folder = current_session().provider_uri
+        if folder is None:
+            raise DataNotFound("No data folder is named. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
+        calendar = pd.DatetimeIndex(open_provider(folder).calendar(self.freq))
+        first, stop = calendar.slice_locs(self.start_time, self.end_time)
+        if first >= stop:
+            raise DataError(
+                f"TimeRangeFlt: there is no trading day from {self.start_time} to {self.end_time}: "
+                f"the calendar has {calendar[0].date()} to {calendar[-1].date()}."
+            )
+        days = calendar[int(first) : int(stop)]
+        return None if self.start_time is None else days[0], None if self.end_time is None else days[-1]
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return the data, or none of them."""
+        start, end = self._days()
+        early = start is None or df.empty or df.index.min() <= start
+        late = end is None or df.empty or df.index.max() >= end
+        return df if early and late else df.head(0)
+
+
+# Which columns of Alpha158 are made more even before they are standardised, by the beginnings of their names. KLOW2 and
+# KUP2 are standardised twice, as in Qlib: they begin like KLOW and KUP.
+_EVENED: list[tuple[str, Any]] = [
+    ("KLEN|KLOW|KUP", lambda x: x**0.25),
+    ("KLOW2|KUP2", np.sqrt),
+    (
+        "KMID|KSFT|OPEN|HIGH(?!0$)|LOW(?!0$)|CLOSE|VWAP|ROC|MA|BETA|RESI|QTLU|QTLD|RSV|SUMP|SUMN|SUMD|VSUMP|VSUMN|VSUMD",
+        lambda x: x,
+    ),
+    ("STD|VOLUME|VMA|VSTD", np.log),
+    ("RSQR", lambda x: x.fillna(0)),
+    ("MAX|HIGH0", lambda x: np.sqrt(x - 1)),
+    ("MIN|LOW0", lambda x: np.sqrt(1 - x)),
+    ("CORR|CORD", np.exp),
+    ("WVMA", np.log1p),
+]
+
+
+class ConfigSectionProcessor(Processor):
+    """Standardises Alpha158's features and its label within each day, each kind of feature made more even before.
+
+    Labels (columns called LABEL…): less their mean, by their deviation. Features: less their median, by 1.4826 times the
+    median of what is left; then values beyond 3 are drawn to between 3 and 3.5, and those below -3 likewise.
+
+    Parameters
+    ----------
+    fields_group : str, optional
+        Has no meaning, as in Qlib: columns are chosen by their names.
+    fillna_feature, fillna_label : bool
+        Whether what is missing becomes 0, the middle.
+    clip_feature_outlier, clip_label_outlier : bool
+        Whether values are clipped to [-3, 3].
+    shrink_feature_outlier : bool
+        Whether values of features beyond 3 are drawn in.
+    """
+
+    any_range = True
+    across_instruments = True
+
+    def __init__(
+        self,
+        fields_group: Any = None,
+        *,
+        fillna_feature: bool = True,
+        fillna_label: bool = True,
+        clip_feature_outlier: bool = False,
+        shrink_feature_outlier: bool = True,
+        clip_label_outlier: bool = False,
+    ) -> None:
+        self.fillna_feature = fillna_feature
+        self.fillna_label = fillna_label
+        self.clip_feature_outlier = clip_feature_outlier
+        self.shrink_feature_outlier = shrink_feature_outlier
+        self.clip_label_outlier = clip_label_outlier
+
+    def _label(self, x: pd.DataFrame) -> pd.DataFrame:
+        days = _by_day(x)
+        out = (x - days.transform("mean")) / days.transform("std")
+        out = out.clip(-3, 3) if self.clip_label_outlier else out
+        return out.fillna(0) if self.fillna_label else out
+
+    def _feature(self, x: pd.DataFrame) -> pd.DataFrame:
+        out = x - _by_day(x).transform("median")
+        out = out / (_by_day(out.abs()).transform("median") * 1.4826)
+        out = out.clip(-3, 3) if self.clip_feature_outlier else out
+        if self.shrink_feature_outlier:
+            top = _by_day(out).transform("max")
+            out = out.where(~(out > 3), 3 + (out - 3) / (top - 3) * 0.5)
+            bottom = _by_day(out).transform("min")
+            out = out.where(~(out < -3), -3 - (out + 3) / (bottom + 3) * 0.5)
+        return out.fillna(0) if self.fillna_feature else out
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        names = df.columns.get_level_values(-1).astype(str)
+        out = df.copy(deep=False)
+        sections: list[tuple[str, Any]] = [("LABEL", None), *_EVENED]
+        for beginning, even in sections:
+            columns = df.columns[names.str.match(beginning)]
+            if not len(columns):
+                continue
+            x = _finite(out[columns].astype(np.float64))
+            with np.errstate(all="ignore"):
+                made = self._label(x) if even is None else self._feature(_finite(even(x)))
+            out[columns] = made.to_numpy(_precision(df[columns]))
+        return out

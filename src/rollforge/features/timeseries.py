@@ -1,0 +1,282 @@
+"""Datasets whose samples are the last days of an instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import read_timestamp
+from rollforge.errors import ConfigError, DataError, nearest
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandler, DataHandlerLP
+
+__all__ = ["TSDataSampler", "TSDatasetH"]
+
+FillType = Literal["none", "ffill", "ffill+bfill"]
+_FILLS = ("none", "ffill", "ffill+bfill")
+
+
+class TSDataSampler:
+    """Samples (step, column): the values of an instrument on a day and on the days before it, the last one at the end.
+
+    Days are those that any instrument has; where this one has no row, or the data begin later, a step is missing. Samples
+    are in the order of instrument, then day.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Index (datetime, instrument), in any order of levels and rows.
+    start, end : date, optional
+        First and last day of the samples; earlier days are history. None is open.
+    step_len : int
+        How many days a sample has.
+    fillna_type : {"none", "ffill", "ffill+bfill"}
+        What a missing step is: NaN; the step before; and the step after where there is none before.
+    dtype : numpy type, optional
+        Type of the values; that of the frame by default.
+    flt_data : Series or DataFrame of one column, optional
+        Which rows are samples; the others are history alone. Rows without a value are none.
+
+    Raises
+    ------
+    ConfigError
+        For an argument that cannot be meant.
+    DataError
+        When `data` has other levels or holds a row twice.
+
+    Examples
+    --------
+    >>> days = pd.bdate_range("2021-01-04", periods=3)
+    >>> index = pd.MultiIndex.from_product([days, ["A"]], names=["datetime", "instrument"])
+    >>> samples = TSDataSampler(pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index), "2021-01-05", None, step_len=2)
+    >>> len(samples), samples[0].ravel().tolist(), samples["2021-01-06", "A"].ravel().tolist()
+    (2, [1.0, 2.0], [2.0, 3.0])
+    """
+
+    fillna_type: FillType = "none"
+
+    def __init__(
+        self,
+        data: pd.DataFrame,
+        start: Any,
+        end: Any,
+        step_len: int,
+        fillna_type: FillType = "none",
+        dtype: Any = None,
+        flt_data: pd.Series | pd.DataFrame | None = None,
+    ) -> None:
+        if isinstance(step_len, bool) or not isinstance(step_len, (int, np.integer)) or step_len < 1:
+            raise ConfigError(f"must be a number of days, at least 1; found {step_len!r}.", path="step_len")
+        frame = _by_instrument(data)
+        self.start, self.end, self.step_len = start, end, int(step_len)
+        self.config(fillna_type=fillna_type)
+        values = frame.to_numpy(dtype)
+        if values.dtype.kind != "f":
+            values = values.astype(np.float64)
+        self.data_arr: NDArray[Any] = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
+        self.nan_idx = len(values)
+        """The row of `data_arr` that stands for a missing step."""
+        self._instruments, of_instrument = _codes(frame.index.get_level_values("instrument"))
+        self._days, of_day = _codes(pd.DatetimeIndex(frame.index.get_level_values("datetime")))
+        self.idx_arr = np.full((len(self._days), len(self._instruments)), self.nan_idx, np.int64)
+        """(days, instruments): the row of `data_arr`."""
+        self.idx_arr[of_day, of_instrument] = np.arange(len(values))
+        chosen = _between(self._days, start, end)[of_day]
+        if flt_data is not None:
+            chosen &= _chosen(flt_data, frame.index)
+        self.idx_map = np.column_stack([of_day[chosen], of_instrument[chosen]]).astype(np.int32)
+        """(samples, 2): day and instrument, as places in `idx_arr`."""
+        self.data_index = frame.index[chosen]
+        """(samples,): instrument and day."""
+
+    def config(self, **kwargs: Any) -> None:
+        """Change `fillna_type` or `step_len`; other names become attributes, as in Qlib.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown way to fill.
+        """
+        fill = kwargs.get("fillna_type", "none")
+        if fill not in _FILLS:
+            raise ConfigError(
+                f"must be one of {', '.join(_FILLS)}, found {fill!r}.{nearest(str(fill), _FILLS)}", path="fillna_type"
+            )
+        for name, value in kwargs.items():
+            setattr(self, name, value)
+
+    @property
+    def idx_df(self) -> pd.DataFrame:
+        """Days by instruments: the row of `data_arr`, missing where there is none."""
+        table = pd.DataFrame(self.idx_arr, self._days, self._instruments)
+        return table.where(table != self.nan_idx)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no samples."""
+        return len(self) == 0
+
+    def get_index(self) -> pd.MultiIndex:
+        """Return (datetime, instrument) of the samples, in their order."""
+        swapped: pd.MultiIndex = self.data_index.swaplevel()  # type: ignore[attr-defined]
+        return swapped
+
+    def __len__(self) -> int:
+        return len(self.idx_map)
+
+    def __getitem__(self, idx: Any) -> NDArray[Any]:
+        """Return samples.
+
+        Parameters
+        ----------
+        idx : int, sequence of int, slice, or (date, instrument)
+            Which: by place, or that of an instrument on a day, or on the last day of data before it.
+
+        Returns
+        -------
+        array
+            (step, column); (sample, step, column) for several.
+
+        Raises
+        ------
+        IndexError
+            When there is no such place.
+        KeyError
+            When there is no such instrument, or no day so early.
+        """
+        if isinstance(idx, tuple):
+            return self._window(*self._place(*idx))
+        if isinstance(idx, (int, np.integer)):
+            if not -len(self) <= idx < len(self):
+                raise IndexError(f"There are {len(self)} samples, none at {idx}.")
+            return self._window(*self.idx_map[int(idx)].tolist())
+        return self._windows(self.idx_map[idx if isinstance(idx, slice) else np.asarray(idx, dtype=np.int64)])
+
+    def _window(self, day: int, instrument: int) -> NDArray[Any]:
+        values: NDArray[Any] = self._windows(np.array([[day, instrument]]))[0]
+        return values
+
+    def _place(self, day: Any, instrument: Any) -> tuple[int, int]:
+        row = int(self._days.searchsorted(read_timestamp(day, "day"), "right")) - 1
+        column, upper = self._instruments.get_indexer([instrument, str(instrument).upper()])
+        column = column if column >= 0 else upper  # codes are written in upper case, whatever they were asked for by
+        if column < 0:
+            raise KeyError(f"There is no instrument {instrument!r}.{nearest(str(instrument), self._instruments)}")
+        if row < 0:
+            raise KeyError(f"The data begin on {self._days[0]:%Y-%m-%d}, after {day}.")
+        return row, int(column)
+
+    def _windows(self, places: NDArray[Any]) -> NDArray[Any]:
+        """The values of (day, instrument) pairs, as (sample, step, column)."""
+        days = places[:, :1].astype(np.int64) - np.arange(self.step_len - 1, -1, -1)
+        rows = self.idx_arr[np.maximum(days, 0), places[:, 1:]]
+        rows[days < 0] = self.nan_idx
+        if self.fillna_type != "none":
+            rows = self._filled(rows)
+            if self.fillna_type == "ffill+bfill":
+                rows = self._filled(rows[:, ::-1])[:, ::-1]
+        values: NDArray[Any] = self.data_arr[rows]
+        return values
+
+    def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Each missing step as the one before."""
+        known = np.where(rows != self.nan_idx, np.arange(self.step_len), 0)
+        return np.take_along_axis(rows, np.maximum.accumulate(known, axis=1), axis=1)
+
+
+def _by_instrument(data: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order of (instrument, datetime)."""
+    if set(data.index.names) != {"datetime", "instrument"}:
+        raise DataError(f"The data need the index levels datetime and instrument; they have {list(data.index.names)}.")
+    frame = data.swaplevel() if data.index.names[0] == "datetime" else data
+    frame = frame if frame.index.is_monotonic_increasing else frame.sort_index()
+    if not frame.index.is_unique:
+        raise DataError("The data hold a row more than once.")
+    return frame
+
+
+def _codes(level: pd.Index) -> tuple[Any, NDArray[np.int64]]:
+    labels = level.unique().sort_values()
+    return labels, np.asarray(labels.get_indexer(level), dtype=np.int64)
+
+
+def _between(days: pd.DatetimeIndex, start: Any, end: Any) -> NDArray[np.bool_]:
+    inside = np.ones(len(days), bool)
+    if start is not None:
+        inside &= np.asarray(days >= read_timestamp(start, "start"))
+    if end is not None:
+        inside &= np.asarray(days <= read_timestamp(end, "end"))
+    return inside
+
+
+def _chosen(flt_data: pd.Series | pd.DataFrame, index: pd.Index) -> NDArray[np.bool_]:
+    if isinstance(flt_data, pd.DataFrame):
+        if flt_data.shape[1] != 1:
+            raise ConfigError(f"Rows are chosen by one column; there are {flt_data.shape[1]}.", path="flt_data")
+        flt_data = flt_data.iloc[:, 0]
+    ordered = flt_data.swaplevel() if flt_data.index.names[0] == "datetime" else flt_data
+    found = ordered.reindex(index)
+    return (found.notna() & found.fillna(0).astype(bool)).to_numpy()
+
+
+class TSDatasetH(DatasetH):
+    """A handler's data in segments, as samples of several days.
+
+    Parameters
+    ----------
+    step_len : int
+        How many days a sample has. A segment's first samples look back into the days before it, where the handler has
+        them.
+    flt_col : str or sequence, optional
+        A column that says which rows are samples; see `col_set` of :meth:`DatasetH.prepare`.
+    **kwargs
+        Of :class:`DatasetH`.
+    """
+
+    DEFAULT_STEP_LEN = 30
+
+    def __init__(self, step_len: int = DEFAULT_STEP_LEN, flt_col: Any = None, **kwargs: Any) -> None:
+        self.step_len = step_len
+        self.flt_col = flt_col
+        super().__init__(**kwargs)
+
+    def config(self, handler_kwargs: Any = None, segments: Any = None, **kwargs: Any) -> None:
+        """Change `step_len`, the handler's range, or the segments."""
+        self.step_len = kwargs.pop("step_len", self.step_len)
+        super().config(handler_kwargs, segments, **kwargs)
+
+    def prepare(
+        self,
+        segments: Any,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the :class:`TSDataSampler` of a segment, or a list of them; see :meth:`DatasetH.prepare`."""
+        return super().prepare(segments, col_set, data_key, **kwargs)
+
+    def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
+        """Return a :class:`TSDataSampler` of some days; `flt_col` and `dtype` are taken as well."""
+        dtype = kwargs.pop("dtype", None)
+        column = kwargs.pop("flt_col", None) or self.flt_col
+        if not isinstance(slc, slice):
+            raise ConfigError(f"Samples of several days are those of a range of days; found {slc!r}.", path="segments")
+        wider = slice(self._back(slc.start), slc.stop)
+        data = self.handler.fetch(wider, **kwargs)
+        chosen = None if column is None else self.handler.fetch(wider, **{**kwargs, "col_set": column})
+        samples = TSDataSampler(data, slc.start, slc.stop, self.step_len, dtype=dtype, flt_data=chosen)
+        if samples.empty:
+            raise DataError(self._no_rows(slc, kwargs))
+        return samples
+
+    def _back(self, start: Any) -> Any:
+        """The day from which the first sample has its history, and the day before it too, as in Qlib."""
+        if start is None:
+            return None
+        days = self.handler.days()
+        place = int(days.searchsorted(read_timestamp(start, "start"))) - self.step_len
+        return days[max(place, 0)] if len(days) else start

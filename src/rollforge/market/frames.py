@@ -1,0 +1,176 @@
+"""Frames from elsewhere, with rows by day and instrument: whatever the index is called, and whoever made the table."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import pandas as pd
+
+from rollforge.dates import day_index, read_column
+from rollforge.errors import DataError, RollforgeError
+from rollforge.market.columns import CODE, CODES, DATE, DATES, tidy
+
+__all__ = ["as_frame", "day_rows", "reading"]
+
+
+def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
+    """Return a pandas frame or series as it is, and a Polars or Arrow table as a frame.
+
+    Parameters
+    ----------
+    value : DataFrame, Series, or a table with the Arrow interface
+        Polars, PyArrow, DuckDB and others have it.
+    what : str
+        What the value is, for messages.
+
+    Raises
+    ------
+    DataError
+        For anything else, by the name of its type.
+    """
+    if isinstance(value, (pd.DataFrame, pd.Series)):
+        return value
+    if hasattr(value, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        try:
+            frame: pd.DataFrame = pa.table(value).to_pandas()
+        except (pa.ArrowException, TypeError, ValueError):
+            pass  # a column, not a table: named below
+        else:
+            return frame
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    named = kind.__name__ if library == "builtins" else f"{library} {kind.__name__}"
+    raise DataError(
+        f"{what} must be a pandas Series or DataFrame, or a table of Polars or Arrow, with a row for each datetime and "
+        f"instrument; found a {named}."
+    )
+
+
+@contextlib.contextmanager
+def reading(file: Any, what: str) -> Iterator[None]:
+    """Turn whatever a library raises for a damaged file into one error.
+
+    Arrow, pandas and zlib promise nothing here: what a flipped bit leads to is an error of any class.
+
+    Parameters
+    ----------
+    file : path
+        What is read.
+    what : str
+        What it should be, as ``Parquet``.
+
+    Raises
+    ------
+    DataError
+        With the name of the file.
+    """
+    try:
+        yield
+    except RollforgeError:
+        raise
+    except Exception as exc:
+        reason = str(exc).strip().partition("\n")[0].rstrip(".") or type(exc).__name__
+        raise DataError(f"{str(file)!r} cannot be read as {what}: {reason}.") from exc
+
+
+@overload
+def day_rows(value: pd.Series, what: str, *, days_alone: bool = False) -> pd.Series: ...
+@overload
+def day_rows(value: pd.DataFrame, what: str, *, days_alone: bool = False) -> pd.DataFrame: ...
+@overload
+def day_rows(value: Any, what: str, *, days_alone: bool = False) -> Any: ...
+def day_rows(value: Any, what: str, *, days_alone: bool = False) -> Any:
+    """Return the rows of a table with the index (datetime, instrument), the days being timestamps without time zone.
+
+    The levels may come in either order and have other names, such as ``date`` and ``symbol`` or none; days may be texts or
+    dates; datetime and instrument may be columns. The rows keep their order, and what is in this form already is returned
+    as it is.
+
+    Parameters
+    ----------
+    value : Series, DataFrame, or a table with the Arrow interface
+        See :func:`as_frame`.
+    what : str
+        What the value is, for messages.
+    days_alone : bool
+        True accepts an index of days without instruments too.
+
+    Raises
+    ------
+    DataError
+        When there are no days or no instruments, naming the levels that there are.
+    """
+    frame = as_frame(value, what)
+    index = frame.index
+    if _is_plain(index):
+        return frame
+    if index.nlevels == 1 and isinstance(frame, pd.DataFrame):
+        frame = _from_columns(frame)
+        index = frame.index
+    levels = list(range(index.nlevels))
+    day = _find(index, DATE, DATES)
+    if days_alone and len(levels) == 1 and day is not None:
+        return frame.set_axis(_days(index, what).rename(DATE))
+    if len(levels) != 2 or day is None:
+        raise DataError(
+            f"{what} needs an index with the levels datetime and instrument, found {_described(index)}. Name them with "
+            "rename_axis(index=[…]), or set them with set_index(['datetime', 'instrument'])."
+        )
+    arrays = [_days(index.get_level_values(day), what), index.get_level_values(1 - day)]
+    return frame.set_axis(pd.MultiIndex.from_arrays(arrays, names=[DATE, CODE]))
+
+
+def _is_plain(index: pd.Index) -> bool:
+    return (
+        isinstance(index, pd.MultiIndex)
+        and list(index.names) == [DATE, CODE]
+        and isinstance(index.levels[0], pd.DatetimeIndex)
+        and index.levels[0].tz is None
+    )
+
+
+def _from_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose rows are named by columns, with these as its index; or the frame as it is."""
+    names = {tidy(c): c for c in frame.columns if isinstance(c, str)}
+    if isinstance(frame.index.name, str):
+        names.setdefault(tidy(frame.index.name), frame.index.name)
+    picked = [next((names[u] for u in usual if u in names), None) for usual in (DATES, CODES)]
+    if None in picked:
+        return frame
+    if frame.index.name in picked:
+        frame = frame.reset_index()
+    return frame.set_index(picked)
+
+
+def _find(index: pd.Index, name: str, usual: Sequence[str]) -> int | None:
+    """Which level holds the days: by its name, else by its type, else by what is in it."""
+    names = [tidy(n) if isinstance(n, str) else "" for n in index.names]
+    for pick in (name, *usual):
+        if pick in names:
+            return names.index(pick)
+    values = [index.levels[i] if isinstance(index, pd.MultiIndex) else index for i in range(index.nlevels)]
+    dated = [i for i, v in enumerate(values) if pd.api.types.is_datetime64_any_dtype(v.dtype)]
+    if not dated:
+        dated = [i for i, v in enumerate(values) if len(v) and not read_column(v.to_series()).why]
+    return dated[0] if len(dated) == 1 else None
+
+
+def _days(level: pd.Index, what: str) -> pd.DatetimeIndex:
+    """The days of a level; timestamps keep their time of day, and lose their zone only."""
+    if isinstance(level, pd.DatetimeIndex):
+        return level.tz_localize(None)
+    found = read_column(level.to_series())
+    if found.why:
+        raise DataError(f"{what}, row {min(found.why) + 1} of the index: {found.why[min(found.why)]}")
+    return day_index(found.days, what)
+
+
+def _described(index: pd.Index) -> str:
+    if index.nlevels == 1 and index.name is None:
+        return f"one level of {np.dtype(index.dtype).name if isinstance(index.dtype, np.dtype) else index.dtype}"
+    return ", ".join("a level without name" if n is None else repr(n) for n in index.names)

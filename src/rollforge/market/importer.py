@@ -1,0 +1,298 @@
+"""Tables of daily prices into a data folder.
+
+The source is one long table (a row per instrument and day) as Parquet or CSV, or a folder with such a file per
+instrument. Whatever cannot be right is refused, with its row and its column, before anything is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import clock
+from rollforge.errors import DataError, DataNotFound, nearest
+from rollforge.market.bars import OrderedTable, complete
+from rollforge.market.columns import CODE, DATE
+from rollforge.market.new_folder import FolderSummary, new_folder
+from rollforge.market.price_table import Table, read_table
+from rollforge.market.provider import check_folders, write_folder
+from rollforge.market.universe_import import check_universe_name
+
+__all__ = ["import_table"]
+
+log = logging.getLogger(__name__)
+
+_PRICES = ("open", "high", "low", "close", "vwap")
+_NOT_NEGATIVE = (*_PRICES, "adj_close", "volume", "amount", "factor")
+_LARGEST = float(np.finfo(np.float32).max)
+_UNFIT = frozenset('/\\:*?"<>|')
+
+
+def import_table(
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    market: str = "all",
+    universes: Mapping[str, Sequence[str] | None] | None = None,
+    columns: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+    overwrite: bool = False,
+) -> FolderSummary:
+    """Write a table of daily values as a data folder, and return what is in it.
+
+    Instrument and day are found by their usual names (``instrument``, ``symbol``, ``ticker``, ``code``, ``name`` …;
+    ``datetime``, ``date``, ``trade_date`` …), whatever their case. Every other column of numbers becomes a field, its
+    name in lower case. The calendar is made of all days of the table; each instrument goes from its first to its last
+    day, and days without a row are NaN there.
+
+    The values are brought to Qlib's convention, and the summary's notes say how. With an ``adj_close`` beside ``close``,
+    or with an ``adj_factor``, prices are multiplied, volume is divided, and ``factor`` is what they were multiplied by;
+    with a ``factor``, or without any, prices count as adjusted. ``vwap`` is made of ``amount`` and ``volume`` in the unit
+    in which their quotient is a price of the day, or else as the mean of open, high, low and close. ``change`` becomes
+    the share of the previous close, also when the table holds it in percent or in money; when it is none of these it is
+    left out.
+
+    Parameters
+    ----------
+    source : path, DataFrame, or a table of Polars or Arrow
+        A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), a folder with one per instrument, named by its code, or a table
+        in memory.
+    path : path
+        The data folder; must not be there yet, or be empty.
+    market : str
+        Name of the universe of all instruments.
+    universes : mapping, optional
+        Further universes: name -> codes; None stands for all.
+    columns : mapping, optional
+        Source column -> ``instrument``, ``datetime`` or the name of a field; ``""`` leaves the column out.
+    names : sequence of str, optional
+        Names of the columns of CSV files that have no header line, in their order.
+    encoding : str
+        Encoding of CSV files, such as ``gbk``.
+    overwrite : bool
+        True replaces a data folder that is there.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no such source.
+    DataError
+        When the table cannot be right: nothing in it, no column of instruments or days, a day that is no date, text
+        where numbers belong, a negative price, the same day twice, bars within a day, a day that is years away from all
+        others, a code that cannot be a folder's name. Nothing has been written.
+    """
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
+    rows = _ordered(table)
+    _check_values(table, rows)
+    notes = [*table.notes, *_odd_days(table, rows), *_without_zeros(rows), *complete(rows)]
+    first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
+    stop = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="right")
+    lives = {
+        code: (rows.calendar[rows.day[a]], rows.calendar[rows.day[b - 1]])
+        for code, a, b in zip(rows.codes, first, stop, strict=True)
+    }
+    members = _universes(market, universes or {}, lives)
+    series: dict[str, tuple[int, Mapping[str, NDArray[np.float32]]]] = {}
+    missing = dict.fromkeys(rows.values, 0)
+    cells = 0
+    for code, a, b in zip(rows.codes, first, stop, strict=True):
+        begin = int(rows.day[a])
+        days = int(rows.day[b - 1]) - begin + 1
+        fields = {}
+        for name, values in rows.values.items():
+            block = np.full(days, np.nan, np.float32)
+            block[rows.day[a:b] - begin] = values[a:b]
+            fields[name] = block
+            missing[name] += int(np.isnan(block).sum())
+        series[code] = (begin, fields)
+        cells += days
+    with new_folder(path, overwrite=overwrite) as draft:
+        write_folder(draft, rows.calendar, series, members)
+    summary = FolderSummary(
+        path=Path(path),
+        instruments=len(rows.codes),
+        days=len(rows.calendar),
+        fields=tuple(rows.values),
+        first=rows.calendar[0],
+        last=rows.calendar[-1],
+        rows=cells,
+        missing=missing,
+        notes=tuple(notes),
+    )
+    log.info("imported %s: %s", table.source, summary)
+    return summary
+
+
+def _check_codes(codes: Sequence[str]) -> None:
+    upper: dict[str, str] = {}
+    for code in codes:
+        bad = (
+            not code
+            or not code.isprintable()
+            or any(c in _UNFIT or c.isspace() for c in code)
+            or code.strip(".") != code
+        )
+        if bad or code.upper().lower() != code.lower():
+            raise DataError(
+                f"The instrument code {code!r} cannot be the name of a folder. Write it with letters, digits, '.', '-' "
+                "and '_', as 'BRK-B' for 'BRK/B'."
+            )
+        other = upper.setdefault(code.upper(), code)
+        if other != code:
+            raise DataError(f"The instrument codes {other!r} and {code!r} differ in case alone, which folders may not.")
+    check_folders(codes)
+
+
+def _ordered(table: Table) -> OrderedTable:
+    frame = table.frame
+    code, names = pd.factorize(frame[CODE], sort=True)
+    codes = [str(n) for n in names]
+    _check_codes(codes)
+    dates = frame[DATE].to_numpy().astype("datetime64[D]")
+    calendar, day = np.unique(dates, return_inverse=True)
+    order = np.lexsort((table.seconds, day, code))
+    code, day = code[order].astype(np.int64), day[order].astype(np.int64)
+    twice = np.flatnonzero((np.diff(code) == 0) & (np.diff(day) == 0))
+    if twice.size:
+        times = table.seconds[order]
+        if (times[twice] != times[twice + 1]).any():
+            i = int(twice[np.argmax(times[twice] != times[twice + 1])])
+            raise DataError(
+                f"{table.source} holds bars within a day ({codes[code[i]]} has {clock(times[i])} and {clock(times[i + 1])} "
+                f"of {calendar[day[i]]}), but Rollforge works with daily bars. Make one row per instrument and day of them."
+            )
+        shown = [f"{codes[code[i]]} on {calendar[day[i]]} ({table.where(order[i + 1])})" for i in twice[:5]]
+        more = f" and {twice.size - 5} more" if twice.size > 5 else ""
+        raise DataError(f"An instrument has one row a day (daily bars), but there are more: {', '.join(shown)}{more}.")
+    values = {
+        str(name): frame[name].to_numpy(np.float64, na_value=np.nan)[order]
+        for name in frame
+        if name not in (CODE, DATE)
+    }
+    return OrderedTable([c.upper() for c in codes], calendar, code, day, values, order)
+
+
+def _check_values(table: Table, rows: OrderedTable) -> None:
+    for name, values in rows.values.items():
+        bad = np.abs(values) > _LARGEST  # files hold float32
+        what = "is infinite" if np.isinf(values[bad]).any() else "is too large for a data folder"
+        if not bad.any() and name in _NOT_NEGATIVE:
+            bad = values < 0
+            what = "is negative"
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{name} of {rows.codes[rows.code[i]]} on {rows.calendar[rows.day[i]]} {what} ({values[i]:g}); "
+                f"{int(bad.sum())} such value{'s' if bad.sum() > 1 else ''} in {table.source}. Correct the source."
+            )
+
+
+def _without_zeros(rows: OrderedTable) -> list[str]:
+    """Take prices of 0 for missing ones: a table writes them where there was no trade, and no return can be made of them."""
+    count, where = 0, ""
+    names = [name for name in (*_PRICES, "adj_close") if name in rows.values]
+    for name in names:
+        zero = rows.values[name] == 0
+        if zero.any():
+            count += int(zero.sum())
+            where = where or f"{name} of {rows.cell(int(np.argmax(zero)))}"
+            rows.values[name] = np.where(zero, np.nan, rows.values[name])
+    return [f"prices of 0 are no prices: {count} of them count as missing, the first is {where}"] if count else []
+
+
+# -- days that cannot be meant -------------------------------------------------------------------------------------------
+
+
+def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
+    """Name days that hardly any instrument has, and stretches without any day.
+
+    Raises
+    ------
+    DataError
+        When a few rows stand years away from all others: a mistyped year.
+    """
+    notes = _gaps(table, rows)
+    days = len(rows.calendar)
+    full = ~functools.reduce(np.logical_and, map(np.isnan, rows.values.values()))  # a row without values is no row
+    code, day = rows.code[full], rows.day[full]
+    have = np.bincount(day, minlength=days)
+    there = np.unique(code)
+    begins = np.bincount(day[np.searchsorted(code, there, side="left")], minlength=days)
+    ends = np.bincount(day[np.searchsorted(code, there, side="right") - 1], minlength=days)
+    listed = np.cumsum(begins) - np.concatenate([[0], np.cumsum(ends)[:-1]])
+    # At both ends those that are not listed yet, or not any more, count too: a stray day may be the first or the last.
+    edge = np.minimum(np.arange(days), np.arange(days)[::-1]) < 3
+    around = [int(np.median(have[max(0, t - 10) : t + 11])) if edge[t] else 0 for t in range(days)]
+    listed = np.maximum(listed, around)
+    share = have / np.maximum(listed, 1)
+    weekend = (rows.calendar.astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
+    usual = float(np.median(share[~weekend])) if not weekend.all() else 1.0
+    odd = np.flatnonzero((listed > 1) & (share < np.where(weekend, 0.8, 0.5) * usual))
+    rare = np.flatnonzero(weekend) if weekend.sum() < 0.05 * days else np.empty(0, np.intp)
+    if np.setdiff1d(rare, odd).size:
+        shown = ", ".join(str(rows.calendar[t]) for t in rare[:5])
+        more = f" and {rare.size - 5} more" if rare.size > 5 else ""
+        notes.append(f"trading days at weekends: {shown}{more}")
+    if odd.size:
+        shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t])} of {listed[t]})" for t in odd[:5])
+        more = f" and {odd.size - 5} more" if odd.size > 5 else ""
+        notes.append(
+            f"trading days that few instruments have: {shown}{more}; they are in the calendar of all, where the others "
+            "have no values. Leave these rows out if they are not trading days"
+        )
+    return notes
+
+
+def _few(rows: OrderedTable, places: NDArray[np.int64]) -> str:
+    """How many instruments these are, with their codes when they are very few."""
+    codes = [rows.codes[i] for i in places]
+    return f"{len(codes)}: {', '.join(codes)}" if len(codes) < 3 else str(len(codes))
+
+
+def _gaps(table: Table, rows: OrderedTable) -> list[str]:
+    step = np.diff(rows.calendar).astype(np.int64)
+    if not step.size:
+        return []
+    wide = np.flatnonzero(step > max(30, 10 * float(np.median(step))))
+    rows_before = np.concatenate([[0], np.cumsum(np.bincount(rows.day, minlength=len(rows.calendar)))])
+    for t in wide[step[wide] > 730]:
+        left = int(rows_before[t + 1])
+        small, day = (left, t) if left <= len(rows.day) - left else (len(rows.day) - left, t + 1)
+        if small <= 5 and small * 4 < len(rows.day):
+            where = table.where(int(rows.source[np.flatnonzero(rows.day == day)[0]]))
+            raise DataError(
+                f"{table.source}: {rows.calendar[day]} in {where} is years away from all other days: between "
+                f"{rows.calendar[t]} and {rows.calendar[t + 1]} there are none. Correct the year, or leave the row out."
+            )
+    if not wide.size:
+        return []
+    shown = ", ".join(f"{rows.calendar[t]} to {rows.calendar[t + 1]}" for t in wide[:5])
+    more = f" and {wide.size - 5} more" if wide.size > 5 else ""
+    return [f"no trading days within {shown}{more}"]
+
+
+def _universes(
+    market: str, named: Mapping[str, Sequence[str] | None], lives: Mapping[str, tuple[np.datetime64, np.datetime64]]
+) -> dict[str, dict[str, list[tuple[np.datetime64, np.datetime64]]]]:
+    members = {}
+    for name, codes in {market: None, **named}.items():
+        check_universe_name(name)
+        chosen = list(lives) if codes is None else [c.upper() for c in codes]
+        if not chosen:
+            raise DataError(f"The universe {name!r} is empty. Name the codes that belong to it, or leave it out.")
+        for code in chosen:
+            if code not in lives:
+                raise DataNotFound(
+                    f"The universe {name!r} names {code!r}, which is not in the table.{nearest(code, lives)}"
+                )
+        members[name] = {code: [lives[code]] for code in chosen}
+    return members

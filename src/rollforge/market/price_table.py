@@ -1,0 +1,315 @@
+"""Reading tables of daily values: Parquet or CSV, one long table or a file per instrument."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
+from rollforge.errors import DataError, DataNotFound, shown
+from rollforge.limits import LIMITS, check_parquet, open_unpacked
+from rollforge.market.columns import CODE, DATE, column_names
+from rollforge.market.frames import as_frame, reading
+from rollforge.market.numbers import read_numbers
+from rollforge.paths import read_path
+
+__all__ = ["Table", "read_parquet", "read_table"]
+
+_KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A long table that was read: columns instrument (str), datetime (whole days) and fields (numbers)."""
+
+    frame: pd.DataFrame
+    source: Path | str
+    seconds: NDArray[np.float64]
+    """The time of day of each row, in seconds since midnight; 0 where only a day is given."""
+    first_line: int | None
+    """Line number of the first row (in a single CSV file); None where rows have none."""
+    notes: tuple[str, ...] = ()
+
+    def where(self, row: int) -> str:
+        """Return how a reader finds row number `row` (from 0) in the source."""
+        return f"row {row + 1}" if self.first_line is None else f"line {row + self.first_line}"
+
+
+def read_table(
+    given: Any, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
+) -> Table:
+    """Return the table in a file, in a folder with one file per instrument, or in memory.
+
+    Parameters
+    ----------
+    given : path, DataFrame, or a table with the Arrow interface
+        Where it is, or the table itself.
+    columns : dict
+        Source column -> ``instrument``, ``datetime``, a field's name, or ``""`` to leave it out.
+    names : sequence of str, optional
+        Names of the columns of CSV files without a header line.
+    encoding : str
+        Encoding of CSV files.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no such file or folder, or no table in it.
+    DataError
+        When it cannot be read as a table of daily values.
+    """
+    form = _Form(columns, None if names is None else list(names), encoding)
+    if not isinstance(given, (str, os.PathLike)):
+        raw = pd.DataFrame(as_frame(given, "The table"))
+        table = _tidied(_without_index(raw), form, "the table", code=None)
+        if table.frame.empty:
+            raise DataError("The table has no rows.")
+        return table
+    source = read_path(given)
+    if os.path.isdir(source):
+        return _read_folder(source, form)
+    if not os.path.isfile(source):
+        raise DataNotFound(f"There is no table {str(source)!r}.")
+    table = _read_file(source, form, code=None)
+    if table.frame.empty:
+        raise DataError(f"{source} is a table without rows.")
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What was said about the files to be read."""
+
+    columns: dict[str, str]
+    names: list[str] | None
+    encoding: str
+
+
+def _read_folder(folder: Path, form: _Form) -> Table:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) and not p.name.startswith("."))
+    if not files:
+        raise DataNotFound(f"There is no .parquet or .csv file in {folder}.")
+    tables = []
+    for file in files:
+        code = file.name[: -len(_suffix(file))]
+        table = _read_file(file, form, code=code)
+        if table.frame.empty:
+            raise DataError(f"{file} is a table without rows.")
+        tables.append(table)
+    frame = pd.concat([t.frame for t in tables], ignore_index=True)
+    notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
+    return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes)
+
+
+def _suffix(file: Path) -> str:
+    lower = file.name.lower()
+    return next((s for s in sorted(_KINDS, key=len, reverse=True) if lower.endswith(s)), "")
+
+
+def _kind(file: Path) -> str:
+    return _KINDS.get(_suffix(file), "")
+
+
+def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
+    kind = _kind(file)
+    if not kind:
+        raise DataError(f"{file} is neither .parquet nor .csv.")
+    if kind == "parquet":
+        return _tidied(read_parquet(file), form, file, code=code)
+    raw, separator = _read_csv(file, form)
+    return _tidied(raw, form, file, code=code, first_line=2 if form.names is None else 1, semicolons=separator == ";")
+
+
+def _tidied(
+    raw: pd.DataFrame,
+    form: _Form,
+    file: Path | str,
+    *,
+    code: str | None,
+    first_line: int | None = None,
+    semicolons: bool = False,
+) -> Table:
+    """A table as it was read, with its columns named and its values read."""
+    names = column_names(raw, form.columns, file, of_one=code is not None)
+    chosen = raw[list(names)]
+    if not chosen.columns.is_unique:
+        twice = chosen.columns[chosen.columns.duplicated()][0]
+        raise DataError(f"{file} has several columns of the name {shown(twice)}. Give each a name of its own.")
+    raw, sources = chosen.rename(columns=names), {name: column for column, name in names.items()}
+    if code is not None and CODE not in raw:
+        raw[CODE] = code
+    table = Table(raw, file, np.zeros(len(raw)), first_line)
+    days, notes = _days(table)
+    raw, days = _times(raw, days)
+    made: dict[str, pd.Series] = {CODE: _codes(table), DATE: pd.Series(days.days, raw.index)}
+    for name in raw.columns:
+        if name in (CODE, DATE):
+            continue
+        numbers = _numbers(table, str(name), sources[name], semicolons=semicolons)
+        if numbers is None:
+            notes.append(f"{name} left out: it holds text")
+        else:
+            made[str(name)] = numbers
+    if len(made) == 2:
+        raise DataError(f"{file} has no column of numbers besides instrument and day.")
+    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes))
+
+
+def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
+    """Return a CSV file as text, and what separates its values."""
+
+    def read(separator: str, **options: Any) -> pd.DataFrame:
+        return _as_text(file, form, separator, **options)
+
+    options: dict[str, Any] = {}
+    _check_first_line(file)
+    header = list(read(",", nrows=0).columns)
+    separator = next((s for s in ";\t|" if len(header) == 1 and s in str(header[0])), ",")
+    if form.names is not None:
+        width = len(list(read(separator, nrows=0).columns))
+        if width != len(form.names):
+            raise DataError(f"{file} has {width} columns, but {len(form.names)} names are given for them.")
+        options = {"header": None, "names": form.names}
+    else:
+        header = [str(c).strip("\ufeff \xa0") for c in read(separator, header=None, nrows=1).iloc[0]]
+        twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
+        if twice is not None:
+            raise DataError(f"{file} has the column {twice!r} more than once. Name its columns with --names.")
+    LIMITS["table_columns"].check(len(form.names or header), f"{file} has", error=DataError)
+    most = LIMITS["table_rows"]
+    frame = read(separator, nrows=most.value + 1, **options)
+    if len(frame) > most.value:
+        most.refuse(f"{file} has more than {most.shown()}", error=DataError)
+    frame.columns = [str(c).strip("\ufeff \xa0") for c in frame.columns]
+    return frame, separator
+
+
+def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.DataFrame:
+    """Return (a part of) a CSV file with every value as text."""
+    with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream, warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
+        try:
+            # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
+            frame: pd.DataFrame = pd.read_csv(
+                stream, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=form.encoding,
+                index_col=False, skipinitialspace=True, **options,
+            )  # fmt: skip
+        except UnicodeDecodeError as exc:
+            raise DataError(
+                f"{file} is not {form.encoding} text ({exc.reason} at byte {exc.start}). Name its encoding with --encoding, "
+                "as in '--encoding gbk'."
+            ) from None
+        except LookupError as exc:
+            raise DataError(f"There is no encoding {form.encoding!r}; try utf-8, gbk or latin-1.") from exc
+        except pd.errors.ParserWarning:
+            raise DataError(
+                f"{file} has lines with more values than its header has names. Numbers such as 5,629,000 need quotes."
+            ) from None
+    return frame
+
+
+def _check_first_line(file: Path) -> None:
+    """Refuse a file that unpacks to too much, and one without line breaks: a line is split before its columns are known."""
+    with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
+        head = stream.read(_LONGEST_LINE + 1)
+        while _suffix(file) == ".csv.gz" and stream.read(2**20):
+            pass  # unpacking costs a tenth of what parsing does
+    if len(head) > _LONGEST_LINE and b"\n" not in head and b"\r" not in head:
+        raise DataError(f"{file} is no table: its first line is longer than {_LONGEST_LINE:,} bytes.")
+    separators = max(head.partition(b"\n")[0].count(s) for s in (b",", b";", b"\t", b"|"))
+    LIMITS["table_columns"].check(separators + 1, f"{file} has", error=DataError)
+
+
+_LONGEST_LINE = 2**20
+
+
+def read_parquet(file: Path) -> pd.DataFrame:
+    """Return a Parquet file as a frame, with its named index levels as columns.
+
+    Raises
+    ------
+    DataError
+        When it is not one.
+    """
+    with reading(file, "Parquet"):
+        check_parquet(file, error=DataError)
+        return _without_index(pd.read_parquet(file))
+
+
+def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with the named levels of its index as columns, and its rows numbered."""
+    levels = [n for n in frame.index.names if n is not None]
+    return (frame.reset_index(level=levels) if levels else frame).reset_index(drop=True)
+
+
+def _codes(table: Table) -> pd.Series:
+    codes = table.frame[CODE]
+    text = codes.astype(str).str.strip()
+    empty = codes.isna() | (text == "")
+    if empty.any():
+        raise DataError(f"{table.source}: {table.where(int(np.argmax(empty)))} names no instrument.")
+    return text
+
+
+def _days(table: Table) -> tuple[DayColumn, list[str]]:
+    """Return the days of the rows, and what to know about them."""
+    found = read_column(table.frame[DATE])
+    if found.why:
+        row = min(found.why)
+        raise DataError(
+            f"{table.source}, {table.where(row)}: {found.why[row]} {len(found.why)} of {len(found.days)} days cannot be read."
+        )
+    outside = (found.days < FIRST_DAY) | (found.days > LAST_DAY)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(
+            f"{table.source}, {table.where(row)}: {found.days[row]} is outside {FIRST_DAY} to {LAST_DAY}. Correct the year."
+        )
+    notes = [f"days such as {table.frame[DATE].iloc[0]} are read with the {found.year_last}"] if found.year_last else []
+    late = found.utc & (found.seconds > 0)
+    if not late.any():
+        return found, notes
+    at = clock(float(found.seconds[np.argmax(late)]))
+    return found, [
+        *notes,
+        f"days are taken as they are in UTC (times such as {at} UTC): the exchange's own day may be the next one. "
+        "Write days without a time, or with the exchange's offset, to be sure",
+    ]
+
+
+def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd.Series | None:
+    """Return a column as numbers; None when not one of its values is a number."""
+    raw = table.frame[name]
+    if pd.api.types.is_numeric_dtype(raw):
+        return raw.astype("float64")
+    numbers, bad = read_numbers(raw, semicolons=semicolons)
+    if not bad.any():
+        return numbers
+    if not numbers.notna().any() and name not in ("open", "high", "low", "close", "volume", "vwap", "factor"):
+        return None
+    row = int(np.argmax(bad))
+    raise DataError(
+        f"{table.source}: {name} holds {raw.iloc[row]!r} in {table.where(row)}, which is no number "
+        f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Correct it, or leave the column out "
+        f"with --column '{source}='."
+    )
+
+
+def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]:
+    """Take a column of times of day, beside one of days, for what it is; its values are no field."""
+    if "time" not in raw or days.seconds.any():
+        return raw, days
+    text = raw["time"].astype(str).str.strip().str.removesuffix(".0")
+    digits = text.str.fullmatch(r"\d{1,6}")
+    found = read_column("2000-01-01 " + text.mask(digits, text.str.zfill(6)))
+    if found.why:
+        return raw, days
+    return raw.drop(columns="time"), days._replace(seconds=found.seconds)

@@ -1,0 +1,92 @@
+"""Universes: which instruments belong to one, and on which days; and the provider of the session's data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.dates import read_day
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
+from rollforge.market.filters import build_filters
+from rollforge.market.provider import Days, Provider, Span, open_provider
+from rollforge.session import Session, current_session
+
+__all__ = ["ALWAYS", "membership", "resolve_instruments", "session_provider", "spans_of"]
+
+ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
+"""The days of a member without any: all."""
+
+
+def session_provider(session: Session | None = None) -> Provider:
+    """Return the provider of a session's data folder.
+
+    Raises
+    ------
+    DataNotFound
+        When no folder is named, or it is not there.
+    """
+    session = session or current_session()
+    if session.provider_uri is None:
+        raise DataNotFound("No data folder is named. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
+    return open_provider(session.provider_uri)
+
+
+def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str, list[Span] | None], list[Any]]:
+    """Return the members of what `instruments` names, with their days (None: all), and the filters to apply.
+
+    Parameters
+    ----------
+    provider : Provider
+        Where universes are looked up.
+    instruments : str, sequence of str, or mapping
+        Name of a universe, codes, ``{code: [(first, last), …]}``, or ``{"market": one of these, "filter_pipe": […]}``.
+
+    Raises
+    ------
+    DataNotFound, DataError
+        When the universe is unknown or empty, or a code has no data.
+    """
+    if isinstance(instruments, str):
+        return dict(provider.instruments(instruments)), []
+    if isinstance(instruments, Mapping) and "market" in instruments:
+        pipe = build_filters(instruments.get("filter_pipe") or [])
+        members, inner = resolve_instruments(provider, instruments["market"])
+        return members, [*inner, *pipe]
+    if isinstance(instruments, Mapping):
+        spans: dict[str, list[Span] | None] = {
+            str(code).upper(): [(read_day(a, str(code)), read_day(b, str(code))) for a, b in days]
+            for code, days in instruments.items()
+        }
+        return dict(sorted(spans.items())), []
+    if not isinstance(instruments, Iterable):
+        raise ConfigError(f"instruments must be a universe or a list of codes, found {type(instruments).__name__}.")
+    codes = sorted({str(code).upper() for code in instruments})
+    if not codes:
+        raise DataError("The list of instruments is empty.")
+    unknown = [c for c in codes if not provider.has(c)]
+    if unknown:
+        known = [p.name.upper() for p in (provider.path / "features").glob("*")]
+        raise DataNotFound(
+            f"There are no data of {', '.join(map(repr, unknown[:5]))} in {provider.path}.{nearest(unknown[0], known)}"
+        )
+    return dict.fromkeys(codes), []
+
+
+def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDArray[np.bool_]:
+    """Return on which days each member belongs to its universe, (members, days); None stands for all days."""
+    inside = np.zeros((len(members), len(days)), bool)
+    for row, spans in zip(inside, members.values(), strict=True):
+        if spans is None:
+            row[:] = True
+        for a, b in spans or ():
+            row[np.searchsorted(days, a) : np.searchsorted(days, b, "right")] = True
+    return inside
+
+
+def spans_of(days: Days, inside: NDArray[np.bool_]) -> list[Span]:
+    """The stretches of days that are inside, as (first, last)."""
+    turns = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
+    return [(days[a], days[b - 1]) for a, b in zip(turns[::2], turns[1::2], strict=True)]

@@ -1,0 +1,313 @@
+"""The membership of an index, with its days, into a data folder.
+
+A file gives it in one of three forms: one stay a line (code, first day, last day), with a header or as a data folder's own
+lists have them; the members on some dates (date, code), each list valid until the next; or codes alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rollforge.dates import ONE_DAY, read_day
+from rollforge.errors import DataError, DataNotFound, DateError, nearest, shown
+from rollforge.market.columns import tidy
+from rollforge.market.frames import reading
+from rollforge.market.price_table import read_parquet
+from rollforge.market.provider import Provider, Span, open_provider, read_lines
+from rollforge.market.universe import membership
+from rollforge.paths import read_path, unfit_name
+
+__all__ = ["UniverseSummary", "check_universe_name", "import_universe"]
+
+_UNFIT = frozenset('/\\:*?"<>|')
+_USUAL = {
+    "instrument": ("instrument", "con_code", "member", "constituent", "symbol", "ticker", "code", "ts_code", "stock_code"),
+    "start": ("start", "start_date", "start_time", "first", "from", "in_date", "date_added", "added", "begin", "begin_date"),
+    "end": ("end", "end_date", "end_time", "last", "to", "out_date", "date_removed", "removed", "until", "thru"),
+    "date": ("date", "datetime", "trade_date", "day", "snapshot_date", "effective_date"),
+}  # fmt: skip
+_OPEN = frozenset(["", "nan", "nat", "none", "null", "-", "na", "n/a", "<na>"])
+_FOREVER = np.datetime64("2099-12-31")  # as Qlib's own lists have it: a member until further notice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniverseSummary:
+    """What was written."""
+
+    name: str
+    members: int
+    """Instruments that ever belong to it."""
+    spans: int
+    """Stays, one line each."""
+    first: np.datetime64
+    """First trading day with a member."""
+    last: np.datetime64
+    """Last trading day with a member."""
+    largest: int
+    """Most members on one day."""
+    notes: tuple[str, ...] = ()
+    """What was left out or assumed."""
+
+    def __str__(self) -> str:
+        """Return the summary as one line, and one more for each note."""
+        line = (
+            f"{self.name}: {self.members} instruments in {self.spans} spans, {self.first} to {self.last}, "
+            f"at most {self.largest} on one day"
+        )
+        return "\n  ".join([line, *self.notes])
+
+
+def check_universe_name(name: str) -> None:
+    """Do nothing, unless a universe cannot have that name.
+
+    Raises
+    ------
+    DataError
+        When it cannot be the name of a file.
+    """
+    why = unfit_name(f"{name}.txt.part" if name else "")
+    if why or name != name.strip() or any(c in _UNFIT for c in name):
+        raise DataError(
+            f"A universe cannot be called {shown(name)}: its name is the name of a file{f', but {why}' * bool(why)}."
+        )
+
+
+def import_universe(
+    name: str,
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> UniverseSummary:
+    """Write a universe with its dated members into a data folder, and return what is in it.
+
+    Parameters
+    ----------
+    name : str
+        Of the universe, such as ``csi300``.
+    source : path
+        Text (separated by tabs, commas, semicolons or spaces) or Parquet. Columns are found by their usual names:
+        ``instrument`` (``symbol``, ``code``, ``con_code`` …) with ``start`` and ``end`` (``in_date``, ``date_added`` …;
+        an empty end is open), or with ``date`` (each date's list holds until the next), or alone. Without a header:
+        code, first day, last day; or date, code; or code.
+    folder : path
+        The data folder.
+    columns : mapping, optional
+        Source column -> ``instrument``, ``start``, ``end`` or ``date``.
+    overwrite : bool
+        True replaces a universe that is there.
+
+    Raises
+    ------
+    DataNotFound
+        When the file or the data folder is not there, or the folder has data of none of the members.
+    DataError
+        When the file cannot be understood, with its line. Nothing has been written.
+    """
+    check_universe_name(name)
+    provider = open_provider(folder)
+    target = provider.path / "instruments" / f"{name}.txt"
+    if target.exists() and not overwrite:
+        raise DataError(f"There is a universe {name!r} already in {provider.path}. Replace it with --overwrite.")
+    file = read_path(source)
+    if not os.path.isfile(file):
+        raise DataNotFound(f"There is no file {str(source)!r}.")
+    with reading(file, "a list of members"):
+        header, rows = _cells(file)
+    if not rows:
+        raise DataError(f"{file} names no member.")
+    place = _columns(file, header, rows, dict(columns or {}))
+    spans, notes = _spans(file, rows, place, provider)
+    members, left_out = _known(provider, _merged(spans), file)
+    inside = membership(members, provider.calendar())
+    staying = {code: spans for (code, spans), row in zip(members.items(), inside, strict=True) if row.any()}
+    if not staying:
+        raise DataError(f"No member of {file} belongs to it on any trading day of {provider.path}.")
+    notes += left_out
+    if len(staying) < len(members):
+        notes.append(f"{len(members) - len(staying)} left out that belong to it on no trading day of the folder")
+    draft = target.with_name(f".{name}.txt.part")
+    lines = (f"{code}\t{a}\t{b}\n" for code, stays in sorted(staying.items()) for a, b in stays)
+    try:
+        target.parent.mkdir(exist_ok=True)
+        draft.write_text("".join(lines), encoding="utf-8")
+        os.replace(draft, target)
+    except OSError as exc:
+        draft.unlink(missing_ok=True)
+        raise DataError(f"{target} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
+    count = inside.sum(axis=0)
+    days = provider.calendar()[count > 0]
+    return UniverseSummary(
+        name=name,
+        members=len(staying),
+        spans=sum(map(len, staying.values())),
+        first=days[0],
+        last=days[-1],
+        largest=int(count.max()),
+        notes=tuple(notes),
+    )
+
+
+Cells = list[tuple[str, list[Any]]]
+"""(where a row stands, its values)"""
+
+
+def _cells(file: Path) -> tuple[list[str] | None, Cells]:
+    """Return the header, where there is one, and the rows."""
+    if file.suffix.lower() in (".parquet", ".pq"):
+        frame = read_parquet(file)
+        values = frame.to_numpy(dtype=object).tolist()
+        return [str(c) for c in frame.columns], [(f"row {i}", row) for i, row in enumerate(values, 1)]
+    lines = read_lines(file)
+    if not lines:
+        raise DataError(f"{file} is empty.")
+    separator = next((s for s in "\t;," if s in lines[0][1]), None)
+    rows: Cells = [
+        (
+            f"line {number}",
+            [c.strip() for c in (line.split() if separator is None else next(csv.reader([line], delimiter=separator)))],
+        )
+        for number, line in lines
+    ]
+    first = [tidy(c) for c in rows[0][1]]
+    if any(c in names for c in first for names in _USUAL.values()) or (len(rows) > 1 and _looks_like_header(rows)):
+        return rows[0][1], rows[1:]
+    return None, rows
+
+
+def _looks_like_header(rows: Cells) -> bool:
+    """Whether the second row has days where the first has none."""
+    return not any(_is_day(c) for c in rows[0][1]) and any(_is_day(c) for c in rows[1][1])
+
+
+def _is_day(cell: Any) -> bool:
+    try:
+        read_day(cell)
+    except DateError:
+        return False
+    return True
+
+
+def _columns(file: Path, header: list[str] | None, rows: Cells, said: dict[str, str]) -> dict[str, int]:
+    """Return {instrument, start, end, date: place among the columns} for those that there are."""
+    if header is None:
+        return _by_position(file, rows)
+    for column, meaning in said.items():
+        if column not in header:
+            raise DataError(f"{file} has no column {column!r}.{nearest(column, header)} It has: {', '.join(header)}.")
+        if meaning not in ("", *_USUAL):
+            raise DataError(
+                f"A column of a universe is {', '.join(_USUAL)}, found {meaning!r}.{nearest(meaning, _USUAL)}"
+            )
+    names = [said.get(c, tidy(c)) for c in header]
+    place = {}
+    for meaning, usual in _USUAL.items():
+        pick = next((u for u in usual if u in names), None)
+        if pick is not None:
+            place[meaning] = names.index(pick)
+    if "instrument" not in place:
+        raise DataError(
+            f"{file} has no column of instruments: expected one called {', '.join(_USUAL['instrument'][:6])} or the like. "
+            f"It has: {', '.join(header)}. Say which it is with --column 'NAME=instrument'."
+        )
+    return place
+
+
+def _by_position(file: Path, rows: Cells) -> dict[str, int]:
+    days = [_is_day(c) for c in rows[0][1]]
+    if not any(days) and len(days) == 1:
+        return {"instrument": 0}
+    if len(days) >= 3 and days[1] and days[2]:
+        return {"instrument": 0, "start": 1, "end": 2}
+    if len(days) >= 2 and days[0] and not days[1]:
+        return {"date": 0, "instrument": 1}
+    raise DataError(
+        f"{file}, {rows[0][0]}: expected code, first day, last day; or date, code; or a code alone; found "
+        f"{', '.join(map(str, rows[0][1]))!r}. A header line such as 'instrument,start,end' makes it clear."
+    )
+
+
+def _spans(
+    file: Path, rows: Cells, place: Mapping[str, int], provider: Provider
+) -> tuple[dict[str, list[Span]], list[str]]:
+    """Return the stays of each code, in the order of the file, and what was assumed."""
+    spans: dict[str, list[Span]] = {}
+    calendar = provider.calendar()
+    if "date" in place and not {"start", "end"} & set(place):
+        lists: dict[np.datetime64, set[str]] = {}
+        for where, row in rows:
+            day = read_day(_cell(file, where, row, place["date"]), f"{file}, {where}")
+            lists.setdefault(day, set()).add(_code(file, where, row, place))
+        dates = sorted(lists)
+        for day, following in zip(dates, [*dates[1:], None], strict=True):
+            last = _FOREVER if following is None else following - ONE_DAY
+            for code in lists[day]:
+                spans.setdefault(code, []).append((day, last))
+        return spans, [f"{len(dates)} lists, each valid until the next; that of {dates[-1]} from then on"]
+    for where, row in rows:
+        first, last = (
+            default if meaning not in place else _end(file, where, row, place[meaning], default)
+            for meaning, default in (("start", calendar[0]), ("end", _FOREVER))
+        )
+        if first > last:
+            raise DataError(f"{file}, {where}: the stay begins on {first} and ends on {last}.")
+        spans.setdefault(_code(file, where, row, place), []).append((first, last))
+    return spans, []
+
+
+def _cell(file: Path, where: str, row: Sequence[Any], at: int) -> Any:
+    if at >= len(row):
+        raise DataError(f"{file}, {where}: expected at least {at + 1} values, found {', '.join(map(str, row))!r}.")
+    return row[at]
+
+
+def _end(file: Path, where: str, row: Sequence[Any], at: int, default: np.datetime64) -> np.datetime64:
+    value = row[at] if at < len(row) else ""
+    return default if str(value).strip().lower() in _OPEN else read_day(value, f"{file}, {where}")
+
+
+def _code(file: Path, where: str, row: Sequence[Any], place: Mapping[str, int]) -> str:
+    code = str(_cell(file, where, row, place["instrument"])).strip().upper()
+    if not code:
+        raise DataError(f"{file}, {where} names no instrument.")
+    return code
+
+
+def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
+    """Join stays that meet or overlap."""
+    merged: dict[str, list[Span]] = {}
+    for code, stays in spans.items():
+        joined: list[Span] = []
+        for first, last in sorted(stays):
+            if joined and first <= joined[-1][1] + ONE_DAY:
+                joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+            else:
+                joined.append((first, last))
+        merged[code] = joined
+    return merged
+
+
+def _known(
+    provider: Provider, members: Mapping[str, list[Span]], file: Path
+) -> tuple[dict[str, list[Span]], list[str]]:
+    """Return the members that have data, and a note about the others."""
+    strangers = sorted(code for code in members if not provider.has(code))
+    if len(strangers) == len(members):
+        known = sorted(p.name.upper() for p in (provider.path / "features").glob("*"))
+        raise DataNotFound(
+            f"{provider.path} has data of no instrument in {file}: it names {', '.join(strangers[:3])}, the folder has "
+            f"{', '.join(known[:3])}.{nearest(strangers[0], known)}"
+        )
+    notes = []
+    if strangers:
+        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+        notes.append(f"{len(strangers)} left out that have no data: {', '.join(strangers[:5])}{more}")
+    return {code: stays for code, stays in sorted(members.items()) if code not in set(strangers)}, notes

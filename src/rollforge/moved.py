@@ -1,0 +1,103 @@
+"""Modules of earlier versions, and where they are now.
+
+Definitions in pools, references, pickles and scripts name modules. Those that have moved are found under their earlier name
+too: an import of it gives the module of today.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["MOVED", "current_name", "install"]
+
+MOVED = {
+    f"rollforge.{old}": f"rollforge.{new}"
+    for old, new in {
+        "collect.stream": "collect.parquet_stream",
+        "collect.tasks": "collect.task_collector",
+        "data.alpha": "features.alpha",
+        "data.bars": "market.bars",
+        "data.code": "code_marks",
+        "data.columns": "market.columns",
+        "data.compiled": "expressions.jit",
+        "data.content": "market.content",
+        "data.dataset": "features.dataset",
+        "data.demo": "market.demo",
+        "data.engine": "features.engine",
+        "data.evaluator": "expressions.evaluator",
+        "data.expression": "expressions.expression",
+        "data.filters": "market.filters",
+        "data.folder": "market.new_folder",
+        "data.formulas": "expressions.formulas",
+        "data.frames": "market.frames",
+        "data.handler": "features.handler",
+        "data.importer": "market.importer",
+        "data.inst_processor": "features.inst_processor",
+        "data.kernels": "expressions.kernels",
+        "data.loader": "features.loader",
+        "data.moments": "expressions.moments",
+        "data.numbers": "market.numbers",
+        "data.operators": "expressions.operators",
+        "data.panel": "features.panel",
+        "data.processor": "features.processor",
+        "data.provider": "market.provider",
+        "data.table": "market.price_table",
+        "data.timeseries": "features.timeseries",
+        "data.universe": "market.universe_import",
+        "data.warm": "expressions.precompile",
+        "job": "pipeline",
+        "report.facts": "report.headline",
+        "run.claims": "run.leases",
+        "run.slot": "run.worker_process",
+        "run.work": "run.job",
+        "serial": "pickling",
+        "track.context": "track.provenance",
+        "track.copy": "track.transfer",
+        "track.files": "track.artifact_files",
+        "track.index": "track.run_cache",
+    }.items()
+}
+"""Earlier name -> name."""
+
+
+def current_name(module: str) -> str:
+    """Return the name that a module has now.
+
+    Examples
+    --------
+    >>> current_name("rollforge.data.handler"), current_name("my.module")
+    ('rollforge.features.handler', 'my.module')
+    """
+    return MOVED.get(module, module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds a module of today under its earlier name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(fullname, _Alias()) if fullname in MOVED else None
+
+
+class _Alias(importlib.abc.Loader):
+    """Gives the module of today in place of a new one."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module = importlib.import_module(MOVED[spec.name])
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has put that of the earlier name in its place
+
+
+def install() -> None:
+    """Let earlier names be imported, after everything else was tried; a second call changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,153 @@
+"""Lists of expressions: each column is what it is when asked for alone, whatever else is computed beside it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+
+from rollforge.expressions.formulas import Lifespans
+from rollforge.expressions.operators import register, unregister
+from rollforge.features.engine import features
+from rollforge.market.provider import write_folder
+from rollforge.session import Session
+
+DAYS = np.arange("2021-01-01", "2021-02-10", dtype="datetime64[D]")  # 40 days
+LIVES = {"A": (0, 40), "B": (4, 33), "IDX": (0, 38)}
+LATE = {"A": 6, "B": 3, "IDX": 0}
+"""How many days after the close the turnover begins."""
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Three instruments with gaps, one of whose fields begins later and ends earlier than the others."""
+    rng = np.random.default_rng(11)
+    series = {}
+    for code, (first, stop) in LIVES.items():
+        close = np.round(10 * np.exp(np.cumsum(rng.normal(0, 0.03, stop - first))), 2).astype(np.float32)
+        close[7:9] = np.nan
+        close[12:18] = close[11]
+        opening = (close * np.exp(rng.normal(0, 0.02, close.size))).astype(np.float32)
+        series[code] = (first, {"close": close, "open": opening})
+    spans = {c: [(DAYS[a], DAYS[b - 1])] for c, (a, b) in LIVES.items()}
+    folder = tmp_path_factory.mktemp("lists") / "data"
+    write_folder(folder, DAYS, series, {"all": spans})
+    for code, (first, stop) in LIVES.items():  # a field with a life of its own
+        values = rng.integers(100, 999, stop - first - LATE[code] - 2).astype("<f4")
+        at = np.array([first + LATE[code]], "<f4")
+        np.concatenate([at, values]).tofile(folder / "features" / code.lower() / "turn.day.bin")
+    return Session(provider_uri=str(folder), threads=1)
+
+
+def column(session: Session, expression: str) -> pd.Series:
+    return features("all", [expression], session=session).iloc[:, 0]
+
+
+def check(session: Session, expressions: list[str]) -> None:
+    """Every order of the list gives every column the values that it has alone."""
+    alone = {e: column(session, e) for e in expressions}
+    for order in set(itertools.permutations(expressions)):
+        together = features("all", list(order), session=session)
+        for place, expression in enumerate(order):
+            ours = together.iloc[:, place]
+            np.testing.assert_allclose(
+                ours.reindex(alone[expression].index), alone[expression], rtol=1e-6, err_msg=f"{expression} in {order}"
+            )
+
+
+WINDOWED = ["Mean", "Sum", "Std", "Var", "Max", "Min", "IdxMax", "IdxMin", "Med", "Mad", "Rank", "Count", "Slope",
+            "Rsquare", "Resi", "WMA", "EMA", "Ref", "Delta"]  # fmt: skip
+
+
+@st.composite
+def lists(draw: st.DrawFn) -> list[str]:
+    """Lists whose later expressions are made of earlier ones, and of parts of them."""
+    numbers = ["$close", "$open", "$turn"]
+    conditions = ["$close>$open"]
+    for _ in range(draw(st.integers(2, 7))):
+        a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
+        c = draw(st.sampled_from(conditions))
+        n = draw(st.sampled_from([0, 1, 2, 3, 5]))
+        numbers.append(
+            draw(
+                st.sampled_from(
+                    [f"{name}({a},{n})" for name in WINDOWED]
+                    + [f"({a}){sign}({b})" for sign in "+-*/"]
+                    + [f"({a})*2", f"1/({a})", f"Abs({a})", f"Log({a})", f"Sign({a})", f"Greater({a},{b})"]
+                    + [f"If({c},{a},{b})", f"If({c},{a},0)", f"Mean({c},3)", f"Sum(If({c},{a},0),{n})"]
+                    + [f"Skew({a},4)", f"Kurt({a},5)", f"Corr({a},{b},4)", f"Cov({a},{b},3)"]
+                    + [f"Quantile({a},4,{q})" for q in (0.2, 0.8)]
+                    + [f"Mask({a},'IDX')", f"ChangeInstrument('IDX',{a})"]
+                )
+            )
+        )
+        conditions.append(
+            draw(st.sampled_from([f"({a})>({b})", f"({a})<=({b})", f"Not({c})", f"({c})&(({a})>1)", f"({a})!=({b})"]))
+        )
+    chosen = st.sampled_from([*reversed(numbers), *reversed(conditions)])
+    return draw(st.lists(chosen, min_size=2, max_size=4))
+
+
+DIF = "EMA($close,12)-EMA($close,26)"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(expressions=lists())
+@example(expressions=["$close>$open", "If($close>$open,$close,$open)"])
+@example(expressions=[DIF, f"EMA({DIF},9)", f"EMA({DIF},9)>({DIF})"])
+@example(expressions=["Ref($close,1)", "$close/Ref($close,1)-1", "Std($close/Ref($close,1)-1,20)"])
+@example(expressions=["Mean($close,5)", "Mean($close,5)/$close", "Mean($close,5)"])
+@example(expressions=["Not($close>$open)", "Sum(If(Not($close>$open),1,0),5)", "$close>$open"])
+@example(expressions=["Ref($turn,0)", "$close", "IdxMax($turn,5)", "EMA($turn,0)"])
+@example(expressions=["Mask(Mean($turn,0),'IDX')", "Slope(Mask($turn,'IDX'),0)-$turn"])
+def test_a_column_does_not_depend_on_what_is_asked_for_beside_it(session: Session, expressions: list[str]) -> None:
+    """In every order of a list, each column has the values that it has when it is the only one."""
+    check(session, expressions)
+
+
+def test_an_operator_that_writes_into_its_argument_harms_nothing(session: Session) -> None:
+    """A function of the user's may change the arrays that it is given: fields and other columns stay what they are."""
+
+    def filled(series: Lifespans, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        x[np.isnan(x)] = -1
+        return x
+
+    register("Filled", filled)
+    try:
+        frame = features(
+            "all", ["Filled($close)", "$close", "Filled(Mean($close,2))", "Mean($close,2)"], session=session
+        )
+    finally:
+        unregister("Filled")
+    assert (frame["Filled($close)"] == -1).sum() == frame["$close"].isna().sum() > 0
+    np.testing.assert_array_equal(frame["Filled($close)"], frame["$close"].fillna(-1))
+    np.testing.assert_array_equal(frame.iloc[:, 2], frame["Mean($close,2)"].fillna(-1))
+    check(session, ["$close", "Mean($close,2)"])
+
+
+def test_a_chain_of_features_is_right_at_every_link(session: Session) -> None:
+    """A list in which each feature is built on the one before it holds what pandas computes step by step."""
+    frame = features(["A"], ["$close", "Ref($close,1)", "$close/Ref($close,1)", "Mean($close/Ref($close,1),3)"],
+                     session=session)  # fmt: skip
+    close = frame["$close"].astype(float)
+    ratio = close / close.shift(1)
+    np.testing.assert_allclose(frame.iloc[:, 1], close.shift(1))
+    np.testing.assert_allclose(frame.iloc[:, 2], ratio, rtol=1e-6)
+    np.testing.assert_allclose(frame.iloc[:, 3], ratio.rolling(3, min_periods=1).mean(), rtol=1e-6)
+
+
+def test_a_field_that_begins_later_has_windows_of_its_own_days(session: Session) -> None:
+    """The first value, a place in the window and a growing average count from the first day of the field itself."""
+    columns = ["$close", "$turn", "Ref($turn,0)", "IdxMax($turn,0)", "WMA($turn,3)", "EMA($turn,0)"]
+    frame = features(["A"], columns, session=session)
+    turn = frame["$turn"].dropna()
+    own = features(["A"], columns[1:], session=session)
+    np.testing.assert_array_equal(own["$turn"], turn)
+    for name in columns[2:]:
+        np.testing.assert_array_equal(frame[name].reindex(own.index), own[name])
+    assert (own["Ref($turn,0)"] == turn.iloc[0]).all()
+    assert own["IdxMax($turn,0)"].iloc[-1] == int(np.argmax(turn.to_numpy())) + 1

@@ -1,0 +1,367 @@
+"""Plans over a data folder: which rows there are, what they hold, and what is refused before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.errors import ConfigError, DataError, DataNotFound, ExpressionError
+from rollforge.expressions.operators import register, unregister
+from rollforge.features.api import D
+from rollforge.features.engine import FeaturePlan, features
+from rollforge.features.inst_processor import InstProcessor
+from rollforge.market.filters import ExpressionDFilter, NameDFilter
+from rollforge.market.provider import Provider, open_provider, write_folder
+from rollforge.market.universe import resolve_instruments
+from rollforge.session import Session, using
+from rollforge.task import encode
+
+DAYS = np.arange("2020-01-01", "2020-03-11", dtype="datetime64[D]")  # 70 days
+SPAN = {"A": (0, 70), "B": (10, 50), "C": (30, 70), "IDX": (0, 70)}
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Provider:
+    """Four instruments, one listed late, one delisted early; a universe that B leaves and enters again."""
+    rng = np.random.default_rng(5)
+    series = {}
+    for code, (first, stop) in SPAN.items():
+        close = np.exp(np.cumsum(rng.normal(0, 0.02, stop - first))).astype(np.float32)
+        close[5:8] = np.nan
+        series[code] = (first, {"close": close, "open": close * np.float32(0.99)})
+    spans = {c: [(DAYS[a], DAYS[b - 1])] for c, (a, b) in SPAN.items()}
+    moving = {"A": spans["A"], "B": [(DAYS[0], DAYS[14]), (DAYS[20], DAYS[69])], "GONE": [(DAYS[0], DAYS[69])]}
+    write_folder(tmp_path / "data", DAYS, series, {"all": spans, "moving": moving, "ghosts": {"GONE": spans["A"]}})
+    return open_provider(tmp_path / "data")
+
+
+@pytest.fixture
+def session(provider: Provider) -> Session:
+    return Session(provider_uri=str(provider.path), threads=2)
+
+
+def values(plan: FeaturePlan, threads: int = 1) -> pd.DataFrame:
+    out = np.full((len(plan), len(plan.expressions)), -1, np.float32)
+    plan.fill(out, threads=threads)
+    index = [plan.dates[plan.row_date], np.array(plan.codes)[plan.row_code]]
+    return pd.DataFrame(out, index=index, columns=plan.expressions)
+
+
+def test_rows_are_the_days_on_which_an_instrument_is_listed(provider: Provider) -> None:
+    """There is a row from an instrument's first to its last day, gaps included, sorted by day and code."""
+    plan = FeaturePlan(provider, "all", ["$close"])
+    assert len(plan) == 70 + 40 + 40 + 70
+    order = plan.row_date.astype(int) * len(plan.codes) + plan.row_code
+    assert (np.diff(order) > 0).all()
+    frame = values(plan)["$close"]
+    assert len(frame.xs("B", level=1)) == 40
+    assert frame.xs("B", level=1).isna().sum() == 3
+
+
+def test_rows_end_with_the_range_and_the_universe(provider: Provider) -> None:
+    """Start and end are cut to trading days; a member that leaves a universe and comes back has rows while it is in."""
+    plan = FeaturePlan(provider, "moving", ["$close"], "2019-01-01", DAYS[29])
+    assert plan.dates[0] == DAYS[0]
+    assert plan.dates[-1] == DAYS[29]
+    days = plan.dates[plan.row_date[np.array(plan.codes)[plan.row_code] == "B"]]
+    assert days.tolist() == [*DAYS[10:15].tolist(), *DAYS[20:30].tolist()]
+
+
+def test_features_see_the_days_before_a_member_entered(provider: Provider) -> None:
+    """A window over a member's days uses all days of its file: membership masks rows, not history."""
+    expression = "Mean($close,10)"
+    everywhere = values(FeaturePlan(provider, ["B"], [expression]))[expression]
+    moving = values(FeaturePlan(provider, "moving", [expression]))[expression].xs("B", level=1)
+    pd.testing.assert_series_equal(moving, everywhere.xs("B", level=1).reindex(moving.index))
+
+
+EXPRESSIONS = [
+    "Ref($close,-2)/Ref($close,-1)-1",
+    "Mean($close,20)/$close",
+    "Corr($close, Ref($open,3), 10)",
+    "Std(Ref($close,2),5)",
+    "EMA($close,5)",
+    "Max($close,0)",
+    "Rank(Mean($close,3),10)",
+    "Delta($close,-3)",
+    "Slope(Ref($close,-4),6)",
+]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_shorter_range_has_the_same_values(provider: Provider, expression: str) -> None:
+    """Asking for a part of the days gives the values that asking for all gives: what is needed around them is read."""
+    whole = values(FeaturePlan(provider, "all", [expression]))
+    part = values(FeaturePlan(provider, "all", [expression], DAYS[25], DAYS[60]))
+    pd.testing.assert_frame_equal(part, whole.loc[DAYS[25] : DAYS[60]], rtol=1e-6)
+    assert part[expression].notna().mean() > 0.7
+
+
+def test_only_what_is_needed_is_read(provider: Provider) -> None:
+    """A plan reads as many days before and after its range as its expressions look, and all of them for an average
+    over everything so far."""
+    near = FeaturePlan(provider, "all", ["Ref(Mean($close,5),-2)"], DAYS[30], DAYS[40])
+    assert near._to - near._from == 2 + 11 + 2
+    far = FeaturePlan(provider, "all", ["EMA($close,5)"], DAYS[30], DAYS[40])
+    assert far._to - far._from == 41
+
+
+def test_threads_and_groups_change_nothing(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix is the same whether instruments are computed one by one, together, or side by side."""
+    plan = FeaturePlan(provider, "all", EXPRESSIONS)
+    together = values(plan)
+    monkeypatch.setattr("rollforge.features.engine._GROUP", 1)
+    pd.testing.assert_frame_equal(values(plan, threads=3), together)
+
+
+def test_memory_is_kept_to_by_computing_fewer_instruments_at_once(provider: Provider) -> None:
+    """The sizes follow the setting, down to one instrument, and the values do not depend on them."""
+    plan = FeaturePlan(provider, "all", EXPRESSIONS)
+    together = values(plan)
+    most, least = plan._sizes(threads=2, memory=2**31), plan._sizes(threads=2, memory=1)
+    assert least == (1, 1)
+    assert most[0] == 32
+    assert plan._sizes(threads=64, memory=2**24)[0] < 32
+    out = np.empty((len(plan), len(EXPRESSIONS)), np.float32)
+    plan.fill(out, threads=2, memory=1)
+    np.testing.assert_array_equal(out, together.to_numpy())
+
+
+def test_the_matrix_may_come_in_parts(provider: Provider) -> None:
+    """fill spreads the columns over several arrays, such as features and labels, and refuses what does not fit."""
+    plan = FeaturePlan(provider, "all", ["$close", "$open", "$close*2"])
+    left, right = np.empty((len(plan), 2), np.float32), np.empty((len(plan), 1), np.float32)
+    plan.fill(left, right)
+    np.testing.assert_array_equal(np.hstack([left, right]), values(plan).to_numpy())
+    with pytest.raises(ValueError, match="3 columns"):
+        plan.fill(left)
+
+
+def test_a_common_part_is_computed_once(provider: Provider) -> None:
+    """A sub-expression of several columns is computed once for each group of instruments, and so is a column asked for
+    twice."""
+    calls = []
+    register("Seen", lambda s, x: calls.append(1) or x)
+    try:
+        frame = values(
+            FeaturePlan(provider, "all", ["Seen($close)+1", "Mean(Seen($close),3)", "Seen($close)", "Seen($close)+1"])
+        )
+    finally:
+        unregister("Seen")
+    assert len(calls) == 1
+    np.testing.assert_array_equal(frame.iloc[:, 0], frame.iloc[:, 3])
+
+
+def test_a_named_instrument_brings_its_own_days(provider: Provider) -> None:
+    """Mask and ChangeInstrument compute on the days of the instrument they name, those before the own first day too."""
+    alone = values(FeaturePlan(provider, ["IDX"], ["Mean($close,20)"]))["Mean($close,20)"].droplevel(1)
+    both = ["Mean(Mask($close,'idx'),20)", "ChangeInstrument('IDX', Mean($close,20))", "$close-Mask($close,'idx')"]
+    frame = values(FeaturePlan(provider, ["C"], both)).droplevel(1)
+    assert len(frame) == 40
+    for column in both[:2]:
+        np.testing.assert_allclose(frame[column], alone.reindex(frame.index), rtol=1e-6)
+    own = values(FeaturePlan(provider, ["C", "IDX"], ["$close"]))["$close"].unstack()
+    np.testing.assert_allclose(frame[both[2]], (own["C"] - own["IDX"]).reindex(frame.index), rtol=1e-5)
+
+
+def test_features_has_the_form_of_qlibs(session: Session) -> None:
+    """features gives float32 columns named by their expressions, indexed by (instrument, datetime)."""
+    frame = features(["b", "A"], ["$close", "Ref($close,1)"], DAYS[5], DAYS[20], session=session)
+    assert frame.index.names == ["instrument", "datetime"]
+    assert frame.columns.tolist() == ["$close", "Ref($close,1)"]
+    assert set(frame.dtypes) == {np.dtype(np.float32)}
+    assert frame.index.is_monotonic_increasing
+    assert frame.index.get_level_values(0).unique().tolist() == ["A", "B"]
+    a = frame.loc["A"]
+    np.testing.assert_array_equal(a["Ref($close,1)"].to_numpy()[1:], a["$close"].to_numpy()[:-1])
+
+
+def stamps(*days: np.datetime64) -> tuple[pd.Timestamp, ...]:
+    return tuple(pd.Timestamp(day) for day in days)
+
+
+def test_d_answers_for_the_current_session(session: Session) -> None:
+    """D.calendar, D.instruments, D.list_instruments and D.features read the folder of the session in force."""
+    with using(session):
+        days = D.calendar("2020-01-05", "2020-01-07")
+        assert days.tolist() == list(stamps(*DAYS[4:7]))
+        assert days[0].strftime("%d.%m.%Y") == "05.01.2020"  # Timestamps, as scripts written for Qlib expect
+        assert len(D.calendar()) == 70
+        market = D.instruments("moving")
+        assert market == {"market": "moving", "filter_pipe": []}
+        listed = D.list_instruments(market, DAYS[10], DAYS[30])
+        assert listed["B"] == [stamps(DAYS[10], DAYS[14]), stamps(DAYS[20], DAYS[30])]
+        assert listed["B"][0][0].year == 2020
+        assert D.list_instruments(market, DAYS[15], DAYS[19], as_list=True) == ["A", "GONE"]
+        assert len(D.features(market, ["$close"])) == 70 + 35
+
+
+def test_no_days_are_no_error_of_d(session: Session) -> None:
+    """Days beyond the calendar, and between two trading days, are none; members are then none, an inverted range is wrong."""
+    with using(session):
+        for start, end in (("2021-01-01", None), (None, "2019-01-01")):
+            assert D.calendar(start, end).tolist() == []
+            assert D.list_instruments("all", start, end) == {}
+        with pytest.raises(DataError, match="range is inverted"):
+            D.calendar("2020-02-01", "2020-01-01")
+        assert len(D.features(D.list_instruments("all", "2020-01-20", "2020-03-10"), ["$close"])) == 51 + 31 + 40 + 51
+
+
+def test_filters_of_a_universe_are_plain_data(session: Session) -> None:
+    """D.instruments describes filters as Qlib does, so that they can stand in a task; a list of codes stays one."""
+    pipe = [NameDFilter("[AB]"), ExpressionDFilter("$close>0", "2020-01-15", keep=True)]
+    with using(session):
+        universe = D.instruments("all", pipe, start_time="2020-01-01")
+        assert universe["filter_pipe"] == [
+            {"filter_type": "NameDFilter", "name_rule_re": "[AB]", "filter_start_time": None, "filter_end_time": None},
+            {"filter_type": "ExpressionDFilter", "rule_expression": "$close>0", "keep": True,
+             "filter_start_time": "2020-01-15", "filter_end_time": None},
+        ]  # fmt: skip
+        assert encode(universe)
+        objects = {"market": "all", "filter_pipe": pipe}
+        pd.testing.assert_frame_equal(D.features(universe, ["$close"]), D.features(objects, ["$close"]))
+        assert D.instruments(["A"]) == ["A"]
+        assert D.list_instruments(["a"], "2020-01-15") == {"A": [stamps(np.datetime64("2020-01-15"), DAYS[-1])]}
+
+
+class Double(InstProcessor):
+    """A processor of one instrument's series, which also says whose they were."""
+
+    seen: ClassVar[list[str]] = []
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        self.seen.append(instrument)
+        return df.iloc[1:] * 2
+
+
+def test_features_take_qlibs_further_arguments(session: Session) -> None:
+    """disk_cache has no meaning, by place or by name; processors of single instruments are applied."""
+    with using(session):
+        plain = D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day")
+        for frame in (
+            D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day", 0),
+            D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], disk_cache=1),
+            D.dataset(["A", "B"], ["$close"], DAYS[0], DAYS[30], disk_cache=1),
+        ):
+            pd.testing.assert_frame_equal(frame, plain)
+        doubled = D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day", None, [Double()])
+        assert Double.seen == ["A", "B"]
+        expected = plain.groupby(level="instrument").apply(lambda df: df.iloc[1:] * 2).droplevel(0)
+        pd.testing.assert_frame_equal(doubled, expected)
+        for fields in ("$close", []):
+            with pytest.raises(DataError, match="fields must be a list of expressions"):
+                D.features(["A"], fields)
+
+
+def test_one_expression_of_one_instrument_is_a_series(session: Session) -> None:
+    """D.expression is indexed by places in the calendar, on the instrument's own days; windows reach before the range."""
+    with using(session):
+        series = D.expression("b", "Mean($close, 3)", DAYS[5], DAYS[20])
+        assert series.index.tolist() == list(range(10, 21))
+        assert (series.dtype, series.name) == (np.dtype(np.float32), "Mean($close, 3)")
+        frame = D.features(["B"], ["Mean($close, 3)"], DAYS[5], DAYS[20])
+        np.testing.assert_array_equal(series, frame.iloc[:, 0])
+        later = D.expression("B", "Mean($close, 3)", DAYS[12])
+        np.testing.assert_array_equal(later.loc[:20], series.loc[12:])
+        assert D.expression("NOBODY", "$close").empty
+        assert D.expression("B", "$close", "2021-01-01").empty
+
+
+def test_members_without_data_have_no_rows(provider: Provider) -> None:
+    """A universe may name instruments that the folder lacks; when it has none of them, that is an error."""
+    assert set(values(FeaturePlan(provider, "moving", ["$close"])).index.get_level_values(1)) == {"A", "B"}
+    with pytest.raises(DataError, match="has no data"):
+        FeaturePlan(provider, "ghosts", ["$close"])
+
+
+@pytest.mark.parametrize(
+    ("instruments", "expressions", "options", "error", "words"),
+    [
+        ("al", ["$close"], {}, DataNotFound, "Did you mean 'all'"),
+        (["A", "BB"], ["$close"], {}, DataNotFound, "no data of 'BB'"),
+        (["INDEX"], ["$close"], {}, DataNotFound, "Did you mean 'IDX'"),
+        ([], ["$close"], {}, DataError, "list of instruments is empty"),
+        (5, ["$close"], {}, ConfigError, "found int"),
+        ("all", ["$close", "Mean($clsoe,5)"], {}, DataNotFound, r"\$clsoe.*Did you mean 'close'.*'Mean\(\$clsoe,5\)'"),
+        ("all", ["Mean($close,5"], {}, ExpressionError, "position 14"),
+        ("all", ["Mask($close,'nobody')"], {}, DataNotFound, "no data of 'NOBODY'.*which the expression"),
+        ("all", ["$close"], {"start": "2020-02-01", "end": "2020-01-01"}, DataError, "range is inverted"),
+        ("all", ["$close"], {"start": "2021-01-01"}, DataError, "no trading days.*2020-01-01 to 2020-03-10"),
+        ("all", ["$close"], {"end": "soon"}, DataError, "'soon' is not a date"),
+        (["C"], ["$close"], {"end": "2020-01-10"}, DataError, "none of them there"),
+        ("all", ["$close"], {"freq": "1min"}, DataError, "daily bars; the frequency .1min."),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_computed(
+    provider: Provider,
+    instruments: object,
+    expressions: list[str],
+    options: dict[str, str],
+    error: type[Exception],
+    words: str,
+) -> None:
+    """A plan that cannot be filled is refused when it is made, with one message that says what to do."""
+    with pytest.raises(error, match=words):
+        FeaturePlan(provider, instruments, expressions, **options)
+
+
+def test_instruments_with_days_of_their_own(provider: Provider) -> None:
+    """A mapping of codes to days is a universe, as D.list_instruments returns it."""
+    members, filters = resolve_instruments(provider, {"b": [("2020-01-12", pd.Timestamp("2020-01-13"))]})
+    assert members == {"B": [(np.datetime64("2020-01-12"), np.datetime64("2020-01-13"))]}
+    assert filters == []
+    assert len(FeaturePlan(provider, {"b": [("2020-01-12", "2020-01-13")]}, ["$close"])) == 2
+
+
+def test_a_truncated_file_stops_the_plan(provider: Provider) -> None:
+    """A file that lost its end is named when the plan is made."""
+    file = provider.path / "features" / "a" / "close.day.bin"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"features/a/close\.day\.bin is truncated"):
+        FeaturePlan(provider, "all", ["$close"])
+
+
+COMPUTE = (
+    "import sys; from rollforge.features.engine import features; from rollforge.session import Session\n"
+    "f = features('all', ['Mean($close,5)', 'Rank($close,5)'], session=Session(provider_uri=sys.argv[1]))\n"
+    "print('sum', round(float(f.iloc[:, 0].sum()), 3))"
+)
+
+
+def start(session: Session, cache: Path) -> subprocess.Popen[str]:
+    """A process that computes features, with a cache of its own choice."""
+    environment = {**os.environ, "ROLLFORGE_CACHE": str(cache), "NUMBA_DEBUG_CACHE": "1"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", COMPUTE, str(session.provider_uri)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_compile_once(session: Session, tmp_path: Path) -> None:
+    """Six fresh processes with an empty kernel cache: one compiles, the others load what it made; all agree."""
+    started = [start(session, tmp_path / "cache") for _ in range(6)]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * 6
+    (answer,) = {next(line for line in output.splitlines() if line.startswith("sum")) for output in outputs}
+    assert float(answer.split()[1]) > 0
+    compiled = [file.name for file in (tmp_path / "cache" / "kernels").rglob("*.nbc")]
+    assert len(compiled) >= 3
+    saved = sum("data saved" in line for output in outputs for line in output.splitlines())
+    assert saved == len(compiled)
+    loaded = sum("data loaded" in line for output in outputs for line in output.splitlines())
+    assert loaded > 0
+
+
+def test_a_read_only_cache_does_not_stop_the_engine(session: Session, tmp_path: Path) -> None:
+    """Where the cache folder cannot be made, compiled code lives in a folder of the process."""
+    (tmp_path / "file").write_text("")
+    process = start(session, tmp_path / "file" / "cache")
+    output, errors = process.communicate(timeout=100)
+    assert "\nsum" in output, errors

@@ -1,0 +1,118 @@
+"""Data folders without one of the usual fields: features that read it are missing, and everything else is as ever."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rollforge
+from rollforge.errors import DataNotFound, ModelError
+from rollforge.features import engine
+from rollforge.features.alpha import Alpha158, Alpha158vwap, Alpha360
+from rollforge.features.api import D
+from rollforge.features.dataset import DatasetH
+from rollforge.models import LGBModel, LinearModel
+
+RANGE = {"instruments": "all", "start_time": "2022-06-01", "end_time": "2022-07-29"}
+SEGMENTS = {"train": ("2022-06-01", "2022-06-30"), "test": ("2022-07-01", "2022-07-29")}
+SEVERAL = ("vwap", "volume", "factor")
+
+
+@pytest.fixture(scope="module")
+def whole(small_market: Path) -> dict[str, pd.DataFrame]:
+    """The features of data with all fields."""
+    with rollforge.session.using(rollforge.Session(provider_uri=str(small_market))):
+        return {"Alpha158": Alpha158(**RANGE).fetch(data_key="raw"), "$close": D.features("all", ["$close"])}
+
+
+@pytest.fixture(scope="module")
+def folders(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same data without a field, or without several."""
+    made = {}
+    for names in (("vwap",), SEVERAL, ("close",)):
+        folder = made["+".join(names)] = tmp_path_factory.mktemp("lacking") / "data"
+        shutil.copytree(small_market, folder)
+        for name in names:
+            for file in folder.glob(f"features/*/{name}.day.bin"):
+                file.unlink()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_reported", set())
+
+
+def test_alpha158_goes_on_without_vwap(
+    folders: dict[str, Path], whole: dict[str, pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One column is missing, all others have the values that they have with it; it is said once."""
+    rollforge.init(folders["vwap"])
+    handler = Alpha158(**RANGE)
+    handler.check()
+    found = handler.fetch(data_key="raw")
+    assert found["VWAP0"].isna().all()
+    pd.testing.assert_frame_equal(found.drop(columns="VWAP0"), whole["Alpha158"].drop(columns="VWAP0"))
+    Alpha360(**RANGE, infer_processors=[]).fetch(data_key="raw")
+    said = [r.getMessage() for r in caplog.records]
+    assert said == [
+        f"There is no field $vwap in {folders['vwap']}: it counts as missing on every day. It is read by '$vwap/$close'."
+    ]
+
+
+def test_several_fields_may_be_lacking(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """Each is named; what compares and counts takes them for missing values, as everywhere."""
+    rollforge.init(folders["+".join(SEVERAL)])
+    frame = Alpha158(**RANGE).fetch(data_key="raw")
+    volumes = [c for c in frame if c.startswith(("V", "WVMA", "CORR", "CORD")) and not c.startswith("VSUM")]
+    assert frame[volumes].isna().all().all()
+    assert frame.drop(columns=[c for c in frame if c.startswith(("V", "WVMA", "CORR", "CORD"))]).notna().any().all()
+    assert "no field $volume" in caplog.text
+    assert "'$vwap/$close'." in caplog.text
+    values = D.features("all", ["$factor", "$factor == 1", "$close", "Mean($vwap, 5)"], "2022-06-01", "2022-06-03")
+    assert values["$factor"].isna().all()
+    assert (values["$factor == 1"] == 0).all()
+    assert values["Mean($vwap, 5)"].isna().all()
+
+
+def test_rows_are_those_of_the_fields_that_are_there(folders: dict[str, Path], whole: dict[str, pd.DataFrame]) -> None:
+    """An expression of nothing but a lacking field has none of its own."""
+    rollforge.init(folders["vwap"])
+    frame = D.features("all", ["$vwap", "$close"])
+    pd.testing.assert_frame_equal(frame[["$close"]], whole["$close"])
+    assert frame["$vwap"].isna().all()
+
+
+def test_a_label_needs_its_fields(folders: dict[str, Path]) -> None:
+    """Known before anything is computed; and so is a field that is no usual one, and the close."""
+    rollforge.init(folders["vwap"])
+    with pytest.raises(DataNotFound, match=r"no field \$vwap.*'Ref\(\$vwap, -2\)"):
+        Alpha158vwap(**RANGE).check()
+    with pytest.raises(DataNotFound, match=r"no field \$vwpa"):
+        Alpha158(**RANGE, label=["Ref($vwpa, -1)/$close"]).check()
+    with pytest.raises(DataNotFound, match=r"no field \$vwpa"):
+        D.features("all", ["$vwpa"])
+    rollforge.init(folders["close"])
+    with pytest.raises(DataNotFound, match=r"no field \$close"):
+        Alpha158(**RANGE).check()
+
+
+def test_models_of_data_without_vwap(folders: dict[str, Path]) -> None:
+    """Trees leave the column alone; a linear model needs it filled, and names it."""
+    rollforge.init(folders["vwap"])
+    dataset = DatasetH(Alpha158(**RANGE), SEGMENTS)
+    model = LGBModel(num_boost_round=3)
+    model.fit(dataset)
+    assert np.isfinite(model.predict(dataset)).all()
+    with pytest.raises(
+        ModelError, match=r"lacks 'VWAP0'.*QlibDataLoader has no finite value of 'VWAP0'.*'\$vwap/\$close'"
+    ):
+        LinearModel().fit(dataset)
+    filled = Alpha158(**RANGE, infer_processors=[{"class": "Fillna", "kwargs": {"fields_group": "feature"}}])
+    linear = LinearModel()
+    linear.fit(DatasetH(filled, SEGMENTS))
+    assert np.isfinite(linear.predict(DatasetH(filled, SEGMENTS))).all()

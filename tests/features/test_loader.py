@@ -1,0 +1,75 @@
+"""Loaders that take what other handlers have, and handlers that move on over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import rollforge
+from rollforge.errors import BuildError, ConfigError
+from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.loader import DataLoaderDH, QlibDataLoader
+from rollforge.features.processor import RobustZScoreNorm
+
+FIELDS = {"feature": (["$close/Ref($close,1)-1", "$volume"], ["RET", "VOLUME"]), "label": (["$close"], ["LABEL"])}
+
+
+@pytest.fixture
+def source(small_market: Path) -> DataHandler:
+    """A handler of raw data over all days."""
+    rollforge.init(small_market)
+    return DataHandler("all", "2022-01-03", "2023-12-29", QlibDataLoader(FIELDS))
+
+
+def window(loader: Any, first: str, last: str) -> DataHandlerLP:
+    """A handler whose processor learns from the first half year of `first`."""
+    norm = RobustZScoreNorm(first, str(pd.Timestamp(first) + pd.DateOffset(months=6)), "feature")
+    instruments = None if isinstance(loader, DataLoaderDH) else "all"
+    return DataHandlerLP(instruments, first, last, loader, infer_processors=[norm])
+
+
+def test_a_handler_of_a_handler_has_its_days(source: DataHandler) -> None:
+    """The same columns, narrowed to the days that are asked for."""
+    frame = DataLoaderDH(source).load(None, "2022-03-01", "2022-03-31")
+    pd.testing.assert_frame_equal(frame, source.fetch(slice("2022-03-01", "2022-03-31"), col_set="__raw"))
+    assert list(frame.columns) == [("feature", "RET"), ("feature", "VOLUME"), ("label", "LABEL")]
+
+
+def test_several_handlers_make_a_group_each(source: DataHandler) -> None:
+    """{group: handler} gives columns (group, name)."""
+    loader = DataLoaderDH({"a": source, "b": source}, fetch_kwargs={"col_set": "feature"}, is_group=True)
+    frame = loader.load(None, "2022-03-01", "2022-03-31")
+    assert list(frame.columns) == [("a", "RET"), ("a", "VOLUME"), ("b", "RET"), ("b", "VOLUME")]
+    pd.testing.assert_frame_equal(frame["a"], frame["b"])
+
+
+def test_processing_over_a_handler_is_processing_over_its_data(source: DataHandler) -> None:
+    """The way over a handler that is computed once changes no number."""
+    over = window(DataLoaderDH(source), "2022-02-01", "2023-01-31").fetch()
+    pd.testing.assert_frame_equal(over, window(QlibDataLoader(FIELDS), "2022-02-01", "2023-01-31").fetch())
+
+
+@pytest.mark.parametrize("over_handler", [True, False])
+def test_a_handler_that_moved_on_is_a_new_one_there(source: DataHandler, *, over_handler: bool) -> None:
+    """New days and a new fit window by ``config`` give what a handler made for them gives."""
+    loader = DataLoaderDH(source) if over_handler else QlibDataLoader(FIELDS)
+    handler = window(loader, "2022-02-01", "2022-12-30")
+    before = handler.fetch()
+    fit = {"fit_start_time": "2023-01-03", "fit_end_time": "2023-07-03"}
+    handler.config(start_time="2023-01-03", end_time="2023-12-29", processor_kwargs=fit)
+    handler.setup_data(init_type=DataHandlerLP.IT_FIT_SEQ)
+    pd.testing.assert_frame_equal(handler.fetch(), window(loader, "2023-01-03", "2023-12-29").fetch())
+    assert before.index[-1][0] < pd.Timestamp("2023-01-01")
+
+
+def test_what_is_no_handler_and_a_universe_are_refused(source: DataHandler) -> None:
+    """The place in the document is named."""
+    with pytest.raises(BuildError, match=r"handler_config.*QlibDataLoader is no handler"):
+        DataLoaderDH(
+            {"class": "QlibDataLoader", "module_path": "rollforge.features.loader", "kwargs": {"config": FIELDS}}
+        )
+    with pytest.raises(ConfigError, match="universe of its handlers"):
+        DataLoaderDH(source).load("all")

@@ -1,0 +1,272 @@
+"""Loaders side by side, frames from files, and what is done to the series of single instruments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rollforge
+from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.features.alpha import Alpha158, Alpha158DL
+from rollforge.features.engine import features
+from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.inst_processor import InstProcessor, process_instruments
+from rollforge.features.loader import DataLoader, DataLoaderDH, NestedDataLoader, QlibDataLoader, StaticDataLoader
+from rollforge.features.panel import list_panels
+from rollforge.features.processor import TimeRangeFlt
+from rollforge.session import current_session
+
+FIRST = {"feature": (["$close", "$open"], ["A", "B"]), "label": (["Ref($close, -1)"], ["L"])}
+SECOND = {"feature": (["$high", "$low"], ["B", "C"])}
+DAYS = ("2022-03-01", "2022-03-31")
+RANGE = {"instruments": "all", "start_time": DAYS[0], "end_time": DAYS[1]}
+
+
+@pytest.fixture(autouse=True)
+def _session(small_market: Path) -> None:
+    rollforge.init(small_market)
+
+
+# -- side by side ----------------------------------------------------------------------------------------------------------
+
+
+def test_loaders_side_by_side() -> None:
+    """Of columns that both have the last one's are taken, and columns come by name, as in Qlib."""
+    nested = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(SECOND)]).load("all", *DAYS)
+    one, two = (QlibDataLoader(g).load("all", *DAYS) for g in (FIRST, SECOND))
+    assert list(nested.columns) == [("feature", "A"), ("feature", "B"), ("feature", "C"), ("label", "L")]
+    for column in nested:
+        expected = two if column in two else one
+        pd.testing.assert_series_equal(nested[column], expected[column])
+
+
+def test_a_description_names_loaders_as_qlib_does() -> None:
+    """By dotted paths, Qlib's own; one handler of both feature sets."""
+    described = {
+        "class": "NestedDataLoader",
+        "module_path": "qlib.data.dataset.loader",
+        "kwargs": {
+            "dataloader_l": [
+                {"class": "qlib.contrib.data.loader.Alpha158DL"},
+                {
+                    "class": "qlib.contrib.data.loader.Alpha360DL",
+                    "kwargs": {"config": {"label": (["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"])}},
+                },
+            ]
+        },
+    }
+    handler = DataHandlerLP(data_loader=described, learn_processors=["DropnaLabel"], **RANGE)
+    names = set(handler.get_cols())
+    assert set(Alpha158DL.get_feature_config()[1]) <= names
+    assert {"LABEL0", "CLOSE59", "VOLUME0"} <= names
+    assert handler.data_loader.expressions("label") == ["Ref($close, -2)/Ref($close, -1) - 1"]
+
+
+@pytest.mark.parametrize("join", ["left", "right", "inner", "outer"])
+def test_the_rows_are_those_of_the_join(join: Any) -> None:
+    """``left``: those of the first loader."""
+    frame = QlibDataLoader(SECOND).load("all", "2022-03-15", "2022-04-15")
+    nested = NestedDataLoader([QlibDataLoader(FIRST), StaticDataLoader(frame)], join=join).load("all", *DAYS)
+    days = nested.index.unique("datetime")
+    bounds = {"left": DAYS, "right": ("2022-03-15", "2022-03-31"), "inner": ("2022-03-15", "2022-03-31"), "outer": DAYS}
+    assert (str(days[0].date()), str(days[-1].date())) == bounds[join]
+    assert nested.index.is_monotonic_increasing
+
+
+def test_a_nested_panel_is_computed_once() -> None:
+    """It is kept like that of a single loader, and found for another end."""
+    nested = {"class": "NestedDataLoader", "kwargs": {"dataloader_l": [QlibDataLoader(FIRST), QlibDataLoader(SECOND)]}}
+    first = DataHandler(data_loader=nested, **RANGE).fetch()
+    assert len(list_panels(current_session().cache)) == 1
+    longer = DataHandler(data_loader=nested, **{**RANGE, "end_time": "2022-06-30"})
+    pd.testing.assert_frame_equal(longer.fetch(slice(*DAYS)), first)
+    assert len(list_panels(current_session().cache)) == 1
+
+
+def test_a_loader_without_universes_gives_all_it_has() -> None:
+    """One that raises KeyError for the name of a universe, and a handler's, which has a universe of its own."""
+
+    class OfCodes(DataLoader):
+        def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+            if instruments is not None:
+                raise KeyError(instruments)
+            return QlibDataLoader(SECOND).load("all", start_time, end_time)
+
+    handler = DataHandler(data_loader=QlibDataLoader(SECOND), **RANGE)
+    expected = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(SECOND)]).load("all", *DAYS)
+    for other in (OfCodes(), DataLoaderDH(handler)):
+        nested = NestedDataLoader([QlibDataLoader(FIRST), other])
+        pd.testing.assert_frame_equal(nested.load("all", *DAYS), expected)
+        assert nested.definition() is None  # nobody knows what it depends on, so it is not kept
+
+
+def test_mistakes_are_known_before_anything_is_computed() -> None:
+    """A field that is nowhere, in the second loader; no loader at all."""
+    nested = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(["$clsoe"])])
+    with pytest.raises(DataNotFound, match="Did you mean 'close'"):
+        DataHandler(data_loader=nested, **RANGE).check()
+    with pytest.raises(ConfigError, match="at least one loader"):
+        NestedDataLoader([])
+
+
+# -- frames from files -----------------------------------------------------------------------------------------------------
+
+
+def test_frames_come_from_files(tmp_path: Path) -> None:
+    """Parquet, CSV and pickle, alone or several side by side."""
+    frame = QlibDataLoader(FIRST).load(["D0001", "D0002"], *DAYS)
+    feature, label = frame["feature"], frame["label"]
+    feature.to_parquet(tmp_path / "feature.parquet")
+    feature.to_pickle(tmp_path / "feature.pkl")
+    feature.to_csv(tmp_path / "feature.csv")
+    for name in ("feature.parquet", "feature.pkl", "feature.csv"):
+        loaded = StaticDataLoader(str(tmp_path / name)).load(None)
+        pd.testing.assert_frame_equal(loaded, feature, check_dtype=False, check_index_type=False, rtol=1e-6)
+        both = StaticDataLoader({"feature": tmp_path / name, "label": label}).load(None)
+        pd.testing.assert_frame_equal(both, frame, check_dtype=False, check_index_type=False, rtol=1e-6)
+    with pytest.raises(DataNotFound, match="no file"):
+        StaticDataLoader(tmp_path / "none.parquet").load(None)
+    (tmp_path / "frame.h5").touch()
+    with pytest.raises(DataError, match="HDF5"):
+        StaticDataLoader(tmp_path / "frame.h5").load(None)
+
+
+def test_frames_side_by_side_have_the_rows_of_the_join() -> None:
+    """Of either, or of both."""
+    frame = QlibDataLoader(FIRST).load("all", *DAYS)
+    late = frame["label"].loc["2022-03-15":]
+    outer = StaticDataLoader({"feature": frame["feature"], "label": late}).load(None)
+    inner = StaticDataLoader({"feature": frame["feature"], "label": late}, join="inner").load(None)
+    assert len(outer) == len(frame)
+    assert inner.index.equals(late.index)
+
+
+def test_a_frame_is_narrowed_to_codes_and_days(caplog: pytest.LogCaptureFixture) -> None:
+    """A code, or several; a universe means nothing to a frame, which is said."""
+    loader = StaticDataLoader(QlibDataLoader(FIRST).load("all", *DAYS))
+    assert set(loader.load("D0003").index.get_level_values("instrument")) == {"D0003"}
+    assert set(loader.load(["D0003", "D0001"]).index.get_level_values("instrument")) == {"D0001", "D0003"}
+    assert len(loader.load(None, "2022-03-01", "2022-03-02").index.unique("datetime")) == 2
+    whole = loader.load("all")
+    assert caplog.records == []
+    assert loader.load("csi300").equals(whole)
+    assert "a frame knows no universe 'csi300'" in caplog.text
+
+
+# -- the series of one instrument ------------------------------------------------------------------------------------------
+
+
+class Demean(InstProcessor):
+    """Takes the instrument's own mean off a column."""
+
+    def __init__(self, column: str = "$close") -> None:
+        self.column = column
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        df[self.column] -= df[self.column].mean()
+        return df
+
+
+class Odd(InstProcessor):
+    """Keeps instruments with an odd number."""
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        return df if int(instrument[1:]) % 2 else df.head(0)
+
+
+def test_series_are_processed_one_instrument_at_a_time() -> None:
+    """With the name of the instrument, over the days that are asked for, under the names of the expressions."""
+    plain = features("all", ["$close", "Mean($close, 5)"], *DAYS)
+    made = process_instruments(plain, [Demean(), {}, None, Odd()])
+    odd = [code for code in plain.index.unique("instrument") if int(code[1:]) % 2]
+    assert list(made.index.unique("instrument")) == odd
+    assert list(made.columns) == ["$close", "Mean($close, 5)"]
+    expected = plain["$close"] - plain["$close"].groupby(level="instrument").transform("mean")
+    np.testing.assert_allclose(made["$close"], expected.loc[odd], atol=1e-4)
+    np.testing.assert_array_equal(made["Mean($close, 5)"], plain.loc[odd, "Mean($close, 5)"])
+
+
+def test_a_loader_processes_all_groups_or_each_its_own() -> None:
+    """A list is for all groups, a mapping for those it names."""
+    plain = QlibDataLoader(FIRST).load("all", *DAYS)
+    own = QlibDataLoader(FIRST, inst_processors={"feature": [Demean()]}).load("all", *DAYS)
+    np.testing.assert_array_equal(own[("label", "L")], plain[("label", "L")])
+    assert own[("feature", "A")].groupby(level="instrument").mean().abs().max() < 1e-4
+    for_all = QlibDataLoader(FIRST, inst_processors=[Odd()]).load("all", *DAYS)
+    odd = plain.index.get_level_values("instrument").str[1:].astype(int) % 2 == 1
+    pd.testing.assert_frame_equal(for_all, plain[odd])
+
+
+def test_handlers_take_processors_of_instruments() -> None:
+    """Alpha158 hands them on; the panel is kept under their definition, code, and the handler's end."""
+    kept = "TimeRangeFlt"
+    described = [{"class": kept, "kwargs": {"end_time": "2022-03-31"}}]
+    plain = Alpha158(**RANGE).fetch(data_key="raw")
+    pd.testing.assert_frame_equal(Alpha158(**RANGE, inst_processors=described).fetch(data_key="raw"), plain)
+    cache = current_session().cache
+    before = len(list_panels(cache))
+    for end in ("2022-03-31", "2022-04-29"):
+        loader = QlibDataLoader(FIRST, inst_processors={"feature": [Demean()]})
+        frame = DataHandler(data_loader=loader, **{**RANGE, "end_time": end}).fetch()
+        assert frame["A"].groupby(level="instrument").mean().abs().max() < 1e-4
+    assert len(list_panels(cache)) == before + 2
+    other = QlibDataLoader(FIRST, inst_processors={"feature": [Demean("$open")]})
+    assert DataHandler(data_loader=other, **RANGE).fetch()["A"].min() > 1
+    assert len(list_panels(cache)) == before + 3
+
+
+def test_time_range_keeps_what_lasts_through() -> None:
+    """First and last day are looked at, on the calendar; days without trading mean the next, or the one before."""
+    days = pd.bdate_range("2022-01-03", "2022-12-30", name="datetime")
+
+    def lasts(first: str, last: str, **arguments: Any) -> bool:
+        df = pd.DataFrame({"$close": 1.0}, index=days[(days >= first) & (days <= last)])
+        return len(TimeRangeFlt(**arguments)(df, "A")) > 0
+
+    asked = {"start_time": "2022-03-05", "end_time": "2022-06-05"}  # a Saturday, a Sunday
+    assert lasts("2022-03-07", "2022-06-03", **asked)
+    assert not lasts("2022-03-08", "2022-06-03", **asked)
+    assert not lasts("2022-03-07", "2022-06-02", **asked)
+    assert lasts("2022-03-08", "2022-06-03", end_time="2022-06-05")
+    assert lasts("2022-03-07", "2022-06-02", start_time="2022/3/5")
+    assert lasts("2022-05-02", "2022-05-03")
+    with pytest.raises(DataError, match="no trading day from 2022-03-05 to 2022-03-06"):
+        lasts("2022-01-03", "2022-12-30", start_time="2022-03-05", end_time="2022-03-06")
+
+
+def test_processors_that_leave_nothing_are_named() -> None:
+    """No rows, or not all columns."""
+
+    class Lose(InstProcessor):
+        def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+            return df.drop(columns="$close")
+
+    late = TimeRangeFlt(start_time="2022-01-04")
+    with pytest.raises(DataError, match="leave no rows of any instrument: TimeRangeFlt"):
+        QlibDataLoader(FIRST, inst_processors=[late]).load("all", *DAYS)
+    with pytest.raises(DataError, match=r"lose the column '\$close': Lose"):
+        QlibDataLoader(FIRST, inst_processors=[Lose()]).load("all", *DAYS)
+    with pytest.raises(ConfigError, match="must be a list"):
+        QlibDataLoader(FIRST, inst_processors="TimeRangeFlt")
+
+
+def test_a_filter_is_for_a_universe_that_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Codes that are listed are not filtered, as in Qlib, which is said; no universe means all there are."""
+    pipe = [{"filter_type": "NameDFilter", "name_rule_re": "D0001"}]
+    loader = QlibDataLoader(FIRST, filter_pipe=pipe)
+    assert set(loader.load(None, *DAYS).index.get_level_values("instrument")) == {"D0001"}
+    assert set(loader.load(["D0001", "D0003"], *DAYS).index.get_level_values("instrument")) == {"D0001", "D0003"}
+    assert "are not filtered" in caplog.text
+
+
+def test_one_calendar_for_all_groups() -> None:
+    """``freq`` may be given by group, but not differently: there are daily bars only."""
+    by_group = QlibDataLoader(FIRST, freq={"feature": "day", "label": "day"}).load("all", *DAYS)
+    pd.testing.assert_frame_equal(by_group, QlibDataLoader(FIRST).load("all", *DAYS))
+    for freq in ({"feature": "day"}, {"feature": "day", "label": "1min"}):
+        with pytest.raises(ConfigError, match="one and the same calendar"):
+            QlibDataLoader(FIRST, freq=freq)

@@ -1,0 +1,396 @@
+"""Handlers and the panel cache: computed once, shared without copies, equal to the uncached bit for bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.errors import ConfigError, DataError, SegmentError
+from rollforge.features.alpha import Alpha158
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import QlibDataLoader
+from rollforge.features.panel import PanelCache, RowFile, clear_panels, list_panels
+from rollforge.features.processor import Processor, ZScoreNorm
+from rollforge.market.provider import open_provider
+from rollforge.session import Session, using
+
+FIELDS = {
+    "feature": (["$close/Ref($close, 1) - 1", "Mean($close, 5)/$close"], ["RET", "MA5"]),
+    "label": (["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]),
+}
+
+
+@pytest.fixture
+def session(small_market: Path, tmp_path: Path) -> Iterator[Session]:
+    """A session with a cache of its own."""
+    opened = Session(provider_uri=str(small_market), cache=str(tmp_path / "cache"), threads=1)
+    with using(opened):
+        yield opened
+
+
+def handler(**kwargs: Any) -> DataHandlerLP:
+    chosen = {"instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29", **kwargs}
+    return DataHandlerLP(data_loader=QlibDataLoader(FIELDS), **chosen)
+
+
+LEARN = [{"class": "DropnaLabel"}, {"class": "CSZScoreNorm", "kwargs": {"fields_group": "label"}}]
+
+
+def test_a_panel_is_built_once_for_all_rolls(session: Session) -> None:
+    """Handlers that differ in their end share the panel; another start or other columns make another."""
+    for end in ("2023-03-31", "2023-06-30", "2023-12-29"):
+        handler(end_time=end, learn_processors=LEARN).setup_data()
+    assert len(list_panels(session.cache)) == 2  # raw, and after the learn processors
+    handler(start_time="2022-06-01").setup_data()
+    assert len(list_panels(session.cache)) == 3
+    assert clear_panels(session.cache) > 0
+    assert list_panels(session.cache) == []
+
+
+def test_a_slice_of_the_shared_panel_equals_one_built_for_it(session: Session) -> None:
+    """Bit for bit, raw and processed, also when a processor learned in a fit window."""
+    fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30"}
+    infer = [{"class": "ZScoreNorm", "kwargs": {**fit, "fields_group": "feature"}}]
+    shared = handler(end_time="2023-03-31", infer_processors=infer, learn_processors=LEARN)
+    frame = QlibDataLoader(FIELDS).load("all", "2022-01-03", "2023-03-31")
+    for key, chain in (("raw", []), ("infer", [ZScoreNorm(**fit, fields_group="feature")])):
+        expected = frame
+        for processor in chain:
+            processor.fit(expected)
+            expected = processor(expected)
+        pd.testing.assert_frame_equal(shared.fetch(data_key=key, col_set="__raw"), expected, check_exact=True)
+
+
+def test_a_cached_panel_equals_the_one_that_was_built(session: Session) -> None:
+    """A second handler reads what the first computed."""
+    first = handler(learn_processors=LEARN).fetch(data_key="learn")
+    second = handler(learn_processors=LEARN).fetch(data_key="learn")
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_a_window_is_no_copy(session: Session) -> None:
+    """The features of a range of days are the panel's own memory, row after row, as a model wants them."""
+    made = handler()
+    values = made.fetch(slice("2022-03-01", "2022-09-30"), col_set="feature", data_key="raw").to_numpy()
+    panel = made.panel("raw").groups["feature"].values
+    assert np.shares_memory(values, panel)
+    assert values.flags.c_contiguous
+    both = made.fetch(slice("2022-03-01", "2022-09-30"), col_set=["feature", "label"], data_key="raw")
+    assert np.shares_memory(both["feature"].to_numpy(), panel)
+
+
+def test_changing_a_frame_leaves_the_panel_alone(session: Session) -> None:
+    """A user who writes into what was handed out writes into a copy, or is refused; never into the cache."""
+    made = handler()
+    frame = made.fetch(col_set="feature", data_key="raw")
+    before = frame.iloc[5, 0]
+    try:
+        frame.iloc[5, 0] = 99.0
+    except ValueError as exc:
+        assert "read-only" in str(exc)  # noqa: PT017
+    assert handler().fetch(col_set="feature", data_key="raw").iloc[5, 0] == before
+
+
+def test_a_damaged_panel_is_built_again(session: Session) -> None:
+    """Cut off, overwritten, or without its description."""
+    expected = handler().fetch(data_key="raw").copy()
+    (info,) = list_panels(session.cache)
+    folder = Path(session.cache) / "panels" / info.key
+    for spoil in (
+        lambda: (folder / "group0.npy").write_bytes((folder / "group0.npy").read_bytes()[:-100]),
+        lambda: (folder / "group0.npy").write_bytes(b"\0" * (folder / "group0.npy").stat().st_size),
+        lambda: (folder / "meta.json").write_text("{"),
+    ):
+        spoil()
+        pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
+
+
+def values_file(session: Session) -> Path:
+    """Where the features of the only panel are."""
+    (info,) = list_panels(session.cache)
+    return Path(session.cache) / "panels" / info.key / "group0.npy"
+
+
+@pytest.mark.parametrize("share", [0.2, 0.37, 0.71, 0.93])
+def test_one_wrong_byte_anywhere_is_noticed(session: Session, share: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever wrote into a panel left its time, so all of it is read, and it is built again."""
+    expected = handler().fetch(data_key="raw").copy()
+    file = values_file(session)
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 1
+    file.write_bytes(content)
+    pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
+    assert "group0.npy is damaged; it is built again" in caplog.text
+
+
+def test_after_a_start_of_the_machine_all_of_a_panel_is_read_once(session: Session) -> None:
+    """A power cut can lose what was not on the disk yet, and leave size and time as they were."""
+    expected = handler().fetch(data_key="raw").copy()
+    file = values_file(session)
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[int(0.37 * len(content))] ^= 1
+    with file.open("r+b") as handle:
+        handle.write(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (mark,) = file.parent.glob("checked*")
+    mark.unlink()  # what says that somebody has looked since the machine was started
+    pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
+
+
+def test_a_panel_depends_on_the_data_and_not_on_where_they_are(session: Session, tmp_path: Path) -> None:
+    """The same files in another folder find the panel; a file with another time does not."""
+    handler().setup_data()
+    copy = tmp_path / "copy"
+    shutil.copytree(session.provider_uri or "", copy)
+    with using(session.with_(provider_uri=str(copy))):
+        handler().setup_data()
+        assert len(list_panels(session.cache)) == 1
+        (copy / "features" / "d0001" / "close.day.bin").touch()
+        open_provider(copy).refresh()
+        handler().setup_data()
+        assert len(list_panels(session.cache)) == 2
+
+
+def test_data_that_change_under_a_living_process_are_noticed(session: Session, tmp_path: Path) -> None:
+    """A process that runs for days sees a corrected file without being told."""
+    copy = tmp_path / "copy"
+    shutil.copytree(session.provider_uri or "", copy)
+    with using(session.with_(provider_uri=str(copy))):
+        before = handler().fetch(col_set="feature", data_key="raw").copy()
+        file = copy / "features" / "d0001" / "close.day.bin"
+        values = np.fromfile(file, "<f4")
+        values[-1] *= 2
+        values.tofile(file)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            after = handler().fetch(col_set="feature", data_key="raw")
+            if not after.equals(before):
+                break
+            time.sleep(0.05)
+        assert after.iloc[-1000:].ne(before.iloc[-1000:]).any().all()
+
+
+def test_other_code_makes_another_panel(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, and a processor of the user's own: the same class with another body."""
+
+    class Own(Processor):
+        def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+            return df + 1
+
+    first = handler(infer_processors=[Own()]).fetch(data_key="infer")
+    assert len(list_panels(session.cache)) == 2
+    Own.__call__ = lambda self, df: df + 2  # type: ignore[method-assign]
+    second = handler(infer_processors=[Own()]).fetch(data_key="infer")
+    pd.testing.assert_frame_equal(second, first + 1)
+    assert len(list_panels(session.cache)) == 3
+    monkeypatch.setattr("rollforge.features.handler.code_version", lambda: "another")
+    handler().setup_data()
+    assert len(list_panels(session.cache)) == 4
+
+
+def build_slowly(session: Session, started: Any) -> None:
+    put = RowFile.put
+
+    def slow(self: RowFile, at: int, rows: Any) -> None:
+        put(self, at, rows)
+        started.set()
+        time.sleep(60)
+
+    RowFile.put = slow  # type: ignore[method-assign]
+    with using(session):
+        handler().setup_data()
+
+
+@pytest.mark.slow
+def test_a_panel_whose_builder_was_killed_is_not_there(session: Session) -> None:
+    """Half a panel is never taken for one; the next builds it, and takes the pieces away."""
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    builder = context.Process(target=build_slowly, args=(session, started))
+    builder.start()
+    assert started.wait(60)
+    builder.kill()
+    builder.join()
+    root = Path(session.cache) / "panels"
+    assert list_panels(session.cache) == []
+    assert list(root.glob(".*-*"))
+    assert handler().fetch(data_key="raw").notna().any().all()
+    assert not list(root.glob(".*-*"))
+    assert len(list_panels(session.cache)) == 1
+
+
+def hold_a_window(session: Session, pipe: Any) -> None:
+    """Open a window, read all of it, and say how much memory of this process the panel takes."""
+    with using(session):
+        values = handler().fetch(col_set="feature", data_key="raw").to_numpy()
+    total = float(np.nansum(values))
+    pipe.send("read")
+    pipe.recv()  # until all have
+    shared, own, seen = 0, 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            seen = line.endswith("group0.npy")
+        elif seen and line.startswith("Pss:"):
+            shared += int(line.split()[1])
+        elif seen and line.startswith(("Private_Clean:", "Private_Dirty:")):
+            own += int(line.split()[1])
+    pipe.send((total, shared, own))
+    pipe.recv()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells how pages are shared")
+def test_eight_workers_hold_one_copy(session: Session) -> None:
+    """The pages of a panel are those of its file: eight processes that read all of it have it in memory once."""
+    handler().setup_data()
+    size = values_file(session).stat().st_size / 1024
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    for _ in range(8):
+        ours, theirs = context.Pipe()
+        workers.append(context.Process(target=hold_a_window, args=(session, theirs)))
+        pipes.append(ours)
+    for worker in workers:
+        worker.start()
+    assert [pipe.recv() for pipe in pipes] == ["read"] * 8
+    for pipe in pipes:
+        pipe.send("all have read")
+    answers = [pipe.recv() for pipe in pipes]
+    for pipe, worker in zip(pipes, workers, strict=True):
+        pipe.send("end")
+        worker.join()
+    assert len({total for total, _, _ in answers}) == 1
+    assert sum(shared for _, shared, _ in answers) == pytest.approx(size, rel=0.2)
+    assert sum(own for _, _, own in answers) < 0.1 * size
+
+
+def test_the_cache_keeps_to_its_size(session: Session) -> None:
+    """The panels unused for longest go; the one just built stays."""
+    small = session.with_(cache_limit=1)
+    with using(small):
+        handler().setup_data()
+        handler(start_time="2022-06-01").setup_data()
+    assert len(list_panels(session.cache)) == 1
+
+
+def build_in_process(session: Session, pipe: Any) -> None:
+    built: list[str] = []
+    get = PanelCache.get
+
+    def counting(self: PanelCache, key: str, build: Any) -> Any:
+        return get(self, key, lambda folder: (built.append(key), build(folder))[1])
+
+    PanelCache.get = counting  # type: ignore[method-assign]
+    with using(session):
+        rows = len(handler().fetch(data_key="raw"))
+    pipe.send((rows, len(built)))
+
+
+@pytest.mark.slow
+def test_two_processes_build_a_panel_once(session: Session) -> None:
+    """The second waits for the first and reads what it built."""
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    for _ in range(2):
+        ours, theirs = context.Pipe(duplex=False)
+        workers.append(context.Process(target=build_in_process, args=(session, theirs)))
+        pipes.append(ours)
+    for worker in workers:
+        worker.start()
+    answers = [pipe.recv() for pipe in pipes]
+    for worker in workers:
+        worker.join()
+    assert answers[0][0] == answers[1][0] > 0
+    assert sum(built for _, built in answers) == 1
+
+
+def test_a_handler_and_a_dataset_travel_without_their_data(session: Session) -> None:
+    """A pickle of some hundred bytes, which finds the data again."""
+    dataset = DatasetH(handler(), {"train": ("2022-01-03", "2022-12-30")})
+    rows = len(dataset.prepare("train"))
+    pickled = pickle.dumps(dataset)
+    assert len(pickled) < 3000
+    assert len(pickle.loads(pickled).prepare("train")) == rows
+
+
+def test_segments_are_prepared_by_name(session: Session) -> None:
+    """One frame for a name, a list for a list; groups as asked; open ends are the handler's."""
+    segments = {"train": ("2022-01-03", "2022-06-30"), "test": ("2022-07-01", None)}
+    dataset = DatasetH(handler(learn_processors=LEARN), segments)
+    train, test = dataset.prepare(["train", "test"], col_set="feature")
+    assert list(train.columns) == ["RET", "MA5"]
+    assert train.index.get_level_values("datetime").max() < test.index.get_level_values("datetime").min()
+    assert str(test.index.get_level_values("datetime").max().date()) == "2023-12-29"
+    assert list(dataset.prepare("train", col_set=["feature", "label"]).columns.get_level_values(0).unique()) == [
+        "feature",
+        "label",
+    ]
+    with pytest.raises(SegmentError, match="Did you mean 'train'"):
+        dataset.prepare("trian")
+    with pytest.raises(ConfigError, match="data_key"):
+        dataset.prepare("train", data_key="learnt")
+    with pytest.raises(DataError, match="no columns 'lable'"):
+        dataset.prepare("train", col_set="lable")
+
+
+class Shuffle(Processor):
+    """A processor of the user's own, which says nothing of ranges."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df - df.mean()
+
+
+def test_a_processor_of_ones_own_sees_the_handlers_range_alone(session: Session) -> None:
+    """It may look at everything it is given, so it is given no day beyond the handler's end."""
+    made = handler(end_time="2022-12-30", infer_processors=[Shuffle()])
+    raw = made.fetch(data_key="raw")
+    pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw - raw.mean()).astype(np.float32))
+
+
+class Plain:
+    """A processor as Qlib takes it: it derives from nothing."""
+
+    offset = 1.0
+
+    def __init__(self, scale: float = 2.0) -> None:
+        self.scale = scale
+
+    def fit(self, df: pd.DataFrame) -> None:
+        self.columns = len(df.columns)
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df * self.scale + self.offset
+
+    def is_for_infer(self) -> bool:
+        return True
+
+
+def test_a_processor_that_derives_from_nothing(session: Session) -> None:
+    """Methods make it a processor; it is asked for nothing that only the base has, and its own attributes are seen."""
+    made = handler(infer_processors=[{"class": "Plain", "module_path": __name__, "kwargs": {"scale": 3.0}}])
+    raw = made.fetch(data_key="raw")
+    pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw * 3 + 1).astype(np.float32))
+    (processor,) = made.infer_processors
+    assert (processor.scale, processor.columns) == (3.0, 3)
+    made.config(processor_kwargs={"scale": 1.0})
+    assert processor.scale == 1.0
+    assert not processor.readonly()
+    assert pickle.loads(pickle.dumps(processor)).scale == 1.0
+
+
+def test_the_label_of_a_handler_can_be_changed(session: Session) -> None:
+    """As in Qlib: ``label`` in the handler's arguments."""
+    made = Alpha158("all", "2022-01-03", "2022-06-30", label=["Ref($close, -6)/Ref($close, -1) - 1"])
+    assert made.get_cols("label") == ["Ref($close, -6)/Ref($close, -1) - 1"]

@@ -1,0 +1,182 @@
+"""Samples of several days: against a brute-force search through the frame."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import rollforge
+from rollforge.errors import ConfigError, DataError
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.processor import DropnaLabel
+from rollforge.features.timeseries import TSDataSampler, TSDatasetH
+
+DAYS = pd.bdate_range("2021-01-04", periods=12)
+
+
+def table(seed: int = 7, days: int = 12, names: str = "ABCDE", missing: float = 0.3) -> pd.DataFrame:
+    """Two columns of some instruments on some days; rows are missing at random, those left are shuffled."""
+    rng = np.random.default_rng(seed)
+    index = pd.MultiIndex.from_product([DAYS[:days], list(names)], names=["datetime", "instrument"])
+    frame = pd.DataFrame(rng.normal(size=(len(index), 2)), index, ["x", "y"])
+    return frame[rng.random(len(frame)) >= missing].sample(frac=1, random_state=seed)
+
+
+def expected(frame: pd.DataFrame, day: Any, code: str, steps: int, fill: str) -> np.ndarray[Any, Any]:
+    """The rows of an instrument on the last days of data, one by one."""
+    days = sorted(set(frame.index.get_level_values("datetime")))
+    window = [d for d in days if d <= day][-steps:]
+    rows = [frame.loc[(d, code)].tolist() if (d, code) in frame.index else [np.nan] * frame.shape[1] for d in window]
+    found = pd.DataFrame([[np.nan] * frame.shape[1]] * (steps - len(rows)) + rows)
+    there = [False] * (steps - len(rows)) + [(d, code) in frame.index for d in window]
+    if fill != "none":
+        place = pd.Series(np.where(there, np.arange(steps), np.nan)).ffill()
+        place = place.bfill() if fill == "ffill+bfill" else place
+        found = found.reindex(place)
+    return found.to_numpy(np.float64)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 6), st.sampled_from(["none", "ffill", "ffill+bfill"]), st.integers(0, 11))
+def test_a_sample_is_the_last_days_of_an_instrument(seed: int, steps: int, fill: Any, start: int) -> None:
+    """Whatever is missing, however it is filled, and wherever the samples begin."""
+    frame = table(seed)
+    samples = TSDataSampler(frame, DAYS[start], DAYS[-1], steps, fillna_type=fill)
+    index = samples.get_index()
+    assert index.names == ["datetime", "instrument"]
+    wanted = frame[frame.index.get_level_values("datetime") >= DAYS[start]].swaplevel().sort_index().index.swaplevel()
+    assert index.equals(wanted)
+    assert len(samples) == len(index)
+    for place, (day, code) in enumerate(index):
+        right = expected(frame, day, code, steps, fill)
+        np.testing.assert_array_equal(samples[place], right)
+        np.testing.assert_array_equal(samples[day, code], right)
+    if len(samples):
+        together = samples[list(range(len(samples)))]
+        assert together.shape == (len(samples), steps, 2)
+        np.testing.assert_array_equal(together, np.stack([samples[i] for i in range(len(samples))]))
+        np.testing.assert_array_equal(samples[::2], together[::2])
+
+
+def test_samples_are_a_sequence_of_plain_numbers() -> None:
+    """It ends, counts from the end, keeps its precision, and travels by pickle; the frame stays as it was."""
+    frame = table().astype(np.float32)
+    before = frame.copy()
+    samples = TSDataSampler(frame, None, None, 3)
+    assert sum(1 for _ in samples) == len(samples) == len(frame)  # type: ignore[misc]  # by __getitem__
+    np.testing.assert_array_equal(samples[-1], samples[len(samples) - 1])
+    assert samples[0].dtype == np.float32
+    assert TSDataSampler(frame, None, None, 3, dtype=np.float64)[0].dtype == np.float64
+    assert TSDataSampler((frame * 10).astype(int), None, None, 3)[0].dtype == np.float64  # which can be missing
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(samples))[0], samples[0])
+    pd.testing.assert_frame_equal(frame, before)
+    assert samples.idx_df.shape == (12, 5)
+    assert int(samples.idx_df.notna().to_numpy().sum()) == len(frame)
+    for wrong in (len(samples), -len(samples) - 1):
+        with pytest.raises(IndexError):
+            samples[wrong]
+
+
+def test_rows_that_are_no_samples_are_history() -> None:
+    """Chosen by a column of truth; a row without a value is none."""
+    frame = table(missing=0.0)
+    wanted = pd.DataFrame({"keep": np.where(frame["x"] > 0, 1.0, 0.0)}, frame.index)
+    wanted.iloc[0, 0] = np.nan
+    samples = TSDataSampler(frame, None, None, 2, flt_data=wanted)
+    kept = wanted["keep"] == 1
+    assert set(samples.get_index()) == set(frame.index[kept])
+    day, code = samples.get_index()[-1]
+    np.testing.assert_array_equal(samples[-1], expected(frame, day, code, 2, "none"))
+    assert len(TSDataSampler(frame, None, None, 2, flt_data=wanted["keep"].iloc[:7])) == int(kept.iloc[:7].sum())
+
+
+def test_a_day_without_data_is_the_one_before() -> None:
+    """A weekend, the days after the last; before the first there is nothing, and no neighbour of an unknown code."""
+    samples = TSDataSampler(table(missing=0.0), None, None, 2)
+    np.testing.assert_array_equal(samples["2021-01-10", "A"], samples["20210108", "A"])
+    np.testing.assert_array_equal(samples["2030-01-01", "A"], samples[DAYS[-1], "A"])
+    np.testing.assert_array_equal(samples["2021-01-08", "a"], samples["2021-01-08", "A"])  # as D.features takes codes
+    with pytest.raises(KeyError, match="begin on 2021-01-04"):
+        samples["2021-01-01", "A"]
+    with pytest.raises(KeyError, match="no instrument 'Z'"):
+        samples["2021-01-08", "Z"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda f: TSDataSampler(f, None, None, 0), ConfigError, "step_len"),
+        (lambda f: TSDataSampler(f, None, None, True), ConfigError, "step_len"),
+        (lambda f: TSDataSampler(f, None, None, 2, fillna_type="bfill"), ConfigError, "Did you mean 'ffill'"),
+        (lambda f: TSDataSampler(f, None, None, 2, flt_data=f), ConfigError, "one column"),
+        (lambda f: TSDataSampler(f.rename_axis(["day", "code"]), None, None, 2), DataError, "levels"),
+        (lambda f: TSDataSampler(pd.concat([f, f]), None, None, 2), DataError, "more than once"),
+    ],
+)
+def test_what_cannot_be_sampled(make: Callable[[Any], Any], error: type[Exception], said: str) -> None:
+    """One message that names it."""
+    with pytest.raises(error, match=said):
+        make(table())
+
+
+def handler(frame: pd.DataFrame) -> DataHandlerLP:
+    grouped = frame.set_axis(pd.MultiIndex.from_tuples([("feature", "x"), ("label", "y")]), axis=1)
+    made = DataHandlerLP.from_df(grouped)
+    made.learn_processors = [DropnaLabel()]
+    return made
+
+
+def test_segments_look_back_into_the_days_before() -> None:
+    """The first samples of a segment have their history; segments, columns and states are those of any dataset."""
+    frame = table(missing=0.0)
+    frame.iloc[0, 1] = np.nan
+    segments = {"train": (DAYS[0], DAYS[5]), "test": (DAYS[6], DAYS[11])}
+    dataset = TSDatasetH(step_len=4, handler=handler(frame), segments=segments)
+    train, test = dataset.prepare(["train", "test"], col_set=["feature", "label"])
+    assert (len(train), len(test)) == (30, 30)
+    np.testing.assert_array_equal(test[DAYS[6], "B"], expected(frame, DAYS[6], "B", 4, "none"))
+    np.testing.assert_array_equal(
+        test[DAYS[5], "B"], expected(frame, DAYS[5], "B", 4, "none")
+    )  # of the day before, too
+    assert np.isnan(train[DAYS[0], "A"][:3]).all()
+    learn = dataset.prepare(slice(None, None), col_set="feature", data_key=DataHandlerLP.DK_L, dtype=np.float32)
+    assert (len(learn), learn[0].shape, learn[0].dtype) == (59, (4, 1), np.float32)
+    dataset.config(step_len=2)
+    assert dataset.prepare("test")[0].shape == (2, 2)
+    dataset.config(segments={"test": ("2030-01-01", "2030-12-31")})
+    with pytest.raises(DataError, match="the 'test' segment"):
+        dataset.prepare("test")
+    with pytest.raises(ConfigError, match="range of days"):
+        dataset.prepare("2021-01-08")
+
+
+def test_a_column_chooses_the_samples() -> None:
+    """``flt_col`` of the dataset, or of one call."""
+    frame = table(missing=0.0)
+    frame["y"] = (frame["y"] > 0).astype(float)
+    dataset = TSDatasetH(step_len=2, flt_col="label", handler=handler(frame), segments={"all": (None, None)})
+    assert len(dataset.prepare("all", col_set="feature")) == int(frame["y"].sum())
+    frame["x"] = 1.0
+    other = TSDatasetH(step_len=2, handler=handler(frame), segments={"all": (None, None)})
+    assert len(other.prepare("all", flt_col="label")) == int(frame["y"].sum())
+
+
+def test_a_market_in_samples(small_market: Path) -> None:
+    """Alpha158 from the panel: a sample is the instrument's own last rows where it traded on every day."""
+    rollforge.init(small_market)
+    config = {"class": "Alpha158", "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2022-06-30",
+              "learn_processors": []}}  # fmt: skip
+    dataset = TSDatasetH(step_len=5, handler=config, segments={"test": ("2022-05-02", "2022-06-30")})
+    samples = dataset.prepare("test", col_set="feature")
+    frame = dataset.handler.fetch(col_set="feature")
+    day, code = samples.get_index()[0]
+    assert day == pd.Timestamp("2022-05-02")
+    rows = frame.xs(code, level="instrument")[:day].iloc[-5:]
+    np.testing.assert_array_equal(samples[0], rows.to_numpy())

@@ -1,0 +1,120 @@
+"""Filters of a universe; the counts were made by running pyqlib 0.9.7 on the market of the reference values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rollforge.errors import ConfigError, ExpressionError
+from rollforge.features.api import D
+from rollforge.market.filters import ExpressionDFilter, NameDFilter, SeriesDFilter, build_filters
+from rollforge.session import Session, using
+
+START, END = "2013-03-01", "2015-09-15"
+HIGH = ExpressionDFilter("Mean($close,5)>20", fstart_time="2015-09-05", fend_time="2015-09-10")
+
+
+@pytest.mark.parametrize(
+    ("one", "members", "stretches", "rows"),
+    [
+        (ExpressionDFilter("$close"), 39, 39, 22395),
+        (ExpressionDFilter("$close>20"), 27, 71, 15221),
+        (HIGH, 39, 53, 22350),
+        (NameDFilter("X00[23]"), 2, 2, 647),
+        (ExpressionDFilter("Ref($close,1)/$close>1", keep=True), 39, 5589, 11215),
+    ],
+)
+def test_filters_keep_what_qlibs_keep(golden_market: Path, one: Any, members: int, stretches: int, rows: int) -> None:
+    """The same members, the same stretches of days and the same rows remain as in pyqlib."""
+    with using(Session(provider_uri=str(golden_market))):
+        universe = D.instruments("all", filter_pipe=[one])
+        listed = D.list_instruments(universe, START, END)
+        assert len(listed) == members
+        assert sum(map(len, listed.values())) == stretches
+        frame = D.features(universe, ["$close"], START, END)
+        assert len(frame) == rows
+        assert sorted(frame.index.get_level_values(0).unique()) == sorted(listed)
+
+
+def test_a_filter_works_in_its_own_span_alone(golden_market: Path) -> None:
+    """Outside its first and last day a filter leaves the universe as it is."""
+    with using(Session(provider_uri=str(golden_market))):
+        listed = D.list_instruments(D.instruments("all", [HIGH]), START, END)
+    days = [tuple(f"{day:%Y-%m-%d}" for day in span) for span in listed["X003"]]
+    assert days == [("2015-09-04", "2015-09-04"), ("2015-09-11", "2015-09-15")]
+
+
+def test_filters_join(golden_market: Path) -> None:
+    """Of a pipe, each filter must keep a row; entries may be filters, descriptions or Qlib's configurations."""
+    pipe = [
+        NameDFilter("X00[0-9]$"),
+        {"class": "ExpressionDFilter", "kwargs": {"rule_expression": "$close>20"}},
+        {
+            "filter_type": "NameDFilter",
+            "name_rule_re": "X00[68]",
+            "filter_start_time": None,
+            "filter_end_time": "2014-01-02",
+        },
+    ]
+    with using(Session(provider_uri=str(golden_market))):
+        before = D.list_instruments(D.instruments("all", pipe), START, "2014-01-02")
+        after = D.list_instruments(D.instruments("all", pipe), "2014-01-03", END)
+    assert list(before) == ["X006", "X008"]
+    assert [f"{day:%Y-%m-%d}" for day in before["X006"][0]] == ["2013-03-01", "2013-07-17"]
+    assert set(after) > {"X000"}
+
+
+class FirstHalf(SeriesDFilter):
+    """Keeps the first half of the days that it is given."""
+
+    def rule(self, codes: Any, days: NDArray[np.datetime64], evaluate: Any) -> NDArray[np.bool_]:
+        return np.repeat((np.arange(len(days)) < len(days) // 2)[None], len(codes), axis=0)
+
+
+def test_a_filter_of_ones_own(golden_market: Path) -> None:
+    """A subclass says where its rule holds, and is called with the days of its span alone."""
+    with using(Session(provider_uri=str(golden_market))):
+        days = D.calendar("2014-01-01", "2014-01-31")
+        universe = {"market": "all", "filter_pipe": [FirstHalf(fstart_time=days[4], fend_time=days[7])]}
+        listed = D.list_instruments(universe, days[0], days[-1])
+    assert [tuple(s) for s in listed["X002"]] == [(days[0], days[5]), (days[8], days[-1])]
+
+
+def test_keep_decides_about_instruments_without_data() -> None:
+    """An instrument without any row in the filter's span stays with keep, and goes without."""
+    values = np.array([[1.0, 0.0], [np.nan, np.nan]], np.float32)
+    exists = np.array([[True, True], [False, False]])
+    days = np.array(["2020-01-01", "2020-01-02"], "datetime64[D]")
+    for keep in (True, False):
+        kept = ExpressionDFilter("$x", keep=keep).apply(["A", "B"], days, lambda _: (values, exists))
+        assert kept.tolist() == [[True, False], [keep, keep]]
+
+
+@pytest.mark.parametrize(
+    ("pipe", "words"),
+    [
+        ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "("}}], "no regular expression"),
+        ([{"class": "NamDFilter"}], "NameDFilter"),
+        ([{"filter_type": "NameDFilter", "name_rule": "X"}], "name_rule"),
+        ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "X", "fstart_time": "soon"}}], "'soon' is not a date"),
+        ([{"class": "builtins.dict"}], "filter_pipe.0: dict is no filter"),
+        ("X", "list of filters"),
+    ],
+)
+def test_a_pipe_that_cannot_be(pipe: Any, words: str) -> None:
+    """What describes no filter is refused with its place."""
+    with pytest.raises(ConfigError, match=words):
+        build_filters(pipe)
+
+
+def test_a_broken_rule_is_shown(golden_market: Path) -> None:
+    """A mistake in a filter's expression is shown like any other."""
+    with (
+        using(Session(provider_uri=str(golden_market))),
+        pytest.raises(ExpressionError, match="Did you mean 'Mean'"),
+    ):
+        D.features(D.instruments("all", [ExpressionDFilter("Maen($close,5)>1")]), ["$close"])

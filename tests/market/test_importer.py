@@ -1,0 +1,302 @@
+"""Tables into data folders: what is there arrives, what cannot be right is named and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from rollforge.errors import DataError, DataNotFound
+from rollforge.market.importer import import_table
+from rollforge.market.provider import open_provider
+
+DAYS = ["2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"]
+
+
+def _table() -> pd.DataFrame:
+    """Three instruments: A on all days, B without the second, C from the third on."""
+    rows = [("A", d) for d in DAYS] + [("B", d) for d in (DAYS[0], *DAYS[2:])] + [("C", d) for d in DAYS[2:]]
+    frame = pd.DataFrame(rows, columns=["symbol", "date"])
+    for name, first in {"Open": 10.0, "High": 14.0, "Low": 9.0, "Close": 13.0}.items():
+        frame[name] = np.arange(len(frame)) + first
+    frame["Volume"] = np.arange(len(frame)) * 100
+    return frame
+
+
+def _read(folder: Path, field: str, codes: list[str]) -> np.ndarray:
+    provider = open_provider(folder)
+    return provider.read(field, codes, 0, len(provider.calendar())).values
+
+
+def test_a_long_table_arrives_whole(tmp_path: Path) -> None:
+    """Each value stands at its instrument and day, gaps and days outside an instrument's life are NaN."""
+    table = _table().sample(frac=1, random_state=1)
+    table.to_parquet(tmp_path / "t.parquet")
+    made = import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert [str(d) for d in open_provider(tmp_path / "data").calendar()] == DAYS
+    expected = _table().pivot(index="symbol", columns="date", values="Close").to_numpy(np.float32)
+    np.testing.assert_array_equal(_read(tmp_path / "data", "close", ["A", "B", "C"]), expected)
+    lives = open_provider(tmp_path / "data").instruments("all")
+    assert [str(d) for d in lives["C"][0]] == DAYS[2:]
+    assert (made.instruments, made.days, made.rows) == (3, 4, 10)
+    assert made.missing["close"] == 1
+    assert (str(made.first), str(made.last)) == (DAYS[0], DAYS[-1])
+
+
+def test_what_is_made_up_is_said(tmp_path: Path) -> None:
+    """A vwap that is the mean of the bar and a factor of 1 are noted; given ones are kept."""
+    _table().to_parquet(tmp_path / "t.parquet")
+    made = import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert [n.split()[0] for n in made.notes] == ["vwap", "factor"]
+    assert made.fields == ("open", "high", "low", "close", "volume", "vwap", "factor")
+    np.testing.assert_array_equal(_read(tmp_path / "data", "vwap", ["A"])[0], np.float32([11.5, 12.5, 13.5, 14.5]))
+    factor = _read(tmp_path / "data", "factor", ["B"])[0]
+    np.testing.assert_array_equal(factor, [1, np.nan, 1, 1])
+    _table().assign(VWAP=7.0, Factor=2.0).to_parquet(tmp_path / "u.parquet")
+    made = import_table(tmp_path / "u.parquet", tmp_path / "given")
+    assert made.notes == ()
+    assert set(_read(tmp_path / "given", "vwap", ["A"])[0]) == {7.0}
+
+
+def test_a_price_of_zero_is_no_price(tmp_path: Path) -> None:
+    """It is missing, and noted; a volume of 0 is one. What is made of prices does without them."""
+    table = _table()
+    table.loc[1, ["Open", "High", "Low", "Close"]] = 0.0
+    table.loc[2, "Low"] = -0.0
+    table.to_parquet(tmp_path / "t.parquet")
+    made = import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert "prices of 0 are no prices: 5 of them count as missing, the first is open of A on 2020-01-03" in made.notes
+    np.testing.assert_array_equal(_read(tmp_path / "data", "close", ["A"])[0], np.float32([13, np.nan, 15, 16]))
+    np.testing.assert_array_equal(_read(tmp_path / "data", "low", ["A"])[0], np.float32([9, np.nan, np.nan, 12]))
+    assert _read(tmp_path / "data", "volume", ["A"])[0][0] == 0
+    assert not np.isfinite(_read(tmp_path / "data", "vwap", ["A"])[0][1])
+
+
+def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
+    """The same table as Parquet, as CSV, as compressed CSV and as one file per instrument makes the same bytes."""
+    table = _table().assign(Close=lambda t: t["Close"] + 0.1)
+    table.to_parquet(tmp_path / "t.parquet")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_csv(tmp_path / "t.csv.gz", index=False)
+    (tmp_path / "files").mkdir()
+    for code, rows in table.groupby("symbol"):
+        name = f"{code}.csv" if code != "B" else "B.parquet"
+        part = rows.drop(columns="symbol")
+        if name.endswith("csv"):
+            part.to_csv(tmp_path / "files" / name, index=False)
+        else:
+            part.to_parquet(tmp_path / "files" / name)
+    made = []
+    for i, source in enumerate(("t.parquet", "t.csv", "t.csv.gz", "files")):
+        import_table(tmp_path / source, tmp_path / f"data{i}")
+        files = sorted(p for p in (tmp_path / f"data{i}").rglob("*") if p.is_file())
+        made.append({str(p.relative_to(tmp_path / f"data{i}")): p.read_bytes() for p in files})
+    assert made[0] == made[1] == made[2] == made[3]
+
+
+def test_tables_in_memory(tmp_path: Path) -> None:
+    """A frame, whatever its index is, and an Arrow table are imported like the file they would be."""
+    frame = _table()
+    frame.to_parquet(tmp_path / "t.parquet")
+    import_table(tmp_path / "t.parquet", tmp_path / "file")
+    tables = [
+        frame,
+        frame.set_index(["symbol", "date"]),
+        frame.set_index("date"),
+        pa.Table.from_pandas(frame),
+        frame[::-1],
+    ]
+    for i, table in enumerate(tables):
+        import_table(table, tmp_path / f"data{i}")
+        for file in (p for p in (tmp_path / "file").rglob("*") if p.is_file()):
+            assert (tmp_path / f"data{i}" / file.relative_to(tmp_path / "file")).read_bytes() == file.read_bytes()
+    with pytest.raises(DataError, match=r"The table must be a pandas Series or DataFrame.*found a list"):
+        import_table([1, 2], tmp_path / "none")
+    with pytest.raises(DataError, match="The table has no rows"):
+        import_table(frame[:0], tmp_path / "none")
+    with pytest.raises(DataError, match="the table, row 2: 'soon' is not a date"):
+        import_table(frame.assign(date=["2020-01-02", "soon"] * 4 + ["2020-01-03"]), tmp_path / "none")
+
+
+def test_codes_are_text(tmp_path: Path) -> None:
+    """A code keeps its zeros, a ticker called NA is an instrument, lower case becomes upper."""
+    text = "code,trade_date,close\n000001,20200102,1.5\nNA,20200102,2\nbrk.b,20200103,\n"
+    (tmp_path / "t.csv").write_text(text)
+    import_table(tmp_path / "t.csv", tmp_path / "data")
+    assert list(open_provider(tmp_path / "data").instruments("all")) == ["000001", "BRK.B", "NA"]
+    assert np.isnan(_read(tmp_path / "data", "close", ["BRK.B"])[0, 1])
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        pd.to_datetime(DAYS),
+        pd.to_datetime(DAYS).tz_localize("America/New_York"),
+        pd.to_datetime(DAYS) + pd.Timedelta(hours=16),
+        [pd.Timestamp(d).date() for d in DAYS],
+        [int(d.replace("-", "")) for d in DAYS],
+        [f"{d}T00:00:00" for d in DAYS],
+    ],
+    ids=["timestamps", "zoned", "afternoon", "dates", "numbers", "text"],
+)
+def test_days_in_their_usual_forms(tmp_path: Path, days: object) -> None:
+    """Timestamps, dates, text and numbers such as 20200102 all mean the local day."""
+    pd.DataFrame({"Ticker": "A", "Date": days, "close": 1.0}).to_parquet(tmp_path / "t.parquet")
+    import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert [str(d) for d in open_provider(tmp_path / "data").calendar()] == DAYS
+
+
+def test_an_index_is_as_good_as_columns(tmp_path: Path) -> None:
+    """Instrument and day may be the index of a Parquet file."""
+    _table().set_index(["symbol", "date"]).to_parquet(tmp_path / "t.parquet")
+    assert import_table(tmp_path / "t.parquet", tmp_path / "data").instruments == 3
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    """A mapping says what a column is; an empty name leaves it out; text is left out and said so."""
+    frame = pd.DataFrame(
+        {"who": ["A", "B"], "when": DAYS[:2], "px": [1.0, 2.0], "junk": [0, 0], "Sector": ["IT", "Oil"]}
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    columns = {"who": "instrument", "when": "datetime", "px": "close", "junk": ""}
+    made = import_table(tmp_path / "t.parquet", tmp_path / "data", columns=columns)
+    assert made.fields == ("close", "factor")
+    assert "sector left out: it holds text" in made.notes
+    with pytest.raises(DataError, match=r"no column 'whoo'. Did you mean 'who'"):
+        import_table(tmp_path / "t.parquet", tmp_path / "other", columns={"whoo": "instrument"})
+
+
+def test_universes(tmp_path: Path) -> None:
+    """Further universes hold the codes named, or all; a code that is not there is an error."""
+    _table().to_parquet(tmp_path / "t.parquet")
+    import_table(tmp_path / "t.parquet", tmp_path / "data", market="mine", universes={"two": ["a", "C"], "rest": None})
+    provider = open_provider(tmp_path / "data")
+    assert provider.markets() == ["mine", "rest", "two"]
+    assert list(provider.instruments("two")) == ["A", "C"]
+    for universes, words in (
+        ({"x": ["AA"]}, "names 'AA'"),
+        ({"x": []}, "'x' is empty"),
+        ({"a/b": None}, "name of a file"),
+    ):
+        with pytest.raises(DataError, match=words):
+            import_table(tmp_path / "t.parquet", tmp_path / "bad", universes=universes)
+    assert not (tmp_path / "bad").exists()
+
+
+BAD = {
+    "twice": (lambda t: pd.concat([t, t.iloc[[1]]]), r"A on 2020-01-03 \(row 10\)"),
+    "date": (lambda t: t.assign(date=["x", *t["date"][1:]]), r"row 1: 'x' is not a date"),
+    "negative": (lambda t: t.assign(Low=t["Low"] - 10), r"low of A on 2020-01-02 is negative \(-1\)"),
+    "infinite": (lambda t: t.assign(Close=np.inf), r"close of A on 2020-01-02 is infinite"),
+    "too large": (lambda t: t.assign(Close=1e39), r"close of A on 2020-01-02 is too large for a data folder"),
+    "volume too large": (lambda t: t.assign(Volume=4e38), r"volume of A on 2020-01-02 is too large"),
+    "text": (lambda t: t.assign(Close="dear"), r"close holds 'dear' in row 1"),
+    "cell": (lambda t: t.assign(Amount=["oops", *["1"] * 8]), r"amount holds 'oops' in row 1"),
+    "empty": (lambda t: t.iloc[:0], r"without rows"),
+    "ignore_event": (lambda t: t.assign(symbol=["", *t["symbol"][1:]]), r"row 1 names no instrument"),
+    "code": (lambda t: t.assign(symbol=t["symbol"].replace("C", "../C")), r"'../C' cannot be the name of a folder"),
+    "case": (lambda t: t.assign(symbol=t["symbol"].replace("C", "b")), r"'B' and 'b' differ in case alone"),
+    "columns": (lambda t: t.rename(columns={"symbol": "what"}), r"no column of instruments"),
+    "days": (lambda t: t.rename(columns={"date": "what"}), r"no column of days"),
+    "same": (lambda t: t.assign(close=1.0), r"'Close' and 'close' would both be 'close'"),
+    "fields": (lambda t: t[["symbol", "date"]], r"no column of numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables_are_named_and_write_nothing(tmp_path: Path, case: str) -> None:
+    """A table that cannot be right is one message with its place, and no folder."""
+    spoil, words = BAD[case]
+    spoil(_table()).reset_index(drop=True).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=words):
+        import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_csv_errors_name_the_line(tmp_path: Path) -> None:
+    """In a CSV file the place is the line, as an editor counts it."""
+    (tmp_path / "t.csv").write_text("symbol,date,close\nA,2020-01-02,1\nA,2020-01-03,one\n")
+    with pytest.raises(DataError, match="close holds 'one' in line 3"):
+        import_table(tmp_path / "t.csv", tmp_path / "data")
+    (tmp_path / "u.csv").write_text("symbol,date,close\nA,02/01/2020,1\n")
+    with pytest.raises(DataError, match="line 2: '02/01/2020' does not say which number is the day"):
+        import_table(tmp_path / "u.csv", tmp_path / "data")
+
+
+def test_sources_that_are_no_tables(tmp_path: Path) -> None:
+    """A source that is missing, empty, of another kind or broken is one message each."""
+    with pytest.raises(DataNotFound, match="There is no table"):
+        import_table(tmp_path / "t.csv", tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataNotFound, match=r"no .parquet or .csv file"):
+        import_table(tmp_path / "empty", tmp_path / "data")
+    for name, words in (("t.xlsx", "neither"), ("t.parquet", "as Parquet"), ("t.csv", "as CSV")):
+        (tmp_path / name).write_text("" if name == "t.csv" else "PK")
+        with pytest.raises(DataError, match=words):
+            import_table(tmp_path / name, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_target_that_is_there_is_kept(tmp_path: Path) -> None:
+    """A full folder is replaced only when asked, an empty one is used, a file is refused."""
+    _table().to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "data").mkdir()
+    import_table(tmp_path / "t.parquet", tmp_path / "data")
+    stamp = (tmp_path / "data" / "calendars" / "day.txt").stat().st_mtime_ns
+    with pytest.raises(DataError, match="there already"):
+        import_table(tmp_path / "t.parquet", tmp_path / "data")
+    assert (tmp_path / "data" / "calendars" / "day.txt").stat().st_mtime_ns == stamp
+    import_table(tmp_path / "t.parquet", tmp_path / "data", overwrite=True, market="again")
+    assert open_provider(tmp_path / "data").markets() == ["again"]
+    with pytest.raises(DataError, match="is a file"):
+        import_table(tmp_path / "t.parquet", tmp_path / "t.parquet", overwrite=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_place_is_one_message(tmp_path: Path) -> None:
+    """A folder that cannot be written to is one message."""
+    _table().to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(DataError, match="cannot be made"):
+        import_table(tmp_path / "t.parquet", tmp_path / "locked" / "data")
+
+
+def test_a_place_below_a_file_is_one_message(tmp_path: Path) -> None:
+    """A target that cannot be made, because a file is in the way, is one message."""
+    _table().to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="cannot be made"):
+        import_table(tmp_path / "t.parquet", tmp_path / "t.parquet" / "data")
+
+
+@settings(max_examples=25, deadline=None)
+@given(cells=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=1))
+def test_any_set_of_rows_comes_back(tmp_path_factory: pytest.TempPathFactory, cells: set[tuple[int, int]]) -> None:
+    """Whatever rows a table has, reading the folder gives exactly them, by instrument and day."""
+    place = tmp_path_factory.mktemp("import")
+    days = np.arange("2020-01-01", "2020-01-08", dtype="datetime64[D]")
+    frame = pd.DataFrame([("ABCD"[i], days[j], 1.0 + i + j / 8) for i, j in cells], columns=["code", "date", "close"])
+    frame.to_parquet(place / "t.parquet")
+    import_table(place / "t.parquet", place / "data")
+    provider = open_provider(place / "data")
+    codes = list(provider.instruments("all"))
+    values = _read(place / "data", "close", codes)
+    found = {
+        ("ABCD".index(codes[i]), int((provider.calendar()[j] - days[0]).astype(int))): values[i, j]
+        for i, j in np.argwhere(~np.isnan(values))
+    }
+    assert found == {(i, j): np.float32(1.0 + i + j / 8) for i, j in cells}
+
+
+@pytest.mark.sp500
+def test_the_sp500_table_imports_in_seconds(shared_folder: Path, tmp_path: Path) -> None:
+    """505 instruments x 1259 days take a few seconds of processor time."""
+    start = time.process_time()
+    made = import_table(shared_folder / "data" / "sp500_5yr.parquet", tmp_path / "data")
+    assert time.process_time() - start < 15
+    assert (made.instruments, made.days) == (505, 1259)

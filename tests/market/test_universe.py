@@ -1,0 +1,167 @@
+"""The membership of an index, from the files that people have, into a data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.errors import DataError, DataNotFound
+from rollforge.features.api import D
+from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.universe_import import import_universe
+from rollforge.session import Session, using
+
+DAYS = np.arange("2021-03-01", "2021-03-31", dtype="datetime64[D]")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three instruments on thirty days."""
+    values = {"close": np.ones(30)}
+    everyone = {code: [(DAYS[0], DAYS[-1])] for code in ("SH600000", "SZ000001", "SZ000002")}
+    write_folder(tmp_path / "data", DAYS, dict.fromkeys(everyone, (0, values)), {"all": everyone})
+    return tmp_path / "data"
+
+
+def members(folder: Path, name: str) -> dict[str, list[tuple[str, str]]]:
+    found = open_provider(folder).instruments(name)
+    return {code: [(str(a), str(b)) for a, b in spans] for code, spans in found.items()}
+
+
+STAYS = {
+    "SH600000": [("2021-03-01", "2021-03-10"), ("2021-03-20", "2099-12-31")],
+    "SZ000001": [("2021-03-05", "2021-03-15")],
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SH600000\t2021-03-01\t2021-03-10\nSH600000\t2021-03-20\t2099-12-31\nSZ000001\t2021-03-05\t2021-03-15\n",
+        "\ufeffinstrument,start,end\nSH600000,20210301,20210310\nSH600000,2021/3/20,\nsz000001,2021-03-05,2021-03-15\n",
+        "symbol;date_added;date_removed\nSH600000;2021-03-01;2021-03-10\nSH600000;2021-03-20;-\nSZ000001;2021-03-05;2021-03-15\n",
+        "code,in_date,out_date,weight\nSZ000001,20210305,20210315,1\nSH600000,20210301,20210310,2\nSH600000,20210320,nan,3\n",
+        "SH600000 2021-03-01 2021-03-10\nSH600000 2021-03-20 2099-12-31\nSZ000001 2021-03-05 2021-03-15",
+        # stays that meet or overlap are one
+        "SH600000,2021-03-01,2021-03-05\nSH600000,2021-03-06,2021-03-10\nSH600000,2021-03-20,2099-12-31\n"
+        "SZ000001,2021-03-05,2021-03-12\nSZ000001,2021-03-10,2021-03-15\n",
+    ],
+    ids=["folder", "header", "semicolons", "tushare", "spaces", "meeting"],
+)
+def test_stays_are_read_from_any_form(folder: Path, tmp_path: Path, text: str) -> None:
+    """A line a stay, with a header or without, an open end in any of its spellings."""
+    (tmp_path / "index.txt").write_text(text)
+    made = import_universe("csi300", tmp_path / "index.txt", folder)
+    assert members(folder, "csi300") == STAYS
+    assert (made.members, made.spans, made.largest) == (2, 3, 2)
+    assert (str(made.first), str(made.last)) == ("2021-03-01", "2021-03-30")
+
+
+def test_parquet_and_named_columns(folder: Path, tmp_path: Path) -> None:
+    """A Parquet file is as good, with a missing time for an open end; columns can be named."""
+    frame = pd.DataFrame(
+        {
+            "who": ["SH600000", "SH600000", "SZ000001"],
+            "start": pd.to_datetime(["2021-03-01", "2021-03-20", "2021-03-05"]),
+            "gone": pd.to_datetime(["2021-03-10", None, "2021-03-15"]),
+        }
+    )
+    frame.to_parquet(tmp_path / "index.parquet")
+    with pytest.raises(DataError, match=r"no column of instruments.*--column 'NAME=instrument'"):
+        import_universe("csi300", tmp_path / "index.parquet", folder)
+    import_universe("csi300", tmp_path / "index.parquet", folder, columns={"who": "instrument", "gone": "end"})
+    assert members(folder, "csi300") == STAYS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "index_code,con_code,trade_date,weight\nX,SH600000,20210305,1\nX,SZ000001,20210305,2\nX,SH600000,20210315,3\n",
+        "2021-03-05,SH600000\n2021-03-05,SZ000001\n2021-03-15,SH600000\n",
+    ],
+)
+def test_lists_of_some_dates_hold_until_the_next(folder: Path, tmp_path: Path, text: str) -> None:
+    """Who is on a date's list belongs to the universe until the day before the next list; the last one stays."""
+    (tmp_path / "index.csv").write_text(text)
+    made = import_universe("csi300", tmp_path / "index.csv", folder)
+    assert members(folder, "csi300") == {
+        "SH600000": [("2021-03-05", "2099-12-31")],
+        "SZ000001": [("2021-03-05", "2021-03-14")],
+    }
+    assert "2 lists, each valid until the next; that of 2021-03-15 from then on" in made.notes
+
+
+def test_codes_alone_are_members_on_all_days(folder: Path, tmp_path: Path) -> None:
+    """A list of codes makes members of the whole calendar."""
+    (tmp_path / "codes.txt").write_text("SH600000\nSZ000002\n")
+    import_universe("mine", tmp_path / "codes.txt", folder)
+    with using(Session(provider_uri=str(folder))):
+        assert D.list_instruments(D.instruments("mine"), as_list=True) == ["SH600000", "SZ000002"]
+        assert len(D.features("mine", ["$close"])) == 60
+
+
+def test_the_universe_says_who_has_rows(folder: Path, tmp_path: Path) -> None:
+    """From the file to the features: an instrument has rows on the days of its stays alone."""
+    (tmp_path / "index.csv").write_text("code,start,end\nSH600000,2021-03-01,2021-03-02\nSZ000001,2021-03-30,\n")
+    import_universe("csi300", tmp_path / "index.csv", folder)
+    with using(Session(provider_uri=str(folder))):
+        frame = D.features(D.instruments("csi300"), ["$close"])
+    rows = [(code, str(day.date())) for code, day in frame.index]
+    assert rows == [("SH600000", "2021-03-01"), ("SH600000", "2021-03-02"), ("SZ000001", "2021-03-30")]
+
+
+def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
+    """Codes that the folder has no data of are left out and named; if there are no others, that is an error."""
+    (tmp_path / "index.csv").write_text(
+        "code,start,end\nSH600000,2021-03-01,\nSH699999,2021-03-01,\nSZ000002,2009-01-01,2010-01-01\n"
+    )
+    made = import_universe("csi300", tmp_path / "index.csv", folder)
+    assert list(members(folder, "csi300")) == ["SH600000"]
+    assert "1 left out that have no data: SH699999" in made.notes
+    assert "1 left out that belong to it on no trading day of the folder" in made.notes
+    (tmp_path / "other.csv").write_text("600000.SH\n000001.SZ\n")
+    with pytest.raises(DataNotFound, match=r"names 000001.SZ, 600000.SH, the folder has SH600000, SZ000001"):
+        import_universe("other", tmp_path / "other.csv", folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "code,start,end\nSH600000,2021-03-10,2021-03-01\n",
+            "line 2: the stay begins on 2021-03-10 and ends on 2021-03-01",
+        ),
+        ("code,start,end\nSH600000,2021-02-30,\n", "line 2: '2021-02-30' is not a date"),
+        ("SH600000\t2021-03-01\n", "line 1: expected code, first day, last day"),
+        ("code,start\n,2021-03-01\n", "line 2 names no instrument"),
+        ("", "is empty"),
+        ("start,end\n2021-03-01,2021-03-02\n", "no column of instruments"),
+        ("code,start,end\nSH600000,2011-03-10,2011-03-11\n", "on any trading day"),
+    ],
+)
+def test_a_list_that_cannot_be_changes_nothing(folder: Path, tmp_path: Path, text: str, words: str) -> None:
+    """What cannot be understood is one message with its line, and no file."""
+    (tmp_path / "index.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        import_universe("csi300", tmp_path / "index.csv", folder)
+    assert [p.name for p in (folder / "instruments").iterdir()] == ["all.txt"]
+
+
+def test_a_universe_that_is_there_is_kept(folder: Path, tmp_path: Path) -> None:
+    """A universe is replaced only when asked; a name that is no file's, a file or folder that is not there are refused."""
+    (tmp_path / "codes.txt").write_text("SH600000\n")
+    before = members(folder, "all")
+    with pytest.raises(DataError, match=r"already.*--overwrite"):
+        import_universe("all", tmp_path / "codes.txt", folder)
+    assert members(folder, "all") == before
+    import_universe("all", tmp_path / "codes.txt", folder, overwrite=True)
+    assert list(members(folder, "all")) == ["SH600000"]
+    with pytest.raises(DataError, match="name of a file"):
+        import_universe("../x", tmp_path / "codes.txt", folder)
+    with pytest.raises(DataNotFound, match="There is no file"):
+        import_universe("x", tmp_path / "nothing.txt", folder)
+    with pytest.raises(DataNotFound, match="no data folder"):
+        import_universe("x", tmp_path / "codes.txt", tmp_path / "nowhere")

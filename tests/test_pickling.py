@@ -1,0 +1,69 @@
+"""Objects keep themselves in files of their owner's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import rollforge
+from rollforge.build import init_instance_by_config
+from rollforge.errors import ConfigError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.processor import ZScoreNorm
+from rollforge.models.linear import LinearModel
+from rollforge.pickling import Serializable
+
+FIELDS = {
+    "feature": (["$close/Ref($close,1)-1", "$high/$low-1"], ["RET", "RANGE"]),
+    "label": (["Ref($close,-2)/Ref($close,-1)-1"], ["LABEL"]),
+}
+
+
+@pytest.fixture
+def dataset(small_market: Path) -> DatasetH:
+    """A handler with a fitted processor, cut into two segments."""
+    rollforge.init(small_market)
+    handler = DataHandlerLP(
+        "all", "2022-01-03", "2023-12-29", {"class": "QlibDataLoader", "kwargs": {"config": FIELDS}},
+        infer_processors=[ZScoreNorm("2022-01-03", "2022-12-30", "feature"), {"class": "Fillna"}],
+        learn_processors=["DropnaLabel"],
+    )  # fmt: skip
+    return DatasetH(handler, {"train": ("2022-01-03", "2022-12-30"), "test": ("2023-01-02", "2023-12-29")})
+
+
+def test_handler_dataset_and_model_come_back_from_their_files(dataset: DatasetH, tmp_path: Path) -> None:
+    """What is read from the files answers as what was written, the handler also as ``file://`` of a task."""
+    model = LinearModel(estimator="ridge", alpha=0.1)
+    model.fit(dataset)
+    for name, kept in {"handler": dataset.handler, "dataset": dataset, "model": model}.items():
+        kept.to_pickle(tmp_path / f"{name}.pkl", dump_all=True)
+    found = DatasetH.load(tmp_path / "dataset.pkl")
+    pd.testing.assert_frame_equal(found.prepare("test"), dataset.prepare("test"))
+    pd.testing.assert_series_equal(LinearModel.load(tmp_path / "model.pkl").predict(found), model.predict(dataset))
+    handler = init_instance_by_config(f"file://{tmp_path / 'handler.pkl'}")
+    pd.testing.assert_frame_equal(handler.fetch(data_key="learn"), dataset.handler.fetch(data_key="learn"))
+
+
+def test_a_file_of_another_class_is_refused(tmp_path: Path) -> None:
+    """The message names what is there, and what was wanted."""
+    ZScoreNorm("2022-01-03", "2022-12-30").to_pickle(tmp_path / "x.pkl")
+    with pytest.raises(ConfigError, match="holds no LinearModel but a ZScoreNorm"):
+        LinearModel.load(tmp_path / "x.pkl")
+
+
+def test_a_failed_writing_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """All of it or nothing, and no draft is left behind."""
+
+    class Stubborn(Serializable):
+        def __reduce__(self) -> str:
+            raise RuntimeError("not me")
+
+    target = tmp_path / "x.pkl"
+    target.write_bytes(b"before")
+    with pytest.raises(RuntimeError, match="not me"):
+        Stubborn().to_pickle(target)
+    assert target.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [target]
