@@ -61,7 +61,7 @@ def child(task: dict[str, Any]) -> None:
     def key(recorder: Any) -> Any:
         return "model", recorder.load_object("n")
 
-    with using(Session(tracking=task["tracking"])):
+    with using(Session(tracking_uri=task["tracking"])):
         RecorderCollector("many", RollingGroup(), rec_key_func=lambda recorder: None, rec_filter_func=lambda r: False)()
         before = setting.peak_memory()
         found: list[Any] = []
@@ -86,7 +86,7 @@ def main() -> None:
     from rollforge.track.base import get_experiment, open_tracker
 
     recorders, rows = (30, 3_000) if options.small else (1_000, 30_000)
-    with setting.workplace() as folder, using(Session(tracking=f"sqlite:///{folder}/ours.db")) as session:
+    with setting.workplace() as folder, using(Session(tracking_uri=f"sqlite:///{folder}/ours.db")) as session:
         tracker = open_tracker(session.tracking)
         tracker.prepare()
         experiment = get_experiment(tracker, experiment_name="many")

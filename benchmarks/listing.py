@@ -69,7 +69,7 @@ def main() -> None:
     count = 3_000 if options.small else 30_000
     figures: dict[str, Any] = {"recorders": count}
     ratios: dict[str, float] = {}
-    with setting.workplace() as folder, using(Session(tracking=f"sqlite:///{folder}/mlflow.db")) as session:
+    with setting.workplace() as folder, using(Session(tracking_uri=f"sqlite:///{folder}/mlflow.db")) as session:
         tracker = open_tracker(session.tracking)
         tracker.prepare()
         experiment = get_experiment(tracker, experiment_name="many")

@@ -29,7 +29,7 @@ def main() -> None:
     with setting.workplace() as folder:
         provider = setting.market(options, folder)
         session = Session(
-            provider_uri=str(provider), store=f"sqlite:///{folder}/tasks.db", tracking=f"sqlite:///{folder}/mlflow.db",
+            provider_uri=str(provider), store_uri=f"sqlite:///{folder}/tasks.db", tracking_uri=f"sqlite:///{folder}/mlflow.db",
             cache=str(folder / "cache"), experiment="many",
         )  # fmt: skip
         with using(session):

@@ -47,7 +47,7 @@ def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Co
     from rollforge.session import Session, using
     from rollforge.track.base import open_tracker
 
-    session = Session(store=f"sqlite:///{folder}/{tracking[:6]}.db", tracking=tracking, experiment="empty")
+    session = Session(store_uri=f"sqlite:///{folder}/{tracking[:6]}.db", tracking_uri=tracking, experiment="empty")
     with using(session):
         open_tracker(session.tracking).prepare()
         trainer = TrainerRM("empty") if pool else TrainerR("empty")

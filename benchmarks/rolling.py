@@ -33,8 +33,8 @@ def run(
     jobs = jobs or available_cores()
     session = Session(
         provider_uri=str(provider),
-        store=f"sqlite:///{home}/tasks.db",
-        tracking=f"sqlite:///{home}/mlflow.db",
+        store_uri=f"sqlite:///{home}/tasks.db",
+        tracking_uri=f"sqlite:///{home}/mlflow.db",
         cache=str(folder / "cache"),
         experiment="rolling",
     )

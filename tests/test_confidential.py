@@ -319,5 +319,5 @@ def test_a_secret_of_the_environment_is_not_in_the_workflows_text(
         "note: &n ['{{ MY_DB_PASSWORD }}']\ntask: {model: a.B, dataset: a.C}\n"
     )
     workflow = load_workflow(file)
-    assert "correct horse" in workflow.session.store
+    assert "correct horse" in workflow.session.store_uri
     assert "correct horse" not in mask_secrets(workflow.text)

@@ -55,7 +55,7 @@ PLAIN = "2023-03-15"
 
 @pytest.fixture(autouse=True)
 def session(small_market: Path, tmp_path: Path) -> Iterator[None]:
-    with using(Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path / 'runs'}")):
+    with using(Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path / 'runs'}")):
         yield
 
 

@@ -233,9 +233,9 @@ def test_keys_of_workflow_files_exist(piece: str, small_market: Path, tmp_path: 
 
 
 def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
-    """What Python can set, a workflow file can: ``data`` is the file's name for ``provider_uri``; ``plugins`` stands alone."""
+    """What Python can set, a workflow file can: ``data``, ``store``, ``tracking`` are its addresses; ``plugins`` stands alone."""
     keys = set(_Rollforge.model_fields) | (set(_Document.model_fields) & {"plugins"})
-    assert {f.name for f in dataclasses.fields(Session)} - keys <= {"provider_uri"}
+    assert {f.name for f in dataclasses.fields(Session)} - keys <= {"provider_uri", "store_uri", "tracking_uri"}
 
 
 def test_sizes_are_read_as_people_write_them(small_market: Path, tmp_path: Path) -> None:

@@ -46,11 +46,11 @@ class Experiment:
         write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
         self.folder = folder
         self.session = Session(
-            provider_uri=str(folder / "data"), store=f"sqlite:///{folder}/tasks.db", tracking=f"folder:{folder}/runs",
+            provider_uri=str(folder / "data"), store_uri=f"sqlite:///{folder}/tasks.db", tracking_uri=f"folder:{folder}/runs",
             experiment="mine", threads=1,
         )  # fmt: skip
-        self.store = open_store(self.session.store)
-        self.runs = get_experiment(open_tracker(self.session.tracking), experiment_name="mine")
+        self.store = open_store(self.session.store_uri)
+        self.runs = get_experiment(open_tracker(self.session.tracking_uri), experiment_name="mine")
 
     def add(self, definition: dict[str, Any], noted: Sequence[Label] = (), *, fails: bool = False) -> pd.DataFrame:
         """Store a task and its result; return its prediction and label side by side.

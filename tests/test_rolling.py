@@ -63,7 +63,7 @@ def document(**handler: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def session(small_market: Path, tmp_path: Path) -> Session:
-    return Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path / 'runs'}", experiment="session")
+    return Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path / 'runs'}", experiment="session")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def segments(task: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def recorders(session: Session, experiment: str) -> list[Any]:
-    tracker = open_tracker(session.tracking)
+    tracker = open_tracker(session.tracking_uri)
     found: list[Any] = get_experiment(tracker, experiment_name=experiment, create=False).list_recorders(Experiment.RT_L)
     return found
 
@@ -211,7 +211,7 @@ def test_the_files_data_count_where_no_others_are_set(small_market: Path, tmp_pa
     content["qlib_init"]["provider_uri"] = str(small_market)
     content["qlib_init"]["exp_manager"] = {"kwargs": {"uri": f"folder:{tmp_path / 'runs'}"}}
     Rolling(write(tmp_path, content), "joined", horizon=1, step=80).run()
-    assert len(recorders(Session(tracking=f"folder:{tmp_path / 'runs'}"), "joined")) == 1
+    assert len(recorders(Session(tracking_uri=f"folder:{tmp_path / 'runs'}"), "joined")) == 1
 
 
 def test_the_tasks_are_known_without_a_run(small_market: Path, tmp_path: Path) -> None:
@@ -314,7 +314,9 @@ def test_a_record_that_cannot_judge_is_refused_before_training(
 ) -> None:
     """No window is trained, and what an earlier run left is not deleted."""
     with using(session):
-        get_experiment(open_tracker(session.tracking), experiment_name="windows").create_recorder("earlier").end_run()
+        get_experiment(open_tracker(session.tracking_uri), experiment_name="windows").create_recorder(
+            "earlier"
+        ).end_run()
     content = document()
     content["task"]["record"] = ["qlib.workflow.record_temp.SignalRecord", record]
     with pytest.raises(ConfigError, match=said):

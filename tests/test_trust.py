@@ -309,7 +309,7 @@ def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, mar
     """Tasks that this process created may name any module of the user's; the same pool's other tasks may not, and neither
     may a definition that somebody put in the place of one's own."""
     uri = f"sqlite:///{tmp_path / 'tasks.db'}"
-    session = Session(store=uri, threads=1)
+    session = Session(store_uri=uri, threads=1)
     store = open_store(uri)
     own = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "mine"}
     theirs = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "somebody else"}
@@ -381,7 +381,7 @@ def test_a_class_of_a_notebook_reaches_the_processes(tmp_path: Path) -> None:
 
 def test_trainers_hand_their_own_code_to_processes(tmp_path: Path, mine: Path) -> None:
     """``TrainerR(jobs=…)`` needs no pool, so that all of its tasks are the user's own."""
-    session = Session(tracking=f"folder:{tmp_path / 'runs'}", threads=1)
+    session = Session(tracking_uri=f"folder:{tmp_path / 'runs'}", threads=1)
     with using(session):
         (recorder,) = TrainerR("e", made_recorder, jobs=1)([{"model": {"class": "Mean", "module_path": "my_model"}}])
         assert recorder.list_tags()["made"] == "Mean"
@@ -391,7 +391,7 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
     from rollforge.session import current_session
     from rollforge.track.base import get_experiment, open_tracker
 
-    experiment = get_experiment(open_tracker(current_session().tracking), experiment_name=experiment_name)
+    experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment_name)
     recorder = experiment.create_recorder()
     recorder.set_tags(made=type(build(task["model"], kind=MODEL)).__name__)
     recorder.end_run()

@@ -126,7 +126,7 @@ def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp
     command = [sys.executable, "-m", "rollforge", "run", str(write(elsewhere, content)), "--jobs", "2"]
     done = subprocess.run([*command, "--tracking", tracking], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stdout + done.stderr
-    with using(Session(tracking=tracking)):
+    with using(Session(tracking_uri=tracking)):
         found = get_experiment(open_tracker(tracking), experiment_name="own").list_recorders(Experiment.RT_L)
     assert [r.status for r in found] == ["FINISHED"] * 2
     assert all(r.list_metrics()["rows"] == len(r.load_object("pred.pkl")) for r in found)

@@ -125,7 +125,7 @@ def test_a_new_name_trains_nothing(files: Files) -> None:
     """The same tasks under other names are the same tasks, also those that are done; the pool has the new names."""
     first = files.plan(MODELS)
     assert pipeline.submit(first).new == 6
-    store = open_store(first.workflow.session.store)
+    store = open_store(first.workflow.session.store_uri)
     for task in store.claim("several", worker="w", lease=60, limit=3):
         store.commit(task, {"ic": 0.5})
     second = files.plan(MODELS.replace("ridge:", "Ridge regression:").replace("lgb:", "trees:"))
@@ -139,7 +139,7 @@ def test_a_new_name_trains_nothing(files: Files) -> None:
 def test_tasks_of_a_pool_without_names_are_told_apart(files: Files) -> None:
     """As pools of earlier versions have them, and scripts that give no names."""
     plan = files.plan(MODELS)
-    store = open_store(plan.workflow.session.store)
+    store = open_store(plan.workflow.session.store_uri)
     store.create("several", plan.tasks)
     known = pipeline.outcomes(plan.workflow.session, "several")
     assert [o.model for o in known] == ["LGBModel"] * 3 + ["LinearModel"] * 3

@@ -110,7 +110,7 @@ def _these(plan: Plan) -> dict[str, Any]:
 
 def failures(plan: Plan) -> tuple[FailureGroup, ...]:
     """Return the tasks of `plan` that failed, by id, those with the same error together."""
-    store = open_store(plan.workflow.session.store)
+    store = open_store(plan.workflow.session.store_uri)
     failed = store.query(
         plan.workflow.experiment, {"status": Status.FAILED.value}, batch=batch_of(plan.ids), results=False
     )
@@ -137,7 +137,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
         Where the workers log.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment
-    store = open_store(session.store)
+    store = open_store(session.store_uri)
     for task in release_dead_workers(store, pool):
         end_unfinished_runs(task.id, pool, session)
     batch = batch_of(plan.ids)
@@ -149,7 +149,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
 
     def prepare() -> None:
         """What all tasks need; the worker processes import their libraries meanwhile."""
-        tracker = open_tracker(session.tracking)
+        tracker = open_tracker(session.tracking_uri)
         opening = _Background(tracker.prepare)  # importing MLflow takes a second that the panel can use
         for task in store.query(pool, {"status": Status.WAITING.value}, batch=batch, results=False, limit=1):
             # As it was planned: what the pool holds under its id may be somebody else's.
@@ -292,10 +292,10 @@ def require_pool(session: Session, pool: str) -> None:
     TaskNotFound
         Naming the pools that there are.
     """
-    pools = list(open_store(session.store).pools())
+    pools = list(open_store(session.store_uri).pools())
     if pool not in pools:
         raise TaskNotFound(
-            f"There is no experiment {pool!r} in the store {mask_secrets(session.store)}.{nearest(pool, pools)} "
+            f"There is no experiment {pool!r} in the store {mask_secrets(session.store_uri)}.{nearest(pool, pools)} "
             f"Known: {', '.join(pools) or 'none'}."
         )
 
@@ -305,7 +305,7 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
     from rollforge.generate.naming import model_names
 
     query = {} if ids is None else {"_id": {"$in": list(ids)}}
-    records = _readable(open_store(session.store), pool, query)
+    records = _readable(open_store(session.store_uri), pool, query)
     if ids is not None:
         order = {task_id: i for i, task_id in enumerate(ids)}
         records.sort(key=lambda r: order[r.id])
@@ -355,8 +355,8 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
 
 def _is_away(session: Session, tracking: Any, exc: Exception) -> bool:
     """Whether an error is not about one run but about the session's own tracking store, where all tasks have theirs."""
-    uri = getattr(open_tracker(session.tracking), "uri", session.tracking)
-    return tracking in (uri, session.tracking) and not isinstance(exc, RecorderNotFound)
+    uri = getattr(open_tracker(session.tracking_uri), "uri", session.tracking_uri)
+    return tracking in (uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)
 
 
 def _recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
@@ -555,7 +555,7 @@ def with_training_data(session: Session, pool: str) -> Session:
     for outcome in outcomes(session, pool):
         if outcome.recorder is not None:
             return session.with_(provider_uri=outcome.recorder.list_tags().get(FOLDER_TAG))
-    submitted = [read_facts(facts).folder for facts in open_store(session.store).submissions(pool).values()]
+    submitted = [read_facts(facts).folder for facts in open_store(session.store_uri).submissions(pool).values()]
     here = [folder for folder in submitted if folder and Path(folder).is_dir()]
     return session.with_(provider_uri=here[-1]) if here else session
 
@@ -688,7 +688,7 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
 
     if collected.prediction is None:
         return None
-    experiment = get_experiment(open_tracker(session.tracking), experiment_name=pool)
+    experiment = get_experiment(open_tracker(session.tracking_uri), experiment_name=pool)
     done = [(o.recorder, o) for o in collected.outcomes if o.recorder is not None]
     tags = {
         "rollforge.models": ", ".join(filter(None, collected.model_names)),
@@ -771,8 +771,8 @@ def _environment(session: Session) -> dict[str, str]:
     packages = ("rollforge", "lightgbm", "numpy", "pandas", "numba", "mlflow-skinny")
     return {
         "data": session.provider_uri or "",
-        "tasks": mask_secrets(session.store),
-        "runs": mask_secrets(session.tracking),
+        "tasks": mask_secrets(session.store_uri),
+        "runs": mask_secrets(session.tracking_uri),
         "machine": f"{platform.node()}, {available_cores()} cores, Python {platform.python_version()}",
         "packages": ", ".join(version(p) for p in packages),
         "written": dt.datetime.now().astimezone().isoformat(timespec="seconds"),

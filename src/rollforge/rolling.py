@@ -233,7 +233,7 @@ class Rolling:
     def _train_rolling_tasks(self) -> None:
         tasks = self.get_task_list()
         check_buildable(tasks[0])
-        tracker = open_tracker(current_session().tracking)
+        tracker = open_tracker(current_session().tracking_uri)
         try:
             earlier = get_experiment(tracker, experiment_name=self.rolling_exp, create=False)
         except ExperimentNotFound:
@@ -265,7 +265,7 @@ class Rolling:
                 f"{self.rolling_exp!r}. Was it deleted by another run of the same rolling_exp?"
             )
         joined = {name: RollingEnsemble()(frames) for name, frames in parts.items()}
-        tracker = open_tracker(current_session().tracking)
+        tracker = open_tracker(current_session().tracking_uri)
         name = self.exp_name or current_session().experiment
         with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:
             recorder.log_params(exp_name=self.rolling_exp)
@@ -277,7 +277,7 @@ class Rolling:
 
     def _update_rolling_rec(self) -> None:
         """Let the file's records, but for the prediction itself, judge the joined prediction."""
-        tracker = open_tracker(current_session().tracking)
+        tracker = open_tracker(current_session().tracking_uri)
         name = self.exp_name or current_session().experiment
         recorder = get_experiment(tracker, experiment_name=name).get_recorder(self._rid, create=False)
         for record in self._records(recorder):

@@ -58,9 +58,9 @@ class Session:
     exchange: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of the backtest's exchange that come before the region's: ``trade_unit`` and ``limit_threshold`` (None:
     none), ``deal_price``."""
-    store: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
+    store_uri: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
     """URI of the task store: ``sqlite:///PATH``, ``postgresql://…``, ``mongodb://…``, ``memory://NAME``."""
-    tracking: str = field(
+    tracking_uri: str = field(
         default_factory=lambda: os.environ.get("ROLLFORGE_TRACKING", f"sqlite:///{_home()}/mlflow.db")
     )
     """URI of the tracking store: ``sqlite:///PATH`` or ``http://…`` (MLflow), ``folder:PATH`` (plain files)."""
@@ -96,7 +96,7 @@ class Session:
 
     def with_(self, **changes: Any) -> Session:
         """Return a copy with some fields changed; None leaves a field as it is."""
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+        return replace(self, **{_SHORT.get(k, k): v for k, v in changes.items() if v is not None})
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any], *, path: str = "") -> Session:
@@ -107,6 +107,7 @@ class Session:
         ConfigError
             For a name that is not a field, offering the nearest.
         """
+        options = {_SHORT.get(key, key): value for key, value in options.items()}
         names = [f.name for f in fields(cls)]
         for key in options:
             if key not in names:
@@ -114,6 +115,8 @@ class Session:
         return cls(**{k: v for k, v in options.items() if v is not None})
 
 
+_SHORT = {"store": "store_uri", "tracking": "tracking_uri"}
+"""What options and workflow files call a field in short."""
 _default: Session | None = None
 _active: ContextVar[Session | None] = ContextVar("rollforge_session", default=None)
 
@@ -148,7 +151,7 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> 
 def amend(**changes: Any) -> Session:
     """Change fields of the session that short public calls fall back to, keep the others, and return it."""
     global _default
-    _default = replace(_default or Session(), **changes)
+    _default = (_default or Session()).with_(**changes)
     return _default
 
 

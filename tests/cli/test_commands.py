@@ -108,7 +108,7 @@ def fail(task: dict[str, Any], experiment_name: str | None = None, recorder_name
 def test_a_common_cause_is_reported_once(uri: str) -> None:
     """Nine tasks, one cause: one traceback, the names of three and the number of the others."""
     with pytest.raises(TrainingFailed) as raised:
-        TrainerRM("e", "p", fail, session=Session(store=uri))([{"x": x} for x in range(9)])
+        TrainerRM("e", "p", fail, session=Session(store_uri=uri))([{"x": x} for x in range(9)])
     assert str(raised.value).startswith("9 of 9 tasks failed")
     assert "and 6 more" in str(raised.value)
     assert str(raised.value).count("KeyError: 0") == 1

@@ -256,7 +256,7 @@ def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
         recorder.save_objects(
             task={"model": {"class": kind}, "dataset": {"kwargs": {"segments": {"test": (start, None)}}}}
         )
-    with using(Session(tracking=f"folder:{tmp_path}/runs")):
+    with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
         collector = TaskCollector("mine")
         predictions = collector.collect_predictions(lambda task: task["model"]["class"])
         assert {k: len(v) for k, v in predictions.items()} == {"A": 12, "B": 6}

@@ -148,7 +148,7 @@ def test_a_script_of_ones_own_imports_the_layer_itself(market: Path, tmp_path: P
         "print('DAYS', len(D.calendar()), C['provider_uri']['day'], C.region)\n"
         "C['mongo'] = {'task_url': 'mongodb://host:1/', 'task_db_name': 'db'}\n"
         "from rollforge.session import current_session\n"
-        "print('STORE', current_session().store, C.region)\n"
+        "print('STORE', current_session().store_uri, C.region)\n"
         "subprocess.run([sys.executable, '-c', 'import qlib; print(\"CHILD\", qlib.__version__)'], check=True)\n"
     )
     out = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

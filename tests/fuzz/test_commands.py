@@ -196,7 +196,7 @@ def _uri(data: bytes, folder: Path) -> Any:
         tracker = attempt(lambda: trackers.open_tracker(text))
         if isinstance(tracker, FolderTracker):
             attempt(tracker.experiments)
-        attempt(lambda: Session(store=text, tracking=text, provider_uri=text, cache=text))
+        attempt(lambda: Session(store_uri=text, tracking_uri=text, provider_uri=text, cache=text))
         attempt(lambda: open_provider(text))
 
 

@@ -26,11 +26,11 @@ def done(
     name = request.param
     case = CASES[name]
     folder = tmp_path_factory.mktemp(name)
-    session = Session(provider_uri=str(golden_market), tracking=f"folder:{folder}", cache=str(folder / "cache"))
+    session = Session(provider_uri=str(golden_market), tracking_uri=f"folder:{folder}", cache=str(folder / "cache"))
     rolling = Rolling(GOLDEN / f"{name}.yaml", "joined", rolling_exp="windows", session=session, **case["arguments"])
     rolling.run()
     with using(session):
-        tracker = open_tracker(session.tracking)
+        tracker = open_tracker(session.tracking_uri)
         recorder = get_experiment(tracker, experiment_name="joined").get_recorder(rolling._rid)
         parts = get_experiment(tracker, experiment_name="windows").list_recorders(Experiment.RT_L)
         tasks = [part.load_object("task") for part in parts]

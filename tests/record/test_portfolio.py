@@ -25,7 +25,7 @@ FOLDER = "portfolio_analysis"
 
 @pytest.fixture
 def session(golden_market: Path, tmp_path: Path) -> Iterator[Session]:
-    made = Session(provider_uri=str(golden_market), tracking=f"folder:{tmp_path / 'runs'}")
+    made = Session(provider_uri=str(golden_market), tracking_uri=f"folder:{tmp_path / 'runs'}")
     with using(made):
         yield made
 
@@ -38,7 +38,7 @@ def prediction() -> pd.DataFrame:
 
 @pytest.fixture
 def recorder(session: Session, prediction: pd.DataFrame) -> Recorder:
-    made = get_experiment(open_tracker(session.tracking), experiment_name="e").create_recorder()
+    made = get_experiment(open_tracker(session.tracking_uri), experiment_name="e").create_recorder()
     made.save_objects(**{"pred.pkl": prediction, "label.pkl": prediction})
     return made
 
@@ -109,7 +109,7 @@ def test_skip_existing(recorder: Recorder) -> None:
 
 def test_no_prediction(session: Session) -> None:
     """A run without a prediction says that it is missing."""
-    empty = get_experiment(open_tracker(session.tracking), experiment_name="e").create_recorder()
+    empty = get_experiment(open_tracker(session.tracking_uri), experiment_name="e").create_recorder()
     with pytest.raises(ArtifactNotFound, match=r"pred\.pkl"):
         _record(empty, _config()).generate()
 

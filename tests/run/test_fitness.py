@@ -392,7 +392,7 @@ def test_a_full_disk_is_noticed_before_anything_is_claimed(variable: str, folder
 def test_code_that_is_not_allowed_or_not_there_is_said_at_once(folder: Path) -> None:
     """Of models that the submission named."""
     store = MemoryStore()
-    session = Session(tracking=f"folder:{folder}/runs", store=store.uri)
+    session = Session(tracking_uri=f"folder:{folder}/runs", store_uri=store.uri)
     for name, said in (("no_such_package", "not installed here"), ("scipy", "--allow scipy")):
         facts = {**facts_of([], session), "models": {"Model": {name: "1.2"}}}
         store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
@@ -538,7 +538,7 @@ def test_a_worker_that_stays_waits_for_tasks_that_it_can_run(small_market: Path,
     name = next((other / "features").iterdir()) / "open.day.bin"
     name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
-    session = Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path}/runs", store=store.uri)
+    session = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     words = [sys.executable, "-m", "rollforge", "worker", "-t", "p", "--store", store.uri, "--jobs", "1"]
     both = [
         subprocess.Popen([*words, "--data", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -603,7 +603,7 @@ def test_runs_that_another_machine_has_are_named_with_the_cure(small_market: Pat
 
 def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
     """Addresses lose user and password; what a worker knows of them is its own affair."""
-    session = Session(tracking="http://ann:s3cret@127.0.0.1:9/?token=abc", store=f"sqlite:///{tmp_path}/t.db")
+    session = Session(tracking_uri="http://ann:s3cret@127.0.0.1:9/?token=abc", store_uri=f"sqlite:///{tmp_path}/t.db")
     facts = facts_of([definition(1.0)], session)
     assert facts["tracking"] == "http://127.0.0.1:9/"
     assert "s3cret" not in json.dumps(facts)
@@ -614,8 +614,8 @@ def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
 def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp_path: Path) -> None:
     """And all of them again when the data change under it."""
     market = Path(shutil.copytree(small_market, tmp_path / "market"))
-    session = Session(provider_uri=str(market), tracking=f"folder:{tmp_path}/runs", store="memory://judged")
-    store = open_store(session.store)
+    session = Session(provider_uri=str(market), tracking_uri=f"folder:{tmp_path}/runs", store_uri="memory://judged")
+    store = open_store(session.store_uri)
     admission = Admission(store, "p", session, ("provider_uri",))
     assert admission.prove(stays=True) == []
     key = store.keep_submission("p", facts_of([], session))
@@ -651,7 +651,7 @@ def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Pat
 def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_market: Path, tmp_path: Path) -> None:
     """The latest submission says which data count; the same data under another path will do."""
     store = open_store("memory://submitted again")
-    here = Session(provider_uri=str(small_market), tracking=f"folder:{tmp_path}/runs", store=store.uri)
+    here = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     (tmp_path / "copy").parent.mkdir(exist_ok=True)
     for name, change in (("copy", False), ("other", True)):
         folder = Path(shutil.copytree(small_market, tmp_path / name))
@@ -679,7 +679,7 @@ def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_mark
 def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path: Path) -> None:
     """They are read as data: whatever has no sense is left out, and nothing of it reaches the terminal raw."""
     store = open_store("memory://made up facts")
-    session = Session(tracking=f"folder:{tmp_path}/runs", store=store.uri)
+    session = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     name = str(abs(hash(json.dumps(facts))))
     store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
     admission = Admission(store, name, session, needs_data=False)
@@ -718,8 +718,10 @@ def test_a_script_that_runs_tasks_compares_its_data_too(small_market: Path, tmp_
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     file = next((other / "features").iterdir()) / "open.day.bin"
     file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
-    session = Session(provider_uri=str(small_market), store="memory://scripts", tracking=f"folder:{tmp_path}/runs")
-    store = open_store(session.store)
+    session = Session(
+        provider_uri=str(small_market), store_uri="memory://scripts", tracking_uri=f"folder:{tmp_path}/runs"
+    )
+    store = open_store(session.store_uri)
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", facts_of([], session)))
     with pytest.raises(UnfitWorker, match="differs from"):
         run_task(count_days, "p", session=session.with_(provider_uri=str(other)))

@@ -22,7 +22,9 @@ SAID = "days of 'test' are in 'train' too: the model is tested on what it was fi
 def session(small_market: Path, tmp_path: Path) -> Iterator[Session]:
     """A market, and everything else in a folder of its own."""
     made = Session(
-        provider_uri=str(small_market), store=f"sqlite:///{tmp_path}/tasks.db", tracking=f"folder:{tmp_path}/runs"
+        provider_uri=str(small_market),
+        store_uri=f"sqlite:///{tmp_path}/tasks.db",
+        tracking_uri=f"folder:{tmp_path}/runs",
     )
     with using(made):
         yield made
@@ -89,7 +91,7 @@ def test_segments_that_are_apart_are_not_named(session: Session, caplog: pytest.
     """Nor is anything, where there is no data folder to have a calendar."""
     with caplog.at_level(logging.WARNING):
         TrainerR("a")([task(0.0, train=("2022-01-03", "2022-05-31"))])
-        with using(Session(tracking=session.tracking)):
+        with using(Session(tracking_uri=session.tracking_uri)):
             task_train(task(0.0))
     assert said(caplog) == []
 

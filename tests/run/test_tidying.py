@@ -34,11 +34,11 @@ def start_a_run(task: dict[str, Any]) -> None:
 def session(request: pytest.FixtureRequest, tracking_in: Callable[[str], str]) -> Session:
     uri = tracking_in(request.param)
     open_tracker(uri).prepare()
-    return Session(tracking=uri, threads=1)
+    return Session(tracking_uri=uri, threads=1)
 
 
 def statuses(session: Session) -> list[str]:
-    experiment = get_experiment(open_tracker(session.tracking), experiment_name="e", create=False)
+    experiment = get_experiment(open_tracker(session.tracking_uri), experiment_name="e", create=False)
     return sorted(str(r.status) for r in experiment.list_recorders(rtype="list"))
 
 
@@ -63,7 +63,7 @@ def test_the_next_attempt_ends_the_run_of_the_one_before(session: Session) -> No
     assert end_unfinished_runs("some task", "no such experiment", session) == 0
     assert (
         TM_ID
-        in get_experiment(open_tracker(session.tracking), experiment_name="e")
+        in get_experiment(open_tracker(session.tracking_uri), experiment_name="e")
         .list_recorders(rtype="list")[0]
         .list_tags()
     )

@@ -25,7 +25,7 @@ ALL = [TrainerR, DelayTrainerR, TrainerRM, DelayTrainerRM]
 @pytest.fixture(params=["folder", "mlflow"])
 def session(request: pytest.FixtureRequest, tmp_path: Path, tracking_in: Callable[[str], str]) -> Iterator[Session]:
     """Everything in a folder of its own, on both trackers."""
-    made = Session(store=f"sqlite:///{tmp_path}/tasks.db", tracking=tracking_in(request.param), threads=2)
+    made = Session(store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=tracking_in(request.param), threads=2)
     with using(made):
         yield made
 
@@ -37,7 +37,7 @@ def whole(task: dict[str, Any], experiment_name: str, recorder_name: str | None 
 
 def first(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Recorder:
     """Prepare a recorder."""
-    tracker = open_tracker(current_session().tracking)
+    tracker = open_tracker(current_session().tracking_uri)
     recorder = get_experiment(tracker, experiment_name=experiment_name).create_recorder(recorder_name)
     recorder.save_objects(task=task)
     recorder.end_run(Recorder.STATUS_S)
@@ -102,7 +102,7 @@ def test_one_task_may_be_given_alone_and_none_at_all(kind: type[Trainer], sessio
 @pytest.mark.parametrize("kind", ALL)
 def test_a_failure_is_told_with_its_task_and_traceback(kind: type[Trainer], tmp_path: Path) -> None:
     """Or left out of the result, with what failed at hand."""
-    session = Session(store=f"sqlite:///{tmp_path}/t.db", tracking=f"folder:{tmp_path}/runs")
+    session = Session(store_uri=f"sqlite:///{tmp_path}/t.db", tracking_uri=f"folder:{tmp_path}/runs")
     tasks = [{"x": 1}, {"x": "bad", "model": {"class": "Linear"}}, {"x": 2}]
     with using(session):
         if kind in (TrainerRM, DelayTrainerRM):
@@ -170,7 +170,7 @@ from rollforge.session import Session, using
 from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
 from rollforge.store.sqlite import SQLiteStore
-with using(Session(store={session.store!r}, tracking={session.tracking!r})):
+with using(Session(store={session.store_uri!r}, tracking={session.tracking_uri!r})):
     while TaskManager("exp").task_stat().get("done", 0) < 3:
         trainer({kind}).worker()
         time.sleep(0.1)
@@ -228,7 +228,7 @@ def test_names_that_were_given_stay(session: Session) -> None:
 @pytest.mark.parametrize("kind", [DelayTrainerR, DelayTrainerRM])
 def test_failures_of_both_stages_are_kept(kind: type[Trainer], tmp_path: Path) -> None:
     """What failed while recorders were prepared is not forgotten when models are fitted; a new training begins anew."""
-    session = Session(store=f"sqlite:///{tmp_path}/t.db", tracking=f"folder:{tmp_path}/runs")
+    session = Session(store_uri=f"sqlite:///{tmp_path}/t.db", tracking_uri=f"folder:{tmp_path}/runs")
     tasks = [{"x": 1}, {"x": "early"}, {"x": "bad"}]
     with using(session):
         if kind is DelayTrainerRM:

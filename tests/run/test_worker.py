@@ -122,7 +122,7 @@ def add_one(value: Any) -> int:
 
 def test_the_four_situations_of_run_task() -> None:
     """Waiting tasks give their definition, part-done ones the result so far; a stage that stays is run once a call."""
-    with using(Session(store="memory://four")):
+    with using(Session(store_uri="memory://four")):
         manager = TaskManager("p")
         (task_id,) = manager.create_task([{"x": 1}])
         for before, after, expected in [
@@ -141,7 +141,7 @@ def test_the_four_situations_of_run_task() -> None:
 
 def test_run_task_runs_what_the_query_names() -> None:
     """Tasks that do not match stay where they are."""
-    with using(Session(store="memory://query")):
+    with using(Session(store_uri="memory://query")):
         manager = TaskManager("p")
         manager.create_task([{"x": 1}, {"x": 2}])
         run_task(double, "p", query={"def.x": 2})
@@ -178,7 +178,7 @@ def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bo
 @pytest.mark.slow
 def test_run_task_applies_force_release() -> None:
     """Each task runs in a process of its own; without force_release, in the process that calls."""
-    with using(Session(store="memory://release", threads=1)):
+    with using(Session(store_uri="memory://release", threads=1)):
         manager = TaskManager("p")
         manager.create_task([{"x": 1}, {"x": 2}])
         run_task(process_id, "p", force_release=True)

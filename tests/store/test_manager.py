@@ -43,7 +43,7 @@ def test_new_tasks_are_printed_also_in_a_dry_run(
 ) -> None:
     """Each new definition once with its id; known ones are not."""
     server = request.getfixturevalue("mongodb") + "/print_nt" if uri == "mongodb" else uri.format(folder=tmp_path)
-    manager = TaskManager(f"p{dry_run}", session=Session(store=server))
+    manager = TaskManager(f"p{dry_run}", session=Session(store_uri=server))
     manager.remove()
     manager.create_task([{"x": 1}], print_nt=False)
     assert capsys.readouterr().out == ""
@@ -171,6 +171,6 @@ def test_pausing_and_cancelling(manager: TaskManager) -> None:
 
 def test_pools_are_listed_on_the_class_too(manager: TaskManager) -> None:
     """As Qlib's scripts do."""
-    with using(Session(store="memory://listed")):
+    with using(Session(store_uri="memory://listed")):
         TaskManager("a pool").create_task([{"x": 1}])
         assert TaskManager.list() == ["a pool"]

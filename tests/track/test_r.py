@@ -56,5 +56,5 @@ def test_without_an_active_recorder_the_latest_is_read_and_none_is_written() -> 
     for write in (lambda: R.log_params(a=1), lambda: R.save_objects(a=1), lambda: R.set_tags(a=1)):
         with pytest.raises(RecorderNotFound, match="No recorder is active"):
             write()
-    with using(Session(tracking=R.get_uri(), experiment="another")), pytest.raises(RecorderNotFound):
+    with using(Session(tracking_uri=R.get_uri(), experiment="another")), pytest.raises(RecorderNotFound):
         R.get_recorder()

@@ -28,7 +28,7 @@ PREDICTION = pd.DataFrame(
 
 def record(uri: str, name: str = "demo") -> Recorder:
     """One run with everything in it."""
-    with using(Session(tracking=uri)):
+    with using(Session(tracking_uri=uri)):
         with R.start(experiment_name=name, recorder_name="first"):
             R.log_params(model="lgb", text="long " * 2000)
             for step in range(3):

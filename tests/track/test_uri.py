@@ -23,7 +23,7 @@ def keep(place: str | Path) -> str:
     """Keep a run in a place, and return what the place is called."""
     with R.start(experiment_name="e", recorder_name="first", uri=place):
         R.log_params(a=1)
-        uri = current_session().tracking
+        uri = current_session().tracking_uri
     with R.uri_context(place):
         found = R.get_recorder(experiment_name="e", recorder_name="first")
         assert found.list_params() == {"a": "1"}
@@ -80,10 +80,10 @@ def test_a_slip_of_a_scheme_is_no_folder(here: Path) -> None:
 def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
     """``R.set_uri``, and the session's ``tracking``; none of them depends on the working directory afterwards."""
     R.set_uri("runs")
-    assert current_session().tracking == f"file:{here}/runs"
+    assert current_session().tracking_uri == f"file:{here}/runs"
     R.set_uri(None)
-    assert current_session().tracking.startswith("sqlite:///")
-    with using(Session(tracking="other")):
+    assert current_session().tracking_uri.startswith("sqlite:///")
+    with using(Session(tracking_uri="other")):
         assert R.get_uri() == f"file:{here}/other"
     assert not (here / "other").exists()
 

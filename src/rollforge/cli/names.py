@@ -39,11 +39,11 @@ def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> 
 
     Examples
     --------
-    >>> worker_command(Session(store="postgresql://db/tasks"), "two", ["my_models"])
+    >>> worker_command(Session(store_uri="postgresql://db/tasks"), "two", ["my_models"])
     'rollforge worker -t two --store postgresql://db/tasks --allow my_models'
     """
     words = ["rollforge", "worker", "-t", pool]
-    store = absolute_store(session.store)
+    store = absolute_store(session.store_uri)
     if mask_secrets(store) == store:
         words += ["--store", store]
     for name in allowed:
@@ -73,5 +73,5 @@ def pool_command(store: str, pool: str) -> str:
     >>> pool_command("sqlite:///my tasks.db", "two")
     "rollforge pool --store 'sqlite:///my tasks.db' -t two"
     """
-    named = "" if store == Session().store else f" --store {shlex.quote(mask_secrets(store))}"
+    named = "" if store == Session().store_uri else f" --store {shlex.quote(mask_secrets(store))}"
     return f"rollforge pool{named} -t {shlex.quote(pool)}"

@@ -44,11 +44,11 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
     from rollforge.session import Session
     from rollforge.store.manager import TaskManager
 
-    _must_exist(Session().with_(store=_STATE["store"]).store)
+    _must_exist(Session().with_(store_uri=_STATE["store"]).store_uri)
     if needs_pool and not _STATE["pool"]:
-        known = TaskManager(None, session=Session().with_(store=_STATE["store"])).list()
+        known = TaskManager(None, session=Session().with_(store_uri=_STATE["store"])).list()
         raise ConfigError(f"Which pool? Name it with -t POOL. Known pools: {', '.join(known) or 'none'}.")
-    return TaskManager(_STATE["pool"], session=Session().with_(store=_STATE["store"]))
+    return TaskManager(_STATE["pool"], session=Session().with_(store_uri=_STATE["store"]))
 
 
 def _must_exist(uri: str) -> None:
@@ -76,7 +76,7 @@ def _command() -> str:
     """The words before a subcommand, for this pool of this store."""
     from rollforge.session import Session
 
-    return pool_command(Session().with_(store=_STATE["store"]).store, str(_STATE["pool"]))
+    return pool_command(Session().with_(store_uri=_STATE["store"]).store_uri, str(_STATE["pool"]))
 
 
 def _tasks(count: int) -> str:

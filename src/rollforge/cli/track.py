@@ -24,7 +24,7 @@ def list_(
     from rollforge.track.base import open_tracker
     from rollforge.track.tracker import RunQuery
 
-    tracker = open_tracker(Session().with_(tracking=tracking).tracking)
+    tracker = open_tracker(Session().with_(tracking_uri=tracking).tracking_uri)
     for name, experiment_id in tracker.experiments().items():
         counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
         echo(f"{one_line(name)}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")

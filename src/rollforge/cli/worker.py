@@ -113,7 +113,7 @@ def worker(
 
     side_by_side = jobs or available_cores()
     session = Session().with_(
-        region=region, provider_uri=None if data is None else str(data), store=store, tracking=tracking,
+        region=region, provider_uri=None if data is None else str(data), store_uri=store, tracking_uri=tracking,
         experiment=experiment or pool, threads=threads or max(1, available_cores() // side_by_side),
         plugins=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
@@ -124,7 +124,7 @@ def worker(
         given = {"provider_uri": session.provider_uri, "tracking": tracking or os.environ.get("ROLLFORGE_TRACKING"),
                  "region": region}  # fmt: skip
         admission = Admission(
-            open_store(session.store), pool, session, [name for name, value in given.items() if value],
+            open_store(session.store_uri), pool, session, [name for name, value in given.items() if value],
             needs_data=not no_data, accept_other_data=accept_other_data,
         )  # fmt: skip
     options = {
@@ -172,11 +172,11 @@ def _run(
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    store = open_store(session.store)
+    store = open_store(session.store_uri)
     notes = admission.prove(stays=settings["stay"]) if admission is not None else []
     stopping = _Stopping()
     echo(
-        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} from {mask_secrets(session.store)}, "
+        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} from {mask_secrets(session.store_uri)}, "
         f"{jobs} side by side"
     )
     for note in notes:

@@ -174,12 +174,12 @@ def submission_facts(made: Plan, found: Submission) -> dict[str, Any]:
     session, name, total = made.workflow.session, made.workflow.experiment, len(set(made.ids))
     data = found.facts.get("data") or {}
     return {
-        "pool": name, "store": mask_secrets(absolute_store(session.store)), "tracking": found.facts.get("tracking"),
+        "pool": name, "store": mask_secrets(absolute_store(session.store_uri)), "tracking": found.facts.get("tracking"),
         "data": data.get("folder"), "content": (data.get("content") or {}).get("mark"),
         "tasks": total, "new": found.new, "known": total - found.new, "done": found.done, "running": found.running,
         "retried": found.retried, "ids": list(dict.fromkeys(made.ids)),
         "worker": worker_command(session, name, _to_allow(made, found)),
-        "secret_store": mask_secrets(session.store) != session.store,
+        "secret_store": mask_secrets(session.store_uri) != session.store_uri,
     }  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
     for group in groups:
         echo_error(f"  {group.reason}\n    {group.listed(labels)}")
     echo_error(
-        f"Traceback and log: {pool_command(session.store, name)} logs {groups[0].tasks[0][:8]}\n"
+        f"Traceback and log: {pool_command(session.store_uri, name)} logs {groups[0].tasks[0][:8]}\n"
         "The same command tries the failed tasks again; --allow-gaps makes the report without them."
     )
 
@@ -361,7 +361,7 @@ def _report(
     from rollforge import pipeline
     from rollforge.workflow import load_workflow
 
-    session, config, label_days = Session().with_(store=store, tracking=tracking, experiment=name), "", None
+    session, config, label_days = Session().with_(store_uri=store, tracking_uri=tracking, experiment=name), "", None
     templates: Sequence[Template] = ()  # a pool's tasks may be others': their strategies are not run
     if name.endswith((".yaml", ".yml")):
         workflow = load_workflow(name, store=store, tracking=tracking)

@@ -161,7 +161,7 @@ class RecorderCollector(Collector):
     ) -> None:
         super().__init__(process_list)
         if isinstance(experiment, str):
-            tracker = open_tracker(current_session().tracking)
+            tracker = open_tracker(current_session().tracking_uri)
             experiment = get_experiment(tracker, experiment_name=experiment, create=False)
         if coverage not in ("strict", "allow_gaps"):
             raise CoverageError(f"coverage is 'strict' or 'allow_gaps', found {coverage!r}.")

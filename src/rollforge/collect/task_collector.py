@@ -27,8 +27,8 @@ class TaskCollector:
     >>> import tempfile
     >>> from rollforge.session import Session, using
     >>> folder = tempfile.TemporaryDirectory()
-    >>> with using(Session(tracking=f"folder:{folder.name}")) as session:
-    ...     experiment = get_experiment(open_tracker(session.tracking), experiment_name="demo")
+    >>> with using(Session(tracking_uri=f"folder:{folder.name}")) as session:
+    ...     experiment = get_experiment(open_tracker(session.tracking_uri), experiment_name="demo")
     ...     with experiment.create_recorder("first") as recorder:
     ...         recorder.save_objects(task={"model": {"class": "Linear"}})
     ...     [r.name for r in TaskCollector("demo").list_recorders(only_have_task=True).values()]
@@ -60,7 +60,7 @@ class TaskCollector:
             Whether recorders without a task are left out; with a `task_filter_func` they are anyway.
         """
         experiment = get_experiment(
-            open_tracker(current_session().tracking), experiment_name=self.exp_name, create=False
+            open_tracker(current_session().tracking_uri), experiment_name=self.exp_name, create=False
         )
         found: dict[str, Recorder] = experiment.list_recorders(status=Recorder.STATUS_FI if only_finished else None)
         kept = {}

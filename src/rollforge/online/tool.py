@@ -79,7 +79,7 @@ class OnlineToolR(OnlineTool):
         name = exp_name or self.default_exp_name
         if name is None:
             raise ConfigError("OnlineToolR needs an experiment: give it a default_exp_name, or the method an exp_name.")
-        experiment = get_experiment(open_tracker(current_session().tracking), experiment_name=name)
+        experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=name)
         return list(experiment.list_recorders(tags=tags).values())
 
     def set_online_tag(self, tag: str, recorder: Recorder | list[Recorder]) -> None:

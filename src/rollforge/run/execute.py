@@ -92,7 +92,7 @@ def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) ->
     session : Session
         Where runs are kept.
     """
-    tracker = open_tracker(session.tracking)
+    tracker = open_tracker(session.tracking_uri)
     found = tracker.find_experiment(name=experiment_name)
     if found is None:
         return 0
@@ -176,7 +176,7 @@ def preload() -> None:
     import rollforge.features.handler
     import rollforge.record.signal  # noqa: F401
 
-    open_tracker(current_session().tracking).warm_up()
+    open_tracker(current_session().tracking_uri).warm_up()
 
 
 def prepare_data(task: Mapping[str, Any], session: Session) -> None:
@@ -256,7 +256,7 @@ def _create_recorder(
     task: Mapping[str, Any], experiment_name: str | None, recorder_name: str | None, session: Session
 ) -> Recorder:
     recorder_name = recorder_name or describe(task, current_model.get()) or None
-    tracker, name = open_tracker(session.tracking), experiment_name or session.experiment
+    tracker, name = open_tracker(session.tracking_uri), experiment_name or session.experiment
     task_id = current_task.get()
     if task_id is not None and current_attempt.get():  # the attempt before may have been killed
         end_unfinished_runs(task_id, name, session)

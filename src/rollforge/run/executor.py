@@ -48,7 +48,7 @@ class InProcess:
     >>> from rollforge.session import Session
     >>> store = open_store("memory://example of an executor")
     >>> _ = store.create("p", [{"x": 1}])
-    >>> InProcess(Session(store=store.uri)).run(Job("p", len))
+    >>> InProcess(Session(store_uri=store.uri)).run(Job("p", len))
     >>> store.count("p")
     {<Status.DONE: 'done'>: 1}
     """
@@ -66,7 +66,7 @@ class InProcess:
         with using(self.session):
             if while_starting is not None:
                 while_starting()
-            Worker(open_store(self.session.store), job, on_event=on_event, admission=self.admission).run()
+            Worker(open_store(self.session.store_uri), job, on_event=on_event, admission=self.admission).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class LocalProcesses:
     >>> from rollforge.session import Session
     >>> store = open_store("memory://example of processes")
     >>> _ = store.create("p", [{"x": 1}, {"x": 2}])
-    >>> LocalProcesses(Session(store=store.uri, threads=1), jobs=1).run(Job("p", len))
+    >>> LocalProcesses(Session(store_uri=store.uri, threads=1), jobs=1).run(Job("p", len))
     >>> store.count("p")
     {<Status.DONE: 'done'>: 2}
     """
@@ -106,6 +106,6 @@ class LocalProcesses:
         """
         share = self.session.with_(threads=max(1, self.session.threads // self.jobs))
         WorkerPool(
-            open_store(share.store), job, share, self.jobs, on_event, log_file=self.log_file, while_starting=while_starting,
+            open_store(share.store_uri), job, share, self.jobs, on_event, log_file=self.log_file, while_starting=while_starting,
             admission=self.admission,
         ).run()  # fmt: skip

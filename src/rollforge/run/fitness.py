@@ -306,9 +306,9 @@ class Admission:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
         cure = "Name the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
         if "tracking" in self.given:
-            uri = self.session.tracking
+            uri = self.session.tracking_uri
         elif facts.tracking:
-            uri = known_address(facts.tracking, self.session.tracking)
+            uri = known_address(facts.tracking, self.session.tracking_uri)
             same_machine = facts.machine == machine_of(process_name())
             place = local_place(uri)
             if not same_machine and place is not None and not place.exists():
@@ -318,11 +318,11 @@ class Admission:
                 )
                 return None
         elif local_store:
-            uri = self.session.tracking
+            uri = self.session.tracking_uri
         else:
             lacks.append(
                 "The pool is on a server, and the runs would be recorded in a file of this machine "
-                f"({self.session.tracking}). {cure}"
+                f"({self.session.tracking_uri}). {cure}"
             )
             return None
         if uri not in self._libraries:

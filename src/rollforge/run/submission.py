@@ -132,7 +132,7 @@ def _data(session: Session) -> dict[str, Any] | None:
 
 def _tracking(session: Session) -> str | None:
     try:
-        return without_secrets(open_tracker(session.tracking).uri)
+        return without_secrets(open_tracker(session.tracking_uri).uri)
     except RollforgeError:  # whoever records something is told
         return None
 

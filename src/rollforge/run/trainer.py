@@ -271,7 +271,7 @@ class TrainerR(_RecorderTrainer):
     ) -> list[Recorder]:
         jobs = self.jobs or 1
         failures: dict[str, str] = {}
-        open_tracker(session.tracking).prepare()  # once, before several processes would at the same moment
+        open_tracker(session.tracking_uri).prepare()  # once, before several processes would at the same moment
         store, pool = MemoryStore(), "here"
         definitions = [{"place": i, "item": _plain(item)} for i, item in enumerate(items)]
         store.create(pool, definitions, max_attempts=1, model_names=names)
@@ -476,7 +476,7 @@ class TrainerRM(_RecorderTrainer):
         """Run one stage, here or `elsewhere`, and wait until nothing of it can make progress."""
         before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
         if not elsewhere:
-            open_tracker(session.tracking).prepare()
+            open_tracker(session.tracking_uri).prepare()
             kwargs = {"experiment_name": experiment, **arguments}
             job = Job(
                 str(manager.task_pool), func, {}, before, after, kwargs, batch=batch,

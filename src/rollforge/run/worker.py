@@ -545,7 +545,7 @@ def run_task(
     session = session or current_session()
     job = Job(task_pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
-        store = open_store(session.store)
+        store = open_store(session.store_uri)
         admission = own_data(store, task_pool, session)
         if force_release:
             return WorkerPool(store, job, session, 1, LogEvents(), admission=admission).run() > 0

@@ -145,7 +145,7 @@ class TaskManager:
         lease: float = 3600.0,
     ) -> None:
         self.task_pool = task_pool
-        self.store = store if store is not None else open_store((session or current_session()).store)
+        self.store = store if store is not None else open_store((session or current_session()).store_uri)
         self.lease = lease
 
     @property

@@ -539,7 +539,7 @@ class TrackerSuite:
 
     def test_r_starts_keeps_and_ends(self, tracker: Tracker, uri: str) -> None:
         """Qlib's way through it all: start, keep, end, find again, resume, delete."""
-        with using(Session(tracking=uri)):
+        with using(Session(tracking_uri=uri)):
             with R.start(experiment_name="e", recorder_name="r") as recorder:
                 assert R.get_recorder() is recorder
                 assert R.get_exp().active_recorder is recorder

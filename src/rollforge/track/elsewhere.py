@@ -40,7 +40,7 @@ def open_kept(kept: Mapping[str, str]) -> Recorder:
         When only another machine has it, and no copy of it is in the current session's tracking store.
     """
     check_reference(kept)
-    reference = {**kept, "tracking": known_address(kept["tracking"], current_session().tracking)}
+    reference = {**kept, "tracking": known_address(kept["tracking"], current_session().tracking_uri)}
     host, place = kept.get("host"), local_place(kept["tracking"])
     if host is None or host == socket.gethostname() or place is None:
         return open_reference(reference, read=False)
@@ -56,7 +56,7 @@ def open_kept(kept: Mapping[str, str]) -> Recorder:
 
 
 def _copy_of(run_id: str) -> Recorder | None:
-    uri = current_session().tracking
+    uri = current_session().tracking_uri
     place = local_place(uri)
     if place is not None and not place.exists():
         return None
@@ -98,10 +98,10 @@ def said_elsewhere(session: Session, pool: str | None, run_id: str | None = None
 
 
 def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterator[Mapping[str, str]]:
-    scheme, _, path = session.store.partition(":///")
+    scheme, _, path = session.store_uri.partition(":///")
     if scheme == "sqlite" and not Path(path.partition("?")[0]).expanduser().exists():
         return
-    store = open_store(session.store)
+    store = open_store(session.store_uri)
     for name in [p for p in store.pools() if pool in (None, p)]:
         done: dict[str, Any] = {"status": Status.DONE.value}
         if sum(store.count(name, done).values()) > _MOST:

@@ -37,7 +37,7 @@ class QlibRecorder:
     >>> import tempfile
     >>> from rollforge.session import Session, using
     >>> folder = tempfile.TemporaryDirectory()
-    >>> with using(Session(tracking=f"folder:{folder.name}")):
+    >>> with using(Session(tracking_uri=f"folder:{folder.name}")):
     ...     with R.start(experiment_name="demo", recorder_name="first"):
     ...         R.log_params(learning_rate=0.1)
     ...         R.save_objects(**{"notes": ["short"]})
@@ -51,11 +51,11 @@ class QlibRecorder:
         self._written: dict[str, str] = {}  # URI of a folder -> as a script wrote it
 
     def __repr__(self) -> str:
-        return f"R(uri={mask_secrets(current_session().tracking)!r})"
+        return f"R(uri={mask_secrets(current_session().tracking_uri)!r})"
 
     @property
     def _tracker(self) -> Tracker:
-        return open_tracker(current_session().tracking)
+        return open_tracker(current_session().tracking_uri)
 
     @property
     def _active(self) -> Recorder | None:
@@ -276,7 +276,7 @@ class QlibRecorder:
 
     def get_uri(self) -> str:
         """Return the URI of the tracking store, as it was written where it was chosen here."""
-        return self._written.get(current_session().tracking) or self._tracker.uri
+        return self._written.get(current_session().tracking_uri) or self._tracker.uri
 
     def set_uri(self, uri: str | os.PathLike[str] | None) -> None:
         """Use another tracking store from here on, in this process; None for the one that the environment names.
@@ -288,8 +288,8 @@ class QlibRecorder:
         TrackingError
             Inside ``uri_context`` or another session's block, where it would have no effect.
         """
-        named = folder_uri(uri, create=True) if uri else type(current_session())().tracking
-        session = current_session().with_(tracking=named)
+        named = folder_uri(uri, create=True) if uri else type(current_session())().tracking_uri
+        session = current_session().with_(tracking_uri=named)
         before = {f.name: getattr(session, f.name) for f in fields(session)}
         init(**before)
         if current_session() != session:
@@ -303,7 +303,7 @@ class QlibRecorder:
         before = self._written.get(full)
         self._written[full] = str(uri)
         try:
-            with using(current_session().with_(tracking=full)):
+            with using(current_session().with_(tracking_uri=full)):
                 yield
         finally:
             if before is None:

@@ -90,19 +90,19 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
     document, _ = read_yaml(loaded.text, config_path)
     session, name = loaded.session, loaded.experiment
     if uri_folder and not (document.get("qlib_init") or {}).get("exp_manager"):
-        session = session.with_(tracking=folder_uri(uri_folder, create=True))
+        session = session.with_(tracking_uri=folder_uri(uri_folder, create=True))
     if loaded.form == "qlib" and not document.get("experiment_name"):
         name = experiment_name
     session = session.with_(experiment=name)
     if loaded.rolling is not None or loaded.grid:
-        command.run(loaded.path, tracking=session.tracking, experiment=name)
+        command.run(loaded.path, tracking=session.tracking_uri, experiment=name)
         return
     console.show()
     plan = make_plan(replace(loaded, session=session, experiment=name))
     with using(session):
         recorder = task_train(plan.tasks[0], experiment_name=name)
         recorder.save_objects(config=document)
-    echo(f"recorder {recorder.id} of experiment {name!r} in {mask_secrets(session.tracking)}")
+    echo(f"recorder {recorder.id} of experiment {name!r} in {mask_secrets(session.tracking_uri)}")
 
 
 def pyqlib_version() -> str | None:

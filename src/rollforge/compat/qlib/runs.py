@@ -22,7 +22,7 @@ def get_mongodb() -> Any:
     ConfigError
         When tasks are kept elsewhere.
     """
-    store = open_store(current_session().store)
+    store = open_store(current_session().store_uri)
     database = getattr(store, "_database", None)
     if database is None:
         raise ConfigError(
@@ -38,7 +38,7 @@ def list_recorders(
 ) -> dict[str, Recorder]:
     """Return the recorders of an experiment by id, those for which the function is true."""
     if isinstance(experiment, str):
-        experiment = get_experiment(open_tracker(current_session().tracking), experiment_name=experiment)
+        experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment)
     found: dict[str, Recorder] = experiment.list_recorders()
     return {k: r for k, r in found.items() if rec_filter_func is None or rec_filter_func(r)}
 
