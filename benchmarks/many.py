@@ -18,12 +18,13 @@ def main() -> None:
     from rollforge.generate.timeline import windows as windows_of
     from rollforge.market.universe import session_provider
     from rollforge.pipeline import submit, train
+    from rollforge.plan import Plan
     from rollforge.run.execute import prepare_data
     from rollforge.session import Session, available_cores, using
     from rollforge.store.base import open_store
     from rollforge.task import digest
     from rollforge.track.base import open_tracker
-    from rollforge.workflow import Plan, Workflow
+    from rollforge.workflow import Workflow
 
     windows, models, trees = (8, 2, 20) if options.small else (200, 5, 20)
     with setting.workplace() as folder:

@@ -62,7 +62,8 @@ def milliseconds(work: Callable[[], Any], repeats: int = 5) -> float:
 
 def measure(uri: str, total: int, rounds: int) -> dict[str, float]:
     """Fill a pool up to `total` tasks, and time what is done with it."""
-    from rollforge.run.worker import Job, Worker
+    from rollforge.run.job import Job
+    from rollforge.run.worker import Worker
     from rollforge.store.base import batch_of, open_store
     from rollforge.store.manager import TaskManager
     from rollforge.task import Status

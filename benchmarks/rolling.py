@@ -24,9 +24,10 @@ def run(
     from rollforge.generate.timeline import windows as windows_of
     from rollforge.market.universe import session_provider
     from rollforge.pipeline import collect, submit, train
+    from rollforge.plan import Plan
     from rollforge.session import Session, available_cores, using
     from rollforge.task import digest
-    from rollforge.workflow import Plan, Workflow
+    from rollforge.workflow import Workflow
 
     shutil.rmtree(folder / "cache" / "panels", ignore_errors=True)
     home = folder / f"home-{windows}-{jobs}"

@@ -32,7 +32,8 @@ from urllib.parse import urlsplit
 
 from rollforge.errors import FailingWorker, LeaseLost, MissingCode, StoreUnavailable, UnfitWorker
 from rollforge.machine import process_name
-from rollforge.run.worker import Job, Worker
+from rollforge.run.job import Job
+from rollforge.run.worker import Worker
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.mongo import MongoStore
 from rollforge.store.sql import SQLStore

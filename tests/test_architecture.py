@@ -47,7 +47,9 @@ ROOMS = [
     "edge",
 ]
 EDGE = {
+    "yaml12",
     "workflow",
+    "plan",
     "rendering",
     "rolling",
     "pipeline",

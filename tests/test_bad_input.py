@@ -16,8 +16,9 @@ import yaml
 from rollforge.errors import RollforgeError
 from rollforge.features.engine import features
 from rollforge.market.provider import open_provider
+from rollforge.plan import Plan, make_plan
 from rollforge.session import Session, using
-from rollforge.workflow import Plan, load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 Document = dict[str, Any]
 

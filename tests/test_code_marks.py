@@ -20,7 +20,7 @@ from rollforge import code_marks
 from rollforge.code_marks import code_files, code_mark, code_version
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.features.panel import list_panels
+from rollforge.features.panel_cache import list_panels
 from rollforge.features.processor import Processor
 from rollforge.market.filters import BaseDFilter, NameDFilter
 from rollforge.session import Session, using

@@ -30,7 +30,7 @@ from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.record.backtest import run_backtest
 from rollforge.session import Session, using
-from rollforge.workflow import read_yaml
+from rollforge.yaml12 import read_yaml
 
 TOKYO = dt.timezone(dt.timedelta(hours=9))
 SPELLINGS: dict[str, Any] = {

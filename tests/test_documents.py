@@ -21,8 +21,9 @@ import rollforge
 from rollforge.cli import exit_codes
 from rollforge.cli.main import app
 from rollforge.cli.pool import app as pool_app
+from rollforge.plan import make_plan
 from rollforge.session import Session
-from rollforge.workflow import _Document, _Rollforge, load_workflow, make_plan
+from rollforge.workflow import _Document, _Rollforge, load_workflow
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])

@@ -15,12 +15,13 @@ import pytest
 from rollforge import pipeline
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
 from rollforge.market.provider import write_folder
+from rollforge.plan import make_plan
 from rollforge.report.summary import Summary
 from rollforge.run.job import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
-from rollforge.workflow import load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 CODES = tuple("ABCDEFGHIJ")
 CALENDAR = pd.bdate_range("2019-01-01", "2020-06-30").to_numpy().astype("datetime64[D]")

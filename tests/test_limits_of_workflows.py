@@ -13,7 +13,8 @@ import pytest
 from rollforge.errors import ConfigError
 from rollforge.limits import LIMITS, TooLarge
 from rollforge.rendering import render
-from rollforge.workflow import load_workflow, read_yaml
+from rollforge.workflow import load_workflow
+from rollforge.yaml12 import read_yaml
 
 TASK = "task: {model: {class: M, module_path: m}, dataset: {class: D, module_path: d}}\n"
 

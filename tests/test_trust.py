@@ -20,16 +20,18 @@ from rollforge import safe_pickle, trust
 from rollforge.build import build, locate
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, RollforgeError, UnfitWorker, UntrustedPickle
 from rollforge.kinds import DATASET, HANDLER, INST_PROCESSOR, MODEL, PROCESSOR, RECORD
+from rollforge.plan import make_plan
 from rollforge.run.job import Job
 from rollforge.run.trainer import TrainerR
-from rollforge.run.worker import Worker, WorkerPool
+from rollforge.run.worker import Worker
+from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.codec import decode_definition
 from rollforge.store.manager import TaskManager
 from rollforge.task import Cause, Status, digest, encode
 from rollforge.trust import Circle, within
-from rollforge.workflow import load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 ROLLFORGE = [sys.executable, "-m", "rollforge"]
 

@@ -13,9 +13,10 @@ import yaml
 
 from rollforge.build import build, import_file, locate
 from rollforge.errors import BuildError, ConfigError, MissingCode, RollforgeError
+from rollforge.plan import make_plan
 from rollforge.session import Session, using
 from rollforge.track.base import Experiment, get_experiment, open_tracker
-from rollforge.workflow import load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 MINE = """
 import pandas as pd

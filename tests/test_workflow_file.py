@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rollforge.errors import ConfigError
-from rollforge.workflow import Workflow, load_workflow, make_plan, read_yaml
+from rollforge.plan import make_plan
+from rollforge.workflow import Workflow, load_workflow
+from rollforge.yaml12 import read_yaml
 
 QLIB_FORM = """\
 qlib_init:

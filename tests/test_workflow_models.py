@@ -9,8 +9,9 @@ import pytest
 
 from rollforge import pipeline
 from rollforge.errors import ConfigError, RollforgeError
+from rollforge.plan import Plan, make_plan
 from rollforge.store.base import open_store
-from rollforge.workflow import Plan, load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 BASE = """\
 rollforge: {{data: {data}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: several}}

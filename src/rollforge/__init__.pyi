@@ -105,6 +105,7 @@ from .online.update import (
     LabelUpdater as LabelUpdater,
     PredUpdater as PredUpdater,
 )
+from .plan import Plan as Plan, make_plan as make_plan
 from .record.analysis import (
     SigAnaRecord as SigAnaRecord,
 )
@@ -150,11 +151,6 @@ from .track.base import (
 from .track.r import (
     R as R,
 )
-from .workflow import (
-    Plan as Plan,
-    Workflow as Workflow,
-    load_workflow as load_workflow,
-    make_plan as make_plan,
-)
+from .workflow import Workflow as Workflow, load_workflow as load_workflow
 
 __version__: str

@@ -35,13 +35,15 @@ from rollforge.generate.backtests import backtest_config, is_backtest, records_o
 from rollforge.generate.label import Label, task_labels
 from rollforge.generate.leakage import task_warnings
 from rollforge.generate.segments import bounds, segments_of
+from rollforge.plan import Plan
 from rollforge.run.execute import DATA_TAG, FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.fitness import own_data
+from rollforge.run.job import Event, Job
 from rollforge.run.review import reviewed
 from rollforge.run.submission import facts_of, read_facts
-from rollforge.run.worker import Event, Job, release_dead_workers
+from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, available_cores, using
 from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
@@ -49,7 +51,7 @@ from rollforge.task import Status, TaskRecord, encode
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.elsewhere import said_elsewhere
 from rollforge.trust import Circle
-from rollforge.workflow import Plan, Template
+from rollforge.workflow import Template
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -30,12 +30,14 @@ from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import PATH, segments_of
 from rollforge.kinds import RECORD
 from rollforge.paths import read_path
+from rollforge.plan import check_buildable
 from rollforge.record.analysis import recorded_labels
 from rollforge.record.signal import SignalRecord
 from rollforge.run.trainer import TrainerR
 from rollforge.session import Session, current_session, using
 from rollforge.track.base import get_experiment, open_tracker
-from rollforge.workflow import check_buildable, load_workflow, read_yaml
+from rollforge.workflow import load_workflow
+from rollforge.yaml12 import read_yaml
 
 __all__ = ["DDGDA", "Rolling"]
 

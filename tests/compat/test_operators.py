@@ -29,8 +29,9 @@ from rollforge.compat.qlib.formulas import (
 )
 from rollforge.compat.qlib.operators import Operators
 from rollforge.errors import ConfigError, DataError, ExpressionError
-from rollforge.expressions.expression import Call, Text, parse
+from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, lookahead, lookback, operator_names, unregister
+from rollforge.expressions.tree import Call, Text
 from rollforge.features.engine import features
 from rollforge.market.provider import open_provider, write_folder
 from rollforge.session import Session, current_session, using

@@ -15,10 +15,11 @@ from rollforge import session as session_module
 from rollforge.compat.qlib.config import C, init
 from rollforge.compat.qlib.settings import DEFAULTS
 from rollforge.errors import ConfigError
+from rollforge.plan import make_plan
 from rollforge.qlib_options import ONLY, WITHOUT_EFFECT, WORKS, check_option, data_folder
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
 from rollforge.session import EXCHANGE, Session, current_session
-from rollforge.workflow import load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 DOCS = Path(__file__).parents[2] / "docs"
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ExpressionError
-from rollforge.expressions.expression import Field, Number, parse, walk
+from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import fields_of
+from rollforge.expressions.tree import Field, Number, walk
 
 
 @pytest.mark.parametrize(

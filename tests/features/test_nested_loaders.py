@@ -16,7 +16,7 @@ from rollforge.features.engine import features
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.inst_processor import InstProcessor, process_instruments
 from rollforge.features.loader import DataLoader, DataLoaderDH, NestedDataLoader, QlibDataLoader, StaticDataLoader
-from rollforge.features.panel import list_panels
+from rollforge.features.panel_cache import list_panels
 from rollforge.features.processor import TimeRangeFlt
 from rollforge.session import current_session
 

@@ -20,8 +20,9 @@ from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.features.panel import PanelCache, RowFile, clear_panels, list_panels
+from rollforge.features.panel_cache import PanelCache, clear_panels, list_panels
 from rollforge.features.processor import Processor, ZScoreNorm
+from rollforge.features.row_file import RowFile
 from rollforge.market.provider import open_provider
 from rollforge.session import Session, using
 

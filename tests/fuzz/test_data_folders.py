@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rollforge.errors import DataError
 from rollforge.features.engine import features
-from rollforge.features.panel import Panel, list_panels
+from rollforge.features.panel import Panel
+from rollforge.features.panel_cache import list_panels
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.market.provider import open_provider, write_folder
 from rollforge.session import Session

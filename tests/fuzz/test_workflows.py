@@ -18,8 +18,10 @@ from test_expressions import market
 
 from rollforge.compat.qlib.objects import parse_config
 from rollforge.errors import shown
+from rollforge.plan import make_plan
 from rollforge.session import using
-from rollforge.workflow import load_workflow, make_plan, read_yaml
+from rollforge.workflow import load_workflow
+from rollforge.yaml12 import read_yaml
 
 
 def document(data: str) -> dict[str, Any]:

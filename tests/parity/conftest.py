@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rollforge.expressions.expression import Call, Number, parse
+from rollforge.expressions.expression import parse
+from rollforge.expressions.tree import Call, Number
 from rollforge.features.engine import features
 from rollforge.session import Session
 

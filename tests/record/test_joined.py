@@ -11,10 +11,11 @@ import pytest
 from tests.record.conftest import MakeMarket, scores
 
 from rollforge import pipeline
+from rollforge.plan import make_plan
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
 from rollforge.record.joined import JoinedBacktest, backtest_joined
 from rollforge.session import Session
-from rollforge.workflow import load_workflow, make_plan
+from rollforge.workflow import load_workflow
 
 COSTS = {"open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5}
 

@@ -30,9 +30,11 @@ from rollforge.machine import machine_of, process_name
 from rollforge.market.content import read_content
 from rollforge.run import fitness
 from rollforge.run.fitness import Admission, Standing
+from rollforge.run.job import Job
 from rollforge.run.leases import Leases
 from rollforge.run.submission import facts_of
-from rollforge.run.worker import Job, Worker, WorkerPool, run_task
+from rollforge.run.worker import Worker, run_task
+from rollforge.run.worker_pool import WorkerPool
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Cause, Status

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from rollforge.run.execute import TM_ID, begin_task_train, end_unfinished_runs
-from rollforge.run.job import current_task
-from rollforge.run.worker import Job, WorkerPool
+from rollforge.run.job import Job, current_task
+from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session
 from rollforge.store.memory import MemoryStore
 from rollforge.track.base import get_experiment, open_tracker

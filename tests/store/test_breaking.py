@@ -26,7 +26,9 @@ import pytest
 
 from rollforge import trust
 from rollforge.errors import StoreUnavailable, UnfitWorker
-from rollforge.run.worker import Event, Job, Worker, WorkerPool
+from rollforge.run.job import Event, Job
+from rollforge.run.worker import Worker
+from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.manager import TaskManager

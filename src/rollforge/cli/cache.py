@@ -31,7 +31,7 @@ def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
 
     from rich.table import Table
 
-    from rollforge.features.panel import list_panels
+    from rollforge.features.panel_cache import list_panels
     from rollforge.session import Session
 
     folder = str(cache) if cache else Session().cache
@@ -46,7 +46,7 @@ def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
 @app.command()
 def clear(cache: Annotated[Path | None, _CACHE] = None) -> None:
     """Remove all feature panels that nobody is using; they are built again when needed."""
-    from rollforge.features.panel import clear_panels
+    from rollforge.features.panel_cache import clear_panels
     from rollforge.session import Session
 
     freed = clear_panels(str(cache) if cache else Session().cache)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rollforge.cli.terminal import one_line
 from rollforge.errors import printable
-from rollforge.run.worker import Event
+from rollforge.run.job import Event
 
 __all__ = ["RunProgress"]
 

@@ -166,7 +166,8 @@ def _run(
     admission: Admission | None,
 ) -> None:  # fmt: skip
     from rollforge.confidential import mask_secrets
-    from rollforge.run.worker import Job, WorkerPool
+    from rollforge.run.job import Job
+    from rollforge.run.worker_pool import WorkerPool
     from rollforge.store.base import open_store
 
     handler = logging.StreamHandler()

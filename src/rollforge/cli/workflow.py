@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rollforge.pipeline import Collected, Submission
+    from rollforge.plan import Plan
     from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup
-    from rollforge.workflow import Plan, Template
+    from rollforge.workflow import Template
 
 File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.")]
@@ -46,7 +47,8 @@ def _warn(text: str) -> None:
 
 
 def _load(file: Path, limit: int | None, **overrides: Any) -> Plan:
-    from rollforge.workflow import load_workflow, make_plan
+    from rollforge.plan import make_plan
+    from rollforge.workflow import load_workflow
 
     return make_plan(load_workflow(file, **overrides), limit=limit)
 

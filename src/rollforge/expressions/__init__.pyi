@@ -1,9 +1,7 @@
 # The public names and where they live; read by type checkers, and at run time to import each name on first use.
 
-from .expression import (
-    Expression as Expression,
-    parse as parse,
-)
+from .expression import parse as parse
 from .operators import (
     register as register,
 )
+from .tree import Expression as Expression

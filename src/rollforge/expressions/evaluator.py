@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataError
-from rollforge.expressions.expression import Call, Expression, Field, Number, Text
 from rollforge.expressions.formulas import Lifespans, Place
 from rollforge.expressions.operators import Operator, is_built_in, operator
+from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.market.provider import FieldBlock
 
 __all__ = ["EvaluationPlan", "OtherInstrument", "named_instrument"]

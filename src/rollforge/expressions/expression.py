@@ -12,91 +12,15 @@ import inspect
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rollforge.errors import ExpressionError, nearest
+from rollforge.expressions.tree import Call, Expression, Field, Number, Text, call
 from rollforge.limits import LIMITS
 
-__all__ = ["Call", "Expression", "Field", "Number", "Text", "parse"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Number:
-    """A constant; whole numbers stay whole. Two are equal when they are written alike: 2 and 2.0, 0.0 and -0.0 differ."""
-
-    value: float | int
-
-    def __hash__(self) -> int:
-        return hash(repr(self.value))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Number) and repr(self.value) == repr(other.value)
-
-    def __str__(self) -> str:
-        return repr(self.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A quoted text, an argument of a few operators; its quotes and escapes are Python's."""
-
-    value: str
-
-    def __str__(self) -> str:
-        return repr(self.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A column of the data: ``$close``."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"${self.name}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """An operator applied to its arguments."""
-
-    name: str
-    args: tuple[Expression, ...]
-    depth: int
-    """How many operators stand inside each other at most."""
-    _hash: int
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, Call) or self._hash != other._hash:
-            return False
-        return self.name == other.name and self.args == other.args
-
-    def __str__(self) -> str:
-        return f"{self.name}({', '.join(map(str, self.args))})"
-
-
-Expression = Number | Text | Field | Call
-
-
-def call(name: str, *args: Expression) -> Call:
-    """Return the operator `name` applied to `args`."""
-    depth = 1 + max((a.depth for a in args if isinstance(a, Call)), default=0)
-    return Call(name, args, depth, hash((name, args, tuple(type(a) for a in args))))
-
-
-def walk(tree: Expression) -> Iterator[Expression]:
-    """Yield `tree` and everything in it."""
-    yield tree
-    if isinstance(tree, Call):
-        for arg in tree.args:
-            yield from walk(arg)
+__all__ = ["parse"]
 
 
 _TOKEN = re.compile(

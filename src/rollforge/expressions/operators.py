@@ -19,8 +19,9 @@ from rollforge.build import locate
 from rollforge.code_marks import code_mark
 from rollforge.errors import ConfigError, nearest
 from rollforge.expressions import formulas
-from rollforge.expressions.expression import Call, Expression, Field, Number, Text, parse
+from rollforge.expressions.expression import parse
 from rollforge.expressions.formulas import Array, Lifespans
+from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.session import current_session
 
 __all__ = [

@@ -19,9 +19,10 @@ import numpy as np
 
 from rollforge.errors import RollforgeError
 from rollforge.expressions.evaluator import EvaluationPlan
-from rollforge.expressions.expression import Call, Expression, parse, walk
+from rollforge.expressions.expression import parse
 from rollforge.expressions.jit import cache_folder, kernel_version
 from rollforge.expressions.operators import fields_of
+from rollforge.expressions.tree import Call, Expression, walk
 from rollforge.market.provider import FieldBlock
 from rollforge.session import available_cores
 

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DataNotFound
 from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
-from rollforge.expressions.expression import Call, Expression, parse, walk
+from rollforge.expressions.expression import parse
 from rollforge.expressions.formulas import Place
 from rollforge.expressions.operators import fields_of, lookahead, lookback
+from rollforge.expressions.tree import Call, Expression, walk
 from rollforge.market.filters import BaseDFilter
 from rollforge.market.provider import OPTIONAL_FIELDS, Days, FieldBlock, Provider, Span
 from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider

@@ -24,7 +24,8 @@ from rollforge.code_marks import code_mark, code_version
 from rollforge.dates import read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
-from rollforge.features.panel import Panel, PanelCache
+from rollforge.features.panel import Panel
+from rollforge.features.panel_cache import PanelCache
 from rollforge.features.processor import Adapted, DropnaProcessor, Processor
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.filters import build_filters

@@ -21,7 +21,8 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of
 from rollforge.features.engine import FeaturePlan, features
 from rollforge.features.inst_processor import InstProcessor, process_instruments
-from rollforge.features.panel import Group, Panel, RowFile, group_file
+from rollforge.features.panel import Group, Panel
+from rollforge.features.row_file import RowFile, group_file
 from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER
 from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.market.frames import day_rows, reading

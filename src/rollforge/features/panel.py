@@ -13,17 +13,11 @@ go; a process that has one open keeps its pages.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import functools
 import json
 import logging
-import os
-import shutil
-import tempfile
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +29,15 @@ from numpy.typing import NDArray
 
 from rollforge.dates import read_day
 from rollforge.errors import DataError, nearest
+from rollforge.features.row_file import RowFile, group_file
 from rollforge.session import available_cores
 
-__all__ = ["Group", "Panel", "PanelCache", "PanelInfo", "clear_panels", "list_panels"]
+__all__ = ["META", "Group", "Panel"]
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-_META = "meta.json"
+META = "meta.json"
 _BLOCK = 2**16  # bytes that a checksum sums up together
 _PIECE = 2**26  # bytes that one thread reads
 
@@ -180,14 +175,14 @@ class Panel:
             listed.append({"name": name, "columns": group.names, "file": file.name})
         marks = {p.name: [*_looks(p), _checksum(p)] for p in sorted(folder.glob("*.npy"))}
         meta = {"format": FORMAT, "codes": self.codes, "groups": listed, "files": marks}
-        (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+        (folder / META).write_text(json.dumps(meta), encoding="utf-8")
         (folder / _checked()).touch()
 
     @classmethod
     def load(cls, folder: Path) -> Panel | None:
         """Return the panel in `folder`, mapped into memory; None when it is not there, damaged, or of another format."""
         try:
-            meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:
                 return None
             for name, noted in meta["files"].items():
@@ -279,197 +274,3 @@ def _checked() -> str:
         return f"checked-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     except OSError:
         return "checked"  # a system that does not tell its starts
-
-
-def group_file(folder: Path, place: int) -> Path:
-    """Return where a panel's group of columns lies, the first at place 0."""
-    return folder / f"group{place}.npy"
-
-
-class RowFile:
-    """A matrix of float32 in an ``.npy`` file, written piece by piece: it never lies in memory as a whole.
-
-    Parameters
-    ----------
-    file : path
-        Made anew.
-    rows, columns : int
-        Its shape.
-    """
-
-    def __init__(self, file: Path, rows: int, columns: int) -> None:
-        self.file = file
-        self.shape = (rows, columns)
-        self._handle = file.open("wb")
-        header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._handle, header)
-        self._handle.flush()
-        self._offset = self._handle.tell()
-        self._reserve(self._offset + 4 * rows * columns)
-
-    def _reserve(self, size: int) -> None:
-        """Set room aside, so that a full disk is noticed before the work and not after."""
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(self._handle.fileno(), 0, size)
-            except OSError as exc:
-                if exc.errno == errno.ENOSPC:
-                    raise  # any other: this file system cannot
-
-    def put(self, at: int, rows: NDArray[np.float32]) -> None:
-        """Write some rows, the first of them row `at` of the matrix; from any thread."""
-        data = np.ascontiguousarray(rows, "<f4").data.cast("B")
-        place = self._offset + 4 * self.shape[1] * at
-        while data:
-            written = os.pwrite(self._handle.fileno(), data, place)
-            data, place = data[written:], place + written
-
-    def copy(self, at: int, values: NDArray[np.float32], start: int, stop: int) -> None:
-        """Take rows of another matrix; where that is a file too, the system copies them, and no memory is needed."""
-        if not isinstance(values, np.memmap):
-            self.put(at, values[start:stop])
-            return
-        row = 4 * self.shape[1]
-        left, source, place = (stop - start) * row, values.offset + start * row, self._offset + at * row
-        with open(str(values.filename), "rb") as other:
-            while left:
-                try:
-                    copied = os.copy_file_range(other.fileno(), self._handle.fileno(), left, source, place)
-                except (AttributeError, OSError):  # not on this system, or not between these two
-                    copied = os.pwrite(self._handle.fileno(), os.pread(other.fileno(), min(left, 2**22), source), place)
-                if not copied:
-                    raise OSError(errno.EIO, "the file has lost its end", str(values.filename))
-                left, source, place = left - copied, source + copied, place + copied
-
-    def finished(self) -> NDArray[np.float32]:
-        """Return the matrix, mapped into memory; nothing more can be put."""
-        self._handle.close()
-        values: NDArray[np.float32] = np.load(self.file, mmap_mode="r")
-        return values
-
-
-@dataclass(frozen=True, slots=True)
-class PanelInfo:
-    """One panel on disk."""
-
-    key: str
-    rows: int
-    columns: int
-    bytes: int
-    used_at: float
-    """Seconds since the epoch."""
-
-
-class PanelCache:
-    """The panels in a folder.
-
-    Parameters
-    ----------
-    folder : path
-        The session's cache folder; panels lie in ``panels/`` below it.
-    limit : int
-        Bytes that all panels together may take.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
-        self.root = Path(folder) / "panels"
-        self.limit = limit
-
-    def get(self, key: str, build: Callable[[Path], Panel]) -> Panel:
-        """Return the panel called `key`, built by `build` (into the folder that it is given) if it is not there.
-
-        Raises
-        ------
-        DataError
-            When the cache folder cannot be written, saying which setting names another.
-        """
-        place = self.root / key
-        panel = Panel.load(place)
-        if panel is None:
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                with self._lock(key):
-                    panel = Panel.load(place) or self._build(place, build)
-            except PermissionError as exc:
-                raise self._unwritable(exc) from exc
-            except OSError as exc:
-                raise self._unwritable(exc) from exc
-        with contextlib.suppress(OSError):  # a cache that may only be read serves all the same
-            os.utime(place / _META)
-        return panel
-
-    def _unwritable(self, exc: OSError) -> DataError:
-        return DataError(
-            f"The panel cache {self.root} cannot be written: {exc.strerror or exc}. "
-            "Name another folder by ROLLFORGE_CACHE or 'rollforge: {cache: FOLDER}'."
-        )
-
-    def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
-        for left in self.root.glob(f".{place.name}-*"):  # by a process that was killed: the lock is ours
-            shutil.rmtree(left, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
-        log.info("panel %s is computed, once for these data and this definition", place.name[:12])
-        began = time.perf_counter()
-        try:
-            build(draft).save(draft)
-            if place.exists():
-                shutil.rmtree(place)
-            draft.rename(place)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        self._shrink(keep=place.name)
-        panel = Panel.load(place)
-        if panel is None:
-            raise DataError(f"The panel {place} cannot be read back after it was written; is the disk full?")
-        columns = sum(len(g.names) for g in panel.groups.values())
-        seconds = time.perf_counter() - began
-        log.info("panel %s: %d rows of %d columns in %.1f s", place.name[:12], len(panel.row_code), columns, seconds)
-        return panel
-
-    @contextlib.contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        with (self.root / f".{key}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-
-    def _shrink(self, keep: str) -> None:
-        listed = self.list()
-        total = sum(p.bytes for p in listed)
-        for panel in reversed(listed):
-            if total <= self.limit:
-                break
-            if panel.key != keep:
-                shutil.rmtree(self.root / panel.key, ignore_errors=True)
-                total -= panel.bytes
-
-    def list(self) -> list[PanelInfo]:
-        """Return the panels on disk, the latest used first."""
-        found = []
-        for meta_file in self.root.glob(f"[!.]*/{_META}"):
-            try:
-                meta = json.loads(meta_file.read_text(encoding="utf-8"))
-                rows = np.load(meta_file.parent / "row_code.npy", mmap_mode="r").shape[0]
-                used = meta_file.stat().st_mtime
-                size = sum(int(noted[0]) for noted in meta["files"].values())
-                columns = sum(len(g["columns"]) for g in meta["groups"])
-            except Exception:  # noqa: BLE001 - being removed by another process, or damaged
-                continue
-            found.append(PanelInfo(meta_file.parent.name, rows, columns, size, used))
-        return sorted(found, key=lambda p: p.used_at, reverse=True)
-
-    def clear(self) -> int:
-        """Remove all panels and return the bytes freed."""
-        freed = sum(p.bytes for p in self.list())
-        shutil.rmtree(self.root, ignore_errors=True)
-        return freed
-
-
-def list_panels(cache: str | os.PathLike[str]) -> list[PanelInfo]:
-    """Return the panels in a cache folder, the latest used first."""
-    return PanelCache(cache, 0).list()
-
-
-def clear_panels(cache: str | os.PathLike[str]) -> int:
-    """Remove the panels of a cache folder and return the bytes freed."""
-    return PanelCache(cache, 0).clear()

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from rollforge.run.fitness import Admission
 from rollforge.run.job import Event, Job, ignore_event
-from rollforge.run.worker import Worker, WorkerPool
+from rollforge.run.worker import Worker
+from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 

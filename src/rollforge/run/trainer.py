@@ -35,10 +35,11 @@ from rollforge.run.execute import (
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
 from rollforge.run.fitness import own_data
-from rollforge.run.job import LogEvents, current_model, current_task, from_reference
+from rollforge.run.job import Job, LogEvents, current_model, current_task, from_reference
 from rollforge.run.review import review, reviewed
 from rollforge.run.submission import facts_of
-from rollforge.run.worker import Job, WorkerPool, run_task
+from rollforge.run.worker import run_task
+from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager

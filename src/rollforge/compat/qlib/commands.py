@@ -73,10 +73,12 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
     from rollforge.cli.terminal import echo, echo_error
     from rollforge.compat.qlib import console
     from rollforge.confidential import mask_secrets
+    from rollforge.plan import make_plan
     from rollforge.run.execute import task_train
     from rollforge.session import using
     from rollforge.track.base import folder_uri
-    from rollforge.workflow import load_workflow, make_plan, read_yaml
+    from rollforge.workflow import load_workflow
+    from rollforge.yaml12 import read_yaml
 
     if not config_path:
         raise ConfigError("qrun needs a workflow file.")

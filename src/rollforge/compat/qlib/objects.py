@@ -162,7 +162,7 @@ def plain_yaml(text: str, name: str) -> Any:
     """
     import yaml
 
-    from rollforge.workflow import BoundedLoader
+    from rollforge.yaml12 import BoundedLoader
 
     try:
         return yaml.load(text, Loader=BoundedLoader)

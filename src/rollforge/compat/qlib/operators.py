@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from rollforge.build import locate
 from rollforge.compat.qlib.formulas import Expression, Formula, at_work, signature_of
 from rollforge.errors import ConfigError, DataError, RollforgeError
-from rollforge.expressions.expression import Call, Expression as Tree, Field, Number, Text
 from rollforge.expressions.formulas import Lifespans
 from rollforge.expressions.operators import Operator, add_operator, unregister
+from rollforge.expressions.tree import Call, Expression as Tree, Field, Number, Text
 from rollforge.session import amend, current_session
 
 __all__ = ["Operators", "OpsWrapper", "as_operator", "register_all_ops"]

@@ -1,0 +1,151 @@
+"""Panels on disk, shared by all processes: found by key, built once, and dropped when the longest unused."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rollforge.errors import DataError
+from rollforge.features.panel import META, Panel
+
+__all__ = ["PanelCache", "PanelInfo", "clear_panels", "list_panels"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PanelInfo:
+    """One panel on disk."""
+
+    key: str
+    rows: int
+    columns: int
+    bytes: int
+    used_at: float
+    """Seconds since the epoch."""
+
+
+class PanelCache:
+    """The panels in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        The session's cache folder; panels lie in ``panels/`` below it.
+    limit : int
+        Bytes that all panels together may take.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
+        self.root = Path(folder) / "panels"
+        self.limit = limit
+
+    def get(self, key: str, build: Callable[[Path], Panel]) -> Panel:
+        """Return the panel called `key`, built by `build` (into the folder that it is given) if it is not there.
+
+        Raises
+        ------
+        DataError
+            When the cache folder cannot be written, saying which setting names another.
+        """
+        place = self.root / key
+        panel = Panel.load(place)
+        if panel is None:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                with self._lock(key):
+                    panel = Panel.load(place) or self._build(place, build)
+            except PermissionError as exc:
+                raise self._unwritable(exc) from exc
+            except OSError as exc:
+                raise self._unwritable(exc) from exc
+        with contextlib.suppress(OSError):  # a cache that may only be read serves all the same
+            os.utime(place / META)
+        return panel
+
+    def _unwritable(self, exc: OSError) -> DataError:
+        return DataError(
+            f"The panel cache {self.root} cannot be written: {exc.strerror or exc}. "
+            "Name another folder by ROLLFORGE_CACHE or 'rollforge: {cache: FOLDER}'."
+        )
+
+    def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
+        for left in self.root.glob(f".{place.name}-*"):  # by a process that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
+        log.info("panel %s is computed, once for these data and this definition", place.name[:12])
+        began = time.perf_counter()
+        try:
+            build(draft).save(draft)
+            if place.exists():
+                shutil.rmtree(place)
+            draft.rename(place)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self._shrink(keep=place.name)
+        panel = Panel.load(place)
+        if panel is None:
+            raise DataError(f"The panel {place} cannot be read back after it was written; is the disk full?")
+        columns = sum(len(g.names) for g in panel.groups.values())
+        seconds = time.perf_counter() - began
+        log.info("panel %s: %d rows of %d columns in %.1f s", place.name[:12], len(panel.row_code), columns, seconds)
+        return panel
+
+    @contextlib.contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        with (self.root / f".{key}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _shrink(self, keep: str) -> None:
+        listed = self.list()
+        total = sum(p.bytes for p in listed)
+        for panel in reversed(listed):
+            if total <= self.limit:
+                break
+            if panel.key != keep:
+                shutil.rmtree(self.root / panel.key, ignore_errors=True)
+                total -= panel.bytes
+
+    def list(self) -> list[PanelInfo]:
+        """Return the panels on disk, the latest used first."""
+        found = []
+        for meta_file in self.root.glob(f"[!.]*/{META}"):
+            try:
+                meta = json.loads(meta_file.read_text(encoding="utf-8"))
+                rows = np.load(meta_file.parent / "row_code.npy", mmap_mode="r").shape[0]
+                used = meta_file.stat().st_mtime
+                size = sum(int(noted[0]) for noted in meta["files"].values())
+                columns = sum(len(g["columns"]) for g in meta["groups"])
+            except Exception:  # noqa: BLE001 - being removed by another process, or damaged
+                continue
+            found.append(PanelInfo(meta_file.parent.name, rows, columns, size, used))
+        return sorted(found, key=lambda p: p.used_at, reverse=True)
+
+    def clear(self) -> int:
+        """Remove all panels and return the bytes freed."""
+        freed = sum(p.bytes for p in self.list())
+        shutil.rmtree(self.root, ignore_errors=True)
+        return freed
+
+
+def list_panels(cache: str | os.PathLike[str]) -> list[PanelInfo]:
+    """Return the panels in a cache folder, the latest used first."""
+    return PanelCache(cache, 0).list()
+
+
+def clear_panels(cache: str | os.PathLike[str]) -> int:
+    """Remove the panels of a cache folder and return the bytes freed."""
+    return PanelCache(cache, 0).clear()

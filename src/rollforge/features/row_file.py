@@ -1,0 +1,79 @@
+"""A group of columns as a file of rows, written as they are computed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RowFile", "group_file"]
+
+
+def group_file(folder: Path, place: int) -> Path:
+    """Return where a panel's group of columns lies, the first at place 0."""
+    return folder / f"group{place}.npy"
+
+
+class RowFile:
+    """A matrix of float32 in an ``.npy`` file, written piece by piece: it never lies in memory as a whole.
+
+    Parameters
+    ----------
+    file : path
+        Made anew.
+    rows, columns : int
+        Its shape.
+    """
+
+    def __init__(self, file: Path, rows: int, columns: int) -> None:
+        self.file = file
+        self.shape = (rows, columns)
+        self._handle = file.open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._handle, header)
+        self._handle.flush()
+        self._offset = self._handle.tell()
+        self._reserve(self._offset + 4 * rows * columns)
+
+    def _reserve(self, size: int) -> None:
+        """Set room aside, so that a full disk is noticed before the work and not after."""
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._handle.fileno(), 0, size)
+            except OSError as exc:
+                if exc.errno == errno.ENOSPC:
+                    raise  # any other: this file system cannot
+
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        """Write some rows, the first of them row `at` of the matrix; from any thread."""
+        data = np.ascontiguousarray(rows, "<f4").data.cast("B")
+        place = self._offset + 4 * self.shape[1] * at
+        while data:
+            written = os.pwrite(self._handle.fileno(), data, place)
+            data, place = data[written:], place + written
+
+    def copy(self, at: int, values: NDArray[np.float32], start: int, stop: int) -> None:
+        """Take rows of another matrix; where that is a file too, the system copies them, and no memory is needed."""
+        if not isinstance(values, np.memmap):
+            self.put(at, values[start:stop])
+            return
+        row = 4 * self.shape[1]
+        left, source, place = (stop - start) * row, values.offset + start * row, self._offset + at * row
+        with open(str(values.filename), "rb") as other:
+            while left:
+                try:
+                    copied = os.copy_file_range(other.fileno(), self._handle.fileno(), left, source, place)
+                except (AttributeError, OSError):  # not on this system, or not between these two
+                    copied = os.pwrite(self._handle.fileno(), os.pread(other.fileno(), min(left, 2**22), source), place)
+                if not copied:
+                    raise OSError(errno.EIO, "the file has lost its end", str(values.filename))
+                left, source, place = left - copied, source + copied, place + copied
+
+    def finished(self) -> NDArray[np.float32]:
+        """Return the matrix, mapped into memory; nothing more can be put."""
+        self._handle.close()
+        values: NDArray[np.float32] = np.load(self.file, mmap_mode="r")
+        return values

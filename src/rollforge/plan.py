@@ -1,0 +1,338 @@
+"""What a workflow would run: its tasks, each checked to be buildable."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rollforge.build import build, describe, resolve_references
+from rollforge.dates import ONE_DAY, read_day
+from rollforge.errors import (
+    BuildError,
+    ConfigError,
+    DataNotFound,
+    ModelError,
+    RollforgeError,
+)
+from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.session import Session, using
+from rollforge.task import digest
+from rollforge.workflow import Template, Workflow, count_of, place_of
+from rollforge.yaml12 import line_of
+
+if TYPE_CHECKING:
+    from rollforge.generate.grid import GridGen
+    from rollforge.generate.timeline import Window
+
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The tasks that a workflow makes, in order, with their windows and what should be known before training them."""
+
+    workflow: Workflow
+    tasks: tuple[dict[str, Any], ...]
+    ids: tuple[str, ...]
+    windows: tuple[Window, ...]
+    """Of each task; with the name of its model, where there are several or one was named."""
+    warnings: tuple[str, ...]
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the model of each task is called; empty where there is one that was not named."""
+        return tuple(window.model for window in self.windows)
+
+
+def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
+    """Return the tasks of `workflow` and what should be known about them; trains nothing.
+
+    Parameters
+    ----------
+    workflow : Workflow
+        What to plan.
+    limit : int, optional
+        Keep the first so many tasks.
+
+    Raises
+    ------
+    SegmentError, ConfigError, DataError
+        When the template cannot become tasks on this data, with the line in the file.
+    """
+    try:
+        with using(workflow.session):
+            return _make_plan(workflow, limit)
+    except Mistakes as exc:
+        listed = "\n".join(f"  {_placed(one, workflow)}" for one in exc.found)
+        raise ConfigError(f"{workflow.path} has {count_of(len(exc.found), 'mistake')}:\n{listed}") from exc
+    except ConfigError as exc:
+        placed = _placed(exc, workflow)
+        if placed == str(exc):
+            raise
+        raise type(exc)(f"{workflow.path}, {placed}") from exc
+
+
+def _placed(exc: RollforgeError, workflow: Workflow) -> str:
+    """A mistake with its line in the file, and what to do about a module that lies beside the file."""
+    line = line_of(exc.path, workflow.lines) if isinstance(exc, ConfigError) else ""
+    missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
+    beside = workflow.path.parent / f"{missing}.py"
+    hint = (
+        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it."
+        if os.path.isfile(beside)
+        else ""
+    )
+    return f"{line}{exc}{hint}"
+
+
+def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
+    from rollforge.generate.backtests import backtest_warnings
+    from rollforge.generate.base import check_count, task_generator
+    from rollforge.generate.leakage import task_warnings
+    from rollforge.generate.rolling import RollingGen
+    from rollforge.generate.segments import validate_segments
+    from rollforge.generate.timeline import windows
+    from rollforge.market.provider import open_provider
+
+    uri = workflow.session.provider_uri
+    if uri is None:
+        raise ConfigError(
+            "No data folder is named. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "
+            "'rollforge data demo FOLDER' makes one."
+        )
+    template = dict(workflow.template)
+    try:
+        calendar = open_provider(uri).calendar()
+    except DataNotFound as exc:
+        raise DataNotFound(
+            f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
+        ) from None
+    # Backtests of windows keep Qlib's days in Qlib's form, and have their own in Rollforge's.
+    own: dict[str, Any] = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
+    rolling = [RollingGen(**own)] if workflow.rolling is not None else []
+    tasks: list[dict[str, Any]] = []
+    names: list[str] = []
+    check_count([one.task for one in workflow.templates], [*_grid(workflow), *rolling])
+    for one in _variants(workflow):
+        validate_segments(one.task, calendar, path=f"{one.place('dataset')}.kwargs.segments")
+        made = task_generator([_with_exchange(one.task, workflow.session)], rolling)
+        tasks += made
+        names += [one.name] * len(made)
+    kept, names = tuple(tasks[:limit]), names[:limit]
+    return Plan(
+        workflow=workflow,
+        tasks=kept,
+        ids=tuple(digest(t) for t in kept),
+        windows=tuple(windows(kept, calendar, names)),
+        warnings=(*task_warnings(kept, calendar, workflow.label_days), *backtest_warnings(kept, calendar)),
+    )
+
+
+def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, Any]:
+    """The template with the exchange's defaults in its backtests: what a task needs travels with it.
+
+    A worker elsewhere, and a report without the file, know neither the file's options nor its region. (What they take for
+    the region is the one that adds nothing here.)
+    """
+    from rollforge.record.backtest import default_benchmark
+    from rollforge.record.rules import REGION_DEFAULTS
+
+    exchange = {**(REGION_DEFAULTS[session.region] if session.region != Session().region else {}), **session.exchange}
+    if not exchange or not template.get("record"):
+        return dict(template)
+    from rollforge.generate.backtests import backtest_of, with_backtest
+
+    records = template["record"]
+    listed = [records] if isinstance(records, (dict, str)) else list(records)
+    for i, record in enumerate(listed):
+        options = backtest_of(record)
+        if options is not None:
+            defaults = {k: math.inf if k == "limit_threshold" and v is None else v for k, v in exchange.items()}
+            given = options.get("exchange_kwargs") or {}
+            # As a trade unit, null means any amount; elsewhere it means the default.
+            said = {k for k in defaults if k in options or (k in given and (k == "trade_unit" or given[k] is not None))}
+            kept = {k: v for k, v in defaults.items() if k not in said}
+            made = {**options, "exchange_kwargs": {**given, **kept}}
+            if "benchmark" not in made and session.region != Session().region:
+                made["benchmark"] = default_benchmark(session)
+            listed[i] = with_backtest(record, made)
+    return {**template, "record": listed if isinstance(records, list) else listed[0]}
+
+
+def _demo_command(template: Mapping[str, Any], folder: str) -> str:
+    """The command that makes a market with the universe, the benchmark and the days of a template."""
+    from rollforge.generate.segments import ordered, segments_of
+    from rollforge.market.demo import demo_command
+
+    handler = template["dataset"]["kwargs"].get("handler")
+    kwargs = handler.get("kwargs", {}) if isinstance(handler, Mapping) else {}
+    bounds = [b for _, b in ordered(segments_of(template))]
+    starts = [b[0] for b in bounds] + [read_day(t) for t in (kwargs.get("start_time"),) if t is not None]
+    ends = [b[1] for b in bounds] + [read_day(t) for t in (kwargs.get("end_time"),) if t is not None]
+    last = [e for e in ends if e is not None]
+    records = template.get("record") or []
+    found = [v for r in ([records] if isinstance(records, Mapping) else records) for v in _values(r, "benchmark")]
+    universe = kwargs.get("instruments")
+    return demo_command(
+        folder,
+        start=min((s for s in starts if s is not None), default=None),
+        end=None if not last else max(last) + 31 * ONE_DAY,  # the labels of the last days need some days more
+        universe=universe if isinstance(universe, str) and universe != "all" else "",
+        benchmark=next((str(v) for v in found if isinstance(v, str)), ""),
+    )
+
+
+def _values(node: Any, name: str) -> Iterator[Any]:
+    """What stands under a name, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == name:
+                yield value
+            yield from _values(value, name)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _values(value, name)
+
+
+def _grid(workflow: Workflow) -> list[GridGen]:
+    from rollforge.generate.grid import GridGen
+
+    return [GridGen(workflow.grid)] if workflow.grid else []
+
+
+def _variants(workflow: Workflow) -> list[Template]:
+    """Every model of the workflow's ``models`` and ``grid``, each with a name of its own, checked as far as it is cheap."""
+    made: list[Template] = []
+    checked: set[str] = set()
+    grid = _grid(workflow)
+    for template in workflow.templates:
+        task = dict(template.task)
+        for name, variant in grid[0].named(task) if grid else [("", task)]:
+            rest = digest({**variant, "model": None})
+            check_buildable(variant, template.place, model_only=rest in checked)
+            checked.add(rest)
+            made.append(replace(template, task=variant, name=", ".join(filter(None, (template.name, name)))))
+    return made
+
+
+def _in_task(part: str) -> str:
+    return f"task.{part}"
+
+
+def check_buildable(
+    template: Mapping[str, Any], place: Callable[[str], str] = _in_task, *, model_only: bool = False
+) -> None:
+    """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored.
+
+    Parameters
+    ----------
+    template : mapping
+        A task.
+    place : callable
+        Part of a task -> where it stands in the document.
+    model_only : bool
+        True leaves out dataset and records.
+
+    Raises
+    ------
+    RollforgeError
+        The mistake, or with :class:`Mistakes` all of them.
+    """
+    found: list[RollforgeError] = []
+    resolved = resolve_references(template)
+    _attempt(found, place("model"), lambda: build(resolved["model"], kind=MODEL, where=place("model")))
+    if not model_only:
+        dataset = _attempt(found, place("dataset"), lambda: _checked_dataset(resolved["dataset"], place("dataset")))
+        _check_records(found, resolved.get("record") or [], dataset, place("record"))
+        if resolved.get("reweighter") is not None:
+            where = place("reweighter")
+            _attempt(found, where, lambda: build(resolved["reweighter"], kind=REWEIGHTER, where=where))
+    if len(found) > 1:
+        raise Mistakes(found)
+    if found:
+        raise found[0]
+
+
+def _check_records(found: list[RollforgeError], records: Any, dataset: Any, place: str) -> None:
+    earlier: list[Any] = []
+    for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
+        where = f"{place}.{i}" if isinstance(records, list) else place
+        # A record is given its recorder, model and dataset when the task runs; None stands for them here.
+        offered = {"model": None, "dataset": dataset, "recorder": None}
+        make = partial(build, record, kind=RECORD, default_module="rollforge.record", try_kwargs=offered, where=where)
+        made = _attempt(found, where, make)
+        if made is not None:
+            _attempt(found, where, partial(_check_needs, made, earlier, where))
+        earlier.append(made)
+
+
+def _check_needs(record: Any, earlier: Sequence[Any], where: str) -> None:
+    """Raise where a record cannot do its work: what it depends on is not recorded before it, or not in the data.
+
+    A record of the user's may save anything, so it may be what another one depends on.
+    """
+    from rollforge.record.portfolio import PortAnaRecord
+
+    needed = getattr(record, "depend_cls", None)
+    own = type(record).__module__.startswith("rollforge.")
+    if own and needed is not None:
+        known = [type(r) for r in earlier]
+        if all(cls.__module__.startswith("rollforge.") and not issubclass(cls, needed) for cls in known):
+            raise ConfigError(
+                f"{type(record).__name__} works on what a {needed.__name__} saves, and none stands before it. Add one.",
+                path=where,
+            )
+    if isinstance(record, PortAnaRecord):
+        record.check_data(f"{where}.kwargs.config")
+
+
+def _without_path(exc: RollforgeError) -> str:
+    return str(exc).removeprefix(f"{exc.path}: ") if isinstance(exc, ConfigError) else str(exc)
+
+
+class Mistakes(ConfigError):
+    """Several mistakes in one task."""
+
+    def __init__(self, found: Sequence[RollforgeError]) -> None:
+        super().__init__("\n".join(str(exc) for exc in found))
+        self.found = tuple(found)
+
+
+def _checked_dataset(config: Any, where: str) -> Any:
+    from rollforge.features.handler import DataHandler
+
+    dataset = build(config, kind=DATASET, where=where)
+    handler = getattr(dataset, "handler", None)
+    if isinstance(handler, DataHandler):
+        try:
+            handler.check()
+        except ConfigError as exc:  # its path begins at what the handler was given
+            place = f"{where}.{place_of(exc.path, config)}".rstrip(".")
+            if exc.path.startswith(where):
+                raise
+            located = type(exc)(exc.message, path=place)
+            raise located from exc
+    return dataset
+
+
+def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -> Any:
+    """Return what `made` returns; an error is put into `found`."""
+    try:
+        return made()
+    except RollforgeError as raised:
+        exc = raised
+        if type(raised) is ModelError or (type(raised) is ConfigError and not raised.path):
+            exc = ConfigError(str(raised), path=where)  # a constructor does not know its place in the document
+            exc.__cause__ = raised
+        if _without_path(exc) not in {_without_path(one) for one in found}:  # a file that several parts come from
+            found.append(exc)
+    except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises is a mistake here
+        error = BuildError(f"cannot be built: {describe(exc)} 'rollforge -v plan' shows the traceback.", path=where)
+        error.__cause__ = exc
+        found.append(error)
+    return None

@@ -1,0 +1,294 @@
+"""Runs tasks in worker processes, which it outlives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+
+from rollforge.errors import (
+    TrainingFailed,
+)
+from rollforge.machine import process_name
+from rollforge.run.fitness import Admission
+from rollforge.run.job import (
+    Event,
+    Job,
+    ignore_event,
+    is_own,
+)
+from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
+from rollforge.run.worker_process import Done, Failed, Stopped, Unfit, Unreadable, WorkerProcess
+from rollforge.session import Session
+from rollforge.store.base import TaskStore
+from rollforge.task import Cause, TaskRecord
+
+__all__ = ["IDLE_SECONDS", "WorkerPool", "never"]
+
+log = logging.getLogger(__name__)
+
+
+IDLE_SECONDS = 1.0
+
+
+_SHORT_SECONDS = 0.5
+
+
+_MOST_AT_ONCE = 16
+
+
+_LONG_SECONDS = 2.0  # tasks for whose sake it is worth asking how many are left
+
+
+_NEARLY_DONE = 0.9  # of the mean: then a task that begins has the cores almost for itself
+
+
+_IDLE_DEATHS = 3
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass(slots=True)
+class WorkerPool:
+    """Runs the tasks of one job in worker processes, started once each, from this process.
+
+    This process alone talks to the store: it claims (several tasks at once when they are short), renews all leases from a
+    thread that no task can hold up, sees at once how a process dies, ends one that takes too long, and commits.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Where the tasks are.
+    job : Job
+        Which of them.
+    session : Session
+        What the tasks see; its threads are the share of one process.
+    jobs : int
+        Worker processes.
+    on_event : callable
+        Told of each step.
+    stop : callable
+        Asked all the time; once it says True nothing more is claimed, and what runs may end within `grace`.
+    stay : bool
+        True goes on waiting for tasks when there are none.
+    grace : float
+        Seconds that running tasks are given to end after `stop`; those that do not are given back.
+    log_file : path, optional
+        Where the processes log besides.
+    while_starting : callable, optional
+        Work that the tasks need done; it is done here while the processes start.
+    admission : Admission, optional
+        Which submissions' tasks this machine can run, and where each is run; None: all, in `session`.
+    patient : bool
+        True gives workers that are not at work yet the time to try what failed here.
+
+    Examples
+    --------
+    >>> from rollforge.store.memory import MemoryStore
+    >>> store = MemoryStore()
+    >>> _ = store.create("p", [{"x": 1}, {"x": 2}])
+    >>> WorkerPool(store, Job("p", len), Session(threads=1), jobs=1).run()
+    2
+    """
+
+    store: TaskStore
+    job: Job
+    session: Session
+    jobs: int
+    on_event: Callable[[Event], None] = ignore_event
+    stop: Callable[[], bool] = never
+    stay: bool = False
+    grace: float = 0.0
+    log_file: Path | None = None
+    while_starting: Callable[[], None] | None = None
+    name: str = field(default_factory=process_name)
+    lease_seconds: float = LEASE_SECONDS
+    patience: float = PATIENCE_SECONDS
+    admission: Admission | None = None
+    patient: bool = False
+    ran: int = 0
+    _processes: list[WorkerProcess] = field(default_factory=list)
+    _queue: deque[TaskRecord] = field(default_factory=deque)
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=8))
+    _idle_deaths: int = 0
+
+    def run(self) -> int:
+        """Return how many tasks were run.
+
+        Raises
+        ------
+        TrainingFailed
+            When processes die before they can do anything, with what the last one said.
+        UnfitWorker
+            When tasks are left that this machine cannot run.
+        FailingWorker
+            When tasks failed here, one after the other, that succeeded elsewhere.
+        StoreUnavailable
+            When the store stays away for longer than `patience`.
+        """
+        self._processes = [WorkerProcess(self.session, self.job, self.log_file) for _ in range(self.jobs)]
+        leases = Leases(
+            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of,
+            admission=self.admission, patient=self.patient,
+        )  # fmt: skip
+        try:
+            if self.while_starting is not None:
+                for process in self._processes:
+                    process.start()
+                self.while_starting()
+            with leases:
+                try:
+                    self._work(leases)
+                finally:
+                    self._give_all_back(leases)
+            if not self.stop():  # who is told to stop need not say why nothing more was done
+                leases.finish()
+        finally:
+            for process in self._processes:
+                process.dismiss()
+            for process in self._processes:
+                process.end(1.0)
+        return self.ran
+
+    def _log_of(self, task: TaskRecord) -> str:
+        return next((s.log() for s in self._processes if s.task is not None and s.task.id == task.id), "")
+
+    def _busy(self) -> list[WorkerProcess]:
+        return [s for s in self._processes if s.task is not None]
+
+    def _work(self, leases: Leases) -> None:
+        stopping: float | None = None
+        while True:
+            if stopping is None and self.stop():
+                stopping = time.monotonic() + self.grace
+                while self._queue:
+                    leases.give_back(self._queue.pop())
+            if stopping is None:
+                self._fill(leases)
+            if not self._busy():
+                if stopping is not None or leases.only_unfit() or not (self.stay or leases.work_left()):
+                    return
+                leases.wait(IDLE_SECONDS)
+                continue
+            if stopping is not None and time.monotonic() > stopping:
+                return
+            self._watch(leases)
+
+    def _fill(self, leases: Leases) -> None:
+        """Give every idle process a task."""
+        idle = [s for s in self._processes if s.task is None]
+        while self._queue and leases.holds():
+            leases.give_back(self._queue.pop())
+        if len(self._queue) < len(idle):
+            self._queue.extend(leases.take(len(idle) - len(self._queue) + self._ahead()))
+        for process in idle:
+            if not self._queue:
+                return
+            task = self._queue.popleft()
+            leases.started(task)
+            own = is_own(self.job, self.store, task)
+            process.give(task, self._threads(leases), leases.session_for(task), own=own)
+
+    def _threads(self, leases: Leases) -> int:
+        """The threads of a task that begins: its share; more for the last ones, where other processes have nothing to do."""
+        share = self.session.threads
+        mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
+        if self.stay or mean < _LONG_SECONDS:
+            return share
+        busy = sum(process.seconds < _NEARLY_DONE * mean for process in self._busy())
+        side_by_side = min(self.jobs, 1 + busy + len(self._queue) + leases.waiting())
+        return share * self.jobs // side_by_side
+
+    def _ahead(self) -> int:
+        """How many tasks to claim beyond those that start at once: some when tasks are short, else none."""
+        if len(self._recent) < 4:
+            return 0
+        mean = sum(self._recent) / len(self._recent)
+        return 0 if mean > _SHORT_SECONDS else min(_MOST_AT_ONCE, int(_SHORT_SECONDS / max(mean, 0.01)) * self.jobs)
+
+    def _watch(self, leases: Leases) -> None:
+        """Wait until a process says something, or is overdue; end the tasks that ended."""
+        connection.wait([h for s in self._busy() for h in s.handles], timeout=0.25)
+        gone = {t.id for t in leases.lost()}
+        self._queue = deque(t for t in self._queue if t.id not in gone)
+        for process in self._busy():
+            if process.task is not None and process.task.id in gone:
+                process.kill()  # somebody else has it, or nobody wants it any more
+                process.outcome()
+                process.task = None
+                continue
+            process.overdue()
+            self._record_outcome(leases, process)
+
+    def _record_outcome(self, leases: Leases, process: WorkerProcess) -> None:
+        outcome, task = process.outcome(), process.task
+        if outcome is None or task is None:
+            return
+        seconds, task_log = process.seconds, process.log()
+        process.task = None
+        if isinstance(outcome, Done):
+            leases.commit(task, outcome.result, task_log, seconds)
+        elif isinstance(outcome, Stopped):
+            leases.give_back(task)
+        elif isinstance(outcome, Unfit):
+            leases.leave(task, outcome.why)
+            return
+        elif isinstance(outcome, Unreadable):
+            leases.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, task_log, seconds)
+        elif not process.ready:  # the process died before it took the task, which was not begun
+            leases.give_back(task)
+            self._count_idle_death(outcome)
+            return
+        else:
+            self._idle_deaths = 0
+            if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
+                self._tidy_up(task)
+            leases.fail(task, outcome.error, outcome.brief, outcome.cause, task_log, seconds)
+        self.ran += 1
+        self._recent.append(seconds)
+        if self.job.force_release:
+            process.renew_process()
+
+    def _tidy_up(self, task: TaskRecord) -> None:
+        assert self.job.on_death is not None
+        try:
+            self.job.on_death(task.id)
+        except Exception as exc:  # noqa: BLE001 - how the task ended must be kept, whatever else fails
+            log.warning("what task %s left was not tidied up: %s", task.id, exc)
+
+    def _count_idle_death(self, outcome: Failed) -> None:
+        self._idle_deaths += 1
+        if self._idle_deaths >= _IDLE_DEATHS:
+            raise TrainingFailed(
+                f"Worker processes end before they can run a task. The last one said:\n{outcome.error}"
+            )
+
+    def _give_all_back(self, leases: Leases) -> None:
+        """Let nothing that was claimed stay claimed: what runs is interrupted and goes back as it was."""
+        for process in self._busy():
+            process.interrupt()
+        deadline = time.monotonic() + 5.0
+        while self._busy() and time.monotonic() < deadline:
+            connection.wait([h for s in self._busy() for h in s.handles], timeout=0.1)
+            for process in self._busy():
+                outcome, task = process.outcome(), process.task
+                if outcome is None or task is None:
+                    continue
+                process.task = None
+                if isinstance(outcome, Done):  # it was just ready
+                    leases.commit(task, outcome.result, process.log(), process.seconds)
+                else:
+                    leases.give_back(task)
+        for process in self._busy():
+            process.kill()
+            if process.task is not None:
+                leases.give_back(process.task)
+                process.task = None
+        while self._queue:
+            leases.give_back(self._queue.pop())

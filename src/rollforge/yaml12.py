@@ -1,0 +1,268 @@
+"""YAML 1.2, with the line of everything in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from rollforge.dates import read_day
+from rollforge.errors import (
+    ConfigError,
+    DateError,
+    RollforgeError,
+    shown,
+)
+from rollforge.limits import LIMITS, TooLarge
+
+__all__ = ["Lines", "anchored_keys", "line_of", "read_yaml"]
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """PyYAML's reader of plain values, within limits."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._written = self._count = 0
+        self._counts: dict[str, int] = {}
+        self._limits = {name: LIMITS[name].value for name in ("depth", "values", "expanded_values")}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return a node. What it stands for is counted: an alias is as large as the node that it names."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        before = self._count
+        if isinstance(event, yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if event.anchor not in self._counts:
+                raise TooLarge(f"*{event.anchor} stands inside what it names.", path=_line_at(event))
+            self._count += self._counts[event.anchor]
+            self._check("expanded_values", self._count, "stands for", event)
+            return node
+        self._count += 1
+        self._written += 1
+        self._depth += 1
+        self._check("values", self._written, "holds", event)
+        self._check("depth", self._depth, "nests", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._counts[event.anchor] = self._count - before
+        return node
+
+    def _check(self, name: str, count: int, verb: str, event: Any) -> None:
+        if count > self._limits[name]:
+            limit = LIMITS[name]
+            limit.refuse(f"the document {verb} more than {limit.shown()}", path=_line_at(event))
+
+
+class _Loader(BoundedLoader):
+    """YAML 1.2's core schema, with duplicate keys refused."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Return the value of a node; whatever PyYAML's own constructors raise becomes one error with its place."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RollforgeError, RecursionError):
+            raise
+        except Exception as exc:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(node.value)} is no {kind}: {exc}", node.start_mark
+            ) from exc
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
+        seen: dict[Any, Any] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not _hashable(key):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a key must be a text or a number, found a {type(key).__name__}", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {shown(key)} stands twice (first in line {seen[key] + 1})",
+                    key_node.start_mark,
+                )
+            seen[key] = key_node.start_mark.line
+        return super().construct_mapping(node, deep)
+
+
+def _hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _line_at(event: Any) -> str:
+    return f"line {event.start_mark.line + 1}"
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("bool", "int", "float")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), "-+0123456789")
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    "-+0123456789.",
+)
+
+
+def _construct_int(loader: _Loader, node: Any) -> int:
+    value = int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
+    if value.bit_length() > 63:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{shown(value)} is beyond 64 bits; write it as a text or with a decimal point", node.start_mark
+        )
+    return value
+
+
+def _construct_timestamp(loader: _Loader, node: Any) -> Any:
+    try:
+        return loader.construct_yaml_timestamp(node)
+    except ValueError:  # 2020-02-30
+        try:
+            return read_day(node.value).item()
+        except DateError as exc:
+            raise yaml.constructor.ConstructorError(None, None, exc.message.rstrip("."), node.start_mark) from None
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_timestamp)
+
+
+class Lines:
+    """The 1-based line of each path in a document, looked up in the tree that was read.
+
+    Nothing is laid out beforehand: what an alias stands for may be far larger than the document.
+    """
+
+    def __init__(self, root: Any = None) -> None:
+        self._root = root
+
+    def get(self, path: str) -> int:
+        """Return the line of `path`, or 0 where the document has no such path."""
+        found = self._line(self._root, path)
+        return 0 if found is None else found
+
+    def nearest(self, path: str) -> int:
+        """Return the line of `path` or of the nearest path above it; 0 where there is none."""
+        while path:
+            found = self.get(path)
+            if found:
+                return found
+            path = path.rpartition(".")[0]
+        return 0
+
+    def _line(self, node: Any, path: str) -> int | None:
+        if isinstance(node, yaml.MappingNode):
+            steps = [(str(key.value), value, key) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+        elif isinstance(node, yaml.SequenceNode):
+            step = path.partition(".")[0]
+            place = int(step) if step.isascii() and step.isdigit() and len(step) < 10 else len(node.value)
+            steps = [(step, node.value[place], node.value[place])] if place < len(node.value) else []
+        else:
+            return None
+        for name, value, marked in steps:
+            if path == name:
+                return int(marked.start_mark.line) + 1
+            if path.startswith(f"{name}."):  # a key may hold points itself
+                found = self._line(value, path[len(name) + 1 :])
+                if found is not None:
+                    return found
+        return None
+
+
+def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], Lines]:
+    """Return the document in `text` and the line of each path in it.
+
+    Raises
+    ------
+    ConfigError
+        With line and column when `text` is not YAML, or not a mapping.
+    TooLarge
+        When it is larger, deeper or stands for more than the limits allow.
+    """
+    LIMITS["workflow_size"].check(len(text), f"{name} holds")
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            document = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(exc, "problem", None) or str(exc)
+        line = _shown_line(text, mark.line, mark.column) if mark is not None else ""
+        raise ConfigError(f"{name}{where} is not readable YAML: {problem}.{line}") from exc
+    except TooLarge as exc:
+        raise TooLarge(f"{name}, {exc}") from None
+    except RecursionError as exc:
+        raise ConfigError(f"{name} nests too deep or contains itself.") from exc
+    except RollforgeError:
+        raise
+    except Exception as exc:  # an escape such as "\\UFFFFFFFF", and what constructors do at the end
+        raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name} must be a mapping with at least 'task', found {type(document).__name__}.")
+    return document, Lines(node)
+
+
+def _shown_line(text: str, line: int, column: int) -> str:
+    rows = text.splitlines()
+    if not 0 <= line < len(rows):
+        return ""
+    start = max(0, column - _SHOWN)
+    part = rows[line][start : column + _SHOWN]
+    before = "…" if start else ""
+    return f"\n  {before}{part}\n  {' ' * (column - start + len(before))}^"
+
+
+_SHOWN = 100
+
+
+def anchored_keys(text: str) -> set[str]:
+    """Top-level keys that hold an anchor somewhere: material for the rest of the document, whatever they are called."""
+    found: set[str] = set()
+    depth, key, expect_key = 0, "", True
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+            expect_key = depth == 1
+        if depth == 1 and isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+            if expect_key and isinstance(event, yaml.ScalarEvent):
+                key = event.value
+            expect_key = not expect_key
+        if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent) and depth:
+            found.add(key)
+    return found
+
+
+def line_of(path: str, lines: Lines) -> str:
+    line = lines.nearest(path)
+    return f"line {line}: " if line else ""
