@@ -39,7 +39,7 @@ COMPUTES_NOTHING = {
     "qlib_imports",
     "qlib_names",
     "safe_pickle",
-    "serial",
+    "pickling",
     "session",
     "task",
     "trust",

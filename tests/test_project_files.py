@@ -153,7 +153,7 @@ def test_ci_runs_every_python_that_is_declared() -> None:
     fast = read_yaml(".github/workflows/ci.yml")["jobs"]["fast"]["strategy"]["matrix"]
     declared = {c.rpartition(" ")[2] for c in PROJECT["project"]["classifiers"] if c.startswith("Programming Language")}
     extra = fast["include"]
-    assert set(fast["python"]) | {e["python"] for e in extra} == declared
+    assert set(fast["python"]) | {e["python"] for e in extra if not e.get("untested")} == declared
     assert {e["dependencies"] for e in extra if not e.get("untested")} == {"lowest"}
     assert {e["os"] for e in extra if e.get("untested")} == {"ubuntu-latest", "macos-latest"}
 
