@@ -45,6 +45,7 @@ __all__ = [
     "TrainingFailed",
     "UnfitWorker",
     "UntrustedPickle",
+    "counted",
     "excerpt",
     "nearest",
     "printable",
@@ -146,6 +147,17 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     if not close:  # a difference in case alone is the commonest slip of all
         close = [a for a in names if a.lower() == name.lower()]
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something, in words.
+
+    Examples
+    --------
+    >>> counted(1, "task"), counted(1200, "trading day")
+    ('1 task', '1,200 trading days')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class RollforgeError(Exception):

@@ -17,11 +17,12 @@ from rollforge.errors import (
     DataNotFound,
     ModelError,
     RollforgeError,
+    counted,
 )
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.session import Session, using
 from rollforge.task import digest
-from rollforge.workflow import Template, Workflow, count_of, place_of
+from rollforge.workflow import Template, Workflow, place_of
 from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
             return _make_plan(workflow, limit)
     except Mistakes as exc:
         listed = "\n".join(f"  {_placed(one, workflow)}" for one in exc.found)
-        raise ConfigError(f"{workflow.path} has {count_of(len(exc.found), 'mistake')}:\n{listed}") from exc
+        raise ConfigError(f"{workflow.path} has {counted(len(exc.found), 'mistake')}:\n{listed}") from exc
     except ConfigError as exc:
         placed = _placed(exc, workflow)
         if placed == str(exc):

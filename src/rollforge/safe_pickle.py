@@ -195,6 +195,7 @@ def _instance(cls: Any, base: Any, state: Any) -> Any:
 def _resolve(module: str, name: str) -> Rule:
     if module in ("copyreg", "copy_reg") and name == "_reconstructor":
         return Rule(_instance)
+    module = current_name(module)
     rule = rule_of(module, name)
     if rule is not None:
         return rule

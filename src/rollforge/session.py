@@ -82,6 +82,7 @@ class Session:
     """Packages and ``.py`` files whose classes a task of a pool may name, besides ``ROLLFORGE_ALLOW``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also where the folder of work changes later
         if self.region not in REGIONS:
             raise ConfigError(
                 f"region {self.region!r} is none of {', '.join(REGIONS)}.{nearest(self.region, REGIONS)}", path="region"

@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from rollforge.errors import (
     ConfigError,
+    counted,
     nearest,
     shown,
 )
@@ -34,7 +35,7 @@ from rollforge.session import EXCHANGE, Session
 from rollforge.trust import checked_plugins
 from rollforge.yaml12 import Lines, anchored_keys, line_of, read_yaml
 
-__all__ = ["Template", "Workflow", "count_of", "load_workflow", "place_of"]
+__all__ = ["Template", "Workflow", "load_workflow", "place_of"]
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +307,7 @@ def _validate(document: dict[str, Any], lines: Lines, path: Path, text: str) -> 
         problems.extend(_problems_of_models(document, lines))
     if problems:
         listed = "\n".join(f"  {p}" for p in problems)
-        raise ConfigError(f"{path} has {count_of(len(problems), 'mistake')}:\n{listed}")
+        raise ConfigError(f"{path} has {counted(len(problems), 'mistake')}:\n{listed}")
     return parsed
 
 
@@ -400,10 +401,6 @@ def _option_problems(document: Mapping[str, Any], lines: Lines) -> list[str]:
             except ConfigError as exc:
                 problems.append(f"{line_of(f'{where}.{name}', lines)}{where}.{name}: {exc.message}")
     return problems
-
-
-def count_of(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _data_folder(uri: str, base: Path) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from rollforge.errors import ExperimentNotFound, TrackingUnavailable
+from rollforge.cli.track import app
+from rollforge.errors import ConfigError, ExperimentNotFound, TrackingUnavailable
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.transfer import copy_runs
 
@@ -28,3 +30,19 @@ def test_an_unknown_name_among_known_ones_copies_nothing(tmp_path: Path) -> None
     with pytest.raises(ExperimentNotFound, match="no experiment 'dem0'"):
         list(copy_runs(source, target, ["demo", "dem0"]))
     assert not (tmp_path / "copied").exists()
+
+
+@pytest.mark.parametrize("words", [("list", "{}"), ("copy", "{}", "folder:copied")])
+@pytest.mark.parametrize("store", ["sqlite:///runs.db", "folder:runs"])
+def test_a_store_that_is_not_there_is_refused_and_not_made(
+    words: tuple[str, ...], store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistyped name would be an empty store from then on."""
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, [word.format(store) for word in words])
+    assert isinstance(said.exception, ConfigError)
+    assert (
+        str(said.exception)
+        == f"There is no tracking store {tmp_path / store.rpartition('/')[2].removeprefix('folder:')}."
+    )
+    assert not list(tmp_path.iterdir())

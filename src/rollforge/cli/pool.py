@@ -11,7 +11,7 @@ import typer
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, pool_command
 from rollforge.cli.terminal import echo, echo_json, one_line
-from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, shown
+from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
 from rollforge.task import Status, TaskRecord, attempts_made
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _command() -> str:
 
 
 def _tasks(count: int) -> str:
-    return f"{count} task{'' if count == 1 else 's'}"
+    return counted(count, "task")
 
 
 def _wait_again(count: int) -> None:

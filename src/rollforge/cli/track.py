@@ -11,6 +11,15 @@ from rollforge.cli.terminal import echo, one_line
 app = typer.Typer(no_args_is_help=True)
 
 
+def _must_exist(uri: str) -> None:
+    """Refuse a store that is not there: to read it would make it, and a mistyped name would be an empty store."""
+    from rollforge.errors import ConfigError
+    from rollforge.track.tracker import local_place
+
+    if (place := local_place(uri)) is not None and not place.exists():
+        raise ConfigError(f"There is no tracking store {place}.")
+
+
 @app.command("list")
 def list_(
     tracking: Annotated[
@@ -25,6 +34,8 @@ def list_(
     from rollforge.track.tracker import RunQuery
 
     tracker = open_tracker(Session().with_(tracking_uri=tracking).tracking_uri)
+    if tracking is not None:
+        _must_exist(tracking)
     for name, experiment_id in tracker.experiments().items():
         counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
         echo(f"{one_line(name)}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")
@@ -44,7 +55,9 @@ def copy(
     from rollforge.track.base import open_tracker
     from rollforge.track.transfer import copy_runs
 
-    for done in copy_runs(open_tracker(source), open_tracker(target), experiment or None):
+    trackers = open_tracker(source), open_tracker(target)
+    _must_exist(source)
+    for done in copy_runs(*trackers, experiment or None):
         echo(
             f"{one_line(done.experiment)}: {done.runs} runs copied"
             + (f", {done.known} were there" if done.known else "")

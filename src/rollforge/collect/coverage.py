@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.errors import CoverageError
+from rollforge.errors import CoverageError, counted
 from rollforge.market.provider import Days
 
 __all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
@@ -119,10 +119,6 @@ def _span(days: Days) -> str:
     return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def _listed(names: Sequence[str]) -> str:
     shown = [name or "the model without a name" for name in names]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
@@ -147,7 +143,7 @@ def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
             if not len(shared):
                 continue
             if len(notes) < _MOST_PAIRS:
-                both = _count(len(shared), "trading day")
+                both = counted(len(shared), "trading day")
                 notes.append(f"{earlier.key} and {window.key} overlap: both test {_span(shared)} ({both})")
             else:
                 more += 1
@@ -204,7 +200,7 @@ def _untested_run(
     if others:
         verb, them = ("has", "tests") if len(lacking) == 1 else ("have", "tests")
         them = them if len(others) == 1 else "test"
-        count = _count(len(days), "trading day")
+        count = counted(len(days), "trading day")
         return f"{_listed(lacking)} {verb} no window for {_span(days)} ({count}), which {_listed(others)} {them}"
     before = max((w for w in everything if w.end < days[0]), key=lambda w: w.end)
     after = min((w for w in everything if w.start > days[-1]), key=lambda w: w.start)
@@ -219,10 +215,10 @@ def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
     missing = np.setdiff1d(wanted, days)
     notes = []
     if len(missing):
-        notes.append(f"{window.key} has no prediction for {_count(len(missing), 'day')}: {_span(missing)}")
+        notes.append(f"{window.key} has no prediction for {counted(len(missing), 'day')}: {_span(missing)}")
     beyond = np.setdiff1d(days, wanted)
     if len(beyond):
-        notes.append(f"{window.key} predicts {_count(len(beyond), 'day')} outside its test segment: {_span(beyond)}")
+        notes.append(f"{window.key} predicts {counted(len(beyond), 'day')} outside its test segment: {_span(beyond)}")
     return notes
 
 
@@ -230,7 +226,7 @@ def _duplicates(window: ExpectedWindow, rows: Any) -> list[str]:
     if not isinstance(rows, pd.MultiIndex) or _is_unique(rows):
         return []
     twice = int(rows.duplicated().sum())
-    return [f"{window.key} predicts {_count(twice, 'row')} more than once; the last of each is taken"]
+    return [f"{window.key} predicts {counted(twice, 'row')} more than once; the last of each is taken"]
 
 
 def _is_unique(rows: pd.MultiIndex) -> bool:
@@ -263,7 +259,7 @@ def _fewer_models(groups: Mapping[str, Sequence[ExpectedWindow]], days: Mapping[
         alone = " alone" if len(there) == 1 else ""
         verb = "has" if len(gone) == 1 else "have"
         notes.append(
-            f"On {_count(len(these), 'day')} ({_span(these)}) the average is of {_listed(there)}{alone}: "
+            f"On {counted(len(these), 'day')} ({_span(these)}) the average is of {_listed(there)}{alone}: "
             f"{_listed(gone)} {verb} no prediction"
         )
     return notes
@@ -368,7 +364,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
     names = ", ".join(map(str, own.instruments[codes[:_NAMED_INSTRUMENTS]]))
     more = f" and {len(codes) - _NAMED_INSTRUMENTS} more" if len(codes) > _NAMED_INSTRUMENTS else ""
     return (
-        f"{len(codes)} of {_count(total, 'instrument')} ({names}{more}) on {_count(len(days), 'day')} ({_span(days)})"
+        f"{len(codes)} of {counted(total, 'instrument')} ({names}{more}) on {counted(len(days), 'day')} ({_span(days)})"
     )
 
 

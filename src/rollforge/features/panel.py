@@ -16,6 +16,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -170,7 +171,7 @@ class Panel:
         listed = []
         for i, (name, group) in enumerate(self.groups.items()):
             file = group_file(folder, i)
-            if not (isinstance(group.values, np.memmap) and Path(str(group.values.filename)) == file):
+            if not _is_mapped_from(group.values, file):
                 np.save(file, group.values)
             listed.append({"name": name, "columns": group.names, "file": file.name})
         marks = {p.name: [*_looks(p), _checksum(p)] for p in sorted(folder.glob("*.npy"))}
@@ -199,6 +200,11 @@ class Panel:
         except Exception:  # noqa: BLE001 - damaged bytes lead anywhere; the panel is built again
             return None
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
+
+
+def _is_mapped_from(values: NDArray[Any], file: Path) -> bool:
+    """Whether an array is a file itself, which writing it there would empty first."""
+    return isinstance(values, np.memmap) and file.exists() and os.path.samefile(str(values.filename), file)
 
 
 def _level(index: pd.Index, name: str) -> tuple[NDArray[Any], pd.Index]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.build import locate, resolve_references
-from rollforge.errors import ConfigError, ExpressionError, RollforgeError
+from rollforge.errors import ConfigError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import holding_days
 from rollforge.features.alpha import handler_label_expressions
@@ -50,9 +50,7 @@ class Label:
     """Trading days over which one value runs; None when they are not known."""
 
     def __str__(self) -> str:
-        days = (
-            "unknown number of days" if self.days is None else f"{self.days} trading day{'s' if self.days > 1 else ''}"
-        )
+        days = "unknown number of days" if self.days is None else counted(self.days, "trading day")
         return f"{self.expression or 'unknown label'} ({days})"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.errors import DataError
+from rollforge.errors import DataError, counted
 from rollforge.market.provider import Days
 
 __all__ = ["OrderedTable", "complete"]
@@ -324,7 +324,7 @@ def _check_factor(rows: OrderedTable, name: str) -> None:
     if bad.size:
         raise DataError(
             f"{name} of {rows.cell(int(bad[0]))} is {rows.values[name][bad[0]]:g}, but a factor is positive "
-            f"({bad.size} such value{'s' if bad.size > 1 else ''}). Correct the source."
+            f"({counted(bad.size, 'such value')}). Correct the source."
         )
 
 

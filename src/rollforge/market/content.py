@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from rollforge.errors import DataError
+from rollforge.errors import DataError, counted
 from rollforge.market.provider import Provider, open_provider, read_lines
 from rollforge.session import Session
 
@@ -100,12 +100,13 @@ class DataContent:
         return found + self._changed_series(wanted)
 
     def _calendar_difference(self, wanted: DataContent) -> str:
+        here, there = counted(self.days, "day"), counted(wanted.days, "day")
         for what, mine, theirs in (
             ("ends on", self.last_day, wanted.last_day), ("begins on", self.first_day, wanted.first_day)
         ):  # fmt: skip
             if mine != theirs:
-                return f"its calendar {what} {mine} ({_days(self.days)}), not on {theirs} ({_days(wanted.days)})"
-        return f"its calendar has {_days(self.days)} from {self.first_day} to {self.last_day}, not {_days(wanted.days)}"
+                return f"its calendar {what} {mine} ({here}), not on {theirs} ({there})"
+        return f"its calendar has {here} from {self.first_day} to {self.last_day}, not {there}"
 
     @staticmethod
     def _missing(noun: str, here: Iterable[str], there: Iterable[str]) -> list[str]:
@@ -127,10 +128,6 @@ class DataContent:
         return [f"values of {len(changed)} instruments differ{when}: {_listed('', changed)}"] if len(changed) > 1 else [
             f"values of the instrument {changed[0]} differ{when}"
         ]  # fmt: skip
-
-
-def _days(n: int) -> str:
-    return f"{n:,} day{'' if n == 1 else 's'}"
 
 
 def _plural(names: list[str], one: str, several: str) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import clock
-from rollforge.errors import DataError, DataNotFound, nearest
+from rollforge.errors import DataError, DataNotFound, counted, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
 from rollforge.market.new_folder import FolderSummary, new_folder
@@ -192,7 +192,7 @@ def _check_values(table: Table, rows: OrderedTable) -> None:
             i = int(np.flatnonzero(bad)[0])
             raise DataError(
                 f"{name} of {rows.codes[rows.code[i]]} on {rows.calendar[rows.day[i]]} {what} ({values[i]:g}); "
-                f"{int(bad.sum())} such value{'s' if bad.sum() > 1 else ''} in {table.source}. Correct the source."
+                f"{counted(int(bad.sum()), 'such value')} in {table.source}. Correct the source."
             )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
-from rollforge.errors import DataError, DataNotFound, shown
+from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.market.columns import CODE, DATE, column_names
 from rollforge.market.frames import as_frame, reading
@@ -298,7 +298,7 @@ def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd
     row = int(np.argmax(bad))
     raise DataError(
         f"{table.source}: {name} holds {raw.iloc[row]!r} in {table.where(row)}, which is no number "
-        f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Correct it, or leave the column out "
+        f"({counted(int(bad.sum()), 'such value')}). Correct it, or leave the column out "
         f"with --column '{source}='."
     )
 

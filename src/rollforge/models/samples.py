@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.errors import ModelError
+from rollforge.errors import ModelError, counted
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Reweighter
 
@@ -157,10 +157,6 @@ def missing_everywhere(features: pd.DataFrame) -> list[str]:
     return [str(name) for name, one in zip(features.columns, seen, strict=True) if not one]
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
 def _matrix(frame: pd.DataFrame) -> NDArray[Any]:
     """The values as numbers; without a copy where all columns have one type."""
     values = frame.to_numpy()
@@ -250,7 +246,7 @@ def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_
         named = ", ".join(repr(str(frame.columns[c])) for c in columns[:5]) + (", …" if len(columns) > 5 else "")
         log.warning(
             "%s: infinite features count as missing: %s in %s (%s), the first of %s",
-            model, _count(int(where.sum()), "value"), _count(len(columns), "column"), named,
+            model, counted(int(where.sum()), "value"), counted(len(columns), "column"), named,
             _at(frame, int(np.argmax(where.any(axis=1)))),
         )  # fmt: skip
     return _framed(np.where(where, values.dtype.type(np.nan), values), frame.index, frame.columns)
@@ -284,14 +280,14 @@ def _weights(
     weight = weight[:, 0] if weight.ndim == 2 and weight.shape[1] == 1 else weight
     if weight.shape != (len(frame),):
         raise ModelError(
-            f"{name} gives weights of shape {weight.shape} for the {_count(len(frame), 'row')} of the {segment!r} "
+            f"{name} gives weights of shape {weight.shape} for the {counted(len(frame), 'row')} of the {segment!r} "
             "segment that have a label; it must give one weight for each row of the frame it is called with."
         )
     bad = ~((weight >= 0) & (weight <= _LARGEST))
     if bad.any():
         row = int(np.argmax(bad))
         raise ModelError(
-            f"{name} gives {_count(int(bad.sum()), 'weight')} that {model} cannot use in the {segment!r} segment, the "
+            f"{name} gives {counted(int(bad.sum()), 'weight')} that {model} cannot use in the {segment!r} segment, the "
             f"first is {weight[row]:g} for {_at(frame, row)}. A weight is a finite number, 0 or more."
         )
     if not weight.any():

@@ -12,7 +12,7 @@ import pandas as pd
 from rollforge import qlib_imports, trust
 from rollforge.build import describe, resolve_references
 from rollforge.dates import read_day
-from rollforge.errors import RollforgeError
+from rollforge.errors import RollforgeError, counted
 from rollforge.generate.backtests import is_backtest, records_of
 from rollforge.market.universe import session_provider
 from rollforge.record.backtest import FREQ, BacktestResult, default_benchmark, strategy_class
@@ -55,7 +55,7 @@ class JoinedBacktest:
     def about(self) -> dict[str, str]:
         """Return what the figures are made of, in words: days, strategy, costs, exchange, benchmark, account."""
         days = self.result.report.index
-        count = f"{len(days):,} trading day{'' if len(days) == 1 else 's'}"
+        count = counted(len(days), "trading day")
         return {
             "days": f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, {count}",
             "strategy": self.strategy,

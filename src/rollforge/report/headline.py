@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rollforge.errors import counted
 from rollforge.report.summary import Headline
 
 __all__ = ["HeadlineFigure", "days_words", "duration", "headline_figures", "label_words"]
@@ -61,7 +62,7 @@ def label_words(text: str, days: int | None) -> str:
     >>> label_words("", None)
     'a label that is not known, over an unknown number of days'
     """
-    over = f"{days} trading day{'s' if days > 1 else ''}" if days is not None else "an unknown number of days"
+    over = counted(days, "trading day") if days is not None else "an unknown number of days"
     return f"{text or 'a label that is not known'}, over {over}"
 
 
@@ -73,11 +74,11 @@ def days_words(number: int, first: str, last: str) -> str:
     >>> days_words(388, "2016-01-04", "2017-12-27"), days_words(0, "", "")
     ('388 days, 2016-01-04 to 2017-12-27', 'no day')
     """
-    return f"{_days(number)}, {first} to {last}" if number else "no day"
+    return f"{counted(number, 'day')}, {first} to {last}" if number else "no day"
 
 
 def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
-    days = _days(headline.ic_days)
+    days = counted(headline.ic_days, "day")
     shown = [
         ("IC", headline.ic, "{:.4f}", f"mean of {days}, Pearson"),
         ("ICIR", headline.icir, "{:.3f}", f"mean / standard deviation of {days}"),
@@ -103,16 +104,12 @@ def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
 _UNKNOWN = "over how many days the label runs is not known: declare label_days"
 
 
-def _days(number: int) -> str:
-    return f"{number:,} day{'' if number == 1 else 's'}"
-
-
 def _t_hint(headline: Headline) -> str:
     if headline.label_days is None:
         return _UNKNOWN
     if headline.label_days == 1:
         return f"ICIR × √{headline.ic_days}"
-    return f"{_days(headline.ic_days)}, Newey-West with lag {headline.label_days}: labels overlap"
+    return f"{counted(headline.ic_days, 'day')}, Newey-West with lag {headline.label_days}: labels overlap"
 
 
 def _spread_hint(headline: Headline, made_of: str) -> str:
@@ -120,11 +117,15 @@ def _spread_hint(headline: Headline, made_of: str) -> str:
         return "no day has fifths: too few instruments, or the same score everywhere"
     if headline.label_days is None:
         return _UNKNOWN
-    return f"before costs, {made_of}, {_days(headline.long_short_days)}"
+    return f"before costs, {made_of}, {counted(headline.long_short_days, 'day')}"
 
 
 def _over(label_days: int | None) -> str:
-    return f"of returns over {_days(label_days)}" if label_days is not None and label_days > 1 else "of daily returns"
+    return (
+        f"of returns over {counted(label_days, 'day')}"
+        if label_days is not None and label_days > 1
+        else "of daily returns"
+    )
 
 
 def _statuses(headline: Headline) -> str:

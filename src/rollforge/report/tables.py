@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from rollforge.errors import counted
 from rollforge.report.headline import HeadlineFigure, days_words, duration, label_words
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, TaskRow, by_month
@@ -227,7 +228,7 @@ def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
 
     Without `label_days` those a year are left out.
     """
-    over = "" if label_days is None else f", {label_days} day{'s' if label_days > 1 else ''}"
+    over = "" if label_days is None else f", {counted(label_days, 'day')}"
     yearly = label_days is not None
     heads = [("scores", ""), (f"mean label{over}", "n")]
     heads += [("return a year", "n"), ("less the day's mean", "n"), ("Sharpe", "n")] if yearly else []
@@ -275,7 +276,7 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
     for task in tasks:
         test = task.window.segments.get("test")
         where = [f"test {test.start} – {test.end}"] if test is not None else []
-        where += [f"{task.attempt} attempt{'s' if task.attempt != 1 else ''}"] if task.attempt else []
+        where += [counted(task.attempt, "attempt")] if task.attempt else []
         head = join(tag("b", _capital(task.title)), " ", tag("span", " · ".join(where)), tag("code", task.reason))
         body = tag("pre", task.error.strip() or "The store kept no traceback of it.", tabindex="0")
         parts.append(tag("details", tag("summary", head), body, class_="error"))

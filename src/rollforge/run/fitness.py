@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import BuildError, DataError, FailingWorker, RollforgeError, UnfitWorker
+from rollforge.errors import BuildError, DataError, FailingWorker, RollforgeError, UnfitWorker, counted
 from rollforge.machine import machine_of, process_is_gone, process_name
 from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
@@ -175,9 +175,7 @@ class Admission:
         for key, n in refused.items():
             for lack in self.verdicts[key].lacks:
                 reasons[lack] = reasons.get(lack, 0) + n
-        return "\n".join(
-            f"  {lack}" + (f" ({n} task{'' if n == 1 else 's'})" if n else "") for lack, n in reasons.items()
-        )
+        return "\n".join(f"  {lack}" + (f" ({counted(n, 'task')})" if n else "") for lack, n in reasons.items())
 
     def prove(self, *, stays: bool) -> list[str]:
         """Judge what there is before anything is claimed; return what the operator should know.

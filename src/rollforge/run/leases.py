@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rollforge import trust
-from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker
+from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker, counted
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission, Retries, Standing
 from rollforge.run.job import Event, Job
@@ -270,7 +270,7 @@ class Leases:
         for task_id, why in self.unfit.items():
             tasks.setdefault(why, []).append(task_id[:8])
         lacks = "\n".join(
-            f"  {why} ({len(ids)} task{'s' if len(ids) != 1 else ''}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
+            f"  {why} ({counted(len(ids), 'task')}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
             for why, ids in tasks.items()
         )
         if refused and self._admission is not None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from rollforge import trust
-from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound
+from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound, counted
 from rollforge.machine import process_name
 from rollforge.session import Session, current_session
 from rollforge.store.base import PauseNotice, TaskStore, open_store
@@ -428,7 +428,7 @@ class TaskManager:
             if over or self._only_unfit(query, batch, counts):
                 failed = counts.get(Status.FAILED, 0)
                 if failed and warn:
-                    log.warning("%s: %d task%s failed", self, failed, "" if failed == 1 else "s")
+                    log.warning("%s: %s failed", self, counted(failed, "task"))
                 return counts
             pause.look()
             self.store.wait_for_change(self._pool, poll)
