@@ -87,7 +87,7 @@ def main() -> None:
 
     recorders, rows = (30, 3_000) if options.small else (1_000, 30_000)
     with setting.workplace() as folder, using(Session(tracking_uri=f"sqlite:///{folder}/ours.db")) as session:
-        tracker = open_tracker(session.tracking)
+        tracker = open_tracker(session.tracking_uri)
         tracker.prepare()
         experiment = get_experiment(tracker, experiment_name="many")
         for i, frame in predictions(recorders, rows):
@@ -95,7 +95,7 @@ def main() -> None:
             recorder.save_objects(**{"pred.pkl": frame, "n": i})
             recorder.end_run()
 
-        runs = [setting.in_child(MODULE, {"tracking": session.tracking}) for _ in range(options.repeats)]
+        runs = [setting.in_child(MODULE, {"tracking": session.tracking_uri}) for _ in range(options.repeats)]
         took = [one["seconds"] for one in runs]
         ours = setting.median(took)
         figures: dict[str, Any] = {

@@ -70,7 +70,7 @@ def main() -> None:
     figures: dict[str, Any] = {"recorders": count}
     ratios: dict[str, float] = {}
     with setting.workplace() as folder, using(Session(tracking_uri=f"sqlite:///{folder}/mlflow.db")) as session:
-        tracker = open_tracker(session.tracking)
+        tracker = open_tracker(session.tracking_uri)
         tracker.prepare()
         experiment = get_experiment(tracker, experiment_name="many")
         recorder = experiment.create_recorder()
@@ -82,7 +82,7 @@ def main() -> None:
 
         from mlflow.tracking import MlflowClient
 
-        client = MlflowClient(session.tracking)
+        client = MlflowClient(session.tracking_uri)
 
         def theirs(text: str) -> int:
             found, token = 0, None

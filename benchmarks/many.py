@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import setting
+from rollforge.yaml12 import Lines
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
                 tasks += RollingGen(step=5, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
             prepare_data(tasks[0], session)
             workflow = Workflow(
-                Path("many"), "", session, "many", tasks[0], {}, None, "qlib", label_days=None, lines={}
+                Path("many"), "", session, "many", tasks[0], {}, None, "qlib", label_days=None, lines=Lines()
             )
             plan = Plan(
                 workflow,
@@ -66,8 +67,8 @@ def main() -> None:
             )
             submit(plan)
             took = setting.seconds(lambda: train(plan, jobs=available_cores()))
-            done = open_store(session.store).count("many")
-            tracker = open_tracker(session.tracking)
+            done = open_store(session.store_uri).count("many")
+            tracker = open_tracker(session.tracking_uri)
             found = tracker.find_experiment(name="many")
             assert found is not None
             from rollforge.track.base import get_experiment

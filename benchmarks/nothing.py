@@ -9,7 +9,7 @@ from qlib.data.dataset import Dataset
 from qlib.model.base import Model
 
 
-class NoData(Dataset):
+class NoData(Dataset):  # type: ignore[misc]
     """One row."""
 
     def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
@@ -20,7 +20,7 @@ class NoData(Dataset):
         return pd.DataFrame({"x": [0.0]}, index=index)
 
 
-class Nothing(Model):
+class Nothing(Model):  # type: ignore[misc]
     """Predicts zero."""
 
     def fit(self, dataset: Dataset, reweighter: Any = None) -> None:

@@ -49,7 +49,7 @@ def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Co
 
     session = Session(store_uri=f"sqlite:///{folder}/{tracking[:6]}.db", tracking_uri=tracking, experiment="empty")
     with using(session):
-        open_tracker(session.tracking).prepare()
+        open_tracker(session.tracking_uri).prepare()
         trainer = TrainerRM("empty") if pool else TrainerR("empty")
         trainer(tasks(3))  # everything imported, the experiment made
         all_tasks = tasks(3 + n * repeats)[3:]  # a pool does not train a task twice

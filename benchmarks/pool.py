@@ -134,7 +134,7 @@ def many_workers(uri: str, seconds: float) -> float:
     ]
     line = [sys.executable, "-m", MODULE, "--as-child"]
     children = [subprocess.Popen([*line, task], stdout=subprocess.PIPE, text=True) for task in tasks]
-    return sum(json.loads(child.communicate()[0])["pairs"] for child in children) / seconds
+    return float(sum(json.loads(child.communicate()[0])["pairs"] for child in children) / seconds)
 
 
 def child(task: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import setting
+from rollforge.yaml12 import Lines
 
 MODULE = "benchmarks.rolling"
 
@@ -45,7 +46,7 @@ def run(
         with using(session):
             tasks = RollingGen(step=60, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
             workflow = Workflow(
-                Path("rolling"), "", session, "rolling", template, {}, None, "qlib", label_days=None, lines={}
+                Path("rolling"), "", session, "rolling", template, {}, None, "qlib", label_days=None, lines=Lines()
             )
             plan = Plan(
                 workflow,

@@ -285,7 +285,8 @@ def check_history(lines: Sequence[dict[str, Any]], priorities: dict[str, int], b
 
 def first_asked(lines: Sequence[dict[str, Any]], asked: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
     """When a claim was asked for the first time, for those that were repeated since nobody answered."""
-    first, since = {}, {}
+    first: dict[tuple[int, int], float] = {}
+    since: dict[Any, float] = {}
     for e in lines:
         pid = e["pid"]
         if e["op"] == "claim" and e["phase"] == "unknown":

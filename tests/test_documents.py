@@ -44,7 +44,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_public_name_is_there() -> None:
     """What ``rollforge`` and its rooms offer by name can be imported by that name."""
-    for room in ("", ".data", ".generate", ".store", ".track", ".models", ".record", ".run", ".collect", ".online"):
+    for room in (
+        "",
+        ".data",
+        ".market",
+        ".expressions",
+        ".features",
+        ".generate",
+        ".store",
+        ".track",
+        ".models",
+        ".record",
+        ".run",
+        ".collect",
+        ".online",
+    ):
         module = importlib.import_module(f"rollforge{room}")
         assert len(module.__all__) > 1
         for name in module.__all__:

@@ -170,7 +170,7 @@ from rollforge.session import Session, using
 from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager
 from rollforge.store.sqlite import SQLiteStore
-with using(Session(store={session.store_uri!r}, tracking={session.tracking_uri!r})):
+with using(Session(store_uri={session.store_uri!r}, tracking_uri={session.tracking_uri!r})):
     while TaskManager("exp").task_stat().get("done", 0) < 3:
         trainer({kind}).worker()
         time.sleep(0.1)

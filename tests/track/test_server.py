@@ -56,7 +56,7 @@ def test_the_state_of_the_code_is_kept(tmp_path: Path) -> None:
     code = (
         "from rollforge.session import Session, using\n"
         "from rollforge.track.r import R\n"
-        f"with using(Session(tracking='folder:{tmp_path}/runs')):\n"
+        f"with using(Session(tracking_uri='folder:{tmp_path}/runs')):\n"
         "    with R.start(experiment_name='e', recorder_name='r'):\n        pass\n"
         "    r = R.get_recorder(experiment_name='e', recorder_name='r')\n"
         "    print(r.list_tags()['mlflow.source.git.commit'], r.list_tags()['rollforge.command'][:9], r.list_artifacts())\n"

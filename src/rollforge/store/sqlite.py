@@ -513,7 +513,8 @@ class SQLiteStore(SQLStore):
         if not missing:
             return
         built = "SELECT path FROM search_paths WHERE pool = :pool AND built >= upto"
-        self._searched.update((pool, tuple(json.loads(p))) for (p,) in self._read(lambda tx: tx.rows(built, pool=pool)))
+        found = (_path_of(text) for (text,) in self._read(lambda tx: tx.rows(built, pool=pool)))
+        self._searched.update((pool, path) for path in found if path is not None)
         for path in missing:
             if (pool, path) not in self._searched:
                 self._search_through(pool, path)
@@ -531,7 +532,13 @@ class SQLiteStore(SQLStore):
             )  # fmt: skip
             found = "SELECT id, built, upto FROM search_paths WHERE pool = :pool AND path = :path"
             number, built, upto = tx.rows(found, pool=pool, path=text)[0]
-            return number, built, upto
+            if type(built) is int and type(upto) is int:
+                return number, built, upto
+            again = (
+                "UPDATE search_paths SET built = 0, upto = (SELECT COALESCE(MAX(seq), 0) FROM tasks) WHERE id = :number"
+            )
+            tx.run(again, number=number)  # a damaged row
+            return begin(tx)
 
         number, built, upto = self._changing(begin)
         tree = PathTree.of({number: path})
@@ -596,7 +603,7 @@ class SQLiteStore(SQLStore):
         known = tx.rows("SELECT id, path FROM search_paths WHERE pool = :pool", pool=pool)
         if not known:
             return
-        tree = PathTree.of({number: tuple(json.loads(path)) for number, path in known})
+        tree = PathTree.of({number: parts for number, text in known if (parts := _path_of(text)) is not None})
         texts = {row["id"]: row["definition"] for row in rows}
         numbers = tx.rows(
             "SELECT seq, id FROM tasks WHERE pool = :pool AND id IN (SELECT value FROM json_each(:ids))",
@@ -640,6 +647,15 @@ class SQLiteStore(SQLStore):
 
 
 _NUMBERS = ("priority", "attempt", "created_at", "started_at", "finished_at")
+
+
+def _path_of(text: Any) -> tuple[str, ...] | None:
+    """The path of definitions that a row of the index stands for; None where the row is damaged: nothing asks for it."""
+    try:
+        path = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return tuple(path) if isinstance(path, list) and all(isinstance(part, str) for part in path) else None
 
 
 def _is_int64(value: Any) -> bool:
