@@ -1,4 +1,4 @@
-"""Alpha158 and Alpha360: the two feature sets of Qlib, as data, and the handlers that carry them."""
+"""Alpha158 and Alpha360: Qlib's two feature sets, as data, and their handlers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
 
 Fields = tuple[list[str], list[str]]
 
-# What keeps a quotient finite on a day without any range is a share of the price that is lost in any other range: the
-# features of prices in millionths are those of the same prices in other units. pyqlib adds 1e-12, whatever the price.
+# The term that keeps a quotient finite on a day with a range of 0 is a share of the price, too small to change any
+# other range. Features therefore do not depend on the unit of prices. pyqlib adds 1e-12 whatever the price.
 _RANGE = "($high-$low+1e-16*$close)"
 _KBAR = {
     "KMID": "($close-$open)/$open",
@@ -40,7 +40,7 @@ _VRISE = "Greater($volume-Ref($volume, 1), 0)"
 _VFALL = "Greater(Ref($volume, 1)-$volume, 0)"
 _VMOVE = "(Sum(Abs($volume-Ref($volume, 1)), {d})+1e-12)"
 _ABSORBED = "Abs($close/Ref($close, 1)-1)*$volume"
-# Name of the operator as configurations say it -> (prefix of the column, expression for a window of d days).
+# Name of the operator in configurations -> (prefix of the column, expression for a window of d days).
 _ROLLING = {
     "ROC": ("ROC", "Ref($close, {d})/$close"),
     "MA": ("MA", "Mean($close, {d})/$close"),
@@ -76,7 +76,7 @@ _WINDOWS = (5, 10, 20, 30, 60)
 
 
 class Alpha158DL(QlibDataLoader):
-    """The loader of Alpha158's features, or of a part of them."""
+    """Loads Alpha158's features, or a part of them."""
 
     def __init__(self, config: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         features = self.get_feature_config((config or {}).get("feature"))
@@ -89,13 +89,13 @@ class Alpha158DL(QlibDataLoader):
         Parameters
         ----------
         config : mapping, optional
-            Which parts: ``kbar``, ``price`` (windows, feature), ``volume`` (windows), ``rolling`` (windows, include,
-            exclude); by default Alpha158's own 158.
+            Parts to include: ``kbar``, ``price`` (windows, feature), ``volume`` (windows), ``rolling`` (windows,
+            include, exclude). By default the 158 features of Alpha158.
 
         Raises
         ------
         ConfigError
-            For a part or an operator that does not exist.
+            If a part or operator does not exist.
 
         Examples
         --------
@@ -141,7 +141,7 @@ def _rolling_fields(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Alpha360DL(QlibDataLoader):
-    """The loader of Alpha360's features: sixty days of prices and volumes against today's."""
+    """Loads Alpha360's features: sixty days of prices and volumes relative to the current day."""
 
     def __init__(self, config: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(config={**(config or {}), "feature": self.get_feature_config()}, **kwargs)
@@ -179,12 +179,12 @@ _INFER: tuple[dict[str, Any], ...] = (
 
 
 def check_transform_proc(processors: Sequence[Any], fit_start_time: Any, fit_end_time: Any) -> list[Any]:
-    """Return descriptions of processors with the handler's fit window given to those that learn one.
+    """Return descriptions of processors, with the handler's fit window added to those that need one.
 
     Raises
     ------
     ConfigError
-        When a processor learns and the handler has no fit window.
+        If a processor needs a fit window and the handler has none.
     """
     made: list[Any] = []
     for i, one in enumerate(processors):
@@ -208,7 +208,7 @@ def check_transform_proc(processors: Sequence[Any], fit_start_time: Any, fit_end
 
 
 class _AlphaHandler(DataHandlerLP):
-    """A handler with a fixed set of features and a label."""
+    """Base class of handlers with fixed features and a default label."""
 
     def __init__(
         self,
@@ -247,12 +247,12 @@ class _AlphaHandler(DataHandlerLP):
         raise NotImplementedError(f"{type(self).__name__} must name its features.")
 
     def get_label_config(self) -> Fields:
-        """Return the label: the return from tomorrow's close to the day after's."""
+        """Return the label: the return from the close one day ahead to the close two days ahead."""
         return ["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]
 
 
 class Alpha158(_AlphaHandler):
-    """158 price and volume features of one day's candle and of windows of 5 to 60 days."""
+    """158 price and volume features of the daily bar and of windows of 5 to 60 days."""
 
     def get_feature_config(self) -> Fields:
         """Return the features: expressions and names."""
@@ -260,15 +260,15 @@ class Alpha158(_AlphaHandler):
 
 
 class Alpha158vwap(Alpha158):
-    """Alpha158 with a label on the volume-weighted price."""
+    """Alpha158 with a label on the volume-weighted average price."""
 
     def get_label_config(self) -> Fields:
-        """Return the label: the return from tomorrow's vwap to the day after's."""
+        """Return the label: the return from the VWAP one day ahead to the VWAP two days ahead."""
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
 
 
 class Alpha360(_AlphaHandler):
-    """Sixty days of prices and volumes relative to the day's own, 360 features."""
+    """360 features: sixty days of prices and volumes relative to the current day."""
 
     def __init__(
         self,
@@ -287,15 +287,15 @@ class Alpha360(_AlphaHandler):
 
 
 class Alpha360vwap(Alpha360):
-    """Alpha360 with a label on the volume-weighted price."""
+    """Alpha360 with a label on the volume-weighted average price."""
 
     def get_label_config(self) -> Fields:
-        """Return the label: the return from tomorrow's vwap to the day after's."""
+        """Return the label: the return from the VWAP one day ahead to the VWAP two days ahead."""
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
 
 
 def handler_label_expressions(config: Any) -> list[str] | None:
-    """Return the label expressions of a handler's description, without touching any data; None when they cannot be known.
+    """Return the label expressions of a handler's description without reading data; None if they cannot be determined.
 
     Parameters
     ----------
@@ -315,14 +315,14 @@ def handler_label_expressions(config: Any) -> list[str] | None:
 
 
 def _expressions(label: Any) -> list[str] | None:
-    """Those of a label that is one expression, a list of them, or ``[expressions, names]``; None for anything else."""
+    """Return the expressions of a label: a string, a list, or ``[expressions, names]``; None for anything else."""
     first = label[0] if isinstance(label, (list, tuple)) and label and isinstance(label[0], (list, tuple)) else label
     listed = [first] if isinstance(first, str) else first
     return list(listed) if isinstance(listed, (list, tuple)) and all(isinstance(e, str) for e in listed) else None
 
 
 def _class_label(config: Mapping[str, Any]) -> Any:
-    """The label that a class makes itself. One of the user's is asked as an instance: making a handler computes nothing."""
+    """Return the label that a class defines. A user's class is instantiated, which computes no data."""
     try:
         target = locate(config["class"], config.get("module_path"))
     except RollforgeError:
@@ -333,8 +333,8 @@ def _class_label(config: Mapping[str, Any]) -> Any:
             return made
     get = getattr(target, "get_label_config", None)
     try:
-        return get(None) if get is not None else None  # a description of the class, not of an instance
-    except Exception:  # noqa: BLE001 - the user's own code may need the instance: then the label is not known before
+        return get(None) if get is not None else None  # called on the class, without an instance
+    except Exception:  # noqa: BLE001 - user code may need an instance: the label is then not known in advance
         return None
 
 
@@ -342,12 +342,12 @@ def _label_of_instance(config: Mapping[str, Any]) -> list[str] | None:
     try:
         made = build(config, kind=HANDLER, default_module=__name__)
         return made.data_loader.expressions("label") or None
-    except Exception:  # noqa: BLE001 - a mistake in the description or the class is reported where the handler is used
+    except Exception:  # noqa: BLE001 - a mistake in the description or the class is reported when the handler is used
         return None
 
 
 def _loader_label_expressions(loader: Mapping[str, Any]) -> list[str] | None:
-    """The label of a loader's description: its own, that of the last of several loaders, or that of other handlers."""
+    """Return the label of a loader's description: its own, the last nested loader's, or that of its handlers."""
     kwargs = loader.get("kwargs") or {}
     config = kwargs.get("config")
     if isinstance(config, Mapping):

@@ -26,7 +26,7 @@ class _Data:
     def calendar(
         start_time: Any = None, end_time: Any = None, freq: str = "day", future: bool = False
     ) -> NDArray[np.object_]:
-        """Return the trading days between two days, both included, as Timestamps; none where there are none.
+        """Return the trading days between two days, both included, as Timestamps; possibly empty.
 
         Parameters
         ----------
@@ -35,7 +35,7 @@ class _Data:
         freq : str
             Name of the calendar.
         future : bool
-            Whether with the days to come, where they are known.
+            Whether to include future trading days, if the data folder has them.
         """
         calendar = session_provider().calendar(freq, future=future)
         return _timestamps(calendar[slice(*place_range(calendar, start_time, end_time))])
@@ -44,7 +44,7 @@ class _Data:
     def instruments(
         market: Any = "all", filter_pipe: Sequence[Any] | None = None, start_time: Any = None, end_time: Any = None
     ) -> Any:
-        """Return the description of a universe, as plain data where its filters are; a list of codes stays one.
+        """Return the description of a universe, plain data if its filters are; a list of codes is returned unchanged.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class _Data:
         filter_pipe : sequence, optional
             Filters, or descriptions of them.
         start_time, end_time : date, optional
-            Have no meaning here, as in Qlib: days are an argument of :meth:`features` and :meth:`list_instruments`.
+            Ignored, as in Qlib: days are arguments of :meth:`features` and :meth:`list_instruments`.
         """
         if isinstance(market, list):
             return market
@@ -102,8 +102,8 @@ class _Data:
         Returns
         -------
         dict or list
-            Code -> [(first, last), …], Timestamps: the spans of membership, cut to the days asked for; with filters,
-            from the first to the last trading day of each stretch that they leave.
+            Code -> [(first, last), …] as Timestamps: the membership periods, clipped to the given days. With filters,
+            each period runs from the first to the last trading day that passes them.
         """
         provider = session_provider()
         calendar = provider.calendar(freq)
@@ -142,11 +142,11 @@ class _Data:
         Parameters
         ----------
         instruments, fields, start_time, end_time, freq
-            Those of :func:`features`.
+            See :func:`features`.
         disk_cache : int, optional
-            Has no meaning here.
+            Ignored.
         inst_processors : sequence
-            Processors of one instrument's series, or descriptions of them, applied in this order.
+            Processors of single instruments, or descriptions of them, applied in this order.
         """
         from rollforge.features.inst_processor import process_instruments
 
@@ -176,8 +176,8 @@ class _Data:
         Returns
         -------
         Series
-            float32, called as the expression, indexed by places in the calendar, as in Qlib: ``D.calendar()[series.index]``
-            are its days. Empty for an instrument without data on these days.
+            float32, named after the expression and indexed by position in the calendar, as in Qlib: its days are
+            ``D.calendar()[series.index]``. Empty if the instrument has no data on these days.
         """
         import pandas as pd
 

@@ -19,16 +19,16 @@ __all__ = ["Dataset", "DatasetH"]
 
 
 class Dataset(Serializable):
-    """What a model is fitted on."""
+    """Base class of the data that a model is fitted on."""
 
     def config(self, **kwargs: Any) -> None:
-        """Change what may be changed after the dataset was made."""
+        """Change settings of an existing dataset."""
 
     def setup_data(self, **kwargs: Any) -> None:
         """Compute the data, or find them in the cache."""
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
-        """Return data."""
+        """Return the data that a model is fitted on or predicts."""
         raise NotImplementedError(f"{type(self).__name__} must say what it prepares.")
 
 
@@ -38,9 +38,9 @@ class DatasetH(Dataset):
     Parameters
     ----------
     handler : DataHandler or description
-        Where the data come from; also ``file://….pkl``, read through the allow-list.
+        Source of the data; also ``file://….pkl``, read through the allow-list.
     segments : mapping
-        Name -> (first day, last day); None is open.
+        Name -> (first day, last day); None means open-ended.
     fetch_kwargs : mapping, optional
         Further arguments for the handler's ``fetch``.
     """
@@ -63,7 +63,7 @@ class DatasetH(Dataset):
     def config(
         self, handler_kwargs: Mapping[str, Any] | None = None, segments: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Change the handler's range, or the segments."""
+        """Change the handler's arguments or the segments."""
         if handler_kwargs is not None:
             self.handler.config(**handler_kwargs)
         if segments is not None:
@@ -116,17 +116,17 @@ class DatasetH(Dataset):
         segments : str, sequence of str, slice, or pair of dates
             Names of segments, or days.
         col_set : str or sequence of str
-            ``__all``: all columns by their own names. ``__raw``: all columns, (group, name). A group: its columns by
-            their own names. A list of groups: columns (group, name).
+            ``__all``: all columns, without group names. ``__raw``: all columns as (group, name). A group: its columns
+            without the group name. A list of groups: their columns as (group, name).
         data_key : str
             ``raw``, ``infer`` or ``learn``.
 
         Raises
         ------
         SegmentError
-            For a segment that does not exist.
+            If a segment does not exist.
         DataError
-            When there are no rows, saying which loader or processor is behind that.
+            If there are no rows; the message names the loader or processor that left none.
         """
         arguments = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
         if isinstance(segments, (list, tuple)) and all(isinstance(s, str) and s in self.segments for s in segments):
@@ -134,7 +134,7 @@ class DatasetH(Dataset):
         return self._prepare_seg(self._days(segments), **arguments)
 
     def _days(self, segment: Any) -> Any:
-        """What the handler is asked for: the days of a segment, or what is no name of one."""
+        """Return the selector for the handler: the days of a named segment, or the argument itself."""
         if isinstance(segment, str) and segment in self.segments:
             days = self.segments[segment]
             if isinstance(days, (list, tuple)) and len(days) != 2:
@@ -157,7 +157,7 @@ class DatasetH(Dataset):
         data_key: str = DataHandlerLP.DK_I,
         column: str | None = None,
     ) -> str:
-        """Return a sentence that names the loader or the processor behind which nothing is left of a segment.
+        """Explain which loader or processor left no data of a segment, in a sentence.
 
         See :meth:`DataHandler.explain_missing <rollforge.features.handler.DataHandler.explain_missing>`.
         """
@@ -169,7 +169,7 @@ class DatasetH(Dataset):
         return self.handler.explain_missing(group, days, data_key, column)
 
     def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
-        """Return the data of some days: what a dataset of one's own overrides, under Qlib's name."""
+        """Return the data of some days. Subclasses override it; the name is Qlib's."""
         frame: pd.DataFrame = self.handler.fetch(slc, **kwargs)
         if frame.empty:
             raise DataError(self._no_rows(slc, kwargs))
@@ -185,7 +185,7 @@ class DatasetH(Dataset):
 
 
 def _is_date(text: str) -> bool:
-    """Whether a text names a day, a month or a year."""
+    """Return whether a string is a day, a month or a year."""
     try:
         read_day(text)
     except DateError:

@@ -1,8 +1,8 @@
-"""Expressions over a universe, filled into one matrix whose rows are sorted by (day, instrument).
+"""Compute expressions over a universe into one matrix whose rows are sorted by (day, instrument).
 
-Instruments are worked through in groups that fit the processor's cache, so that memory does not grow with their number:
-a group's data are read, every sub-expression is computed once and forgotten when its last user is done, and the finished
-rows are handed on.
+Instruments are processed in groups that fit the CPU cache, so memory does not grow with their number. For each group,
+the data are read, every sub-expression is computed once and freed after its last use, and the finished rows are passed
+on.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ["FeaturePlan", "RowSink", "evaluate", "features", "load_series", "pla
 
 log = logging.getLogger(__name__)
 
-_LONG = 3.0  # seconds of computing after which a person wants to know how far it is
+_LONG = 3.0  # seconds of computing after which progress is reported
 _GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
-_BATCH = 16  # columns brought into rows together: 16 float32 are one line of the processor's cache
-_ALIVE = 80  # results of sub-expressions that a group keeps at once, roughly (Alpha158: 75)
+_BATCH = 16  # columns transposed together: 16 float32 are one line of the CPU cache
+_ALIVE = 80  # approximate number of sub-expression results that a group keeps at once (Alpha158: 75)
 
 
 class _NoRows(DataError):
@@ -49,18 +49,18 @@ class _NoRows(DataError):
 
 
 class RowSink(Protocol):
-    """Where finished rows go: an array, or a file that is written as they come."""
+    """Destination of finished rows: an array, or a file that is written incrementally."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows and columns."""
+        """Number of rows and columns."""
 
     def put(self, at: int, rows: NDArray[np.float32]) -> None:
-        """Take some rows, the first of them row `at` of all."""
+        """Store some rows, starting at row `at`."""
 
 
 class _Memory:
-    """Rows that stay in an array."""
+    """Stores rows in an array."""
 
     def __init__(self, values: NDArray[np.float32]) -> None:
         self.values = values
@@ -71,7 +71,7 @@ class _Memory:
 
 
 class FeaturePlan:
-    """What to compute for whom on which days, and the rows that come out.
+    """The expressions, instruments and days to compute, and the resulting rows.
 
     Parameters
     ----------
@@ -80,28 +80,28 @@ class FeaturePlan:
     instruments : str, sequence or mapping
         See :func:`resolve_instruments`.
     expressions : sequence of str
-        The columns.
+        One column each.
     start, end : date, optional
-        First and last day of the rows; by default all there are.
+        First and last day of the rows; by default those of the calendar.
     freq : str
         Name of the calendar.
     by_instrument : bool
-        True sorts the rows by (instrument, day); else they are sorted by (day, instrument).
+        True sorts the rows by (instrument, day), False by (day, instrument).
 
     Attributes
     ----------
     dates : array of datetime64[D], (T,)
     codes : list of str, (N,)
     row_date, row_code : int32 arrays, (R,)
-        Places in `dates` and `codes` of each row. A row exists on the days between an instrument's first and last value
-        on which it belongs to the universe, also when all its values are missing.
+        Positions in `dates` and `codes` of each row. A row exists on each day between an instrument's first and last
+        value on which the instrument belongs to the universe, even if all its values are missing.
     offsets : int64 array, (T + 1,) or, by instrument, (N + 1,)
-        Where the rows of each day, or of each instrument, begin.
+        Start of the rows of each day, or of each instrument.
 
     Raises
     ------
     ExpressionError, DataNotFound, DataError
-        For an expression, a universe or a range that cannot be; before anything is computed.
+        If an expression, the universe or the range is invalid; raised before anything is computed.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class FeaturePlan:
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     def _spans(self, names: Sequence[str], codes: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First and behind-last day of each instrument: those of its fields together."""
+        """Return the half-open range of days of each instrument: the union over its fields."""
         days = self._to - self._from
         begin, end = np.full(len(codes), days, np.int64), np.zeros(len(codes), np.int64)
         for name in names:
@@ -158,7 +158,7 @@ class FeaturePlan:
         return np.minimum(begin, end), end
 
     def _report_absent(self) -> None:
-        """Say once which usual fields the folder lacks, and what is missing with them."""
+        """Log once which standard fields the folder lacks, and which expressions read them."""
         for name in sorted(self._absent):
             place = (str(self.provider.path), name)
             if place in _reported:
@@ -182,7 +182,7 @@ class FeaturePlan:
         return _compute_on(self.provider, self.freq, self._from, self._to, code, tree)
 
     def _find_rows(self, members: Mapping[str, list[Span] | None], filters: Sequence[BaseDFilter]) -> NDArray[np.bool_]:
-        """(instruments, days): whether there is a row."""
+        """Return an (instruments, days) mask of the existing rows."""
         place = np.arange(len(self.dates)) + (self._first - self._from)
         exists = (place >= self.begin[:, None]) & (place < self.end[:, None])
         exists &= membership(members, self.dates)
@@ -211,14 +211,14 @@ class FeaturePlan:
 
     @functools.cached_property
     def _elsewhere(self) -> dict[Call, OtherInstrument]:
-        """The values of calls that name another instrument."""
+        """Return the values of calls that name another instrument."""
         return {call: self._on(*named) for call, named in self._evaluation.named.items()}
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
     def _evaluate(self, expression: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """One expression for all members and days, and where it exists: what filters ask for."""
+        """Return one expression for all members and days, and where it exists; filters call this."""
         return evaluate(self.provider, self.codes, expression, self.dates[0], self.dates[-1], self.freq)
 
     def fill(self, *outs: NDArray[np.float32] | RowSink, threads: int = 1, memory: int = 2**31) -> None:
@@ -227,11 +227,11 @@ class FeaturePlan:
         Parameters
         ----------
         *outs : float32 arrays, (R, columns), or Rows
-            Where they go. Together they have as many columns as there are expressions, the first takes the first.
+            Destinations. Together they have one column per expression, in order.
         threads : int
-            How many groups of instruments are computed side by side.
+            Number of groups of instruments that are computed in parallel.
         memory : int
-            Bytes that this may take, roughly, besides arrays in `outs`; at least one instrument is computed a thread.
+            Approximate limit in bytes, besides arrays in `outs`; each thread computes at least one instrument.
         """
         places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
         if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
@@ -240,9 +240,9 @@ class FeaturePlan:
         group, size = self._sizes(threads, memory)
         operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
         fresh = not operators <= _used
-        # One process at a time compiles, beginning with a small chunk; the others find it done.
+        # One process at a time compiles, starting with a small chunk; the others then load the compiled code.
         starts = np.array([0, *range(group if fresh else size, len(self.codes), size)])
-        # Rows of a day that stand before those of a chunk of instruments.
+        # Number of rows of a day that precede those of a chunk of instruments.
         before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
         before = np.concatenate([np.zeros_like(before[:1]), before[:-1]])
         scratch = threading.local()
@@ -280,11 +280,11 @@ class FeaturePlan:
             log.info("%d of %d instruments are computed", done, len(self.codes))
 
     def _sizes(self, threads: int, memory: int) -> tuple[int, int]:
-        """How many instruments are computed together, and how many are handed on together, that memory be enough."""
+        """Return how many instruments to compute together and how many to write together within the memory limit."""
         days = self._to - self._from
         memory //= 2 * threads
         group = max(1, min(_GROUP, memory // (days * (8 * _ALIVE + 4 * _BATCH))))
-        # The more instruments stand in one piece of a day's rows, the better for the disk, up to a point.
+        # Writing more instruments of a day in one piece is faster, up to a point.
         fit = memory // (group * days * 4 * len(self.trees))
         share = math.ceil(len(self.codes) / (group * threads * 2))
         return group, group * max(1, min(fit, share))
@@ -292,7 +292,7 @@ class FeaturePlan:
     def _blocks(
         self, chunk: slice, group: int, widths: Sequence[int], scratch: threading.local
     ) -> list[NDArray[np.float32]]:
-        """The rows of some instruments, in blocks of columns; good until this thread asks for the next."""
+        """Return the rows of some instruments in blocks of columns; valid until this thread's next call."""
         from rollforge.expressions import kernels
 
         exists = self._exists[chunk]
@@ -332,7 +332,7 @@ def _read(
     freq: str,
     absent: Collection[str] = (),
 ) -> dict[str, FieldBlock]:
-    """The fields; those that are absent, or usual and not in the folder, without any value."""
+    """Return the fields; absent ones, and standard ones that the folder lacks, have no values."""
     blocks = {}
     for name in names:
         try:
@@ -348,7 +348,7 @@ def _read(
 
 
 def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> OtherInstrument:
-    """A tree computed on one instrument, on the days [start, stop) of the calendar."""
+    """Compute a tree on one instrument for the days [start, stop) of the calendar."""
     plan = EvaluationPlan([tree])
     elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in plan.named.items()}
     blocks = _read(provider, sorted(fields_of(tree)), [code], start, stop, freq)
@@ -361,24 +361,24 @@ def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str,
 def load_series(
     provider: Provider, code: str, expression: str, start: int, stop: int, freq: str = "day"
 ) -> tuple[int, NDArray[Any]]:
-    """Return an expression on one instrument, in the type that it is computed in.
+    """Return an expression on one instrument, in the dtype in which it is computed.
 
     Parameters
     ----------
     provider : Provider
         The data.
     code : str
-        The instrument; one without data has no days.
+        The instrument; without data it has no days.
     expression : str
-        What is computed.
+        The expression.
     start, stop : int
-        Places in the calendar, the second behind the last day; values exist on the days among them between the expression's
-        first and last.
+        Half-open range of positions in the calendar. Values exist on those of these days that lie between the
+        expression's first and last day.
 
     Returns
     -------
     (int, array)
-        The place in the calendar of the first value, and the values.
+        Position in the calendar of the first value, and the values.
     """
     tree = parse(expression)
     back, days = lookback(tree), len(provider.calendar(freq))
@@ -392,7 +392,7 @@ def load_series(
 
 
 def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.float32]:
-    """Memory of this thread: new memory for each group would cost as much as filling it."""
+    """Return this thread's buffer: allocating memory for each group would cost as much as filling it."""
     size = math.prod(shape)
     kept: NDArray[np.float32] | None = getattr(scratch, name, None)
     if kept is None or kept.size < size:
@@ -403,12 +403,12 @@ def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.floa
 
 _reported: set[tuple[str, str]] = (
     set()
-)  # data folders and usual fields that they lack, of which this process has said so
+)  # (data folder, missing standard field) pairs that this process has already logged
 _used: set[str] = set()  # operators whose kernels this process has compiled or loaded
 
 
 def _named_codes(tree: Expression) -> Iterator[str]:
-    """The instruments that an expression names, at any depth."""
+    """Yield the instruments that an expression names, at any depth."""
     for part in walk(tree):
         named = named_instrument(part)
         if named is not None:
@@ -416,7 +416,7 @@ def _named_codes(tree: Expression) -> Iterator[str]:
 
 
 def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Pieces of `counts` rows that go to `starts`, joined where they meet: (goes to, from, behind the last)."""
+    """Merge adjacent pieces of `counts` rows with destinations `starts`; return (destination, first, stop) of each."""
     there = counts > 0
     starts, counts = starts[there], counts[there]
     ends = np.cumsum(counts)
@@ -429,9 +429,9 @@ def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> list[tuple[in
 def evaluate(
     provider: Provider, codes: Sequence[str], expression: str, start: Any = None, end: Any = None, freq: str = "day"
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return one expression as (codes, days from `start` to `end`), and where there is a row; `codes` are sorted.
+    """Return one expression as a (codes, days from `start` to `end`) array, and a mask of its rows; `codes` are sorted.
 
-    Codes without any data have no day. Nothing is raised when there is none at all.
+    Codes without data have no rows. No error is raised if there are no rows at all.
     """
     calendar = provider.calendar(freq)
     first, stop = _range(calendar, start, end)
@@ -448,7 +448,7 @@ def evaluate(
 
 
 def place_range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
-    """The places of the days from `start` to `end`, the second behind the last; the same place twice where there are none."""
+    """Return the half-open range of calendar positions from `start` to `end`; it is empty if there are no days."""
     begin = calendar[0] if start is None else read_day(start, "start_time")
     last = calendar[-1] if end is None else read_day(end, "end_time")
     if start is not None and end is not None and begin > last:
@@ -458,7 +458,7 @@ def place_range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
 
 
 def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
-    """The same, where there must be some."""
+    """Return the same as :func:`place_range`; raise DataError if it is empty."""
     first, stop = place_range(calendar, start, end)
     if first == stop:
         begin = calendar[0] if start is None else read_day(start, "start_time")
@@ -478,7 +478,7 @@ def features(
     *,
     session: Session | None = None,
 ) -> pd.DataFrame:
-    """Return expressions over a universe as a frame: index (instrument, datetime), a float32 column an expression.
+    """Return expressions over a universe as a frame: index (instrument, datetime), one float32 column per expression.
 
     Parameters
     ----------

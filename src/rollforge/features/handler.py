@@ -1,6 +1,6 @@
 """Data handlers: features and labels of a universe, raw, processed for inference, and processed for learning.
 
-Making a handler computes nothing; the first question for data does, and finds it in the panel cache from then on.
+Constructing a handler computes nothing. Data are computed on first access and read from the panel cache afterwards.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class DataHandlerABC(Serializable):
-    """What a dataset asks for data."""
+    """Base class of handlers: the interface through which a dataset fetches data."""
 
     CS_ALL = "__all"
     CS_RAW = "__raw"
@@ -72,14 +72,14 @@ class DataHandler(DataHandlerABC):
     start_time, end_time : date, optional
         First and last day.
     data_loader : DataLoader or description
-        Where the data come from.
+        Source of the data.
     label_days : int, optional
-        Trading days over which one value of the label runs, where its expression does not tell. A class may declare it
-        as an attribute.
+        Number of trading days that one label value spans, if it cannot be derived from the expression. A class may
+        declare it as an attribute.
     """
 
     label_days: int | None = None
-    _restored = False  # whether it was read from a file: see trust.of_restored
+    _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
         self,
@@ -120,26 +120,26 @@ class DataHandler(DataHandlerABC):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k != trust.RESTORED}
-        return {**kept, "_stages": {}, "_frames": {}}  # the definition travels, the data do not
+        return {**kept, "_stages": {}, "_frames": {}}  # only the definition is pickled, not the data
 
     def _forget(self) -> None:
         self._stages = {}
         self._frames = {}
 
     def config(self, **kwargs: Any) -> None:
-        """Change start and end (``handler_kwargs`` of Qlib); what it says about dumping does not matter here."""
+        """Change the instruments and the range (Qlib's ``handler_kwargs``); Qlib's dump options are ignored."""
         for name in ("instruments", "start_time", "end_time"):
             if name in kwargs:
                 setattr(self, name, kwargs[name])
                 self._forget()
 
     def check(self) -> None:
-        """Do nothing, unless the data folder cannot answer: before anything is computed.
+        """Check that the data folder can provide the data, without computing anything.
 
         Raises
         ------
         ExpressionError, DataNotFound, DataError
-            For an expression, a field, a universe or a range that cannot be.
+            If an expression, a field, a universe or the range is invalid or not available.
         """
         session = current_session()
         if self.data_loader.reads_folder:
@@ -148,16 +148,16 @@ class DataHandler(DataHandlerABC):
                 self.data_loader.check(self.instruments, session_provider(session))
 
     def setup_data(self, **kwargs: Any) -> None:
-        """Compute what :meth:`fetch` will be asked for, or find it in the cache."""
+        """Compute the data that :meth:`fetch` returns, or find them in the cache."""
         self._stage(self.DK_R)
 
     def panel(self, stage: str) -> Panel:
-        """Return the whole panel of a stage; its days may go beyond the handler's own."""
+        """Return the full panel of a stage; it may cover more days than the handler's range."""
         data = self._stage(stage)
         return data if isinstance(data, Panel) else Panel.from_frame(data)
 
     def _stage(self, stage: str) -> Panel | pd.DataFrame:
-        """All data of a stage: a panel where the loader's result can be cached, else the loader's frame."""
+        """Return all data of a stage: a panel if the loader's result can be cached, else the loader's frame."""
         if stage not in self._stages:
             with trust.of_restored(self):
                 self._stages[stage] = self._find(stage, current_session())
@@ -191,7 +191,7 @@ class DataHandler(DataHandlerABC):
         if key is None:
             loaded = loader.load(self.instruments, self.start_time, self.end_time)
             return by_day_and_instrument(loaded, type(loader).__name__)
-        # To the end of the calendar, whatever the handler's end: the rolls of one experiment share the panel.
+        # Load to the end of the calendar, whatever the handler's end: all windows of an experiment share the panel.
         end = None if loader.any_range else self.end_time
         return PanelCache(session.cache, session.cache_limit).get(
             _key(key), lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session)
@@ -209,7 +209,7 @@ class DataHandler(DataHandlerABC):
                 )
 
     def _bounds(self, selector: Any) -> tuple[Any, Any]:
-        """First and last day of a slice of days, inside the handler's own range."""
+        """Return the first and last day of a slice of days, clipped to the handler's range."""
         own = [None if t is None else read_timestamp(t, n) for t, n in self._ends()]
         lows = [t for t in (_first_day(selector.start, "start"), own[0]) if t is not None]
         highs = [t for t in (_last_day(selector.stop, "end"), own[1]) if t is not None]
@@ -223,11 +223,11 @@ class DataHandler(DataHandlerABC):
 
     @property
     def _grouped(self) -> bool:
-        """Whether the columns of a panel have groups; without, a panel holds one."""
+        """Whether the columns are grouped; a panel of ungrouped columns holds a single group."""
         return bool(getattr(self.data_loader, "is_group", True))
 
     def _frame(self, data: Panel | pd.DataFrame, col_set: Any, start: Any, end: Any) -> pd.DataFrame:
-        """Some columns of a stage; the days are for a panel, a frame has the handler's own."""
+        """Return some columns of a stage. The days apply to panels only; a frame already has the handler's range."""
         if isinstance(data, pd.DataFrame):
             return _columns(data, col_set)
         if not self._grouped:
@@ -238,7 +238,7 @@ class DataHandler(DataHandlerABC):
         return _columns(data.frame(None, start, end), col_set)
 
     def _whole(self, stage: str, col_set: Any) -> pd.DataFrame:
-        """Some columns of all days of the handler, kept: building the index of many rows takes a while."""
+        """Return some columns of all days of the handler. Cached, because building an index of many rows is slow."""
         place = (stage, repr(col_set))
         if place not in self._frames:
             self._frames[place] = self._frame(self._stage(stage), col_set, *self._bounds(slice(None, None)))
@@ -254,7 +254,7 @@ class DataHandler(DataHandlerABC):
         proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None,
     ) -> Any:
         if isinstance(selector, (tuple, list)) and level is not None and len(selector) in (1, 2):
-            selector = slice(*selector)  # a pair is a range, as in Qlib, also of instruments
+            selector = slice(*selector)  # a pair is a range, as in Qlib, for instruments too
         data = self._stage(stage)
         wanted = self.CS_RAW if proc_func is not None else col_set
         # A range of days of a panel is a view; everything else is looked up by pandas.
@@ -308,29 +308,30 @@ class DataHandler(DataHandlerABC):
         Parameters
         ----------
         selector : date, slice, pair of dates, or index
-            Which days; with ``level="instrument"`` which codes; with ``level=None`` whatever ``frame.loc`` takes. A pair
-            is a range, of days or of codes.
+            Days to select; with ``level="instrument"`` codes; with ``level=None`` anything that ``frame.loc`` accepts.
+            A pair is a range of days or codes.
         level : str, optional
             ``datetime`` or ``instrument``.
         col_set : str or sequence of str
-            ``__all``: all columns by their own names. ``__raw``: all columns, (group, name). A group: its columns by
-            their own names. A list of groups: columns (group, name). Columns without groups come as they are.
+            ``__all``: all columns, without group names. ``__raw``: all columns as (group, name). A group: its columns
+            without the group name. A list of groups: their columns as (group, name). Ungrouped columns are returned
+            unchanged.
         data_key : str
-            Has no meaning here: the data are raw.
+            Ignored: this handler has raw data only.
         squeeze : bool
-            True makes a series of a single column or row.
+            True returns a single column or row as a series.
         proc_func : callable, optional
-            Applied to all columns, (group, name), of the selected rows, before columns are selected.
+            Function applied to all columns, as (group, name), of the selected rows before columns are selected.
 
         Raises
         ------
         DataError
-            For a group or a row that is not there.
+            If a group or row does not exist.
         """
         return self._fetch(self.DK_R, selector, level, col_set, squeeze, proc_func)
 
     def get_cols(self, col_set: Any = DataHandlerABC.CS_ALL) -> list[Any]:
-        """Return the columns, as :meth:`fetch` names them."""
+        """Return the column names as in the result of :meth:`fetch`."""
         data = self._stage(self.DK_R)
         frame = data.head(0) if isinstance(data, pd.DataFrame) else data
         return self._frame(frame, col_set, *self._bounds(slice(None, None))).columns.to_list()
@@ -341,7 +342,7 @@ class DataHandler(DataHandlerABC):
         return self._whole_or_loaded(self.DK_R)
 
     def days(self) -> pd.DatetimeIndex:
-        """Return the days of the raw data, in the handler's range."""
+        """Return the days of the raw data within the handler's range."""
         data = self._stage(self.DK_R)
         if isinstance(data, pd.DataFrame):
             return pd.DatetimeIndex(data.index.unique(level="datetime")).sort_values()
@@ -354,12 +355,12 @@ class DataHandler(DataHandlerABC):
         return data if isinstance(data, pd.DataFrame) else self._whole(stage, self.CS_RAW)
 
     def get_range_selector(self, cur_date: Any, periods: int) -> slice:
-        """Return the range of `periods` days of data that ends on a day; fewer where the data begin later.
+        """Return the range of the last `periods` days of data up to a day; it is shorter if the data begin later.
 
         Raises
         ------
         DataError
-            When the day is not in the data.
+            If the day is not in the data.
         """
         days = self._data.index.unique(level="datetime")
         day = read_timestamp(cur_date, "cur_date")
@@ -374,14 +375,14 @@ class DataHandler(DataHandlerABC):
     def get_range_iterator(
         self, periods: int, min_periods: int | None = None, **kwargs: Any
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """Yield (day, data of the `periods` days up to it) for the days behind the first `min_periods`.
+        """Yield (day, data of the last `periods` days up to it) for each day after the first `min_periods`.
 
         Parameters
         ----------
         periods : int
-            Days of each range.
+            Number of days in each range.
         min_periods : int, optional
-            By default `periods`.
+            Number of leading days to skip; by default `periods`.
         **kwargs
             Arguments of :meth:`fetch`.
         """
@@ -390,7 +391,7 @@ class DataHandler(DataHandlerABC):
             yield day, self.fetch(self.get_range_selector(day, periods), **kwargs)
 
     def _steps(self, stage: str) -> list[Processor]:
-        """The processors between the raw data and a stage."""
+        """Return the processors that are applied between the raw data and a stage."""
         return []
 
     def explain_missing(
@@ -400,20 +401,20 @@ class DataHandler(DataHandlerABC):
         data_key: str = DataHandlerABC.DK_I,
         column: str | None = None,
     ) -> str:
-        """Return a sentence that names the loader or the processor behind which nothing is left; empty when something is.
+        """Explain which loader or processor left no data, in a sentence; empty if there are data.
 
-        Everything is computed again without a cache, so this is for errors.
+        Everything is recomputed without a cache, so use this only for error messages.
 
         Parameters
         ----------
         group : str, optional
-            Which columns must have a finite value; None: there must be rows.
+            Group of columns that must have a finite value; None: there must be rows.
         selector : slice or pair of dates
-            Which days.
+            Days to look at.
         data_key : str
-            Which state of the data.
+            State of the data: ``raw``, ``infer`` or ``learn``.
         column : str, optional
-            One column of the group.
+            A single column of the group.
         """
         days = selector if isinstance(selector, slice) else slice(*selector)
         start, end = self._bounds(days)
@@ -454,9 +455,9 @@ class DataHandlerLP(DataHandler):
     infer_processors, learn_processors, shared_processors : sequence
         Processors, or descriptions of them.
     process_type : str
-        ``append``: learning continues from the data for inference; ``independent``: from the raw data.
+        ``append``: the learn processors are applied to the data for inference; ``independent``: to the raw data.
     drop_raw : bool
-        Accepted as Qlib's; the raw data stay on disk either way.
+        Accepted for compatibility with Qlib; the raw data stay on disk either way.
     """
 
     PTYPE_I, PTYPE_A = "independent", "append"
@@ -505,12 +506,12 @@ class DataHandlerLP(DataHandler):
         return made
 
     def config(self, processor_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Change start and end, and what the processors were told: their fit window, for example.
+        """Change the handler's range and the arguments of its processors, such as their fit window.
 
         Parameters
         ----------
         processor_kwargs : mapping, optional
-            Arguments of processors, for those that have them.
+            Arguments of processors; a processor that has no attribute of that name ignores it.
         **kwargs
             See :meth:`DataHandler.config`.
         """
@@ -521,7 +522,7 @@ class DataHandlerLP(DataHandler):
             self._forget()
 
     def get_all_processors(self) -> list[Processor]:
-        """Return the processors: shared, for inference, for learning."""
+        """Return all processors in order: shared, inference, learning."""
         return [*self.shared_processors, *self.infer_processors, *self.learn_processors]
 
     def _steps(self, stage: str) -> list[Processor]:
@@ -571,12 +572,12 @@ class DataHandlerLP(DataHandler):
 
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[Any] | None:
-        """What the processors are, as plain data; None when one holds something that is not."""
+        """Describe the processors as plain data; None if an attribute of one is not plain data."""
         described = [_described(p, without=p.learned) for p in chain]
         return None if None in described else described
 
     def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
-        """The panel of a stage; with a folder, what the processors leave alone goes there without passing through memory."""
+        """Return the panel of a stage; given a folder, unchanged column groups are copied there without loading."""
         chain, base = self._steps(stage), self.panel(self.DK_R)
         infer = self._steps(self.DK_I)
         if folder is not None and stage == self.DK_L and infer and chain[: len(infer)] == infer:
@@ -592,7 +593,7 @@ class DataHandlerLP(DataHandler):
         return made.with_groups(base, rows.start + _kept(index, frame.index), folder)
 
     def _process_frame(self, stage: str) -> pd.DataFrame:
-        """The frame of a stage, from the loader's own."""
+        """Return the frame of a stage, computed from the loader's frame."""
         chain, base = self._steps(stage), self._stage(self.DK_R)
         infer = self._steps(self.DK_I)
         if stage == self.DK_L and infer and chain[: len(infer)] == infer:
@@ -647,7 +648,7 @@ class DataHandlerLP(DataHandler):
         Raises
         ------
         ConfigError
-            For an unknown `data_key`.
+            If `data_key` is unknown.
         """
         keys = (self.DK_R, self.DK_I, self.DK_L)
         if data_key not in keys:
@@ -658,11 +659,11 @@ class DataHandlerLP(DataHandler):
 
     @classmethod
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
-        """Return a handler of a frame that is there already."""
+        """Return a handler of an existing frame."""
         return cls(data_loader=StaticDataLoader(df))
 
 
-_PARTIAL = re.compile(r"\d{4}(-\d{1,2})?")  # a year or a month stands for all its days
+_PARTIAL = re.compile(r"\d{4}(-\d{1,2})?")  # a year or a month means all its days
 
 
 def _first_day(value: Any, name: str) -> Any:
@@ -713,7 +714,7 @@ def _select(frame: pd.DataFrame, selector: Any, level: str | int | None) -> pd.D
 
 
 def _days_selected(selector: Any) -> Any:
-    """Days of a selector as timestamps, whatever way they are written; months, years and masks are left to pandas."""
+    """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
     if isinstance(selector, slice):
         return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
     if isinstance(selector, str) and _PARTIAL.fullmatch(selector):
@@ -734,7 +735,7 @@ def _inside(frame: pd.DataFrame, start: Any, end: Any) -> NDArray[np.bool_]:
 
 
 def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, start: Any, end: Any) -> int:
-    """How many rows, or finite values of a group or column, a frame has in a range of days."""
+    """Return the number of rows, or of finite values of a group or column, in a range of days."""
     inside = _inside(frame, start, end)
     if group is None:
         return int(inside.sum())
@@ -748,7 +749,7 @@ def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, star
 
 
 def _emptied_group(processor: Processor, frame: pd.DataFrame, start: Any, end: Any) -> str | None:
-    """The group without a finite value by which a processor drops all rows, if it is such a one."""
+    """Return the group without finite values that makes a dropna processor drop all rows; None if there is none."""
     if not isinstance(processor, DropnaProcessor) or not isinstance(frame.columns, pd.MultiIndex):
         return None
     groups = processor.groups() or list(dict.fromkeys(frame.columns.get_level_values(0)))
@@ -761,7 +762,7 @@ def _one_a_day(frame: pd.DataFrame, start: Any, end: Any) -> bool:
 
 
 def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:
-    """The groups of columns that some processors look at or change."""
+    """Return the groups of columns that the processors read or change."""
     named: set[str] = set()
     for processor in chain:
         groups = processor.groups()
@@ -772,7 +773,7 @@ def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:
 
 
 def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
-    """Which rows are left, as places among those before; both in the same order."""
+    """Return the positions in `before` of the remaining rows; both indexes are in the same order."""
     if len(after) == len(before):
         return np.arange(len(before))
     assert isinstance(before, pd.MultiIndex)
@@ -780,7 +781,7 @@ def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
 
 
 def _universe(instruments: Any) -> Any:
-    """What a universe is, as plain data; None when a filter holds something that is not."""
+    """Describe a universe as plain data; None if an attribute of a filter is not plain data."""
     if isinstance(instruments, Mapping) and "market" in instruments:
         filters = [_described(f) for f in build_filters(instruments.get("filter_pipe") or [])]
         return None if None in filters else {"market": _universe(instruments["market"]), "filters": filters}
@@ -792,7 +793,7 @@ def _universe(instruments: Any) -> Any:
 
 
 def _described(value: Any, without: Collection[str] = ()) -> list[Any] | None:
-    """What a processor or a filter is: its class, that class's code, and its attributes; None if they are no plain data."""
+    """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
     kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
     described = [kind.__qualname__, code_mark(kind), state]

@@ -1,4 +1,4 @@
-"""Processors of one instrument's series: they see it alone, before instruments are put together."""
+"""Processors of single instruments, applied before the instruments are combined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["InstProcessor", "process_instruments"]
 
 
 class InstProcessor(abc.ABC):
-    """Changes the series of one instrument; a class of your own overrides :meth:`__call__`."""
+    """Base class of processors of one instrument's series; subclasses override :meth:`__call__`."""
 
     @abc.abstractmethod
     def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
@@ -27,9 +27,9 @@ class InstProcessor(abc.ABC):
         Parameters
         ----------
         df : DataFrame
-            Index datetime, a column for each expression (written without spaces). It may be changed in place.
+            Index datetime, one column per expression (written without spaces). It may be modified in place.
         instrument : str
-            Whose series they are.
+            Code of the instrument.
         """
 
     def __str__(self) -> str:
@@ -37,19 +37,19 @@ class InstProcessor(abc.ABC):
 
 
 def process_instruments(frame: pd.DataFrame, processors: Sequence[Any]) -> pd.DataFrame:
-    """Return a frame after its instruments went through some processors, one instrument after the other.
+    """Return a frame after applying processors to each of its instruments.
 
     Parameters
     ----------
     frame : DataFrame
-        Index (instrument, datetime), a column for each expression.
+        Index (instrument, datetime), one column per expression.
     processors : sequence of InstProcessor or descriptions
-        Applied in this order; those that are None or empty are left out.
+        Applied in this order; None and empty entries are skipped.
 
     Raises
     ------
     DataError
-        When they leave no rows, or lose a column.
+        If the processors leave no rows or drop a column.
     """
     import pandas as pd
 
@@ -61,7 +61,7 @@ def process_instruments(frame: pd.DataFrame, processors: Sequence[Any]) -> pd.Da
     if not made:
         return frame
     fields = list(frame.columns)
-    plain = [str(field).replace(" ", "") for field in fields]  # what processors written for Qlib expect
+    plain = [str(field).replace(" ", "") for field in fields]  # processors written for Qlib expect this form
     kept = {}
     for instrument, rows in frame.set_axis(plain, axis=1).groupby(level="instrument"):
         series = rows.loc[:, ~rows.columns.duplicated()].droplevel("instrument")

@@ -1,4 +1,4 @@
-"""Loaders: where a handler's raw data come from."""
+"""Loaders: the sources of a handler's raw data."""
 
 from __future__ import annotations
 
@@ -38,42 +38,43 @@ log = logging.getLogger(__name__)
 
 
 class DataLoader:
-    """Where a handler's raw data come from; a class of your own overrides :meth:`load`.
+    """Source of a handler's raw data; subclasses override :meth:`load`.
 
-    A loader whose :meth:`definition` says what its result depends on is computed once and shared through the panel cache.
+    If :meth:`definition` describes what the result depends on, the result is computed once and shared through the panel
+    cache.
     """
 
     any_range: bool = True
-    """Whether a row comes out the same whatever later days are loaded with it."""
+    """Whether a row does not depend on which later days are loaded with it."""
     reads_folder: bool = False
-    """Whether it computes expressions over the session's data folder."""
-    _restored = False  # whether it was read from a file: see trust.of_restored
+    """Whether the loader computes expressions over the session's data folder."""
+    _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return a frame with rows (datetime, instrument) and columns (group, name)."""
         raise NotImplementedError(f"{type(self).__name__} must say what it loads.")
 
     def definition(self) -> Any:
-        """Return what the result depends on besides universe, days and data folder, as plain data; None: it is not known."""
+        """Return what the result depends on besides universe, days and data folder, as plain data; None if unknown."""
         return None
 
     def universes(self, instruments: Any) -> list[Any]:
-        """Return the universes that it loads for `instruments`: with what the loader adds, one for each source."""
+        """Return the universes that are loaded for `instruments`, with the loader's filters; one for each source."""
         return [instruments]
 
     def check(self, instruments: Any, provider: Provider) -> None:
-        """Do nothing, unless the data folder lacks what the loader reads."""
+        """Check that the data folder has what the loader reads."""
 
     def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
-        """Return what :meth:`load` does as a panel; a loader that can writes its values into files in `folder`."""
+        """Return the result of :meth:`load` as a panel; a loader may write the values into files in `folder`."""
         return Panel.from_frame(self.load(instruments, start, end))
 
     def expressions(self, group: str) -> list[str] | None:
-        """Return the expressions of a group of columns; None when the columns are no expressions."""
+        """Return the expressions of a group of columns; None if the columns are not expressions."""
         return None
 
     def describe(self, group: str | None, column: str | None) -> str:
-        """Return which expressions make a group or a column, for errors."""
+        """Return the expressions of a group or column as text for error messages."""
         return ""
 
 
@@ -91,12 +92,12 @@ def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
 
 
 class DLWParser(DataLoader):
-    """A loader of expressions with names, in groups or without; a class of your own overrides :meth:`load_group_df`.
+    """Base of loaders of named expressions, grouped or not; subclasses override :meth:`load_group_df`.
 
     Parameters
     ----------
     config : mapping or sequence
-        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone, which then has no name.
+        ``{"feature": (expressions, names), "label": …}``, or the expressions of a single unnamed group.
     """
 
     def __init__(self, config: Any) -> None:
@@ -108,7 +109,7 @@ class DLWParser(DataLoader):
 
     @property
     def fields(self) -> Any:
-        """The expressions and names: ``{group: (expressions, names)}``, or without groups one such pair."""
+        """Expressions and names: ``{group: (expressions, names)}``, or a single pair if there are no groups."""
         return self.groups if self.is_group else next(iter(self.groups.values()))
 
     def load_group_df(
@@ -120,7 +121,7 @@ class DLWParser(DataLoader):
         end_time: Any = None,
         gp_name: str | None = None,
     ) -> pd.DataFrame:
-        """Return the columns of one group, called `names`."""
+        """Return the columns of one group, named `names`."""
         raise NotImplementedError(f"{type(self).__name__} must say how it loads a group.")
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
@@ -140,7 +141,7 @@ class DLWParser(DataLoader):
         return self.groups[group][0] if group in self.groups else None
 
     def describe(self, group: str | None, column: str | None) -> str:
-        """Return which expressions make a group or a column, for errors."""
+        """Return the expressions of a group or column as text for error messages."""
         if group not in self.groups:
             return ""
         texts = [e for e, name in zip(*self.groups[group], strict=True) if column in (None, name)]
@@ -148,20 +149,20 @@ class DLWParser(DataLoader):
 
 
 class QlibDataLoader(DLWParser):
-    """Expressions over the session's data folder.
+    """Loads expressions over the session's data folder.
 
     Parameters
     ----------
     config : mapping or sequence
-        ``{"feature": (expressions, names), "label": …}``, or the columns of one group alone.
+        ``{"feature": (expressions, names), "label": …}``, or the expressions of a single unnamed group.
     filter_pipe : sequence, optional
         Filters of the universe.
     swap_level : bool
-        True has the rows by (datetime, instrument), False by (instrument, datetime).
+        True indexes the rows by (datetime, instrument), False by (instrument, datetime).
     freq : str or mapping
-        Name of the calendar; ``{group: name}`` must name the same for all.
+        Name of the calendar; ``{group: name}`` must have the same name for all groups.
     inst_processors : sequence or mapping, optional
-        What is done to the series of each instrument; ``{group: […]}`` for each group its own.
+        Processors that are applied to the series of each instrument; ``{group: […]}`` gives each group its own.
     """
 
     reads_folder = True
@@ -195,7 +196,7 @@ class QlibDataLoader(DLWParser):
 
     @property
     def any_range(self) -> bool:  # type: ignore[override]
-        """Whether later days change nothing: an instrument's processors may look at all of its days."""
+        """Whether rows do not depend on later days: False with instrument processors, which may read all days."""
         return not self.inst_processors
 
     def universes(self, instruments: Any) -> list[Any]:
@@ -203,7 +204,7 @@ class QlibDataLoader(DLWParser):
         return [self.universe(instruments)]
 
     def universe(self, instruments: Any) -> Any:
-        """Return `instruments` with the loader's filters; None is all there are."""
+        """Return `instruments` with the loader's filters; None means all instruments."""
         if instruments is None:
             instruments = "all"
         if not self.filter_pipe:
@@ -216,9 +217,9 @@ class QlibDataLoader(DLWParser):
         return {"market": instruments, "filter_pipe": self.filter_pipe}
 
     def check(self, instruments: Any, provider: Provider) -> None:
-        """Do nothing, unless an expression cannot be read, or a field or universe is not in the data folder.
+        """Check that all expressions can be parsed, and that the data folder has their fields and the universe.
 
-        Features may read usual fields that the folder lacks, such as ``$vwap``; labels may not.
+        Features may read standard fields that the folder lacks, such as ``$vwap``; labels may not.
         """
         provider.calendar(self.freq)
         resolve_instruments(provider, self.universe(instruments))
@@ -232,7 +233,7 @@ class QlibDataLoader(DLWParser):
                     )
 
     def definition(self) -> Any:
-        """Return what the result depends on, as plain data; None where a class of the user's own computes it."""
+        """Return what the result depends on, as plain data; None if a subclass overrides the loading."""
         own = type(self)
         if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
             return None
@@ -254,7 +255,7 @@ class QlibDataLoader(DLWParser):
         return self.inst_processors
 
     def _described_processors(self, group: str) -> list[Any]:
-        """What they are and a mark of their code, since all but one are classes of the user's own."""
+        """Describe the group's processors with a mark of their code, because nearly all are user-defined classes."""
         described = []
         for one in self._processors_of(group):
             if not one:
@@ -267,7 +268,7 @@ class QlibDataLoader(DLWParser):
         return described
 
     def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
-        """Return the panel, its values written into files in `folder` as they are computed."""
+        """Return the panel; its values are written into files in `folder` as they are computed."""
         if self.inst_processors:
             return super().panel(instruments, start, end, folder, session)
         expressions = [e for fields, _ in self.groups.values() for e in fields]
@@ -308,15 +309,15 @@ class QlibDataLoader(DLWParser):
 
 
 class StaticDataLoader(DataLoader):
-    """Frames that are there already: objects or files.
+    """Loads existing frames: objects or files.
 
     Parameters
     ----------
     config : DataFrame, path, or mapping
         A frame, or the path of a Parquet, CSV or pickle file (read through the allow-list); ``{group: frame or path}``
-        puts several side by side.
+        joins several side by side.
     join : {"outer", "inner"}
-        Which rows frames side by side have.
+        How the rows of several frames are joined.
     """
 
     def __init__(self, config: Any, join: Literal["outer", "inner"] = "outer") -> None:
@@ -341,12 +342,12 @@ class StaticDataLoader(DataLoader):
         return {k: v for k, v in self.__dict__.items() if k != "_frame"}
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return the frame, narrowed to some instruments and days.
+        """Return the frame, restricted to some instruments and days.
 
         Parameters
         ----------
         instruments : str or sequence of str, optional
-            Codes; a name that is no code of the frame's means all there are.
+            Codes; a string that is not a code of the frame means all instruments.
         start_time, end_time : date, optional
             First and last day.
         """
@@ -367,9 +368,9 @@ class StaticDataLoader(DataLoader):
 
 
 def _read_frame(source: Any) -> pd.DataFrame:
-    """A frame, or one in a file."""
+    """Return a frame, read from a file if a path is given."""
     if not isinstance(source, (str, os.PathLike)):
-        return source  # type: ignore[no-any-return]  # what is no frame is refused by name
+        return source  # type: ignore[no-any-return]  # anything else is rejected later, with the loader's name
     path = read_path(str(source).strip())
     if not os.path.exists(path):
         raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
@@ -379,7 +380,7 @@ def _read_frame(source: Any) -> pd.DataFrame:
         with reading(path, "CSV"):
             header = pd.read_csv(path, nrows=0).columns
             LIMITS["table_columns"].check(len(header), f"{path} has", error=DataError)
-            # Codes such as 000001 are no numbers.
+            # Read codes as strings: 000001 is not a number.
             return pd.read_csv(path, index_col=[0, 1], dtype=dict.fromkeys(header[:2], str))
     if kind in (".pkl", ".pickle"):
         return safe_pickle.load(path)  # type: ignore[no-any-return]
@@ -391,22 +392,22 @@ def _read_frame(source: Any) -> pd.DataFrame:
 
 
 def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return a loaded frame in the order of its index, whose two levels are called datetime and instrument.
+    """Return a loaded frame sorted by its index, with the two levels datetime and instrument.
 
-    Levels that have these names stay as they are, in either order; others are found by
+    Levels with these names are kept in their order; otherwise the levels are inferred by
     :func:`~rollforge.market.frames.day_rows`.
 
     Parameters
     ----------
     frame : DataFrame
-        What a loader returned.
+        Result of a loader.
     source : str
-        Who, for errors.
+        Name of the loader, for error messages.
 
     Raises
     ------
     DataError
-        When it is no table, or its index has no such levels.
+        If it is not a table, or its index has no such levels.
     """
     named = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
     days = frame.index.get_level_values("datetime") if named else None
@@ -416,14 +417,14 @@ def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 class NestedDataLoader(DataLoader):
-    """The columns of several loaders side by side.
+    """Joins the columns of several loaders side by side.
 
     Parameters
     ----------
     dataloader_l : sequence of DataLoader or descriptions
-        The loaders. Of columns that several have, the last loader's are taken.
+        The loaders. If several have the same column, the last one's is taken.
     join : {"left", "right", "inner", "outer"}
-        Which rows there are: ``left`` those of the first loader.
+        How rows are joined; ``left`` keeps those of the first loader.
     """
 
     def __init__(self, dataloader_l: Sequence[Any], join: Literal["left", "right", "inner", "outer"] = "left") -> None:
@@ -448,12 +449,12 @@ class NestedDataLoader(DataLoader):
 
     @property
     def any_range(self) -> bool:  # type: ignore[override]
-        """Whether later days change nothing."""
+        """Whether rows do not depend on later days, for all loaders."""
         return all(one.any_range for one in self.data_loader_l)
 
     @property
     def reads_folder(self) -> bool:  # type: ignore[override]
-        """Whether one of the loaders does."""
+        """Whether one of the loaders computes expressions over the session's data folder."""
         return any(one.reads_folder for one in self.data_loader_l)
 
     def universes(self, instruments: Any) -> list[Any]:
@@ -461,17 +462,17 @@ class NestedDataLoader(DataLoader):
         return [universe for one in self.data_loader_l for universe in one.universes(instruments)]
 
     def check(self, instruments: Any, provider: Provider) -> None:
-        """Do nothing, unless the data folder lacks what a loader reads."""
+        """Check that the data folder has what the loaders read."""
         for one in self.data_loader_l:
             one.check(instruments, provider)
 
     def definition(self) -> Any:
-        """Return what the result depends on, as plain data; None where that of a loader is not known."""
+        """Return what the result depends on, as plain data; None if unknown for one of the loaders."""
         definitions = [one.definition() for one in self.data_loader_l]
         return None if None in definitions else {"nested": definitions, "join": self.join}
 
     def expressions(self, group: str) -> list[str] | None:
-        """Return the expressions of a group of columns, of all loaders that have it; None when one's are not known."""
+        """Return the expressions of a group over all loaders; None if those of one loader are unknown."""
         found: dict[str, str] = {}
         for one in self.data_loader_l:
             if not isinstance(one, DLWParser):
@@ -480,13 +481,13 @@ class NestedDataLoader(DataLoader):
         return list(found.values())
 
     def describe(self, group: str | None, column: str | None) -> str:
-        """Return which expressions make a group or a column, for errors."""
+        """Return the expressions of a group or column as text for error messages."""
         return next((text for one in self.data_loader_l if (text := one.describe(group, column))), "")
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return the columns of all loaders, in the order of their names.
+        """Return the columns of all loaders, sorted by name.
 
-        A loader that does not know the universe (it raises KeyError) gives all it has.
+        If a loader raises KeyError for the universe, all of its instruments are loaded.
         """
         whole: pd.DataFrame | None = None
         for one in self.data_loader_l:
@@ -513,21 +514,21 @@ class NestedDataLoader(DataLoader):
 
 
 class DataLoaderDH(DataLoader):
-    """What other handlers have, as the raw data of this one: computed once, processed anew for every window.
+    """Loads the data of other handlers: computed once, and processed again for every window.
 
     Parameters
     ----------
     handler_config : DataHandler or description, or mapping of them
-        The handler; with `is_group` several, {group: handler}.
+        The handler, or with `is_group` several as {group: handler}.
     fetch_kwargs : mapping, optional
-        Arguments of their ``fetch``; by default all their columns.
+        Arguments for their ``fetch``; by default all columns are fetched.
     is_group : bool
         Whether `handler_config` maps groups to handlers.
 
     Raises
     ------
     BuildError
-        When something that is described is no handler.
+        If a description does not build a handler.
     """
 
     def __init__(
@@ -552,12 +553,12 @@ class DataLoaderDH(DataLoader):
         return made
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
-        """Return what the handlers have in these days; they have universes of their own, so `instruments` is None.
+        """Return the handlers' data of the given days. They have their own universes, so `instruments` must be None.
 
         Raises
         ------
         ConfigError
-            When `instruments` asks for a universe nevertheless.
+            If `instruments` is not None.
         """
         if instruments is not None:
             raise ConfigError(

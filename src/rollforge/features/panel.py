@@ -1,13 +1,13 @@
-"""Panels: what a handler yields, kept on disk once and shared by every window of every task of every process.
+"""Panels: a handler's data, stored on disk once and shared by all windows, tasks and processes.
 
 A panel's rows are sorted by (day, instrument). Each group of columns ("feature", "label") is one row-major float32 memory
 map, so a range of days is one contiguous block that reaches the model without a copy.
 
-The cache builds a panel under a lock (two processes that want the same build it once), in a folder of its own that gets
-its final name when it is complete. What is damaged is noticed and built again: each opening looks at size, time and some
-places of every file; all of it is read where the time differs from what was noted, and once after each start of the
-machine, because what was written is not forced to the disk. Beyond the size limit the panels that were unused for longest
-go; a process that has one open keeps its pages.
+The cache builds a panel under a lock, so two processes that need the same panel build it once. It is built in a
+temporary folder that is renamed when it is complete. Damaged panels are detected and rebuilt: opening a panel checks
+the size, the modification time and samples of every file. A file is read in full if its time differs from the recorded
+one, and once after each boot, because writes are not synced to disk. When the size limit is exceeded, the least
+recently used panels are deleted; a process that has one open keeps its pages.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 META = "meta.json"
-_BLOCK = 2**16  # bytes that a checksum sums up together
-_PIECE = 2**26  # bytes that one thread reads
+_BLOCK = 2**16  # bytes in one block of a checksum
+_PIECE = 2**26  # bytes that one thread reads at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Group:
 
     names: tuple[str, ...]
     values: NDArray[np.float32]
-    """(rows, columns), C order; read-only where it is a memory map."""
+    """(rows, columns), C order; read-only if it is a memory map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class Panel:
     """(days + 1,): day t has the rows ``offsets[t]`` to ``offsets[t + 1]``."""
     codes: tuple[str, ...]
     row_code: NDArray[np.int32]
-    """(rows,): place in `codes`."""
+    """(rows,): position in `codes`."""
     groups: Mapping[str, Group]
 
     def __len__(self) -> int:
         return len(self.row_code)
 
     def rows(self, start: Any = None, end: Any = None) -> slice:
-        """Return which rows belong to the days from `start` to `end`, both included; None is open."""
+        """Return the rows of the days from `start` to `end`, both included; None means open-ended."""
         first = 0 if start is None else int(np.searchsorted(self.dates, read_day(start, "start")))
         stop = len(self.dates) if end is None else int(np.searchsorted(self.dates, read_day(end, "end"), "right"))
         return slice(int(self.offsets[first]), int(self.offsets[max(first, stop)]))
@@ -92,14 +92,14 @@ class Panel:
         Parameters
         ----------
         groups : str, sequence of str, or None
-            One group: plain columns. Several, or None for all: columns (group, name).
+            One group gives plain columns; several, or None for all, give columns (group, name).
         start, end : date, optional
             First and last day.
 
         Raises
         ------
         DataError
-            For an unknown group.
+            If a group is unknown.
         """
         rows = self.rows(start, end)
         index = self.index(rows)
@@ -120,7 +120,7 @@ class Panel:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Panel:
-        """Return a panel of a frame with rows (datetime, instrument); columns without groups become "feature"."""
+        """Return a panel of a frame with rows (datetime, instrument); ungrouped columns become the group "feature"."""
         if not isinstance(frame.columns, pd.MultiIndex):
             frame = pd.concat({"feature": frame}, axis=1)
         if not frame.index.is_monotonic_increasing:
@@ -139,16 +139,16 @@ class Panel:
         )
 
     def with_groups(self, other: Panel, rows: NDArray[np.int64], folder: Path) -> Panel:
-        """Return this panel with the groups besides that only `other` has, in the order of `other`.
+        """Return this panel with the additional groups of `other`, in the order of `other`.
 
         Parameters
         ----------
         other : Panel
-            Where they come from.
+            Source of the additional groups.
         rows : int64 array, (rows of this panel,)
-            Which of the rows of `other`, ascending.
+            Positions of this panel's rows in `other`, ascending.
         folder : path
-            Where their values are written.
+            Folder that the values are written to.
         """
         groups = {}
         for place, (name, group) in enumerate(other.groups.items()):
@@ -156,7 +156,7 @@ class Panel:
                 groups[name] = self.groups[name]
                 continue
             file = RowFile(group_file(folder, place), len(rows), len(group.names))
-            # Most rows stay, so they come in few pieces, and no piece needs memory.
+            # Most rows are kept, so there are few pieces, and copying them needs no memory.
             breaks = np.flatnonzero(np.diff(rows) != 1) + 1
             for at, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
                 file.copy(at, group.values, int(rows[at]), int(rows[stop - 1]) + 1)
@@ -164,7 +164,7 @@ class Panel:
         return Panel(self.dates, self.offsets, self.codes, self.row_code, groups)
 
     def save(self, folder: Path) -> None:
-        """Write the panel into `folder`; groups that are mapped from there stand already."""
+        """Write the panel into `folder`; groups that are already mapped from there are not rewritten."""
         np.save(folder / "dates.npy", self.dates)
         np.save(folder / "offsets.npy", self.offsets)
         np.save(folder / "row_code.npy", self.row_code)
@@ -181,7 +181,7 @@ class Panel:
 
     @classmethod
     def load(cls, folder: Path) -> Panel | None:
-        """Return the panel in `folder`, mapped into memory; None when it is not there, damaged, or of another format."""
+        """Return the memory-mapped panel in `folder`; None if it is missing, damaged, or of another format."""
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:
@@ -190,25 +190,25 @@ class Panel:
                 if not _whole(folder / name, noted):
                     log.warning("panel %s: %s is damaged; it is built again", folder.name, name)
                     return None
-            with contextlib.suppress(OSError):  # a cache that may only be read is checked each time
+            with contextlib.suppress(OSError):  # a read-only cache is checked each time
                 (folder / _checked()).touch()
             groups = {
                 g["name"]: Group(tuple(g["columns"]), np.load(folder / g["file"], mmap_mode="r"))
                 for g in meta["groups"]
             }
             small = [np.load(folder / f"{name}.npy") for name in ("dates", "offsets", "row_code")]
-        except Exception:  # noqa: BLE001 - damaged bytes lead anywhere; the panel is built again
+        except Exception:  # noqa: BLE001 - damaged bytes can raise anything; the panel is rebuilt
             return None
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
 
 
 def _is_mapped_from(values: NDArray[Any], file: Path) -> bool:
-    """Whether an array is a file itself, which writing it there would empty first."""
+    """Return whether an array is mapped from this file: writing to it would truncate the data first."""
     return isinstance(values, np.memmap) and file.exists() and os.path.samefile(str(values.filename), file)
 
 
 def _level(index: pd.Index, name: str) -> tuple[NDArray[Any], pd.Index]:
-    """The values of a level that occur, ascending, and the place of each row's value among them."""
+    """Return the code of each row's value, and the distinct values of a level in ascending order."""
     if not isinstance(index, pd.MultiIndex):
         codes, found = pd.factorize(index.get_level_values(name), sort=True)
         return codes, found
@@ -228,7 +228,7 @@ def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:
 
 
 def _looks(file: Path) -> list[int]:
-    """Size, time of the last change, and a checksum of 64 places of a file: cheap enough for each opening."""
+    """Return size, modification time and a checksum of 64 samples of a file: cheap enough for each opening."""
     about = file.stat()
     mark = 0
     with file.open("rb") as handle:
@@ -239,7 +239,7 @@ def _looks(file: Path) -> list[int]:
 
 
 def _checksum(file: Path) -> int:
-    """A checksum of all of a file, piece by piece, some pieces at once."""
+    """Return a checksum of a whole file, computed over pieces in parallel."""
     pieces = range(0, max(1, file.stat().st_size), _PIECE)
     with ThreadPoolExecutor(min(4, available_cores(), len(pieces))) as pool:
         marks = list(pool.map(lambda at: _checksum_of_piece(file, at), pieces))
@@ -247,11 +247,11 @@ def _checksum(file: Path) -> int:
 
 
 def _checksum_of_piece(file: Path, start: int) -> int:
-    """A checksum of the sums of blocks, which numpy adds as fast as memory can be read."""
+    """Return a checksum of block sums, which numpy computes at memory speed."""
     mark = 0
     numbers = np.empty(16 * _BLOCK // 8, np.uint64)
     content = numbers.data.cast("B")
-    with file.open("rb") as handle:  # read, not mapped: what is mapped would count as memory of this process
+    with file.open("rb") as handle:  # read, not mapped: mapped pages would count as memory of this process
         handle.seek(start)
         for _ in range(0, _PIECE, content.nbytes):
             got = handle.readinto(content)
@@ -264,7 +264,7 @@ def _checksum_of_piece(file: Path, start: int) -> int:
 
 
 def _whole(file: Path, noted: Sequence[int]) -> bool:
-    """Whether a file is as it was noted."""
+    """Return whether a file matches its recorded state."""
     size, time_ns, mark, checksum = noted
     looks = _looks(file)
     if looks[0] != size or looks[2] != mark:
@@ -275,8 +275,8 @@ def _whole(file: Path, noted: Sequence[int]) -> bool:
 
 @functools.cache
 def _checked() -> str:
-    """Name of the empty file that says: since the machine was started, somebody has read all of this panel."""
+    """Return the name of the empty file that marks a panel as verified since the last boot."""
     try:
         return f"checked-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     except OSError:
-        return "checked"  # a system that does not tell its starts
+        return "checked"  # no boot id on this system

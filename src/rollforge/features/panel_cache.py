@@ -1,4 +1,4 @@
-"""Panels on disk, shared by all processes: found by key, built once, and dropped when the longest unused."""
+"""Cache of panels on disk, shared by all processes: found by key, built once, evicted least recently used first."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class PanelCache:
     Parameters
     ----------
     folder : path
-        The session's cache folder; panels lie in ``panels/`` below it.
+        The session's cache folder; panels are stored in its subfolder ``panels/``.
     limit : int
-        Bytes that all panels together may take.
+        Maximum size of all panels together, in bytes.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
@@ -52,12 +52,12 @@ class PanelCache:
         self.limit = limit
 
     def get(self, key: str, build: Callable[[Path], Panel]) -> Panel:
-        """Return the panel called `key`, built by `build` (into the folder that it is given) if it is not there.
+        """Return the panel of `key`; if it is missing, `build` builds it in the folder that it is given.
 
         Raises
         ------
         DataError
-            When the cache folder cannot be written, saying which setting names another.
+            If the cache folder is not writable; the message names the setting for another folder.
         """
         place = self.root / key
         panel = Panel.load(place)
@@ -70,7 +70,7 @@ class PanelCache:
                 raise self._unwritable(exc) from exc
             except OSError as exc:
                 raise self._unwritable(exc) from exc
-        with contextlib.suppress(OSError):  # a cache that may only be read serves all the same
+        with contextlib.suppress(OSError):  # a read-only cache can still be used
             os.utime(place / META)
         return panel
 
@@ -81,7 +81,7 @@ class PanelCache:
         )
 
     def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
-        for left in self.root.glob(f".{place.name}-*"):  # by a process that was killed: the lock is ours
+        for left in self.root.glob(f".{place.name}-*"):  # left by a killed process: we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
         log.info("panel %s is computed, once for these data and this definition", place.name[:12])
@@ -120,7 +120,7 @@ class PanelCache:
                 total -= panel.bytes
 
     def list(self) -> list[PanelInfo]:
-        """Return the panels on disk, the latest used first."""
+        """Return the panels on disk, most recently used first."""
         found = []
         for meta_file in self.root.glob(f"[!.]*/{META}"):
             try:
@@ -135,17 +135,17 @@ class PanelCache:
         return sorted(found, key=lambda p: p.used_at, reverse=True)
 
     def clear(self) -> int:
-        """Remove all panels and return the bytes freed."""
+        """Delete all panels and return the number of bytes freed."""
         freed = sum(p.bytes for p in self.list())
         shutil.rmtree(self.root, ignore_errors=True)
         return freed
 
 
 def list_panels(cache: str | os.PathLike[str]) -> list[PanelInfo]:
-    """Return the panels in a cache folder, the latest used first."""
+    """Return the panels in a cache folder, most recently used first."""
     return PanelCache(cache, 0).list()
 
 
 def clear_panels(cache: str | os.PathLike[str]) -> int:
-    """Remove the panels of a cache folder and return the bytes freed."""
+    """Delete the panels of a cache folder and return the number of bytes freed."""
     return PanelCache(cache, 0).clear()

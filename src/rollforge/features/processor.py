@@ -1,11 +1,11 @@
-"""Processors: what a handler does to the raw features and labels before a model sees them.
+"""Processors: transformations of a handler's raw features and labels before they reach a model.
 
-A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns the processed one.
-Called by hand, those that replace values write them into the frame that they are given, as Qlib's do;
-:meth:`Processor.apply`, which handlers use, leaves it as it is. `fit` looks at the fit window alone.
+A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns the processed frame.
+When called directly, processors that replace values modify the given frame in place, as Qlib's do.
+:meth:`Processor.apply`, which handlers use, does not modify it. `fit` reads the fit window only.
 
-An infinite value is a missing value: means, deviations, ranks, minima and maxima are those of the finite values, and what
-is infinite comes out as missing.
+Infinite values are treated as missing: means, deviations, ranks, minima and maxima are computed over the finite values,
+and an infinite value becomes missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Index:
-    """Return the columns of one group (or several; None: all)."""
+    """Return the columns of one or several groups; None returns all columns."""
     if group is None:
         return df.columns
     groups = [group] if isinstance(group, str) else list(group)
@@ -44,57 +44,57 @@ def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Ind
 
 
 class Processor(Serializable):
-    """Base of all processors; a class of your own overrides :meth:`__call__`, and :meth:`fit` if it learns something."""
+    """Base class of processors; subclasses override :meth:`__call__`, and :meth:`fit` if they learn something."""
 
     any_range: ClassVar[bool] = False
-    """True promises that a row comes out the same whatever later days are there: the panel of a longer range then serves
-    a shorter one. Leave it False in doubt."""
+    """Whether a processed row does not depend on later days. If True, the panel of a longer range is reused for a
+    shorter one. Leave it False if in doubt."""
     learned: ClassVar[frozenset[str]] = frozenset()
-    """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so cached panels are
-    found without them."""
+    """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so they are
+    left out of the cache key."""
     across_instruments: ClassVar[bool] = False
-    """Whether it compares the instruments of a day, and needs several of them: for messages."""
+    """Whether the processor compares the instruments of a day and so needs several of them; used in error messages."""
 
     def fit(self, df: pd.DataFrame) -> Any:
-        """Learn from the frame; the processor itself restricts it to its fit window."""
+        """Learn from the frame; the processor selects the rows of its fit window itself."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame; it may change `df`."""
+        """Return the processed frame; `df` may be modified in place."""
         raise NotImplementedError(f"{type(self).__name__} must say what it does.")
 
     def apply(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame, and leave `df` as it is."""
-        return self(df.copy(deep=False))  # of a frame that shares its data, pandas copies what is written into
+        """Return the processed frame without modifying `df`."""
+        return self(df.copy(deep=False))  # pandas copies on write, so `df` stays unchanged
 
     def is_for_infer(self) -> bool:
-        """Whether it may be used for inference: not, if it drops rows by their label."""
+        """Return whether the processor may be used for inference; False if it drops rows by their label."""
         return True
 
     def config(self, **kwargs: Any) -> None:
-        """Change what the processor was told: those of its attributes that are named, such as its fit window."""
+        """Set those of the processor's attributes that are given, such as its fit window; other names are ignored."""
         for name, value in kwargs.items():
             if name in vars(self):
                 setattr(self, name, value)
 
     def groups(self) -> list[str] | None:
-        """Return the groups of columns that it looks at and changes, and that rows are dropped by; None: all of them.
+        """Return the groups of columns that the processor reads, changes, or drops rows by; None means all.
 
-        What no processor of a handler names is not handed to them.
+        Groups that no processor of a handler names are not passed to its processors.
         """
         return None
 
     def readonly(self) -> bool:
-        """Whether it leaves its argument as it was when it is called: False, unless a class promises it."""
+        """Return whether calling the processor leaves its argument unchanged; False by default."""
         return False
 
 
 class Adapted(Processor):
-    """A processor of a class that does not derive from :class:`Processor`, with what the base adds; its panels are not cached.
+    """Wraps a processor whose class does not derive from :class:`Processor`; its panels are not cached.
 
     Parameters
     ----------
     processor : object
-        Has ``fit``, ``__call__`` and ``is_for_infer``; its other attributes are found here too.
+        An object with ``fit``, ``__call__`` and ``is_for_infer``. Its other attributes are accessible here too.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -106,20 +106,20 @@ class Adapted(Processor):
         return getattr(self.processor, name)
 
     def fit(self, df: pd.DataFrame) -> Any:
-        """Let it learn from the frame."""
+        """Fit the wrapped processor."""
         return self.processor.fit(df)
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return what it makes of the frame."""
+        """Return the frame processed by the wrapped processor."""
         made: pd.DataFrame = self.processor(df)
         return made
 
     def is_for_infer(self) -> bool:
-        """Return what it says."""
+        """Return the wrapped processor's answer."""
         return bool(self.processor.is_for_infer())
 
     def config(self, **kwargs: Any) -> None:
-        """Change those of its attributes that are named."""
+        """Set those of the wrapped processor's attributes that are given."""
         if hasattr(self.processor, "config"):
             self.processor.config(**kwargs)
             return
@@ -129,7 +129,7 @@ class Adapted(Processor):
 
 
 class _ReadOnly(Processor):
-    """A processor that leaves its argument as it was."""
+    """Base class of processors that do not modify their argument."""
 
     def readonly(self) -> bool:
         """Return True."""
@@ -137,27 +137,27 @@ class _ReadOnly(Processor):
 
 
 class _Replacing(Processor):
-    """A processor that replaces values, and keeps rows and columns."""
+    """Base class of processors that replace values and keep rows and columns."""
 
     def changed(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return a frame with the new values."""
         raise NotImplementedError
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Write the new values into `df`, and return it."""
+        """Write the new values into `df` and return it."""
         new = self.changed(df)
         for place in range(df.shape[1]):
             df.isetitem(place, new.iloc[:, place].array)
         return df
 
     def apply(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame, and leave `df` as it is."""
+        """Return the processed frame without modifying `df`."""
         own = type(self).__call__ is _Replacing.__call__
         return self.changed(df) if own else super().apply(df)
 
 
 class _OfGroup(Processor):
-    """A processor of one group, or several; None: all."""
+    """Base class of processors of one group of columns, or several; None means all."""
 
     any_range = True
 
@@ -165,12 +165,12 @@ class _OfGroup(Processor):
         self.fields_group = fields_group
 
     def groups(self) -> list[str] | None:
-        """Return the groups that it was made for."""
+        """Return the groups in `fields_group`; None means all."""
         return [self.fields_group] if isinstance(self.fields_group, str) else self.fields_group
 
 
 class _Columns(_OfGroup, _Replacing):
-    """A processor that replaces the columns of a group by others of the same shape."""
+    """Base class of processors that replace the columns of a group with others of the same shape."""
 
     def change(self, x: pd.DataFrame) -> Any:
         """Return the new values of the columns `x`."""
@@ -182,14 +182,14 @@ class _Columns(_OfGroup, _Replacing):
         if len(columns) == df.shape[1]:
             changed = np.asarray(self.change(df), _precision(df))
             return pd.DataFrame(changed, index=df.index, columns=df.columns, copy=False)
-        out = df.copy(deep=False)  # whole columns are put in place of others: nothing is written into the old ones
+        out = df.copy(deep=False)  # columns are replaced as a whole, so the old ones are not modified
         part = df[columns]
         out[columns] = np.asarray(self.change(part), _precision(part))
         return out
 
 
 def _with_days(x: pd.DataFrame) -> pd.DataFrame:
-    """The frame, if it says which days its rows are of."""
+    """Return the frame after checking that its index has the level datetime."""
     if "datetime" not in x.index.names:
         raise DataError(
             f"A processor needs an index with the level datetime, found {', '.join(map(repr, x.index.names))}. Name the "
@@ -203,12 +203,12 @@ def _by_day(x: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy[Any, Any]:
 
 
 def _precision(x: pd.DataFrame) -> Any:
-    """The type of what is computed from some columns: float32 from float32, else float64."""
+    """Return the dtype of results: float32 if all columns are float32, else float64."""
     return np.float32 if all(dtype == np.float32 for dtype in set(x.dtypes)) else np.float64
 
 
 def _finite(x: pd.DataFrame) -> pd.DataFrame:
-    """The same values, infinite ones as missing."""
+    """Return the frame with infinite values replaced by NaN."""
     infinite = np.isinf(x.to_numpy())
     return x.mask(infinite) if infinite.any() else x
 
@@ -231,7 +231,7 @@ class DropnaLabel(DropnaProcessor):
         super().__init__(fields_group)
 
     def is_for_infer(self) -> bool:
-        """False: at the time of inference no label is known."""
+        """Return False: labels are not known at inference."""
         return False
 
 
@@ -248,7 +248,7 @@ class DropCol(_ReadOnly):
 
 
 class FilterCol(_ReadOnly):
-    """Keeps of a group only the columns that are named; the other groups stay whole."""
+    """Keeps only the named columns of a group; other groups are unchanged."""
 
     any_range = True
 
@@ -274,7 +274,7 @@ class TanhProcess(_Replacing):
 
 
 class ProcessInf(_Replacing):
-    """Replaces an infinite value by the mean of the column's finite values on that day."""
+    """Replaces infinite values with the mean of the column's finite values on that day."""
 
     any_range = True
 
@@ -292,7 +292,7 @@ class ProcessInf(_Replacing):
 
 
 class Fillna(_Columns):
-    """Replaces missing values by a constant."""
+    """Replaces missing values with a constant."""
 
     def __init__(self, fields_group: str | list[str] | None = None, fill_value: float = 0) -> None:
         super().__init__(fields_group)
@@ -303,7 +303,7 @@ class Fillna(_Columns):
         columns = get_group_columns(df, self.fields_group)
         if all(dtype.kind == "f" for dtype in set(df.dtypes)):
             return super().changed(df)
-        return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column holds no numbers
+        return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column is not numeric
 
     def change(self, x: pd.DataFrame) -> Any:
         values = x.to_numpy()
@@ -311,7 +311,7 @@ class Fillna(_Columns):
 
 
 class _Fitted(_Columns):
-    """Shifts and scales each column by what it learned in the fit window."""
+    """Base class of processors that shift and scale each column by values learned in the fit window."""
 
     learned = frozenset({"shift", "scale"})
 
@@ -324,14 +324,14 @@ class _Fitted(_Columns):
                 f"{type(self).__name__} needs fit_start_time and fit_end_time: without them it would learn from the test."
             )
         for name, value in (("fit_start_time", fit_start_time), ("fit_end_time", fit_end_time)):
-            read_day(value, name)  # a mistake is reported now, not when the model is trained
+            read_day(value, name)  # report a mistake now, not when the model is trained
         self.fit_start_time = fit_start_time
         self.fit_end_time = fit_end_time
         self.shift: NDArray[Any] | None = None
         self.scale: NDArray[Any] | None = None
 
     def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return what is taken off, and what it is divided by."""
+        """Return the shift to subtract and the scale to divide by, for each column."""
         raise NotImplementedError
 
     def fit(self, df: pd.DataFrame) -> None:
@@ -340,7 +340,7 @@ class _Fitted(_Columns):
         Raises
         ------
         DataError
-            When the window has no rows.
+            If the window has no rows.
         """
         days = _with_days(df).index.get_level_values("datetime")
         start = read_timestamp(self.fit_start_time, "fit_start_time")
@@ -362,19 +362,19 @@ class _Fitted(_Columns):
         return self.divide(values - self.shift.astype(dtype), self.scale.astype(dtype))
 
     def clean(self, x: pd.DataFrame) -> pd.DataFrame:
-        """Return the columns with what is no value as missing."""
+        """Return the columns with infinite values replaced by NaN."""
         return _finite(x)
 
     def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
-        """Return the new values for what is left after the shift."""
+        """Return the shifted values divided by the scale."""
         values: NDArray[Any] = off / scale
         return values
 
 
 def _columnwise(function: Any, values: NDArray[Any], kept: Any = np.isfinite) -> NDArray[Any]:
-    """``function(values, axis=0)`` in float64 of what `kept` keeps (the finite values), NaN for a column without any.
+    """Return ``function`` of each column in float64, over the values that `kept` selects (by default the finite ones).
 
-    There is no second copy of the whole block.
+    A column without such values gives NaN. Columns are converted one at a time to avoid a second copy of the block.
     """
     out = np.full(values.shape[1], np.nan)
     for c in range(values.shape[1]):
@@ -386,7 +386,7 @@ def _columnwise(function: Any, values: NDArray[Any], kept: Any = np.isfinite) ->
 
 
 class MinMaxNorm(_Fitted):
-    """``(x - min) / (max - min)``; a column that does not vary stays as it is."""
+    """Scales to ``(x - min) / (max - min)``; a constant column is left unchanged."""
 
     def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         low, high = _columnwise(np.min, values), _columnwise(np.max, values)
@@ -395,7 +395,7 @@ class MinMaxNorm(_Fitted):
 
 
 class ZScoreNorm(_Fitted):
-    """``(x - mean) / std`` (population deviation); a column that does not vary stays as it is."""
+    """Scales to ``(x - mean) / std`` (population standard deviation); a constant column is left unchanged."""
 
     def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         mean, std = _columnwise(np.mean, values), _columnwise(np.std, values)
@@ -404,18 +404,18 @@ class ZScoreNorm(_Fitted):
 
 
 def _measured(off: Any, spread: Any) -> Any:
-    """Distances in units of a spread. 0 stays 0; beside a spread of 0 any other distance is infinite."""
+    """Return deviations divided by a spread. 0 stays 0; any other deviation divided by a spread of 0 is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(off == 0, off, off / spread)
 
 
 class RobustZScoreNorm(_Fitted):
-    """``(x - median) / (1.4826 MAD)``, clipped to [-3, 3] unless `clip_outlier` is False.
+    """Scales to ``(x - median) / (1.4826 MAD)``, clipped to [-3, 3] unless `clip_outlier` is False.
 
-    MAD, the median absolute deviation, is 0 where more than half of a column's values in the fit window are the same. Such a
-    value becomes 0, any other 3 or -3; without clipping, it becomes infinite.
+    MAD, the median absolute deviation, is 0 if more than half of a column's values in the fit window are equal. That
+    value becomes 0, any other value 3 or -3, or infinite without clipping.
 
-    An infinite value stands for a very large one here, as in Qlib: it is clipped.
+    An infinite value counts as a very large one, as in Qlib, and is clipped.
     """
 
     def __init__(
@@ -448,13 +448,13 @@ def _known(values: NDArray[Any]) -> NDArray[Any]:
 
 
 class _OfDay(_Columns):
-    """Compares the finite values of each column within each day; a value that is the only one of its day has no place
-    among others, and comes out as missing."""
+    """Base class of processors that compare the finite values of each column within each day. If a day has only one, it
+    becomes missing."""
 
     across_instruments = True
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
-        """Return the new values of columns in float64 that hold no infinite value."""
+        """Return the new values; `x` contains no infinite values."""
         raise NotImplementedError
 
     def change(self, x: pd.DataFrame) -> Any:
@@ -463,9 +463,9 @@ class _OfDay(_Columns):
 
 
 class CSZScoreNorm(_OfDay):
-    """Standardises each column within each day: by mean and deviation, or robustly by median and MAD, clipped to [-3, 3].
+    """Standardises each column within each day by mean and standard deviation, or by median and MAD clipped to [-3, 3].
 
-    Equal values have no deviation: a column that does not vary on a day is missing there. A MAD of 0 is treated as in
+    With ``zscore``, a column that is constant on a day becomes missing on that day. A MAD of 0 is treated as in
     :class:`RobustZScoreNorm`.
     """
 
@@ -488,14 +488,14 @@ class CSZScoreNorm(_OfDay):
 
 
 class CSRankNorm(_OfDay):
-    """Ranks each column within each day to (-1.73, 1.73): (rank share - 0.5) x 3.46."""
+    """Ranks each column within each day and scales to (-1.73, 1.73]: (percentile rank - 0.5) x 3.46."""
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
         return (_by_day(x).rank(pct=True) - 0.5) * 3.46
 
 
 class CSZFillna(_Columns):
-    """Replaces a missing or infinite value by the column's mean of the day."""
+    """Replaces missing and infinite values with the column's mean of the day."""
 
     def change(self, x: pd.DataFrame) -> Any:
         finite = _finite(x)
@@ -503,7 +503,7 @@ class CSZFillna(_Columns):
 
 
 class HashStockFormat(_ReadOnly):
-    """Leaves everything as it is: in Qlib it makes the data of one instrument quick to find, and here they are so anyway."""
+    """Does nothing: in Qlib it speeds up access to the data of one instrument, which is not needed here."""
 
     any_range = True
 
@@ -511,23 +511,23 @@ class HashStockFormat(_ReadOnly):
         return df
 
     def groups(self) -> list[str] | None:
-        """Return none."""
+        """Return an empty list."""
         return []
 
 
 class TimeRangeFlt(InstProcessor):
-    """Keeps an instrument whose data begin by one day and last to another; what is between is not looked at.
+    """Keeps an instrument if its data begin by `start_time` and last until `end_time`; gaps in between are ignored.
 
-    It looks at days that are not known yet when a model is trained, so it can leak.
+    The filter uses days that are not known yet when a model is trained, so it can leak information.
 
     Parameters
     ----------
     start_time : date, optional
-        The data must begin on this day or before; None: whenever.
+        The data must begin on or before this day; None means any day.
     end_time : date, optional
-        The data must last to this day or longer; None: however long.
+        The data must last until this day or later; None means any day.
     freq : str
-        Name of the calendar; days that are not in it mean the next (`start_time`) or the last before (`end_time`).
+        Name of the calendar. A `start_time` that is not in it means the next day, an `end_time` the previous day.
     """
 
     def __init__(self, start_time: Any = None, end_time: Any = None, freq: str = "day") -> None:
@@ -536,7 +536,7 @@ class TimeRangeFlt(InstProcessor):
         self.freq = freq
 
     def _days(self) -> tuple[Any, Any]:
-        """The two days, moved onto the calendar of the session's data folder."""
+        """Return both days aligned to the calendar of the session's data folder."""
         folder = current_session().provider_uri
         if folder is None:
             raise DataNotFound("No data folder is named. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
@@ -551,15 +551,15 @@ class TimeRangeFlt(InstProcessor):
         return None if self.start_time is None else days[0], None if self.end_time is None else days[-1]
 
     def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
-        """Return the data, or none of them."""
+        """Return the data unchanged, or without rows."""
         start, end = self._days()
         early = start is None or df.empty or df.index.min() <= start
         late = end is None or df.empty or df.index.max() >= end
         return df if early and late else df.head(0)
 
 
-# Which columns of Alpha158 are made more even before they are standardised, by the beginnings of their names. KLOW2 and
-# KUP2 are standardised twice, as in Qlib: they begin like KLOW and KUP.
+# Transformations that reduce the skew of Alpha158's columns before they are standardised, by name prefix. KLOW2 and
+# KUP2 are standardised twice, as in Qlib, because they also match the prefixes KLOW and KUP.
 _EVENED: list[tuple[str, Any]] = [
     ("KLEN|KLOW|KUP", lambda x: x**0.25),
     ("KLOW2|KUP2", np.sqrt),
@@ -577,21 +577,21 @@ _EVENED: list[tuple[str, Any]] = [
 
 
 class ConfigSectionProcessor(Processor):
-    """Standardises Alpha158's features and its label within each day, each kind of feature made more even before.
+    """Standardises Alpha158's features and label within each day, after a transformation that reduces skew.
 
-    Labels (columns called LABEL…): less their mean, by their deviation. Features: less their median, by 1.4826 times the
-    median of what is left; then values beyond 3 are drawn to between 3 and 3.5, and those below -3 likewise.
+    Labels (columns named LABEL…): (x - mean) / standard deviation. Features: (x - median) / (1.4826 MAD); then values
+    above 3 are compressed into (3, 3.5], and values below -3 likewise.
 
     Parameters
     ----------
     fields_group : str, optional
-        Has no meaning, as in Qlib: columns are chosen by their names.
+        Ignored, as in Qlib: columns are chosen by name.
     fillna_feature, fillna_label : bool
-        Whether what is missing becomes 0, the middle.
+        Whether missing values become 0, the center.
     clip_feature_outlier, clip_label_outlier : bool
         Whether values are clipped to [-3, 3].
     shrink_feature_outlier : bool
-        Whether values of features beyond 3 are drawn in.
+        Whether feature values beyond 3 and -3 are compressed.
     """
 
     any_range = True

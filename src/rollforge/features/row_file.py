@@ -1,4 +1,4 @@
-"""A group of columns as a file of rows, written as they are computed."""
+"""File of a group of columns, written row by row as they are computed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["RowFile", "group_file"]
 
 
 def group_file(folder: Path, place: int) -> Path:
-    """Return where a panel's group of columns lies, the first at place 0."""
+    """Return the file of a panel's group of columns, by position from 0."""
     return folder / f"group{place}.npy"
 
 
 class RowFile:
-    """A matrix of float32 in an ``.npy`` file, written piece by piece: it never lies in memory as a whole.
+    """A float32 matrix in an ``.npy`` file, written piece by piece so that it is never fully in memory.
 
     Parameters
     ----------
     file : path
-        Made anew.
+        File to create.
     rows, columns : int
-        Its shape.
+        Shape of the matrix.
     """
 
     def __init__(self, file: Path, rows: int, columns: int) -> None:
@@ -39,16 +39,16 @@ class RowFile:
         self._reserve(self._offset + 4 * rows * columns)
 
     def _reserve(self, size: int) -> None:
-        """Set room aside, so that a full disk is noticed before the work and not after."""
+        """Reserve disk space, so that a full disk is detected before the computation."""
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._handle.fileno(), 0, size)
             except OSError as exc:
                 if exc.errno == errno.ENOSPC:
-                    raise  # any other: this file system cannot
+                    raise  # any other error: not supported by this file system
 
     def put(self, at: int, rows: NDArray[np.float32]) -> None:
-        """Write some rows, the first of them row `at` of the matrix; from any thread."""
+        """Write some rows, starting at row `at` of the matrix. Thread-safe."""
         data = np.ascontiguousarray(rows, "<f4").data.cast("B")
         place = self._offset + 4 * self.shape[1] * at
         while data:
@@ -56,7 +56,7 @@ class RowFile:
             data, place = data[written:], place + written
 
     def copy(self, at: int, values: NDArray[np.float32], start: int, stop: int) -> None:
-        """Take rows of another matrix; where that is a file too, the system copies them, and no memory is needed."""
+        """Copy rows of another matrix; if that is a file too, the operating system copies them without using memory."""
         if not isinstance(values, np.memmap):
             self.put(at, values[start:stop])
             return
@@ -66,14 +66,14 @@ class RowFile:
             while left:
                 try:
                     copied = os.copy_file_range(other.fileno(), self._handle.fileno(), left, source, place)
-                except (AttributeError, OSError):  # not on this system, or not between these two
+                except (AttributeError, OSError):  # not supported on this system or between these files
                     copied = os.pwrite(self._handle.fileno(), os.pread(other.fileno(), min(left, 2**22), source), place)
                 if not copied:
                     raise OSError(errno.EIO, "the file has lost its end", str(values.filename))
                 left, source, place = left - copied, source + copied, place + copied
 
     def finished(self) -> NDArray[np.float32]:
-        """Return the matrix, mapped into memory; nothing more can be put."""
+        """Close the file and return the matrix, memory-mapped."""
         self._handle.close()
         values: NDArray[np.float32] = np.load(self.file, mmap_mode="r")
         return values

@@ -21,32 +21,33 @@ _FILLS = ("none", "ffill", "ffill+bfill")
 
 
 class TSDataSampler:
-    """Samples (step, column): the values of an instrument on a day and on the days before it, the last one at the end.
+    """Samples of shape (step, column): an instrument's values on a day and the days before it, the latest at the end.
 
-    Days are those that any instrument has; where this one has no row, or the data begin later, a step is missing. Samples
-    are in the order of instrument, then day.
+    The days are those that any instrument has. If the instrument has no row on a day, or the data begin later, the step
+    is missing. Samples are sorted by instrument, then day.
 
     Parameters
     ----------
     data : DataFrame
         Index (datetime, instrument), in any order of levels and rows.
     start, end : date, optional
-        First and last day of the samples; earlier days are history. None is open.
+        First and last day of the samples; earlier days are used as history. None means open-ended.
     step_len : int
-        How many days a sample has.
+        Number of days in a sample.
     fillna_type : {"none", "ffill", "ffill+bfill"}
-        What a missing step is: NaN; the step before; and the step after where there is none before.
+        How a missing step is filled: with NaN; with the previous step; or with the previous step and, if there is none,
+        the next one.
     dtype : numpy type, optional
-        Type of the values; that of the frame by default.
+        Type of the values; by default that of the frame.
     flt_data : Series or DataFrame of one column, optional
-        Which rows are samples; the others are history alone. Rows without a value are none.
+        Mask of the rows that are samples; other rows, and rows with a missing mask value, only serve as history.
 
     Raises
     ------
     ConfigError
-        For an argument that cannot be meant.
+        If an argument is invalid.
     DataError
-        When `data` has other levels or holds a row twice.
+        If `data` has other index levels or contains a row twice.
 
     Examples
     --------
@@ -99,7 +100,7 @@ class TSDataSampler:
         Raises
         ------
         ConfigError
-            For an unknown way to fill.
+            If the fill type is unknown.
         """
         fill = kwargs.get("fillna_type", "none")
         if fill not in _FILLS:
@@ -111,7 +112,7 @@ class TSDataSampler:
 
     @property
     def idx_df(self) -> pd.DataFrame:
-        """Days by instruments: the row of `data_arr`, missing where there is none."""
+        """Table of days by instruments with the row number in `data_arr`; NaN if there is no row."""
         table = pd.DataFrame(self.idx_arr, self._days, self._instruments)
         return table.where(table != self.nan_idx)
 
@@ -134,7 +135,7 @@ class TSDataSampler:
         Parameters
         ----------
         idx : int, sequence of int, slice, or (date, instrument)
-            Which: by place, or that of an instrument on a day, or on the last day of data before it.
+            Position of samples; or a pair for the instrument's sample on that day or on the last day of data before it.
 
         Returns
         -------
@@ -144,9 +145,9 @@ class TSDataSampler:
         Raises
         ------
         IndexError
-            When there is no such place.
+            If the position is out of range.
         KeyError
-            When there is no such instrument, or no day so early.
+            If the instrument does not exist, or the date is before the first day.
         """
         if isinstance(idx, tuple):
             return self._window(*self._place(*idx))
@@ -163,7 +164,7 @@ class TSDataSampler:
     def _place(self, day: Any, instrument: Any) -> tuple[int, int]:
         row = int(self._days.searchsorted(read_timestamp(day, "day"), "right")) - 1
         column, upper = self._instruments.get_indexer([instrument, str(instrument).upper()])
-        column = column if column >= 0 else upper  # codes are written in upper case, whatever they were asked for by
+        column = column if column >= 0 else upper  # codes are stored in upper case
         if column < 0:
             raise KeyError(f"There is no instrument {instrument!r}.{nearest(str(instrument), self._instruments)}")
         if row < 0:
@@ -171,7 +172,7 @@ class TSDataSampler:
         return row, int(column)
 
     def _windows(self, places: NDArray[Any]) -> NDArray[Any]:
-        """The values of (day, instrument) pairs, as (sample, step, column)."""
+        """Return the values of (day, instrument) pairs as a (sample, step, column) array."""
         days = places[:, :1].astype(np.int64) - np.arange(self.step_len - 1, -1, -1)
         rows = self.idx_arr[np.maximum(days, 0), places[:, 1:]]
         rows[days < 0] = self.nan_idx
@@ -183,13 +184,13 @@ class TSDataSampler:
         return values
 
     def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Each missing step as the one before."""
+        """Replace each missing step with the previous one."""
         known = np.where(rows != self.nan_idx, np.arange(self.step_len), 0)
         return np.take_along_axis(rows, np.maximum.accumulate(known, axis=1), axis=1)
 
 
 def _by_instrument(data: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the order of (instrument, datetime)."""
+    """Return the rows sorted by (instrument, datetime)."""
     if set(data.index.names) != {"datetime", "instrument"}:
         raise DataError(f"The data need the index levels datetime and instrument; they have {list(data.index.names)}.")
     frame = data.swaplevel() if data.index.names[0] == "datetime" else data
@@ -224,17 +225,16 @@ def _chosen(flt_data: pd.Series | pd.DataFrame, index: pd.Index) -> NDArray[np.b
 
 
 class TSDatasetH(DatasetH):
-    """A handler's data in segments, as samples of several days.
+    """A handler's data in segments, as samples that span several days.
 
     Parameters
     ----------
     step_len : int
-        How many days a sample has. A segment's first samples look back into the days before it, where the handler has
-        them.
+        Number of days in a sample. The first samples of a segment use the days before it, if the handler has them.
     flt_col : str or sequence, optional
-        A column that says which rows are samples; see `col_set` of :meth:`DatasetH.prepare`.
+        Column that marks which rows are samples; see `col_set` of :meth:`DatasetH.prepare`.
     **kwargs
-        Of :class:`DatasetH`.
+        Arguments of :class:`DatasetH`.
     """
 
     DEFAULT_STEP_LEN = 30
@@ -260,7 +260,7 @@ class TSDatasetH(DatasetH):
         return super().prepare(segments, col_set, data_key, **kwargs)
 
     def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
-        """Return a :class:`TSDataSampler` of some days; `flt_col` and `dtype` are taken as well."""
+        """Return a :class:`TSDataSampler` of some days; also accepts `flt_col` and `dtype`."""
         dtype = kwargs.pop("dtype", None)
         column = kwargs.pop("flt_col", None) or self.flt_col
         if not isinstance(slc, slice):
@@ -274,7 +274,7 @@ class TSDatasetH(DatasetH):
         return samples
 
     def _back(self, start: Any) -> Any:
-        """The day from which the first sample has its history, and the day before it too, as in Qlib."""
+        """Return the first day of history that the first sample needs; one day more, as in Qlib."""
         if start is None:
             return None
         days = self.handler.days()

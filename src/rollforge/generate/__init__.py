@@ -1,4 +1,4 @@
-"""A template to tasks: rolling windows, horizons, grids, and the calendar arithmetic beneath them."""
+"""Generate tasks from templates: rolling windows, horizons, grids, and the underlying calendar arithmetic."""
 
 from __future__ import annotations
 

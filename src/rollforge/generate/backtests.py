@@ -1,4 +1,4 @@
-"""The backtests among a task's records: found by their description, without building anything."""
+"""Find and change the backtests among a task's records, from their descriptions alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DATES = ("start_time", "end_time")
 
 
 def backtest_of(record: Any) -> Mapping[str, Any] | None:
-    """Return what stands under ``config.backtest`` of a record's description; None for one that is no backtest.
+    """Return the ``config.backtest`` mapping of a record's description; None if the record is not a backtest.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def backtest_of(record: Any) -> Mapping[str, Any] | None:
 
 
 def backtest_config(record: Any) -> Mapping[str, Any] | None:
-    """Return the ``config`` of a backtest's record: strategy, executor and backtest; None for another record."""
+    """Return the ``config`` of a backtest record (strategy, executor, backtest); None for other records."""
     found: Any = record if is_backtest(record) else None
     for key in ("kwargs", "config"):
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -40,28 +40,28 @@ def backtest_config(record: Any) -> Mapping[str, Any] | None:
 
 
 def is_backtest(record: Any) -> bool:
-    """Return whether a description is one of a backtest's record."""
+    """Return whether a description is that of a backtest record."""
     named = record if isinstance(record, str) else record.get("class", "") if isinstance(record, Mapping) else ""
     return str(named).rpartition(".")[2] in _RECORDS
 
 
 def with_backtest(record: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's description with other options under ``config.backtest``; the one given is not changed."""
+    """Return a copy of a record's description with other options under ``config.backtest``."""
     kwargs = record["kwargs"]
     return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}
 
 
 def records_of(task: Mapping[str, Any]) -> list[Any]:
-    """Return the records of a task, also where one alone stands there."""
+    """Return the records of a task as a list, even if it has a single record."""
     records = task.get("record") or []
     return [records] if isinstance(records, (str, Mapping)) else list(records)
 
 
 def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
-    """Return a task's records with the days of each backtest cut to the test segment: the window's own span.
+    """Return a task's records with the days of each backtest clipped to the test segment.
 
-    What lies beyond the segment becomes None, the days of the prediction and the one after them; a start or an end inside
-    the segment stays. References such as ``<dataset.kwargs.segments.test.0>`` move by themselves.
+    A start or end outside the segment becomes None, which means the days of the prediction and the one after them; a
+    start or end inside the segment is kept. References such as ``<dataset.kwargs.segments.test.0>`` need no change.
     """
     records = task.get("record")
     listed = records_of(task)
@@ -84,12 +84,12 @@ def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
 
 
 def _day(value: Any) -> np.datetime64 | None:
-    """A day; None for an open one, and for a reference, whose value is not known yet."""
+    """Return a day; None if it is open, or a reference whose value is not known yet."""
     return None if value is None or (isinstance(value, str) and value.startswith("<")) else read_day(value)
 
 
 def backtest_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, test_key: str = "test") -> list[str]:
-    """Return what should be known of backtests that cover other days than the test segment of their task.
+    """Return warnings about backtests that cover other days than the test segment of their task.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def backtest_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, test_k
 
 
 def _foreign_span(task: Mapping[str, Any], calendar: Days, test_key: str) -> tuple[np.datetime64, np.datetime64] | None:
-    """First and last day of a backtest that covers more than one day beside the test segment: that of the last scores."""
+    """Return first and last day of a backtest with more than one day outside the test segment (one is normal)."""
     segments = segments_of(task)
     inside = _between(calendar, bounds(test_key, segments[test_key])) if test_key in segments else calendar[:0]
     for options in _backtests(task) if len(inside) else ():

@@ -1,4 +1,4 @@
-"""Task generators, and templates times generators."""
+"""Task generators, and the function that applies generators to templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["TaskGen", "copy_task", "task_generator"]
 
 
 def copy_task(value: Any) -> Any:
-    """Return a copy of a task: new dicts, lists and tuples, the same leaves. Much faster than a deep copy."""
+    """Return a copy of a task with new dicts, lists and tuples but the same leaves. Much faster than a deep copy."""
     if isinstance(value, dict):
         return {k: copy_task(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -25,14 +25,14 @@ def copy_task(value: Any) -> Any:
 
 
 class TaskGen(abc.ABC):
-    """Makes tasks of a task. Its argument is never changed."""
+    """Base class of generators, which make tasks from a template. The template is never modified."""
 
     @abc.abstractmethod
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the tasks that `task` stands for."""
+        """Return the tasks generated from the template `task`."""
 
     def count(self, task: Mapping[str, Any]) -> int | None:
-        """Return how many tasks :meth:`generate` would make of `task`, without making any; None where that is unknown."""
+        """Return how many tasks :meth:`generate` would return for `task`, without generating them; None if unknown."""
         return None
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -43,19 +43,19 @@ class TaskGen(abc.ABC):
 def task_generator(
     tasks: Mapping[str, Any] | Sequence[Mapping[str, Any]], generators: TaskGen | Sequence[TaskGen]
 ) -> list[dict[str, Any]]:
-    """Return every template taken through every generator, one generator after the other.
+    """Apply every generator in turn to every template, and return the tasks.
 
     Parameters
     ----------
     tasks : dict or sequence of dict
         Templates.
     generators : TaskGen or sequence of TaskGen
-        A horizon generator of 2 and a rolling one of 5 make 10 tasks a template.
+        A horizon generator of 2 and a rolling generator of 5 make 10 tasks per template.
 
     Raises
     ------
     TooLarge
-        When they would make more tasks than the limit allows: counted before any is made, where generators can count.
+        If there would be more tasks than the limit allows; checked in advance if the generators can count.
     """
     made = [copy_task(dict(t)) for t in ([tasks] if isinstance(tasks, Mapping) else tasks)]
     taken = [generators] if isinstance(generators, TaskGen) else list(generators)
@@ -69,12 +69,12 @@ def task_generator(
 
 
 def check_count(templates: Sequence[Mapping[str, Any]], generators: Sequence[TaskGen]) -> None:
-    """Do nothing, unless the templates and generators would make more tasks than the limit allows.
+    """Check that templates and generators do not make more tasks than the limit allows.
 
     Raises
     ------
     TooLarge
-        With the number of tasks.
+        If they do; the message contains the number of tasks.
     """
     if not templates:
         return
@@ -89,5 +89,5 @@ def check_count(templates: Sequence[Mapping[str, Any]], generators: Sequence[Tas
 def _counted(generator: TaskGen, task: Mapping[str, Any]) -> int:
     try:
         return generator.count(task) or 1
-    except RollforgeError:  # a generator before may mend what it does not take; if not, generate() says so
+    except RollforgeError:  # an earlier generator may fix the template; if not, generate() raises
         return 1

@@ -19,7 +19,7 @@ Aligned = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
 
 class OutsideCalendar(SegmentError, KeyError):
-    """A segment has left the calendar. Also a KeyError, as Qlib's documentation has it."""
+    """A segment is outside the calendar. Also a KeyError, as Qlib documents."""
 
     __str__ = Exception.__str__  # a KeyError would quote the whole message
 
@@ -27,15 +27,15 @@ class OutsideCalendar(SegmentError, KeyError):
 class TimeAdjuster:
     """Finds and moves dates in a trading calendar.
 
-    Where Qlib lets an index before the calendar wrap to its end, this raises :class:`OutsideCalendar`, or clips where a
-    start may be clipped.
+    For an index before the calendar, which in Qlib wraps around to its end, this raises :class:`OutsideCalendar`, or
+    clips it if a start may be clipped.
 
     Parameters
     ----------
     future : bool
-        True uses the calendar with the days to come, where the data folder has one.
+        True uses the calendar with future days, if the data folder has one.
     end_time : date, optional
-        Forget the days after it.
+        Ignore the days after it.
     calendar : array of dates, optional
         The trading days, ascending; by default those of the current session's data folder.
 
@@ -61,18 +61,18 @@ class TimeAdjuster:
         self.set_end_time(end_time)
 
     def set_end_time(self, end_time: Any = None) -> None:
-        """Forget the days after `end_time`; None remembers them all."""
+        """Ignore the days after `end_time`; None uses all days."""
         self.cals = self._all if end_time is None else self._all[self._all <= read_day(end_time, "end_time")]
         if self.cals.size == 0:
             raise SegmentError(f"no trading day is left up to {end_time}: the calendar begins on {self._all[0]}.")
 
     def get(self, idx: int | None) -> pd.Timestamp | None:
-        """Return the day at an index; None behind the calendar's end.
+        """Return the day at an index; None if the index is past the end of the calendar.
 
         Raises
         ------
         OutsideCalendar
-            For a negative index.
+            If the index is negative.
         """
         if idx is None or idx >= len(self.cals):
             return None
@@ -85,17 +85,17 @@ class TimeAdjuster:
         return as_timestamp(self.cals[-1])
 
     def align_idx(self, time_point: Any, tp_type: str = "start") -> int | None:
-        """Return the index of the first day not before a date, or with ``tp_type="end"`` of the last not after it.
+        """Return the index of the first day on or after a date; with ``tp_type="end"``, of the last on or before it.
 
         Returns
         -------
         int or None
-            None for None (open); the calendar's length for a start behind its end.
+            None for None (open-ended); the calendar's length for a start after its last day.
 
         Raises
         ------
         OutsideCalendar
-            For an end before the first day.
+            If an end is before the first day.
         """
         if tp_type not in ("start", "end"):
             raise ValueError(f"tp_type must be 'start' or 'end', found {tp_type!r}.")
@@ -110,7 +110,7 @@ class TimeAdjuster:
         return idx
 
     def cal_interval(self, time_point_A: Any, time_point_B: Any) -> int:  # noqa: N803 - Qlib's names
-        """Return how many trading days A is after B."""
+        """Return the number of trading days from B to A; negative if A is before B."""
         a, b = self.align_idx(time_point_A), self.align_idx(time_point_B)
         if a is None or b is None:
             raise TypeError("cal_interval needs two dates.")
@@ -122,7 +122,7 @@ class TimeAdjuster:
         Raises
         ------
         OutsideCalendar
-            When there is none.
+            If there is none.
         """
         idx = self.align_idx(time_point, tp_type)
         if idx is not None and idx >= len(self.cals):
@@ -136,7 +136,7 @@ class TimeAdjuster:
     def align_seg(self, segment: Sequence[Any]) -> Aligned: ...
 
     def align_seg(self, segment: dict[str, Any] | Sequence[Any]) -> dict[str, Any] | Aligned:
-        """Return a segment, or a dict of them, with both ends on trading days."""
+        """Return a segment, or a dict of segments, with both ends aligned to trading days."""
         if isinstance(segment, dict):
             return {k: self.align_seg(seg) for k, seg in segment.items()}
         start, end = _ends(segment)
@@ -145,12 +145,13 @@ class TimeAdjuster:
     def truncate(self, segment: Any, test_start: Any, days: int) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return a segment that ends at least `days` trading days before `test_start`.
 
-        For a label that looks 2 days ahead, `days` is 3: the last training day's label then ends on the day before.
+        For a label that looks 2 days ahead, `days` is 3: the label of the last training day then ends the day before
+        `test_start`.
 
         Raises
         ------
         OutsideCalendar
-            When nothing is left of it.
+            If nothing is left of it.
         """
         last = self.align_idx(test_start)
         if last is None:
@@ -168,17 +169,17 @@ class TimeAdjuster:
         )
 
     def shift(self, seg: Any, step: int, rtype: str = SHIFT_SD) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
-        """Return a segment moved by `step` trading days; ``expanding`` moves its end alone.
+        """Return a segment moved by `step` trading days; ``expanding`` moves only its end.
 
         Returns
         -------
         tuple
-            None stands for an end that was open, or has come behind the calendar.
+            None for an end that was open, or is now past the end of the calendar.
 
         Raises
         ------
         OutsideCalendar
-            When the start has left the calendar, or the end has come before it.
+            If the start leaves the calendar, or the end is before the first day.
         """
         start, end = _ends(seg)
         first, last = self.align_idx(start, "start"), self.align_idx(end, "end")

@@ -1,4 +1,4 @@
-"""Grids: one task for each combination of values."""
+"""Grids: one task per combination of values."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["GridGen"]
 
 
 class GridGen(TaskGen):
-    """Turns a task into one task for each combination of values.
+    """Generates one task per combination of values.
 
     Parameters
     ----------
     values : mapping
-        Dotted path in the task -> the values to try: a list of them, or a mapping from names to them. The last part of a
-        path may be new (an argument that the template leaves at its default); what comes before must be there.
+        Dotted path in the task -> the values to try, as a list or as a mapping {name: value}. The last part of a path
+        may be new (an argument that the template leaves at its default); the rest must exist.
 
     Raises
     ------
     ConfigError
-        When a path has no values, or one value twice; when a name cannot be one.
+        If a path has no values or a value twice, or a name is invalid.
 
     Examples
     --------
@@ -46,23 +46,23 @@ class GridGen(TaskGen):
         self.values = {path: _named_values(path, listed) for path, listed in values.items()}
 
     def count(self, task: Mapping[str, Any]) -> int:
-        """Return how many combinations there are."""
+        """Return the number of combinations."""
         return math.prod(len(values) for values in self.values.values())
 
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return one task a combination, the last path varying fastest.
+        """Return one task per combination; the last path varies fastest.
 
         Raises
         ------
         ConfigError
-            For a path that leads nowhere.
+            If a path does not exist in the task.
         """
         return [new for _, new in self.named(task)]
 
     def named(self, task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """Return what :meth:`generate` does, each with a name: its values' names, and what else tells it apart.
+        """Return the tasks of :meth:`generate` with names: the names of their values, and what else distinguishes them.
 
-        Where there is one combination and no value has a name, the name is empty.
+        If there is only one combination and no value has a name, the name is empty.
         """
         LIMITS["tasks"].check(self.count(task), "its combinations are", path="grid")
         made: list[tuple[tuple[str, ...], dict[str, Any]]] = []
@@ -80,7 +80,7 @@ class GridGen(TaskGen):
 
 
 def _named_values(path: str, listed: Any) -> list[tuple[str, Any]]:
-    """The values of a path, each with its name; the names of a list are empty."""
+    """Return the (name, value) pairs of a path; values of a list have empty names."""
     where = f"grid.{path}"
     if isinstance(listed, Mapping) and "class" not in listed:
         pairs = [(check_name(name, where), value) for name, value in listed.items()]

@@ -1,4 +1,4 @@
-"""Several horizons: one task for each way of looking ahead."""
+"""Horizons: one task per prediction horizon."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["MultiHorizonGenBase"]
 
 
 class MultiHorizonGenBase(TaskGen):
-    """Turns a task into one task a horizon, each with its segments cut so that no label reaches into the test.
+    """Generates one task per horizon, with segments truncated so that no label reaches into the test segment.
 
     Parameters
     ----------
     horizon : sequence of int, or int
-        Days ahead; at least one.
+        Horizons in days; at least one.
     label_leak_n : int
-        Days after the prediction until the label of horizon 0 is known: 2 for a purchase on the next day, sold the day
-        after.
+        Days from the prediction until the label of horizon 0 is known: 2 if the instrument is bought on the next day
+        and sold the day after.
     calendar : array of dates, optional
         By default the current session's.
     """
@@ -45,20 +45,20 @@ class MultiHorizonGenBase(TaskGen):
         self.test_key = "test"
 
     def count(self, task: Mapping[str, Any]) -> int:
-        """Return how many horizons there are."""
+        """Return the number of horizons."""
         return len(self.horizon)
 
     @abc.abstractmethod
     def set_horizon(self, task: dict[str, Any], hr: int) -> None:
-        """Write the horizon `hr` into `task`, in place: usually into its label."""
+        """Set the horizon `hr` in `task`, in place; usually in its label."""
 
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return one task a horizon.
+        """Return one task per horizon.
 
         Raises
         ------
         SegmentError
-            When nothing is left of a segment.
+            If nothing is left of a segment.
         """
         made = []
         for hr in self.horizon:

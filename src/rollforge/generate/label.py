@@ -1,8 +1,8 @@
-"""The label of a task: what it is computed from, and over how many trading days one of its values runs.
+"""The label of a task: its expression, and the number of trading days that one value spans.
 
-Returns of labels over several days are divided by those days before they are added up, and figures made of labels that
-overlap are not independent from day to day. What the days are is read from the label's expression; where that is not
-possible, a handler may declare ``label_days``. Days that are not known are None, never 1.
+Returns over several days are divided by the number of days before they are summed, and figures computed from
+overlapping labels are not independent from day to day. The number of days is derived from the label's expression; if
+that is not possible, a handler may declare ``label_days``. An unknown number of days is None, never 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LABEL_TAG = "rollforge.label"
-"""Tag of a recorder: the labels of its run, as :func:`labels_to_text` writes them."""
+"""Tag of a recorder with the labels of its run, in the format of :func:`labels_to_text`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Label:
     """
 
     expression: str
-    """Empty when it is not known."""
+    """Empty if unknown."""
     days: int | None
-    """Trading days over which one value runs; None when they are not known."""
+    """Number of trading days that one value spans; None if unknown."""
 
     def __str__(self) -> str:
         days = "unknown number of days" if self.days is None else counted(self.days, "trading day")
@@ -62,12 +62,12 @@ def _days(expression: str, declared: int | None) -> int | None:
     try:
         read = holding_days(parse(expression))
     except ExpressionError:
-        return declared  # the handler says what is wrong with it when it is built
+        return declared  # the error is reported when the handler is built
     return declared if read is None else read
 
 
 def task_labels(task: Mapping[str, Any]) -> tuple[Label, ...]:
-    """Return the labels of a task as its description has them, one a column; nothing where they are not known.
+    """Return the labels of a task from its description, one per column; empty if they are unknown.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def task_labels(task: Mapping[str, Any]) -> tuple[Label, ...]:
 
 
 def described_handler(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the description of a task's handler with its references filled; an empty one where there is none."""
+    """Return the description of a task's handler with references resolved; empty if there is none."""
     node: Any = task
     for part in ("dataset", "kwargs", "handler"):
         node = node.get(part) if isinstance(node, Mapping) else None
@@ -94,7 +94,7 @@ def described_handler(task: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         filled: Mapping[str, Any] = resolve_references(task)["dataset"]["kwargs"]["handler"]
     except ConfigError:
-        return node  # a reference that leads nowhere is reported when the task is built
+        return node  # an invalid reference is reported when the task is built
     return filled
 
 
@@ -111,12 +111,12 @@ def declared_days(handler: Mapping[str, Any]) -> int | None:
 
 
 def handler_labels(handler: Any) -> tuple[Label, ...]:
-    """Return the labels of a handler that is there, one a column; nothing where they are not known.
+    """Return the labels of a handler object, one per column; empty if they are unknown.
 
     Parameters
     ----------
     handler : DataHandler
-        One whose loader computes expressions, or takes them from other handlers (``DataLoaderDH``).
+        A handler whose loader computes expressions, or takes them from other handlers (``DataLoaderDH``).
     """
     declared = getattr(handler, "label_days", None)
     loader = getattr(handler, "data_loader", None)
@@ -135,18 +135,18 @@ def handler_labels(handler: Any) -> tuple[Label, ...]:
 
 
 def labels_to_text(labels: Sequence[Label]) -> str:
-    """Return labels as the text of a tag.
+    """Serialize labels to the text of a tag.
 
     Examples
     --------
     >>> labels_from_text(labels_to_text([Label("$close", None)]))
     (Label(expression='$close', days=None),)
     """
-    # Trackers refuse long tags.
+    # Tracking stores reject long tags.
     shown = (x.expression if len(x.expression) <= 400 else f"{x.expression[:400]}…" for x in labels[:8])
     return json.dumps([[text, label.days] for text, label in zip(shown, labels, strict=False)])
 
 
 def labels_from_text(text: str) -> tuple[Label, ...]:
-    """Return what :func:`labels_to_text` was given."""
+    """Return the labels from a text written by :func:`labels_to_text`."""
     return tuple(Label(expression, days) for expression, days in json.loads(text))

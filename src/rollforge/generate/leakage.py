@@ -1,6 +1,4 @@
-"""Look-ahead: how far a task's label sees into the future, which of its segments it sees too much of, and what else about
-a set of tasks makes its result look better than it is.
-"""
+"""Look-ahead of labels, leaks between segments, and other properties of tasks that make results look too good."""
 
 from __future__ import annotations
 
@@ -32,16 +30,16 @@ class Leak:
     segment: str
     later: str
     days: int
-    """Days at the end of the segment whose labels reach into the later one."""
+    """Number of days at the end of the segment whose labels reach into the later segment."""
 
 
 def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
-    """Return one sentence for each kind of leak, naming how many tasks have it.
+    """Return one sentence for each kind of leak, with the number of tasks that have it.
 
     Parameters
     ----------
     leaks : sequence
-        Of each task, what :func:`leaking_segments` returns.
+        Result of :func:`leaking_segments` for each task.
 
     Examples
     --------
@@ -60,7 +58,7 @@ def _leak_text(leak: Leak) -> str:
 
 
 def _counted(found: Sequence[Sequence[str]]) -> list[str]:
-    """Each sentence once, naming how many tasks it is true of."""
+    """Return each distinct sentence with the number of tasks that it applies to."""
     counts = Counter(text for texts in found for text in dict.fromkeys(texts))
     if len(found) == 1:
         return [text[0].upper() + text[1:] for text in counts]
@@ -68,7 +66,7 @@ def _counted(found: Sequence[Sequence[str]]) -> list[str]:
 
 
 def label_lookahead(task: Mapping[str, Any]) -> int | None:
-    """Return how many days the task's label looks ahead; None when its label cannot be known from its description.
+    """Return how many days the task's label looks ahead; None if its description does not tell.
 
     Examples
     --------
@@ -82,16 +80,16 @@ def label_lookahead(task: Mapping[str, Any]) -> int | None:
     try:
         return max((lookahead(parse(e)) for e in expressions), default=0)
     except ExpressionError:
-        return None  # the handler says what is wrong with it when it is built
+        return None  # the error is reported when the handler is built
 
 
 def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
-    """Return the segments of a task whose labels reach into the one that follows; segments that share days are none of these.
+    """Return the segments of a task whose labels reach into the next segment, except segments that share days.
 
     Parameters
     ----------
     task : mapping
-        One task, its segments those of one window.
+        A task whose segments are those of one window.
     calendar : array of datetime64[D]
         The trading days.
     """
@@ -100,7 +98,7 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
 
 
 _Places = dict[str, tuple[int, int]]
-"""Of each segment the place of its first day on the calendar, and that after its last; in the order of time."""
+"""Segment -> half-open range of its positions in the calendar, in chronological order."""
 
 
 def _places(sequence: Sequence[tuple[str, Bounds]], calendar: Days) -> _Places:
@@ -126,11 +124,10 @@ def _leaks(sequence: Sequence[tuple[str, Bounds]], places: _Places, ahead: int) 
 
 
 def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days: int | None = None) -> list[str]:
-    """Return what should be known about a set of tasks before its result is believed: one sentence each.
+    """Return warnings about a set of tasks whose results may be misleading, one sentence each.
 
-    Segments that share days, labels that reach into a later segment, processors that learn from days that are tested,
-    and labels that run over an unknown number of days. A task that cannot be read is passed over: what is wrong with it
-    is said when it is built.
+    Reports segments that share days, labels that reach into a later segment, processors that learn from tested days,
+    and labels that span an unknown number of days. An invalid task is skipped; its error is reported when it is built.
 
     Parameters
     ----------
@@ -139,7 +136,7 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
     calendar : array of datetime64[D]
         The trading days.
     label_days : int, optional
-        Trading days over which a label runs, as its user declares.
+        Number of trading days that a label spans, as declared by the user.
 
     Examples
     --------
@@ -155,7 +152,7 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
         try:
             handler = described_handler(task)
             key = repr(_timeless(handler))
-            if key not in labels:  # the windows of a model have one label
+            if key not in labels:  # all windows of a model have the same label
                 labels[key] = label_lookahead(task), _label_texts(task, label_days)
             ahead, label_texts = labels[key]
             sequence = ordered(segments_of(task))
@@ -171,7 +168,7 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
 
 
 def _timeless(handler: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A handler's description without its range and fit window, which move from window to window."""
+    """Return a handler's description without its range and fit window, which differ between windows."""
     kwargs = handler.get("kwargs")
     if not isinstance(kwargs, Mapping):
         return handler
@@ -179,7 +176,7 @@ def _timeless(handler: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shared_days(places: _Places) -> list[str]:
-    """Days that a model is fitted to, or stopped early on, and tested on."""
+    """Return sentences about test days that are also in the train or valid segment."""
     texts = []
     other = [name for name in places if name != "train" and "train" in name.lower()]
     for later, earlier, why in (
@@ -198,7 +195,7 @@ def _shared_days(places: _Places) -> list[str]:
 
 
 def _fit_beyond(handler: Mapping[str, Any], places: _Places, calendar: Days) -> list[str]:
-    """Processors whose fit window reaches into the test segment."""
+    """Return sentences about processors whose fit window reaches into the test segment."""
     kwargs = handler.get("kwargs")
     end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None
     if end is None or "test" not in places or places["test"][0] >= len(calendar):

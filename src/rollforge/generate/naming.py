@@ -1,7 +1,7 @@
-"""What the models of one experiment are called: a given name, else what tells their definitions apart.
+"""Names of the models of an experiment: the given name, or else the differences between their definitions.
 
-A name is shown wherever tasks are listed, trained, tracked and reported. It is no part of a task's definition, so
-renaming a model trains nothing again.
+Names are shown when tasks are listed, trained, tracked and reported. A name is not part of a task's definition, so
+renaming a model does not retrain anything.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MOST_PARTS = 4
 
 
 def check_name(name: Any, path: str = "") -> str:
-    """Return `name` as text, after checking that it fits into tables, tags and messages.
+    """Return `name` as a string after checking that it is valid in tables, tags and messages.
 
     Raises
     ------
     ConfigError
-        When it is empty, longer than 80 characters, or has characters that cannot be printed.
+        If it is empty, longer than 80 characters, or contains non-printable characters.
     """
     text = str(name).strip() if isinstance(name, (str, int, float)) and not isinstance(name, bool) else ""
     if not text or len(text) > MAX_NAME or not text.isprintable():
@@ -40,13 +40,13 @@ def check_name(name: Any, path: str = "") -> str:
     return text
 
 
-# -- which tasks are of one model --------------------------------------------------------------------------------------
+# -- tasks of the same model -------------------------------------------------------------------------------------------
 
 
 def variant(definition: Mapping[str, Any]) -> str:
-    """Return a hash of a task without its windows: equal for all windows of one model, different for other models.
+    """Return a hash of a task without its dates: equal for all windows of a model, different for other models.
 
-    In the dataset and in records, segments and whatever ends in ``_time`` are left out.
+    Segments and keys ending in ``_time`` in the dataset and the records are ignored.
 
     Examples
     --------
@@ -74,19 +74,19 @@ def _timeless(node: Any) -> Any:
 
 
 def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] = ()) -> list[str]:
-    """Return the name of each task's model; tasks of different models never share one.
+    """Return the name of each task's model; different models never have the same name.
 
-    Tasks with the same :func:`variant` are of one model, the first name that was given to any of them being its name;
-    unless tasks that were given different names test the same days: then each name is a model (a grid over segments).
-    A model without a given name is called by what tells it apart from the others (:func:`differing_parts`), and so are
-    different models that were given the same name. One model alone that was given no name has none: an empty text.
+    Tasks with the same :func:`variant` belong to one model, whose name is the first name given to any of them. If tasks
+    with different given names test the same days, each name is a separate model (a grid over segments). A model without
+    a given name is named after its differences from the others (:func:`differing_parts`), and so are different models
+    that were given the same name. A single model without a given name has an empty name.
 
     Parameters
     ----------
     definitions : sequence of mapping
         Tasks.
     given : sequence of str, optional
-        Of each task the name that its model was given; empty where it was given none.
+        Name given to each task's model; empty if none was given.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] =
     named = list(given) if given else [""] * len(definitions)
     try:
         variants = [variant(d) for d in definitions]
-    except TaskNotSerializable:  # a task that never goes through a store may hold live objects
+    except TaskNotSerializable:  # a task that is never stored may contain live objects
         return named
     tests: dict[str, dict[str, set[str]]] = {}
     for one, name, definition in zip(variants, named, definitions, strict=True):
@@ -116,14 +116,14 @@ def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] =
 
 
 def _names_meant(tests: Mapping[str, set[str]]) -> dict[str, str]:
-    """Of one variant, name that tasks were given -> name of their model; `tests` are the days that those tasks test."""
+    """Map the names given to tasks of one variant to names of models; `tests` has the days tested under each name."""
     names = [name for name in tests if name]
     apart = any(tests[a] & tests[b] for a, b in itertools.combinations(names, 2))
     return {} if apart or not names else dict.fromkeys(tests, names[0])
 
 
 def _names_of(examples: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], str]:
-    """Different names for different models, each given as (variant, name that it was given) with one of its tasks."""
+    """Return distinct names for models, which are given as (variant, given name) with one of their tasks each."""
     models = list(examples)
     if len(models) == 1:
         return {models[0]: models[0][1]}
@@ -144,16 +144,16 @@ def _names_of(examples: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tup
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """A place where some definitions differ."""
+    """A path at which some definitions differ."""
 
     path: tuple[str, ...]
-    """Empty for the class of an object, which is named without saying where it stands."""
+    """Empty for the class of an object, which is shown without its path."""
     texts: Mapping[int, str]
-    """Place among the definitions -> what stands there; of those alone that this difference tells apart."""
+    """Index of the definition -> its value, only for the definitions that this difference distinguishes."""
 
 
 def differing_parts(definitions: Sequence[Any]) -> list[str]:
-    """Return of each definition, in a few words, what tells it apart from the others; empty when nothing does.
+    """Return a short text for each definition with its differences from the others; empty if there are none.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def differing_parts(definitions: Sequence[Any]) -> list[str]:
 
 
 class _Missing:
-    """Stands where a definition leaves something at its default."""
+    """Placeholder for a value that a definition leaves at its default."""
 
 
 _MISSING = _Missing()
@@ -235,7 +235,7 @@ def _text(value: Any) -> str:
 
 
 def _short_paths(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The last words of each path, as many as it takes to tell it from the others; a place in a list is not enough."""
+    """Return the shortest distinct suffix of each path; a list index alone is not enough."""
     whole = [tuple(p for p in path if p != "kwargs") or path for path in paths]
     short = []
     for path in whole:
@@ -250,7 +250,7 @@ def _short_paths(paths: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def days_tested(definition: Mapping[str, Any]) -> str:
-    """Return the test segment of a task as ``2016-01-04 to 2016-03-30``; empty when it has none.
+    """Return the test segment of a task as ``2016-01-04 to 2016-03-30``; empty if it has none.
 
     Examples
     --------
@@ -269,7 +269,7 @@ def days_tested(definition: Mapping[str, Any]) -> str:
 
 
 def _day(value: Any) -> str:
-    """A day in ISO form, however it is written."""
+    """Return a day in ISO format."""
     try:
         return str(read_day(value))
     except DateError:
@@ -277,7 +277,7 @@ def _day(value: Any) -> str:
 
 
 def describe(definition: Mapping[str, Any], model_name: str = "") -> str:
-    """Return what a person calls a task: its model's name, or class, and its test segment; empty when neither is known.
+    """Return a readable title of a task: its model's name or class, and its test segment; empty if neither is known.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rolling windows: one task for every period."""
+"""Rolling windows: one task per window."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
 
 
 def _handler_kwargs(task: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The keyword arguments of a task's handler; None where it is not described by a mapping (a pickle, say)."""
+    """Return the keyword arguments of a task's handler; None if it is not described by a mapping (e.g. a pickle)."""
     node: Any = task
     for part in ("dataset", "kwargs", "handler", "kwargs"):
         if not isinstance(node, Mapping) or part not in node:
@@ -34,9 +34,9 @@ def _handler_kwargs(task: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def handler_mod(task: Task, rolling_gen: RollingGen) -> None:
-    """Extend the handler's end, in place, so that it holds the test segment: a window's own data, no others.
+    """Extend the handler's end, in place, to the end of the window's test segment.
 
-    An open test end makes an open handler (Qlib leaves the end of the first window, so the last has no data).
+    An open test end gives an open handler end (Qlib keeps the end of the first window, so the last window has no data).
     """
     kwargs = _handler_kwargs(task)
     if kwargs is None or kwargs.get("end_time") is None:
@@ -47,7 +47,7 @@ def handler_mod(task: Task, rolling_gen: RollingGen) -> None:
 
 
 def trunc_segments(ta: TimeAdjuster, segments: Segments, days: int, test_key: str = "test") -> None:
-    """Truncate, in place, every segment but the test's to end `days` trading days before the test starts."""
+    """Truncate every segment except the test segment, in place, to end `days` trading days before the test starts."""
     start = segments[test_key][0]
     for key in segments:
         if key != test_key:
@@ -55,37 +55,39 @@ def trunc_segments(ta: TimeAdjuster, segments: Segments, days: int, test_key: st
 
 
 class RollingGen(TaskGen):
-    """Turns a template into one task a period: each tests on the `step` trading days after the one before.
+    """Generates one task per window: each tests the `step` trading days after the previous window.
 
     Parameters
     ----------
     step : int
-        Trading days of a test window.
+        Length of a test window in trading days.
     rtype : str
-        ``ROLL_SD`` ("sliding"): every segment keeps its length and moves. ``ROLL_EX`` ("expanding"): the train segment
+        ``ROLL_SD`` ("sliding"): every segment moves and keeps its length. ``ROLL_EX`` ("expanding"): the train segment
         keeps its start and grows.
     ds_extra_mod_func : callable, optional
-        ``(task, rolling_gen)``, changes each new task in place; :func:`handler_mod` extends the handler's end.
+        ``(task, rolling_gen)``, modifies each new task in place; :func:`handler_mod` extends the handler's end.
     test_key, train_key : str
         Names of the segments.
     trunc_days : int, "auto" or None
-        int: train and valid end so many trading days before the test starts (Qlib's). "auto": every segment ends as far
-        before the next as the label looks ahead, so no label reaches into a later segment. None: nothing is cut.
+        int: train and valid end this many trading days before the test starts, as in Qlib. "auto": every segment ends
+        as many days before the next as the label looks ahead, so no label reaches into a later segment. None: no
+        truncation.
     task_copy_func : callable
         Copies the template for each window.
     clip_test_end : bool
-        True ends the last test window where the template's test ends; Qlib, and the default, gives it all its days.
+        True clips the last test window at the end of the template's test segment; by default, as in Qlib, it has its
+        full length.
     roll_fit_window : bool
-        True moves the handler's ``fit_start_time`` and ``fit_end_time`` with the train segment; Qlib leaves them.
+        True moves the handler's ``fit_start_time`` and ``fit_end_time`` with the train segment; Qlib does not.
     roll_backtest : bool
-        True cuts the days of backtests among the records to each window's test segment; Qlib leaves them, so that each
-        window's backtest covers the days of all.
+        True clips the days of backtest records to each window's test segment; Qlib does not, so that each window's
+        backtest covers the days of all windows.
     calendar : array of dates, optional
         By default the current session's.
 
     Examples
     --------
-    Ten trading days; train on four, test on two, moving by two:
+    Ten trading days; train on four days, test on two, and move by two:
 
     >>> days = pd.bdate_range("2024-01-01", periods=10)
     >>> template = {"dataset": {"kwargs": {"segments": {
@@ -103,7 +105,7 @@ class RollingGen(TaskGen):
     train 01 to 08, test 09 to 10
     train 01 to 10, test 11 to 12
 
-    Three days cut before each test, for a label that looks two days ahead:
+    Leave out three days before each test, for a label that looks two days ahead:
 
     >>> show(RollingGen(step=3, rtype="sliding", trunc_days=3, calendar=days).generate(template))
     train 01 to 02, test 05 to 09
@@ -154,12 +156,12 @@ class RollingGen(TaskGen):
         self.ta = TimeAdjuster(future=True, calendar=calendar)
 
     def count(self, task: Mapping[str, Any]) -> int:
-        """Return how many windows :meth:`generate` makes at most.
+        """Return the maximum number of windows that :meth:`generate` returns.
 
         Raises
         ------
         SegmentError
-            When the test segment cannot be.
+            If the test segment is invalid.
         """
         validate_segments(task, self.ta.cals, needed=(self.test_key,))
         start, end = self._align(self.test_key, segments_of(task)[self.test_key])
@@ -168,18 +170,18 @@ class RollingGen(TaskGen):
         return max(1, -(-(last - first + 1) // self.step))
 
     def generate(self, task: Task) -> list[Task]:
-        """Return one task a window.
+        """Return one task per window.
 
         Parameters
         ----------
         task : dict
-            The template; its test segment is the whole out-of-sample period, its train and valid segments those of the
-            first window.
+            The template. Its test segment is the whole out-of-sample period; its other segments are those of the first
+            window.
 
         Raises
         ------
         SegmentError
-            When the segments cannot be, or nothing is left of one after truncation.
+            If the segments are invalid, or nothing is left of one after truncation.
         """
         validate_segments(task, self.ta.cals, needed=(self.train_key, self.test_key))
         LIMITS["tasks"].check(self.count(task), f"test windows of {self.step} days are", path="rolling.step")
@@ -197,7 +199,7 @@ class RollingGen(TaskGen):
 
     def _align(self, name: str, segment: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         start, end = segment if isinstance(segment, (list, tuple)) else (segment.start, segment.stop)
-        # An end past the calendar is the calendar's end: only a test end may be open.
+        # An end past the calendar becomes the calendar's last day: only a test end may be open.
         aligned: tuple[pd.Timestamp | None, pd.Timestamp | None] = self.ta.align_seg((start, end))
         if aligned[1] is None and name != self.test_key:
             raise SegmentError("is open; only the test segment may be.", path=f"{PATH}.{name}")
@@ -245,14 +247,14 @@ class RollingGen(TaskGen):
         return task
 
     def gen_following_tasks(self, task: Task, test_end: Any) -> Iterator[Task]:
-        """Yield the tasks that follow a generated one, up to the window that holds `test_end`; `task` itself is not among them.
+        """Yield the tasks that follow a generated task, up to the window that contains `test_end`.
 
         Parameters
         ----------
         task : dict
-            A task whose segments are those of one window.
+            A task whose segments are those of one window; it is not yielded itself.
         test_end : date
-            The last day to be tested.
+            The last day to test.
         """
         yield from self._following(task, dict(segments_of(task)), read_timestamp(test_end, "test_end"))
 
@@ -270,7 +272,7 @@ class RollingGen(TaskGen):
                     for name, segment in segments.items()
                 }
             except OutsideCalendar:
-                return  # the windows have left the calendar: the end of the roll
+                return  # no window is left inside the calendar
             start = segments[self.test_key][0]
             if start is None or start > last:
                 return

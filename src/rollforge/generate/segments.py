@@ -1,4 +1,4 @@
-"""Checks on the segments of a task, before anything is computed with them."""
+"""Read and validate the segments of a task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def segments_of(task: Mapping[str, Any], path: str = PATH) -> Mapping[str, Any]:
     Raises
     ------
     SegmentError
-        When it has none.
+        If it has none.
     """
     node: Any = task
     for part in ("dataset", "kwargs", "segments"):
@@ -37,12 +37,12 @@ def segments_of(task: Mapping[str, Any], path: str = PATH) -> Mapping[str, Any]:
 
 
 def bounds(name: str, segment: Any, path: str = PATH) -> Bounds:
-    """Return first and last day of one segment; None is open.
+    """Return the first and last day of a segment; None means open-ended.
 
     Raises
     ------
     SegmentError
-        When it is no pair of dates, or inverted.
+        If it is not a pair of dates, or is inverted.
     """
     here = f"{path}.{name}"
     if isinstance(segment, slice):
@@ -65,19 +65,19 @@ def bounds(name: str, segment: Any, path: str = PATH) -> Bounds:
 
 
 def ordered(segments: Mapping[str, Any], path: str = PATH) -> list[tuple[str, Bounds]]:
-    """Return the segments in the order of time."""
+    """Return the segments in chronological order."""
     known = [(name, bounds(name, segment, path)) for name, segment in segments.items()]
     return sorted(known, key=lambda s: (s[1][0] is not None, s[1][0]))
 
 
 def neighbours(sequence: Sequence[tuple[str, Bounds]]) -> list[tuple[str, str]]:
-    """Return each segment with the first that begins after its end: whose days its labels may reach into.
+    """Return each segment with the next one: the first that begins after its end, whose days its labels may reach.
 
     Parameters
     ----------
     sequence : sequence of (name, bounds)
-        In the order of time, as :func:`ordered` returns them. A segment that others overlap, such as ``pretrain``, has as
-        neighbour the first one behind it.
+        In chronological order, as :func:`ordered` returns them. A segment that overlaps others, such as ``pretrain``,
+        is followed by the first one that begins after it.
     """
     found = []
     for name, (_, end) in sequence:
@@ -85,7 +85,7 @@ def neighbours(sequence: Sequence[tuple[str, Bounds]]) -> list[tuple[str, str]]:
             continue
         behind = [(s, n not in _FITTED_AND_TESTED, n) for n, (s, _) in sequence if s is not None and s > end]
         if behind:
-            found.append((name, min(behind)[2]))  # of those that begin on one day, rather one of the usual names
+            found.append((name, min(behind)[2]))  # of those that begin on the same day, prefer a standard name
     return found
 
 
@@ -95,7 +95,7 @@ def validate_segments(
     path: str = PATH,
     needed: Sequence[str] = ("train", "test"),
 ) -> None:
-    """Do nothing, unless the segments of a task cannot be.
+    """Check that the segments of a task are valid.
 
     Parameters
     ----------
@@ -104,15 +104,15 @@ def validate_segments(
     calendar : array of dates
         The trading days.
     path : str
-        Where the segments stand, for errors.
+        Path of the segments in the task, for error messages.
     needed : sequence of str
-        Segments that must be there.
+        Required segments.
 
     Raises
     ------
     SegmentError
-        Missing, unreadable, inverted, or without a single trading day; train, valid and test (and those in `needed`) must
-        not overlap. Further segments, such as ``pretrain``, may overlap any.
+        If a segment is missing, unreadable, inverted, or without any trading day, or if train, valid, test or those in
+        `needed` overlap. Other segments, such as ``pretrain``, may overlap any segment.
     """
     segments = segments_of(task, path)
     for name in needed:

@@ -1,4 +1,4 @@
-"""The windows of tasks, as values for tables and plots, and drawn as text."""
+"""Windows of tasks, as values for tables and plots, and drawn as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SegmentSpan:
     end: np.datetime64
     """Last trading day."""
     days: int
-    """Trading days."""
+    """Number of trading days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,27 @@ class Window:
     """The segments of one task."""
 
     index: int
-    """Place of its test segment among those of the experiment, in the order of time: windows of different models that
-    test the same days have the same number."""
+    """Chronological index of its test segment in the experiment: windows of different models that test the same days
+    have the same index."""
     segments: Mapping[str, SegmentSpan]
     model: str = ""
-    """Name of the task's model; empty where there is one model."""
+    """Name of the task's model; empty if there is only one model."""
 
     @property
     def title(self) -> str:
-        """What a person calls the task: ``window 3``, ``ridge, window 3``."""
+        """Readable title of the task: ``window 3`` or ``ridge, window 3``."""
         number = f"window {self.index + 1}"
         return f"{self.model}, {number}" if self.model else number
 
     @property
     def test_days(self) -> str:
-        """First and last day of the test segment, ``2016-01-04 to 2016-03-30``; empty when no trading day is in it."""
+        """First and last day of the test segment, ``2016-01-04 to 2016-03-30``; empty if it has no trading day."""
         test = self.segments.get("test")
         return f"{test.start} to {test.end}" if test is not None else ""
 
 
 def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence[str] = ()) -> list[Window]:
-    """Return the windows of tasks, in the order of the tasks; an open end is the calendar's.
+    """Return the windows of tasks, in the order of the tasks; an open end becomes that of the calendar.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence
 
 
 def _spans(task: Mapping[str, Any], calendar: Days) -> dict[str, SegmentSpan]:
-    """The segments with trading days, in the order of time."""
+    """Return the segments that have trading days, in chronological order."""
     spans = {}
     for name, segment in segments_of(task).items():
         start, end = bounds(name, segment)
@@ -91,14 +91,14 @@ def _spans(task: Mapping[str, Any], calendar: Days) -> dict[str, SegmentSpan]:
 def draw(windows: Sequence[Window], width: int = 80) -> list[str]:
     """Return the windows on a time axis, one line each: ``░`` train, ``▒`` valid, ``█`` test.
 
-    Where there are several models, the windows of each follow a line with its name.
+    If there are several models, the windows of each are preceded by a line with its name.
 
     Parameters
     ----------
     windows : sequence of Window
-        What to draw.
+        Windows to draw.
     width : int
-        Characters a line.
+        Width of a line in characters.
     """
     spans = [s for w in windows for s in w.segments.values()]
     if not spans:
