@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import rollforge.report
 from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.record.analysis import calc_ic
 from rollforge.report.headline import headline_figures
 from rollforge.report.html import write_report
 from rollforge.report.summary import ReportInputs, Summary, TaskRow, summarise
 from rollforge.report.terminal import headline_table, windows_table
+
+REPORT = Path(rollforge.report.__file__).parent
 
 
 def span(start: str, end: str, days: int) -> SegmentSpan:
@@ -132,3 +135,14 @@ def test_a_browser_draws_every_plot(tmp_path: Path) -> None:
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
     dom = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
     assert dom.count('class="main-svg"') >= 6
+
+
+def test_what_the_page_is_made_of_has_a_style(tmp_path: Path) -> None:
+    """Every class of an element is one that the style sheet or the page's own script knows."""
+    made = inputs(tasks=[task(0), task(1, "failed", error="ValueError: no"), task(2, "waiting")], notes=["a note"])
+    text = page(tmp_path, summarise(made))
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    used = {name for names in re.findall(r'class="([^"]*)"', body) for name in names.split()}
+    known = {name for file in REPORT.glob("page.*") for name in re.findall(r"[.\"']([a-z][\w-]*)", file.read_text())}
+    assert {"facts", "failed"} <= used
+    assert used - known <= {"done", "waiting"}  # statuses that look like any text

@@ -107,7 +107,7 @@ def _json(value: object) -> Markup:
 
 def _extent(summary: Summary) -> Markup:
     shown = [f for f in headline_figures(summary.headline) if not f.quality]
-    return tag("dl", *(tag("div", tag("dt", f.name), tag("dd", f.text)) for f in shown), class_="headline_figures")
+    return tag("dl", *(tag("div", tag("dt", f.name), tag("dd", f.text)) for f in shown), class_="facts")
 
 
 def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
@@ -239,7 +239,7 @@ def _portfolio(summary: Summary, plots: Plots) -> _Section:
     about = tag(
         "dl",
         *(tag("div", tag("dt", k), tag("dd", v)) for k, v in summary.portfolio_about.items()),
-        class_="headline_figures",
+        class_="facts",
     )
     table = risk_table(summary.portfolio_risk) if summary.portfolio_risk is not None else None
     body = join(about if summary.portfolio_about else None, _plot(plots, "portfolio"), table)
