@@ -1,7 +1,7 @@
-"""Train one task: build model and dataset, fit, keep the model, let each record write what it keeps.
+"""Train one task: build model and dataset, fit the model, save it, and generate its records.
 
-The work has two halves, :func:`begin` (a recorder that knows its task) and :func:`finish` (the fitting), which
-:func:`task_train` does in one go and delayed trainers do apart. The recorder and the session are arguments.
+Training has two stages: :func:`begin` stores the task in a recorder, and :func:`finish` fits the model.
+:func:`task_train` runs both; delayed trainers run them separately. The recorder and the session are arguments.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["begin", "begin_task_train", "end_task_train", "end_unfinished_runs",
 log = logging.getLogger(__name__)
 
 DATA_TAG = "rollforge.data"
-"""Tag of a recorder: mark of what the data folder held that it was trained on, the same for every copy of it."""
+"""Recorder tag: fingerprint of the content of the data folder used for training, equal for all copies of the folder."""
 FOLDER_TAG = "rollforge.folder"
-"""Tag of a recorder: that folder."""
+"""Recorder tag: the data folder used for training."""
 MODEL_TAG = "rollforge.model"
-"""Tag of a recorder: what its model is called, or its class."""
+"""Recorder tag: the model name, or else the class of the model."""
 TEST_TAG = "rollforge.test"
-"""Tag of a recorder: first and last day of its test segment."""
+"""Recorder tag: first and last day of the test segment."""
 
 
 STATUS_KEY = "train_status"
@@ -48,17 +48,17 @@ TM_ID = "_id in TaskManager"
 
 
 def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
-    """Write what is known before the fitting: the task itself, its parameters laid flat, the host."""
+    """Write what is known before the model is fitted: the task, its flattened parameters and the host."""
     recorder.log_params(**{name: _with_iso_dates(value) for name, value in flatten_dict(task).items()})
     recorder.save_objects(task=dict(task))
-    # In the same batch, so that a trainer need not write them once more.
+    # Written in the same batch, so that a trainer need not write them separately.
     task_id = current_task.get()
     tags = {STATUS_KEY: STATUS_BEGIN, **model_tags(task, current_model.get()), **({TM_ID: task_id} if task_id else {})}
     recorder.set_tags(hostname=socket.gethostname(), **tags)
 
 
 def model_tags(task: Mapping[str, Any], model_name: str) -> dict[str, str]:
-    """Return the tags that say which model a run is of, and which days it tests, in ISO form.
+    """Return the tags for the model name and the test days (in ISO form) of a run.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def model_tags(task: Mapping[str, Any], model_name: str) -> dict[str, str]:
 
 
 def _with_iso_dates(value: Any) -> Any:
-    """Days as 2020-01-02, also in lists and tuples, and not as the reprs of their types."""
+    """Return `value` with dates, also those in lists, tuples and dicts, as strings such as 2020-01-02."""
     if isinstance(value, dt.date):
         return value.isoformat().removesuffix("T00:00:00")
     if isinstance(value, (list, tuple)):
@@ -81,7 +81,7 @@ def _with_iso_dates(value: Any) -> Any:
 
 
 def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) -> int:
-    """End the runs that a killed attempt at a task left ``RUNNING``, as failed; return how many.
+    """Mark runs of a task that a killed attempt left ``RUNNING`` as failed, and return how many.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) ->
     experiment_name : str
         Experiment of its recorders.
     session : Session
-        Where runs are kept.
+        Its tracking store is searched.
     """
     tracker = open_tracker(session.tracking_uri)
     found = tracker.find_experiment(name=experiment_name)
@@ -103,16 +103,16 @@ def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) ->
 
 
 def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> None:
-    """Fit the task's model on its dataset and write model, dataset definition, training metrics and records.
+    """Fit the task's model on its dataset and save model, dataset definition, training metrics and records.
 
     Parameters
     ----------
     task : mapping
         ``{"model": …, "dataset": …, "record": […]}``.
     recorder : Recorder
-        A started run; what comes out goes there.
+        A started run, in which the results are saved.
     session : Session
-        Where the data is, and how many threads this process may use.
+        Names the data folder and the number of threads that this process may use.
     """
     began = time.perf_counter()
     with using(session):
@@ -152,7 +152,7 @@ def _log_training(model: Any, recorder: Recorder) -> None:
 
 
 def _save_dataset(dataset: Dataset, recorder: Recorder) -> None:
-    dataset.config(dump_all=False, recursive=True)  # the definition, not the data: enough to predict online later
+    dataset.config(dump_all=False, recursive=True)  # the definition without the data is enough for online predictions
     recorder.save_objects(dataset=dataset)
 
 
@@ -172,7 +172,7 @@ def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, r
 
 
 def preload() -> None:
-    """Import what tasks need besides their model, in a process that will be given some."""
+    """Import what tasks need in addition to their model, in a process that will run tasks."""
     import rollforge.features.handler
     import rollforge.record.signal  # noqa: F401
 
@@ -180,7 +180,7 @@ def preload() -> None:
 
 
 def prepare_data(task: Mapping[str, Any], session: Session) -> None:
-    """Build the panel that `task` reads, so that workers that start beside it find it in the cache."""
+    """Build the panel that `task` reads, so that workers that are starting find it in the cache."""
     with using(session):
         dataset = build(resolve_references(task)["dataset"], kind=DATASET, where="task.dataset")
         handler = getattr(dataset, "handler", None)
@@ -195,7 +195,7 @@ def begin_task_train(
     *,
     session: Session | None = None,
 ) -> Recorder:
-    """Return a recorder that knows its task and is not trained yet: the first half of :func:`task_train`."""
+    """Return a recorder that contains its task but is not trained yet: the first stage of :func:`task_train`."""
     session = session or current_session()
     recorder = _create_recorder(task_config, experiment_name, recorder_name, session)
     with review([task_config], session):
@@ -205,14 +205,14 @@ def begin_task_train(
 
 
 def end_task_train(rec: Recorder, experiment_name: str | None = None, *, session: Session | None = None) -> Recorder:
-    """Train the task that `rec` holds: the second half of :func:`task_train`.
+    """Train the task stored in `rec`: the second stage of :func:`task_train`.
 
     Parameters
     ----------
     rec : Recorder
-        What :func:`begin_task_train` returned.
+        Recorder returned by :func:`begin_task_train`.
     experiment_name : str, optional
-        Not needed, the recorder knows its experiment; Qlib's signature has it.
+        Ignored; exists for compatibility with Qlib's signature.
     """
     rec.start_run()
     return _run(rec, rec.load_object("task"), session or current_session(), first_half=False)
@@ -227,8 +227,8 @@ def task_train(
 ) -> Recorder:
     """Train one task and return its recorder.
 
-    What should be known of it (segments that share days, labels that reach into a later segment) is logged as warnings;
-    trainers log it once for all their tasks.
+    Problems of the task (segments that share days, labels that reach into a later segment) are logged as warnings.
+    Trainers log them once for all their tasks.
 
     Parameters
     ----------
@@ -237,14 +237,14 @@ def task_train(
     experiment_name : str, optional
         Experiment of the recorder; by default the session's.
     recorder_name : str, optional
-        Name of the recorder; by default that of its model and the days that it tests.
+        Name of the recorder; by default its model name and test days.
     session : Session, optional
         By default the current one.
 
     Raises
     ------
     Exception
-        Whatever model, dataset or record raise; the recorder is then ``FAILED``.
+        Any exception of the model, the dataset or a record; the recorder is then ``FAILED``.
     """
     session = session or current_session()
     recorder = _create_recorder(task_config, experiment_name, recorder_name, session)
@@ -258,18 +258,18 @@ def _create_recorder(
     recorder_name = recorder_name or describe(task, current_model.get()) or None
     tracker, name = open_tracker(session.tracking_uri), experiment_name or session.experiment
     task_id = current_task.get()
-    if task_id is not None and current_attempt.get():  # the attempt before may have been killed
+    if task_id is not None and current_attempt.get():  # the previous attempt may have been killed
         end_unfinished_runs(task_id, name, session)
     known = _experiments.get((tracker.uri, name))
     if known is not None:
-        with contextlib.suppress(TrackingError):  # it was deleted meanwhile: asked anew below
+        with contextlib.suppress(TrackingError):  # the experiment has been deleted: opened again below
             return known.create_recorder(recorder_name)
     _experiments[tracker.uri, name] = experiment = get_experiment(tracker, experiment_name=name)
     return experiment.create_recorder(recorder_name)
 
 
 _experiments: dict[tuple[str, str], Experiment] = {}
-"""Those that this process has put recorders into: asking for one costs as much as a small task."""
+"""Experiments in which this process has created recorders: opening one costs as much as a small task."""
 
 
 def _run(recorder: Recorder, task: Mapping[str, Any], session: Session, *, first_half: bool) -> Recorder:
@@ -280,5 +280,5 @@ def _run(recorder: Recorder, task: Mapping[str, Any], session: Session, *, first
         finish(task, recorder, session)
         status = Recorder.STATUS_FI
     finally:
-        recorder.end_run(status)  # also when a signal ends the task: no run stays RUNNING behind a stopped worker
+        recorder.end_run(status)  # also if a signal ends the task, so that no run stays RUNNING
     return recorder

@@ -1,7 +1,7 @@
-"""Where the tasks of a pool are run: in this process, or in worker processes of this machine. One contract for both.
+"""Executors: run the tasks of a pool in this process, or in worker processes on this machine.
 
-An executor is given a :class:`Job`, runs its tasks until nothing can make progress, and reports each step as an
-:class:`~rollforge.run.worker.Event`. Which tasks ended how is in the store, not in what an executor returns.
+An executor gets a :class:`Job`, runs its tasks until none can make progress, and reports each step as an
+:class:`~rollforge.run.worker.Event`. The outcome of each task is in the store; an executor returns nothing.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class Executor(Protocol):
     def run(
         self, job: Job, on_event: Callable[[Event], None] = ..., while_starting: Callable[[], None] | None = None
     ) -> None:
-        """Return when nothing is left to run; tasks that failed are in the store as ``failed``.
+        """Run tasks until none is left; tasks that failed are ``failed`` in the store.
 
         Parameters
         ----------
         job : Job
-            What to run.
+            The job to run.
         on_event : callable
-            Told of each step.
+            Called with each event.
         while_starting : callable, optional
-            Work that the tasks need done; it is done while worker processes start, before the first task.
+            Preparation that the tasks need; called while worker processes start, before the first task.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """Runs the tasks one after another in this process: for debugging, tests, and very short tasks.
+    """Runs tasks one after another in this process: for debugging, tests, and very short tasks.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class InProcess:
         on_event: Callable[[Event], None] = ignore_event,
         while_starting: Callable[[], None] | None = None,
     ) -> None:
-        """Run the tasks of `job` here."""
+        """Run the tasks of `job` in this process."""
         with using(self.session):
             if while_starting is not None:
                 while_starting()
@@ -72,10 +72,10 @@ class InProcess:
 
 @dataclass(frozen=True, slots=True)
 class LocalProcesses:
-    """Runs the tasks in worker processes, started once each; threads are shared out so that the machine is not overrun.
+    """Runs tasks in worker processes, each of which runs many tasks. The session's threads are divided among them.
 
-    A process that dies (``kill -9``, out of memory, a crash in C code) costs an attempt of the task it had, which goes
-    back to the pool at once; a new process takes its place.
+    If a process dies (``kill -9``, out of memory, a crash in C code), the attempt at its task has failed. The task
+    returns to the pool at once, and a new process replaces the dead one.
 
     Examples
     --------
@@ -103,7 +103,7 @@ class LocalProcesses:
         Raises
         ------
         TrainingFailed
-            When processes die before they can do anything, with what the last one said.
+            If worker processes die before they can run a task; the message contains the last one's error.
         """
         share = self.session.with_(threads=max(1, self.session.threads // self.jobs))
         WorkerPool(

@@ -1,4 +1,4 @@
-"""What is to be run and what is told of it: the words that workers, executors and whoever watches them share."""
+"""Jobs, progress events and task references, shared by workers, executors and progress displays."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None)
-"""Id of the task of a pool that is being run, for whoever makes a recorder of it."""
+"""Id of the pool task that is running; recorders are tagged with it."""
 
 current_model: ContextVar[str] = ContextVar("rollforge_model", default="")
-"""Name of the model of the task that is being run; empty when it was given none."""
+"""Model name of the task that is running; empty if it has none."""
 
 
 current_attempt: ContextVar[int] = ContextVar("rollforge_attempt", default=0)
-"""How many attempts at that task failed before; above 0, the one before may have been killed."""
+"""Number of failed attempts at the running task. If it is above 0, the previous attempt may have been killed."""
 
 
 class WorkerStopped(BaseException):
-    """Somebody asked this worker to stop; like KeyboardInterrupt it passes through ``except Exception``.
+    """Raised when a worker is asked to stop. Like KeyboardInterrupt, ``except Exception`` does not catch it.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class WorkerStopped(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Which tasks of which pool to run, and with what.
+    """Which tasks of a pool to run, and how.
 
     Examples
     --------
@@ -67,31 +67,31 @@ class Job:
 
     pool: str
     task_func: Callable[..., Any]
-    """``(definition or result, **kwargs) -> result``; importable, as worker processes import it."""
+    """``(definition or result, **kwargs) -> result``. It must be importable, because worker processes import it."""
     query: Mapping[str, Any] = field(default_factory=dict)
     before: Status = Status.WAITING
-    """Take tasks of this status: waiting ones get their definition, part_done ones the result of their first stage."""
+    """Status of the tasks to take. `task_func` gets the definition of waiting tasks, the result of part_done ones."""
     after: Status = Status.DONE
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     force_release: bool = False
-    """True runs each task in a process of its own, so that its memory is certainly given back."""
+    """If True, each task runs in a new process, so that its memory is released when it ends."""
     timeout: float | None = None
-    """Seconds that one task may take; needs worker processes, because only a process can be ended from outside."""
+    """Maximum duration of one task in seconds. Requires worker processes, as only a process can be killed."""
     memory: int | None = None
-    """Bytes that one worker process may allocate; needs worker processes."""
+    """Maximum number of bytes that one worker process may allocate. Requires worker processes."""
     on_death: Callable[[str], Any] | None = None
-    """Called with the id of a task whose process died, in the process that watches: to tidy up what it left."""
+    """Called in the parent process with the id of a task whose process died, to clean up after it."""
     batch: str = ""
-    """Take tasks of this batch alone; empty means all of the pool."""
+    """Only tasks of this batch; if empty, all tasks of the pool."""
     preload: Callable[[], None] | None = None
-    """Called once in each worker process before it has a task: to import what tasks need."""
+    """Called once in each worker process before its first task, to import what tasks need."""
     own: bool = False
-    """Whether every task is this user's own code; else those are that this process submitted (:mod:`rollforge.trust`)."""
+    """Whether to trust all tasks. By default only those that this process submitted are (:mod:`rollforge.trust`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step in the life of a task, for whoever shows the progress.
+    """A progress event of a task.
 
     Examples
     --------
@@ -105,21 +105,21 @@ class Event:
     seconds: float = 0.0
     error: str = ""
     label: str = ""
-    """What a person calls the task: its model and the days that it tests."""
+    """Readable name of the task: its model and test days."""
     at: float = field(default_factory=time.time)
 
 
 def ignore_event(event: Event) -> None:
-    """Listen to no event."""
+    """Ignore an event."""
 
 
 class LogEvents:
-    """Logs each task that has ended, and how many of how many that are.
+    """Logs each task that has ended, with the number of ended tasks and the total.
 
     Parameters
     ----------
     total : int, optional
-        How many tasks there are; None where that is not known.
+        Number of tasks, if it is known.
     """
 
     def __init__(self, total: int | None = None) -> None:
@@ -127,7 +127,7 @@ class LogEvents:
         self._ended = 0
 
     def __call__(self, event: Event) -> None:
-        """Take an event of a worker."""
+        """Handle an event of a worker."""
         if event.kind not in ("done", "failed"):
             return
         self._ended += 1
@@ -139,30 +139,30 @@ class LogEvents:
 
 
 def is_own(job: Job, store: TaskStore, task: TaskRecord) -> bool:
-    """Return whether a claimed task is this user's own code: this process submitted it, or nobody else could."""
+    """Return whether a claimed task is this user's own code: submitted by this process, or stored in memory."""
     return job.own or isinstance(store, MemoryStore) or trust.is_own(task.id, task.text)
 
 
 def is_of_task(result: Any, task_id: str) -> bool:
-    """Return whether the result of a first stage is a recorder that holds the very task of this id.
+    """Return whether the result of a first stage is a recorder whose task has this id.
 
-    A pool keeps the result of a stage beside the definition, and only the definition is what the id stands for.
+    A pool stores the result of a stage separately from the definition, and the id is the digest of the definition only.
     """
     if not isinstance(result, Recorder):
         return False
     try:
         return digest(result.load_object("task")) == task_id
-    except RollforgeError:  # there is none, or it cannot be read: the second stage says so
+    except RollforgeError:  # missing or unreadable: the second stage raises the error
         return False
 
 
 def to_reference(result: Any) -> Any:
-    """Return what the store keeps of a task's result: a recorder as a reference, anything else as it is."""
+    """Return the form of a task's result that the store keeps: a reference for a recorder, else the result itself."""
     return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
 
 
 def from_reference(kept: Any) -> Any:
-    """Return what :func:`to_reference` was given."""
+    """Return the result that :func:`to_reference` converted."""
     if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
         return open_kept(kept["recorder"])
     return kept

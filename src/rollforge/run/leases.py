@@ -1,4 +1,4 @@
-"""The store's side of a worker: takes tasks, keeps their leases, ends them, and waits for a store that is away."""
+"""The store access of a worker: claims tasks, renews their leases, ends claims, and retries while the store is down."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ T = TypeVar("T")
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
 GONE_SECONDS = 20.0
-"""How long a file that was deleted or replaced is waited for: long enough to move it back, and no longer."""
+"""Seconds to wait for a database file that was deleted or replaced: enough time to move it back."""
 _RENEW_SECONDS = 5.0
 _MOST_UNFIT = 1000
 
 
 class Leases:
-    """The tasks that one worker holds: a ``with`` block during which a thread renews their leases.
+    """The tasks that one worker holds; a context manager with a thread that renews their leases.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the tasks.
     job : Job
-        Which of them.
+        Which tasks to run, and how.
     name : str
-        Of the worker.
+        Name of the worker.
     on_event : callable
-        Told of each step.
+        Called with each event.
     lease : float
         Seconds that a claim lasts without renewal.
     patience : float
-        Seconds to wait for a store that cannot be used, before giving up.
+        Seconds to retry while the store is unavailable, before giving up.
     log_of : callable
-        What a task logged so far.
+        Returns what a task has logged so far.
     admission : Admission, optional
-        Which submissions' tasks this machine can run; None: all of them.
+        Decides which submissions' tasks this machine can run. By default all of them.
     patient : bool
-        True gives workers that are not at work yet the time to try what failed here.
+        If True, workers that have not started yet get time to try tasks that failed here.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Leases:
         self._standing = Standing(store, job.pool, name, patient=patient)
         self._retries = Retries(store, job.pool, name, patient=patient)
         self.unfit: dict[str, str] = {}
-        """Tasks that this machine cannot run: id -> what it lacks. They are left to others."""
+        """Tasks that this machine cannot run and leaves to other workers: id -> what the machine lacks."""
 
     def __enter__(self) -> Leases:
         self._thread.start()
@@ -116,7 +116,7 @@ class Leases:
                     with self._lock:
                         if task.id in self._held:
                             self._lost[task.id] = str(exc)
-                except StoreUnavailable as exc:  # it may come back before the leases run out
+                except StoreUnavailable as exc:  # it may be available again before the leases expire
                     log.warning("leases could not be renewed: %s", exc)
                     break
                 else:
@@ -124,7 +124,7 @@ class Leases:
             known_logs = {t.id: known_logs.get(t.id, "") for t in held}
 
     def lost(self) -> list[TaskRecord]:
-        """Return the tasks that somebody else took over, or cancelled; they are no longer held."""
+        """Return the tasks that were taken over by another worker or cancelled, and stop holding them."""
         with self._lock:
             gone = [self._held.pop(i) for i in list(self._lost) if i in self._held]
             whys, self._lost = self._lost, {}
@@ -132,11 +132,11 @@ class Leases:
             self._tell("lost", task, 0.0, whys[task.id])
         return gone
 
-    # -- the life of a claim -------------------------------------------------------------------------------------------
+    # -- claims --------------------------------------------------------------------------------------------------------
 
     def query(self, *, counted: bool = False) -> Mapping[str, Any]:
-        """Return what is claimed; to be `counted`, without a condition that all tasks meet: a store knows its sums by heart."""
-        # part_done -> part_done: a task that stays in its status is run once, not for ever.
+        """Return the query for claims; if `counted`, without a condition that all tasks meet, as totals are cheaper."""
+        # part_done -> part_done: run each task only once, although its status does not change.
         left_out = set(self.unfit) if self.job.before is not self.job.after else self._seen | set(self.unfit)
         parts = [dict(self.job.query)] if self.job.query else []
         if left_out:
@@ -148,12 +148,12 @@ class Leases:
     def take(self, limit: int) -> list[TaskRecord]:
         """Claim up to `limit` tasks; their leases are renewed from now on.
 
-        What failed here is left to other workers at first.
+        Tasks that failed here are left to other workers at first.
 
         Raises
         ------
         FailingWorker
-            When tasks fail here that succeed elsewhere.
+            If tasks fail here that succeed elsewhere.
         """
         if self._admission is not None:
             self._patiently(self._admission.look)
@@ -171,7 +171,7 @@ class Leases:
         return claimed
 
     def _judged(self, judge: Callable[[], T]) -> T:
-        """Return what this worker's standing says; when it is unfit, the attempts that it used up are given back."""
+        """Call `judge` and return its result; if this worker proves to be unfit, give back its failed attempts."""
         try:
             return self._patiently(judge)
         except FailingWorker:
@@ -180,7 +180,7 @@ class Leases:
             raise
 
     def _claim(self, limit: int, avoid: str, only: Mapping[str, Any] | None = None) -> list[TaskRecord]:
-        identity = uuid.uuid4().hex  # when the answer is lost, the same claim is made again
+        identity = uuid.uuid4().hex  # if the answer is lost, the same claim can be repeated
         query = {"$and": [dict(self.query()), dict(only)]} if only else self.query()
         claimed = self._patiently(
             lambda: self.store.claim(
@@ -201,19 +201,19 @@ class Leases:
         return claimed
 
     def holds(self) -> bool:
-        """Return whether nothing more should be begun, until it is known how others do with what failed here."""
+        """Return whether to start no more tasks until other workers have tried those that failed here."""
         return self._standing.holds()
 
     def session_for(self, task: TaskRecord) -> Session | None:
-        """Return where a task is to be run; None: where its worker runs everything."""
+        """Return the session in which a task must run; None for the session of its worker."""
         return None if self._admission is None else self._admission.session_for(task.submission)
 
     def started(self, task: TaskRecord) -> None:
-        """Tell that a task begins."""
+        """Report that a task starts."""
         self._tell("started", task)
 
     def commit(self, task: TaskRecord, result: Any, log_text: str, seconds: float) -> None:
-        """Keep the result of a task."""
+        """Store the result of a task."""
         self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
 
     def _commit(self, task: TaskRecord, result: Any, log_text: str, seconds: float) -> None:
@@ -237,16 +237,16 @@ class Leases:
         self._end(task, fail, seconds)
 
     def give_back(self, task: TaskRecord) -> None:
-        """Let a task wait as before."""
+        """Give a task back with its previous status."""
         self._end(task, lambda: self.store.give_back(task), 0.0)
 
     def leave(self, task: TaskRecord, why: str) -> None:
-        """Leave a task that this machine cannot run to others; no attempt is counted.
+        """Leave a task that this machine cannot run to other workers, without counting an attempt.
 
         Raises
         ------
         UnfitWorker
-            When there are so many of them that this worker had better end.
+            If there are too many such tasks.
         """
         self.unfit[task.id] = why
         log.warning("task %s is left to other workers: %s", task.id, why)
@@ -256,12 +256,12 @@ class Leases:
             self.raise_if_unfit()
 
     def raise_if_unfit(self) -> None:
-        """Raise, if there are tasks that this machine cannot run.
+        """Raise an error if there are tasks that this machine cannot run.
 
         Raises
         ------
         UnfitWorker
-            Naming what it lacks, and the tasks.
+            If there are such tasks; the message names them and what the machine lacks.
         """
         refused = self._refused()
         if not self.unfit and not refused:
@@ -285,19 +285,19 @@ class Leases:
         return {} if self._admission is None else self._patiently(self._admission.refused)
 
     def only_unfit(self) -> bool:
-        """Return whether this machine cannot run what is left, and no tasks that it can run are to be expected."""
+        """Return whether this machine cannot run any of the tasks that are left."""
         hopeless = self._admission is not None and not self._admission.fits and bool(self._refused())
         return (bool(self.unfit) or hopeless) and not self.work_left()
 
     def finish(self) -> None:
-        """Judge once more, when nothing is left to do.
+        """Check this worker once more when it has nothing left to do.
 
         Raises
         ------
         UnfitWorker
-            When tasks are left that this machine cannot run.
+            If tasks are left that this machine cannot run.
         FailingWorker
-            When tasks failed here that succeeded elsewhere.
+            If tasks failed here that succeeded elsewhere.
         """
         self._judged(self._standing.finish)
         self.raise_if_unfit()
@@ -319,7 +319,7 @@ class Leases:
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Call, again and again while the store cannot be used."""
+        """Call, and retry while the store is unavailable, until `patience` runs out."""
         began, nap = time.monotonic(), 0.1
         deadline = began + self._patience
         while True:
@@ -335,7 +335,7 @@ class Leases:
                 nap = min(nap * 2, 5.0)
 
     def wait(self, seconds: float) -> None:
-        """Wait for something to change in the pool."""
+        """Wait for a change in the pool."""
         try:
             self._paused.look()
             self.store.wait_for_change(self.job.pool, seconds)
@@ -344,14 +344,14 @@ class Leases:
             time.sleep(min(seconds, 1.0))
 
     def waiting(self) -> int:
-        """Return how many tasks nobody has yet."""
+        """Return how many tasks have not been claimed."""
         return self._patiently(lambda: self._count().get(self.job.before, 0))
 
     def _count(self) -> Mapping[Status, int]:
         return self.store.count(self.job.pool, dict(self.query(counted=True)), batch=self.job.batch)
 
     def work_left(self) -> bool:
-        """Return whether a task may still become free: one that backs off, or waits for another that makes progress."""
+        """Return whether a task may still become free: after its backoff, or when a dependency has made progress."""
         return self._patiently(self._work_left)
 
     def _work_left(self) -> bool:
@@ -360,5 +360,5 @@ class Leases:
             return True
         if not self._count().get(self.job.before, 0):
             return False
-        # All of them wait for tasks that are not ours to run: as long as anybody runs those, or can.
+        # All of them wait for tasks that this job does not run: keep waiting while another worker runs those, or can.
         return store.has_free(pool, Status.RUNNING) or store.has_free(pool, Status.WAITING)

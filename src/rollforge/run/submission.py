@@ -1,7 +1,7 @@
-"""What a submission used: the data, the tracking store, the trading rules, the packages. The pool keeps it for workers.
+"""What a submission used: data, tracking store, trading rules and packages. The pool keeps it for workers.
 
-It is plain data and holds no secret: passwords and tokens are taken out of addresses. See
-:class:`~rollforge.run.fitness.Admission` for what a worker makes of it.
+It is plain data without secrets: passwords and tokens are removed from addresses. For its use by workers, see
+:class:`~rollforge.run.fitness.Admission`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from rollforge.track.base import open_tracker
 __all__ = ["MODEL_PACKAGES", "Facts", "facts_of", "packages_of", "read_facts"]
 
 MODEL_PACKAGES = {"rollforge.models.lightgbm": "lightgbm", "rollforge.models.xgboost": "xgboost"}
-"""Modules of Rollforge's models that cannot work without a package."""
+"""Rollforge's model modules that require a package, with the package."""
 
 
 def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, Any]:
-    """Return what tasks are submitted with, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
+    """Return the facts of a submission, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
     Parameters
     ----------
     tasks : iterable of mapping
-        Definitions. The classes of their models are imported, to see which packages they need.
+        Task definitions. Their model classes are imported to find the packages that they need.
     session : Session
-        Names data folder, tracking store, region and exchange.
+        Provides data folder, tracking store, region and exchange.
 
     Returns
     -------
     dict
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
-        :class:`~rollforge.market.content.DataContent`); ``tracking`` (None where it cannot be opened here); ``region``,
+        :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``.
     """
     import platform
@@ -61,26 +61,26 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a submission; whoever may write to the pool may have written it."""
+    """Facts about a submission. They are not trusted: anyone with write access to the pool may have written them."""
 
     known: bool = False
-    """False: of these tasks nothing was kept."""
+    """False if nothing was stored for the submission."""
     rollforge: str = ""
     host: str = "another machine"
     machine: str = ""
     folder: str = ""
-    """Its data folder; empty where it had none."""
+    """Data folder; empty if there was none."""
     content: Mapping[str, Any] = field(default_factory=dict)
     tracking: str = ""
     region: str = ""
     exchange: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
-    """Packages and files whose classes its tasks may name, as far as whoever submitted them could say so."""
+    """Packages and files with classes that the tasks may use, as listed in the submitter's session."""
 
 
 def read_facts(kept: Mapping[str, Any]) -> Facts:
-    """Return what :func:`facts_of` wrote; what has another form is left out.
+    """Return the facts that :func:`facts_of` wrote; values with an unexpected form are left out.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def _data(session: Session) -> dict[str, Any] | None:
 
     try:
         content = session_content(session)
-    except DataError:  # tasks that need it say what is wrong with it
+    except DataError:  # tasks that need the data will raise the error
         return None
     return (
         None
@@ -133,12 +133,12 @@ def _data(session: Session) -> dict[str, Any] | None:
 def _tracking(session: Session) -> str | None:
     try:
         return without_secrets(open_tracker(session.tracking_uri).uri)
-    except RollforgeError:  # whoever records something is told
+    except RollforgeError:  # recording a run will raise the error
         return None
 
 
 def _models(tasks: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """The packages that each class of a model needs, with their versions."""
+    """Return the packages that each model class needs, with their versions."""
     described = (task.get("model") for task in tasks if isinstance(task, Mapping))
     pairs = ((m.get("class"), m.get("module_path") or "") for m in described if isinstance(m, Mapping))
     named = {(name, path) for name, path in pairs if isinstance(name, str) and isinstance(path, str)}
@@ -152,13 +152,13 @@ def _needs(name: str, path: str) -> dict[str, str]:
         return {path: ""}
     try:
         found = locate(name, path or None)
-    except RollforgeError:  # a worker may have it
+    except RollforgeError:  # the class may exist on a worker's machine
         return {}
     return packages_of(str(getattr(found, "__module__", "")))
 
 
 def packages_of(module: str) -> dict[str, str]:
-    """Return the packages that classes of a module need, with their versions; those of Rollforge itself are left out.
+    """Return the packages that classes of a module need, with their versions, except those of Rollforge itself.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def packages_of(module: str) -> dict[str, str]:
 
 
 def version_of(package: str) -> str:
-    """Return the version of an importable package; empty for a module of the user's own."""
+    """Return the version of an importable package; empty for a module that belongs to no distribution."""
     from importlib import metadata
 
     with contextlib.suppress(metadata.PackageNotFoundError):

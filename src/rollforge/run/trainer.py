@@ -1,13 +1,13 @@
-"""Trainers: a list of tasks in, a list of recorders out, in the same order.
+"""Trainers: train a list of tasks and return a list of recorders in the same order.
 
-Training is one stage (:func:`~rollforge.run.execute.task_train`) or, in delayed trainers, two: `train` prepares the
-recorders, `end_train` fits the models. Where a stage runs is a trainer's other choice: :class:`TrainerR` runs it here,
-:class:`TrainerRM` through a pool that worker processes, here or elsewhere, take from.
+Training has one stage (:func:`~rollforge.run.execute.task_train`) or, in delayed trainers, two: `train` prepares the
+recorders and `end_train` fits the models. :class:`TrainerR` runs the stages on this machine. :class:`TrainerRM` stores
+the tasks in a pool, from which workers on this or other machines take them.
 
 ====================  ======================  ======================
 \\                     one stage               two stages
 ====================  ======================  ======================
-here                  :class:`TrainerR`       :class:`DelayTrainerR`
+on this machine       :class:`TrainerR`       :class:`DelayTrainerR`
 through a pool        :class:`TrainerRM`      :class:`DelayTrainerRM`
 ====================  ======================  ======================
 """
@@ -51,14 +51,14 @@ __all__ = ["DelayTrainerR", "DelayTrainerRM", "Trainer", "TrainerR", "TrainerRM"
 
 log = logging.getLogger(__name__)
 
-# They write the tags that say how far a recorder is themselves, together with everything else.
+# These functions write the recorder's training status tag themselves, together with its other values.
 _TAGGING = (task_train, begin_task_train)
 TrainFunc = Callable[..., Recorder]
 OnError = Literal["raise", "skip"]
 
 
 class Trainer:
-    """Trains a list of tasks, and returns a list of recorders in the order of the tasks.
+    """Trains a list of tasks and returns a list of recorders in the order of the tasks.
 
     Examples
     --------
@@ -73,19 +73,19 @@ class Trainer:
         self.delay = False
 
     def train(self, tasks: list[dict[str, Any]], *args: Any, **kwargs: Any) -> list[Recorder]:
-        """Return one recorder a task."""
+        """Return one recorder per task."""
         raise NotImplementedError(f"{type(self).__name__} must say how it trains.")
 
     def end_train(self, models: list[Recorder], *args: Any, **kwargs: Any) -> list[Recorder]:
-        """Finish what :meth:`train` began; nothing, unless the trainer is a delayed one."""
+        """Finish the training that :meth:`train` began. Only delayed trainers have anything to do."""
         return models
 
     def is_delay(self) -> bool:
-        """Whether the fitting happens in :meth:`end_train`."""
+        """Return whether models are fitted in :meth:`end_train`."""
         return self.delay
 
     def has_worker(self) -> bool:
-        """Whether :meth:`worker` can train beside :meth:`train`, in another process or on another machine."""
+        """Return whether :meth:`worker` can help :meth:`train` from another process or another machine."""
         return False
 
     def worker(self) -> None:
@@ -98,7 +98,7 @@ class Trainer:
 
 
 class _RecorderTrainer(Trainer):
-    """What the four trainers share: names, the tags that say how far a recorder is, and what failing means."""
+    """Base of the four trainers: experiment names, training status tags and failures."""
 
     STATUS_KEY = STATUS_KEY
     STATUS_BEGIN = STATUS_BEGIN
@@ -121,7 +121,7 @@ class _RecorderTrainer(Trainer):
         self.session = session
         self.on_error = on_error
         self.failures: dict[str, str] = {}
-        """What failed since the last call of :meth:`train`, in both stages: task -> traceback."""
+        """Failures in both stages since the last call of :meth:`train`: task -> traceback."""
 
     def _where(self, experiment_name: str | None) -> tuple[Session, str]:
         session = self.session or current_session()
@@ -136,12 +136,12 @@ class _RecorderTrainer(Trainer):
         return [r for r in _as_list(models) if r.list_tags().get(self.STATUS_KEY) != self.STATUS_END]
 
     def _failed(self, failures: dict[str, str], key: str, error: str) -> None:
-        """Remember a failure of a stage; :meth:`_judge` decides whether it ends the training."""
+        """Record a failure of a stage; :meth:`_judge` decides whether it is raised."""
         failures[key] = self.failures[key] = error
         log.warning("%s failed:\n%s", key, error)
 
     def _judge(self, failures: Mapping[str, str], total: int, cause: BaseException | None = None) -> None:
-        """Raise, if something failed in a stage and that is not to be skipped."""
+        """Raise an error if tasks failed in a stage, unless failures are skipped."""
         if failures and self.on_error == "raise":
             groups = group_failures(failures)
             told = "\n\n".join(f"{group.listed()}:\n{group.error.rstrip()}" for group in groups)
@@ -149,7 +149,7 @@ class _RecorderTrainer(Trainer):
 
 
 class TrainerR(_RecorderTrainer):
-    """Trains the tasks here, each into a recorder.
+    """Trains tasks on this machine, each into a recorder.
 
     Parameters
     ----------
@@ -158,15 +158,15 @@ class TrainerR(_RecorderTrainer):
     train_func : callable
         ``(task, experiment_name, recorder_name=…) -> Recorder``.
     call_in_subproc : bool
-        True runs each task in a process of its own, so that its memory is certainly given back.
+        If True, each task runs in a new process, so that its memory is released when it ends.
     default_rec_name : str, optional
         Name of the recorders.
     jobs : int, optional
-        Worker processes, for which no pool is needed; None trains in this process, one task after another.
+        Number of worker processes; no pool is needed. By default, tasks run one by one in this process.
     on_error : {"raise", "skip"}
-        Whether a task that fails ends the training, or is left out of the result (see `failures`).
+        Whether to raise an error if a task fails, or to leave it out of the result (see `failures`).
     session : Session, optional
-        By default the current one when training starts.
+        By default the session that is current when training starts.
 
     Examples
     --------
@@ -202,23 +202,23 @@ class TrainerR(_RecorderTrainer):
         experiment_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Return one recorder a task.
+        """Train tasks and return one recorder per task.
 
         Parameters
         ----------
         tasks : list of dict or dict
-            What to train.
+            Tasks to train.
         train_func : callable, optional
-            Instead of the trainer's.
+            By default the trainer's.
         experiment_name : str, optional
-            Instead of the trainer's.
+            By default the trainer's.
         **kwargs
-            Handed to `train_func`.
+            Passed to `train_func`.
 
         Raises
         ------
         TrainingFailed
-            When a task fails, with its key and its traceback.
+            If a task fails; the message contains its key and its traceback.
         """
         arguments = {"recorder_name": self.default_rec_name, **kwargs}
         func, listed = train_func or self.train_func, _as_list(tasks)
@@ -238,7 +238,7 @@ class TrainerR(_RecorderTrainer):
         kwargs: dict[str, Any],
         model_names: Sequence[str] = (),
     ) -> list[Recorder]:
-        """Run one stage on tasks, or on recorders; return what it returns, in order, without what failed."""
+        """Run one stage on tasks or recorders and return its results in order, without those that failed."""
         session, experiment = self._where(experiment_name)
         arguments = {"experiment_name": experiment, **kwargs}
         names = model_names or [""] * len(items)
@@ -272,7 +272,7 @@ class TrainerR(_RecorderTrainer):
     ) -> list[Recorder]:
         jobs = self.jobs or 1
         failures: dict[str, str] = {}
-        open_tracker(session.tracking_uri).prepare()  # once, before several processes would at the same moment
+        open_tracker(session.tracking_uri).prepare()  # once, before several processes do so at the same time
         store, pool = MemoryStore(), "here"
         definitions = [{"place": i, "item": _plain(item)} for i, item in enumerate(items)]
         store.create(pool, definitions, max_attempts=1, model_names=names)
@@ -290,18 +290,18 @@ class TrainerR(_RecorderTrainer):
 
 
 class DelayTrainerR(TrainerR):
-    """Prepares the recorders in `train`, and fits the models in `end_train`: here, both.
+    """Prepares the recorders in `train` and fits the models in `end_train`, both on this machine.
 
     Parameters
     ----------
     experiment_name : str, optional
         Experiment of the recorders; by default the session's.
     train_func : callable
-        The first stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
+        First stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
     end_train_func : callable
-        The second: ``(recorder, experiment_name) -> Recorder``.
+        Second stage: ``(recorder, experiment_name) -> Recorder``.
     **kwargs
-        Those of :class:`TrainerR`.
+        Passed to :class:`TrainerR`.
 
     Examples
     --------
@@ -327,12 +327,12 @@ class DelayTrainerR(TrainerR):
         experiment_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Fit the models of the recorders that are not finished, and return all that are then.
+        """Fit the models of the recorders that are not finished, and return all finished recorders.
 
         Raises
         ------
         TrainingFailed
-            When a task fails, with its key and its traceback.
+            If a task fails; the message contains its key and its traceback.
         """
         todo = self._unfinished(models)
         trained = self._stage(end_train_func or self.end_train_func, todo, experiment_name, kwargs)
@@ -342,7 +342,7 @@ class DelayTrainerR(TrainerR):
 
 
 class TrainerRM(_RecorderTrainer):
-    """Trains the tasks through a pool: stored once, taken by workers, resumed where they were after a crash.
+    """Trains tasks through a pool: they are stored once, run by workers, and resumed after a crash.
 
     Parameters
     ----------
@@ -351,17 +351,19 @@ class TrainerRM(_RecorderTrainer):
     task_pool : str, optional
         Name of the pool; by default that of the experiment.
     train_func : callable
-        ``(task, experiment_name, recorder_name=…) -> Recorder``; importable, as worker processes import it.
+        ``(task, experiment_name, recorder_name=…) -> Recorder``. It must be importable, because worker processes
+        import it.
     skip_run_task : bool
-        True only stores the tasks and waits; workers elsewhere train them.
+        If True, only store the tasks and wait until other workers have trained them.
     default_rec_name : str, optional
         Name of the recorders.
     jobs : int, optional
-        Worker processes started for training; None trains in this process.
+        Number of worker processes to start. By default, tasks run in this process.
     on_error : {"raise", "skip"}
-        Whether tasks that failed as often as they may raise, or are left out of the result (see `failures`).
+        Whether to raise an error if tasks failed after their last attempt, or to leave them out of the result (see
+        `failures`).
     session : Session, optional
-        By default the current one when training starts.
+        By default the session that is current when training starts.
 
     Examples
     --------
@@ -398,12 +400,12 @@ class TrainerRM(_RecorderTrainer):
         default_rec_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Return one trained recorder a task; tasks that the pool knows as done are not trained again.
+        """Train tasks and return one recorder per task. Tasks that are done in the pool are not trained again.
 
         Raises
         ------
         TrainingFailed
-            When tasks failed as often as they may, each with its key and its traceback.
+            If tasks failed after their last attempt; the message contains the key and the traceback of each.
         """
         arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
         func = train_func or self.train_func
@@ -420,7 +422,7 @@ class TrainerRM(_RecorderTrainer):
         *,
         here: bool = False,
     ) -> list[Recorder]:
-        """Store tasks and have their first stage run; in this process, if it must be run `here`."""
+        """Store tasks and run their first stage; if `here` is True, do not leave it to other workers."""
         self.failures = {}
         if not listed:
             return []
@@ -444,11 +446,11 @@ class TrainerRM(_RecorderTrainer):
         return self._tag(_as_list(models), self.STATUS_END)
 
     def has_worker(self) -> bool:
-        """Whether other processes can help: always."""
+        """Return True: other processes can train tasks of the pool."""
         return True
 
     def worker(self, train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
-        """Train tasks of the pool in this process until none is waiting: to be called beside :meth:`train`."""
+        """Train tasks of the pool in this process until none is waiting, while another process calls :meth:`train`."""
         self._work(train_func or self.train_func, experiment_name, Status.WAITING, Status.DONE)
 
     def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
@@ -474,7 +476,7 @@ class TrainerRM(_RecorderTrainer):
         *,
         elsewhere: bool,
     ) -> None:
-        """Run one stage, here or `elsewhere`, and wait until nothing of it can make progress."""
+        """Run one stage, or leave it to workers `elsewhere`, and wait until none of its tasks can make progress."""
         before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
         if not elsewhere:
             open_tracker(session.tracking_uri).prepare()
@@ -502,7 +504,7 @@ class TrainerRM(_RecorderTrainer):
         )  # fmt: skip
 
     def _recorders(self, manager: TaskManager, batch: str, ids: Sequence[str]) -> dict[str, Recorder]:
-        """The recorders of the tasks, by task; what failed is remembered, and raised if it is to be."""
+        """Return the recorders by task id; record failed tasks, and raise an error unless failures are skipped."""
         failures: dict[str, str] = {}
         recorders = {}
         tasks = {task.id: task for task in manager.store.query(str(manager.task_pool), batch=batch)}
@@ -522,9 +524,9 @@ class TrainerRM(_RecorderTrainer):
 
 
 class DelayTrainerRM(TrainerRM):
-    """Prepares the recorders in `train`, and has the models fitted through the pool in `end_train`.
+    """Prepares the recorders in `train` and fits the models through the pool in `end_train`.
 
-    In between the tasks are ``part_done``, and any worker may take up their second stage (:meth:`worker`).
+    Between the two stages the tasks are ``part_done``. Any worker may run their second stage (:meth:`worker`).
 
     Parameters
     ----------
@@ -533,13 +535,13 @@ class DelayTrainerRM(TrainerRM):
     task_pool : str, optional
         Name of the pool; by default that of the experiment.
     train_func : callable
-        The first stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
+        First stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
     end_train_func : callable
-        The second: ``(recorder, experiment_name) -> Recorder``.
+        Second stage: ``(recorder, experiment_name) -> Recorder``.
     skip_run_task : bool
-        True leaves the second stage to workers elsewhere, and waits for them; the first is always run here.
+        If True, leave the second stage to other workers and wait for them. The first stage always runs here.
     **kwargs
-        Those of :class:`TrainerRM`.
+        Passed to :class:`TrainerRM`.
 
     Examples
     --------
@@ -570,7 +572,7 @@ class DelayTrainerRM(TrainerRM):
         default_rec_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Return one recorder a task, not trained yet."""
+        """Run the first stage and return one recorder per task, not trained yet."""
         arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
         func = train_func or self.train_func
         return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments, here=True)
@@ -582,12 +584,12 @@ class DelayTrainerRM(TrainerRM):
         experiment_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Have the models of the recorders fitted, and return them.
+        """Fit the models of the recorders through the pool, and return the recorders.
 
         Raises
         ------
         TrainingFailed
-            When tasks failed as often as they may, each with its key and its traceback.
+            If tasks failed after their last attempt; the message contains the key and the traceback of each.
         """
         recorders = _as_list(models)
         if not recorders:
@@ -595,7 +597,7 @@ class DelayTrainerRM(TrainerRM):
         session, experiment = self._where(experiment_name)
         manager = self._manager(session, experiment)
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
-        trust.vouch(ids)  # whose recorders were handed in; what they hold is compared with the id before it is built
+        trust.vouch(ids)  # the caller passed their recorders; their tasks are compared with the ids before being built
         batch = batch_of(ids)
         manager.store.add_to_batch(str(manager.task_pool), batch, ids)
         func = end_train_func or self.end_train_func
@@ -615,7 +617,7 @@ class DelayTrainerRM(TrainerRM):
         return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
 
     def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
-        """Fit models of the pool in this process until none is prepared: to be called beside :meth:`end_train`."""
+        """Fit models of the pool in this process until none is left, while another process calls :meth:`end_train`."""
         self._work(end_train_func or self.end_train_func, experiment_name, Status.PART_DONE, Status.DONE)
 
 
@@ -636,9 +638,9 @@ def _plain(item: Any) -> Any:
 
 def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str, Any]) -> Recorder:
     """Run one stage on one task in a worker process."""
-    token = current_task.set(None)  # the pool is gone with this training: its ids would lead nowhere
+    token = current_task.set(None)  # this pool exists only during the training, so its ids must not be recorded
     try:
-        with reviewed():  # by the trainer, all of them at once
+        with reviewed():  # the trainer has reviewed all tasks at once
             return func(from_reference(definition["item"]), **arguments)
     finally:
         current_task.reset(token)
@@ -649,13 +651,13 @@ def _why(task: TaskRecord) -> str:
 
 
 def _names(tasks: Sequence[Any]) -> list[str]:
-    """What the models of some tasks are called where they were given no names."""
+    """Return default model names for tasks."""
     described = all(isinstance(task, Mapping) for task in tasks)
     return model_names(tasks) if described else [""] * len(tasks)
 
 
 def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The same, empty for tasks whose models have names in the pool: those were given."""
+    """Return default model names for tasks; empty for tasks that have a name in the pool."""
     names = _names(tasks)
     if not any(names):
         return names
@@ -666,7 +668,7 @@ def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, Any]]) -> l
 
 
 def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
-    """Return what a person calls a task: its place, its model, its test segment.
+    """Return a readable name of a task: its position, its model and its test segment.
 
     Examples
     --------
@@ -684,12 +686,12 @@ def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
 
 
 def recorder_of(result: Any) -> Recorder:
-    """Return the recorder that a task's committed result refers to.
+    """Return the recorder to which a task's committed result refers.
 
     Raises
     ------
     TrainingFailed
-        When the task's function did not return a recorder.
+        If the task's function did not return a recorder.
     """
     found = from_reference(result)
     if isinstance(found, Recorder):

@@ -1,8 +1,8 @@
-"""A worker takes tasks from a pool and runs them: claim, keep the lease, execute, commit or give back.
+"""Workers: claim tasks from a pool, renew their leases, run them, and commit their results or give them back.
 
-One bad task never stops a worker: its exception goes onto the task, which is tried again or set aside as ``failed``.
-:class:`Worker` runs tasks where it is, one at a time; :class:`WorkerPool` runs them in processes beside it, which it outlives
-whatever happens to them.
+A failing task never stops a worker: its exception is stored with the task, which is retried or marked as ``failed``.
+:class:`Worker` runs tasks in this process, one at a time. :class:`WorkerPool` runs them in child processes and survives
+their crashes.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ log = logging.getLogger(__name__)
 
 
 def release_dead_workers(store: TaskStore, pool: str) -> list[TaskRecord]:
-    """Take the tasks of this machine's workers that are no longer alive, without waiting for their leases to run out.
+    """End the claims of dead workers of this machine and return their tasks, without waiting for the leases to expire.
 
-    After ``kill -9`` of a whole run only the next run can do so. Workers in other containers are left to their leases,
-    also when those have the same host name.
+    This cleans up after a run that was killed with ``kill -9``. Claims of workers in other containers end only when
+    their leases expire, even if the containers have the same host name.
     """
     released = []
     running = store.query(pool, {"status": Status.RUNNING.value}, results=False)
@@ -70,27 +70,28 @@ def release_dead_workers(store: TaskStore, pool: str) -> list[TaskRecord]:
 
 @dataclass(slots=True)
 class Worker:
-    """Runs the tasks of one job in this process, one at a time, until none is left to claim.
+    """Runs the tasks of one job in this process, one at a time, until no task is left to claim.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the tasks.
     job : Job
-        Which of them. `force_release`, `timeout` and `memory` need worker processes, that is, a :class:`WorkerPool`.
+        Which tasks to run, and how. `force_release`, `timeout` and `memory` require a :class:`WorkerPool`.
     on_event : callable
-        Told of each step.
+        Called with each event.
     stop : callable
-        Asked before each claim; True ends the worker.
+        Called before each claim; the worker ends if it returns True.
     admission : Admission, optional
-        Which submissions' tasks this machine can run, and where each is run; None: all, in the current session.
+        Decides which submissions' tasks this machine can run and in which session. By default, all tasks run in the
+        current session.
     patient : bool
-        True gives workers that are not at work yet the time to try what failed here.
+        If True, workers that have not started yet get time to try tasks that failed here.
 
     Raises
     ------
     ConfigError
-        When `job` has an option that needs worker processes.
+        If `job` has an option that requires worker processes.
 
     Examples
     --------
@@ -124,16 +125,16 @@ class Worker:
             )
 
     def run(self) -> int:
-        """Return how many tasks were run, when none is waiting any more (a task that backs off is waited for).
+        """Run tasks until none is waiting, including those in backoff, and return how many were run.
 
         Raises
         ------
         UnfitWorker
-            When tasks are left that this machine cannot run.
+            If tasks are left that this machine cannot run.
         FailingWorker
-            When tasks failed here, one after the other, that succeeded elsewhere.
+            If several tasks in a row failed here that succeeded elsewhere.
         StoreUnavailable
-            When the store stays away for longer than `patience`.
+            If the store is unavailable for longer than `patience` seconds.
         """
         ran = 0
         task_log = TaskLog()
@@ -173,7 +174,7 @@ class Worker:
         except ConfigError as exc:
             leases.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
             return
-        except TrackingError as exc:  # what the first stage left is not there, or no recorder
+        except TrackingError as exc:  # the result of the first stage is missing, or is not a recorder
             leases.fail(task, str(exc), str(exc), Cause.RAISED, "", 0.0)
             return
         try:
@@ -193,16 +194,16 @@ class Worker:
         except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
             leases.leave(task, str(exc))
         except (KeyboardInterrupt, WorkerStopped):
-            # Ctrl-C, SIGTERM: the task is not at fault and goes back as it was.
+            # Ctrl-C or SIGTERM: the task is not at fault and is given back unchanged.
             leases.give_back(task)
             raise
-        except BaseException as exc:  # noqa: BLE001 - whatever else a task raises (sys.exit too) is its own failure
+        except BaseException as exc:  # noqa: BLE001 - anything else that a task raises, also SystemExit, is its failure
             failed = failure(exc)
             leases.fail(task, failed.error, failed.brief, failed.cause, task_log.text(), time.perf_counter() - began)
 
 
 class TaskLog(logging.Handler):
-    """What the library and the task log while a task runs in this process; a ``with`` block."""
+    """Context manager that collects the log messages of a task that runs in this process."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -213,13 +214,13 @@ class TaskLog(logging.Handler):
         self._lines.append(self.format(record))
 
     def begin(self) -> None:
-        """Forget the task before, which may have taken this handler off."""
+        """Clear the lines of the previous task, and install this handler again if that task removed it."""
         self._lines.clear()
         if self not in logging.getLogger().handlers:
             logging.getLogger().addHandler(self)
 
     def text(self) -> str:
-        """Return the lines so far."""
+        """Return the lines logged so far."""
         return trim_log("\n".join(list(self._lines)))
 
     def __enter__(self) -> TaskLog:
@@ -241,14 +242,14 @@ def run_task(
     session: Session | None = None,
     **kwargs: Any,
 ) -> bool:
-    """Run the tasks of a pool until none is left, and return whether there was any.
+    """Run the tasks of a pool until none is left, and return whether any task was run.
 
     ====================== =============================================================
-    before -> after        what `task_func` is given
+    before -> after        argument of `task_func`
     ====================== =============================================================
     waiting -> done        the definition
     waiting -> part_done   the definition: the first of two stages
-    part_done -> part_done the result so far; each task once a call
+    part_done -> part_done the result so far; each task once per call
     part_done -> done      the result of the first stage
     ====================== =============================================================
 
@@ -259,24 +260,25 @@ def run_task(
     task_pool : str
         Name of the pool.
     query : mapping, optional
-        Only the tasks that match.
+        Only tasks that match.
     force_release : bool
-        True runs each task in a process of its own, so that its memory is certainly given back; else they run in this one.
+        If True, each task runs in a new process, so that its memory is released when it ends. By default, tasks run in
+        this process.
     before_status, after_status : Status or str
         See the table.
     session : Session, optional
         By default the current one.
     **kwargs
-        Handed to `task_func`.
+        Passed to `task_func`.
 
     Raises
     ------
     ValueError
-        When `before_status` is neither waiting nor part_done.
+        If `before_status` is neither waiting nor part_done.
     UnfitWorker
-        When tasks are left that this machine cannot run, or that were submitted with other data than the session names.
+        If tasks are left that this machine cannot run, or that were submitted with other data than the session's.
     FailingWorker
-        When tasks failed here, one after the other, that succeeded elsewhere.
+        If several tasks in a row failed here that succeeded elsewhere.
     """
     before, after = Status(before_status), Status(after_status)
     if before not in (Status.WAITING, Status.PART_DONE):
@@ -292,15 +294,15 @@ def run_task(
 
 
 def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return ``func(*args, **kwargs)``, computed in a fresh child process that is gone afterwards.
+    """Run ``func(*args, **kwargs)`` in a new child process and return the result.
 
-    A recorder comes back as a recorder; anything else must be plain data, or of a type that may be loaded.
+    A recorder is returned as a recorder. Any other result must be plain data, or of a type that may be unpickled.
 
     Raises
     ------
     TrainingFailed
-        When the child dies without an answer (killed, out of memory, crashed in C code).
-        And when `func` raises, with its exception and traceback.
+        If the child dies without a result (killed, out of memory, crashed in C code), or if `func` raises; the message
+        contains the exception and its traceback.
     """
     job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True)
     process = WorkerProcess(current_session(), job)

@@ -1,4 +1,4 @@
-"""Runs tasks in worker processes, which it outlives."""
+"""Run tasks in worker processes and survive their crashes."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _SHORT_SECONDS = 0.5
 _MOST_AT_ONCE = 16
 
 
-_LONG_SECONDS = 2.0  # tasks for whose sake it is worth asking how many are left
+_LONG_SECONDS = 2.0  # mean duration above which it is worth counting the tasks that are left
 
 
-_NEARLY_DONE = 0.9  # of the mean: then a task that begins has the cores almost for itself
+_NEARLY_DONE = 0.9  # fraction of the mean duration after which a running task is expected to free its cores soon
 
 
 _IDLE_DEATHS = 3
@@ -56,37 +56,39 @@ def never() -> bool:
 
 @dataclass(slots=True)
 class WorkerPool:
-    """Runs the tasks of one job in worker processes, started once each, from this process.
+    """Runs the tasks of one job in worker processes, each of which runs many tasks.
 
-    This process alone talks to the store: it claims (several tasks at once when they are short), renews all leases from a
-    thread that no task can hold up, sees at once how a process dies, ends one that takes too long, and commits.
+    Only this process uses the store. It claims tasks (several at once if they are short), renews all leases from a
+    thread that no task can block, detects at once when a process dies, kills processes that exceed the time limit, and
+    commits results.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the tasks.
     job : Job
-        Which of them.
+        Which tasks to run, and how.
     session : Session
-        What the tasks see; its threads are the share of one process.
+        Session of the tasks; its `threads` are the share of one process.
     jobs : int
-        Worker processes.
+        Number of worker processes.
     on_event : callable
-        Told of each step.
+        Called with each event.
     stop : callable
-        Asked all the time; once it says True nothing more is claimed, and what runs may end within `grace`.
+        Called regularly. Once it returns True, nothing more is claimed, and running tasks may end within `grace`.
     stay : bool
-        True goes on waiting for tasks when there are none.
+        If True, wait for new tasks when there are none.
     grace : float
-        Seconds that running tasks are given to end after `stop`; those that do not are given back.
+        Seconds that running tasks have to end after `stop`; then they are given back.
     log_file : path, optional
-        Where the processes log besides.
+        File to which the processes also log.
     while_starting : callable, optional
-        Work that the tasks need done; it is done here while the processes start.
+        Preparation that the tasks need; called in this process while the worker processes start.
     admission : Admission, optional
-        Which submissions' tasks this machine can run, and where each is run; None: all, in `session`.
+        Decides which submissions' tasks this machine can run and in which session. By default, all tasks run in
+        `session`.
     patient : bool
-        True gives workers that are not at work yet the time to try what failed here.
+        If True, workers that have not started yet get time to try tasks that failed here.
 
     Examples
     --------
@@ -119,18 +121,18 @@ class WorkerPool:
     _idle_deaths: int = 0
 
     def run(self) -> int:
-        """Return how many tasks were run.
+        """Run tasks and return how many were run.
 
         Raises
         ------
         TrainingFailed
-            When processes die before they can do anything, with what the last one said.
+            If worker processes die before they can run a task; the message contains the last one's error.
         UnfitWorker
-            When tasks are left that this machine cannot run.
+            If tasks are left that this machine cannot run.
         FailingWorker
-            When tasks failed here, one after the other, that succeeded elsewhere.
+            If several tasks in a row failed here that succeeded elsewhere.
         StoreUnavailable
-            When the store stays away for longer than `patience`.
+            If the store is unavailable for longer than `patience` seconds.
         """
         self._processes = [WorkerProcess(self.session, self.job, self.log_file) for _ in range(self.jobs)]
         leases = Leases(
@@ -147,7 +149,7 @@ class WorkerPool:
                     self._work(leases)
                 finally:
                     self._give_all_back(leases)
-            if not self.stop():  # who is told to stop need not say why nothing more was done
+            if not self.stop():  # a worker that was stopped need not explain why tasks are left
                 leases.finish()
         finally:
             for process in self._processes:
@@ -196,7 +198,7 @@ class WorkerPool:
             process.give(task, self._threads(leases), leases.session_for(task), own=own)
 
     def _threads(self, leases: Leases) -> int:
-        """The threads of a task that begins: its share; more for the last ones, where other processes have nothing to do."""
+        """Return the threads of the next task: its share, or more for the last tasks, when other processes are idle."""
         share = self.session.threads
         mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
         if self.stay or mean < _LONG_SECONDS:
@@ -206,20 +208,20 @@ class WorkerPool:
         return share * self.jobs // side_by_side
 
     def _ahead(self) -> int:
-        """How many tasks to claim beyond those that start at once: some when tasks are short, else none."""
+        """Return how many tasks to claim in addition to those that start now: some if tasks are short, else none."""
         if len(self._recent) < 4:
             return 0
         mean = sum(self._recent) / len(self._recent)
         return 0 if mean > _SHORT_SECONDS else min(_MOST_AT_ONCE, int(_SHORT_SECONDS / max(mean, 0.01)) * self.jobs)
 
     def _watch(self, leases: Leases) -> None:
-        """Wait until a process says something, or is overdue; end the tasks that ended."""
+        """Wait briefly for messages of the processes, kill those that are overdue, and record the outcomes."""
         connection.wait([h for s in self._busy() for h in s.handles], timeout=0.25)
         gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
         for process in self._busy():
             if process.task is not None and process.task.id in gone:
-                process.kill()  # somebody else has it, or nobody wants it any more
+                process.kill()  # the task was taken over, cancelled or removed
                 process.outcome()
                 process.task = None
                 continue
@@ -241,7 +243,7 @@ class WorkerPool:
             return
         elif isinstance(outcome, Unreadable):
             leases.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, task_log, seconds)
-        elif not process.ready:  # the process died before it took the task, which was not begun
+        elif not process.ready:  # the process died before it began the task
             leases.give_back(task)
             self._count_idle_death(outcome)
             return
@@ -259,7 +261,7 @@ class WorkerPool:
         assert self.job.on_death is not None
         try:
             self.job.on_death(task.id)
-        except Exception as exc:  # noqa: BLE001 - how the task ended must be kept, whatever else fails
+        except Exception as exc:  # noqa: BLE001 - the outcome of the task must be stored, whatever else fails
             log.warning("what task %s left was not tidied up: %s", task.id, exc)
 
     def _count_idle_death(self, outcome: Failed) -> None:
@@ -270,7 +272,7 @@ class WorkerPool:
             )
 
     def _give_all_back(self, leases: Leases) -> None:
-        """Let nothing that was claimed stay claimed: what runs is interrupted and goes back as it was."""
+        """Interrupt running tasks and give back everything that is still claimed."""
         for process in self._busy():
             process.interrupt()
         deadline = time.monotonic() + 5.0
@@ -281,7 +283,7 @@ class WorkerPool:
                 if outcome is None or task is None:
                     continue
                 process.task = None
-                if isinstance(outcome, Done):  # it was just ready
+                if isinstance(outcome, Done):  # it had just finished
                     leases.commit(task, outcome.result, process.log(), process.seconds)
                 else:
                     leases.give_back(task)

@@ -1,7 +1,7 @@
-"""One worker process, seen from both sides: it is given tasks one by one, and sends back how they ended.
+"""One worker process, from the parent's and the child's side: it gets tasks one by one and returns their outcomes.
 
-The process knows nothing of the store. What it prints and logs goes to a file that outlives it, so that even a crash in C
-code leaves its last words; its death, of whatever kind, is an outcome like another.
+The child does not use the store. Its output and log go to a file that the parent holds, so that they are kept even
+after a crash in C code. The death of the child, for whatever reason, is an outcome of its task.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The task has none.
+    """The task has no result.
 
     Examples
     --------
@@ -85,19 +85,19 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The task was interrupted from outside, and is not at fault."""
+    """The task was interrupted from outside and is not at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """The task was not begun: this machine lacks a module or a package that it needs."""
+    """The task could not run, because this machine lacks a module, a package or a recorder that it needs."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The task was not begun: its definition cannot be decoded by anybody."""
+    """The task was not started, because its definition cannot be decoded on any machine."""
 
     why: str
 
@@ -107,12 +107,12 @@ Outcome = Done | Failed | Stopped | Unfit | Unreadable
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """The process took a task and begins it now."""
+    """The process starts the task now."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What a process says, and of which claim of which task."""
+    """A message of a process about a claim of a task."""
 
     task_id: str
     token: int
@@ -124,11 +124,11 @@ _WORDS = {
     (kind.__module__, kind.__name__): kind
     for kind in (Done, Failed, Stopped, Unfit, Unreadable, _Begun, _Message, EncodedResult, Cause)
 }
-"""Of what the messages of a process are made."""
+"""Types that a message of a process may contain."""
 
 
 def _is_whole(content: object) -> bool:
-    """Whether the content of a message has what it must have."""
+    """Return whether the content of a message is complete and well-typed."""
     match content:
         case Done(EncodedResult(plain, blob)):
             return isinstance(plain, str | None) and isinstance(blob, bytes | None)
@@ -144,7 +144,7 @@ def failure(exc: BaseException) -> Failed:
     cause = Cause.OUT_OF_MEMORY if isinstance(exc, MemoryError) else Cause.RAISED
     try:
         said = str(exc)
-    except BaseException:  # noqa: BLE001 - its own fault, like the exception itself
+    except BaseException:  # noqa: BLE001 - an exception whose __str__ raises is the task's fault too
         said = "<its message cannot be made>"
     return Failed(
         _cut("".join(traceback.format_exception(exc))),
@@ -157,23 +157,23 @@ _LONGEST_ERROR = 64_000
 
 
 def _cut(text: str) -> str:
-    """The beginning and the end of a text; an exception may hold a whole table in its message."""
+    """Return the start and the end of a long text: the message of an exception may contain an entire table."""
     half = _LONGEST_ERROR // 2
     left_out = len(text) - 2 * half
     return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters left out …\n{text[-half:]}"
 
 
 class WorkerProcess:
-    """A worker process and the task it has; the process is started when there is something to do.
+    """A worker process and its current task. The process is started when it gets its first task.
 
     Parameters
     ----------
     session : Session
-        What the task function sees.
+        Session of the task function.
     job : Job
-        What to run.
+        The job to run.
     log_file : path, optional
-        Where the process logs besides.
+        File to which the process also logs.
     """
 
     def __init__(self, session: Session, job: Job, log_file: Path | None = None) -> None:
@@ -181,9 +181,9 @@ class WorkerProcess:
         self._job = job
         self._log_file = log_file
         self._context = multiprocessing.get_context("spawn")
-        # Without a name: whatever is killed, the system frees it.
+        # A file without a name: the system frees it, whichever process is killed.
         self._words = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
-        # The mode "ab" would not do it. Without it, each task's log begins with as many zeros as the one before wrote.
+        # Mode "ab" does not set O_APPEND. Without it, a task's log begins with as many NULs as the previous task wrote.
         fcntl.fcntl(self._words, fcntl.F_SETFL, fcntl.fcntl(self._words, fcntl.F_GETFL) | os.O_APPEND)
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
@@ -195,20 +195,20 @@ class WorkerProcess:
         self.began = 0.0
         """When the task was given to the process."""
         self._running_since: float | None = None
-        """When the process began with it: it may have had to start before."""
+        """When the process began the task; it may have had to start first."""
         self.ready = False
-        """Whether the process got so far as to take tasks."""
+        """Whether the process has started and can run tasks."""
 
     @property
     def handles(self) -> list[Any]:
-        """What to wait for."""
+        """Handles to wait for with ``multiprocessing.connection.wait``."""
         if self._process is None or self._pipe is None:
             return []
         return [self._pipe, self._process.sentinel]
 
     @property
     def seconds(self) -> float:
-        """How long the task has been running."""
+        """Seconds since the task was given to the process."""
         return time.perf_counter() - self.began
 
     def log(self) -> str:
@@ -222,15 +222,15 @@ class WorkerProcess:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the process, unless it runs."""
+        """Start the process if it is not running."""
         if self._process is None or not self._process.is_alive():
             self._start()
 
     def give(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
-        """Let the process run a task with so many threads.
+        """Send a task to the process, to run with a number of threads.
 
-        It sees `session` instead of that of the process, if there is one; what it may build depends on whether the task is
-        this user's `own`.
+        If `session` is given, the task runs in it instead of the session of the process. What the task may build
+        depends on whether it is this user's `own`.
         """
         self.start()
         assert self._pipe is not None
@@ -238,7 +238,7 @@ class WorkerProcess:
         argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         self._running_since = None
-        with contextlib.suppress(BrokenPipeError):  # it died already: the next look at it says so
+        with contextlib.suppress(BrokenPipeError):  # the process has died, which outcome() will report
             main = main_classes(task.text) if own else None
             self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads, session, own, main))
 
@@ -254,7 +254,7 @@ class WorkerProcess:
         with _thread_variables(self._session.threads), _interrupts_held():
             process.start()
         theirs.close()
-        # A pickle is somewhat longer than the result in it.
+        # A pickle is slightly longer than the result that it contains.
         self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
         self._process, self._pipe, self.ready, self._distrusted = process, ours, False, ""
 
@@ -266,14 +266,14 @@ class WorkerProcess:
         self._process = self._pipe = self._messages = None
 
     def outcome(self) -> Outcome | None:
-        """Return how the task ended, or None while it runs; a process that died is forgotten."""
+        """Return how the task ended, or None while it is running. If the process died, its handles are closed."""
         if self._process is None or self._pipe is None:
             return None
         alive = self._process.is_alive()
         try:
             answer = self._answer(self._messages)
         except ValueError as exc:
-            # Whoever speaks there is not the process that was given this task: nothing it says can be believed.
+            # The message cannot be from the code that runs tasks: nothing that this process sends can be trusted.
             log.warning("a worker process is replaced, because it sent %s", exc)
             self._distrusted = str(exc)
             self.kill()
@@ -288,12 +288,12 @@ class WorkerProcess:
         return died
 
     def _answer(self, messages: Messages | None) -> Outcome | None:
-        """How the task ended, as the process says.
+        """Return the outcome that the process has sent, or None.
 
         Raises
         ------
         ValueError
-            When it says what no worker process says.
+            If the process sent something that no worker process sends.
         """
         if messages is None:
             return None
@@ -329,9 +329,10 @@ class WorkerProcess:
         return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
 
     def overdue(self) -> bool:
-        """Return whether the task has run longer than it may; then its process is killed, and :meth:`outcome` says so.
+        """Return whether the task exceeded its time limit; if so, kill its process, which :meth:`outcome` reports.
 
-        The start of the process does not count, within bounds: one that never gets ready is ended too.
+        The time that the process takes to start does not count, but a process that does not get ready in time is killed
+        too.
         """
         if self._job.timeout is None or self.task is None or self._timed_out:
             return False
@@ -346,29 +347,29 @@ class WorkerProcess:
         return late
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
 
     def interrupt(self) -> None:
-        """Ask the process to drop its task and end."""
+        """Ask the process to abort its task and exit."""
         if self._process is not None:
             self._process.terminate()
 
     def dismiss(self) -> None:
-        """Tell the process that there is nothing more to do."""
+        """Tell the process to exit, as there are no more tasks."""
         if self._pipe is not None:
             with contextlib.suppress(OSError):
                 self._pipe.send(None)
 
     def end(self, grace: float) -> None:
-        """End the process, within `grace` seconds by itself, and take its files away."""
+        """Let the process exit within `grace` seconds, else kill it, and close its log."""
         self._part(grace)
         self._words.close()
 
     def renew_process(self) -> None:
-        """Let the next task have a fresh process."""
+        """End the process, so that the next task gets a new one."""
         self._part(5.0)
 
     def _part(self, grace: float) -> None:
@@ -381,7 +382,7 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def _thread_variables(threads: int) -> Iterator[None]:
-    """Limit the thread pools of a child: libraries read these when they are loaded, so they are set before."""
+    """Limit the thread pools of a child process through variables that libraries read when they are loaded."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
     try:
@@ -396,7 +397,7 @@ def _thread_variables(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait for a moment: a child that is hit by it before it can say that it ignores it would die of it."""
+    """Block SIGINT while a child starts: Ctrl-C would kill it before it can ignore the signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -405,7 +406,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _oom_kills() -> int:
-    """How often the machine's out-of-memory killer has struck."""
+    """Return how many processes the machine's out-of-memory killer has killed."""
     with contextlib.suppress(OSError, ValueError), open("/proc/vmstat") as stream:
         for line in stream:
             if line.startswith("oom_kill "):
@@ -417,7 +418,7 @@ def _oom_kills() -> int:
 
 
 class _Inherited:
-    """A file descriptor that a spawned process gets as its own."""
+    """A file descriptor that is duplicated into a spawned process."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -432,9 +433,9 @@ def _take_over(duplicate: Any) -> int:
 
 
 def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: int, log_file: Path | None) -> None:
-    """The life of a worker process."""
+    """Main function of a worker process."""
     me = os.getpid()
-    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group; the parent decides what to do
+    for number in (signal.SIGINT, signal.SIGHUP):  # sent to the whole process group; the parent handles them
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _raise_stopped)
@@ -447,12 +448,12 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
     form = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(handlers=handlers, level=logging.INFO, format=form)
     if job.memory is not None:
-        # What the process allocates; files that it maps, such as the panel, do not count.
+        # Limits what the process allocates; mapped files, such as the panel, do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
     trust.settle(Circle.POOL)
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
         if job.preload is not None:
-            with contextlib.suppress(Exception):  # the task will say what cannot be imported
+            with contextlib.suppress(Exception):  # the task will raise an import error itself
                 job.preload()
         pipe.send(_READY)
         logs = _Logs()
@@ -468,30 +469,30 @@ def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: i
             with using((other or session).with_(threads=threads)):
                 answer = _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
-                os._exit(0)  # a child that the task forked, and let return: it has no say in how the task ended
-            with contextlib.suppress(Exception):  # a task may close, replace or drop what it is given to print to
+                os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
+            with contextlib.suppress(Exception):  # a task may have closed or replaced sys.stdout
                 sys.stdout.flush()
             logs.put_back()
             pipe.send(_Message(task_id, token, answer))
             if isinstance(answer, Stopped):
                 return
-        # Nothing is left to do but what libraries want done at the end; taking the interpreter apart takes half a second.
+        # Only the exit functions of libraries are left to run; a full interpreter shutdown would take half a second.
         logging.shutdown()
-        atexit._run_exitfuncs()  # what a library has asked for
+        atexit._run_exitfuncs()  # those that libraries have registered
         os._exit(0)
 
 
 def _open_outputs(words: int) -> None:
-    """Let what is printed go to the log, whatever the task before did to its outputs."""
+    """Redirect standard output and error to the log, whatever the previous task did to them."""
     for stream in (1, 2):
         os.dup2(words, stream)
     sys.stdout, sys.stderr = _output(sys.stdout, 1), _output(sys.stderr, 2)
 
 
 def _output(stream: Any, descriptor: int) -> Any:
-    """`stream`, where it writes to `descriptor`, or one that does; line by line, so that a crash leaves the last words.
+    """Return `stream` if it writes to `descriptor`, else a new stream that does.
 
-    What cannot be encoded is replaced, and is no error.
+    It is line-buffered, so that the last lines are kept after a crash, and escapes characters that cannot be encoded.
     """
     if isinstance(stream, io.TextIOWrapper) and not stream.closed:
         with contextlib.suppress(Exception):
@@ -502,12 +503,15 @@ def _output(stream: Any, descriptor: int) -> Any:
 
 
 class _Logs:
-    """How logging is set up, to be put back after each task: one that calls ``logging.basicConfig(force=True)``,
-    ``logging.disable()`` or ``logging.config.dictConfig()`` would otherwise decide what later tasks log."""
+    """The logging configuration, restored after each task.
+
+    Otherwise a task that calls ``logging.basicConfig(force=True)``, ``logging.disable()`` or
+    ``logging.config.dictConfig()`` would change what later tasks log.
+    """
 
     def __init__(self) -> None:
         self._root = self._state(logging.root)
-        # A name of which only longer ones are in use has no logger yet, and is as a new one is.
+        # Parents of loggers may be mere placeholders: they have the state of a new logger.
         names = dict.fromkeys(logging.root.manager.loggerDict, self._state(logging.Logger("")))
         self._others = {**names, **{name: self._state(logger) for name, logger in self._loggers()}}
 
@@ -531,19 +535,19 @@ class _Logs:
             logger.setLevel(state["level"])
 
     def put_back(self) -> None:
-        """Undo what a task changed of the loggers that there were before it; those that it made stay as they are."""
+        """Undo a task's changes to loggers that existed before it; loggers that it created stay as they are."""
         logging.disable(logging.NOTSET)
         self._restore(logging.root, self._root)
         for name, logger in self._loggers():
             if name in self._others:
                 self._restore(logger, self._others[name])
             else:
-                logger.disabled = False  # by a configuration that names all loggers it wants
+                logger.disabled = False  # dictConfig disables the loggers that it does not name
                 self._others[name] = self._state(logger)
 
 
 class _ToStderr(logging.StreamHandler[Any]):
-    """Logs to what is the standard error output at that moment: a task may have closed the one of before."""
+    """Logs to the current ``sys.stderr``: a task may have closed the previous one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -571,20 +575,20 @@ def _answer(job: Job, argument: Any, task_id: str, *, own: bool) -> Outcome:
         return Stopped()
     except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
         return Unfit(str(exc))
-    except BaseException as exc:  # noqa: BLE001 - whatever a task raises (sys.exit, KeyboardInterrupt) is its own failure
+    except BaseException as exc:  # noqa: BLE001 - anything a task raises (SystemExit, KeyboardInterrupt) is its failure
         return failure(exc)
 
 
 def _die_with_parent() -> None:
-    """Let the system kill this process when its parent is gone: nobody would take its result."""
+    """Have the system kill this process when its parent dies, as its result could not be stored any more."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
-        os._exit(1)  # it was gone before; that of a worker which is a container's first process is number 1
+        os._exit(1)  # the parent died before; comparing with 1 would not do, as it may be a container's first process
 
 
 def _raise_stopped(signum: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: giving the task back must not be interrupted
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only once: giving the task back must not be interrupted
     raise WorkerStopped

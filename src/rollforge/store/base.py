@@ -1,4 +1,4 @@
-"""The protocol of a task store, and how a URI becomes one."""
+"""The task store protocol, and opening a store by its URI."""
 
 from __future__ import annotations
 
@@ -39,57 +39,61 @@ Query = Mapping[str, Any]
 
 LOG_LINES = 200
 AVOID_SECONDS = 60.0
-"""For how long after a failure a claim can leave the task to other workers."""
+"""Seconds after a failure during which a claim with `avoid` leaves the task to other workers."""
 SUBMISSION_SECONDS = 600.0
-"""For how long what a submission used is kept at least, whether it has tasks or not."""
+"""Minimum number of seconds for which a submission is kept, even if it has no tasks."""
 _LOG_CHARACTERS = 64_000
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedTask:
-    """One definition that was to be stored."""
+    """The outcome of storing one task definition."""
 
     id: str
     new: bool
-    """False: the pool had it before this creation."""
+    """False if the pool already contained the task."""
 
 
 @dataclass(slots=True)
 class Work:
-    """What a worker does, and did since some moment."""
+    """What a worker is running, and what it has finished since a given time."""
 
     running: int = 0
     done: int = 0
-    """Stages that it committed."""
+    """Number of stages committed."""
     failed: int = 0
-    """Attempts that failed, at most one a task."""
+    """Number of failed attempts, at most one per task."""
 
 
 @runtime_checkable
 class TaskStore(Protocol):
-    """Keeps tasks in named pools. What every implementation promises:
+    """Keeps tasks in named pools.
 
-    * **A task is its content.** Its id is the digest of its definition; creating it twice, also by two processes at the
-      same moment, leaves one row.
-    * **A name is no part of it**: what a task's model is called may change, and changes neither the id nor the status.
-    * **A claim is one atomic step**: highest priority first, then oldest. Two workers never get the same task.
-    * **A claim is a lease with a token.** The token grows with every claim. When a lease has run out, the next claim may
-      take the task over; renewing, committing, giving back and failing under an old token is refused with
-      :class:`~rollforge.errors.LeaseLost` and changes nothing. So each stage of a task has one committed result.
-    * **A call whose answer was lost may be repeated.** A claim that carries an identity is answered with the tasks that it
-      was given; a commit, failure or return that this claim has ended with already succeeds again and changes nothing;
-      creating known tasks changes nothing, and a creation with an identity says again which tasks it stored.
-    * **A batch is a set of tasks** of a pool: those of one submission. A task may be in several, and leaves them when it is
-      removed. Claiming and counting cost the same in a batch as in a pool, whatever else is there.
-    * **Attempts are counted** when a stage fails, or its lease runs out; not when it is given back. After `max_attempts`
-      the task is ``failed`` and keeps its error and its cause.
-    * **A failure stays with its worker**: a task knows at which workers it failed, and a claim can leave it to others. A
-      failure that may be the worker's own fault does not count as an attempt, once a task and worker; those of a worker
-      that proves to be unfit are given back.
-    * **A task waits for what it depends on**: it is claimed when all of that is ``done``, and fails when one of it fails.
-    * **Results are apart.** Counting and claiming never read them.
-    * **Time is the store's** (its clock), not that of each worker.
-    * **Queries** are in MongoDB's form, see :mod:`rollforge.store.query`; the caller's dicts are never changed.
+    Every implementation guarantees the following:
+
+    * **A task is identified by its content.** Its id is the digest of its definition. Creating it twice, even from two
+      processes at the same time, leaves one row.
+    * **A name is not part of a task.** Changing the model name of a task changes neither its id nor its status.
+    * **A claim is atomic**: highest priority first, then oldest. Two workers never get the same task.
+    * **A claim is a lease with a token.** The token increases with every claim. After a lease has expired, the next
+      claim may take over the task. Renewing, committing, giving back or failing a task under an old token raises
+      :class:`~rollforge.errors.LeaseLost` and changes nothing, so each stage of a task has one committed result.
+    * **A call whose answer was lost can be repeated.** A repeated claim with an identity returns the tasks that it was
+      given the first time. Repeating the commit, failure or return that ended a claim succeeds and changes nothing.
+      Creating existing tasks changes nothing, and a repeated creation with an identity again reports which tasks it
+      stored.
+    * **A batch is a set of tasks** of a pool: those of one submission. A task may be in several batches; removing it
+      removes it from them. Claiming and counting cost the same in a batch as in a pool, whatever else the pool holds.
+    * **Attempts are counted** when a stage fails or its lease expires, but not when a task is given back. After
+      `max_attempts` the task is ``failed`` and keeps its error and its cause.
+    * **A failure is recorded with its worker.** A task keeps the workers at which it failed, and a claim can leave it
+      to other workers. A failure that may be the fault of the worker does not count as an attempt, once per task and
+      worker. If a worker proves to be unfit, the attempts that failed there are given back.
+    * **A task waits for its dependencies.** It can be claimed once all of them are ``done``, and fails if one of them
+      fails.
+    * **Results are stored separately.** Counting and claiming never read them.
+    * **Time is the clock of the store**, not that of each worker.
+    * **Queries** use MongoDB's syntax, see :mod:`rollforge.store.query`. The caller's dicts are never changed.
     """
 
     uri: str
@@ -109,61 +113,65 @@ class TaskStore(Protocol):
         batch: str = "",
         creation: str = "",
     ) -> list[CreatedTask]:
-        """Store definitions, all of them or none; those that the pool has already keep all but name and submission.
+        """Store task definitions, either all of them or none.
+
+        Of tasks that already exist in the pool only the model name and the submission change.
 
         Parameters
         ----------
         pool : str
-            Name.
+            Name of the pool.
         definitions : sequence of mapping
-            Plain data.
+            Task definitions, plain data.
         priority : int
-            Of the new ones.
+            Priority of the new tasks.
         max_attempts : int
-            Of the new ones.
+            Maximum number of attempts of the new tasks.
         depends_on : sequence of str
-            Ids of tasks of this pool that the new ones wait for.
+            Ids of tasks of this pool that the new tasks wait for.
         model_names : sequence of str
-            Of each definition what its model is called, also of those that the pool has already. Empty, or no names at all:
-            new tasks get none, known ones keep theirs.
+            Model name of each definition, for new and existing tasks. If a name is empty, or no names are given, new
+            tasks have no name and existing tasks keep theirs.
         submission : str
-            Key of what was used, from :meth:`keep_submission`: of the new ones, and of known ones that are not done. Empty:
-            new tasks get none, known ones keep theirs.
+            Key returned by :meth:`keep_submission`, stored with new tasks and with existing tasks that are not done. If
+            empty, new tasks have none and existing tasks keep theirs.
         batch : str
-            Name of the batch that all of them belong to from now on, also those that the pool has already; see
-            :func:`batch_of`.
+            Name of the batch to which all these tasks, new and existing, are added; see :func:`batch_of`.
         creation : str
-            Identity of this creation, different for each: repeated under it, after its answer was lost, it says once more
-            which tasks it stored. Empty: what was stored before the repetition counts as known.
+            Unique identity of this call. If the call is repeated with the same identity because its answer was lost, it
+            again reports the tasks stored by the first call as new. If empty, they are reported as existing.
 
         Raises
         ------
         TaskNotSerializable
-            When one is not plain data.
+            If a definition is not plain data.
         TaskNotFound
-            When there is no task of an id in `depends_on`.
+            If an id in `depends_on` does not exist.
         ConfigError
-            When tasks would wait for each other.
+            If tasks would depend on each other in a cycle.
         """
 
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
-        """Keep what a submission used, plain data, and return its key: the same for the same facts."""
+        """Store what a submission used (plain data) and return its key. Equal facts have the same key."""
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-        """Return what the submissions of a pool used, by key, the oldest first; without those whose keys are `known`.
+        """Return what the submissions of a pool used, by key, oldest first, except those whose keys are in `known`.
 
-        One that has no tasks any more is deleted when tasks are removed, `SUBMISSION_SECONDS` after it was last kept at the
-        earliest: its tasks may be about to be created.
+        When tasks are removed, submissions without tasks are deleted too, but only if they were last kept more than
+        `SUBMISSION_SECONDS` ago: the tasks of a newer one may be about to be created.
         """
 
     def open_submissions(self, pool: str) -> set[str]:
-        """Return the keys of the submissions whose tasks have not all ended; the empty one for tasks that have none."""
+        """Return the keys of submissions with unfinished tasks; the empty key stands for tasks without a submission."""
 
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
-        """Let those of some tasks that are there belong to a batch; it is made if need be."""
+        """Add the tasks with these ids that exist to a batch, which is created if needed."""
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
-        """Store whole records (copies from another store), running ones as not begun; return how many were new."""
+        """Store complete records copied from another store and return how many were new.
+
+        Running tasks are stored with the status from which they were claimed.
+        """
 
     # -- working -------------------------------------------------------------------------------------------------------
 
@@ -180,18 +188,16 @@ class TaskStore(Protocol):
         batch: str = "",
         claim: str = "",
     ) -> list[TaskRecord]:
-        """Take up to `limit` tasks of a status (or whose lease, claimed from that status, ran out), now ``running``.
+        """Claim up to `limit` tasks of a status and return them, now ``running``.
 
-        `avoid` names a worker or a machine (see :func:`~rollforge.machine.machine_of`): tasks that failed there less than
-        `AVOID_SECONDS` ago are left to others.
-
-        None while the pool is paused. Nothing that a definition refers to is imported; a task whose definition cannot be
-        decoded becomes ``failed`` with the cause ``unreadable``, and the others are claimed.
+        Tasks that were claimed from that status and whose lease has expired are included. While the pool is paused,
+        no task is claimed. Nothing that a definition refers to is imported. A task whose definition cannot be decoded
+        becomes ``failed`` with the cause ``unreadable``, and the others are claimed.
 
         Parameters
         ----------
         pool : str
-            Name.
+            Name of the pool.
         worker : str
             Name of the worker.
         lease : float
@@ -201,54 +207,61 @@ class TaskStore(Protocol):
         query : mapping, optional
             Only tasks that match.
         limit : int
-            How many tasks at most.
+            Maximum number of tasks.
+        avoid : str
+            A worker or a machine (see :func:`~rollforge.machine.machine_of`): tasks that failed there less than
+            `AVOID_SECONDS` ago are left to other workers.
         batch : str
-            Only tasks of this batch; empty means all of the pool.
+            Only tasks of this batch; if empty, all tasks of the pool.
         claim : str
-            Identity of this claim, different for each: when it was claimed under before and the tasks are still held, they
-            are returned, with the token that they have. Empty: the claim cannot be repeated.
+            Unique identity of this call. If the call is repeated with the same identity and the tasks are still held,
+            they are returned again with the same tokens. If empty, the call cannot be repeated.
         """
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
-        """Let the lease run for `lease` more seconds from now, and keep what the task logged so far."""
+        """Extend the lease to `lease` seconds from now, and store what the task has logged so far."""
 
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
-        """Keep the result of a stage and end the claim with `status`, ``done`` or ``part_done``."""
+        """Store the result of a stage and end the claim with `status`, ``done`` or ``part_done``."""
 
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
-        """End the claim without an attempt: the task is what it was before, or of `status`.
+        """End the claim without counting an attempt; the task gets its previous status, or `status`.
 
-        `why` is kept as its error, with the cause ``unfit``: what the worker lacks that claimed it.
+        `why` says what the worker that claimed the task lacks. It is stored as the error, with the cause ``unfit``.
         """
 
     def fail(
         self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
-        """End the claim with an error; return ``waiting`` (or the stage's status) to be tried again, or ``failed``.
+        """End the claim with an error and return the new status of the task.
 
-        With the cause ``unreadable`` it is ``failed`` at once: trying again would not help. `attempts` is 0 when the
-        fault may be the worker's: see :func:`counts`.
+        The status is ``failed``, or the one from which the task was claimed if it will be retried. With the cause
+        ``unreadable`` the task is ``failed`` at once, as a retry would not help. Pass ``attempts=0`` if the failure may
+        be the fault of the worker, see :func:`counts`.
         """
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
-        """Give back the attempts that some tasks failed at a worker, which has proved to be unfit; return which tasks.
+        """Give back the attempts that tasks failed at a worker that proved to be unfit; return the ids of those tasks.
 
-        Those that failed for good wait again, and so do tasks that failed only because they depend on one of them. Done and
-        cancelled tasks stay as they are.
+        Tasks that are ``failed`` wait again, as do tasks that failed only because they depend on one of them. Done and
+        cancelled tasks do not change.
         """
 
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
     ) -> list[TaskRecord]:
-        """End all claims of a worker known to be dead: as failures with `error`, or given back if that is None."""
+        """End all claims of a worker known to be dead: as failures with `error`, or as returns if `error` is None."""
 
     def expire(self, pool: str) -> None:
-        """End the claims whose lease ran out, each as a failed attempt: what every claim does first, and waiting too."""
+        """End the claims whose lease has expired, each as a failed attempt.
+
+        Every claim does this first, and so does waiting for tasks.
+        """
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
-        """Return one task with its result."""
+        """Return one task, including its result."""
 
     def query(
         self,
@@ -265,42 +278,48 @@ class TaskStore(Protocol):
         Parameters
         ----------
         pool : str
-            Name.
+            Name of the pool.
         query : mapping, optional
             Only tasks that match.
         batch : str
-            Only tasks of this batch; empty means all of the pool.
+            Only tasks of this batch; if empty, all tasks of the pool.
         results : bool
-            False leaves their results unread, and what they depend on.
+            If False, results and dependencies are not read.
         latest : bool
-            True yields first those that ended last.
+            If True, the tasks that ended last come first.
         limit : int, optional
-            How many at most.
+            Maximum number of tasks.
         """
 
     def pages(self, pool: str, size: int) -> Iterator[list[str]]:
-        """Yield the ids of all tasks of a pool, oldest first, `size` at a time, without reading them all at once.
+        """Yield the ids of all tasks of a pool in lists of `size`, oldest first, without reading them all at once.
 
-        Tasks that are created or removed meanwhile may be among them or not.
+        Tasks that are created or removed during the iteration may or may not be included.
         """
 
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
-        """Return whether a task of a status that matches waits for no other task: it can be claimed, or after a backoff."""
+        """Return whether a matching task of a status can be claimed, now or after its backoff.
+
+        Such a task waits for no other task.
+        """
 
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
-        """Return how many tasks there are by status (of a batch); statuses without tasks are left out.
+        """Return the number of tasks by status; statuses without tasks are left out.
 
-        When the query asks for nothing but a status, no task is looked at.
+        If the query is empty or asks only for a status, no task is read.
         """
 
     def pools(self) -> list[str]:
         """Return the names of the pools that have tasks."""
 
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
-        """Return what each worker runs, and what it did since a moment of the store's clock; None: only what it runs."""
+        """Return what each worker is running and what it has finished since a time of the store's clock.
+
+        With ``since=None`` only what it is running is counted.
+        """
 
     def paused(self, pool: str) -> bool:
-        """Return whether nothing is claimed from a pool at present."""
+        """Return whether a pool is paused, so that nothing can be claimed from it."""
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
         """Return as soon as something in the pool may have changed since the last call, or after `timeout` seconds."""
@@ -311,39 +330,39 @@ class TaskStore(Protocol):
         """Delete the tasks that match and return how many."""
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
-        """Give the tasks that match another status; running claims on them become stale. Return how many."""
+        """Change the status of the tasks that match and return how many. Claims on them become stale."""
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
-        """Give the tasks that match another priority and return how many."""
+        """Change the priority of the tasks that match and return how many."""
 
     def retry(self, pool: str, query: Query | None = None) -> int:
-        """Put the failed tasks that match back to the status they were claimed from, attempts at zero; return how many.
+        """Reset the failed tasks that match to the status from which they were claimed, with no attempts used.
 
-        Tasks that failed only because they depend on one of them wait again too.
+        Tasks that failed only because they depend on one of them wait again too. Return how many tasks were reset.
         """
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
-        """Let the tasks that match and have not ended fail as ``cancelled``; running claims become stale."""
+        """Fail the unfinished tasks that match with the cause ``cancelled``; claims on them become stale."""
 
     def pause(self, pool: str, paused: bool = True) -> None:
-        """Let nothing be claimed from a pool, until it is called with False; what runs goes on."""
+        """Stop claims from a pool, or allow them again with ``paused=False``. Running tasks continue."""
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
-        """Put another definition, waiting, in the place of a task and return its id; the name of its model stays."""
+        """Replace a task by a waiting one with another definition and return its id; the model name is kept."""
 
     def close(self) -> None:
-        """Give connections back; a later call opens them again."""
+        """Close connections; a later call opens them again."""
 
 
 class PauseNotice:
-    """Tells whoever waits for tasks of a pool that it is paused, once each time.
+    """Logs a warning for a waiting process when its pool is paused or resumed, once per change.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the pool.
     pool : str
-        Name.
+        Name of the pool.
     """
 
     def __init__(self, store: TaskStore, pool: str) -> None:
@@ -352,7 +371,7 @@ class PauseNotice:
         self._told = False
 
     def look(self) -> None:
-        """Log a warning, if the pool is paused and that was not said yet."""
+        """Log a warning if the pool has been paused or resumed since the last call."""
         paused = self._store.paused(self._pool)
         if paused and not self._told:
             log.warning(
@@ -366,7 +385,7 @@ class PauseNotice:
 
 
 def batch_of(ids: Iterable[str]) -> str:
-    """Return the name of the batch of some tasks: the same tasks, in whatever order, are the same batch.
+    """Return the batch name of a set of task ids. It does not depend on their order.
 
     Examples
     --------
@@ -377,32 +396,32 @@ def batch_of(ids: Iterable[str]) -> str:
 
 
 def backoff(attempt: int) -> float:
-    """Return how many seconds a task waits after its `attempt`-th failure: about 1, 2, 4 … 60, with half of it jitter.
+    """Return the seconds that a task waits after its `attempt`-th failure: 1, 2, 4 … 60, times 0.5 to 1 at random.
 
-    The jitter lets tasks that failed together, of one shared cause, come back apart.
+    The jitter spreads the retries of tasks that failed together for the same reason.
     """
     return float(min(60, 2 ** max(0, attempt - 1))) * random.uniform(0.5, 1.0)
 
 
 def refuse_running(status: Status) -> None:
-    """Do nothing, unless somebody would put tasks by hand into ``running``, which only a claim can.
+    """Raise an error if `status` is ``running``, which can only be set by a claim.
 
     Raises
     ------
     ConfigError
-        Then.
+        If `status` is ``running``.
     """
     if status is Status.RUNNING:
         raise ConfigError("A task becomes running when a worker claims it; by hand it would run for ever.")
 
 
 def named(definitions: Sequence[Any], model_names: Sequence[str]) -> list[str]:
-    """Return a name for each definition, empty where none is given.
+    """Return one model name per definition; all are empty if no names are given.
 
     Raises
     ------
     ConfigError
-        When there are not as many names as definitions, or one has characters that cannot be printed.
+        If the numbers of names and definitions differ, or a name contains unprintable characters.
     """
     names = list(model_names) if len(model_names) else [""] * len(definitions)
     if len(names) != len(definitions):
@@ -414,7 +433,7 @@ def named(definitions: Sequence[Any], model_names: Sequence[str]) -> list[str]:
 
 
 def trim_log(text: str) -> str:
-    """Return the last 200 lines of a log, as a text that any database takes.
+    """Return the last 200 lines of a log, as text that every database can store.
 
     Examples
     --------
@@ -425,7 +444,7 @@ def trim_log(text: str) -> str:
 
 
 def storable_text(text: str) -> str:
-    """Return a text that any database takes: what it cannot hold (NUL, half of a surrogate pair) is written as an escape.
+    """Return text that every database can store: NUL and lone surrogates are replaced by escapes.
 
     Examples
     --------
@@ -436,7 +455,7 @@ def storable_text(text: str) -> str:
 
 
 def told_again(made: Sequence[CreatedTask], stored_before: Container[str]) -> list[CreatedTask]:
-    """Return what a creation made; tasks of `stored_before` are those that it stored when it was called before.
+    """Return the answer of a repeated creation: tasks in `stored_before`, stored by the first call, count as new.
 
     Examples
     --------
@@ -452,26 +471,26 @@ def told_again(made: Sequence[CreatedTask], stored_before: Container[str]) -> li
 
 
 def counts(task: TaskRecord, attempts: int) -> int:
-    """Return as how many attempts a failure of a task counts: 0 or 1.
+    """Return the number of attempts that a failure of a task uses up: 0 or 1.
 
-    One that may be the fault of its worker (`attempts` is 0) does not count: once a worker, so that a task that is itself
-    at fault ends, and not where the task is to be tried only once.
+    A failure that may be the fault of the worker (`attempts` is 0) does not count, but only once per worker, so that a
+    task that is itself at fault ends. If the task has only one attempt, every failure counts.
     """
     return 1 if task.max_attempts <= 1 or str(task.worker) in task.failed_by else attempts
 
 
 def restored_attempts(task: TaskRecord, worker: str) -> int:
-    """Return how many attempts a task has used up without those at a worker, which is in its `failed_by`."""
+    """Return the attempts that a task has used without those at `worker`, which must be in its `failed_by`."""
     return 0 if task.failed_by == (worker,) else max(0, task.attempt - 1)
 
 
 def failure_mark(worker: str) -> str:
-    """Return how a failure at a worker is kept in a text: its machine and its name, each between bars."""
+    """Return the mark that records a failure at a worker: ``|machine|worker|``."""
     return f"|{machine_of(worker)}|{worker}|"
 
 
 def failed_workers(marks: str) -> tuple[str, ...]:
-    """Return the workers of a text of such marks.
+    """Return the workers in a string of marks made by :func:`failure_mark`.
 
     Examples
     --------
@@ -487,7 +506,7 @@ def stale(task: TaskRecord) -> str:
 
 
 def damaged_result(task: TaskRecord, exc: UntrustedPickle | ArtifactUnreadable) -> UntrustedPickle | ArtifactUnreadable:
-    """Return the error of a result that cannot be read: whose it is, why, and what to do."""
+    """Return the error for an unreadable result: it names the task, the reason and what to do."""
     return type(exc)(
         f"The result of task {task.id} in pool {task.pool!r} cannot be read: {str(exc).rstrip('.')}. To run it again, "
         "give it the status waiting: 'rollforge pool reset-status', or TaskManager.reset_status."
@@ -495,36 +514,36 @@ def damaged_result(task: TaskRecord, exc: UntrustedPickle | ArtifactUnreadable) 
 
 
 def ending_of(call: str, status: Status | None = None) -> str:
-    """Return how a call that ends a claim is kept, so that the same call is known when it is repeated."""
+    """Return the text that records a call that ended a claim, so that a repetition of it is recognized."""
     return call if status is None else f"{call} as {status.value}"
 
 
 def expired(worker: str | None) -> str:
-    """Return the error of a task whose lease ran out."""
+    """Return the error of a task whose lease has expired."""
     return f"The lease of worker {worker} ran out: it was killed, or hung, or could not reach the store."
 
 
 def because_of(task_id: str) -> str:
-    """Return the error of a task that depends on one that failed."""
+    """Return the error of a task that depends on a failed task."""
     return f"It depends on task {task_id}, which failed."
 
 
 def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callable[[list[str]], Iterable[str]]) -> None:
-    """Do nothing, unless tasks of `ids` that wait for `wanted` would wait for themselves.
+    """Raise an error if tasks `ids` that depend on `wanted` would depend on themselves.
 
     Parameters
     ----------
     ids : set of str
-        The tasks.
+        Ids of the tasks.
     wanted : iterable of str
-        What they wait for.
+        Ids of their new dependencies.
     dependencies_of : callable
-        What some tasks wait for, directly.
+        Returns the direct dependencies of a list of ids.
 
     Raises
     ------
     ConfigError
-        Then.
+        If there is a cycle.
     """
     frontier = list(wanted)
     seen = set(frontier)
@@ -535,7 +554,7 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callabl
         raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
 
 
-# scheme -> (module, class, extra); a driver is imported only when its URI is used
+# scheme -> (module, class, extra); a driver is imported when a URI with its scheme is opened
 _DRIVERS = {
     "memory": ("rollforge.store.memory", "MemoryStore", ""),
     "sqlite": ("rollforge.store.sqlite", "SQLiteStore", ""),
@@ -549,7 +568,7 @@ _open: dict[str, TaskStore] = {}
 
 
 def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
-    """Return the store at a URI; the same one for the same URI in one process (unless a clock of its own is given).
+    """Return the store at a URI. Within a process, the same URI returns the same store unless `clock` is given.
 
     Parameters
     ----------
@@ -557,16 +576,16 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
         ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/database`` (or
         ``host=… dbname=… user=…``), ``mongodb://user:password@host:port/database`` or ``memory://NAME``.
     clock : callable, optional
-        Seconds since the epoch; by default the store's own clock.
+        Returns seconds since the epoch. By default the store's own clock is used.
 
     Raises
     ------
     ConfigError
-        For an unknown scheme.
+        If the scheme is unknown.
     MissingDependency
-        When the driver is not installed, with the command that installs it.
+        If the driver is not installed; the message contains the command that installs it.
     StoreUnavailable
-        When the store cannot be opened.
+        If the store cannot be opened.
     """
     if clock is None and uri in _open:
         return _open[uri]
@@ -593,5 +612,5 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
 
 
 def wall_clock(clock: Clock | None) -> Clock:
-    """Return the clock of a store that has none of its own: that of this machine."""
+    """Return `clock`, or the clock of this machine if it is None."""
     return clock or time.time

@@ -1,6 +1,6 @@
-"""The task manager: a pool of the store, under the method names that Qlib's documentation gives.
+"""The task manager: access to one pool of a task store through the methods of Qlib's ``TaskManager``.
 
-Tasks come and go as dicts in Qlib's form: ``{"_id", "def", "filter", "status", "res", "priority", …}``.
+Tasks are passed and returned as dicts in Qlib's form: ``{"_id", "def", "filter", "status", "res", "priority", …}``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Ids = list[str]  # the class below has a method called list
 
 
 class Lease:
-    """Keeps a claim alive: a ``with`` block during which a thread renews it.
+    """Context manager that renews the lease of a claimed task in a background thread.
 
     Raises
     ------
     LeaseLost
-        At the end of the block, when the lease was lost meanwhile.
+        At the end of the block, if the lease was lost in the meantime.
     """
 
     def __init__(self, store: TaskStore, task: TaskRecord, seconds: float) -> None:
@@ -51,7 +51,7 @@ class Lease:
             except LeaseLost as exc:
                 self._lost = exc
                 return
-            except StoreUnavailable as exc:  # it may come back before the lease runs out
+            except StoreUnavailable as exc:  # it may be available again before the lease expires
                 log.warning("the lease of task %s could not be renewed: %s", self._task.id, exc)
 
     def __enter__(self) -> Lease:
@@ -68,7 +68,7 @@ class Lease:
 
 
 class InsertedId(str):
-    """The id of a task that was inserted. Qlib's methods return PyMongo's result, from which scripts take the id.
+    """The id of an inserted task, with the attributes of the PyMongo result that Qlib's methods return.
 
     Examples
     --------
@@ -85,12 +85,12 @@ class InsertedId(str):
 
     @property
     def acknowledged(self) -> bool:
-        """True: the store has the task."""
+        """Always True: the task is stored."""
         return True
 
 
 class _on_class_too:  # noqa: N801 - a decorator
-    """Lets a method without arguments be called on the class, as Qlib's scripts do, with a manager of no pool."""
+    """Makes a method without arguments callable on the class too, as in Qlib's scripts; it needs no pool there."""
 
     def __init__(self, method: Callable[[Any], Any]) -> None:
         self.__doc__ = method.__doc__
@@ -103,19 +103,19 @@ class _on_class_too:  # noqa: N801 - a decorator
 class TaskManager:
     """One pool of tasks.
 
-    A task that is fetched is leased to this process for `lease` seconds, renewed only by :class:`Lease` (which
-    :func:`~rollforge.run.worker.run_task` uses): when the process dies, the task can be fetched again after that time.
+    A fetched task is leased to this process for `lease` seconds. Only :class:`Lease` renews the lease. If the process
+    dies, the task can be fetched again when its lease has expired.
 
     Parameters
     ----------
     task_pool : str, optional
-        Name of the pool; needed by everything but :meth:`list`.
+        Name of the pool. Only :meth:`list` works without it.
     store : TaskStore, optional
         By default the session's.
     session : Session, optional
         By default the current one.
     lease : float
-        Seconds that a fetched task stays with whoever fetched it.
+        Duration of the lease of a fetched task in seconds.
 
     Examples
     --------
@@ -159,18 +159,18 @@ class TaskManager:
 
     @_on_class_too
     def list(self) -> Ids:
-        """Return the names of the pools in the store; ``TaskManager.list()`` asks the current session's."""
+        """Return the names of the pools in the store; ``TaskManager.list()`` uses the current session's store."""
         return self.store.pools()
 
     # -- putting in ----------------------------------------------------------------------------------------------------
 
     def insert_task(self, task: Mapping[str, Any]) -> InsertedId:
-        """Store a task in Qlib's form and return its id; a known one stays as it is.
+        """Store a task in Qlib's form and return its id. An existing task is not changed.
 
         Parameters
         ----------
         task : mapping
-            ``{"def": …}``, and where it has them ``status``, ``res``, ``priority``, ``depends_on`` and ``model_name``.
+            ``{"def": …}``, optionally with ``status``, ``res``, ``priority``, ``depends_on`` and ``model_name``.
         """
         definition, status = task["def"], Status(task.get("status", Status.WAITING))
         dependencies = self._known_dependencies(task.get("depends_on", ()))
@@ -190,7 +190,7 @@ class TaskManager:
         return InsertedId(record.id)
 
     def _known_dependencies(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
-        """Ids, as they are or of the tasks that a query finds."""
+        """Return the given ids, or those of the tasks that match a query."""
         if isinstance(depends_on, Mapping):
             found = tuple(t.id for t in self.store.query(self._pool, depends_on, results=False))
             if not found:
@@ -199,7 +199,7 @@ class TaskManager:
         return tuple(str(i) for i in ([depends_on] if isinstance(depends_on, str) else depends_on))
 
     def insert_task_def(self, task_def: Mapping[str, Any]) -> InsertedId:
-        """Store a definition and return its id; a known one stays as it is."""
+        """Store a definition and return its id. An existing task is not changed."""
         created = self.store.create(self._pool, [task_def])[0]
         trust.vouch([created.id])
         return InsertedId(created.id)
@@ -218,42 +218,45 @@ class TaskManager:
         batch: str = "",
         creation: str = "",
     ) -> Ids:
-        """Store definitions and return their ids, in the same order; those that the pool knows keep all but their name.
+        """Store task definitions and return their ids in the same order.
+
+        Of tasks that already exist in the pool only the model name, the submission and the batches change.
 
         Parameters
         ----------
         task_def_l : sequence of dict
-            Definitions.
+            Task definitions.
         dry_run : bool
-            True stores nothing: the ids are those that the tasks have, or would get.
+            If True, nothing is stored. The ids returned are those that the tasks have or would get.
         print_nt : bool
-            True prints the new ones, in a dry run those that would be.
+            If True, print the new tasks, or in a dry run those that would be new.
         depends_on : mapping or sequence of str
-            Tasks of this pool that must be done before the new ones are begun: ids, or a query for those there are now.
+            Tasks of this pool that must be done before the new tasks can start: their ids, or a query that is evaluated
+            now.
         priority : int
-            Of the new ones; higher comes first.
+            Priority of the new tasks; higher comes first.
         max_attempts : int
-            How often each stage of the new ones may be begun.
+            Maximum number of attempts of each stage of the new tasks.
         model_names : sequence of str
-            What the model of each is called wherever tasks are shown. A name is no part of a task: giving a known task
-            another one changes that alone. Empty names, or none at all, change nothing.
+            Model name of each task, for display. A name is not part of a task: a new name for an existing task changes
+            only the name. Empty names, or no names, change nothing.
         submission : str
-            Key of what was used to plan them, from :meth:`TaskStore.keep_submission
-            <rollforge.store.base.TaskStore.keep_submission>`; also given to known tasks that are not done.
+            Key of what was used to plan the tasks, from :meth:`TaskStore.keep_submission
+            <rollforge.store.base.TaskStore.keep_submission>`; also stored with existing tasks that are not done.
         batch : str
-            Name of the batch that all of them belong to from now on, see :func:`~rollforge.store.base.batch_of`.
+            Name of the batch to which all these tasks are added, see :func:`~rollforge.store.base.batch_of`.
         creation : str
-            Identity of this creation. When the answer to it was lost, the same call under the same identity logs and prints
-            what it stored the first time as new.
+            Unique identity of this call. If the call is repeated with the same identity because its answer was lost,
+            the tasks stored by the first call are logged and printed as new.
 
         Raises
         ------
         TaskNotSerializable
-            When one is not plain data; then nothing is stored.
+            If a definition is not plain data; nothing is stored.
         TaskNotFound
-            When there is nothing that `depends_on` names.
+            If no task has an id in `depends_on`, or no task matches it.
         ConfigError
-            When tasks would wait for each other.
+            If tasks would depend on each other in a cycle.
         """
         dependencies = self._known_dependencies(depends_on)
         if dry_run:
@@ -279,7 +282,7 @@ class TaskManager:
                 print(f"new task {task_id}: {dict(definition)}")  # noqa: T201 - what `print_nt` asks for
 
     def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
-        """Put `new_task` (``{"def": …}``) in the place of `task` and return its id."""
+        """Replace `task` by `new_task` (``{"def": …}``) and return the new id."""
         made = self.store.replace(self._pool, str(task["_id"]), new_task["def"])
         trust.vouch([made])
         return made
@@ -289,7 +292,7 @@ class TaskManager:
     def fetch_task(
         self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
     ) -> Document | None:
-        """Take a task, now ``running``, or None when none matches: highest priority first, then oldest."""
+        """Claim a task and return it, now ``running``, or None if none matches: highest priority first, then oldest."""
         claimed = self.store.claim(
             self._pool, worker=process_name(), lease=self.lease, status=Status(status), query=query
         )
@@ -299,18 +302,18 @@ class TaskManager:
     def safe_fetch_task(
         self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
     ) -> Iterator[Document | None]:
-        """Take a task for a ``with`` block; an exception in it (Ctrl-C too) gives the task back."""
+        """Claim a task for a ``with`` block. An exception in the block, also Ctrl-C, gives the task back."""
         task = self.fetch_task(query, status)
         try:
             yield task
         except BaseException:
             if task is not None:
-                with contextlib.suppress(LeaseLost):  # it was committed or taken over: not ours to give back
+                with contextlib.suppress(LeaseLost):  # committed or taken over: nothing to give back
                     self.return_task(task, status)
             raise
 
     def task_fetcher_iter(self, query: Mapping[str, Any] | None = None) -> Iterator[Document]:
-        """Yield waiting tasks until there are none; breaking out by an exception gives the current one back."""
+        """Yield waiting tasks until there are none. An exception gives the current task back."""
         while True:
             with self.safe_fetch_task(query) as task:
                 if task is None:
@@ -318,12 +321,12 @@ class TaskManager:
                 yield task
 
     def commit_task_res(self, task: Mapping[str, Any], res: Any, status: Status | str | None = None) -> None:
-        """Keep the result of a fetched task, which becomes ``done`` or `status`.
+        """Store the result of a fetched task, which becomes ``done`` or `status`.
 
         Raises
         ------
         LeaseLost
-            When the task is no longer this process's; the result is refused.
+            If this process no longer holds the task; the result is discarded.
         """
         self.store.commit(_claim(task, self._pool), res, Status(status) if status else Status.DONE)
 
@@ -334,16 +337,16 @@ class TaskManager:
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def query(self, query: Mapping[str, Any] | None = None, decode: bool = True) -> Iterator[Document]:
-        """Yield the tasks that match, in Qlib's form; ``decode=False`` leaves their results unread."""
+        """Yield the tasks that match, in Qlib's form. With ``decode=False`` their results are not read."""
         for record in self.store.query(self._pool, query, results=decode):
             yield _document(record)
 
     def re_query(self, _id: str) -> Document:
-        """Return the task of an id as it is now."""
+        """Return the current state of the task with an id."""
         return _document(self.store.get(self._pool, str(_id)))
 
     def task_stat(self, query: Mapping[str, Any] | None = None, *, batch: str = "") -> dict[Status, int]:
-        """Return how many tasks there are by status; with `batch` only those of that batch."""
+        """Return the number of tasks by status; if `batch` is given, only those of that batch."""
         return self.store.count(self._pool, query, batch=batch)
 
     # -- changing ------------------------------------------------------------------------------------------------------
@@ -353,12 +356,12 @@ class TaskManager:
         return self.store.remove(self._pool, query)
 
     def reset_waiting(self, query: Mapping[str, Any] | None = None) -> int:
-        """Put the running tasks that match back to waiting; what their workers commit is refused."""
+        """Reset the running tasks that match to waiting and return how many. Results of their workers are refused."""
         running = {"$and": [dict(query or {}), {"status": Status.RUNNING.value}]}
         return self.store.set_status(self._pool, running, Status.WAITING)
 
     def reset_status(self, query: Mapping[str, Any], status: Status | str) -> int:
-        """Give the tasks that match another status."""
+        """Change the status of the tasks that match and return how many."""
         try:
             wanted = Status(status)
         except ValueError:
@@ -366,23 +369,23 @@ class TaskManager:
         return self.store.set_status(self._pool, query, wanted)
 
     def prioritize(self, task: Mapping[str, Any], priority: int) -> None:
-        """Give a task another priority: higher comes first."""
+        """Change the priority of a task; higher comes first."""
         self.store.prioritize(self._pool, {"_id": str(task["_id"])}, priority)
 
     def retry(self, query: Mapping[str, Any] | None = None) -> int:
-        """Put the failed tasks that match back to waiting, with all their attempts; return how many."""
+        """Reset the failed tasks that match to waiting, with no attempts used, and return how many."""
         return self.store.retry(self._pool, query)
 
     def cancel(self, query: Mapping[str, Any] | None = None) -> int:
-        """Let the tasks that match and have not ended fail as ``cancelled``; what their workers commit is refused."""
+        """Fail the unfinished tasks that match with the cause ``cancelled``. Results of their workers are refused."""
         return self.store.cancel(self._pool, query)
 
     def pause(self) -> None:
-        """Let nothing be fetched from the pool until :meth:`resume`; what runs goes on."""
+        """Stop tasks from being fetched until :meth:`resume` is called. Running tasks continue."""
         self.store.pause(self._pool)
 
     def resume(self) -> None:
-        """Let tasks be fetched again."""
+        """Allow tasks to be fetched again after :meth:`pause`."""
         self.store.pause(self._pool, False)
 
     def wait(
@@ -396,29 +399,30 @@ class TaskManager:
     ) -> dict[Status, int]:
         """Wait until no task that matches is waiting or running, and return the counts.
 
-        Failed tasks end the waiting like done ones, and so do tasks that every worker so far gave back because it lacks what
-        they need (their cause is ``unfit``); a running task whose worker is gone counts as running until its lease
-        runs out.
+        Failed tasks count as finished. So do waiting tasks that were given back by workers that lack what they need
+        (with the cause ``unfit``), if no other task can be run. A running task whose worker is dead counts as running
+        until its lease expires.
 
         Parameters
         ----------
         query : mapping, optional
-            Which tasks.
+            Only tasks that match.
         on_change : callable, optional
-            Told the counts whenever they change.
+            Called with the counts whenever they change.
         poll : float
-            Seconds after which to look in any case; a change in the pool ends the nap at once.
+            Maximum number of seconds between two checks; a change in the pool triggers a check at once.
         settled : callable, optional
-            Another answer to when waiting ends: by default when nothing is waiting or running.
+            Receives the counts and returns whether to stop waiting. By default, waiting ends when no task is waiting or
+            running.
         warn : bool
-            Whether to log a warning when tasks failed.
+            Whether to log a warning if tasks failed.
         batch : str
-            Only tasks of this batch; empty means all of the pool.
+            Only tasks of this batch; if empty, all tasks of the pool.
         """
         last: dict[Status, int] | None = None
         pause = PauseNotice(self.store, self._pool)
         while True:
-            self.store.expire(self._pool)  # nobody may be left to claim what a dead worker held
+            self.store.expire(self._pool)  # there may be no worker left whose claims would do this
             counts = self.task_stat(query, batch=batch)
             if counts != last:
                 last = counts
@@ -434,7 +438,7 @@ class TaskManager:
             self.store.wait_for_change(self._pool, poll)
 
     def _only_unfit(self, query: Mapping[str, Any] | None, batch: str, counts: Mapping[Status, int]) -> bool:
-        """Whether all that could still be run was given back by workers that lack what it needs."""
+        """Return whether all tasks that could still be run were given back by workers that lack what they need."""
         if counts.get(Status.RUNNING):
             return False
         others = {"$and": [dict(query or {}), {"cause": {"$ne": Cause.UNFIT.value}}]}
@@ -469,7 +473,7 @@ def _claim(task: Mapping[str, Any], pool: str) -> TaskRecord:
     )  # fmt: skip
 
 
-if __name__ == "__main__":  # python -m rollforge.store.manager -t POOL …, the way Qlib's manage module is called
+if __name__ == "__main__":  # python -m rollforge.store.manager -t POOL …, as Qlib's manage module is called
     import pkgutil
 
     from rollforge.qlib_names import PROGRAMS

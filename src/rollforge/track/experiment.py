@@ -1,4 +1,4 @@
-"""A named set of runs: :class:`Experiment`, and which recorder is active in it."""
+""":class:`Experiment`: a named set of runs, with its active recorder."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["JOINED_TAG", "PARENT_TAG", "Experiment", "active_recorders", "get_experiment", "search_frame"]
 
 JOINED_TAG = "rollforge.joined"
-"""Tag of a recorder that holds no window but the joined result of others: the pool whose result it is."""
+"""Recorder tag that marks the joined result of several windows: the name of the pool whose result it is."""
 
 PARENT_TAG = "mlflow.parentRunId"
-"""Tag of a recorder: id of the run that MLflow's pages show it under."""
+"""Recorder tag: id of the run under which MLflow's user interface shows the recorder."""
 
-# The recorders started and not ended, innermost last; of this thread or async task alone.
+# The active recorders of this thread or async task, innermost last.
 _active: ContextVar[tuple[Recorder, ...]] = ContextVar("rollforge_recorders", default=())
 
 
 def active_recorders() -> tuple[Recorder, ...]:
-    """Return the recorders that were started and not ended, the innermost last."""
+    """Return the recorders that have been started and not ended, innermost last."""
     return _active.get()
 
 
@@ -49,9 +49,9 @@ class Experiment:
     Parameters
     ----------
     tracker : Tracker
-        Where it is kept.
+        Tracking store of the experiment.
     id, name : str
-        Which experiment.
+        Id and name of the experiment.
 
     Examples
     --------
@@ -89,12 +89,12 @@ class Experiment:
 
     @property
     def active_recorder(self) -> Recorder | None:
-        """The recorder of this experiment that was started last and not ended."""
+        """The last recorder of this experiment that was started and has not ended, or None."""
         return next((r for r in reversed(_active.get()) if self._owns(r)), None)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is known of it, under Qlib's keys; `recorders` are their ids."""
+        """Description of the experiment under Qlib's keys; `recorders` is a list of ids."""
         active = self.active_recorder
         return {
             "class": "Experiment", "id": self.id, "name": self.name,
@@ -106,12 +106,15 @@ class Experiment:
     def start(
         self, *, recorder_id: str | None = None, recorder_name: str | None = None, resume: bool = False
     ) -> Recorder:
-        """Return a new recorder, now the active one; with `resume` the one of that id, or the latest of that name.
+        """Start a new recorder, or with `resume` an existing one, and return it. It becomes the active recorder.
+
+        With `resume`, the recorder with the id, or else the latest with the name, is started. Without id and name it is
+        the latest recorder. If there is none with the name, or none at all, it is created.
 
         Raises
         ------
         RecorderNotFound
-            When a recorder of that id is to be resumed and there is none. Of a name that there is not, one is made.
+            If a recorder is to be resumed by an id that does not exist.
         """
         if resume:
             if recorder_id is None and recorder_name is None:
@@ -132,7 +135,7 @@ class Experiment:
             recorder.end_run(recorder_status)
 
     def create_recorder(self, recorder_name: str | None = None, tags: Mapping[str, Any] | None = None) -> Recorder:
-        """Return a new, running recorder; it is not made the active one."""
+        """Return a new, running recorder. It does not become the active recorder."""
         name = recorder_name or f"run-{uuid4().hex[:8]}"
         info = self._tracker.create_run(self.id, name, {**context_tags(), **_texts(tags)})
         changed = code_diff()
@@ -149,21 +152,21 @@ class Experiment:
         create: bool = True,
         start: bool = False,
     ) -> Recorder:
-        """Return a recorder by id, or the latest of a name; without either the active one.
+        """Return a recorder by id, or the latest with a name; without id and name the active recorder.
 
         Parameters
         ----------
         recorder_id, recorder_name : str, optional
-            Which. An id that there is not is an error, whatever `create` says: the new one would have another.
+            Id or name of the recorder. An unknown id is an error even with `create`, as a new recorder gets a new id.
         create : bool
-            Make one of that name where there is none.
+            If True, create a recorder if none is found.
         start : bool
-            Make it the active one, if it was made.
+            If True, a created recorder becomes the active recorder.
 
         Raises
         ------
         RecorderNotFound
-            When there is none and it is not to be made.
+            If no recorder is found and none may be created.
         """
         if recorder_id is not None:
             data = self._tracker.read(recorder_id)
@@ -193,14 +196,14 @@ class Experiment:
         )
 
     def delete_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> None:
-        """Delete a recorder by id, or the latest of a name.
+        """Delete a recorder by id, or the latest with a name.
 
         Raises
         ------
         ConfigError
-            When neither is given.
+            If neither is given.
         RecorderNotFound
-            When there is none.
+            If there is no such recorder.
         """
         if recorder_id is None and recorder_name is None:
             raise ConfigError("delete_recorder needs the id or the name of a recorder.")
@@ -251,33 +254,33 @@ class Experiment:
         order_by: Sequence[str] = (),
         joined: bool = False,
     ) -> dict[str, Recorder] | list[Recorder]:
-        """Return the recorders that fit, the latest first, by one query of the store.
+        """Return the recorders that match, latest first. The store does the filtering.
 
-        Recorders of joined results are left out, so that a collection never has the same predictions twice.
+        Recorders of joined results are left out by default, so that the same predictions are not collected twice.
 
         Parameters
         ----------
         rtype : str
             ``dict`` (id -> recorder) or ``list``.
         max_results : int, optional
-            At most so many.
-        status : str or several, optional
-            Only those of a status.
+            Maximum number of recorders.
+        status : str or sequence of str, optional
+            Only recorders with one of these statuses.
         filter_string : str
             MLflow's filter language: ``params.model = 'lgb' and metrics.IC > 0.02``.
         name : str, optional
-            Only those of a name.
+            Only recorders with this name.
         params, tags : mapping, optional
-            Only those with these values.
+            Only recorders with these values.
         order_by : sequence of str
             ``["metrics.IC DESC"]``.
         joined : bool
-            True returns the recorders of joined results too.
+            If True, include the recorders of joined results.
 
         Raises
         ------
         ConfigError
-            For a filter or an order that cannot be read, or another `rtype`.
+            If `filter_string`, `order_by` or `rtype` is invalid.
         """
         if rtype not in (self.RT_D, self.RT_L):
             raise ConfigError(f"rtype is 'dict' or 'list', found {rtype!r}.")
@@ -295,7 +298,7 @@ class Experiment:
         return recorders if rtype == self.RT_L else {r.id: r for r in recorders}
 
     def _search(self, query: RunQuery) -> list[RunData]:
-        """The runs that fit, without those of joined results."""
+        """Return the runs that match, without those of joined results."""
         limit, more = query.limit, 0
         while True:
             found = self._tracker.search([self.id], replace(query, limit=None if limit is None else limit + more))
@@ -312,7 +315,7 @@ class Experiment:
         max_results: int | None = None,
         order_by: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Return the runs as a frame, see :func:`search_frame`."""
+        """Return the runs as a DataFrame, see :func:`search_frame`."""
         return search_frame(self._tracker, [self.id], filter_string, run_view_type, max_results, order_by)
 
 
@@ -328,7 +331,7 @@ def get_experiment(
     Raises
     ------
     ExperimentNotFound
-        When it is not there and not to be made, naming the nearest. An id that there is not is never made.
+        If it does not exist and `create` is False, or if an id does not exist. The message suggests the nearest name.
     """
     if experiment_id is None and experiment_name is None:
         experiment_name = current_session().experiment
@@ -352,15 +355,16 @@ def search_frame(
     max_results: int | None = None,
     order_by: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the runs of some experiments as a frame with the columns of ``mlflow.search_runs``.
+    """Return the runs of some experiments as a DataFrame with the columns of ``mlflow.search_runs``.
 
-    ``run_id``, ``experiment_id``, ``status``, ``artifact_uri``, ``start_time`` and ``end_time`` (UTC), ``run_name``, then
-    ``metrics.NAME`` (NaN where a run has none), ``params.NAME`` and ``tags.NAME`` (None where it has none).
+    The columns are ``run_id``, ``experiment_id``, ``status``, ``artifact_uri``, ``start_time`` and ``end_time`` (UTC),
+    ``run_name``, then ``metrics.NAME`` (NaN if a run has no value), ``params.NAME`` and ``tags.NAME`` (None if it has
+    no value).
 
     Raises
     ------
     ConfigError
-        For a filter or an order that cannot be read, or a view other than 1 (runs that are not deleted).
+        If `filter_string` or `order_by` is invalid, or `run_view_type` is not 1 (runs that are not deleted).
     """
     import pandas as pd
 
@@ -395,7 +399,7 @@ def _times(seconds: Sequence[float | None]) -> pd.DatetimeIndex:
 
 
 def _spread(found: Sequence[RunData], kind: str) -> Iterator[tuple[str, list[Any]]]:
-    """Each name of a kind of values with the value of every run, None where it has none; in the order of appearance."""
+    """Yield each name of a kind of values, in order of appearance, with the value of every run (None if missing)."""
     values: list[Mapping[str, Any]] = [getattr(d, kind) for d in found]
     for name in dict.fromkeys(n for v in values for n in v):
         yield name, [v.get(name) for v in values]

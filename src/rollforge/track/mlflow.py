@@ -1,10 +1,11 @@
-"""Tracking by MLflow: its SQLite store by default, so that ``mlflow ui`` shows the runs, or a tracking server.
+"""Tracking with MLflow: by default in an SQLite database, which ``mlflow ui`` can show, or on a tracking server.
 
-The only file that imports mlflow. It calls MLflow's tracking store itself, not its "fluent" functions: those keep a
-global run, start threads, and call git three times a run.
+This is the only module that imports mlflow. It uses MLflow's tracking store directly instead of the "fluent" API, which
+keeps a global run, starts threads, and calls git three times per run.
 
-What MLflow cannot hold is kept whole beside it: a value longer than its column stands in the artifact
-``long_values/HASH.txt``, and its shortened form says so; a character that a name may not have becomes ``:xHEX:``.
+Values and names that MLflow does not support are encoded. A value that is too long for its column is stored in the
+artifact ``long_values/HASH.txt``, to which its shortened form refers. A character that is not allowed in a name becomes
+``:xHEX:``.
 """
 
 from __future__ import annotations
@@ -42,31 +43,31 @@ from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
 
 __all__ = ["MLflowTracker", "plain_key", "safe_key"]
 
-_MAX_PARAM = 6000  # characters of a value that MLflow 3 keeps (2.x: the same on its database)
-_MAX_TAG = 5000  # 8000 since MLflow 2.17; shorter so that older ones take it
+_MAX_PARAM = 6000  # characters of a value that MLflow 3 stores (the same in the database of MLflow 2)
+_MAX_TAG = 5000  # 8000 since MLflow 2.17; 5000 works with older versions too
 _MAX_KEY = 250
 _LONG = "long_values"
-_PARAMS_PER_BATCH = 100  # the same for tags
-_METRICS_PER_BATCH = 800  # 1000 with params and tags together
+_PARAMS_PER_BATCH = 100  # the limit for tags is the same
+_METRICS_PER_BATCH = 800  # the limit is 1000 including params and tags
 _PAGE = 1000
 _BROKEN = (
     "readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O", "no such table",
     "no such column",
 )  # fmt: skip
-"""What SQLite says of a database that is damaged, or cannot be used."""
+"""Parts of SQLite's messages for a database that is damaged or cannot be used."""
 _BUSY_MS = 60_000
 
 
-# -- what MLflow cannot hold -------------------------------------------------------------------------------------------
+# -- names and long values ---------------------------------------------------------------------------------------------
 
 
 def safe_key(name: str) -> str:
-    """Return a name that MLflow takes, from which :func:`plain_key` makes `name` again.
+    """Return `name` in a form that MLflow accepts and that :func:`plain_key` decodes.
 
     Raises
     ------
     TrackingError
-        When it is too long.
+        If the result is too long.
 
     Examples
     --------
@@ -75,7 +76,7 @@ def safe_key(name: str) -> str:
     """
     key = "".join(c if c.isalnum() or c in "_-. /" else f":x{ord(c):x}:" for c in name)
     normal = os.path.normpath(key)
-    if normal != key or key.startswith(("/", "..")) or key == ".":  # MLflow 2 made file names of them
+    if normal != key or key.startswith(("/", "..")) or key == ".":  # MLflow 2 uses names as file names
         key = re.sub(r"^\.|[/ ]", lambda m: f":x{ord(m[0]):x}:", key)
     if len(key) > _MAX_KEY:
         raise TrackingError(f"The name {name[:60]!r}… is too long for MLflow, which takes {_MAX_KEY} characters.")
@@ -83,7 +84,7 @@ def safe_key(name: str) -> str:
 
 
 def plain_key(key: str) -> str:
-    """Return the name that :func:`safe_key` was given.
+    """Return the name that :func:`safe_key` encoded.
 
     Examples
     --------
@@ -97,7 +98,7 @@ _CUT = re.compile(r"… \[whole in artifact long_values/([0-9a-f]{40})\.txt\]\Z"
 
 
 def _shortened(value: str, limit: int) -> tuple[str, str]:
-    """A value cut to a length, with a mark; and the hash that the whole is kept under."""
+    """Return a value cut to a length, with a mark, and the hash under which the full value is stored."""
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:40]
     mark = f"… [whole in artifact {_LONG}/{digest}.txt]"
     return value[: limit - len(mark)] + mark, digest
@@ -110,7 +111,7 @@ _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "mlflow.store.db.uti
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow and Alembic announce migrations and deprecations on the terminal; they are not the user's business."""
+    """Silence MLflow and Alembic, which print migrations and deprecations that do not concern the user."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
     root = logging.getLogger()
     before = root.level, list(root.handlers)
@@ -123,13 +124,13 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        if root.handlers != before[1]:  # Alembic's migrations set up the program's logging anew, in earlier MLflows
+        if root.handlers != before[1]:  # in older MLflow versions, Alembic's migrations reconfigure logging
             root.setLevel(before[0])
             root.handlers[:] = before[1]
 
 
 class _OurCall(logging.Filter):
-    """Keeps the traceback of a database error, which MLflow logs and raises, off the terminal while we make the call."""
+    """Drops log records while this module calls MLflow, which logs database errors in addition to raising them."""
 
     active = 0
 
@@ -148,7 +149,7 @@ def _missing(package: str) -> MissingDependency:
 
 
 def _check_installed(packages: Sequence[str]) -> None:
-    """Raise where a package is not installed, before any of them is imported: that takes seconds."""
+    """Raise an error if a package is not installed, without importing any of them, which would take seconds."""
     for package in packages:
         try:
             found = importlib.util.find_spec(package)
@@ -174,7 +175,7 @@ def _import_mlflow() -> Any:
 
 _REMOTE_KEPT = 64
 _CHECKED = "rollforge.checked"
-"""Tag of an experiment: the host that last made sure that it can record there."""
+"""Experiment tag: the last host that has checked that it can record runs there."""
 
 
 class MLflowTracker:
@@ -183,16 +184,17 @@ class MLflowTracker:
     Parameters
     ----------
     uri : str
-        ``sqlite:///PATH``: a database, with the artifacts in ``mlartifacts`` beside it. ``http(s)://HOST:PORT``: a
-        tracking server. ``file:PATH``: a folder ``mlruns`` as Qlib writes it; current MLflow refuses such a folder unless
-        the environment has ``MLFLOW_ALLOW_FILE_STORE=true``, which opening it here sets for this process.
+        ``sqlite:///PATH``: a database, with the artifacts in the folder ``mlartifacts`` next to it.
+        ``http(s)://HOST:PORT``: a tracking server. ``file:PATH``: an ``mlruns`` folder as written by Qlib. Current
+        MLflow versions refuse such a folder unless ``MLFLOW_ALLOW_FILE_STORE=true`` is in the environment; opening it
+        here sets that variable for this process.
 
     Raises
     ------
     TrackingUnavailable
-        When the store cannot be opened.
+        If the store cannot be opened.
     MissingDependency
-        When mlflow is not installed.
+        If mlflow is not installed.
     """
 
     def __init__(self, uri: str) -> None:
@@ -214,7 +216,7 @@ class MLflowTracker:
         self._process = 0
         self._opening = threading.Lock()
         self._artifact_uris: dict[str, str] = {}
-        # What is fetched from a server goes with the object that fetched it: the latest ones are kept until it is read.
+        # A file fetched from a server is deleted with its _RemoteFiles, so the latest of these are kept alive.
         self._remote: dict[str, _RemoteFiles] = {}
 
     @property
@@ -227,7 +229,7 @@ class MLflowTracker:
         _import_mlflow()
 
     def prepare(self) -> None:
-        if self._folder is not None:  # who only reads is not given a new folder in place of one that is not there
+        if self._folder is not None:  # only here: reading must not create a folder that does not exist
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as exc:
@@ -256,14 +258,14 @@ class MLflowTracker:
             raise self._unavailable(f"nothing can be written to {place} ({exc.strerror or exc})") from exc
 
     def _prepare(self) -> None:
-        with self._opening:  # threads that come first at the same moment must not meet a store that is half set up
+        with self._opening:  # another thread must not use a store that is only partly set up
             if self._opened is None or self._process != os.getpid():
                 self._opened = self._prepared()
                 self._process = os.getpid()
 
     def _prepared(self) -> Any:
         if self._opened is not None and self._database is not None:
-            self._opened.engine.dispose(close=False)  # a fork: the connections are its parent's
+            self._opened.engine.dispose(close=False)  # after a fork, the connections belong to the parent
         if self._database is None:
             self._check_reachable()
             return self._open(None)
@@ -275,7 +277,7 @@ class MLflowTracker:
                     self._create()
                 _check_database(self._database)
                 opened = self._open(str(self._database.parent / "mlartifacts"))
-        except TrackingUnavailable:  # an OSError too, which says everything
+        except TrackingUnavailable:  # also an OSError, but already complete
             raise
         except OSError as exc:
             raise self._unavailable(exc.strerror or str(exc)) from exc
@@ -286,7 +288,7 @@ class MLflowTracker:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        """Processes that open a fresh database at once crash in its migrations: one after the other."""
+        """Serialize opening: processes that open a new database at the same time crash in its migrations."""
         import fcntl
 
         assert self._database is not None
@@ -295,7 +297,7 @@ class MLflowTracker:
             yield
 
     def _create(self) -> None:
-        """Make the database beside its place, then put it there whole: a process killed meanwhile leaves none behind."""
+        """Create the database under a temporary name and rename it, so that a killed process leaves no partial one."""
         assert self._database is not None
         draft = self._database.with_name(f".{self._database.name}.new")
         empty = self._empty_database()
@@ -309,8 +311,11 @@ class MLflowTracker:
                 empty.unlink()
 
     def _empty_database(self) -> Path:
-        """A database without runs. MLflow's migrations need a second for one, so it is kept in the cache; where nothing
-        can be kept, it is made beside its place."""
+        """Return the path of a database without runs.
+
+        MLflow's migrations take a second, so the result is kept in the cache. If the cache is not writable, it is
+        created next to its destination.
+        """
         from mlflow.version import VERSION
 
         assert self._database is not None
@@ -324,21 +329,21 @@ class MLflowTracker:
             keeping = os.access(folder, os.W_OK)
         except OSError:
             keeping = False
-        # MLflow remembers each database that it has opened: a name that was never there before.
+        # MLflow caches the databases that it has opened by name, so the name must be new.
         made = (folder if keeping else self._database.parent) / f".{uuid.uuid4().hex}.db"
         try:
             with _quiet():
                 utils._get_store(f"sqlite:///{made}", str(made.parent)).engine.dispose()
             with contextlib.closing(sqlite3.connect(str(made))) as connection:
-                # The experiment that MLflow adds itself would keep its files beside this one.
+                # The artifact location of MLflow's default experiment would be next to this temporary file.
                 connection.execute("DELETE FROM experiments")
                 connection.commit()
-                # Write-ahead: readers and a writer do not wait for each other; four writers got twice as much done.
+                # In WAL mode, readers and a writer do not block each other; four writers were twice as fast.
                 connection.execute("PRAGMA journal_mode = WAL")
         except Exception as exc:
             for left in made.parent.glob(f"{made.name}*"):
                 left.unlink()
-            raise self._unavailable(_first_line(exc)) from exc  # MLflow lets errors of four libraries through
+            raise self._unavailable(_first_line(exc)) from exc  # MLflow raises errors of four libraries
         return made.replace(kept) if keeping else made
 
     def _open(self, artifacts: str | None) -> Any:
@@ -352,7 +357,7 @@ class MLflowTracker:
             raise self._unavailable(_reason(exc)) from exc
 
     def _check_reachable(self) -> None:
-        """Look whether the server answers: MLflow itself tries for minutes before it says no."""
+        """Check that the server answers, as MLflow itself retries for minutes before it fails."""
         if self._folder is not None:
             if not self._folder.is_dir():
                 raise self._unavailable("there is no such folder")
@@ -370,7 +375,7 @@ class MLflowTracker:
         )
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call MLflow's store. Its errors become ours; a database that others are writing to is asked again."""
+        """Call a method of MLflow's store, translate its errors, and retry while the database is locked."""
         from mlflow.exceptions import MlflowException
 
         store = self._store
@@ -385,14 +390,14 @@ class MLflowTracker:
                 if "database is locked" not in message:
                     raise self._translated(message) from exc
                 last = exc
-            except Exception as exc:  # a damaged file leads anywhere in MLflow and in what it reads YAML with
+            except Exception as exc:  # a damaged file can raise anything in MLflow and its YAML parser
                 raise TrackingError(
                     f"The tracking store {mask_secrets(self.uri)} holds what MLflow cannot read "
                     f"({type(exc).__name__}: {_first_line(exc)})."
                 ) from exc
             finally:
                 _our_call.active -= 1
-            # SQLite refuses at once, whatever its timeout, to turn a transaction that has read into one that writes.
+            # SQLite fails at once, whatever its timeout, if a transaction that has read cannot become a write.
             time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
         raise self._unavailable("it stays locked by another process") from last
 
@@ -427,8 +432,8 @@ class MLflowTracker:
             if found is None:
                 raise
         if found.lifecycle_stage == "active":
-            return str(found.experiment_id)  # another process was faster
-        # MLflow's pages delete an experiment and keep its name; ours set the name free.
+            return str(found.experiment_id)  # another process has just created it
+        # An experiment deleted in MLflow's user interface keeps its name; delete_experiment() frees it.
         self._call("restore_experiment", found.experiment_id)
         self.delete_experiment(str(found.experiment_id))
         return str(self._call("create_experiment", name))
@@ -478,7 +483,7 @@ class MLflowTracker:
     def rename_run(self, run_id: str, name: str) -> None:
         from mlflow.entities import RunStatus
 
-        info = self._call("get_run", run_id).info  # all of a run's info is written at once
+        info = self._call("get_run", run_id).info  # update_run_info writes status and end time too
         self._call("update_run_info", run_id, RunStatus.from_string(info.status), info.end_time, name)
 
     def delete_run(self, run_id: str) -> None:
@@ -495,14 +500,14 @@ class MLflowTracker:
         from mlflow import entities
 
         for tag in gone_tags:
-            # It was not there: nothing to remove. That the run is not there is told by the batch below.
+            # The tag does not exist. If the run does not exist, the batch below raises the error.
             with contextlib.suppress(RecorderNotFound):
                 self._call("delete_tag", run_id, safe_key(tag))
         listed_params = [entities.Param(safe_key(k), self._short(run_id, v, _MAX_PARAM)) for k, v in params.items()]
         listed_metrics = [entities.Metric(safe_key(m.name), m.value, round(m.time * 1000), m.step) for m in metrics]
         listed_tags = [entities.RunTag(safe_key(k), self._short(run_id, v, _MAX_TAG)) for k, v in tags.items()]
         if len(listed_tags) == 1 and not listed_params and not listed_metrics:
-            self._call("set_tag", run_id, listed_tags[0])  # half of what a batch costs
+            self._call("set_tag", run_id, listed_tags[0])  # takes half the time of a batch
             return
         first = True
         while listed_params or listed_metrics or listed_tags or first:
@@ -519,7 +524,7 @@ class MLflowTracker:
             first = False
 
     def _short(self, run_id: str, value: str, limit: int) -> str:
-        """A value as MLflow can hold it; the whole of a longer one is kept under its hash, so that no writer meets another."""
+        """Return a value that MLflow can store; save a longer one under its hash, so that writers cannot conflict."""
         if len(value) <= limit and _CUT.search(value) is None:
             return value
         short, digest = _shortened(value, limit)
@@ -531,7 +536,7 @@ class MLflowTracker:
         match = _CUT.search(value)
         file = self.files(run_id).get(f"{_LONG}/{match[1]}.txt") if match is not None else None
         if file is None:
-            return value  # short, or its artifact was deleted: the beginning is what is left
+            return value  # short, or its artifact has been deleted and only the beginning is left
         return file.read_bytes().decode("utf-8", "surrogatepass")
 
     def read(self, run_id: str) -> RunData:
@@ -542,7 +547,7 @@ class MLflowTracker:
         if run.info.lifecycle_stage != "active":
             raise RecorderNotFound(f"The recorder {run_id!r} was deleted (in {mask_secrets(self.uri)}).")
         self._artifact_uris[run_id] = run.info.artifact_uri
-        try:  # a database that was damaged, or that others write to, holds values of any type in any column
+        try:  # a damaged or foreign database may contain values of any type in any column
             return RunData(
                 _info(run.info),
                 {plain_key(k): self._whole(run_id, v) for k, v in run.data.params.items()},
@@ -587,7 +592,7 @@ class MLflowTracker:
                 order_by=order,
                 page_token=token,
             )
-            # What MLflow's language cannot say (several statuses, a long value, a quote in a value) is looked at here.
+            # Conditions that MLflow's language cannot express (several statuses, long values, quotes) are checked here.
             found.extend(d for d in map(self._data, page) if matches(d, query))
             token = page.token
             if not token:
@@ -613,7 +618,7 @@ class MLflowTracker:
 
 
 class _RemoteFiles:
-    """Artifacts that MLflow sends to a server or a bucket and fetches from it."""
+    """Artifacts on a server or in a bucket, which MLflow uploads and downloads."""
 
     folder: Path | None = None
 
@@ -660,18 +665,18 @@ class _RemoteFiles:
             raise TrackingUnavailable(f"The artifact {path!r} in {mask_secrets(self.uri)}: {_first_line(exc)}") from exc
 
 
-# -- small things ------------------------------------------------------------------------------------------------------
+# -- details -----------------------------------------------------------------------------------------------------------
 
 
 def _local_folder(uri: str) -> Path | None:
-    """The folder that an address of artifacts names on this machine; None where they are on a server or in a bucket."""
+    """Return the local folder of an artifact address; None if the artifacts are on a server or in a bucket."""
     if uri.startswith("file://"):
         return Path(unquote(urlsplit(uri).path))
     return Path(uri) if ":" not in uri.partition("/")[0] else None
 
 
 def _tune(engine: Any) -> None:
-    """Settings of each connection: in write-ahead mode, NORMAL loses no finished batch when a process is killed."""
+    """Set up connections: in WAL mode, synchronous=NORMAL loses no committed batch if a process is killed."""
     from sqlalchemy import event
 
     def settings(connection: Any, record: Any) -> None:
@@ -681,7 +686,7 @@ def _tune(engine: Any) -> None:
         cursor.close()
 
     event.listen(engine, "connect", settings)
-    engine.dispose()  # connections that were opened without them
+    engine.dispose()  # closes connections that were opened without these settings
 
 
 def _absolute(path: str) -> Path:
@@ -689,7 +694,7 @@ def _absolute(path: str) -> Path:
 
 
 def _check_database(file: Path) -> None:
-    """Look at the file before MLflow does, which tries a damaged one for a minute."""
+    """Check that the file is a readable database: MLflow retries a damaged one for a minute."""
     with contextlib.closing(
         sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=_BUSY_MS / 1000)
     ) as connection:
@@ -697,7 +702,7 @@ def _check_database(file: Path) -> None:
 
 
 def _is_new(file: Path) -> bool:
-    """Whether a database is to be made; an empty file holds none yet, unless its content is in a log beside it."""
+    """Return whether the database must be created. An empty file counts as missing unless there is a log next to it."""
     try:
         return file.stat().st_size == 0 and not any(os.path.exists(f"{file}{log}") for log in ("-wal", "-journal"))
     except FileNotFoundError:
@@ -722,7 +727,7 @@ def _reason(exc: BaseException) -> str:
 
 
 def _number(value: float) -> float:
-    """A metric as it was logged: MLflow's database keeps an infinite one as the largest number that there is."""
+    """Return a metric as it was logged: MLflow's database stores infinity as the largest float."""
     largest = sys.float_info.max
     return value if abs(value) != largest else math.copysign(math.inf, value)
 
@@ -737,7 +742,7 @@ _ATTRIBUTES = {"name": "run_name", "id": "run_id"}
 
 
 def _filter(query: RunQuery) -> str:
-    """A query in MLflow's words, as far as they reach."""
+    """Return a query in MLflow's filter language, without the conditions that it cannot express."""
     wanted = list(parse_filter(query.filter_string))
     if len(query.status) == 1:
         wanted.append(Condition("attributes", "status", "=", query.status[0]))
@@ -763,7 +768,7 @@ def _said(condition: Condition) -> str | None:
     if value is None:
         return f"{key} {op}"
     if isinstance(value, tuple):
-        # Only of attributes; of other values MLflow knows no IN.
+        # MLflow supports IN only for attributes.
         return f"{key} {op} ({', '.join(repr(v) for v in value)})" if kind == "attributes" else None
     if isinstance(value, str):
         return f"{key} {op} '{value}'"

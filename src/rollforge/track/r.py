@@ -1,4 +1,4 @@
-"""``R``: Qlib's way to the recorder of the moment. A thin convenience over the session; nothing in the package reads it."""
+"""``R``: Qlib's access to the active recorder. A thin layer over the session; the package itself does not use it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _NOT_STARTED = "No recorder is active. Start one: with R.start(experiment_name=â
 
 
 class QlibRecorder:
-    """The functions of Qlib's ``R``, each over the current session's tracking store.
+    """The functions of Qlib's ``R``, applied to the current session's tracking store.
 
-    The active recorder belongs to the thread or async task that started it. One started inside another ends before it.
+    The active recorder belongs to the thread or async task that started it. Recorders can be nested: the inner one
+    ends first.
 
     Examples
     --------
@@ -48,7 +49,7 @@ class QlibRecorder:
     """
 
     def __init__(self) -> None:
-        self._written: dict[str, str] = {}  # URI of a folder -> as a script wrote it
+        self._written: dict[str, str] = {}  # URI of a folder -> the spelling that a script used
 
     def __repr__(self) -> str:
         return f"R(uri={mask_secrets(current_session().tracking_uri)!r})"
@@ -75,21 +76,22 @@ class QlibRecorder:
         uri: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Iterator[Recorder]:
-        """Run a ``with`` block under a new recorder, or with `resume` under one that is there.
+        """Run a ``with`` block with a new active recorder, or with `resume` an existing one.
 
-        The recorder ends ``FINISHED``, or ``FAILED`` when the block raises; the error goes on.
+        The recorder ends as ``FINISHED``, or as ``FAILED`` if the block raises an exception, which is not suppressed.
 
         Parameters
         ----------
         experiment_id, experiment_name : str, optional
-            Which experiment; one of that name is made where there is none; the session's by default.
+            Id or name of the experiment; by default the session's. A name that does not exist is created.
         recorder_id, recorder_name : str, optional
-            Name of the new recorder, or which one to resume.
+            Name of the new recorder, or id or name of the recorder to resume.
         uri : str, optional
-            Another tracking store, inside the block alone; a path or ``file:PATH`` is an ``mlruns`` folder, which is made
-            where there is none.
+            Another tracking store, used only inside the block. A path or ``file:PATH`` is an ``mlruns`` folder, which
+            is created if it does not exist.
         resume : bool
-            Go on with a recorder: of that id, or the latest of that name (made where there is none), or the latest.
+            If True, resume the recorder with the id, or the latest with the name (created if there is none), or the
+            latest.
         """
         if uri:
             folder_uri(uri, create=True)
@@ -118,9 +120,9 @@ class QlibRecorder:
         uri: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Recorder:
-        """Start a recorder; :meth:`end_exp` ends it. See :meth:`start`.
+        """Start a recorder, which :meth:`end_exp` ends. For the parameters, see :meth:`start`.
 
-        One that is still active when the program ends is ended then: ``FAILED`` after an error that nobody caught.
+        A recorder that is still active when the program exits ends then, as ``FAILED`` after an uncaught exception.
         """
         if recorder_id is not None and not resume:
             raise ConfigError("A new recorder gets its own id. To go on with one that is there, say resume=True.")
@@ -129,13 +131,13 @@ class QlibRecorder:
         return experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
 
     def end_exp(self, recorder_status: str = Recorder.STATUS_FI) -> None:
-        """End the active recorder; nothing happens when none is."""
+        """End the active recorder, if there is one."""
         active = self._active
         if active is not None:
             self._end(active, recorder_status)
 
     def _end(self, recorder: Recorder, status: str) -> None:
-        if any(r is recorder for r in active_recorders()):  # unless the block has ended it itself
+        if any(r is recorder for r in active_recorders()):  # the block may have ended it
             self._experiment_of(recorder).end(status)
 
     def _experiment_of(self, recorder: Recorder) -> Experiment:
@@ -156,16 +158,16 @@ class QlibRecorder:
         Parameters
         ----------
         experiment_id, experiment_name : str, optional
-            Which.
+            Id or name of the experiment.
         create : bool
-            Make one of that name where there is none.
+            If True, create an experiment with the name if there is none.
         start : bool
-            Start a recorder in it as well, unless one is active there.
+            If True, start a recorder in the experiment unless one is active there.
 
         Raises
         ------
         ExperimentNotFound
-            When it is not there and not to be made.
+            If it does not exist and may not be created.
         """
         active = self._active
         tracker = self._tracker
@@ -182,12 +184,12 @@ class QlibRecorder:
         return {name: Experiment(tracker, one, name) for name, one in tracker.experiments().items()}
 
     def delete_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> None:
-        """Delete an experiment with its runs.
+        """Delete an experiment and its runs.
 
         Raises
         ------
         ConfigError
-            When neither an id nor a name is given.
+            If neither an id nor a name is given.
         """
         if experiment_id is None and experiment_name is None:
             raise ConfigError("delete_exp needs the id or the name of an experiment.")
@@ -204,16 +206,16 @@ class QlibRecorder:
         experiment_id: str | None = None,
         experiment_name: str | None = None,
     ) -> Recorder:
-        """Return a recorder; by default the active one, or the latest of the session's experiment where none is active.
+        """Return a recorder; by default the active one, else the latest of the session's experiment.
 
-        An id is enough; a name is one of the experiment's.
+        An id identifies a recorder without its experiment; a name is looked up in the experiment.
 
         Raises
         ------
         RecorderNotFound
-            When it is not there.
+            If it does not exist.
         RecorderElsewhere
-            When a worker recorded it on another machine.
+            If a worker recorded it on another machine.
         """
         try:
             if experiment_id is None and experiment_name is None:
@@ -243,7 +245,7 @@ class QlibRecorder:
 
     @property
     def _started(self) -> Recorder:
-        """The recorder that values are kept in: never one that has ended."""
+        """The active recorder, in which values are logged."""
         if self._active is None:
             raise RecorderNotFound(_NOT_STARTED)
         return self._active
@@ -251,42 +253,42 @@ class QlibRecorder:
     def list_recorders(
         self, experiment_id: str | None = None, experiment_name: str | None = None, **filters: Any
     ) -> dict[str, Recorder]:
-        """Return the recorders of an experiment by id, the latest first; `filters` as ``Experiment.list_recorders``."""
+        """Return the recorders of an experiment by id, latest first; `filters` as in ``Experiment.list_recorders``."""
         experiment = self.get_exp(experiment_id=experiment_id, experiment_name=experiment_name, create=False)
         found: dict[str, Recorder] = experiment.list_recorders(**filters)
         return found
 
     def search_records(self, experiment_ids: Sequence[str] | None = None, **kwargs: Any) -> pd.DataFrame:
-        """Return the runs of experiments (by default the active one) as one frame with MLflow's columns.
+        """Return the runs of experiments (by default the active one) as one DataFrame with MLflow's columns.
 
-        Keywords are ``filter_string``, ``max_results``, ``order_by``: ``["metrics.IC DESC"]``; see
+        Keyword arguments are ``filter_string``, ``max_results`` and ``order_by``, such as ``["metrics.IC DESC"]``; see
         :func:`rollforge.track.experiment.search_frame`.
         """
         ids = list(experiment_ids) if experiment_ids is not None else [self.get_exp(create=False).id]
         return search_frame(self._tracker, ids, **kwargs)
 
     def delete_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> None:
-        """Delete a recorder by id, or the latest of that name in the active (or the session's) experiment."""
+        """Delete a recorder by id, or the latest with a name in the active (or the session's) experiment."""
         if recorder_id is None:
             self.get_exp(create=False).delete_recorder(recorder_name=recorder_name)
         else:
             self._tracker.delete_run(self.get_recorder(recorder_id=recorder_id).id)
 
-    # -- where ---------------------------------------------------------------------------------------------------------
+    # -- tracking store ------------------------------------------------------------------------------------------------
 
     def get_uri(self) -> str:
-        """Return the URI of the tracking store, as it was written where it was chosen here."""
+        """Return the URI of the tracking store, in the spelling given to `set_uri` or `uri_context` if there is one."""
         return self._written.get(current_session().tracking_uri) or self._tracker.uri
 
     def set_uri(self, uri: str | os.PathLike[str] | None) -> None:
-        """Use another tracking store from here on, in this process; None for the one that the environment names.
+        """Use another tracking store in this process from now on; None selects the one that the environment names.
 
-        A path or ``file:PATH`` is an ``mlruns`` folder, which is made where there is none.
+        A path or ``file:PATH`` is an ``mlruns`` folder, which is created if it does not exist.
 
         Raises
         ------
         TrackingError
-            Inside ``uri_context`` or another session's block, where it would have no effect.
+            Inside ``uri_context`` or another session's block, as it would have no effect there.
         """
         named = folder_uri(uri, create=True) if uri else type(current_session())().tracking_uri
         session = current_session().with_(tracking_uri=named)
@@ -311,18 +313,18 @@ class QlibRecorder:
             else:
                 self._written[full] = before
 
-    # -- what the active recorder keeps --------------------------------------------------------------------------------
+    # -- values and artifacts of the active recorder -------------------------------------------------------------------
 
     def log_params(self, **kwargs: Any) -> None:
-        """Keep parameters in the active recorder."""
+        """Log parameters in the active recorder."""
         self._started.log_params(**kwargs)
 
     def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
-        """Keep metrics in the active recorder."""
+        """Log metrics in the active recorder."""
         self._started.log_metrics(step=step, **kwargs)
 
     def set_tags(self, **kwargs: Any) -> None:
-        """Keep tags in the active recorder."""
+        """Set tags of the active recorder."""
         self._started.set_tags(**kwargs)
 
     def delete_tags(self, *keys: str) -> None:
@@ -330,13 +332,13 @@ class QlibRecorder:
         self._started.delete_tags(*keys)
 
     def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
-        """Keep a file in the active recorder."""
+        """Save a copy of a file or folder in the active recorder."""
         self._started.log_artifact(local_path, artifact_path)
 
     def save_objects(
         self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Keep objects in the active recorder."""
+        """Save objects in the active recorder."""
         self._started.save_objects(local_path, artifact_path, **kwargs)
 
     def load_object(self, name: str, *, trusted: bool = False) -> Any:
@@ -344,11 +346,11 @@ class QlibRecorder:
         return self._started.load_object(name, trusted=trusted)
 
     def list_artifacts(self, artifact_path: str | None = None) -> list[str]:
-        """Return what is among the artifacts of the active recorder."""
+        """Return the paths of the artifacts of the active recorder."""
         return self._started.list_artifacts(artifact_path)
 
     def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
-        """Return a local file with an artifact of the active recorder."""
+        """Return the path of a local file or folder with an artifact of the active recorder."""
         return self._started.download_artifact(path, dst_path)
 
 
@@ -359,9 +361,9 @@ _process = os.getpid()
 
 @atexit.register
 def _end_active() -> None:
-    """End what was started and not ended. Python notes an error that nobody caught as ``sys.last_value``."""
+    """End recorders that are still active. Python stores an uncaught exception as ``sys.last_value``."""
     if os.getpid() != _process:
-        return  # a fork: the recorder is its parent's
+        return  # a forked process: the recorder belongs to its parent
     failed = getattr(sys, "last_value", None) is not None
     while active_recorders():
         R.end_exp(Recorder.STATUS_FA if failed else Recorder.STATUS_FI)

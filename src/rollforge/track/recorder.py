@@ -1,4 +1,4 @@
-"""One run: :class:`Recorder`, with the methods of Qlib's, on any tracker."""
+""":class:`Recorder`: one run in any tracking store, with the methods of Qlib's recorder."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ _MAX_BUFFER = 5000
 class Recorder:
     """One run: its parameters, metrics, tags and artifacts.
 
-    While it runs it gathers what it is told, and writes it in batches: at its end, before anything is read, when much
-    has come together, and with the next word after five seconds. Artifacts are written at once.
+    While the run is running, values are buffered and written in batches: when the run ends, before anything is read,
+    when the buffer is full, and with the first value logged more than five seconds after the last write. Artifacts are
+    written at once.
 
     Parameters
     ----------
     tracker : Tracker
-        Where it is kept.
-    info : RunInfo
-        Which run.
+        Tracking store of the run.
+    info : RunInfo or (str, str)
+        The run, or its experiment id and run id.
     created : bool
-        True says that it was made just now, so there are no params yet that a new one could contradict.
+        Whether the run has just been created and has no params yet that a new one could contradict.
 
     Examples
     --------
@@ -67,7 +68,7 @@ class Recorder:
 
     def __init__(self, tracker: Tracker, info: RunInfo | tuple[str, str], *, created: bool = False) -> None:
         self._tracker = tracker
-        # Of a run that is only pointed at, (experiment id, run id): the rest is read when somebody asks for it.
+        # If only (experiment id, run id) are given, the rest is read when it is needed.
         self._place = (info.experiment_id, info.id) if isinstance(info, RunInfo) else info
         self._seen = info if isinstance(info, RunInfo) else None
         self._known_params: dict[str, str] | None = {} if created else None
@@ -76,7 +77,7 @@ class Recorder:
         self._tags: dict[str, str] = {}
         self._gone: list[str] = []
         self._written = time.monotonic()
-        self._lock = threading.RLock()  # a callback of a library may log from a thread of its own
+        self._lock = threading.RLock()  # a callback of a library may log from another thread
 
     def __repr__(self) -> str:
         return f"Recorder(name={self.name!r}, id={self.id!r}, status={self.status!r})"
@@ -106,7 +107,7 @@ class Recorder:
 
     @property
     def id(self) -> str:
-        """Identity of the run."""
+        """Id of the run."""
         return self._place[1]
 
     @property
@@ -116,32 +117,32 @@ class Recorder:
 
     @property
     def experiment_id(self) -> str:
-        """Identity of its experiment."""
+        """Id of its experiment."""
         return self._place[0]
 
     @property
     def status(self) -> str:
-        """SCHEDULED, RUNNING, FINISHED or FAILED, as this object last knew it; reading values brings it up to date."""
+        """SCHEDULED, RUNNING, FINISHED or FAILED, as last set or read by this object. Reading values updates it."""
         return self._info.status
 
     @property
     def start_time(self) -> str:
-        """When it started, in local time, as Qlib writes it: ``2020-01-31 17:30:00``."""
+        """Start time in local time and Qlib's format: ``2020-01-31 17:30:00``."""
         return _clock(self._info.start_time)
 
     @property
     def end_time(self) -> str | None:
-        """When it ended, in local time; None before that."""
+        """End time in local time and the same format; None if the run has not ended."""
         return None if self._info.end_time is None else _clock(self._info.end_time)
 
     @property
     def run_info(self) -> RunInfo:
-        """What the tracker knows of the run, with times in seconds since the epoch."""
+        """The run as the tracking store describes it, with times in seconds since the epoch."""
         return self._info
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is known of the run, under Qlib's keys."""
+        """Description of the run under Qlib's keys."""
         return {
             "class": "Recorder", "id": self.id, "name": self.name, "experiment_id": self.experiment_id,
             "start_time": self.start_time, "end_time": self.end_time, "status": self.status,
@@ -153,24 +154,24 @@ class Recorder:
         return self._tracker.uri
 
     def reference(self) -> dict[str, str]:
-        """Return plain data that :func:`open_reference` makes this recorder of again."""
+        """Return plain data from which :func:`open_reference` opens this recorder again."""
         return {"experiment_id": self.experiment_id, "recorder_id": self.id, "tracking": self._tracker.uri}
 
-    # -- its life ------------------------------------------------------------------------------------------------------
+    # -- life cycle ----------------------------------------------------------------------------------------------------
 
     def start_run(self) -> Recorder:
-        """Mark the run as running (again), and return it; a ``with`` block of it ends the run."""
+        """Mark the run as running and return the recorder, which can be used as a context manager that ends the run."""
         if self.status != self.STATUS_R:
             self._set_status(self.STATUS_R, None)
         return self
 
     def end_run(self, status: str = STATUS_FI) -> None:
-        """Write what is still gathered and mark the run as ended.
+        """Write buffered values and set the final status of the run.
 
         Raises
         ------
         ConfigError
-            For a status that there is not.
+            If the status is unknown.
         """
         allowed = (self.STATUS_S, self.STATUS_R, self.STATUS_FI, self.STATUS_FA)
         if status not in allowed:
@@ -179,7 +180,7 @@ class Recorder:
         self._set_status(status, time.time() if status in (self.STATUS_FI, self.STATUS_FA) else None)
 
     def rename(self, name: str) -> None:
-        """Give the run another name."""
+        """Rename the run."""
         self._tracker.rename_run(self.id, name)
         self._info = replace(self._info, name=name)
 
@@ -198,12 +199,12 @@ class Recorder:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def log_params(self, **kwargs: Any) -> None:
-        """Keep parameters, as text of any length.
+        """Log parameters. Values are stored as text of any length.
 
         Raises
         ------
         TrackingError
-            When one of them has another value already; the others of this call are not kept either.
+            If a parameter already has another value; nothing of this call is stored then.
         """
         new = _texts("params", kwargs)
         with self._lock:
@@ -221,19 +222,19 @@ class Recorder:
             self._noted()
 
     def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
-        """Keep metrics.
+        """Log metrics.
 
         Parameters
         ----------
         step : int, optional
-            Place on the metric's curve; 0 by default.
+            Step on the metric's curve; 0 by default.
         **kwargs
-            Name -> number. NaN and infinite numbers are kept too.
+            Name -> number. NaN and infinite values are allowed.
 
         Raises
         ------
         TrackingError
-            When a value is no number.
+            If a value is not a number.
         """
         now = time.time()
         place = 0 if step is None else int(step)
@@ -243,13 +244,13 @@ class Recorder:
             self._noted()
 
     def set_tags(self, **kwargs: Any) -> None:
-        """Keep tags, which may change later."""
+        """Set tags. Unlike params, tags can be changed later."""
         with self._lock:
             self._tags.update(_texts("tags", kwargs))
             self._noted()
 
     def delete_tags(self, *keys: str) -> None:
-        """Remove tags; one that is not there is passed over."""
+        """Remove tags. Missing tags are ignored."""
         with self._lock:
             for key in keys:
                 self._tags.pop(key, None)
@@ -257,7 +258,7 @@ class Recorder:
             self._noted()
 
     def _noted(self) -> None:
-        """Write now, or soon."""
+        """Register this recorder as having unwritten values, and write them if it is time to."""
         _unwritten[id(self)] = (os.getpid(), self)
         full = len(self._metrics) + len(self._params) + len(self._tags) > _MAX_BUFFER
         if (
@@ -269,7 +270,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is gathered."""
+        """Write buffered values."""
         with self._lock:
             self._written = time.monotonic()
             _unwritten.pop(id(self), None)
@@ -285,11 +286,11 @@ class Recorder:
         return data
 
     def read(self) -> RunData:
-        """Return everything that the tracker keeps of the run but its artifacts, read at once."""
+        """Return the run with its params, metrics and tags, read in one call."""
         return self._read()
 
     def list_params(self) -> dict[str, str]:
-        """Return the parameters, whole."""
+        """Return the parameters at full length."""
         return self._read().params
 
     def list_metrics(self) -> dict[str, float]:
@@ -310,23 +311,24 @@ class Recorder:
     def save_objects(
         self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Keep objects under their names, or the file or folder at `local_path`.
+        """Save objects under their names, or the file or folder at `local_path`.
 
         Parameters
         ----------
         local_path : path, optional
-            A file, or a folder with all in it.
+            A file, or a folder with everything in it.
         artifact_path : str, optional
             Folder among the run's artifacts.
         **kwargs
-            Name -> object: ``save_objects(**{"pred.pkl": frame})``. See :mod:`rollforge.track.artifact` for their forms.
+            Name -> object: ``save_objects(**{"pred.pkl": frame})``. For file formats, see
+            :mod:`rollforge.track.artifact`.
 
         Raises
         ------
         ConfigError
-            For a name that leads out of the run.
+            If a name leads outside the run's folder.
         TrackingUnavailable
-            When it cannot be written; nothing of that object is left.
+            If an object cannot be written; no part of that object is left.
         """
         if local_path is not None:
             self.log_artifact(local_path, artifact_path)
@@ -335,18 +337,18 @@ class Recorder:
             artifact.save(files, f"{artifact_path}/{name}" if artifact_path else name, value)
 
     def delete_objects(self, *names: str) -> None:
-        """Remove the objects saved under some names; one that is not there is passed over."""
+        """Remove the objects with these names. Missing objects are ignored."""
         files = self._tracker.files(self.id)
         for name in names:
             artifact.remove(files, name)
 
     def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
-        """Keep a copy of a file, or of a folder with all in it.
+        """Save a copy of a file, or of a folder with everything in it.
 
         Raises
         ------
         ArtifactNotFound
-            When there is nothing at `local_path`.
+            If `local_path` does not exist.
         """
         root = Path(local_path)
         if not root.exists():
@@ -364,17 +366,17 @@ class Recorder:
         Parameters
         ----------
         name : str
-            As it was saved: ``pred.pkl``, ``sig_analysis/ic.pkl``.
+            Name under which it was saved: ``pred.pkl``, ``sig_analysis/ic.pkl``.
         trusted : bool
-            True loads any pickle, and thereby runs whatever code it names.
+            If True, load any pickle. This runs whatever code the pickle names.
 
         Raises
         ------
         ArtifactNotFound
-            When it was never saved.
+            If there is no such object.
         ArtifactUnreadable
-            When it is there and damaged; `ArtifactRefused`, which is also an UntrustedPickle, when it names what may not
-            be loaded.
+            If it is damaged. The subclass `ArtifactRefused`, which is also an UntrustedPickle, is raised if the pickle
+            refers to something that may not be loaded.
         """
         return artifact.load_file(self._found(name), trusted=trusted)
 
@@ -383,7 +385,7 @@ class Recorder:
         found = artifact.find(files, name)
         if found is not None:
             return found
-        self._tracker.read(self.id)  # a recorder that is gone is another error than an artifact that never was
+        self._tracker.read(self.id)  # raises another error if the recorder itself has been deleted
         known = self.list_artifacts(name.rpartition("/")[0] or None)
         raise ArtifactNotFound(
             f"Recorder {self.id} has no artifact {name!r}.{nearest(name, known)} "
@@ -391,15 +393,15 @@ class Recorder:
         )
 
     def list_artifacts(self, artifact_path: str | None = None) -> list[str]:
-        """Return the paths of what is in a folder of the artifacts, objects under the names that they were saved by."""
+        """Return the paths of the artifacts in a folder; objects are listed under the names given in `save_objects`."""
         prefix = f"{artifact_path.rstrip('/')}/" if artifact_path else ""
         found = artifact.names(self._tracker.files(self.id), artifact_path or "")
         return [prefix + name for name in found if prefix or name != "long_values"]
 
     def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
-        """Return the path of a local file or folder with an artifact: a copy in the folder `dst_path`, if that is given.
+        """Return the path of a local file or folder with an artifact, copied to the folder `dst_path` if it is given.
 
-        An object comes in the form in which it is stored, a table as a Parquet file.
+        An object is returned in its stored form; a table, for example, is a Parquet file.
         """
         files = self._tracker.files(self.id)
         if not files.list(path):
@@ -419,16 +421,16 @@ class Recorder:
         return str(target)
 
     def get_artifact_uri(self) -> str:
-        """Return where the artifacts are."""
+        """Return the URI of the artifacts."""
         return self._tracker.files(self.id).uri
 
     def get_local_dir(self) -> str:
-        """Return the run's folder, which holds the folder with its artifacts, as Qlib does.
+        """Return the run's folder, which contains its artifact folder, as Qlib does.
 
         Raises
         ------
         ArtifactNotFound
-            When they are on a server.
+            If the artifacts are on a server.
         """
         files = self._tracker.files(self.id)
         if files.folder is None:
@@ -438,16 +440,16 @@ class Recorder:
 
 
 COPIED_FROM = "rollforge.copied_from"
-"""Tag of a copy of a run in another store: the id of the run that it is one of."""
+"""Tag of a run copied from another store: the id of the original run."""
 
 
 def check_reference(reference: Mapping[str, Any]) -> None:
-    """Do nothing, unless a mapping cannot be the reference to a recorder: a pool may hold anything in its place.
+    """Raise an error if a mapping cannot be a reference to a recorder. References read from a pool may be anything.
 
     Raises
     ------
     TrackingError
-        Naming what is wrong with it.
+        If a key is missing or has an invalid value, which the message names.
     """
     for key in ("tracking", "experiment_id", "recorder_id", "host"):
         value = reference.get(key, "" if key != "host" else "this one")
@@ -456,21 +458,21 @@ def check_reference(reference: Mapping[str, Any]) -> None:
 
 
 def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Recorder:
-    """Return the recorder that a reference names.
+    """Return the recorder to which a reference refers.
 
     Parameters
     ----------
     reference : mapping
-        What :meth:`Recorder.reference` returned.
+        Returned by :meth:`Recorder.reference`.
     read : bool
-        False reads nothing yet; that the run is gone shows when something of it is asked for.
+        If False, the run is not read yet, so a deleted run raises an error only when it is used.
 
     Raises
     ------
     RecorderNotFound
-        When it is gone.
+        If the run does not exist.
     TrackingError
-        When `reference` is none, or names a store of this machine that is not there: reading makes no files.
+        If `reference` is invalid, or names a store on this machine that does not exist (it is not created).
     """
     check_reference(reference)
     place = local_place(reference["tracking"])
@@ -496,7 +498,7 @@ def _named(key: str) -> str:
 
 
 def _texts(what: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Params or tags as texts, within the limits: each is a row of a database, and a long one a file."""
+    """Return params or tags as text, checked against the limits: each is a database row, and a long one is a file."""
     LIMITS["run_values"].check(len(values), f"One call keeps as {what}", error=TrackingError)
     texts = {_named(name): str(value) for name, value in values.items()}
     for name, text in texts.items():
@@ -511,8 +513,8 @@ def _number(name: str, value: Any) -> float:
         raise TrackingError(f"The metric {name!r} must be a number, found {value!r:.80}.") from None
 
 
-# Recorders with something unwritten, and the process that has it to write: a program that ends without ending its run
-# keeps what it said, and a fork does not write again what its parent will.
+# Recorders with unwritten values, and the process that must write them: a program that exits without ending its run
+# still writes its values, and a forked process does not write those of its parent.
 _unwritten: dict[int, tuple[int, Recorder]] = {}
 
 

@@ -1,14 +1,15 @@
-"""The protocol below experiments and recorders: runs, batches of values, and files. Every backend is one class.
+"""The tracker protocol, on which experiments and recorders are built: runs, batches of values, and files.
 
-What a backend promises (``rollforge.testing.track.TrackerSuite`` tests each point):
+Every tracking store is one class, which guarantees the following (``rollforge.testing.track.TrackerSuite`` tests it):
 
-* Many processes write at once, also to one run; a value that was written is never lost or mixed with another.
-* Names of params, metrics and tags may hold any character, and values any length; both come back as they were given.
-* The first value of a param stands (``Recorder`` refuses another), of a tag the latest, and of a metric the one with the
-  highest step, then time. NaN and infinite metrics survive.
-* :meth:`Tracker.search` gives the latest run first, and filters in the store.
-* What is gone raises :class:`~rollforge.errors.RecorderNotFound`; what cannot be opened or written raises
-  :class:`~rollforge.errors.TrackingUnavailable`; no error of a driver comes through.
+* Many processes can write at the same time, even to one run. A written value is never lost or mixed with another.
+* Names of params, metrics and tags may contain any character, and values may have any length. Both are read back
+  unchanged.
+* A param keeps its first value (``Recorder`` refuses another) and a tag its latest. The value of a metric is the one
+  with the highest step, then the latest time. NaN and infinite metrics are preserved.
+* :meth:`Tracker.search` returns the latest run first, and filters in the store.
+* A run that does not exist raises :class:`~rollforge.errors.RecorderNotFound`; a store that cannot be opened or written
+  raises :class:`~rollforge.errors.TrackingUnavailable`. Errors of a driver are never passed on.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a tracker knows of a run besides its values. Times are seconds since the epoch.
+    """Description of a run, without its values. Times are in seconds since the epoch.
 
     Examples
     --------
@@ -77,7 +78,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """A run with its values; of each metric the latest.
+    """A run with its values; `metrics` contains the latest value of each.
 
     Examples
     --------
@@ -93,7 +94,7 @@ class RunData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """Which runs, in which order. Everything that is given must hold.
+    """Conditions on runs, all of which must be met, and the order of the runs.
 
     Examples
     --------
@@ -102,49 +103,49 @@ class RunQuery:
     """
 
     status: tuple[str, ...] = ()
-    """Any of these; none means all."""
+    """One of these statuses; if empty, any status."""
     name: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     filter_string: str = ""
     """MLflow's language: ``params.model = 'lgb' and metrics.IC > 0.02``, see :mod:`rollforge.track.filters`."""
     order_by: tuple[str, ...] = ()
-    """``metrics.IC DESC``; the latest run first where nothing is said."""
+    """Such as ``metrics.IC DESC``; by default the latest run comes first."""
     limit: int | None = None
 
 
 class Tracker(Protocol):
-    """Where experiments and runs are kept. Low-level: people use ``Experiment`` and ``Recorder`` on top of it."""
+    """A tracking store of experiments and runs. Low-level: use ``Experiment`` and ``Recorder`` on top of it."""
 
     uri: str
-    """What :func:`open_tracker` opens it by, in any process of any folder."""
+    """URI with which :func:`open_tracker` opens the store in any process and working directory."""
 
     def warm_up(self) -> None:
-        """Import what it needs; nothing is opened or changed."""
+        """Import what the store needs, without opening or changing it."""
 
     def prepare(self) -> None:
-        """Create and migrate what is kept, once; opening it afterwards is safe for many processes."""
+        """Create or migrate the store. Afterwards many processes can open it at the same time."""
 
     def check_writable(self, experiment: str) -> None:
-        """Do nothing, unless runs of an experiment cannot be recorded from here; the experiment is made if it is not there.
+        """Raise an error if runs of an experiment, which is created if needed, cannot be recorded from this machine.
 
         Raises
         ------
         TrackingError
-            With what is wrong.
+            If runs cannot be recorded; the message contains the reason.
         """
 
     def find_experiment(self, *, name: str | None = None, experiment_id: str | None = None) -> tuple[str, str] | None:
         """Return (id, name) of an experiment, or None."""
 
     def create_experiment(self, name: str) -> str:
-        """Return the id of the experiment, made if it is not there."""
+        """Return the id of an experiment, which is created if it does not exist."""
 
     def experiments(self) -> dict[str, str]:
-        """Return name -> id."""
+        """Return the experiments as name -> id."""
 
     def delete_experiment(self, experiment_id: str) -> None:
-        """Delete an experiment with its runs; its name is free again."""
+        """Delete an experiment and its runs; its name can be used again."""
 
     def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
         """Start a run."""
@@ -153,7 +154,7 @@ class Tracker(Protocol):
         """Change a run's status."""
 
     def rename_run(self, run_id: str, name: str) -> None:
-        """Give a run another name."""
+        """Rename a run."""
 
     def delete_run(self, run_id: str) -> None:
         """Delete a run."""
@@ -166,7 +167,7 @@ class Tracker(Protocol):
         tags: Mapping[str, str],
         gone_tags: Sequence[str] = (),
     ) -> None:
-        """Write values in one batch; `gone_tags` are removed first."""
+        """Write values in one batch, after removing `gone_tags`."""
 
     def read(self, run_id: str) -> RunData:
         """Return a run with its values."""
@@ -175,14 +176,14 @@ class Tracker(Protocol):
         """Return all values of a metric by step, then time."""
 
     def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
-        """Return the runs of some experiments that a query asks for, with their values."""
+        """Return the runs of some experiments that match a query, with their values."""
 
     def files(self, run_id: str) -> Files:
         """Return the run's artifacts."""
 
 
 def latest_metrics(values: Sequence[Metric]) -> dict[str, float]:
-    """Return of each metric the value of the highest step; among those the latest, then the largest, as in MLflow.
+    """Return the value of each metric with the highest step, then latest time, then largest value, as in MLflow.
 
     Examples
     --------
@@ -211,26 +212,27 @@ _DRIVERS = {
 _open: dict[str, Tracker] = {}
 _DATABASES = (".db", ".sqlite", ".sqlite3")
 FOLDER_MARK = "rollforge-tracking.json"
-"""The file that a folder of plain files has."""
+"""Name of the file that marks a tracking folder of plain files."""
 
 
 def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
-    """Return the URI of a store that is named by a path or by ``file:PATH``, with an absolute path; other URIs as they are.
+    """Return the URI of a store given by a path or as ``file:PATH``, with an absolute path. Other URIs are not changed.
 
-    A path is a database where it is a file or ends like one, a folder of plain files where it holds such, and an ``mlruns``
-    folder otherwise.
+    A path is a database if it is a file or has a database's suffix, a folder of plain files if it contains their marker
+    file, and an ``mlruns`` folder otherwise.
 
     Parameters
     ----------
     uri : str or path
-        What names the store; ``~`` stands for the home folder. ``file://`` URIs may have percent signs and ``localhost``.
+        Path or URI of the store; ``~`` is the home folder. ``file://`` URIs may be percent-encoded and may contain
+        ``localhost``.
     create : bool
-        True makes an ``mlruns`` folder where there is none.
+        If True, create the ``mlruns`` folder if it does not exist.
 
     Raises
     ------
     TrackingUnavailable
-        When the folder cannot be made.
+        If the folder cannot be created.
 
     Examples
     --------
@@ -260,7 +262,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
 
 
 def local_place(uri: str) -> Path | None:
-    """Return the file or folder that a tracking store is on this machine; None for one on a server.
+    """Return the file or folder of a tracking store on this machine; None if the store is on a server.
 
     Examples
     --------
@@ -274,14 +276,14 @@ def local_place(uri: str) -> Path | None:
 
 
 def known_address(uri: str, *others: str) -> str:
-    """Return the whole address, secrets included, of a store whose address without them is `uri`, if it is known.
+    """Return the address, including secrets, of a store whose address without secrets is `uri`; else `uri`.
 
     Parameters
     ----------
     uri : str
-        What :func:`~rollforge.confidential.without_secrets` left.
+        Address returned by :func:`~rollforge.confidential.without_secrets`.
     *others : str
-        Addresses that may be it; those that this process has opened may be too.
+        Addresses to compare, in addition to those that this process has opened.
     """
     return next((known for known in (*others, *_open) if known != uri and without_secrets(known) == uri), uri)
 
@@ -291,23 +293,23 @@ def _absolute(path: str) -> Path:
 
 
 def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
-    """Return the tracker at a URI; the same one for the same URI in one process.
+    """Return the tracker at a URI. Within a process, the same URI returns the same tracker.
 
     Parameters
     ----------
     uri : str or path
         ``sqlite:///PATH`` or ``http(s)://…`` (MLflow), ``folder:PATH`` (plain files), ``file:PATH`` (an ``mlruns`` folder
-        as Qlib writes it). ``sqlite:////PATH`` is an absolute path. For paths see :func:`folder_uri`; a name alone is one
-        where there is such a file or folder, or nothing that it may be a slip of.
+        as Qlib writes it). ``sqlite:////PATH`` is an absolute path. For paths, see :func:`folder_uri`. A bare name is a
+        path unless nothing with that name exists and it resembles a scheme.
 
     Raises
     ------
     ConfigError
-        For an unknown scheme.
+        If the scheme is unknown.
     MissingDependency
-        When the URI needs MLflow and it is not installed.
+        If the URI requires MLflow, which is not installed.
     TrackingUnavailable
-        When it cannot be opened.
+        If the store cannot be opened.
     """
     uri = os.fspath(uri)
     slip = os.sep not in uri and nearest(uri, _DRIVERS) and not os.path.exists(uri)
