@@ -1,4 +1,4 @@
-"""Recorders to one result: collecting, grouping, ensembling, and the check that nothing is missing."""
+"""Collect the results of recorders into one: collecting, grouping, ensembling, and coverage checks."""
 
 from __future__ import annotations
 

@@ -24,12 +24,13 @@ def _as_list(value: Any) -> list[Any]:
 
 
 class Collector:
-    """Collects ``{name: {key: object}}`` and takes each name's dict through a list of processes.
+    """Collects ``{name: {key: object}}`` and passes each name's dict through a list of processes.
 
     Parameters
     ----------
     process_list : callable or sequence of callable
-        Such as :class:`~rollforge.collect.group.RollingGroup`; the first is given the collected dict, the next its result.
+        For example :class:`~rollforge.collect.group.RollingGroup`. The first receives the collected dict, the next its
+        result.
 
     Examples
     --------
@@ -44,14 +45,14 @@ class Collector:
         self.process_list = _as_list(process_list)
 
     def collect(self) -> dict[str, Any]:
-        """Return what there is, by name."""
+        """Return the collected objects by name."""
         raise NotImplementedError(f"{type(self).__name__} must say what it collects.")
 
     @staticmethod
     def process_collect(
         collected_dict: Mapping[str, Any], process_list: Any = (), *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """Return each name's dict taken through the processes."""
+        """Return each name's dict after applying the processes in order."""
         result = {}
         for name, value in collected_dict.items():
             for process in _as_list(process_list):
@@ -60,21 +61,21 @@ class Collector:
         return result
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return :meth:`collect` taken through the processes."""
+        """Return the result of :meth:`collect` after applying the processes."""
         return self.process_collect(self.collect(), self.process_list, *args, **kwargs)
 
 
 class MergeCollector(Collector):
-    """Collects from several collectors: ``{(collector, name): object}``.
+    """Merges the results of several collectors: ``{(collector, name): object}``.
 
     Parameters
     ----------
     collector_dict : mapping
         Name -> collector.
     process_list : callable or sequence of callable
-        As for any collector.
+        See :class:`Collector`.
     merge_func : callable, optional
-        ``(collector's name, object's name) -> key``, in place of the pair.
+        ``(collector's name, object's name) -> key``; by default the key is the pair.
 
     Examples
     --------
@@ -110,26 +111,26 @@ class RecorderCollector(Collector):
     Parameters
     ----------
     experiment : Experiment, str or callable
-        Where the recorders are; a name is looked up in the session's tracking store, a callable returns recorders.
+        Source of the recorders. A name is looked up in the session's tracking store; a callable returns recorders.
     process_list : callable or sequence of callable
-        As for any collector.
+        See :class:`Collector`.
     rec_key_func : callable, optional
         ``recorder -> key``; by default its id.
     rec_filter_func : callable, optional
-        ``recorder -> bool``: which to collect.
+        ``recorder -> bool``: whether to collect a recorder.
     artifacts_path : mapping
         Name -> path of the artifact.
     artifacts_key : str or sequence of str, optional
-        Which of the names; by default all.
+        Names to collect; by default all.
     list_kwargs : mapping
         Further arguments of ``list_recorders``.
     status : str, iterable of str, or None
-        Only recorders of such a status; None: of any.
+        Collect only recorders with this status; None means any.
     coverage : {"strict", "allow_gaps"}
-        ``allow_gaps`` leaves out recorders that lack the artifact, and remembers them in `missing`. An artifact that is
-        there and cannot be read is an error either way.
+        ``allow_gaps`` skips recorders that lack the artifact and lists them in `missing`. An artifact that exists but
+        cannot be read is always an error.
     n_jobs : int, optional
-        Threads that load artifacts; by default those of the session.
+        Number of threads that load artifacts; by default that of the session.
 
     Examples
     --------
@@ -187,7 +188,7 @@ class RecorderCollector(Collector):
         Parameters
         ----------
         rec_filter_func : callable, optional
-            In place of the collector's own.
+            Overrides the collector's own filter.
         """
         if not isinstance(self.experiment, Experiment):
             found = self.experiment()
@@ -213,20 +214,20 @@ class RecorderCollector(Collector):
         Parameters
         ----------
         artifacts_key : str or sequence of str, optional
-            In place of the collector's own, for this call.
+            Overrides the collector's own names for this call.
         rec_filter_func : callable, optional
-            In place of the collector's own, for this call (pyqlib keeps it for all later ones).
+            Overrides the collector's own filter for this call only (pyqlib keeps it for later calls).
         only_exist : bool
-            Qlib's flag; whether gaps are allowed is said by `coverage`.
+            Accepted for compatibility with Qlib and ignored; use `coverage` to allow gaps.
 
         Raises
         ------
         ConfigError
-            For an artifact that the collector does not know.
+            If an artifact name is unknown.
         CoverageError
-            When recorders lack the artifact, or two of them have the same key.
+            If recorders lack the artifact, or two recorders have the same key.
         ArtifactUnreadable
-            When an artifact is there and cannot be read.
+            If an artifact exists but cannot be read.
         """
         names = self._names(artifacts_key or self.artifacts_key)
         collected: dict[str, Any] = {name: {} for name in names}
@@ -239,21 +240,21 @@ class RecorderCollector(Collector):
     def stream(
         self, name: str = "pred", *, order: Callable[[Any], Any] | None = None, ahead: int | None = None
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield ``(key, object)`` one after the other, so that not all of them are in memory at once.
+        """Yield ``(key, object)`` pairs one at a time, so that not all objects are in memory at once.
 
         Parameters
         ----------
         name : str
             The artifact.
         order : callable, optional
-            ``key -> what to sort by``; by default in the order of the recorders.
+            ``key -> sort key``; by default the order of the recorders.
         ahead : int, optional
-            How many objects are loaded before they are taken; by default some for each thread.
+            Number of objects to load ahead; by default a few per thread.
 
         Raises
         ------
         CoverageError
-            At the end, when recorders lack the artifact, unless gaps are allowed.
+            At the end, if recorders lack the artifact and gaps are not allowed.
         """
         for key, found in self._loaded(self._names(name), self.recorders_now(), order, ahead):
             if name in found:
@@ -284,7 +285,7 @@ class RecorderCollector(Collector):
         order: Callable[[Any], Any] | None = None,
         ahead: int | None = None,
     ) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Load the artifacts of each recorder, a few recorders ahead of the one that is taken."""
+        """Load the artifacts of each recorder, a few recorders ahead of the consumer."""
         keyed: dict[Any, Recorder] = {}
         for recorder in recorders:
             key = self.rec_key_func(recorder)
@@ -293,13 +294,13 @@ class RecorderCollector(Collector):
                 raise CoverageError(f"Recorders {keyed[key].id} and {recorder.id} have the same key, {key!r}.")
             keyed[key] = recorder
         chosen = keyed if order is None else {key: keyed[key] for key in sorted(keyed, key=order)}
-        missing: list[str] = []  # of this call, also when another one begins before a stream has been read to its end
+        missing: list[str] = []  # belongs to this call, even if another call starts before a stream is read to its end
         self.missing, self.recorders = missing, chosen
         threads = self.n_jobs or current_session().threads
         waiting: deque[tuple[Any, Future[tuple[dict[str, Any], list[str]]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for key, recorder in chosen.items():
-                # Each in a copy of this thread's context, where the session is.
+                # Run each in a copy of this thread's context, which holds the session.
                 waiting.append((key, pool.submit(copy_context().run, self._load_all, recorder, key, names)))
                 if len(waiting) > (2 * threads if ahead is None else ahead):
                     yield _taken(missing, *waiting.popleft())

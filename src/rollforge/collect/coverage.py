@@ -1,4 +1,4 @@
-"""Coverage: whether windows make one out-of-sample result, and what is wrong with those that do not."""
+"""Coverage: check whether windows form one complete out-of-sample result, and report the problems."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ _NAMED_INSTRUMENTS = 3
 
 @dataclass(frozen=True, slots=True)
 class ExpectedWindow:
-    """A window that should be there."""
+    """A window that the result should contain."""
 
     key: str
-    """What a person calls it; different for each window."""
+    """Readable title; unique for each window."""
     start: np.datetime64
     end: np.datetime64
     state: str
-    """``done``, or why it is not: ``failed``, ``waiting``, ``running``."""
+    """``done``, ``failed``, ``waiting`` or ``running``."""
     group: str = ""
-    """Name of its model. Windows of different models may test the same days, and should."""
+    """Name of its model. Windows of different models are expected to test the same days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What is wrong with a result."""
+    """The problems of a result."""
 
     notes: tuple[str, ...] = field(default=())
-    """One sentence for each reason why the windows do not make one result; empty when they do."""
+    """One sentence for each reason why the windows do not form one result; empty if they do."""
     remarks: tuple[str, ...] = field(default=())
-    """One sentence for each thing that a reader should know although the result is complete."""
+    """One sentence for each warning about a result that is otherwise complete."""
 
     @property
     def complete(self) -> bool:
-        """Whether the windows make one result."""
+        """Whether the windows form one result."""
         return not self.notes
 
     def raise_if_incomplete(self) -> None:
-        """Do nothing, unless the windows do not make one result.
+        """Raise an error if the windows do not form one result.
 
         Raises
         ------
         CoverageError
-            With all of `notes`.
+            If there are `notes`; the message contains them all.
         """
         if self.notes:
             listed = "\n  ".join(self.notes)
@@ -70,22 +70,22 @@ def check_coverage(
     found: Mapping[str, Days | pd.MultiIndex],
     available: Mapping[str, pd.MultiIndex] | None = None,
 ) -> Coverage:
-    """Return what is missing, failed, overlapping, or predicted in part.
+    """Report windows that are missing, failed, overlapping, or only partly predicted.
 
-    Windows of one model must not overlap and must leave no trading day out. Each model should test the same days as the
-    others, and predict the same instruments on them: where one lacks more than a tenth of the rows that others predict,
-    that is a reason why the result is not complete, else a remark.
+    Windows of one model must not overlap and must cover every trading day. All models should test the same days and
+    predict the same instruments on them: if a model lacks more than a tenth of the rows that others predict, the result
+    is incomplete; otherwise there is a remark.
 
     Parameters
     ----------
-    windows : sequence of Expected
-        What should be there, in any order.
+    windows : sequence of ExpectedWindow
+        The expected windows, in any order.
     calendar : array of datetime64[D]
         The trading days.
     found : mapping
-        Key -> what a window that is done predicts: its days, or an index with the levels datetime and instrument.
+        Key -> the prediction of a finished window: its days, or an index with the levels datetime and instrument.
     available : mapping, optional
-        Key -> the rows of the window's data, as such an index.
+        Key -> the rows of the window's data, as an index with these levels.
     """
     groups: dict[str, list[ExpectedWindow]] = {}
     for window in sorted(windows, key=lambda w: (w.start, w.end)):
@@ -132,7 +132,7 @@ def _within(calendar: Days, start: np.datetime64, end: np.datetime64) -> slice:
 
 
 def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
-    """Every pair of windows of one model that share trading days; `members` are in the order of their start."""
+    """Report each pair of windows of one model that share trading days; `members` are sorted by start."""
     notes: list[str] = []
     open_ones: list[ExpectedWindow] = []
     more = 0
@@ -154,7 +154,7 @@ def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
 
 
 def _untested(groups: Mapping[str, Sequence[ExpectedWindow]], calendar: Days) -> list[str]:
-    """Trading days within the experiment that no window of a model tests."""
+    """Report trading days within the experiment that no window of a model tests."""
     everything = [w for members in groups.values() for w in members]
     if not everything:
         return []
@@ -170,20 +170,20 @@ def _untested(groups: Mapping[str, Sequence[ExpectedWindow]], calendar: Days) ->
             others = [name for name, other in zip(names, tested, strict=True) if other[run.start]]
             lacking = [name for name, other in zip(names, tested, strict=True) if not other[run.start]]
             note = _untested_run(everything, calendar[run], others, lacking)
-            if note not in notes:  # a gap that several models have is one gap
+            if note not in notes:  # report a gap that several models share only once
                 notes.append(note)
     return notes
 
 
 def _pattern(tested: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """A number above 0 for each day; days that the same models test have the same."""
+    """Return a positive number for each day; days that are tested by the same models have the same number."""
     _, numbers = np.unique(tested, axis=1, return_inverse=True)
     made: NDArray[np.int64] = np.asarray(numbers).reshape(-1).astype(np.int64) + 1
     return made
 
 
 def _runs(numbers: NDArray[np.int64], within: slice) -> Iterator[slice]:
-    """Stretches of one number that is not 0."""
+    """Yield runs of equal nonzero numbers."""
     start = within.start
     while start < within.stop:
         stop = start + 1
@@ -230,7 +230,7 @@ def _duplicates(window: ExpectedWindow, rows: Any) -> list[str]:
 
 
 def _is_unique(rows: pd.MultiIndex) -> bool:
-    """Without the hash of every row that pandas makes, and keeps, to know it."""
+    """Return whether the rows are unique, without the hash table that pandas would build and keep."""
     if rows.nlevels != 2:
         return bool(rows.is_unique)
     first, second = (np.asarray(codes, np.int64) for codes in rows.codes)
@@ -239,7 +239,7 @@ def _is_unique(rows: pd.MultiIndex) -> bool:
 
 
 def _fewer_models(groups: Mapping[str, Sequence[ExpectedWindow]], days: Mapping[str, Days]) -> list[str]:
-    """Days on which the average is of some models only."""
+    """Report days on which the average includes only some of the models."""
     if len(groups) < 2:
         return []
     empty = np.empty(0, "datetime64[D]")
@@ -270,7 +270,7 @@ def _fewer_models(groups: Mapping[str, Sequence[ExpectedWindow]], days: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows as numbers, (day, instrument) -> day * number of instruments + instrument; sorted, each once."""
+    """Rows encoded as numbers, day * number of instruments + instrument; sorted and distinct."""
 
     numbers: NDArray[np.int64]
     instruments: pd.Index
@@ -280,19 +280,19 @@ class _Rows:
         return (self.numbers if numbers is None else numbers) // max(1, len(self.instruments))
 
     def lacks(self, others: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of other rows, on days that are among these, that are not among these."""
+        """Return the rows of `others` that are missing here, on days that exist here."""
         same_days = others[_among(self.days(others), _distinct(self.days()))]
         return same_days[~_among(same_days, self.numbers)]
 
 
 def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers sorted, each once; of numbers that are nearly sorted several times as fast as numpy's hash."""
+    """Return the sorted distinct numbers; for nearly sorted input several times as fast as ``np.unique``."""
     ordered = np.sort(numbers, kind="stable")
     return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
 
 def _among(numbers: NDArray[np.int64], distinct: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which numbers are among sorted ones."""
+    """Return a mask of the numbers that are in `distinct`, which is sorted."""
     if not len(distinct):
         return np.zeros(len(numbers), bool)
     places = np.minimum(np.searchsorted(distinct, numbers), len(distinct) - 1)
@@ -301,7 +301,7 @@ def _among(numbers: NDArray[np.int64], distinct: NDArray[np.int64]) -> NDArray[n
 
 
 def _as_rows(indexes: Mapping[str, Sequence[pd.MultiIndex]]) -> dict[str, _Rows]:
-    """Rows of each name, by numbers that mean the same for all of them."""
+    """Encode the rows of each name, with the same numbering for all names."""
     levels = [i.levels[i.names.index("instrument")] for some in indexes.values() for i in some]
     instruments = pd.Index([]) if not levels else levels[0].append(list(levels[1:])).unique()
     made = {}
@@ -321,7 +321,7 @@ def _as_rows(indexes: Mapping[str, Sequence[pd.MultiIndex]]) -> dict[str, _Rows]
 def _instruments(
     groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Models that lack instruments which other models predict on the same days: many, and few."""
+    """Report models that lack instruments predicted by others on the same days: those that lack many, and few."""
     predicted = {
         name: {(w.start, w.end): found[w.key] for w in members if isinstance(found.get(w.key), pd.MultiIndex)}
         for name, members in groups.items()
@@ -350,13 +350,13 @@ def _percent(share: float) -> str:
 
 
 def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[Any]:
-    """The windows in which all models predict the same rows: the usual case, for which no row needs to be looked at."""
+    """Return the windows in which all models predict the same rows: the common case, which needs no row comparison."""
     first, *others = predicted or [{}]
     return {w for w, index in first.items() if all(w in other and other[w].equals(index) for other in others)}
 
 
 def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -> str:
-    """Which instruments, of how many, on which days."""
+    """Describe the missing instruments: which, out of how many, on which days."""
     size = len(own.instruments)
     codes = _distinct(lacking % size)
     total = len(_distinct(every[_among(own.days(every), _distinct(own.days()))] % size))
@@ -371,7 +371,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
 def _rows_left_out(
     groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any], available: Mapping[str, Any]
 ) -> list[str]:
-    """Windows that predict much less than their data has on the days that they predict."""
+    """Report windows that predict far fewer rows than their data has on the predicted days."""
     remarks = []
     for members in groups.values():
         partial: list[tuple[str, float]] = []

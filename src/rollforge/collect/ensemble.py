@@ -1,4 +1,4 @@
-"""Ensembles: many results to one."""
+"""Ensembles: combine several results into one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"
 
 
 class Ensemble(abc.ABC):
-    """Makes one object of a dict of them.
+    """Combines a dict of objects into one.
 
     Examples
     --------
@@ -32,7 +32,7 @@ class Ensemble(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, ensemble_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the one object."""
+        """Return the combined object."""
 
 
 class SingleKeyEnsemble(Ensemble):
@@ -45,7 +45,7 @@ class SingleKeyEnsemble(Ensemble):
     """
 
     def __call__(self, ensemble_dict: Any, recursion: bool = True, *args: Any, **kwargs: Any) -> Any:
-        """Return the value of a single key, anything else as it is."""
+        """Return the value of a single key; anything else is returned unchanged."""
         if not isinstance(ensemble_dict, dict):
             return ensemble_dict
         inner = {k: self(v) for k, v in ensemble_dict.items()} if recursion else ensemble_dict
@@ -55,8 +55,8 @@ class SingleKeyEnsemble(Ensemble):
 class RollingEnsemble(Ensemble):
     """Joins the results of rolling windows: ``{window: frame} -> frame``.
 
-    Frames need an index of days, or of days and instruments. Of rows that several windows have, that of the window which
-    starts last stays; of windows that start on the same day, that of the one which ends last.
+    Frames need an index of days, or of days and instruments. If several windows have the same row, that of the window
+    that starts last is kept; among windows that start on the same day, that of the one that ends last.
 
     Examples
     --------
@@ -73,9 +73,9 @@ class RollingEnsemble(Ensemble):
         Raises
         ------
         CoverageError
-            When there is nothing to join.
+            If there is nothing to join.
         DataError
-            When a window has no days, or two windows have no column in common.
+            If a window has no days, or two windows have no column in common.
         """
         named = _dated(ensemble_dict, "window")
         windows = [(key, part) for key, part in named.items() if len(part)]
@@ -92,9 +92,9 @@ class RollingEnsemble(Ensemble):
 
 
 def _dated(parts: Mapping[Any, Any], what: str) -> dict[Any, Any]:
-    """Results by days, or by days and instruments: timestamps without time zone, and the levels of all in one order.
+    """Normalize the index of results: timestamps without time zone, and the same order of levels for all.
 
-    That is (instrument, datetime) where all results have it, else (datetime, instrument).
+    The order is (instrument, datetime) if all results have it, else (datetime, instrument).
     """
     swapped = [_names(part) == [CODE, DATE] for part in parts.values()]
     found = {key: _dated_part(part, f"The {what} {key!r}") for key, part in parts.items()}
@@ -114,7 +114,7 @@ def _dated_part(part: Any, what: str) -> Any:
 
 
 def _same_columns(windows: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """Windows that can be put below each other: a series beside frames of one column counts as that column."""
+    """Return windows that can be concatenated: a series among frames of one column is treated as that column."""
     frames = [(key, part) for key, part in windows if isinstance(part, pd.DataFrame)]
     if not frames:
         return [part for _, part in windows]
@@ -134,7 +134,7 @@ def _same_columns(windows: Sequence[tuple[Any, Any]]) -> list[Any]:
 
 
 def _in_time(window: tuple[Any, Any]) -> tuple[Any, Any, str]:
-    """First and last day of a window; then its key, so that the order of a dict never decides."""
+    """Return the sort key of a window: first day, last day, and its key, so that the dict's order does not matter."""
     key, part = window
     days = part.index.get_level_values("datetime")
     return days.min(), days.max(), str(key)
@@ -143,9 +143,9 @@ def _in_time(window: tuple[Any, Any]) -> tuple[Any, Any, str]:
 class AverageEnsemble(Ensemble):
     """Standardises each result within each day and averages them: ``{name: frame} -> series``.
 
-    Nested dicts are laid flat, and each column of a frame is a result. The mean of a row is over the results that have a
-    value there; infinite values count as missing. A result whose scores are all the same on a day ranks nothing and
-    contributes 0 (pyqlib: nothing, and a day without other results is missing). The result does not depend on the order
+    Nested dicts are flattened, and each column of a frame is a result. The mean of a row is over the results that have
+    a value; infinite values are treated as missing. A result whose scores are all equal on a day contributes 0 (in
+    pyqlib it contributes nothing, and a day without other results is missing). The result does not depend on the order
     of the dict or of the rows, down to the last bit.
 
     Examples
@@ -164,7 +164,7 @@ class AverageEnsemble(Ensemble):
         Raises
         ------
         CoverageError
-            When there is nothing to average, or a result has a row twice, or other index levels than the first.
+            If there is nothing to average, a result has a row twice, or its index levels differ from the first's.
         """
         results = flatten_dict(ensemble_dict, sep=FLATTEN_TUPLE)
         if not results:
@@ -176,17 +176,18 @@ class AverageEnsemble(Ensemble):
         values = values.where(np.isfinite(values))
         days = values.groupby(level="datetime")
         high, low = days.transform("max"), days.transform("min")
-        # By a power of two, which rounds nothing: squares of very large or small scores stay within what floats hold.
+        # Scale by a power of two, which is exact, so that squares of very large or small scores do not over- or
+        # underflow.
         _, exponent = np.frexp(np.maximum(high.abs(), low.abs()).fillna(0.0).to_numpy())
         scaled = values.mul(np.ldexp(1.0, -exponent.clip(-1000, 1000)))
         days = scaled.groupby(level="datetime")
         standard = (scaled - days.transform("mean")) / days.transform("std")
-        # Not by the spread: of scores that are all the same, it may be off zero by a rounding, and missing for one row.
+        # Do not test the spread: for equal scores it may be nonzero by rounding, and it is missing for a single row.
         return _row_means(standard.mask(values.notna() & (high == low), 0.0))
 
 
 def _sorted(key: Any, part: Any, levels: Sequence[Any]) -> Any:
-    """A result with its index levels in one order, sorted."""
+    """Return a result sorted by its index, with the levels in the given order."""
     names = list(part.index.names)
     if sorted(map(str, names)) != sorted(map(str, levels)):
         raise CoverageError(
@@ -201,8 +202,8 @@ def _sorted(key: Any, part: Any, levels: Sequence[Any]) -> Any:
 
 
 def _row_means(values: pd.DataFrame) -> pd.Series:
-    """The mean of each row over what is not missing, added up in the order of size so that columns may change places."""
-    rows = np.sort(values.to_numpy(), axis=1)  # missing values come last
+    """Return the mean of each row, ignoring NaN. Values are summed in sorted order, so column order does not matter."""
+    rows = np.sort(values.to_numpy(), axis=1)  # NaN sorts last
     known = (~np.isnan(rows)).sum(axis=1)
     means = np.full(len(rows), np.nan)
     np.divide(np.nansum(rows, axis=1), known, out=means, where=known > 0)

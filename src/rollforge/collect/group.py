@@ -1,4 +1,4 @@
-"""Groups: sort collected objects into dicts, and make one object of each."""
+"""Groups: sort collected objects into groups, and reduce each group to one object."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Group:
     group_func : callable, optional
         ``{key: object} -> {group: {key: object}}``.
     ens : Ensemble or callable, optional
-        ``{key: object} -> object``; None leaves the groups as they are.
+        ``{key: object} -> object``; None leaves the groups unchanged.
 
     Examples
     --------
@@ -44,11 +44,11 @@ class Group:
         return grouped
 
     def reduce(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what one group is reduced to."""
+        """Return the result of reducing one group."""
         return self._ens_func(*args, **kwargs) if self._ens_func is not None else args[0]
 
     def __call__(self, ungrouped_dict: Mapping[Any, Any], n_jobs: int = 1, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        """Return ``{group: reduced}``; `n_jobs` groups are reduced side by side."""
+        """Return ``{group: reduced}``; up to `n_jobs` groups are reduced in parallel."""
         groups = self.group(ungrouped_dict, *args, **kwargs)
         if n_jobs == 1 or len(groups) < 2:
             return {key: self.reduce(value) for key, value in groups.items()}
@@ -57,7 +57,7 @@ class Group:
 
 
 class RollingGroup(Group):
-    """Groups by all of the key but its last part, the window: ``{(A, B, window): obj} -> {(A, B): {window: obj}}``.
+    """Groups by the key without its last part, the window: ``{(A, B, window): obj} -> {(A, B): {window: obj}}``.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class RollingGroup(Group):
         Raises
         ------
         TypeError
-            When a key is no tuple.
+            If a key is not a tuple.
         """
         groups: dict[Any, Any] = {}
         for key, value in rolling_dict.items():

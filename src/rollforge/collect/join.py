@@ -1,4 +1,4 @@
-"""Join windows that follow each other: the usual case of rolling results, for which nothing must be sorted or searched."""
+"""Join consecutive windows: the common case of rolling results, which needs no sorting or searching."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Codes = NDArray[np.integer[Any]]
 
 
 def join_in_order(parts: Sequence[Any]) -> Any:
-    """Return windows as one frame (or series), or None where they are not of this kind.
+    """Concatenate consecutive windows into one frame (or series); None if they are not consecutive.
 
-    Each part must be strictly sorted by (datetime, instrument), all its days after those of the part before, and all of
-    the same columns and one dtype. Then the rows of the result are those of the parts one after the other, its days those
-    of the parts one after the other, and only the instruments have to be put together. `pandas.concat` unites the days of
-    a thousand parts pair by pair, and needs a hash of every row to know that none is there twice.
+    Each part must be strictly sorted by (datetime, instrument), with all its days after those of the previous part, and
+    all parts must have the same columns and a single dtype. Rows and days are then simply concatenated, and only the
+    instruments have to be merged. `pandas.concat` merges the days of a thousand parts pairwise, and hashes every row to
+    check for duplicates.
 
     Parameters
     ----------
     parts : sequence of DataFrame or Series
-        In the order of their first day; none is empty.
+        Nonempty parts, sorted by first day.
     """
     if not _alike(parts):
         return None
     instruments = _instruments(parts)
     total = sum(map(len, parts))
     most_days = sum(len(p.index.levels[0]) for p in parts)
-    # Filled in place, in the types that pandas would choose: at this size every copy is a good part of the whole.
+    # Filled in place, with the dtypes that pandas would choose: at this size copies would dominate the run time.
     first, second = (np.empty(total, _code_dtype(n)) for n in (most_days, len(instruments)))
     values = np.empty((total, *parts[0].shape[1:]), parts[0].to_numpy().dtype)
     days: list[Any] = []
@@ -76,7 +76,7 @@ def _alike(parts: Sequence[Any]) -> bool:
 
 
 def _kind(part: Any) -> Any:
-    """Columns and dtype; None where there is more than one dtype, or one that numpy does not have."""
+    """Return columns and dtype; None if there are several dtypes, or a non-numpy dtype."""
     if isinstance(part, pd.Series):
         return (part.name, part.dtype) if isinstance(part.dtype, np.dtype) else None
     dtypes = set(part.dtypes)
@@ -86,7 +86,7 @@ def _kind(part: Any) -> Any:
 
 
 def _instruments(parts: Sequence[Any]) -> pd.Index:
-    """All instruments, sorted."""
+    """Return all instruments, sorted."""
     found: pd.Index = parts[0].index.levels[1]
     seen = {id(found)}
     for part in parts[1:]:
@@ -98,7 +98,7 @@ def _instruments(parts: Sequence[Any]) -> pd.Index:
 
 
 def _placed(index: pd.MultiIndex, instruments: pd.Index) -> tuple[Any, Codes, Codes] | None:
-    """Days of a part, and the codes of its rows in the whole; None where it is not strictly sorted."""
+    """Return the days of a part and its index codes in the joined result; None if it is not strictly sorted."""
     level, own = index.levels
     codes: list[Codes] = [np.asarray(c) for c in index.codes]
     first, second = codes
@@ -110,7 +110,7 @@ def _placed(index: pd.MultiIndex, instruments: pd.Index) -> tuple[Any, Codes, Co
     if not (new_day | ((first[1:] == first[:-1]) & (second[1:] > second[:-1]))).all():
         return None
     starts = np.concatenate([[0], np.flatnonzero(new_day) + 1])
-    if len(starts) == len(level):  # every day of the level has rows: its codes are the places already
+    if len(starts) == len(level):  # every day of the level has rows, so its codes are already the positions
         return level.to_numpy(), first, second
     lengths = np.diff(np.append(starts, len(first)))
     return level[first[starts]].to_numpy(), np.repeat(np.arange(len(starts)), lengths), second

@@ -1,7 +1,7 @@
-"""The joined result of an experiment, kept as a run beside those of its windows: one for each pool, never a second one.
+"""The joined result of an experiment, saved as a run next to those of its windows: exactly one per pool.
 
-In MLflow it is the parent of the windows' runs. Collecting again brings it up to date: objects, metrics and tags are
-replaced, and what it has no more is removed.
+In MLflow it is the parent of the windows' runs. Collecting again updates it: objects, metrics and tags are replaced,
+and outdated ones are removed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class WindowRun:
-    """One of the runs that a result was joined from."""
+    """A run that is part of a joined result."""
 
     recorder: Recorder
     tags: Mapping[str, str]
-    """Those that it has."""
+    """Its current tags."""
     definition: Mapping[str, Any]
     model_name: str
-    """What its model is called now."""
+    """Current name of its model."""
 
 
 def save_joined(
@@ -42,29 +42,29 @@ def save_joined(
     tags: Mapping[str, str],
     windows: Sequence[WindowRun],
 ) -> Recorder:
-    """Return the recorder of the joined result of a pool, made or brought up to date.
+    """Create or update the run of a pool's joined result, and return its recorder.
 
     Parameters
     ----------
     experiment : Experiment
-        Where it is kept.
+        Experiment that the run belongs to.
     pool : str
-        Whose result it is.
+        Name of the pool.
     objects : mapping
-        Name -> what is kept under it; None removes what was.
+        Name -> object to save; None removes an existing object.
     metrics : mapping
-        Name -> value. A metric that it had before and has no more becomes NaN.
+        Name -> value. Existing metrics that are not given become NaN.
     tags : mapping
-        Name -> text.
+        Name -> value.
     windows : sequence of WindowRun
-        What it was joined from; their runs become its children, and are named after their models.
+        Windows of the result. Their runs become children of the joined run and are named after their models.
     """
     attempts = 0
     while True:
         try:
             return _saved(_recorder(experiment, pool), objects, metrics, tags, windows)
         except RecorderNotFound:
-            # Another process that made one at the same moment has deleted this one in favour of the earliest.
+            # Another process created a run at the same time and deleted this one in favour of the earliest.
             attempts += 1
             if attempts == _ATTEMPTS:
                 raise
@@ -96,7 +96,7 @@ def _saved(
 
 
 def _recorder(experiment: Experiment, pool: str) -> Recorder:
-    """The one recorder of the joined result; of several that processes made at the same moment, the earliest stays."""
+    """Return the recorder of the joined result; of several created at the same time, the earliest is kept."""
     found = _recorders(experiment, pool)
     for later in found[1:]:
         if later.status != Recorder.STATUS_R:
@@ -121,13 +121,13 @@ def _same(value: float, known: float | None) -> bool:
 
 
 def _adopt(window: WindowRun, parent: str) -> None:
-    """Put the run of a window under the joined one, and name it after its model."""
+    """Make a window's run a child of the joined run, and name it after its model."""
     wanted = {PARENT_TAG: parent, **model_tags(window.definition, window.model_name)}
     changed = {tag: value for tag, value in wanted.items() if window.tags.get(tag) != value}
     if not changed:
         return
     before = window.tags.get(MODEL_TAG)
-    # Only a name that a run was given by default follows its model.
+    # Rename only runs that still have their default name.
     if MODEL_TAG in changed and before and window.recorder.name == describe(window.definition, before):
         window.recorder.rename(describe(window.definition, wanted[MODEL_TAG]))
     window.recorder.set_tags(**changed)

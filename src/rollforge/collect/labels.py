@@ -1,4 +1,4 @@
-"""The labels that a result of several models is judged by."""
+"""The labels that a result of several models is evaluated against."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ModelLabel:
     frame: pd.DataFrame
     """Index (datetime, instrument)."""
     kind: str
-    """What :func:`label_kind` returns of its tasks."""
+    """Result of :func:`label_kind` for its tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinedLabel:
-    """The labels of all models that predict the same thing as the first."""
+    """The joined labels of all models that have the same label as the first."""
 
     frame: pd.DataFrame
     others: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class JoinedLabel:
 
 
 def label_kind(definition: Mapping[str, Any]) -> str:
-    """Return a text that is equal for tasks with the same label: its expressions, or a hash of the dataset."""
+    """Return a string that is equal for tasks with the same label: its expressions, or a hash of the dataset."""
     expressions = [label.expression for label in task_labels(definition)]
     if expressions and all(expressions):
         return "; ".join("".join(text.split()) for text in expressions)
@@ -44,15 +44,15 @@ def label_kind(definition: Mapping[str, Any]) -> str:
 
 
 def join_labels(labels: Sequence[ModelLabel]) -> JoinedLabel | None:
-    """Return the labels of the first model with those of all others that have the same label; None without any.
+    """Join the labels of the first model with those of all others that have the same label; None if there are none.
 
-    Two models have the same label when its definition is the same, or when its values are equal on all rows that both have.
-    Where models differ in rows, the result has the rows of all of them.
+    Two models have the same label if its definition is the same, or if its values are equal on all common rows. If
+    models differ in rows, the result has the rows of all of them.
 
     Parameters
     ----------
     labels : sequence of ModelLabel
-        Of the models that have any.
+        The labels of each model that has labels.
     """
     if not labels:
         return None
@@ -76,6 +76,6 @@ def _equal_values(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     a, b = one.iloc[:, 0].align(other.iloc[:, 0], join="inner")
     if not len(a):
         return False
-    # Panels hold float32: the same label of two panels may differ by a rounding.
+    # Panels store float32: the same label in two panels may differ by rounding.
     close = np.isclose(a.to_numpy(np.float64), b.to_numpy(np.float64), rtol=1e-5, atol=1e-9, equal_nan=True)
     return bool(close.all())

@@ -1,4 +1,4 @@
-"""A joined prediction that is larger than memory: written window by window."""
+"""Write a joined prediction that is larger than memory, window by window."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["write_stream"]
 
 
 def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pred") -> int:
-    """Join the windows of one model into a Parquet file, one window after the other, and return how many rows it has.
+    """Join the windows of one model into a Parquet file, one window at a time, and return the number of rows.
 
     No more than two windows are in memory at once. The result is that of
-    :class:`~rollforge.collect.ensemble.RollingEnsemble`: of rows that two windows have, the later window's stays.
+    :class:`~rollforge.collect.ensemble.RollingEnsemble`: if two windows have the same row, the later window's is kept.
 
     Parameters
     ----------
     collector : RecorderCollector
-        Its keys must sort by window.
+        Collector whose keys sort by window.
     file : path
-        What to write, all of it or nothing.
+        File to write; it is written completely or not at all.
     name : str
         The artifact.
 
     Raises
     ------
     CoverageError
-        When recorders lack the artifact, unless gaps are allowed; or there are none.
+        If recorders lack the artifact and gaps are not allowed, or if there are no recorders.
     """
     import pandas as pd
     import pyarrow as pa
@@ -42,7 +42,7 @@ def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pr
     writer: pq.ParquetWriter | None = None
     held: pd.DataFrame | None = None
     try:
-        # One at a time and none ahead: the windows may not all fit.
+        # Load one at a time, without loading ahead: the windows may not fit in memory.
         for key, value in collector.stream(name, order=lambda key: key, ahead=0):
             frame = day_rows(value, f"The artifact {name!r} of {key!r}").sort_index()
             if held is not None:

@@ -1,4 +1,4 @@
-"""Collecting by task, in the words of Qlib's earlier documentation."""
+"""Collecting by task, with the interface of Qlib's earlier documentation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["TaskCollector"]
 
 
 class TaskCollector:
-    """Collects by task, as Qlib's documentation did before :class:`RecorderCollector`.
+    """Collects by task, as Qlib documented it before :class:`RecorderCollector`.
 
     Parameters
     ----------
     experiment_name : str
-        The experiment; its recorders must hold their tasks.
+        Name of the experiment; its recorders must contain their tasks.
 
     Examples
     --------
@@ -55,9 +55,9 @@ class TaskCollector:
         task_filter_func : callable, optional
             ``task -> bool``.
         only_finished : bool
-            Whether others are left out.
+            Whether to skip unfinished recorders.
         only_have_task : bool
-            Whether recorders without a task are left out; with a `task_filter_func` they are anyway.
+            Whether to skip recorders without a task; implied by `task_filter_func`.
         """
         experiment = get_experiment(
             open_tracker(current_session().tracking_uri), experiment_name=self.exp_name, create=False
@@ -82,7 +82,7 @@ class TaskCollector:
         get_key_func: Callable[[dict[str, Any]], Any],
         task_filter_func: Callable[[dict[str, Any]], bool] | None = None,
     ) -> dict[Any, Any]:
-        """Return ``{key: prediction}``: those of one key are joined over their windows.
+        """Return ``{key: prediction}``; predictions with the same key are joined over their windows.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class TaskCollector:
     def collect_latest_records(
         self, task_filter_func: Callable[[dict[str, Any]], bool] | None = None
     ) -> dict[str, Recorder]:
-        """Return the recorders whose test segment begins last."""
+        """Return the recorders with the latest start of the test segment."""
         tasks = {
             rid: (recorder, read_day(recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"][0]))
             for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items()

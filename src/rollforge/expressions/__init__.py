@@ -1,4 +1,4 @@
-"""Qlib's expressions: the parser, operators, and their evaluation on arrays."""
+"""Qlib's expression language: parser, operators, and evaluation on arrays."""
 
 from __future__ import annotations
 

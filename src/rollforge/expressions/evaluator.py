@@ -1,4 +1,4 @@
-"""Expression trees as a program: which operator runs when, on what, and when its result can be dropped."""
+"""Evaluation plan of expression trees: the order of operators, their arguments, and when results can be freed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rollforge.market.provider import FieldBlock
 __all__ = ["EvaluationPlan", "OtherInstrument", "named_instrument"]
 
 Sources = frozenset[str | Call]
-"""Whose days a value exists on: those of fields of the instrument's own, and of what calls compute on another one."""
+"""Sources whose days determine on which days a value exists: fields of the instrument, and calls on another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherInstrument:
-    """What ``Mask`` or ``ChangeInstrument`` computes on the instrument it names: the same for all others."""
+    """Result of ``Mask`` or ``ChangeInstrument`` on the instrument it names: the same for all other instruments."""
 
     value: NDArray[Any]
     """(1, days)"""
@@ -32,7 +32,7 @@ class OtherInstrument:
 
 
 def named_instrument(tree: Expression) -> tuple[str, Expression] | None:
-    """Return the instrument that a call of ``Mask`` or ``ChangeInstrument`` names, and what is computed on it."""
+    """Return the instrument that ``Mask`` or ``ChangeInstrument`` names, and the expression to compute on it."""
     if not isinstance(tree, Call):
         return None
     place = operator(tree.name).on_instrument
@@ -44,37 +44,37 @@ def named_instrument(tree: Expression) -> tuple[str, Expression] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """The place of an intermediate result, as an operator's argument."""
+    """Index of an intermediate result, as an operator's argument."""
 
     at: int
 
 
 @dataclass(slots=True)
 class _Step:
-    """One operator at work."""
+    """One step of the plan: an operator with its arguments."""
 
     tree: Expression
     operator: Operator | None
-    """None: a field, a constant or another instrument's value is put in place."""
+    """None for a field, a constant or another instrument's value."""
     arguments: tuple[Any, ...]
-    """Slots for series; numbers and texts stand for themselves."""
+    """Slots for series; numbers and strings as they are."""
     sources: Sources
     frees: list[int] = field(default_factory=list)
-    """Slots whose value is not used after this step."""
+    """Slots that can be freed after this step."""
 
 
 class EvaluationPlan:
-    """Trees in the order in which they are computed, each sub-expression once.
+    """Order in which trees are computed; each sub-expression is computed once.
 
     Parameters
     ----------
     trees : sequence of Expression
-        What is asked for.
+        The expressions to compute.
 
     Attributes
     ----------
     named : dict
-        Calls that name another instrument -> (its code, what is computed on it).
+        Calls that name another instrument -> (its code, the expression to compute on it).
     """
 
     def __init__(self, trees: Sequence[Expression]) -> None:
@@ -82,14 +82,14 @@ class EvaluationPlan:
         self.shares: dict[int, set[float]] = {}
         self._steps: list[_Step] = []
         self._slots: dict[Expression, int] = {}
-        self._ends: list[tuple[int, int]] = []  # of each tree: how many steps are done by then, and its slot
+        self._ends: list[tuple[int, int]] = []  # for each tree: the number of steps done when it is ready, and its slot
         for tree in trees:
             slot = self._place(tree)
             self._ends.append((len(self._steps), slot))
         self._frees_after = self._plan_frees()
 
     def _place(self, tree: Expression) -> int:
-        """The slot that will hold a tree's value."""
+        """Return the slot of a tree's value, adding steps as needed."""
         if tree not in self._slots:
             named = named_instrument(tree)
             if named is not None and isinstance(tree, Call):
@@ -107,7 +107,7 @@ class EvaluationPlan:
 
     def _call(self, tree: Call) -> _Step:
         known = operator(tree.name)
-        pairwise = known.look == "window"  # windows over a constant need it as a series
+        pairwise = known.look == "window"  # rolling windows over a constant need a series
         kinds = "*" * len(tree.args) if known.arguments == "*" else known.arguments
         arguments: list[Any] = []
         for arg, kind in zip(tree.args, kinds, strict=True):
@@ -121,10 +121,10 @@ class EvaluationPlan:
         return _Step(tree, known, (tree, *arguments) if known.arguments == "*" else tuple(arguments), sources)
 
     def _plan_frees(self) -> list[list[int]]:
-        """Record in each step, and return for each tree, the slots whose value is used there for the last time.
+        """Record in each step, and return for each tree, the slots that can be freed after it.
 
-        A moment is (number of the last step done, 0 within that step or 1 + place of the tree handed out after it), so
-        that moments are in the order in which `run` reaches them.
+        A moment is (index of the last step done, 0 within that step or 1 + index of the tree yielded after it), so that
+        moments sort in the order in which `run` reaches them.
         """
         last: dict[int, tuple[int, int]] = {}
         for at, step in enumerate(self._steps):
@@ -137,7 +137,7 @@ class EvaluationPlan:
         frees: list[list[int]] = [[] for _ in self._ends]
         for slot, (at, tree) in last.items():
             if isinstance(self._steps[slot].tree, Field):
-                continue  # fields stay: what operators share of them is asked for again and again
+                continue  # fields are kept: results derived from them are shared by many operators
             if tree:
                 frees[tree - 1].append(slot)
             else:
@@ -151,18 +151,18 @@ class EvaluationPlan:
         elsewhere: Mapping[Call, OtherInstrument],
         place: Place | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """Yield the value of each tree, (instruments, days); it is good until the next is asked for.
+        """Yield the value of each tree, (instruments, days); it is valid until the next one is requested.
 
         Parameters
         ----------
         blocks : mapping
-            Field -> its values, and the days on which each instrument has it.
+            Field -> its values, and the range of days on which each instrument has it.
         shape : (int, int)
             Instruments and days.
         elsewhere : mapping
             The values of the calls in `named`.
         place : Place, optional
-            Where the data come from, for operators that load further series.
+            Source of the data, for operators that load further series.
         """
         values: list[Any] = [None] * len(self._steps)
         known: dict[Sources, Lifespans] = {}
@@ -177,7 +177,7 @@ class EvaluationPlan:
                         begin, end = _life(step.sources, blocks, shape[0], elsewhere)
                         known[step.sources] = Lifespans(begin, end, shared, self.shares, place)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
-                    if not is_built_in(step.operator.name):  # which may write into what it is given
+                    if not is_built_in(step.operator.name):  # user-defined operators may modify their arguments
                         arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
                     values[done] = step.operator.compute(known[step.sources], *arguments)
                     if np.shape(values[done]) != shape:
@@ -195,7 +195,7 @@ class EvaluationPlan:
     def life(
         self, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return on which days any of the trees exists: first day, and the place behind the last, (instruments,) each.
+        """Return the half-open range of days on which any of the trees exists, as two (instruments,) arrays.
 
         Arguments are those of :meth:`run`.
         """
@@ -218,7 +218,7 @@ def _given(
 
 
 def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
-    """Drop a result, and what operators have shared of it."""
+    """Free a result, and the shared results derived from it."""
     shared.pop(id(values[slot]), None)
     values[slot] = None
 
@@ -226,7 +226,7 @@ def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
 def _life(
     sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The days from the first to the last on which any of some sources exists."""
+    """Return the half-open range of days on which any of the sources exists."""
     begin, end = np.full(instruments, np.iinfo(np.int64).max), np.zeros(instruments, np.int64)
     for source in sources:
         there: Any = elsewhere[source] if isinstance(source, Call) else blocks[source]

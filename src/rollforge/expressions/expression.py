@@ -1,8 +1,8 @@
-"""The expression language: text to a tree. A parser of its own, so no text is ever executed.
+"""Parser of the expression language: text to tree. It never executes the text.
 
-The grammar is Python's for the operators it has, because pyqlib evaluates expressions as Python: ``**`` binds tighter
-than a minus before it, ``&`` and ``|`` bind tighter than comparisons. Trees are frozen and compare by value, so an
-expression that occurs twice is one and the same and is computed once.
+Operators have Python's precedence, because pyqlib evaluates expressions as Python: ``**`` binds tighter than a
+preceding minus, ``&`` and ``|`` bind tighter than comparisons. Trees are immutable and compare by value, so an
+expression that occurs twice is computed once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOKEN = re.compile(
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
 
-# (binds how tightly, operator) - Python's order.
+# (precedence, operator), as in Python.
 _BINARY = {
     "|": (10, "Or"),
     "&": (20, "And"),
@@ -126,7 +126,7 @@ class _Parser:
         return self.fail(f"{self.token.text!r} does not belong here")
 
     def make(self, name: str, token: _Token, *args: Expression) -> Call:
-        """The operator applied, after its rules were checked; `token` is where an error points to."""
+        """Return a call of the operator after checking its arguments; errors point at `token`."""
         from rollforge.expressions.operators import check_call
 
         problem = check_call(name, args)
@@ -159,10 +159,10 @@ class _Parser:
         return left
 
     def join(self, name: str, token: _Token, left: Expression, right: Expression) -> Expression:
-        """Two operands joined: numbers at once, so that ``Ref($close, 5*2)`` has its window."""
+        """Apply a binary operator; constants are folded, so that ``Ref($close, 5*2)`` has a number as its window."""
         if not (isinstance(left, Number) and isinstance(right, Number) and name in _FOLDABLE):
             return self.make(name, token, left, right)
-        if name == "Power" and abs(right.value) > 1024:  # whole numbers would grow without end
+        if name == "Power" and abs(right.value) > 1024:  # integers would grow without bound
             raise self.fail("the power is too large", token)
         try:
             value = _FOLDABLE[name](left.value, right.value)
@@ -213,7 +213,7 @@ class _Parser:
         raise self.fail(found, token)
 
     def unescaped(self, found: re.Match[str]) -> str:
-        """The character that an escape such as ``\\'`` or ``\\x41`` stands for; one that is none stays, as in Python."""
+        """Return the character of an escape such as ``\\'`` or ``\\x41``; an unknown escape is kept, as in Python."""
         what = found[1]
         if len(what) == 1:
             return _ESCAPES.get(what, found[0])
@@ -234,7 +234,7 @@ class _Parser:
 
         if not self.take("("):
             raise self.fail(f"{token.text!r} is no value; fields are written ${token.text.lower()}", token)
-        # The name comes first, so that an error in an argument never hides that nobody knows the operator.
+        # Check the name first, so that an error in an argument does not hide an unknown operator.
         if token.text in ("P", "PRef", "PFeature"):
             raise self.fail(f"{token.text} reads fields as of a point in time, which is not supported", token)
         if token.text not in ("Feature", "Rolling", "TResample") and not is_known(token.text):
@@ -255,13 +255,13 @@ class _Parser:
         return self.make(token.text, token, *self.placed(token, args, named))
 
     def feature(self, token: _Token, args: list[Expression]) -> Field:
-        """``Feature('close')``: what Qlib makes of ``$close``."""
+        """Parse ``Feature('close')``, Qlib's expansion of ``$close``."""
         if len(args) != 1 or not isinstance(args[0], Text):
             raise self.fail("Feature needs the quoted name of a field", token)
         return Field(args[0].value.lower())
 
     def rolling(self, token: _Token, args: list[Expression]) -> Expression:
-        """``Rolling($close, 5, 'mean')``: Qlib's general form of ``Mean($close, 5)``."""
+        """Parse ``Rolling($close, 5, 'mean')``, Qlib's general form of ``Mean($close, 5)``."""
         known = {"median": "Med", **{n.lower(): n for n in _ROLLING_NAMES}}
         word = args[2].value if len(args) == 3 and isinstance(args[2], Text) else None
         if word not in known:
@@ -269,7 +269,7 @@ class _Parser:
         return self.make(known[word], token, *args[:2])
 
     def placed(self, token: _Token, args: list[Expression], named: list[tuple[int, _Token]]) -> list[Expression]:
-        """The arguments by place; a name must be the one that the operator has there: ``Ref($close, M=5)`` is refused."""
+        """Return the arguments in order. A keyword must match the operator's argument at its position."""
         from rollforge.expressions.operators import operator as known
 
         if not named or token.text == "TResample":
@@ -287,14 +287,14 @@ class _Parser:
     def bound(
         self, token: _Token, signature: inspect.Signature, args: list[Expression], named: list[tuple[int, _Token]]
     ) -> list[Expression]:
-        """The arguments of an operator of the user's, which may be named in any order."""
+        """Return the arguments of a user-defined operator, whose keywords may be in any order."""
         names = {name.text: args[place] for place, name in named}
         rest = [a for i, a in enumerate(args) if i not in {place for place, _ in named}]
         try:
             bound = signature.bind(*rest, **names)
         except TypeError as exc:
             raise self.fail(f"{token.text}{signature}: {exc}", token) from None
-        if bound.kwargs:  # one before them was left out
+        if bound.kwargs:  # an earlier argument was omitted
             bound.apply_defaults()
         for value in bound.args:
             if not isinstance(value, (Number, Text, Field, Call)) and type(value) not in (int, float, str):
@@ -304,7 +304,7 @@ class _Parser:
 
 
 def argument_names(name: str, kinds: str) -> list[str]:
-    """Return what Qlib calls the arguments of an operator.
+    """Return Qlib's names for the arguments of an operator.
 
     Examples
     --------
@@ -325,12 +325,12 @@ def parse(text: str) -> Expression:
     Parameters
     ----------
     text : str
-        In Qlib's expression language: ``Ref($close, -2)/Ref($close, -1) - 1``.
+        Expression in Qlib's language, such as ``Ref($close, -2)/Ref($close, -1) - 1``.
 
     Raises
     ------
     ExpressionError
-        With the position of the fault, and the nearest valid name.
+        If the text is invalid; the message has the position of the error and the nearest valid name.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""How operators compute: functions on dense (instrument, day) arrays, as numpy or as compiled kernels.
+"""Implementations of operators: functions on dense (instrument, day) arrays, in numpy or as compiled kernels.
 
-Element-wise ones keep numpy's types (float32 stays float32 beside a plain number), rolling ones yield float64: so
-results agree with pyqlib's to the last digit that float32 has.
+Element-wise functions keep numpy's dtypes (float32 combined with a Python number stays float32), rolling functions
+return float64. Results therefore agree with pyqlib's to the last digit of float32.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EVERYTHING = 2**31  # a window longer than any calendar: the expanding form, N 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where the series of a group come from, for operators that load further ones."""
+    """Source of a group's series, for operators that load further series."""
 
     provider: Any
     """The :class:`~rollforge.market.provider.Provider` of the data."""
@@ -50,23 +50,23 @@ class Place:
     codes: Sequence[str]
     """The instruments, in the order of the rows."""
     first: int
-    """Place in the calendar of the first day computed."""
+    """Position in the calendar of the first day computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lifespans:
-    """On which days each instrument of a group exists: what operators know besides their arguments."""
+    """Range of days on which each instrument of a group exists, passed to operators besides their arguments."""
 
     begin: NDArray[np.int64]
-    """First day, as a place among the days computed."""
+    """First day, as a position among the days computed."""
     end: NDArray[np.int64]
-    """The place behind the last day."""
+    """One past the last day."""
     shared: dict[int, tuple[Any, dict[Any, Any]]] = field(default_factory=dict)
-    """Results that several operators of one evaluation share, by the id of the array that they are made of."""
+    """Results that several operators of an evaluation share, by the id of the array that they are computed from."""
     shares: dict[int, set[float]] = field(default_factory=dict)
-    """Window -> the shares that quantiles of it are asked for."""
+    """Window -> the quantiles requested of it, between 0 and 1."""
     place: Place | None = None
-    """None where numbers are computed that come from no data folder."""
+    """None if the values do not come from a data folder."""
 
 
 def window_of(n: int) -> int:
@@ -74,7 +74,7 @@ def window_of(n: int) -> int:
 
 
 def as_float(s: Lifespans, x: Any) -> NDArray[np.float64]:
-    """The same as contiguous float64, which is what kernels take; conditions become 0 and 1."""
+    """Convert to contiguous float64 for kernels; conditions become 0 and 1."""
     if isinstance(x, np.ndarray) and x.dtype == np.float64 and x.flags.c_contiguous:
         return x
     converted: NDArray[np.float64] = once(s, "float64", x, 0, lambda: np.ascontiguousarray(x, np.float64))
@@ -82,7 +82,7 @@ def as_float(s: Lifespans, x: Any) -> NDArray[np.float64]:
 
 
 def blank(x: NDArray[Any], *blocks: int) -> NDArray[np.float64]:
-    """What kernels write into: as large as `x` (as often as `blocks` says), full of NaN."""
+    """Return an output array for kernels: the shape of `x`, with leading dimensions `blocks`, filled with NaN."""
     return np.full((*blocks, *x.shape), np.nan)
 
 
@@ -99,9 +99,9 @@ def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
 
 
 def once(s: Lifespans, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any:
-    """What `make` returns, once for all operators that ask it of the same series and window.
+    """Return the result of `make`, computed once per name, series and window.
 
-    The series is kept beside the result: while an entry lives, no other array can have its id.
+    The series is stored with the result so that its id cannot be reused while the entry exists.
     """
     _, known = s.shared.setdefault(id(x), (x, {}))
     if (name, n) not in known:
@@ -115,7 +115,7 @@ def std(s: Lifespans, x: Array, n: int) -> Array:
 
 
 def regression(which: int) -> Callable[..., Array]:
-    """Rsquare, Resi or Slope, in this order."""
+    """Return Rsquare, Resi or Slope, for `which` = 0, 1 or 2."""
 
     def lines(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.expressions import moments
@@ -132,7 +132,7 @@ def regression(which: int) -> Callable[..., Array]:
 
 
 def extreme(sign: float, which: int) -> Callable[..., Array]:
-    """The place of the window's extreme value, or the value, in this order."""
+    """Return the position of the window's extreme value, or the value itself, for `which` = 0 or 1."""
 
     def both(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.expressions import kernels
@@ -149,7 +149,7 @@ def extreme(sign: float, which: int) -> Callable[..., Array]:
 
 
 def paired(*, scaled: bool) -> Callable[..., Array]:
-    """Covariance, or correlation if `scaled`."""
+    """Return covariance, or correlation if `scaled`."""
 
     def compute(s: Lifespans, x: Array, y: Array, n: int) -> Array:
         from rollforge.expressions import moments
@@ -162,7 +162,7 @@ def paired(*, scaled: bool) -> Callable[..., Array]:
 
 
 def quantile(s: Lifespans, x: Array, n: int, q: float) -> Array:
-    """The window is sorted once for all shares that the expressions at hand ask of it."""
+    """Return a rolling quantile; each window is sorted once for all quantiles that the expressions request."""
 
     def sort() -> dict[float, Array]:
         from rollforge.expressions import kernels
@@ -193,7 +193,7 @@ def ema(s: Lifespans, x: Array, n: float) -> Array:
 
 
 def ref(s: Lifespans, x: Array, n: int) -> Array:
-    """The value `n` days before (after, if negative); n = 0 is the instrument's first value."""
+    """Return the value `n` days before (after, if negative); n = 0 gives the instrument's first value."""
     values = x if x.dtype == np.float32 else as_float(s, x)
     days = np.arange(x.shape[1])
     begin, end = s.begin[:, None], s.end[:, None]
@@ -227,7 +227,7 @@ def sign(x: Array) -> Array:
 
 
 def difference(x: Any, y: Any) -> Array:
-    # numpy refuses to subtract conditions, and pyqlib with it; as 1 and 0 the difference has a meaning.
+    # numpy, and so pyqlib, cannot subtract booleans; treat them as 1 and 0.
     x, y = (v.astype(np.float32) if isinstance(v, np.ndarray) and v.dtype == np.bool_ else v for v in (x, y))
     result: Array = np.subtract(x, y)
     return result

@@ -1,4 +1,4 @@
-"""How kernels are compiled, and where compiled code is kept."""
+"""Compilation of kernels, and the cache of compiled code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAN = np.nan
 
 @functools.cache
 def kernel_version() -> str:
-    """Return a mark of the kernels' code and of the compiler."""
+    """Return a hash of the kernels' code and the compiler's version."""
     mark = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
     for name in ("jit", "kernels", "moments"):
         mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
@@ -36,11 +36,11 @@ def kernel_version() -> str:
 
 
 def _cache_folder() -> str:
-    """Where compiled code is kept: in the cache that all processes share, or, where that is read-only, a folder of this
-    process alone (compiled code is executed, so it is never taken from a folder that others can write).
+    """Return the folder of compiled code: in the cache shared by all processes or, if that is read-only, a private
+    folder of this process (compiled code is executed, so it is never loaded from a folder that others can write to).
 
-    The folder's name stands for the kernels' code: numba itself compares the time and the size of one file, which an edit
-    elsewhere, or an installation that sets all times alike, leaves as they were.
+    The folder is named by a hash of the kernels' code, because numba itself only compares the time and size of one
+    file: it would miss edits in other files, and installations that set all times alike.
     """
     folder = Path(current_session().cache) / "kernels" / kernel_version()
     try:
@@ -53,27 +53,27 @@ def _cache_folder() -> str:
 
 
 _settings: Any = numba.config
-if not _settings.CACHE_DIR:  # NUMBA_CACHE_DIR, when somebody has set it, wins
+if not _settings.CACHE_DIR:  # NUMBA_CACHE_DIR takes precedence
     _settings.CACHE_DIR = _cache_folder()
 
 _FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 exact = njit(**_FLAGS)
-"""Operations stay in the order in which they are written."""
+"""Compile with operations in the order in which they are written."""
 reordering = njit(**_FLAGS, fastmath={"reassoc", "contract"})
-"""Sums inside one window may be reordered (vector instructions); NaN and infinity keep their meaning."""
+"""Compile with reordering of sums inside one window (vector instructions); NaN and infinity keep their meaning."""
 
 
 def cache_folder() -> Path:
-    """Return where this process keeps compiled code."""
+    """Return the folder of this process's compiled code."""
     return Path(_settings.CACHE_DIR)
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let no other process that keeps its compiled code in the same folder into such a block at the same time."""
+    """Hold a lock that excludes other processes with the same folder of compiled code."""
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):  # where nothing can be kept, nothing is shared
+        with contextlib.suppress(OSError):  # without a writable folder nothing is shared
             cache_folder().mkdir(parents=True, exist_ok=True)
             fcntl.flock(held.enter_context((cache_folder() / ".lock").open("w")), fcntl.LOCK_EX)
         yield

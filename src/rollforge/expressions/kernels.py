@@ -1,14 +1,14 @@
-"""Compiled rolling kernels over dense (instrument, day) arrays: sums, order, places, exponential means.
+"""Compiled rolling kernels over dense (instrument, day) arrays: sums, order statistics, positions, exponential means.
 
-Every kernel takes ``x``: float64 of shape (instruments, days), C order, so that one instrument's series is contiguous;
-``begin`` and ``end``: int64 of shape (instruments,), the days on which the instrument exists (nothing outside counts,
-not even as missing); ``n``: the window in days; and last ``out``: float64 of the shape of ``x``, full of NaN, which stays
-outside the span. A window needs one value (``min_periods=1``), as in pyqlib.
+Every kernel takes ``x``, float64 of shape (instruments, days) in C order, so that an instrument's series is contiguous;
+``begin`` and ``end``, int64 of shape (instruments,), the half-open range of days on which the instrument exists (days
+outside do not count, not even as missing); ``n``, the window in days; and last ``out``, float64 of the shape of ``x``,
+filled with NaN, which is kept outside the range. A window needs one value (``min_periods=1``), as in pyqlib.
 
-Sums use Neumaier's compensation, so that they keep no trace of what has left the window.
+Sums use Neumaier's compensated summation, so that values that have left the window leave no rounding error.
 
-Each kernel is called with one set of types, and only loops over numbers: array expressions and assignments to slices make
-the compiler's work ten times as long.
+Each kernel is called with one set of types and only loops over scalars: array expressions and slice assignments make
+compilation ten times slower.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["count", "ewm_mean", "expanding_ema", "extreme", "quantile", "rank", 
 
 @exact
 def sum_mean(x, begin, end, n, mean, out):  # type: ignore[no-untyped-def]
-    """Sum, or mean, of the values in the window. Exactly rounded additions keep no trace of what left the window."""
+    """Sum or mean of the values in the window, with compensated summation."""
     for i in range(x.shape[0]):
         b = begin[i]
         total, lost, seen = 0.0, 0.0, 0
@@ -48,7 +48,7 @@ def sum_mean(x, begin, end, n, mean, out):  # type: ignore[no-untyped-def]
 
 @exact
 def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
-    """How many days of the window have a value."""
+    """Number of days in the window that have a value."""
     for i in range(x.shape[0]):
         b, seen = begin[i], 0
         for t in range(b, end[i]):
@@ -60,10 +60,11 @@ def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 
 @exact
 def extreme(x, begin, end, n, sign, place, out):  # type: ignore[no-untyped-def]
-    """Largest value of the window (smallest, if `sign` is -1), and in `place` its place, 1 for the window's first day.
+    """Largest value of the window (smallest if `sign` is -1), and in `place` its position, 1 for the window's first
+    day.
 
-    Of equal values the first counts, as in numpy. A missing value counts as the extreme for the place, as numpy's
-    argmax has it and pyqlib with it; without a value in the window both are NaN.
+    Of equal values the first is taken, as in numpy. For the position, a missing value counts as the extreme, as in
+    numpy's argmax and so in pyqlib. If the window has no value, both are NaN.
     """
     queue = np.empty(x.shape[1] + 1, np.int64)
     gaps = np.empty(x.shape[1] + 1, np.int64)
@@ -97,8 +98,8 @@ def extreme(x, begin, end, n, sign, place, out):  # type: ignore[no-untyped-def]
 
 @exact
 def _move(window, c, old, new):  # type: ignore[no-untyped-def]
-    """Take `old` out of the first `c` sorted values, put `new` in; NaN stands for none. Returns how many there are."""
-    # Counting smaller values one by one beats a binary search: it is done in vector instructions, without a guess.
+    """Remove `old` from the first `c` sorted values and insert `new`; NaN means none. Returns the new count."""
+    # Counting smaller values is faster than a binary search: it is vectorized and has no branches to predict.
     out_at, in_at = 0, 0
     for k in range(c):
         out_at += 1 if window[k] < old else 0
@@ -124,10 +125,10 @@ def _move(window, c, old, new):  # type: ignore[no-untyped-def]
 
 @exact
 def quantile(x, begin, end, n, q, out):  # type: ignore[no-untyped-def]
-    """Quantiles `q`, float64 (shares,), of the window by linear interpolation; `out` has a block for each share."""
+    """Quantiles `q`, float64 (quantiles,), of the window by linear interpolation; `out` has one block per quantile."""
     window = np.empty(x.shape[1] + 1)
     for i in range(x.shape[0]):
-        b, c = begin[i], begin[i] * 0  # not a literal, for which _move would be compiled twice
+        b, c = begin[i], begin[i] * 0  # not a literal, or _move would be compiled twice
         for t in range(b, end[i]):
             old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else NAN
             new = x[i, t] if np.isfinite(x[i, t]) else NAN
@@ -154,7 +155,7 @@ def _places(w, v):  # type: ignore[no-untyped-def]
 
 @exact
 def rank(x, begin, end, n, out):  # type: ignore[no-untyped-def]
-    """Rank of the day's value as a share of the values in its window (ties: mean rank); NaN where it is missing."""
+    """Percentile rank of the day's value in its window, between 0 and 1 (mean rank for ties); NaN if it is missing."""
     for i in range(x.shape[0]):
         b, seen = begin[i], 0
         for t in range(b, end[i]):
@@ -179,7 +180,7 @@ def _weighted(w):  # type: ignore[no-untyped-def]
 
 @exact
 def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
-    """Mean with weights 1, 2, … from the window's first day to the day itself; a missing day takes its weight with it."""
+    """Weighted mean with weights 1, 2, … from the window's first day to the last; missing days get no weight."""
     for i in range(x.shape[0]):
         b = begin[i]
         for t in range(b, end[i]):
@@ -190,7 +191,7 @@ def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 
 @exact
 def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
-    """Exponentially weighted mean from the instrument's first day (adjusted; a missing day ages the weights)."""
+    """Exponentially weighted mean from the instrument's first day (adjusted; weights decay over missing days too)."""
     for i in range(x.shape[0]):
         mean, weight = NAN, 1.0
         for t in range(begin[i], end[i]):
@@ -208,7 +209,7 @@ def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
 
 @exact
 def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
-    """``EMA(x, 0)``: on the m-th day the mean with weights (1 - 2/(1+m))^age; a missing day takes its weight with it."""
+    """``EMA(x, 0)``: on day m, the mean with weights (1 - 2/(1+m))^age; missing days get no weight."""
     for i in range(x.shape[0]):
         b, latest = begin[i], -1
         for t in range(b, end[i]):
@@ -218,7 +219,7 @@ def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
                 continue
             a = 1.0 - 2.0 / (2.0 + t - b)
             s, total, w = 0.0, 0.0, 1.0
-            # Ages are counted from the latest value: a common factor of all weights changes nothing, and cannot vanish.
+            # Count ages from the latest value: a common factor of all weights cancels, and then cannot underflow.
             for k in range(latest, b - 1, -1):
                 if np.isfinite(x[i, k]):
                     s += w * x[i, k]
@@ -231,7 +232,7 @@ def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
 def scatter_rows(columns, width, rows, out, at):  # type: ignore[no-untyped-def]
     """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column `at`.
 
-    ``rows``: int32 (instrument, day), the row that holds it or -1.
+    ``rows``: int32 (instrument, day), the row of the instrument on the day, or -1.
     """
     for i in range(columns.shape[1]):
         for t in range(columns.shape[2]):

@@ -1,18 +1,20 @@
-"""Compiled rolling kernels for what is measured from the window's mean: variance, skewness, lines, correlation.
+"""Compiled rolling kernels for statistics around the window's mean: variance, skewness, regression, correlation.
 
 Arguments and results are those of :mod:`rollforge.expressions.kernels`.
 
-Nothing drifts, whatever the level of the series. Third and fourth moments and absolute deviations are evaluated afresh for
-each day, on values centred on the window's mean. Second moments (variance, lines, correlation) are moved along from day to
-day around a pivot. They are evaluated afresh, with the window's mean as the new pivot, after twice as many days as the
-window has; and at once when the result is small beside the largest sum since then (below 1e-4, so that each step has cost
-at most 1e-12 of the result), as with a price of 1e5 that moves by 1e-3, or an outlier that has just left the window.
+Rounding errors do not accumulate, whatever the level of the series. Third and fourth moments and absolute deviations
+are recomputed for each day, on values centred on the window's mean. Second moments (variance, regression, correlation)
+are updated from day to day around a pivot. They are recomputed, with the window's mean as the new pivot, after twice as
+many days as the window has, and immediately if the result is small relative to the largest sum since then (below 1e-4,
+so that each update has cost at most 1e-12 of the result): for example a price of 1e5 that moves by 1e-3, or an outlier
+that has just left the window.
 
-What has no value in a window that does not move (R squared, correlation, skewness, kurtosis) is missing where the deviation
-is at most `FLAT` of the mean: equal values, up to the rounding of float64. Every criterion is a share of the values
-themselves, so that no result depends on the unit of its input.
+Statistics that are undefined for constant values (R squared, correlation, skewness, kurtosis) are missing if the
+standard deviation is at most `FLAT` times the mean: equal values, up to the rounding of float64. All thresholds are
+relative to the values, so that no result depends on the unit of its input.
 
-Counts are floats: sums are divided by them, and an integer that begins as a literal has helpers compiled twice.
+Counts are floats, because sums are divided by them, and because an integer that starts as a literal makes numba compile
+helpers twice.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from rollforge.expressions.jit import NAN, exact, reordering
 __all__ = ["FLAT", "kurt", "mad", "paired", "regression", "skew", "variance"]
 
 FLAT = 1e-15
-"""A window is flat whose deviation is at most this share of its mean. Values that went through float32 and differ at all
-lie far above it (one of 3,000 by one last digit: 1e-9); values that differ by the last digit of float64 lie below."""
+"""A window is flat if its standard deviation is at most this share of its mean. Values that were float32 and differ at
+all are far above it (one of 3,000 by one last digit: 1e-9); values that differ by the last digit of float64 are
+below."""
 
 
 @reordering
@@ -53,7 +56,7 @@ def _centred_sums(w, pivot):  # type: ignore[no-untyped-def]
 
 @exact
 def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
-    """Sample variance (ddof 1) of the window, or its root; NaN below two values, exactly 0 for equal values."""
+    """Sample variance (ddof 1) of the window, or its square root; NaN below two values, exactly 0 for equal values."""
     for i in range(x.shape[0]):
         b, seen, same, last = begin[i], 0.0, 0.0, NAN
         pivot, s1, s2, peak, left = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -114,7 +117,7 @@ def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
                 last = v
             if t - n >= b and np.isfinite(x[i, t - n]):
                 c -= 1
-            if c < 3 or same >= c:  # equal values have none, whatever their mean was rounded to
+            if c < 3 or same >= c:  # undefined for equal values, whatever the rounding of their mean
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
             mean = _window_mean(w, c)
@@ -136,7 +139,7 @@ def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
                 last = v
             if t - n >= b and np.isfinite(x[i, t - n]):
                 c -= 1
-            if c < 4 or same >= c:  # equal values have none, whatever their mean was rounded to
+            if c < 4 or same >= c:  # undefined for equal values, whatever the rounding of their mean
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
             mean = _window_mean(w, c)
@@ -185,15 +188,15 @@ def _line_sums(w, pivot):  # type: ignore[no-untyped-def]
 
 @exact
 def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-untyped-def]  # noqa: C901
-    """Least-squares line through the window: R squared, residual of the last day (NaN if missing), slope a day.
+    """Least-squares line through the window: R squared, residual of the last day (NaN if missing), slope per day.
 
-    A flat window has no R squared; slope and residual of equal values are exactly 0.
+    R squared of a flat window is NaN; slope and residual of equal values are exactly 0.
     """
     for i in range(x.shape[0]):
         b, c, left, origin, same, last = begin[i], 0.0, 0.0, float(begin[i]), 0.0, NAN
         pivot, s1, s2, sk, skk, sky, peak = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
-            for step in range(2):  # the day that comes, then the one that leaves
+            for step in range(2):  # the day that enters, then the one that leaves
                 at = t - n if step else t
                 if at < b:
                     break
@@ -231,7 +234,7 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
                 rsquare[i, t] = ky * ky / (kk * yy)
             if c > 2 or not np.isfinite(x[i, t]):
                 residual[i, t] = x[i, t] - pivot - s1 / c - ky / kk * (t - origin - sk / c)
-            else:  # two points lie on their line
+            else:  # two points define their line
                 residual[i, t] = 0.0
 
 
@@ -262,15 +265,15 @@ def _pair_sums(u, v, mean_u, mean_v):  # type: ignore[no-untyped-def]
 
 @exact
 def paired(x, y, begin, end, n, scaled, out):  # type: ignore[no-untyped-def]
-    """Sample covariance (ddof 1) over the days of the window on which both have a value.
+    """Sample covariance (ddof 1) over the days of the window on which both series have a value.
 
-    `scaled` asks for the correlation instead, which is missing where one of the two is flat on these days.
+    `scaled` gives the correlation instead, which is NaN if one of the two is flat on these days.
     """
     for i in range(x.shape[0]):
         b, c, left = begin[i], 0.0, 0.0
         pu, pv, su, sv, suu, svv, suv, peak_u, peak_v = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
-            for step in range(2):  # the day that comes, then the one that leaves
+            for step in range(2):  # the day that enters, then the one that leaves
                 at = t - n if step else t
                 if at < b:
                     break

@@ -1,6 +1,6 @@
-"""The operators of the expression language: what each needs, how far it looks, and how it computes.
+"""Operators of the expression language: arguments, look-back and look-ahead, and implementation.
 
-One table says for each name: its arguments, how many days it looks back and ahead, and the function that computes it on
+One table has, for each name, its arguments, how many days it looks back and ahead, and the function that computes it on
 dense (instrument, day) arrays.
 """
 
@@ -49,24 +49,24 @@ class Operator:
     compute: Callable[..., Array]
     """``(series, *arguments) -> array``: arrays for expressions, plain numbers for parameters."""
     arguments: str
-    """One letter an argument: x expression, c condition, v expression or number, n window, a window or decay, q share,
-    t text. ``*`` stands for arguments of any kind and number, as `signature` has them; `compute` then is given the call as
-    well, before its arguments."""
+    """One letter per argument: x expression, c condition, v expression or number, n window, a window or decay, q
+    quantile, t string. ``*`` means arguments of any kind and number, as in `signature`; `compute` then receives the
+    call as well, before its arguments."""
     look: str = "none"
-    """``none``: the day alone; ``window``: the last n days; ``shift``: n days before (after, if negative);
+    """``none``: the day itself; ``window``: the last n days; ``shift``: n days before (after, if negative);
     ``all``: every day so far."""
     least: int = 0
-    """Smallest window that makes sense (0, everything so far, is allowed besides)."""
+    """Smallest valid window (0, which means all days so far, is always allowed)."""
     back: int = 0
-    """Days before the day that it needs beyond what `look` says."""
+    """Days before the day that it needs in addition to `look`."""
     ahead: int = 0
-    """Days after the day that it needs beyond what `look` says."""
+    """Days after the day that it needs in addition to `look`."""
     on_instrument: int | None = None
-    """Place of the argument that names another instrument to compute on."""
+    """Position of the argument that names another instrument to compute on."""
     signature: inspect.Signature | None = None
-    """Names and defaults of the arguments of an operator that takes any."""
+    """Signature of an operator with ``*`` arguments."""
     reach: Callable[[Call], tuple[float, int]] | None = None
-    """How many days a call of it needs before and after a day, those that its arguments need included; None: `look` says."""
+    """Days that a call needs before and after a day, including those of its arguments; None means as in `look`."""
 
 
 _TABLE: dict[str, Operator] = {}
@@ -82,7 +82,7 @@ _PAIRWISE: dict[str, Callable[..., Any]] = {
     "FloorDiv": np.floor_divide, "Mod": np.mod, "Greater": np.maximum, "Less": np.minimum,
     "Gt": np.greater, "Ge": np.greater_equal, "Lt": np.less, "Le": np.less_equal, "Eq": np.equal, "Ne": np.not_equal,
 }  # fmt: skip
-# Name, kernel, what else the kernel is told, smallest window.
+# Name, kernel, extra arguments of the kernel, smallest window.
 _ROLLING: list[tuple[str, str, tuple[Any, ...], int]] = [
     ("Mean", "sum_mean", (True,), 1), ("Sum", "sum_mean", (False,), 1), ("Var", "variance", (False,), 1),
     ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Mad", "mad", (), 1),
@@ -112,20 +112,20 @@ _add("Cov", formulas.paired(scaled=False), "vvn", "window", least=1)
 _add("EMA", formulas.ema, "xa", "all")
 _add("Ref", formulas.ref, "xn", "shift")
 _add("Delta", formulas.delta, "xn", "shift")
-# What these two compute on another instrument is the evaluator's work; nothing is left to do here.
+# The evaluator computes these two on the other instrument; nothing is left to do here.
 _add("Mask", lambda s, x, t: x, "xt", on_instrument=1)
 _add("ChangeInstrument", lambda s, t, x: x, "tx", on_instrument=0)
 
 _BUILT_IN = frozenset(_TABLE)
 _NAMES_TAKEN = _BUILT_IN | {"TResample", "Feature", "Rolling", "P", "PRef", "PFeature"}
 _CONDITIONS = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne", "And", "Or", "Not"})
-# What certainly yields numbers; the rest gives conditions when it is given conditions.
+# Operators that always return numbers; the others return conditions if their arguments are conditions.
 _NUMBERS = _BUILT_IN - _CONDITIONS - {"Mask", "ChangeInstrument", "If", "Add", "Mul", "Greater", "Less", "Abs"}
 _LOOKS = ("none", "window", "shift", "all")
 
 
 def operator_names() -> list[str]:
-    """Return the names of all operators, the user's own included."""
+    """Return the names of all operators, including user-defined ones."""
     return [*_TABLE, "TResample"]
 
 
@@ -135,21 +135,21 @@ def operator(name: str) -> Operator:
 
 
 def is_built_in(name: str) -> bool:
-    """Return whether an operator is one of the language's own."""
+    """Return whether an operator is built in."""
     return name in _BUILT_IN
 
 
 def is_known(name: str) -> bool:
-    """Return whether there is an operator called `name`; one of the current session's is loaded at this moment.
+    """Return whether there is an operator called `name`; an operator named by the current session is loaded if needed.
 
     Raises
     ------
     ConfigError
-        When what the session names is no operator.
+        If the object that the session names is not an operator.
     """
     for kind, module in () if name in _TABLE else current_session().operators:
         if kind == name:
-            with trust.within(trust.Circle.OWN):  # the session is this user's, whoever wrote the expression
+            with trust.within(trust.Circle.OWN):  # the session belongs to this user, whoever wrote the expression
                 made = locate(kind, module, noun="operator", where="operators")
             described = getattr(made, "as_operator", None)
             if described is None:
@@ -159,15 +159,15 @@ def is_known(name: str) -> bool:
 
 
 def add_operator(described: Operator) -> None:
-    """Make an operator of the user's own part of the language; one of the same name takes the place of the former.
+    """Add a user-defined operator to the language; it replaces an earlier one of the same name.
 
     Raises
     ------
     ConfigError
-        When the name is one of the language's own, or no name.
+        If the name is that of a built-in operator, or invalid.
     """
     _check_name(described.name)
-    parse.cache_clear()  # trees were checked against the former
+    parse.cache_clear()  # trees were checked against the earlier operator
     _TABLE[described.name] = described
 
 
@@ -188,31 +188,31 @@ def register(
     lookback: int = 0,
     lookahead: int = 0,
 ) -> None:
-    """Add an operator of your own to the language (in this process; workers import the module that calls this).
+    """Add a user-defined operator to the language (in this process; workers import the module that calls this).
 
     Parameters
     ----------
     name : str
-        How expressions call it; must not be taken.
+        Name in expressions; must be unused.
     compute : callable
         ``(series, *arguments) -> array``: `series` is a :class:`Lifespans` with ``begin`` and ``end``, the days on which
         each instrument exists; expressions arrive as arrays (instruments, days), parameters as numbers. The result has
-        the shape (instruments, days). Arguments must not be changed in place.
+        the shape (instruments, days). Arguments must not be modified in place.
     arguments : str
-        One letter an argument, see :class:`Operator`.
+        One letter per argument, see :class:`Operator`.
     look : str
         ``none``, ``window`` (needs the last n days), ``shift`` (n days before, or after if negative) or ``all`` (every
         day so far).
     least : int
-        Smallest window that makes sense.
+        Smallest valid window.
     lookback, lookahead : int
-        Days before and after the day that `compute` needs besides, whatever its arguments. What is not asked for here
-        is not read: a value too small gives missing values at the start of the range.
+        Additional days before and after the day that `compute` needs, whatever its arguments. Other days are not read:
+        if a number is too small, values at the start of the range are missing.
 
     Raises
     ------
     ConfigError
-        When the name is taken or no name, or one of the descriptions is unknown.
+        If the name is taken or invalid, or `arguments` or `look` is unknown.
 
     Examples
     --------
@@ -236,9 +236,9 @@ def register(
 
 
 def custom_operators() -> dict[str, str]:
-    """Return the user's own operators and a mark of their code: what cached results depend on besides expressions.
+    """Return user-defined operators with a mark of their code, which cached results depend on besides expressions.
 
-    Those that the current session names are loaded first, so that the answer is the same before and after they are used.
+    Operators named by the current session are loaded first, so that the result is the same before and after their use.
     """
     for name, _ in current_session().operators:
         is_known(name)
@@ -255,7 +255,7 @@ def unregister(name: str) -> None:
     Raises
     ------
     ConfigError
-        When it is one of the language's own, or unknown.
+        If it is built in or unknown.
     """
     if name in _BUILT_IN or name not in _TABLE:
         raise ConfigError(f"{name!r} is no operator that was registered.")
@@ -263,10 +263,10 @@ def unregister(name: str) -> None:
     parse.cache_clear()
 
 
-def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - one rule a kind of argument
+def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - one rule per kind of argument
     """Return what is wrong with a call of the operator `name`, or an empty string."""
     if name == "TResample":
-        # pyqlib itself fails here: it computes on places in the calendar, which pandas cannot resample.
+        # pyqlib itself fails here: it computes on calendar positions, which pandas cannot resample.
         return "TResample changes the days themselves, and daily data has one value a day; it is not supported"
     known = _TABLE[name]
     if known.signature is not None:
@@ -300,7 +300,7 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
 
 
 def _check_bound(name: str, signature: inspect.Signature, args: Sequence[Expression]) -> str:
-    """What is wrong with the arguments of an operator that takes any."""
+    """Return what is wrong with the arguments of an operator with a signature, or an empty string."""
     try:
         signature.bind(*args)
     except TypeError as exc:
@@ -325,7 +325,7 @@ def _parameter(tree: Call) -> float:
 
 
 def lookback(tree: Expression) -> float:
-    """Return how many days before a day an expression needs for its value there; infinity: all of them.
+    """Return how many earlier days an expression needs for its value on a day; infinity means all of them.
 
     Examples
     --------
@@ -349,7 +349,7 @@ def lookback(tree: Expression) -> float:
 
 
 def lookahead(tree: Expression) -> int:
-    """Return how many days after a day an expression needs for its value there: the horizon of a label.
+    """Return how many later days an expression needs for its value on a day: the horizon of a label.
 
     Examples
     --------
@@ -369,16 +369,16 @@ def lookahead(tree: Expression) -> int:
 
 
 def holding_days(tree: Expression) -> int | None:
-    """Return over how many trading days a label runs: from the first day whose values it reads to the last.
+    """Return how many trading days a label spans: from the first day that it reads to the last.
 
-    A return between two prices of the same day (open to close) runs over 1 day: there is one of them a day.
+    A return between two prices of the same day (open to close) spans 1 day.
 
     Returns
     -------
     int or None
-        None where that cannot be read from the expression: it reads a single value, which is not a return, or a window of
-        days. ``Sum(Ref(…), 5)`` of daily returns is a return over five days, ``Mean(Ref(…), 5)`` of them is a fifth of it,
-        and one over the deviation of the last twenty days runs over neither five days nor twenty-five.
+        None if it cannot be derived from the expression, because that reads a single value, which is not a return, or a
+        window of days: ``Sum(Ref(…), 5)`` of daily returns is a return over five days, ``Mean(Ref(…), 5)`` is a fifth
+        of it, and a return divided by the deviation of the last twenty days spans neither five days nor twenty-five.
 
     Examples
     --------
@@ -398,7 +398,7 @@ def holding_days(tree: Expression) -> int | None:
 
 
 def _single_reads(tree: Expression) -> frozenset[tuple[str, int]] | None:
-    """Which fields an expression reads on which days, counted from its own; None where it reads windows of days."""
+    """Return the (field, day offset) pairs that an expression reads; None if it reads windows of days."""
     if isinstance(tree, Field):
         return frozenset(((tree.name, 0),))
     if not isinstance(tree, Call):
@@ -415,7 +415,7 @@ def _single_reads(tree: Expression) -> frozenset[tuple[str, int]] | None:
     if known.look == "none":
         return frozenset(inner)
     days = int(_parameter(tree))
-    if tree.name not in ("Ref", "Delta") or days == 0:  # 0 days before means the first day of all
+    if tree.name not in ("Ref", "Delta") or days == 0:  # a shift of 0 means the instrument's first day
         return None
     shifted = {(name, day - days) for name, day in inner}
     return frozenset(shifted | inner if tree.name == "Delta" else shifted)

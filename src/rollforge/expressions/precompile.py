@@ -1,8 +1,8 @@
-"""Compiling kernels in two processes at once, the first time ever on a machine.
+"""Compile kernels in two processes at once, on first use on a machine.
 
-The compiler works in one thread. A first computation compiles kernel by kernel as it meets them; beside it, a helper
-computes the same expressions on a few made-up numbers, those first whose kernels take longest to compile and that feature
-sets have last, and leaves in the shared cache what it compiled.
+The compiler is single-threaded. A first computation compiles kernels one by one as it reaches them. Meanwhile, a helper
+process computes the same expressions on a few made-up numbers, starting with the kernels that take longest to compile
+and that feature sets use last, and stores the compiled code in the shared cache.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["compile_in_background"]
 log = logging.getLogger(__name__)
 
 _FIRST = ("Corr", "Cov", "Rank", "Quantile", "Med", "Max", "Min")
-_WORTH_IT = 6  # operators; a helper needs most of a second before it compiles anything
+_WORTH_IT = 6  # operators; a helper needs almost a second to start
 
 
 @contextlib.contextmanager
 def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
-    """Have a helper compile while the block does, where nobody has compiled these kernels on this machine."""
+    """Run a helper that compiles in parallel with the block, if these kernels are not yet compiled on this machine."""
     operators = {part.name for text in expressions for part in walk(parse(text)) if isinstance(part, Call)}
     mark = cache_folder() / f"compiled-{kernel_version()}"
     if len(operators) < _WORTH_IT or available_cores() < 2 or mark.exists():
@@ -64,11 +64,11 @@ def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
 
 
 def main() -> None:
-    """Be the helper: compute the expressions on the standard input, each operator once."""
+    """Run as the helper: compute the expressions from standard input, each operator once."""
     random = np.random.default_rng(0)
     found: list[tuple[int, Expression, set[str]]] = []
     for text in json.load(sys.stdin):
-        with contextlib.suppress(RollforgeError):  # an operator that only the other process knows
+        with contextlib.suppress(RollforgeError):  # an operator that is only defined in the other process
             tree = parse(text)
             operators = {part.name for part in walk(tree) if isinstance(part, Call)}
             turn = min((_FIRST.index(name) for name in operators if name in _FIRST), default=len(_FIRST))

@@ -1,4 +1,4 @@
-"""Expressions as trees: numbers, texts, fields and calls."""
+"""Expression trees: numbers, strings, fields and calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Call", "Expression", "Field", "Number", "Text", "call"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Number:
-    """A constant; whole numbers stay whole. Two are equal when they are written alike: 2 and 2.0, 0.0 and -0.0 differ."""
+    """A constant; integers stay integers. Two are equal if they are written alike: 2 and 2.0, 0.0 and -0.0 differ."""
 
     value: float | int
 
@@ -26,7 +26,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A quoted text, an argument of a few operators; its quotes and escapes are Python's."""
+    """A quoted string, an argument of some operators, with Python's quotes and escapes."""
 
     value: str
 
@@ -51,7 +51,7 @@ class Call:
     name: str
     args: tuple[Expression, ...]
     depth: int
-    """How many operators stand inside each other at most."""
+    """Maximum nesting depth of operators."""
     _hash: int
 
     def __hash__(self) -> int:
@@ -78,7 +78,7 @@ def call(name: str, *args: Expression) -> Call:
 
 
 def walk(tree: Expression) -> Iterator[Expression]:
-    """Yield `tree` and everything in it."""
+    """Yield `tree` and all of its subtrees."""
     yield tree
     if isinstance(tree, Call):
         for arg in tree.args:

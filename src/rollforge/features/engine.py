@@ -226,7 +226,7 @@ class FeaturePlan:
 
         Parameters
         ----------
-        *outs : float32 arrays, (R, columns), or Rows
+        *outs : float32 arrays, (R, columns), or RowSink
             Destinations. Together they have one column per expression, in order.
         threads : int
             Number of groups of instruments that are computed in parallel.

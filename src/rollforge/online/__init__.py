@@ -1,4 +1,4 @@
-"""Serving: models that are kept up to date, day after day."""
+"""Online serving: models that are updated day by day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The online manager: trains first, then day by day updates predictions, trains what has become due, makes signals."""
+"""The online manager: initial training, then a daily routine of new tasks, predictions and signals."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 
 
 class OnlineManager(Serializable):
-    """Runs strategies over time, and remembers which models were online when.
+    """Runs strategies over time, and records which models were online when.
 
     Parameters
     ----------
     strategies : OnlineStrategy or list of them
-        At least one.
+        One or more strategies.
     trainer : Trainer, optional
         By default a :class:`~rollforge.run.trainer.TrainerR`.
     begin_time : date-like, optional
         The first day; by default the last of the calendar.
     freq : str
-        Of the calendar.
+        Name of the calendar.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class OnlineManager(Serializable):
         return read_timestamp(D.calendar(freq=self.freq)[-1] if time is None else time, name)
 
     def _postponed(self) -> bool:
-        """Whether fitting and signals wait for the end of a simulation, where all of it can be done side by side."""
+        """Return whether fitting and signals are postponed to the end of a simulation, to run in parallel."""
         return self.status == self.STATUS_SIMULATING and self.trainer.is_delay()
 
     # -- day by day ----------------------------------------------------------------------------------------------------
@@ -77,14 +77,14 @@ class OnlineManager(Serializable):
     def first_train(
         self, strategies: list[OnlineStrategy] | None = None, model_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """Train the first tasks of the strategies, and put their models online.
+        """Train the first tasks of the strategies and put their models online.
 
         Parameters
         ----------
         strategies : list of OnlineStrategy, optional
             By default the manager's.
         model_kwargs : mapping, optional
-            For `prepare_online_models`.
+            Arguments for `prepare_online_models`.
         """
         chosen = self.strategies if strategies is None else strategies
         trained = [(s, self._train(s, s.first_tasks(), model_kwargs)) for s in chosen]
@@ -97,14 +97,14 @@ class OnlineManager(Serializable):
         model_kwargs: Mapping[str, Any] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Do what a day brings: new tasks, online models, predictions up to date, signals.
+        """Run the routine of a day: train new tasks, update online models and predictions, and prepare signals.
 
         Parameters
         ----------
         cur_time : date-like, optional
             The day; by default the last of the calendar.
         task_kwargs, model_kwargs, signal_kwargs : mapping, optional
-            For `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
+            Arguments for `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
         """
         self.cur_time = self._day(cur_time, "cur_time")
         trained = []
@@ -127,7 +127,7 @@ class OnlineManager(Serializable):
         return models
 
     def _end(self, trained: Sequence[tuple[OnlineStrategy, list[Any]]]) -> bool:
-        """Finish the training, unless that waits; return whether it is finished."""
+        """Finish the training unless it is postponed; return whether it is finished."""
         if self._postponed():
             return False
         for strategy, models in trained:
@@ -135,7 +135,7 @@ class OnlineManager(Serializable):
         return True
 
     def add_strategy(self, strategies: OnlineStrategy | list[OnlineStrategy]) -> None:
-        """Train the first tasks of further strategies, and manage them too."""
+        """Add strategies: train their first tasks and manage them from now on."""
         added = _as_list(strategies)
         self.first_train(added)
         self.strategies.extend(added)
@@ -143,20 +143,20 @@ class OnlineManager(Serializable):
     # -- results -------------------------------------------------------------------------------------------------------
 
     def get_collector(self, **kwargs: Any) -> MergeCollector:
-        """Return what collects the results of all strategies: {(strategy, artifact): …}."""
+        """Return a collector of the results of all strategies: {(strategy, artifact): …}."""
         return MergeCollector({s.name_id: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
 
     def prepare_signals(
         self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False
     ) -> pd.Series[Any] | pd.DataFrame:
-        """Make the trading signals of the results so far, and return the new ones.
+        """Prepare the trading signals from the results so far, and return the new ones.
 
         Parameters
         ----------
         prepare_func : callable, optional
-            From the collected results to signals; by default their average after standardising each day.
+            Converts the collected results to signals; by default their average after standardising each day.
         over_write : bool
-            Whether earlier signals are replaced; else only what comes after them is added.
+            Whether to replace earlier signals; if False, only later signals are added.
         """
         results = self.get_collector(artifacts_key=["pred"])()
         made = (prepare_func or AverageEnsemble())(results)
@@ -170,7 +170,7 @@ class OnlineManager(Serializable):
         return new
 
     def get_signals(self) -> pd.Series[Any] | pd.DataFrame | None:
-        """Return the signals that are prepared, index (datetime, instrument); None before there are any."""
+        """Return the prepared signals, index (datetime, instrument); None if there are none yet."""
         return self.signals
 
     # -- simulation ----------------------------------------------------------------------------------------------------
@@ -183,9 +183,9 @@ class OnlineManager(Serializable):
         model_kwargs: Mapping[str, Any] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> pd.Series[Any] | pd.DataFrame | None:
-        """Do the first training and the routine of every day until `end_time`; return the signals.
+        """Run the first training and the routine of every day until `end_time`, and return the signals.
 
-        With a delayed trainer the fitting of all days is done at the end, together.
+        With a delayed trainer, the models of all days are fitted together at the end.
         """
         self.status = self.STATUS_SIMULATING
         try:
@@ -202,14 +202,14 @@ class OnlineManager(Serializable):
     def delay_prepare(
         self, model_kwargs: Mapping[str, Any] | None = None, signal_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """Fit what a simulation only prepared, and make its signals.
+        """Fit the models that a simulation has postponed, and prepare its signals.
 
         Parameters
         ----------
         model_kwargs : mapping, optional
-            For the trainer's `end_train`.
+            Arguments for the trainer's `end_train`.
         signal_kwargs : mapping, optional
-            For `prepare_signals`.
+            Arguments for `prepare_signals`.
         """
         before: dict[OnlineStrategy, set[Any]] = {}
         for day, online in self.history.items():

@@ -1,4 +1,4 @@
-"""Which tasks to train next, and which of their models to put online."""
+"""Online strategies: which tasks to train next, and which models to put online."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class OnlineStrategy:
-    """Decides, each time the day has come, what is trained and what goes online.
+    """Base class of online strategies, which decide what is trained and what goes online.
 
     Parameters
     ----------
@@ -48,22 +48,22 @@ class OnlineStrategy:
         self.tool: OnlineTool = OnlineTool()
 
     def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """Return the new tasks to be trained at `cur_time`; None: the last day of the calendar."""
+        """Return the new tasks to train at `cur_time`; None means the last day of the calendar."""
         raise NotImplementedError(f"{type(self).__name__} must say which tasks come next.")
 
     def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
-        """Put the models that were trained online, where there are any, and return those that are online then."""
+        """Put the trained models online, if there are any, and return the models that are online afterwards."""
         if not trained_models:
             return self.tool.online_models()
         self.tool.reset_online_tag(trained_models)
         return trained_models
 
     def first_tasks(self) -> list[dict[str, Any]]:
-        """Return the tasks to begin with."""
+        """Return the tasks of the first training."""
         raise NotImplementedError(f"{type(self).__name__} must say which tasks come first.")
 
     def get_collector(self, **kwargs: Any) -> Collector:
-        """Return what collects this strategy's results."""
+        """Return the collector of this strategy's results."""
         raise NotImplementedError(f"{type(self).__name__} must say how its results are collected.")
 
 
@@ -78,11 +78,11 @@ class RollingStrategy(OnlineStrategy):
     Parameters
     ----------
     name_id : str
-        A unique name, and that of the experiment.
+        A unique name, which is also the name of the experiment.
     task_template : dict or list of dict
-        Tasks to roll.
+        Templates of the tasks to roll.
     rolling_gen : RollingGen
-        How.
+        Generator of the windows.
 
     Examples
     --------
@@ -112,18 +112,18 @@ class RollingStrategy(OnlineStrategy):
         artifacts_key: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Collector:
-        """Return what collects the experiment's results, joined over the windows.
+        """Return a collector of the experiment's results, joined over the windows.
 
         Parameters
         ----------
         process_list : sequence of callable, optional
-            What is done with them; by default :class:`~rollforge.collect.group.RollingGroup`.
+            Processes applied to them; by default :class:`~rollforge.collect.group.RollingGroup`.
         rec_key_func : callable, optional
             Key of a recorder; by default (class of the model, test segment).
         rec_filter_func : callable, optional
-            Which recorders.
+            Whether to collect a recorder.
         artifacts_key : sequence of str, optional
-            Which artifacts; by default all that the collector knows.
+            Artifacts to collect; by default all that the collector knows.
         """
         return RecorderCollector(
             experiment=self.exp_name,
@@ -148,7 +148,10 @@ class RollingStrategy(OnlineStrategy):
         return [t for recorder in latest for t in self.rg.gen_following_tasks(self._task_of(recorder), until)]
 
     def _task_of(self, recorder: Recorder) -> Any:
-        """The task of an online model, which names no code that the templates do not: others may write to its store."""
+        """Return the task of an online model after checking that it names no other code than the templates.
+
+        Others may be able to write to its tracking store.
+        """
         task = recorder.load_object("task")
         trust.check_names(task, self.task_template, f"The task of recorder {recorder.id}")
         return task
@@ -162,6 +165,6 @@ class RollingStrategy(OnlineStrategy):
 
 
 def _last_day(cur_time: Any) -> pd.Timestamp:
-    """A day of the calendar, or its last."""
+    """Return a time, at most the last day of the calendar; None gives that day."""
     last = TimeAdjuster(future=False).max()
     return last if cur_time is None else min(read_timestamp(cur_time, "cur_time"), last)

@@ -1,4 +1,4 @@
-"""Which models are online: a tag on their recorders."""
+"""Mark which models are online, by a tag on their recorders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OnlineTool:
         raise NotImplementedError(f"{type(self).__name__} must say how a model is marked.")
 
     def reset_online_tag(self, recorder: Any) -> None:
-        """Put these models online, and all others offline."""
+        """Put these models online and all others offline."""
         raise NotImplementedError(f"{type(self).__name__} must say how models are marked.")
 
     def online_models(self) -> list[Any]:
@@ -54,17 +54,17 @@ class OnlineTool:
         raise NotImplementedError(f"{type(self).__name__} must say which models are online.")
 
     def update_online_pred(self, to_date: Any = None) -> None:
-        """Bring the predictions of the online models up to a day; None: the last of the calendar."""
+        """Update the predictions of the online models to a day; None means the last day of the calendar."""
         raise NotImplementedError(f"{type(self).__name__} must say how predictions are updated.")
 
 
 class OnlineToolR(OnlineTool):
-    """The same for models that are recorders.
+    """Manages which recorders of an experiment are online.
 
     Parameters
     ----------
     default_exp_name : str, optional
-        The experiment where a method is given none.
+        Experiment to use if a method is not given one.
 
     Examples
     --------
@@ -88,11 +88,11 @@ class OnlineToolR(OnlineTool):
             one.set_tags(**{self.ONLINE_KEY: tag})
 
     def get_online_tag(self, recorder: Recorder) -> str:
-        """Return whether a recorder is online; one that was never marked is not."""
+        """Return the online tag of a recorder; offline if it was never marked."""
         return recorder.list_tags().get(self.ONLINE_KEY, self.OFFLINE_TAG)
 
     def reset_online_tag(self, recorder: Recorder | list[Recorder], exp_name: str | None = None) -> None:
-        """Put these recorders online, and all others of the experiment offline."""
+        """Put these recorders online and all others of the experiment offline."""
         wanted = _as_list(recorder)
         ids = {r.id for r in wanted}
         self.set_online_tag(self.OFFLINE_TAG, [r for r in self.online_models(exp_name) if r.id not in ids])
@@ -103,16 +103,16 @@ class OnlineToolR(OnlineTool):
         return self._recorders(exp_name, {self.ONLINE_KEY: self.ONLINE_TAG})
 
     def update_online_pred(self, to_date: Any = None, from_date: Any = None, exp_name: str | None = None) -> None:
-        """Bring the predictions of the online recorders up to a day; None: the last of the calendar.
+        """Update the predictions of the online recorders.
 
         Parameters
         ----------
         to_date : date-like, optional
-            The last day to predict.
+            The last day to predict; by default the last day of the calendar.
         from_date : date-like, optional
-            The first day to predict anew; by default the day after the last one that is predicted.
+            The first day to predict again; by default the day after the last prediction.
         exp_name : str, optional
-            The experiment.
+            Name of the experiment.
         """
         for recorder in self.online_models(exp_name):
             try:

@@ -1,4 +1,4 @@
-"""Bring what a recorder keeps (its prediction, its labels) up to date, with its own model and dataset definition."""
+"""Update a recorder's prediction and labels, using its own model and dataset definition."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 class RMDLoader:
-    """Loads model and dataset of a recorder.
+    """Loads the model and dataset of a recorder.
 
     Parameters
     ----------
     rec : Recorder
-        A trained one.
+        A trained recorder.
     """
 
     def __init__(self, rec: Recorder) -> None:
@@ -39,7 +39,7 @@ class RMDLoader:
         segments: dict[str, Any] | None = None,
         unprepared_dataset: DatasetH | None = None,
     ) -> DatasetH:
-        """Return the recorder's dataset over other days, ready for prediction."""
+        """Return the recorder's dataset for other days, ready for prediction."""
         dataset: DatasetH = self.rec.load_object("dataset") if unprepared_dataset is None else unprepared_dataset
         handler_kwargs = {"end_time": end_time}
         if not _reaches_back(dataset, start_time):
@@ -54,13 +54,13 @@ class RMDLoader:
 
 
 def _reaches_back(dataset: DatasetH, start_time: Any) -> bool:
-    """Whether the handler's days begin early enough: then they stay, for its processors learn from the first of them."""
+    """Return whether the handler's range starts early enough; if so it is kept, since processors learn from it."""
     first = getattr(getattr(dataset, "handler", None), "start_time", start_time)
     return first is None or bool(read_day(first) < read_day(start_time))
 
 
 class RecordUpdater(abc.ABC):
-    """Updates something of one recorder.
+    """Base class of updates of a recorder.
 
     Parameters
     ----------
@@ -73,33 +73,33 @@ class RecordUpdater(abc.ABC):
 
     @abc.abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Do it."""
+        """Update the recorder."""
 
 
 class DSBasedUpdater(RecordUpdater):
-    """Updates a frame with index (datetime, instrument) that comes of the recorder's dataset.
+    """Updates a frame with index (datetime, instrument) that is computed from the recorder's dataset.
 
     Parameters
     ----------
     record : Recorder
-        A trained one.
+        A trained recorder.
     to_date : date-like, optional
-        The last day; None, or one beyond the calendar, is the calendar's last.
+        The last day; None, or a day past the end of the calendar, means the calendar's last day.
     from_date : date-like, optional
-        The first day to make anew; None is the one after the last that is there.
+        The first day to compute again; None means the day after the last existing one.
     hist_ref : int, optional
-        How many trading days before the first one the dataset needs; 0 by default.
+        Number of trading days of history that the dataset needs; 0 by default.
     freq : str
         Of the calendar.
     fname : str
-        The artifact.
+        Name of the artifact.
     loader_cls : type
-        What loads model and dataset.
+        Class that loads model and dataset.
 
     Raises
     ------
     ArtifactNotFound
-        When the recorder has no such artifact yet.
+        If the recorder does not have the artifact yet.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class DSBasedUpdater(RecordUpdater):
         self.to_date = latest if to_date is None else min(read_timestamp(to_date, "to_date"), latest)
         self.old_data: pd.DataFrame = record.load_object(fname)
         if from_date is None:
-            # A label at the end is missing until the days that it looks at have come: it is made anew.
+            # Labels at the end are missing until their days are known: recompute them.
             self.last_end = self.old_data.dropna().index.get_level_values("datetime").max()
         else:
             self.last_end = self._shifted(read_timestamp(from_date, "from_date"), -1)
@@ -132,7 +132,7 @@ class DSBasedUpdater(RecordUpdater):
         return self._calendar[min(max(place, 0), len(self._calendar) - 1)]
 
     def prepare_data(self, unprepared_dataset: DatasetH | None = None) -> DatasetH:
-        """Return the dataset over the days that are missing."""
+        """Return the dataset for the missing days."""
         first = self._shifted(self.last_end, 1)
         segments = {"test": (first, self.to_date)}
         return self.rmdl.get_dataset(self._shifted(first, -self.hist_ref), self.to_date, segments, unprepared_dataset)
@@ -144,16 +144,16 @@ class DSBasedUpdater(RecordUpdater):
     def update(self, dataset: DatasetH | None = None, write: bool = True, *, ret_new: bool) -> pd.DataFrame | None: ...
 
     def update(self, dataset: DatasetH | None = None, write: bool = True, ret_new: bool = False) -> pd.DataFrame | None:
-        """Make the missing days and keep them.
+        """Compute the missing days and save them.
 
         Parameters
         ----------
         dataset : DatasetH, optional
-            What :meth:`prepare_data` returned, to use it for several recorders.
+            Result of :meth:`prepare_data`, to share it between several recorders.
         write : bool
-            Whether the artifact is replaced.
+            Whether to replace the artifact.
         ret_new : bool
-            Whether the whole updated frame is returned.
+            Whether to return the full updated frame.
         """
         if self.last_end >= self.to_date:
             log.info("%s of recorder %s reaches to %s already", self.fname, self.record.id, self.last_end)
@@ -166,11 +166,11 @@ class DSBasedUpdater(RecordUpdater):
 
     @abc.abstractmethod
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
-        """Return the old frame with the new days in it."""
+        """Return the old frame updated with the new days."""
 
 
 def _with_new(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """The old rows outside the new ones' days, and the new ones."""
+    """Return the new rows and the old rows outside their range of days."""
     days = new.index.get_level_values("datetime")
     there = old.index.get_level_values("datetime")
     kept = old[(there < days.min()) | (there > days.max())] if len(days) else old
@@ -182,7 +182,7 @@ class PredUpdater(DSBasedUpdater):
     """Updates the prediction of a recorder."""
 
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
-        """Return the prediction with the new days in it."""
+        """Return the prediction updated with the new days."""
         model = self.rmdl.get_model()
         prediction = day_rows(model.predict(dataset), f"The prediction of {type(model).__name__}")
         frame = prediction.to_frame("score") if isinstance(prediction, pd.Series) else prediction
@@ -190,11 +190,11 @@ class PredUpdater(DSBasedUpdater):
 
 
 class LabelUpdater(DSBasedUpdater):
-    """Updates the labels that `SignalRecord` kept."""
+    """Updates the labels saved by `SignalRecord`."""
 
     def __init__(self, record: Recorder, to_date: Any = None, **kwargs: Any) -> None:
         super().__init__(record, to_date=to_date, **{"fname": "label.pkl", **kwargs})
 
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
-        """Return the labels with the new days in it."""
+        """Return the labels updated with the new days."""
         return _with_new(self.old_data, SignalRecord.generate_label(dataset))
