@@ -1,4 +1,4 @@
-"""What may hold secrets: masking them in texts, and making files that only their owner reads."""
+"""Masking secrets in text, and creating files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET_WORDS = (
     r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|credentials?|"
     r"(?:api|access|private|account|shared|subscription|storage|auth|master|encryption|consumer)[-_]?key"
 )
-# Every repetition has an end: texts of strangers are masked too, and must not take a search from each of their characters.
+# All repetitions are bounded: text from others is masked too, and must not cause quadratic searches.
 _TEXT = r"'(?:[^'\\]|\\.){0,9999}'|\"(?:[^\"\\]|\\.){0,9999}\""
 _NAME = rf"(?:{_SECRET_WORDS})[\w.-]{{0,64}}"
 _IN_QUERY = re.compile(
@@ -29,7 +29,7 @@ _WITHOUT_SLASHES = re.compile(
     r"(?i)(?P<name>(?<![\w.+@:/-])(?:(?:postgres(?:ql)?|mongodb(?:\+srv)?|https?):/?)?[A-Za-z_][\w.+%-]{0,64}:)"
     r"[^\s@/:'\"<>,;]{1,200}(?=@[\w\[][\w.\]-]{0,250}(?::\d|/))"
 )
-"""An address that lost its ``//`` or its scheme: ``user:password@host:5432`` or ``user:password@host/name``."""
+"""An address without ``//`` or without its scheme: ``user:password@host:5432`` or ``user:password@host/name``."""
 _HEADER = re.compile(r"(?i)\b(?P<name>authorization['\"]?\s*[:=]\s*['\"]?(?:\w{1,20}[ \t]+)?)[^\s'\"]+")
 _COOKIE = re.compile(r"(?i)(?P<name>\b(?:set-)?cookie['\"]?\s*:[ \t]*)[^\n]+")
 _USER_OPTION = re.compile(r"(?P<name>(?<!\S)(?:-u|--user)[ \t=]+[^\s:]{1,64}:)\S+")
@@ -37,17 +37,17 @@ _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:gh[opsur]_|github_pat_|glpat-|hf_|xox[abprs]-|sk-)[\w-]{16,255}"
     r"|(?<![A-Za-z0-9])eyJ[\w-]{8,9999}\.[\w-]{4,9999}\.[\w-]{4,9999}"
 )
-"""Tokens that are known by their beginning: of GitHub, GitLab, Hugging Face, Slack and others, and JSON web tokens."""
+"""Tokens recognized by their prefix: GitHub, GitLab, Hugging Face, Slack and others, and JSON web tokens."""
 _CODED_NAME = re.compile(r"([?&;#])([\w.-]{0,64}%[\w.%-]{1,64})=[^&;\s'\"<>]+")
 _WORD = re.compile(r"[^\s'\"<>]+")
 _MOST_CODED = 3
-"""How often a text is percent-encoded at most."""
+"""Maximum number of nested percent-encodings."""
 _BEARER = re.compile(r"(?i)\b(?P<name>bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 _known: set[str] = set()
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether a variable or key of that name probably holds a secret.
+    """Return whether a variable or key with that name probably contains a secret.
 
     Examples
     --------
@@ -58,17 +58,17 @@ def is_secret_name(name: str) -> bool:
 
 
 def remember_secret(value: str) -> None:
-    """Mask `value` wherever it stands in a text from now on (texts of three characters and fewer are too common)."""
-    if len(value) > 3:  # also as it stands in an address, in JSON, and in a text of Python's
+    """Mask `value` in all text from now on. Strings of three characters or fewer are too common and are ignored."""
+    if len(value) > 3:  # also as written in an address, in JSON, and in a Python repr
         _known.update((value, quote(value, safe=""), quote(value), quote_plus(value)))
         _known.update(form for form in (json.dumps(value)[1:-1], ascii(value)[1:-1]))
 
 
 def mask_secrets(text: str) -> str:
-    """Return `text` with what looks like a password or a token replaced, fit for logs, errors and pages.
+    """Return `text` with everything that looks like a password or token masked, for logs, errors and pages.
 
-    Masked are user information of addresses, parameters of addresses, connection strings and mappings by the name of the
-    key, ``Bearer`` tokens, and every value given to :func:`remember_secret`.
+    Masks the user information of addresses; values in addresses, connection strings and mappings if the key names a
+    secret; ``Bearer`` tokens; and every value passed to :func:`remember_secret`.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def _mask_coded_name(found: re.Match[str]) -> str:
 
 
 def _mask_coded(found: re.Match[str]) -> str:
-    """A word with percent signs, decoded and masked where there is something to mask in what they stand for."""
+    """Return a percent-encoded word, decoded and masked if the decoded text contains a secret."""
     word = plain = found[0]
     for _ in range(_MOST_CODED):
         if "%" not in plain or (decoded := unquote(plain)) == plain:
@@ -114,7 +114,7 @@ def _mask_coded(found: re.Match[str]) -> str:
 
 
 def without_secrets(address: str) -> str:
-    """Return an address without user, password and parameters that are secrets: what others may know of it.
+    """Return an address without user, password and secret parameters, so that others may see it.
 
     Examples
     --------
@@ -134,8 +134,8 @@ def without_secrets(address: str) -> str:
 
 
 def _mask_user_info(text: str) -> str:
-    """Mask what stands between ``://`` and the last @ that can belong to the same address."""
-    pieces = re.split(r"([A-Za-z][\w+.-]{0,30}:(?:\\?/){2}|(?<![\w:/\\.])//)", text)  # JSON may write / as \\/
+    """Mask the text between ``://`` and the last @ that can belong to the same address."""
+    pieces = re.split(r"([A-Za-z][\w+.-]{0,30}:(?:\\?/){2}|(?<![\w:/\\.])//)", text)  # JSON can write / as \\/
     masked = [pieces[0]]
     for scheme, rest in zip(pieces[1::2], pieces[2::2], strict=True):
         masked += [scheme, _mask_address(rest)]
@@ -146,49 +146,49 @@ def _mask_address(rest: str) -> str:
     line = re.split(r"[\n\"'<>]", rest, maxsplit=1)[0]
     quoted = re.match(r"[^\s:@/\"'<>]{1,64}:[^\s@]{1,200}@[\w\[]", rest)
     if quoted and "@" not in line and not re.match(r"[^\s:@/]+:\d+(?:\W|$)", rest):
-        line = quoted[0]  # a password that holds a quotation mark
+        line = quoted[0]  # a password that contains a quotation mark
     broken = re.match(r"[^\s:@/]{1,64}:(?!\d{1,5}\s)[^\s@]{0,200}[\r\n]{1,2}[^\s@]{0,200}@[\w\[%]", rest)
     if broken and "@" not in line:
-        line = broken[0]  # a password that holds a line break
+        line = broken[0]  # a password that contains a line break
         word, at = line, line.rfind("@")
     else:
         word = re.split(r"\s", line, maxsplit=1)[0]
         at = word.rfind("@")
     if at < 0:
-        # A password may hold a blank; then the host follows the @. A host and port before the blank are no user.
+        # A password can contain a space; then the host follows the @. A host and port before the space are not a user.
         if re.match(r"[^\s:@/]+(?::\d+)?(?:[/?#,;.)]|$)", word) or ":" not in word:
             return rest
         at = line.find("@")
         if at < 0:
             return rest
     elif re.search(r"[/?#]", word[:at]) and not re.match(r"[^/?#:]*:", word):
-        return rest  # the @ stands in the path of an address without user information
+        return rest  # the @ is in the path of an address without user information
     user, separator, password = word[:at].partition(":")
-    if not password:  # the user may be a token
+    if not password:  # the user name can be a token
         return f"{_MASK}{separator}{rest[at:]}"
     return (f"{user}:{_MASK}" if "@" not in user else _MASK) + rest[at:]
 
 
 def private_file(path: Path) -> None:
-    """Make an empty file that only its owner reads and writes; a file that is there stays as it is.
+    """Create an empty file that only its owner can read and write. An existing file is not changed.
 
     Raises
     ------
     OSError
-        When it cannot be made.
+        If it cannot be created.
     """
-    # A file that is there is not opened: closing a database would drop the locks that this process holds on it.
+    # An existing file is not opened: closing a database file would drop the locks that this process holds on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o600))
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it, that only its owner opens; a folder that is there stays as it is.
+    """Create a folder and its parents, accessible only by their owner. Existing folders are not changed.
 
     Raises
     ------
     OSError
-        When it cannot be made.
+        If it cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)

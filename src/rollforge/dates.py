@@ -1,8 +1,8 @@
-"""Reading days, however they are written: the one place where a file, a workflow, an option or an argument becomes a day.
+"""Parsing days in every accepted notation. Files, workflows, options and arguments all use this module.
 
-A day is the one that its author's calendar showed. A time of day and an offset from UTC never move it:
-``2021-03-01 00:00:00+08:00`` is 1 March, although it was still February in Greenwich. A value that does not name exactly
-one day (``2021-03``, ``01/02/2021``, ``2021-02-30``) is an error.
+The result is the day as written. A time of day and an offset from UTC never move it: ``2021-03-01 00:00:00+08:00`` is
+1 March, although it was still February in Greenwich. A value that does not name exactly one day
+(``2021-03``, ``01/02/2021``, ``2021-02-30``) is an error.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ Days = NDArray[np.datetime64]
 
 ONE_DAY = np.timedelta64(1, "D")
 FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")
-"""The years that pandas represents in nanoseconds. Trading days lie inside them; an open end may lie beyond."""
+"""The years that pandas can represent in nanoseconds. Trading days are within them; an open end can be outside."""
 
-_MONTHS = tuple(calendar.month_name[i].lower() for i in range(1, 13))  # importing never changes the locale from "C"
+_MONTHS = tuple(calendar.month_name[i].lower() for i in range(1, 13))  # import time: the locale is "C"
 _NAME = r"(?P<name>[a-z]{3,9})\.?"
 _TIME = (
     r"(?:(?:t|\s+)(?P<hour>\d{1,2})(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?)?"
@@ -77,7 +77,7 @@ _EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
 
 
 class Moment(NamedTuple):
-    """What a value says: the day, the seconds since midnight, and the minutes from UTC where it names an offset."""
+    """A parsed value: the day, the seconds since midnight, and the minutes from UTC if it has an offset."""
 
     day: dt.date
     seconds: float = 0.0
@@ -85,7 +85,7 @@ class Moment(NamedTuple):
 
 
 class _Unreadable(Exception):
-    """Why a value is not a day; becomes a :class:`DateError` with its place."""
+    """The reason why a value is not a day; converted to a :class:`DateError` with its location."""
 
 
 def read_day(value: Any, name: str = "") -> np.datetime64:
@@ -94,15 +94,15 @@ def read_day(value: Any, name: str = "") -> np.datetime64:
     Parameters
     ----------
     value : str, int, date, datetime, Timestamp or datetime64
-        ``2015-06-30``, ``2015/6/30``, ``2015.06.30``, ``20150630`` (a number too), ``30 Jun 2015``, ``Jun 30, 2015``;
-        a time of day and an offset from UTC may follow and do not change the day.
+        ``2015-06-30``, ``2015/6/30``, ``2015.06.30``, ``20150630`` (also as a number), ``30 Jun 2015``,
+        ``Jun 30, 2015``; a time of day and an offset from UTC can follow and do not change the day.
     name : str
-        What the value is, and where: stands before the message of an error.
+        What the value is and where it was given; prefixed to error messages.
 
     Raises
     ------
     DateError
-        When it names no day, or not exactly one.
+        If it does not name exactly one day.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def read_day(value: Any, name: str = "") -> np.datetime64:
 
 
 def read_moment(value: Any, name: str = "") -> Moment:
-    """Return the day that a value names together with the time of day that it adds; see :func:`read_day`."""
+    """Return the day and the time of day that a value names; see :func:`read_day`."""
     try:
         return _moment(value)
     except _Unreadable as exc:
@@ -126,7 +126,7 @@ def read_timestamp(value: Any, name: str = "") -> pd.Timestamp:
 
 
 def as_timestamp(day: np.datetime64) -> pd.Timestamp:
-    """Return a day as a Timestamp at midnight: in nanoseconds, as in the indexes of frames, where the year allows it."""
+    """Return a day as a Timestamp at midnight, in nanoseconds (as in the index of frames) if the year allows it."""
     import pandas as pd
 
     return pd.Timestamp(day).as_unit("ns") if FIRST_DAY <= day <= LAST_DAY else pd.Timestamp(day)
@@ -138,7 +138,7 @@ def day_index(days: Days, name: str = "") -> pd.DatetimeIndex:
     Raises
     ------
     DateError
-        For a day that pandas cannot represent so, naming its row (from 1).
+        For a day that pandas cannot represent in nanoseconds, with its row (from 1).
     """
     import pandas as pd
 
@@ -159,27 +159,27 @@ def read_days(values: Any, name: str = "") -> Days:
 
 
 class DayColumn(NamedTuple):
-    """The days of a column of a table, one entry a row."""
+    """The days of a table's column, one entry per row."""
 
     days: Days
-    """NaT where a value is not a day."""
+    """NaT if a value is not a day."""
     seconds: NDArray[np.float64]
-    """Seconds since midnight, as written; 0 where no time is written."""
+    """Seconds since midnight, as written; 0 without a time."""
     utc: NDArray[np.bool_]
-    """Where the time is written in UTC, so that the exchange's own day may be another."""
+    """Rows whose time is in UTC, so the exchange's own day can differ."""
     why: dict[int, str]
-    """Row -> why it is not a day."""
+    """Row -> reason why its value is not a day."""
     year_last: str = ""
-    """``day first`` or ``month first``, where the column has the year last and some of its days tell the order."""
+    """``day first`` or ``month first``, if the column has the year last and some of its values determine the order."""
 
 
 def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
-    """Return the days of a whole column, which may also count seconds, milli-, micro- or nanoseconds since 1970.
+    """Return the days of a column, which can also count seconds, milli-, micro- or nanoseconds since 1970.
 
     Parameters
     ----------
     values : Series or Index
-        The column. One with a time zone keeps its days: they are not converted to UTC.
+        The column. If it has a time zone, its days are kept and not converted to UTC.
     """
     import pandas as pd
 
@@ -187,7 +187,7 @@ def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         found = read_column(column.dt.tz_localize(None))
         return found._replace(utc=~np.isnat(found.days) & (str(column.dt.tz) in ("UTC", "UTC+00:00", "Etc/UTC", "GMT")))
-    # Rows are many, different days are few: each text is read once.
+    # Many rows share few distinct days: each string is parsed once.
     place, known = pd.factorize(column, use_na_sentinel=True)
     days = np.full(len(known) + 1, np.datetime64("NaT", "D"), "datetime64[D]")  # the last one is for missing values
     seconds, utc_days = np.zeros(len(known) + 1), np.zeros(len(known) + 1, bool)
@@ -206,7 +206,7 @@ def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
 
 
 def _order(values: Sequence[Any]) -> str:
-    """Whether days with the year last have the day or the month first: a number above 12 tells, for the whole column."""
+    """Determine whether the day or the month comes first, from a number above 12 anywhere in the column."""
     found = [m for m in (_YEAR_LAST.fullmatch(v.strip()) for v in values if isinstance(v, str)) if m]
     first, second = (any(int(m[i]) > 12 for m in found) for i in (1, 2))
     return "" if first == second else "day first" if first else "month first"
@@ -221,7 +221,7 @@ def _year_first(value: Any, order: str) -> Any:
 
 
 def clock(seconds: float) -> str:
-    """Return a time of day as 09:30, with seconds where there are any.
+    """Format a time of day as 09:30, with seconds if they are not zero.
 
     Examples
     --------
@@ -327,7 +327,7 @@ def _offset(parts: dict[str, str | None], text: str) -> float | None:
 
 
 def _why(text: str, bare: str) -> str:
-    """Why a text that no pattern matches is not a day, as precisely as can be said."""
+    """Return as precisely as possible why a string that matches no pattern is not a day."""
     if not bare:
         return f"the date is missing (an empty text). {_HOW}"
     month = _MONTH.fullmatch(bare)
@@ -346,7 +346,7 @@ def _why(text: str, bare: str) -> str:
 
 
 def _epoch(value: Any) -> Moment | None:
-    """A time since 1970 in a column; None for anything else."""
+    """Parse a number in a column as a time since 1970; None for anything else."""
     if isinstance(value, (float, np.floating)) and np.isfinite(value) and value == int(value):
         value = int(value)
     digits = value.strip() if isinstance(value, str) else str(value) if isinstance(value, (int, np.integer)) else ""

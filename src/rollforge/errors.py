@@ -1,8 +1,8 @@
-"""The error tree: every mistake Rollforge can name, each with what was wrong, where, and what to do.
+"""The error classes. Each message says what was wrong, where, and what to do.
 
-All of them derive from :class:`RollforgeError`; each also derives from the builtin that a caller would expect, so
-``except LookupError`` or ``except ValueError`` keeps working. No message is longer than :data:`LONGEST_MESSAGE` or holds a
-character that cannot be printed, whatever the value was that it is about.
+All errors derive from :class:`RollforgeError`. Each also derives from the builtin that a caller would expect, so
+``except LookupError`` or ``except ValueError`` works. Messages are at most :data:`LONGEST_MESSAGE` characters long and
+contain only printable characters, whatever value caused the error.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 LONGEST_MESSAGE = 1900
-"""Characters of an error's message at most; of a longer one the middle is left out."""
+"""Maximum length of an error message, in characters. The middle of a longer message is omitted."""
 _TAIL = 600  # the end says what to do
 _LONGEST_NAME, _MOST_NAMES = 100, 10_000  # comparing names costs the square of their length
 
@@ -61,7 +61,7 @@ _LONGEST_NAME, _MOST_NAMES = 100, 10_000  # comparing names costs the square of 
 def printable(text: str) -> str:
     """Return `text` with an escape such as ``\\x1b`` in place of each character that cannot be printed.
 
-    Line feeds and tabs stay. Half of a surrogate pair, which no stream can encode, counts as not printable.
+    Line feeds and tabs are kept. An unpaired surrogate, which no stream can encode, is not printable.
 
     Examples
     --------
@@ -74,16 +74,16 @@ def printable(text: str) -> str:
 
 
 def excerpt(text: str, limit: int = LONGEST_MESSAGE, *, tail: int = 0) -> str:
-    """Return `text` with its middle left out where it is longer than `limit`, and nothing in it that cannot be printed.
+    """Return `text` with its middle omitted if it is longer than `limit`, and with unprintable characters escaped.
 
     Parameters
     ----------
     text : str
         Any text.
     limit : int
-        Characters at most.
+        Maximum number of characters.
     tail : int
-        How many of them are for the end.
+        How many of them to keep from the end.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def excerpt(text: str, limit: int = LONGEST_MESSAGE, *, tail: int = 0) -> str:
 
 
 class _Short(reprlib.Repr):
-    """The form of a value in a message: of large ones, the beginning and the end."""
+    """Format values for messages; large ones are reduced to their beginning and end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ _SHORT = _Short()
 
 
 def shown(value: Any) -> str:
-    """Return ``repr(value)`` for a message: bounded, whatever the value is.
+    """Return ``repr(value)`` for a message, limited in length.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def shown(value: Any) -> str:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return ``" Did you mean 'X'?"`` for the closest of `allowed`, or an empty string when none is close.
+    """Return ``" Did you mean 'X'?"`` for the closest of `allowed`, or an empty string if none is close.
 
     Examples
     --------
@@ -144,13 +144,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
         return ""
     names = sorted({str(a)[: _LONGEST_NAME + 1] for a in itertools.islice(allowed, _MOST_NAMES)})
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not close:  # a difference in case alone is the commonest slip of all
+    if not close:  # a difference in case only is the most common typo
         close = [a for a in names if a.lower() == name.lower()]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def counted(number: int, noun: str) -> str:
-    """Return how many there are of something, in words.
+    """Return a number with its noun in the singular or plural.
 
     Examples
     --------
@@ -161,13 +161,13 @@ def counted(number: int, noun: str) -> str:
 
 
 class RollforgeError(Exception):
-    """Base of every error that Rollforge raises on purpose. The command line prints its message without a traceback.
+    """Base class of all errors that Rollforge raises. The command line prints the message without a traceback.
 
     Parameters
     ----------
     message : str
-        What was wrong, which value, where, what to do. It is shortened to :data:`LONGEST_MESSAGE` characters, and what
-        cannot be printed is escaped.
+        What was wrong, which value, where, and what to do. It is shortened to :data:`LONGEST_MESSAGE` characters, and
+        unprintable characters are escaped.
     """
 
     def __init__(self, message: object = "", *more: object) -> None:
@@ -175,14 +175,14 @@ class RollforgeError(Exception):
 
 
 class ConfigError(RollforgeError, ValueError):
-    """A workflow file, a task definition or an option says something that cannot be meant.
+    """A workflow file, a task definition or an option is invalid.
 
     Parameters
     ----------
     message : str
         What is wrong and what to do.
     path : str, optional
-        Where in the document, as ``task.dataset.kwargs.segments.train``.
+        Location in the document, for example ``task.dataset.kwargs.segments.train``.
     """
 
     def __init__(self, message: str, *, path: str = "") -> None:
@@ -192,35 +192,35 @@ class ConfigError(RollforgeError, ValueError):
 
 
 class BuildError(ConfigError):
-    """A ``{class, module_path, kwargs}`` description names something that does not exist or does not fit."""
+    """A ``{class, module_path, kwargs}`` description names something that does not exist or is of the wrong kind."""
 
 
 class MissingCode(BuildError):
-    """A module, class or package that a task names and this machine does not have; another machine may have it."""
+    """A module, class or package that a task names is missing on this machine. Another machine may have it."""
 
 
 class CodeNotAllowed(MissingCode):
-    """Code that whoever runs this process did not allow tasks of a pool to name. It was not imported."""
+    """A task of a pool names code that is not allowed in this process. The code was not imported."""
 
 
 class SegmentError(ConfigError):
-    """Windows that cannot be: inverted, overlapping, missing, outside the calendar; a bad step."""
+    """Invalid windows: inverted, overlapping, missing, or outside the calendar; an invalid step."""
 
 
 class TaskNotSerializable(RollforgeError, TypeError):
-    """A task definition holds a value that is not plain data."""
+    """A task definition contains a value that is not plain data."""
 
 
 class UntrustedPickle(RollforgeError, ValueError):
-    """A pickle names a type that is not on the allow-list. Nothing of it was executed."""
+    """A pickle names a type that is not on the allow-list. None of its code was executed."""
 
 
 class MissingDependency(RollforgeError, ImportError):
-    """A part of Rollforge needs a package that is not installed; the message says which command installs it."""
+    """A required package is not installed. The message gives the command that installs it."""
 
 
 class DataError(RollforgeError, ValueError):
-    """Data that is there but cannot be right: a truncated file, an empty universe, an unknown field."""
+    """Data that exists but is invalid: a truncated file, an empty universe, an unknown field."""
 
 
 class DataNotFound(DataError, LookupError):
@@ -228,20 +228,20 @@ class DataNotFound(DataError, LookupError):
 
 
 class DateError(ConfigError, DataError):
-    """A value that does not name exactly one day, whether a person wrote it or a file holds it."""
+    """A value, in user input or in a file, does not name exactly one day."""
 
 
 class ExpressionError(DataError):
-    """A feature expression that cannot be read or evaluated; carries the text and the position of the fault.
+    """A feature expression cannot be parsed or evaluated. Holds the text and the position of the error.
 
     Parameters
     ----------
     message : str
         What is wrong.
     text : str
-        The whole expression.
+        The complete expression.
     position : int, optional
-        0-based offset of the fault in `text`; None where it is the whole.
+        0-based offset of the error in `text`; None if the error concerns the whole expression.
     """
 
     def __init__(self, message: str, *, text: str, position: int | None) -> None:
@@ -256,7 +256,7 @@ _WIDTH = 120
 
 
 def _around(text: str, position: int) -> tuple[str, int]:
-    """The part of a text around a position, on one line, and where the position is in it."""
+    """Return the part of a text around a position, on one line, and the offset of the position in it."""
     start = 0 if len(text) <= _WIDTH else max(0, min(position - _WIDTH // 2, len(text) - _WIDTH))
     before = "…" * (start > 0) + _one_line(text[start:position])
     after = _one_line(text[position : start + _WIDTH]) + "…" * (start + _WIDTH < len(text))
@@ -268,68 +268,68 @@ def _one_line(text: str) -> str:
 
 
 class ModelError(RollforgeError, ValueError):
-    """A model that is used wrongly: not fitted yet, no training rows, a label that it cannot take."""
+    """A model is used incorrectly: it is not fitted, has no training rows, or does not support the label."""
 
 
 class StoreError(RollforgeError):
-    """Something about the task pool."""
+    """Base class of errors of the task pool."""
 
 
 class StoreUnavailable(StoreError, ConnectionError):
-    """A task store that cannot be opened: no such folder, read-only, corrupted, not reachable, too new."""
+    """A task store cannot be opened: missing folder, read-only, corrupted, not reachable, or too new."""
 
 
 class StoreGone(StoreUnavailable):
-    """The file of a task store was deleted, emptied or replaced while it was in use: it rarely comes back."""
+    """The file of a task store was deleted, emptied or replaced while it was in use. Retrying rarely helps."""
 
 
 class TaskNotFound(StoreError, LookupError):
-    """No task, or no pool, of that name."""
+    """There is no task or pool with that name."""
 
 
 class LeaseLost(StoreError):
-    """The worker no longer holds the task: its lease ran out, somebody else took over. Its result was refused."""
+    """The worker no longer holds the task: its lease expired, and the task was taken over. Its result was rejected."""
 
 
 class TrackingError(RollforgeError):
-    """Something about experiments and recorders."""
+    """Base class of errors of experiments and recorders."""
 
 
 class TrackingUnavailable(TrackingError, ConnectionError):
-    """A tracking store that cannot be opened."""
+    """A tracking store cannot be opened."""
 
 
 class ExperimentNotFound(TrackingError, LookupError):
-    """No experiment of that name or id."""
+    """There is no experiment with that name or id."""
 
 
 class RecorderNotFound(TrackingError, LookupError):
-    """No recorder (run) of that name or id."""
+    """There is no recorder (run) with that name or id."""
 
 
 class RecorderElsewhere(RecorderNotFound):
-    """The run is in a tracking store that only another machine has; the message names machine and store."""
+    """The run is in a tracking store on another machine. The message names the machine and the store."""
 
 
 class ArtifactNotFound(TrackingError, LookupError):
-    """The run exists, the artifact does not: it was never saved."""
+    """The run exists, but the artifact was never saved."""
 
 
 class ArtifactUnreadable(TrackingError, ValueError):
-    """The artifact exists and cannot be read: truncated, of an unknown form, or refused by the allow-list."""
+    """The artifact cannot be read: it is truncated, of an unknown format, or refused by the allow-list."""
 
 
 class TrainingFailed(RollforgeError, RuntimeError):
-    """One or more tasks failed; the message names each with the last line of its traceback."""
+    """One or more tasks failed. The message lists them with the last line of each traceback."""
 
 
 class UnfitWorker(RollforgeError, RuntimeError):
-    """This machine lacks what the tasks of a pool need. None was claimed, so no attempt was counted."""
+    """This machine lacks something that the tasks of a pool need. No task was claimed, so no attempt was counted."""
 
 
 class FailingWorker(RollforgeError, RuntimeError):
-    """Tasks failed on this machine, one after the other, that succeeded on others: the machine is at fault."""
+    """Consecutive tasks failed on this machine but succeeded on others, so the machine is at fault."""
 
 
 class CoverageError(RollforgeError, ValueError):
-    """The collected windows do not make one gapless, unambiguous out-of-sample result."""
+    """The collected windows do not form one complete and unambiguous out-of-sample result."""

@@ -1,4 +1,4 @@
-"""What each place of a definition asks for: a model, a dataset, a processor, as it is known before a class is called."""
+"""The kind of class that each place in a definition requires, checked before the class is called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an object must be to stand in its place in a definition: known of its class, before that is called.
+    """Requirements on the class of an object in a definition, checked before the class is called.
 
     Examples
     --------
@@ -30,18 +30,18 @@ class Kind:
     """
 
     noun: str
-    """What it is called in messages."""
+    """The noun used in messages."""
     base: type | None = None
-    """Classes derived from this one fit."""
+    """Subclasses of this class are accepted."""
     methods: tuple[str, ...] = ()
-    """So do classes that have all of these; without any, `base` alone decides."""
+    """Classes that have all of these methods are accepted too. If empty, only `base` counts."""
     alone: tuple[str, ...] = ()
-    """Of the methods, those that are called with one argument, such as ``fit(dataset)``."""
+    """The methods that are called with one argument, such as ``fit(dataset)``."""
     argument: str = ""
     """What that argument is."""
 
     def lacks(self, cls: type) -> str:
-        """Return what keeps a class from being of this kind; an empty string where it is."""
+        """Return why a class is not of this kind, or an empty string if it is."""
         if self.base is not None and issubclass(cls, self.base):
             return ""
         missing = next((m for m in self.methods if not _has_method(cls, m)), None)
@@ -58,12 +58,12 @@ class Kind:
 
 
 def _has_method(cls: type, name: str) -> bool:
-    """Whether instances have a method; what a class has of its metaclass, such as ``__call__``, does not count."""
+    """Return whether instances have a method. Methods of the metaclass, such as ``__call__``, do not count."""
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None) is not None
 
 
 def _required_arguments(cls: type, name: str) -> list[str]:
-    """The arguments without which a method cannot be called; none where its signature is not known."""
+    """Return the required arguments of a method; empty if its signature is unknown."""
     try:
         parameters = list(inspect.signature(getattr(cls, name)).parameters.values())
     except (TypeError, ValueError):
@@ -71,7 +71,7 @@ def _required_arguments(cls: type, name: str) -> list[str]:
     is_bound = isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod))
     bound = parameters if is_bound else parameters[1:]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    # A reweighter is handed on by its name, to a model of a task that has one.
+    # A reweighter is passed by name, and only to the model of a task that has one.
     return [p.name for p in bound if p.kind in positional and p.default is p.empty and p.name != "reweighter"]
 
 

@@ -1,8 +1,8 @@
-"""How large things may be: one table of limits, and opening files that are named by others within them.
+"""The table of limits, and functions that open files within them.
 
-Each limit is far above real work and exists so that a mistake, or a file made to exhaust a machine, ends with one message
-instead of with an hour of work or without memory. Every one can be changed by an environment variable, which worker
-processes inherit: ``ROLLFORGE_LIMIT_TASKS=2000000``. The table for users is in ``docs/limits.md``.
+Each limit is far above real use. A mistake, or a file made to exhaust a machine, then ends with one message instead of
+using up hours or all memory. Every limit can be changed by an environment variable, which worker processes
+inherit: ``ROLLFORGE_LIMIT_TASKS=2000000``. The table for users is in ``docs/limits.md``.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def parse_size(text: str, *, path: str = "") -> int:
     text : str
         A number with one of the units K, M, G, T (powers of 1024) or none.
     path : str
-        Where it stands, for the error.
+        Location in the document, for the error.
 
     Raises
     ------
     ConfigError
-        When `text` is not a size.
+        If `text` is not a size.
 
     Examples
     --------
@@ -74,23 +74,23 @@ def _readable(size: int) -> str:
 
 
 class TooLarge(ConfigError):
-    """Something exceeds a limit of :mod:`rollforge.limits`."""
+    """A value exceeds one of the limits in :mod:`rollforge.limits`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit: its name, its default and what it is about."""
+    """A limit: its name, its default and its description."""
 
     name: str
     default: int
     about: str
-    """What is counted, as the table in the documentation says it."""
+    """What is counted, as in the table of the documentation."""
     unit: str = ""
-    """``bytes``, or what is counted, in the plural."""
+    """``bytes``, or the plural noun of what is counted."""
 
     @property
     def variable(self) -> str:
-        """The environment variable that changes it."""
+        """The environment variable that changes the limit."""
         return f"ROLLFORGE_LIMIT_{self.name.upper()}"
 
     @property
@@ -100,13 +100,13 @@ class Limit:
         Raises
         ------
         ConfigError
-            When the environment variable holds no size.
+            If the environment variable is not a size.
         """
         said = os.environ.get(self.variable)
         return self.default if not said else parse_size(said, path=self.variable)
 
     def shown(self, amount: int | None = None) -> str:
-        """Return an amount (by default the limit) as people read it."""
+        """Return an amount (by default the limit) with its unit, for messages."""
         amount = self.value if amount is None else amount
         if self.unit == "bytes":
             return _readable(amount)
@@ -116,29 +116,29 @@ class Limit:
     def check(
         self, amount: int, what: str, *, path: str = "", error: Callable[[str], RollforgeError] | None = None
     ) -> None:
-        """Do nothing where `amount` is within the limit.
+        """Raise an error if `amount` exceeds the limit.
 
         Parameters
         ----------
         amount : int
             What was counted.
         what : str
-            Subject of the message, as ``"The grid makes"``.
+            Subject of the message, for example ``"The grid makes"``.
         path : str
-            Where in the document.
+            Location in the document.
         error : callable, optional
-            Makes the error of a message; by default :class:`TooLarge`.
+            Makes the error from a message; by default :class:`TooLarge`.
 
         Raises
         ------
         TooLarge
-            Or what `error` makes, when it is beyond.
+            Or the error made by `error`, if the limit is exceeded.
         """
         if amount > self.value:
             self.refuse(f"{what} {self.shown(amount)}", path=path, error=error)
 
     def refuse(self, what: str, *, path: str = "", error: Callable[[str], RollforgeError] | None = None) -> NoReturn:
-        """Raise, saying what is too large, the limit, and how to raise it."""
+        """Raise an error that says what is too large, the limit, and how to raise the limit."""
         limit = "" if self.shown() in what else f"; the limit is {self.shown()}"
         message = f"{what}{limit}. If that is intended, raise the limit with {self.variable}."
         raise TooLarge(message, path=path) if error is None else error(message)
@@ -169,18 +169,18 @@ LIMITS: Mapping[str, Limit] = {
         Limit("archive_files", 10_000, "files in an archive", "files"),
     )
 }  # fmt: skip
-"""Every limit by name."""
+"""All limits by name."""
 
 
 def count_values(value: Any, most: int) -> int:
-    """Return how many values a tree of dicts, lists and tuples holds; what stands in it twice counts twice.
+    """Return the number of values in a tree of dicts, lists and tuples; shared objects are counted each time.
 
-    Counting ends soon after `most`, so that a few objects that stand for millions cost no more than that.
+    Counting stops soon after `most`, so a few objects that are referenced millions of times stay cheap.
 
     Raises
     ------
     RecursionError
-        When `value` contains itself, or is nested too deep.
+        If `value` contains itself, or is nested too deeply.
     """
     if isinstance(value, Mapping):
         children: Iterable[Any] = value.values()
@@ -203,16 +203,16 @@ def check_file(
     *,
     error: Callable[[str], RollforgeError] | None = None,
 ) -> int:
-    """Return the size of a file, after checking that it is a regular one and not too large.
+    """Return the size of a file, after checking that it is a regular file and not too large.
 
-    A device, a named pipe or a socket is refused before it is opened: reading it may never end.
+    A device, a named pipe or a socket is refused before it is opened, because reading it may never end.
 
     Raises
     ------
     OSError
-        When there is no such file, or it cannot be looked at.
+        If the file does not exist or cannot be accessed.
     RollforgeError
-        What `error` makes of a message.
+        The error made by `error`, if the check fails.
     """
     return _check_stat(os.stat(path), path, limit, error)
 
@@ -242,14 +242,14 @@ def read_bytes(
     *,
     error: Callable[[str], RollforgeError] | None = None,
 ) -> bytes:
-    """Return the bytes of a regular file within a limit; raises as :func:`check_file`."""
-    check_file(path, limit, error=error)  # opening a device may already do something
-    # Without O_NONBLOCK, opening a named pipe waits for a writer: it may have taken the file's place.
+    """Return the bytes of a regular file within a limit. Raises the same errors as :func:`check_file`."""
+    check_file(path, limit, error=error)  # opening a device can have side effects
+    # The file may have been replaced by a named pipe; without O_NONBLOCK, opening it would wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         _check_stat(os.fstat(handle), path, limit, error)
         with open(handle, "rb", closefd=False) as stream:
-            data = stream.read(limit.value + 1)  # it may have grown, or lie about its size as files in /proc do
+            data = stream.read(limit.value + 1)  # it may have grown, or report a wrong size as files in /proc do
     finally:
         os.close(handle)
     limit.check(len(data), f"{str(path)!r} holds", error=error)
@@ -262,7 +262,7 @@ def read_text(
     *,
     error: Callable[[str], RollforgeError] | None = None,
 ) -> str:
-    """Return the UTF-8 text of a regular file within a limit; raises as :func:`check_file`, and UnicodeDecodeError."""
+    """Return the UTF-8 text of a regular file within a limit. Raises as :func:`check_file`, and UnicodeDecodeError."""
     text = read_bytes(path, limit, error=error).decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -271,18 +271,18 @@ _ALWAYS_FINE = 32 * 2**20
 
 
 class BoundedReader(io.RawIOBase):
-    """Reads what a compressed file becomes, and refuses to go on where that is out of proportion.
+    """Read a compressed file, and raise an error if its contents are disproportionately large.
 
     Parameters
     ----------
     stream : binary file
-        Gives the uncompressed bytes.
+        Yields the uncompressed bytes.
     packed : int
         Size of the compressed file.
     name : str
-        Of the file, for the message.
+        Name of the file, for the message.
     error : callable
-        Makes the error of a message.
+        Makes the error from a message.
     """
 
     def __init__(
@@ -308,7 +308,7 @@ class BoundedReader(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close the stream too."""
+        """Close this reader and the underlying stream."""
         self._stream.close()
         super().close()
 
@@ -324,14 +324,14 @@ def _check_growth(size: int, packed: int, name: str, error: Callable[[str], Roll
 def open_unpacked(
     path: str | os.PathLike[str], *, error: Callable[[str], RollforgeError] | None = None
 ) -> Iterator[IO[bytes]]:
-    """Open a file for reading as bytes, unpacked where its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zip`` (of one file).
+    """Open a file for reading bytes; decompress ``.gz``, ``.bz2``, ``.xz`` and ``.zip`` (with a single file).
 
     Raises
     ------
     OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError
-        When it is not there, or damaged.
+        If the file does not exist or is damaged.
     RollforgeError
-        What `error` makes of a message, when it is no regular file, or unpacks to too much: also while it is read.
+        The error made by `error`, if it is not a regular file or its contents are too large (also while reading).
     """
     packed = check_file(path, error=error)
     kind = os.fspath(path).lower().rpartition(".")[2]
@@ -354,16 +354,16 @@ _UNPACKERS: Mapping[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.BZ2F
 
 
 def check_parquet(path: str | os.PathLike[str], *, error: Callable[[str], RollforgeError] | None = None) -> None:
-    """Do nothing where a Parquet file can be read into memory: by what it says of itself, and by its dictionaries.
+    """Raise an error if a Parquet file is too large to read into memory, judged by its metadata and its dictionaries.
 
-    A file of some kilobytes may hold any number of equal rows, and a long text once for all rows.
+    A file of a few kilobytes can contain any number of equal rows, and a long string stored once for all rows.
 
     Raises
     ------
     OSError, pyarrow.ArrowInvalid
-        When it is not there, or no Parquet file.
+        If the file does not exist or is not a Parquet file.
     RollforgeError
-        What `error` makes of a message.
+        The error made by `error`, if the file is too large.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -394,14 +394,14 @@ def check_parquet(path: str | os.PathLike[str], *, error: Callable[[str], Rollfo
 def check_archive(
     archive: Any, packed: int, name: str, *, error: Callable[[str], RollforgeError] | None = None
 ) -> None:
-    """Do nothing where a ``zipfile.ZipFile`` can be unpacked: not too many files, not too large, all inside its folder.
+    """Raise an error if a ``zipfile.ZipFile`` has too many files, is too large, or has paths outside its folder.
 
-    The sizes are those that the archive states; Python reads no more than that of each file.
+    The sizes are those stated in the archive; Python reads no more than that from each file.
 
     Raises
     ------
     RollforgeError
-        What `error` makes of a message.
+        The error made by `error`.
     """
     entries = archive.infolist()
     LIMITS["archive_files"].check(len(entries), f"{name} holds", error=error)

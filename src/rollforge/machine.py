@@ -1,4 +1,4 @@
-"""This machine: which boot of it, how long it has been up, and which of its processes a name means."""
+"""Identifying this machine's boot and processes, and measuring its uptime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROC = Path("/proc")
 
 @functools.cache
 def boot_id() -> str:
-    """Return what tells this start of this machine from every other; an empty string where the system does not say."""
+    """Return an identifier of the machine's current boot, or an empty string if the system does not provide one."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -32,23 +32,23 @@ def _kernels_uptime() -> float:
 def _uptime_source() -> Callable[[], float]:
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     if clock is None:
-        return time.time  # not Linux: the wall clock has to do
+        return time.time  # not Linux: fall back to the wall clock
     try:
         told = _kernels_uptime()
     except (OSError, ValueError):
         return lambda: time.clock_gettime(clock)
-    # What a process is told may be shifted for it alone; the kernel's own file is the same for all of a machine.
+    # A time namespace can shift the clock of a single process; the kernel's file is the same for the whole machine.
     return (lambda: time.clock_gettime(clock)) if abs(time.clock_gettime(clock) - told) < 1.0 else _kernels_uptime
 
 
 def uptime() -> float:
-    """Return the seconds since this machine started: the same in all its processes, whatever the wall clock is set to."""
+    """Return the seconds since this machine was started: the same in all processes, independent of the wall clock."""
     return _uptime_source()()
 
 
 @functools.cache
 def _namespace() -> str:
-    """Boot and process-id namespace, shortened: within it, a process id means one process at a time."""
+    """Return a short hash of boot and PID namespace, within which a process id is unique at any time."""
     try:
         namespace = os.readlink(_PROC / "self/ns/pid")
     except OSError:
@@ -57,7 +57,7 @@ def _namespace() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process started, in ticks since the boot; None if there is no such process (or it is a zombie)."""
+    """Return when a process started, in ticks since boot; None if there is no such process, or it is a zombie."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -66,14 +66,14 @@ def _start_of(pid: int) -> str | None:
 
 
 def process_name(pid: int | None = None) -> str:
-    """Return a name that no other process has, on any machine, in any container: ``host:pid:namespace-start``."""
+    """Return a name of this process that is unique across machines and containers: ``host:pid:namespace-start``."""
     pid = os.getpid() if pid is None else pid
     start = _start_of(pid)
     return f"{socket.gethostname()}:{pid}" + (f":{_namespace()}-{start}" if start is not None else "")
 
 
 def machine_of(name: str) -> str:
-    """Return the machine or container that the process of that name runs on: ``host`` with the mark of its namespace.
+    """Return the machine or container of a process name: ``host`` and the hash of its namespace.
 
     Examples
     --------
@@ -86,9 +86,9 @@ def machine_of(name: str) -> str:
 
 
 def process_is_gone(name: str) -> bool:
-    """Return whether the process of that name certainly does not run any more.
+    """Return whether the process with that name has certainly ended.
 
-    False for processes of other machines, other containers and other boots: those cannot be seen from here.
+    False for processes on other machines, in other containers and of other boots, which are not visible from here.
 
     Examples
     --------

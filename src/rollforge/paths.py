@@ -1,4 +1,4 @@
-"""Reading paths, wherever they come from: a file, an option, a variable of the environment, a URI."""
+"""Parsing paths from files, options, environment variables and URIs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rollforge.errors import ConfigError, shown
 __all__ = ["RESERVED", "read_path", "unfit_name"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
-"""In bytes: what Linux, macOS and their file systems take."""
+"""In bytes: the limit of Linux, macOS and their file systems."""
 
 RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
-"""Names, in lower case, that Windows keeps for devices."""
+"""Names, in lower case, that Windows reserves for devices."""
 
 
 def unfit_name(name: str) -> str:
-    """Return why a text cannot be the name of one file or folder on every system; an empty string where it can.
+    """Return why a string cannot be a file or folder name on every system, or an empty string if it can.
 
     Examples
     --------
@@ -40,20 +40,20 @@ def unfit_name(name: str) -> str:
 
 
 def read_path(given: str | os.PathLike[str], name: str = "") -> Path:
-    """Return the path that a text names, with ``~`` expanded; whether there is anything is another question.
+    """Return a string as a path, with ``~`` expanded. The path need not exist.
 
     Parameters
     ----------
     given : str or path
-        The text.
+        The path.
     name : str
-        What it is the path of, and where that stands: before the message of an error.
+        What the path is for and where it was given; prefixed to error messages.
 
     Raises
     ------
     ConfigError
-        When no file can have that path: a NUL character, half of a surrogate pair, a name of more than 255 bytes, the home
-        folder of a user that does not exist.
+        If the path is invalid: it contains a NUL character, an unpaired surrogate, a name longer than 255 bytes, or the
+        home folder of a user that does not exist.
 
     Examples
     --------

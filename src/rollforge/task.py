@@ -1,8 +1,8 @@
-"""A task is data: its status, its record in a pool, and the canonical JSON that its identity is made of.
+"""Tasks as data: their status, their record in a pool, and the canonical JSON that determines their id.
 
 A task definition is a JSON-like dict. :func:`encode` writes it as canonical JSON (sorted keys, no spaces), in which
-dates, timestamps, tuples and references to importable classes are tagged so that they survive the round trip;
-:func:`digest` is the hash of that text, and the id of the task on every backend.
+dates, timestamps, tuples and references to importable classes are tagged so that they survive the round trip.
+:func:`digest` is the hash of that text, which is the task's id in every store.
 """
 
 from __future__ import annotations
@@ -42,71 +42,71 @@ __all__ = [
 
 
 class Status(StrEnum):
-    """Where a task stands in its life.
+    """The status of a task.
 
     ``waiting -> running -> done | part_done | failed``; ``part_done -> running``; ``running -> waiting`` when a worker
-    gives the task back. The values are Qlib's; `FAILED` is an addition.
+    returns the task. The values are Qlib's; `FAILED` is an addition.
     """
 
     WAITING = "waiting"
-    """Created, nobody works on it."""
+    """Not claimed by any worker."""
     RUNNING = "running"
     """A worker holds a lease on it."""
     DONE = "done"
     """Its result is committed."""
     PART_DONE = "part_done"
-    """The first stage is committed; a second stage may fetch it."""
+    """The result of the first stage is committed; the second stage can be claimed."""
     FAILED = "failed"
-    """It raised as often as it may; traceback and attempts are kept."""
+    """It failed after ``max_attempts``; the traceback and the number of attempts are kept."""
 
 
 class Cause(StrEnum):
-    """How an attempt ended that has no result."""
+    """Why an attempt has no result."""
 
     RAISED = "raised"
-    """The task raised an exception (``sys.exit`` too), or returned what cannot be stored."""
+    """The task raised an exception (including ``sys.exit``), or returned a value that cannot be stored."""
     TIMED_OUT = "timed_out"
-    """It ran longer than it may, and its process was killed."""
+    """It exceeded its time limit, and its process was killed."""
     KILLED = "killed"
     """A signal ended its process: ``kill -9``, a segmentation fault, an abort in C code."""
     EXITED = "exited"
-    """Its process ended by itself without an answer (``os._exit``)."""
+    """Its process exited without a result (``os._exit``)."""
     OUT_OF_MEMORY = "out_of_memory"
-    """It met its memory limit, or the machine's out-of-memory killer ended its process."""
+    """It exceeded its memory limit, or the machine's out-of-memory killer ended its process."""
     LEASE_LOST = "lease_lost"
-    """Its lease ran out: worker or machine died, hung, or could not reach the store."""
+    """Its lease expired: the worker or the machine died, hung, or could not reach the store."""
     CANCELLED = "cancelled"
-    """Somebody cancelled it."""
+    """It was cancelled."""
     DEPENDENCY = "dependency"
     """A task that it depends on failed."""
     UNREADABLE = "unreadable"
     """Its stored definition is damaged: no worker can decode it."""
     UNFIT = "unfit"
-    """The worker that claimed it lacks a module or package that it needs; no attempt was counted."""
+    """The worker that claimed it lacks a module or package that the task needs; no attempt was counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """One task as the pool knows it, at one moment. Times are seconds since the epoch by the store's clock."""
+    """A snapshot of one task in the pool. Times are seconds since the epoch by the store's clock."""
 
     id: str
     """Hash of the definition, see :func:`digest`."""
     pool: str
     definition: Mapping[str, Any]
-    """What to run: ``{"model": …, "dataset": …, "record": …}``; for looking at: nothing was imported to decode it."""
+    """What to run: ``{"model": …, "dataset": …, "record": …}``; for inspection: it was decoded without importing anything."""
     text: str = field(default="", repr=False, compare=False)
-    """The definition as it is stored, which the process that runs the task decodes."""
+    """The stored definition, which the process that runs the task decodes."""
     model_name: str = ""
-    """What the task's model is called, no part of the definition; empty when it was given no name."""
+    """The name of the task's model, which is not part of the definition; empty if it has none."""
     status: Status = Status.WAITING
     priority: int = 0
     attempt: int = 0
-    """How many attempts at the current stage have failed or lost their lease; one that runs or succeeded is not among them."""
+    """Number of attempts at the current stage that failed or lost their lease, without a running or successful one."""
     max_attempts: int = 3
     token: int = 0
-    """Fencing token: grows with every claim, a commit must show the current one."""
+    """Fencing token: increases with every claim. A commit must have the current one."""
     lease_until: float | None = None
-    """When the claim of the current worker runs out; None unless running."""
+    """When the current worker's lease expires; None unless running."""
     available_at: float = 0.0
     """Not claimed before this time (backoff after a failed attempt)."""
     worker: str | None = None
@@ -115,35 +115,35 @@ class TaskRecord:
     started_at: float | None = None
     finished_at: float | None = None
     result: Any = None
-    """Decoded result of the last committed stage."""
+    """The decoded result of the last committed stage."""
     error: str | None = None
     """Traceback of the last failed attempt."""
     cause: Cause | None = None
-    """How the last failed attempt ended; None after a good one."""
+    """Why the last attempt failed; None after a successful one."""
     log: str = ""
     """The last lines that the latest attempt logged or printed."""
     depends_on: tuple[str, ...] = ()
-    """Ids of the tasks of this pool that must be done before."""
+    """Ids of the tasks in this pool that must be done first."""
     failed_by: tuple[str, ...] = ()
-    """Workers at which attempts failed, each once; empty again after a retry. A lost lease is not among them."""
+    """Workers on which attempts failed, without duplicates; cleared by a retry. Lost leases do not count."""
     submission: str = ""
-    """Key of what the latest submission of the task used, see :meth:`~rollforge.store.base.TaskStore.submissions`; empty
-    when nothing was said."""
+    """Key of the task's latest submission, see :meth:`~rollforge.store.base.TaskStore.submissions`; empty
+    if there is none."""
     blocked: bool = False
-    """Whether one of them is not done yet."""
+    """Whether at least one of them is not done yet."""
     stage_from: Status = Status.WAITING
-    """Status that the running claim was made from, and that giving the task back restores."""
+    """Status before the current claim; restored when the task is returned."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that a backend or a newer version keeps beside these."""
+    """Additional fields of a backend or of a newer version."""
 
     @property
     def attempts(self) -> int:
-        """How many attempts at the current stage were made, the running or successful one included."""
+        """Number of attempts at the current stage, including a running or successful one."""
         return attempts_made(self.attempt, self.status)
 
 
 def attempts_made(failed: int, status: Status) -> int:
-    """Return how many attempts were made at a task that failed `failed` times and now has `status`.
+    """Return the number of attempts at a task that failed `failed` times and now has `status`.
 
     Examples
     --------
@@ -165,12 +165,12 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
         dict, list, tuple, str, int, float, bool, None, date, datetime, timedelta, slice, bytes, path, pandas Timestamp
         or Timedelta, numpy scalar, or an importable class or function.
     path : str
-        Where `value` sits in its document; used in the error alone.
+        Location of `value` in its document, for the error.
 
     Raises
     ------
     TaskNotSerializable
-        For anything else, naming where it is.
+        For any other type, with the location.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -204,7 +204,7 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
 
 
 def _int_to_plain(value: int, path: str) -> int:
-    """A whole number that can be read again: Python reads none of more than 4,300 digits from a text."""
+    """Check an integer: Python does not parse integers of more than 4,300 digits."""
     if value.bit_length() > 10_000:
         raise TaskNotSerializable(
             f"A task is plain data, but {path.lstrip('.') or 'the task itself'} is {shown(value)}, which is too long."
@@ -213,7 +213,7 @@ def _int_to_plain(value: int, path: str) -> int:
 
 
 def _text_to_plain(text: str, path: str) -> str:
-    """A text that every store can hold: none takes half of a surrogate pair."""
+    """Check a string: no store accepts an unpaired surrogate."""
     if not (text.isascii() or _encodable(text)):
         raise TaskNotSerializable(
             f"A task is plain data, but {path.lstrip('.') or 'the task itself'} is a text with a lone surrogate, which cannot be "
@@ -235,7 +235,7 @@ def _mapping_to_plain(value: Mapping[Any, Any], path: str) -> Any:
         if isinstance(key, str):
             _text_to_plain(key, path)
     plain = {k: to_plain(v, f"{path}.{k}") for k, v in value.items()}
-    # A dict with keys that JSON cannot hold, or one that looks like a tag itself, is kept as a list of pairs.
+    # A dict with keys that JSON cannot represent, or one that looks like a tag, is stored as a list of pairs.
     if all(type(k) is str for k in plain) and not (len(plain) == 1 and next(iter(plain)) in _TAGS):
         return plain
     pairs = [[to_plain(k, f"{path}.{k}"), v] for k, v in plain.items()]
@@ -243,7 +243,7 @@ def _mapping_to_plain(value: Mapping[Any, Any], path: str) -> Any:
 
 
 def _zone_of(moment: dt.datetime) -> str:
-    """The name of a moment's time zone as RFC 9557 writes it, ``[Europe/Berlin]``; empty for a mere offset."""
+    """Return the name of a time zone as in RFC 9557, ``[Europe/Berlin]``; empty for a fixed offset."""
     name = getattr(moment.tzinfo, "key", None) or getattr(moment.tzinfo, "zone", None)
     return f"[{name}]" if isinstance(name, str) else ""
 
@@ -259,7 +259,7 @@ def _date_to_plain(value: Any) -> Any:
 
 
 def _pandas_to_plain(value: Any) -> Any:
-    pandas = sys.modules.get("pandas")  # a value of pandas can exist only where pandas is imported
+    pandas = sys.modules.get("pandas")  # pandas values exist only if pandas is imported
     if pandas is None:
         return None
     if value is pandas.NaT or isinstance(value, pandas.Timestamp):
@@ -288,7 +288,7 @@ def _reference_to_plain(value: Any) -> Any:
 
 
 def import_reference(module: str, name: str) -> Any:
-    """Return what ``module:name`` refers to, importing the module: that runs it."""
+    """Import a module and return what ``module:name`` refers to. This runs the module's code."""
     target: Any = importlib.import_module(module)
     for part in name.split("."):
         target = getattr(target, part)
@@ -296,10 +296,10 @@ def import_reference(module: str, name: str) -> Any:
 
 
 def name_reference(module: str, name: str) -> Any:
-    """Return the class or function that ``module:name`` refers to, or its dotted name where that is not imported yet.
+    """Return the class or function that ``module:name`` refers to, or its dotted name if that is not imported.
 
-    Nothing is imported or called, and nothing but a class or function that is defined under this name is returned: what
-    is shown of a definition must not depend on what else a module holds.
+    Nothing is imported or called, and only a class or function defined under this name is returned: how a definition is
+    displayed must not depend on other contents of a module.
     """
     target: Any = sys.modules.get(module)
     for part in name.split("."):
@@ -310,18 +310,18 @@ def name_reference(module: str, name: str) -> Any:
 
 
 _DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
-"""What tags raise that hold something else than :func:`to_plain` puts there."""
+"""Errors raised by tags with contents that :func:`to_plain` does not produce."""
 
 
 def from_plain(plain: Any, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
-    """Return what :func:`to_plain` was given (numpy scalars come back as Python's, paths as strings).
+    """Invert :func:`to_plain` (numpy scalars become Python scalars, paths become strings).
 
     Parameters
     ----------
     plain : object
         JSON types.
     resolve : callable
-        ``(module, name) -> object``: what a reference to a class or function becomes. By default nothing is imported.
+        ``(module, name) -> object``: resolves a reference to a class or function. By default nothing is imported.
     """
     if isinstance(plain, list):
         return [from_plain(v, resolve=resolve) for v in plain]
@@ -379,7 +379,7 @@ _AS_LISTS = ("$tuple", "$slice")
 
 
 def searchable(plain: Any) -> Any:
-    """Return the form of a plain tree that queries look at: tuples as lists, dates and other tagged values as texts.
+    """Return a plain tree in the form used by queries: tuples as lists, dates and other tagged values as strings.
 
     Examples
     --------
@@ -402,14 +402,14 @@ def searchable(plain: Any) -> Any:
 
 
 def check_size(value: Any, limit: Limit, what: str) -> None:
-    """Do nothing where the text of a value is within a limit, found out before any text is made.
+    """Raise an error if the JSON of a value would exceed a limit. Checked before the JSON is created.
 
-    What stands in it several times counts each time, as it is written.
+    Shared objects count each time they occur, because they are written each time.
 
     Raises
     ------
     TaskNotSerializable
-        When it is larger.
+        If it is larger.
     """
     sizes = _Sizes(limit.value)
     try:
@@ -426,18 +426,18 @@ _TOO_DEEP = "This is not plain data: it contains itself or is nested too deep."
 
 
 class _Beyond(Exception):
-    """There is more to look at than may be."""
+    """The size exceeds the limit."""
 
 
 class _Sizes:
-    """About how long the JSON of values is. What is shared is looked at once, and counted as often as it is used."""
+    """Estimates the length of values' JSON. Shared objects are visited once, and counted each time they are used."""
 
     def __init__(self, most: int) -> None:
         self._left = most
         self._known: dict[int, tuple[int, Any]] = {}
 
     def of(self, value: Any) -> int:
-        """Return the size of `value`, or raise :class:`_Beyond` when what was looked at is larger than it may be."""
+        """Return the size of `value`, or raise :class:`_Beyond` if the limit is exceeded."""
         if not isinstance(value, (Mapping, list, tuple)):
             return self._spent(_leaf(value))
         if id(value) not in self._known:
@@ -451,7 +451,7 @@ class _Sizes:
             size += sum(map(len, texts))
             self._spent(size + len(value))
             size += sum(map(self.of, branches))
-            self._known[id(value)] = size, value  # kept alive, so that its id stays its own
+            self._known[id(value)] = size, value  # kept alive, so that its id is not reused
         return self._known[id(value)][0]
 
     def _spent(self, size: int) -> int:
@@ -469,12 +469,12 @@ def _leaf(value: Any) -> int:
 
 
 def encode(value: Any) -> str:
-    """Return the canonical JSON of `value`: equal values give equal text, whatever the order of their keys.
+    """Return the canonical JSON of `value`. Equal values give equal text, independent of the order of keys.
 
     Raises
     ------
     TaskNotSerializable
-        When `value` holds something that is not plain data.
+        If `value` contains something that is not plain data.
 
     Examples
     --------
@@ -488,12 +488,12 @@ def encode(value: Any) -> str:
 
 
 def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
-    """Return the value that :func:`encode` wrote; `resolve` as in :func:`from_plain`.
+    """Decode the text written by :func:`encode`; `resolve` as in :func:`from_plain`.
 
     Raises
     ------
     ConfigError
-        When `text` is not JSON, or a tag in it does not hold what it should.
+        If `text` is not JSON, or a tag in it has invalid contents.
 
     Examples
     --------
@@ -506,7 +506,7 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
         raise ConfigError(f"What is stored is not JSON: {exc}") from exc
     try:
         return from_plain(plain, resolve=resolve)
-    except RollforgeError:  # what the resolver says of a reference
+    except RollforgeError:  # raised by the resolver
         raise
     except _DAMAGED as exc:
         raise ConfigError(f"What is stored is damaged: {type(exc).__name__}: {exc}") from exc
@@ -518,7 +518,7 @@ def digest(value: Any) -> str:
     Raises
     ------
     TaskNotSerializable
-        When it is not plain data, or larger than a task may be.
+        If it is not plain data, or larger than the limit for tasks.
 
     Examples
     --------
@@ -529,7 +529,7 @@ def digest(value: Any) -> str:
 
 
 def identified(value: Any) -> tuple[str, str]:
-    """Return the id of a definition, see :func:`digest`, and its canonical JSON."""
+    """Return a definition's id (see :func:`digest`) and its canonical JSON."""
     check_size(value, LIMITS["task_size"], "A task definition")
     text = encode(value)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32], text

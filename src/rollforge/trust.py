@@ -1,18 +1,18 @@
-"""Whose code runs: which modules a definition may name, depending on where the definition comes from.
+"""Which modules a definition may name, depending on where the definition comes from.
 
-There are four circles (``docs/security.md``):
+There are four circles of trust (``docs/security.md``):
 
 ====================  ====================================================================================================
-:attr:`Circle.OWN`    this user's own workflow file or script: it may name any class of the kind that its place asks for
-:attr:`Circle.POOL`   a task of a pool that others may write to: Rollforge, Qlib's names, the libraries of models, and
+:attr:`Circle.OWN`    this user's own workflow file or script: it may name any class of the kind that its place requires
+:attr:`Circle.POOL`   a task of a pool that others may write to: Rollforge, Qlib's names, the model libraries, and
                       packages that the operator allowed
-:attr:`Circle.READ`   listing, copying, collecting and reporting: classes of Rollforge may be looked at, and none is built
-:attr:`Circle.FILE`   what an object that was read from a file describes, such as the processors of a loader: as in a pool.
-                      Reading itself restores values, and calls nothing (:mod:`rollforge.safe_pickle`)
+:attr:`Circle.READ`   listing, copying, collecting and reporting: Rollforge's classes may be inspected, not built
+:attr:`Circle.FILE`   what an object read from a file describes, such as the processors of a loader: as in a pool.
+                      Reading itself restores values and calls nothing (:mod:`rollforge.safe_pickle`)
 ====================  ====================================================================================================
 
-In no circle is anything of Python's standard library built, and in none but the first is a function called that a
-definition names. What counts is where a class is *defined*, since every module shows names that it imported.
+Classes of Python's standard library are never built, in any circle. Functions named in a definition are called only in
+the first circle. What counts is where a class is *defined*, because a module also exposes the names that it imported.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ class Circle(StrEnum):
     POOL = "pool"
     """A pool that others may write to."""
     FILE = "file"
-    """An object that was read from a file without ``trusted=True``."""
+    """An object read from a file without ``trusted=True``."""
     READ = "read"
-    """Something that is looked at; nothing of it is built."""
+    """A definition that is only inspected; nothing is built."""
 
 
 RESTORED = "_restored"
-"""Attribute of handlers and loaders that were read from a file; see :func:`of_restored`."""
+"""Attribute of handlers and loaders read from a file; see :func:`of_restored`."""
 _VARIABLE = "ROLLFORGE_CIRCLE"
 _LIBRARIES = frozenset({"rollforge", "qlib", "lightgbm", "xgboost", "catboost", "sklearn", "torch"})
-"""What a task of a pool may always name: Rollforge, Qlib's names, and the libraries of models."""
+"""Packages that a task of a pool may always name: Rollforge, Qlib's names, and the model libraries."""
 _OWN_LIBRARIES = frozenset({"rollforge", "qlib"})
 _VALUE_TYPES = frozenset(
     {
@@ -116,9 +116,9 @@ _VALUE_LIBRARIES = frozenset(
         "uuid",
     }
 )
-"""Libraries whose classes may be arguments, such as a ``dtype``: making one of them does nothing else. They are not built."""
+"""Libraries whose classes may be arguments, such as a ``dtype``: creating one has no side effects. Never built."""
 _BUILT_FOR_REPORTS = frozenset({"rollforge.record.strategy", "rollforge.record.weights", "rollforge.record.executor"})
-"""What the backtest of a report is computed with."""
+"""The classes that compute the backtest of a report."""
 
 _process: list[Circle] = [Circle(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) in set(Circle) else Circle.OWN]
 _circle: ContextVar[Circle | None] = ContextVar("rollforge_circle", default=None)
@@ -130,13 +130,13 @@ _vouched: set[str] = set()
 
 
 def circle() -> Circle:
-    """Return the circle of what is being built."""
+    """Return the current circle."""
     return _circle.get() or _process[0]
 
 
 @contextlib.contextmanager
 def within(inner: Circle) -> Iterator[None]:
-    """Work in another circle inside the ``with`` block, in this thread."""
+    """Use another circle inside the ``with`` block, in this thread."""
     token = _circle.set(inner)
     try:
         yield
@@ -145,20 +145,20 @@ def within(inner: Circle) -> Iterator[None]:
 
 
 def settle(process: Circle) -> None:
-    """Set the circle of this process: of all its threads, and of the processes that it starts."""
+    """Set the circle of this process, of all its threads, and of the processes that it starts."""
     _process[0] = process
     os.environ[_VARIABLE] = process.value
 
 
 def vouch(task_ids: Iterable[str]) -> None:
-    """Remember tasks that this process submitted: they are this user's own code here and in the worker processes it starts."""
+    """Mark tasks that this process submitted as the user's own code, here and in the worker processes it starts."""
     _vouched.update(task_ids)
 
 
 def is_own(task_id: str, text: str) -> bool:
     """Return whether this process submitted the task whose stored definition is `text`.
 
-    The id of a task is the hash of its definition, so a definition that somebody put in its place does not pass.
+    The id of a task is the hash of its definition, so a substituted definition is not accepted.
 
     Examples
     --------
@@ -188,21 +188,21 @@ def parse_allowed(text: str) -> tuple[str, ...]:
 
 
 def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: str) -> tuple[str, ...]:
-    """Return packages and ``.py`` files that somebody allows, files with their whole path.
+    """Validate a list of allowed packages and ``.py`` files, and return it with absolute file paths.
 
     Parameters
     ----------
     named : iterable of str
         Dotted names and files.
     beside : path, optional
-        Folder in which a file is looked for, too.
+        Additional folder in which files are looked up.
     path : str
-        Where they are named, for errors.
+        Location in the document, for errors.
 
     Raises
     ------
     ConfigError
-        For a file that is not there, a name that cannot be one, and the standard library.
+        For a missing file, an invalid name, and the standard library.
     """
     made = []
     for name in named:
@@ -220,13 +220,13 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
 
 
 def check_allowable(package: str, *, path: str) -> None:
-    """Do nothing where somebody may allow a package by its name.
+    """Raise an error if a package name cannot be allowed.
 
     Raises
     ------
     ConfigError
-        For a name that cannot be one, for the standard library, whose classes run commands and open files, and for
-        ``__main__``, which is another program in each process.
+        For an invalid name, for the standard library, whose classes run commands and open files, and for
+        ``__main__``, which is a different program in each process.
     """
     parts = package.split(".")
     if not all(part.isidentifier() for part in parts):
@@ -241,7 +241,7 @@ def check_allowable(package: str, *, path: str) -> None:
 
 
 def check_allowed() -> None:
-    """Do nothing, unless what the operator allowed is a mistake: to be asked before any work begins.
+    """Raise an error if the operator's allow-list is invalid. Called before any work begins.
 
     Raises
     ------
@@ -278,7 +278,7 @@ def _inside(module: str, package: str) -> bool:
 
 
 def allowed_file(module: str) -> str | None:
-    """Return the allowed ``.py`` file that a module was made of, or would be."""
+    """Return the allowed ``.py`` file from which a module was, or would be, loaded."""
     made_of = getattr(sys.modules.get(module), "__rollforge_file__", ("",))[0]
     files = [a for a in _allowed() if a.endswith(".py")]
     return next((a for a in files if module == module_name(a) or (made_of and made_of == _real(a))), None)
@@ -287,7 +287,7 @@ def allowed_file(module: str) -> str | None:
 def _real(path: str) -> str:
     try:
         return str(Path(path).expanduser().resolve())
-    except (OSError, ValueError, RuntimeError):  # a path that cannot be one
+    except (OSError, ValueError, RuntimeError):  # an invalid path
         return ""
 
 
@@ -297,12 +297,12 @@ def _is_allowed_file(path: str) -> bool:
 
 
 def is_library(package: str) -> bool:
-    """Return whether every task may name classes of a package, without anybody having allowed it."""
+    """Return whether every task may name a package's classes without it being on the allow-list."""
     return package.partition(".")[0] in _LIBRARIES and not package.endswith(".py")
 
 
 def is_allowed_module(module: str) -> bool:
-    """Return whether the operator allowed the package of a module, or the file that it was made of."""
+    """Return whether the operator allowed a module's package, or the file from which it was loaded."""
     packages = [a for a in _allowed() if not a.endswith(".py")]
     return any(_inside(module, package) for package in packages) or allowed_file(module) is not None
 
@@ -310,19 +310,19 @@ def is_allowed_module(module: str) -> bool:
 def loads_back(module: str) -> bool:
     """Return whether objects of a module's classes are read from files without ``trusted=True``.
 
-    Those are the modules that the operator allowed, and those that this user's own definitions named in this process.
+    These are the modules that the operator allowed, and those named by the user's own definitions in this process.
     """
     return module in _remembered or is_allowed_module(module)
 
 
 def of_restored(thing: Any) -> contextlib.AbstractContextManager[None]:
-    """Return the circle to build in what an object describes, as a context: an object may have come from a file."""
+    """Return a context with the circle in which to build what an object describes; the object may come from a file."""
     restored = circle() is Circle.OWN and getattr(thing, RESTORED, False)
     return within(Circle.FILE) if restored else contextlib.nullcontext()
 
 
 def names_in(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the module and the name of everything that plain data describes and that names a module.
+    """Yield the module and the name of every description in plain data that names a module.
 
     Examples
     --------
@@ -343,21 +343,21 @@ def names_in(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def check_names(definition: Any, like: Any, source: str) -> None:
-    """Do nothing, unless a definition that was read from a file names code that this user's own definitions do not.
+    """Raise an error if a definition read from a file names code that the user's own definitions do not name.
 
     Parameters
     ----------
     definition : object
-        What was read.
+        The definition that was read.
     like : object
-        Definitions of the user's own.
+        The user's own definitions.
     source : str
         Where it was read, for the message.
 
     Raises
     ------
     CodeNotAllowed
-        Naming the module.
+        With the name of the module.
     """
     own = {module for module, _ in names_in(like)}
     for module, name in names_in(definition):
@@ -369,7 +369,7 @@ def check_names(definition: Any, like: Any, source: str) -> None:
 
 
 def remember(module: str) -> None:
-    """Note a module that this user's own definition named: objects of its classes load back in this process."""
+    """Record a module that the user's own definition named, so that this process can load objects of its classes."""
     if circle() is Circle.OWN and module.partition(".")[0] not in _LIBRARIES:
         _remembered.add(module)
 
@@ -389,27 +389,27 @@ def _refuse_standard(name: str, module: str, noun: str, where: str) -> None:
 
 
 def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> None:
-    """Do nothing, unless a definition may not have a module imported: importing runs it.
+    """Raise an error if a definition may not import a module. Called before the import, because importing runs code.
 
     Parameters
     ----------
     name : str
-        The class that is wanted of it, for the message.
+        The requested class, for the message.
     module : str
-        A dotted path, or that of a ``.py`` file.
+        A dotted path, or the path of a ``.py`` file.
     noun : str
         What the class should be, for the message.
     where : str
-        Place in the document, for the message.
+        Location in the document, for the message.
 
     Raises
     ------
     BuildError
         For the standard library.
     CodeNotAllowed
-        When whoever runs this process did not allow the package.
+        If the package is not allowed in this process.
     """
-    if not module.isprintable():  # Python finds its own modules by what stands before a NUL
+    if not module.isprintable():  # Python finds builtin modules by the part before a NUL
         raise BuildError(f"there is no module {shown(module)}.", path=where)
     _refuse_standard(name, module, noun, where)
     here = circle()
@@ -426,14 +426,14 @@ def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> 
 
 
 def check_defined(target: Any, name: str, *, noun: str = "", where: str = "") -> None:
-    """Do nothing, unless a class or function is defined where a definition may not have it from.
+    """Raise an error if a class or function is defined in a module that the definition may not use.
 
     Raises
     ------
     BuildError
-        When it is neither class nor function, or of the standard library.
+        If it is neither class nor function, or belongs to the standard library.
     CodeNotAllowed
-        When whoever runs this process did not allow the package.
+        If the package is not allowed in this process.
     """
     module = getattr(target, "__module__", None)
     if not callable(target) or not isinstance(module, str):
@@ -450,30 +450,30 @@ def check_defined(target: Any, name: str, *, noun: str = "", where: str = "") ->
 
 
 def _is_vouched(module: str) -> bool:
-    """Whether somebody allowed a module, as far as that counts in the circle."""
+    """Return whether a module was allowed in a way that counts in the current circle."""
     here = circle()
     return (here is Circle.POOL and is_allowed_module(module)) or (here is Circle.FILE and loads_back(module))
 
 
 def check_built(target: Any, name: str, where: str = "") -> None:
-    """Do nothing, unless something that is only looked at would be built.
+    """Raise an error if a definition that is only inspected would be built.
 
     Raises
     ------
     CodeNotAllowed
-        Then.
+        If the current circle does not permit building `target`.
     """
     if circle() is Circle.READ and getattr(target, "__module__", None) not in _BUILT_FOR_REPORTS:
         raise CodeNotAllowed(f"{name} is not built to list, collect or report what a pool names.", path=where)
 
 
 def check_reference(found: Any, module: str, name: str) -> None:
-    """Do nothing, unless a task refers to a class or function that it may not have as an argument.
+    """Raise an error if a task refers to a class or function that it may not use as an argument.
 
     Raises
     ------
     CodeNotAllowed
-        When it is neither class nor function, or is defined where the operator did not allow it.
+        If it is neither class nor function, or is defined in a module that is not allowed.
     """
     if circle() is Circle.OWN:
         return
@@ -487,12 +487,12 @@ def check_reference(found: Any, module: str, name: str) -> None:
 
 
 def check_reference_import(module: str, name: str) -> None:
-    """Do nothing, unless a task may not have the module of a reference imported.
+    """Raise an error if a task may not import the module of a reference.
 
     Raises
     ------
     CodeNotAllowed
-        Then; nothing was imported.
+        If the module is not allowed. Nothing was imported.
     """
     if circle() is Circle.OWN or module == "builtins" or module.partition(".")[0] in _VALUE_LIBRARIES:
         return
@@ -509,7 +509,7 @@ _ADVICE = re.compile(rf" {re.escape(_TRUST)} --allow (.+?) or ROLLFORGE_ALLOW=\1
 
 
 def advise_once(text: str) -> str:
-    """Return a message of several lines with its advice to allow packages in one line at the end, for all of them.
+    """Merge the advice to allow packages in a message into one line at its end.
 
     Examples
     --------

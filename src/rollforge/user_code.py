@@ -1,4 +1,4 @@
-"""Code of the user's: importing a Python file, and saying what is wrong with it."""
+"""Importing a user's Python file, and describing errors in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def module_name(path: str) -> str:
-    """Return the name of the module that :func:`import_file` makes of a file.
+    """Return the module name that :func:`import_file` gives to a file.
 
     Examples
     --------
@@ -30,12 +30,12 @@ def module_name(path: str) -> str:
 
 
 def import_file(path: str) -> ModuleType:
-    """Return the module that a Python file makes: the same one as long as the file stays the same.
+    """Import a Python file and return the module. The same module is returned as long as the file does not change.
 
     Raises
     ------
     BuildError
-        When there is no such file, or it cannot be imported.
+        If the file does not exist or cannot be imported.
     """
     file = read_path(path)
     try:
@@ -63,7 +63,7 @@ def import_file(path: str) -> ModuleType:
 
 
 def describe(exc: BaseException) -> str:
-    """Return in one sentence what an error in the user's code is, and in which line of which file it was raised.
+    """Return one sentence that describes an error in user code, with the file and line in which it was raised.
 
     Examples
     --------
