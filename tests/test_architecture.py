@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,45 @@ EDGE = {
     "__init__",
     "__main__",
 }
+NAMES_MODULES = {
+    "rollforge.qlib_names",  # where Qlib's names lead
+    "rollforge.moved",  # where earlier names lead
+    "rollforge.safe_pickle",  # whose classes may be loaded
+    "rollforge.trust",  # whose classes may be built for a report
+    "rollforge.run.execute",  # the tag "rollforge.data" of a run
+}
+"""Modules that hold names of others as data, and import none of them."""
+CIRCLES = {
+    (
+        "rollforge.compat.qlib.formulas",
+        "rollforge.compat.qlib.operators",
+    ),  # each makes objects of the other, as in Qlib
+}
+EDGE_ORDER = [
+    "data",
+    "rendering",
+    "yaml12",
+    "workflow",
+    "plan",
+    "report",
+    "pipeline",
+    "rolling",
+    "cli",
+    "compat",
+    "testing",
+]
+"""Of the edge, each imports only those before it; the package itself and ``__main__`` may import all."""
+HEAVY: dict[str, str | tuple[str, ...]] = {
+    "mlflow": "track/mlflow.py",
+    "plotly": "report/",
+    "lightgbm": ("models/lightgbm.py", "pickled_values.py"),
+    "xgboost": "models/xgboost.py",
+    "psycopg": "store/postgres.py",
+    "pymongo": "store/mongo.py",
+    "numba": "expressions/",
+    "jinja2": "rendering.py",
+    "sqlite3": "store/sqlite.py",
+}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 
@@ -78,31 +118,49 @@ def room(module: str) -> str:
     return "ground" if top in GROUND else "edge" if top in EDGE else top
 
 
-def imports(path: Path, module: str, known: set[str], *, at_import_time: bool = False) -> set[str]:
-    """Modules of the package that `path` imports; with `at_import_time`, those that run when it is imported."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    deferred: set[ast.AST] = set()
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(path: Path, module: str, known: set[str]) -> set[str]:
+    """Modules of the package that `path` imports, at any place in it.
+
+    A text that is the name of a module counts too: it is there to be imported.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    if at_import_time:
-        for node in ast.walk(tree):
-            is_type_checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            if is_type_checking or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-                deferred.update(ast.walk(node))
-    for node in ast.walk(tree):
-        if node in deferred:
-            continue
-        if isinstance(node, ast.Import):
-            found.update(a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                found.add(full if full in known else base)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = {name for node in ast.walk(tree) for name in imported(node, package, known)}
+    if module not in NAMES_MODULES:
+        texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        found |= {text.partition(":")[0] for text in texts if is_name(text)}
     return {f for f in found if f in known and f != module}
+
+
+def run_time_imports(path: Path, module: str, known: set[str]) -> set[str]:
+    """Those of statements alone, and not of those for type checkers."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    left_out = {part for node in ast.walk(tree) if is_type_checking(node) for part in ast.walk(node)}
+    found = {name for node in ast.walk(tree) if node not in left_out for name in imported(node, package, known)}
+    return {f for f in found if f in known and f != module}
+
+
+def imported(node: ast.AST, package: str, known: set[str]) -> set[str]:
+    """The modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return {a.name for a in node.names}
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    base = node.module or ""
+    if node.level:
+        parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+        base = ".".join([*parents, *([node.module] if node.module else [])])
+    return {full if (full := f"{base}.{alias.name}") in known else base for alias in node.names}
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names a module, or something in it: ``package.module`` or ``package.module:name``."""
+    return re.fullmatch(r"rollforge(\.\w+)+(:[\w.]+)?", text) is not None
 
 
 def test_every_module_lives_in_a_known_room() -> None:
@@ -134,33 +192,79 @@ def test_the_ground_has_an_order_of_its_own() -> None:
     assert wrong == []
 
 
-def test_no_two_modules_import_each_other_in_a_circle() -> None:
-    """No cycle of any length among the imports that run at import time."""
-    known = modules()
-    graph = {m: imports(p, m, set(known), at_import_time=True) for m, p in known.items()}
-    state: dict[str, int] = {}
-    cycle: list[str] = []
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Groups of modules each of which leads to each other one (Tarjan)."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[tuple[str, ...]] = []
 
-    def visit(node: str, trail: tuple[str, ...]) -> None:
-        if state.get(node) == 2 or cycle:
-            return
-        if state.get(node) == 1:
-            cycle.extend((*trail[trail.index(node) :], node))
-            return
-        state[node] = 1
+    def visit(node: str) -> None:
+        numbers[node] = lowest[node] = len(numbers)
+        stack.append(node)
         for target in sorted(graph[node]):
-            visit(target, (*trail, node))
-        state[node] = 2
+            if target not in numbers:
+                visit(target)
+                lowest[node] = min(lowest[node], lowest[target])
+            elif target in stack:
+                lowest[node] = min(lowest[node], numbers[target])
+        if lowest[node] == numbers[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                found.append(tuple(sorted(group)))
 
-    for start in graph:
-        visit(start, ())
-    assert cycle == []
+    for start in sorted(graph):
+        if start not in numbers:
+            visit(start)
+    return found
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    """No cycle of any length, not through imports inside functions either; those for type checkers alone do not count."""
+    known = modules()
+    assert set(circles({m: run_time_imports(p, m, set(known)) for m, p in known.items()})) == CIRCLES
+
+
+def test_circles_are_found() -> None:
+    """Of two modules, and of three; a chain is none."""
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == [("a", "b")]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [("a", "b", "c")]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_edge_has_an_order_of_its_own() -> None:
+    """From the file to the plan, the report, the whole job, and the ways to start it."""
+    known = modules()
+    places = {name: order for order, name in enumerate(EDGE_ORDER)}
+    wrong = [
+        f"{module} -> {target}"
+        for module, path in known.items()
+        if (own := places.get(module.split(".")[1] if "." in module else "")) is not None
+        for target in run_time_imports(path, module, set(known))
+        if places.get(target.split(".")[1] if "." in target else "", -1) > own
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("mlflow", "track/mlflow.py"), ("sqlite3", "store/sqlite.py"), ("plotly", "report/")]
+    "source",
+    [
+        "import rollforge.online.manager",
+        "def f():\n    from rollforge.online import manager",
+        "import importlib\nimportlib.import_module('rollforge.online.manager')",
+        "PLACE = 'rollforge.online.manager:OnlineManager'",
+        "from ..online import manager",
+    ],
 )
-def test_a_backend_library_is_imported_in_one_place(library: str, home: str) -> None:
+def test_an_import_is_seen_however_it_is_written(source: str, tmp_path: Path) -> None:
+    """In functions, as texts, relative ones."""
+    (tmp_path / "x.py").write_text(source)
+    assert imports(tmp_path / "x.py", "rollforge.store.x", set(modules())) == {"rollforge.online.manager"}
+
+
+@pytest.mark.parametrize(("library", "home"), HEAVY.items())
+def test_a_backend_library_is_imported_in_one_place(library: str, home: str | tuple[str, ...]) -> None:
     """Swapping a library touches one file (MLflow's own database file is prepared where MLflow is)."""
     users = set()
     for path in SOURCE.rglob("*.py"):

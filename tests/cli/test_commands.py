@@ -17,6 +17,7 @@ from rollforge.errors import TrainingFailed
 from rollforge.run.failures import error_line, group_failures
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.testing.postgres import PostgresServer
+from rollforge.track.base import open_tracker
 
 
 def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -42,6 +43,7 @@ def test_hyphens_and_underscores_are_the_same(name: str, uri: str) -> None:
 
 def test_ls_is_list(uri: str, tmp_path: Path) -> None:
     """In every group of commands."""
+    open_tracker(f"folder:{tmp_path}/runs").prepare()
     assert call("pool", "--store", uri, "ls").stdout == "p\n"
     for word in ("ls", "list"):
         assert call("cache", word, "--cache", str(tmp_path / "panels")).returncode == Exit.DONE

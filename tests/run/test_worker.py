@@ -22,8 +22,9 @@ import pytest
 from rollforge.errors import ConfigError, StoreGone, TrainingFailed
 from rollforge.run import slot
 from rollforge.run.job import Event, Job, WorkerStopped
-from rollforge.run.worker import Worker, call_in_child, run_task
+from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_pool import WorkerPool
+from rollforge.run.worker_process import call_in_child
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rollforge import __version__
 from rollforge.cli import cache, data, pool, track, worker, workflow
-from rollforge.cli.exit_codes import Exit, exit_code
 from rollforge.cli.names import ANY_SPELLING
-from rollforge.cli.terminal import SafeFormatter, echo, echo_error, protect_streams, show_exception
-from rollforge.errors import RollforgeError, printable
+from rollforge.cli.program import guarded, run_app
+from rollforge.cli.terminal import SafeFormatter, echo
 
 __all__ = ["app", "main"]
 
@@ -62,61 +58,6 @@ def _root(
         logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def _terminated(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the ``rollforge`` command."""
     guarded(lambda: run_app(app))
-
-
-def run_app(command: typer.Typer) -> None:
-    """Run a command with its arguments, and end the process with its exit code.
-
-    What was typed is repeated in messages about it, and may have been pasted from anywhere.
-    """
-    try:
-        code = command(standalone_mode=False)
-    except typer.Abort:
-        echo_error("rollforge: nothing was done.")
-        sys.exit(Exit.FAILED)
-    except Exception as exc:
-        if not hasattr(exc, "format_message"):
-            raise
-        _show_usage(exc)
-        sys.exit(int(getattr(exc, "exit_code", Exit.USAGE)))
-    sys.exit(code if isinstance(code, int) else Exit.DONE)
-
-
-def _show_usage(exc: Any) -> None:
-    """Show a mistake in what was typed as Typer does."""
-    from typer import rich_utils
-
-    told = printable(exc.format_message())
-    exc.format_message = lambda: told
-    rich_utils.rich_format_error(exc)
-
-
-def guarded(command: Callable[[], Any]) -> None:
-    """Run a command. An error ends it with one message and the code of :mod:`rollforge.cli.exit_codes`."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
-    protect_streams()
-    try:
-        command()
-    except RollforgeError as exc:
-        if os.environ.get("ROLLFORGE_VERBOSE"):
-            show_exception(exc)
-        else:
-            echo_error(f"rollforge: {exc}")
-        sys.exit(exit_code(exc))
-    except KeyboardInterrupt:
-        echo_error("\nrollforge: stopped. Running tasks were given back; the same command goes on where it was.")
-        sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, as `rollforge … | head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.BROKEN_PIPE)
-    except Exception as exc:  # noqa: BLE001 - Python would print it as it is
-        show_exception(exc)
-        sys.exit(Exit.FAILED)

@@ -385,6 +385,6 @@ def remove(
 
 def main() -> None:
     """Run ``rollforge pool`` as a program of its own: what :data:`~rollforge.qlib_names.PROGRAMS` names for Qlib's."""
-    from rollforge.cli.main import guarded, run_app
+    from rollforge.cli.program import guarded, run_app
 
     guarded(lambda: run_app(app))

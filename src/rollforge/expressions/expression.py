@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.errors import ExpressionError, nearest
+from rollforge.expressions.operators import check_call, is_known, language_version, operator as known, operator_names
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text, call
 from rollforge.limits import LIMITS
 
@@ -127,8 +128,6 @@ class _Parser:
 
     def make(self, name: str, token: _Token, *args: Expression) -> Call:
         """Return a call of the operator after checking its arguments; errors point at `token`."""
-        from rollforge.expressions.operators import check_call
-
         problem = check_call(name, args)
         if problem:
             raise self.fail(problem, token)
@@ -230,8 +229,6 @@ class _Parser:
         return Number(value)
 
     def operator(self, token: _Token) -> Expression:
-        from rollforge.expressions.operators import is_known, operator_names
-
         if not self.take("("):
             raise self.fail(f"{token.text!r} is no value; fields are written ${token.text.lower()}", token)
         # Check the name first, so that an error in an argument does not hide an unknown operator.
@@ -270,8 +267,6 @@ class _Parser:
 
     def placed(self, token: _Token, args: list[Expression], named: list[tuple[int, _Token]]) -> list[Expression]:
         """Return the arguments in order. A keyword must match the operator's argument at its position."""
-        from rollforge.expressions.operators import operator as known
-
         if not named or token.text == "TResample":
             return args
         signature = known(token.text).signature
@@ -318,7 +313,6 @@ def argument_names(name: str, kinds: str) -> list[str]:
     return [next(pair) if twice and k in "vc" else _PARAMETERS[k] for k in kinds]
 
 
-@functools.lru_cache(maxsize=16384)
 def parse(text: str) -> Expression:
     """Return the tree of an expression.
 
@@ -339,6 +333,12 @@ def parse(text: str) -> Expression:
     >>> parse("$a+$b") == parse("($a + $b)")
     True
     """
+    return _parsed(text, language_version())
+
+
+@functools.lru_cache(maxsize=16384)
+def _parsed(text: str, version: int) -> Expression:
+    """The tree of an expression, in the language of a version."""
     try:
         return _Parser(text).whole()
     except RecursionError:

@@ -19,7 +19,6 @@ from rollforge.build import locate
 from rollforge.code_marks import code_mark
 from rollforge.errors import ConfigError, nearest
 from rollforge.expressions import formulas
-from rollforge.expressions.expression import parse
 from rollforge.expressions.formulas import Array, Lifespans
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.session import current_session
@@ -32,6 +31,7 @@ __all__ = [
     "custom_operators",
     "fields_of",
     "holding_days",
+    "language_version",
     "lookahead",
     "lookback",
     "operator",
@@ -167,8 +167,8 @@ def add_operator(described: Operator) -> None:
         If the name is that of a built-in operator, or invalid.
     """
     _check_name(described.name)
-    parse.cache_clear()  # trees were checked against the earlier operator
     _TABLE[described.name] = described
+    _count_change()
 
 
 def _check_name(name: str) -> None:
@@ -260,7 +260,20 @@ def unregister(name: str) -> None:
     if name in _BUILT_IN or name not in _TABLE:
         raise ConfigError(f"{name!r} is no operator that was registered.")
     del _TABLE[name]
-    parse.cache_clear()
+    _count_change()
+
+
+_changes = 0
+
+
+def _count_change() -> None:
+    global _changes
+    _changes += 1
+
+
+def language_version() -> int:
+    """Return how often operators were added or removed in this process: a tree was checked against those of its time."""
+    return _changes
 
 
 def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - one rule per kind of argument

@@ -405,7 +405,7 @@ def _is_there(package: str) -> bool:
 
 def _import_failure(package: str) -> str:
     """Why a package that is installed cannot be imported; found out in another process, which it may end."""
-    from rollforge.run.worker import call_in_child
+    from rollforge.run.worker_process import call_in_child
 
     try:
         call_in_child(_import, package)

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import connection
 from typing import Any
 
 from rollforge.errors import (
@@ -22,7 +21,6 @@ from rollforge.errors import (
     RecorderElsewhere,
     StoreUnavailable,
     TrackingError,
-    TrainingFailed,
 )
 from rollforge.machine import process_is_gone, process_name
 from rollforge.run.fitness import Admission, own_data
@@ -42,14 +40,14 @@ from rollforge.run.job import (
 )
 from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
 from rollforge.run.worker_pool import IDLE_SECONDS, WorkerPool, never
-from rollforge.run.worker_process import Done, Failed, Unfit, Unreadable, WorkerProcess, failure
+from rollforge.run.worker_process import failure
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
-from rollforge.store.codec import decode_definition, decode_result
+from rollforge.store.codec import decode_definition
 from rollforge.task import Cause, Status, TaskRecord
 from rollforge.trust import Circle, within
 
-__all__ = ["TaskLog", "Worker", "call_in_child", "release_dead_workers", "run_task"]
+__all__ = ["TaskLog", "Worker", "release_dead_workers", "run_task"]
 
 log = logging.getLogger(__name__)
 
@@ -291,33 +289,3 @@ def run_task(
         if force_release:
             return WorkerPool(store, job, session, 1, LogEvents(), admission=admission).run() > 0
         return Worker(store, job, on_event=LogEvents(), admission=admission).run() > 0
-
-
-def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run ``func(*args, **kwargs)`` in a new child process and return the result.
-
-    A recorder is returned as a recorder. Any other result must be plain data, or of a type that may be unpickled.
-
-    Raises
-    ------
-    TrainingFailed
-        If the child dies without a result (killed, out of memory, crashed in C code), or if `func` raises; the message
-        contains the exception and its traceback.
-    """
-    job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True)
-    process = WorkerProcess(current_session(), job)
-    try:
-        process.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
-        while (outcome := process.outcome()) is None:
-            connection.wait(process.handles, timeout=1.0)
-    finally:
-        process.end(5.0)
-    if isinstance(outcome, Done):
-        return from_reference(decode_result(outcome.result))
-    if isinstance(outcome, (Unfit, Unreadable)):
-        raise TrainingFailed(outcome.why)
-    raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
-
-
-def _called(argument: Any, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    return func(*args, **kwargs)

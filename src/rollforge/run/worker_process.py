@@ -21,14 +21,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection, reduction, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge import trust
-from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere
+from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere, TrainingFailed
 from rollforge.limits import LIMITS
 from rollforge.run.interactive import define_in_main, main_classes
 from rollforge.run.job import (
@@ -42,16 +42,16 @@ from rollforge.run.job import (
     to_reference,
 )
 from rollforge.run.pipe import Messages, read_message
-from rollforge.session import Session, using
+from rollforge.session import Session, current_session, using
 from rollforge.store.base import trim_log
-from rollforge.store.codec import EncodedResult, decode_definition, encode_result
+from rollforge.store.codec import EncodedResult, decode_definition, decode_result, encode_result
 from rollforge.task import Cause, Status, TaskRecord
 from rollforge.trust import Circle
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["Done", "Failed", "Stopped", "Unfit", "Unreadable", "WorkerProcess", "failure"]
+__all__ = ["Done", "Failed", "Stopped", "Unfit", "Unreadable", "WorkerProcess", "call_in_child", "failure"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
@@ -592,3 +592,33 @@ def _die_with_parent() -> None:
 def _raise_stopped(signum: int, frame: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only once: giving the task back must not be interrupted
     raise WorkerStopped
+
+
+def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run ``func(*args, **kwargs)`` in a new child process and return the result.
+
+    A recorder is returned as a recorder. Any other result must be plain data, or of a type that may be unpickled.
+
+    Raises
+    ------
+    TrainingFailed
+        If the child dies without a result (killed, out of memory, crashed in C code), or if `func` raises; the message
+        contains the exception and its traceback.
+    """
+    job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True)
+    process = WorkerProcess(current_session(), job)
+    try:
+        process.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
+        while (outcome := process.outcome()) is None:
+            connection.wait(process.handles, timeout=1.0)
+    finally:
+        process.end(5.0)
+    if isinstance(outcome, Done):
+        return from_reference(decode_result(outcome.result))
+    if isinstance(outcome, (Unfit, Unreadable)):
+        raise TrainingFailed(outcome.why)
+    raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
+
+
+def _called(argument: Any, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)

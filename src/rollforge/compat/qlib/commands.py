@@ -158,6 +158,6 @@ def _fire(component: Any) -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> None:
-    from rollforge.cli.main import guarded
+    from rollforge.cli.program import guarded
 
     guarded(command)
