@@ -1,4 +1,4 @@
-"""An account: cash and holdings, and the books that are kept of them."""
+"""The account of a backtest, and its daily records."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from rollforge.record.position import Position
 __all__ = ["WEIGHTS", "Account", "Ledger", "Positions"]
 
 Positions = dict[pd.Timestamp, Position]
-"""Day -> what is held at its end."""
+"""Day -> position at its end."""
 
 
 @dataclass(slots=True)
 class Account:
-    """Cash and holdings. The loop of a backtest owns it and changes it."""
+    """Cash and holdings, owned and modified by the loop of a backtest."""
 
     current_position: Position
     init_cash: float = 0.0
     turnover: float = 0.0
-    """Money moved by orders since the start."""
+    """Total value of trades since the start."""
     cost: float = 0.0
-    """Fees since the start."""
+    """Total fees since the start."""
 
     def get_cash(self) -> float:
-        """Return the money that can be spent."""
+        """Return the available cash."""
         return self.current_position.get_cash()
 
     @property
     def value(self) -> float:
-        """Holdings and cash."""
+        """Value of holdings and cash."""
         return self.current_position.calculate_value()
 
     def settle(self, order: Order, fill: Fill) -> None:
-        """Enter a fill."""
+        """Apply a fill."""
         if fill.value <= 0:
             return
         self.current_position.update_order(order, fill.value, fill.cost, fill.price)
@@ -48,7 +48,7 @@ class Account:
         self.cost += fill.cost
 
     def end_day(self, market: Market, day: int) -> None:
-        """Value the holdings at the day's close (a suspended one keeps its last), and count the day."""
+        """Value the holdings at the day's close (suspended ones keep their last price), and count the day."""
         position, closes = self.current_position, market.close[day]
         for code in position.get_stock_list():
             place = market.place(code)
@@ -66,7 +66,7 @@ WEIGHTS: Mapping[str, Callable[[Fill], float]] = {
     "amount_weighted": lambda fill: fill.amount,
     "value_weighted": lambda fill: fill.value,
 }
-"""How orders count in the mean of a day."""
+"""Weights of orders in the mean of a day."""
 Trade = tuple[int, Order, Fill]
 
 
@@ -76,21 +76,21 @@ def _index(days: NDArray[np.datetime64]) -> pd.DatetimeIndex:
 
 @dataclass(slots=True)
 class Ledger:
-    """What is written down at the end of each day."""
+    """Records of a backtest, written at the end of each day."""
 
     start_value: float
     rows: list[tuple[float, ...]] = field(default_factory=list)
     positions: Positions = field(default_factory=dict)
     trades: list[Trade] = field(default_factory=list)
-    """Step, order, and what became of it."""
+    """(step, order, fill) of each order."""
 
     @property
     def last(self) -> Position:
-        """What is held at the end."""
+        """Position at the end."""
         return self.positions[max(self.positions)]
 
     def enter(self, account: Account, day: np.datetime64) -> None:
-        """Write the day down."""
+        """Record a day."""
         before, turned, paid = (self.rows[-1][k] for k in (0, 2, 4)) if self.rows else (self.start_value, 0.0, 0.0)
         position = account.current_position
         value: float = position.position["now_account_value"]
@@ -116,7 +116,7 @@ class Ledger:
         return frame
 
     def trade_table(self, days: NDArray[np.datetime64]) -> pd.DataFrame:
-        """Return one row an order, filled or not; amounts and values of sales are negative."""
+        """Return one row per order, filled or not; amounts and values of sales are negative."""
         rows = [
             (
                 order.stock_id,
@@ -133,10 +133,11 @@ class Ledger:
         return pd.DataFrame(rows, columns=columns, index=index)
 
     def indicators(self, days: NDArray[np.datetime64], ffr: str = "mean", pa: str = "mean") -> pd.DataFrame:
-        """Return how orders were filled, by day: Qlib's columns.
+        """Return daily execution statistics of orders, with Qlib's columns.
 
-        ``ffr`` mean share of an order that was filled; ``pa`` and ``pos`` price advantage and how often it was positive
-        (0, as orders are dealt at the base price itself); ``deal_amount`` and ``value`` sums; ``count`` orders.
+        ``ffr`` is the mean fill rate of orders; ``pa`` and ``pos`` are the price advantage and how often it is positive
+        (0, because orders are executed at the base price); ``deal_amount`` and ``value`` are sums; ``count`` is the
+        number of orders.
         `ffr` and `pa` are names of :data:`WEIGHTS`.
         """
         rows = np.zeros((len(days), len(_INDICATORS)))

@@ -1,7 +1,7 @@
-"""How good a prediction is: information coefficients, long-short returns, quantile returns, risk figures.
+"""Evaluation of predictions: information coefficients, long-short returns, quantile returns, risk figures.
 
-Daily figures are computed over blocks of the sorted rows, without a Python call for each day. They depend on the values
-alone: the order of the rows, the unit of scores and labels, and rounding in the last bits do not change them.
+Daily figures are computed over blocks of the sorted rows, without a Python call per day. They depend only on the
+values: the order of the rows, the unit of scores and labels, and rounding in the last bits do not change them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-# Values of a series, or of a day, that differ by less than this share of the largest are equal up to rounding. A return
-# of 1e-6 computed from prices carries a relative error of about 1e-10; scores are compared as they are.
+# Values of a series, or of a day, are equal up to rounding if they differ by less than this share of the largest. A
+# return of 1e-6 computed from prices has a relative error of about 1e-10; scores are compared as they are.
 _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
 
 
 def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
-    """A series whose index has the days as timestamps without time zone, in a level of the name `date_col`."""
+    """Return a series whose index level `date_col` holds the days as timestamps without time zone."""
     if isinstance(value, (pd.Series, pd.DataFrame)) and date_col != DATE and date_col in value.index.names:
         value = value.rename_axis(index={date_col: DATE})
     rows = day_rows(value, what)
@@ -55,20 +55,20 @@ def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
 
 
 def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
-    """Return prediction and label side by side: columns pred and label, float64, sorted; NaN where there is no value.
+    """Return a sorted frame with float64 columns pred and label; missing values are NaN.
 
     Parameters
     ----------
     pred, label : Series, or table of one column
         By day and instrument, in any form that :func:`~rollforge.market.frames.day_rows` reads: any order of levels and
-        rows, time zones, days as texts. Infinite values count as missing.
+        rows, time zones, days as strings. Infinite values are treated as missing.
     date_col : str
-        Name of the index level with the days, there and in the result.
+        Name of the index level with the days, in the arguments and the result.
 
     Raises
     ------
     DataError
-        When an index lacks the days, or holds a row twice; when a table has several columns.
+        If an index lacks the days or contains a row twice, or a table has several columns.
     """
     pred, label = _one_column(pred, "The prediction", date_col), _one_column(label, "The label", date_col)
     for name, series in (("prediction", pred), ("label", label)):
@@ -93,7 +93,7 @@ def _complete(pred: Any, label: Any, date_col: str) -> pd.DataFrame:
 
 
 class _Days:
-    """The rows of a sorted frame by day: sums, extremes and ranks of blocks of rows."""
+    """Rows of a sorted frame grouped by day: sums, extremes and ranks of blocks of rows."""
 
     def __init__(self, rows: pd.DataFrame | pd.Series, date_col: str) -> None:
         level = rows.index.get_level_values(date_col)
@@ -105,36 +105,36 @@ class _Days:
         self._starts = np.concatenate([[0], np.cumsum(self.size)[:-1]]) if len(days) else np.empty(0, np.intp)
 
     def rows(self, column: pd.Series) -> Floats:
-        """The values of a column, those of a day one after the other."""
+        """Return the values of a column ordered by day."""
         return column.to_numpy(np.float64)[self.order]
 
     def sum(self, values: Floats) -> Floats:
-        """Sum of each day."""
+        """Return the sum of each day."""
         return np.asarray(np.add.reduceat(values, self._starts) if len(self.index) else values[:0], np.float64)
 
     def spread(self, values: Floats) -> tuple[Floats, Floats]:
-        """Largest less smallest value of each day, and the largest magnitude."""
+        """Return the range (max - min) of each day, and the largest absolute value."""
         if not len(self.index):
             return np.empty(0), np.empty(0)
         low, high = np.minimum.reduceat(values, self._starts), np.maximum.reduceat(values, self._starts)
         return high - low, np.maximum(np.abs(low), np.abs(high))
 
     def flat(self, values: Floats) -> NDArray[np.bool_]:
-        """Whether all values of a day are equal up to rounding."""
+        """Return whether all values of a day are equal up to rounding, for each day."""
         spread, largest = self.spread(values)
         return np.asarray(spread <= _EQUAL_SCORES * largest)
 
     def each(self, by_day: Floats) -> Floats:
-        """A value a day, given to each of its rows."""
+        """Broadcast one value per day to the rows of the day."""
         return by_day[self.codes]
 
     def rank(self, values: Floats, method: Literal["average", "min", "max"]) -> Floats:
-        """Ranks within the day, from 1."""
+        """Return ranks within the day, from 1."""
         ranks = pd.Series(values).groupby(self.codes).rank(method=method)
         return np.asarray(ranks, np.float64)
 
     def series(self, values: Floats) -> pd.Series:
-        """A value a day as a series."""
+        """Return one value per day as a series."""
         return pd.Series(values, self.index)
 
 
@@ -143,7 +143,7 @@ def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
     centred = []
     for values in (left, right):
         spread, _ = days.spread(values)
-        # In units of the day's spread: squares of values near 1e-200 or 1e200 would leave the range of floats.
+        # Scale by the day's range: squares of values near 1e-200 or 1e200 would under- or overflow.
         unit = days.each(np.where(days.flat(values), np.nan, spread))
         scaled = (values - days.each(days.sum(values / days.each(size)))) / unit
         centred.append(scaled)
@@ -158,21 +158,21 @@ def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = Fa
     Parameters
     ----------
     pred, label : Series, or table of one column
-        By day and instrument: see :func:`~rollforge.market.frames.day_rows`.
+        By day and instrument; see :func:`~rollforge.market.frames.day_rows`.
     date_col : str
         Name of the index level with the days.
     dropna : bool
-        True leaves out the days without a value.
+        True drops the days without a value.
 
     Returns
     -------
     (Series, Series)
-        By day, in order; NaN on a day with fewer than two pairs, or without any spread.
+        Sorted by day; NaN on a day with fewer than two pairs, or if all values are equal.
 
     Raises
     ------
     DataError
-        When an index lacks the days, or holds a row twice.
+        If an index lacks the days or contains a row twice.
     """
     pred = _one_column(pred, "The prediction", date_col)
     both = _complete(pred, label, date_col)
@@ -180,16 +180,16 @@ def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = Fa
     x, y = days.rows(both["pred"]), days.rows(both["label"])
     ic = days.series(_correlation(days, x, y))
     ranks = _correlation(days, days.rank(x, "average"), days.rank(y, "average"))
-    ric = days.series(ranks).where(ic.notna())  # ranks of values that differ by rounding alone are no order
+    ric = days.series(ranks).where(ic.notna())  # ranks of values that differ only by rounding are meaningless
     asked = pd.Index(pred.index.get_level_values(date_col).unique(), name=date_col).sort_values()
     ic, ric = ic.reindex(asked), ric.reindex(asked)
     return (ic.dropna(), ric.dropna()) if dropna else (ic, ric)
 
 
 class _Places:
-    """The places of a day's rows when they are sorted by score; rows with equal scores share their places equally.
+    """Positions of a day's rows when sorted by score; rows with equal scores share their positions equally.
 
-    A mean over some places is then what it is on average over all orders of equal rows.
+    A mean over some positions is then the average over all orders of equal rows.
     """
 
     def __init__(self, days: _Days, scores: Floats) -> None:
@@ -199,7 +199,7 @@ class _Places:
         self._equal = days.rank(scores, "max") - self._below
 
     def mean(self, values: Floats, first: NDArray[Any], stop: NDArray[Any]) -> Floats:
-        """Mean of the values at the places from `first` up to `stop` of each day; missing values are left out."""
+        """Return the mean of the values at the positions [`first`, `stop`) of each day, ignoring missing values."""
         days = self._days
         low = np.maximum(self._below, days.each(np.asarray(first, np.float64)))
         high = np.minimum(self._below + self._equal, days.each(np.asarray(stop, np.float64)))
@@ -212,30 +212,31 @@ class _Places:
 def calc_long_short_return(
     pred: Any, label: Any, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
 ) -> tuple[pd.Series, pd.Series]:
-    """Return the daily return of half long the best, half short the worst, and that of everything.
+    """Return the daily long-short return (half long the best, half short the worst), and the mean return of all.
 
     Parameters
     ----------
     pred, label : Series, or table of one column
-        By day and instrument. Only rows with a score count.
+        By day and instrument. Rows without a score are ignored.
     quantile : float
-        Share of the instruments on each side, rounded down to whole instruments. Where equal scores lie on the border,
-        each counts with the same fraction.
+        Share of the instruments on each side, rounded down to whole instruments. Equal scores at the boundary count
+        with the same fraction each.
     dropna : bool
-        True sorts only rows that have a label too. False sorts all, and the mean of a side leaves out missing labels.
+        True ranks only rows that also have a label. False ranks all rows, and the mean of a side ignores missing
+        labels.
 
     Returns
     -------
     (Series, Series)
-        Long-short (half the difference of the sides' means), and the mean label, by day. There is no long-short return
-        on a day with too few rows or with the same score everywhere.
+        Long-short return (half the difference of the sides' means) and mean label, by day. The long-short return is NaN
+        on a day with too few rows or with equal scores only.
 
     Raises
     ------
     ConfigError
-        When `quantile` is not between 0 and 1.
+        If `quantile` is not between 0 and 1.
     DataError
-        When an index lacks the days, or holds a row twice.
+        If an index lacks the days or contains a row twice.
     """
     both = paired(pred, label, date_col).dropna(subset=["pred", "label"] if dropna else ["pred"])
     days, places, side = _sides(both, quantile, date_col)
@@ -247,7 +248,7 @@ def calc_long_short_return(
 
 
 def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[_Days, _Places, Floats]:
-    """The days, the places of their scores, and how many instruments are on each side."""
+    """Return the days, the positions of their scores, and the number of instruments on each side."""
     if not 0 < quantile <= 1:
         raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
     days = _Days(both, date_col)
@@ -263,30 +264,30 @@ def calc_long_short_prec(
     dropna: bool = False,
     is_alpha: bool = False,
 ) -> tuple[pd.Series, pd.Series]:
-    """Return which part of the best scores has a positive label, and which part of the worst a negative one, by day.
+    """Return the daily share of the best scores with a positive label, and of the worst with a negative label.
 
     Parameters
     ----------
     pred, label : Series
-        Index (datetime, instrument). Only rows with a score count.
+        Index (datetime, instrument). Rows without a score are ignored.
     quantile : float
         Share of the instruments on each side; see :func:`calc_long_short_return`.
     dropna : bool
-        True sorts only rows that have a label too. False sorts all, and missing labels count on neither side.
+        True ranks only rows that also have a label. False ranks all rows, and missing labels count on neither side.
     is_alpha : bool
-        True takes the day's mean off the labels first.
+        True subtracts the day's mean from the labels first.
 
     Returns
     -------
     (Series, Series)
-        By day; there are none on a day with too few rows or with the same score everywhere.
+        By day; there is no value on a day with too few rows or with equal scores only.
 
     Raises
     ------
     ConfigError
-        When `quantile` is not between 0 and 1.
+        If `quantile` is not between 0 and 1.
     DataError
-        When an index lacks the days, or holds a row twice.
+        If an index lacks the days or contains a row twice.
     """
     both = paired(pred, label, date_col)
     if is_alpha:
@@ -303,28 +304,27 @@ def calc_long_short_prec(
 
 
 def quantile_returns(pred: Any, label: Any, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
-    """Return the mean label of each quantile of the prediction by day.
+    """Return the daily mean label of each quantile of the prediction.
 
     Parameters
     ----------
     pred, label : Series, or table of one column
-        By day and instrument. Rows that lack one of the two are left out.
+        By day and instrument. Rows that lack either are dropped.
     n : int
-        How many quantiles. The k-th holds the places from k n-ths to k + 1 n-ths of the day's rows, rounded up to whole
-        rows; equal scores that lie on a border count on both sides, each with the same fraction.
+        Number of quantiles. Quantile k holds the positions from k/n to (k + 1)/n of the day's rows, rounded up to whole
+        rows; equal scores at a boundary count on both sides, with the same fraction each.
 
     Returns
     -------
     DataFrame
-        Index: days. Columns: 1 (lowest scores) to `n`. NaN on a day with fewer than `n` rows or with the same score
-        everywhere: it has no quantiles.
+        Index: days. Columns: 1 (lowest scores) to `n`. NaN on a day with fewer than `n` rows or with equal scores only.
 
     Raises
     ------
     ConfigError
-        When `n` is no whole number from 1 on.
+        If `n` is not an integer of at least 1.
     DataError
-        When an index lacks the days, or holds a row twice.
+        If an index lacks the days or contains a row twice.
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ConfigError(f"must be a whole number from 1 on, found {n!r}.", path="n")
@@ -338,7 +338,7 @@ def quantile_returns(pred: Any, label: Any, n: int = 5, date_col: str = "datetim
     return pd.DataFrame(columns, index=days.index)
 
 
-# Qlib counts 238 trading days a year, those of the Chinese exchanges.
+# Qlib uses 238 trading days per year, as on the Chinese exchanges.
 _PERIODS = {"day": 238.0, "week": 50.0, "month": 12.0, "min": 240.0 * 238.0}
 _FREQUENCIES = {
     "d": "day", "day": "day", "w": "week", "week": "week", "mon": "month", "month": "month", "min": "min",
@@ -355,7 +355,7 @@ def _periods(freq: str) -> float:
 
 
 def _returns(r: Any) -> Floats:
-    """Returns as an array, without those that are missing."""
+    """Return the non-missing returns as an array."""
     if isinstance(r, pd.DataFrame):
         if r.shape[1] != 1:
             raise DataError(f"The returns must be one column, found {list(r.columns)}. Pick one of them.")
@@ -376,31 +376,31 @@ def risk_analysis(
     freq: str | None = "day",
     mode: Literal["sum", "product"] = "sum",
 ) -> pd.DataFrame:
-    """Return mean, std, annualised return, information ratio and maximal drawdown of a series of returns.
+    """Return mean, std, annualised return, information ratio and maximum drawdown of a series of returns.
 
     Parameters
     ----------
     r : Series, array, list, or frame of one column
-        Returns by period; periods without one (NaN) are left out. Infinite returns count as missing, with a warning.
+        Returns by period; NaN is dropped. Infinite returns are treated as missing, with a warning.
     N : float, optional
-        Periods a year; by default those of `freq` (238 days, as Qlib counts).
+        Periods per year; by default those of `freq` (238 days, as in Qlib).
     freq : str, optional
-        Frequency of the returns: day, week, month, min, also with a number before it.
+        Frequency of the returns: day, week, month or min, optionally preceded by a number.
     mode : str
-        ``sum``: returns add up, on a fixed amount; ``product``: they compound.
+        ``sum``: returns are added (a fixed amount is invested); ``product``: returns are compounded.
 
     Returns
     -------
     DataFrame
-        Index: the names; column ``risk``. NaN is what has no value: everything without returns, the ratio where all
-        returns are equal up to rounding. The drawdown counts from the money that there was before the first return.
+        Index: the names; column ``risk``. Undefined figures are NaN: all without returns, and the ratio if all returns
+        are equal up to rounding. The drawdown includes the initial value before the first return.
 
     Raises
     ------
     ConfigError
-        For another mode or frequency.
+        If the mode or frequency is unknown.
     DataError
-        When the returns are no numbers, or several columns.
+        If the returns are not numbers, or have several columns.
 
     Examples
     --------
@@ -437,16 +437,16 @@ def risk_analysis(
 
 
 def _equal(values: Floats) -> bool:
-    """Whether all values are equal up to rounding: they have no spread to divide by."""
+    """Return whether all values are equal up to rounding, so that their spread cannot be divided by."""
     if not len(values):
         return True
     return bool(values.max() - values.min() <= _EQUAL_RETURNS * np.abs(values).max())
 
 
 def mean_to_std(values: pd.Series) -> float:
-    """Return mean over sample standard deviation; NaN for fewer than two values, or where all are equal up to rounding.
+    """Return mean / sample standard deviation; NaN for fewer than two values, or if all are equal up to rounding.
 
-    Missing values are left out.
+    Missing values are ignored.
     """
     there = values.dropna().to_numpy(np.float64)
     if len(there) < 2 or _equal(there):
@@ -455,24 +455,24 @@ def mean_to_std(values: pd.Series) -> float:
 
 
 def newey_west_t(values: pd.Series, days: int) -> float:
-    """Return the t statistic of the mean of a daily series whose values overlap over some days.
+    """Return the t statistic of the mean of a daily series with overlapping values.
 
-    Labels over h > 1 days overlap from one day to the next, and so the figures made of them are correlated up to h days
-    apart. Their variance is then that of Newey and West (1987), with Bartlett weights up to lag h:
+    Labels over h > 1 days overlap between successive days, so figures computed from them are correlated up to h days
+    apart. The variance of the mean is estimated as in Newey and West (1987), with Bartlett weights up to lag h:
     ``(c[0] + 2 * sum((1 - j / (h + 1)) * c[j] for j in 1..h)) / n``, with ``c[j] = sum(e[t] * e[t - j]) / n`` and ``e``
-    the deviations from the mean. Over 1 day nothing overlaps, and it is the usual ``mean / (std / sqrt(n))``.
+    the deviations from the mean. For 1 day nothing overlaps, and it is the usual ``mean / (std / sqrt(n))``.
 
     Parameters
     ----------
     values : Series
-        By day, in order. Missing values are left out, and those on both sides of them count as neighbours.
+        Sorted by day. Missing values are dropped, and the values around them are treated as adjacent.
     days : int
-        Days over which one value runs.
+        Number of days that one value spans.
 
     Returns
     -------
     float
-        NaN where there are no more values than `days`, or all are equal up to rounding.
+        NaN if there are at most `days` values, or all are equal up to rounding.
     """
     there = values.dropna().to_numpy(np.float64)
     n = len(there)
@@ -487,31 +487,31 @@ def newey_west_t(values: pd.Series, days: int) -> float:
 
 
 class SigAnaRecord(ACRecordTemp):
-    """Saves the daily IC and Rank IC, and logs IC, ICIR, Rank IC, Rank ICIR; on request long-short figures too.
+    """Saves the daily IC and Rank IC, and logs IC, ICIR, Rank IC, Rank ICIR and, optionally, long-short figures.
 
-    Long-short figures are per year and before costs. A label over h days earns its return in h days: its mean is divided by
-    h, and its Sharpe ratio is that of the returns over h days times the root of the periods of h days in a year. Where the
-    days of the label are not known they are NaN, with a warning.
+    Long-short figures are annualised and before costs. A label over h days earns its return in h days: its mean is
+    divided by h, and its Sharpe ratio is that of the h-day returns times the square root of the number of h-day periods
+    in a year. If the number of days is unknown, they are NaN, with a warning.
 
     Parameters
     ----------
     recorder : Recorder
         A run with ``pred.pkl`` and ``label.pkl``.
     ana_long_short : bool
-        Whether long-short returns are analysed.
+        Whether to analyse long-short returns.
     ann_scaler : int
-        Trading days a year.
+        Trading days per year.
     label_col : int
-        Which label, if there are several.
+        Index of the label column, if there are several.
     skip_existing : bool
-        True computes nothing when it is there.
+        True computes nothing if the artifacts exist.
     label_days : int, optional
-        Trading days over which one value of the label runs, where the run does not know them.
+        Number of trading days that one label value spans, if the run does not know it.
 
     Raises
     ------
     ConfigError
-        When there is no label of that number, or `label_days` is below 1.
+        If there is no such label column, or `label_days` is below 1.
     """
 
     artifact_path = "sig_analysis"
@@ -536,7 +536,7 @@ class SigAnaRecord(ACRecordTemp):
 
     def _generate(self, label: pd.DataFrame | None = None, **kwargs: Any) -> dict[str, Any] | None:
         pred = self.load("pred.pkl")
-        known = label is None  # another label than the run's own is known to nobody but the caller
+        known = label is None  # nothing is known about a label that the caller passes
         label = self.load("label.pkl") if label is None else label
         if label is None or label.empty:
             log.warning("%s: there is no label to judge the prediction by", self.recorder)
@@ -569,7 +569,7 @@ class SigAnaRecord(ACRecordTemp):
         return made
 
     def _label(self) -> Label:
-        """The label that the run is judged by; where the run does not know its days, those that this record was given."""
+        """Return the label that the run is evaluated against, with this record's `label_days` if the run has none."""
         labels = recorded_labels(self.recorder)
         found = labels[self.label_col] if -len(labels) <= self.label_col < len(labels) else Label("", None)
         return found if found.days is not None else Label(found.expression, self.label_days)
@@ -580,7 +580,7 @@ class SigAnaRecord(ACRecordTemp):
 
 
 def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
-    """Return the labels of a run, one a column: those that its records noted, else those of its task."""
+    """Return the labels of a run, one per column: those that its records saved, else those of its task."""
     noted = recorder.list_tags().get(LABEL_TAG)
     if noted is not None:
         return labels_from_text(noted)
@@ -593,7 +593,7 @@ def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
 
 
 def judged_column(task: Mapping[str, Any]) -> int:
-    """Return which column of its label a task is judged by: the ``label_col`` of its :class:`SigAnaRecord`, else the first.
+    """Return the index of the label column that evaluates a task: ``label_col`` of its :class:`SigAnaRecord`, or 0.
 
     Examples
     --------

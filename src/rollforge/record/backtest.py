@@ -1,6 +1,6 @@
-"""A daily backtest: a strategy, an exchange and an account, day by day.
+"""Daily backtests with a strategy, an exchange and an account.
 
-Qlib's nested executors come down to one loop over the days here; reports and positions are the same.
+One loop over the days replaces Qlib's nested executors; reports and positions are the same.
 """
 
 from __future__ import annotations
@@ -58,29 +58,29 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FREQ = "1day"
-"""The one frequency of reports."""
+"""The only frequency of reports."""
 DEFAULT: Any = object()
-"""Stands for a benchmark that is not named."""
+"""Marker for an omitted benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
 class BacktestResult:
-    """What came out of a backtest."""
+    """Result of a backtest."""
 
     report: pd.DataFrame
     """Index datetime; columns account, return (before fees), total_turnover, turnover, total_cost, cost, value, cash,
-    bench. Rates are shares of the day before's account."""
+    bench. Rates are relative to the account value of the previous day."""
     positions: Positions
     indicators: pd.DataFrame
-    """How orders were filled, by day."""
+    """Execution statistics of orders, by day."""
     trades: pd.DataFrame
-    """One row an order."""
+    """One row per order."""
     notes: tuple[str, ...] = ()
-    """What should be known of these numbers."""
+    """Remarks on the interpretation of the numbers."""
     costs: str = ""
-    """The fees, in words."""
+    """Description of the fees."""
     trading: str = ""
-    """Trade unit, limits and prices, in words."""
+    """Description of trade unit, limits and prices."""
 
 
 def run_backtest(
@@ -95,36 +95,36 @@ def run_backtest(
     session: Session | None = None,
     where: str = "",
 ) -> BacktestResult:
-    """Run a strategy over some days, and return the books.
+    """Run a strategy over a range of days.
 
-    The orders of a day follow from the scores of the trading day before.
+    The orders of a day are based on the scores of the previous trading day.
 
     Parameters
     ----------
     strategy : BaseStrategy or its description
-        As ``{"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy", "kwargs": {…}}``.
+        For example ``{"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy", "kwargs": {…}}``.
     start_time, end_time : date, optional
-        First and last day; None: the first day of the signal, and the trading day after its last. Days past the end of
-        the calendar are left out.
+        First and last day; None means the first day of the signal and the trading day after its last. Days past the end
+        of the calendar are ignored.
     executor : SimulatorExecutor or its description, optional
-        By default sales are dealt before purchases.
+        By default sales are executed before purchases.
     benchmark : str, sequence of str, Series or None
-        A code, codes whose returns are averaged, or returns by day; None: no benchmark, its return is 0.
+        A code, several codes whose returns are averaged, or daily returns. None means no benchmark, with a return of 0.
     account : float or mapping
-        Money at the start, or ``{"cash": …, code: amount or {"amount": …, "price": …}}``.
+        Initial cash, or ``{"cash": …, code: amount or {"amount": …, "price": …}}``.
     exchange_kwargs : mapping, optional
         See :meth:`rollforge.record.rules.Rules.from_kwargs`.
     session : Session, optional
-        Names the data and the region; by default the current one.
+        Session with data and region; by default the current one.
     where : str
-        Place in the document of the mapping with strategy, executor and backtest, for errors.
+        Path of the mapping with strategy, executor and backtest in the document, for error messages.
 
     Raises
     ------
     ConfigError
-        For an option that cannot be meant.
+        If an option is invalid.
     DataNotFound, DataError
-        When prices or the benchmark are missing, naming them and the key that changes it.
+        If prices or the benchmark are missing; the message names them and the option to change.
     """
     running = run_by_steps(
         strategy,
@@ -157,7 +157,7 @@ def run_by_steps(
     session: Session | None = None,
     where: str = "",
 ) -> Generator[BaseTradeDecision, None, BacktestResult]:
-    """Run a strategy as :func:`run_backtest` does, and yield the decision of each day before it is traded."""
+    """Run a strategy like :func:`run_backtest`, and yield the decision of each day before it is executed."""
     session = session or current_session()
     provider = session_provider(session)
     prefix = f"{where}." if where else ""
@@ -194,9 +194,9 @@ def _trade(
     market: Market,
     steps: TradeCalendarManager,
 ) -> Generator[BaseTradeDecision, None, Ledger]:
-    """Let the strategy trade day by day."""
+    """Run the strategy day by day."""
     exchange, ledger = Exchange(market), Ledger(account.value)
-    first = len(market.days) - steps.trade_len  # the market may have quotes from before the backtest
+    first = len(market.days) - steps.trade_len  # the market may have earlier quotes
     common = CommonInfrastructure(trade_account=account, trade_exchange=exchange)
     level = LevelInfrastructure(trade_calendar=steps, executor=executor, common_infra=common)
     executor.level_infra, executor.common_infra = level, common
@@ -248,7 +248,7 @@ def _market(
 
 
 def _quoted(rules: Rules, calendar: Days, days: Days, where: str) -> Days:
-    """The days with quotes: those of the backtest, and from an earlier start of the exchange on."""
+    """Return the days with quotes: those of the backtest, or from an earlier start of the exchange."""
     where = f"{where}.exchange_kwargs"
     start = days[0] if rules.start_time is None else read_day(rules.start_time, f"{where}.start_time")
     end = days[-1] if rules.end_time is None else read_day(rules.end_time, f"{where}.end_time")
@@ -264,14 +264,14 @@ def _quoted(rules: Rules, calendar: Days, days: Days, where: str) -> Days:
 def check_backtest(
     strategy: Any, executor: Any, options: Mapping[str, Any], *, session: Session, where: str = ""
 ) -> None:
-    """Do nothing, unless a backtest would be refused: what can be said without a prediction and without data.
+    """Check the configuration of a backtest, as far as possible without a prediction and without data.
 
     Parameters
     ----------
     strategy, executor : object or description
-        As in :func:`run_backtest`; placeholders need not be filled.
+        As in :func:`run_backtest`; may contain placeholders.
     options : mapping
-        Its further arguments.
+        Further arguments of :func:`run_backtest`.
     session, where
         See :func:`run_backtest`.
 
@@ -302,7 +302,7 @@ def check_backtest(
 
 
 def default_benchmark(session: Session) -> str | None:
-    """Return the benchmark of a backtest that names none: in China SH000300, as in Qlib, where the data have it; else none."""
+    """Return the default benchmark: in China SH000300, as in Qlib, if the data have it; otherwise None."""
     if session.region != "cn":
         return None
     if session_provider(session).has("SH000300"):
@@ -312,7 +312,7 @@ def default_benchmark(session: Session) -> str | None:
 
 
 def _try_arguments(cls: type[BaseStrategy], strategy: Any, where: str) -> None:
-    """Build a strategy of Rollforge's that trades on the prediction, with a signal in its place, to check its numbers."""
+    """Check the arguments of a built-in strategy on the prediction by building it with a dummy signal."""
     kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
     if not isinstance(kwargs, Mapping) or not cls.__module__.startswith("rollforge."):
         return
@@ -323,12 +323,12 @@ def _try_arguments(cls: type[BaseStrategy], strategy: Any, where: str) -> None:
 
 
 def check_benchmark(benchmark: Any, *, session: Session, where: str) -> None:
-    """Do nothing, unless the data folder has none of the instruments that a benchmark names.
+    """Check that the data folder has at least one of the instruments of a benchmark.
 
     Raises
     ------
     ConfigError
-        Naming them.
+        If it has none; the message names them.
     """
     codes = [benchmark] if isinstance(benchmark, str) else benchmark
     if not codes or not isinstance(codes, (list, tuple)) or session.provider_uri is None:
@@ -353,14 +353,14 @@ def backtest(
     exchange_kwargs: Mapping[str, Any] | None = None,
     pos_type: str = "Position",
 ) -> tuple[dict[str, tuple[pd.DataFrame, Positions]], dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
-    """Return ``({"1day": (report, positions)}, {"1day": (indicators, trades)})``: Qlib's form of :func:`run_backtest`.
+    """Run a backtest and return ``({"1day": (report, positions)}, {"1day": (indicators, trades)})``, as in Qlib.
 
-    Without a benchmark it is that of Qlib, see :func:`default_benchmark`.
+    If `benchmark` is omitted, it is Qlib's, see :func:`default_benchmark`. See :func:`run_backtest` for the arguments.
 
     Raises
     ------
     ConfigError
-        For a `pos_type` other than ``Position``; see :func:`run_backtest` for the rest.
+        If `pos_type` is not ``Position``; also as for :func:`run_backtest`.
     """
     if pos_type != "Position":
         raise ConfigError(f"pos_type {pos_type!r} is not supported; there is 'Position'.", path="backtest")
@@ -380,7 +380,7 @@ def backtest(
 def qlibs_form(
     result: BacktestResult, executor: SimulatorExecutor
 ) -> tuple[dict[str, tuple[pd.DataFrame, Positions]], dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
-    """Return a result as :func:`backtest` does."""
+    """Convert a result to the return value of :func:`backtest`."""
     metrics = {FREQ: (result.report, result.positions)} if executor.generate_portfolio_metrics else {}
     return metrics, {FREQ: (result.indicators, result.trades)}
 
@@ -395,12 +395,12 @@ def backtest_daily(
     exchange_kwargs: Mapping[str, Any] | None = None,
     pos_type: str = "Position",
 ) -> tuple[pd.DataFrame, Positions]:
-    """Return ``(report, positions)``: Qlib's shortest form of :func:`run_backtest`.
+    """Run a backtest and return ``(report, positions)``, as in Qlib.
 
     Raises
     ------
     ConfigError
-        When the executor is told to make no report; see :func:`backtest` for the rest.
+        If the executor makes no report; also as for :func:`backtest`.
     """
     metrics, _ = backtest(
         start_time, end_time, strategy, executor, benchmark, account, exchange_kwargs, pos_type=pos_type
@@ -424,12 +424,12 @@ def _strategy(strategy: Any, where: str) -> BaseStrategy:
 
 
 def strategy_class(strategy: Any, where: str) -> type[BaseStrategy] | None:
-    """Return the class that a description names; None for what is no description.
+    """Return the class that a description names; None if `strategy` is not a description.
 
     Raises
     ------
     ConfigError
-        When it is no strategy, is not supported, or is not there.
+        If it is not a strategy, is not supported, or does not exist.
     """
     if isinstance(strategy, str):
         strategy = {"class": strategy}
@@ -463,7 +463,7 @@ def make_executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
 
 
 def _days(calendar: Days, strategy: BaseStrategy, start: Any, end: Any, where: str) -> tuple[int, Days]:
-    """Return the place of the first trading day in the calendar, and the trading days."""
+    """Return the position of the first trading day in the calendar, and the trading days."""
     source = strategy.signal if isinstance(strategy, BaseSignalStrategy) else None
     signal = source.days if isinstance(source, SignalWCache) else None
     for name, given in (("start_time", start), ("end_time", end)):
@@ -517,7 +517,7 @@ def _opened(
     session: Session,
     where: str,
 ) -> Account:
-    """Return the account at the start; holdings without a price are worth their last close of the 30 days before."""
+    """Return the initial account; holdings without a price are valued at their last close of the previous 30 days."""
     entries = {}
     for code, entry in holdings.items():
         amount = entry.get("amount") if isinstance(entry, Mapping) else entry
@@ -534,7 +534,7 @@ def _opened(
 
 
 def _benchmark(benchmark: Any, days: Days, session: Session, where: str) -> Floats:
-    """Return the benchmark's return on each day; 0 where it has none, as in Qlib."""
+    """Return the benchmark's return on each day; 0 if it has none, as in Qlib."""
     if benchmark is None:
         return np.zeros(len(days))
     if not isinstance(benchmark, (str, list, tuple)):

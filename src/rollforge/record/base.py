@@ -1,4 +1,4 @@
-"""What a record is: something that is computed from a run and saved in it."""
+"""Base classes of records, which are computed from a run and saved in it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["RESULTS", "ACRecordTemp", "RecordTemp"]
 log = logging.getLogger(__name__)
 
 RESULTS = "rollforge.results"
-"""Logger that records report to what they have computed, for a person to read: tables and figures."""
+"""Logger for the results of records in readable form: tables and figures."""
 
 
 class RecordTemp:
-    """Base of all records.
+    """Base class of records.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class RecordTemp:
     artifact_path: ClassVar[str | None] = None
     """Folder of the record's artifacts."""
     depend_cls: ClassVar[type[RecordTemp] | None] = None
-    """The record whose artifacts this one reads."""
+    """Record class whose artifacts this record reads."""
 
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._recorder = recorder
@@ -42,7 +42,7 @@ class RecordTemp:
         Raises
         ------
         ConfigError
-            When the record was given none.
+            If the record has none.
         """
         if self._recorder is None:
             raise ConfigError(f"{type(self).__name__} has no recorder.")
@@ -50,7 +50,7 @@ class RecordTemp:
 
     @classmethod
     def get_path(cls, path: str | None = None) -> str:
-        """Return where an artifact of this record is among the run's."""
+        """Return the path of an artifact of this record within the run."""
         return "/".join(part for part in (cls.artifact_path, path) if part)
 
     def save(self, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class RecordTemp:
         Raises
         ------
         ArtifactNotFound
-            When none of them has it.
+            If none of them has it.
         """
         try:
             return self.recorder.load_object(self.get_path(name))
@@ -73,7 +73,7 @@ class RecordTemp:
             return self.depend_cls(recorder=self.recorder).load(name)
 
     def report(self, title: str, result: Any) -> None:
-        """Show a person what was computed, under a title; where to is for the program to decide (see :data:`RESULTS`)."""
+        """Log a result under a title, through the logger :data:`RESULTS`."""
         results = logging.getLogger(RESULTS)
         if results.isEnabledFor(logging.INFO):
             results.info("%s\n%s", title, pformat(result))
@@ -83,12 +83,12 @@ class RecordTemp:
         return []
 
     def check(self, include_self: bool = False, parents: bool = True) -> None:
-        """Do nothing, unless an artifact is missing that this record needs (or saves).
+        """Check that the artifacts exist that this record needs (or saves).
 
         Raises
         ------
         ArtifactNotFound
-            Naming it.
+            If one is missing; the message names it.
         """
         if include_self:
             there = set(self.recorder.list_artifacts(self.artifact_path))
@@ -104,14 +104,14 @@ class RecordTemp:
 
 
 class ACRecordTemp(RecordTemp):
-    """A record that checks what it depends on before it is computed.
+    """Base class of records that check their dependencies before they are computed.
 
     Parameters
     ----------
     recorder : Recorder
         The run.
     skip_existing : bool
-        True computes nothing when its artifacts are there.
+        True computes nothing if the artifacts exist.
     """
 
     def __init__(self, recorder: Recorder | None = None, skip_existing: bool = False) -> None:
@@ -124,7 +124,7 @@ class ACRecordTemp(RecordTemp):
         Raises
         ------
         ArtifactNotFound
-            When what it depends on is not there (Qlib passes over it with a warning).
+            If an artifact that it depends on is missing (Qlib skips the record with a warning).
         """
         if self.skip_existing:
             try:

@@ -1,4 +1,4 @@
-"""What a strategy decides during a backtest, decision by decision, under Qlib's names."""
+"""Collect the decisions of a strategy during a backtest, with Qlib's names."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def collect_data(
     pos_type: str = "Position",
     return_value: dict[str, Any] | None = None,
 ) -> Generator[BaseTradeDecision, None, None]:
-    """Run a backtest, and yield the decision of each day before it is traded.
+    """Run a backtest, and yield the decision of each day before it is executed.
 
     Parameters
     ----------
     start_time, end_time, strategy, executor, benchmark, account, exchange_kwargs, pos_type
-        See :func:`rollforge.record.backtest.backtest`. Decisions are yielded where the executor has ``track_data=True``.
+        See :func:`rollforge.record.backtest.backtest`. Decisions are yielded if the executor has ``track_data=True``.
     return_value : dict, optional
-        Is given, at the end, ``portfolio_dict`` and ``indicator_dict``: what a backtest returns.
+        Filled at the end with ``portfolio_dict`` and ``indicator_dict``, the results of the backtest.
 
     Raises
     ------
     ConfigError
-        As :func:`rollforge.record.backtest.backtest`.
+        As for :func:`rollforge.record.backtest.backtest`.
     """
     if pos_type != "Position":
         raise ConfigError(f"pos_type {pos_type!r} is not supported; there is 'Position'.", path="backtest")
@@ -63,18 +63,18 @@ def collect_data(
 
 
 Decisions = tuple[str, list[tuple[BaseTradeDecision, Any]]]
-"""A frequency, and each decision with those inside it (None: there are none)."""
+"""A frequency, and each decision with its nested decisions (None if there are none)."""
 
 
 def format_decisions(decisions: Sequence[BaseTradeDecision]) -> Decisions | None:
-    """Return decisions as ``(frequency, [(decision, decisions inside it), …])``; None where there are none.
+    """Return decisions as ``(frequency, [(decision, nested decisions), …])``; None if there are none.
 
-    Those of another frequency that follow a decision belong inside it; daily backtests have none.
+    Decisions of another frequency that follow a decision are nested in it; daily backtests have none.
 
     Parameters
     ----------
     decisions : sequence
-        In the order of :func:`collect_data`.
+        Decisions in the order of :func:`collect_data`.
     """
     if not decisions:
         return None

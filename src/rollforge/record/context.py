@@ -1,4 +1,4 @@
-"""What a strategy sees while it trades: the calendar of the backtest, the account and the exchange. Names are Qlib's."""
+"""Context of a strategy during a backtest: calendar, account and exchange. Names are Qlib's."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOMENT = pd.Timedelta(seconds=1)
 
 
 class TradeCalendarManager:
-    """The trading days of a backtest, and the step it is in.
+    """The trading days of a backtest, and its current step.
 
     Parameters
     ----------
     calendar : array of datetime64[D]
         All trading days of the data, ascending.
     start_index, trade_len : int
-        Place of the backtest's first day in `calendar`, and its number of days.
+        Index of the backtest's first day in `calendar`, and its number of days.
     """
 
     def __init__(self, calendar: Days, start_index: int, trade_len: int) -> None:
@@ -42,7 +42,7 @@ class TradeCalendarManager:
         return self.trade_step >= self.trade_len
 
     def step(self) -> None:
-        """Go on to the next day.
+        """Advance to the next day.
 
         Raises
         ------
@@ -62,24 +62,24 @@ class TradeCalendarManager:
         return self.trade_len
 
     def get_trade_step(self) -> int:
-        """Return how many steps are done: the place of the current one."""
+        """Return the index of the current step, which is the number of steps done."""
         return self.trade_step
 
     def get_step_time(self, trade_step: int | None = None, shift: int = 0) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """Return first and last moment of a step: a day, up to a second before the next trading day.
+        """Return the start and end of a step: from a day to one second before the next trading day.
 
         Parameters
         ----------
         trade_step : int, optional
-            By default the current one.
+            By default the current step.
         shift : int
-            So many days before that.
+            Number of days to go back.
         """
         place = self.start_index + (self.trade_step if trade_step is None else trade_step) - shift
         return pd.Timestamp(self._day(place)), pd.Timestamp(self._day(place + 1)) - _MOMENT
 
     def _day(self, place: int) -> np.datetime64:
-        """The day at a place of the calendar; places before and behind it are days that have no data."""
+        """Return the day at a calendar position; positions outside the calendar are extrapolated."""
         last = len(self._calendar) - 1
         beyond = min(place, 0) + max(place - last, 0)
         day: np.datetime64 = self._calendar[min(max(place, 0), last)] + beyond * ONE_DAY
@@ -98,7 +98,7 @@ class TradeCalendarManager:
 
 
 class _Infrastructure:
-    """A handful of objects that strategy and executor share, by name."""
+    """Base class of named objects that strategy and executor share."""
 
     names: frozenset[str]
 
@@ -106,26 +106,26 @@ class _Infrastructure:
         self.reset_infra(**shared)
 
     def get_support_infra(self) -> frozenset[str]:
-        """Return the names there can be."""
+        """Return the valid names."""
         return self.names
 
     def reset_infra(self, **shared: Any) -> None:
-        """Set some of them."""
+        """Set some of the objects."""
         for name, value in shared.items():
             if name not in self.names:
                 raise ConfigError(f"{name!r} is none of {', '.join(sorted(self.names))}.")
             setattr(self, name, value)
 
     def has(self, name: str) -> bool:
-        """Return whether there is one of that name."""
+        """Return whether there is an object with the name."""
         return name in self.names and hasattr(self, name)
 
     def get(self, name: str) -> Any:
-        """Return the one of that name, or None."""
+        """Return the object with the name, or None."""
         return getattr(self, name, None)
 
     def update(self, other: _Infrastructure) -> None:
-        """Take over what another one has."""
+        """Copy all objects of another infrastructure."""
         self.reset_infra(**{name: other.get(name) for name in other.names if other.has(name)})
 
 

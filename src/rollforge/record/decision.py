@@ -1,4 +1,4 @@
-"""Orders, and the decisions that hold them: what a strategy wants traded. Names and attributes are Qlib's."""
+"""Orders and the decisions that contain them. Names and attributes are Qlib's."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class OrderDir(IntEnum):
 class Order:
     """An order for one instrument.
 
-    The exchange writes what became of the order into `deal_amount` and `factor`; strategies read it there in Qlib, so an
-    order is not frozen.
+    The exchange writes the result into `deal_amount` and `factor`, where strategies read it in Qlib; an order is
+    therefore mutable.
 
     Examples
     --------
@@ -52,12 +52,12 @@ class Order:
     """Adjusted shares (shares divided by the factor), not negative."""
     direction: OrderDir
     start_time: pd.Timestamp | None = None
-    """First moment of the trading step; filled in by the decision."""
+    """Start of the trading step; set by the decision."""
     end_time: pd.Timestamp | None = None
     deal_amount: float = field(default=0.0, init=False)
     """Adjusted shares that were traded."""
     factor: float | None = field(default=None, init=False)
-    """Adjustment factor on the day of the trade; None when the instrument could not be traded."""
+    """Adjustment factor on the day of the trade; None if the instrument could not be traded."""
 
     SELL: ClassVar[OrderDir] = OrderDir.SELL
     BUY: ClassVar[OrderDir] = OrderDir.BUY
@@ -72,12 +72,12 @@ class Order:
 
     @staticmethod
     def parse_dir(direction: Any) -> OrderDir:
-        """Return the direction that a name or a number stands for; positive numbers buy, all others sell.
+        """Return the direction for a name or number; positive numbers mean buy, all others sell.
 
         Raises
         ------
         ConfigError
-            For anything else.
+            If it is anything else.
         """
         if isinstance(direction, str) and direction.strip().upper() in OrderDir.__members__:
             return OrderDir[direction.strip().upper()]
@@ -107,22 +107,22 @@ class Order:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells an order from others."""
+        """Key that identifies an order."""
         return self.stock_id, self.start_time, self.end_time, self.direction
 
     @property
     def key_by_day(self) -> tuple[Any, ...]:
-        """What tells an order from those of other days."""
+        """Key that identifies an order within its day."""
         return self.stock_id, self.date, self.direction
 
 
 class OrderHelper:
-    """Makes orders; ``trade_exchange.get_order_helper()`` returns one.
+    """Factory of orders, returned by ``trade_exchange.get_order_helper()``.
 
     Parameters
     ----------
     exchange : Exchange, optional
-        Qlib's argument; nothing is asked of it.
+        Accepted for compatibility with Qlib and ignored.
     """
 
     def __init__(self, exchange: Any = None) -> None:
@@ -137,27 +137,27 @@ class OrderHelper:
 
 
 DecisionType = TypeVar("DecisionType")
-"""What a decision is made of: orders, in daily backtests."""
+"""Type of the elements of a decision; orders in daily backtests."""
 
 
 class BaseTradeDecision:
-    """What a strategy decides in one step.
+    """Base class of a strategy's decision in one step.
 
     Parameters
     ----------
     strategy : BaseStrategy
         The strategy that decides.
     trade_range : optional
-        Part of the step in which orders may be traded; daily backtests have none.
+        Part of the step in which orders may be traded; not supported in daily backtests.
 
     Raises
     ------
     ConfigError
-        For a `trade_range`.
+        If a `trade_range` is given.
     """
 
     def __class_getitem__(cls, item: Any) -> type[Self]:
-        """Return the class itself: ``BaseTradeDecision[Order]`` says what it is made of, as in Qlib."""
+        """Return the class itself, to allow ``BaseTradeDecision[Order]`` as in Qlib."""
         return cls
 
     def __init__(self, strategy: BaseStrategy, trade_range: Any = None) -> None:
@@ -185,12 +185,12 @@ class EmptyTradeDecision(BaseTradeDecision):
 
 
 class TradeDecisionWO(BaseTradeDecision):
-    """A decision with orders, traded in the order in which they are listed.
+    """A decision with orders, which are executed in the order of the list.
 
     Parameters
     ----------
     order_list : sequence of Order
-        Those without a time get that of the step.
+        The orders; those without a time get that of the step.
     strategy, trade_range
         See :class:`BaseTradeDecision`.
     """
@@ -208,14 +208,14 @@ class TradeDecisionWO(BaseTradeDecision):
 
 
 class TradeDecisionWithDetails(TradeDecisionWO):
-    """A decision with orders and something of the strategy's own beside them.
+    """A decision with orders and additional details.
 
     Parameters
     ----------
     order_list, strategy, trade_range
         See :class:`TradeDecisionWO`.
     details : object, optional
-        Kept in ``details``.
+        Any object; available as ``details``.
     """
 
     def __init__(

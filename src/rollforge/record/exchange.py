@@ -1,4 +1,4 @@
-"""The exchange as strategies see it: asked by code and time, under the names of Qlib's ``Exchange``."""
+"""The exchange interface of strategies: queries by code and time, with the names of Qlib's ``Exchange``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _METHODS: Mapping[str, Callable[[Floats], float]] = {
 
 
 class Exchange:
-    """Answers what a strategy asks about a market: prices, limits, trade units.
+    """Provides prices, limits and trade units of a market to strategies.
 
-    Codes are instruments of the market, times are moments of trading days. What is not known is None: a code without
-    quotes, a time outside the backtest.
+    Codes are instruments of the market, times are timestamps within trading days. Unknown values are None: for a code
+    without quotes, or a time outside the backtest.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Exchange:
         return slice(int(np.searchsorted(days, bounds[0])), int(np.searchsorted(days, bounds[1], "right")))
 
     def _on(self, stock_id: str, start_time: Any, end_time: Any) -> tuple[int, int] | None:
-        """Last day of a time with a close, else its last day, and the place of the instrument."""
+        """Return the index of the last day with a close in the range, or of its last day, and of the instrument."""
         place, days = self.market.place(stock_id), self._days(start_time, end_time)
         if place is None or days.stop <= days.start:
             return None
@@ -85,19 +85,19 @@ class Exchange:
     def get_quote_info(
         self, stock_id: str, start_time: Any, end_time: Any, field: str, method: str | None = "ts_data_last"
     ) -> Any:
-        """Return a field of an instrument: its last known value in that time, or another summary.
+        """Return a field of an instrument: its last known value in the range, or another summary.
 
         Parameters
         ----------
         field : str
-            An expression that the exchange reads, ``limit_buy`` or ``limit_sell``.
+            An expression that the exchange reads, or ``limit_buy`` or ``limit_sell``.
         method : str, optional
-            ``ts_data_last``, ``last``, ``sum``, ``mean`` or ``all``; None returns all values, by day.
+            ``ts_data_last``, ``last``, ``sum``, ``mean`` or ``all``; None returns all values by day.
 
         Raises
         ------
         ConfigError
-            For another field or method.
+            If the field or method is unknown.
         """
         if method is not None and method not in _METHODS:
             raise ConfigError(f"method {method!r} is none of {', '.join(_METHODS)}.")
@@ -118,7 +118,7 @@ class Exchange:
         return self.get_quote_info(stock_id, start_time, end_time, "$close", method)
 
     def get_volume(self, stock_id: str, start_time: Any, end_time: Any, method: str | None = "sum") -> Any:
-        """Return the volume of an instrument: what the whole market traded."""
+        """Return the volume of an instrument, traded by the whole market."""
         return self.get_quote_info(stock_id, start_time, end_time, "$volume", method)
 
     def get_factor(self, stock_id: str, start_time: Any, end_time: Any) -> float | None:
@@ -129,28 +129,28 @@ class Exchange:
     def get_deal_price(
         self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir, method: str | None = "ts_data_last"
     ) -> float | None:
-        """Return the price at which an order would be dealt; the close where there is none of the kind asked for."""
+        """Return the execution price of an order; the close if the configured price is missing."""
         at = self._on(stock_id, start_time, end_time)
         prices = self.market.sell_price if Order.parse_dir(direction) is OrderDir.SELL else self.market.buy_price
         return None if at is None else float(prices[at])
 
-    # -- what can be traded --------------------------------------------------------------------------------------------
+    # -- tradability ---------------------------------------------------------------------------------------------------
 
     def check_stock_suspended(self, stock_id: str, start_time: Any, end_time: Any) -> bool:
-        """Return whether an instrument cannot be traded at all in that time."""
+        """Return whether an instrument cannot be traded at all in the range."""
         at = self._on(stock_id, start_time, end_time)
         return at is None or bool(self.market.suspended[at])
 
     def check_stock_limit(
         self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir | int | None = None
     ) -> bool:
-        """Return whether an instrument is at its limit that way; None asks for both ways at once."""
+        """Return whether an instrument is at its limit in a direction; None checks either direction."""
         return not self._is_tradable(self._on(stock_id, start_time, end_time), direction)
 
     def is_stock_tradable(
         self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir | int | None = None
     ) -> bool:
-        """Return whether an instrument can be traded that way; None asks for both ways at once."""
+        """Return whether an instrument can be traded in a direction; None requires both directions."""
         return self._is_tradable(self._on(stock_id, start_time, end_time), direction)
 
     def _is_tradable(self, at: tuple[int, int] | None, direction: OrderDir | int | None) -> bool:
@@ -164,18 +164,18 @@ class Exchange:
     # -- trading -------------------------------------------------------------------------------------------------------
 
     def fill(self, order: Order, position: Position | None, dealt: float = 0.0, *, day: int | None = None) -> Fill:
-        """Return what becomes of an order, and note it in the order.
+        """Return the fill of an order, and record it in the order.
 
         Parameters
         ----------
         order : Order
             The order, with its time.
         position : Position, optional
-            What there is to trade with; None: whatever it takes.
+            Position to trade with; None means unlimited.
         dealt : float
-            What was traded of the instrument in this step before.
+            Amount of the instrument that was already traded in this step.
         day : int, optional
-            Place of the order's day among the market's, where it is known.
+            Index of the order's day in the market's days, if known.
         """
         if day is None:
             at = self._on(order.stock_id, order.start_time, order.end_time)
@@ -199,12 +199,12 @@ class Exchange:
         position: Position | None = None,
         dealt_order_amount: Mapping[str, float] | None = None,
     ) -> tuple[float, float, float]:
-        """Trade an order with an account or a position, and return ``(value, cost, price)``.
+        """Execute an order on an account or a position, and return ``(value, cost, price)``.
 
         Raises
         ------
         ConfigError
-            When both are given.
+            If both are given.
         """
         if trade_account is not None and position is not None:
             raise ConfigError("an order is dealt with an account or a position, not with both.")
@@ -221,7 +221,7 @@ class Exchange:
     def get_amount_of_trade_unit(
         self, factor: float | None = None, stock_id: str | None = None, start_time: Any = None, end_time: Any = None
     ) -> float | None:
-        """Return the adjusted shares of one trade unit; None where amounts are not rounded."""
+        """Return the number of adjusted shares in a trade unit; None if amounts are not rounded."""
         if self.market.unit is None:
             return None
         return self.market.unit / self._known_factor(factor, stock_id, start_time, end_time)
@@ -234,7 +234,7 @@ class Exchange:
         start_time: Any = None,
         end_time: Any = None,
     ) -> float:
-        """Return an amount cut to whole trade units (a tenth of a share is forgiven)."""
+        """Return an amount rounded down to whole trade units, with a tolerance of a tenth of a share."""
         unit = self.market.unit
         if unit is None:
             return deal_amount
@@ -249,7 +249,7 @@ class Exchange:
         return float(factor)
 
     def get_real_deal_amount(self, current_amount: float, target_amount: float, factor: float | None = None) -> float:
-        """Return what is to be bought (sold, if negative) to get from one amount to another, in whole trade units."""
+        """Return the amount to buy (sell if negative) to get from one amount to another, in whole trade units."""
         if target_amount == 0:
             return -current_amount
         apart = target_amount - current_amount
@@ -266,12 +266,12 @@ class Exchange:
         end_time: Any,
         direction: OrderDir = OrderDir.BUY,
     ) -> dict[str, float]:
-        """Return whole adjusted shares that share `cash` among the tradable instruments by their weights.
+        """Return whole numbers of adjusted shares that divide `cash` among the tradable instruments by weight.
 
         Raises
         ------
         ConfigError
-            For a weight that is no share, or weights of more than 1 together.
+            If a weight is not between 0 and 1, or the weights sum to more than 1.
         """
         weights = {c: w for c, w in weight_position.items() if self.is_stock_tradable(c, start_time, end_time)}
         for code, weight in weights.items():
@@ -294,9 +294,10 @@ class Exchange:
         start_time: Any,
         end_time: Any,
     ) -> list[Order]:
-        """Return the orders, sales first, that lead from one position to another; codes without quotes are left alone.
+        """Return the orders, sales first, that lead from one position to another; codes without quotes are ignored.
 
-        Within sales and purchases the order is the one that Qlib draws with the seed 0, as cash may not do for all.
+        Within sales and purchases the order is the one that Qlib draws with seed 0, because cash may not suffice for
+        all.
         """
         codes = sorted({*current_position, *target_position})
         random.Random(0).shuffle(codes)
@@ -319,7 +320,7 @@ class Exchange:
         only_tradable: bool = False,
         direction: OrderDir = OrderDir.SELL,
     ) -> float:
-        """Return what amounts are worth at the prices of that time; suspended ones (NaN in Qlib) at their last close."""
+        """Return the value of amounts at the prices of the time; suspended ones (NaN in Qlib) at their last close."""
         value = 0.0
         for code, amount in amount_dict.items():
             if self.is_stock_tradable(code, start_time, end_time):
@@ -332,5 +333,5 @@ class Exchange:
         return value
 
     def get_order_helper(self) -> OrderHelper:
-        """Return what makes orders."""
+        """Return the factory of orders."""
         return OrderHelper(self)

@@ -1,4 +1,4 @@
-"""The executor: deals a day's orders at that day's prices."""
+"""The executor, which executes a day's orders at that day's prices."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from rollforge.record.exchange import Exchange
 
 __all__ = ["SimulatorExecutor"]
 
-# What Qlib's executors do in methods of these names is done here in one place; a subclass's would never be called.
+# Methods of Qlib's executors that are never called here; overriding them in a subclass is an error.
 _NOT_CALLED = (
     "collect_data", "_collect_data", "execute", "finished", "get_all_executors", "get_level_infra", "reset", "reset_common_infra",
 )  # fmt: skip
 
 
 class SimulatorExecutor:
-    """Deals a day's orders at that day's prices.
+    """Executes a day's orders at that day's prices.
 
-    A subclass may choose the sequence of orders by ``_get_order_iterator(trade_decision)``, as in Qlib.
+    A subclass may change the order of execution by overriding ``_get_order_iterator(trade_decision)``, as in Qlib.
 
     Parameters
     ----------
     time_per_step : str
-        ``day`` is the only one.
+        ``day`` is the only supported value.
     generate_portfolio_metrics : bool
-        Whether a report and positions are made.
+        Whether to make a report and positions.
     trade_type : str
-        ``serial``: in the strategy's sequence, sales first, so that their money buys; ``parallel``: purchases are dealt
-        before the sales.
+        ``serial``: in the strategy's order, sales first, so that their proceeds can be spent; ``parallel``: purchases
+        are executed before sales.
     settle_type : str
-        ``None`` (the text): what sales bring in can be spent on the same day; ``cash``: on the next one.
+        ``None`` (the string): proceeds of sales can be spent on the same day; ``cash``: on the next day.
     indicator_config : mapping, optional
-        ``{"ffr_config": {"weight_method": …}, "pa_config": {"weight_method": …}}`` says how orders count in the mean of
-        a day: ``mean``, ``amount_weighted`` or ``value_weighted``.
+        ``{"ffr_config": {"weight_method": …}, "pa_config": {"weight_method": …}}`` sets the weights of orders in the
+        mean of a day: ``mean``, ``amount_weighted`` or ``value_weighted``.
     track_data : bool
-        Whether :func:`rollforge.record.collecting.collect_data` yields what is decided.
+        Whether :func:`rollforge.record.collecting.collect_data` yields the decisions.
     start_time, end_time, verbose
-        Taken as Qlib has them, without effect: the days are those of the backtest, nothing is printed.
+        Accepted for compatibility with Qlib and ignored: the days are those of the backtest, nothing is printed.
     trade_exchange, common_infra
-        None: the backtest brings its own.
+        Must be None: the backtest sets its own.
 
     Raises
     ------
     ConfigError
-        For another frequency, trade type, settlement or weight; for an exchange of its own; for a subclass with methods
-        that are not called here.
+        If the frequency, trade type, settlement or weight is not supported, an exchange is given, or a subclass
+        overrides methods that are not called here.
     """
 
     def __init__(
@@ -96,27 +96,27 @@ class SimulatorExecutor:
         self.common_infra: CommonInfrastructure | None = None
 
     def _get_order_iterator(self, trade_decision: BaseTradeDecision) -> list[Order]:
-        """Return the orders of a decision in the sequence in which they are dealt."""
+        """Return the orders of a decision in order of execution."""
         orders = trade_decision.get_decision()
         return sorted(orders, key=lambda order: -order.direction) if self.trade_type == "parallel" else orders
 
     def fill_orders(
         self, decision: BaseTradeDecision, account: Account, exchange: Exchange, step: int, day: int
     ) -> list[Trade]:
-        """Deal the orders of a day, and return what became of them.
+        """Execute the orders of a day, and return the trades.
 
         Parameters
         ----------
         decision : BaseTradeDecision
-            What the strategy decided.
+            Decision of the strategy.
         account : Account
-            Pays and receives; changed.
+            Account to trade with; modified in place.
         exchange : Exchange
-            Where the orders go.
+            Exchange that executes the orders.
         step : int
-            Number of the day in the backtest.
+            Index of the day in the backtest.
         day : int
-            Its place among the market's.
+            Index of the day in the market's days.
         """
         position, dealt = account.current_position, dict[str, float]()
         trades = []

@@ -1,4 +1,4 @@
-"""A strategy that trades what a file says."""
+"""Strategy that trades orders from a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = ("datetime", "instrument", "amount", "direction")
 
 
 class FileOrderStrategy(BaseStrategy):
-    """Trades the orders of a table, each on its day.
+    """Trades the orders of a table on their days.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ class FileOrderStrategy(BaseStrategy):
         A CSV file, or a table, with the columns datetime, instrument, amount (adjusted shares) and direction (``buy``,
         ``sell``).
     trade_range : optional
-        Part of the day in which orders are traded; daily backtests have none.
+        Part of the day in which orders are traded; not supported in daily backtests.
     **kwargs
         See :class:`~rollforge.record.strategy.BaseStrategy`.
 
     Raises
     ------
     ConfigError, DataError
-        For a `trade_range`; when the file or a column is missing, or a day cannot be read.
+        If a `trade_range` is given, the file or a column is missing, or a day is invalid.
     """
 
     def __init__(self, file: str | Path | IO[str] | pd.DataFrame, trade_range: Any = None, **kwargs: Any) -> None:

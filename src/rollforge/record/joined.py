@@ -1,4 +1,4 @@
-"""The backtest of a whole out-of-sample prediction, as the backtests of its windows are configured."""
+"""Backtest of the full out-of-sample prediction, with the configuration of its windows' backtests."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ OBJECTS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class JoinedBacktest:
-    """What a joined prediction would have earned."""
+    """Backtest of a joined prediction."""
 
     result: BacktestResult
     strategy: str
-    """The strategy in words, as ``TopkDropoutStrategy(topk=50, n_drop=5)``."""
+    """Description of the strategy, such as ``TopkDropoutStrategy(topk=50, n_drop=5)``."""
     benchmark: str
-    """Its name; empty for none."""
+    """Name of the benchmark; empty if there is none."""
     account: float
-    """Money at the start, holdings included."""
+    """Initial value of the account, including holdings."""
 
     @property
     def objects(self) -> dict[str, Any]:
-        """What ``PortAnaRecord`` keeps of a backtest, under the same names."""
+        """Return the artifacts that ``PortAnaRecord`` saves, under the same names."""
         values = self.result.report, self.result.positions, excess_returns(self.result.report)
         return dict(zip(OBJECTS, values, strict=True))
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What ``PortAnaRecord`` logs of the returns, under the same names."""
+        """Return the metrics of returns that ``PortAnaRecord`` logs, under the same names."""
         risk = excess_returns(self.result.report)["risk"]
         return {f"{FREQ}.{'.'.join(key)}": float(v) for key, v in zip(risk.index, risk, strict=True)}
 
     def about(self) -> dict[str, str]:
-        """Return what the figures are made of, in words: days, strategy, costs, exchange, benchmark, account."""
+        """Return a description of the backtest: days, strategy, costs, exchange, benchmark, account."""
         days = self.result.report.index
         count = counted(len(days), "trading day")
         return {
@@ -69,27 +69,27 @@ class JoinedBacktest:
 def backtest_joined(
     prediction: pd.DataFrame, task: Mapping[str, Any], session: Session, *, own_code: bool
 ) -> tuple[JoinedBacktest | None, tuple[str, ...]]:
-    """Return the backtest of a prediction that the first backtest among a task's records describes, and what to know of it.
+    """Backtest a prediction as configured by the first backtest among a task's records; return the result and notes.
 
-    It covers the days of the prediction and the trading day after them, or those of them that the record names. A signal
-    that the strategy is given as a model and a dataset is the prediction, too.
+    The backtest covers the days of the prediction and the trading day after them, limited to the days that the record
+    names. A signal that is given as a model and a dataset is replaced with the prediction.
 
     Parameters
     ----------
     prediction : DataFrame
         Index (datetime, instrument), first column the score.
     task : mapping
-        Its definition; the record is found by the name of its class.
+        Definition of the task; the record is found by the name of its class.
     session : Session
-        Names data and region.
+        Session with data and region.
     own_code : bool
-        False leaves out a strategy that is not Rollforge's own, and builds nothing else that the task names: making a
-        report of tasks that others may have written runs no code of theirs.
+        False skips a strategy that is not built in, and builds nothing else that the task names, so that making a
+        report of tasks written by others does not run their code.
 
     Returns
     -------
     (JoinedBacktest, notes)
-        None, without notes, when no record is a backtest; None with a note when it cannot be made.
+        None without notes if no record is a backtest; None with a note if the backtest fails.
     """
     try:
         found = next((r for r in records_of(resolve_references(task)) if is_backtest(r)), None)
@@ -101,13 +101,13 @@ def backtest_joined(
         return None, (str(exc),)
     except RollforgeError as exc:
         return None, (f"The joined prediction was not backtested: {exc}",)
-    except Exception as exc:  # noqa: BLE001 - whatever a strategy of the user's raises; the report goes on without it
+    except Exception as exc:  # noqa: BLE001 - a user's strategy may raise anything; the report continues without it
         return None, (f"The joined prediction was not backtested: {describe(exc)}",)
     return made, tuple(f"Backtest: {note}" for note in made.result.notes)
 
 
 class _Foreign(Exception):
-    """The strategy is code of somebody's own."""
+    """The strategy is not built in."""
 
 
 def _made(record: Any, prediction: pd.DataFrame, session: Session, *, own_code: bool) -> JoinedBacktest:
@@ -132,7 +132,7 @@ def _made(record: Any, prediction: pd.DataFrame, session: Session, *, own_code: 
 
 
 def _check_ours(strategy: Any) -> None:
-    """Do nothing, unless building a strategy would import what is not Rollforge's."""
+    """Raise an error if building the strategy would import code that is not Rollforge's."""
     name = strategy.get("class") if isinstance(strategy, Mapping) else strategy
     module = strategy.get("module_path") if isinstance(strategy, Mapping) else None
     if isinstance(name, str) and not module:
@@ -146,7 +146,7 @@ def _check_ours(strategy: Any) -> None:
 
 
 def _with_prediction(config: Any) -> Any:
-    """The configuration with the prediction for a signal that is a model and a dataset."""
+    """Return the configuration with the prediction in place of a signal from a model and a dataset."""
     strategy = config.get("strategy") if isinstance(config, Mapping) else None
     if not isinstance(strategy, Mapping) or not isinstance(strategy.get("kwargs"), Mapping):
         return config
@@ -158,7 +158,7 @@ def _with_prediction(config: Any) -> Any:
 
 
 def _span(options: Mapping[str, Any], prediction: pd.DataFrame, session: Session) -> dict[str, Any]:
-    """First and last day: those of the prediction and the one after them, as far as the options go along."""
+    """Return the first and last day: those of the prediction plus one, limited by the options."""
     calendar = session_provider(session).calendar()
     days = prediction.index.get_level_values("datetime")
     first = np.datetime64(days.min(), "D")

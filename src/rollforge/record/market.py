@@ -1,4 +1,4 @@
-"""A daily exchange on dense arrays: who can be traded at what price, what it costs, how much of an order is filled."""
+"""A daily market on dense arrays: tradability, prices, costs and fills of orders."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Fill", "Flags", "Floats", "Market"]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-_TINY = 1e-5  # a fill of less money than this is no fill
+_TINY = 1e-5  # fills with a smaller value are ignored
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """What became of an order; amount 0 when nothing."""
+    """Result of an order; the amount is 0 if nothing was traded."""
 
     amount: float
     price: float
-    """NaN when the instrument could not be traded."""
+    """NaN if the instrument could not be traded."""
     value: float
     """Amount times price."""
     cost: float
@@ -38,33 +38,33 @@ _NOTHING = Fill(0.0, float("nan"), 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
-    """Quotes of some instruments on some days, under some rules. All arrays are (days, instruments)."""
+    """Quotes of instruments on consecutive days, with the rules of the exchange. All arrays are (days, instruments)."""
 
     rules: Rules
     days: Days
     codes: list[str]
     close: Floats
-    """NaN: suspended, or not listed."""
+    """NaN if suspended or not listed."""
     buy_price: Floats
-    """NaN only where `close` is."""
+    """NaN only if `close` is NaN."""
     sell_price: Floats
     factor: Floats
     volume: Floats
     no_buy: Flags
-    """Where an instrument cannot be bought: suspended, outside the universe, or at its limit."""
+    """Whether an instrument cannot be bought: suspended, outside the universe, or at its limit."""
     no_sell: Flags
     suspended: Flags
-    """Where it can neither be bought nor sold, whatever its limits."""
+    """Whether it can neither be bought nor sold, whatever its limits."""
     last_day: NDArray[np.int64]
-    """(instruments,): place of the last day on which each can be traded, as far as that is known on that day: that of
-    its delisting; beyond the last day for those that go on."""
+    """(instruments,): index of the last day on which each can be traded, if that is known on the day, i.e. its
+    delisting; past the last day if it continues."""
     buy_caps: tuple[tuple[str, Floats], ...] = ()
-    """``cum`` or ``current``, and the largest amount that can be bought."""
+    """``cum`` or ``current``, and the maximum amount that can be bought."""
     sell_caps: tuple[tuple[str, Floats], ...] = ()
     unit: float | None = None
-    """Trade unit; None where amounts are not rounded."""
+    """Trade unit; None if amounts are not rounded."""
     quotes: Mapping[str, Floats] = field(default_factory=dict)
-    """Values of the expressions that were read."""
+    """Expression -> its values."""
     notes: Notes = field(default_factory=Notes)
     _places: dict[str, int] = field(init=False, repr=False)
 
@@ -72,22 +72,22 @@ class Market:
         object.__setattr__(self, "_places", {code: i for i, code in enumerate(self.codes)})
 
     def place(self, code: str) -> int | None:
-        """Return the place of an instrument, or None."""
+        """Return the index of an instrument, or None."""
         return self._places.get(code)
 
     def is_tradable(self, day: int, place: int, side: OrderDir | None) -> bool:
-        """Return whether an instrument can be traded that way; None asks for both ways at once."""
+        """Return whether an instrument can be traded in a direction; None requires both directions."""
         buy, sell = bool(self.no_buy[day, place]), bool(self.no_sell[day, place])
         if side is None:
             return not (buy or sell)
         return not (buy if side is OrderDir.BUY else sell)
 
     def is_gone(self, day: int, place: int) -> bool:
-        """Return whether an instrument was delisted before that day: it will not be traded again."""
+        """Return whether an instrument was delisted before the day."""
         return day > int(self.last_day[place])
 
     def round_amount(self, day: int, place: int, amount: float) -> float:
-        """Return `amount` cut to whole trade units of raw shares (a tenth of a share is forgiven)."""
+        """Return `amount` rounded down to whole trade units of raw shares, with a tolerance of a tenth of a share."""
         if self.unit is None:
             return amount
         factor = float(self.factor[day, place])
@@ -104,20 +104,20 @@ class Market:
         held: float,
         dealt: float = 0.0,
     ) -> Fill:
-        """Return what becomes of an order.
+        """Return the fill of an order.
 
         Parameters
         ----------
         day, place : int
-            The day, and the instrument.
+            Indexes of the day and the instrument.
         side : OrderDir
-            Which way it goes.
+            Direction of the order.
         wanted : float
-            Adjusted shares; infinite for all that can be had.
+            Adjusted shares; infinite for as many as possible.
         cash, held : float
-            What there is of money, and of the instrument; infinite when it does not matter.
+            Available cash and amount of the instrument; infinite for no limit.
         dealt : float
-            What was traded of the instrument on that day before, which counts for volume limits.
+            Amount of the instrument that was already traded on the day, which counts towards volume limits.
         """
         if not self.is_tradable(day, place, side):
             return _NOTHING
@@ -142,7 +142,7 @@ class Market:
         if not self.rules.impact_cost:
             return 0.0
         turnover = float(self.volume[day, place]) * price
-        if not turnover > 0:  # unknown: the whole slippage
+        if not turnover > 0:  # unknown: assume the full slippage
             return self.rules.impact_cost
         return self.rules.impact_cost * (amount * price / turnover) ** 2
 
@@ -150,7 +150,7 @@ class Market:
         self, day: int, place: int, wanted: float, price: float, rate: float, cash: float, held: float
     ) -> float:
         amount = wanted
-        if not abs(wanted - held) <= 1e-8 + 1e-5 * abs(held):  # the last shares go whole, however many they are
+        if not abs(wanted - held) <= 1e-8 + 1e-5 * abs(held):  # the last shares are sold without rounding
             amount = min(self.round_amount(day, place, min(held, wanted)), held)
         return 0.0 if cash + amount * price < max(amount * price * rate, self.rules.min_cost) else amount
 

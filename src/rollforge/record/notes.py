@@ -1,4 +1,4 @@
-"""What should be known of a backtest's numbers: logged when it is found, and kept with the result."""
+"""Notes on the numbers of a backtest, which are logged and kept with the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("rollforge.record.backtest")
 
 
 class Notes(list[str]):
-    """Sentences, each once.
+    """A list of distinct sentences.
 
     Examples
     --------
@@ -21,7 +21,7 @@ class Notes(list[str]):
     """
 
     def add(self, message: str, *values: object) -> None:
-        """Log a warning, and keep it."""
+        """Log a warning and add it, unless it is already in the list."""
         text = message % values if values else message
         if text not in self:
             self.append(text)
@@ -29,6 +29,6 @@ class Notes(list[str]):
 
 
 def shown(names: list[str], most: int = 5) -> str:
-    """Return names for a message: the first few of them, and how many there are besides."""
+    """Return names for a message: the first few, and the number of the others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

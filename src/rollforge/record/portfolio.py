@@ -1,4 +1,4 @@
-"""What a prediction would have earned: a backtest of it, and its analysis, kept in the run."""
+"""Records of a prediction's backtest and its analysis."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ log = logging.getLogger(__name__)
 _PARTS = ("strategy", "executor", "backtest")
 _BACKTEST = ("start_time", "end_time", "account", "benchmark", "exchange_kwargs", "pos_type")
 _MOVED = tuple(name for name in EXCHANGE_OPTIONS if name not in _BACKTEST)
-"""Options of the exchange, which older files have directly under ``backtest``."""
+"""Options of the exchange that older files have directly under ``backtest``."""
 _SILENT = ("verbose", "return_order")
-"""Options of older files that change nothing that is computed."""
+"""Options of older files that do not affect the computation."""
 _METHODS = {"mean": "count", "amount_weighted": "deal_amount", "value_weighted": "value"}
 
 
 def indicator_analysis(df: pd.DataFrame, method: str = "mean") -> pd.DataFrame:
-    """Return the mean fill rate, price advantage and rate of positive advantages over all days.
+    """Return the mean fill rate, mean price advantage and share of positive advantages over all days.
 
     Parameters
     ----------
     df : DataFrame
         Columns ffr, pa, pos, deal_amount, value, count, by day.
     method : str
-        What days are weighted by: ``mean`` the number of orders, ``amount_weighted``, ``value_weighted``. `pos` is
-        always weighted by the number of orders.
+        Weight of the days: ``mean`` (the number of orders), ``amount_weighted`` or ``value_weighted``. `pos` is always
+        weighted by the number of orders.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def indicator_analysis(df: pd.DataFrame, method: str = "mean") -> pd.DataFrame:
     Raises
     ------
     ConfigError
-        For another method.
+        If the method is unknown.
     """
     if method not in _METHODS:
         raise ConfigError(
@@ -78,7 +78,7 @@ def indicator_analysis(df: pd.DataFrame, method: str = "mean") -> pd.DataFrame:
 
 
 def _default_config(region: str) -> dict[str, Any]:
-    """Qlib's default on the Chinese market; elsewhere without its benchmark and limits, which exist only there."""
+    """Return Qlib's default configuration; outside China without its benchmark and limits, which only exist there."""
     china = region == "cn"
     return {
         "strategy": {
@@ -103,12 +103,12 @@ def _default_config(region: str) -> dict[str, Any]:
 
 
 class PortAnaRecord(ACRecordTemp):
-    """Backtests the run's prediction; saves report, positions, orders and risk figures, and logs the latter.
+    """Backtests the run's prediction, saves report, positions, orders and risk figures, and logs the risk figures.
 
     Artifacts in ``portfolio_analysis/``: ``report_normal_1day.pkl`` (by day: account, return, cost, bench …),
     ``positions_normal_1day.pkl`` (day -> :class:`~rollforge.record.position.Position`),
     ``port_analysis_1day.pkl``, ``indicators_normal_1day.pkl``, ``indicator_analysis_1day.pkl``, ``trades_1day.pkl``.
-    Metrics: ``1day.excess_return_without_cost.annualized_return`` and its like, ``1day.ffr``, ``1day.pa``,
+    Metrics: ``1day.excess_return_without_cost.annualized_return`` and so on, ``1day.ffr``, ``1day.pa``,
     ``1day.pos``.
 
     Parameters
@@ -116,22 +116,22 @@ class PortAnaRecord(ACRecordTemp):
     recorder : Recorder
         A run with ``pred.pkl``.
     config : mapping, optional
-        ``strategy`` and ``executor`` (descriptions; ``<PRED>`` stands for the prediction, which is also the signal of a
-        strategy that names none) and ``backtest``: start_time, end_time (None: the days of the prediction, and one
-        more), account, benchmark (None: none; not named: SH000300 in China, where the data have it, as in Qlib),
-        exchange_kwargs. By default the 50 best, 5 replaced a day. Options of the exchange directly under ``backtest``,
-        as in older files, are taken for exchange_kwargs.
+        ``strategy`` and ``executor`` (descriptions; ``<PRED>`` stands for the prediction, which is also the default
+        signal of a strategy) and ``backtest``: start_time, end_time (None: the days of the prediction and one more),
+        account, benchmark (None: no benchmark; if omitted, SH000300 in China if the data have it, as in Qlib),
+        exchange_kwargs. By default the 50 best instruments are held and up to 5 replaced per day. Exchange options
+        directly under ``backtest``, as in older files, are moved to exchange_kwargs.
     risk_analysis_freq, indicator_analysis_freq : str or sequence of str, optional
-        ``day``, the only frequency there is; an empty list leaves the analysis out.
+        ``day`` is the only frequency; an empty list skips the analysis.
     indicator_analysis_method : str, optional
         See :func:`indicator_analysis`.
     skip_existing : bool
-        True computes nothing when it is there.
+        True computes nothing if the artifacts exist.
 
     Raises
     ------
     ConfigError
-        For an unknown key or frequency, a strategy that is not supported, an option that cannot be meant.
+        If a key or frequency is unknown, the strategy is not supported, or an option is invalid.
     """
 
     artifact_path = "portfolio_analysis"
@@ -163,17 +163,17 @@ class PortAnaRecord(ACRecordTemp):
         self.indicator_analysis_method = indicator_analysis_method or "mean"
 
     def check_data(self, where: str = "config") -> None:
-        """Do nothing, unless the session's data lack the benchmark.
+        """Check that the session's data have the benchmark.
 
         Parameters
         ----------
         where : str
-            Where the configuration stands, for messages.
+            Path of the configuration, for error messages.
 
         Raises
         ------
         ConfigError
-            Naming it.
+            If they do not; the message names the benchmark.
         """
         benchmark = self.backtest_config.get("benchmark")
         check_benchmark(benchmark, session=current_session(), where=f"{where}.backtest.benchmark")
@@ -230,30 +230,30 @@ _PASSES = ("annualized_return", "information_ratio")
 
 
 class MultiPassPortAnaRecord(PortAnaRecord):
-    """Backtests the run's prediction several times from different first holdings: how much depends on the start.
+    """Backtests the run's prediction several times with different initial holdings, to measure their influence.
 
-    Artifact: ``portfolio_analysis/multi_pass_port_analysis_1day.pkl``, for the annualized return and the information
-    ratio of the excess return without and with cost: mean and standard deviation over the passes, and ``mean_std``, the
-    one divided by the other. Metrics: ``mean.excess_return_with_cost.annualized_return`` and its like.
+    Artifact: ``portfolio_analysis/multi_pass_port_analysis_1day.pkl``, with mean, standard deviation and ``mean_std``
+    (mean / standard deviation) over the passes, of the annualized return and the information ratio of the excess return
+    without and with cost. Metrics: ``mean.excess_return_with_cost.annualized_return`` and so on.
 
     Parameters
     ----------
     recorder : Recorder
         A run with ``pred.pkl``.
     pass_num : int
-        How many backtests are made.
+        Number of backtests.
     shuffle_init_score : bool
-        Whether in each of them the scores of the first day that is traded on are shuffled. (Qlib shuffles the first day
-        from `start_time` on, which is the second one where there are scores of the day before.)
+        Whether each backtest shuffles the scores of the first day that is traded on. (Qlib shuffles the first day from
+        `start_time`, which is the second such day if there are scores of the day before.)
     seed : int
-        Of the shuffling, so that the passes can be repeated.
+        Random seed of the shuffling.
     **kwargs
-        See :class:`PortAnaRecord`; the strategy is a description.
+        See :class:`PortAnaRecord`; the strategy must be a description.
 
     Raises
     ------
     ConfigError
-        As :class:`PortAnaRecord`; for a number of passes below 1, and a strategy that is no description.
+        As for :class:`PortAnaRecord`, and if the number of passes is below 1 or the strategy is not a description.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
             raise ConfigError(f"must be a whole number from 1 on, found {pass_num!r}.", path="pass_num")
         if not isinstance(self.strategy_config, Mapping):
             raise ConfigError("several passes need the description of a strategy.", path="config.strategy")
-        if shuffle_init_score:  # what is shuffled is the run's prediction, whatever the signal was
+        if shuffle_init_score:  # the run's prediction is shuffled, whatever the signal is
             given = self.strategy_config.get("kwargs") or {}
             self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
         self.pass_num, self.shuffle_init_score, self.seed = pass_num, shuffle_init_score, seed
@@ -292,7 +292,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         table = pd.concat(passes, axis=1)
         table = table[table.index.get_level_values(1).isin(_PASSES)]
         mean, std = table.mean(axis=1), table.std(axis=1)
-        apart = std > 1e-9 * mean.abs()  # equal passes have no ratio; what is left between them is rounding
+        apart = std > 1e-9 * mean.abs()  # the ratio of equal passes is undefined; their differences are rounding
         summary = pd.DataFrame({"mean": mean, "std": std, "mean_std": mean / std.where(apart)})
         metrics: dict[str, Any] = {
             f"{name}.{kind}.{figure}": float(value)
@@ -304,7 +304,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         return {f"multi_pass_port_analysis_{FREQ}.pkl": summary}
 
     def _shuffled(self, prediction: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
-        """The prediction with the scores of the first day that is traded on in another order."""
+        """Return the prediction with shuffled scores on the first day that is traded on."""
         days = prediction.index.get_level_values("datetime").to_numpy().astype("datetime64[D]")
         start, first = self.backtest_config.get("start_time"), days.min()
         if start is not None:
@@ -321,7 +321,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
 
 
 def excess_returns(report: pd.DataFrame) -> pd.DataFrame:
-    """Return the risk figures of a report's return above the benchmark, before and after costs.
+    """Return the risk figures of a report's excess return over the benchmark, before and after costs.
 
     Parameters
     ----------
@@ -335,12 +335,12 @@ def excess_returns(report: pd.DataFrame) -> pd.DataFrame:
     """
     excess = report["return"] - report["bench"]
     kinds = {"excess_return_without_cost": excess, "excess_return_with_cost": excess - report["cost"]}
-    with np.errstate(invalid="ignore", divide="ignore"):  # a backtest that never trades has no spread
+    with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
         return pd.concat({kind: risk_analysis(returns, freq=FREQ) for kind, returns in kinds.items()})
 
 
 def _in_todays_form(backtest: Any) -> dict[str, Any]:
-    """What stands under ``backtest``, with the exchange's options of older files where they belong."""
+    """Return the ``backtest`` options, with the exchange options of older files moved to ``exchange_kwargs``."""
     where = "config.backtest"
     if not isinstance(backtest, Mapping):
         raise ConfigError(f"expected a mapping with {', '.join(_BACKTEST)}, found {backtest!r}.", path=where)
@@ -375,7 +375,7 @@ def _in_todays_form(backtest: Any) -> dict[str, Any]:
 
 
 def _with_signal(strategy: Any) -> Any:
-    """A strategy's description; without any signal that of older files, the prediction itself."""
+    """Return a strategy's description; without a signal, as in older files, the signal is the prediction."""
     target = strategy_class(strategy, "config.strategy")
     if target is None or not issubclass(target, BaseSignalStrategy) or not isinstance(strategy, Mapping):
         return strategy
@@ -394,7 +394,7 @@ def _check_keys(config: Any, known: Sequence[str], where: str) -> None:
 
 
 def _daily(freq: str | Sequence[str] | None, name: str) -> bool:
-    """Whether the daily analysis is wanted."""
+    """Return whether the daily analysis is requested."""
     asked = ["day"] if freq is None else [freq] if isinstance(freq, str) else freq
     for one in asked:
         if one not in ("day", FREQ):

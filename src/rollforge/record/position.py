@@ -1,4 +1,4 @@
-"""What an account holds on a day: cash, and for each instrument its amount, price, weight and days held."""
+"""The position of an account: cash, and the amount, price, weight and days held of each instrument."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Position"]
 
 
 class Position(Mapping[str, Any]):
-    """Cash and holdings, under Qlib's names.
+    """Cash and holdings, with Qlib's names.
 
-    ``position`` is the dict that Qlib has there: ``{"cash": …, "now_account_value": …, code: {"amount": …, "price": …,
-    "weight": …, "count_day": …}}``. The position itself reads as that mapping, too. Amounts are adjusted shares.
+    ``position`` is the same dict as in Qlib: ``{"cash": …, "now_account_value": …, code: {"amount": …, "price": …,
+    "weight": …, "count_day": …}}``. The position itself is also that mapping. Amounts are adjusted shares.
 
     Parameters
     ----------
     cash : float
-        Money.
+        Cash.
     position_dict : mapping, optional
         ``{code: {"amount": …, "price": …}}``.
 
@@ -51,13 +51,13 @@ class Position(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self.position == (other.position if isinstance(other, Position) else other)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes from day to day
+    __hash__ = None  # type: ignore[assignment]  # it is mutable
 
     def __repr__(self) -> str:
         return f"Position({self.position!r})"
 
     def copy(self) -> Position:
-        """Return a position of its own with the same holdings."""
+        """Return an independent copy."""
         made = Position.__new__(Position)
         made.init_cash, made._delays_cash = self.init_cash, self._delays_cash
         made.position = {k: dict(v) if isinstance(v, dict) else v for k, v in self.position.items()}
@@ -66,7 +66,7 @@ class Position(Mapping[str, Any]):
     def __deepcopy__(self, memo: Any) -> Position:
         return self.copy()
 
-    # -- questions -----------------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------------------
 
     def check_stock(self, stock_id: str) -> bool:
         """Return whether an instrument is held."""
@@ -82,7 +82,7 @@ class Position(Mapping[str, Any]):
         return price
 
     def get_stock_amount(self, code: str) -> float:
-        """Return how much of an instrument is held; 0 when it is not held."""
+        """Return the amount of an instrument; 0 if it is not held."""
         amount: float = self.position[code]["amount"] if code in self.position else 0.0
         return amount
 
@@ -92,12 +92,12 @@ class Position(Mapping[str, Any]):
         return days
 
     def get_stock_weight(self, code: str) -> float:
-        """Return the share of a holding in the account, as it was at the end of the last day."""
+        """Return the weight of a holding in the account at the end of the last day."""
         weight: float = self.position[code]["weight"]
         return weight
 
     def get_cash(self, include_settle: bool = False) -> float:
-        """Return the money that can be spent; with `include_settle`, also what today's sales bring in tomorrow."""
+        """Return the available cash; with `include_settle`, including proceeds of sales that settle tomorrow."""
         cash: float = self.position["cash"]
         return cash + self.position.get("cash_delay", 0.0) if include_settle else cash
 
@@ -106,32 +106,32 @@ class Position(Mapping[str, Any]):
         return {code: self.position[code]["amount"] for code in self.get_stock_list()}
 
     def get_stock_weight_dict(self, only_stock: bool = False) -> dict[str, float]:
-        """Return the share of each holding in the account, or with `only_stock` in all holdings."""
+        """Return the weight of each holding in the account or, with `only_stock`, in all holdings."""
         whole = self.calculate_stock_value() if only_stock else self.calculate_value()
         return {code: _share(entry["amount"] * entry["price"], whole) for code, entry in self._holdings()}
 
     def _holdings(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The codes that are held, in the order in which they were bought."""
+        """Return the holdings in the order in which they were bought."""
         return ((code, entry) for code, entry in self.position.items() if isinstance(entry, dict))
 
     def calculate_stock_value(self) -> float:
-        """Return what the holdings are worth at their last known prices."""
+        """Return the value of the holdings at their last known prices."""
         value: float = sum(entry["amount"] * entry["price"] for _, entry in self._holdings())
         return value
 
     def calculate_value(self) -> float:
-        """Return holdings and money."""
+        """Return the value of holdings and cash."""
         return self.calculate_stock_value() + self.get_cash(include_settle=True)
 
     # -- changes -------------------------------------------------------------------------------------------------------
 
     def update_order(self, order: Order, trade_val: float, cost: float, trade_price: float) -> None:
-        """Enter a trade.
+        """Apply a trade.
 
         Raises
         ------
         ConfigError
-            When more is sold than is held.
+            If more is sold than is held.
         """
         code, amount = order.stock_id, trade_val / trade_price
         if order.direction is OrderDir.BUY:
@@ -153,32 +153,32 @@ class Position(Mapping[str, Any]):
         self.position[stock_id]["price"] = price
 
     def update_stock_count(self, stock_id: str, bar: str, count: int) -> None:
-        """Set for how long an instrument has been held."""
+        """Set the number of days that an instrument has been held."""
         self.position[stock_id][f"count_{bar}"] = count
 
     def update_stock_weight(self, stock_id: str, weight: float) -> None:
-        """Set the share of a holding in the account."""
+        """Set the weight of a holding in the account."""
         self.position[stock_id]["weight"] = weight
 
     def add_count_all(self, bar: str = "day") -> None:
-        """Count one more day for each holding."""
+        """Add a day to the holding period of each holding."""
         for _, entry in self._holdings():
             entry[f"count_{bar}"] = entry.get(f"count_{bar}", 0) + 1
 
     def update_weight_all(self) -> None:
-        """Set the value of the account, and the share of each holding in it."""
+        """Update the value of the account, and the weight of each holding in it."""
         value = self.position["now_account_value"] = self.calculate_value()
         for _, entry in self._holdings():
             entry["weight"] = _share(entry["amount"] * entry["price"], value)
 
     def settle_start(self, settle_type: str) -> None:
-        """Begin a step; with ``cash``, what sales bring in cannot be spent before :meth:`settle_commit`."""
+        """Start a step; with ``cash``, the proceeds of sales are not available before :meth:`settle_commit`."""
         self._delays_cash = settle_type == "cash"
         if self._delays_cash:
             self.position["cash_delay"] = 0.0
 
     def settle_commit(self) -> None:
-        """End a step: what sales have brought in can be spent."""
+        """End a step: the proceeds of sales become available."""
         self.position["cash"] += self.position.pop("cash_delay", 0.0)
         self._delays_cash = False
 

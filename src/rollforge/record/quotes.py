@@ -1,4 +1,4 @@
-"""The quotes of a backtest, read from the data folder and checked before anything is traded at them."""
+"""Read and check the quotes of a backtest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["open_market"]
 
 _MOVE = "$close/Ref($close, 1)-1"
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""What a share of change may be off by: closes and changes are stored in float32, and two of them make a move."""
+"""Tolerance of changes: closes and changes are stored in float32, and a move is computed from two of them."""
 
 
 def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Days) -> Market:
@@ -29,7 +29,7 @@ def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Da
     provider : Provider
         The data.
     rules : Rules
-        The rules.
+        Rules of the exchange.
     codes : sequence of str
         Instruments that may be traded or are held.
     days : array of datetime64[D]
@@ -38,7 +38,7 @@ def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Da
     Raises
     ------
     DataNotFound, ExpressionError
-        When an instrument or a field that the rules name has no data.
+        If an instrument or field that the rules name has no data.
     """
     notes = Notes()
     fields = set(provider.fields())
@@ -77,7 +77,7 @@ def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Da
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Expressions and their values, (days, instruments)."""
+    """Expressions with their values, (days, instruments)."""
 
     codes: list[str]
     values: dict[str, Floats]
@@ -86,7 +86,7 @@ class _Columns:
         return self.values[expression]
 
     def examples(self, where: Flags) -> str:
-        """The instruments that have something anywhere, for a message."""
+        """Return the instruments for which `where` is true on any day, for a message."""
         return shown([self.codes[i] for i in np.flatnonzero(where.any(axis=0))])
 
 
@@ -103,7 +103,7 @@ def _read(provider: Provider, codes: Sequence[str], expressions: list[str], days
 
 
 def _close(columns: _Columns, notes: Notes) -> Floats:
-    """The closes; what is no price (0, negative, infinite) counts as missing, for nothing can be dealt at it."""
+    """Return the closes; values that are not prices (0, negative, infinite) become missing."""
     close = columns["$close"]
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(close) & (close > 0)
@@ -132,7 +132,7 @@ def _limits(rules: Rules, columns: _Columns, suspended: Flags, notes: Notes) -> 
     limit = rules.limit_threshold
     if limit is None:
         return suspended, suspended
-    if isinstance(limit, tuple):  # a missing value counts as true: it is not known that it can be traded
+    if isinstance(limit, tuple):  # a missing value counts as true: it is unknown whether the instrument can be traded
         return (columns[limit[0]] != 0) | suspended, (columns[limit[1]] != 0) | suspended
     change = _change(columns, notes)
     at_least = limit - _ROUNDING * (1 + limit)
@@ -141,9 +141,10 @@ def _limits(rules: Rules, columns: _Columns, suspended: Flags, notes: Notes) -> 
 
 
 def _change(columns: _Columns, notes: Notes) -> Floats:
-    """The share by which each price moved since the day before: ``$change``, or the closes' where that cannot be meant.
+    """Return the relative change of each price since the previous day: ``$change``, or from the closes if it is
+    invalid.
 
-    Without a field `change` Qlib's limits are silently without effect; the closes say the same.
+    Without the field `change`, Qlib's limits silently have no effect; the closes give the same values.
     """
     moves = np.where(np.isfinite(columns[_MOVE]), columns[_MOVE], np.nan)
     change = columns.values.get("$change")
@@ -179,7 +180,7 @@ _LIKELY = 20
 
 
 def _not_a_share(change: Floats, moves: Floats, close: Floats) -> tuple[Flags, str]:
-    """Which instruments' changes are no shares, (instruments,), and what they look like."""
+    """Return a mask of the instruments whose changes are not relative changes, and what the values look like."""
     with np.errstate(all="ignore"):
         readings = {
             "a share": change,
@@ -202,15 +203,15 @@ def _not_a_share(change: Floats, moves: Floats, close: Floats) -> tuple[Flags, s
 
 
 def _typical(values: Floats) -> Floats:
-    """The median of each instrument; NaN without any value."""
+    """Return the median of each instrument; NaN if it has no values."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an instrument without any
+        warnings.simplefilter("ignore", RuntimeWarning)  # an instrument without values
         middle: Floats = np.nanmedian(values, axis=0)
     return middle
 
 
 def _largest(change: Floats, moves: Floats, wrong: Flags) -> tuple[int, int]:
-    """Where a change differs most from the move of the close, for an example."""
+    """Return the position at which a change differs most from the move of the close, as an example."""
     with np.errstate(all="ignore"):
         apart = np.nan_to_num(np.abs(change - moves), nan=-1.0)
     apart[:, ~wrong] = -1.0
@@ -219,7 +220,7 @@ def _largest(change: Floats, moves: Floats, wrong: Flags) -> tuple[int, int]:
 
 
 def _dealt_at(expression: str, columns: _Columns, close: Floats, notes: Notes) -> Floats:
-    """The prices of orders: the close where there is no price of the kind that was asked for."""
+    """Return the execution prices of orders; the close if the requested price is missing."""
     price = columns[expression]
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(price) & (price > 0)
@@ -239,7 +240,7 @@ def _caps(limits: Sequence[VolumeLimit], columns: _Columns) -> tuple[tuple[str, 
 
 
 def _last_days(provider: Provider, rules: Rules, codes: list[str], days: Days) -> np.ndarray:
-    """Place of the last day on which each instrument can be traded, see :attr:`Market.last_day`."""
+    """Return the index of the last day on which each instrument can be traded, see :attr:`Market.last_day`."""
     calendar = provider.calendar()
     begin, end = provider.spans("close", codes, 0, len(calendar))
     listed = provider.instruments("all") if "all" in provider.markets() else {}

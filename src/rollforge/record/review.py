@@ -1,4 +1,4 @@
-"""What a reader of a backtest's numbers should know, found after its last day."""
+"""Notes on the numbers of a backtest, computed after its last day."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["review"]
 
 
 def review(market: Market, strategy: BaseStrategy, ledger: Ledger, days: int) -> None:
-    """Add to the market's notes: equal scores, orders without quotes or volume, holdings that cannot be sold."""
+    """Add notes on equal scores, orders without quotes or volume, and holdings that cannot be sold."""
     _equal_scores(market, strategy, days)
     _orders(market, ledger, days)
     _holdings(market, strategy, ledger.last)
@@ -69,7 +69,7 @@ def _holdings(market: Market, strategy: BaseStrategy, last: Position) -> None:
 
 
 def _stuck(code: str, position: Position, market: Market) -> str:
-    """Why a holding cannot be sold on the last day, or an empty string."""
+    """Return why a holding cannot be sold on the last day, or an empty string."""
     place, last = market.place(code), len(market.days) - 1
     if place is None or not market.suspended[last, place]:
         return ""

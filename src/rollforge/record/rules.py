@@ -1,4 +1,4 @@
-"""The rules of a daily exchange: prices, fees, limits and trade units, in Qlib's names."""
+"""The rules of a daily exchange: prices, fees, limits and trade units, under Qlib's names."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ REGION_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "us": {"trade_unit": 1, "limit_threshold": None, "deal_price": "close"},
     "tw": {"trade_unit": 1000, "limit_threshold": 0.1, "deal_price": "close"},
 }
-"""Region -> the defaults of its exchange."""
+"""Region -> defaults of its exchange."""
 EXCHANGE_OPTIONS = (
     "freq", "start_time", "end_time", "codes", "deal_price", "subscribe_fields", "limit_threshold", "volume_threshold",
     "open_cost", "close_cost", "min_cost", "trade_unit", "impact_cost",
 )  # fmt: skip
-"""The names that ``exchange_kwargs`` may have."""
+"""Valid names in ``exchange_kwargs``."""
 VolumeLimit = tuple[str, str]
-"""``cum`` (of all orders of a day together) or ``current`` (of each order), and the expression of the largest amount."""
+"""``cum`` (all orders of a day together) or ``current`` (each order), and the expression of the maximum amount."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The rules of an exchange, in Qlib's names.
+    """The rules of an exchange, under Qlib's names.
 
     Attributes
     ----------
     buy_price, sell_price : str
-        Expressions of the prices at which orders are dealt.
+        Expressions of the execution prices of orders.
     limit_threshold : float, (str, str) or None
-        Daily change from which an instrument counts as being at its limit; or one expression that is true where
-        it cannot be bought and one where it cannot be sold; None: no limits.
+        Daily change from which an instrument is at its limit; or two expressions, true if it cannot be bought and if it
+        cannot be sold; None means no limits.
     open_cost, close_cost : float
         Fee of buying and of selling, as a share of the value.
     min_cost : float
-        Least fee of an order, in money.
+        Minimum fee of an order, in money.
     impact_cost : float
-        Slippage: this times the square of the order's share of the day's turnover is added to the fee.
+        Slippage: this, times the square of the order's share of the day's turnover, is added to the fee.
     trade_unit : float or None
-        Raw shares come in multiples of this; None: any amount.
+        Raw shares are traded in multiples of this; None means any amount.
     buy_volume, sell_volume : tuple of (str, str)
-        ``("cum", expression)`` limits what is traded of an instrument in a day, ``("current", expression)`` each order.
+        ``("cum", expression)`` limits the daily amount of an instrument, ``("current", expression)`` that of each
+        order.
     codes : object or None
-        Universe or codes that can be traded; None: all that the signal names, or all there are.
+        Universe or codes that can be traded; None means those of the signal, or all.
     start_time, end_time : date or None
-        Days from which and to which the exchange has quotes; None: those of the backtest.
+        First and last day with quotes; None means those of the backtest.
     subscribe_fields : tuple of str
-        Further expressions that strategies ask the exchange for.
+        Further expressions that strategies query from the exchange.
     """
 
     buy_price: str = "$close"
@@ -81,7 +82,7 @@ class Rules:
         defaults: Mapping[str, Any] | None = None,
         where: str = "exchange_kwargs",
     ) -> Rules:
-        """Return the rules that Qlib's ``exchange_kwargs`` describe.
+        """Return the rules described by Qlib's ``exchange_kwargs``.
 
         Parameters
         ----------
@@ -91,15 +92,15 @@ class Rules:
         region : str
             ``cn``, ``us`` or ``tw``: its trade unit, limit and price are the defaults.
         defaults : mapping, optional
-            Trade unit, limit and price that come before the region's (:attr:`Session.exchange`); here None means
+            Trade unit, limit and price that override the region's (:attr:`Session.exchange`); here None means
             no limit.
         where : str
-            Place of `kwargs` in its document, for errors.
+            Path of `kwargs` in its document, for error messages.
 
         Raises
         ------
         ConfigError
-            For an unknown name, a negative cost, or something only other exchanges have.
+            If a name is unknown, a cost is negative, or an option is not supported by daily exchanges.
         """
         for key in kwargs:
             if key not in EXCHANGE_OPTIONS:
@@ -132,7 +133,7 @@ class Rules:
         )
 
     def costs(self) -> str:
-        """Return the fees in words.
+        """Return a description of the fees.
 
         Examples
         --------
@@ -144,7 +145,7 @@ class Rules:
         return text + (f", and an impact cost of {self.impact_cost:g}" if self.impact_cost else "")
 
     def trading(self) -> str:
-        """Return trade unit, limit and prices in words.
+        """Return a description of trade unit, limit and prices.
 
         Examples
         --------
@@ -216,7 +217,7 @@ def _limit(value: Any, where: str) -> float | tuple[str, str] | None:
 
 
 def _volume_limits(value: Any, where: str) -> list[tuple[str, VolumeLimit]]:
-    """The sides of volume limits, and the limits."""
+    """Return pairs of side and volume limit."""
     if value is None:
         return []
     by_side = value if isinstance(value, Mapping) else {"all": value}

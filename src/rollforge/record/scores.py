@@ -1,4 +1,4 @@
-"""Signals: predictions that a strategy asks for by day."""
+"""Signals: predictions that strategies query by day."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = ["ModelSignal", "Scores", "Signal", "SignalWCache", "create_signal_fro
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of one day, by place of the instrument."""
+    """The scores of one day, in the order of the instruments."""
 
     values: NDArray[np.float64]
-    """(instruments,); NaN without a score."""
+    """(instruments,); NaN if there is no score."""
     present: NDArray[np.bool_]
-    """Whether the instrument has a row at all on that day."""
+    """Whether the instrument has a row on that day."""
 
 
 class Signal(ABC):
-    """Scores by time. Subclass it for a signal of your own, and pass that to a strategy."""
+    """Base class of signals, which provide scores by time. Subclasses can be passed to strategies."""
 
     @abstractmethod
     def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
-        """Return the last scores of a time, by instrument; None when there are none."""
+        """Return the last scores in a time range by instrument; None if there are none."""
 
     def scores_on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
-        """Return the last scores of a time in the order of `codes`, by the first column; None when there are none."""
+        """Return the last scores in a time range in the order of `codes` (first column); None if there are none."""
         found = self.get_signal(start_time, end_time)
         if found is None:
             return None
@@ -51,19 +51,19 @@ class Signal(ABC):
 
 
 class SignalWCache(Signal):
-    """A prediction as a table.
+    """A signal from a table of predictions.
 
     Parameters
     ----------
     signal : Series or DataFrame
-        Index of days and instruments, in either order; of a frame, strategies trade on the first column.
+        Index of days and instruments, in either order. Strategies use the first column of a frame.
 
     Raises
     ------
     ConfigError
-        For anything else, as a placeholder that was not filled.
+        If it is anything else, such as an unresolved placeholder.
     DataError
-        When it is empty, or has two values for one day and instrument.
+        If it is empty, or has two values for the same day and instrument.
     """
 
     def __init__(self, signal: Any) -> None:
@@ -91,7 +91,7 @@ class SignalWCache(Signal):
         self._present[row, codes] = True
 
     def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
-        """Return the last scores of a time, by instrument, in the form of the table."""
+        """Return the last scores in a time range by instrument, in the form of the table."""
         first, stop = self._between(start_time, end_time)
         if first >= stop:
             return None
@@ -109,7 +109,7 @@ class SignalWCache(Signal):
         return int(np.searchsorted(self.days, first)), int(np.searchsorted(self.days, last, "right"))
 
     def scores_on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
-        """Return the last scores of a time in the order of `codes`; None when there is no prediction for it."""
+        """Return the last scores in a time range in the order of `codes`; None if there is no prediction."""
         first, stop = self._between(start_time, end_time)
         if stop - first != 1:
             return super().scores_on(start_time, end_time, codes)
@@ -123,14 +123,14 @@ class SignalWCache(Signal):
 
 
 class ModelSignal(SignalWCache):
-    """The prediction of a model.
+    """A signal from the prediction of a model.
 
     Parameters
     ----------
     model : BaseModel
         A fitted model.
     dataset : Dataset
-        What it predicts.
+        Dataset to predict.
     """
 
     def __init__(self, model: Any, dataset: Any) -> None:
@@ -142,17 +142,17 @@ class ModelSignal(SignalWCache):
 
 
 def create_signal_from(source: Any) -> Signal:
-    """Return a signal.
+    """Create a signal from one of the supported sources.
 
     Parameters
     ----------
     source : Signal, Series, DataFrame, (model, dataset), or description
-        A description, ``{class, module_path, kwargs}``, is one of a signal.
+        A description is ``{class, module_path, kwargs}`` of a signal.
 
     Raises
     ------
     ConfigError
-        For anything else.
+        If the source is anything else.
     """
     if isinstance(source, Mapping):
         source = build(source, kind=SIGNAL, where="strategy.kwargs.signal")
@@ -166,7 +166,7 @@ def create_signal_from(source: Any) -> Signal:
 
 
 class _Foreign(Signal):
-    """An object that has ``get_signal``, of whatever class."""
+    """Wraps an object of any class that has ``get_signal``."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -177,7 +177,7 @@ class _Foreign(Signal):
 
 
 def _rows(source: Any) -> pd.Series | pd.DataFrame:
-    """A prediction by day and instrument."""
+    """Return a prediction by day and instrument."""
     if isinstance(source, str):
         raise ConfigError(
             f"a signal is a prediction (Series, DataFrame) or (model, dataset), found {source!r}. "

@@ -1,4 +1,4 @@
-"""Records of several segments, and of the size of a prediction's errors."""
+"""Records of predictions on several segments, and of prediction errors."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class MultiSegRecord(RecordTemp):
-    """The IC and Rank IC of a model on segments of your choice.
+    """Computes the IC and Rank IC of a model on chosen segments.
 
     Parameters
     ----------
     model : Model
-        Fitted.
+        A fitted model.
     dataset : DatasetH
-        With the segments.
+        Dataset with the segments.
     recorder : Recorder
         The run.
     """
@@ -44,12 +44,12 @@ class MultiSegRecord(RecordTemp):
         self.model, self.dataset = model, dataset
 
     def generate(self, segments: Mapping[str, Any] | None = None, save: bool = False, **kwargs: Any) -> None:
-        """Predict segments, log how good the predictions are, and save it on demand.
+        """Predict segments, log IC and Rank IC, and optionally save them.
 
         Parameters
         ----------
         segments : mapping
-            Name in the record -> segment; by default every segment under its own name.
+            Name in the record -> segment; by default all segments under their own names.
         save : bool
             True saves ``results-NAME.pkl``: the daily series ``all-IC`` and ``all-Rank-IC`` and their means
             ``mean-IC`` and ``mean-Rank-IC``.
@@ -78,12 +78,13 @@ class MultiSegRecord(RecordTemp):
 
 
 class SignalMseRecord(RecordTemp):
-    """The mean squared error of a prediction, and its root: metrics ``MSE`` and ``RMSE``, ``mse.pkl`` and ``rmse.pkl``.
+    """Mean squared error of a prediction and its square root: metrics ``MSE`` and ``RMSE``, ``mse.pkl`` and
+    ``rmse.pkl``.
 
     Parameters
     ----------
     recorder : Recorder
-        The run, with what :class:`SignalRecord` saved.
+        A run with the artifacts of :class:`SignalRecord`.
     """
 
     artifact_path = "sig_analysis"
@@ -95,9 +96,9 @@ class SignalMseRecord(RecordTemp):
         Raises
         ------
         ArtifactNotFound
-            When there is no prediction or no label.
+            If there is no prediction or no label.
         DataError
-            When no row has both.
+            If no row has both.
         """
         self.check()
         prediction, label = self.load("pred.pkl"), self.load("label.pkl")

@@ -1,4 +1,4 @@
-"""The prediction of the test segment, and the label it is judged by."""
+"""Record of the prediction of the test segment and its label."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["SignalRecord"]
 
 
 class SignalRecord(RecordTemp):
-    """Saves ``pred.pkl``, column ``score``, and ``label.pkl``, the raw label; tags the run with what the label is.
+    """Saves ``pred.pkl`` (column ``score``) and ``label.pkl`` (the raw label), and tags the run with a description of
+    the label.
 
     Parameters
     ----------
     model : Model
-        Fitted.
+        A fitted model.
     dataset : Dataset
-        With a test segment.
+        A dataset with a test segment.
     recorder : Recorder
         The run.
     """
@@ -47,7 +48,7 @@ class SignalRecord(RecordTemp):
         return label
 
     def generate(self, **kwargs: Any) -> None:
-        """Predict the test segment and save prediction and label."""
+        """Predict the test segment and save the prediction and the label."""
         if self.model is None or self.dataset is None:
             raise ConfigError("SignalRecord needs a model and a dataset.")
         prediction = self.model.predict(self.dataset)

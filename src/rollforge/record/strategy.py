@@ -1,4 +1,4 @@
-"""Strategies: from yesterday's scores and today's market to orders. Names and hooks are Qlib's."""
+"""Strategies, which turn the previous day's scores and the current market into orders. Names and hooks are Qlib's."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Indices = NDArray[np.int64]
 
 
 class BaseStrategy(ABC):
-    """Decides what to trade on each day of a backtest.
+    """Base class of strategies, which decide what to trade on each day of a backtest.
 
-    A strategy of your own writes :meth:`generate_trade_decision`. While a backtest runs it has :attr:`trade_calendar`,
-    :attr:`trade_exchange` and :attr:`trade_position`.
+    Subclasses implement :meth:`generate_trade_decision`. During a backtest, :attr:`trade_calendar`,
+    :attr:`trade_exchange` and :attr:`trade_position` are available.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class BaseStrategy(ABC):
     Raises
     ------
     ConfigError
-        For an exchange of the strategy's own.
+        If a `trade_exchange` is given.
     """
 
     level_infra: LevelInfrastructure
@@ -71,7 +71,7 @@ class BaseStrategy(ABC):
 
     @property
     def trade_position(self) -> Position:
-        """What is held; not to be changed (``copy.deepcopy`` makes one that may be)."""
+        """The current position. Do not modify it; use ``copy.deepcopy`` to get a modifiable copy."""
         account: Account = self._shared("common_infra", "trade_account")
         return account.current_position
 
@@ -88,14 +88,14 @@ class BaseStrategy(ABC):
         return found
 
     def reset_level_infra(self, level_infra: LevelInfrastructure) -> None:
-        """Take over calendar and executor; the backtest calls this."""
+        """Set calendar and executor; called by the backtest."""
         if hasattr(self, "level_infra"):
             self.level_infra.update(level_infra)
         else:
             self.level_infra = level_infra
 
     def reset_common_infra(self, common_infra: CommonInfrastructure) -> None:
-        """Take over account and exchange; the backtest calls this."""
+        """Set account and exchange; called by the backtest."""
         if hasattr(self, "common_infra"):
             self.common_infra.update(common_infra)
         else:
@@ -108,7 +108,7 @@ class BaseStrategy(ABC):
         outer_trade_decision: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Begin a backtest: called once, before the first day."""
+        """Start a backtest; called once before the first day."""
         self._reset(level_infra, common_infra, outer_trade_decision)
 
     def _reset(
@@ -131,34 +131,34 @@ class BaseStrategy(ABC):
         Parameters
         ----------
         execute_result : list of (Order, value, cost, price), optional
-            What became of the last day's orders; None on the first day.
+            Results of the previous day's orders; None on the first day.
         """
 
     def instruments(self) -> list[str] | None:
-        """Return the codes that it may trade; None: it may trade whatever the exchange has."""
+        """Return the codes that the strategy may trade; None means all codes of the exchange."""
         return None
 
     def post_exe_step(self, execute_result: list[Any] | None) -> None:  # noqa: B027 - a hook
-        """Do something after a day; the calendar stands at the next one."""
+        """Hook that is called after each day; the calendar is already at the next day."""
 
     def post_upper_level_exe_step(self) -> None:  # noqa: B027 - a hook
-        """Do something after the last day."""
+        """Hook that is called after the last day."""
 
 
 class BaseSignalStrategy(BaseStrategy):
-    """A strategy that trades on the scores of the day before.
+    """Base class of strategies that trade on the scores of the previous day.
 
-    One of your own writes :meth:`orders`, or as in Qlib :meth:`generate_trade_decision`; :meth:`get_risk_degree` times
-    the market.
+    Subclasses implement :meth:`orders` or, as in Qlib, :meth:`generate_trade_decision`. :meth:`get_risk_degree` can be
+    overridden for market timing.
 
     Parameters
     ----------
     signal : Signal, Series, DataFrame, (model, dataset) or description
         See :func:`~rollforge.record.scores.create_signal_from`.
     model, dataset : optional
-        The same as ``signal=(model, dataset)``: an older form of Qlib's.
+        Same as ``signal=(model, dataset)``; an older form of Qlib's.
     risk_degree : float
-        Share of the money that is invested, above 0 and at most 1.
+        Share of the account that is invested, above 0 and at most 1.
     trade_exchange, level_infra, common_infra
         See :class:`BaseStrategy`.
     """
@@ -185,18 +185,18 @@ class BaseSignalStrategy(BaseStrategy):
         """Steps on which equal scores left the choice to the order of the codes."""
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a backtest: called once, before the first day."""
+        """Start a backtest; called once before the first day."""
         super().reset(*args, **kwargs)
         self.tied_days = set()
 
     def instruments(self) -> list[str] | None:
-        """Return the codes of the signal; None where they are not known, or a subclass decides on its own."""
+        """Return the codes of the signal; None if they are unknown, or a subclass overrides the decision."""
         own = type(self).__module__.startswith("rollforge.record.")
         inherited = type(self).generate_trade_decision is BaseSignalStrategy.generate_trade_decision
         return self.signal.codes if (own or inherited) and isinstance(self.signal, SignalWCache) else None
 
     def get_risk_degree(self, trade_step: int | None = None) -> float:
-        """Return the share of the money that is invested on a day, from 0 to 1; a subclass may time the market here."""
+        """Return the share of the account that is invested on a day, from 0 to 1; override it for market timing."""
         return self.risk_degree
 
     def _degree(self, step: int) -> float:
@@ -209,7 +209,7 @@ class BaseSignalStrategy(BaseStrategy):
         return float(degree)
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
-        """Return the orders that follow from the scores of the day before."""
+        """Return the orders based on the scores of the previous day."""
         step, market = self.trade_calendar.get_trade_step(), self.trade_exchange.market
         scores = self.signal.scores_on(*self.trade_calendar.get_step_time(step, shift=1), market.codes)
         if scores is None:
@@ -218,21 +218,21 @@ class BaseSignalStrategy(BaseStrategy):
         return TradeDecisionWO(self.orders(self._market_day(), scores, account, market), self)
 
     def _market_day(self) -> int:
-        """Place of the current day among the market's."""
+        """Return the index of the current day in the market's days."""
         start, _ = self.trade_calendar.get_step_time()
         return int(np.searchsorted(self.trade_exchange.market.days, start.to_datetime64()))
 
     def orders(self, day: int, scores: Scores, account: Account, market: Market) -> list[Order]:
-        """Return the orders of a day, in the order in which they are traded.
+        """Return the orders of a day, in order of execution.
 
         Parameters
         ----------
         day : int
-            Place in ``market.days``.
+            Index in ``market.days``.
         scores : Scores
-            Of the trading day before, in the order of ``market.codes``.
+            Scores of the previous trading day, in the order of ``market.codes``.
         account : Account
-            Before trading; not to be changed.
+            Account before trading; must not be modified.
         market : Market
             Quotes and rules.
         """
@@ -240,35 +240,35 @@ class BaseSignalStrategy(BaseStrategy):
 
 
 class TopkDropoutStrategy(BaseSignalStrategy):
-    """Hold the `topk` best, and replace at most `n_drop` a day.
+    """Holds the `topk` best instruments and replaces at most `n_drop` per day.
 
-    Each day, the holdings are ranked together with the best of the rest; those of the holdings among the `n_drop` worst
-    are sold, and as many are bought that `topk` are held, the money being shared equally. Equal scores are taken in the
-    order of their codes (Qlib's order among them depends on the machine).
+    Each day, the holdings are ranked together with the best of the other instruments. Holdings among the `n_drop` worst
+    are sold, and instruments are bought so that `topk` are held, with equal shares of the cash. Ties are broken by code
+    (in Qlib their order depends on the machine).
 
     Parameters
     ----------
     topk : int
-        How many to hold.
+        Number of instruments to hold.
     n_drop : int
-        How many to replace a day at most. 0 sells nothing (in Qlib: everything).
+        Maximum number of instruments to replace per day. 0 sells nothing (in Qlib: everything).
     method_sell : str
-        ``bottom``: the worst; ``random``: any of the holdings.
+        ``bottom``: the worst holdings; ``random``: random holdings.
     method_buy : str
-        ``top``: the best that are not held; ``random``: any of the best `topk`.
+        ``top``: the best instruments that are not held; ``random``: random ones of the best `topk`.
     hold_thresh : int
-        Days after which a holding may be sold at the earliest.
+        Minimum number of days before a holding may be sold.
     only_tradable : bool
-        Whether what cannot be traded today is passed over when choosing.
+        Whether to skip instruments that cannot be traded on the day.
     forbid_all_trade_at_limit : bool
-        Whether an instrument at a limit is neither bought nor sold; False still sells at the upper and buys at the
-        lower limit.
+        True neither buys nor sells an instrument at a limit; False still sells at the upper limit and buys at the lower
+        limit.
     seed : int
-        Of the random methods.
+        Random seed of the random methods.
     count_delisted : bool
-        Whether a holding that was delisted, and so cannot be sold any more, counts among the `topk` and, as it has no
-        score, among the `n_drop` worst: it does in Qlib, where few such holdings end all trading. False lets another
-        take its place.
+        Whether a delisted holding, which can no longer be sold, counts among the `topk` and, as it has no score, among
+        the `n_drop` worst. It does in Qlib, where a few such holdings stop all trading. False lets another instrument
+        replace it.
     **kwargs
         See :class:`BaseSignalStrategy`.
     """
@@ -321,12 +321,12 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         self._random = np.random.default_rng(seed)
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a backtest: the random methods draw from the seed anew."""
+        """Start a backtest; the random number generator is reset to the seed."""
         super().reset(*args, **kwargs)
         self._random = np.random.default_rng(self.seed)
 
     def orders(self, day: int, scores: Scores, account: Account, market: Market) -> list[Order]:
-        """Return sales of what drops out, then purchases of what replaces it."""
+        """Return the sales, then the purchases that replace them."""
         position = account.current_position
         in_account = np.array([market.place(code) for code in position.get_stock_list()], np.int64)
         free = np.ones(len(market.codes), bool)
@@ -343,11 +343,11 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         return sells + self._purchases(rest[:n], cash, day, market)
 
     def _room(self, ranked: Indices) -> int:
-        """How many may be bought at most."""
+        """Return the maximum number of candidates to buy."""
         return max(self.n_drop + self.topk - len(ranked), 0)
 
     def _note_tie(self, ranked: Indices, n: int, values: NDArray[np.float64], day: int) -> None:
-        """Note the day if equal scores stand on both sides of the border behind the first `n`."""
+        """Record the day if the scores on both sides of position `n` are equal."""
         if 0 < n < len(ranked) and _equal(*values[ranked[n - 1 : n + 1]]):
             self.tied_days.add(day)
 
@@ -357,7 +357,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         return places[[market.is_tradable(day, i, None) for i in places.tolist()]]
 
     def _candidates(self, scores: Scores, free: NDArray[np.bool_], held: int, day: int, market: Market) -> Indices:
-        """What may be bought, the first choice first."""
+        """Return the instruments that may be bought, best first."""
         if self.method_buy == "top":
             rest = _ranked(scores.values, np.flatnonzero(scores.present & free))
             return self._choosable(rest, day, market)
@@ -383,7 +383,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         return None if self.forbid_all_trade_at_limit else side
 
     def _sales(self, dropped: Indices, position: Position, day: int, market: Market) -> tuple[list[Order], float]:
-        """Return the sales, and the cash that there will be after them."""
+        """Return the sales, and the cash after them."""
         cash = position.get_cash()
         sells = []
         for i in dropped.tolist():
@@ -408,7 +408,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
 
 
 def _ranked(values: NDArray[np.float64], places: Indices) -> Indices:
-    """`places` by their score, the best first, those without one last; equal ones in the order of their codes."""
+    """Sort `places` by score, best first and missing scores last; ties are broken by code."""
     return places[np.argsort(-values[places], kind="stable")]
 
 

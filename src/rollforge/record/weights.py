@@ -1,4 +1,4 @@
-"""Strategies that say what share of the money each instrument should have, and the orders that lead there."""
+"""Strategies with target weights of instruments, and the generators of their orders."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
     "WeightStrategyBase",
 ]
 
-_NOTHING = 1e-8  # a weight of no more than this is none
+_NOTHING = 1e-8  # weights up to this are treated as 0
 
 
 class OrderGenerator:
-    """From target weights to orders."""
+    """Base class of order generators, which turn target weights into orders."""
 
     def generate_order_list_from_target_weight_position(
         self,
@@ -41,26 +41,26 @@ class OrderGenerator:
         trade_start_time: pd.Timestamp,
         trade_end_time: pd.Timestamp,
     ) -> list[Order]:
-        """Return the orders that lead from what is held to the target weights; None as the target: no orders.
+        """Return the orders that lead from the current position to the target weights; no orders if the target is None.
 
         Parameters
         ----------
         current : Position
-            What is held.
+            Current position.
         trade_exchange : Exchange
             Prices and limits.
         target_weight_position : mapping or None
-            Code -> share of the money.
+            Code -> share of the account.
         risk_degree : float
             Share of the account that is invested.
         pred_start_time, pred_end_time, trade_start_time, trade_end_time : Timestamp
-            The day of the scores, and that of the trade.
+            The day of the scores, and the day of the trade.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how it makes orders.")
 
 
 class OrderGenWInteract(OrderGenerator):
-    """Amounts from the prices of the day of the trade; the money is shared among what can be traded on it."""
+    """Computes amounts from the prices of the trading day; the money is divided among the tradable instruments."""
 
     def generate_order_list_from_target_weight_position(
         self,
@@ -73,7 +73,7 @@ class OrderGenWInteract(OrderGenerator):
         trade_start_time: pd.Timestamp,
         trade_end_time: pd.Timestamp,
     ) -> list[Order]:
-        """Return the orders, see :class:`OrderGenerator`. What is suspended counts at its last price (NaN in Qlib)."""
+        """Return the orders, see :class:`OrderGenerator`. Suspended instruments have their last price (NaN in Qlib)."""
         if target_weight_position is None:
             return []
         day = trade_start_time, trade_end_time
@@ -89,7 +89,7 @@ class OrderGenWInteract(OrderGenerator):
         cash = current.get_cash()
         to_share = sum(tradable.values()) + cash
         to_share -= (1 - risk_degree) * (to_share + idle)
-        if to_share < 0:  # everything that can be sold is not enough for the money that is to be kept
+        if to_share < 0:  # selling everything tradable does not raise the cash to be kept
             target = {code: amount for code, amount in amounts.items() if code not in tradable}
         else:
             to_share /= 1 + max(trade_exchange.close_cost, trade_exchange.open_cost)
@@ -104,10 +104,10 @@ def _price(exchange: Exchange, code: str, start: pd.Timestamp, end: pd.Timestamp
 
 
 class OrderGenWOInteract(OrderGenerator):
-    """Amounts from the closes of the day of the scores, which are known before the trade.
+    """Computes amounts from the closes of the day of the scores, which are known before the trade.
 
-    What had no quotes on that day is not bought: on the first day of a backtest nothing is, unless the exchange has
-    quotes from before (``exchange_kwargs.start_time``).
+    Instruments without quotes on that day are not bought. On the first day of a backtest nothing is bought, unless the
+    exchange has earlier quotes (``exchange_kwargs.start_time``).
     """
 
     def generate_order_list_from_target_weight_position(
@@ -136,12 +136,12 @@ class OrderGenWOInteract(OrderGenerator):
 
 
 class WeightStrategyBase(BaseSignalStrategy):
-    """A strategy that says what share of the money each instrument should have.
+    """Base class of strategies with target weights of instruments.
 
     Parameters
     ----------
     order_generator_cls_or_obj : OrderGenerator or its class
-        Makes orders of the weights.
+        Generator of the orders.
     **kwargs
         See :class:`~rollforge.record.strategy.BaseSignalStrategy`.
     """
@@ -157,14 +157,14 @@ class WeightStrategyBase(BaseSignalStrategy):
     def generate_target_weight_position(
         self, score: Any, current: Position, trade_start_time: pd.Timestamp, trade_end_time: pd.Timestamp
     ) -> Mapping[str, float] | None:
-        """Return the share of the money for each code; None leaves everything as it is.
+        """Return the target share of the account for each code; None trades nothing.
 
         Parameters
         ----------
         score : Series or DataFrame
-            Scores of the day before by instrument, in the form of the signal.
+            Scores of the previous day by instrument, in the form of the signal.
         current : Position
-            What is held; may be changed.
+            Current position; may be modified.
         trade_start_time, trade_end_time : Timestamp
             The day of the trade.
         """
@@ -194,26 +194,26 @@ class WeightStrategyBase(BaseSignalStrategy):
 
 
 class SoftTopkStrategy(WeightStrategyBase):
-    """Hold the `topk` best in equal shares, and get there in steps of limited size.
+    """Holds the `topk` best instruments with equal weights, with a limited change per day.
 
-    Each day, holdings that are not among the best, or above their share, are sold, at most `trade_impact_limit` of the
-    money each; what that frees is shared among those below theirs in proportion to what they lack. The rules are those
-    of Qlib's newest source (the class of 0.9.7 cannot be built). Equal scores are taken in the order of their codes.
+    Each day, holdings that are not among the best, or above their target weight, are sold, each by at most
+    `trade_impact_limit` of the account. The proceeds are divided among instruments below their target, in proportion to
+    the gap. The rules are those of Qlib's newest source (the class of 0.9.7 cannot be built). Ties are broken by code.
 
     Parameters
     ----------
     model, dataset : optional
-        The same as ``signal=(model, dataset)``.
+        Same as ``signal=(model, dataset)``.
     topk : int, optional
-        How many to hold; without it none.
+        Number of instruments to hold; without it none.
     order_generator_cls_or_obj : OrderGenerator or its class
-        Makes orders of the weights.
+        Generator of the orders.
     max_sold_weight : float
-        Used where there is no `trade_impact_limit`.
+        Used if there is no `trade_impact_limit`.
     trade_impact_limit : float, optional
-        Largest change of an instrument's share in a day.
+        Maximum change of an instrument's weight per day.
     risk_degree : float
-        Share of the money that is invested.
+        Share of the account that is invested.
     buy_method : str
         ``first_fill``; the newest Qlib reads no other.
     **kwargs
@@ -222,7 +222,7 @@ class SoftTopkStrategy(WeightStrategyBase):
     Raises
     ------
     ConfigError
-        For another `buy_method`.
+        If `buy_method` is not supported.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class SoftTopkStrategy(WeightStrategyBase):
     def generate_target_weight_position(
         self, score: Any, current: Position, trade_start_time: Any, trade_end_time: Any, **kwargs: Any
     ) -> dict[str, float]:
-        """Return the share of the money for each code."""
+        """Return the target share of the account for each code."""
         if self.topk is None or self.topk <= 0:
             return {}
         best = self._best(score, self.topk)
