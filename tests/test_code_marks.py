@@ -336,14 +336,36 @@ def test_groups_keep_their_order(session: Session) -> None:
         assert list(frame.columns.get_level_values(0)) == list(config)
 
 
-def test_compiled_kernels_are_kept_by_their_code(tmp_path: Path) -> None:
-    """Compiled code lies in a folder that is named for the kernels' code and the compiler."""
+def kernels(cache: Path) -> list[str]:
+    """Where a new process keeps compiled code, and the mark of the kernels' code."""
     command = (
         "from rollforge.expressions.jit import cache_folder, kernel_version; print(cache_folder(), kernel_version())"
     )
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
-    answer = subprocess.run(
-        [sys.executable, "-c", command], env={**environment, "ROLLFORGE_CACHE": str(tmp_path)},
+    return subprocess.run(
+        [sys.executable, "-c", command], env={**environment, "ROLLFORGE_CACHE": str(cache)}, umask=0,
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    assert answer == [str(tmp_path / "kernels" / answer[1]), answer[1]]
+
+
+def test_compiled_kernels_are_kept_by_their_code(tmp_path: Path) -> None:
+    """Compiled code lies in a folder that is named for the kernels' code and the compiler, and that only its user opens."""
+    folder, mark = kernels(tmp_path)
+    assert folder == str(tmp_path / "kernels" / mark)
+    assert os.stat(folder).st_mode & 0o077 == 0
+
+
+def test_compiled_code_is_taken_from_no_folder_that_others_write(tmp_path: Path) -> None:
+    """Compiled code runs: what others may have left in the cache is not used, and a folder of another user is not either."""
+    folder, _ = kernels(tmp_path)
+    os.chmod(folder, 0o775)
+    assert kernels(tmp_path)[0] == folder  # empty: it is closed to others, and used
+    assert os.stat(folder).st_mode & 0o022 == 0
+    (Path(folder) / "planted.nbi").touch()
+    assert kernels(tmp_path)[0] == folder
+    os.chmod(folder, 0o777)
+    assert kernels(tmp_path)[0] != folder
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 12345)
+        os.chmod(folder, 0o755)
+        assert kernels(tmp_path)[0] != folder

@@ -14,7 +14,15 @@ from urllib.parse import quote, quote_plus, unquote
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge.confidential import is_secret_name, mask_secrets, private_file, private_folder, remember_secret
+from rollforge.confidential import (
+    is_secret_name,
+    mask_error,
+    mask_secrets,
+    private_file,
+    private_folder,
+    remember_secret,
+)
+from rollforge.errors import RollforgeError
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import load_workflow
@@ -230,6 +238,32 @@ def test_no_part_of_an_address_shows_its_secret(
         plain = unquote(plain)
     assert "host.example" in plain
     assert "tasks_db" in plain
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://ann:p@s3cr3t@127.0.0.1:1/db",
+        "postgresql://ann:a@b@s3cr3t@127.0.0.1:1/db",
+        "postgresql://:s3cr3t/x@127.0.0.1:1/db",
+        "postgresql://ann:s3cr3t x@127.0.0.1:1/db",
+        "host=127.0.0.1 port=1 password=a s3cr3t",
+        "mongodb://ann:p@s3cr3t@127.0.0.1:1/db?serverSelectionTimeoutMS=100",
+    ],
+)
+def test_what_a_driver_takes_for_the_host_is_masked(address: str) -> None:
+    """A driver splits an address with a badly written password elsewhere, and quotes a part of it in its error."""
+    with pytest.raises(RollforgeError) as raised:
+        open_store(address)
+    assert SECRET not in str(raised.value).replace("password=*** s3cr3t", "")
+    assert "127.0.0.1" in str(raised.value)
+
+
+def test_what_is_no_secret_stays_in_an_error() -> None:
+    """Also where the password is the name of something that is not."""
+    address = "postgresql://ann:ann@db:5432/db"
+    for text in ('password authentication failed for user "ann"', 'database "db" does not exist', "no host 'other'"):
+        assert mask_error(text, address) == text
 
 
 def test_a_secret_that_is_known_is_masked_in_every_way_to_write_it() -> None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import stat
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -292,6 +293,18 @@ def test_a_calendar_of_more_lines_than_there_are_days_is_refused(tmp_path: Path)
     (folder / "calendars" / "day.txt").write_bytes(b"2020-01-01\n" * 7_000_000)
     with soon(), pytest.raises(DataError, match=r"the limit is 64 MiB"):
         open_provider(folder).calendar()
+
+
+def test_a_file_that_would_wait_for_its_content_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some files of /proc call themselves regular and wait for what comes next; reading them neither waits nor breaks."""
+    os.mkfifo(tmp_path / "waits")
+    monkeypatch.setattr("rollforge.limits._KINDS", {})
+    monkeypatch.setattr("rollforge.limits.stat.S_IFMT", lambda mode: stat.S_IFREG)
+    writer = os.open(tmp_path / "waits", os.O_RDWR)
+    try:
+        assert read_bytes(tmp_path / "waits", LIMITS["text_file_size"]) == b""
+    finally:
+        os.close(writer)
 
 
 def test_reading_stops_at_the_limit_also_where_a_file_states_no_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,21 @@ def test_a_worker_in_a_container_of_the_same_name_lives(tmp_path: Path) -> None:
         inside.kill()
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_where_proc_shows_another_namespace_no_process_is_gone() -> None:
+    """After ``unshare --pid`` alone, the numbers in /proc are those of other processes: they say nothing, and name nobody."""
+    code = (
+        "from rollforge.machine import process_is_gone, process_name\n"
+        "name = process_name()\n"
+        "start = open('/proc/self/stat').read().rpartition(')')[2].split()[19]\n"
+        "host, pid, identity = name.split(':')\n"
+        "print(identity.endswith(f'-{start}'), [process_is_gone(f'{host}:{n}:{identity}') for n in (pid, 2, 999999)])"
+    )
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True [False, False, False]\n"
+
+
 def test_a_process_whose_clock_is_ahead_takes_no_live_task(tmp_path: Path) -> None:
     """Time is the store's: what a process believes the time to be does not matter."""
     uri = f"sqlite:///{tmp_path}/tasks.db"

@@ -9,7 +9,15 @@ import re
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
-__all__ = ["is_secret_name", "mask_secrets", "private_file", "private_folder", "remember_secret", "without_secrets"]
+__all__ = [
+    "is_secret_name",
+    "mask_error",
+    "mask_secrets",
+    "private_file",
+    "private_folder",
+    "remember_secret",
+    "without_secrets",
+]
 
 _MASK = "***"
 _SECRET_WORDS = (
@@ -111,6 +119,51 @@ def _mask_coded(found: re.Match[str]) -> str:
         if masked != plain:
             return masked
     return word
+
+
+_QUOTED = re.compile(r"(?P<mark>['\"])(?P<said>[^'\"]{1,1000})(?P=mark)")
+
+
+def mask_error(text: str, address: str) -> str:
+    """Return what a driver says of an address, masked: it may have split the address elsewhere, and quote what it takes for
+    the host or the port, but is a part of the password.
+
+    Examples
+    --------
+    >>> mask_error("failed to resolve host 'word@db'", "postgresql://ann:pass@word@db/tasks")
+    "failed to resolve host '***'"
+    >>> mask_error("failed to resolve host 'db'", "postgresql://ann:pass@word@db/tasks")
+    "failed to resolve host 'db'"
+    """
+    for form in dict.fromkeys((address, unquote(address))):
+        text = _mask_parts(text, form, *_secret_part(form))
+    return mask_secrets(text)
+
+
+def _mask_parts(text: str, address: str, begin: int, end: int) -> str:
+    def masked(found: re.Match[str]) -> str:
+        places = [place.start() for place in re.finditer(re.escape(found["said"]), address)]
+        # What stands in the address also where nothing is secret, such as the name of the user, tells nothing.
+        if (
+            "://" not in found["said"]
+            and places
+            and all(place < end and place + len(found["said"]) > begin for place in places)
+        ):
+            return f"{found['mark']}{_MASK}{found['mark']}"
+        return found[0]
+
+    return _QUOTED.sub(masked, text) if begin < end else text
+
+
+def _secret_part(address: str) -> tuple[int, int]:
+    """Where the password of an address begins and ends; in a connection string, that and all that follows."""
+    scheme, separator, _ = address.partition("://")
+    if not separator:
+        found = _IN_DSN.search(address)
+        return (found.end("name"), len(address)) if found else (0, 0)
+    start, end = len(scheme) + len(separator), address.rfind("@")
+    colon = address.find(":", start, max(end, 0))
+    return (colon + 1 if colon >= 0 else start), end
 
 
 def without_secrets(address: str) -> str:

@@ -249,7 +249,8 @@ def read_bytes(
     try:
         _check_stat(os.fstat(handle), path, limit, error)
         with open(handle, "rb", closefd=False) as stream:
-            data = stream.read(limit.value + 1)  # it may have grown, or report a wrong size as files in /proc do
+            # It may have grown, or report a wrong size as files in /proc do; those return None where they would wait.
+            data = stream.read(limit.value + 1) or b""
     finally:
         os.close(handle)
     limit.check(len(data), f"{str(path)!r} holds", error=error)

@@ -56,10 +56,25 @@ def _namespace() -> str:
     return hashlib.sha256(f"{boot_id()} {namespace}".encode()).hexdigest()[:8]
 
 
+def _proc_is_ours() -> bool:
+    """Return whether ``/proc`` shows this namespace: not after ``unshare --pid`` without mounting it again."""
+    try:
+        return os.readlink(_PROC / "self") == str(os.getpid())
+    except OSError:
+        return False
+
+
 def _start_of(pid: int) -> str | None:
     """Return when a process started, in ticks since boot; None if there is no such process, or it is a zombie."""
+    if not _proc_is_ours() and pid != os.getpid():
+        return None  # there, the number means another process
     try:
-        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            (_PROC / ("self" if pid == os.getpid() else str(pid)) / "stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return None
     return None if fields[0] == "Z" else fields[19]
@@ -88,7 +103,8 @@ def machine_of(name: str) -> str:
 def process_is_gone(name: str) -> bool:
     """Return whether the process with that name has certainly ended.
 
-    False for processes on other machines, in other containers and of other boots, which are not visible from here.
+    False for processes on other machines, in other containers and of other boots, which are not visible from here; and
+    always where ``/proc`` shows another container.
 
     Examples
     --------
@@ -99,5 +115,7 @@ def process_is_gone(name: str) -> bool:
     pid, _, identity = rest.partition(":")
     namespace, _, start = identity.partition("-")
     if host != socket.gethostname() or not pid.isdigit() or namespace != _namespace():
+        return False
+    if not _proc_is_ours():
         return False
     return _start_of(int(pid)) != start

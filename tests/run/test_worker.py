@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -27,9 +28,10 @@ from rollforge.run.worker_pool import WorkerPool
 from rollforge.run.worker_process import call_in_child
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
+from rollforge.store.codec import encode_result
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Cause, Status
+from rollforge.task import Cause, Status, TaskRecord
 
 
 class Clock:
@@ -285,6 +287,48 @@ def test_whatever_a_task_writes_to_its_worker_costs_that_task_alone(says: str, t
     assert (hostile.status, hostile.cause) == (Status.FAILED, cause), hostile.error
     assert (other.status, other.result, other.failed_by) == (Status.DONE, "done", ())
     assert not marker.exists()
+
+
+def size_of(task: dict[str, Any]) -> int:
+    return len(task["text"])
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> None:
+    """What does not fit into the buffer to a stopped process is sent when it goes on, and whole; giving it does not wait."""
+    process = slot.WorkerProcess(Session(threads=1), Job("p", size_of))
+
+    def send_signal(number: int) -> None:
+        assert process._process is not None
+        os.kill(process._process.pid or 0, number)
+
+    def end_of(text: str, token: int) -> slot.Outcome | None:
+        stopping = threading.Timer(30, process.kill)  # should it wait after all
+        stopping.start()
+        try:
+            began = time.perf_counter()
+            process.give(TaskRecord(id="a", pool="p", definition={"text": text}, token=token), 1)
+            assert time.perf_counter() - began < 10
+        finally:
+            stopping.cancel()
+        if process.taking:
+            assert process.outcome() is None
+            send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 60
+        while (outcome := process.outcome()) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return outcome
+
+    try:
+        assert end_of("short", 1) == slot.Done(encode_result(5))
+        send_signal(signal.SIGSTOP)
+        assert end_of("x" * 3_000_000, 2) == slot.Done(encode_result(3_000_000))
+        send_signal(signal.SIGSTOP)
+        process.give(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
+    finally:
+        began = time.perf_counter()
+        process.end(0.5)  # neither does dismissing it wait
+        assert time.perf_counter() - began < 10
 
 
 def configure(task: dict[str, Any]) -> None:

@@ -355,6 +355,22 @@ def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(back)) == value
 
 
+@pytest.mark.parametrize("dtype", ["S999999999", "<U999999999", "V1000000000"])
+@pytest.mark.parametrize("place", ["labels", "column"])
+def test_a_tables_file_does_not_say_how_large_a_value_is(place: str, dtype: str, tmp_path: Path) -> None:
+    """A type of a column or of its labels that takes a gigabyte for each value is refused, before anything is made."""
+    import pyarrow.parquet as pq
+
+    table = to_arrow(pd.DataFrame({"a": [1.0]}))
+    assert table is not None
+    about = json.loads(table.schema.metadata[b"rollforge"])
+    (about["columns"] if place == "labels" else about)["dtypes"] = [dtype]
+    file = tmp_path / "a.frame.parquet"
+    pq.write_table(table.replace_schema_metadata({b"rollforge": json.dumps(about)}), file)
+    with pytest.raises(ArtifactUnreadable, match=r"no type of a column|not understood"):
+        artifact.load_file(file)
+
+
 def test_a_table_of_somebody_elses_runs_nothing(tmp_path: Path) -> None:
     """A reference to a module in a Parquet file's metadata is refused, in every place where a value may stand."""
     import pyarrow.parquet as pq

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import numba
 import numpy as np
 from numba import njit
 
+from rollforge.confidential import private_folder
 from rollforge.session import current_session
 
 __all__ = ["NAN", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering"]
@@ -36,20 +38,37 @@ def kernel_version() -> str:
 
 
 def _cache_folder() -> str:
-    """Return the folder of compiled code: in the cache shared by all processes or, if that is read-only, a private
-    folder of this process (compiled code is executed, so it is never loaded from a folder that others can write to).
+    """Return the folder of compiled code: in the cache shared by all processes or, if that is read-only or belongs to
+    another user, a private folder of this process (compiled code is executed, so it is never loaded from a folder that
+    others can write to).
 
     The folder is named by a hash of the kernels' code, because numba itself only compares the time and size of one
     file: it would miss edits in other files, and installations that set all times alike.
     """
     folder = Path(current_session().cache) / "kernels" / kernel_version()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
+        private_folder(folder)
+        if os.access(folder, os.W_OK) and _is_private(folder):
             return str(folder)
     except OSError as exc:
         log.info("Compiled code is not kept: %s", exc)
     return tempfile.mkdtemp(prefix="rollforge-kernels-")
+
+
+def _is_private(folder: Path) -> bool:
+    """Return whether only this user can write to a folder.
+
+    If the folder is this user's and others can write to it (a permissive umask), that permission is removed.
+    """
+    if not hasattr(os, "geteuid"):
+        return True  # on Windows, the cache is in the user's profile
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
+        return False
+    if state.st_mode & 0o022:
+        folder.chmod(stat.S_IMODE(state.st_mode) & ~0o022)
+        return not any(folder.iterdir())  # existing files may come from others
+    return True
 
 
 _settings: Any = numba.config

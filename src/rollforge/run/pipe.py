@@ -1,7 +1,7 @@
-"""Reading what a worker process says, without believing that it is what a worker process should say.
+"""Talking to a worker process, without believing that it does what a worker process should do.
 
-The process runs the code of tasks, which may write anything to any open file, or stop in the middle of a message. So nothing
-here waits for the rest of a message, and unpickling makes objects of named classes only.
+The process runs the code of tasks, which may write anything to any open file, or stop at any time. So nothing here waits for
+the rest of a message or for the process to read one, and unpickling makes objects of named classes only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import socket
 import struct
 from collections.abc import Mapping
-from multiprocessing import connection
+from multiprocessing import connection, reduction
 from typing import Any
 
 __all__ = ["Messages", "read_message"]
@@ -22,25 +22,60 @@ _SHORT, _LONG = struct.Struct("!i"), struct.Struct("!Q")
 
 
 class Messages:
-    """The messages that arrive on one end of a duplex :func:`multiprocessing.Pipe`.
+    """The messages on one end of a duplex :func:`multiprocessing.Pipe`, in both directions.
 
     Parameters
     ----------
     pipe : Connection
         This end.
     most : int
-        Bytes that one message may have.
+        Bytes that one message that arrives may have.
     """
 
     def __init__(self, pipe: connection.Connection, most: int) -> None:
         self._socket = socket.socket(fileno=os.dup(pipe.fileno()))
         self._most = most
         self._waiting = bytearray()
+        self._unsent = memoryview(b"")
         self._ended = False
 
     def close(self) -> None:
-        """Read nothing more."""
+        """Read and send nothing more."""
         self._socket.close()
+
+    @property
+    def sending(self) -> bool:
+        """Whether a part of what was sent has not been taken yet: :meth:`push` goes on with it."""
+        return bool(self._unsent)
+
+    def send(self, message: Any) -> None:
+        """Send a message as far as the other end has room for it; never waits.
+
+        Raises
+        ------
+        OSError
+            When the other end is gone, or has not taken the message before.
+        """
+        if self._unsent:
+            raise BlockingIOError("the message before has not been taken yet")
+        data = bytes(reduction.ForkingPickler.dumps(message))
+        fits = len(data) <= 2**31 - 1
+        self._unsent = memoryview((_SHORT.pack(len(data)) if fits else _SHORT.pack(-1) + _LONG.pack(len(data))) + data)
+        self.push()
+
+    def push(self) -> None:
+        """Send on what was not taken yet; never waits.
+
+        Raises
+        ------
+        OSError
+            When the other end is gone.
+        """
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            return
 
     def receive(self) -> None:
         """Take what has arrived; never waits."""

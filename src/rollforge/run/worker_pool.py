@@ -41,6 +41,9 @@ _SHORT_SECONDS = 0.5
 _MOST_AT_ONCE = 16
 
 
+_SENDING_PAUSE = 0.01  # between two pieces of a task that is larger than the buffer to its process
+
+
 _LONG_SECONDS = 2.0  # mean duration above which it is worth counting the tasks that are left
 
 
@@ -216,7 +219,8 @@ class WorkerPool:
 
     def _watch(self, leases: Leases) -> None:
         """Wait briefly for messages of the processes, kill those that are overdue, and record the outcomes."""
-        connection.wait([h for s in self._busy() for h in s.handles], timeout=0.25)
+        pause = _SENDING_PAUSE if any(s.taking for s in self._busy()) else 0.25
+        connection.wait([h for s in self._busy() for h in s.handles], timeout=pause)
         gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
         for process in self._busy():

@@ -207,6 +207,11 @@ class WorkerProcess:
         return [self._pipe, self._process.sentinel]
 
     @property
+    def taking(self) -> bool:
+        """Whether the process has not read all of its task yet; each look at the :meth:`outcome` sends more of it."""
+        return self._messages is not None and self._messages.sending
+
+    @property
     def seconds(self) -> float:
         """Seconds since the task was given to the process."""
         return time.perf_counter() - self.began
@@ -233,14 +238,16 @@ class WorkerProcess:
         depends on whether it is this user's `own`.
         """
         self.start()
-        assert self._pipe is not None
+        assert self._messages is not None
         second = self._job.before is Status.PART_DONE
         argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         self._running_since = None
-        with contextlib.suppress(BrokenPipeError):  # the process has died, which outcome() will report
+        with contextlib.suppress(OSError):  # the process has died, which outcome() will report
             main = main_classes(task.text) if own else None
-            self._pipe.send((task.id, task.token, task.attempt, task.model_name, argument, threads, session, own, main))
+            self._messages.send(
+                (task.id, task.token, task.attempt, task.model_name, argument, threads, session, own, main)
+            )
 
     def _start(self) -> None:
         self._forget()
@@ -297,6 +304,8 @@ class WorkerProcess:
         """
         if messages is None:
             return None
+        with contextlib.suppress(OSError):  # it died: its end says so
+            messages.push()
         messages.receive()
         while (data := messages.next()) is not None:
             message = read_message(data, _WORDS)
@@ -307,6 +316,8 @@ class WorkerProcess:
                 raise ValueError("no answer")
             if self.task is None or (message.task_id, message.token) != (self.task.id, self.task.token):
                 raise ValueError("an answer for another task than it has")
+            if messages.sending:
+                raise ValueError("an answer to a task that it has not read")
             if not isinstance(message.content, _Begun):
                 return message.content
             self._running_since = time.perf_counter()
@@ -359,9 +370,9 @@ class WorkerProcess:
 
     def dismiss(self) -> None:
         """Tell the process to exit, as there are no more tasks."""
-        if self._pipe is not None:
-            with contextlib.suppress(OSError):
-                self._pipe.send(None)
+        if self._messages is not None:
+            with contextlib.suppress(OSError):  # a process that does not read is killed later
+                self._messages.send(None)
 
     def end(self, grace: float) -> None:
         """Let the process exit within `grace` seconds, else kill it, and close its log."""

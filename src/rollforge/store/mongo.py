@@ -29,7 +29,7 @@ from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
 
 from rollforge import safe_pickle, trust
-from rollforge.confidential import mask_secrets
+from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import (
     ArtifactUnreadable,
     ConfigError,
@@ -149,7 +149,7 @@ class MongoStore:
                 options = {}
             self._client: MongoClient[Document] = MongoClient(uri, tz_aware=True, connect=False, **options)
         except (mongo.PyMongoError, ValueError) as exc:
-            raise ConfigError(f"{mask_secrets(uri)!r}: {exc}", path="store") from exc
+            raise ConfigError(f"{mask_secrets(uri)!r}: {mask_error(str(exc), uri)}", path="store") from exc
         self._database = self._client[named or self._client.get_default_database("rollforge").name]
         self._meta = self._database[_META]
         try:
@@ -192,7 +192,7 @@ class MongoStore:
         else:
             why = "cannot be used"
         # The driver appends how it sees every server.
-        text = mask_secrets(" ".join(str(exc).split()).partition(", Topology Description:")[0][:300])
+        text = mask_error(" ".join(str(exc).split()).partition(", Topology Description:")[0], self.uri)[:300]
         return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {why} ({text})")
 
     def _now(self) -> float:

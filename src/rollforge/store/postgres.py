@@ -28,7 +28,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
 
-from rollforge.confidential import mask_secrets
+from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.store.base import Clock, CreatedTask, ending_of, storable_text
 from rollforge.store.codec import EncodedResult
@@ -397,7 +397,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
     try:
         options = conninfo_to_dict(known)
     except psycopg.ProgrammingError as exc:
-        why = mask_secrets(" ".join(str(exc).split()))
+        why = mask_error(" ".join(str(exc).split()), uri)
         raise ConfigError(
             f"{mask_secrets(uri)!r} is no address of a PostgreSQL database: {why}. In a URI, signs with a meaning of their "
             "own are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
@@ -554,11 +554,11 @@ class PostgresStore(SQLStore):
                 raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: psycopg.Error) -> StoreUnavailable:
-        text = " ".join(str(exc).split()) or type(exc).__name__
+        text = mask_error(" ".join(str(exc).split()) or type(exc).__name__, self.uri)
         for marks, advice in _ADVICE:
             if isinstance(exc, marks[0]) or any(re.search(m, text) for m in marks[1]):
-                return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {advice} ({mask_secrets(text)})")
-        return StoreUnavailable(f"The task store {mask_secrets(self.uri)} cannot be used ({mask_secrets(text)})")
+                return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {advice} ({text})")
+        return StoreUnavailable(f"The task store {mask_secrets(self.uri)} cannot be used ({text})")
 
     # -- what SQLStore asks for ----------------------------------------------------------------------------------------
 

@@ -168,7 +168,15 @@ def _values(array: pa.ChunkedArray, dtype: str) -> Any:
         wanted: Any = pd.api.types.pandas_dtype(dtype)
         moments = array.to_numpy().astype(f"datetime64[{wanted.unit}]")
         return pd.DatetimeIndex(moments).tz_localize("UTC").tz_convert(wanted.tz).array
-    return np.array(array.to_numpy(), dtype=dtype)
+    return np.array(array.to_numpy(), dtype=_sized(dtype))
+
+
+def _sized(dtype: str) -> str:
+    """`dtype`, unless each of its values takes as many bytes as the file says: such columns are never written."""
+    found = pd.api.types.pandas_dtype(dtype)
+    if isinstance(found, np.dtype) and found.kind in "SUV":
+        raise ValueError(f"{dtype!r} is no type of a column")
+    return dtype
 
 
 # -- an index ----------------------------------------------------------------------------------------------------------
@@ -278,7 +286,7 @@ def _restore_axis(about: dict[str, Any]) -> pd.Index:
         start, stop, step = about["range"]
         return pd.RangeIndex(start, stop, step, name=names[0])
     levels = [
-        pd.Index([_value(v) for v in values], dtype=dtype, tupleize_cols=False)
+        pd.Index([_value(v) for v in values], dtype=_sized(dtype), tupleize_cols=False)
         for values, dtype in zip(about["values"], about["dtypes"], strict=True)
     ]
     return pd.MultiIndex.from_arrays(levels, names=names) if about["kind"] == "multi" else levels[0].rename(names[0])
