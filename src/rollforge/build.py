@@ -1,7 +1,6 @@
 """Build objects from ``{class, module_path, kwargs}``; fill placeholders, resolve references, translate Qlib's paths.
 
-A description is plain data until the moment it is needed; this module turns it into the object it describes, and says
-exactly what is wrong when it cannot.
+Descriptions stay plain data until they are needed. This module builds the described objects, with precise errors.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ __all__ = [
 ]
 
 FLATTEN_TUPLE = "_FLATTEN_TUPLE"
-"""Separator that makes :func:`flatten_dict` join keys as tuples."""
+"""Separator with which :func:`flatten_dict` joins keys into tuples."""
 
 S_DROP = "__DROP__"
 """Value that makes :func:`update_config` remove a key."""
@@ -48,7 +47,7 @@ S_DROP = "__DROP__"
 
 def _import_module(module_path: str, where: str) -> ModuleType:
     if module_path.partition(".")[0] != "rollforge":
-        qlib_imports.prepare()  # code of the user's that says "from qlib import …" gets our objects
+        qlib_imports.prepare()  # user code with "from qlib import …" gets Rollforge's objects
     if module_path.endswith(".py"):
         try:
             return import_file(module_path)
@@ -82,28 +81,28 @@ def _public(module: ModuleType) -> list[str]:
 def locate(
     name: str | Callable[..., Any], module_path: str | None = None, *, noun: str = "", where: str = ""
 ) -> Callable[..., Any]:
-    """Return the class or function called `name`, in Rollforge's own form where the path is one of Qlib's.
+    """Return the class or function called `name`; Rollforge's own if the path is one of Qlib's.
 
-    Whether the module may be imported is decided before it is (:mod:`rollforge.trust`), and of what is found there, where
-    it is defined.
+    :mod:`rollforge.trust` decides before the import whether the module may be imported, and afterwards whether the
+    object's defining module is allowed.
 
     Parameters
     ----------
     name : str or callable
-        A name inside `module_path`, or a dotted path of its own (``"pkg.module.Class"``), or the object itself.
+        A name inside `module_path`, a full dotted path (``"pkg.module.Class"``), or the object itself.
     module_path : str, optional
         A module, one of Qlib's modules, or the path of a ``.py`` file.
     noun : str
-        What the class is to be, for errors.
+        The required kind of class, for errors.
     where : str
-        Place in the document, for errors.
+        Location in the document, for errors.
 
     Raises
     ------
     BuildError
-        When there is no such module or name, offering the nearest valid one; for anything of the standard library.
+        If the module or name does not exist, with the nearest valid name; for anything in the standard library.
     CodeNotAllowed
-        When the definition may not name it.
+        If the definition may not name it.
     """
     if not isinstance(name, str):
         if not callable(name):
@@ -112,7 +111,7 @@ def locate(
             trust.circle() is trust.Circle.OWN and not noun and getattr(name, "__module__", None) in (None, "builtins")
         ):
             trust.check_defined(name, getattr(name, "__name__", shown(name)), noun=noun, where=where)
-        return name  # else a program's own dict or ufunc, for no place of a definition
+        return name  # otherwise a program's own dict or ufunc, which no place of a definition accepts
     if module_path is not None and not isinstance(module_path, str):
         raise BuildError(f"module_path is a text, found {shown(module_path)}.", path=where)
     if not module_path:
@@ -151,7 +150,7 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., An
 def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], where: str) -> None:
     try:
         signature = inspect.signature(target)
-    except (TypeError, ValueError):  # builtins without a signature: let the call itself speak
+    except (TypeError, ValueError):  # builtins without a signature: rely on the error of the call
         return
     parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -175,7 +174,7 @@ def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], wher
 
 
 def _accepted(target: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of `offered` that `target` takes by name (an error inside a constructor must not decide this)."""
+    """Return the part of `offered` that `target` accepts by name, judged by its signature and not by calling it."""
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
@@ -196,35 +195,36 @@ def build(
     where: str = "",
     **kwargs: Any,
 ) -> Any:
-    """Return the object that `config` describes.
+    """Build and return the object that `config` describes.
 
     Parameters
     ----------
     config : dict, str or object
         ``{"class": name, "module_path": module, "kwargs": {…}}``; a dotted path ``"pkg.module.Class"``;
-        ``"file:///path/object.pkl"`` (read through the allow-list); or an object of `accept_types`, returned as it is.
+        ``"file:///path/object.pkl"`` (read through the allow-list); or an instance of `accept_types`, which is returned
+        unchanged.
     kind : Kind, optional
-        What its class must be; without one, a function of the user's own script is called, too.
+        The required kind of class. Without it, functions of the user's own script are also called.
     accept_types : type or tuple of types
-        What may be passed through ready-made.
+        Types of objects that are returned unchanged.
     default_module : str, optional
-        Module of a class that names none.
+        Module of a class without a module path.
     try_kwargs : mapping, optional
-        Arguments that are given only where the constructor takes them and `config` does not set them.
+        Arguments that are passed only if the constructor accepts them and `config` does not set them.
     where : str
-        Place of `config` in its document, for errors.
+        Location of `config` in its document, for errors.
     **kwargs
-        Further arguments of the constructor.
+        Additional constructor arguments.
 
     Raises
     ------
     BuildError
-        When the description does not fit, naming the place and the nearest valid name; when what it names is not of this
-        kind. Then nothing of it was called.
+        If the description is invalid, with the location and the nearest valid name; if it names something of another
+        kind, which is then not called.
     CodeNotAllowed
-        When whoever runs this process did not allow what it names.
+        If it names code that is not allowed in this process.
     UntrustedPickle
-        When a pickle names a type that is not allowed.
+        If a pickle names a type that is not allowed.
     """
     if accept_types and isinstance(config, accept_types):
         return config
@@ -246,12 +246,12 @@ def target_of(
     where: str = "",
     **kwargs: Any,
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the class that `config` describes and its arguments, as :func:`build` would call it; calls nothing.
+    """Return the class that `config` describes and the arguments with which :func:`build` would call it. Calls nothing.
 
     Raises
     ------
     BuildError
-        As :func:`build`, also for arguments that the class does not take, or lacks.
+        As in :func:`build`; also for unknown or missing arguments.
     """
     if isinstance(config, str):
         config = {"class": config}
@@ -288,7 +288,7 @@ def target_of(
 
 
 def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Callable[..., Any]:
-    """The class that is named, of the kind that its place asks for."""
+    """Return the named class, after checking that it is of the required kind."""
     target = locate(name, module_path, noun=kind.noun if kind is not None else "", where=where)
     if kind is not None:
         _check_kind(target, kind, where)
@@ -305,7 +305,7 @@ def _check_kind(target: Any, kind: Kind, where: str) -> None:
 
 
 def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
-    """Call a constructor; an error about what an argument says gets the place of the argument in the document."""
+    """Call a constructor; an error about an argument gets the argument's location in the document."""
     try:
         return target(**arguments)
     except ConfigError as exc:
@@ -321,7 +321,7 @@ def init_instance_by_config(
     try_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Return the object that `config` describes: Qlib's name and order of arguments for :func:`build`."""
+    """Build and return the object that `config` describes: :func:`build` with Qlib's name and argument order."""
     return build(config, accept_types=accept_types, default_module=default_module, try_kwargs=try_kwargs, **kwargs)
 
 
@@ -340,7 +340,7 @@ _REFERENCE = re.compile(r"<([A-Za-z_]\w*(?:\.\w+)+)>")
 
 
 class _Budget:
-    """How many values a task with its references may still come to: a few can stand for any number."""
+    """The remaining number of values that a task may expand to, because a few references can expand to any number."""
 
     def __init__(self) -> None:
         self.left = LIMITS["expanded_values"].value
@@ -353,7 +353,7 @@ class _Budget:
 
 
 def _replace_strings(node: Any, replace: Callable[[str], Any], budget: _Budget) -> Any:
-    """A copy of `node` with each string in its dicts, lists and tuples replaced."""
+    """Return a copy of `node` with each string in its dicts, lists and tuples replaced."""
     budget.spend()
     if isinstance(node, str):
         return replace(node)
@@ -380,8 +380,8 @@ def _value_at(root: Any, dotted: str) -> Any:
 def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
     """Return a copy of `config` in which each string that equals a key of `values` is replaced by its value.
 
-    Lists, tuples and dicts are walked; the argument is not changed (Qlib changes it, and skips tuples). A reference to
-    another place of `config`, ``<dotted.path>``, is filled where there is such a place, as in Qlib.
+    Lists, tuples and dicts are traversed; the argument is not modified (Qlib modifies it, and skips tuples). As in
+    Qlib, a reference ``<dotted.path>`` to another place in `config` is replaced if that place exists.
 
     Examples
     --------
@@ -400,7 +400,7 @@ def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
         try:
             found = _value_at(config, match.group(1))
         except ConfigError:
-            return text  # it looks like a reference, and is just a text
+            return text  # looks like a reference, but is an ordinary string
         budget.spend(count_values(found, budget.left))
         return found
 
@@ -408,14 +408,15 @@ def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `task` with each ``<dotted.path>`` string replaced by what stands at that path of the same task.
+    """Return `task` with each ``<dotted.path>`` string replaced by the value at that path of the same task.
 
-    Resolved when a task is run, so a fit window written as ``<dataset.kwargs.segments.train.0>`` moves with the roll.
+    References are resolved when a task runs, so a fit window written as ``<dataset.kwargs.segments.train.0>`` moves
+    with the roll.
 
     Raises
     ------
     ConfigError
-        When the path leads nowhere, or in a circle; when a task comes to too many values.
+        If the path does not exist or is circular, or if the task expands to too many values.
 
     Examples
     --------
@@ -445,16 +446,16 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten_dict(d: Mapping[Any, Any], parent_key: Any = "", sep: str = ".") -> dict[Any, Any]:
-    """Return `d` with nested dicts laid flat, their keys joined by `sep`: ``{a: {b: x}} -> {"a.b": x}``.
+    """Return `d` with nested dicts flattened, their keys joined by `sep`: ``{a: {b: x}} -> {"a.b": x}``.
 
     Parameters
     ----------
     d : mapping
-        Nested dicts; lists and other values are kept whole. An empty dict stays a value (Qlib drops it).
+        Nested dicts. Lists and other values are not flattened. An empty dict is kept as a value (Qlib drops it).
     parent_key : str or tuple
-        Put before every key.
+        Prefix of every key.
     sep : str
-        What joins keys; :data:`FLATTEN_TUPLE` makes one flat tuple of them (Qlib nests the tuples).
+        Separator between keys. :data:`FLATTEN_TUPLE` joins them into one flat tuple (Qlib nests the tuples).
 
     Examples
     --------
@@ -478,15 +479,15 @@ def flatten_dict(d: Mapping[Any, Any], parent_key: Any = "", sep: str = ".") -> 
 
 
 def update_config(base_config: Mapping[str, Any], ext_config: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
-    """Return a copy of `base_config` with changes merged into it; neither argument is changed.
+    """Return a copy of `base_config` with changes merged into it. Neither argument is modified.
 
     Parameters
     ----------
     base_config : mapping
-        What to change.
+        The base configuration.
     ext_config : mapping or sequence of mappings
-        The changes, applied one after the other. A mapping is merged into a mapping key by key; any other value replaces
-        what was there; :data:`S_DROP` removes the key.
+        The changes, applied in order. A mapping is merged into a mapping key by key; any other value replaces the old
+        one; :data:`S_DROP` removes the key.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Objects that keep themselves in a file of their owner's."""
+"""Objects that can save themselves to a file of their owner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Serializable"]
 
 
 class Serializable:
-    """Something that can be kept in a file: models, processors, handlers, datasets, online managers.
+    """Base class of objects that can be saved to a file: models, processors, handlers, datasets, online managers.
 
     Examples
     --------
@@ -32,15 +32,15 @@ class Serializable:
     def to_pickle(
         self, path: str | os.PathLike[str], *, dump_all: bool | None = None, recursive: bool | None = None
     ) -> None:
-        """Keep it in a file, all of it or nothing.
+        """Save the object to a file, atomically.
 
         Parameters
         ----------
         path : path
             The file.
         dump_all, recursive : bool, optional
-            Taken as Qlib has them, without effect: a handler's file holds its definition, and its data are found in the
-            panel cache, or computed again.
+            Accepted for compatibility with Qlib, without effect: a handler's file contains its definition, and its data
+            are found in the panel cache or computed again.
         """
         import cloudpickle
 
@@ -56,12 +56,12 @@ class Serializable:
 
     @classmethod
     def load(cls, filepath: str | os.PathLike[str]) -> Self:
-        """Return what :meth:`to_pickle` kept. The file is a pickle of your own: it is trusted.
+        """Load an object saved by :meth:`to_pickle`. The file is treated as your own and is trusted.
 
         Raises
         ------
         ConfigError
-            When the file holds something else.
+            If the file contains something else.
         """
         found = load(Path(filepath), trusted=True)
         if not isinstance(found, cls):

@@ -1,8 +1,9 @@
-"""``import qlib…`` leads to Rollforge's own objects, by the table of :mod:`rollforge.qlib_names`.
+"""The import hook for ``import qlib…``, which returns Rollforge's own objects by the table :mod:`rollforge.qlib_names`.
 
-One name of Qlib's is looked for in this order: in the table; in pyqlib, where that is installed; otherwise an error says
-why it is not here. pyqlib's own modules run on top of ours: what they import from Qlib leads here too, and where the table
-has a name that pyqlib's module also defines, ours stands in its place, so that classes of pyqlib's derive from ours.
+A name of Qlib's is looked up first in the table, then in pyqlib if it is installed. Otherwise an error says why it is
+not available. pyqlib's own modules run on top of Rollforge: their imports from Qlib also go through this hook. If the
+table has a name that pyqlib's module also defines, Rollforge's object replaces it, so that pyqlib's classes derive from
+it.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ _GUIDE = "docs/compat.md lists what is covered."
 
 
 class NotCovered(RollforgeError, ModuleNotFoundError):
-    """A module or a name of Qlib's is neither in Rollforge nor in an installed pyqlib."""
+    """A module or name of Qlib's is neither in Rollforge nor in an installed pyqlib."""
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def is_qlib(module: str) -> bool:
-    """Return whether a module path is one of Qlib's."""
+    """Return whether a module path belongs to Qlib."""
     return module.partition(".")[0] == "qlib"
 
 
 @functools.cache
 def _own(module: str) -> Mapping[str, str]:
-    """Name -> ``module:name`` of ours, or a key of REASONS, for the names that a module of Qlib's defines."""
+    """Name -> Rollforge's ``module:name``, or a key of REASONS, for the names that a Qlib module defines."""
     found = {}
     for source, names in MODULES.get(module, {}).items():
         for text in () if source == "also" else names.split():
@@ -54,7 +55,7 @@ def _own(module: str) -> Mapping[str, str]:
 
 @functools.cache
 def _owners() -> Mapping[str, str]:
-    """Name -> the module of Qlib's that defines it; of a name that several have, the first, which nothing relies on."""
+    """Name -> the Qlib module that defines it; if there are several, the first (nothing relies on this)."""
     owners: dict[str, str] = {}
     for module in MODULES:
         for name in _own(module):
@@ -64,7 +65,7 @@ def _owners() -> Mapping[str, str]:
 
 @functools.cache
 def _also(module: str) -> Mapping[str, tuple[str, str]]:
-    """Name -> (module, name) of Qlib's, for the names that a module of Qlib's imports from another."""
+    """Name -> (module, name) in Qlib, for the names that a Qlib module imports from another."""
     found = {}
     for text in MODULES.get(module, {}).get("also", "").split():
         name, _, path = text.partition("=")
@@ -74,7 +75,7 @@ def _also(module: str) -> Mapping[str, tuple[str, str]]:
 
 
 def _placed(module: str, name: str) -> str | None:
-    """``module:name`` of ours, or a key of REASONS; None where Qlib's module has no such name."""
+    """Return Rollforge's ``module:name`` or a key of REASONS; None if Qlib's module has no such name."""
     if name in _own(module):
         return _own(module)[name]
     if name in _also(module):
@@ -91,7 +92,7 @@ def _uncovered(module: str) -> str | None:
 
 
 def target(module: str, name: str) -> str | None:
-    """Return what stands for a name of one of Qlib's modules, as ``module:name``; None when nothing of ours does.
+    """Return Rollforge's object for a name in a Qlib module, as ``module:name``; None if there is none.
 
     Examples
     --------
@@ -105,13 +106,13 @@ def target(module: str, name: str) -> str | None:
 
 
 def names_of(module: str) -> list[str]:
-    """Return the public names of one of Qlib's modules that are found in Rollforge."""
+    """Return the public names of a Qlib module that Rollforge has."""
     names = [*_own(module), *_also(module)]
     return sorted(n for n in names if not n.startswith("_") and target(module, n) is not None)
 
 
 def why_not(module: str, name: str = "") -> str:
-    """Return why a module, or a name of a module, is not found.
+    """Return why a module, or a name in a module, is not available.
 
     Examples
     --------
@@ -143,13 +144,13 @@ def _imported(path: str) -> Any:
 
 
 def _top() -> importlib.machinery.ModuleSpec | None:
-    """The package pyqlib itself."""
+    """Return the import spec of the package pyqlib."""
     found = importlib.machinery.PathFinder.find_spec("qlib", [p for p in sys.path if p != _SITE])
     return found if found is not None and found.submodule_search_locations else None
 
 
 def _in_pyqlib(path: str) -> importlib.machinery.ModuleSpec | None:
-    """Where pyqlib has a module."""
+    """Return the import spec of a pyqlib module."""
     top = _top()
     if top is None:
         return None
@@ -166,10 +167,10 @@ def _in_pyqlib(path: str) -> importlib.machinery.ModuleSpec | None:
 
 
 class _Ours(MutableMapping[str, Any]):
-    """The names of a module of pyqlib's while its code runs: where there is one of ours, that one stays.
+    """The namespace of a pyqlib module while its code runs: Rollforge's names are not overwritten.
 
-    A class of pyqlib's takes the place of what is no class here, inside its module alone: other classes of the module
-    derive from it.
+    Exception: a pyqlib class replaces a Rollforge object that is not a class, only inside its own module, because other
+    classes of the module derive from it.
     """
 
     def __init__(self, names: dict[str, Any], ours: Mapping[str, Any], shown: dict[str, Any]) -> None:
@@ -199,16 +200,16 @@ class _Ours(MutableMapping[str, Any]):
 
 
 _lock = threading.RLock()
-_run: set[str] = set()  # modules of which pyqlib's own code ran, or is running
+_run: set[str] = set()  # modules whose pyqlib code has run or is running
 
 
 def _run_pyqlibs(module: ModuleType) -> None:
-    """Run the code of pyqlib's own module of this name, where there is one, and add its names to ours.
+    """Run the code of pyqlib's module of this name, if there is one, and add its names to Rollforge's.
 
     Raises
     ------
     ImportError
-        When pyqlib's code does not run on top of ours.
+        If pyqlib's code does not run on top of Rollforge.
     """
     name = module.__name__
     spec = _in_pyqlib(name)
@@ -219,7 +220,7 @@ def _run_pyqlibs(module: ModuleType) -> None:
         made.__name__ = name
         ours = {n: _imported(t) for n in [*_own(name), *_also(name)] if (t := target(name, n)) is not None}
         before = dict(module.__dict__)
-        _run.add(name)  # before its code runs: it may import itself
+        _run.add(name)  # before its code runs, because it can import itself
         try:
             code = importlib.util.decode_source(spec.loader.get_data(str(spec.origin)))
             names = _Ours(made.__dict__, ours, module.__dict__)
@@ -236,18 +237,18 @@ def _run_pyqlibs(module: ModuleType) -> None:
 
 
 class _DoesNotRun(ImportError):
-    """A module of pyqlib's needs what is not there."""
+    """A pyqlib module needs something that is missing."""
 
 
 # -- the modules -------------------------------------------------------------------------------------------------------
 
 
 class _Module(ModuleType):
-    """A module of Qlib's whose names are looked up when they are used."""
+    """A Qlib module whose names are looked up on first use."""
 
     def __getattr__(self, name: str) -> Any:
         module = self.__name__
-        if name == "__all__":  # what "from qlib.constant import *" asks for
+        if name == "__all__":  # requested by "from qlib.constant import *"
             return names_of(module)
         if name.startswith("__") and name not in _own(module):
             raise AttributeError(name)
@@ -276,13 +277,13 @@ class _Module(ModuleType):
 
 
 def _program(module: str) -> str | None:
-    """What runs for the module ``__main__`` of one that Qlib's documentation runs with ``python -m``."""
+    """Return the program that replaces a module that Qlib's documentation runs with ``python -m``."""
     package, _, last = module.rpartition(".")
     return PROGRAMS.get(package) if last == "__main__" else None
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``qlib`` and what is in it."""
+    """Finds ``qlib`` and its submodules."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if not is_qlib(fullname):
@@ -294,21 +295,21 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         theirs = _in_pyqlib(fullname)
         if theirs is not None:
             return theirs
-        # Without its name: "from qlib.data import X" hides an error that has the name of what it looks for.
+        # Without its name: "from qlib.data import X" hides an ImportError that has the requested name.
         module, _, name = fullname.rpartition(".")
         raise NotCovered(
             why_not(module, name) if _uncovered(fullname) is None and module in MODULES else why_not(fullname)
         )
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return an empty module; its names come when they are used."""
+        """Return an empty module; its names are looked up on first use."""
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing runs."""
+        """Do nothing."""
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """Return what ``python -m`` runs: the program that stands for one of Qlib's."""
+        """Return the code for ``python -m``: the program that replaces Qlib's module."""
         program = _program(fullname)
         if program is None:
             return None
@@ -317,32 +318,32 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Install:
-    """Puts the layer in place, for this process and those that it starts; any number of times."""
+    """Installs the hook for this process and the processes that it starts. Idempotent."""
 
     def __init__(self) -> None:
         self._finder = _Finder()
 
     def __call__(self) -> None:
-        """Let ``import qlib`` lead here.
+        """Redirect ``import qlib`` to Rollforge.
 
         Raises
         ------
         ImportError
-            When pyqlib itself has been imported before.
+            If pyqlib itself has already been imported.
         """
         if _is_pyqlib_imported():
             raise ImportError("import rollforge.compat.qlib before qlib: pyqlib itself is imported already.")
         if self._finder not in sys.meta_path:
             sys.meta_path.insert(0, self._finder)
         if _SITE not in sys.path:
-            sys.path.insert(0, _SITE)  # processes that are spawned inherit the path, not the finder
+            sys.path.insert(0, _SITE)  # spawned processes inherit the path but not the finder
         inherited = os.environ.get("PYTHONPATH", "")
         if _SITE not in inherited.split(os.pathsep):
             os.environ["PYTHONPATH"] = os.pathsep.join([_SITE, *([inherited] if inherited else [])])
 
     @property
     def package(self) -> ModuleType:
-        """The module ``qlib``."""
+        """Return the module ``qlib``."""
         known = sys.modules.get("qlib")
         if isinstance(known, _Module):
             return known
@@ -360,23 +361,23 @@ install = _Install()
 
 
 def prepare() -> None:
-    """Let ``import qlib`` lead here in code that is about to be imported, and in processes that are started later.
+    """Redirect ``import qlib`` to Rollforge in code imported later, and in processes started later.
 
-    A program that has imported pyqlib itself keeps it.
+    If the program has imported pyqlib itself, nothing changes.
     """
     if not _is_pyqlib_imported():
         install()
 
 
 def load(module: str, name: str) -> Any:
-    """Return what stands for a name of one of Qlib's modules: ours, else pyqlib's.
+    """Return the object for a name in a Qlib module: Rollforge's, or else pyqlib's.
 
     Raises
     ------
     NotCovered
-        When there is neither, with the reason.
+        If neither has it, with the reason.
     ImportError
-        When pyqlib has it, and its module cannot be imported.
+        If pyqlib has it but its module cannot be imported.
     """
     found = target(module, name)
     if found is not None:

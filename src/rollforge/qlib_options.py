@@ -1,6 +1,7 @@
-"""What each option of ``qlib.init``, and of ``qlib_init`` in a workflow file, means here: the one table.
+"""The table of options of ``qlib.init``, and of ``qlib_init`` in a workflow file.
 
-Every option of Qlib's works, or is refused, or is listed here as having no effect, and then it cannot change a number.
+Every option works, is refused, or is listed here as having no effect; options of the last kind cannot change any
+number.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "min_data_shift": "bars within the day, which are not supported",
     "qlib_reset_version": "the version that Qlib shows",
 }  # fmt: skip
-"""Option -> what it is about in Qlib; here it has no effect, and cannot change a number."""
+"""Option -> its purpose in Qlib. In Rollforge it has no effect and cannot change any number."""
 
 ONLY: Mapping[str, str] = {
     "calendar_provider": "LocalCalendarProvider",
@@ -64,16 +65,16 @@ ONLY: Mapping[str, str] = {
     "dataset_provider": "LocalDatasetProvider",
     "provider": "LocalProvider",
 }
-"""Option -> the one value that is not refused: Qlib's default, data from a folder."""
+"""Option -> the only value that is accepted: Qlib's default, data from a folder."""
 
 
 def check_option(name: str, value: Any, *, path: str = "") -> None:
-    """Do nothing, unless an option is unknown or its value is refused.
+    """Raise an error if an option is unknown or its value is refused.
 
     Raises
     ------
     ConfigError
-        Naming the nearest option, or what is possible.
+        With the nearest option name, or the accepted values.
 
     Examples
     --------
@@ -101,26 +102,26 @@ def check_option(name: str, value: Any, *, path: str = "") -> None:
 
 
 def exchange_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the options that are defaults of a backtest's exchange."""
+    """Return the options that are defaults of a backtest's exchange."""
     return {name: options[name] for name in EXCHANGE if name in options}
 
 
 def data_folder(provider_uri: Any, mount_path: Any = None, *, path: str = "provider_uri") -> str:
-    """Return the folder with daily data that ``provider_uri`` names.
+    """Return the folder of daily data given by ``provider_uri``.
 
     Parameters
     ----------
     provider_uri : path or mapping
-        The folder, or one a frequency.
+        The folder, or a mapping of frequencies to folders.
     mount_path : path or mapping, optional
-        Where a folder of another machine, ``host:/folder``, is mounted.
+        Mount point of a folder on another machine, ``host:/folder``.
     path : str
-        Place in the document, for errors.
+        Location in the document, for errors.
 
     Raises
     ------
     ConfigError
-        When there is none for daily data; when one of another machine is not mounted; when it is no path.
+        If there is no folder for daily data, if a folder of another machine is not mounted, or if it is not a path.
     """
     uri = _daily(provider_uri, path)
     if re.match(r"[^/\\]{2,}:.+", uri) and not re.match(r"[a-zA-Z]:", uri):

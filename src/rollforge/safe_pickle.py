@@ -1,12 +1,12 @@
 """Read pickles as data: nothing that a pickle names is called, imported or opened.
 
-A pickle is a program that may call any function with any arguments. Here its instructions are interpreted by
-:class:`_Reader`, which knows how to make the values on a list (builtin containers, numbers, dates, numpy, pandas, fitted
-LightGBM models, Rollforge's own classes) from their parts, and refuses everything else. Values are made by checked code of
-our own; objects of our own classes are restored without their constructors, as an empty instance that is given its
-attributes.
+A pickle is a program that can call any function with any arguments. Here its instructions are interpreted by
+:class:`_Reader`, which builds a fixed list of values (builtin containers, numbers, dates, numpy, pandas, fitted
+LightGBM models, Rollforge's own classes) from their parts, and refuses everything else. Values are built by Rollforge's
+own, checked code. Objects of Rollforge's classes are restored without their constructors, by setting attributes of an
+empty instance.
 
-``trusted=True`` reads any pickle with Python's own reader, which runs whatever the pickle says.
+``trusted=True`` reads any pickle with Python's own reader, which runs whatever the pickle contains.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ _OWN_MODULES = (
     "rollforge.market.filters",
     "rollforge.features.timeseries",
 )
-"""Modules whose classes are restored: those that recorders keep objects of."""
+"""Modules whose classes are restored, because recorders store objects of them."""
 _OWN_ENUMS = {("rollforge.task", "Status"), ("rollforge.task", "Cause")}
 _KNOWN_PACKAGES = ("rollforge", "numpy", "pandas", "pyarrow", "scipy", "copy_reg", "__builtin__", "qlib")
-"""Packages whose classes are on the list or not: nobody is told to allow them."""
+"""Packages whose classes cannot be allowed by the user, so messages do not suggest it."""
 _allowed: set[tuple[str, str]] = set()
 _packages: set[str] = set()
 
 
 def allow(module: str, name: str) -> None:
-    """Let pickles restore the class `name` of `module`, by its own methods, in this process."""
+    """Allow pickles to restore the class `name` of `module` with its own methods, in this process."""
     _allowed.add((module, name))
 
 
 def allow_package(package: str) -> None:
-    """Let pickles restore the classes of a package (or module) and of its submodules, by their own methods.
+    """Allow pickles to restore the classes of a package (or module) and its submodules with their own methods.
 
     Raises
     ------
     ConfigError
-        For the standard library, and for a name that cannot be a package.
+        For the standard library, and for an invalid package name.
     """
     trust.check_allowable(package, path="allow_package")
     _packages.add(package)
@@ -80,14 +80,14 @@ def _is_own(module: str) -> bool:
 
 
 def find_class(module: str, name: str, *, trusted: bool = False) -> type:
-    """Return a class that objects may be restored of.
+    """Return a class whose objects may be restored.
 
     Raises
     ------
     UntrustedPickle
-        When it is not on the list, and `trusted` is False; its module was not imported.
+        If it is not on the list and `trusted` is False. Its module was not imported.
     ArtifactUnreadable
-        When there is no such class.
+        If the class does not exist.
     """
     module = current_name(module)
     vouched = trusted or _is_allowed(module, name)
@@ -108,7 +108,7 @@ def find_class(module: str, name: str, *, trusted: bool = False) -> type:
 
 
 def _is_of(found: type, module: str, name: str) -> bool:
-    """Whether somebody who allowed a module meant this class of it: every module shows classes that it imported."""
+    """Return whether allowing a module covers this class, because a module also exposes classes that it imported."""
     return (module, name) in _allowed or found.__module__ == module or _in_allowed_package(found.__module__)
 
 
@@ -140,7 +140,7 @@ def _bare(cls: type) -> Callable[..., Any]:
 
 
 def _give_state(instance: Any, state: Any) -> Any:
-    """Set attributes of an instance of ours; those that would hide a method are refused."""
+    """Set attributes of an instance of a Rollforge class; attributes that would hide a method are refused."""
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     for part in (attributes, slots):
         if part is None:
@@ -152,7 +152,7 @@ def _give_state(instance: Any, state: Any) -> Any:
             if type(name) is not str or name.startswith("__") or isinstance(known, (FunctionType, classmethod)):
                 raise Refused(f"an attribute {name!r} of {type(instance).__name__}")
             object.__setattr__(instance, name, value)
-    if hasattr(type(instance), trust.RESTORED):  # after its state, which may say otherwise
+    if hasattr(type(instance), trust.RESTORED):  # after its state, which can contain another value
         object.__setattr__(instance, trust.RESTORED, True)
     return instance
 
@@ -168,7 +168,7 @@ def _enum_rule(module: str, name: str) -> Rule:
 
 
 def _allowed_rule(module: str, name: str) -> Rule:
-    """Somebody vouched for this class: its own methods restore it, as in Python's reader."""
+    """Rule for an allowed class: its own methods restore it, as in Python's reader."""
     cls = find_class(module, name)
 
     def fill(instance: Any, state: Any) -> Any:
@@ -182,7 +182,7 @@ def _allowed_rule(module: str, name: str) -> Rule:
 
 
 def _instance(cls: Any, base: Any, state: Any) -> Any:
-    """``copyreg._reconstructor``: how protocols 0 and 1 make an empty instance."""
+    """``copyreg._reconstructor``, which creates an empty instance in protocols 0 and 1."""
     if not isinstance(cls, type) or base is not object or state is not None:
         raise Refused("an instance of a builtin type by copyreg")
     rule = _resolve(cls.__module__, cls.__qualname__)
@@ -225,17 +225,18 @@ _SKIPPED = frozenset(["PROTO", "FRAME"])
 class _Reader:
     """Interprets the instructions of one pickle.
 
-    The stack holds values, marks, rules (a name that was looked up and not used yet) and :class:`Pending` values (an
-    object whose state is yet to come). A rule or a pending value becomes a plain one when it is put into something.
+    The stack holds values, marks, rules (a name that was looked up but not used yet) and :class:`Pending` values (an
+    object whose state has not been set yet). A rule or a pending value becomes a plain value when it is put into a
+    container.
     """
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._nested: dict[int, tuple[Any, int, int]] = {}
-        """Tuples and frozensets that hold others, by id: themselves, the values in them, their depth."""
+        """Nested tuples and frozensets by id: the object, the number of values in it, its depth."""
         self._hashes: dict[int, tuple[Any, Counter[int]]] = {}
-        """Dicts and sets that are being filled, by id: themselves, and how often each hash is among their keys."""
+        """Dicts and sets being filled, by id: the object, and how often each hash occurs among its keys."""
 
     def read(self, data: bytes) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -269,7 +270,7 @@ class _Reader:
         return self._plain(self._pop())
 
     def _plain(self, value: Any) -> Any:
-        """The value itself of a name or of something unfinished."""
+        """Return the value of a rule or a pending value."""
         if isinstance(value, Pending):
             return self._finish(value, None)
         if isinstance(value, Rule):
@@ -293,9 +294,9 @@ class _Reader:
         return [self._plain(v) for v in reversed(values)]
 
     def hashed(self, made: Any) -> Any:
-        """Return a tuple or frozenset, unless Python would take for ever to hash it, or end in the depth of it.
+        """Return a tuple or frozenset; refuse it if hashing would take too long or recurse too deeply.
 
-        The values in it count as often as they are used: hashing follows every one of them, again and again.
+        Shared values count each time they are used, because hashing visits them each time.
         """
         inner = [v for v in made if type(v) in (tuple, frozenset)]
         if inner:
@@ -497,7 +498,7 @@ _STEPS: dict[str, Callable[[_Reader, Any], None]] = {
 
 
 _DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-"""What Python's own reader raises for bytes that are not a pickle; other errors are those of the code that it ran."""
+"""Errors of Python's own reader for bytes that are not a pickle; other errors come from the code that it ran."""
 
 
 # -- entry points --------------------------------------------------------------------------------------------------------
@@ -509,21 +510,21 @@ def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
     Parameters
     ----------
     file : binary file or path
-        What to read.
+        The file to read.
     trusted : bool
-        True loads any pickle, and thereby runs whatever code it names.
+        If True, load any pickle, which runs whatever code it names.
 
     Raises
     ------
     UntrustedPickle
-        When the pickle asks for something that is not on the list; nothing of it has run.
+        If the pickle names something that is not on the list. None of it has run.
     ArtifactUnreadable
-        When the bytes are not a pickle, a truncated one, or its values do not fit together.
+        If the bytes are not a pickle, are truncated, or contain inconsistent values.
     ConfigError
-        When ``ROLLFORGE_ALLOW`` names what cannot be allowed.
+        If ``ROLLFORGE_ALLOW`` contains a name that cannot be allowed.
     """
     if not trusted:
-        trust.check_allowed()  # a mistake of the operator's is not one of the file
+        trust.check_allowed()  # an error in the allow-list is not an error of the file
     if isinstance(file, (str, Path)):
         check_file(file, error=ArtifactUnreadable)
         with open(file, "rb") as handle:

@@ -1,7 +1,7 @@
-"""Where a run happens: data folder, task store, tracking store, cache, threads. A value, passed as an argument.
+"""The session: data folder, task store, tracking store, cache and threads, as an immutable value.
 
-Inside the package a :class:`Session` is handed from caller to callee and sent to worker processes. Short public calls
-(``R.start()``, ``TaskManager(pool)``) fall back to the session set by :func:`init`, and to the environment before that.
+Inside the package, a :class:`Session` is passed as an argument and sent to worker processes. Short public calls
+(``R.start()``, ``TaskManager(pool)``) use the session set by :func:`init`, or else one made from the environment.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["Session", "amend", "available_cores", "current_session", "init", "pa
 
 REGIONS = ("us", "cn", "tw")
 EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
-"""What may be a default of the backtest's exchange."""
+"""Options that can be defaults of the backtest's exchange."""
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use (its affinity, not the size of the machine)."""
+    """Return how many cores this process may use (its affinity, not the machine's core count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -43,7 +43,7 @@ def _cache_home() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Everything that says *where*; see the fields.
+    """The locations and resources of a run; see the fields.
 
     Examples
     --------
@@ -52,11 +52,11 @@ class Session:
     """
 
     provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA") or None)
-    """Data folder in Qlib's bin form; None until one is named."""
+    """Data folder in Qlib's binary format; None if not set."""
     region: str = "us"
     """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""
     exchange: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults of the backtest's exchange that come before the region's: ``trade_unit`` and ``limit_threshold`` (None:
+    """Defaults of the backtest's exchange that override the region's: ``trade_unit`` and ``limit_threshold`` (None:
     none), ``deal_price``."""
     store_uri: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
     """URI of the task store: ``sqlite:///PATH``, ``postgresql://…``, ``mongodb://…``, ``memory://NAME``."""
@@ -65,24 +65,24 @@ class Session:
     )
     """URI of the tracking store: ``sqlite:///PATH`` or ``http://…`` (MLflow), ``folder:PATH`` (plain files)."""
     experiment: str = "Experiment"
-    """Name of the experiment where none is given."""
+    """Name of the default experiment."""
     cache: str = field(default_factory=lambda: str(_cache_home()))
-    """Folder of feature panels and compiled kernels, shared by all projects."""
+    """Folder for feature panels and compiled kernels, shared by all projects."""
     cache_limit: int = 50 * 2**30
-    """Bytes that cached panels may take; the longest unused go first."""
+    """Maximum size of cached panels in bytes. The least recently used are deleted first."""
     memory: int = 2 * 2**30
-    """Bytes that computing features may take, roughly; a panel of any size is written as it is built."""
+    """Approximate maximum memory for computing features, in bytes. Panels of any size are written while they are built."""
     threads: int = field(default_factory=available_cores)
-    """Threads that this process may use; `num_threads` of a template is capped to it."""
+    """Number of threads that this process may use; caps the `num_threads` of templates."""
 
     operators: tuple[tuple[str, str], ...] = ()
-    """Operators of the user's own that expressions may use, as (class, module or ``.py`` file); processes that are started
-    load them when an expression names one."""
+    """The user's own expression operators, as (class, module or ``.py`` file). Child processes load them when an expression
+    names one."""
     plugins: tuple[str, ...] = ()
     """Packages and ``.py`` files whose classes a task of a pool may name, besides ``ROLLFORGE_ALLOW``."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also where the folder of work changes later
+        object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
         if self.region not in REGIONS:
             raise ConfigError(
                 f"region {self.region!r} is none of {', '.join(REGIONS)}.{nearest(self.region, REGIONS)}", path="region"
@@ -96,17 +96,17 @@ class Session:
             raise ConfigError(f"threads must be at least 1, found {self.threads}.", path="threads")
 
     def with_(self, **changes: Any) -> Session:
-        """Return a copy with some fields changed; None leaves a field as it is."""
+        """Return a copy with some fields changed; None keeps a field."""
         return replace(self, **{_SHORT.get(k, k): v for k, v in changes.items() if v is not None})
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any], *, path: str = "") -> Session:
-        """Return a session made from the names of its fields.
+        """Return a session from field names and values.
 
         Raises
         ------
         ConfigError
-            For a name that is not a field, offering the nearest.
+            For an unknown field, with the nearest name.
         """
         options = {_SHORT.get(key, key): value for key, value in options.items()}
         names = [f.name for f in fields(cls)]
@@ -117,7 +117,7 @@ class Session:
 
 
 _SHORT = {"store": "store_uri", "tracking": "tracking_uri"}
-"""What options and workflow files call a field in short."""
+"""Short names of fields in options and workflow files."""
 _default: Session | None = None
 _active: ContextVar[Session | None] = ContextVar("rollforge_session", default=None)
 
@@ -128,14 +128,14 @@ def current_session() -> Session:
 
 
 def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> Session:
-    """Set the session that short public calls fall back to, and return it.
+    """Set the default session of short public calls, and return it.
 
     Parameters
     ----------
     provider_uri : path, optional
         Data folder.
     **options
-        Further fields of :class:`Session`.
+        Other fields of :class:`Session`.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> 
 
 
 def amend(**changes: Any) -> Session:
-    """Change fields of the session that short public calls fall back to, keep the others, and return it."""
+    """Change some fields of the default session of short public calls, and return it."""
     global _default
     _default = (_default or Session()).with_(**changes)
     return _default
@@ -158,7 +158,7 @@ def amend(**changes: Any) -> Session:
 
 @contextlib.contextmanager
 def using(session: Session) -> Iterator[Session]:
-    """Make `session` the current one inside the ``with`` block (of this thread or async task alone)."""
+    """Make `session` the current one inside the ``with`` block, only in this thread or async task."""
     token = _active.set(session)
     try:
         yield session

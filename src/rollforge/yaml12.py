@@ -1,4 +1,4 @@
-"""YAML 1.2, with the line of everything in it."""
+"""Reading YAML 1.2, with the line number of every value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Lines", "anchored_keys", "line_of", "read_yaml"]
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's reader of plain values, within limits."""
+    """PyYAML's safe loader, within limits."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -29,7 +29,7 @@ class BoundedLoader(yaml.SafeLoader):
         self._limits = {name: LIMITS[name].value for name in ("depth", "values", "expanded_values")}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return a node. What it stands for is counted: an alias is as large as the node that it names."""
+        """Return a node, and count its expanded size: an alias counts as much as the node that it names."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._count
         if isinstance(event, yaml.AliasEvent):
@@ -60,7 +60,7 @@ class _Loader(BoundedLoader):
     """YAML 1.2's core schema, with duplicate keys refused."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Return the value of a node; whatever PyYAML's own constructors raise becomes one error with its place."""
+        """Return the value of a node; errors of PyYAML's constructors are converted to one error with a location."""
         try:
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RollforgeError, RecursionError):
@@ -153,21 +153,21 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_timestamp)
 
 
 class Lines:
-    """The 1-based line of each path in a document, looked up in the tree that was read.
+    """The 1-based line of each path in a document, looked up in the parsed tree on demand.
 
-    Nothing is laid out beforehand: what an alias stands for may be far larger than the document.
+    Lines are not listed in advance, because expanded aliases can be far larger than the document.
     """
 
     def __init__(self, root: Any = None) -> None:
         self._root = root
 
     def get(self, path: str) -> int:
-        """Return the line of `path`, or 0 where the document has no such path."""
+        """Return the line of `path`, or 0 if the document has no such path."""
         found = self._line(self._root, path)
         return 0 if found is None else found
 
     def nearest(self, path: str) -> int:
-        """Return the line of `path` or of the nearest path above it; 0 where there is none."""
+        """Return the line of `path` or of its nearest parent path; 0 if there is none."""
         while path:
             found = self.get(path)
             if found:
@@ -187,7 +187,7 @@ class Lines:
         for name, value, marked in steps:
             if path == name:
                 return int(marked.start_mark.line) + 1
-            if path.startswith(f"{name}."):  # a key may hold points itself
+            if path.startswith(f"{name}."):  # a key can contain dots
                 found = self._line(value, path[len(name) + 1 :])
                 if found is not None:
                     return found
@@ -200,9 +200,9 @@ def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], Li
     Raises
     ------
     ConfigError
-        With line and column when `text` is not YAML, or not a mapping.
+        If `text` is not YAML or not a mapping, with line and column.
     TooLarge
-        When it is larger, deeper or stands for more than the limits allow.
+        If it is too large, nested too deeply, or expands to too many values.
     """
     LIMITS["workflow_size"].check(len(text), f"{name} holds")
     try:
@@ -224,7 +224,7 @@ def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], Li
         raise ConfigError(f"{name} nests too deep or contains itself.") from exc
     except RollforgeError:
         raise
-    except Exception as exc:  # an escape such as "\\UFFFFFFFF", and what constructors do at the end
+    except Exception as exc:  # an escape such as "\\UFFFFFFFF", and errors of deferred constructors
         raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
     if not isinstance(document, dict):
         raise ConfigError(f"{name} must be a mapping with at least 'task', found {type(document).__name__}.")
@@ -245,7 +245,7 @@ _SHOWN = 100
 
 
 def anchored_keys(text: str) -> set[str]:
-    """Top-level keys that hold an anchor somewhere: material for the rest of the document, whatever they are called."""
+    """Return the top-level keys that contain an anchor. Any name is allowed: they are used by the rest of the file."""
     found: set[str] = set()
     depth, key, expect_key = 0, "", True
     for event in yaml.parse(text, Loader=_Loader):
