@@ -1,4 +1,4 @@
-"""A pool to recorders: training one task, workers that take tasks from a pool, executors, trainers."""
+"""Running tasks: training one task, workers, executors and trainers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failed tasks by what they have in common, so that one cause is reported once."""
+"""Group failed tasks by their error, so that each cause is reported once."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class FailureGroup:
     tasks: tuple[str, ...]
     """Their names, in the order in which they were given."""
     error: str
-    """The whole traceback of the first."""
+    """The full traceback of the first task."""
 
     def listed(self, names: Mapping[str, str] | None = None) -> str:
-        """Return the first tasks by name, and how many more there are.
+        """Return the names of the first tasks, and how many more there are.
 
         Parameters
         ----------
         names : mapping, optional
-            Task -> what a person calls it.
+            Task -> readable name.
         """
         shown = [names.get(task, task) if names else task for task in self.tasks[:_NAMED]]
         more = len(self.tasks) - _NAMED
@@ -51,12 +51,12 @@ class FailureGroup:
 
 
 def group_failures(errors: Mapping[str, str]) -> tuple[FailureGroup, ...]:
-    """Return the failures by their error, the most frequent first.
+    """Return the failures grouped by their error, the most frequent first.
 
     Parameters
     ----------
     errors : mapping
-        Task (its id or name) -> its traceback.
+        Task (id or name) -> traceback.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Whether a machine can run the tasks of a pool: proved before a worker claims anything, and judged while it works.
+"""Whether a machine can run the tasks of a pool: checked before a worker claims tasks, and while it runs them.
 
-:class:`Admission` compares what each submission used with what this machine has, and says with which session its tasks are
-run here. :class:`Standing` tells failures that are a worker's own from those of the tasks.
+:class:`Admission` compares what each submission used with what this machine has, and determines the session in which
+its tasks run here. :class:`Standing` distinguishes failures caused by a worker from those caused by tasks.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ log = logging.getLogger(__name__)
 
 _PROBE = 2**20  # bytes
 _LOOK_SECONDS = 5.0
-_LOOK_SHARE = 50  # a look into a large pool takes a while: it is taken the less often
+_LOOK_SHARE = 50  # the pause between two checks is 50 times the duration of a check, which grows with the pool
 
 
 def own_data(store: TaskStore, pool: str, session: Session) -> Admission:
-    """Return which submissions were made with the data of a session, for a process that has everything else it needs."""
+    """Return an admission that compares only the data, for a process that has everything else it needs."""
     return Admission(store, pool, session, ("provider_uri", "tracking", "region"), only_data=True)
 
 
 def machine_lacks(session: Session) -> list[str]:
-    """Return what any task needs and this machine does not have, in words: room in the temporary folder and the cache."""
+    """Return messages about what every task needs and this machine lacks: a writable temporary folder and cache."""
     found = []
     try:
         with tempfile.TemporaryFile() as file:
@@ -73,33 +73,33 @@ def machine_lacks(session: Session) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a machine makes of one submission."""
+    """The result of checking one submission on this machine."""
 
     session: Session | None
-    """Where its tasks run here; None when they cannot."""
+    """The session in which its tasks run here; None if they cannot run."""
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """What differs and does not matter enough."""
+    """Differences that do not prevent running the tasks."""
 
 
 @dataclass(slots=True)
 class Admission:
-    """Which submissions of a pool this machine can run, and with which session.
+    """Which submissions of a pool this machine can run, and in which session.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the tasks.
     pool : str
-        Name.
+        Name of the pool.
     session : Session
-        What the operator said; the rest is taken from each submission.
+        Settings of the operator; other settings are taken from each submission.
     given : collection of str
-        The fields of `session` that the operator named: ``provider_uri``, ``tracking``, ``region``.
+        The fields of `session` that the operator set: ``provider_uri``, ``tracking``, ``region``.
     needs_data : bool
-        False when the operator said that tasks read no data folder.
+        Whether tasks read a data folder.
     accept_other_data : bool
-        True runs tasks also on data that differ from those of their submission.
+        If True, run tasks even if the data differ from those of their submission.
     """
 
     store: TaskStore
@@ -109,19 +109,19 @@ class Admission:
     needs_data: bool = True
     accept_other_data: bool = False
     only_data: bool = False
-    """True compares nothing but the data: for a process that has everything else, because it submitted tasks itself."""
+    """If True, compare only the data: for a process that has everything else, because it submitted the tasks."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    """By the key of the submission; empty for tasks of which nothing is known."""
+    """Verdicts by submission key; the empty key stands for tasks without a submission."""
     _facts: dict[str, Facts] = field(default_factory=dict)
     _looked: float = -1e9
     _pause: float = 0.0
     _seen: dict[str, str] = field(default_factory=dict)
     _libraries: dict[str, str] = field(default_factory=dict)
 
-    # -- the worker's questions ----------------------------------------------------------------------------------------
+    # -- use by workers ------------------------------------------------------------------------------------------------
 
     def look(self, *, idle: bool = False) -> None:
-        """Judge submissions that are new, and all of them again when the data on this machine changed."""
+        """Check new submissions, and all submissions again if the data on this machine have changed."""
         now = time.monotonic()
         if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS):
             return
@@ -141,26 +141,26 @@ class Admission:
 
     @property
     def query(self) -> dict[str, Any]:
-        """The tasks that can be run here."""
+        """Query for the tasks that can run here."""
         return {"submission": {"$in": sorted(k for k, v in self.verdicts.items() if v.session is not None)}}
 
     @property
     def fits(self) -> bool:
-        """Whether the tasks of any submission can be run here."""
+        """Whether the tasks of at least one submission can run here."""
         return any(v.session is not None for v in self.verdicts.values())
 
     @property
     def all_fit(self) -> bool:
-        """Whether the tasks of every submission that was judged can be run here."""
+        """Whether the tasks of every checked submission can run here."""
         return bool(self.verdicts) and all(v.session is not None for v in self.verdicts.values())
 
     def session_for(self, submission: str) -> Session:
-        """Return where a task of a submission runs."""
+        """Return the session in which the tasks of a submission run."""
         known = self.verdicts.get(submission)
         return self.session if known is None or known.session is None else known.session
 
     def refused(self) -> dict[str, int]:
-        """Return how many waiting tasks each submission has that cannot be run here, by its key."""
+        """Return the number of waiting tasks of each submission that cannot run here, by submission key."""
         found = {}
         for key in (k for k, v in self.verdicts.items() if v.session is None):
             query = {"submission": key, "status": {"$in": [Status.WAITING.value, Status.PART_DONE.value]}}
@@ -170,7 +170,7 @@ class Admission:
         return found
 
     def explain(self, refused: Mapping[str, int]) -> str:
-        """Return why the tasks of some submissions are not run here: each reason once, in a line."""
+        """Return the reasons why tasks of some submissions cannot run here, one per line, without duplicates."""
         reasons: dict[str, int] = {}
         for key, n in refused.items():
             for lack in self.verdicts[key].lacks:
@@ -178,12 +178,12 @@ class Admission:
         return "\n".join(f"  {lack}" + (f" ({counted(n, 'task')})" if n else "") for lack, n in reasons.items())
 
     def prove(self, *, stays: bool) -> list[str]:
-        """Judge what there is before anything is claimed; return what the operator should know.
+        """Check the pool before anything is claimed, and return notes for the operator.
 
         Raises
         ------
         UnfitWorker
-            When this machine lacks what every task needs, or can run none of those that wait.
+            If this machine lacks what every task needs, or can run none of the waiting tasks.
         """
         lacks = machine_lacks(self.session)
         if lacks:
@@ -192,7 +192,7 @@ class Admission:
             )
         self.look(idle=True)
         refused = self.refused()
-        if not self.verdicts and not stays:  # what would be said of tasks of which nothing is known
+        if not self.verdicts and not stays:  # check as for tasks without a submission
             self.verdicts[""] = self._judge(Facts())
             refused = {"": 0} if self.verdicts[""].lacks else {}
         fit = [v for v in self.verdicts.values() if v.session is not None]
@@ -209,10 +209,10 @@ class Admission:
             )
         return list(dict.fromkeys(notes))
 
-    # -- judging -------------------------------------------------------------------------------------------------------
+    # -- checks --------------------------------------------------------------------------------------------------------
 
     def _data_marks(self) -> dict[str, str]:
-        """What tells whether a data folder that tasks run on has changed since it was judged."""
+        """Return the fingerprints of the data folders in use, to detect changes since the last check."""
         from rollforge.market.provider import open_provider
 
         marks = {}
@@ -220,12 +220,12 @@ class Admission:
             if folder is not None:
                 try:
                     marks[folder] = open_provider(folder).fingerprint()
-                except DataError as exc:  # it is gone, or damaged
+                except DataError as exc:  # missing or damaged
                     marks[folder] = str(exc)
         return marks
 
     def _judge(self, facts: Facts) -> Verdict:
-        """What this machine makes of a submission."""
+        """Check one submission."""
         lacks: list[str] = []
         notes: list[str] = []
         changes: dict[str, Any] = {}
@@ -248,7 +248,7 @@ class Admission:
             self._judge_packages(facts, changes.get("plugins", self.session.plugins), lacks, notes)
         try:
             session = self.session.with_(**changes)
-        except RollforgeError as exc:  # an exchange of a newer version
+        except RollforgeError as exc:  # for example, an exchange of a newer version
             lacks.append(str(exc))
             session = self.session
         return Verdict(None if lacks else session, tuple(lacks), tuple(notes))
@@ -258,7 +258,7 @@ class Admission:
 
         named = "provider_uri" in self.given
         if facts.known and not facts.folder and not named:
-            return None  # these tasks read none
+            return None  # these tasks read no data folder
         folder = self.session.provider_uri if named else facts.folder or None
         cure = "Name the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
         if folder is None:
@@ -269,7 +269,7 @@ class Admission:
         try:
             here = session_content(self.session.with_(provider_uri=folder))
         except DataError as exc:
-            if self.only_data:  # each task says so, if it needs them
+            if self.only_data:  # tasks that need the data will raise the error
                 return folder
             reason = f"The tasks were submitted with the data folder {folder} on {facts.host}. " if not named else ""
             lacks.append(f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {cure}.")
@@ -332,7 +332,7 @@ class Admission:
                 self._libraries[uri] = ""
         if self._libraries[uri]:
             lacks.append(self._libraries[uri])
-            del self._libraries[uri]  # it may be put right while the worker stays
+            del self._libraries[uri]  # check again: it may be repaired while the worker waits
         return uri
 
     def _judge_packages(self, facts: Facts, plugins: tuple[str, ...], lacks: list[str], notes: list[str]) -> None:
@@ -356,7 +356,7 @@ class Admission:
             notes.extend(f"Tasks of the model {name} are left to other workers. {why}" for name, why in broken.items())
 
     def _not_allowed(self, model: str, package: str, plugins: tuple[str, ...]) -> str:
-        """Why a task may not name a package here."""
+        """Return why a task may not use a package here; empty if it may."""
         try:
             with using(self.session.with_(plugins=plugins)), trust.within(Circle.POOL):
                 trust.check_import(model, package)
@@ -365,7 +365,7 @@ class Admission:
         return ""
 
     def _package_lacks(self, package: str, version: str) -> str:
-        """Why a package cannot be used here. Code that only the pool names is not imported to find out."""
+        """Return why a package cannot be used here; empty if it can. Code that only the pool names is not imported."""
         if package not in self._libraries:
             why = ""
             if not _is_there(package):
@@ -378,9 +378,9 @@ class Admission:
 
 
 def is_private(store: TaskStore) -> bool:
-    """Return whether nobody but this user can write to a store: a SQLite file of his, in a folder that others cannot change.
+    """Return whether only this user can write to a store: it is in memory, or an SQLite file that others cannot change.
 
-    What its submissions allow is then this user's own word.
+    The plugins of its submissions can then be trusted.
     """
     from rollforge.store.memory import MemoryStore
     from rollforge.store.sqlite import SQLiteStore
@@ -404,7 +404,7 @@ def _is_there(package: str) -> bool:
 
 
 def _import_failure(package: str) -> str:
-    """Why a package that is installed cannot be imported; found out in another process, which it may end."""
+    """Return why an installed package cannot be imported; empty if it can. A child process tries, as it may crash."""
     from rollforge.run.worker_process import call_in_child
 
     try:
@@ -419,50 +419,50 @@ def _import(package: str) -> None:
     importlib.import_module(package)
 
 
-# -- while it works ----------------------------------------------------------------------------------------------------
+# -- standing of a running worker --------------------------------------------------------------------------------------
 
 _STREAK = 3
-"""Tasks that must fail one after the other before a worker doubts itself."""
+"""Consecutive failures after which a worker suspects that it is at fault."""
 _LONGEST_STREAK = 30
 _ENOUGH_LOST = 6
-"""So many tasks that failed for good, and could not be tried elsewhere, tell something too."""
+"""Number of finally failed tasks, which other workers cannot try, that also count as evidence."""
 _HOLD_SECONDS = 10.0
-"""How long it then waits for others to show up."""
+"""Seconds that a suspect worker waits for other workers."""
 _PROBE_SECONDS = 60.0
-"""How often it tries one more task while others work and nothing is decided."""
+"""Seconds between attempts of a suspect worker at one more task, while other workers run and the case is undecided."""
 _LOST_PROBE_SECONDS = 2.0
-"""The same, when none of the failed tasks can be tried by others."""
+"""The same if other workers can try none of the failed tasks."""
 _LIVE_SECONDS = 5.0
 _WITNESS_SECONDS = 600.0
-"""How long ago a worker may have succeeded for it to be known that the tasks can be run."""
+"""Seconds for which the success of another worker counts as evidence that the tasks can be run."""
 _GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
     started_at: float
-    """By the store's clock."""
+    """In the store's clock."""
     error: str
 
 
 class Standing:
-    """Judges whether the failures of a worker are its own: whether what failed here succeeds elsewhere.
+    """Decides whether a worker is the cause of its failures, by whether its failed tasks succeed on other workers.
 
-    After three failures in a row the worker holds back while others have a chance to try the same tasks. When they all
-    succeed there, it should end, and what it failed is not counted. Tasks that also fail where others succeed, or where
-    no worker has succeeded with anything, are at fault themselves and count no more. With no other worker in sight it
-    goes on after ten seconds.
+    After three consecutive failures the worker claims no more tasks until other workers have had a chance to try the
+    failed ones. If all of them succeed there, the worker should end, and its failures are not counted. Tasks that also
+    fail on a worker where other tasks succeed, or while no worker succeeds with anything, are at fault themselves and
+    are no longer considered. If there is no other worker, the worker continues after ten seconds.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the tasks.
     pool : str
-        Name.
+        Name of the pool.
     worker : str
         Name of the worker.
     patient : bool
-        True waits also for workers that are not at work yet.
+        If True, also wait for workers that have not started yet.
     """
 
     def __init__(self, store: TaskStore, pool: str, worker: str, *, patient: bool = True) -> None:
@@ -479,7 +479,7 @@ class Standing:
         self._lost = 0
 
     def succeeded(self) -> None:
-        """Note that a task was committed."""
+        """Record that a task was committed."""
         self._good += 1
         self._bad += len(self._streak)
         self._streak.clear()
@@ -487,9 +487,10 @@ class Standing:
         self._said = False
 
     def is_doubtful(self, task: TaskRecord) -> bool:
-        """Return whether a failure of a task may be the worker's own fault, and not count as an attempt.
+        """Return whether a failure may be the fault of the worker, so that it should not count as an attempt.
 
-        It may while nothing has succeeded here, or not for a while, and other workers have succeeded or may yet.
+        This is so if nothing has succeeded here, or only before the last failures, and other workers have succeeded or
+        still may.
         """
         if self._good and len(self._streak) + 1 < _STREAK:
             return False
@@ -498,18 +499,18 @@ class Standing:
 
     @property
     def failed_here(self) -> list[str]:
-        """The tasks that failed here since one succeeded."""
+        """Tasks that failed here since the last success."""
         return list(self._failed)
 
     def _others(self, since: float) -> dict[str, Work]:
-        """What other workers do, and did since a moment of the store's clock."""
+        """Return what other workers are running and have finished since a time of the store's clock."""
         others = self._store.workers(self._pool, since)
         others.pop(self._worker, None)
         return others
 
     @staticmethod
     def _witnesses(others: Mapping[str, Work]) -> list[str]:
-        """The workers that run tasks, or did, and may know better: they succeeded, or have not failed yet."""
+        """Return the workers that count as evidence: those that have succeeded, or are running and have not failed."""
         return [
             name
             for name, work in others.items()
@@ -517,7 +518,7 @@ class Standing:
         ]
 
     def failed(self, task: TaskRecord, error: str) -> None:
-        """Note that an attempt at a task failed, and with which error."""
+        """Record a failed attempt at a task and its error."""
         if not self._streak:
             self._began = time.monotonic()
         self._streak[task.id] = _Failure(task.started_at or 0.0, error)
@@ -527,12 +528,12 @@ class Standing:
         self._looked = -1e9
 
     def allowance(self, limit: int) -> int:
-        """Return how many tasks to claim at most.
+        """Return the maximum number of tasks to claim.
 
         Raises
         ------
         FailingWorker
-            When tasks fail here alone.
+            If tasks fail only on this worker.
         """
         now = time.monotonic()
         if len(self._streak) < _STREAK:
@@ -546,22 +547,22 @@ class Standing:
         return granted
 
     def holds(self) -> bool:
-        """Return whether nothing should be begun now."""
+        """Return whether no task should be started now."""
         return len(self._streak) >= _STREAK and self._allowance is not None
 
     def finish(self) -> None:
-        """Judge once more, when nothing is left to do.
+        """Decide once more when nothing is left to do.
 
         Raises
         ------
         FailingWorker
-            When tasks failed here alone.
+            If tasks failed only on this worker.
         """
         if len(self._streak) >= _STREAK:
             self._judge()
 
     def _decide(self, now: float) -> int | None:
-        """How many tasks may be claimed; None when there is nothing to say against any number."""
+        """Return how many tasks may be claimed; None if there is no limit."""
         others = self._judge()
         if len(self._streak) < _STREAK:
             return None
@@ -579,7 +580,13 @@ class Standing:
         return 0
 
     def _judge(self) -> dict[str, Work]:
-        """Look at how the tasks of the streak did elsewhere; return what other workers do."""
+        """Check how the failed tasks did on other workers, and return the work of those.
+
+        Raises
+        ------
+        FailingWorker
+            If tasks fail only on this worker.
+        """
         since, error = min(f.started_at for f in self._streak.values()), next(reversed(self._streak.values())).error
         others = self._others(since)
         undecided = any(others[name].running for name in self._witnesses(others))
@@ -587,11 +594,11 @@ class Standing:
         for task in self._store.query(self._pool, {"_id": {"$in": sorted(self._streak)}}, results=False):
             failed_elsewhere = [name for name in task.failed_by if name != self._worker]
             if task.status in (Status.DONE, Status.PART_DONE) and task.worker != self._worker:
-                succeeded += 1  # whoever else failed it
+                succeeded += 1  # even if it failed on other workers too
             elif failed_elsewhere and (
                 not undecided or any(name in others and others[name].done for name in failed_elsewhere)
             ):
-                del self._streak[task.id]  # it is at fault itself
+                del self._streak[task.id]  # the task is at fault
                 self._failed.pop(task.id, None)
                 self._bad += 1
             elif task.status is Status.FAILED:
@@ -609,30 +616,30 @@ class Standing:
         )
 
     def _condemned(self, succeeded: int, others: Mapping[str, Work]) -> bool:
-        """Whether that many of the streak's tasks would hardly have failed here by chance."""
-        # Where nothing succeeds, failures say nothing of the tasks.
+        """Return whether so many of the failed tasks are very unlikely to have failed here by chance."""
+        # Failures of workers where nothing succeeds are no evidence about the tasks.
         done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values() if w.done)
         rate = (failed + self._bad + 1) / (done + failed + self._good + self._bad + 2)
         if succeeded >= _STREAK:
-            return bool(rate**succeeded < (0.001 if self._good else 0.01))  # tasks fail now and then anywhere
+            return bool(rate**succeeded < (0.001 if self._good else 0.01))  # occasional failures are normal
         alone = not self._good and not failed and done >= _ENOUGH_LOST
         return bool(alone and self._lost >= _ENOUGH_LOST and rate**self._lost < 0.0001)
 
 
 @dataclass(slots=True)
 class Retries:
-    """When tasks that failed at this worker may be tried here again: after everybody else had the chance.
+    """When tasks that failed on this worker may be retried here: after other workers have had a chance to run them.
 
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are.
+        Store that contains the tasks.
     pool : str
-        Name.
+        Name of the pool.
     worker : str
         Name of the worker.
     patient : bool
-        True gives workers that are idle time to take them, whether any are known of or not.
+        If True, give idle workers time to take the tasks, even if no other worker is known.
     """
 
     store: TaskStore
@@ -644,18 +651,18 @@ class Retries:
     _looked: float = -1e9
 
     def failed(self, task: TaskRecord) -> None:
-        """Note that an attempt failed here and will be repeated."""
+        """Record that an attempt failed here and will be retried."""
         grace = _GRACE_SECONDS if self.patient or self._others else 0.0
         self._due[task.id] = time.monotonic() + (min(60.0, 2.0**task.attempt) + grace if grace else 0.0)
 
     def claimed(self, tasks: Sequence[TaskRecord]) -> None:
-        """Note that tasks are here again."""
+        """Record that this worker has claimed tasks again."""
         for task in tasks:
             self._due.pop(task.id, None)
 
     @property
     def avoid(self) -> str:
-        """The worker or machine whose failures are left to others: this worker, or the whole machine while others live."""
+        """Whose failed tasks to leave to others: this machine's if other machines have workers, else this worker's."""
         if time.monotonic() - self._looked > _LIVE_SECONDS:
             self._looked = time.monotonic()
             self._others = frozenset(self.store.workers(self.pool, None)) - {self.worker}
@@ -663,10 +670,10 @@ class Retries:
         return mine if any(machine_of(name) != mine for name in self._others) else self.worker
 
     def due(self) -> list[str]:
-        """Return the tasks that failed here and that nobody else is there to try."""
+        """Return the tasks that failed here, are due for a retry, and that no other worker is alive to try."""
         now = time.monotonic()
         for task_id in [i for i, at in self._due.items() if at < now - AVOID_SECONDS]:
-            del self._due[task_id]  # it is no longer left to others
+            del self._due[task_id]  # it is no longer reserved for other workers
         ready = [task_id for task_id, at in self._due.items() if at <= now]
         if not ready:
             return []

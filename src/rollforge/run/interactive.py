@@ -1,8 +1,7 @@
-"""Classes of a notebook or an interactive session, for the worker processes that it starts.
+"""Pass classes of a notebook or an interactive session to the worker processes that it starts.
 
-A process that is spawned imports the script of its parent; of a notebook there is none. Classes that a task of the user's own
-names in ``__main__`` are therefore handed over with the task, through the pipe between the two processes; never through a
-pool.
+A spawned process imports the script of its parent, but a notebook has no script. Classes in ``__main__`` that a task of
+this user names are therefore sent with the task, through the pipe between the two processes and never through a pool.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ _RECORDER = '{"recorder":'
 
 
 def main_classes(text: str) -> bytes | None:
-    """Return the classes of ``__main__`` that a definition names, pickled; None where processes find them themselves.
+    """Return the pickled classes of ``__main__`` that a definition names; None if a worker process can import them.
 
     Parameters
     ----------
     text : str
-        A definition as it is stored, of a task of this user's own. One that refers to a recorder goes on with the task that
-        is kept there, which may name any of them.
+        Stored definition of a task of this user. If it refers to a recorder, all classes are returned, because the task
+        in the recorder may name any of them.
     """
     main: Any = sys.modules.get(_MAIN)
     if getattr(main, "__file__", None) or getattr(main, "__spec__", None):
@@ -47,7 +46,7 @@ def main_classes(text: str) -> bytes | None:
 
 
 def define_in_main(blob: bytes | None) -> None:
-    """Define what :func:`main_classes` of the parent process returned."""
+    """Define the classes that :func:`main_classes` returned in the parent process."""
     if blob is not None:
         vars(sys.modules[_MAIN]).update(pickle.loads(blob))
 

@@ -1,7 +1,7 @@
-"""Talking to a worker process, without believing that it does what a worker process should do.
+"""Exchange messages with a worker process without trusting it.
 
-The process runs the code of tasks, which may write anything to any open file, or stop at any time. So nothing here waits for
-the rest of a message or for the process to read one, and unpickling makes objects of named classes only.
+The process runs the code of tasks, which may write anything to any open file, or stop at any time. So this module never
+waits for the rest of a message or for the process to read one, and unpickles only objects of given classes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _SHORT, _LONG = struct.Struct("!i"), struct.Struct("!Q")
 
 
 class Messages:
-    """The messages on one end of a duplex :func:`multiprocessing.Pipe`, in both directions.
+    """Incoming and outgoing messages on one end of a duplex :func:`multiprocessing.Pipe`.
 
     Parameters
     ----------
     pipe : Connection
-        This end.
+        The end to use.
     most : int
-        Bytes that one message that arrives may have.
+        Maximum size of an incoming message in bytes.
     """
 
     def __init__(self, pipe: connection.Connection, most: int) -> None:
@@ -40,21 +40,21 @@ class Messages:
         self._ended = False
 
     def close(self) -> None:
-        """Read and send nothing more."""
+        """Stop reading and sending."""
         self._socket.close()
 
     @property
     def sending(self) -> bool:
-        """Whether a part of what was sent has not been taken yet: :meth:`push` goes on with it."""
+        """Whether part of a message has not been sent yet; :meth:`push` continues sending it."""
         return bool(self._unsent)
 
     def send(self, message: Any) -> None:
-        """Send a message as far as the other end has room for it; never waits.
+        """Send as much of a message as the pipe can take, without waiting.
 
         Raises
         ------
         OSError
-            When the other end is gone, or has not taken the message before.
+            If the other end is closed, or the previous message has not been sent completely.
         """
         if self._unsent:
             raise BlockingIOError("the message before has not been taken yet")
@@ -64,12 +64,12 @@ class Messages:
         self.push()
 
     def push(self) -> None:
-        """Send on what was not taken yet; never waits.
+        """Continue sending the current message, without waiting.
 
         Raises
         ------
         OSError
-            When the other end is gone.
+            If the other end is closed.
         """
         try:
             while self._unsent:
@@ -78,7 +78,7 @@ class Messages:
             return
 
     def receive(self) -> None:
-        """Take what has arrived; never waits."""
+        """Read what has arrived, without waiting."""
         try:
             while not self._ended:
                 piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
@@ -88,16 +88,16 @@ class Messages:
                     return
         except BlockingIOError:
             return
-        except OSError:  # the other end is gone
+        except OSError:  # the other end is closed
             self._ended = True
 
     def next(self) -> bytes | None:
-        """Return the next whole message, or None while there is none.
+        """Return the next complete message, or None if there is none yet.
 
         Raises
         ------
         ValueError
-            When what arrived is no message, or too long.
+            If the data are not a message, or the message is too long.
         """
         if len(self._waiting) < _SHORT.size:
             return None
@@ -125,12 +125,12 @@ class _Named(pickle.Unpickler):
 
 
 def read_message(data: bytes, classes: Mapping[tuple[str, str], type]) -> Any:
-    """Return the object of a message, made of plain values and `classes` alone.
+    """Return the object in a message, which may contain only plain values and instances of `classes`.
 
     Raises
     ------
     ValueError
-        When it is something else.
+        If it contains anything else.
     """
     try:
         return _Named(data, classes).load()

@@ -1,4 +1,4 @@
-"""What should be known of tasks before they are trained: logged once for each set of tasks."""
+"""Log warnings about tasks before they are trained, once for each set of tasks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 _reviewed: ContextVar[bool] = ContextVar("rollforge_reviewed", default=False)
 _logged: set[str] = set()
-"""What this process has logged of tasks of pools: a worker gets them one by one and does not know the set."""
+"""Warnings that this process has logged for pool tasks: a worker gets them one by one and does not know the set."""
 
 
 @contextlib.contextmanager
 def reviewed() -> Iterator[None]:
-    """Tasks that are trained inside have been reviewed already: nothing is logged of them."""
+    """Context manager for training tasks that have been reviewed: it suppresses further warnings."""
     token = _reviewed.set(True)
     try:
         yield
@@ -33,14 +33,14 @@ def reviewed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def review(tasks: Sequence[Any], session: Session) -> Iterator[None]:
-    """Log what :func:`~rollforge.generate.leakage.task_warnings` says of a set of tasks that is trained inside.
+    """Log the :func:`~rollforge.generate.leakage.task_warnings` of tasks that are trained in a ``with`` block.
 
     Parameters
     ----------
     tasks : sequence
-        Definitions; anything else (a recorder of a task that was reviewed before) is passed over.
+        Task definitions; anything else (a recorder of a task that was reviewed before) is ignored.
     session : Session
-        Whose calendar the segments are on; without a data folder nothing is reviewed.
+        Provides the calendar. Without a data folder, nothing is reviewed.
     """
     if not _reviewed.get():
         for text in _warnings([t for t in tasks if isinstance(t, Mapping)], session):
@@ -61,6 +61,6 @@ def _warnings(tasks: Sequence[Mapping[str, Any]], session: Session) -> list[str]
         return []
     try:
         calendar = session_provider(session).calendar()
-    except DataNotFound:  # a dataset of the user's own may need no folder; one that does says what is missing
+    except DataNotFound:  # a custom dataset may need no data folder; one that does will raise the error
         return []
     return task_warnings(tasks, calendar)

@@ -1,4 +1,4 @@
-"""Tasks to a pool: a store that keeps them, and a manager with Qlib's method names in front of it."""
+"""Task stores, and a task manager with Qlib's method names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How results are kept: as JSON where they are plain data, else as a pickle that is read through the allow-list."""
+"""Encoding of results: JSON for plain data, else a pickle that is loaded through the allow-list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EncodedResult", "decode_definition", "decode_result", "encode_result
 
 @dataclass(frozen=True, slots=True)
 class EncodedResult:
-    """A result as it is kept: one of the two is None. Stores take it wherever they take a result."""
+    """An encoded result; one of the two fields is None. Stores accept it wherever they accept a result."""
 
     plain: str | None
     blob: bytes | None = None
@@ -25,12 +25,12 @@ _LARGE = "The result, which belongs into a recorder rather than into the pool,"
 
 
 def encode_result(result: Any) -> EncodedResult:
-    """Return a result as JSON, or as a pickle where it is not plain data; what is encoded already stays as it is.
+    """Return a result encoded as JSON, or as a pickle if it is not plain data. An encoded result is returned unchanged.
 
     Raises
     ------
     TaskNotSerializable
-        When it can be neither, or is too large.
+        If it cannot be encoded, or is too large.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def encode_result(result: Any) -> EncodedResult:
     limit.check(len(blob), f"{_LARGE}: it holds", error=TaskNotSerializable)
     try:
         safe_pickle.loads(blob)
-    except (UntrustedPickle, ArtifactUnreadable) as exc:  # better said now than when the work is lost
+    except (UntrustedPickle, ArtifactUnreadable) as exc:  # fail now, not when the result is needed
         raise TaskNotSerializable(
             f"The result, a {name}, could not be read back: {exc} Return plain data or a recorder, or name its type by "
             "rollforge.safe_pickle.allow()."
@@ -64,14 +64,14 @@ def encode_result(result: Any) -> EncodedResult:
 
 
 def decode_result(kept: EncodedResult | None) -> Any:
-    """Return what :func:`encode_result` was given.
+    """Return the result that :func:`encode_result` encoded.
 
     Raises
     ------
     UntrustedPickle
-        When the pickle names a type that is not allowed; nothing of it has run.
+        If the pickle names a type that is not allowed; nothing in it has been executed.
     ArtifactUnreadable
-        When what is kept is damaged.
+        If the encoded result is damaged.
     """
     if kept is None:
         return None
@@ -86,16 +86,16 @@ def decode_result(kept: EncodedResult | None) -> Any:
 
 
 def decode_definition(text: str) -> Any:
-    """Return a definition as a task function is given it: classes and functions that it refers to are imported.
+    """Return a definition as passed to a task function, with the classes and functions that it refers to imported.
 
-    To be called where the task runs, since importing runs code.
+    Call this only where the task runs, because imports execute code.
 
     Raises
     ------
     MissingCode
-        When this machine lacks a module or class that it refers to, or was not allowed to run it.
+        If a module or class that it refers to is missing on this machine or not allowed.
     ConfigError
-        When the text cannot be decoded.
+        If the text cannot be decoded.
     """
 
     def resolve(module: str, name: str) -> Any:
@@ -116,12 +116,12 @@ def decode_definition(text: str) -> Any:
 
 
 def read_definition(text: str) -> tuple[Any, str | None]:
-    """Return a definition for looking at, importing nothing, and what is wrong with it if it is damaged."""
+    """Return a definition for display, without importing anything, and an error message if it is damaged."""
     try:
         definition = decode(text)
     except ConfigError as exc:
         return {}, f"The definition cannot be decoded: {str(exc).rstrip('.')}."
-    except Exception as exc:  # noqa: BLE001 - damaged bytes lead anywhere
+    except Exception as exc:  # noqa: BLE001 - damaged data can raise anything
         return {}, f"The definition cannot be decoded: {type(exc).__name__}: {exc}."
     if not isinstance(definition, dict):
         return {}, f"The definition is of type {type(definition).__name__}, not a mapping."
@@ -129,5 +129,5 @@ def read_definition(text: str) -> tuple[Any, str | None]:
 
 
 def read_submission(text: Any) -> dict[str, Any]:
-    """Return what tasks were submitted with; of damaged facts, nothing, so that those of other tasks can still be read."""
+    """Return the facts of a submission; empty if they are damaged, so that other submissions can still be read."""
     return read_definition(text)[0] if isinstance(text, str) else {}

@@ -1,10 +1,10 @@
-"""Queries in MongoDB's form: one parser to a small tree, and an evaluator that says what the tree means.
+"""Queries in MongoDB's syntax: a parser to a small tree, and an evaluator that defines the meaning of the tree.
 
-``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. Fields are those of a
-task (``_id``, ``model_name``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), and dotted paths into
-the definition, with or without the ``def.`` or ``filter.`` that Qlib writes before them. As in MongoDB, a path goes
-through the elements of a list, a comparison with a list holds when it holds for one of its elements, and None equals what
-is missing; a path with a number in it (``segments.test.0``) counts places instead.
+``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. A field is a column of a
+task (``_id``, ``model_name``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), or a dotted path in
+the definition, with or without Qlib's prefix ``def.`` or ``filter.``. As in MongoDB, a path matches all elements of a
+list, a comparison with a list is true if it is true for one of its elements, and None equals a missing value. A number in
+a path (``segments.test.0``) is a list index.
 """
 
 from __future__ import annotations
@@ -46,36 +46,36 @@ _ENUMS = {"status": Status, "cause": Cause}
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """One field against one value."""
+    """Comparison of one field with one value."""
 
     path: tuple[str, ...]
-    """A column's name alone, or ``("def", part, …)`` into the definition."""
+    """The name of a column, or ``("def", part, …)`` for a field of the definition."""
     op: str
     value: Any
 
     @property
     def in_definition(self) -> bool:
-        """Whether the field lies in the definition."""
+        """Whether the field is part of the definition."""
         return self.path[0] == "def"
 
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """All of them; none is true."""
+    """True if all parts are true; true if there are none."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """At least one of them."""
+    """True if at least one part is true."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Not it."""
+    """True if the part is false."""
 
     part: Node
 
@@ -84,12 +84,12 @@ Node = Compare | And | Or | Not
 
 
 def parse_query(query: Mapping[str, Any] | None) -> Node:
-    """Return the tree of a query.
+    """Parse a query into a tree.
 
     Raises
     ------
     ConfigError
-        For an operator that does not exist, naming the nearest; for a query that nests deeper than 50 levels.
+        If an operator is unknown (the message suggests the nearest), or the query is nested deeper than 50 levels.
 
     Examples
     --------
@@ -136,7 +136,7 @@ _DEFINED = ("def", "filter", "model", "dataset", "record")
 
 
 def _field(key: str, value: Any) -> Node:
-    to_plain(key, "query")  # refuses what no store can hold
+    to_plain(key, "query")  # raises for names that no store can hold
     head, *rest = key.split(".")
     if "." not in key and key not in COLUMNS and key not in _DEFINED:
         near = nearest(key, COLUMNS)
@@ -163,7 +163,7 @@ _LARGEST = 2**63
 
 
 def _storable(value: Any) -> Any:
-    """The same with whole numbers that no database holds as the nearest float: what is compared with them is far smaller."""
+    """Return `value` with integers beyond 64 bits replaced by floats: no database holds them, or a value near them."""
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
         if value.bit_length() <= 1000:
             return float(value)
@@ -198,7 +198,7 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
 
 
 def paths_in(node: Node) -> set[tuple[str, ...]]:
-    """Return the paths into the definition that a query asks for, without the ``def`` in front.
+    """Return the paths in the definition that a query refers to, without the leading ``def``.
 
     Examples
     --------
@@ -212,11 +212,11 @@ def paths_in(node: Node) -> set[tuple[str, ...]]:
     return {node.path[1:]} if node.in_definition else set()
 
 
-# -- what a tree means -------------------------------------------------------------------------------------------------
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
 def is_plain_path(path: tuple[str, ...]) -> bool:
-    """Return whether a path counts places in lists, and so does not go through all their elements."""
+    """Return whether a path contains a list index, and so does not match all elements of lists."""
     return any(map(_is_place, path))
 
 
@@ -225,7 +225,7 @@ def _is_place(part: str) -> bool:
 
 
 def found_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
-    """Yield what stands at a path of a document in its searchable form."""
+    """Yield the values at a path of a document in searchable form."""
     return _exactly_at(node, path) if is_plain_path(path) else _anywhere_at(node, path)
 
 
@@ -253,7 +253,7 @@ def _anywhere_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    # True is not 1: JSON and databases tell them apart, Python does not.
+    # True is not 1 in JSON and databases, but equals it in Python.
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -279,7 +279,7 @@ def _holds(found: Any, op: str, value: Any) -> bool:
 
 
 def compare(document: Any, path: tuple[str, ...], op: str, value: Any) -> bool:
-    """Return whether one comparison holds for a document in its searchable form."""
+    """Return whether a comparison is true for a document in searchable form."""
     if op == "$in":
         return any(compare(document, path, "$eq", v) for v in value)
     found = list(found_at(document, path))
@@ -293,7 +293,7 @@ def compare(document: Any, path: tuple[str, ...], op: str, value: Any) -> bool:
 
 
 def only_about(node: Node, *columns: str) -> bool:
-    """Return whether nothing but some columns decides whether a task matches.
+    """Return whether a query refers only to some columns.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""What a store holds of a task, to a task: whatever stands in its columns.
+"""Convert a stored row to a task, whatever its columns contain.
 
-A pool that others write to, or a file that was damaged, may hold anything anywhere. Such a task is read with the usual value
-in the place of each one that cannot be, and says what is wrong with it under ``extra["unreadable"]``: it is shown like the
-others, and a claim of it fails, with the cause ``unreadable``, instead of ending the worker.
+A pool that others write to, or a damaged file, may contain any value in any column. Invalid values are replaced by
+defaults, and ``extra["unreadable"]`` describes what is wrong. Such a task is listed like others; claiming it fails it
+with the cause ``unreadable`` instead of ending the worker.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ _COLUMNS: dict[str, tuple[Check, Any]] = {
     "depends_on": (_texts, ()),
     "blocked": (bool, False),
 }
-"""Column -> (what checks and converts it, what is taken instead of a value that it refuses)."""
+"""Column -> (function that checks and converts a value, default for invalid values)."""
 
 
 def read_record(columns: Mapping[str, Any]) -> TaskRecord:
-    """Return the task that a row describes.
+    """Return the task in a row.
 
     Parameters
     ----------
     columns : mapping
-        ``pool``, ``id``, ``text`` (the definition as stored) and fields of :class:`~rollforge.task.TaskRecord`, as the
-        database gave them.
+        ``pool``, ``id``, ``text`` (the stored definition) and fields of :class:`~rollforge.task.TaskRecord`, as
+        returned by the database.
     """
     damage: list[str] = []
     fields: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What came out of a run: experiments and recorders over one protocol, kept by MLflow or in plain files."""
+"""Tracking: experiments and recorders over one protocol, stored in MLflow or in plain files."""
 
 from __future__ import annotations
 

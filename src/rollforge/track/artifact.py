@@ -1,4 +1,4 @@
-"""How objects become files and come back.
+"""Save objects as files, and load them.
 
 =========================== ======================== =====================================================
 object                      file                     read by
@@ -6,13 +6,13 @@ object                      file                     read by
 DataFrame, Series           ``NAME.frame.parquet``   :mod:`rollforge.track.frame`; any Parquet reader
 numpy array                 ``NAME.array.npy``       :func:`numpy.load` without pickles
 plain data                  ``NAME.plain.json``      :func:`rollforge.task.from_plain`
-with a form of its own      ``NAME.saved.zip``       its ``load_from``, see :class:`SupportsSave`
+with its own file format    ``NAME.saved.zip``       its ``load_from``, see :class:`SupportsSave`
 anything else               ``NAME`` (cloudpickle)   the allow-list of :mod:`rollforge.safe_pickle`
 =========================== ======================== =====================================================
 
-Whatever the file, the object is saved, listed and loaded under the one name that Qlib gives it: ``pred.pkl``. Each form is
-taken only for what comes back from it exactly; the next one is tried otherwise. Reading runs no code but Rollforge's and
-that of the allow-list, unless the caller says ``trusted=True``.
+Whatever the file, an object is saved, listed and loaded under the name that Qlib uses: ``pred.pkl``. A format is used
+only if it restores the object exactly; otherwise the next one is tried. Loading executes only code of Rollforge and of
+the allow-list, unless the caller passes ``trusted=True``.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _ABOUT = "rollforge.json"
 
 
 class ArtifactRefused(ArtifactUnreadable, UntrustedPickle):
-    """The artifact names a type or a module that is not on the list of what may be loaded. Nothing of it was executed."""
+    """The artifact refers to a type or a module that is not on the allow-list. Nothing in it was executed."""
 
 
 @runtime_checkable
 class SupportsSave(Protocol):
-    """An object with a form of its own on disk, such as a model that has a text format."""
+    """An object with its own file format, such as a model with a text format."""
 
     def save_to(self, folder: Path) -> None:
         """Write files into an empty folder."""
 
     @classmethod
     def load_from(cls, folder: Path) -> Any:
-        """Return the object that was written to a folder."""
+        """Return the object that was saved in a folder."""
 
 
 def plain_name(file_name: str) -> str:
-    """Return the name under which the object in a file was saved.
+    """Return the name under which an object was saved, from the name of its file.
 
     Examples
     --------
@@ -78,12 +78,12 @@ def plain_name(file_name: str) -> str:
 
 
 def save(files: Files, name: str, value: Any) -> None:
-    """Keep `value` as the artifact `name`: all of it or nothing, in place of what had that name.
+    """Save `value` as the artifact `name`, completely or not at all, replacing an artifact with that name.
 
     Raises
     ------
     TrackingUnavailable
-        When it cannot be written.
+        If it cannot be written.
     """
     form, write = _form(value)
     with files.draft(name + form) as draft:
@@ -96,7 +96,7 @@ def save(files: Files, name: str, value: Any) -> None:
 
 
 def remove(files: Files, name: str) -> None:
-    """Remove the artifact `name`; nothing happens when it is not there."""
+    """Remove the artifact `name` if it exists."""
     folder, _, last = name.rpartition("/")
     there = set(files.list(folder))
     for form in _FORMS:
@@ -105,8 +105,8 @@ def remove(files: Files, name: str) -> None:
 
 
 def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:
-    """The form of a file for an object, and what writes it."""
-    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")  # its objects exist only where it is imported
+    """Return the file suffix for an object, and the function that writes the file."""
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")  # without the import there are no such objects
     if pandas is not None and isinstance(value, (pandas.DataFrame, pandas.Series)):
         from rollforge.track import frame
 
@@ -118,7 +118,7 @@ def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:
     elif isinstance(value, SupportsSave) and not isinstance(value, type):
         return _SAVED, lambda file: _write_saved(value, file)
     elif _exact(value):
-        with contextlib.suppress(TaskNotSerializable):  # a text that JSON files cannot hold
+        with contextlib.suppress(TaskNotSerializable):  # text that JSON files cannot hold
             text = json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             return _PLAIN, lambda file: file.write_text(text, encoding="utf-8")
     import cloudpickle
@@ -129,7 +129,7 @@ def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:
 def _write_array(value: Any, file: Path) -> None:
     import numpy as np
 
-    with file.open("wb") as handle:  # given a path, numpy would add a suffix
+    with file.open("wb") as handle:  # numpy would add a suffix to a path
         np.save(handle, value, allow_pickle=False)
 
 
@@ -144,14 +144,14 @@ def _write_saved(value: SupportsSave, file: Path) -> None:
 
 
 def _exact(value: Any, depth: int = 0) -> bool:
-    """Whether JSON gives `value` back as it is: its types, and the order of its keys."""
+    """Return whether JSON restores `value` exactly, with its types and the order of its keys."""
     kind = type(value)
     if kind in (bool, int, float, str, bytes, type(None)):
-        return kind is not int or value.bit_length() < 10_000  # Python reads no longer numbers from a text
+        return kind is not int or value.bit_length() < 10_000  # Python does not parse longer integers
     if depth > 50:
         return False
     if kind is dict:
-        # Other keys than texts are kept as pairs in another order.
+        # Keys that are not strings are stored as pairs, in another order.
         return all(type(k) is str and not k.startswith("$") and _exact(v, depth + 1) for k, v in value.items())
     if kind in (list, tuple):
         return all(_exact(v, depth + 1) for v in value)
@@ -161,7 +161,7 @@ def _exact(value: Any, depth: int = 0) -> bool:
 
 
 def _found_again(value: Any) -> bool:
-    """Whether a class or function is found under its own name, so that a reference to it can be kept."""
+    """Return whether a class or function can be found by its own name, so that a reference to it can be stored."""
     target: Any = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
         target = getattr(target, part, None)
@@ -194,7 +194,7 @@ def find(files: Files, name: str) -> Path | None:
 
 
 def names(files: Files, folder: str = "") -> list[str]:
-    """Return the names of the objects and files in a folder of the artifacts."""
+    """Return the names of the objects and files in an artifact folder."""
     return sorted({plain_name(f.rstrip("/")) for f in files.list(folder)})
 
 
@@ -204,12 +204,12 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
     Raises
     ------
     ArtifactUnreadable
-        When it is truncated or of an unknown form.
+        If the file is truncated or has an unknown format.
     ArtifactRefused
-        When it names something that may not be loaded, and `trusted` is False; nothing of it has run.
+        If it refers to something that may not be loaded, and `trusted` is False. Nothing in it has been executed.
     """
     if trusted:
-        qlib_imports.prepare()  # a class of the user's may be made of Qlib's
+        qlib_imports.prepare()  # a custom class may derive from one of Qlib's
     try:
         check_file(file, error=ArtifactUnreadable)
         for form, read in _READERS.items():
@@ -224,7 +224,7 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
         raise ArtifactUnreadable(f"The artifact {file} names something that is not there: {exc}") from exc
     except RollforgeError:
         raise
-    except Exception as exc:  # damaged bytes lead anywhere in the libraries that read them
+    except Exception as exc:  # damaged data can raise anything in the libraries that read them
         raise ArtifactUnreadable(f"The artifact {file} cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
@@ -237,7 +237,7 @@ def _read_frame(file: Path, trusted: bool) -> Any:
 def _read_array(file: Path, trusted: bool) -> Any:
     import numpy as np
 
-    with file.open("rb") as stream:  # a header may promise more than the file, or memory, holds
+    with file.open("rb") as stream:  # a damaged header may claim more data than the file or memory holds
         major, _ = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(stream)
@@ -262,7 +262,7 @@ def _read_plain(file: Path, trusted: bool) -> Any:
 
 
 def _known_reference(module: str, name: str) -> Any:
-    """A class or function of a module that is imported already (importing one runs it), and not of Python itself."""
+    """Return a class or function of a module that is already imported; of Python's own modules, only classes."""
     package = module.partition(".")[0]
     if package != "rollforge" and module not in sys.modules and not trust.loads_back(module):
         raise ArtifactRefused(

@@ -1,4 +1,4 @@
-"""Artifacts of a run as files: written whole or not at all, never outside the run's folder."""
+"""Artifacts of a run as files: written completely or not at all, and never outside the run's folder."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ class Files(Protocol):
 
     @property
     def uri(self) -> str:
-        """Where they are."""
+        """URI of the artifacts."""
 
     @property
     def folder(self) -> Path | None:
-        """The folder they are in, where that is on this machine's file system."""
+        """Folder of the artifacts if it is on this machine's file system, else None."""
 
     def draft(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """Give a place to write to; on leaving without an error it becomes the artifact `path`, whole."""
+        """Return a context manager with a file to write, which becomes the artifact `path` if no error is raised."""
 
     def list(self, folder: str = "") -> list[str]:
-        """Return the names in a folder, sorted; those of folders end with a slash."""
+        """Return the sorted names in a folder; names of subfolders end with a slash."""
 
     def get(self, path: str) -> Path | None:
         """Return a local file with the artifact `path` (the artifact itself, or a copy), or None."""
 
     def remove(self, path: str) -> None:
-        """Remove an artifact; nothing happens when it is not there."""
+        """Remove an artifact if it exists."""
 
 
 def inside(path: str) -> str:
-    """Return `path` in its plain form, after checking that it stays inside the run's folder.
+    """Return `path` in normal form, after checking that it stays inside the run's folder.
 
     Raises
     ------
     ConfigError
-        When it is absolute, goes up, is empty, names a hidden file, or cannot be the name of a file.
+        If it is absolute, contains ``..``, is empty, names a hidden file, or is not a valid file name.
 
     Examples
     --------
@@ -65,12 +65,12 @@ def inside(path: str) -> str:
 
 
 def probe_folder(folder: Path) -> None:
-    """Write a file of 64 kB into a folder and take it away again.
+    """Check that a folder is writable by creating and removing a file of 64 kB.
 
     Raises
     ------
     OSError
-        When that is not possible.
+        If the file cannot be written.
     """
     probe = folder / f".probe-{uuid.uuid4().hex}"
     try:
@@ -85,11 +85,11 @@ class LocalFiles:
     Parameters
     ----------
     folder : Path
-        The run's artifacts; made when the first is written.
+        Folder of the artifacts; it is created when the first one is written.
     uri : str, optional
-        What it is called elsewhere; the path by default.
+        URI of the folder; by default its path.
     run : Path, optional
-        A folder that must be there for artifacts to be written: the run's own.
+        Folder of the run, which must exist for artifacts to be written.
 
     Examples
     --------
@@ -122,7 +122,7 @@ class LocalFiles:
         except OSError as exc:
             raise TrackingUnavailable(f"The artifact {target} cannot be written: {exc.strerror or exc}.") from exc
         finally:
-            with contextlib.suppress(OSError):  # after a success there is none; a failure has been told above
+            with contextlib.suppress(OSError):  # on success it no longer exists; on failure, the error is raised above
                 draft.unlink(missing_ok=True)
 
     def list(self, folder: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""What other rooms use of this one: :class:`Recorder` and :class:`Experiment`, and the trackers that they stand on."""
+"""The interface of this package for others: :class:`Recorder`, :class:`Experiment` and the underlying trackers."""
 
 from rollforge.track.experiment import JOINED_TAG, PARENT_TAG, Experiment, get_experiment
 from rollforge.track.recorder import Recorder, open_reference

@@ -1,6 +1,6 @@
-"""Runs that only another machine has: where they are, and how they come here.
+"""Runs that only another machine has: find them, and explain how to copy them.
 
-A worker that records in a file of its own machine leaves the host's name beside the reference that the pool keeps.
+If a worker records runs in a file on its own machine, the reference in the pool also contains the name of the host.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from rollforge.track.tracker import RunQuery, Tracker, known_address, local_plac
 __all__ = ["kept_reference", "open_kept", "said_elsewhere"]
 
 _MOST = 10_000
-"""Tasks that are looked through for a run that is not found."""
+"""Maximum number of tasks of a pool that are searched for a missing run."""
 
 
 def kept_reference(recorder: Recorder) -> dict[str, str]:
-    """Return what a pool keeps of a recorder of this process: its reference without secrets, and the host of a local store."""
+    """Return the reference to a recorder that a pool keeps: without secrets, and with the host if the store is local."""
     kept = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
     return {**kept, "host": socket.gethostname()} if local_place(recorder.uri) is not None else kept
 
 
 def open_kept(kept: Mapping[str, str]) -> Recorder:
-    """Return the recorder of such a reference; nothing is read of one that this machine should have.
+    """Return the recorder of a reference from a pool. One that should be on this machine is not read yet.
 
     Raises
     ------
     RecorderElsewhere
-        When only another machine has it, and no copy of it is in the current session's tracking store.
+        If only another machine has it, and the current session's tracking store has no copy.
     """
     check_reference(kept)
     reference = {**kept, "tracking": known_address(kept["tracking"], current_session().tracking_uri)}
@@ -47,7 +47,7 @@ def open_kept(kept: Mapping[str, str]) -> Recorder:
     if place.exists():  # the machines may share a disk
         try:
             return open_reference(reference)
-        except TrackingError:  # it is another store at the same place
+        except TrackingError:  # a different store at the same path
             pass
     copy = _copy_of(kept["recorder_id"])
     if copy is None:
@@ -79,20 +79,20 @@ def _message(count: int, host: str, uri: str) -> str:
 
 
 def said_elsewhere(session: Session, pool: str | None, run_id: str | None = None) -> str:
-    """Return where the runs of a pool are that this machine does not have; empty when the pools know of none.
+    """Return a message about runs that are only on another machine; empty if there are none.
 
     Parameters
     ----------
     session : Session
-        Names the store.
+        Provides the task store.
     pool : str, optional
-        One pool; by default all.
+        Name of a pool; by default all pools.
     run_id : str, optional
         Only this run.
     """
     try:
         found = list(_elsewhere(session, pool, run_id))
-    except RollforgeError:  # whoever asks has an error already
+    except RollforgeError:  # the caller is about to report another error
         return ""
     return _message(len(found), found[0].get("host", ""), found[0]["tracking"]) if found else ""
 
@@ -117,4 +117,4 @@ def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterat
             except RecorderElsewhere:
                 yield kept
             except TrackingError:
-                continue  # somebody put something else in its place
+                continue  # the pool contains something else in its place

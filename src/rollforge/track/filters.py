@@ -1,7 +1,7 @@
-"""MLflow's filter language for runs, read and applied here, so that every backend answers the same questions.
+"""Parser and evaluator for MLflow's filter language for runs, so that every tracking store supports it.
 
-``KIND.KEY OP VALUE`` joined by ``and``: the kind is ``params``, ``metrics``, ``tags`` or ``attributes``; a key with other
-characters than letters, digits, ``_`` and ``.`` stands in double quotes or backticks; a text stands in quotes::
+A filter is ``KIND.KEY OP VALUE`` joined by ``and``. The kind is ``params``, ``metrics``, ``tags`` or ``attributes``. A key
+with characters other than letters, digits, ``_`` and ``.`` is put in double quotes or backticks, and text in quotes::
 
     params.model = 'lgb' and metrics."l2.valid" < 0.99 and attributes.status = 'FINISHED' and tags.user LIKE 'a%'
 """
@@ -47,7 +47,7 @@ _ORDERED = frozenset((">", ">=", "<", "<="))
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One comparison. `value` is a text, a number, a tuple of texts, or None for ``is null``."""
+    """One comparison. `value` is a string, a number, a tuple of strings, or None for ``is null``."""
 
     kind: str
     key: str
@@ -98,12 +98,12 @@ def _next(pattern: re.Pattern[str], text: str, place: int, what: str) -> re.Matc
 
 @lru_cache(maxsize=256)
 def parse_filter(text: str) -> tuple[Condition, ...]:
-    """Return the conditions of a filter.
+    """Parse a filter and return its conditions.
 
     Raises
     ------
     ConfigError
-        When it cannot be read, saying where.
+        If the filter is invalid; the message says where.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def parse_filter(text: str) -> tuple[Condition, ...]:
 
 
 def _checked(condition: Condition, text: str) -> Condition:
-    """The condition, after a look at whether its operator and its value go with what it compares."""
+    """Return the condition, after checking that its operator and value fit its field."""
     kind, key, op, value = condition.kind, condition.key, condition.op, condition.value
     number = kind == "metrics" or (kind == "attributes" and key.endswith("_time"))
     if number:
@@ -150,7 +150,7 @@ def _like(pattern: str, text: str, *, fold: bool) -> bool:
 def _actual(data: RunData, kind: str, key: str) -> Any:
     if kind == "attributes":
         value = getattr(data.info, key)
-        # MLflow counts times in milliseconds.
+        # MLflow's times are in milliseconds.
         return value * 1000 if key.endswith("_time") and value is not None else value
     return getattr(data, kind).get(key)
 
@@ -160,7 +160,7 @@ def _holds(data: RunData, condition: Condition) -> bool:
     if op.startswith("IS"):
         return (actual is None) == (op == "IS NULL")
     if actual is None:
-        return False  # as in SQL: what is not there compares with nothing
+        return False  # as in SQL, comparisons with a missing value are false
     if op in _COMPARE:
         return _COMPARE[op](actual, value)
     if op in ("LIKE", "ILIKE"):
@@ -170,7 +170,7 @@ def _holds(data: RunData, condition: Condition) -> bool:
 
 
 def matches(data: RunData, query: RunQuery) -> bool:
-    """Whether a run is one that a query asks for (its order and limit aside)."""
+    """Return whether a run matches a query, ignoring its order and limit."""
     info = data.info
     if (query.status and info.status not in query.status) or (query.name is not None and info.name != query.name):
         return False
@@ -196,7 +196,7 @@ def parse_order(text: str) -> tuple[str, str, bool]:
 
 
 def sort_runs(found: list[RunData], order_by: Sequence[str]) -> list[RunData]:
-    """Return runs in an order; the latest first where nothing is said or all is equal. Missing values come last."""
+    """Return sorted runs. Missing values come last, and ties are broken by start time, latest first."""
     ordered = sorted(found, key=lambda d: d.info.id)
     ordered.sort(key=lambda d: d.info.start_time, reverse=True)
     for text in reversed(order_by):

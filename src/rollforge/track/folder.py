@@ -1,16 +1,16 @@
-"""Tracking in plain files: no database, nothing to start. For shared file systems, tests, and very many small tasks.
+"""Tracking in plain files, without a database or a server: for shared file systems, tests, and many small tasks.
 
 ::
 
-    ROOT/rollforge-tracking.json                the version of this form
-    ROOT/<experiment>/experiment.json           its name; the folder is named by the name's hash
-    ROOT/<experiment>/.runs.json                what its runs hold, remembered (index.py); may be deleted
-    ROOT/<experiment>/<run>/values-<w>.jsonl    what one process wrote, a line a batch
+    ROOT/rollforge-tracking.json                version of the format
+    ROOT/<experiment>/experiment.json           name of the experiment; the folder is named by the name's hash
+    ROOT/<experiment>/.runs.json                cache of its runs (run_cache.py); may be deleted
+    ROOT/<experiment>/<run>/values-<w>.jsonl    values written by one process, one batch per line
     ROOT/<experiment>/<run>/artifacts/…
 
-Each process appends to a file of its own, so no two ever write to one file, also on file systems where appending is not
-atomic between machines. Reading a run means reading its files by the time of their lines. A last line that a killed process
-left half-written counts as not written.
+Each process appends to its own file, so that two processes never write to one file, because appending is not atomic
+between machines on some file systems. To read a run, the lines of all its files are merged by time. An incomplete last
+line, left by a killed process, is ignored.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FolderTracker:
     Raises
     ------
     TrackingUnavailable
-        When a newer Rollforge has written the folder.
+        If a newer version of Rollforge has written the folder.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class FolderTracker:
             )
 
     def warm_up(self) -> None:
-        pass  # it needs nothing
+        pass  # there is nothing to import
 
     def prepare(self) -> None:
         try:
@@ -161,13 +161,13 @@ class FolderTracker:
         self._delete(self.root / experiment_id)
 
     def _delete(self, folder: Path) -> None:
-        """Away in one step; then its files, one by one."""
+        """Rename a folder, so that it disappears in one step, and then delete its files."""
         gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
         try:
             folder.rename(gone)
             shutil.rmtree(gone)
         except FileNotFoundError:
-            return  # another process was faster
+            return  # another process has deleted it
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
@@ -200,8 +200,8 @@ class FolderTracker:
         try:
             handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                # Before and after: whoever remembers the run (see index.py) must not miss the line, even if this
-                # process is killed behind it.
+                # Before and after: caches of the run (see run_cache.py) must notice the line, even if this process is
+                # killed after writing it.
                 os.utime(file.parent)
                 written = os.write(handle, line)
                 os.utime(file.parent)
@@ -218,14 +218,14 @@ class FolderTracker:
             )
 
     def _writer_id(self, run_id: str) -> str:
-        """A name for this process (a fork is another one); a new one after a line that was cut short."""
+        """Return the id of this process as a writer; it is new in a fork, and after an incomplete line."""
         if self._writer[0] != os.getpid() or run_id in self._broken:
             self._writer = (os.getpid(), uuid.uuid4().hex[:12])
             self._broken.clear()
         return self._writer[1]
 
     def _entries(self, run_id: str) -> list[dict[str, Any]]:
-        """What was written to a run, in the order of writing."""
+        """Return what was written to a run, in the order of writing."""
         place = self._place(run_id)
         found: list[dict[str, Any]] = []
         try:
@@ -280,7 +280,7 @@ class FolderTracker:
             if "status" in entry:
                 status, end = entry["status"], entry.get("end")
             for key, value in entry.get("params", {}).items():
-                params.setdefault(key, value)  # the first value stands
+                params.setdefault(key, value)  # the first value is kept
             metrics.extend(_metrics(entry))
             for tag in entry.get("gone", ()):
                 tags.pop(tag, None)
@@ -293,7 +293,7 @@ class FolderTracker:
         return sorted(found, key=lambda m: (m.step, m.time))
 
     def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
-        parse_filter(query.filter_string)  # a mistake in it is named also where there is no run
+        parse_filter(query.filter_string)  # an invalid filter raises an error even if there are no runs
         for text in query.order_by:
             parse_order(text)
         found = []
@@ -305,7 +305,7 @@ class FolderTracker:
         return sort_runs(found, query.order_by)[: query.limit]
 
     def _runs(self, folder: Path) -> Iterator[RunData]:
-        """The runs of an experiment; they belong to the index."""
+        """Yield the runs of an experiment. They belong to the cache and must not be changed."""
         index = self._indexes.setdefault(folder, RunIndex(folder))
         try:
             for run_id, changed, known in index.look():
@@ -329,7 +329,7 @@ class FolderTracker:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     *lines, unfinished = file.read_bytes().split(b"\n")
-    del unfinished  # empty, or the line of a process that was killed while it wrote
+    del unfinished  # empty, or an incomplete line of a process that was killed
     found = []
     for number, line in enumerate(lines, 1):
         try:
@@ -351,7 +351,7 @@ _KINDS: dict[str, Any] = {
 
 
 def _check(entry: Any) -> None:
-    """Raise ValueError or TypeError where a line does not hold what is written there."""
+    """Raise ValueError or TypeError if a line is not in the format that is written."""
     if not isinstance(entry, dict) or "t" not in entry:
         raise ValueError(f"found {shown(entry)}")
     for key, value in entry.items():

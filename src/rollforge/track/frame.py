@@ -1,8 +1,8 @@
-"""Tables as Parquet files that come back exactly: index, names, dtypes, columns of several levels.
+"""Save tables as Parquet files that restore them exactly: index, names, dtypes, and columns with several levels.
 
-The values are ordinary columns, which any program reads. What Parquet does not know (the kind of index, labels that are
-not texts, a frequency) stands as JSON in the file's metadata under ``rollforge``. A table with anything that would not
-come back as it was is not written: :func:`to_arrow` returns None, and the caller pickles it.
+The values are ordinary columns, which any program can read. What Parquet does not support (the kind of index, labels that
+are not strings, a frequency) is stored as JSON in the file's metadata under ``rollforge``. If a table cannot be restored
+exactly, :func:`to_arrow` returns None, and the caller pickles it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _NULLABLE = frozenset(
 
 
 class _Unfit(Exception):
-    """Something that Parquet would change."""
+    """A value that Parquet would change."""
 
 
 def _no_reference(module: str, name: str) -> Any:
-    """What this module writes never refers to a class or function."""
+    """Raise an error: files of this module never refer to classes or functions."""
     raise ValueError(f"the table refers to {module}:{name}, and a table holds values only")
 
 
@@ -46,7 +46,7 @@ def _value(plain: Any) -> Any:
 
 
 def to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table | None:
-    """Return `value` as an Arrow table that :func:`read_table` gives back exactly; None when there is none.
+    """Return `value` as an Arrow table that :func:`read_table` restores exactly, or None if that is impossible.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
     arrays, about["dtypes"] = [], []
     values: list[Any] = [*columns, *levels]
     for column in values:
-        # Without its index; told its dtype, because pandas would make texts of objects.
+        # Without its index, and with an explicit dtype, because pandas would convert objects to strings.
         array, dtype = _array(pd.Series(column.array, dtype=column.dtype, copy=False))
         arrays.append(array)
         about["dtypes"].append(dtype)
@@ -88,7 +88,7 @@ def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
 
 
 def _pandas_says(names: list[str], levels: int) -> str:
-    """What lets plain ``pandas.read_parquet`` put the index back."""
+    """Return the metadata from which plain ``pandas.read_parquet`` restores the index."""
     index = names[len(names) - levels :]
     columns = [
         {"name": n, "field_name": n, "pandas_type": "object", "numpy_type": "object", "metadata": None} for n in names
@@ -109,7 +109,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _label(value: Any) -> Any:
-    """A name as JSON, if it comes back as what it was."""
+    """Return a name as JSON, if it can be restored exactly."""
     if value is None or type(value) in (str, int, bool, float, pd.Timestamp):
         return to_plain(value)
     if type(value) is tuple:
@@ -136,7 +136,7 @@ def _array(column: pd.Series) -> tuple[pa.Array, str]:
         return pa.array(column.to_numpy()), str(dtype)
     if isinstance(dtype, pd.DatetimeTZDtype):
         if _dtype(str(dtype)) != dtype:
-            raise _Unfit(dtype)  # a time zone that its own name does not bring back
+            raise _Unfit(dtype)  # a time zone that cannot be restored from its name
         return pa.array(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()), str(dtype)
     if isinstance(dtype, pd.StringDtype) and dtype == pd.Series(["a"]).dtype:
         return pa.array(column, type=pa.large_string(), from_pandas=True), "text"
@@ -157,7 +157,7 @@ def _dtype(name: str) -> Any:
 
 
 def _values(array: pa.ChunkedArray, dtype: str) -> Any:
-    """A column of pandas's own kind; a copy, so that it may be written to."""
+    """Return a pandas column; a copy, so that it is writable."""
     if dtype == "text":
         return pd.Series(["a"]).dtype.__from_arrow__(array)  # type: ignore[union-attr]
     if dtype in _NULLABLE:
@@ -183,7 +183,7 @@ def _sized(dtype: str) -> str:
 
 
 def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, Any]]:
-    """The levels of an index as columns, and what else is to be known of it."""
+    """Return the levels of an index as columns, and the rest of its description."""
     names = [_label(n) for n in index.names]
     if isinstance(index, pd.RangeIndex):
         return [], {"kind": "range", "range": [index.start, index.stop, index.step], "names": names}
@@ -203,7 +203,7 @@ def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, Any]]:
 
 
 def _levels(index: pd.MultiIndex) -> list[pd.Index]:
-    """The values of each level with its name; by place, because a number given to pandas may be another level's name."""
+    """Return the values of each level with its name; by position, as pandas may take a number for a level's name."""
     unnamed = index.set_names([None] * index.nlevels)
     return [unnamed.get_level_values(i).rename(name) for i, name in enumerate(index.names)]
 
@@ -230,21 +230,21 @@ def _plain_index(values: Any, dtype: str, name: Any) -> pd.Index:
 
 
 def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.integer[Any]]]:
-    """The sorted labels of one level, and the place of each row's label among them; -1 where it is missing."""
+    """Return the sorted labels of one level, and each row's index into them; -1 if its label is missing."""
     whole = array.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # several dictionaries
         whole = array.unify_dictionaries().combine_chunks()
     encoded = whole if isinstance(whole, pa.DictionaryArray) else whole.dictionary_encode()
     labels = _plain_index(_values(pa.chunked_array([encoded.dictionary]), dtype), dtype, None)
     if labels.is_monotonic_increasing and not encoded.null_count and not labels.hasnans:
-        return labels, encoded.indices.to_numpy()  # the usual case: rows are sorted, so labels come in order
+        return labels, encoded.indices.to_numpy()  # usual case: the rows, and so the labels, are sorted
     order = labels.argsort()
     rank = np.empty(len(order) + 1, np.intp)
     rank[order] = np.arange(len(order))
     rank[-1] = -1
     codes = encoded.indices.fill_null(-1).to_numpy()
     missing = pd.isna(labels).nonzero()[0]
-    if len(missing):  # NaN is a value to Arrow, and none to pandas
+    if len(missing):  # NaN is a value in Arrow, but missing in pandas
         rank[missing] = -1
         order = order[~np.isin(order, missing)]
     return labels.take(order), rank[codes]
@@ -296,18 +296,18 @@ def _restore_axis(about: dict[str, Any]) -> pd.Index:
 
 
 def write_table(table: pa.Table, file: Path) -> None:
-    """Write what :func:`to_arrow` made."""
-    # LZ4: a prediction of 30,000 rows is written in 2 ms; zstd takes half a millisecond more and saves 7 % of the bytes.
+    """Write a table made by :func:`to_arrow`."""
+    # LZ4 writes a prediction with 30,000 rows in 2 ms; zstd takes 0.5 ms more and saves 7 % of the size.
     pq.write_table(table, file, compression="lz4")
 
 
 def read_table(file: Path) -> pd.DataFrame | pd.Series:
-    """Return the table in a file: exactly what was saved, or what pandas makes of somebody else's Parquet file.
+    """Return the table in a file: exactly as it was saved, or as pandas reads it if another program wrote the file.
 
     Raises
     ------
     OSError, ValueError
-        When it is no Parquet file, or a damaged one (`pyarrow.ArrowInvalid` is a ValueError).
+        If it is not a Parquet file, or is damaged (`pyarrow.ArrowInvalid` is a ValueError).
     """
     check_parquet(file, error=ArtifactUnreadable)
     data = pa.memory_map(str(file)) if file.stat().st_size else file
@@ -319,7 +319,7 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
     dtypes = about["dtypes"]
     index_levels = {"range": 0, "plain": 1}.get(about["index"]["kind"], len(about["index"]["names"]))
     width = len(dtypes) - index_levels
-    # Texts of a level stand in the file as numbers of a few distinct ones, and are wanted so.
+    # String levels are dictionary-encoded in the file and are read in that form.
     coded = [
         i for i in range(width, len(dtypes)) if about["index"]["kind"] == "multi" and dtypes[i] in ("text", "object")
     ]

@@ -1,4 +1,4 @@
-"""Where and by what a run was made, as tags: read from this process and from files."""
+"""Tags that describe the origin of a run: user, host, command, versions and git commit."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SECRET_FILES = [
         *("*secret*/**", "*credential*/**", ".ssh/**", ".aws/**"),
     )
 ]
-"""What a diff leaves out: files that hold secrets by their names."""
+"""Files that are excluded from a diff because their names suggest secrets."""
 
 
 def context_tags() -> dict[str, str]:
-    """Return the tags that every new run gets; the names with ``mlflow.`` are those that MLflow's pages show."""
+    """Return the tags that every new run gets; MLflow's user interface shows those with names in ``mlflow.``."""
     return {**_of_process(), "mlflow.source.name": Path(sys.argv[0]).name or "python"}
 
 
@@ -52,9 +52,9 @@ def _of_process() -> dict[str, str]:
 
 @functools.cache
 def code_diff() -> str:
-    """Return the uncommitted changes of the working folder's files, without files that look like secrets.
+    """Return the uncommitted changes in the working directory, without files that look like secrets.
 
-    Asked once a process, and quietly: a machine without git has no diff. ``ROLLFORGE_CODE_STATE=off`` keeps none.
+    The result is cached per process. Without git it is empty; ``ROLLFORGE_CODE_STATE=off`` turns it off.
     """
     if os.environ.get("ROLLFORGE_CODE_STATE") == "off" or git_commit(Path.cwd()) is None:
         return ""
@@ -75,19 +75,20 @@ def _user() -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in the repository around a folder, or None outside of one.
+    """Return the commit that is checked out in the repository of a folder, or None outside a repository.
 
-    Read from the repository's files: Qlib starts three git processes a run, which print their help outside of one.
+    It is read from the repository's files. Qlib starts three git processes per run, which print their help text outside
+    a repository.
     """
     try:
         for place in (folder, *folder.parents):
             git = place / ".git"
-            if git.is_file():  # a work tree: the file names the folder
+            if git.is_file():  # in a linked work tree, the file contains the path of the folder
                 git = (place / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
             if (git / "HEAD").is_file():
                 return _head(git)
     except (OSError, ValueError):
-        return None  # a repository that one may not read says nothing about the run
+        return None  # the repository is not readable
     return None
 
 

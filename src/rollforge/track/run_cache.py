@@ -1,7 +1,7 @@
-"""What the runs of an experiment hold, remembered, so that listing thirty thousand of them does not read as many files.
+"""Cache of the runs of an experiment, so that listing thirty thousand runs does not read as many files.
 
-The run folders are the truth. Each write to a run renews the time of its folder, and what is remembered counts only
-while that time is the same. Losing the file that keeps it costs one slow listing.
+The run folders are authoritative. Each write to a run updates the modification time of its folder, and a cached run is
+used only if that time is unchanged. If the cache file is lost, one listing is slow.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["RunIndex"]
 
 _FILE = ".runs.json"
 _FORMAT = 1
-# A file system's clock may stand still for some milliseconds, and two machines' clocks differ: what was written just now
-# is not remembered, because a second write could leave the same time.
+# The time stamps of a file system may be coarse, and the clocks of two machines differ. A run that was written just now is
+# not cached, because another write could leave the same time.
 _SETTLED_NS = 2 * 10**9
-_WORTH_KEEPING = 100  # runs that are read anew before the file is written again
+_WORTH_KEEPING = 100  # number of newly read runs after which the file is written again
 
 
 class RunIndex:
-    """The runs in the folder of one experiment.
+    """Cache of the runs of one experiment.
 
     Parameters
     ----------
     folder : path
-        Where each run has a folder of its own.
+        Folder of the experiment, with a subfolder for each run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class RunIndex:
         self._new = 0
 
     def look(self) -> Iterator[tuple[str, int, RunData | None]]:
-        """Yield each run that is there: its id, the time of its folder, and what is known of it."""
+        """Yield the id of each run, the modification time of its folder, and the cached run or None."""
         if not self._looked:
             self._looked = True
             self._load()
@@ -60,12 +60,12 @@ class RunIndex:
                         yield entry.name, changed, known[1]
                     else:
                         yield entry.name, changed, None
-        self._known = {**there, **self._learnt}  # without what is gone
+        self._known = {**there, **self._learnt}  # without deleted runs
         self._learnt = {}
         self._keep()
 
     def learn(self, run_id: str, changed: int, data: RunData) -> None:
-        """Remember a run as it was read, after its folder had the time `changed`."""
+        """Cache a run that was read after its folder had the modification time `changed`."""
         if time.time_ns() - changed > _SETTLED_NS:
             self._learnt[run_id] = (changed, data)
             self._new += 1
@@ -75,8 +75,8 @@ class RunIndex:
             kept = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
             if kept["format"] == _FORMAT:
                 self._known = {run_id: (changed, _data(plain)) for run_id, changed, plain in kept["runs"]}
-        except Exception:  # noqa: BLE001 - damaged bytes lead anywhere
-            self._known = {}  # not there, or damaged: the runs themselves are read
+        except Exception:  # noqa: BLE001 - damaged data can raise anything
+            self._known = {}  # missing or damaged: the runs are read from their folders
 
     def _keep(self) -> None:
         if self._new < _WORTH_KEEPING:
@@ -84,7 +84,7 @@ class RunIndex:
         self._new = 0
         runs = [[run_id, changed, _plain(data)] for run_id, (changed, data) in self._known.items()]
         draft = self.folder / f".{uuid.uuid4().hex}.part"
-        with contextlib.suppress(OSError):  # a folder that may only be read is listed the slow way
+        with contextlib.suppress(OSError):  # a read-only folder is listed without a cache file
             try:
                 draft.write_text(json.dumps({"format": _FORMAT, "runs": runs}, separators=(",", ":")), encoding="utf-8")
                 draft.replace(self.folder / _FILE)

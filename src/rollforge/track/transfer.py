@@ -22,7 +22,7 @@ _COPYING = "rollforge.copying"
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What was copied of one experiment.
+    """Result of copying one experiment.
 
     Examples
     --------
@@ -37,23 +37,23 @@ class Copied:
 
 
 def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | None = None) -> Iterator[Copied]:
-    """Copy the runs that are not there yet; a copy that was broken off is made anew.
+    """Copy the runs that the target does not have yet. An interrupted copy of a run is replaced.
 
-    Ids are the target's own; the tag ``rollforge.copied_from`` of a copy names the run that it is one of.
+    Copies get new ids; their tag ``rollforge.copied_from`` contains the id of the original run.
 
     Parameters
     ----------
     source, target : Tracker
-        From where to where.
+        Tracking stores to copy from and to.
     experiments : sequence of str, optional
-        Names; by default all.
+        Names of experiments; by default all.
 
     Raises
     ------
     ExperimentNotFound
-        When the source has no experiment of such a name.
+        If the source does not have one of the experiments.
     """
-    there = source.experiments()  # first, so that nothing is written where there is nothing to copy
+    there = source.experiments()  # first, so that nothing is written if there is nothing to copy
     wanted = list(there if experiments is None else experiments)
     for name in wanted:
         if name not in there:
@@ -73,12 +73,12 @@ def _copy_experiment(source: Tracker, target: Tracker, name: str, experiment_id:
             target.delete_run(run.info.id)
         elif COPIED_FROM in run.tags:
             copies[run.tags[COPIED_FROM]] = run.info.id
-    runs = list(reversed(source.search([experiment_id], RunQuery())))  # the oldest first, as they were made
+    runs = list(reversed(source.search([experiment_id], RunQuery())))  # oldest first, in the order of their creation
     fresh = [run for run in runs if run.info.id not in copies]
     for run in fresh:
         copies[run.info.id] = _copy_run(source, target, new_id, run)
         log.info("copied run %s of experiment %s", run.info.id, name)
-    for run in fresh:  # a parent may have been made after its children
+    for run in fresh:  # a parent may have been created after its children
         parent = copies.get(run.tags.get(PARENT_TAG, ""))
         if parent is not None:
             target.write(copies[run.info.id], {}, [], {PARENT_TAG: parent})
