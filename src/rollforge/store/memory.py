@@ -1,4 +1,4 @@
-"""A store in memory: complete, short, the specification in code. Other stores behave like this one."""
+"""A task store in memory. It is the executable specification: all other stores behave like this one."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _UNFINISHED = (Status.WAITING, Status.RUNNING, Status.PART_DONE)
 
 
 class MemoryStore:
-    """Tasks of this process, gone with it. Safe between threads.
+    """Tasks in the memory of this process. Thread-safe.
 
     Parameters
     ----------
     uri : str
         ``memory://NAME``.
     clock : callable, optional
-        Seconds since the epoch.
+        Returns seconds since the epoch.
 
     Examples
     --------
@@ -167,7 +167,7 @@ class MemoryStore:
         self._changed.notify_all()
 
     def _propagate(self, pool: str, changed: Iterable[str]) -> None:
-        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there."""
+        """Update the tasks that depend on `changed` ones, which can be claimed, wait or fail, and their dependents."""
         tasks, changed = self._pools.get(pool, {}), set(changed)
         while changed:
             failed = set()
@@ -213,13 +213,13 @@ class MemoryStore:
             if pool in self._paused:
                 return []
             now = self._clock()
-            self._token += 1  # one counter for the whole store: a task removed and created again knows no old claims
+            self._token += 1  # one counter per store, so that old claims on a recreated task are stale
             free = [
                 t
                 for t in self._matching(pool, node, batch)
                 if t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
             ]
-            free.sort(key=lambda t: -t.priority)  # stable: among equals the oldest first
+            free.sort(key=lambda t: -t.priority)  # a stable sort: oldest first within a priority
             claimed = [
                 self._put(
                     replace(
@@ -240,7 +240,7 @@ class MemoryStore:
             return claimed if status is Status.PART_DONE else [replace(t, result=None) for t in claimed]
 
     def _given(self, pool: str, claim: str) -> list[TaskRecord]:
-        """What a claim of the same identity was given before."""
+        """Return the tasks that an earlier call with the same claim identity was given."""
         tasks = self._pools.get(pool, {}).values()
         held = [t for t in tasks if t.status is Status.RUNNING and t.extra.get("claim") == claim]
         return sorted(held, key=lambda t: -t.priority)
@@ -273,7 +273,7 @@ class MemoryStore:
         return task
 
     def _ended_before(self, claim: TaskRecord, ending: str) -> Status | None:
-        """The status of a task that this claim ended in the same way before: the answer to that call may have been lost."""
+        """Return the status of a task that this claim has ended with the same call, whose answer may have been lost."""
         task = self._pools.get(claim.pool, {}).get(claim.id)
         same = task is not None and task.token == claim.token and task.extra.get("ending") == ending
         return task.status if task is not None and same else None
@@ -498,7 +498,7 @@ class MemoryStore:
             return len(ids)
 
     def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
-        """Let what failed only because of tasks that wait again wait with them."""
+        """Reset tasks that failed only because they depend on tasks that wait again."""
         found: list[str] = []
         while ids:
             theirs = [t.id for t in self._pools[pool].values() if set(ids) & set(t.depends_on)]
@@ -565,11 +565,11 @@ class MemoryStore:
         return new_id
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
 
 def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
-    """Put by hand into a status: old claims are stale, attempts start anew."""
+    """Return a task with another status, no attempts used, and stale claims."""
     return replace(
         task, status=status, token=task.token + 1, attempt=0, lease_until=None, available_at=0.0,
         error=None, cause=None, failed_by=(),

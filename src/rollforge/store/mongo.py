@@ -1,12 +1,12 @@
-"""A store in a MongoDB database, in the documents that Qlib's own task manager reads and writes.
+"""A task store in a MongoDB database, with documents that Qlib's task manager can read and write.
 
-A pool is a collection; a task is a document with Qlib's fields (``def``, ``filter``, ``status``, ``res``, ``priority``)
-and ours beside them. Documents that Qlib made are taken over when they are first met: their pickled definition is read
-through the allow-list, and one that names anything else fails unread.
+A pool is a collection, and a task is a document with Qlib's fields (``def``, ``filter``, ``status``, ``res``,
+``priority``) and those of Rollforge. Documents written by Qlib are converted when they are first read. Their pickled
+definition is loaded through the allow-list; a task whose pickle refers to anything else fails without being loaded.
 
-MongoDB changes one document at a time: each claim, renewal and commit is atomic, as is everything that keeps results
-single. What follows from it for other documents (dependants that may begin, or fail) is done after it, and done again by
-whoever looks next, should a worker die in between.
+MongoDB changes one document at a time, so each claim, renewal and commit is atomic, which is all that single results
+require. Consequences for other documents (dependents that can start, or fail) are applied afterwards. If a worker dies
+in between, the next process that accesses the pool applies them.
 """
 
 from __future__ import annotations
@@ -91,16 +91,16 @@ _FRESH: Document = {
     "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "", "submission": "", "batches": [],
     "claim": None, "ending": None, "creation": "",
 }  # fmt: skip
-# What a task keeps when another definition is put in its place.
+# Fields that are kept when the definition of a task is replaced.
 _KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
-# MongoDB refuses the whole update where one document holds anything but a list; only a stranger writes such a one.
+# MongoDB refuses the whole update if the field of one document is not a list, which only other programs write.
 _LISTED = {"unmet": {"$type": "array"}}
 _SECONDS = 10.0
 _TRUST = (UntrustedPickle, ArtifactUnreadable)
 
 
 def _spoken(method: F) -> F:
-    """Let a method say plainly what is wrong with the server."""
+    """Translate errors of the driver, and of damaged documents, in a method."""
 
     @functools.wraps(method)
     def wrapped(self: MongoStore, *args: Any, **kwargs: Any) -> Any:
@@ -125,15 +125,15 @@ class MongoStore:
     Parameters
     ----------
     uri : str
-        ``mongodb://user:password@host:port/database`` with the driver's options after a ``?``; the database is
-        ``rollforge`` where none is named.
+        ``mongodb://user:password@host:port/database`` with the driver's options after a ``?``. The default database is
+        ``rollforge``.
     clock : callable, optional
-        Seconds since the epoch; by default the server's.
+        Returns seconds since the epoch; by default the server's clock is used.
 
     Raises
     ------
     StoreUnavailable
-        When the server cannot be reached or refuses, or the database is newer than this program.
+        If the server cannot be reached or refuses the connection, or the database is newer than this program.
     """
 
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
@@ -171,7 +171,7 @@ class MongoStore:
                 f"one knows {SCHEMA_VERSION}). Update Rollforge."
             )
         elif found["version"] < SCHEMA_VERSION:
-            # In schema 2 a task got a name, in 3 its failures and its submission, in 4 its batches.
+            # Schema 2 added model_name, schema 3 failed_by and submission, schema 4 batches.
             since: Document = {"model_name": "", "failed_by": "", "submission": "", "batches": []}
             for pool in self.pools():
                 for added, value in since.items():
@@ -191,12 +191,12 @@ class MongoStore:
             why = "takes no document of more than 16 MB. Return less, or a recorder"
         else:
             why = "cannot be used"
-        # The driver appends how it sees every server.
+        # The driver appends a description of every server.
         text = mask_error(" ".join(str(exc).split()).partition(", Topology Description:")[0], self.uri)[:300]
         return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {why} ({text})")
 
     def _now(self) -> float:
-        """The server's time: this machine's clock, put right once a minute."""
+        """Return the server's time: this machine's clock with an offset that is measured once a minute."""
         if self._given_clock is not None:
             return self._given_clock()
         offset, measured = self._offset
@@ -208,7 +208,7 @@ class MongoStore:
         return time.time() + offset
 
     def _number(self, name: str, count: int = 1) -> int:
-        """The last of `count` numbers that nobody else gets."""
+        """Reserve `count` unique numbers and return the last of them."""
         found = self._meta.find_one_and_update(
             {"_id": name}, {"$inc": {"value": count}}, upsert=True, return_document=ReturnDocument.AFTER
         )
@@ -232,9 +232,9 @@ class MongoStore:
         return tasks
 
     def _adopt(self, tasks: Collection[Document]) -> None:
-        """Give documents that Qlib wrote the fields that a task has here."""
+        """Add Rollforge's fields to documents written by Qlib."""
         for found in list(tasks.find({"digest": {"$exists": False}})):
-            trust.check_allowed()  # a mistake of the operator's is not one of the document
+            trust.check_allowed()  # a wrong setting of the operator must not make the document unreadable
             its_id = found["_id"]
             made = its_id.generation_time.timestamp() if isinstance(its_id, ObjectId) else self._now()
             ours = {**_FRESH, "created_at": made, "seq": self._number("seq")}
@@ -255,11 +255,11 @@ class MongoStore:
                 }
             try:
                 tasks.update_one({"_id": found["_id"], "digest": {"$exists": False}}, {"$set": ours})
-            except mongo.DuplicateKeyError:  # Qlib may hold a task twice
+            except mongo.DuplicateKeyError:  # Qlib may store a task twice
                 tasks.update_one({"_id": found["_id"]}, {"$set": {**ours, "digest": str(found["_id"])}})
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._client.close()
 
     # -- putting in ----------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ class MongoStore:
             self._tasks(pool).update_many(theirs, {"$addToSet": {"batches": batch}})
 
     def _rename(self, tasks: Collection[Document], names: Mapping[str, str]) -> None:
-        """Give tasks that are there the names of their models."""
+        """Set the model names of existing tasks."""
         ids: dict[str, list[str]] = {}
         for task_id, name in names.items():
             ids.setdefault(name, []).append(task_id)
@@ -353,13 +353,13 @@ class MongoStore:
             tasks.update_many(others, {"$set": {"model_name": name, "changed": self._now()}})
 
     def _insert(self, tasks: Collection[Document], documents: Sequence[Document]) -> set[int]:
-        """Insert what is not there; return which were new, by place."""
+        """Insert the documents that do not exist, and return the positions of the new ones."""
         if not documents:
             return set()
         inserts = [UpdateOne({"digest": d["digest"]}, {"$setOnInsert": d}, upsert=True) for d in documents]
         try:
             return set(tasks.bulk_write(inserts).upserted_ids or {})
-        except mongo.BulkWriteError as exc:  # two that insert the same at the same moment: one is told so
+        except mongo.BulkWriteError as exc:  # another process inserted the same task at the same time
             if any(e.get("code") != 11000 for e in exc.details.get("writeErrors", ())):
                 raise
         return {
@@ -396,16 +396,16 @@ class MongoStore:
     # -- dependencies --------------------------------------------------------------------------------------------------
 
     def _propagate(self, pool: str, changed: Iterable[str], *, themselves: Sequence[str] = ()) -> None:
-        """Let the tasks that depend on `changed` ones be claimed, wait, or fail with them; and so on from there.
+        """Update the tasks that depend on `changed` ones, which can be claimed, wait or fail, and their dependents.
 
         Parameters
         ----------
         pool : str
-            Name.
+            Name of the pool.
         changed : iterable of str
-            Tasks that have another status, or are gone.
+            Tasks whose status has changed or that have been removed.
         themselves : sequence of str
-            Only these of their dependants; empty means all.
+            Only these dependents; if empty, all of them.
         """
         tasks = self._tasks(pool)
         only: Document = {"digest": {"$in": list(themselves)}} if themselves else {}
@@ -417,11 +417,11 @@ class MongoStore:
                 for known in found:
                     states[known["digest"]] = known.get("status")
                     ended[known["digest"]] = _moment(known.get("finished_at"))
-            # Only ever taken out or added one by one: somebody else may have seen another one end meanwhile. And never more
-            # than those that changed: a task may wait for ten thousand.
+            # Entries are only added or removed individually, as other processes may see other tasks end at the same
+            # time, and only those that changed, as a task may wait for ten thousand.
             for some in _some_of([i for i, status in states.items() if status == "done"]):
-                # Each process knows the server's clock to some milliseconds: by its own, another might start the task before
-                # its prerequisite ended.
+                # Processes know the server's clock only to some milliseconds; by its estimate, another process could
+                # start the task before its prerequisite ended.
                 after = {"available_at": max(ended[i] for i in some)}
                 tasks.update_many(
                     {**only, "needs": {"$in": some}, **_LISTED}, {"$pullAll": {"unmet": some}, "$max": after}
@@ -437,7 +437,7 @@ class MongoStore:
             only, states = {}, dict.fromkeys(failed)
 
     def _fail_with(self, tasks: Collection[Document], task_id: str, only: Document) -> list[str]:
-        """Fail the waiting tasks that depend on one that failed or is gone; return their ids."""
+        """Fail the waiting tasks that depend on one that failed or was removed; return their ids."""
         theirs = {**only, "needs": {"$in": [task_id]}, "status": "waiting"}
         ids = _ids(tasks.find(theirs, {"digest": 1}))
         if ids:
@@ -449,7 +449,7 @@ class MongoStore:
         return ids
 
     def _heal(self, pool: str) -> None:
-        """Do what a worker that died right after a commit left undone."""
+        """Apply the updates that are missing because a worker died right after a commit."""
         ended: list[Document] = [
             {"$match": {"status": "waiting", "unmet": {"$ne": []}}},
             {"$limit": 100},
@@ -512,10 +512,10 @@ class MongoStore:
         return claimed
 
     def _readable(self, pool: str, claimed: Sequence[Document], status: Status) -> list[TaskRecord]:
-        """Fail the claims whose definition, or result of the first stage, is damaged; return the others."""
+        """Fail claimed tasks with a damaged definition or first-stage result, and return the others."""
         readable = []
         for found in claimed:
-            if not isinstance(found.get("digest"), str):  # which only a stranger writes
+            if not isinstance(found.get("digest"), str):  # written by another program
                 found = {**found, "digest": str(found["_id"]), "plain": None}
                 self._tasks(pool).update_one({"_id": found["_id"]}, {"$set": {"digest": found["digest"]}})
             task = self._record(pool, found)
@@ -562,21 +562,21 @@ class MongoStore:
             "failed_by": found.get("failed_by", ""), "submission": found.get("submission", ""),
         })  # fmt: skip
 
-    # -- the claim's end -----------------------------------------------------------------------------------------------
+    # -- ending claims -------------------------------------------------------------------------------------------------
 
     def _end(self, task: TaskRecord, change: Document) -> bool:
-        """Change a task that is held under this claim; return whether it is."""
+        """Change a task if this claim holds it; return whether it does."""
         held = {"digest": task.id, "status": "running", "token": task.token}
         done = self._tasks(task.pool).update_one(held, {"$set": {**change, "changed": self._now()}})
         return bool(done.matched_count)
 
     def _ended_before(self, task: TaskRecord, ending: str) -> Status:
-        """Return the status of a task that this claim ended in the same way before: that answer may have been lost.
+        """Return the status of a task that this claim has ended with the same call, whose answer may have been lost.
 
         Raises
         ------
         LeaseLost
-            When it did not.
+            If this claim has not ended the task in this way.
         """
         same = {"digest": task.id, "token": task.token, "ending": ending}
         found = self._tasks(task.pool).find_one(same, {"status": 1})
@@ -585,7 +585,7 @@ class MongoStore:
         return Status(found["status"])
 
     def _settle_end(self, pool: str, task_id: str, status: str) -> None:
-        """Let others know how a claim ended; a task that waits again may wait in vain."""
+        """Update the dependents of a task whose claim has ended, or fail it if it waits for a failed task."""
         if status in ("done", "failed"):
             self._propagate(pool, [task_id])
         elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
@@ -698,7 +698,7 @@ class MongoStore:
         latest: bool = False,
         limit: int | None = None,
     ) -> Iterator[TaskRecord]:
-        if limit == 0:  # which means no limit to MongoDB
+        if limit == 0:  # to MongoDB, 0 means no limit
             return
         condition = _of_batch(batch, _condition(parse_query(query)))
         for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0, latest=latest):
@@ -731,7 +731,7 @@ class MongoStore:
         steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
         counts: Counter[Status] = Counter()
         for group in self._tasks(pool).aggregate(steps):
-            # A damaged one is read as failed, see read_record.
+            # A damaged status is read as failed, see read_record.
             counts[Status(group["_id"]) if group["_id"] in list(Status) else Status.FAILED] += group["n"]
         return {status: n for status, n in counts.items() if n}
 
@@ -766,7 +766,7 @@ class MongoStore:
 
     @_spoken
     def wait_for_change(self, pool: str, timeout: float) -> None:
-        # Change streams need a replica set; a small query on an index does everywhere.
+        # Change streams require a replica set; a small indexed query works everywhere.
         deadline, nap = time.monotonic() + timeout, 0.02
         while (sign := self._sign(pool)) == self._seen.get(pool):
             left = deadline - time.monotonic()
@@ -784,7 +784,7 @@ class MongoStore:
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def _change(self, pool: str, condition: Document, change: Document, *, inc: bool = True) -> list[str]:
-        """Change the tasks that match; return their ids."""
+        """Change the tasks that match and return their ids."""
         tasks = self._tasks(pool)
         ids = _ids(tasks.find(condition, {"digest": 1}))
         update: Document = {"$set": {**change, "changed": self._now()}}
@@ -832,7 +832,7 @@ class MongoStore:
         return len(ids)
 
     def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
-        """Let what failed only because of tasks that wait again wait with them."""
+        """Reset tasks that failed only because they depend on tasks that wait again."""
         found: list[str] = []
         while ids:
             ids = self._wait_again(pool, {"needs": {"$in": ids}, "status": "failed", "cause": "dependency"})
@@ -905,7 +905,7 @@ class MongoStore:
 
 
 _AT_ONCE = 10_000
-"""Ids in one query: a message to the server may have 48 MB, a document 16."""
+"""Maximum number of ids in one query: a message to the server is limited to 48 MB, a document to 16 MB."""
 
 
 def _some_of(ids: list[str]) -> Iterator[list[str]]:
@@ -914,7 +914,7 @@ def _some_of(ids: list[str]) -> Iterator[list[str]]:
 
 
 def _in_batch(batch: str) -> Document:
-    return {"batches": {"$in": [batch]}} if batch else {}  # not an equality: the stand-in for tests knows none in lists
+    return {"batches": {"$in": [batch]}} if batch else {}  # $in, as the test double knows no equality in lists
 
 
 def _of_batch(batch: str, condition: Document) -> Document:
@@ -922,28 +922,28 @@ def _of_batch(batch: str, condition: Document) -> Document:
 
 
 def _ids(found: Iterable[Document]) -> list[str]:
-    """The ids of documents; damaged ones have none."""
+    """Return the ids of documents, except damaged ones, which have none."""
     return [d["digest"] for d in found if isinstance(d.get("digest"), str)]
 
 
 def _texts(values: Any) -> list[str]:
-    """The texts among what should be a list of texts: a stranger's document holds anything."""
+    """Return the strings in what should be a list of strings; documents of other programs may contain anything."""
     return [v for v in values if isinstance(v, str)] if isinstance(values, Iterable) else []
 
 
 def _moment(value: Any) -> float:
-    """A time, as far as it is one."""
+    """Return a time; 0.0 if the value is invalid."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
 def _dependencies(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
-    """What some tasks wait for, directly."""
+    """Return the direct dependencies of some tasks."""
     found = (d for some in _some_of(list(ids)) for d in tasks.find({"digest": {"$in": some}}, {"needs": 1}))
     return {n for d in found for n in _texts(d.get("needs"))}
 
 
 def _definition(definition: Mapping[str, Any]) -> Document:
-    """What a document holds of a definition: for Qlib a pickle, for queries a tree, for us the canonical JSON."""
+    """Return the fields of a definition: the canonical JSON, a tree for queries, and a pickle for Qlib."""
     return {
         "digest": digest(definition), "plain": encode(definition), "filter": _storable(searchable(to_plain(definition))),
         "def": Binary(pickle.dumps(dict(definition), protocol=4)),
@@ -951,7 +951,7 @@ def _definition(definition: Mapping[str, Any]) -> Document:
 
 
 def _copied(task: TaskRecord) -> Document:
-    """The same of a task of another store, whose definition may be damaged; it is copied as it is."""
+    """Return the same fields for a task copied from another store; a damaged definition is copied unchanged."""
     try:
         return {**_definition(task.definition), **({"plain": storable_text(task.text)} if task.text else {})}
     except RollforgeError:
@@ -959,7 +959,7 @@ def _copied(task: TaskRecord) -> Document:
 
 
 def _storable(value: Any) -> Any:
-    """The same tree with what BSON cannot hold as text."""
+    """Return the tree with values that BSON cannot represent as strings."""
     if isinstance(value, dict):
         return {k.replace("\x00", ""): _storable(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -968,12 +968,12 @@ def _storable(value: Any) -> Any:
 
 
 def _result(kept: EncodedResult) -> Binary:
-    """A result as Qlib keeps it: a pickle."""
+    """Return a result as a pickle, the form that Qlib stores."""
     return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
 
 
 def _binary(value: Any) -> bytes:
-    """What MongoDB gives for bytes; anything else is no pickle, least of all a number, of which ``bytes`` makes so many."""
+    """Return `value` if it is bytes. Anything else is not a pickle; ``bytes(n)`` of an integer would make n zeros."""
     if not isinstance(value, bytes):
         raise ArtifactUnreadable(f"It is of type {type(value).__name__}, not bytes.")
     return value
@@ -998,7 +998,7 @@ def _with(task: TaskRecord, *, result: Any) -> TaskRecord:
 
 
 def _by_id(task_id: str) -> Document:
-    """A task by its content, or by the id that MongoDB gave it."""
+    """Return the query for a task by its digest, or by its MongoDB id."""
     own = {"digest": task_id}
     return {"$or": [own, {"_id": ObjectId(task_id)}]} if re.fullmatch("[0-9a-f]{24}", str(task_id)) else own
 
@@ -1007,7 +1007,7 @@ def _by_id(task_id: str) -> Document:
 
 
 def _condition(node: Node) -> Document:
-    """The query as MongoDB takes it: fields in their places, everything else as it is."""
+    """Return the query for MongoDB: only the names of fields are translated."""
     if isinstance(node, (And, Or)) and len(node.parts) == 1:
         return _condition(node.parts[0])
     if isinstance(node, And):

@@ -1,10 +1,10 @@
-"""A store in a PostgreSQL database: for workers on many machines.
+"""A task store in a PostgreSQL database, for workers on many machines.
 
-All tables are in a schema of their own, ``rollforge`` unless the URI names another (``?schema=NAME``). Claims skip the
-rows that others are taking; whoever waits is told of changes by NOTIFY, and does not poll.
+All tables are in one schema, by default ``rollforge`` (``?schema=NAME`` in the URI selects another). Claims skip rows
+that other workers are claiming. Waiting processes are notified of changes by NOTIFY and do not poll.
 
-Every statement names its tables with their schema, and nothing is kept in the session, so a pooler such as PgBouncer may
-give each transaction another connection. Behind one, prepared statements are off, and waiting polls.
+Every statement qualifies its tables with the schema, and no state is kept in the session, so a pooler such as PgBouncer
+may use another connection for each transaction. Behind a pooler, prepared statements are off, and waiting polls.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
 
-# What makes a schema of each version from one of the version before; 0 is none.
+# Migrations from each schema version to the next; version 0 is no schema.
 _MIGRATIONS = (
     """
 CREATE TABLE tasks (
@@ -143,7 +143,7 @@ INSERT INTO tallies SELECT 0, pool, COUNT(*) FILTER (WHERE status = 'waiting'),
 DROP INDEX tasks_by_claim;
 CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
 """,
-    # Unique: a claim that is repeated while its first execution is still going on waits for that, and fails.
+    # Unique: a claim that is repeated while its first execution is still running waits for it, and then fails.
     """
 ALTER TABLE tasks ADD COLUMN claim_place INTEGER;
 DROP INDEX tasks_by_claim;
@@ -155,7 +155,7 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 
 
 def _tallied(changes: str) -> str:
-    """Return the statement that adds to the tallies what `changes` (batch, pool, status, n) sum up to, unless it is nothing."""
+    """Return the statement that adds the sums of `changes` (batch, pool, status, n) other than 0 to the tallies."""
     sums = [f"COALESCE(SUM(n) FILTER (WHERE status = '{name}'), 0)" for name in STATUSES]
     return (
         f"INSERT INTO $schema.tallies (batch, pool, {', '.join(STATUSES)}) SELECT batch, pool, {', '.join(sums)} "
@@ -164,7 +164,7 @@ def _tallied(changes: str) -> str:
 
 
 def _counted_down(ended: str) -> str:
-    """Return the statement that changes the number of open prerequisites of what needs the tasks `ended` (pool, id, n)."""
+    """Return the statement that updates the number of open prerequisites of the dependents of `ended` (pool, id, n)."""
     return f"""
     UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
     FROM (
@@ -177,7 +177,7 @@ def _counted_down(ended: str) -> str:
 
 
 def _depending(rows: str, sign: str) -> str:
-    """Return the statements that count the open prerequisites in `rows` of the table of needs into their tasks."""
+    """Return the statement that adds the open prerequisites in `rows` of the table ``needs`` to their tasks."""
     return f"""
     PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM {rows}) ORDER BY p.seq FOR SHARE;
     UPDATE $schema.tasks t SET unmet = t.unmet {sign} c.n, blocked = t.unmet {sign} c.n > 0
@@ -192,9 +192,9 @@ _ENDED = (
     "SELECT pool, id, -1 AS n FROM new_rows WHERE status = 'done' "
     "UNION ALL SELECT pool, id, 1 FROM old_rows WHERE status = 'done'"
 )
-# Each statement of a trigger costs every claim and commit, so there are two, and more only for tasks of a batch and those
-# that others need. Plans are kept for as long as a connection lasts: one that was made for a change of all tasks would
-# read whole tables for a change of one. OFFSET 0 and the settings keep it to the indexes.
+# Each statement of a trigger slows every claim and commit, so there are two, and more only for tasks in a batch and
+# tasks with dependents. Plans are cached as long as a connection lasts, and one made for a change of all tasks would
+# read whole tables for a change of one. OFFSET 0 and the settings make it use the indexes.
 _TASKS_CHANGED = f"""
 DECLARE
     enlisted BOOLEAN;
@@ -233,7 +233,7 @@ _MADE, _GONE, _CHANGED = (
     "AFTER DELETE ON {} REFERENCING OLD TABLE AS old_rows",
     "AFTER UPDATE ON {} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
 )
-# name: (what fires it, the table, the body, the settings of its function)
+# name: (event, table, body, settings of the function)
 _TRIGGERS = {
     "tasks_made": (_MADE, "tasks", _body(_tallied("SELECT 0 AS batch, pool, status, 1 AS n FROM new_rows")), ""),
     "tasks_gone": (
@@ -280,7 +280,7 @@ $$"""
 
 
 def _triggers() -> Iterator[str]:
-    """What brings the triggers of a schema of any version to those of this one."""
+    """Yield the statements that replace the triggers of any schema version by those of this one."""
     yield _SUM_UP
     for name, (fires, table, body, settings) in _TRIGGERS.items():
         yield (f"CREATE OR REPLACE FUNCTION $schema.{name}() RETURNS trigger LANGUAGE plpgsql {settings} AS $${body}$$")
@@ -294,11 +294,11 @@ def _triggers() -> Iterator[str]:
 _CHANNEL = "rollforge"
 _CONNECT_SECONDS = 10
 _ANALYZE_FROM = 5_000
-"""So many new tasks make it worth while to gather statistics at once."""
+"""Number of new tasks after which statistics are gathered at once."""
 _PREPARE_AFTER = 5
 _IDLE_SECONDS = 20
-"""How long a client that is stopped, or gone without a word, may hold rows in the middle of a transaction."""
-# A connection whose other end is gone without a word is noticed within a minute.
+"""Seconds for which a client that hangs or has disappeared may hold row locks in the middle of a transaction."""
+# With these settings, a connection whose other end has disappeared is detected within a minute.
 _ALIVE: dict[str, str | int | None] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -308,7 +308,7 @@ _ALIVE: dict[str, str | int | None] = {
 _PROBE_SECONDS = 1.0
 _RING_SECONDS = 0.1
 _LEAST_NAP, _MOST_NAP = 0.05, 0.9
-# Read once a statement: an index answers what is compared with it.
+# A subquery is evaluated once per statement, so that comparisons with it can use an index.
 _CLOCK = "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION))"
 _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
@@ -326,7 +326,7 @@ _PLACE = re.compile(
 
 @lru_cache(maxsize=512)
 def _translated(statement: str, schema: str, own_clock: bool) -> str:
-    """Names of tables get their schema, ``:name`` becomes psycopg's ``%(name)s``, and ``:now`` the server's clock.
+    """Qualify table names with the schema, and replace ``:name`` by psycopg's ``%(name)s`` and ``:now`` by the clock.
 
     Examples
     --------
@@ -348,7 +348,7 @@ def _translated(statement: str, schema: str, own_clock: bool) -> str:
 
 
 class _Opened:
-    """One connection, as the operations see it."""
+    """One connection, with the interface of a transaction."""
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str, clock: Clock | None) -> None:
         self.connection = connection
@@ -369,14 +369,14 @@ class _Opened:
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
-    """Return a URI (or ``host=… dbname=…``) as libpq's connection string, and the schema that it names.
+    """Return a URI (or ``host=… dbname=…``) as a libpq connection string, and the schema that it names.
 
-    As libpq reads them: ``%20`` is a space, and so is a space; ``+`` is a plus.
+    Decoding is that of libpq: ``%20`` is a space, as is a literal space, and ``+`` is a plus sign.
 
     Raises
     ------
     ConfigError
-        When libpq cannot read it, or knows no such option; or the schema is no plain name.
+        If libpq cannot parse it or does not know an option, or the schema is not a plain name.
 
     Examples
     --------
@@ -421,19 +421,19 @@ def _split_uri(uri: str) -> tuple[str, str]:
 
 
 class PostgresStore(SQLStore):
-    """Tasks in a PostgreSQL database (11 or newer). Its clock, not the workers', decides on leases.
+    """Tasks in a PostgreSQL database (version 11 or newer). Leases are timed by the server's clock.
 
     Parameters
     ----------
     uri : str
         ``postgresql://user:password@host:port/database``, with libpq's options after a ``?``, and ``schema=NAME``.
     clock : callable, optional
-        Seconds since the epoch; by default the server's.
+        Returns seconds since the epoch; by default the server's clock is used.
 
     Raises
     ------
     StoreUnavailable
-        When the server cannot be reached or refuses, or the schema is newer than this program.
+        If the server cannot be reached or refuses the connection, or the schema is newer than this program.
     """
 
     _position = "strpos"
@@ -445,7 +445,7 @@ class PostgresStore(SQLStore):
         self.uri = uri
         self._address, self._schema = parse_uri(uri)
         self._clock = clock
-        # One connection a process: servers allow a hundred or so, and workers have threads.
+        # One connection per process, shared by its threads, as servers allow only about a hundred.
         self._lock = threading.RLock()
         self._connected: _Opened | None = None
         self._listener: _Opened | None = None
@@ -464,7 +464,7 @@ class PostgresStore(SQLStore):
 
     def _connect(self) -> _Opened:
         connection = psycopg.connect(self._address, autocommit=True, prepare_threshold=None)
-        # A pooler names a process of its own making, and may give every transaction another connection.
+        # A pooler reports an invented process id, and may use another connection for each transaction.
         try:
             (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
         except BaseException:
@@ -480,7 +480,7 @@ class PostgresStore(SQLStore):
         opened = self._connected
         if opened is not None and opened.pid == os.getpid() and not opened.connection.closed:
             return opened
-        self._forked = opened  # after a fork the parent's connection is the parent's
+        self._forked = opened  # kept referenced: after a fork, the parent's connection must not be closed here
         self._connected = self._connect()
         return self._connected
 
@@ -495,7 +495,7 @@ class PostgresStore(SQLStore):
     def _migrate(self, tx: _Opened) -> None:
         if self._version(tx) == SCHEMA_VERSION:
             return
-        # Two that come first at the same moment: the second waits, and finds the work done.
+        # Of two processes that migrate at the same time, the second waits and finds nothing to do.
         tx.rows("SELECT pg_advisory_xact_lock(7260174823)")
         schema = sql.Identifier(self._schema)
         tx.connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
@@ -523,9 +523,9 @@ class PostgresStore(SQLStore):
     # -- transactions --------------------------------------------------------------------------------------------------
 
     def _transact(self, work: Callable[[_Opened], T], *, alone: bool = False) -> T:
-        """Do `work` in one transaction; again after a deadlock, and once after a connection that had died before.
+        """Do `work` in one transaction; retry after a deadlock, and once if the connection had died before.
 
-        `alone`: it makes its own transactions, and may be repeated, also when an earlier answer was lost.
+        With `alone`, it makes its own transactions and may be repeated, even if an earlier answer was lost.
         """
         deadline, reconnected = time.monotonic() + 30.0, False
         while True:
@@ -544,9 +544,9 @@ class PostgresStore(SQLStore):
                 time.sleep(random.uniform(0.001, 0.02))
             except psycopg.Error as exc:
                 dead = self._connected is not None and self._connected.connection.broken
-                waited = any(mark in str(exc) for mark in _NO_TURN)  # as long as the pooler lets anybody wait
+                waited = any(mark in str(exc) for mark in _NO_TURN)  # the pooler's time limit for waiting
                 if dead and not waited and not began and not reconnected:
-                    reconnected = True  # it had died while idle: nothing of this work was sent
+                    reconnected = True  # it died while idle, so nothing of this work was sent
                     continue
                 if any(mark in str(exc) for mark in _MISTAKES):
                     why = mask_secrets(" ".join(str(exc).split()))
@@ -560,7 +560,7 @@ class PostgresStore(SQLStore):
                 return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {advice} ({text})")
         return StoreUnavailable(f"The task store {mask_secrets(self.uri)} cannot be used ({text})")
 
-    # -- what SQLStore asks for ----------------------------------------------------------------------------------------
+    # -- methods that SQLStore requires --------------------------------------------------------------------------------
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
         return self._transact(work, alone=True)
@@ -572,15 +572,15 @@ class PostgresStore(SQLStore):
         return done
 
     def _announce(self, pools: Iterable[str]) -> None:
-        """Tell all that wait for some pools that something changed."""
+        """Notify all processes that wait for changes in some pools."""
         text = "SELECT pg_notify(:channel, :pool)"
-        with contextlib.suppress(StoreUnavailable):  # then nobody can look either; all look again after a while
+        with contextlib.suppress(StoreUnavailable):  # waiting processes cannot read it either, and check again later
             for pool in pools:
                 self._transact(lambda tx, pool=pool: tx.rows(text, channel=self._channel, pool=pool), alone=True)  # type: ignore[misc]
 
     def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Claim in one round trip; see :meth:`SQLStore._take`."""
-        # Numbers and words in the place of parameters let the server keep one plan for all values of the others.
+        # Literals instead of parameters let the server use one generic plan for the other parameters.
         turn = turn.replace(":most", str(int(values["most"]))).replace(":status", f"'{Status(values['status']).value}'")
         text = (
             f"WITH given AS ({GIVEN}), found AS (SELECT ARRAY({turn} {self._skip_locked}) AS numbers), "
@@ -591,14 +591,14 @@ class PostgresStore(SQLStore):
             f"SELECT due.there, task.* FROM (SELECT EXISTS ({DUE}) AS there) AS due "
             "LEFT JOIN (SELECT * FROM given UNION ALL SELECT * FROM taken) AS task ON TRUE"
         )
-        # With an identity of its own every claim can be repeated.
+        # With a unique identity, every claim can be repeated.
         values = {**values, "claim": values["claim"] or uuid.uuid4().hex}
 
         def work(tx: _Opened) -> list[tuple[Any, ...]]:
             try:
                 return tx.rows(text, **values)
             except errors.UniqueViolation:
-                # The same claim, whose answer was lost, was still going on: now it is done, and seen.
+                # The first execution of the same claim, whose answer was lost, was still running. Now it has ended.
                 return tx.rows(text, **values)
 
         rows = self._transact(work, alone=True)
@@ -644,8 +644,8 @@ class PostgresStore(SQLStore):
     def create(self, pool: str, definitions: Sequence[Mapping[str, Any]], **options: Any) -> list[CreatedTask]:
         made = super().create(pool, definitions, **options)
         self._created += sum(c.new for c in made)
-        # Until the server gathers statistics by itself, some minutes later, it reads all definitions instead of their
-        # index. Doubling keeps what this costs in proportion, however many calls create the tasks.
+        # Until the server gathers statistics itself, some minutes later, it reads all definitions instead of their
+        # index. Doubling keeps the cost proportional, however many calls create the tasks.
         if self._created - self._analyzed >= max(_ANALYZE_FROM, self._analyzed):
             self._analyzed = self._created
             self._transact(lambda tx: tx.run("ANALYZE tasks"))
@@ -659,7 +659,7 @@ class PostgresStore(SQLStore):
             "INSERT INTO tasks (pool, id, definition, filter, model_name, submission, priority, max_attempts, creation, "
             "created_at) SELECT :pool, t.id, t.definition, t.filter, t.model_name, t.submission, :priority, :max_attempts, "
             ":creation, :now FROM "
-            # One parameter: an array of each column costs the client more than all the rest of creating.
+            # One parameter: separate arrays for each column would take longer than everything else in create().
             "ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS "
             "(id text, definition text, filter jsonb, model_name text, submission text)) "
             "WITH ORDINALITY AS t (id, definition, filter, model_name, submission, place) ORDER BY t.place "
@@ -689,7 +689,7 @@ class PostgresStore(SQLStore):
         text, values = _in_json(node, name)
         if in_turn or "filter @@" not in text:
             return text, values
-        # Apart from everything else, so that the index of definitions answers it, whatever else the statement asks.
+        # In a subquery, so that the index of definitions is used, whatever else the statement contains.
         return f"seq IN (SELECT seq FROM tasks WHERE {text})", values
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
@@ -700,7 +700,7 @@ class PostgresStore(SQLStore):
             listener = self._listener
             if listener is None or listener.pid != os.getpid() or listener.connection.closed:
                 self._listen()
-                return  # what happened before it listened is unknown
+                return  # changes before it listened are unknown
             deadline = time.monotonic() + timeout
             while (left := deadline - time.monotonic()) > 0:
                 for told in listener.connection.notifies(timeout=left, stop_after=1):
@@ -712,7 +712,7 @@ class PostgresStore(SQLStore):
             raise self._unavailable(exc) from exc
 
     def _listen(self) -> None:
-        """Have a connection that is told of changes; where nothing arrives on it, do without."""
+        """Open a connection that receives notifications; if none arrive on it, polling is used instead."""
         self._listener = listener = self._connect()
         if not self._pooled:
             arrived: list[str] = []
@@ -727,7 +727,7 @@ class PostgresStore(SQLStore):
             while not arrived and time.monotonic() < deadline:
                 time.sleep(0.02)
                 listener.connection.execute("SELECT 1")
-            listener.connection.remove_notify_handler(hear)  # it takes what notifies() waits for
+            listener.connection.remove_notify_handler(hear)  # it would consume what notifies() waits for
             self._deaf = not arrived
         if self._pooled or self._deaf:
             listener.connection.close()
@@ -735,9 +735,9 @@ class PostgresStore(SQLStore):
 
 
 class _Bell:
-    """Tells those who wait for a pool of changes in it: at once, and then at most ten times a second.
+    """Announces changes of a pool to waiting processes: the first one at once, then at most ten times a second.
 
-    PostgreSQL lets transactions that notify commit one after the other, so not each of them does.
+    PostgreSQL serializes the commits of transactions that notify, so not every transaction does.
     """
 
     def __init__(self, announce: Callable[[Iterable[str]], None]) -> None:
@@ -750,9 +750,9 @@ class _Bell:
         self._timer: threading.Timer | None = None
 
     def ring(self, pool: str) -> None:
-        """Tell of a change that is committed; later, if a change was told of just before."""
+        """Announce a committed change, or delay it if another one has just been announced."""
         with self._lock:
-            if self._pid != os.getpid():  # a timer of the parent does not run here
+            if self._pid != os.getpid():  # a timer of the parent does not run in a forked process
                 self._pid, self._timer, self._pending = os.getpid(), None, set()
                 self._announcing = threading.Lock()
             now = time.monotonic()
@@ -774,25 +774,25 @@ class _Bell:
             self._announce(pools)
 
     def end(self) -> None:
-        """Tell of what is left to be told, now; afterwards no timer uses the connection."""
+        """Announce pending changes now; afterwards no timer uses the connection."""
         with self._lock:
             if self._pid != os.getpid():
                 return
             timer = self._timer
         if timer is not None:
             timer.cancel()
-        self._ring_pending()  # waits for an announcement that has begun
+        self._ring_pending()  # waits for an announcement in progress
 
 
 class _Nap:
-    """Naps between looks at a pool whose changes nobody tells of: short at first, a second at most."""
+    """Sleeps between polls of a pool without notifications: short at first, at most a second."""
 
     def __init__(self) -> None:
         self._seconds = _LEAST_NAP
         self._ended = 0.0
 
     def take(self, most: float) -> None:
-        """Sleep; as shortly as the first time, if there was something to do since the last nap."""
+        """Sleep; as briefly as the first time, if there was something to do since the last call."""
         if time.monotonic() - self._ended > max(0.5, self._seconds):
             self._seconds = _LEAST_NAP
         time.sleep(max(0.0, min(self._seconds, most)))
@@ -804,7 +804,7 @@ _MISTAKES = (
     "invalid regular expression", "integer out of range", "bigint out of range", "number of parameters must be",
     "stack depth limit exceeded", "cannot contain NUL",
 )  # fmt: skip
-"""What the server, or the client, refuses the next time too: there is nothing to wait for."""
+"""Errors of the server or the client that would occur again, so that retrying does not help."""
 _NO_TURN = ("query_wait_timeout", "no more connections allowed", "client_login_timeout")
 _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], str], ...] = (
     ((errors.InvalidPassword, ("password authentication failed", "no password supplied")),
@@ -831,7 +831,7 @@ _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], st
 
 
 def _batches(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
-    """Rows of one priority and one number of attempts, a thousand at a time."""
+    """Yield rows with the same priority and number of attempts, a thousand at a time."""
     start = 0
     for i in range(1, len(rows) + 1):
         here, there = rows[start], rows[i] if i < len(rows) else None
@@ -846,7 +846,7 @@ def _in_column(node: Compare, name: str) -> Condition:
     number = column in ("priority", "attempt", "created_at", "started_at", "finished_at")
     if op == "$exists":
         return ("(1 = 1)" if value else "(1 = 0)"), {}
-    if op == "$in" and not number:  # one parameter, however many there are: a statement takes 65,535
+    if op == "$in" and not number:  # one parameter for any number of values: a statement may have at most 65,535
         found = f"{column} = ANY(CAST(:{name} AS text[]))"
         missing = f"({found} OR {column} IS NULL)" if None in value else found
         return missing, {name: [v for v in value if isinstance(v, str)]}
@@ -861,8 +861,8 @@ def _in_column(node: Compare, name: str) -> Condition:
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, str)
     if not fits:
         return "(1 = 0)", {}
-    # Texts by code point, as everywhere else, and not by the rules of the server's language. Equal texts are equal by all
-    # rules, and an index answers that.
+    # Strings are compared by code point, as in all stores, and not by the server's collation. Equality is the same in
+    # all collations, and can use an index.
     collate = "" if number or op == "$eq" else ' COLLATE "C"'
     cast = "DOUBLE PRECISION" if number else "TEXT"
     return f"{column} {_COMPARISONS[op]} CAST(:{name} AS {cast}){collate}", {name: value}
@@ -871,12 +871,12 @@ def _in_column(node: Compare, name: str) -> Condition:
 def _float(value: float) -> float:
     try:
         return float(value)
-    except OverflowError:  # more than any column holds
+    except OverflowError:  # beyond the range of all columns
         return math.copysign(math.inf, value)
 
 
 def _json(value: Any) -> str:
-    """JSON as PostgreSQL takes it, in which equal numbers look alike.
+    """Return JSON that PostgreSQL accepts, in which equal numbers have the same form.
 
     A text of a JSONB value cannot hold NUL. A float of 2**60 would be written with fewer digits than the integer.
     """
@@ -892,12 +892,12 @@ def _exact(value: Any) -> Any:
 
 
 def _filter(definition: str) -> Jsonb:
-    """What queries look at of a definition."""
+    """Return the searchable form of a definition."""
     return _jsonb(_tree(definition))
 
 
 def _tree(definition: str) -> Any:
-    """What queries look at of a definition; nothing of a damaged one, which was copied from another store."""
+    """Return the searchable form of a stored definition; empty if it is damaged (copied from another store)."""
     try:
         tree = searchable(_DECODER.decode(definition))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -909,7 +909,7 @@ def _tree(definition: str) -> Any:
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 _UNHELD = re.compile(r"\\ud|[eE]\+?[0-9]{3}")
-"""What JSON can say and a JSONB value cannot hold: half of a surrogate pair, a number beyond all floats."""
+"""Values that are valid in JSON but not in JSONB: lone surrogates, and numbers beyond the range of floats."""
 
 
 def _held(value: Any) -> Any:
@@ -931,7 +931,7 @@ def _either(parts: Sequence[str]) -> str:
 
 
 _MANY = 1000
-"""So many values are asked for one by one, which an index answers; more of them as one parameter."""
+"""Up to this number, values are compared one by one, which can use an index; more of them become one parameter."""
 
 
 def _is_plain(value: Any) -> bool:
@@ -939,7 +939,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _among_json(path: tuple[str, ...], values: Sequence[Any], name: str) -> Condition:
-    """That one of many values is at a path, or in a list there: one parameter, for a statement takes 65,535."""
+    """Return the condition that one of many values is at a path, or in a list there, with one parameter."""
     exact = is_plain_path(path)
     target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"
     steps = "" if exact else "".join(f".{_json(part)}" for part in path)
@@ -953,7 +953,7 @@ def _among_json(path: tuple[str, ...], values: Sequence[Any], name: str) -> Cond
 
 
 def _in_json(node: Compare, name: str) -> Condition:
-    """A comparison within the definition, by JSON paths: lax ones go through lists as MongoDB's do."""
+    """Return a comparison within the definition as a JSON path; lax paths match elements of lists as in MongoDB."""
     path, op, value = node.path[1:], node.op, node.value
     if op == "$in":
         many = [v for v in value if _is_plain(v)] if len(value) > _MANY else []
@@ -970,13 +970,13 @@ def _in_json(node: Compare, name: str) -> Condition:
     if op == "$exists":
         return (there if value else f"NOT COALESCE({there}, FALSE)"), {**values, f"{name}_path": f"${steps}"}
     if op in ("$gt", "$gte", "$lt", "$lte") and (value is None or isinstance(value, (list, dict))):
-        return "(1 = 0)", {}  # these have no order
+        return "(1 = 0)", {}  # these are not ordered
     if op == "$eq" and isinstance(value, (list, dict)):
         plain = f"filter #> CAST(:{name}_at AS text[]) = CAST(:{name} AS jsonb)"
         return plain, {f"{name}_at": list(path), name: _jsonb(value)}
-    if op == "$eq" and value is not None and not exact:  # the form that the index answers
+    if op == "$eq" and value is not None and not exact:  # the form for which the index can be used
         return f"filter @@ CAST(:{name}_path AS jsonpath)", {f"{name}_path": f"${steps} == {_json(value)}"}
-    # A predicate goes through the elements of a list that it meets, a filter would go through those of its elements too.
+    # A predicate unwraps one level of lists; a filter would unwrap a second one.
     test = f"like_regex {_json(value)}" if op == "$regex" else f"{_IN_JSON[op]} $v"
     found = f"jsonb_path_match({target}, CAST(:{name}_path AS jsonpath), CAST(:{name}_values AS jsonb), TRUE)"
     values |= {f"{name}_path": f"${steps} {test}", f"{name}_values": _jsonb({"v": value})}

@@ -1,10 +1,10 @@
 """Queries in MongoDB's syntax: a parser to a small tree, and an evaluator that defines the meaning of the tree.
 
-``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. A field is a column of a
-task (``_id``, ``model_name``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), or a dotted path in
-the definition, with or without Qlib's prefix ``def.`` or ``filter.``. As in MongoDB, a path matches all elements of a
-list, a comparison with a list is true if it is true for one of its elements, and None equals a missing value. A number in
-a path (``segments.test.0``) is a list index.
+``{"status": "done", "filter.model.class": "LGBModel", "_id": {"$in": […]}, "$or": [{…}, {…}]}``. A field is a column of
+a task (``_id``, ``model_name``, ``status``, ``priority``, ``attempt``, ``worker``, ``cause``, times), or a dotted path
+in the definition, with or without Qlib's prefix ``def.`` or ``filter.``. As in MongoDB, a path matches all elements of
+a list, a comparison with a list is true if it is true for one of its elements, and None equals a missing value. A number
+in a path (``segments.test.0``) is a list index.
 """
 
 from __future__ import annotations

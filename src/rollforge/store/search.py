@@ -1,8 +1,8 @@
-"""What lies at paths of definitions, in tables that SQLite has indexes for: definition queries without reading definitions.
+"""Index of the values at paths of definitions, in SQLite tables, so that queries need not read definitions.
 
-A path that is asked for is searched through all tasks once, and from then on kept with every new task; the first tasks of
-a pool name the paths that are kept from the beginning. What is found there is interned: a term is a value of one kind at
-one path, and ``search_values`` says which tasks have which terms. All of it is computed by the evaluator's own rules, see
+When a query uses a new path, all tasks are indexed at that path, and from then on every new task is; the first tasks of
+a pool determine the paths that are indexed from the beginning. Values are interned: a term is a value of one kind at
+one path, and ``search_values`` contains the terms of each task. Values are compared by the rules of the evaluator in
 :mod:`rollforge.store.query`.
 """
 
@@ -51,19 +51,19 @@ _INT64 = 2**63
 _FEW = 10
 
 Term = tuple[str, Any]
-"""Kind and value: ``number``, ``big`` (an integer of more than 64 bits, in digits), ``text``, ``truth``, ``null``, and
-``node``, which says that a list or an object is there; its value is a digest where it is reached without going through
-the elements of lists."""
+"""Kind and value. The kinds are ``number``, ``big`` (an integer of more than 64 bits, in digits), ``text``, ``truth``,
+``null``, and ``node`` for a list or an object, whose value is a digest if it is reached without going through the
+elements of lists."""
 
 
 @dataclass(slots=True)
 class PathTree:
-    """Paths by their first parts, so that one walk through a definition finds what lies at all of them."""
+    """A tree of paths, so that one pass over a definition finds the values at all of them."""
 
     id: int | None = None
     parts: dict[str, PathTree] = field(default_factory=dict)
     counting: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
-    """Paths with numbers, which count places: looked up one by one."""
+    """Paths with list indexes, which are looked up one by one."""
 
     @classmethod
     def of(cls, paths: Mapping[int, tuple[str, ...]]) -> PathTree:
@@ -81,7 +81,7 @@ class PathTree:
 
 
 def terms_of(text: str, tree: PathTree) -> set[tuple[int, str, Any]]:
-    """Return the terms (path, kind, value) of a stored definition; a damaged one has none."""
+    """Return the terms (path, kind, value) of a stored definition; none if it is damaged."""
     try:
         document = searchable(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -112,7 +112,7 @@ def _walk(value: Any, tree: PathTree, found: set[tuple[int, str, Any]], *, exact
 
 
 def _terms(value: Any, *, exact: bool) -> Iterator[Term]:
-    """What a comparison at a place sees: the value, and the elements of a list."""
+    """Yield the terms of a value for comparisons: of the value itself, and of the elements of a list."""
     if isinstance(value, (list, dict)):
         yield "node", _digest(value) if exact else ""
         if isinstance(value, list):
@@ -132,13 +132,13 @@ def _scalar(value: Any) -> Term:
         return "text", value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         return "big", str(value)
-    if value != value:  # NaN, which is equal to nothing, and which SQLite keeps as NULL
+    if value != value:  # NaN, which equals nothing, and which SQLite stores as NULL
         return "null", 1
     return "number", value
 
 
 def _digest(value: Any) -> str:
-    """A hash of a list or an object that equal ones share: 1 and 1.0 are equal, 1 and true are not."""
+    """Return a hash of a list or an object. Equal values have equal hashes: 1 equals 1.0, but not true."""
     text = json.dumps(_normal(value), sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
@@ -152,7 +152,7 @@ def _normal(value: Any) -> Any:
 
 
 def first_paths(texts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the paths of scalars in the first definitions of a pool that are worth an index: short, and not all alike."""
+    """Return the paths of scalars in the first definitions of a pool to index: short ones whose values differ."""
     seen: dict[tuple[str, ...], set[Term]] = {}
 
     def collect(value: Any, path: tuple[str, ...]) -> None:
@@ -168,7 +168,7 @@ def first_paths(texts: Sequence[str]) -> list[tuple[str, ...]]:
 
     sample = texts[:_SAMPLE]
     for text in sample:
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # a damaged one
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # a damaged definition
             collect(searchable(json.loads(text)), ())
     differ = [path for path, terms in seen.items() if path and (len(terms) > 1 or len(sample) < _FEW)]
     return sorted(differ, key=len)[:_FIRST_PATHS]
@@ -180,16 +180,16 @@ _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
 def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, dict[str, Any]]:
-    """Return the SQL of a comparison at a path of pool ``:pool`` that is kept, and its parameters.
+    """Return the SQL of a comparison at an indexed path of pool ``:pool``, and its parameters.
 
     Parameters
     ----------
     node : Compare
         The comparison.
     name : str
-        What the names of parameters begin with.
+        Prefix of the names of parameters.
     in_turn : bool
-        For tasks that are looked at one after the other until one matches; else for all that match.
+        If True, optimize for examining tasks in order until one matches, else for finding all that match.
     """
     values: dict[str, Any] = {f"{name}_path": json.dumps(node.path[1:])}
     tests, missing = _tests(node.op, node.value, name, values)
@@ -202,7 +202,7 @@ def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, dict[str
 
 
 def _among(tests: Sequence[str], name: str, *, in_turn: bool) -> str:
-    """That a task has a term which passes a test. CROSS JOIN is SQLite's way to fix the order of a join."""
+    """Return the condition that a task has a term that passes a test. In SQLite, CROSS JOIN fixes the join order."""
     path = f"t.path = (SELECT id FROM search_paths WHERE pool = :pool AND path = :{name}_path)"
     if in_turn:
         return (
@@ -214,7 +214,7 @@ def _among(tests: Sequence[str], name: str, *, in_turn: bool) -> str:
 
 
 def _tests(op: str, value: Any, name: str, values: dict[str, Any]) -> tuple[list[str], bool]:
-    """The tests of terms of which one has to hold, and whether a task with no term at the path matches too."""
+    """Return tests of terms, one of which must be true, and whether a task without a term at the path matches too."""
     if op == "$exists":
         return (["TRUE"], False) if value else ([], True)
     if op == "$in":
@@ -228,7 +228,7 @@ def _tests(op: str, value: Any, name: str, values: dict[str, Any]) -> tuple[list
 
 
 def _any_of(wanted: Iterable[Any], name: str, values: dict[str, Any]) -> tuple[list[str], bool]:
-    """Equal to one of some values, by kind; None is also what is missing."""
+    """Return the tests for equality with one of some values, by kind; None also equals a missing value."""
     by_kind: dict[str, list[Any]] = {}
     missing = False
     for value in wanted:
@@ -240,7 +240,7 @@ def _any_of(wanted: Iterable[Any], name: str, values: dict[str, Any]) -> tuple[l
             by_kind.setdefault(kind, []).append(scalar)
     tests = []
     for kind, same in by_kind.items():
-        # As one parameter where they are many; floats, and texts with NUL, do not survive the way through JSON.
+        # Many values become one JSON parameter, except floats and strings with NUL, which JSON would change.
         alone = [v for v in same if isinstance(v, float) or "\x00" in str(v) or len(same) <= _FEW]
         others = [v for v in same if v not in alone]
         for i, one in enumerate(alone):
@@ -256,7 +256,7 @@ def _any_of(wanted: Iterable[Any], name: str, values: dict[str, Any]) -> tuple[l
 
 
 def _equals(value: Any) -> Iterator[Term]:
-    """A scalar as it may be kept: an integer of more than 64 bits and a float can be equal."""
+    """Yield the terms that equal a scalar: an integer of more than 64 bits may equal a float."""
     kind, scalar = _scalar(value)
     yield kind, scalar
     with contextlib.suppress(OverflowError):
@@ -274,7 +274,7 @@ def _ordered(op: str, value: Any, name: str, values: dict[str, Any]) -> Iterator
         values[name] = scalar
         yield f"(t.kind = '{kind}' AND t.value {_COMPARISONS[op]} :{name})"
         return
-    # Numbers that fit compare in SQL; those that do not, on either side, exactly in Python.
+    # Numbers of up to 64 bits are compared in SQL; if either side is larger, they are compared exactly in Python.
     if kind == "number":
         values[name] = scalar
         yield f"(t.kind = 'number' AND t.value {_COMPARISONS[op]} :{name})"

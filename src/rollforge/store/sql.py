@@ -1,7 +1,7 @@
-"""What the stores on SQL databases share: every operation, written once in the SQL that SQLite and PostgreSQL both speak.
+"""Base class of the SQL stores: all operations, in the SQL that SQLite and PostgreSQL have in common.
 
-Statements carry named parameters (``:name``), never values; ``:now`` is the store's clock. A subclass says how to
-connect, how a transaction is made and repeated, and how a query becomes a condition.
+Statements contain named parameters (``:name``), never values; ``:now`` is the store's clock. A subclass implements
+connections, transactions and their retries, and the translation of queries to conditions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["Condition", "SQLStore", "Transaction", "statements"]
 T = TypeVar("T")
 Condition = tuple[str, dict[str, Any]]
 
-# Without `tasks.`: the columns of a task, in the order of _record().
+# The columns of a task without `tasks.`, in the order of _record().
 COLUMNS = (
     "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
     "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
@@ -50,8 +50,8 @@ COLUMNS = (
 _LATER = "pool = :pool AND status = :status AND blocked = FALSE"
 _FREE = f"{_LATER} AND available_at <= :now"
 _TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
-# The same within a batch: a walk along its members in turn, each looked up in the table of tasks. COALESCE keeps a planner
-# that knows nothing of the tables yet from walking along the tasks of the pool instead.
+# The same within a batch: scan its members in order and look up each in the table of tasks. COALESCE keeps a planner
+# without statistics from scanning the tasks of the pool instead.
 _LATER_MEMBER = "COALESCE(status, '') = :status AND COALESCE(blocked, TRUE) = FALSE"
 _BATCH = "(SELECT number FROM batches WHERE batches.pool = :pool AND name = :batch)"
 _TURN_OF_BATCH = (
@@ -68,9 +68,9 @@ COMMITTED = (
     "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, finished_at = :now, "
     "log = :log, ending = :ending"
 )
-# COALESCE: a task is found by its id, and not by an index of what runs.
+# COALESCE makes the planner find a task by its id instead of an index of running tasks.
 HELD = "pool = :pool AND id = :id AND COALESCE(status, '') = 'running' AND token = :held"
-# A time to wait after a failed attempt, see backoff(); `attempt` is the number of those before it.
+# Delay after a failed attempt, see backoff(); `attempt` is the number of previous failed attempts.
 _PAUSE = ":jitter * CASE WHEN attempt > 5 THEN 60 ELSE (1 << attempt) END"
 _EXPIRE = f"""
 UPDATE tasks SET attempt = attempt + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
@@ -82,11 +82,11 @@ WHERE seq IN (
 ) RETURNING id, status, blocked
 """
 _NEAR = 200
-"""How many tasks in turn are looked at before all that match are looked for."""
+"""Number of tasks that are examined in order before all matching tasks are searched."""
 _SPARE = 16
-"""How many tasks more than asked for are found, since others claim too."""
+"""Number of extra candidates that are searched, as other workers may claim some of them."""
 _FASTER = 20
-# One that may be the worker's own fault does not count, see base.counts().
+# A failure that may be the fault of the worker does not count, see base.counts().
 _COUNTED = "CASE WHEN max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE CAST(:attempts AS INTEGER) END"
 _FAILED = f"""
 UPDATE tasks SET attempt = attempt + {_COUNTED}, error = :error, cause = :cause, log = :log, lease_until = NULL,
@@ -105,7 +105,7 @@ WHERE pool = :pool AND {among} AND {position}(failed_by, :mark) > 0 AND status {
     AND COALESCE(cause, '') <> 'cancelled' RETURNING id
 """
 _AGAIN = "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
-# The prerequisites of a task that let it fail.
+# The prerequisites that make a task fail.
 _GUILTY = """
 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
 WHERE n.pool = tasks.pool AND n.id = tasks.id AND (p.status IS NULL OR p.status = 'failed')
@@ -115,11 +115,11 @@ STATUSES = tuple(
 )
 _SUMS = ", ".join(f"SUM({name})" for name in STATUSES)
 _KEPT_SECONDS = 30 * 86400.0
-"""How long a batch is remembered of which nothing can run any more."""
+"""Seconds for which a batch without unfinished tasks is kept."""
 
 
 def _turn(condition: str, batch: object, *, now: bool = True) -> str:
-    """Return the query for the numbers of the tasks that are to be claimed next, or after a backoff too."""
+    """Return the query for the numbers of the tasks to claim next; without `now`, also of those in backoff."""
     if not batch:
         return _TURN.format(free=_FREE if now else _LATER, condition=condition)
     free = f"{_LATER_MEMBER} AND available_at <= :now" if now else _LATER_MEMBER
@@ -127,7 +127,7 @@ def _turn(condition: str, batch: object, *, now: bool = True) -> str:
 
 
 def statements(script: str) -> list[str]:
-    """Return the statements of a migration; each begins at the beginning of a line.
+    """Split a migration script into statements, each of which starts at the beginning of a line.
 
     Examples
     --------
@@ -138,94 +138,94 @@ def statements(script: str) -> list[str]:
 
 
 class Transaction(Protocol):
-    """What an operation sees of the database."""
+    """The interface of a database transaction for operations."""
 
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a statement."""
 
     def run(self, sql: str, **values: Any) -> int:
-        """Return how many rows a statement changed."""
+        """Run a statement and return the number of changed rows."""
 
 
 class SQLStore(abc.ABC):
     """A store in the tables ``tasks``, ``results``, ``needs``, ``submissions``, ``paused``, ``batches``,
     ``members`` and ``tallies``.
 
-    What follows from the status of tasks is kept by triggers, in the transaction that changes them: how many prerequisites
-    of a task are not done (``unmet``, ``blocked``), how many tasks of a pool or batch there are of each status
-    (``tallies``), and what a batch has to know of its tasks to give them out in turn (``members``).
+    Triggers maintain derived values in the transaction that changes tasks: the number of unfinished prerequisites of a
+    task (``unmet``, ``blocked``), the number of tasks of a pool or batch by status (``tallies``), and the columns that
+    determine the order of claims in a batch (``members``).
     """
 
     uri: str
     _lock_rows = ""
-    """What is added to a SELECT whose rows are about to be changed, so that others wait for them."""
+    """Clause of a SELECT whose rows are about to be changed, which makes other transactions wait for them."""
     _skip_locked = ""
-    """What is added to a SELECT of rows to be taken, so that others take other rows."""
+    """Clause of a SELECT of rows to claim, which makes other transactions claim other rows."""
 
     _position: str
-    """The function that says where in a text another begins, counted from 1; 0 where it does not."""
+    """Name of the function that returns the position of a substring, counted from 1; 0 if it does not occur."""
 
     _concatenate = ""
-    """The aggregate function that puts texts together."""
+    """Name of the aggregate function that concatenates strings."""
 
-    # -- what a database has to say for itself -------------------------------------------------------------------------
+    # -- implemented by subclasses -------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def _read(self, work: Callable[[Transaction], T]) -> T:
-        """Return ``work(transaction)``; it changes nothing."""
+        """Return ``work(transaction)`` for read-only work."""
 
     @abc.abstractmethod
     def _write(self, work: Callable[[Transaction], T], pool: str) -> T:
-        """Return ``work(transaction)``, all of it committed or nothing; whoever waits for the pool is told."""
+        """Return ``work(transaction)``, committed completely or not at all, and notify those that wait for the pool."""
 
     @abc.abstractmethod
     def _next_token(self, tx: Transaction) -> int:
-        """Return a number that is higher than every one before."""
+        """Return a number that is higher than all previous ones."""
 
     @abc.abstractmethod
     def _among(self, column: str, name: str) -> str:
-        """Return the condition that `column` is in the list parameter `name`, see :meth:`_list`."""
+        """Return the condition that `column` is in the list parameter `name` (see :meth:`_list`)."""
 
     @abc.abstractmethod
     def _list(self, values: Iterable[str]) -> Any:
-        """Return a list of texts as a parameter."""
+        """Return a list of strings as a parameter."""
 
     @abc.abstractmethod
     def _elements(self, name: str) -> str:
-        """Return the list parameter `name` as a table, with the column ``value``, for a FROM clause."""
+        """Return the list parameter `name` as a table with the column ``value``, for a FROM clause."""
 
     def _definition_columns(self, definition: str) -> dict[str, Any]:
-        """Return the columns that hold a definition."""
+        """Return the columns that store a definition."""
         return {"definition": definition}
 
-    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:  # noqa: B027 - most stores keep nothing besides
-        """Bring up to date what is kept of the definition of a task besides; `row` has its pool, id and definition."""
+    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:  # noqa: B027 - most stores have no such data
+        """Update data derived from the definition of a task; `row` has its pool, id and definition."""
 
     @abc.abstractmethod
     def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
-        """Return one comparison; its parameters' names begin with `name`."""
+        """Return one comparison as SQL; the names of its parameters start with `name`."""
 
     @abc.abstractmethod
     def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
-        """Insert tasks; False for known ones.
+        """Insert tasks and return which of them are new.
 
-        They have ``pool, id, definition, priority, max_attempts, model_name, submission, creation``.
+        Rows have ``pool, id, definition, priority, max_attempts, model_name, submission, creation``.
         """
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
     def _condition(self, pool: str, query: Query | None, *, in_turn: bool = False) -> Condition:
-        """Return a query as SQL; it belongs into a statement with ``pool = :pool``.
+        """Return a query as a condition for a statement with ``pool = :pool``.
 
-        `in_turn`: for tasks that are looked at one after the other until some match; else for all that match.
+        With `in_turn` it is optimized for examining tasks in order until some match, else for finding all that match.
         """
         node = parse_query(query)
         self._prepare(pool, node)
         values: dict[str, Any] = {}
         return self._tree(node, values, in_turn=in_turn), values
 
-    def _prepare(self, pool: str, node: Node) -> None:  # noqa: B027 - most stores have nothing to make
-        """Make what a query needs; before the transaction that it is part of, where that is possible."""
+    def _prepare(self, pool: str, node: Node) -> None:  # noqa: B027 - most stores need no preparation
+        """Create what a query needs, before its transaction if possible."""
 
     def _tree(self, node: Node, values: dict[str, Any], *, in_turn: bool) -> str:
         if isinstance(node, (And, Or)):
@@ -234,7 +234,7 @@ class SQLStore(abc.ABC):
             word = " AND " if isinstance(node, And) else " OR "
             return f"({word.join(self._tree(p, values, in_turn=in_turn) for p in node.parts)})"
         if isinstance(node, Not):
-            # What has no answer (NULL) does not hold, and its opposite does.
+            # NULL counts as false, so its negation is true.
             return f"(NOT COALESCE({self._tree(node.part, values, in_turn=in_turn)}, FALSE))"
         text, more = self._compare(node, f"q{len(values)}", in_turn=in_turn)
         values.update(more)
@@ -292,7 +292,7 @@ class SQLStore(abc.ABC):
         return self._write(work, pool)
 
     def _rename(self, tx: Transaction, pool: str, names: Mapping[str, str]) -> None:
-        """Give tasks that are there the names of their models."""
+        """Set the model names of existing tasks."""
         ids: dict[str, list[str]] = {}
         for task_id, name in names.items():
             ids.setdefault(name, []).append(task_id)
@@ -304,7 +304,7 @@ class SQLStore(abc.ABC):
             )  # fmt: skip
 
     def _submit_again(self, tx: Transaction, pool: str, ids: Iterable[str], submission: str) -> None:
-        """What is not done yet of known tasks is to be done with what the latest submission used."""
+        """Assign existing tasks that are not done to the latest submission."""
         tx.run(
             f"UPDATE tasks SET submission = :submission WHERE pool = :pool AND {self._among('id', 'ids')} "
             "AND status <> 'done' AND submission <> :submission",
@@ -344,7 +344,7 @@ class SQLStore(abc.ABC):
             "ON CONFLICT (pool, name) DO UPDATE SET used_at = :now RETURNING number",
             pool=pool, batch=batch,
         )[0][0]  # fmt: skip
-        # The lock: somebody who changes one of these tasks at this moment would not see that it belongs to the batch.
+        # Lock the tasks: a concurrent change of one of them would not see that it belongs to the batch.
         tx.run(
             "INSERT INTO members (batch, task, state, held, urgency) SELECT :number, seq, status, blocked, priority FROM ("
             f"SELECT seq, status, blocked, priority FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} "
@@ -353,7 +353,7 @@ class SQLStore(abc.ABC):
         )  # fmt: skip
 
     def _forget_batches(self, tx: Transaction, pool: str) -> None:
-        """Forget the batches that nobody asked for in a month, if nothing of them can run any more."""
+        """Delete the batches that have not been used for a month, unless they have unfinished tasks."""
         old = tx.rows(
             "SELECT number FROM batches WHERE pool = :pool AND used_at < :now - :kept", pool=pool, kept=_KEPT_SECONDS
         )
@@ -377,7 +377,7 @@ class SQLStore(abc.ABC):
     ) -> None:
         if not known:
             self._check_known(tx, pool, ids, wanted)
-        # What nothing depends on is in no cycle.
+        # Tasks on which nothing depends are in no cycle.
         among = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}"
         needed = {r[0] for r in tx.rows(among, pool=pool, ids=self._list(ids))} | ids.intersection(wanted)
         if needed:
@@ -392,7 +392,7 @@ class SQLStore(abc.ABC):
             raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
 
     def _depend(self, tx: Transaction, pool: str, ids: Iterable[str], wanted: Iterable[str]) -> None:
-        """Let each of some tasks wait for each of others."""
+        """Make each task of `ids` depend on each task of `wanted`."""
         tx.run(
             f"INSERT INTO needs (pool, id, needs) SELECT :pool, i.value, n.value FROM {self._elements('ids')} AS i "
             f"CROSS JOIN {self._elements('wanted')} AS n WHERE TRUE ON CONFLICT (pool, id, needs) DO NOTHING",
@@ -436,7 +436,7 @@ class SQLStore(abc.ABC):
     # -- dependencies --------------------------------------------------------------------------------------------------
 
     def _cascade(self, tx: Transaction, pool: str, ids: Iterable[str], *, themselves: bool = False) -> None:
-        """Fail the waiting tasks that depend on `ids`, or are among them, if a prerequisite failed; and so on from there."""
+        """Fail the waiting tasks that depend on `ids` (or are in it) if a prerequisite failed, and their dependents."""
         some = list(ids)
         while some:
             these = f"id IN (SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')})"
@@ -483,18 +483,18 @@ class SQLStore(abc.ABC):
             else:
                 condition, values = wanted(in_turn=True)
                 rows = self._take(pool, _turn(condition, batch), values)
-            rows.sort(key=lambda r: int(r[0]))  # RETURNING promises no order
+            rows.sort(key=lambda r: int(r[0]))  # RETURNING guarantees no order
             claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
             if status is Status.PART_DONE:
                 claimed = self._with_results(claimed)
             if claimed or not rows:
-                return claimed  # else all of them were damaged: the next ones may not be
+                return claimed  # otherwise all of them were damaged, but the next ones may not be
 
     def _take_found(self, pool: str, wanted: Callable[..., Condition], limit: int) -> list[tuple[Any, ...]]:
-        """Claim tasks by a query into definitions, which may have to look at many.
+        """Claim tasks by a query on definitions, which may have to examine many tasks.
 
-        That is done first, and what it found is claimed in a short transaction, which looks again. Where others were
-        faster, once more.
+        Candidates are searched first, and claimed in a short transaction that checks them again. If other workers have
+        claimed all of them meanwhile, this is repeated.
         """
         condition, values = wanted(in_turn=True)
         given = self._read(lambda tx: self._given(tx, values)) if values["claim"] else []
@@ -510,11 +510,11 @@ class SQLStore(abc.ABC):
         return []
 
     def _candidates(self, wanted: Callable[..., Condition], most: int) -> list[int]:
-        """Return the numbers of the first free tasks that match, in turn."""
+        """Return the numbers of the first free tasks that match, in order."""
         condition, values = wanted(in_turn=True)
         batch = "batch" in values
         values["most"] = most
-        # The signs keep the database from going through all tasks in turn, where an index of definitions knows better.
+        # The unary plus keeps the database from scanning all tasks in order if an index of definitions is better.
         turn = "ORDER BY +priority DESC, +seq LIMIT :most"
         first = _turn("(1 = 1)", batch).replace(":most", str(_NEAR))
         near = (
@@ -532,9 +532,9 @@ class SQLStore(abc.ABC):
         return [seq for (seq,) in found]
 
     def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-        """Claim the tasks that the query `turn` finds; return their rows, each after its number.
+        """Claim the tasks that the query `turn` finds, and return their rows, each preceded by its number.
 
-        A claim with an identity that was claimed under before is answered with what it was given then.
+        A repeated claim, with the same identity, returns the tasks of the first one.
         """
 
         def work(tx: Transaction) -> list[tuple[Any, ...]]:
@@ -549,7 +549,7 @@ class SQLStore(abc.ABC):
                 token=self._next_token(tx), **values,
             )  # fmt: skip
 
-        # Idle workers look, and do not get into the way of the one that writes.
+        # Idle workers only read, so that they do not block a worker that writes.
         if self._read(lambda tx: self._something_to_do(tx, pool, values)):
             return self._write(work, pool)
         return []
@@ -559,7 +559,7 @@ class SQLStore(abc.ABC):
         return f"(failed_by = '' OR NOT COALESCE({there}, FALSE))"
 
     def _given(self, tx: Transaction, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """What a claim of the same identity was given before."""
+        """Return the tasks that an earlier call with the same claim identity was given."""
         return tx.rows(GIVEN, pool=values["pool"], claim=values["claim"])
 
     def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, Any]) -> bool:
@@ -572,14 +572,14 @@ class SQLStore(abc.ABC):
         )
 
     def _readable(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
-        """Fail the claims whose definition is damaged; return the others."""
+        """Fail claimed tasks with a damaged definition, and return the others."""
         for task in claimed:
             if "unreadable" in task.extra:
                 self.fail(task, task.extra["unreadable"], Cause.UNREADABLE)
         return [task for task in claimed if "unreadable" not in task.extra]
 
     def _with_results(self, claimed: list[TaskRecord]) -> list[TaskRecord]:
-        """Give second-stage claims their results; a result that cannot be read fails its own task alone."""
+        """Return second-stage claims with their results; a task whose result cannot be read fails."""
         readable = []
         for task in claimed:
             try:
@@ -624,26 +624,24 @@ class SQLStore(abc.ABC):
         self._ended(tx, pool, ended)
 
     def _ended(self, tx: Transaction, pool: str, tasks: Sequence[tuple[str, str, bool]]) -> None:
-        """Fail what depends on those of some tasks (id, status, blocked) that failed, and those that wait in vain."""
+        """Fail the dependents of failed tasks (id, status, blocked), and blocked tasks with a failed prerequisite."""
         self._cascade(tx, pool, [task_id for task_id, status, _ in tasks if status == Status.FAILED.value])
         self._cascade(tx, pool, [task_id for task_id, _, blocked in tasks if blocked], themselves=True)
 
-    # -- the claim's end -----------------------------------------------------------------------------------------------
+    # -- ending claims -------------------------------------------------------------------------------------------------
 
     def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: Any) -> list[tuple[Any, ...]]:
-        """Change a task that is held under this claim; return its status and whether it is blocked, or nothing."""
+        """Change a task if this claim holds it; return its status and whether it is blocked, or else nothing."""
         text = f"UPDATE tasks SET {change} WHERE {HELD} RETURNING status, blocked"
         return tx.rows(text, pool=task.pool, id=task.id, held=task.token, **values)
 
     def _ended_before(self, tx: Transaction, task: TaskRecord, ending: str) -> Status:
-        """Return the status of a task that this claim ended in the same way before, as far as nobody knows.
-
-        The answer to a call may be lost, and the call be repeated.
+        """Return the status of a task that this claim has ended with the same call, whose answer may have been lost.
 
         Raises
         ------
         LeaseLost
-            When it did not.
+            If this claim has not ended the task in this way.
         """
         text = "SELECT status FROM tasks WHERE pool = :pool AND id = :id AND token = :held AND ending = :ending"
         found = tx.rows(text, pool=task.pool, id=task.id, held=task.token, ending=ending)
@@ -662,7 +660,7 @@ class SQLStore(abc.ABC):
             self._read(lambda tx: self._ended_before(tx, task, ending_of("commit", status)))
 
     def _commit(self, task: TaskRecord, result: EncodedResult, status: Status, log: str) -> bool:
-        """Commit, unless the claim is stale; return whether it was not."""
+        """Commit unless the claim is stale; return whether the result was committed."""
 
         def work(tx: Transaction) -> bool:
             ending = ending_of("commit", status)
@@ -753,7 +751,7 @@ class SQLStore(abc.ABC):
         return self._record(rows[0])
 
     def _columns(self, *, results: bool) -> str:
-        """The columns of a task; with its results also its result, and the ids that it depends on."""
+        """Return the columns of a task; with `results` also its result and the ids of its dependencies."""
         if not results:
             return COLUMNS
         result = "(SELECT {} FROM results r WHERE r.pool = tasks.pool AND r.id = tasks.id)"
@@ -838,7 +836,7 @@ class SQLStore(abc.ABC):
         return self._tally(tx, "", found[0][0]) if found else {}
 
     def _tally(self, tx: Transaction, pool: str, batch: int) -> dict[Status, int]:
-        """How many tasks there are of each status, without looking at them: of a pool, or else of a batch."""
+        """Return the number of tasks of a pool or a batch by status, without reading tasks."""
         sums = tx.rows(f"SELECT {_SUMS} FROM tallies WHERE batch = :batch AND pool = :pool", batch=batch, pool=pool)[0]
         return {Status(name): int(n) for name, n in zip(STATUSES, sums, strict=True) if n}
 
@@ -883,7 +881,7 @@ class SQLStore(abc.ABC):
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def _update(self, pool: str, query: Query | None, change: str, **changed: Any) -> int:
-        """Change the tasks that match; return how many."""
+        """Change the tasks that match and return how many."""
         self._prepare(pool, parse_query(query))
         return len(self._write(lambda tx: self._changed(tx, pool, query, change, **changed), pool))
 
@@ -946,7 +944,7 @@ class SQLStore(abc.ABC):
         return self._write(work, pool)
 
     def _dependants_again(self, tx: Transaction, pool: str, ids: list[str]) -> list[str]:
-        """Let what failed only because of tasks that wait again wait with them."""
+        """Reset tasks that failed only because they depend on tasks that wait again."""
         found: list[str] = []
         while ids:
             rows = tx.rows(
@@ -989,7 +987,7 @@ class SQLStore(abc.ABC):
                 self._dependencies_of(tx, pool, [task_id]),
                 self._dependants_of(tx, pool, task_id),
             )
-            # Taken off, and put on again below: so what is not done is counted as the new task has it.
+            # Removed and inserted again below, so that the triggers count the prerequisites of the new task.
             tx.run("DELETE FROM needs WHERE pool = :pool AND (id = :id OR needs = :id)", pool=pool, id=task_id)
             known = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=new_id)
             if new_id != task_id and known:
@@ -1009,7 +1007,7 @@ class SQLStore(abc.ABC):
         return self._write(work, pool)
 
     def _redefine(self, tx: Transaction, pool: str, task_id: str, written: Mapping[str, str]) -> None:
-        """Put a definition, waiting, into the row of a task."""
+        """Replace the definition in the row of a task, which becomes waiting."""
         columns = {"id": written["id"], **self._definition_columns(written["definition"])}
         tx.run(
             f"UPDATE tasks SET {', '.join(f'{name} = :new_{name}' for name in columns)}, status = 'waiting', "
@@ -1021,7 +1019,7 @@ class SQLStore(abc.ABC):
         self._redefined(tx, {"pool": pool, **written})
 
     def _enter_batches_of(self, tx: Transaction, pool: str, task_id: str, seq: int) -> None:
-        """Let the task of a number belong to the batches of another one."""
+        """Add the task with a number to the batches of another task."""
         tx.run(
             "INSERT INTO members (batch, task, state, held, urgency) SELECT m.batch, t.seq, t.status, t.blocked, t.priority "
             "FROM members m JOIN tasks old ON old.seq = m.task CROSS JOIN tasks t "
@@ -1034,7 +1032,7 @@ class SQLStore(abc.ABC):
         return [r[0] for r in rows]
 
     def _dependencies_of(self, tx: Transaction, pool: str, ids: Iterable[str]) -> list[str]:
-        """What some tasks wait for, directly."""
+        """Return the direct dependencies of some tasks."""
         text = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}"
         return [r[0] for r in tx.rows(text, pool=pool, ids=self._list(ids))]
 

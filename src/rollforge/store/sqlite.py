@@ -1,4 +1,4 @@
-"""A store in one SQLite file: the default. Safe between processes and threads, durable when a commit returns."""
+"""A task store in one SQLite file: the default. Safe for many processes and threads; commits are durable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-# What makes a file of each version from one of the version before; 0 is an empty file.
+# Migrations from each schema version to the next; version 0 is an empty file.
 _MIGRATIONS = (
     """
 CREATE TABLE tasks (
@@ -211,14 +211,14 @@ _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
 def parse_uri(uri: str) -> tuple[Path, str]:
-    """Return the file of a ``sqlite:///`` URI, and how certainly a commit must be on the disk.
+    """Return the file of a ``sqlite:///`` URI and its ``synchronous`` level.
 
-    The name of the file is taken as it is written, with its spaces and percent signs, as SQLAlchemy and MLflow do.
+    The file name is used literally, including spaces and percent signs, as in SQLAlchemy and MLflow.
 
     Raises
     ------
     ConfigError
-        When it names no file, or has an option that does not exist.
+        If the URI names no file, or has an unknown option.
 
     Examples
     --------
@@ -245,27 +245,27 @@ def parse_uri(uri: str) -> tuple[Path, str]:
 
 
 _any_text: Any = functools.partial(str, encoding="utf-8", errors="backslashreplace")
-"""What a column of text holds, also where it is damaged: one bad byte must not make the other tasks unreadable."""
+"""Decodes text columns, even if they are damaged: one invalid byte must not make the other tasks unreadable."""
 
 
 def _close(connection: sqlite3.Connection, pid: int) -> None:
-    """Close a connection, unless it is the parent process's: that would drop the parent's locks."""
+    """Close a connection, unless it belongs to the parent process, whose locks would be released."""
     if pid == os.getpid():
         with contextlib.suppress(sqlite3.Error):
             connection.close()
 
 
 class _Opened:
-    """The connection of one thread of one process, as the operations see it."""
+    """The connection of one thread of one process, with the interface of a transaction."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, place: str) -> None:
         self.connection = connection
         self.place = place
-        """Where the file itself is, beside which SQLite has its other files."""
+        """Resolved path of the database file, next to which SQLite keeps its other files."""
         self.beside: dict[str, tuple[int, int]] = {}
         self.pid = os.getpid()
         self._clock = clock
-        # Stores are dropped, and threads end, without closing. A method __del__ could be called after the connection's own.
+        # Stores may be dropped, and threads may end, without close(). __del__ could run after that of the connection.
         weakref.finalize(self, _close, connection, self.pid)
 
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -276,20 +276,20 @@ class _Opened:
 
 
 class SQLiteStore(SQLStore):
-    """Tasks in one file, in write-ahead mode. For the processes of one machine: not on a network file system.
+    """Tasks in one file in WAL mode, for the processes of one machine. Do not use it on a network file system.
 
     Parameters
     ----------
     uri : str
-        ``sqlite:///relative.db`` or ``sqlite:////absolute.db``. ``?synchronous=NORMAL`` survives the death of a process but
-        not a power cut, and is faster on slow disks.
+        ``sqlite:///relative.db`` or ``sqlite:////absolute.db``. With ``?synchronous=NORMAL``, commits survive the death
+        of a process but not a power failure, and are faster on slow disks.
     clock : callable, optional
-        Seconds since the epoch.
+        Returns seconds since the epoch.
 
     Raises
     ------
     StoreUnavailable
-        When the file cannot be opened: no such folder, read-only, corrupted, made by a newer version.
+        If the file cannot be opened: no such folder, read-only, corrupted, or written by a newer version.
 
     Examples
     --------
@@ -324,14 +324,14 @@ class SQLiteStore(SQLStore):
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def _clock(self) -> float:
-        """The store's time: that of the machine, counted from what the first process of this boot wrote into the file.
+        """Return the store's time: the uptime plus an offset that the first process since boot wrote to the file.
 
-        So processes agree on it, whatever their own clocks are set to, and a wall clock that is put right takes no lease.
+        So all processes agree on the time, whatever their clocks say, and adjusting the clock does not end leases.
         """
         if self._given_clock is not None:
             return self._given_clock()
         if self._offset is None or self._offset[0] != boot_id():
-            return time.time()  # before the file could be asked
+            return time.time()  # the offset has not been read yet
         return self._offset[1] + uptime()
 
     def _set_clock(self, tx: _Opened) -> None:
@@ -354,7 +354,7 @@ class SQLiteStore(SQLStore):
     def _update_schema(self, tx: _Opened) -> None:
         if tx.rows("PRAGMA user_version")[0][0] == SCHEMA_VERSION:
             return
-        with _transaction(tx.connection):  # what is asked outside may change between two questions
+        with _transaction(tx.connection):  # the version may change until the transaction begins
             for script in _MIGRATIONS[self._version(tx) :]:
                 for statement in statements(script):
                     tx.run(statement)
@@ -372,15 +372,15 @@ class SQLiteStore(SQLStore):
         return version
 
     def _opened(self) -> _Opened:
-        """The connection of this thread of this process: SQLite's must not be shared by either."""
+        """Return the connection of this thread and process; neither must share SQLite connections."""
         opened: _Opened | None = getattr(self._local, "opened", None)
         if opened is None or opened.pid != os.getpid():
             if self._file is not None and _identity(self.path)[0] is None:
-                self._refuse(self.path, "deleted")  # opening it would put an empty one in its place
-            with contextlib.suppress(OSError):  # SQLite says below what is wrong with the place
-                # Definitions and logs may hold secrets; other files of SQLite follow the mode of this one.
+                self._refuse(self.path, "deleted")  # opening it would create an empty file
+            with contextlib.suppress(OSError):  # SQLite reports the error below
+                # Definitions and logs may contain secrets. SQLite's other files get the mode of this one.
                 private_file(Path(os.path.realpath(self.path)))
-            # After a fork the parent's is left alone: closing it here would drop the parent's locks.
+            # After a fork, the parent's connection is not closed, as that would release the parent's locks.
             self._kept = opened
             opened = self._connect()
             self._local.opened = opened
@@ -389,7 +389,7 @@ class SQLiteStore(SQLStore):
         return opened
 
     def _connect(self) -> _Opened:
-        # Only this thread uses it, but another may be the one that drops the store.
+        # Only this thread uses it, but another thread may drop the store.
         connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, check_same_thread=False)
         try:
             connection.text_factory = _any_text
@@ -397,7 +397,7 @@ class SQLiteStore(SQLStore):
             connection.create_function("rf_number", 2, _number, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            # A first look: until then, others that close the file may take its write-ahead log with them.
+            # Read once: until then, another process that closes the file may delete the write-ahead log.
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
             opened = _Opened(connection, self._clock, os.path.realpath(self.path))
             self._check_same_file(opened)
@@ -407,7 +407,7 @@ class SQLiteStore(SQLStore):
         return opened
 
     def _check_same_file(self, opened: _Opened) -> None:
-        """Notice that the file was deleted, emptied or replaced: what is written to the one that is open would be lost."""
+        """Raise an error if the file was deleted, emptied or replaced, as writes to the open file would be lost."""
         file, size = _identity(self.path)
         if self._file is None:
             self._file = file
@@ -436,7 +436,7 @@ class SQLiteStore(SQLStore):
         self._local.opened = None
 
     def _retry(self, work: Callable[[_Opened], T]) -> T:
-        """Do `work`, again while the file is busy; say plainly what else can be wrong with it."""
+        """Do `work`, retry while the file is busy, and translate other errors."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -444,11 +444,11 @@ class SQLiteStore(SQLStore):
             except sqlite3.DatabaseError as exc:
                 code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
                 if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() < deadline:
-                    # Jitter: without it, of four saturating workers one takes nearly everything.
+                    # Without jitter, one of four saturating workers gets nearly all tasks.
                     time.sleep(random.uniform(0.001, 0.02))
                     continue
                 if code == sqlite3.SQLITE_ERROR and any(mark in str(exc) for mark in ("too large", "too many")):
-                    # There is nothing to wait for.
+                    # Retrying would not help.
                     raise ConfigError(
                         f"The query has too many parts for SQLite ({exc}). Write long lists as $in."
                     ) from exc
@@ -473,7 +473,7 @@ class SQLiteStore(SQLStore):
         }.get(code, "cannot be used")
         return StoreUnavailable(f"The task store {self.path} {why} ({exc}).")
 
-    # -- what SQLStore asks for ----------------------------------------------------------------------------------------
+    # -- methods that SQLStore requires --------------------------------------------------------------------------------
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
         return self._retry(work)
@@ -482,7 +482,7 @@ class SQLiteStore(SQLStore):
         return self._changing(work)
 
     def _next_token(self, tx: Transaction) -> int:
-        # One counter for the whole store: a task that was removed and created again does not know old claims.
+        # One counter per store, so that old claims on a task that was removed and created again are stale.
         rows = tx.rows("UPDATE counters SET value = value + 1 WHERE name = 'token' RETURNING value")
         return int(rows[0][0])
 
@@ -508,7 +508,7 @@ class SQLiteStore(SQLStore):
         return _in_column(node, name)
 
     def _prepare(self, pool: str, node: Node) -> None:
-        """Have indexes of all paths that a query asks for."""
+        """Create the indexes of all paths in a query that do not exist yet."""
         missing = [path for path in paths_in(node) if (pool, path) not in self._searched]
         if not missing:
             return
@@ -521,7 +521,7 @@ class SQLiteStore(SQLStore):
                 self._searched.add((pool, path))
 
     def _search_through(self, pool: str, path: tuple[str, ...]) -> None:
-        """Make the index of a path, some tasks at a time: others wait for the file for milliseconds only."""
+        """Create the index of a path in small transactions, so that other processes wait only for milliseconds."""
         text = json.dumps(path)
 
         def begin(tx: _Opened) -> tuple[int, int, int]:
@@ -564,20 +564,20 @@ class SQLiteStore(SQLStore):
             self._changing(keep)
 
     def _changing(self, work: Callable[[_Opened], T]) -> T:
-        """Do `work` in a transaction: the one that is going on, or one of its own."""
+        """Do `work` in the current transaction, or in a new one if there is none."""
 
         def transaction(tx: _Opened) -> T:
             if tx.connection.in_transaction:
                 return work(tx)
             with _transaction(tx.connection):
                 done = work(tx)
-            self._check_same_file(tx)  # what went into a file that is not there any more is lost
+            self._check_same_file(tx)  # a commit to a deleted file is lost
             return done
 
         return self._retry(transaction)
 
     def _keep_terms(self, tx: _Opened, found: Iterable[tuple[int, Iterable[tuple[int, str, Any]]]]) -> None:
-        """Keep which tasks have which terms."""
+        """Store the terms of tasks."""
         numbers: dict[tuple[int, str, Any], int] = {}
         rows: list[tuple[int, int]] = []
         for seq, terms in found:
@@ -592,7 +592,7 @@ class SQLiteStore(SQLStore):
         tx.connection.executemany("INSERT OR IGNORE INTO search_values (seq, term) VALUES (?, ?)", rows)
 
     def _keep_terms_of(self, tx: _Opened, rows: Sequence[dict[str, Any]], *, first: bool) -> None:
-        """Keep the terms of new tasks; the first ones of a pool name the paths that are kept from the beginning."""
+        """Store the terms of new tasks; the first tasks of a pool determine the paths that are always indexed."""
         pool = rows[0]["pool"]
         if first:
             for path in first_paths([row["definition"] for row in rows]):
@@ -627,7 +627,7 @@ class SQLiteStore(SQLStore):
         return made
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
-        # A number in the file's header that every commit of others changes; looking at it takes microseconds.
+        # data_version changes with every commit of another connection; reading it takes microseconds.
         deadline, nap = time.monotonic() + timeout, 0.002
         version = self._data_version()
         if version != getattr(self._local, "seen", None):
@@ -642,7 +642,7 @@ class SQLiteStore(SQLStore):
                 return
 
     def _data_version(self) -> tuple[int, int]:
-        # The number counts from the opening of a connection, so it says something about that one alone.
+        # The number is only meaningful within one connection.
         return self._retry(lambda tx: (id(tx), int(tx.rows("PRAGMA data_version")[0][0])))
 
 
@@ -650,7 +650,7 @@ _NUMBERS = ("priority", "attempt", "created_at", "started_at", "finished_at")
 
 
 def _path_of(text: Any) -> tuple[str, ...] | None:
-    """The path of definitions that a row of the index stands for; None where the row is damaged: nothing asks for it."""
+    """Return the path in a row of the index; None if the row is damaged, so that no query uses it."""
     try:
         path = json.loads(text)
     except (ValueError, TypeError, RecursionError):
@@ -670,7 +670,7 @@ def _in_column(node: Compare, name: str) -> Condition:
         return f"COALESCE(rf_regex(:{name}, {column}), 0)", {name: json.dumps(value)}
     if op == "$in":
         number = column in _NUMBERS
-        # As one parameter, however many there are. Floats do not survive the way through JSON to the last digit.
+        # One parameter for any number of values, except floats, of which JSON would lose digits.
         plain = [v for v in value if (_is_int64(v) if number else isinstance(v, str))]
         tests, values = [f"{column} IN (SELECT value FROM json_each(:{name}))"], {name: json.dumps(plain)}
         floats = {f"{name}_{i}": v for i, v in enumerate(value) if number and isinstance(v, float)}
@@ -691,7 +691,7 @@ def _in_column(node: Compare, name: str) -> Condition:
 
 
 def _regex(pattern: str, text: Any) -> int:
-    """The SQL function ``rf_regex``."""
+    """Implement the SQL function ``rf_regex``."""
     return int(isinstance(text, str) and _compiled(pattern).search(text) is not None)
 
 
@@ -701,14 +701,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _number(spec: str, value: Any) -> int:
-    """The SQL function ``rf_number``: an exact comparison with an integer of more than 64 bits on either side."""
+    """Implement the SQL function ``rf_number``: exact comparison if an integer on either side exceeds 64 bits."""
     op, wanted = json.loads(spec)
     return int(compare({"value": int(value)}, ("value",), op, wanted) if isinstance(value, str)
                else compare({"value": value}, ("value",), op, wanted))  # fmt: skip
 
 
 def _identity(path: Path | str) -> tuple[tuple[int, int] | None, int]:
-    """Which file is at a path, if any, and its size."""
+    """Return the device and inode of the file at a path (None if there is none), and its size."""
     try:
         found = os.stat(path)
     except OSError:
@@ -722,7 +722,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+        with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back already if the disk is full
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")

@@ -26,7 +26,7 @@ _MOST = 10_000
 
 
 def kept_reference(recorder: Recorder) -> dict[str, str]:
-    """Return the reference to a recorder that a pool keeps: without secrets, and with the host if the store is local."""
+    """Return the reference to a recorder that a pool keeps: without secrets, but with the host of a local store."""
     kept = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
     return {**kept, "host": socket.gethostname()} if local_place(recorder.uri) is not None else kept
 

@@ -1,7 +1,7 @@
 """Parser and evaluator for MLflow's filter language for runs, so that every tracking store supports it.
 
-A filter is ``KIND.KEY OP VALUE`` joined by ``and``. The kind is ``params``, ``metrics``, ``tags`` or ``attributes``. A key
-with characters other than letters, digits, ``_`` and ``.`` is put in double quotes or backticks, and text in quotes::
+A filter is ``KIND.KEY OP VALUE`` joined by ``and``. The kind is ``params``, ``metrics``, ``tags`` or ``attributes``. A
+key with characters other than letters, digits, ``_`` and ``.`` is put in double quotes or backticks; text is quoted::
 
     params.model = 'lgb' and metrics."l2.valid" < 0.99 and attributes.status = 'FINISHED' and tags.user LIKE 'a%'
 """

@@ -1,8 +1,8 @@
 """Save tables as Parquet files that restore them exactly: index, names, dtypes, and columns with several levels.
 
-The values are ordinary columns, which any program can read. What Parquet does not support (the kind of index, labels that
-are not strings, a frequency) is stored as JSON in the file's metadata under ``rollforge``. If a table cannot be restored
-exactly, :func:`to_arrow` returns None, and the caller pickles it.
+The values are ordinary columns, which any program can read. What Parquet does not support (the kind of index, labels
+that are not strings, a frequency) is stored as JSON in the file's metadata under ``rollforge``. If a table cannot be
+restored exactly, :func:`to_arrow` returns None, and the caller pickles it.
 """
 
 from __future__ import annotations

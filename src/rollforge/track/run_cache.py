@@ -22,8 +22,8 @@ __all__ = ["RunIndex"]
 
 _FILE = ".runs.json"
 _FORMAT = 1
-# The time stamps of a file system may be coarse, and the clocks of two machines differ. A run that was written just now is
-# not cached, because another write could leave the same time.
+# The time stamps of a file system may be coarse, and the clocks of two machines differ. A run that was written just now
+# is not cached, because another write could leave the same time.
 _SETTLED_NS = 2 * 10**9
 _WORTH_KEEPING = 100  # number of newly read runs after which the file is written again
 
