@@ -1,4 +1,4 @@
-"""Market data: data folders in Qlib's form, their calendars and universes; tables in; the made-up market."""
+"""Market data: data folders in Qlib's format, calendars, universes, importers, and the demo market."""
 
 from __future__ import annotations
 

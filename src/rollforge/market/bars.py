@@ -1,9 +1,9 @@
-"""What the columns of a table of daily bars mean: adjusted prices, vwap, change.
+"""Convert tables of daily bars to Qlib's convention: adjusted prices, vwap, change.
 
-Qlib's convention, which a data folder follows: prices are adjusted, ``factor`` is what a raw price was multiplied by,
-``volume`` is divided by it, and ``change`` is the return since the previous close as a share. Tables from elsewhere hold
-raw prices beside an adjusted close or a cumulative factor, amounts and volumes in other units, changes in money or
-percent. What they hold is found out from the numbers themselves, converted, and said in a note.
+In Qlib's convention, which data folders follow, prices are adjusted: raw prices are multiplied by ``factor``,
+``volume`` is divided by it, and ``change`` is the return since the previous close as a fraction. Other tables have raw
+prices with an adjusted close or a cumulative factor, amounts and volumes in other units, and changes in money or
+percent. What a table contains is inferred from the numbers, converted, and reported in a note.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _PREVIOUS = ("pre_close", "preclose", "prev_close")
 
 @dataclass(frozen=True, slots=True)
 class OrderedTable:
-    """A table, ordered by instrument and day. One entry a row in each array but `codes` and `calendar`."""
+    """A table sorted by instrument and day. All arrays except `codes` and `calendar` have one entry per row."""
 
     codes: list[str]
     calendar: Days
     code: NDArray[np.int64]
-    """Place in `codes`."""
+    """Position in `codes`."""
     day: NDArray[np.int64]
-    """Place in `calendar`."""
+    """Position in `calendar`."""
     values: dict[str, Floats]
-    """Field -> its values; :func:`complete` changes it."""
+    """Field -> its values; modified by :func:`complete`."""
     source: NDArray[np.int64]
-    """Row of the source."""
+    """Row number in the source."""
 
     def before(self, values: Floats) -> Floats:
-        """Return each instrument's value in the row before; NaN in its first row."""
+        """Return each instrument's value in the previous row; NaN in its first row."""
         shifted = np.full(len(values), np.nan)
         same = self.code[1:] == self.code[:-1]
         shifted[1:][same] = values[:-1][same]
         return shifted
 
     def filled(self, values: Floats) -> Floats:
-        """Return the values with gaps filled from the rows before, or at an instrument's start from those after."""
+        """Return the values with gaps filled forward, and at an instrument's start backward."""
         for step in (1, -1):
             v, c = values[::step], self.code[::step]
             known = ~np.isnan(v)
@@ -61,45 +61,45 @@ class OrderedTable:
         return values
 
     def cell(self, row: int) -> str:
-        """Return what stands in a row, for messages."""
+        """Describe a row for messages."""
         return f"{self.codes[self.code[row]]} on {self.calendar[self.day[row]]}"
 
 
 def complete(rows: OrderedTable) -> list[str]:
-    """Bring the values to Qlib's convention, make vwap and factor where the table has none, and say what was done.
+    """Convert the values to Qlib's convention, compute missing vwap and factor, and return notes.
 
     Parameters
     ----------
     rows : OrderedTable
-        Its `values` are changed.
+        Its `values` are modified in place.
 
     Returns
     -------
     list of str
-        One note for each thing that was made, converted or left out.
+        One note for each field that was computed, converted or left out.
 
     Raises
     ------
     DataError
-        When a factor is zero or negative.
+        If a factor is zero or negative.
     """
     notes = []
     for name in [n for n, v in rows.values.items() if np.isnan(v).all()]:
         del rows.values[name]
         notes.append(f"{name} left out: it holds no values")
-    # Changes and amounts are those of raw prices, so they come first.
+    # Changes and amounts refer to raw prices, so process them first.
     return [*notes, *_misfits(rows), *_change(rows), *_vwap(rows), *_adjust(rows)]
 
 
 def _misfits(rows: OrderedTable) -> list[str]:
-    """What prices of a bar say against each other; they are kept as they are."""
+    """Report inconsistent prices of bars; they are kept unchanged."""
     values = rows.values
     if "low" not in values or "high" not in values:
         return []
     low, high = values["low"], values["high"]
     wrong = low > high
     for name in ("open", "close"):
-        if name in values:  # sources round, so a little outside is nothing
+        if name in values:  # allow for rounding in sources
             wrong |= (values[name] < low * 0.999) | (values[name] > high * 1.001)
     at = np.flatnonzero(wrong)
     if not at.size:
@@ -140,7 +140,7 @@ def _change(rows: OrderedTable) -> list[str]:
 
 
 def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
-    """``share``, ``percent`` or ``money``, whichever fits the closes best; nothing where none fits."""
+    """Return ``share``, ``percent`` or ``money``, whichever fits the closes best; empty if none fits."""
     errors = {"share": np.inf, "percent": np.inf, "money": np.inf}
     moved = False
     for raw in (close, close / rows.values["factor"]) if "factor" in rows.values else (close,):
@@ -162,14 +162,14 @@ def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
                 size = np.maximum(np.abs(expected[known]), np.abs(change[known]))
                 error = float(np.median(np.abs(change - expected)[known] / size))
                 errors[kind] = min(errors[kind], error)
-    if not moved:  # nothing ever moves, or nothing can be compared: a share like any other
+    if not moved:  # no moves, or nothing to compare: treat it as a share
         return "share" if np.nanmax(np.abs(change)) < 1 else ""
     best = min(errors, key=lambda kind: errors[kind])
     return best if errors[best] <= 0.05 else ""
 
 
 def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
-    """Whether differences in money are those of close / factor rather than of close."""
+    """Return whether differences in money are those of close / factor rather than of close."""
     if "factor" not in rows.values:
         return False
     errors = []
@@ -188,7 +188,7 @@ def _vwap(rows: OrderedTable) -> list[str]:
         return []
     mean: Floats | None = None
     if all(f in values for f in _BAR):
-        # Rounded as they are stored, so that a CSV file and a Parquet file of the same table give the same bytes.
+        # Round as in storage, so that a CSV file and a Parquet file of the same table give the same bytes.
         mean = functools.reduce(np.add, (_stored(values[f]) for f in _BAR)) / 4
     if "amount" in values and "volume" in values and "close" in values:
         found = _from_amount(rows)
@@ -215,7 +215,7 @@ def _vwap(rows: OrderedTable) -> list[str]:
 
 
 def _from_amount(rows: OrderedTable) -> tuple[Floats, str] | None:
-    """Amount / volume in the unit in which it is a price of the day, and what it is; None where it is none."""
+    """Return amount / volume in the unit in which it is a price of the day, and a description; None if there is none."""
     values = rows.values
     amount, volume, close = _stored(values["amount"]), _stored(values["volume"]), _stored(values["close"])
     low, high = (_stored(values.get(f, close)) for f in ("low", "high"))
@@ -302,7 +302,7 @@ def _adjust(rows: OrderedTable) -> list[str]:
 
 
 def _is_product(adjusted: Floats, close: Floats | None, factor: Floats) -> bool:
-    """Whether an adjusted close is close x factor and not close itself: then close is raw."""
+    """Return whether an adjusted close is close x factor and not close itself, so that close is raw."""
     if close is None:
         return False
     with np.errstate(all="ignore"):
@@ -314,7 +314,7 @@ def _is_product(adjusted: Floats, close: Floats | None, factor: Floats) -> bool:
 
 
 def _since_the_start(rows: OrderedTable, splits: Floats) -> Floats:
-    """The product of an instrument's splits up to each row: new shares for an old one, 0 or missing where there is none."""
+    """Return the cumulative product of splits (new shares per old share; 0 or missing means no split) up to each row."""
     steps = np.cumsum(np.log(np.where(np.isfinite(splits) & (splits > 0), splits, 1.0)))
     return np.asarray(np.exp(steps))
 
@@ -329,9 +329,9 @@ def _check_factor(rows: OrderedTable, name: str) -> None:
 
 
 def _are_raw(rows: OrderedTable, factor: Floats, *, certainly: bool) -> bool:
-    """Whether closes jump where the factor changes, against it: then it has not been applied to them yet.
+    """Return whether closes jump inversely when the factor changes, so that it is not yet applied to them.
 
-    Without any change of the factor nothing can be seen, and `certainly` decides: then False.
+    If the factor never changes this cannot be determined, and `certainly` decides: then False.
     """
     close = rows.values.get("close")
     if close is None:
@@ -346,7 +346,7 @@ def _are_raw(rows: OrderedTable, factor: Floats, *, certainly: bool) -> bool:
 
 
 def _multiply(rows: OrderedTable, factor: Floats, name: str) -> str:
-    """Make raw prices adjusted ones, as Qlib's own importers do, and say so."""
+    """Adjust raw prices, as Qlib's own importers do, and return a note."""
     values = rows.values
     factor, gaps = _filled(rows, factor)
     done = [f for f in _RAW_PRICES if f in values]
@@ -361,7 +361,7 @@ def _multiply(rows: OrderedTable, factor: Floats, name: str) -> str:
 
 
 def _filled(rows: OrderedTable, factor: Floats) -> tuple[Floats, str]:
-    """A factor without gaps, and what was done about them."""
+    """Return a factor without gaps, and a note on how they were filled."""
     gaps = int((np.isnan(factor) & ~np.isnan(rows.values.get("close", factor))).sum())
     factor = rows.filled(factor)
     without = np.unique(rows.code[np.isnan(factor)])

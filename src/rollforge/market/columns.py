@@ -1,4 +1,4 @@
-"""Which column of a table is the instrument, which the day, and what the fields are called."""
+"""Detect the columns of instrument and day in a table, and normalize the names of fields."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "tidy"]
 
 CODE, DATE = "instrument", "datetime"
 
-# The first of these that a table has is meant; 'name' comes last, because it may also be the name of a company.
+# The first of these in a table is used; 'name' is last, because it may also be the name of a company.
 CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
           "sid", "tic", "permno", "asset", "pair", "name")  # fmt: skip
-_SURE = 8  # so many of them, from the front, are codes beyond doubt
+_SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
           "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close"}
-# The column names of Chinese sources, in the words of this module.
+# Column names of Chinese sources -> names in this module.
 _SAME |= {
     "日期": "date", "交易日期": "date", "时间": "time",
     "股票代码": "code", "证券代码": "code", "代码": "code",
@@ -42,18 +42,18 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path | str, *
     Parameters
     ----------
     raw : DataFrame
-        The table as it was read.
+        The table as read.
     said : mapping
-        Source column -> name, for what was said about some of them; ``""`` leaves a column out.
+        Source column -> name, as given by the user for some columns; ``""`` skips a column.
     file : path or str
-        What the table is, for messages.
+        Source of the table, for messages.
     of_one : bool
-        Whether the file is named by the one instrument in it. A column that tells several apart is believed instead.
+        Whether the file is named after its only instrument. A column with several codes takes precedence.
 
     Raises
     ------
     DataError
-        When there is no column of days or of instruments, or two columns would have one name.
+        If there is no column of days or instruments, or two columns would have the same name.
     """
     found: list[object] = list(raw.columns)
     known = [str(c) for c in found]
@@ -69,7 +69,7 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path | str, *
         names = _pick(names, CODE, CODES, file)
     names = {c: n for c, n in names.items() if n and not n.startswith(("unnamed", "__index_level"))}
     by_name: dict[str, object] = {}
-    for column, name in names.items():  # two columns of one name would silently be one field
+    for column, name in names.items():  # two columns with the same name would silently become one field
         if name in by_name:
             raise DataError(_both(by_name[name], column, name, file))
         by_name[name] = column
@@ -77,7 +77,7 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path | str, *
 
 
 def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Path | str) -> dict[object, str]:
-    """Name the column that is most likely meant `target`."""
+    """Rename the column that is most likely `target`."""
     if target in names.values():
         return names
     pick = next((u for u in usual if u in names.values()), None)
@@ -97,14 +97,14 @@ def _both(one: object, other: object, name: str, file: Path | str) -> str:
 
 
 def tidy(name: object) -> str:
-    """Return the name of a column as an expression can say it: lower case, with underscores, in English."""
+    """Return the name of a column in a form valid in expressions: lower case, with underscores, in English."""
     lower = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_")
     lower = re.sub(r"^\d+_", "", lower)  # "1. open"
     return _SAME.get(lower, lower)
 
 
 def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path | str) -> str:
-    """What to do about a table without a column of instruments or of days."""
+    """Return the message for a table without a column of instruments or days."""
     if any(_is_value(name) for name in known):
         return (
             f"{file} seems to have no header line: its first line is {', '.join(known[:6])}. Name its columns with "
@@ -118,7 +118,7 @@ def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path
 
 
 def _is_value(name: str) -> bool:
-    """Whether what should be a column's name is a day or a number."""
+    """Return whether a column's name is a day or a number, so that it is probably a value."""
     try:
         float(name)
     except ValueError:

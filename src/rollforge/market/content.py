@@ -1,9 +1,9 @@
-"""What a data folder holds, as marks that every copy of it shares, on whatever machine.
+"""Content hashes of a data folder, which are equal for all copies on all machines.
 
-A :class:`DataContent` is made of the bytes of the calendar, the universes and all daily series; names of folders, times of
-files and their order on the disk have no part in it. It says where two folders differ: in their calendars, in universes, in
-which instruments, in which years. Reading a folder of 500 instruments, 8 fields and ten years takes about half a second;
-the answer is kept in the cache until a file changes its size or its time.
+A :class:`DataContent` is computed from the bytes of the calendar, the universes and all daily series, independent of
+the folder's path, file times and order on disk. It tells where two folders differ: calendars, universes, instruments,
+years. Reading a folder of 500 instruments, 8 fields and ten years takes about half a second; the result is cached until
+a file changes its size or time.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["DataContent", "read_content", "session_content"]
 _FORMAT = 1
 _KEPT = 20
 _NAMED = 3
-_SHORT = 4  # bytes of the marks that only say where folders differ
+_SHORT = 4  # bytes of the hashes that only locate differences
 
 
 @dataclass(frozen=True, slots=True)
 class DataContent:
-    """What a data folder holds.
+    """The content of a data folder.
 
     Examples
     --------
@@ -45,30 +45,30 @@ class DataContent:
     """
 
     mark: str
-    """Of everything: two folders with the same mark hold the same."""
+    """Hash of everything: two folders with the same hash have the same content."""
     days: int
     first_day: str
     last_day: str
     universes: Mapping[str, str]
-    """Name -> mark of its members."""
+    """Name -> hash of its members."""
     instruments: Mapping[str, str]
-    """Folder of an instrument -> mark of its series."""
+    """Folder of an instrument -> hash of its series."""
     years: Mapping[str, tuple[int, str]]
-    """Year -> (trading days, mark of all series in them)."""
+    """Year -> (number of trading days, hash of all series in the year)."""
     fields: tuple[str, ...]
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the content as JSON can hold it."""
+        """Return the content as plain data for JSON."""
         return {**asdict(self), "years": {y: list(v) for y, v in self.years.items()}, "fields": list(self.fields)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> DataContent:
-        """Return what :meth:`to_plain` was called on.
+        """Return the content from the result of :meth:`to_plain`.
 
         Raises
         ------
         DataError
-            When it is something else.
+            If the data are invalid.
         """
         try:
             return cls(
@@ -82,9 +82,9 @@ class DataContent:
             raise DataError(f"This does not describe the content of a data folder: {exc!r:.200}") from exc
 
     def differences(self, wanted: DataContent) -> list[str]:
-        """Return where this folder differs from `wanted`, in words; an empty list when it holds all of that, unchanged.
+        """Describe where this folder differs from `wanted`; empty if it contains all of that unchanged.
 
-        What this folder has besides (other universes, instruments of which `wanted` has no series) is no difference.
+        Additional universes, and instruments that `wanted` does not have, are not differences.
         """
         if self.mark == wanted.mark:
             return []
@@ -115,15 +115,15 @@ class DataContent:
         return [f"it lacks the {_listed(noun, lacking)}"] if lacking else []
 
     def _changed_series(self, wanted: DataContent) -> list[str]:
-        """The years whose trading days are the same and whose values are not, and the instruments where that can be told."""
+        """Describe the years with the same trading days but different values, and the instruments if they can be determined."""
         years = [y for y, (n, mark) in wanted.years.items() if self.years.get(y, (n, mark)) != (n, mark)]
         same_days = [y for y in years if self.years[y][0] == wanted.years[y][0]]
         changed = [c for c, mark in wanted.instruments.items() if self.instruments.get(c, mark) != mark]
         if not changed or (years and not same_days and len(self.years) == len(wanted.years)):
-            return []  # the days that one of them lacks explain it
+            return []  # explained by the missing days
         whole = set(wanted.instruments) <= set(self.instruments) and len(self.years) == len(wanted.years)
         when = f" in {_listed('', same_days)}" if same_days and whole else ""
-        if self.days != wanted.days:  # every series is longer or shorter then
+        if self.days != wanted.days:  # then all series differ in length
             return [f"values differ{when}"] if when else []
         return [f"values of {len(changed)} instruments differ{when}: {_listed('', changed)}"] if len(changed) > 1 else [
             f"values of the instrument {changed[0]} differ{when}"
@@ -140,7 +140,7 @@ def _listed(noun: str, names: list[str]) -> str:
 
 
 def session_content(session: Session) -> DataContent | None:
-    """Return what the data folder of a session holds, from its cache where it was read before; None where it has none."""
+    """Return the content of a session's data folder, cached if possible; None if the session has no data folder."""
     return None if session.provider_uri is None else read_content(session.provider_uri, session.cache)
 
 
@@ -148,21 +148,21 @@ _known: dict[str, DataContent] = {}
 
 
 def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> DataContent:
-    """Return what a data folder holds.
+    """Return the content of a data folder.
 
     Parameters
     ----------
     folder : path
         The data folder.
     cache : path, optional
-        Where answers are kept, by names, sizes and times of the folder's files.
+        Folder in which results are cached, by names, sizes and times of the data folder's files.
 
     Raises
     ------
     DataNotFound
         When there is no such folder, or it is no data folder.
     DataError
-        When a file is damaged.
+        If a file is damaged.
     """
     provider = open_provider(folder)
     key = f"{_FORMAT}-{provider.fingerprint()}"
@@ -173,7 +173,7 @@ def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] |
             found = _read(provider)
             if file is not None:
                 _keep(file, found)
-        _known.clear()  # what it was before is of no use
+        _known.clear()  # earlier content is no longer needed
         _known[key] = found
     return _known[key]
 
@@ -181,12 +181,12 @@ def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] |
 def _kept(file: Path) -> DataContent | None:
     try:
         return DataContent.from_plain(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not there, or damaged: read again
+    except (OSError, ValueError):  # missing or damaged: read again
         return None
 
 
 def _keep(file: Path, content: DataContent) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+    with contextlib.suppress(OSError):  # without a writable cache this only takes longer
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f".{uuid.uuid4().hex}")
         draft.write_text(json.dumps(content.to_plain()), encoding="utf-8")
@@ -241,7 +241,7 @@ def _read(provider: Provider) -> DataContent:
 
 
 def _first_place(series: bytes) -> int:
-    """The place of a series' first day; 0 in a damaged file, whose bytes count all the same."""
+    """Return the position of a series' first day; 0 for a damaged file, whose bytes are hashed nevertheless."""
     head = float(np.frombuffer(series[:4], "<f4")[0]) if len(series) >= 4 else 0.0
     return int(head) if 0 <= head < 2**31 else 0
 

@@ -1,8 +1,8 @@
-"""A made-up market with a weak real signal in it, for the demo and for tests.
+"""A synthetic market with a weak signal, for the demo and for tests.
 
-The same arguments give the same bytes on every machine: the random numbers are PCG64's, and everything done to them is
-addition, multiplication, division, square root, rounding, comparison - operations whose result IEEE 754 fixes. No
-exponential, no logarithm and no matrix product, whose last digit depends on the processor and on the number of threads.
+The same arguments give the same bytes on every machine: random numbers are from PCG64, and only operations are used
+whose results IEEE 754 defines exactly: addition, multiplication, division, square root, rounding and comparison. There
+are no exponentials, logarithms or matrix products, whose last digit depends on the CPU and the number of threads.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 INDEX = "DEMO_INDEX"
-"""The benchmark: members of ``demo300``, weighted by size. In no universe, so it is neither trained on nor traded."""
+"""The benchmark: members of ``demo300``, weighted by size. It is in no universe, so it is not trained on or traded."""
 
 UNIVERSES = {"demo300": 300, "demo100": 100}
-"""Name -> how many of the largest instruments belong to it after each review."""
+"""Name -> number of the largest instruments that belong to it after each review."""
 
 _SHORTEST, _LONGEST = 60, 50 * 262  # trading days
 _REVIEW = 126  # trading days from one review of the universes to the next
@@ -44,7 +44,7 @@ _FIELDS = ("open", "high", "low", "close", "volume", "vwap", "factor")
 
 @dataclass(frozen=True, slots=True)
 class _Market:
-    """Days x instruments, on the whole calendar; what did not trade is NaN in `bars` alone."""
+    """Arrays (days, instruments) over the full calendar; days without trading are NaN in `bars` only."""
 
     bars: dict[str, Floats]
     returns: Floats
@@ -67,48 +67,48 @@ def make_demo(
     codes: Sequence[str] = (),
     overwrite: bool = False,
 ) -> FolderSummary:
-    """Write a synthetic market as a data folder, and return what is in it.
+    """Write a synthetic market as a data folder, and return a summary.
 
     Instruments ``D0001`` … with a market and a sector factor, volatility that clusters, fat tails, dividends and splits
     (``factor``), late listings, delistings and suspensions (rows of NaN). Universes: ``all``, and by default ``demo300``
-    and ``demo100`` (the 300 and the 100 largest, reviewed twice a year; whoever is listed in between waits for the next
-    review). Benchmark: ``DEMO_INDEX``, which belongs to no universe.
+    and ``demo100`` (the 300 and the 100 largest, reviewed twice a year; new listings are added at the next review).
+    Benchmark: ``DEMO_INDEX``, which belongs to no universe.
 
-    The names may be those that an experiment expects, which says nothing about the real ones: with
-    ``universes=["csi300"], benchmarks=["SH000300"], start="2008-01-01", end="2020-08-31"`` the examples of Qlib find what
-    they ask for.
+    Names of real universes and benchmarks may be used; the data remain synthetic. With ``universes=["csi300"],
+    benchmarks=["SH000300"], start="2008-01-01", end="2020-08-31"`` the examples of Qlib can be run.
 
-    The signal: what has fallen against its sector for five days (more so on thin volume), and what trades more than it
-    is used to, rises a little over the next two days. Alpha158 sees both, and LightGBM finds most of it.
+    The signal: instruments that have fallen relative to their sector for five days (more so on low volume), or trade
+    more than usual, rise slightly over the next two days. Alpha158 captures both, and LightGBM learns most of it.
 
     Parameters
     ----------
     path : path
         The folder.
     instruments : int
-        How many, from 2 to 9999; the index comes on top.
+        Number of instruments, from 2 to 9999, not counting the index.
     years : int
-        Length of the calendar, from 1 to 50, where no `start` is given: weekdays but for New Year and Christmas.
+        Length of the calendar, from 1 to 50, if no `start` is given. Trading days are weekdays except New Year and
+        Christmas.
     seed : int
-        Another seed, another market.
+        Random seed.
     start : date, optional
-        The calendar begins on this day or the first trading day after it.
+        The calendar begins on this day or the next trading day.
     end : date
-        The calendar ends on this day or the last trading day before it.
+        The calendar ends on this day or the previous trading day.
     universes : sequence of str
-        Names of universes beside ``all``. Digits at the end say how many of the largest instruments belong to it;
-        without any all of them do.
+        Names of universes besides ``all``. Trailing digits are the number of the largest instruments that belong to it;
+        without digits all instruments do.
     benchmarks : sequence of str
-        Codes of the indexes: the first is that of the first universe, and so on; those beyond have the first's members.
+        Codes of the indexes, in the order of the universes; further ones have the members of the first universe.
     codes : sequence of str
-        Codes of the first instruments, in place of ``D0001`` ….
+        Codes of the first instruments, instead of ``D0001`` ….
     overwrite : bool
-        True replaces a data folder that is there.
+        True replaces an existing data folder.
 
     Raises
     ------
     DataError
-        When an argument cannot be meant, or `path` is taken or cannot be written to.
+        If an argument is invalid, or `path` exists or is not writable.
     """
     named = [str(code).upper() for code in codes]
     _check(instruments, years, seed)
@@ -153,7 +153,7 @@ def demo_command(
     universe: str = "",
     benchmark: str = "",
 ) -> str:
-    """Return the command that makes a demo market with these days and names in it."""
+    """Return the command that creates a demo market with these days and names."""
     words = ["rollforge data demo", shlex.quote(str(path))]
     options = {"start": start, "end": end, "universe": universe, "benchmark": benchmark}
     words += [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
@@ -169,12 +169,12 @@ def _check(instruments: int, years: int, seed: int) -> None:
 
 
 def _sizes(universes: Sequence[str], instruments: int) -> dict[str, int]:
-    """Name -> how many of the largest belong to it."""
+    """Return {name: number of the largest instruments in it}."""
     sizes = {}
     for name in universes:
         check_universe_name(name)
         digits = re.search(r"\d+$", name)
-        if name != "all":  # which there is anyway
+        if name != "all":  # which always exists
             sizes[name] = int(digits[0]) if digits and int(digits[0]) else instruments
     return sizes
 
@@ -212,14 +212,14 @@ def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Da
 
 
 def _growth(x: Floats) -> Floats:
-    """Close to exp(x) for small x, made of square roots: always positive, and ``f(-x) = 1 / f(x)``."""
+    """Approximate exp(x) for small x with square roots: always positive, and ``f(-x) = 1 / f(x)``."""
     half = x / 2
     root: Floats = half + np.sqrt(1 + half * half)
     return root * root
 
 
 def _clustered(rng: np.random.Generator, days: int, columns: int) -> Floats:
-    """Shocks of unit variance whose volatility clusters (GARCH(1, 1)), with a jump on one day in a hundred."""
+    """Return shocks of unit variance with volatility clustering (GARCH(1, 1)), and a jump on one day in a hundred."""
     jump = np.where(rng.random((days, columns)) < 0.01, 3.5, 1.0)
     shocks: Floats = rng.standard_normal((days, columns)) * jump / np.sqrt(0.99 + 0.01 * 3.5 * 3.5)
     variance = np.ones(columns)
@@ -230,7 +230,7 @@ def _clustered(rng: np.random.Generator, days: int, columns: int) -> Floats:
 
 
 def _habit(rng: np.random.Generator, days: int, columns: int, keep: float = 0.8) -> Floats:
-    """Deviations of unit variance that fade by the factor `keep` a day."""
+    """Return deviations of unit variance that decay by the factor `keep` per day."""
     values = rng.standard_normal((days, columns))
     fresh = np.sqrt(1 - keep * keep)
     for t in range(1, days):
@@ -239,7 +239,7 @@ def _habit(rng: np.random.Generator, days: int, columns: int, keep: float = 0.8)
 
 
 def _with_signal(noise: Floats, activity: Floats) -> Floats:
-    """Return the noise with the planted effect: day t depends on what could be seen at the closes of t-1 and t-2."""
+    """Return the noise with the added effect: day t depends on values known at the closes of t-1 and t-2."""
     own = noise.copy()
     signal = np.zeros_like(noise)
     for t in range(len(noise)):
@@ -253,12 +253,12 @@ def _with_signal(noise: Floats, activity: Floats) -> Floats:
 
 
 def _lives(rng: np.random.Generator, days: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last day of each instrument: a seventh is listed late, one in sixteen is delisted."""
+    """Return first and last day of each instrument: one in seven is listed late, one in sixteen is delisted."""
     late, gone = rng.random(columns) < 1 / 7, rng.random(columns) < 1 / 16
     first = np.where(late, np.floor((0.05 + 0.7 * rng.random(columns)) * days), 0).astype(np.int64)
     last = np.where(gone, np.floor((0.3 + 0.65 * rng.random(columns)) * days), days - 1).astype(np.int64)
     last = np.where(last - first < days // 8, days - 1, last)
-    first[0], last[0] = 0, days - 1  # somebody is always there, or the index would stand on nothing
+    first[0], last[0] = 0, days - 1  # one instrument always exists, or the index would be empty
     return first, last
 
 
@@ -272,7 +272,7 @@ def _suspended(rng: np.random.Generator, days: int, columns: int) -> Flags:
 
 
 def _factor(rng: np.random.Generator, days: int, columns: int) -> Floats:
-    """What a raw price is multiplied by: grows with a dividend a year and, now and then, a two-for-one split."""
+    """Return the adjustment factor of raw prices, with one dividend per year and occasional two-for-one splits."""
     since_dividend = (np.arange(days)[:, None] + np.floor(252 * rng.random(columns))) % 252
     dividend = np.where(since_dividend == 251, 1 + 0.03 * rng.random(columns), 1.0)
     split = np.where(rng.random((days, columns)) < 0.0002, 2.0, 1.0)
@@ -316,7 +316,7 @@ def _simulate(rng: np.random.Generator, days: int, columns: int) -> _Market:
 
 
 def _largest(market: _Market, count: int) -> Flags:
-    """Return who is among the `count` largest on each day, by the reviews."""
+    """Return a mask of the `count` largest instruments on each day, as of the last review."""
     days, columns = market.size.shape
     members = np.zeros((days, columns), bool)
     for review in range(0, days, _REVIEW):
@@ -337,7 +337,7 @@ def _spans(members: Flags, codes: list[str], days: Days) -> dict[str, list[tuple
 
 
 def _total(values: Floats) -> Floats:
-    """Sum of each row, added from left to right (numpy's own sum regroups its terms)."""
+    """Return the sum of each row, added from left to right (numpy's own sum regroups its terms)."""
     total: Floats = np.add.accumulate(values, axis=1)[:, -1]
     return total
 

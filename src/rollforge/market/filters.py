@@ -1,7 +1,7 @@
-"""Filters that narrow a universe day by day: by name, by an expression that must hold, or by a rule of your own.
+"""Filters that restrict a universe day by day: by name, by an expression, or by a custom rule.
 
-As in Qlib they stand in a pipe, ``{"market": "all", "filter_pipe": [NameDFilter("SH.*"), …]}``, and an instrument's row
-stays when every filter keeps its day.
+As in Qlib they are given as a pipe, ``{"market": "all", "filter_pipe": [NameDFilter("SH.*"), …]}``. A row is kept if
+every filter keeps it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rollforge.kinds import Kind
 __all__ = ["BaseDFilter", "ExpressionDFilter", "NameDFilter", "SeriesDFilter", "build_filters"]
 
 Evaluate = Callable[[str], tuple[NDArray[np.float32], NDArray[np.bool_]]]
-"""Expression -> its values (instruments, days), and on which days each instrument has a row at all."""
+"""Expression -> its values and a mask of the existing rows, both (instruments, days)."""
 
 
 class BaseDFilter(ABC):
-    """Says on which days an instrument of a universe stays in it."""
+    """Base class of filters, which decide on which days an instrument stays in a universe."""
 
     @abstractmethod
     def apply(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
@@ -36,9 +36,9 @@ class BaseDFilter(ABC):
         codes : sequence of str, (N,)
             Members of the universe.
         days : array of datetime64[D], (T,)
-            Trading days asked for.
+            Requested trading days.
         evaluate : callable
-            Gives the values of an expression for these members and days, see :data:`Evaluate`.
+            Returns the values of an expression for these members and days, see :data:`Evaluate`.
 
         Returns
         -------
@@ -47,14 +47,14 @@ class BaseDFilter(ABC):
 
 
 class SeriesDFilter(BaseDFilter):
-    """A rule that holds in a span of time, and leaves the days outside it as they are.
+    """Base class of rules that apply to a range of days; days outside it are kept.
 
     Parameters
     ----------
     fstart_time, fend_time : date, optional
-        First and last day on which the filter does something; by default all days.
+        First and last day on which the filter applies; by default all days.
     keep : bool
-        What becomes of an instrument without any data in that span.
+        Whether to keep an instrument without data in the range.
     """
 
     def __init__(self, fstart_time: Any = None, fend_time: Any = None, keep: bool = False) -> None:
@@ -68,10 +68,10 @@ class SeriesDFilter(BaseDFilter):
 
     @abstractmethod
     def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
-        """Return where the rule holds, (N, T); called with the days of the filter's span alone."""
+        """Return an (N, T) mask of where the rule holds; called only with the days of the filter's range."""
 
     def apply(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
-        """Return where the rule holds, and True outside the filter's span."""
+        """Return where the rule holds, and True outside the filter's range."""
         inside = np.ones(len(days), bool)
         if self.filter_start_time is not None:
             inside &= days >= self.filter_start_time
@@ -89,12 +89,12 @@ class SeriesDFilter(BaseDFilter):
 
 
 class NameDFilter(SeriesDFilter):
-    """Keeps the instruments whose code matches a regular expression from its beginning.
+    """Keeps the instruments whose code matches a regular expression at its start.
 
     Raises
     ------
     ConfigError
-        When `name_rule_re` is no regular expression.
+        If `name_rule_re` is not a valid regular expression.
     """
 
     def __init__(self, name_rule_re: str, fstart_time: Any = None, fend_time: Any = None) -> None:
@@ -106,7 +106,7 @@ class NameDFilter(SeriesDFilter):
         self.name_rule_re = name_rule_re
 
     def to_config(self) -> dict[str, Any]:
-        """Return the filter as plain data, as Qlib writes it; ``filter_pipe`` takes it."""
+        """Return the filter as plain data in Qlib's form, which ``filter_pipe`` accepts."""
         return {"filter_type": "NameDFilter", "name_rule_re": self.name_rule_re, **self._span()}
 
     def rule(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
@@ -118,8 +118,8 @@ class NameDFilter(SeriesDFilter):
 class ExpressionDFilter(SeriesDFilter):
     """Keeps the days on which an expression, such as ``$close > 5``, is not 0.
 
-    A comparison with a missing value does not hold. A rule that is a number rather than a condition counts as true
-    where it is missing, as in Qlib.
+    A comparison with a missing value is false. If the expression is a number rather than a condition, a missing value
+    counts as true, as in Qlib.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ExpressionDFilter(SeriesDFilter):
         self.rule_expression = rule_expression
 
     def to_config(self) -> dict[str, Any]:
-        """Return the filter as plain data, as Qlib writes it; ``filter_pipe`` takes it."""
+        """Return the filter as plain data in Qlib's form, which ``filter_pipe`` accepts."""
         rule = {"rule_expression": str.__str__(self.rule_expression), "keep": self.keep}
         return {"filter_type": "ExpressionDFilter", **rule, **self._span()}
 
@@ -152,7 +152,7 @@ def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:
     Raises
     ------
     ConfigError
-        When an entry describes no filter, naming its place.
+        If an entry does not describe a filter; the message has its position.
     """
     from rollforge.build import build
 
@@ -162,7 +162,7 @@ def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:
     made: list[BaseDFilter] = []
     for i, entry in enumerate(pipe):
         config = entry
-        if isinstance(entry, Mapping) and "filter_type" in entry:  # Qlib's other spelling of a class and its arguments
+        if isinstance(entry, Mapping) and "filter_type" in entry:  # Qlib's other form of a class and its arguments
             arguments = {k: v for k, v in entry.items() if k != "filter_type"}
             renamed = {"filter_start_time": "fstart_time", "filter_end_time": "fend_time"}
             config = {"class": entry["filter_type"], "kwargs": {renamed.get(k, k): v for k, v in arguments.items()}}

@@ -1,4 +1,4 @@
-"""Frames from elsewhere, with rows by day and instrument: whatever the index is called, and whoever made the table."""
+"""Convert external tables to frames by day and instrument, whatever their type and the names of their index."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["as_frame", "day_rows", "reading"]
 
 
 def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
-    """Return a pandas frame or series as it is, and a Polars or Arrow table as a frame.
+    """Return a pandas frame or series unchanged, and a Polars or Arrow table as a frame.
 
     Parameters
     ----------
     value : DataFrame, Series, or a table with the Arrow interface
-        Polars, PyArrow, DuckDB and others have it.
+        Tables of Polars, PyArrow, DuckDB and others.
     what : str
-        What the value is, for messages.
+        Description of the value, for messages.
 
     Raises
     ------
     DataError
-        For anything else, by the name of its type.
+        If it is anything else; the message names its type.
     """
     if isinstance(value, (pd.DataFrame, pd.Series)):
         return value
@@ -39,7 +39,7 @@ def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
         try:
             frame: pd.DataFrame = pa.table(value).to_pandas()
         except (pa.ArrowException, TypeError, ValueError):
-            pass  # a column, not a table: named below
+            pass  # a column, not a table: reported below
         else:
             return frame
     kind = type(value)
@@ -53,21 +53,21 @@ def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
 
 @contextlib.contextmanager
 def reading(file: Any, what: str) -> Iterator[None]:
-    """Turn whatever a library raises for a damaged file into one error.
+    """Convert any exception that a library raises for a damaged file into a DataError.
 
-    Arrow, pandas and zlib promise nothing here: what a flipped bit leads to is an error of any class.
+    Arrow, pandas and zlib give no guarantees here: a flipped bit may raise an exception of any class.
 
     Parameters
     ----------
     file : path
-        What is read.
+        The file being read.
     what : str
-        What it should be, as ``Parquet``.
+        Expected format, such as ``Parquet``.
 
     Raises
     ------
     DataError
-        With the name of the file.
+        If the block raises; the message names the file.
     """
     try:
         yield
@@ -85,25 +85,25 @@ def day_rows(value: pd.DataFrame, what: str, *, days_alone: bool = False) -> pd.
 @overload
 def day_rows(value: Any, what: str, *, days_alone: bool = False) -> Any: ...
 def day_rows(value: Any, what: str, *, days_alone: bool = False) -> Any:
-    """Return the rows of a table with the index (datetime, instrument), the days being timestamps without time zone.
+    """Return a table with the index (datetime, instrument), with days as timestamps without time zone.
 
-    The levels may come in either order and have other names, such as ``date`` and ``symbol`` or none; days may be texts or
-    dates; datetime and instrument may be columns. The rows keep their order, and what is in this form already is returned
-    as it is.
+    The levels may be in either order and have other names, such as ``date`` and ``symbol``, or none; days may be
+    strings or dates; datetime and instrument may be columns. Rows keep their order, and a table that is already in this
+    form is returned unchanged.
 
     Parameters
     ----------
     value : Series, DataFrame, or a table with the Arrow interface
         See :func:`as_frame`.
     what : str
-        What the value is, for messages.
+        Description of the value, for messages.
     days_alone : bool
-        True accepts an index of days without instruments too.
+        True also accepts an index of days without instruments.
 
     Raises
     ------
     DataError
-        When there are no days or no instruments, naming the levels that there are.
+        If there are no days or no instruments; the message names the existing levels.
     """
     frame = as_frame(value, what)
     index = frame.index
@@ -135,7 +135,7 @@ def _is_plain(index: pd.Index) -> bool:
 
 
 def _from_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table whose rows are named by columns, with these as its index; or the frame as it is."""
+    """Return a table indexed by its columns of day and instrument, or the frame unchanged if it has none."""
     names = {tidy(c): c for c in frame.columns if isinstance(c, str)}
     if isinstance(frame.index.name, str):
         names.setdefault(tidy(frame.index.name), frame.index.name)
@@ -148,7 +148,7 @@ def _from_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _find(index: pd.Index, name: str, usual: Sequence[str]) -> int | None:
-    """Which level holds the days: by its name, else by its type, else by what is in it."""
+    """Return the level that holds the days, found by name, else by type, else by content."""
     names = [tidy(n) if isinstance(n, str) else "" for n in index.names]
     for pick in (name, *usual):
         if pick in names:
@@ -161,7 +161,7 @@ def _find(index: pd.Index, name: str, usual: Sequence[str]) -> int | None:
 
 
 def _days(level: pd.Index, what: str) -> pd.DatetimeIndex:
-    """The days of a level; timestamps keep their time of day, and lose their zone only."""
+    """Return the days of a level; timestamps keep their time of day but lose their time zone."""
     if isinstance(level, pd.DatetimeIndex):
         return level.tz_localize(None)
     found = read_column(level.to_series())

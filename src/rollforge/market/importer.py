@@ -1,7 +1,7 @@
-"""Tables of daily prices into a data folder.
+"""Import tables of daily prices into a data folder.
 
 The source is one long table (a row per instrument and day) as Parquet or CSV, or a folder with such a file per
-instrument. Whatever cannot be right is refused, with its row and its column, before anything is written.
+instrument. Invalid data are rejected, with row and column, before anything is written.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def import_table(
     encoding: str = "utf-8",
     overwrite: bool = False,
 ) -> FolderSummary:
-    """Write a table of daily values as a data folder, and return what is in it.
+    """Write a table of daily values as a data folder, and return a summary.
 
-    Instrument and day are found by their usual names (``instrument``, ``symbol``, ``ticker``, ``code``, ``name`` …;
-    ``datetime``, ``date``, ``trade_date`` …), whatever their case. Every other column of numbers becomes a field, its
-    name in lower case. The calendar is made of all days of the table; each instrument goes from its first to its last
-    day, and days without a row are NaN there.
+    The columns of instrument and day are detected by common names (``instrument``, ``symbol``, ``ticker``, ``code``,
+    ``name`` …; ``datetime``, ``date``, ``trade_date`` …), ignoring case. Every other numeric column becomes a field,
+    with its name in lower case. The calendar consists of all days of the table; each instrument ranges from its first
+    to its last day, with NaN on days without a row.
 
-    The values are brought to Qlib's convention, and the summary's notes say how. With an ``adj_close`` beside ``close``,
-    or with an ``adj_factor``, prices are multiplied, volume is divided, and ``factor`` is what they were multiplied by;
-    with a ``factor``, or without any, prices count as adjusted. ``vwap`` is made of ``amount`` and ``volume`` in the unit
-    in which their quotient is a price of the day, or else as the mean of open, high, low and close. ``change`` becomes
-    the share of the previous close, also when the table holds it in percent or in money; when it is none of these it is
-    left out.
+    The values are converted to Qlib's convention, as described in the summary's notes. With ``adj_close`` in addition
+    to ``close``, or with ``adj_factor``, prices are multiplied by a factor, volume is divided by it, and it is stored
+    as ``factor``. With ``factor``, or without any of these, prices are assumed to be adjusted. ``vwap`` is computed
+    from ``amount`` and ``volume``, in the unit in which their quotient is a price of the day, or else as the mean of
+    open, high, low and close. ``change`` becomes a fraction of the previous close, even if the table has it in percent
+    or in money; if it is none of these, it is left out.
 
     Parameters
     ----------
@@ -67,28 +67,28 @@ def import_table(
         A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), a folder with one per instrument, named by its code, or a table
         in memory.
     path : path
-        The data folder; must not be there yet, or be empty.
+        The data folder; must not exist, or must be empty.
     market : str
         Name of the universe of all instruments.
     universes : mapping, optional
-        Further universes: name -> codes; None stands for all.
+        Further universes: name -> codes; None means all.
     columns : mapping, optional
-        Source column -> ``instrument``, ``datetime`` or the name of a field; ``""`` leaves the column out.
+        Source column -> ``instrument``, ``datetime`` or the name of a field; ``""`` skips the column.
     names : sequence of str, optional
-        Names of the columns of CSV files that have no header line, in their order.
+        Column names, in order, for CSV files without a header line.
     encoding : str
         Encoding of CSV files, such as ``gbk``.
     overwrite : bool
-        True replaces a data folder that is there.
+        True replaces an existing data folder.
 
     Raises
     ------
     DataNotFound
-        When there is no such source.
+        If the source does not exist.
     DataError
-        When the table cannot be right: nothing in it, no column of instruments or days, a day that is no date, text
-        where numbers belong, a negative price, the same day twice, bars within a day, a day that is years away from all
-        others, a code that cannot be a folder's name. Nothing has been written.
+        If the table is invalid: it is empty, has no column of instruments or days, or contains an invalid date, text in
+        a numeric column, a negative price, a duplicate day, intraday bars, a day years away from all others, or a code
+        that is not a valid folder name. Nothing has been written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = _ordered(table)
@@ -197,7 +197,7 @@ def _check_values(table: Table, rows: OrderedTable) -> None:
 
 
 def _without_zeros(rows: OrderedTable) -> list[str]:
-    """Take prices of 0 for missing ones: a table writes them where there was no trade, and no return can be made of them."""
+    """Replace prices of 0 with NaN: tables use 0 for days without trades, and returns cannot be computed from it."""
     count, where = 0, ""
     names = [name for name in (*_PRICES, "adj_close") if name in rows.values]
     for name in names:
@@ -209,27 +209,28 @@ def _without_zeros(rows: OrderedTable) -> list[str]:
     return [f"prices of 0 are no prices: {count} of them count as missing, the first is {where}"] if count else []
 
 
-# -- days that cannot be meant -------------------------------------------------------------------------------------------
+# -- implausible days
+# ----------------------------------------------------------------------------------------------------
 
 
 def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
-    """Name days that hardly any instrument has, and stretches without any day.
+    """Report days that hardly any instrument has, and long gaps without any day.
 
     Raises
     ------
     DataError
-        When a few rows stand years away from all others: a mistyped year.
+        If a few rows are years away from all others, as with a mistyped year.
     """
     notes = _gaps(table, rows)
     days = len(rows.calendar)
-    full = ~functools.reduce(np.logical_and, map(np.isnan, rows.values.values()))  # a row without values is no row
+    full = ~functools.reduce(np.logical_and, map(np.isnan, rows.values.values()))  # ignore rows without values
     code, day = rows.code[full], rows.day[full]
     have = np.bincount(day, minlength=days)
     there = np.unique(code)
     begins = np.bincount(day[np.searchsorted(code, there, side="left")], minlength=days)
     ends = np.bincount(day[np.searchsorted(code, there, side="right") - 1], minlength=days)
     listed = np.cumsum(begins) - np.concatenate([[0], np.cumsum(ends)[:-1]])
-    # At both ends those that are not listed yet, or not any more, count too: a stray day may be the first or the last.
+    # At both ends, also count instruments not yet or no longer listed: a stray day may be the first or the last.
     edge = np.minimum(np.arange(days), np.arange(days)[::-1]) < 3
     around = [int(np.median(have[max(0, t - 10) : t + 11])) if edge[t] else 0 for t in range(days)]
     listed = np.maximum(listed, around)
@@ -253,7 +254,7 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
 
 
 def _few(rows: OrderedTable, places: NDArray[np.int64]) -> str:
-    """How many instruments these are, with their codes when they are very few."""
+    """Return the number of instruments, with their codes if there are fewer than three."""
     codes = [rows.codes[i] for i in places]
     return f"{len(codes)}: {', '.join(codes)}" if len(codes) < 3 else str(len(codes))
 

@@ -1,4 +1,4 @@
-"""Putting a data folder in its place: all of it or nothing, and what is in it."""
+"""Create a data folder atomically, and summarise its content."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["FolderSummary", "new_folder"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderSummary:
-    """What a data folder that was just made holds."""
+    """Summary of a new data folder."""
 
     path: Path
     instruments: int
-    """How many instruments, those outside every universe included."""
+    """Number of instruments, including those in no universe."""
     days: int
     """Length of the calendar."""
     fields: tuple[str, ...]
@@ -33,14 +33,14 @@ class FolderSummary:
     last: np.datetime64
     """Last trading day."""
     rows: int
-    """Instrument-days between the first and the last day of each instrument."""
+    """Number of instrument-days between the first and the last day of each instrument."""
     missing: Mapping[str, int] = field(default_factory=dict)
-    """Field -> how many of the `rows` have no value."""
+    """Field -> number of `rows` without a value."""
     notes: tuple[str, ...] = ()
-    """What was made or left out on the way."""
+    """Notes on computed and omitted fields."""
 
     def __str__(self) -> str:
-        """Return the summary as one line, and one more for each note."""
+        """Return the summary in one line, followed by one line per note."""
         gaps = max(self.missing.values(), default=0)
         lines = [
             f"{self.instruments} instruments x {self.days} days, {self.first} to {self.last}, "
@@ -51,19 +51,19 @@ class FolderSummary:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Give the block a temporary folder, and put it at `path` when the block ends well.
+    """Provide a temporary folder, and move it to `path` if the block succeeds.
 
     Parameters
     ----------
     path : path
-        Where the folder goes. Its parents are made.
+        Path of the new folder. Missing parents are created.
     overwrite : bool
-        True replaces a data folder that is there; nothing else is ever replaced.
+        True replaces an existing data folder; nothing else is ever replaced.
 
     Raises
     ------
     DataError
-        When something is at `path` that may not be replaced, or the place cannot be written to. Nothing has changed.
+        If `path` exists and may not be replaced, or is not writable. Nothing has changed.
     """
     target = read_path(path).absolute()
     _check_place(target, overwrite)
@@ -74,7 +74,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         raise DataError(f"{target} cannot be made: {exc.strerror} ({exc.filename}).") from exc
     try:
         yield draft
-        draft.chmod(0o777 & ~_umask())  # mkdtemp makes it for this user alone
+        draft.chmod(0o777 & ~_umask())  # mkdtemp restricts it to this user
         _put(draft, target)
     except OSError as exc:
         raise DataError(f"{target} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
@@ -94,7 +94,7 @@ def _check_place(target: Path, overwrite: bool) -> None:
 
 
 def _put(draft: Path, target: Path) -> None:
-    """Rename `draft` to `target`; what was there goes only after the new one stands."""
+    """Rename `draft` to `target`; an existing target is deleted only afterwards."""
     old = draft.with_suffix(".old")
     if target.is_dir():
         target.rename(old)

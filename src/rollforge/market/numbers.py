@@ -1,4 +1,4 @@
-"""Numbers in the cells of text files: thousands separators, decimal commas, currencies, thousands and millions."""
+"""Parse numbers in text files: thousands separators, decimal commas, currencies, suffixes K, M and B."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 
 
 def read_numbers(column: pd.Series, *, semicolons: bool = False) -> tuple[pd.Series, pd.Series]:
-    """Return the numbers that the texts of a column mean, and where there is a text that means none.
+    """Parse the strings of a column as numbers, and return a mask of invalid ones.
 
     Parameters
     ----------
     column : Series
-        ``12.5``, ``5,629,000``, ``$121.41``, ``153.7M``; texts such as ``NA`` are missing values.
+        ``12.5``, ``5,629,000``, ``$121.41``, ``153.7M``; strings such as ``NA`` are missing values.
     semicolons : bool
-        Whether the file is separated by semicolons. A comma may be the decimal mark then: ``10,5`` tells that it is, and
-        ``10,125`` alone tells nothing, so it means no number.
+        Whether the file is separated by semicolons. A comma may then be the decimal mark: ``10,5`` shows that it is,
+        but ``10,125`` alone is ambiguous and therefore invalid.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def read_numbers(column: pd.Series, *, semicolons: bool = False) -> tuple[pd.Ser
 
 
 def _with_points(text: pd.Series) -> pd.Series:
-    """Texts with a decimal point, where one of them tells that their decimal mark is a comma."""
+    """Replace decimal commas with points, if one of the strings shows that the decimal mark is a comma."""
     comma = text.str.fullmatch(r"[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+").fillna(False).astype(bool)
     tells = comma & ~text.str.fullmatch(r"[+-]?[0-9]{1,3},[0-9]{3}").fillna(False).astype(bool)
     if not tells.any() or text.str.fullmatch(r"[+-]?[0-9]*\.[0-9]{1,2}|[+-]?[0-9]*\.[0-9]{4,}").fillna(False).any():

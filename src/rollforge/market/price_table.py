@@ -1,4 +1,4 @@
-"""Reading tables of daily values: Parquet or CSV, one long table or a file per instrument."""
+"""Read tables of daily values: Parquet or CSV, one long table or a file per instrument."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "cs
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A long table that was read: columns instrument (str), datetime (whole days) and fields (numbers)."""
+    """A long table: columns instrument (str), datetime (days) and fields (numbers)."""
 
     frame: pd.DataFrame
     source: Path | str
     seconds: NDArray[np.float64]
-    """The time of day of each row, in seconds since midnight; 0 where only a day is given."""
+    """The time of day of each row, in seconds since midnight; 0 if only a day is given."""
     first_line: int | None
-    """Line number of the first row (in a single CSV file); None where rows have none."""
+    """Line number of the first row (in a single CSV file); None if rows have no line numbers."""
     notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
-        """Return how a reader finds row number `row` (from 0) in the source."""
+        """Describe the location of row number `row` (from 0) in the source."""
         return f"row {row + 1}" if self.first_line is None else f"line {row + self.first_line}"
 
 
@@ -51,9 +51,9 @@ def read_table(
     Parameters
     ----------
     given : path, DataFrame, or a table with the Arrow interface
-        Where it is, or the table itself.
+        Path of the table, or the table itself.
     columns : dict
-        Source column -> ``instrument``, ``datetime``, a field's name, or ``""`` to leave it out.
+        Source column -> ``instrument``, ``datetime``, a field's name, or ``""`` to skip it.
     names : sequence of str, optional
         Names of the columns of CSV files without a header line.
     encoding : str
@@ -62,9 +62,9 @@ def read_table(
     Raises
     ------
     DataNotFound
-        When there is no such file or folder, or no table in it.
+        If the file or folder does not exist, or contains no table.
     DataError
-        When it cannot be read as a table of daily values.
+        If it cannot be read as a table of daily values.
     """
     form = _Form(columns, None if names is None else list(names), encoding)
     if not isinstance(given, (str, os.PathLike)):
@@ -86,7 +86,7 @@ def read_table(
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What was said about the files to be read."""
+    """The user's options for reading files."""
 
     columns: dict[str, str]
     names: list[str] | None
@@ -137,7 +137,7 @@ def _tidied(
     first_line: int | None = None,
     semicolons: bool = False,
 ) -> Table:
-    """A table as it was read, with its columns named and its values read."""
+    """Return a raw table with normalized column names and parsed values."""
     names = column_names(raw, form.columns, file, of_one=code is not None)
     chosen = raw[list(names)]
     if not chosen.columns.is_unique:
@@ -164,7 +164,7 @@ def _tidied(
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
-    """Return a CSV file as text, and what separates its values."""
+    """Return the cells of a CSV file as strings, and its separator."""
 
     def read(separator: str, **options: Any) -> pd.DataFrame:
         return _as_text(file, form, separator, **options)
@@ -193,11 +193,11 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
 
 
 def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.DataFrame:
-    """Return (a part of) a CSV file with every value as text."""
+    """Return (a part of) a CSV file with all values as strings."""
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
         try:
-            # Everything as text first: codes such as 000001 keep their zeros, and a ticker called NA is not a gap.
+            # Read strings first: codes such as 000001 keep their zeros, and a ticker NA is not a missing value.
             frame: pd.DataFrame = pd.read_csv(
                 stream, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=form.encoding,
                 index_col=False, skipinitialspace=True, **options,
@@ -217,11 +217,11 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
 
 
 def _check_first_line(file: Path) -> None:
-    """Refuse a file that unpacks to too much, and one without line breaks: a line is split before its columns are known."""
+    """Reject a file that unpacks to too much data or has no line breaks, before a line is split into columns."""
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
         head = stream.read(_LONGEST_LINE + 1)
         while _suffix(file) == ".csv.gz" and stream.read(2**20):
-            pass  # unpacking costs a tenth of what parsing does
+            pass  # unpacking is ten times faster than parsing
     if len(head) > _LONGEST_LINE and b"\n" not in head and b"\r" not in head:
         raise DataError(f"{file} is no table: its first line is longer than {_LONGEST_LINE:,} bytes.")
     separators = max(head.partition(b"\n")[0].count(s) for s in (b",", b";", b"\t", b"|"))
@@ -237,7 +237,7 @@ def read_parquet(file: Path) -> pd.DataFrame:
     Raises
     ------
     DataError
-        When it is not one.
+        If it is not a Parquet file.
     """
     with reading(file, "Parquet"):
         check_parquet(file, error=DataError)
@@ -245,7 +245,7 @@ def read_parquet(file: Path) -> pd.DataFrame:
 
 
 def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame with the named levels of its index as columns, and its rows numbered."""
+    """Return a frame with its named index levels as columns, and a default index."""
     levels = [n for n in frame.index.names if n is not None]
     return (frame.reset_index(level=levels) if levels else frame).reset_index(drop=True)
 
@@ -260,7 +260,7 @@ def _codes(table: Table) -> pd.Series:
 
 
 def _days(table: Table) -> tuple[DayColumn, list[str]]:
-    """Return the days of the rows, and what to know about them."""
+    """Return the days of the rows, and notes."""
     found = read_column(table.frame[DATE])
     if found.why:
         row = min(found.why)
@@ -286,7 +286,7 @@ def _days(table: Table) -> tuple[DayColumn, list[str]]:
 
 
 def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd.Series | None:
-    """Return a column as numbers; None when not one of its values is a number."""
+    """Return a column as numbers; None if none of its values is a number."""
     raw = table.frame[name]
     if pd.api.types.is_numeric_dtype(raw):
         return raw.astype("float64")
@@ -304,7 +304,7 @@ def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd
 
 
 def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]:
-    """Take a column of times of day, beside one of days, for what it is; its values are no field."""
+    """Interpret a column of times of day in addition to one of days; it does not become a field."""
     if "time" not in raw or days.seconds.any():
         return raw, days
     text = raw["time"].astype(str).str.strip().str.removesuffix(".0")

@@ -1,8 +1,8 @@
 """Reader and writer of Qlib's data folder.
 
-``calendars/day.txt`` (a day a line), ``instruments/NAME.txt`` (code, first day, last day, by tabs; several lines a code
-possible), ``features/<code in lower case>/<field>.day.bin`` (little-endian float32; the first is the index of the first
-day in the calendar, the rest the values from there on).
+``calendars/day.txt`` (one day per line), ``instruments/NAME.txt`` (tab-separated code, first day, last day; a code may
+have several lines), ``features/<code in lower case>/<field>.day.bin`` (little-endian float32; the first value is the
+calendar index of the first day, the rest are the values from that day on).
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ log = logging.getLogger(__name__)
 
 Span = tuple[np.datetime64, np.datetime64]
 OPTIONAL_FIELDS = frozenset({"open", "high", "low", "volume", "vwap", "factor", "change"})
-"""Usual fields that a folder may lack: expressions that read them are missing then. Any other unknown name is a mistake."""
+"""Standard fields that a folder may lack; expressions that read them are then missing. Other unknown names are errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldBlock:
-    """One field of some instruments on some days of the calendar."""
+    """Values of one field for some instruments and days of the calendar."""
 
     values: NDArray[np.float32]
-    """(instruments, days); NaN where there is no value."""
+    """(instruments, days); NaN if there is no value."""
     begin: NDArray[np.int64]
-    """First day of each instrument's file, as a place among the days asked for."""
+    """First day of each instrument's file, as a position among the requested days."""
     end: NDArray[np.int64]
-    """The place behind its last day."""
+    """One past its last day."""
 
 
 @dataclass(slots=True)
 class Provider:
-    """One data folder. Everything is read when it is asked for, and the small things once."""
+    """Reader of a data folder. Everything is read on demand; calendars and universes are cached."""
 
     path: Path
     _calendars: dict[tuple[str, bool], Days] = field(default_factory=dict, repr=False)
@@ -71,14 +71,14 @@ class Provider:
         freq : str
             Name of the calendar.
         future : bool
-            True reads ``day_future.txt``, with the days to come, where there is one.
+            True reads ``day_future.txt``, which includes future days, if it exists.
 
         Raises
         ------
         DataNotFound
-            When there is no such calendar.
+            If there is no such calendar.
         DataError
-            When a line is not a date, the days are not ascending, or `freq` is shorter than a day.
+            If a line is not a date, the days are not ascending, or `freq` is shorter than a day.
         """
         freq = _frequency(freq)
         key = (freq, future)
@@ -86,7 +86,7 @@ class Provider:
             file = self.path / "calendars" / f"{freq}{'_future' if future else ''}.txt"
             if future and not os.path.isfile(file):
                 return self.calendar(freq)
-            if not _is_one_name(freq) or not os.path.isfile(file):  # False, too, for what no file can be called
+            if not _is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
                 known = sorted(p.stem for p in (self.path / "calendars").glob("*.txt"))
                 raise DataNotFound(
                     f"There is no calendar {freq + '_future' * future!r} in {self.path}. Known: {', '.join(known) or 'none'}."
@@ -99,16 +99,16 @@ class Provider:
         return sorted(p.stem for p in (self.path / "instruments").glob("*.txt"))
 
     def instruments(self, market: str) -> dict[str, list[Span]]:
-        """Return the members of a universe, with the days (first, last) on which each belongs to it, ordered by code.
+        """Return the members of a universe with their periods of membership (first, last), sorted by code.
 
         Raises
         ------
         DataNotFound
-            When there is no such universe, naming those that there are.
+            If there is no such universe; the message lists the existing ones.
         """
         if market not in self._markets:
             file = self.path / "instruments" / f"{market}.txt"
-            if not _is_one_name(market) or not os.path.isfile(file):  # False, too, for what no file can be called
+            if not _is_one_name(market) or not os.path.isfile(file):  # also False for an invalid file name
                 known = self.markets()
                 raise DataNotFound(
                     f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
@@ -121,9 +121,9 @@ class Provider:
         return self._markets[market]
 
     def _warn_of_strangers(self, market: str) -> None:
-        """Name the members of a universe that have no data: they would be missing without a word."""
+        """Log the members of a universe that have no data, which would otherwise be missing silently."""
         if multiprocessing.parent_process() is not None:
-            return  # a worker process: the one that started it has said so
+            return  # a worker process: its parent has already logged it
         there = {os.path.basename(folder) for folder in self._feature_folders()}
         strangers = [code for code in self._markets[market] if folder_name(code) not in there]
         if strangers:
@@ -131,19 +131,19 @@ class Provider:
             log.warning("the universe %r names instruments without data in %s: %s", market, self.path, shown)
 
     def fields(self) -> list[str]:
-        """Return the names of the fields that any instrument has."""
+        """Return the names of all fields that at least one instrument has."""
         names: set[str] = set()
         for folder in self._feature_folders():
             names.update(f.split(".")[0] for f in os.listdir(folder) if f.endswith(".bin"))
         return sorted(names)
 
     def folder(self, code: str) -> Path:
-        """Return where the series of an instrument are, whether there are any or not.
+        """Return the folder of an instrument's series, whether it exists or not.
 
         Raises
         ------
         DataNotFound
-            When no instrument can be called so.
+            If the code is invalid.
         """
         name = folder_name(code)
         if not _is_one_name(name):
@@ -153,7 +153,7 @@ class Provider:
         return self.path / "features" / name
 
     def has(self, code: str) -> bool:
-        """Return whether there are any series of an instrument."""
+        """Return whether an instrument has data."""
         name = folder_name(code)
         return _is_one_name(name) and os.path.isdir(self.path / "features" / name)
 
@@ -164,9 +164,9 @@ class Provider:
     def spans(
         self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day"
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return on which of the days [start, stop) each instrument has a field: first, and behind the last.
+        """Return the half-open range of the days [start, stop) on which each instrument has a field.
 
-        Arguments and errors are those of :meth:`read`, which this does without reading any values.
+        Same as :meth:`read`, including arguments and errors, but without reading the values.
         """
         return self._scan(name, codes, start, stop, freq, None)
 
@@ -180,14 +180,14 @@ class Provider:
         codes : sequence of str
             Instruments, in the order of the result's rows.
         start, stop : int
-            Places in the calendar.
+            Half-open range of positions in the calendar.
 
         Raises
         ------
         DataNotFound
-            When no instrument at all has the field.
+            If no instrument has the field.
         DataError
-            When a file is truncated or does not fit the calendar.
+            If a file is truncated or does not match the calendar.
         """
         values = np.full((len(codes), stop - start), np.nan, "<f4")
         begin, end = self._scan(name, codes, start, stop, freq, values)
@@ -211,7 +211,7 @@ class Provider:
                 if exc.errno not in _NO_FILE:
                     raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
                 continue
-            except ValueError:  # a NUL character, or half of a surrogate pair: no file is called so
+            except ValueError:  # a NUL character or a lone surrogate: not a valid file name
                 continue
             try:
                 about = os.fstat(file)
@@ -237,10 +237,10 @@ class Provider:
         return begin, end
 
     def fingerprint(self) -> str:
-        """Return a short text that changes when the data does: names, sizes and times of all files, hashed.
+        """Return a short string that changes when the data change: a hash of names, sizes and times of all files.
 
-        Looking at all files takes a while, so an answer is given again for two hundred times as long as it took to find it
-        (some seconds); :meth:`refresh` makes the next call look again.
+        Scanning all files takes a while, so the result is cached for two hundred times as long as the scan took (some
+        seconds); :meth:`refresh` makes the next call scan again.
         """
         now = time.monotonic()
         if now > self._fingerprint_until:
@@ -257,7 +257,7 @@ class Provider:
         return self._fingerprint
 
     def refresh(self) -> None:
-        """Forget what was read: the next question reads the folder again."""
+        """Clear the cache: the next access reads the folder again."""
         self._calendars.clear()
         self._markets.clear()
         self._fingerprint_until = -math.inf
@@ -269,7 +269,7 @@ _PREFIX = "_qlib_"
 
 
 def folder_name(code: str) -> str:
-    """Return the folder of an instrument's series: the code in lower case; names that Windows keeps for devices carry a
+    """Return the name of an instrument's folder: the code in lower case. Names that Windows reserves for devices get a
     prefix, as in Qlib's folders.
 
     Examples
@@ -282,28 +282,28 @@ def folder_name(code: str) -> str:
 
 
 def _series_file(root: Path, code: str, name: str, freq: str) -> str:
-    """Where a field of an instrument is; an empty path, which no file has, for what would be elsewhere."""
+    """Return the file of an instrument's field; an empty path if it would be outside the folder."""
     folder = folder_name(code)
     return f"{root}/{folder}/{name}.{freq}.bin" if _is_one_name(folder) and _is_one_name(name) else ""
 
 
 def _is_one_name(text: str) -> bool:
-    """Whether a text names something inside a folder; what a definition asks for is read nowhere else."""
+    """Return whether a string is the name of an entry in a folder, so that nothing outside the folder is read."""
     return os.sep not in text and "\0" not in text and text not in ("", os.curdir, os.pardir)
 
 
 def _refuse_meeting(codes: Iterable[str], source: str) -> None:
-    """Do nothing, unless the series of two instruments are in one folder: each would read the other's prices.
+    """Check that no two instruments share a folder, because each would read the other's prices.
 
     Raises
     ------
     DataError
-        Naming both.
+        If two do; the message names both.
     """
     listed = list(codes)
     for code in listed:
         plain = code.lower().removeprefix(_PREFIX)
-        if plain != code.lower() and plain in RESERVED:  # other codes have the folder that they are called by
+        if plain != code.lower() and plain in RESERVED:  # other codes have a folder of the same name
             other = next((c for c in listed if c.lower() == plain), None)
             if other is not None:
                 raise DataError(
@@ -313,7 +313,7 @@ def _refuse_meeting(codes: Iterable[str], source: str) -> None:
 
 
 def _first_day(head: bytes, size: int, file: str, days: int) -> int:
-    """The first value of a file, its first day's place in a calendar of so many days."""
+    """Return the first value of a file: the position of its first day in a calendar of `days` days."""
     if size % 4:
         raise DataError(f"{file} is truncated: its size is no whole number of 4-byte values. Import the data again.")
     if size == 0:
@@ -329,12 +329,12 @@ def _first_day(head: bytes, size: int, file: str, days: int) -> int:
 
 
 def _frequency(freq: str) -> str:
-    """Return the name of a frequency in the data folder: ``day`` for ``1d`` and the like.
+    """Return the name of a frequency in the data folder: ``day`` for ``1d`` and so on.
 
     Raises
     ------
     DataError
-        For minutes and hours.
+        If the frequency is shorter than a day.
     """
     name = re.sub(r"\s", "", str(freq)).lower()
     if re.fullmatch(r"1?d(ay)?", name):
@@ -345,7 +345,7 @@ def _frequency(freq: str) -> str:
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
-    """Return the lines of a text file that hold something, with their numbers; editors may have added a mark in front."""
+    """Return the nonempty lines of a text file with their numbers; a byte order mark is skipped."""
     raw = read_bytes(file, LIMITS["text_file_size"], error=DataError)
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -401,18 +401,18 @@ _open: dict[str, tuple[tuple[int, ...], Provider]] = {}
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
-    """Changes when the calendar, a universe, or the list of instruments does."""
+    """Return modification times that change with the calendar, a universe or the list of instruments."""
     parts = [folder / "calendars" / "day.txt", folder / "features", *sorted((folder / "instruments").glob("*.txt"))]
     return tuple(p.stat().st_mtime_ns for p in parts if p.exists())
 
 
 def open_provider(path: str | os.PathLike[str]) -> Provider:
-    """Return the reader of a data folder: the same one while its calendar and its universes do not change.
+    """Return the reader of a data folder; it is cached until the calendar or a universe changes.
 
     Raises
     ------
     DataNotFound
-        When there is no such folder, or it is no data folder.
+        If the folder does not exist, or is not a data folder.
     """
     folder = read_path(path, "data").absolute()
     calendar = folder / "calendars" / "day.txt"
@@ -441,19 +441,19 @@ def write_folder(
     Parameters
     ----------
     path : path
-        The folder; made if it is not there.
+        The folder; it is created if it does not exist.
     calendar : array of datetime64
         All trading days, ascending.
     series : mapping
-        Code -> (place of its first day in the calendar, {field: values from there on}).
+        Code -> (position of its first day in the calendar, {field: values from that day on}).
     universes : mapping
         Name -> {code: [(first day, last day), …]}.
 
     Raises
     ------
     DataError
-        When a code, a field or a universe cannot be the name of a file, when two codes have one folder, or when a value
-        is too large for float32. Nothing has been written.
+        If a code, field or universe is not a valid file name, two codes have the same folder, or a value is too large
+        for float32. Nothing has been written.
     """
     root = Path(path)
     _check_names(series, universes)
@@ -489,14 +489,14 @@ def _check_names(
 
 
 def check_folders(codes: Iterable[str]) -> None:
-    """Do nothing, unless the series of two instruments would be in one folder.
+    """Check that no two instruments would have the same folder.
 
-    File systems may take names for the same that differ in case, or in how an accent is written.
+    File systems may treat names as equal that differ in case or in the encoding of accents.
 
     Raises
     ------
     DataError
-        Naming both.
+        If two do; the message names both.
     """
     taken: dict[str, str] = {}
     for code in codes:
@@ -514,7 +514,7 @@ def _check_sizes(code: str, fields: Mapping[str, NDArray[Any]]) -> None:
     for name, values in fields.items():
         given = np.asarray(values)
         if given.dtype == np.float32 or not given.size:
-            continue  # what is infinite there was so before
+            continue  # infinite values were infinite before
         bad = np.abs(given.astype(np.float64)) > largest
         bad &= np.isfinite(given.astype(np.float64))
         if bad.any():

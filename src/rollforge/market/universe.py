@@ -1,4 +1,4 @@
-"""Universes: which instruments belong to one, and on which days; and the provider of the session's data folder."""
+"""Universes, their members by day, and the provider of the session's data folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rollforge.session import Session, current_session
 __all__ = ["ALWAYS", "membership", "resolve_instruments", "session_provider", "spans_of"]
 
 ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
-"""The days of a member without any: all."""
+"""Membership period of a member without dates: all days."""
 
 
 def session_provider(session: Session | None = None) -> Provider:
@@ -26,7 +26,7 @@ def session_provider(session: Session | None = None) -> Provider:
     Raises
     ------
     DataNotFound
-        When no folder is named, or it is not there.
+        If no folder is configured, or it does not exist.
     """
     session = session or current_session()
     if session.provider_uri is None:
@@ -35,19 +35,20 @@ def session_provider(session: Session | None = None) -> Provider:
 
 
 def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str, list[Span] | None], list[Any]]:
-    """Return the members of what `instruments` names, with their days (None: all), and the filters to apply.
+    """Return the members of a universe with their periods of membership (None means all days), and the filters to
+    apply.
 
     Parameters
     ----------
     provider : Provider
-        Where universes are looked up.
+        Provider that has the universes.
     instruments : str, sequence of str, or mapping
         Name of a universe, codes, ``{code: [(first, last), …]}``, or ``{"market": one of these, "filter_pipe": […]}``.
 
     Raises
     ------
     DataNotFound, DataError
-        When the universe is unknown or empty, or a code has no data.
+        If the universe is unknown or empty, or a code has no data.
     """
     if isinstance(instruments, str):
         return dict(provider.instruments(instruments)), []
@@ -76,7 +77,7 @@ def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str,
 
 
 def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDArray[np.bool_]:
-    """Return on which days each member belongs to its universe, (members, days); None stands for all days."""
+    """Return a (members, days) mask of the days on which each member belongs to its universe; None means all days."""
     inside = np.zeros((len(members), len(days)), bool)
     for row, spans in zip(inside, members.values(), strict=True):
         if spans is None:
@@ -87,6 +88,6 @@ def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDAr
 
 
 def spans_of(days: Days, inside: NDArray[np.bool_]) -> list[Span]:
-    """The stretches of days that are inside, as (first, last)."""
+    """Return the runs of days inside, as (first, last)."""
     turns = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
     return [(days[a], days[b - 1]) for a, b in zip(turns[::2], turns[1::2], strict=True)]

@@ -1,7 +1,7 @@
-"""The membership of an index, with its days, into a data folder.
+"""Import the dated membership of an index into a data folder.
 
-A file gives it in one of three forms: one stay a line (code, first day, last day), with a header or as a data folder's own
-lists have them; the members on some dates (date, code), each list valid until the next; or codes alone.
+A file has one of three forms: one membership period per line (code, first day, last day), with or without a header; the
+members on some dates (date, code), each list valid until the next one; or codes only.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ _USUAL = {
     "date": ("date", "datetime", "trade_date", "day", "snapshot_date", "effective_date"),
 }  # fmt: skip
 _OPEN = frozenset(["", "nan", "nat", "none", "null", "-", "na", "n/a", "<na>"])
-_FOREVER = np.datetime64("2099-12-31")  # as Qlib's own lists have it: a member until further notice
+_FOREVER = np.datetime64("2099-12-31")  # Qlib's end date of current members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniverseSummary:
-    """What was written."""
+    """Summary of an imported universe."""
 
     name: str
     members: int
-    """Instruments that ever belong to it."""
+    """Number of instruments that ever belong to it."""
     spans: int
-    """Stays, one line each."""
+    """Number of membership periods, one line each."""
     first: np.datetime64
     """First trading day with a member."""
     last: np.datetime64
     """Last trading day with a member."""
     largest: int
-    """Most members on one day."""
+    """Maximum number of members on a day."""
     notes: tuple[str, ...] = ()
-    """What was left out or assumed."""
+    """Notes on omissions and assumptions."""
 
     def __str__(self) -> str:
-        """Return the summary as one line, and one more for each note."""
+        """Return the summary in one line, followed by one line per note."""
         line = (
             f"{self.name}: {self.members} instruments in {self.spans} spans, {self.first} to {self.last}, "
             f"at most {self.largest} on one day"
@@ -65,12 +65,12 @@ class UniverseSummary:
 
 
 def check_universe_name(name: str) -> None:
-    """Do nothing, unless a universe cannot have that name.
+    """Check that a string is a valid name of a universe.
 
     Raises
     ------
     DataError
-        When it cannot be the name of a file.
+        If it is not a valid file name.
     """
     why = unfit_name(f"{name}.txt.part" if name else "")
     if why or name != name.strip() or any(c in _UNFIT for c in name):
@@ -87,30 +87,30 @@ def import_universe(
     columns: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> UniverseSummary:
-    """Write a universe with its dated members into a data folder, and return what is in it.
+    """Write a universe with its dated members into a data folder, and return a summary.
 
     Parameters
     ----------
     name : str
-        Of the universe, such as ``csi300``.
+        Name of the universe, such as ``csi300``.
     source : path
-        Text (separated by tabs, commas, semicolons or spaces) or Parquet. Columns are found by their usual names:
+        Text (separated by tabs, commas, semicolons or spaces) or Parquet. Columns are detected by common names:
         ``instrument`` (``symbol``, ``code``, ``con_code`` …) with ``start`` and ``end`` (``in_date``, ``date_added`` …;
-        an empty end is open), or with ``date`` (each date's list holds until the next), or alone. Without a header:
-        code, first day, last day; or date, code; or code.
+        an empty end is open), with ``date`` (each date's list is valid until the next one), or alone. Without a header,
+        the columns are code, first day, last day; or date, code; or code.
     folder : path
         The data folder.
     columns : mapping, optional
         Source column -> ``instrument``, ``start``, ``end`` or ``date``.
     overwrite : bool
-        True replaces a universe that is there.
+        True replaces an existing universe.
 
     Raises
     ------
     DataNotFound
-        When the file or the data folder is not there, or the folder has data of none of the members.
+        If the file or the data folder does not exist, or the folder has no data of any member.
     DataError
-        When the file cannot be understood, with its line. Nothing has been written.
+        If the file is invalid; the message has the line. Nothing has been written.
     """
     check_universe_name(name)
     provider = open_provider(folder)
@@ -157,11 +157,11 @@ def import_universe(
 
 
 Cells = list[tuple[str, list[Any]]]
-"""(where a row stands, its values)"""
+"""(location of a row, its values)"""
 
 
 def _cells(file: Path) -> tuple[list[str] | None, Cells]:
-    """Return the header, where there is one, and the rows."""
+    """Return the header, if there is one, and the rows."""
     if file.suffix.lower() in (".parquet", ".pq"):
         frame = read_parquet(file)
         values = frame.to_numpy(dtype=object).tolist()
@@ -184,7 +184,7 @@ def _cells(file: Path) -> tuple[list[str] | None, Cells]:
 
 
 def _looks_like_header(rows: Cells) -> bool:
-    """Whether the second row has days where the first has none."""
+    """Return whether the second row contains days and the first does not."""
     return not any(_is_day(c) for c in rows[0][1]) and any(_is_day(c) for c in rows[1][1])
 
 
@@ -197,7 +197,7 @@ def _is_day(cell: Any) -> bool:
 
 
 def _columns(file: Path, header: list[str] | None, rows: Cells, said: dict[str, str]) -> dict[str, int]:
-    """Return {instrument, start, end, date: place among the columns} for those that there are."""
+    """Return {instrument, start, end, date: column index} for the existing columns."""
     if header is None:
         return _by_position(file, rows)
     for column, meaning in said.items():
@@ -238,7 +238,7 @@ def _by_position(file: Path, rows: Cells) -> dict[str, int]:
 def _spans(
     file: Path, rows: Cells, place: Mapping[str, int], provider: Provider
 ) -> tuple[dict[str, list[Span]], list[str]]:
-    """Return the stays of each code, in the order of the file, and what was assumed."""
+    """Return the membership periods of each code, in the order of the file, and notes on assumptions."""
     spans: dict[str, list[Span]] = {}
     calendar = provider.calendar()
     if "date" in place and not {"start", "end"} & set(place):
@@ -282,7 +282,7 @@ def _code(file: Path, where: str, row: Sequence[Any], place: Mapping[str, int]) 
 
 
 def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
-    """Join stays that meet or overlap."""
+    """Merge membership periods that are adjacent or overlap."""
     merged: dict[str, list[Span]] = {}
     for code, stays in spans.items():
         joined: list[Span] = []

@@ -176,7 +176,7 @@ def _change(columns: _Columns, notes: Notes) -> Floats:
 
 
 _LIKELY = 20
-"""Days from which on values are held to be of an unknown kind; with fewer they have to fit one of the known."""
+"""Minimum number of days to classify values as of an unknown kind; with fewer they must fit a known kind."""
 
 
 def _not_a_share(change: Floats, moves: Floats, close: Floats) -> tuple[Flags, str]:
