@@ -215,7 +215,7 @@ def _vwap(rows: OrderedTable) -> list[str]:
 
 
 def _from_amount(rows: OrderedTable) -> tuple[Floats, str] | None:
-    """Return amount / volume in the unit in which it is a price of the day, and a description; None if there is none."""
+    """Return amount / volume in the unit in which it is a price of the day, with a description; None if none fits."""
     values = rows.values
     amount, volume, close = _stored(values["amount"]), _stored(values["volume"]), _stored(values["close"])
     low, high = (_stored(values.get(f, close)) for f in ("low", "high"))
@@ -314,7 +314,7 @@ def _is_product(adjusted: Floats, close: Floats | None, factor: Floats) -> bool:
 
 
 def _since_the_start(rows: OrderedTable, splits: Floats) -> Floats:
-    """Return the cumulative product of splits (new shares per old share; 0 or missing means no split) up to each row."""
+    """Return the cumulative product of splits (new shares per old share; 0 or missing: no split) up to each row."""
     steps = np.cumsum(np.log(np.where(np.isfinite(splits) & (splits > 0), splits, 1.0)))
     return np.asarray(np.exp(steps))
 

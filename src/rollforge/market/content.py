@@ -115,7 +115,7 @@ class DataContent:
         return [f"it lacks the {_listed(noun, lacking)}"] if lacking else []
 
     def _changed_series(self, wanted: DataContent) -> list[str]:
-        """Describe the years with the same trading days but different values, and the instruments if they can be determined."""
+        """Describe the years that have the same trading days but different values, and if possible the instruments."""
         years = [y for y, (n, mark) in wanted.years.items() if self.years.get(y, (n, mark)) != (n, mark)]
         same_days = [y for y in years if self.years[y][0] == wanted.years[y][0]]
         changed = [c for c, mark in wanted.instruments.items() if self.instruments.get(c, mark) != mark]

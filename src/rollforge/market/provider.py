@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Span = tuple[np.datetime64, np.datetime64]
 OPTIONAL_FIELDS = frozenset({"open", "high", "low", "volume", "vwap", "factor", "change"})
-"""Standard fields that a folder may lack; expressions that read them are then missing. Other unknown names are errors."""
+"""Standard fields that a folder may lack; expressions that read them are then missing. Other unknown fields fail."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Models: what is fitted on a dataset and predicts a segment of it. One file a library."""
+"""Models, which are fitted on a dataset and predict its segments. One file per library."""
 
 from __future__ import annotations
 

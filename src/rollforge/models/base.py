@@ -1,4 +1,4 @@
-"""What a model is."""
+"""Base classes of models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["BaseModel", "Model", "ModelFT", "Reweighter"]
 
 
 class BaseModel(Serializable, abc.ABC):
-    """Predicts."""
+    """Base class of everything that predicts."""
 
     @abc.abstractmethod
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -23,7 +23,7 @@ class BaseModel(Serializable, abc.ABC):
 
 
 class Model(BaseModel):
-    """Is fitted on a dataset's train segment and predicts another."""
+    """Base class of models that are fitted on the train segment of a dataset and predict other segments."""
 
     def fit(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
         """Fit the model."""
@@ -35,7 +35,7 @@ class Model(BaseModel):
 
 
 class ModelFT(Model):
-    """A model that can be trained on from where it is."""
+    """Base class of models that support incremental training."""
 
     @abc.abstractmethod
     def finetune(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class ModelFT(Model):
 
 
 class Reweighter(abc.ABC):
-    """Gives each sample a weight."""
+    """Base class of reweighters, which assign a weight to each sample."""
 
     @abc.abstractmethod
     def reweight(self, data: Any) -> Any:

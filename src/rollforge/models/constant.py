@@ -1,4 +1,4 @@
-"""A model that does nothing: for measuring what everything around a model costs."""
+"""A trivial model, for measuring the overhead around a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ConstantModel", "EmptyDataset"]
 
 
 class EmptyDataset(Dataset):
-    """A dataset of one row a segment, which needs no data folder."""
+    """A dataset with one row per segment, which needs no data folder."""
 
     def __init__(self, segments: Any = None) -> None:
         self.segments = dict(segments or {"train": (None, None), "test": (None, None)})
@@ -28,7 +28,7 @@ class EmptyDataset(Dataset):
 
 
 class ConstantModel(Model):
-    """Predicts the same score for everything.
+    """Predicts a constant score.
 
     Parameters
     ----------

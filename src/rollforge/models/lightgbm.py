@@ -1,4 +1,4 @@
-"""Gradient boosting by LightGBM."""
+"""Gradient boosting with LightGBM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _THREAD_NAMES = ("num_threads", "num_thread", "nthread", "nthreads", "n_jobs")
 
 
 class _Silence:
-    """Takes what LightGBM would print: the metrics every `verbose_eval` rounds, and its warnings."""
+    """Logger that receives LightGBM's output: the metrics every `verbose_eval` rounds, and its warnings."""
 
     def info(self, message: str) -> None:
         log.info("%s", message)
@@ -42,16 +42,16 @@ def _library() -> Any:
 
 
 class LGBModel(ModelFT):
-    """LightGBM with early stopping on the valid segment, where there is one.
+    """LightGBM with early stopping on the valid segment, if there is one.
 
     Parameters
     ----------
     loss : {"mse", "binary"}
-        Objective.
+        The objective.
     early_stopping_rounds : int
-        Rounds without a better result before it stops.
+        Number of rounds without improvement before training stops.
     num_boost_round : int
-        Rounds at most.
+        Maximum number of rounds.
     **kwargs
         LightGBM's own parameters. `num_threads` is capped to the threads of the session.
     """
@@ -72,7 +72,7 @@ class LGBModel(ModelFT):
         self._curves: dict[str, list[float]] = {}
 
     def _parameters(self) -> dict[str, Any]:
-        """The parameters, with no more threads than the session allows."""
+        """Return the parameters, with the number of threads limited to that of the session."""
         allowed = current_session().threads
         params = {k: v for k, v in self.params.items() if k not in _THREAD_NAMES}
         named = next((self.params[k] for k in _THREAD_NAMES if k in self.params), None)
@@ -98,27 +98,27 @@ class LGBModel(ModelFT):
         reweighter: Reweighter | None = None,
         **kwargs: Any,
     ) -> None:
-        """Fit on the train segment, and stop early by the valid segment where there is one.
+        """Fit on the train segment, with early stopping on the valid segment if there is one.
 
         Parameters
         ----------
         dataset : DatasetH
-            With a train segment.
+            Dataset with a train segment.
         num_boost_round, early_stopping_rounds : int, optional
-            In place of those of the constructor.
+            Override the values of the constructor.
         verbose_eval : int
-            Log the metrics every so many rounds.
+            Interval in rounds at which the metrics are logged.
         evals_result : dict, optional
-            Gets the metrics of each round: ``{"train": {"l2": [...]}, "valid": …}``.
+            Filled with the metrics of each round: ``{"train": {"l2": [...]}, "valid": …}``.
         reweighter : Reweighter, optional
             Weights of the samples.
 
         Raises
         ------
         SegmentError, DataError
-            Without a train segment, or without rows in it.
+            If there is no train segment, or it has no rows.
         ModelError
-            For data that cannot be learned from; see :func:`~rollforge.models.samples.training_samples`.
+            If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`.
         """
         lightgbm = _library()
         results: dict[str, Any] = {} if evals_result is None else evals_result
@@ -169,7 +169,7 @@ class LGBModel(ModelFT):
         verbose_eval: int = 20,
         reweighter: Reweighter | None = None,
     ) -> None:
-        """Train `num_boost_round` more rounds on the dataset's train segment."""
+        """Train for `num_boost_round` more rounds on the dataset's train segment."""
         if self.model is None:
             raise ModelError("LGBModel is not fitted yet.")
         lightgbm = _library()
@@ -185,7 +185,7 @@ class LGBModel(ModelFT):
         )
 
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
-        """Return the importance of each feature, the largest first."""
+        """Return the importance of each feature in descending order."""
         if self.model is None:
             raise ModelError("LGBModel is not fitted yet.")
         values = self.model.feature_importance(*args, **kwargs)

@@ -17,20 +17,20 @@ from rollforge.models.samples import Samples, missing_everywhere, prediction_fea
 
 __all__ = ["LinearModel"]
 
-_BLOCK = 1024  # rows taken to float64 at a time: they stay in the processor's cache
+_BLOCK = 1024  # rows converted to float64 at a time; they fit the CPU cache
 
 
 class LinearModel(Model):
-    """A weighted sum of the features.
+    """Linear model: a weighted sum of the features.
 
     Parameters
     ----------
     estimator : {"ols", "nnls", "ridge", "lasso"}
-        Least squares; without negative weights; with a penalty on the squared weights, or on the absolute ones.
+        Least squares; non-negative least squares; with an L2 penalty on the weights; with an L1 penalty.
     alpha : float
         Strength of the penalty.
     fit_intercept : bool
-        Whether there is a constant term.
+        Whether to fit a constant term.
     include_valid : bool
         True fits on train and valid together.
     """
@@ -60,12 +60,12 @@ class LinearModel(Model):
         self.fit_seconds = 0.0
 
     def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
-        """Fit on the rows of the train segment in which no feature is missing.
+        """Fit on the rows of the train segment without missing features.
 
         Raises
         ------
         ModelError
-            When there is no such row, with nnls and weights, and for data that cannot be learned from; see
+            If there is no such row, nnls is used with weights, or the data are not suitable for training; see
             :func:`~rollforge.models.samples.training_samples`.
         """
         names = ["train"] + (["valid"] if self.include_valid and "valid" in dataset.segments else [])
@@ -79,7 +79,7 @@ class LinearModel(Model):
         self.fit_seconds = time.perf_counter() - began
 
     def _solve(self, parts: list[tuple[Any, Any, Any]]) -> bool:
-        """Normal equations of the centred data, gathered block by block in float64; False without a whole row."""
+        """Solve the normal equations of the centred data, in float64 by blocks; return False if no row is complete."""
         size = parts[0][0].shape[1]
         gram, moment = np.zeros((size, size)), np.zeros(size)
         sum_x, sum_y, total = np.zeros(size), 0.0, 0.0
@@ -98,7 +98,7 @@ class LinearModel(Model):
         weights: NDArray[Any]
         if self.estimator == self.RIDGE and self.alpha:
             weights = np.linalg.solve(gram + self.alpha * np.eye(size), moment)
-        else:  # features that are sums of others leave the weights undetermined: take the smallest
+        else:  # linearly dependent features leave the weights undetermined: take the minimum-norm solution
             weights = np.linalg.lstsq(gram, moment, rcond=None)[0]
         self.coef_ = weights
         self.intercept_ = float((sum_y - sum_x @ weights) / total) if self.fit_intercept else 0.0
@@ -126,7 +126,7 @@ class LinearModel(Model):
         return True
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
-        """Return the scores of a segment, index (datetime, instrument); missing where a feature is."""
+        """Return the scores of a segment, index (datetime, instrument); NaN if a feature is missing."""
         if self.coef_ is None:
             raise ModelError("LinearModel is not fitted yet.")
         features = prediction_features(dataset, segment, model=type(self).__name__)
@@ -137,7 +137,7 @@ class LinearModel(Model):
 
 
 def _why_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) -> str:
-    """Say why every row misses a feature, or has no weight."""
+    """Return why every row has a missing feature, or no weight."""
     for segment, sample in zip(segments, samples, strict=True):
         empty = missing_everywhere(sample.features)
         if empty:
@@ -148,14 +148,14 @@ def _why_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) 
 
 
 def _blocks(parts: list[tuple[Any, Any, Any]]) -> Any:
-    """Yield (features, label, weight) in float64, rows without anything missing, some thousands at a time."""
+    """Yield (features, label, weight) in float64 for complete rows, in blocks."""
     ones = np.ones(parts[0][0].shape[1])
     for features, label, weight in parts:
         for i in range(0, len(label), _BLOCK):
             x = features[i : i + _BLOCK].astype(np.float64)
             y = label[i : i + _BLOCK].astype(np.float64)
             w = None if weight is None else weight[i : i + _BLOCK]
-            whole = ~np.isnan(x @ ones)  # a sum is missing if a part is: quicker than asking each
+            whole = ~np.isnan(x @ ones)  # a sum is NaN if a term is: faster than testing each value
             if not whole.all():
                 x, y, w = x[whole], y[whole], None if w is None else w[whole]
             if len(y):

@@ -1,12 +1,12 @@
-"""What a model learns from and what it predicts for, by one rule for missing and infinite values.
+"""Samples for training and prediction, with one rule for missing and infinite values.
 
-* A row whose label is missing or infinite is left out of fitting and of early stopping. The log says how many there are.
-* An infinite feature is a missing feature. The log says so once for each dataset.
+* A row whose label is missing or infinite is excluded from fitting and early stopping. The number of such rows is
+logged. * An infinite feature is treated as missing. This is logged once per dataset.
 * A weight that is negative, missing or infinite is an error.
 * A segment without any finite label, or without any finite feature, is an error that names the loader or the processor
   at fault.
 
-Rollforge's own models read their data through these two functions; a model of your own gets the same rule from them.
+The built-in models read their data through these two functions; custom models can use them to apply the same rule.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ __all__ = ["Samples", "prediction_features", "training_samples"]
 
 log = logging.getLogger(__name__)
 
-_ROWS = 4096  # rows that are looked at together: they stay in the processor's cache
+_ROWS = 4096  # rows processed together; they fit the CPU cache
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The rows of a segment that a model can learn from."""
+    """The rows of a segment that can be used for training."""
 
     features: pd.DataFrame
-    """(rows, features), index (datetime, instrument). Finite, or NaN where a value is missing."""
+    """(rows, features), index (datetime, instrument). Finite, or NaN for missing values."""
     label: NDArray[np.float32]
-    """(rows,), or (rows, labels) where several were asked for. Finite."""
+    """(rows,), or (rows, labels) with `several_labels`. Finite."""
     weight: NDArray[np.float64] | None
-    """(rows,), finite and not negative; None without a reweighter."""
+    """(rows,), finite and non-negative; None without a reweighter."""
 
 
 def training_samples(
@@ -55,18 +55,18 @@ def training_samples(
 ) -> Samples:
     """Return the rows of a segment that have a finite label.
 
-    Where every label is finite and no feature is infinite, the features are the panel's own memory: nothing is copied.
+    If all labels are finite and no feature is infinite, the features share the panel's memory and nothing is copied.
 
     Parameters
     ----------
     dataset : Dataset
-        Its ``prepare`` gives the groups "feature" and "label".
+        Dataset whose ``prepare`` returns the groups "feature" and "label".
     segment : str
         Name of the segment.
     model : str
         Name of the model, for messages.
     reweighter : Reweighter, optional
-        Is given the rows with a finite label, and returns one weight for each.
+        Receives the rows with a finite label, and returns one weight for each.
     several_labels : bool
         True accepts any number of labels; a row is kept if all of them are finite.
     data_key : str
@@ -75,12 +75,12 @@ def training_samples(
     Raises
     ------
     ModelError
-        For several labels where one is wanted, for a segment without any finite label or feature, and for weights that
-        are negative, missing, infinite, all zero, or not as many as there are rows.
+        If there are several labels but `several_labels` is False, the segment has no finite label or no finite feature,
+        or the weights are negative, missing, infinite, all zero, or do not match the number of rows.
 
     Examples
     --------
-    A model of one's own, with the rule:
+    A custom model that applies the rule:
 
     >>> import numpy as np
     >>> from rollforge.models import Model, prediction_features, training_samples
@@ -125,12 +125,12 @@ def training_samples(
 def prediction_features(
     dataset: Any, segment: str | slice = "test", *, model: str, data_key: str = DataHandlerLP.DK_I
 ) -> pd.DataFrame:
-    """Return the features of every row of a segment, index (datetime, instrument), with NaN for infinite values.
+    """Return the features of all rows of a segment, index (datetime, instrument), with NaN for infinite values.
 
     Parameters
     ----------
     dataset : Dataset
-        Its ``prepare`` gives the group "feature".
+        Dataset whose ``prepare`` returns the group "feature".
     segment : str or slice
         Name of the segment, or days.
     model : str
@@ -141,7 +141,7 @@ def prediction_features(
     Raises
     ------
     ModelError
-        When there is no finite feature in the segment.
+        If there is no finite feature in the segment.
     """
     return _features(dataset.prepare(segment, col_set="feature", data_key=data_key), dataset, segment, model, data_key)
 
@@ -158,7 +158,7 @@ def missing_everywhere(features: pd.DataFrame) -> list[str]:
 
 
 def _matrix(frame: pd.DataFrame) -> NDArray[Any]:
-    """The values as numbers; without a copy where all columns have one type."""
+    """Return the values as a numeric array, without a copy if all columns have the same dtype."""
     values = frame.to_numpy()
     if values.dtype.kind in "fiub":
         return values
@@ -180,7 +180,7 @@ def _text_column(frame: pd.DataFrame) -> str:
 
 
 def _framed(values: NDArray[Any], index: pd.Index, columns: pd.Index) -> pd.DataFrame:
-    """A frame of the values themselves, row after row as models want them."""
+    """Return a frame of a row-major array without copying it."""
     return pd.DataFrame(values, index=index, columns=columns, copy=False)
 
 
@@ -190,13 +190,13 @@ def _labels(frame: pd.DataFrame, model: str, several: bool) -> NDArray[np.float3
         raise ModelError(
             f"{model} takes one label, the dataset has {values.shape[1]}: {', '.join(map(str, frame.columns))}."
         )
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are counted as such
         label: NDArray[np.float32] = np.ascontiguousarray(values if several else values[:, 0], np.float32)
     return label
 
 
 def _at(frame: pd.DataFrame, row: int) -> str:
-    """Where a row belongs, for messages."""
+    """Describe the location of a row, for messages."""
     if not isinstance(frame.index, pd.MultiIndex) or frame.index.nlevels != 2:
         return f"row {frame.index[row]}"
     day, code = frame.index[row]
@@ -219,11 +219,11 @@ def _report_unlabelled(
 
 
 _reported: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Datasets whose infinite features were reported, by ``id``: a dataset need not be hashable."""
+"""Datasets whose infinite features were reported, by ``id``, because a dataset may not be hashable."""
 
 
 def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_key: str) -> pd.DataFrame:
-    """The features with NaN in place of infinite values; the same frame where there are none."""
+    """Return the features with infinite values replaced by NaN; the same frame if there are none."""
     values = _matrix(frame)
     finite = infinite = False
     for at in range(0, len(values), _ROWS):
@@ -259,7 +259,7 @@ def _named(segment: Any) -> str:
 
 
 def why_missing(dataset: Any, segment: Any, group: str, data_key: str, column: str | None = None) -> str:
-    """Return a sentence on which step leaves no finite value in a group or a column, where the dataset can tell."""
+    """Explain which step leaves no finite value in a group or column, if the dataset can tell."""
     explain = getattr(dataset, "explain_missing", None)
     reason: str = explain(segment, group, data_key, column) if explain is not None else ""
     return reason or f"They come from {type(dataset).__name__}.prepare()."
@@ -275,7 +275,7 @@ def _weights(
     name = type(reweighter).__name__
     given = reweighter.reweight(frame)
     if isinstance(given, (pd.Series, pd.DataFrame)) and given.index.is_unique and len(given) == len(frame):
-        given = given.reindex(frame.index)  # in another order: each weight belongs to the row that it names
+        given = given.reindex(frame.index)  # align weights with the rows by index
     weight = np.asarray(given, np.float64)
     weight = weight[:, 0] if weight.ndim == 2 and weight.shape[1] == 1 else weight
     if weight.shape != (len(frame),):

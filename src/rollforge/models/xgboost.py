@@ -1,4 +1,4 @@
-"""Gradient boosting by XGBoost."""
+"""Gradient boosting with XGBoost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _library() -> Any:
 
 
 class XGBModel(Model):
-    """XGBoost with early stopping on the valid segment, where there is one.
+    """XGBoost with early stopping on the valid segment, if there is one.
 
     Parameters
     ----------
@@ -73,25 +73,25 @@ class XGBModel(Model):
         reweighter: Reweighter | None = None,
         **kwargs: Any,
     ) -> None:
-        """Fit on the train segment, and stop early by the valid segment where there is one.
+        """Fit on the train segment, with early stopping on the valid segment if there is one.
 
         Parameters
         ----------
         dataset : DatasetH
-            With a train segment.
+            Dataset with a train segment.
         num_boost_round, early_stopping_rounds : int
-            Rounds at most, and without a better result.
+            Maximum number of rounds, and of rounds without improvement.
         verbose_eval : int
-            Has no meaning here: the metrics of each round are kept, not printed.
+            Ignored: the metrics of each round are stored, not printed.
         evals_result : dict, optional
-            Gets the metric of each round: ``{"train": […], "valid": […]}``.
+            Filled with the metric of each round: ``{"train": […], "valid": […]}``.
         reweighter : Reweighter, optional
             Weights of the samples.
 
         Raises
         ------
         ModelError
-            For data that cannot be learned from; see :func:`~rollforge.models.samples.training_samples`.
+            If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`.
         """
         evals = [(self._data(dataset, "train", reweighter), "train")]
         if "valid" in dataset.segments:
@@ -117,7 +117,7 @@ class XGBModel(Model):
         return self._curves
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
-        """Return the scores of a segment, index (datetime, instrument), with the trees up to the best round."""
+        """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
         if self.model is None:
             raise ModelError("XGBModel is not fitted yet.")
         features = prediction_features(dataset, segment, model=type(self).__name__)
@@ -127,15 +127,15 @@ class XGBModel(Model):
         return pd.Series(scores, index=features.index)
 
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
-        """Return the importance of each feature that is used, the largest first."""
+        """Return the importance of each used feature in descending order."""
         if self.model is None:
             raise ModelError("XGBModel is not fitted yet.")
         return pd.Series(self.model.get_score(*args, **kwargs)).sort_values(ascending=False)
 
-    # -- files: XGBoost's own format, which other programs read too ----------------------------------------------------
+    # -- files: XGBoost's own format, which other programs can read ----------------------------------------------------
 
     def save_to(self, folder: Path) -> None:
-        """Keep the model in a folder."""
+        """Save the model to a folder."""
         about = {"params": self.params, "fit_seconds": self.fit_seconds, "curves": self._curves}
         (folder / "about.json").write_text(json.dumps(about))
         if self.model is not None:
@@ -143,7 +143,7 @@ class XGBModel(Model):
 
     @classmethod
     def load_from(cls, folder: Path) -> XGBModel:
-        """Return the model that :meth:`save_to` kept."""
+        """Load a model saved by :meth:`save_to`."""
         about = json.loads((folder / "about.json").read_text())
         made = cls(**about["params"])
         made.fit_seconds, made._curves = about["fit_seconds"], about["curves"]
@@ -154,5 +154,5 @@ class XGBModel(Model):
 
 
 def _names(features: pd.DataFrame) -> list[str]:
-    # XGBoost refuses these characters.
+    # XGBoost rejects these characters.
     return [str(c).translate(str.maketrans("[]<", "()(")) for c in features.columns]

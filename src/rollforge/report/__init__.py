@@ -1,1 +1,1 @@
-"""The report of an experiment: numbers, one HTML file, and the same headline on the terminal."""
+"""The report of an experiment: figures, an HTML page, and tables for the terminal."""

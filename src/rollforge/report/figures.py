@@ -1,8 +1,8 @@
-"""The plots of a report, as plain data for Plotly: what is drawn, not how a page shows it.
+"""The plots of a report, as plain data for Plotly.
 
-Two kinds of strings stand for something that the page fills in. ``@name`` is a colour of the style sheet, so that a plot
-follows the page from light to dark and to paper; ``#name`` is one of the shared axes of :class:`Plots`, so that days are
-written once.
+Two kinds of strings are placeholders that the page fills in. ``@name`` is a colour of the style sheet, so that plots
+follow the light, dark and print themes; ``#name`` is one of the shared axes of :class:`Plots`, so that days are stored
+only once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Plots", "boundaries", "figures", "rolling_days"]
 Figure = dict[str, Any]
 
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-# With more windows than this, lines between them would hide what they are drawn over.
+# With more windows than this, lines between them would hide the plot.
 _MAX_BOUNDARIES = 24
 _GAP = np.timedelta64(15, "D")
 
@@ -32,13 +32,13 @@ class Plots:
     """The plots of a page."""
 
     figures: Mapping[str, Figure]
-    """Name -> ``{"data": …, "layout": …}``, and ``views`` where there are several to choose from."""
+    """Name -> ``{"data": …, "layout": …}``, and ``views`` if there are several to choose from."""
     series: Mapping[str, Sequence[str]]
-    """Name -> days, as ``#name`` in a trace refers to them."""
+    """Name -> days, referred to as ``#name`` in traces."""
 
 
 def figures(summary: Summary) -> Plots:
-    """Return the plots that the summary has numbers for."""
+    """Return the plots for which the summary has data."""
     made: dict[str, Figure] = {}
     series: dict[str, Sequence[str]] = {}
     if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
@@ -57,12 +57,12 @@ def figures(summary: Summary) -> Plots:
 
 
 def rolling_days(days: int) -> int:
-    """Return over how many days a rolling mean runs in a plot of `days`: a quarter year where there are three of them."""
+    """Return the window of a rolling mean in a plot of `days`: 60 days (a quarter) from 180 days on, else 20."""
     return 60 if days >= 180 else 20
 
 
 def _with_gaps(index: Any) -> pd.DatetimeIndex:
-    """The days, and one more in each long gap (a window that failed), where a line then breaks."""
+    """Return the days plus one in each long gap (such as a failed window), so that lines break there."""
     days = pd.DatetimeIndex(index)
     before = days[:-1][np.diff(days.to_numpy()) > _GAP]
     return days.union(before + pd.Timedelta(days=1))
@@ -85,7 +85,7 @@ def _line(x: str, values: Any, name: str, colour: str, **more: Any) -> Figure:
 
 
 def boundaries(summary: Summary) -> list[tuple[str, str]]:
-    """Return where test windows begin, as (day, number of the window); nothing when they would crowd the plot."""
+    """Return the starts of test windows as (day, number of the window); empty if there would be too many."""
     tests = [(t.window.segments.get("test"), t.window.index + 1) for t in summary.tasks]
     starts = sorted({str(span.start): str(number) for span, number in reversed(tests) if span is not None}.items())
     return starts if 1 < len(starts) <= _MAX_BOUNDARIES else []
@@ -205,7 +205,7 @@ def _quantiles(by_day: pd.DataFrame) -> Figure:
 
 
 def _end_labels(ends: Mapping[str, float], day: str) -> Figure:
-    """Names at the right ends of curves, pushed apart where the curves end too close to each other to be read."""
+    """Return labels at the right ends of curves, moved apart so that they do not overlap."""
     order = sorted(ends, key=lambda name: ends[name])
     gap = (max(ends.values()) - min(ends.values())) * 0.045
     places: list[float] = []
@@ -228,7 +228,7 @@ def _portfolio(returns: pd.DataFrame) -> Figure:
         _line("#portfolio", curves["bench"], "benchmark", "@soft", width=1.5, dash="dot", **hover),
     ]
     excess = curves["excess_with_cost"]
-    down = excess - excess.cummax().clip(lower=0)  # what there was before the first day is a peak
+    down = excess - excess.cummax().clip(lower=0)  # the initial value counts as a peak
     data.append(
         _line("#portfolio", down, "drawdown of the excess", "@red", width=1, yaxis="y2", fill="tozeroy", fillcolor="@fill",
               showlegend=False, hovertemplate="drawdown %{y:.1%}<extra></extra>")

@@ -1,6 +1,6 @@
-"""Single figures for notebooks, under the names that Qlib's ``contrib.report`` gives them.
+"""Figures for notebooks, with the names of Qlib's ``contrib.report``.
 
-Each function shows its figures, or returns them with ``show_notebook=False``. Returns are summed up, not compounded.
+Each function shows its figures, or returns them with ``show_notebook=False``. Returns are summed, not compounded.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ GRAPH_NAME_LIST = [
     "analysis_position.rank_label_graph",
     "analysis_model.model_performance_graph",
 ]
-"""What there is, as Qlib lists it."""
+"""Names of all graphs, as listed by Qlib."""
 
 Figures = list["go.Figure"]
-_SHORTEST_MONTH = 3  # days; a figure of a month with less says nothing
+_SHORTEST_MONTH = 3  # days; figures of months with fewer days are meaningless
 _STATUS = {"buy": 1, "sell": -1, "hold": 0}
 
 
@@ -62,7 +62,7 @@ def _needs(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
 
 
 def _breaks(days: pd.DatetimeIndex) -> list[dict[str, Any]]:
-    """The days without data, which an axis of days leaves out."""
+    """Return the days without data, which are omitted from a date axis."""
     if not len(days):
         return []
     missing = pd.date_range(days.min(), days.max()).difference(days)
@@ -70,7 +70,7 @@ def _breaks(days: pd.DatetimeIndex) -> list[dict[str, Any]]:
 
 
 def _curves(frame: pd.DataFrame, title: str, kind: str = "scatter", **axis: Any) -> go.Figure:
-    """A line (or bars) a column, over the index."""
+    """Return a figure with one line (or bar series) per column, over the index."""
     import plotly.graph_objects as go
 
     figure = go.Figure(layout={"title": {"text": title}, "xaxis": {"tickangle": 45, **axis}})
@@ -89,9 +89,9 @@ def _over_days(frame: pd.DataFrame, title: str, kind: str = "scatter", **style: 
 
 
 def report_graph(report_df: pd.DataFrame, show_notebook: bool = True) -> Figures | None:
-    """Draw a backtest's daily report: cumulative returns, drawdowns, and what is left over the benchmark.
+    """Draw a backtest's daily report: cumulative returns, drawdowns, and excess returns over the benchmark.
 
-    The shaded spans are the largest drawdowns before costs, above of the return, below of the excess return.
+    The shaded ranges are the maximum drawdowns before costs, of the return (top) and the excess return (bottom).
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def report_graph(report_df: pd.DataFrame, show_notebook: bool = True) -> Figures
     Raises
     ------
     DataError
-        When a column is missing, or there are no days.
+        If a column is missing, or there are no days.
     """
     from plotly.subplots import make_subplots
 
@@ -118,7 +118,7 @@ def report_graph(report_df: pd.DataFrame, show_notebook: bool = True) -> Figures
         "cum ex return w cost": report["return"] - report["bench"] - report["cost"],
     }  # fmt: skip
     total = {name: values.fillna(0).cumsum() for name, values in curves.items()}
-    down = {name: values - values.cummax().clip(lower=0) for name, values in total.items()}  # from the first day on
+    down = {name: values - values.cummax().clip(lower=0) for name, values in total.items()}  # from the first day
     rows: list[dict[str, pd.Series]] = [
         {n: total[n] for n in ("cum bench", "cum return wo cost", "cum return w cost")},
         {"return wo mdd": down["cum return wo cost"]},
@@ -159,23 +159,23 @@ def risk_analysis_graph(
     report_long_short_df: pd.DataFrame | None = None,
     show_notebook: bool = True,
 ) -> Figures | None:
-    """Draw the figures of a risk analysis, and those of each month.
+    """Draw the figures of a risk analysis, overall and by month.
 
     Parameters
     ----------
     analysis_df : DataFrame, optional
-        Index (what is analysed, figure), column ``risk``, as :func:`risk_analysis` makes them.
+        Index (analysed return, figure), column ``risk``, as returned by :func:`risk_analysis`.
     report_normal_df : DataFrame, optional
-        A backtest's daily report, for the months; those of less than three days are left out.
+        A backtest's daily report, for the figures by month; months of less than three days are omitted.
     report_long_short_df : DataFrame, optional
-        Has no meaning, as in Qlib.
+        Ignored, as in Qlib.
     show_notebook : bool
         Whether to show the figures; False returns them: one of all, and four by month.
 
     Raises
     ------
     DataError
-        When a column is missing.
+        If a column is missing.
     """
     from plotly.subplots import make_subplots
 
@@ -202,22 +202,22 @@ def risk_analysis_graph(
     return _show(figures, show_notebook)
 
 
-# -- what was held -----------------------------------------------------------------------------------------------------
+# -- positions ---------------------------------------------------------------------------------------------------------
 
 
 def parse_position(position: Mapping[Any, Any]) -> pd.DataFrame:
-    """Return what a backtest held, as one frame.
+    """Return the positions of a backtest as one frame.
 
     Parameters
     ----------
     position : mapping
-        Day -> position, as a backtest returns them.
+        Day -> position, as returned by a backtest.
 
     Returns
     -------
     DataFrame
-        Index (instrument, datetime); amount, price, weight, cash, … of each holding; ``status`` 1 on its first day, 0
-        afterwards, and -1 on the first day without it, where the row is that of its last day.
+        Index (instrument, datetime); amount, price, weight, cash, … of each holding. ``status`` is 1 on its first day,
+        0 afterwards, and -1 on the first day without it, whose row repeats that of its last day.
     """
     rows: list[dict[str, Any]] = []
     before: dict[str, dict[str, Any]] = {}
@@ -246,21 +246,22 @@ def get_position_data(
     start_date: Any = None,
     end_date: Any = None,
 ) -> pd.DataFrame:
-    """Return what a backtest held, with the returns that followed.
+    """Return the positions of a backtest with the subsequent returns.
 
     Parameters
     ----------
     position : mapping
-        Day -> position, as a backtest returns them.
+        Day -> position, as returned by a backtest.
     label_data : DataFrame
         One column: the return from each day to the next; index (instrument, datetime) in any order.
     report_normal : DataFrame, optional
-        The backtest's daily report: adds ``bench``, the benchmark's return from each day to the next.
+        The backtest's daily report; adds ``bench``, the benchmark's return from each day to the next.
     calculate_label_rank : bool
-        True adds ``rank_ratio`` (the place of the return on its day, in percent: the best is near 0), ``rank_label_mean``
-        (its mean over what was bought, held or sold that day) and ``excess_return`` (over the day's mean return).
+        True adds ``rank_ratio`` (the rank of the return on its day, in percent: the best is near 0),
+        ``rank_label_mean`` (its mean over the instruments bought, held or sold that day) and ``excess_return`` (over
+        the day's mean return).
     start_date, end_date
-        The days wanted; all by default.
+        First and last day; all days by default.
 
     Returns
     -------
@@ -292,7 +293,7 @@ def get_position_data(
 
 
 def _by_status(data: pd.DataFrame) -> pd.DataFrame:
-    """What followed what was bought, held and sold, by day: value (sum of weight times return), weight, mean."""
+    """Return the results of bought, held and sold instruments by day: value (sum of weight x return), weight, mean."""
     columns = {}
     for name, status in _STATUS.items():
         part = data[data["status"] == status]
@@ -314,10 +315,10 @@ def cumulative_return_graph(
     start_date: Any = None,
     end_date: Any = None,
 ) -> Figures | None:
-    """Draw what the instruments bought, sold, both, and held returned over the benchmark the day after.
+    """Draw the next day's excess returns of instruments bought, sold, bought or sold, and held.
 
-    Left above, the mean return of that day (weighted), summed up; left below, their weight; right, how the contributions
-    of single days are distributed, with a red line at their mean. What was sold should fall.
+    Top left: the cumulative weighted mean return of that day. Bottom left: their weight. Right: the distribution of the
+    daily contributions, with a red line at their mean. Sold instruments should fall.
 
     Parameters
     ----------
@@ -354,9 +355,9 @@ def rank_label_graph(
     end_date: Any = None,
     show_notebook: bool = True,
 ) -> Figures | None:
-    """Draw where, among all returns of the day after, those of what was held, bought and sold stand, in percent.
+    """Draw the percentile ranks of the next day's returns of instruments held, bought and sold.
 
-    0 is the best return of the day and 100 the worst; 50 is chance.
+    0 is the best return of the day and 100 the worst; 50 is expected by chance.
 
     Parameters
     ----------
@@ -394,22 +395,22 @@ def score_ic_graph(pred_label: pd.DataFrame, show_notebook: bool = True, **kwarg
     show_notebook : bool
         Whether to show the figure; False returns it in a list.
     **kwargs
-        ``rangebreaks``: Plotly's, in place of the days without data.
+        ``rangebreaks`` of Plotly; by default the days without data.
     """
     return _show([_over_days(_daily_ic(pred_label), "Score IC", **kwargs)], show_notebook)
 
 
 def ic_figure(ic_df: pd.DataFrame, show_nature_day: bool = True, **kwargs: Any) -> go.Figure:
-    """Return bars of daily ICs.
+    """Return a bar chart of daily ICs.
 
     Parameters
     ----------
     ic_df : DataFrame
-        A column a kind of IC, by day.
+        One column per kind of IC, by day.
     show_nature_day : bool
-        Whether days without trading have a place.
+        Whether to include non-trading days.
     **kwargs
-        ``rangebreaks``: Plotly's, in place of the days without data.
+        ``rangebreaks`` of Plotly; by default the days without data.
     """
     days = pd.DatetimeIndex(ic_df.index)
     shown = ic_df.reindex(pd.date_range(days.min(), days.max())) if show_nature_day else ic_df
@@ -417,7 +418,7 @@ def ic_figure(ic_df: pd.DataFrame, show_nature_day: bool = True, **kwargs: Any) 
 
 
 def _group_return(pred_label: pd.DataFrame, *, groups: int, reverse: bool, **style: Any) -> Figures:
-    """Cumulative returns of the groups, the first of which has the best scores; histograms of two differences."""
+    """Draw cumulative returns of groups, the first with the best scores, and histograms of two differences."""
     from plotly.subplots import make_subplots
 
     _needs(pred_label, ("score", "label"), "A prediction with its label")
@@ -435,7 +436,7 @@ def _group_return(pred_label: pd.DataFrame, *, groups: int, reverse: bool, **sty
 
 
 def _pred_ic(pred_label: pd.DataFrame, *, rank: bool, show_nature_day: bool, **style: Any) -> Figures:
-    """Daily IC; its mean by month; its histogram, and its quantiles against the normal distribution's."""
+    """Draw the daily IC, its monthly mean, its histogram, and a Q-Q plot against the normal distribution."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -467,13 +468,13 @@ def _pred_ic(pred_label: pd.DataFrame, *, rank: bool, show_nature_day: bool, **s
 
 
 def _scores(pred_label: pd.DataFrame, lag: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores as days by instruments, and those of `lag` days before."""
+    """Return scores as a table of days by instruments, and those of `lag` days before."""
     now = pred_label["score"].unstack("instrument").sort_index()
     return now, now.shift(lag)
 
 
 def _pred_autocorr(pred_label: pd.DataFrame, *, lag: int, **style: Any) -> Figures:
-    """Rank correlation of the scores of a day with those of `lag` days before."""
+    """Draw the rank correlation of the scores of a day with those of `lag` days before."""
     now, before = _scores(pred_label, lag)
     there = now.notna() & before.notna()
     value = now.where(there).rank(axis=1).corrwith(before.where(there).rank(axis=1), axis=1)
@@ -481,7 +482,7 @@ def _pred_autocorr(pred_label: pd.DataFrame, *, lag: int, **style: Any) -> Figur
 
 
 def _pred_turnover(pred_label: pd.DataFrame, *, groups: int, lag: int, **style: Any) -> Figures:
-    """Which part of the best (and of the worst) scores was not among them `lag` days before."""
+    """Draw the share of the best (and the worst) group that was not in it `lag` days before."""
     now, before = _scores(pred_label, lag)
     there = now.notna() & before.notna()
     count = there.sum(axis=1) // groups
@@ -510,35 +511,35 @@ def model_performance_graph(
     show_nature_day: bool = False,
     **kwargs: Any,
 ) -> Figures | None:
-    """Draw how good a prediction is.
+    """Draw performance figures of a prediction.
 
     Parameters
     ----------
     pred_label : DataFrame
         Columns score and label; index (instrument, datetime) in any order.
     lag : int
-        How many days apart scores are compared, for ``pred_autocorr`` and ``pred_turnover``.
+        Lag in days for ``pred_autocorr`` and ``pred_turnover``.
     N : int
-        Into how many groups of scores a day is divided; names with equal scores share a border.
+        Number of groups of scores per day; instruments with equal scores at a boundary share it.
     reverse : bool
-        True takes the lowest scores for the best.
+        True treats the lowest scores as the best.
     rank : bool
-        True shows months and distribution of the Rank IC.
+        True shows monthly means and distribution of the Rank IC.
     graph_names : sequence of str
-        Of ``group_return``, ``pred_ic``, ``pred_autocorr``, ``pred_turnover``.
+        Names among ``group_return``, ``pred_ic``, ``pred_autocorr``, ``pred_turnover``.
     show_notebook : bool
         Whether to show the figures; False returns them.
     show_nature_day : bool
-        Whether days without trading have a place in the bars of the IC.
+        Whether to include non-trading days in the bar chart of the IC.
     **kwargs
-        ``rangebreaks``: Plotly's, in place of the days without data.
+        ``rangebreaks`` of Plotly; by default the days without data.
 
     Raises
     ------
     ConfigError
-        For an unknown name of a graph.
+        If the name of a graph is unknown.
     DataError
-        When a column is missing.
+        If a column is missing.
     """
     made: dict[str, Callable[[], Figures]] = {
         "group_return": lambda: _group_return(pred_label, groups=N, reverse=reverse, **kwargs),

@@ -1,4 +1,4 @@
-"""The headline of a report in words, the same on the page and on the terminal."""
+"""The headline figures of a report as text, the same on the page and the terminal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["HeadlineFigure", "days_words", "duration", "headline_figures", "labe
 
 @dataclass(frozen=True, slots=True)
 class HeadlineFigure:
-    """A headline figure as a person reads it."""
+    """A headline figure as text."""
 
     name: str
     text: str
     hint: str = ""
-    """What it is made of, in a few words."""
+    """Short explanation."""
     quality: bool = False
-    """Whether it says how good the prediction is, rather than how much there is of it."""
+    """Whether it measures the quality of the prediction rather than its size."""
 
 
 def headline_figures(headline: Headline) -> list[HeadlineFigure]:
-    """Return the headline in words: what there is first, then how good it is. What has no value is left out."""
+    """Return the headline figures, first those of size, then those of quality; undefined figures are omitted."""
     made = [HeadlineFigure("windows", _statuses(headline))]
     if headline.models:
         between = "; " if any("," in name for name in headline.models) else ", "
@@ -53,7 +53,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
 
 
 def label_words(text: str, days: int | None) -> str:
-    """Return what a label is and over how many days it runs.
+    """Describe a label and the number of days it spans.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def label_words(text: str, days: int | None) -> str:
 
 
 def days_words(number: int, first: str, last: str) -> str:
-    """Return how many days there are, and from when to when.
+    """Describe a number of days and their range.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def _statuses(headline: Headline) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person says them.
+    """Format a duration in seconds.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, and for its tables no script."""
+"""The report as a self-contained HTML file: it needs no network, and its tables need no script."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ __all__ = ["render", "write_report"]
 
 log = logging.getLogger(__name__)
 
-# The browser itself refuses whatever would leave the file; scripts and styles stand in it.
+# The browser blocks all external requests; scripts and styles are inline.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
-# Of more notes than this, the others are folded.
+# Notes beyond this number are collapsed.
 _NOTES = 12
 
 
@@ -50,10 +50,11 @@ class _Section:
 
 
 def render(summary: Summary) -> str:
-    """Return the page.
+    """Return the HTML page.
 
-    Plots are drawn by plotly.js, which is inlined; where the package plotly is not installed, the page has its tables
-    and says how to get the plots. Only daily figures are embedded, so that its size does not grow with instruments.
+    Plots are drawn by plotly.js, which is inlined. If the package plotly is not installed, the page has only tables and
+    says how to get the plots. Only daily figures are embedded, so the size does not grow with the number of
+    instruments.
     """
     plots = figures(summary)
     library = _library() if plots.figures else None
@@ -91,17 +92,17 @@ def _resource(name: str) -> str:
 
 
 def _library() -> str | None:
-    """Return plotly.js compressed and as base64, a third of its length; None when there is no plotly."""
+    """Return plotly.js compressed and base64-encoded, a third of its size; None if plotly is not installed."""
     try:
         from plotly.offline import get_plotlyjs
-    except ImportError:  # the tables hold the same figures; the page itself says what is missing
+    except ImportError:  # the tables have the same figures; the page says what is missing
         log.warning("the report has no plots, because plotly is not installed: pip install 'rollforge[report]'")
         return None
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode("ascii")
 
 
 def _json(value: object) -> Markup:
-    # Inside a script "<" could end it or begin a comment; JSON can spell it without.
+    # In a script, "<" could end it or start a comment; JSON can escape it.
     return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
 
 
@@ -221,7 +222,7 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
 
 
 def _judged(summary: Summary) -> str:
-    """The days of a figure and the label behind it."""
+    """Describe the days and the label of a figure."""
     headline = summary.headline
     days = days_words(headline.ic_days, headline.first_judged, headline.last_judged)
     return f"{days}, label: {label_words(headline.label_text, headline.label_days)}"
@@ -270,12 +271,12 @@ def _footer(summary: Summary, *, drawn: bool) -> Markup:
 
 
 def write_report(summary: Summary, file: str | os.PathLike[str]) -> Path:
-    """Write the page, all of it or nothing, and return its path.
+    """Write the page atomically, and return its path.
 
     Raises
     ------
     DataError
-        When the file cannot be written; one that stood there before is as it was.
+        If the file cannot be written; an existing file is unchanged.
     """
     target = Path(file)
     text = render(summary)

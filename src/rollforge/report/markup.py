@@ -1,4 +1,4 @@
-"""HTML from Python values, in which text can never become markup by accident."""
+"""Generate HTML from Python values, with text escaped by default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VOID = frozenset({"br", "hr", "meta"})
 
 
 class Markup(str):
-    """Text that is HTML already, and is not escaped again."""
+    """A string of HTML, which is not escaped again."""
 
     __slots__ = ()
 
@@ -20,7 +20,7 @@ def _escaped(value: object) -> str:
 
 
 def join(*parts: object) -> Markup:
-    """Return the parts one after the other, each escaped unless it is `Markup`; None is nothing.
+    """Concatenate the parts, each escaped unless it is `Markup`; None is skipped.
 
     Examples
     --------
@@ -31,16 +31,16 @@ def join(*parts: object) -> Markup:
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """Return an element. Underscores in names of attributes stand for hyphens, a last one for none.
+    """Return an element. Underscores in attribute names become hyphens; a trailing underscore is removed.
 
     Parameters
     ----------
     name : str
-        Of the element.
+        Name of the element.
     *children : object
-        Escaped unless they are `Markup`; None is nothing.
+        Escaped unless they are `Markup`; None is skipped.
     **attributes : object
-        None and False leave an attribute out, True gives it without a value.
+        None and False omit an attribute, True writes it without a value.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a report says, in numbers. Figures, pages and terminal tables are made of these values alone."""
+"""The numbers of a report. Plots, pages and terminal tables are made only from these values."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from rollforge.run.failures import error_line
 __all__ = ["Headline", "ModelInputs", "Quality", "ReportInputs", "Summary", "TaskRow", "by_month", "summarise"]
 
 YEAR = 252
-"""Trading days that annualised figures of a signal count (a backtest's own figures count Qlib's 238)."""
+"""Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
 QUANTILES = 5
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
-"""What is shown of a window's metrics, by the names that ``SigAnaRecord`` logs."""
+"""Metrics of a window that are shown, by the names that ``SigAnaRecord`` logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task: its window, how it ended, what it took."""
+    """One task: its window, status, metrics and durations."""
 
     window: Window
     status: str
     """``done``, ``failed``, ``waiting``, ``running``, ``part_done``."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What its recorder logged; ``task_seconds`` and ``fit_seconds`` are its durations."""
+    """Metrics logged by its recorder; ``task_seconds`` and ``fit_seconds`` are its durations."""
     recorder_id: str = ""
     attempt: int = 0
     error: str = ""
-    """Traceback of a task that failed."""
+    """Traceback, if the task failed."""
     model: str = ""
-    """What tells this task's model from others of the same experiment (a grid); empty when there is one model."""
+    """Name that distinguishes the task's model from others of the experiment (a grid); empty if there is one model."""
 
     @property
     def title(self) -> str:
-        """What a person calls the task: ``window 3``, of several models ``ridge, window 3``."""
+        """Readable title of the task: ``window 3``, or with several models ``ridge, window 3``."""
         number = f"window {self.window.index + 1}"
         return f"{self.model}, {number}" if self.model else number
 
@@ -61,7 +61,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """What one model of several predicts, and the label it is judged by."""
+    """Prediction and label of one model out of several."""
 
     name: str
     prediction: pd.DataFrame | None
@@ -73,7 +73,7 @@ class ModelInputs:
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """What a report is made from."""
+    """Inputs of a report."""
 
     title: str
     tasks: Sequence[TaskRow]
@@ -82,33 +82,33 @@ class ReportInputs:
     label: pd.DataFrame | None
     """Index (datetime, instrument), first column the raw forward return."""
     notes: Sequence[str] = ()
-    """What is missing or overlaps: one sentence each."""
+    """Missing or overlapping windows: one sentence each."""
     warnings: Sequence[str] = ()
-    """What else should be known of the result: one sentence each."""
+    """Other warnings about the result: one sentence each."""
     config: str = ""
     """The workflow as YAML."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Versions, cores, folders, stores."""
     portfolio: pd.DataFrame | None = None
-    """Daily report of a backtest, as ``PortAnaRecord`` keeps it: columns return, bench, cost; index the days."""
+    """Daily report of a backtest, as saved by ``PortAnaRecord``: columns return, bench, cost; index of days."""
     portfolio_about: Mapping[str, str] = field(default_factory=dict)
-    """What the backtest is made of, in words: its days, strategy, costs, benchmark, account."""
+    """Description of the backtest: days, strategy, costs, benchmark, account."""
     label_text: str = ""
-    """The expression of the label; empty when it is not known."""
+    """Expression of the label; empty if unknown."""
     label_days: int | None = None
-    """Trading days over which one label runs. Returns are divided by it before they are added up; without it there are
-    no returns a year and no t of the IC."""
+    """Number of trading days that one label spans. Returns are divided by it before they are summed; if it is None,
+    there are no annualised returns and no t statistic of the IC."""
     models: Sequence[ModelInputs] = ()
     """The models that the prediction is the average of; empty for a single model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """The figures that a person asks for first. None: there is nothing to compute it from; NaN: it has no value."""
+    """The main figures. None means that there are no data to compute a figure; NaN means that it is undefined."""
 
     windows: int
     statuses: Mapping[str, int]
-    """Status -> how many windows."""
+    """Status -> number of windows."""
     task_seconds: float
     fit_seconds: float
     rows: int = 0
@@ -117,7 +117,7 @@ class Headline:
     first_day: str = ""
     last_day: str = ""
     models: tuple[str, ...] = ()
-    """Names of the models that the prediction is the average of; empty for a single one."""
+    """Names of the models that the prediction is the average of; empty for a single model."""
     label_text: str = ""
     label_days: int | None = None
     first_judged: str = ""
@@ -128,17 +128,17 @@ class Headline:
     ic: float | None = None
     icir: float | None = None
     ic_t: float | None = None
-    """t of the mean IC, allowing for labels that overlap (:func:`~rollforge.record.analysis.newey_west_t`)."""
+    """t statistic of the mean IC, adjusted for overlapping labels (:func:`~rollforge.record.analysis.newey_west_t`)."""
     ic_positive: float | None = None
     """Share of the days with an IC above 0."""
     rank_ic: float | None = None
     rank_icir: float | None = None
     long_short_return: float | None = None
-    """Highest less lowest fifth, a year of 252 days, before costs."""
+    """Return of the highest minus the lowest quintile, per year of 252 days, before costs."""
     long_short_sharpe: float | None = None
-    """Of returns over the days of a label, a year of 252 days, before costs."""
+    """Sharpe ratio of returns over the days of a label, per year of 252 days, before costs."""
     long_short_days: int = 0
-    """Days that have a highest and a lowest fifth."""
+    """Number of days with a highest and a lowest quintile."""
 
     @property
     def complete(self) -> bool:
@@ -148,28 +148,28 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """How good a prediction is, judged by a label. Series and frames are by day, in order."""
+    """Quality of a prediction, evaluated against a label. Series and frames are sorted by day."""
 
     name: str
     label_text: str
     label_days: int | None
     days: int
-    """Days that the prediction has."""
+    """Number of days of the prediction."""
     ic: pd.Series
-    """On the days that have one, as `rank_ic`."""
+    """Daily IC; like `rank_ic`, without days that have none."""
     rank_ic: pd.Series
     returns: pd.DataFrame
-    """Mean label of each fifth, columns 1 to 5, and of all, column ``mean``; over the days of the label."""
+    """Mean label of each quintile, columns 1 to 5, and of all, column ``mean``; over the days of the label."""
 
     @property
     def long_short(self) -> pd.Series:
-        """Highest less lowest fifth on the days that have both, over the days of the label."""
+        """Return of the highest minus the lowest quintile on days with both, over the days of the label."""
         spread: pd.Series = (self.returns[QUANTILES] - self.returns[1]).dropna()
         return spread
 
     @property
     def ic_t(self) -> float:
-        """t of the mean IC; NaN when the days of the label are not known."""
+        """t statistic of the mean IC; NaN if the days of the label are unknown."""
         return float("nan") if self.label_days is None else newey_west_t(self.ic, self.label_days)
 
     def annual(self, returns: pd.Series) -> float:
@@ -187,7 +187,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The numbers of a report. Series and frames are by day, in order."""
+    """The numbers of a report. Series and frames are sorted by day."""
 
     title: str
     tasks: tuple[TaskRow, ...]
@@ -195,12 +195,12 @@ class Summary:
     ic: pd.Series | None = None
     rank_ic: pd.Series | None = None
     quantiles: pd.DataFrame | None = None
-    """Mean return of each fifth of the prediction: columns 1 (lowest scores) to 5, and ``mean``, that of all; per day of
-    holding. None when there are no fifths, or the days of the label are not known."""
+    """Mean return of each quintile of the prediction, per day of holding: columns 1 (lowest scores) to 5, and ``mean``
+    of all. None if there are no quintiles, or the days of the label are unknown."""
     quantile_table: pd.DataFrame | None = None
     """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe, positive."""
     models: tuple[Quality, ...] = ()
-    """How good each model is, judged by its own label; empty for a single model."""
+    """Quality of each model, evaluated against its own label; empty for a single model."""
     portfolio: pd.DataFrame | None = None
     """Daily returns: columns strategy (after costs), bench, excess (before costs), excess_with_cost."""
     portfolio_about: Mapping[str, str] = field(default_factory=dict)
@@ -229,13 +229,13 @@ def summarise(inputs: ReportInputs) -> Summary:
     Parameters
     ----------
     inputs : ReportInputs
-        Without a prediction, or without labels, what needs them is left out. Passwords in URLs of its texts are masked.
+        Figures that need a missing prediction or label are omitted. Passwords in URLs are masked.
 
     Raises
     ------
     DataError
-        For a prediction or label whose index lacks the levels datetime and instrument, or holds a row twice; for days of
-        a label below 1.
+        If the index of a prediction or label lacks the levels datetime and instrument, or contains a row twice, or if
+        the days of a label are below 1.
     """
     headline = replace(_effort(inputs.tasks), models=tuple(m.name for m in inputs.models))
     scores = _column(inputs.prediction, "prediction")
@@ -276,7 +276,7 @@ def summarise(inputs: ReportInputs) -> Summary:
 
 
 def _quality(given: ModelInputs) -> Quality | None:
-    """How good a prediction is; None without a prediction or without labels."""
+    """Return the quality of a prediction; None without a prediction or labels."""
     if given.label_days is not None and given.label_days < 1:
         raise DataError(f"label_days must be at least 1 trading day, found {given.label_days}.")
     scores, truth = _column(given.prediction, "prediction"), _column(given.label, "label")
@@ -351,7 +351,7 @@ def _judged(headline: Headline, quality: Quality) -> Headline:
 
 
 def _quantile_table(quality: Quality) -> pd.DataFrame:
-    """Figures of each quantile, and of the highest less the lowest."""
+    """Return the figures of each quantile, and of the highest minus the lowest."""
     returns = quality.returns
     rows = {str(q): _figures(quality, returns[q], returns[q] - returns["mean"]) for q in range(1, QUANTILES + 1)}
     rows[f"{QUANTILES} - 1"] = _figures(quality, quality.long_short, quality.long_short)
@@ -370,10 +370,10 @@ def _figures(quality: Quality, returns: pd.Series, excess: pd.Series) -> dict[st
 
 
 def _tasks(tasks: Sequence[TaskRow], judged: Mapping[str, Quality]) -> tuple[TaskRow, ...]:
-    """The tasks, errors masked, with the metrics of their test days where no record logged them.
+    """Return the tasks with masked errors, and with metrics of their test days if no record logged them.
 
-    `judged` holds how good each model is, by its name. Of windows of one model that test the same days, only one has its
-    prediction in the joined one, so neither gets metrics.
+    `judged` has the quality of each model by name. If windows of one model test the same days, the joined prediction
+    contains only one of them, so none of them gets metrics.
     """
     starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
     made = []
@@ -420,7 +420,7 @@ def _risk(portfolio: pd.DataFrame) -> pd.DataFrame:
         "excess return, after costs": "excess_with_cost",
         "strategy, after costs": "strategy",
     }
-    with np.errstate(invalid="ignore", divide="ignore"):  # a backtest that never trades has no spread
+    with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
         return pd.DataFrame({name: risk_analysis(portfolio[column])["risk"] for name, column in kinds.items()}).T
 
 
@@ -435,7 +435,7 @@ def by_month(values: pd.Series) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: years; columns 1 to 12, then ``year``; NaN where there is no day.
+        Index: years; columns 1 to 12, then ``year``; NaN if there are no days.
     """
     days = pd.DatetimeIndex(values.index)
     frame = pd.DataFrame({"year": days.year, "month": days.month, "value": values.to_numpy(np.float64)})

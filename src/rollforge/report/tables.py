@@ -1,4 +1,4 @@
-"""The tables of the page. All that a report has to say stands in them, so that it reads without a script."""
+"""The tables of the page. They contain all results, so that the report can be read without scripts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = [
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NOTHING = "–"
-# More rows than this scroll in a box of their own, so that what follows stays near.
+# Tables with more rows scroll in a box of their own.
 _LONG = 40
 
 
 def number(value: float | None, form: str) -> str:
-    """Return a number as text with a true minus sign, or a dash when there is none.
+    """Format a number with a minus sign (not a hyphen), or a dash if there is none.
 
     Examples
     --------
@@ -36,12 +36,12 @@ def number(value: float | None, form: str) -> str:
         return _NOTHING
     text = format(value, form)
     if text.startswith("-") and not any(c in "123456789" for c in text):
-        text = text[1:]  # minus nothing
+        text = text[1:]  # negative zero
     return text.replace("-", "−")
 
 
 def cards(quality: Sequence[HeadlineFigure]) -> Markup | None:
-    """Return the figures that say how good a prediction is, large; None when there are none."""
+    """Return the figures of a prediction's quality as large cards; None if there are none."""
     if not quality:
         return None
     made = [
@@ -62,7 +62,7 @@ def _number_cell(value: float | None, form: str) -> Markup:
 
 
 def _bar_cells(values: Sequence[float | None], form: str) -> list[Markup]:
-    """Numbers with bars on one scale, to the right of zero when positive, to the left when negative."""
+    """Return cells with numbers and bars on a common scale, to the right if positive, to the left if negative."""
     known = [v for v in values if v is not None and np.isfinite(v)]
     low, high = min([0.0, *known]), max([0.0, *known])
     scale = 100 / (high - low) if high > low else 0.0
@@ -96,14 +96,14 @@ def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Markup], *, sortable
 
 
 def windows_table(tasks: Sequence[TaskRow]) -> Markup:
-    """Return one row a task: its test segment, how it ended, its metrics, what it took."""
+    """Return one row per task: test segment, status, metrics and durations."""
     columns = _window_columns(tasks)
     rows = [tag("tr", *cells) for cells in zip(*(cells for _, _, cells in columns), strict=True)]
     return _table([(title, kind) for title, kind, _ in columns], rows, sortable=True)
 
 
 def _window_columns(tasks: Sequence[TaskRow]) -> list[tuple[str, str, list[Markup]]]:
-    """Title, class and cells of each column that some task has something for."""
+    """Return title, class and cells of each column for which some task has a value."""
     columns = [("#", "n", [tag("td", t.window.index + 1, class_="n", data_v=t.window.index) for t in tasks])]
     if any(t.model for t in tasks):
         columns.append(("model", "", [tag("td", t.model) for t in tasks]))
@@ -148,7 +148,7 @@ def _seconds_cell(seconds: float | None) -> Markup:
 
 
 def dates_table(tasks: Sequence[TaskRow]) -> Markup:
-    """Return first day, last day and trading days of every segment of every task."""
+    """Return first day, last day and number of trading days of every segment of every task."""
     names = segment_names(tasks)
     several = any(t.model for t in tasks)
     heads = [("#", "n"), *([("model", "")] if several else [])]
@@ -166,7 +166,7 @@ def dates_table(tasks: Sequence[TaskRow]) -> Markup:
 
 
 def month_tables(series: Mapping[str, pd.Series]) -> Markup:
-    """Return a heat map of year by month for each named daily series, all on one scale of colour."""
+    """Return a heat map of years by months for each named daily series, with a common colour scale."""
     tables = {name: by_month(values) for name, values in series.items()}
     largest = max((_largest(table.to_numpy().ravel().tolist()) for table in tables.values()), default=0.0)
     return tag("div", *(_month_table(name, table, largest) for name, table in tables.items()), class_="pair")
@@ -188,14 +188,14 @@ def _heat_cell(value: float, label: str, largest: float) -> Markup:
     if not np.isfinite(value):
         return tag("td", "", class_="none", title=f"{label}: no day")
     strength = abs(value) / largest if largest > 0 else 0.0
-    # A correlation is below 1: without its leading zero a month fits where twelve of them stand.
+    # A correlation is below 1: without the leading zero, twelve months fit in a row.
     text = number(value, ".3f").replace("0.", ".", 1)
     side = "pos" if value >= 0 else "neg"
     return tag("td", text, class_=side, style=f"--a:{strength:.2f}", title=f"{label}: {number(value, '.4f')}")
 
 
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
-    """Return one row a model with how good it is, below that of the average of all."""
+    """Return one row per model with its quality, below that of the average of all models."""
     heads = [
         ("model", ""), ("label", ""), ("judged on", ""), ("IC", "n"), ("t of IC", "n"), ("Rank IC", "n"),
         ("long-short a year", "n"), ("Sharpe", "n"),
@@ -224,9 +224,9 @@ def _model_row(name: str, label: str, judged: str, figures: Sequence[float | Non
 
 
 def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
-    """Return the figures of each quantile, highest scores first, then of the highest less the lowest.
+    """Return the figures of each quantile, highest scores first, then of the highest minus the lowest.
 
-    Without `label_days` those a year are left out.
+    Without `label_days`, annualised figures are omitted.
     """
     over = "" if label_days is None else f", {counted(label_days, 'day')}"
     yearly = label_days is not None
@@ -271,7 +271,7 @@ def risk_table(risk: pd.DataFrame) -> Markup:
 
 
 def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
-    """Return what each failed task raised, with the whole traceback folded below it; None when there is none."""
+    """Return the error of each failed task with its collapsed traceback; None if there are none."""
     parts = []
     for task in tasks:
         test = task.window.segments.get("test")
@@ -288,6 +288,6 @@ def _capital(text: str) -> str:
 
 
 def environment_table(environment: Mapping[str, str]) -> Markup | None:
-    """Return where and with what the report was made; None when nothing is known."""
+    """Return the environment in which the report was made; None if nothing is known."""
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in environment.items() if value]
     return tag("table", tag("tbody", *rows)) if rows else None

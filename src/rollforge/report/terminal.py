@@ -1,4 +1,4 @@
-"""The headline and the windows of a report on the terminal: 80 columns, and nothing said by colour alone."""
+"""Terminal tables of a report's headline and windows: 80 columns, and no information by colour alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def headline_table(summary: Summary) -> Table:
 
 
 def models_table(summary: Summary) -> Table | None:
-    """Return one row a model, each judged by its own label; None for a single model."""
+    """Return one row per model, each evaluated against its own label; None for a single model."""
     if not summary.models:
         return None
     table = Table(box=None, pad_edge=False)
@@ -75,7 +75,7 @@ def backtest_table(summary: Summary) -> Table | None:
 
 
 def windows_table(summary: Summary) -> Table:
-    """Return one row a window: test segment, status, IC, Rank IC, time."""
+    """Return one row per window: test segment, status, IC, Rank IC, time."""
     several = any(t.model for t in summary.tasks)
     table = Table(box=None, pad_edge=False)
     table.add_column("#", justify="right")

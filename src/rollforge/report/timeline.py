@@ -1,4 +1,4 @@
-"""The windows on a time axis, drawn with boxes alone: it needs no script, prints, and follows the page's width."""
+"""The windows on a time axis, drawn with HTML boxes: no script needed, printable, and scales with the page width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rollforge.report.summary import TaskRow
 __all__ = ["segment_names", "timeline"]
 
 _KNOWN = ("train", "valid", "test")
-# Rows get thinner, and fewer of them are numbered, as they get more; each stays visible.
+# With more rows, each gets thinner and fewer are numbered, but all remain visible.
 _ROW_HEIGHTS = ((16, 22, 1), (32, 16, 1), (64, 10, 2), (128, 6, 5), (100_000, 4, 20))
 
 
@@ -25,9 +25,9 @@ def segment_names(tasks: Sequence[TaskRow]) -> list[str]:
 
 
 def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
-    """Return one row a task, a box a segment, with dates to read when pointed at; None without segments.
+    """Return one row per task and one box per segment, with dates in tooltips; None if there are no segments.
 
-    The tasks of each of several models follow its name.
+    If there are several models, the tasks of each follow its name.
     """
     spans = [s for t in tasks for s in t.window.segments.values()]
     if not spans:
@@ -93,12 +93,12 @@ def _box(task: TaskRow, name: str, span: SegmentSpan, low: np.datetime64, high: 
 
 
 def _ticks(low: np.datetime64, high: np.datetime64) -> Iterator[tuple[np.datetime64, str]]:
-    """First days of months, quarters, years or several years: between three and a dozen of them."""
+    """Yield first days of months, quarters, years or several years: between three and a dozen of them."""
     months = int((high.astype("M8[M]") - low.astype("M8[M]")) / np.timedelta64(1, "M")) + 1
     step = next((s for s in (1, 3, 6, 12, 24, 60) if months / s <= 12), 120)
     first = low.astype("M8[M]").astype(int)
     for month in range(first - first % step if step <= 12 else first - first % 12, first + months + step, step):
-        # The first trading day is rarely the first of its month, and its month is named all the same.
+        # The first trading day is rarely the first of its month, but the month is labelled anyway.
         day = low if month == first else np.datetime64(month, "M").astype("M8[D]")
         if low <= day < high:
             yield day, str(np.datetime64(month, "M")) if step < 12 else str(np.datetime64(month, "M"))[:4]
