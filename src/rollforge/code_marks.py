@@ -1,6 +1,6 @@
-"""Marks of code: what cached values depend on besides data and definitions.
+"""Hashes of code, on which cached values depend besides data and definitions.
 
-:func:`code_version` stands for Rollforge's own code, :func:`code_mark` for functions, classes and objects of the user's.
+:func:`code_version` covers Rollforge's own code, :func:`code_mark` the user's functions, classes and objects.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["code_files", "code_mark", "code_version"]
 
 _HERE = Path(__file__).parent
 _DECIDES = ("market", "expressions", "features", "code_marks.py", "dates.py")
-"""Whose code decides the values of a panel; a test follows the imports to see that there is nothing else."""
+"""Modules whose code determines the values of a panel. A test follows the imports to check that the list is complete."""
 _LIBRARIES = ("numpy", "pandas", "numba")
 _PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(...), np.generic, Decimal, Fraction, dt.date, dt.time,
           dt.timedelta, PurePath, re.Pattern)  # fmt: skip
-"""Values whose text says all."""
+"""Types whose repr is complete."""
 _NOT_CODE = frozenset(
     """__dict__ __weakref__ __doc__ __module__ __annotations__ __qualname__ __firstlineno__ __static_attributes__
     __abstractmethods__ _abc_impl __annotate_func__ __annotations_cache__ __classcell__""".split()
@@ -38,14 +38,14 @@ _NOT_CODE = frozenset(
 
 
 def code_files() -> list[Path]:
-    """Return the files of Rollforge whose code computes what a panel holds."""
+    """Return the files of Rollforge whose code computes the contents of a panel."""
     places = [_HERE / name for name in _DECIDES]
     return [file for place in places for file in (sorted(place.glob("*.py")) if place.is_dir() else [place])]
 
 
 @functools.cache
 def code_version() -> str:
-    """Return a mark of Rollforge's code that computes and processes features, and of the libraries it computes with."""
+    """Return a hash of Rollforge's code that computes and processes features, and of the libraries that it uses."""
     mark = hashlib.sha256(repr([(name, importlib.metadata.version(name)) for name in _LIBRARIES]).encode())
     for file in code_files():
         mark.update(f"{file.parent.name}/{file.name}".encode() + b"\0" + file.read_bytes())
@@ -53,22 +53,22 @@ def code_version() -> str:
 
 
 def code_mark(*parts: Any) -> str:
-    """Return a mark of what functions, classes and objects do: it changes when they do.
+    """Return a hash of functions, classes and objects that changes when their code changes.
 
-    A function stands for its instructions, constants, defaults, what it encloses, and the functions, classes, modules and
-    values of the user's that it names, whose code is followed in turn; a class for its methods and attributes. Of installed
-    packages the version counts, and the file of what is used. Calls that only running the code would find (names put
-    together as text, objects handed over by others) are not seen.
+    A function is represented by its instructions, constants, defaults and closure, and by the user's functions,
+    classes, modules and values that it names, recursively; a class by its methods and attributes. Installed packages
+    are represented by their version and by the file of what is used. Calls that are only determined at run time (names
+    composed from strings, objects passed by callers) are not covered.
     """
     return hashlib.sha256(repr(_Description().of(list(parts))).encode()).hexdigest()[:16]
 
 
 class _Description:
-    """Nested tuples that say what values are; equal for equal code in every process."""
+    """Describes values as nested tuples, which are equal for equal code in every process."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}  # what was met stands for itself by its number: code refers to itself
-        self._kept: list[Any] = []  # so that no other object gets the id of one that was met
+        self._seen: dict[int, int] = {}  # visited objects are represented by their number, because code can be recursive
+        self._kept: list[Any] = []  # keeps visited objects alive, so that their ids are not reused
 
     def of(self, value: Any) -> Any:
         if value is None or isinstance(value, _PLAIN):
@@ -84,7 +84,7 @@ class _Description:
         return self._object(value)
 
     def _container(self, value: Any) -> Any:
-        if isinstance(value, (set, frozenset)):  # whose order differs from process to process
+        if isinstance(value, (set, frozenset)):  # their order differs between processes
             return (type(value).__name__, sorted(repr(_Description().of(v)) for v in value))
         items = [(k, v) for k, v in value.items()] if isinstance(value, Mapping) else value
         return (type(value).__name__, [self.of(v) for v in items])
@@ -125,7 +125,7 @@ class _Description:
         for cell in function.__closure__ or ():
             try:
                 cells.append(self.of(cell.cell_contents))
-            except ValueError:  # an enclosed name that has no value yet
+            except ValueError:  # a closure variable without a value yet
                 cells.append(None)
         return (
             self._instructions(function.__code__),
@@ -149,7 +149,7 @@ class _Description:
                 continue
             module = one.__module__.replace(
                 "__mp_main__", "__main__"
-            )  # the script's name in processes that are spawned
+            )  # the script's name in spawned processes
             members = [(k, self.of(v)) for k, v in sorted(vars(one).items(), key=lambda m: m[0]) if k not in _NOT_CODE]
             described.append((module, one.__qualname__, members))
         return described
@@ -162,7 +162,7 @@ class _Description:
 
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function refers to by name: globals of its module, attributes of modules of the user's, inner imports."""
+    """Yield what a function refers to by name: module globals, attributes of the user's modules, inner imports."""
     codes, names, imported = [function.__code__], dict[str, None](), dict[str, None]()
     for code in codes:
         codes += [c for c in code.co_consts if isinstance(c, CodeType)]
@@ -184,7 +184,7 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _is_own(module: str | None, file: str | None) -> bool:
-    """Whether code is the user's own, or Rollforge's outside this folder: not of Python, and of no installed package."""
+    """Return whether code is the user's own, or Rollforge's outside this folder, and not from Python or a package."""
     name = module or "__main__"
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "builtins":
@@ -192,12 +192,12 @@ def _is_own(module: str | None, file: str | None) -> bool:
     if top == "rollforge":
         return not name.startswith(
             ("rollforge.market.", "rollforge.expressions.", "rollforge.features.")
-        )  # what stands there is part of the code's version
+        )  # covered by the version of Rollforge's code
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
 def _installed(module: str | None, name: str) -> Any:
-    """A name of an installed package: with the package's version, and the file in which it stands."""
+    """Describe a name from an installed package by the package's version and the defining file."""
     top = (module or "").partition(".")[0]
     if top in sys.stdlib_module_names or top in ("builtins", "rollforge", ""):
         return (module, name)
@@ -212,7 +212,7 @@ def _file_of(module: str) -> str | None:
         ImportError,
         ValueError,
         AttributeError,
-    ):  # a package that is not there, or a module without a specification
+    ):  # a missing package, or a module without a spec
         return None
     return None if found is None else found.origin
 
@@ -223,9 +223,9 @@ def _content(file: str, changed_ns: int, size: int) -> str:
 
 
 def _digest(file: str | None) -> str:
-    """A mark of a file's content; empty where there is none."""
+    """Return a hash of a file's content; empty if the file does not exist."""
     try:
         about = Path(file or "").stat()
         return _content(str(file), about.st_mtime_ns, about.st_size)
-    except OSError:  # a module typed in, or inside an archive
+    except OSError:  # a module typed interactively, or inside an archive
         return ""

@@ -1,7 +1,7 @@
-"""Modules of earlier versions, and where they are now.
+"""The current names of modules that have moved since earlier versions.
 
-Definitions in pools, references, pickles and scripts name modules. Those that have moved are found under their earlier name
-too: an import of it gives the module of today.
+Definitions in pools, references, pickles and scripts name modules. Modules that have moved can still be imported under
+their earlier name, which returns the current module.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ MOVED = {
         "track.index": "track.run_cache",
     }.items()
 }
-"""Earlier name -> name."""
+"""Earlier name -> current name."""
 
 
 def current_name(module: str) -> str:
-    """Return the name that a module has now.
+    """Return the current name of a module.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def current_name(module: str) -> str:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds a module of today under its earlier name."""
+    """Finds current modules under their earlier names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -86,7 +86,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Alias(importlib.abc.Loader):
-    """Gives the module of today in place of a new one."""
+    """Returns the current module instead of creating a new one."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = importlib.import_module(MOVED[spec.name])
@@ -94,10 +94,10 @@ class _Alias(importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has put that of the earlier name in its place
+        module.__spec__ = self._spec  # the import system has replaced it by that of the earlier name
 
 
 def install() -> None:
-    """Let earlier names be imported, after everything else was tried; a second call changes nothing."""
+    """Make earlier names importable, with the lowest priority. Idempotent."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

@@ -70,23 +70,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What storing a plan found."""
+    """The outcome of storing a plan."""
 
     new: int
     done: int
     retried: int
     renamed: int = 0
-    """Known tasks whose model had another name."""
+    """Known tasks whose model was renamed."""
     running: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the tasks were submitted with, see :func:`~rollforge.run.submission.facts_of`."""
+    """Data, tracking store and packages that the tasks were submitted with; see :func:`~rollforge.run.submission.facts_of`."""
 
 
 def submit(plan: Plan) -> Submission:
-    """Store the tasks of `plan` in the pool of its experiment, with what they are submitted with; trains nothing.
+    """Store the tasks of `plan` in the pool of its experiment, with the data of this submission. Trains nothing.
 
-    Failed ones wait again; known ones keep all but the name of their model, and those that are not done are to be done with
-    what this submission used.
+    Failed tasks wait again. Known tasks are unchanged except for the name of their model; if they are not done, they
+    will run with the data, tracking store and packages of this submission.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment
     facts = facts_of(plan.tasks, session)
@@ -111,7 +111,7 @@ def _these(plan: Plan) -> dict[str, Any]:
 
 
 def failures(plan: Plan) -> tuple[FailureGroup, ...]:
-    """Return the tasks of `plan` that failed, by id, those with the same error together."""
+    """Return the failed tasks of `plan`, by id, grouped by error."""
     store = open_store(plan.workflow.session.store_uri)
     failed = store.query(
         plan.workflow.experiment, {"status": Status.FAILED.value}, batch=batch_of(plan.ids), results=False
@@ -121,40 +121,40 @@ def failures(plan: Plan) -> tuple[FailureGroup, ...]:
 
 
 def _nobody(event: Event) -> None:
-    """Nobody listens."""
+    """Ignore the event."""
 
 
 def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody, log_file: Path | None = None) -> None:
-    """Train the tasks of `plan` that are not done yet; which failed is in the store.
+    """Train the tasks of `plan` that are not done yet. Failures are recorded in the store.
 
     Parameters
     ----------
     plan : Plan
-        Its tasks must be stored (:func:`submit`).
+        The plan, whose tasks must be stored (:func:`submit`).
     jobs : int
-        Worker processes; 0 trains in this process.
+        Number of worker processes; 0 trains in this process.
     on_event : callable
-        Told of each step.
+        Called with each event.
     log_file : path, optional
-        Where the workers log.
+        Log file of the workers.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment
     store = open_store(session.store_uri)
     for task in release_dead_workers(store, pool):
         end_unfinished_runs(task.id, pool, session)
     batch = batch_of(plan.ids)
-    store.add_to_batch(pool, batch, plan.ids)  # tasks that an earlier version stored are in none
+    store.add_to_batch(pool, batch, plan.ids)  # tasks stored by an earlier version are in no batch
     counts = store.count(pool, batch=batch)
     waiting = counts.get(Status.WAITING, 0)
     if not waiting and not counts.get(Status.RUNNING):
         return
 
     def prepare() -> None:
-        """What all tasks need; the worker processes import their libraries meanwhile."""
+        """Prepare what all tasks need, while the worker processes import their libraries."""
         tracker = open_tracker(session.tracking_uri)
-        opening = _Background(tracker.prepare)  # importing MLflow takes a second that the panel can use
+        opening = _Background(tracker.prepare)  # importing MLflow takes a second, in parallel with building the panel
         for task in store.query(pool, {"status": Status.WAITING.value}, batch=batch, results=False, limit=1):
-            # As it was planned: what the pool holds under its id may be somebody else's.
+            # The task as planned: the pool's definition may have been written by others.
             prepare_data(dict(zip(plan.ids, plan.tasks, strict=True))[task.id], session)
         opening.join()
         get_experiment(tracker, experiment_name=pool)
@@ -166,7 +166,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
         pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=preload, on_death=on_death
     )  # fmt: skip
     jobs = min(jobs, max(1, waiting))
-    # Another submission of the same tasks, with other data, may come meanwhile.
+    # The same tasks can meanwhile be submitted again with other data.
     admission = own_data(store, pool, session)
     executor: Executor = (
         InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission)
@@ -181,7 +181,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
                 TaskManager(pool, store=store).wait(batch=batch, warn=False)
                 return
         while_starting = None
-        # What workers elsewhere hold is theirs; it comes back to us if their leases run out.
+        # Tasks held by other workers become available here only if their leases expire.
         counts = TaskManager(pool, store=store).wait(batch=batch, settled=_none_running, warn=False)
         if not counts.get(Status.WAITING):
             return
@@ -192,7 +192,7 @@ def _none_running(counts: Mapping[Status, int]) -> bool:
 
 
 class _Background:
-    """Runs a function in a thread; :meth:`join` raises what it raised."""
+    """Runs a function in a thread; :meth:`join` re-raises its exception."""
 
     def __init__(self, func: Callable[[], Any]) -> None:
         self._error: BaseException | None = None
@@ -214,47 +214,47 @@ class _Background:
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """One task of the pool, and the recorder of its result where there is one."""
+    """A task of the pool, and the recorder of its result, if any."""
 
     task: TaskRecord
     recorder: Recorder | None
     model: str = ""
-    """Name of the task's model, different for each model of the experiment; empty where there is one without a name."""
+    """Name of the task's model, distinct within the experiment; empty for a single unnamed model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What one model of an experiment predicts, joined over its windows."""
+    """The prediction of one model of an experiment, joined over its windows."""
 
     name: str
     """As in :attr:`TaskOutcome.model`."""
     prediction: pd.DataFrame | None
-    """Index (datetime, instrument), first column the score; None when no window of the model is done."""
+    """Index (datetime, instrument), first column the score; None if no window of the model is done."""
     label: pd.DataFrame | None
-    """Index (datetime, instrument): the model's own label, the column first that it is judged by."""
+    """Index (datetime, instrument): the model's own label; it is evaluated by the first column."""
     target: Label
     """What the first column of `label` is, and over how many days it runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One out-of-sample result, and what it was made of."""
+    """An out-of-sample result, and the tasks and recorders from which it was made."""
 
     outcomes: tuple[TaskOutcome, ...]
     prediction: pd.DataFrame | None
-    """Index (datetime, instrument), column ``score``: the model's prediction, or the average of several models'. None when
-    no task is done."""
+    """Index (datetime, instrument), column ``score``: the model's prediction, or the average over several models. None
+    if no task is done."""
     label: pd.DataFrame | None
-    """Index (datetime, instrument): the labels of every model that has the same label as the first."""
+    """Index (datetime, instrument): the labels of all models that have the same label as the first."""
     target: Label
     """What the first column of `label` is, and over how many days it runs."""
     coverage: Coverage
     warnings: tuple[str, ...] = ()
-    """What should be known of the result although it is complete."""
+    """Warnings about the result, even if it is complete."""
     plan_warnings: tuple[str, ...] = ()
-    """What should be known of the tasks, as it was said when they were planned."""
+    """Warnings about the tasks, as when they were planned."""
     models: tuple[ModelResult, ...] = ()
-    """What each model predicts, in the order of the tasks."""
+    """The prediction of each model, in the order of the tasks."""
     runs: Mapping[str, RunData] = field(default_factory=dict)
     """Recorder id -> params, metrics and tags of the run."""
     backtest: JoinedBacktest | None = None
@@ -267,11 +267,11 @@ class Collected:
 
     @property
     def failed(self) -> int:
-        """How many tasks failed."""
+        """The number of failed tasks."""
         return sum(o.task.status is Status.FAILED for o in self.outcomes)
 
     def template_text(self) -> str:
-        """Return the first task as YAML: what there is of a configuration when no workflow file is at hand."""
+        """Return the first task as YAML, as a substitute for the configuration if there is no workflow file."""
         import yaml
 
         from rollforge.task import to_plain
@@ -287,12 +287,12 @@ class Collected:
 
 
 def require_pool(session: Session, pool: str) -> None:
-    """Do nothing, unless there is no such pool.
+    """Raise an error if the pool does not exist.
 
     Raises
     ------
     TaskNotFound
-        Naming the pools that there are.
+        With the names of the existing pools.
     """
     pools = list(open_store(session.store_uri).pools())
     if pool not in pools:
@@ -303,7 +303,7 @@ def require_pool(session: Session, pool: str) -> None:
 
 
 def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> tuple[TaskOutcome, ...]:
-    """Return the tasks of a pool with their recorders, in the order of `ids`, else in that of their creation."""
+    """Return the tasks of a pool with their recorders, in the order of `ids` or else of creation."""
     from rollforge.generate.naming import model_names
 
     query = {} if ids is None else {"_id": {"$in": list(ids)}}
@@ -317,7 +317,7 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
 
 
 def _readable(store: TaskStore, pool: str, query: Mapping[str, Any]) -> list[TaskRecord]:
-    """The tasks of a pool; one whose result is damaged is there without it."""
+    """Return the tasks of a pool; a task with a damaged result is returned without it."""
     try:
         return list(store.query(pool, query))
     except (ArtifactUnreadable, UntrustedPickle):
@@ -332,10 +332,11 @@ def _readable(store: TaskStore, pool: str, query: Mapping[str, Any]) -> list[Tas
 
 
 def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
-    """The recorder of a task that is done.
+    """Return the recorder of a finished task, or None.
 
-    A task that was set to done by hand, or whose function returned something else, has none: the coverage names its window.
-    Nor does one whose run only another machine has, or whose result, which others may have written, names no run.
+    There is none if the task was set to done manually, if its function returned something else, if its run is on
+    another machine, or if its result, which others may have written, does not refer to a run. The coverage check lists
+    its window.
     """
     from rollforge.run.trainer import recorder_of
 
@@ -343,7 +344,7 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
         if task.status is not Status.DONE:
             return None
         recorder = recorder_of(task.result)
-        recorder.read()  # a reference is only a name
+        recorder.read()  # a reference need not exist
         return recorder
     except (TrainingFailed, RecorderElsewhere):
         return None
@@ -356,13 +357,13 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
 
 
 def _is_away(session: Session, tracking: Any, exc: Exception) -> bool:
-    """Whether an error is not about one run but about the session's own tracking store, where all tasks have theirs."""
+    """Return whether an error concerns the session's tracking store as a whole and not a single run."""
     uri = getattr(open_tracker(session.tracking_uri), "uri", session.tracking_uri)
     return tracking in (uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)
 
 
 def _recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
-    """Where the runs of tasks are that this machine does not have; empty when it has all of them."""
+    """Describe where the runs are that this machine does not have; empty if it has all of them."""
     lacking = any(o.recorder is None and o.task.status is Status.DONE for o in known)
     return said_elsewhere(session, pool) if lacking else ""
 
@@ -375,30 +376,30 @@ def collect(
     allow_gaps: bool = False,
     label_days: int | None = None,
 ) -> Collected:
-    """Return one out-of-sample prediction of an experiment's tasks.
+    """Collect one out-of-sample prediction from the tasks of an experiment.
 
-    Windows of the same model are joined; several models (a grid) are averaged after that. Nothing is built that the pool
-    names, unless this process submitted all of the tasks.
+    Windows of the same model are joined; then several models (a grid) are averaged. Objects that the pool names are
+    built only if this process submitted all of the tasks.
 
     Parameters
     ----------
     session : Session
-        Where store and tracking are.
+        The session, with task store and tracking store.
     pool : str
         The experiment.
     ids : sequence of str, optional
-        Only these tasks; by default all of the pool.
+        Only these tasks; by default all tasks of the pool.
     allow_gaps : bool
-        True leaves out what is missing; what that is stands in the result's `coverage`.
+        If True, missing windows are skipped and listed in the result's `coverage`.
     label_days : int, optional
-        Trading days over which a label runs, for labels whose expression does not tell.
+        Number of trading days that a label spans, for labels whose expression does not determine it.
 
     Raises
     ------
     CoverageError
-        When windows are missing, failed, overlapping or predicted in part, and `allow_gaps` is False.
+        If windows are missing, failed, overlapping or partly predicted, and `allow_gaps` is False.
     RecorderElsewhere
-        When only other machines have the runs of some tasks, and `allow_gaps` is False.
+        If the runs of some tasks are only on other machines, and `allow_gaps` is False.
     """
     known, left_out = _with_windows(outcomes(session, pool, ids))
     lost = _recorded_elsewhere(session, pool, known)
@@ -411,12 +412,12 @@ def collect(
 
 
 def _with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...], list[str]]:
-    """The tasks whose definitions have segments, and what is wrong with the others, which somebody may have put there.
+    """Return the tasks whose definitions have segments, and the errors of the other tasks in the pool.
 
     Raises
     ------
     ConfigError
-        When there are others only: these tasks are no windows at all.
+        If no task has segments.
     """
     fitting, damaged = [], []
     for outcome in known:
@@ -488,7 +489,7 @@ def _collect(
 def _label(
     known: Sequence[TaskOutcome], model: str, label: pd.DataFrame | None, declared: int | None
 ) -> tuple[pd.DataFrame | None, Label]:
-    """The label of a model, the column first that it is judged by, and what that is: as a run noted it, or its task has it."""
+    """Return a model's label (evaluated by its first column) and its description, from a run or else from its task."""
     from rollforge.record.analysis import judged_column, recorded_labels
 
     own = [o for o in known if o.model == model]
@@ -506,7 +507,7 @@ def _label(
 
 
 def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:
-    """The rows that have a score."""
+    """Return the rows that have a score."""
     import numpy as np
 
     index = cast("pd.MultiIndex", prediction.index)
@@ -518,7 +519,7 @@ def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:
 def _joined_label(
     known: Sequence[TaskOutcome], models: Sequence[ModelResult]
 ) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
-    """The labels of all models, and what should be known of them."""
+    """Return the labels of all models, and warnings about them."""
     from rollforge.collect.labels import ModelLabel, join_labels, label_kind
 
     first = {o.model: o.task.definition for o in reversed(known)}
@@ -535,13 +536,13 @@ def _joined_label(
 
 
 def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...]:
-    """Tasks are known by their content; that the data changed under them is said, not guessed away."""
+    """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the data."""
     from rollforge.market.content import session_content
     from rollforge.market.universe import session_provider
 
     now = (content.mark if (content := session_content(session)) else "", session_provider(session).fingerprint())
     trained_on = [run.tags.get(DATA_TAG, now[0]) for run in runs.values()]
-    other = sum(mark not in now for mark in trained_on)  # earlier versions kept the fingerprint
+    other = sum(mark not in now for mark in trained_on)  # earlier versions stored the fingerprint
     if not other:
         return ()
     return (
@@ -551,7 +552,7 @@ def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...
 
 
 def with_training_data(session: Session, pool: str) -> Session:
-    """Return `session` with the data folder that the pool's tasks were trained on, or submitted with, where it names none."""
+    """Return `session`; if it has no data folder, with the one that the tasks were trained on or submitted with."""
     if session.provider_uri is not None:
         return session
     for outcome in outcomes(session, pool):
@@ -573,7 +574,7 @@ def _windows(known: Sequence[TaskOutcome], session: Session) -> list[Window]:
 def _expected(
     known: Sequence[TaskOutcome], session: Session
 ) -> tuple[list[ExpectedWindow], dict[str, tuple[str, str]], list[str]]:
-    """The test windows that should be there, the key of each recorder (model, window), and tasks that test no day."""
+    """Return the expected test windows, the key of each recorder (model, window), and the tasks without test days."""
     from rollforge.collect.coverage import ExpectedWindow
 
     made: list[ExpectedWindow] = []
@@ -586,7 +587,7 @@ def _expected(
             unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
             continue
         name = f"{window.title} ({window.test_days})"
-        if name in taken:  # two tasks of one model that test the same days
+        if name in taken:  # two tasks of one model with the same test days
             name += f" of task {task.id[:8]}"
         taken.add(name)
         made.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
@@ -596,16 +597,16 @@ def _expected(
 
 
 def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
-    """Return whether the backtest of a result is this user's own code, whoever may write to the pool that it is from.
+    """Return whether the backtest of a result is the user's own code, even if others can write to the pool.
 
-    It is, if this process submitted the first task, or if the task's backtest is one that `templates` describe.
+    This holds if this process submitted the first task, or if one of the `templates` describes the task's backtest.
 
     Parameters
     ----------
     collected : Collected
-        Made of tasks of a pool.
+        The result, made from tasks of a pool.
     templates : sequence of Template
-        Those of the user's own workflow file.
+        The templates of the user's own workflow file.
     """
     first = collected.outcomes[0].task if collected.outcomes else None
     if first is None or trust.is_own(first.id, first.text):
@@ -615,23 +616,23 @@ def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
 
 
 def _backtested(task: Mapping[str, Any]) -> Any:
-    """What the backtest of a task is built of: strategy and executor; the days differ from window to window."""
+    """Return strategy and executor of a task's backtest, without the days, which differ between windows."""
     record = next((r for r in records_of(task) if is_backtest(r)), None)
     config = backtest_config(record)
     return None if config is None else encode({k: config.get(k) for k in ("strategy", "executor")})
 
 
 def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> Collected:
-    """Return `collected` with the backtest of its prediction, if a record of its first task is a backtest.
+    """Return `collected` with a backtest of its prediction, if its first task has a backtest record.
 
     Parameters
     ----------
     collected : Collected
-        What to test.
+        The result to backtest.
     session : Session
-        Names data and region.
+        The session, with data and region.
     own_code : bool
-        Whether a strategy may be run that is not Rollforge's own: True where it is the user's, see :func:`is_own`.
+        Whether a strategy that is not Rollforge's may run: True if it is the user's own, see :func:`is_own`.
     """
     if collected.prediction is None or not collected.outcomes:
         return collected
@@ -643,12 +644,12 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
 
 
 def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:
-    """Write ``prediction.parquet``, ``backtest.parquet`` (where there is a backtest) and ``report.html`` into `folder`.
+    """Write ``prediction.parquet``, ``backtest.parquet`` (if there is a backtest) and ``report.html`` into `folder`.
 
     Returns
     -------
     Summary
-        What the report says, in numbers.
+        The numbers of the report.
     """
     from rollforge.report.html import write_report
     from rollforge.report.summary import summarise
@@ -668,20 +669,20 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
 
 
 def keep_result(collected: Collected, summary: Summary, *, session: Session, pool: str) -> Recorder | None:
-    """Return the recorder of the joined result, which is made or brought up to date; None when there is no prediction.
+    """Create or update the recorder of the joined result, and return it; None if there is no prediction.
 
-    It has the objects ``pred.pkl`` and ``label.pkl``, those of a backtest as ``PortAnaRecord`` keeps them, and the metrics
-    of the report: of several models those of the average, and as ``NAME/IC`` those of each model. The windows' runs become
-    its children.
+    It has the objects ``pred.pkl`` and ``label.pkl``, those of a backtest as in ``PortAnaRecord``, and the metrics of
+    the report: for several models those of the average, and as ``NAME/IC`` those of each model. The windows' runs
+    become its children.
 
     Parameters
     ----------
     collected : Collected
         The result.
     summary : Summary
-        What the report says of it.
+        The numbers of the report.
     session : Session
-        Where runs are kept.
+        The session, with the tracking store.
     pool : str
         The experiment.
     """
@@ -713,7 +714,7 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
 
 
 def result_metrics(summary: Summary) -> dict[str, float]:
-    """Return the figures of a report under the names that ``SigAnaRecord`` logs, also of each of several models."""
+    """Return the figures of a report under the names that ``SigAnaRecord`` logs; for several models also those of each."""
     from rollforge.record.analysis import mean_to_std
 
     h = summary.headline

@@ -1,4 +1,4 @@
-"""What a workflow would run: its tasks, each checked to be buildable."""
+"""Plan a workflow: generate its tasks, and check that each can be built."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ __all__ = ["Plan", "make_plan"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The tasks that a workflow makes, in order, with their windows and what should be known before training them."""
+    """The tasks of a workflow, in order, with their windows and with warnings."""
 
     workflow: Workflow
     tasks: tuple[dict[str, Any], ...]
     ids: tuple[str, ...]
     windows: tuple[Window, ...]
-    """Of each task; with the name of its model, where there are several or one was named."""
+    """The window of each task; with the model's name if there are several models or the model was named."""
     warnings: tuple[str, ...]
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """What the model of each task is called; empty where there is one that was not named."""
+        """The model's name of each task; empty if there is a single unnamed model."""
         return tuple(window.model for window in self.windows)
 
 
 def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
-    """Return the tasks of `workflow` and what should be known about them; trains nothing.
+    """Return the tasks of `workflow`, with warnings. Trains nothing.
 
     Parameters
     ----------
     workflow : Workflow
-        What to plan.
+        The workflow to plan.
     limit : int, optional
-        Keep the first so many tasks.
+        Maximum number of tasks to keep.
 
     Raises
     ------
     SegmentError, ConfigError, DataError
-        When the template cannot become tasks on this data, with the line in the file.
+        If the template and these data do not give valid tasks, with the line in the file.
     """
     try:
         with using(workflow.session):
@@ -79,7 +79,7 @@ def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
 
 
 def _placed(exc: RollforgeError, workflow: Workflow) -> str:
-    """A mistake with its line in the file, and what to do about a module that lies beside the file."""
+    """Add the line in the file to an error, and advice if the missing module is next to the file."""
     line = line_of(exc.path, workflow.lines) if isinstance(exc, ConfigError) else ""
     missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
     beside = workflow.path.parent / f"{missing}.py"
@@ -113,7 +113,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         raise DataNotFound(
             f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
         ) from None
-    # Backtests of windows keep Qlib's days in Qlib's form, and have their own in Rollforge's.
+    # In Qlib's format a window's backtest keeps the days of the file; in Rollforge's format it has its own.
     own: dict[str, Any] = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
     rolling = [RollingGen(**own)] if workflow.rolling is not None else []
     tasks: list[dict[str, Any]] = []
@@ -135,10 +135,10 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
 
 
 def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, Any]:
-    """The template with the exchange's defaults in its backtests: what a task needs travels with it.
+    """Write the exchange's defaults into the template's backtests, so that the task contains everything it needs.
 
-    A worker elsewhere, and a report without the file, know neither the file's options nor its region. (What they take for
-    the region is the one that adds nothing here.)
+    A worker on another machine, and a report without the file, know neither the file's options nor its region. (They
+    assume the region for which nothing is added here.)
     """
     from rollforge.record.backtest import default_benchmark
     from rollforge.record.rules import REGION_DEFAULTS
@@ -155,7 +155,7 @@ def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, A
         if options is not None:
             defaults = {k: math.inf if k == "limit_threshold" and v is None else v for k, v in exchange.items()}
             given = options.get("exchange_kwargs") or {}
-            # As a trade unit, null means any amount; elsewhere it means the default.
+            # A trade unit of null means any amount; for other options null means the default.
             said = {k for k in defaults if k in options or (k in given and (k == "trade_unit" or given[k] is not None))}
             kept = {k: v for k, v in defaults.items() if k not in said}
             made = {**options, "exchange_kwargs": {**given, **kept}}
@@ -166,7 +166,7 @@ def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, A
 
 
 def _demo_command(template: Mapping[str, Any], folder: str) -> str:
-    """The command that makes a market with the universe, the benchmark and the days of a template."""
+    """Return the command that creates a demo market with the universe, benchmark and days of a template."""
     from rollforge.generate.segments import ordered, segments_of
     from rollforge.market.demo import demo_command
 
@@ -182,14 +182,14 @@ def _demo_command(template: Mapping[str, Any], folder: str) -> str:
     return demo_command(
         folder,
         start=min((s for s in starts if s is not None), default=None),
-        end=None if not last else max(last) + 31 * ONE_DAY,  # the labels of the last days need some days more
+        end=None if not last else max(last) + 31 * ONE_DAY,  # the labels of the last days need some more days
         universe=universe if isinstance(universe, str) and universe != "all" else "",
         benchmark=next((str(v) for v in found if isinstance(v, str)), ""),
     )
 
 
 def _values(node: Any, name: str) -> Iterator[Any]:
-    """What stands under a name, at any depth."""
+    """Yield the values of a key, at any depth."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key == name:
@@ -207,7 +207,7 @@ def _grid(workflow: Workflow) -> list[GridGen]:
 
 
 def _variants(workflow: Workflow) -> list[Template]:
-    """Every model of the workflow's ``models`` and ``grid``, each with a name of its own, checked as far as it is cheap."""
+    """Return all models of the workflow's ``models`` and ``grid``, with distinct names, after inexpensive checks."""
     made: list[Template] = []
     checked: set[str] = set()
     grid = _grid(workflow)
@@ -228,21 +228,21 @@ def _in_task(part: str) -> str:
 def check_buildable(
     template: Mapping[str, Any], place: Callable[[str], str] = _in_task, *, model_only: bool = False
 ) -> None:
-    """Build what costs nothing to build, so that a misspelt class or argument is known before anything is stored.
+    """Build everything that is inexpensive to build, to find misspelt classes and arguments before anything is stored.
 
     Parameters
     ----------
     template : mapping
         A task.
     place : callable
-        Part of a task -> where it stands in the document.
+        Maps a part of a task to its location in the document.
     model_only : bool
-        True leaves out dataset and records.
+        If True, skip dataset and records.
 
     Raises
     ------
     RollforgeError
-        The mistake, or with :class:`Mistakes` all of them.
+        The error, or :class:`Mistakes` if there are several.
     """
     found: list[RollforgeError] = []
     resolved = resolve_references(template)
@@ -263,7 +263,7 @@ def _check_records(found: list[RollforgeError], records: Any, dataset: Any, plac
     earlier: list[Any] = []
     for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
         where = f"{place}.{i}" if isinstance(records, list) else place
-        # A record is given its recorder, model and dataset when the task runs; None stands for them here.
+        # A record receives its recorder, model and dataset when the task runs; here they are None.
         offered = {"model": None, "dataset": dataset, "recorder": None}
         make = partial(build, record, kind=RECORD, default_module="rollforge.record", try_kwargs=offered, where=where)
         made = _attempt(found, where, make)
@@ -273,9 +273,9 @@ def _check_records(found: list[RollforgeError], records: Any, dataset: Any, plac
 
 
 def _check_needs(record: Any, earlier: Sequence[Any], where: str) -> None:
-    """Raise where a record cannot do its work: what it depends on is not recorded before it, or not in the data.
+    """Raise an error if a record's dependency is neither recorded before it nor in the data.
 
-    A record of the user's may save anything, so it may be what another one depends on.
+    A user's own record can save anything, so it is assumed to provide what later records depend on.
     """
     from rollforge.record.portfolio import PortAnaRecord
 
@@ -297,7 +297,7 @@ def _without_path(exc: RollforgeError) -> str:
 
 
 class Mistakes(ConfigError):
-    """Several mistakes in one task."""
+    """Several errors in one task."""
 
     def __init__(self, found: Sequence[RollforgeError]) -> None:
         super().__init__("\n".join(str(exc) for exc in found))
@@ -312,7 +312,7 @@ def _checked_dataset(config: Any, where: str) -> Any:
     if isinstance(handler, DataHandler):
         try:
             handler.check()
-        except ConfigError as exc:  # its path begins at what the handler was given
+        except ConfigError as exc:  # its path is relative to the handler's arguments
             place = f"{where}.{place_of(exc.path, config)}".rstrip(".")
             if exc.path.startswith(where):
                 raise
@@ -322,15 +322,15 @@ def _checked_dataset(config: Any, where: str) -> Any:
 
 
 def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -> Any:
-    """Return what `made` returns; an error is put into `found`."""
+    """Return the result of `made`; append an error to `found`."""
     try:
         return made()
     except RollforgeError as raised:
         exc = raised
         if type(raised) is ModelError or (type(raised) is ConfigError and not raised.path):
-            exc = ConfigError(str(raised), path=where)  # a constructor does not know its place in the document
+            exc = ConfigError(str(raised), path=where)  # a constructor does not know its location in the document
             exc.__cause__ = raised
-        if _without_path(exc) not in {_without_path(one) for one in found}:  # a file that several parts come from
+        if _without_path(exc) not in {_without_path(one) for one in found}:  # several parts come from the same file
             found.append(exc)
     except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises is a mistake here
         error = BuildError(f"cannot be built: {describe(exc)} 'rollforge -v plan' shows the traceback.", path=where)

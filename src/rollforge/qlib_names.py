@@ -1,7 +1,7 @@
-"""Where each of Qlib's modules and names is found: the one table, data only.
+"""The table of Qlib's modules and names and their locations in Rollforge. Data only.
 
 :mod:`rollforge.qlib_imports` reads it, for tasks that name classes by Qlib's module paths and for scripts that import
-``qlib``; ``docs/compat.md`` is written from it.
+``qlib``; ``docs/compat.md`` is generated from it.
 """
 
 from __future__ import annotations
@@ -678,11 +678,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "also": "get_module_logger R Recorder",
     },
 }
-"""Module of Qlib's -> where its names are: ``{source: "Name Name=OurName"}``, several sources for one module.
+"""Qlib module -> locations of its names: ``{source: "Name Name=OurName"}``; a module can have several sources.
 
-A source is one of our modules; or a key of :data:`REASONS`, for names that are not here; or ``also``, for names that
-Qlib's module has from another of its modules (``Name=module.Name`` where two modules have a name of that spelling).
-A name with an underscore before it stands here only where Qlib's own examples import it.
+A source is a Rollforge module; or a key of :data:`REASONS`, for names that Rollforge does not have; or ``also``, for
+names that Qlib's module imports from another Qlib module (``Name=module.Name`` if two modules have a name of that
+spelling). Names with a leading underscore are included only if Qlib's own examples import them.
 """
 
 NOT_COVERED: Mapping[str, str] = {
@@ -712,7 +712,7 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.backtest.profit_attribution": "nested",
     "qlib.utils.objm": "internal",
 }
-"""Module of Qlib's of which nothing is here, with all that is in it, -> key of :data:`REASONS`; ``*`` ends a prefix."""
+"""Qlib module of which Rollforge has nothing, including submodules -> key of :data:`REASONS`; ``*`` ends a prefix."""
 
 REASONS: Mapping[str, str] = {
     "intraday": "it is for bars within the day, and Rollforge computes on daily data",
@@ -733,7 +733,7 @@ REASONS: Mapping[str, str] = {
     "figures": "only the figures of analysis_model and analysis_position are drawn",
     "older": "risk_analysis, calc_ic and the records have these figures",
 }
-"""Why something of Qlib's is not here; reads on after "X is not covered: "."""
+"""Reasons why something is not covered; each completes the sentence "X is not covered: "."""
 
 _DDG_DA = "DDG-DA trains a meta-model with PyTorch, which Rollforge does not; rolling windows without it are supported"
 REFUSED: Mapping[str, str] = {
@@ -743,7 +743,7 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("MetaDatasetDS", "MetaModelDS", "MetaTaskDS"), _DDG_DA),
 }
-"""Class of Qlib's that no task can name, whether pyqlib is installed or not -> why: said before anything is trained."""
+"""Qlib class that no task can name, even if pyqlib is installed -> the reason, reported before anything is trained."""
 
 PROGRAMS: Mapping[str, str] = {
     "qlib.workflow.task.manage": "rollforge.cli.pool:main",
@@ -753,4 +753,4 @@ PROGRAMS: Mapping[str, str] = {
     "qlib.contrib.rolling.base": "rollforge.compat.qlib.commands:rolling_base",
     "qlib.contrib.rolling.ddgda": "rollforge.compat.qlib.commands:rolling_ddgda",
 }
-"""Module that Qlib's documentation runs with ``python -m`` -> what runs instead."""
+"""Module that Qlib's documentation runs with ``python -m`` -> the program that runs instead."""

@@ -1,7 +1,8 @@
-"""Filling the template of a workflow file, within limits.
+"""Render the template of a workflow file, within limits.
 
-A template that only names variables is filled here. One that computes (loops, filters, operators) is filled by a process
-of its own, which ends when it takes too long or too much memory: Jinja's sandbox bounds neither.
+A template that contains only variable names is rendered in this process. One that computes (loops, filters, operators)
+is rendered in a separate process, which is ended if it uses too much time or memory, because Jinja's sandbox limits
+neither.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ __all__ = ["render"]
 
 _MEMORY = 512 * 2**20
 _PATIENCE = 60.0
-"""Seconds for the process to come to its end, its start included; its computing time is what is limited."""
+"""Wall-clock limit of the process in seconds, including its start. The configurable limit is on its processor time."""
 
 
 def render(text: str, name: str) -> str:
-    """Return the text of a workflow file with its template filled from the environment, as Qlib's runner does.
+    """Render the text of a workflow file with variables from the environment, as Qlib's runner does.
 
     Parameters
     ----------
     text : str
-        What the file holds; without ``{{`` and ``{%`` it comes back as it is.
+        The file's text. Without ``{{`` and ``{%`` it is returned unchanged.
     name : str
-        Of the file, for messages.
+        Name of the file, for messages.
 
     Raises
     ------
     MissingDependency
-        When Jinja is not installed.
+        If Jinja is not installed.
     ConfigError
-        When the template cannot be filled, or takes too long or too much memory.
+        If the template cannot be rendered, or uses too much time or memory.
     """
     if "{{" not in text and "{%" not in text:
         return text
@@ -53,7 +54,7 @@ def render(text: str, name: str) -> str:
             f"{name} is a Jinja template. Install its reader: pip install 'rollforge[templates]'"
         ) from exc
     for word in set(re.findall(r"[A-Za-z_]\w*", text)):
-        if is_secret_name(word):  # the report shows the workflow as it was filled
+        if is_secret_name(word):  # the report shows the rendered workflow
             remember_secret(os.environ.get(word, ""))
     environment = SandboxedEnvironment()
     try:
@@ -67,7 +68,7 @@ def render(text: str, name: str) -> str:
 
 
 def _only_names(tree: Any) -> bool:
-    """Whether a template holds nothing but text and names of variables."""
+    """Return whether a template contains only text and variable names."""
     import jinja2
 
     allowed = (jinja2.nodes.Output, jinja2.nodes.TemplateData, jinja2.nodes.Name)

@@ -1,10 +1,10 @@
-"""One experiment made rolling and judged as a whole, offline: Qlib's ``Rolling``, on our generators, trainers, collectors.
+"""Train one experiment on rolling windows and evaluate the joined prediction: Qlib's ``Rolling``.
 
     Rolling("workflow.yaml", exp_name="combined", horizon=5, step=20).run()
 
-trains the task of the file for every window into an experiment of its own, joins the predictions into one recorder of
-`exp_name`, and lets the file's records (IC, backtest) judge the joined prediction. ``rollforge run`` does the same, and
-more, for a file with a ``rolling:`` section; this class is for scripts that change the task by code.
+trains the file's task for every window into a separate experiment, joins the predictions into one recorder of
+`exp_name`, and evaluates the joined prediction with the file's records (IC, backtest). ``rollforge run`` does the same
+and more for a file with a ``rolling:`` section; this class is for scripts that modify the task in code.
 """
 
 from __future__ import annotations
@@ -46,36 +46,37 @@ _SIGNAL = "qlib.workflow.record_temp.SignalRecord"
 
 
 class Rolling:
-    """Trains one task for every window, joins the predictions, and judges the joined one.
+    """Trains one task for every window, joins the predictions, and evaluates the joined prediction.
 
     Parameters
     ----------
     conf_path : path
-        A workflow file in Qlib's or in Rollforge's form.
+        A workflow file in Qlib's or Rollforge's format.
     exp_name : str, optional
-        Experiment that gets the joined prediction, in one recorder; by default the session's.
+        Experiment for the recorder of the joined prediction; by default the session's.
     horizon : int or None
-        Days of the label: it becomes ``Ref($close, -(horizon + 1)) / Ref($close, -1) - 1``, and train and valid end
-        ``horizon + 1`` trading days before the test. None keeps the file's label and reads the horizon from it.
+        Number of days of the label, which becomes ``Ref($close, -(horizon + 1)) / Ref($close, -1) - 1``, and train and
+        valid end ``horizon + 1`` trading days before the test. None keeps the file's label and reads the horizon from
+        it.
     step : int
         Trading days from one window to the next.
     h_path : path, optional
-        A pickled handler that takes the place of the file's; its label stays as it is.
+        A pickled handler that replaces the file's; its label is not changed.
     train_start, test_end : date, optional
-        First day of training and last day of testing, in place of the file's. The handler's days are extended to them.
+        First day of training and last day of testing, instead of the file's. The handler's range is extended to them.
     task_ext_conf : mapping or sequence of mappings, optional
         Changes to the task, merged by :func:`~rollforge.build.update_config` after everything else.
     rolling_exp : str, optional
-        Experiment that gets a recorder for each window; what is in it is deleted first. By default one of a new name.
+        Experiment for the windows' recorders; its contents are deleted first. By default one with a new name.
     jobs : int, optional
-        Worker processes; None trains in this process, one window after another.
+        Number of worker processes; None trains sequentially in this process.
     session : Session, optional
-        By default the current one; without a data folder in that, the one that the file describes.
+        By default the current one; if that has no data folder, the file's.
 
     Raises
     ------
     ConfigError
-        For arguments that cannot be meant.
+        For invalid arguments.
     """
 
     def __init__(
@@ -112,28 +113,28 @@ class Rolling:
         self.train_start = None if train_start is None else read_timestamp(train_start, "train_start")
         self.test_end = None if test_end is None else read_timestamp(test_end, "test_end")
         self.task_ext_conf = task_ext_conf
-        # Two that start in the same second must not share an experiment.
+        # Two runs that start in the same second must not share an experiment.
         named = f"rolling_models_{pd.Timestamp.now():%Y%m%d%H%M%S}_{uuid.uuid4().hex[:4]}"
         self.rolling_exp = rolling_exp or named
         self.jobs = jobs
         self.session = session
         self._rid: str | None = None
-        """Id of the recorder with the joined prediction, once there is one."""
+        """Id of the recorder with the joined prediction, once it exists."""
         self._trained: set[str] | None = None
         """Ids of the recorders of the windows, once they are trained."""
 
     # -- the tasks -----------------------------------------------------------------------------------------------------
 
     def basic_task(self, enable_handler_cache: bool | None = True) -> Task:
-        """Return the file's task with the changes that the arguments ask for, before it is made rolling.
+        """Return the file's task with the changes requested by the arguments, before windows are generated.
 
         Parameters
         ----------
         enable_handler_cache : bool
-            Whether a given `h_path` decides the label as well. Features are kept on disk in any case.
+            Whether a given `h_path` also determines the label. Features are cached on disk in any case.
         """
         task: Task = copy.deepcopy(self._raw_conf()["task"])
-        segments_of(task)  # what is changed below must be there
+        segments_of(task)  # the segments changed below must exist
         if self.horizon is not None:
             if enable_handler_cache and self.h_path is not None:
                 self.logger.info(
@@ -150,9 +151,9 @@ class Rolling:
         return task
 
     def get_task_list(self) -> list[Task]:
-        """Return the task of each window; each records its prediction alone."""
+        """Return the task of each window; each records only its prediction."""
         task = self.basic_task()
-        # All windows read the data of one handler, as far as that goes: the last one's test may be cut short by its end.
+        # All windows read the data of one handler, so the last test segment can be cut short by the handler's end.
         with self._using():  # the calendar
             tasks = RollingGen(step=self.step, trunc_days=self._trunc_days(task), ds_extra_mod_func=None)(task)
         return [{**one, "record": [_SIGNAL]} for one in tasks]
@@ -162,7 +163,7 @@ class Rolling:
         return read_yaml(load_workflow(self.conf_path).text, str(self.conf_path))[0]
 
     def _set_horizon(self, task: Task, horizon: int) -> None:
-        """Let the label of the task's handler be the return of `horizon` days."""
+        """Set the label of the task's handler to the return over `horizon` days."""
         label = f"Ref($close, -{horizon + 1}) / Ref($close, -1) - 1"
         kwargs = _handler_kwargs(task)
         if kwargs is None:
@@ -178,13 +179,13 @@ class Rolling:
         self.logger.info("the label is %s", label)
 
     def _replace_handler_with_cache(self, task: Task) -> Task:
-        """Return the task with the handler of `h_path`; without one as it is: the panel cache keeps its features."""
+        """Return the task with the handler of `h_path`; unchanged without one, because the panel cache stores its features."""
         if self.h_path is not None:
             task["dataset"]["kwargs"]["handler"] = self.h_path.absolute().as_uri()
         return task
 
     def _update_start_end_time(self, task: Task) -> Task:
-        """Return the task with the first day of training and the last of testing that were asked for."""
+        """Return the task with the requested first day of training and last day of testing."""
         segments = task["dataset"]["kwargs"]["segments"]
         asked = [name for name, day in (("train", self.train_start), ("test", self.test_end)) if day is not None]
         for name in asked:
@@ -212,14 +213,14 @@ class Rolling:
     # -- the work ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train every window, join the predictions, and judge the joined one.
+        """Train every window, join the predictions, and evaluate the joined prediction.
 
         Raises
         ------
         ConfigError
-            When the task or a record cannot be built; nothing is trained then.
+            If the task or a record cannot be built. Nothing is trained then.
         TrainingFailed
-            When a window fails.
+            If a window fails.
         """
         with self._using():
             self._records(None)
@@ -228,7 +229,7 @@ class Rolling:
             self._update_rolling_rec()
 
     def run_basic_task(self) -> None:
-        """Train the task once, over the whole test segment: a quick look before all windows are trained."""
+        """Train the task once, on the whole test segment, as a quick check before all windows are trained."""
         with self._using():
             TrainerR(self.exp_name)([self.basic_task()])
 
@@ -246,12 +247,12 @@ class Rolling:
         self._trained = {recorder.id for recorder in TrainerR(self.rolling_exp, jobs=self.jobs)(tasks)}
 
     def _ens_rolling(self) -> None:
-        """Join predictions and labels of the windows into one recorder.
+        """Join the windows' predictions and labels into one recorder.
 
         Raises
         ------
         CoverageError
-            When recorders of windows are gone.
+            If recorders of windows are missing.
         """
         ids = self._trained
         collector = RecorderCollector(
@@ -278,7 +279,7 @@ class Rolling:
         self._rid = recorder.id
 
     def _update_rolling_rec(self) -> None:
-        """Let the file's records, but for the prediction itself, judge the joined prediction."""
+        """Evaluate the joined prediction with the file's records, except the one for the prediction itself."""
         tracker = open_tracker(current_session().tracking_uri)
         name = self.exp_name or current_session().experiment
         recorder = get_experiment(tracker, experiment_name=name).get_recorder(self._rid, create=False)
@@ -287,7 +288,7 @@ class Rolling:
         self.logger.info("the results are in recorder %s of experiment %r", self._rid, name)
 
     def _records(self, recorder: Any) -> list[Any]:
-        """The records of the file that judge a prediction, built for a recorder."""
+        """Build the file's records that evaluate a prediction, for a recorder."""
         named = self._raw_conf()["task"].get("record") or []
         made = []
         for i, config in enumerate(named if isinstance(named, list) else [named]):
@@ -312,7 +313,7 @@ class Rolling:
 
 
 class DDGDA(Rolling):
-    """Qlib's DDG-DA, which learns how to weight the training days: refused, because it is not there yet.
+    """Qlib's DDG-DA, which learns weights of the training days. Not supported yet.
 
     Raises
     ------
@@ -329,7 +330,7 @@ class DDGDA(Rolling):
 
 
 def _handler_kwargs(task: Task) -> dict[str, Any] | None:
-    """The arguments of a task's handler, to be changed in place; None where it is not described by a mapping."""
+    """Return the arguments of a task's handler, which can be modified in place; None if it is not given by a mapping."""
     handler = task["dataset"]["kwargs"].get("handler")
     if not isinstance(handler, dict):
         return None
@@ -343,7 +344,7 @@ def _names_given(label: Any) -> bool:
 
 
 def _extend(handler: dict[str, Any] | None, key: str, day: pd.Timestamp, *, earlier: bool) -> None:
-    """Let a handler hold a day that it would leave out."""
+    """Extend a handler's range to include a day."""
     if handler is None or handler.get(key) is None:
         return
     there = read_timestamp(handler[key], key)

@@ -1,8 +1,8 @@
-"""A workflow file to a session, a task template and its tasks: what ``rollforge plan`` and ``run`` start from.
+"""Read a workflow file into a session and task templates, for ``rollforge plan`` and ``run``.
 
-Qlib's form (``qlib_init: …``) and Rollforge's own (``rollforge: …``) are read alike. YAML is read by the rules of
-version 1.2, as Qlib's reader does: ``1e-3`` is a number and ``no`` is a string. Every mistake is reported with its line and
-its path in the document, all of them at once.
+Qlib's format (``qlib_init: …``) and Rollforge's own (``rollforge: …``) are both accepted. Files are YAML 1.2, as for
+Qlib's reader: ``1e-3`` is a number and ``no`` is a string. All errors are reported at once, each with its line and its
+path in the document.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class _Section(BaseModel):
 
 
 class _Place(_Section):
-    """A class, and where it is found."""
+    """A class and its module."""
 
     class_: str = Field(alias="class")
     module_path: str
 
 
 class _ManagerArguments(BaseModel):
-    """What is read of the arguments of Qlib's experiment manager."""
+    """The supported arguments of Qlib's experiment manager."""
 
     model_config = ConfigDict(extra="allow")
     uri: str | None = None
@@ -65,7 +65,7 @@ class _Manager(BaseModel):
 
 
 class _QlibInit(BaseModel):
-    """Qlib's own options; what each means is in :mod:`rollforge.qlib_options`."""
+    """Qlib's options, which :mod:`rollforge.qlib_options` describes."""
 
     model_config = ConfigDict(extra="allow")
     provider_uri: str | dict[str, str] = "~/.qlib/qlib_data/cn_data"  # Qlib's default
@@ -81,7 +81,7 @@ def _bytes(value: Any) -> Any:
 
 
 _Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
-"""A number of bytes, or a text as ``2G``."""
+"""A number of bytes, or a string such as ``2G``."""
 
 
 class _Rollforge(_Section):
@@ -123,7 +123,7 @@ class _Task(_Section):
 
 
 class _TaskOfModels(_Task):
-    """A task whose models are described beside it."""
+    """A task whose models are in the section ``models``."""
 
     model: _Object | str | None = None  # type: ignore[assignment]
 
@@ -158,41 +158,41 @@ class Template:
     task: Mapping[str, Any]
     """``{"model": …, "dataset": …, "record": […]}``."""
     name: str = ""
-    """What its model is called; empty where the workflow has one model."""
+    """The name of its model; empty if the workflow has a single model."""
     own: Mapping[str, str] = field(default_factory=dict)
-    """Parts that it does not take from the document's ``task`` -> where they stand."""
+    """Parts that are not from the document's ``task`` -> their location in the document."""
 
     def place(self, part: str) -> str:
-        """Return where a part of the task stands in the document."""
+        """Return the location of a part of the task in the document."""
         return self.own.get(part, f"task.{part}")
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """One workflow file, read and checked."""
+    """A workflow file, read and validated."""
 
     path: Path
     text: str
-    """The file as written (after the base file was merged in: the merged document)."""
+    """The file's content (with a base file: the merged document)."""
     session: Session
     experiment: str
     template: Mapping[str, Any]
-    """The task template: ``{"model": …, "dataset": …, "record": […]}``; of several `models`, what they share."""
+    """The task template: ``{"model": …, "dataset": …, "record": […]}``; with several `models`, the shared part."""
     rolling: Mapping[str, Any] | None
-    """Arguments of :class:`~rollforge.generate.rolling.RollingGen`; None makes one task, as ``qrun`` does."""
+    """Arguments of :class:`~rollforge.generate.rolling.RollingGen`; None gives one task, as ``qrun`` does."""
     grid: Mapping[str, Any] | None
     """Arguments of :class:`~rollforge.generate.grid.GridGen`."""
     form: Literal["qlib", "rollforge"]
     label_days: int | None
-    """Trading days over which the label runs, where its expression does not tell."""
+    """Number of trading days that the label spans, if its expression does not determine it."""
     lines: Lines = field(repr=False)
     """1-based line of each path in the document."""
     models: tuple[Template, ...] = ()
-    """The models of the section ``models``, each as a whole task."""
+    """The models of the section ``models``, each as a complete task."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """The task templates: one, or one for each of `models`."""
+        """The task templates: one, or one per entry of `models`."""
         return self.models or (Template(self.template),)
 
 
@@ -216,7 +216,7 @@ def _read_file(path: Path) -> str:
 
 
 def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
-    """Return a document merged into those that it builds on; `over` are the files that build on this one."""
+    """Merge a document into its base documents, and return the result; `over` are the files based on this one."""
     here = path.resolve()
     if here in over:
         raise ConfigError(f"BASE_CONFIG_PATH: {path} builds on itself.")
@@ -245,14 +245,14 @@ def _problems(exc: ValidationError, document: Mapping[str, Any], lines: Lines) -
         message = _message(error, document, parts)
         if message:
             found.setdefault(path, message)
-    # A union reports once for each branch; the deepest path is the one the user meant.
+    # A union reports an error for each branch; the deepest path is the one that the user meant.
     deepest = [p for p in found if not any(q != p and q.startswith(p + ".") for q in found)]
     deepest.sort(key=lambda p: (lines.nearest(p), p))
     return [f"{line_of(p, lines)}{p}: {found[p]}" for p in deepest]
 
 
 def _is_branch(part: str) -> bool:
-    """Whether a part of pydantic's path names the branch of a union rather than a key."""
+    """Return whether a part of pydantic's path names the branch of a union and not a key."""
     return part in ("_Object", "str", "int", "list", "none") or "[" in part
 
 
@@ -312,10 +312,10 @@ def _validate(document: dict[str, Any], lines: Lines, path: Path, text: str) -> 
 
 
 def _problems_of_models(document: Mapping[str, Any], lines: Lines) -> list[str]:
-    """What is wrong with the section ``models``."""
+    """Return the errors in the section ``models``."""
     models = document["models"]
     if not isinstance(models, dict) or not isinstance(document.get("task"), dict):
-        return []  # pydantic has said so
+        return []  # already reported by pydantic
     if not models:
         return [f"{line_of('models', lines)}models: must map names to models, found none."]
     found = []
@@ -352,7 +352,7 @@ def _check_override(given: Any, path: str) -> None:
 
 
 def _merged(task: Mapping[str, Any], given: Any) -> dict[str, Any]:
-    """The task of one of the models: what it gives in the place of the shared one's, key by key."""
+    """Return the task of one model: its own keys merged into the shared task."""
     override = {"model": given} if _is_model(given) else given
     return {**task, **{key: _overridden(task.get(key), value) for key, value in override.items()}}
 
@@ -362,14 +362,14 @@ def _is_model(given: Any) -> bool:
 
 
 def _overridden(base: Any, over: Any) -> Any:
-    # An object with a class of its own takes nothing of the other's arguments.
+    # An object with its own class does not inherit the arguments of the shared one.
     if isinstance(base, dict) and isinstance(over, dict) and "class" not in over:
         return {**base, **{k: _overridden(base.get(k), v) for k, v in over.items()}}
     return over
 
 
 def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
-    """The section ``models`` as whole tasks."""
+    """Return the section ``models`` as complete tasks."""
     made = []
     for name, given in (document.get("models") or {}).items():
         path = f"models.{name}"
@@ -379,7 +379,7 @@ def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
 
 
 def _option_problems(document: Mapping[str, Any], lines: Lines) -> list[str]:
-    """Options of Qlib's that are unknown or refused, and defaults of the exchange that no backtest would take."""
+    """Return errors for unknown or refused Qlib options, and for exchange defaults that no backtest accepts."""
     from rollforge.record.rules import Rules
 
     problems = []
@@ -406,7 +406,7 @@ def _option_problems(document: Mapping[str, Any], lines: Lines) -> list[str]:
 def _data_folder(uri: str, base: Path) -> str:
     path = read_path(uri, "data")
     if not path.is_absolute() and not os.path.exists(path) and os.path.exists(base / path):
-        path = base / path  # relative to the file where there is nothing of that name here
+        path = base / path  # relative to the workflow file, if the path does not exist here
     return str(path.absolute())
 
 
@@ -434,14 +434,14 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
 
 
 def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
-    """Operators of the user's own; a ``.py`` file is looked for beside the workflow's."""
+    """Return the user's own operators; ``.py`` files are also looked up next to the workflow file."""
     beside = {p.module_path: base / p.module_path for p in named if p.module_path.endswith(".py")}
     places = {p: str(file.resolve()) for p, file in beside.items() if os.path.isfile(file)}
     return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
 def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
-    """``sys: {path: …, rel_path: …}``: folders with the user's own modules (worker processes inherit them)."""
+    """``sys: {path: …, rel_path: …}``: add folders with the user's modules to the path (worker processes inherit it)."""
     for key, root in (("path", None), ("rel_path", base)):
         named = (section or {}).get(key) or []
         for entry in named if isinstance(named, list) else [named]:
@@ -454,7 +454,7 @@ def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
 
 
 def _with_local_files(node: Any, folder: Path) -> Any:
-    """Return a document whose ``module_path: mine.py`` leads to the file beside it, where there is none of that name here."""
+    """Resolve ``module_path: mine.py`` to the file next to the document if the working directory has no such file."""
     if isinstance(node, list):
         return [_with_local_files(value, folder) for value in node]
     if not isinstance(node, dict):
@@ -469,20 +469,20 @@ def _with_local_files(node: Any, folder: Path) -> Any:
 
 
 def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
-    """Return the workflow in the YAML file at `path`.
+    """Read and validate the workflow file at `path`.
 
     Parameters
     ----------
     path : path
-        A workflow in Qlib's or in Rollforge's form.
+        A workflow in Qlib's or Rollforge's format.
     **overrides
-        Fields of :class:`~rollforge.session.Session`, and ``experiment``, that take the place of the file's; None is
-        no override.
+        Fields of :class:`~rollforge.session.Session`, and ``experiment``, that override the file's values; None does
+        not override.
 
     Raises
     ------
     ConfigError
-        With every mistake in the file, each with its line, its path and the nearest valid name.
+        With all errors in the file, each with its line, its path and the nearest valid name.
     """
     file = read_path(path, "the workflow file")
     document, lines, text = _load_document(file)
@@ -494,7 +494,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
     if document.get("rolling") is not None and parsed.rolling is not None:
         rolling = parsed.rolling.model_dump(exclude_none=True)
         if form == "rollforge" and "trunc_days" not in document["rolling"]:
-            rolling["trunc_days"] = "auto"  # Qlib's form keeps Qlib's windows
+            rolling["trunc_days"] = "auto"  # Qlib's format keeps Qlib's windows
     name = _checked_experiment(experiment or file.stem)
     plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
     document = _with_local_files(document, file.parent)
@@ -514,7 +514,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
 
 
 def _checked_experiment(name: str) -> str:
-    """The name of an experiment, of which a folder is made; slashes are for names that Qlib's users have."""
+    """Validate the name of an experiment, which becomes a folder. Slashes are allowed, because Qlib users have them."""
     unfit = next((why for part in name.split("/") if (why := unfit_name(part))), "")
     if unfit:
         raise ConfigError(
@@ -525,7 +525,7 @@ def _checked_experiment(name: str) -> str:
 
 
 def place_of(path: str, config: Any) -> str:
-    """Return the path in `config` that ends with `path`, or with as much of its beginning as there is; else an empty one."""
+    """Return the path in `config` that ends with `path`, or with the longest existing prefix of it; empty if there is none."""
     parts = path.split(".") if path else []
     for length in range(len(parts), 0, -1):
         found = next((place for place in _paths(config) if place[-length:] == tuple(parts[:length])), None)

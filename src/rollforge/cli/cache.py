@@ -1,4 +1,4 @@
-"""``rollforge cache``: what the panel cache holds, and emptying it."""
+"""``rollforge cache``: list and clear the panel cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CACHE = typer.Option("--cache", help="Cache folder; by default ROLLFORGE_CACHE 
 
 
 def readable_size(size: int) -> str:
-    """Return a number of bytes as people read it: ``391.2 MB``."""
+    """Format a number of bytes: ``391.2 MB``."""
     amount = float(size)
     for unit in ("B", "kB", "MB"):
         if amount < 1000:
@@ -26,7 +26,7 @@ def readable_size(size: int) -> str:
 
 @app.command("list")
 def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
-    """List the feature panels on disk, the latest used first."""
+    """List the feature panels on disk, most recently used first."""
     import datetime as dt
 
     from rich.table import Table
@@ -45,7 +45,7 @@ def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
 
 @app.command()
 def clear(cache: Annotated[Path | None, _CACHE] = None) -> None:
-    """Remove all feature panels that nobody is using; they are built again when needed."""
+    """Remove all feature panels that are not in use; they are rebuilt when needed."""
     from rollforge.features.panel_cache import clear_panels
     from rollforge.session import Session
 

@@ -1,4 +1,4 @@
-"""``rollforge data``: make a demo market, import tables."""
+"""``rollforge data``: create a demo market, import tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def demo(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
-    """Make a synthetic market with a weak real signal in it; the same arguments make the same bytes."""
+    """Create a synthetic market that contains a weak signal. The same arguments give the same bytes."""
     from rollforge.market.demo import INDEX, UNIVERSES, make_demo
 
     made = make_demo(
@@ -100,7 +100,7 @@ def universe(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a universe that is there.")] = False,
 ) -> None:
-    """Import the membership of an index, with its days, into a data folder."""
+    """Import the members of an index, with their days, into a data folder."""
     from rollforge.market.universe_import import import_universe
     from rollforge.session import current_session
 
@@ -111,7 +111,7 @@ def universe(
 
 
 def _listed(values: list[str] | None) -> list[str]:
-    """Values that are given once each, or with commas in between."""
+    """Split values that are given as repeated options or separated by commas."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 

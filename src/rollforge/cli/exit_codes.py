@@ -1,4 +1,4 @@
-"""Exit codes: one table for every command.
+"""The exit codes of all commands.
 
 =====  =========================================================================
 code   meaning

@@ -1,4 +1,4 @@
-"""The ``rollforge`` command: its subcommands, and how errors reach a person."""
+"""The ``rollforge`` command: its subcommands and its error handling."""
 
 from __future__ import annotations
 

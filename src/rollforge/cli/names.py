@@ -1,4 +1,4 @@
-"""How the words of a command may be spelt, and how messages print commands."""
+"""The accepted spellings of commands and options, and how messages print commands."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ _SYNONYMS = {"ls": "list"}
 
 
 def _canonical(word: str) -> str:
-    """Return the name that this program gives a command or an option: Qlib's have underscores."""
+    """Normalize the name of a command or option: Qlib's names have underscores."""
     word = word.replace("_", "-")
     return _SYNONYMS.get(word, word)
 
 
 ANY_SPELLING: dict[str, Any] = {"token_normalize_func": _canonical}
-"""Context settings under which ``task_stat`` is ``task-stat`` and ``ls`` is ``list``."""
+"""Context settings with which ``task_stat`` means ``task-stat`` and ``ls`` means ``list``."""
 
 
 def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> str:
-    """Return the command that starts a worker for a pool on any machine that reaches the store.
+    """Return the command that starts a worker for a pool on any machine that can reach the store.
 
     Parameters
     ----------
     session : Session
-        Names the store. An address that holds a password is not printed: ``ROLLFORGE_STORE`` has to name it.
+        The session, with the store. An address that contains a password is not printed; set ``ROLLFORGE_STORE``
+        instead.
     pool : str
         Name.
     allowed : iterable of str
-        Packages and files of the user's own that the tasks name.
+        The user's packages and files that the tasks name.
 
     Examples
     --------
@@ -52,7 +53,7 @@ def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> 
 
 
 def absolute_store(uri: str) -> str:
-    """Return the URI of a store so that it names the same from any folder.
+    """Return the URI of a store with an absolute path, so that it is valid in any folder.
 
     Examples
     --------
@@ -66,7 +67,7 @@ def absolute_store(uri: str) -> str:
 
 
 def pool_command(store: str, pool: str) -> str:
-    """Return the words before a subcommand of ``rollforge pool``, to be run as they are printed.
+    """Return the beginning of a ``rollforge pool`` command, up to the subcommand, quoted for a shell.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``rollforge pool``: look at a pool of tasks and change what happens to them. The subcommands carry Qlib's names."""
+"""``rollforge pool``: inspect and change a pool of tasks. The subcommands have Qlib's names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ app = typer.Typer(no_args_is_help=True, context_settings=ANY_SPELLING)
 _STATE: dict[str, str | None] = {"pool": None, "store": None}
 
 _UNREADABLE = (ArtifactUnreadable, UntrustedPickle, ConfigError)
-"""What reading the result of a task can end in."""
+"""Errors that reading the result of a task can raise."""
 
 _AT_ONCE = 200
-"""How many tasks are copied at a time."""
+"""Number of tasks copied at a time."""
 
 _QUERY = typer.Argument(help='Which tasks, in MongoDB\'s form: \'{"status": "failed"}\'.')
 
@@ -36,7 +36,7 @@ def _options(
     pool: Annotated[str | None, typer.Option("--task-pool", "-t", help="Name of the pool.")] = None,
     store: Annotated[str | None, typer.Option(help="URI of the store; by default ROLLFORGE_STORE.")] = None,
 ) -> None:
-    """Look at a pool of tasks and change what happens to them."""
+    """Inspect and change a pool of tasks."""
     _STATE.update(pool=pool, store=store)
 
 
@@ -52,7 +52,7 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
 
 
 def _must_exist(uri: str) -> None:
-    """Refuse a file that is not there: to open it would make it, and a mistyped name would be an empty store."""
+    """Refuse a file that does not exist: opening it would create it, so a misspelt name would give an empty store."""
     from rollforge.store.sqlite import parse_uri
 
     if uri.startswith("sqlite:") and not (path := parse_uri(uri)[0].absolute()).exists():
@@ -73,7 +73,7 @@ def _existing() -> TaskManager:
 
 
 def _command() -> str:
-    """The words before a subcommand, for this pool of this store."""
+    """Return the beginning of a pool command for this pool and store."""
     from rollforge.session import Session
 
     return pool_command(Session().with_(store_uri=_STATE["store"]).store_uri, str(_STATE["pool"]))
@@ -88,12 +88,12 @@ def _wait_again(count: int) -> None:
 
 
 def parse_query(text: str | None) -> dict[str, Any]:
-    """Return the query that a person typed.
+    """Parse the query given on the command line.
 
     Raises
     ------
     ConfigError
-        When it is not a JSON object.
+        If it is not a JSON object.
     """
     try:
         query = json.loads(text or "{}")
@@ -106,7 +106,7 @@ def parse_query(text: str | None) -> dict[str, Any]:
 
 @app.command("list")
 def list_() -> None:
-    """Name the pools of the store."""
+    """List the pools of the store."""
     for name in _manager(needs_pool=False).list():
         echo(one_line(name))
 
@@ -119,7 +119,7 @@ def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
 
 @app.command()
 def wait(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Wait until no task can make progress any more; exit code 1 when some are not done then."""
+    """Wait until no task can make progress any more. The exit code is 1 if some are not done then."""
     manager = _existing()
     manager.wait(parse_query(query), warn=False)
     counts = manager.task_stat(parse_query(query))
@@ -140,7 +140,7 @@ def query(
     query: Annotated[str | None, _QUERY] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Whole tasks as JSON, one a line.")] = False,
 ) -> None:
-    """List tasks: id, status, attempt, model and tested days, and the error in a line."""
+    """List tasks: id, status, attempt, model, test days, and the error in one line."""
     from rollforge.generate.naming import describe
     from rollforge.run.failures import error_line
 
@@ -159,7 +159,7 @@ def query(
 
 
 def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Tasks with their results; one that cannot be read says why, and hides no other task."""
+    """Yield tasks with their results; an unreadable result is replaced by the reason."""
     told = set()
     try:
         for task in manager.query(query):
@@ -176,7 +176,7 @@ def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Map
 
 
 def _as_json(task: Mapping[str, Any]) -> str:
-    """A whole task; a result that is not plain data as what it looks like."""
+    """Return a complete task as plain data; a result that is not plain data is given as its repr."""
     from rollforge.task import encode
 
     try:
@@ -194,7 +194,7 @@ def _attempts(task: Mapping[str, Any]) -> int:
 def logs(
     task_id: Annotated[str, typer.Argument(help="Id of the task, or its first digits.")],
 ) -> None:
-    """Show how a task stands, its last error, and the last lines that it logged or printed."""
+    """Show the status of a task, its last error, and the last lines that it logged or printed."""
     from rollforge.generate.naming import describe
 
     task = _one(_existing(), task_id)
@@ -214,7 +214,7 @@ def logs(
 def submissions(
     as_json: Annotated[bool, typer.Option("--json", help="Everything that is kept, as JSON, one a line.")] = False,
 ) -> None:
-    """List what the tasks were submitted with: host, data, tracking store; and how they stand."""
+    """List the submissions (host, data, tracking store) and the status of their tasks."""
     from rollforge.run.submission import read_facts
 
     manager = _existing()
@@ -232,7 +232,7 @@ def submissions(
 
 
 def _one(manager: TaskManager, start: str) -> dict[str, Any]:
-    """The task whose id begins so."""
+    """Return the task whose id starts with the given characters."""
     from rollforge.errors import TaskNotFound
 
     found = list(manager.query({"_id": {"$regex": f"^{start}"}}, decode=False)) if start.isalnum() else []
@@ -244,27 +244,27 @@ def _one(manager: TaskManager, start: str) -> dict[str, Any]:
 
 @app.command()
 def cancel(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Let tasks that have not ended fail as cancelled; workers stop running them."""
+    """Cancel tasks that have not ended: they fail, and workers stop running them."""
     echo(f"{_tasks(_existing().cancel(parse_query(query)))} cancelled")
 
 
 @app.command()
 def pause() -> None:
-    """Let workers take nothing more from the pool; what runs goes on."""
+    """Stop workers from taking tasks from the pool. Running tasks continue."""
     _existing().pause()
     echo(f"{_STATE['pool']} is paused; '{_command()} resume' lets it go on")
 
 
 @app.command()
 def resume() -> None:
-    """Let workers take tasks again."""
+    """Allow workers to take tasks again."""
     _existing().resume()
     echo(f"{_STATE['pool']} goes on")
 
 
 @app.command()
 def watch(stay: Annotated[bool, typer.Option("--stay", help="Go on when nothing can make progress.")] = False) -> None:
-    """Show live how the pool stands: counts, what runs where, what failed last."""
+    """Show the state of the pool live: counts, running tasks, latest failures."""
     from rollforge.cli.watch import watch as show
 
     show(_existing(), stay=stay)
@@ -275,7 +275,7 @@ def copy(
     source: Annotated[str, typer.Argument(metavar="FROM", help="URI of a store.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="URI of another.")],
 ) -> None:
-    """Copy pools from one store to another: all, or the one named by -t. What is there already stays as it is."""
+    """Copy pools from one store to another: all, or the one given by -t. Existing tasks are not changed."""
     from rollforge.store.base import open_store
 
     _must_exist(source)
@@ -293,7 +293,7 @@ def copy(
 
 
 def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
-    """Copy the tasks of a pool, some at a time; return how many were left out."""
+    """Copy the tasks of a pool in batches; return the number of tasks that were skipped."""
     copied = total = running = 0
     damaged: dict[str, str] = {}
     early: list[TaskRecord] = []
@@ -302,7 +302,7 @@ def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
         damaged.update(unreadable)
         total += len(records) + len(unreadable)
         running += sum(r.status is Status.RUNNING for r in records)
-        # A task that comes before one that it depends on would fail; this happens where definitions were replaced.
+        # A task copied before its dependency would fail; this happens if definitions were replaced.
         needs = sorted({n for r in records for n in r.depends_on} - set(ids))
         there = {t.id for t in new.query(pool, {"_id": {"$in": needs}}, results=False)} if needs else set()
         ready, present = records, there.union(ids)
@@ -321,7 +321,7 @@ def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
 
 
 def _readable(store: TaskStore, pool: str, ids: list[str]) -> tuple[list[TaskRecord], dict[str, str]]:
-    """Some tasks of a pool, and of those whose results cannot be read, why."""
+    """Return some tasks of a pool, and the reasons for unreadable results."""
     damaged = {}
     these = {"_id": {"$in": ids}}
     try:
@@ -338,13 +338,13 @@ def _readable(store: TaskStore, pool: str, ids: list[str]) -> tuple[list[TaskRec
 
 @app.command()
 def retry(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Put failed tasks back to waiting, with all their attempts."""
+    """Set failed tasks to waiting again, with all their attempts."""
     _wait_again(_existing().retry(parse_query(query)))
 
 
 @app.command("reset-waiting")
 def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Put running tasks back to waiting: for workers that are known to be gone."""
+    """Set running tasks to waiting, if their workers are known to be dead."""
     _wait_again(_existing().reset_waiting(parse_query(query)))
 
 
@@ -353,7 +353,7 @@ def reset_status(
     status: Annotated[str, typer.Argument(help="waiting, done, part_done or failed.")],
     query: Annotated[str | None, _QUERY] = None,
 ) -> None:
-    """Give tasks another status."""
+    """Set the status of tasks."""
     count = _existing().reset_status(parse_query(query), status)
     echo(f"{_tasks(count)} {'is' if count == 1 else 'are'} {status}")
 
@@ -384,7 +384,7 @@ def remove(
 
 
 def main() -> None:
-    """Run ``rollforge pool`` as a program of its own: what :data:`~rollforge.qlib_names.PROGRAMS` names for Qlib's."""
+    """Run ``rollforge pool`` as a separate program, for :data:`~rollforge.qlib_names.PROGRAMS`."""
     from rollforge.cli.program import guarded, run_app
 
     guarded(lambda: run_app(app))

@@ -36,20 +36,20 @@ def clock(seconds: float) -> str:
 
 
 class RunProgress:
-    """Shows what an executor reports.
+    """Shows the progress of an executor.
 
     Parameters
     ----------
     labels : mapping
-        Task id -> what a person calls the task ("ridge, window 3, test 2016-01-04 … 2016-03-30").
+        Task id -> label of the task ("ridge, window 3, test 2016-01-04 … 2016-03-30").
     done : int
-        How many tasks were done before.
+        Number of tasks that were already done.
     jobs : int
-        Workers side by side, for the estimate of the remaining time.
+        Number of parallel workers, for estimating the remaining time.
     console : Console
-        Where to show it; a bar if it is a terminal, else a line a task.
+        Output: a bar if it is a terminal, otherwise one line per task.
     log_file : path
-        Gets a plain line for each event in any case.
+        Receives a plain line for each event in any case.
     """
 
     def __init__(self, labels: Mapping[str, str], *, done: int, jobs: int, console: Console, log_file: Path) -> None:
@@ -92,7 +92,7 @@ class RunProgress:
         self._line(f"trained {self.finished} tasks in {elapsed}, {self.failed} failed", show=False)
 
     def __call__(self, event: Event) -> None:
-        """Take in one event."""
+        """Process one event."""
         label = one_line(self.labels.get(event.task_id) or event.label or event.task_id[:8])
         if event.kind == "started":
             self.running[event.task_id] = time.monotonic()
@@ -129,7 +129,7 @@ class RunProgress:
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
         for task_id, began in list(self.running.items()):
-            label = Text(one_line(self.labels.get(task_id, task_id)))  # brackets in a name are no markup
+            label = Text(one_line(self.labels.get(task_id, task_id)))  # brackets in a name are not markup
             table.add_row(Text("  running", style="dim"), label, clock(now - began))
         if not self.running:
             table.add_row(Text("  preparing the data", style="dim"), "", clock(now - self.began))

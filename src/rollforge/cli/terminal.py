@@ -1,7 +1,7 @@
-"""What reaches the terminal: names, errors and logs of others as text that can be read, and never as commands to it.
+"""Output to the terminal. Names, errors and logs from others are shown as text and never act as control sequences.
 
-Everything that a command shows goes through :func:`echo`, :func:`echo_json` or :func:`console`; ``tests/cli/test_terminal.py``
-looks for other ways.
+All output of commands goes through :func:`echo`, :func:`echo_json` or :func:`console`; ``tests/cli/test_terminal.py``
+checks that there are no other ways.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def one_line(text: object) -> str:
-    """Return a name or a cell as one line of text: what would move the cursor or steer the terminal is escaped.
+    """Return a name or a cell as one line of text, with control characters escaped.
 
     Examples
     --------
@@ -45,17 +45,17 @@ def one_line(text: object) -> str:
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
-    """Print a text, of as many lines as it has."""
+    """Print text of one or more lines."""
     typer.echo(printable(str(text)), err=err)
 
 
 def echo_error(text: object) -> None:
-    """Print what went wrong, without secrets, to standard error."""
+    """Print an error message to standard error, with secrets masked."""
     echo(mask_secrets(str(text)), err=True)
 
 
 def echo_json(text: str) -> None:
-    """Print JSON, with what a terminal could take for a command in JSON's own escapes: it stays the same value."""
+    """Print JSON, with control characters as JSON escapes, so that the value is unchanged."""
     typer.echo("".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text))
 
 
@@ -65,7 +65,7 @@ def _json_escape(character: str) -> str:
 
 
 def console(file: TextIO | None = None, **options: Any) -> Console:
-    """Return a Rich console on which data are text: no markup, no emoji names, no control sequences but Rich's own."""
+    """Return a Rich console that shows data as text: no markup, no emoji names, no control sequences except Rich's."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -84,12 +84,12 @@ class SafeFormatter(logging.Formatter):
     """Formats log records for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, traceback included."""
+        """Format a record, including its traceback."""
         return printable(super().format(record))
 
 
 def protect_streams() -> None:
-    """Let also what libraries log and warn of be shown as text, and no character end the program."""
+    """Escape logs and warnings of libraries too, and prevent encoding errors from ending the program."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

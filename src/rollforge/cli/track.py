@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 def _must_exist(uri: str) -> None:
-    """Refuse a store that is not there: to read it would make it, and a mistyped name would be an empty store."""
+    """Refuse a store that does not exist: reading it would create it, so a misspelt name would give an empty store."""
     from rollforge.errors import ConfigError
     from rollforge.track.tracker import local_place
 
@@ -26,7 +26,7 @@ def list_(
         str | None, typer.Argument(help="URI of the tracking store; by default ROLLFORGE_TRACKING.")
     ] = None,
 ) -> None:
-    """Name the experiments of a tracking store, and count their runs."""
+    """List the experiments of a tracking store and the number of their runs."""
     from collections import Counter
 
     from rollforge.session import Session
@@ -51,7 +51,7 @@ def copy(
         list[str] | None, typer.Option(help="Only this experiment; may be given several times.")
     ] = None,
 ) -> None:
-    """Copy experiments with their runs and artifacts; what was copied before is left out."""
+    """Copy experiments with their runs and artifacts. Runs that were copied before are skipped."""
     from rollforge.track.base import open_tracker
     from rollforge.track.transfer import copy_runs
 

@@ -1,4 +1,4 @@
-"""``rollforge pool watch``: a pool, live."""
+"""``rollforge pool watch``: show a pool live."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOOK_SECONDS = 1.0
 
 
 def watch(manager: TaskManager, *, stay: bool, console: Console | None = None) -> None:
-    """Show a pool until nothing in it can make progress, or, with `stay`, until somebody interrupts."""
+    """Show a pool until no task can make progress, or, with `stay`, until interrupted."""
     console = console or text_console()
     view = _View(manager)
     if not console.is_terminal:
@@ -55,7 +55,7 @@ def _print_lines(view: _View, console: Console, *, stay: bool) -> None:
 
 
 class _View:
-    """What is known of a pool at one moment."""
+    """A snapshot of a pool."""
 
     def __init__(self, manager: TaskManager) -> None:
         self._manager = manager
@@ -65,12 +65,12 @@ class _View:
         self.paused = False
 
     def wait(self) -> None:
-        """Wait for a change, and not less than a moment, so that a busy pool is not asked all the time."""
+        """Wait for a change, with a minimum delay, so that a busy pool is not queried continuously."""
         time.sleep(0.1)
         self._manager.store.wait_for_change(self._pool, _LOOK_SECONDS)
 
     def look(self) -> None:
-        """Ask the store."""
+        """Query the store."""
         self._manager.store.expire(self._pool)
         self.counts = self._manager.task_stat()
         self.paused = self._manager.store.paused(self._pool)
@@ -78,7 +78,7 @@ class _View:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing can make progress."""
+        """Whether no task can make progress."""
         return not (self.counts.get(Status.WAITING) or self.counts.get(Status.RUNNING))
 
     def line(self) -> str:
@@ -87,7 +87,7 @@ class _View:
         return f"{one_line(self._pool)}: {', '.join(shown) or 'no tasks'}{' (paused)' if self.paused else ''}"
 
     def render(self) -> Group:
-        """Return the whole picture."""
+        """Return the complete display."""
         self.look()
         total = sum(self.counts.values())
         parts: list[RenderableType] = [
@@ -132,5 +132,5 @@ class _View:
 
 
 def _described(task: TaskRecord) -> Text:
-    """Model and tested days of a task; text, since brackets in a name are no markup."""
+    """Return model and test days of a task, as Text because brackets in a name are not markup."""
     return Text(one_line(describe(task.definition, task.model_name)), no_wrap=True, overflow="ellipsis")

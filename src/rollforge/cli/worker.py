@@ -1,4 +1,4 @@
-"""``rollforge worker``: runs the tasks of a pool on this machine, beside any number of others on other machines."""
+"""``rollforge worker``: run the tasks of a pool on this machine, together with workers on other machines."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function that ``module:name`` names.
+    """Return the function named by ``module:name``.
 
     Raises
     ------
     ConfigError
-        When there is none.
+        If it does not exist.
     """
     module, separator, attribute = name.partition(":")
     if not separator:
@@ -97,14 +97,14 @@ def worker(
     before: Annotated[str, typer.Option(help="Status of the tasks to take: waiting or part_done.")] = "waiting",
     after: Annotated[str, typer.Option(help="Status of the tasks that went well: done or part_done.")] = "done",
 ) -> None:
-    """Run the tasks of a pool until it is told to stop.
+    """Run the tasks of a pool until told to stop.
 
-    Before it takes any, it makes sure that this machine can run them: data, tracking store, packages, room on the disks. What
-    is not named is taken from what the tasks were submitted with. Exit code 7: this machine cannot run the tasks; 8: tasks
-    failed on this machine that succeeded on others.
+    Before it takes a task, the worker checks that this machine can run the tasks: data, tracking store, packages, disk
+    space. Options that are not given are taken from the submission of the tasks. Exit code 7: this machine cannot run
+    the tasks; 8: tasks failed on this machine that succeeded on others.
 
-    SIGTERM (or Ctrl-C) lets running tasks end within --grace seconds and gives the others back; a second one gives them
-    back at once. Whatever happens to this process, nothing is lost: what it held is taken over by others.
+    On SIGTERM (or Ctrl-C), running tasks may finish within --grace seconds, and the others are returned; a second
+    signal returns them at once. If this process dies, no task is lost: other workers take over its tasks.
     """
     from rollforge.run.fitness import Admission
     from rollforge.session import Session, available_cores, parse_size
@@ -200,7 +200,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Stopping:
-    """Whether SIGTERM, SIGHUP or Ctrl-C came; a ``with`` block. The second one interrupts."""
+    """Context that records whether SIGTERM, SIGHUP or Ctrl-C was received. The second signal interrupts."""
 
     def __init__(self) -> None:
         self._asked = False

@@ -1,4 +1,4 @@
-"""``rollforge plan | run | collect | report``: one workflow file, or one experiment, from here to its result."""
+"""``rollforge plan | run | submit | collect | report``: commands for one workflow file or one experiment."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
     for window in plan.windows:
         number, *cells = window_cells(window)
         row = [number, *([window.model] if several else []), *cells]
-        table.add_row(*(Text(one_line(cell)) for cell in row))  # brackets in a name are no markup
+        table.add_row(*(Text(one_line(cell)) for cell in row))  # brackets in a name are not markup
     console.print(table)
     console.print()
     for line in draw(plan.windows, width=min(console.width, 100)):
@@ -79,7 +79,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
 
 
 def window_cells(window: Any) -> list[str]:
-    """Return a window as the cells of a table row: number, train, valid, test, trading days of each."""
+    """Return a window as the cells of a table row: number, and train, valid and test with their trading days."""
     spans = [(window.segments.get(key)) for key in ("train", "valid", "test")]
     shown = [f"{span.start} … {span.end}" if span is not None else "" for span in spans]
     days = " + ".join(str(span.days) for span in spans if span is not None)
@@ -93,7 +93,7 @@ def plan(
     experiment: Experiment = None,
     limit: Limit = None,
 ) -> None:
-    """Show the tasks that a workflow would make, as a table and drawn on a time axis; trains nothing."""
+    """Show the tasks of a workflow as a table and on a time axis. Trains nothing."""
     made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
     _show_plan(made, _console())
 
@@ -115,8 +115,8 @@ def run(
 ) -> None:
     """Plan, store, train on all cores, collect one out-of-sample prediction, and report on it.
 
-    Tasks are known by their content: what is done is not trained again, so after Ctrl-C or a crash the same command
-    finishes the rest.
+    Tasks are identified by their content, and finished tasks are not trained again. After Ctrl-C or a crash, the same
+    command completes the rest.
     """
     console = _console()
     made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
@@ -147,11 +147,11 @@ def submit(
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say it as one JSON object.")] = False,
 ) -> None:
-    """Store the tasks of a workflow for workers, on this machine or on others; train nothing.
+    """Store the tasks of a workflow for workers on this or other machines. Trains nothing.
 
-    The pool keeps what the tasks were submitted with: which data the folder holds, where runs are recorded, the trading rules,
-    the packages. Workers use the same, or say what differs. What is done already stays done; what failed waits again. When the
-    workers are done, 'rollforge run' or 'collect' makes the result without training.
+    The pool stores what the tasks were submitted with: the contents of the data folder, the tracking store, the trading
+    rules and the packages. Workers use the same, or report what differs. Finished tasks are kept; failed tasks wait
+    again. When the workers are done, 'rollforge run' or 'collect' makes the result without training.
     """
     from rollforge import pipeline
 
@@ -169,7 +169,7 @@ def submit(
 
 
 def submission_facts(made: Plan, found: Submission) -> dict[str, Any]:
-    """Return what a person or a script wants to know of a submission, as plain data."""
+    """Return a summary of a submission as plain data, for users and scripts."""
     from rollforge.cli.names import absolute_store, worker_command
     from rollforge.confidential import mask_secrets
 
@@ -186,7 +186,7 @@ def submission_facts(made: Plan, found: Submission) -> dict[str, Any]:
 
 
 def _to_allow(made: Plan, found: Submission) -> list[str]:
-    """The packages and files that a worker must be told to trust, because they are not models' libraries."""
+    """Return the packages and files that workers must allow, because they are not model libraries."""
     from rollforge.trust import is_library
 
     named = [package for packages in found.facts.get("models", {}).values() for package in packages]
@@ -220,12 +220,12 @@ def _show_submission(facts: dict[str, Any]) -> None:
 
 
 def _output_folder(output: Path | None, experiment: str) -> Path:
-    """Make the folder of the results, and return it.
+    """Create the folder for the results, and return it.
 
     Raises
     ------
     ConfigError
-        When it cannot be made, or the experiment's name is no name of a folder and none is given.
+        If it cannot be created, or if no folder is given and the experiment's name is not a valid folder name.
     """
     unfit = unfit_name(experiment)
     if output is None and unfit:
@@ -273,7 +273,7 @@ def _labels(made: Plan) -> dict[str, str]:
 
 
 def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
-    """Say what failed, each cause once, and which commands show more."""
+    """Print the failures, each cause once, and the commands that show details."""
     if not groups:
         return
     session, name, labels = made.workflow.session, made.workflow.experiment, _labels(made)
@@ -288,7 +288,7 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
 
 
 def window_label(window: Any) -> str:
-    """Return what a person calls a task: ``window 3, test 2016-01-04 … 2016-03-30``, of several models with its name."""
+    """Return the label of a task: ``window 3, test 2016-01-04 … 2016-03-30``, with the model's name if there are several."""
     test = window.segments.get("test")
     span = f", test {test.start} … {test.end}" if test is not None else ""
     return f"{window.title}{span}"
@@ -297,7 +297,7 @@ def window_label(window: Any) -> str:
 def _finish(
     collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console, *, keep: bool
 ) -> None:
-    """Write the result and say how it is; with `keep`, also as a run beside those of the windows."""
+    """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
     from rollforge.report.terminal import backtest_table, headline_table, models_table
 
@@ -316,7 +316,7 @@ def _finish(
         written["prediction"] = "prediction.parquet"
     if collected.backtest is not None:
         written["backtest"] = "backtest.parquet"
-    for what, file in written.items():  # whole paths, whatever their length and brackets, to be copied
+    for what, file in written.items():  # complete paths, so that they can be copied, whatever their length and brackets
         console.print(f"{what:<10}  {folder / file}", soft_wrap=True)
     if keep:
         _keep(collected, summary, name, session, console)
@@ -333,7 +333,7 @@ def _keep(collected: Collected, summary: Summary, name: str, session: Session, c
 
     try:
         recorder = pipeline.keep_result(collected, summary, session=session, pool=name)
-    except TrackingError as exc:  # the files above hold the result
+    except TrackingError as exc:  # the result is in the files above
         _warn(f"the joined result is not in the tracking store: {exc}")
         return
     if recorder is not None:
@@ -343,9 +343,9 @@ def _keep(collected: Collected, summary: Summary, name: str, session: Session, c
 def collect(
     name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = False
 ) -> None:
-    """Collect the finished tasks of an experiment into one prediction (also while others still run, with --allow-gaps).
+    """Collect the finished tasks of an experiment into one prediction (with --allow-gaps, also while others still run).
 
-    The result is kept as a run beside those of the windows; collecting again brings it up to date.
+    The result is saved as a run next to the windows' runs; collecting again updates it.
     """
     _report(name, store, tracking, output, allow_gaps, keep=True)
 
@@ -353,7 +353,7 @@ def collect(
 def report(
     name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = True
 ) -> None:
-    """Write the report of an experiment as it stands now: one HTML file."""
+    """Write a report of the current state of an experiment, as one HTML file."""
     _report(name, store, tracking, output, allow_gaps, keep=False)
 
 
@@ -364,7 +364,7 @@ def _report(
     from rollforge.workflow import load_workflow
 
     session, config, label_days = Session().with_(store_uri=store, tracking_uri=tracking, experiment=name), "", None
-    templates: Sequence[Template] = ()  # a pool's tasks may be others': their strategies are not run
+    templates: Sequence[Template] = ()  # others may have written a pool's tasks, so their strategies are not run
     if name.endswith((".yaml", ".yml")):
         workflow = load_workflow(name, store=store, tracking=tracking)
         session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
