@@ -67,7 +67,9 @@ class _Description:
     """Describes values as nested tuples, which are equal for equal code in every process."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}  # visited objects are represented by their number, because code can be recursive
+        self._seen: dict[
+            int, int
+        ] = {}  # visited objects are represented by their number, because code can be recursive
         self._kept: list[Any] = []  # keeps visited objects alive, so that their ids are not reused
 
     def of(self, value: Any) -> Any:
@@ -147,9 +149,7 @@ class _Description:
             if not _is_own(one.__module__, getattr(sys.modules.get(one.__module__), "__file__", None)):
                 described.append(_installed(one.__module__, one.__qualname__))
                 continue
-            module = one.__module__.replace(
-                "__mp_main__", "__main__"
-            )  # the script's name in spawned processes
+            module = one.__module__.replace("__mp_main__", "__main__")  # the script's name in spawned processes
             members = [(k, self.of(v)) for k, v in sorted(vars(one).items(), key=lambda m: m[0]) if k not in _NOT_CODE]
             described.append((module, one.__qualname__, members))
         return described
