@@ -356,7 +356,10 @@ def test_compiled_kernels_are_kept_by_their_code(tmp_path: Path) -> None:
 
 
 def test_compiled_code_is_taken_from_no_folder_that_others_write(tmp_path: Path) -> None:
-    """Compiled code runs: what others may have left in the cache is not used, and a folder of another user is not either."""
+    """Compiled code runs: what others may have left in the cache is not used, and neither is a folder of another user.
+
+    What a process compiles for itself is removed when it ends.
+    """
     folder, _ = kernels(tmp_path)
     os.chmod(folder, 0o775)
     assert kernels(tmp_path)[0] == folder  # empty: it is closed to others, and used
@@ -364,7 +367,9 @@ def test_compiled_code_is_taken_from_no_folder_that_others_write(tmp_path: Path)
     (Path(folder) / "planted.nbi").touch()
     assert kernels(tmp_path)[0] == folder
     os.chmod(folder, 0o777)
-    assert kernels(tmp_path)[0] != folder
+    own, _ = kernels(tmp_path)
+    assert own != folder
+    assert not os.path.exists(own)  # it went with its process
     if os.geteuid() == 0:
         os.chown(folder, 12345, 12345)
         os.chmod(folder, 0o755)

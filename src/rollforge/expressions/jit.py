@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import functools
 import hashlib
 import logging
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +54,14 @@ def _cache_folder() -> str:
             return str(folder)
     except OSError as exc:
         log.info("Compiled code is not kept: %s", exc)
-    return tempfile.mkdtemp(prefix="rollforge-kernels-")
+    own = tempfile.mkdtemp(prefix="rollforge-kernels-")
+    atexit.register(_remove, own, os.getpid())
+    return own
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # a forked child leaves its parent's folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_private(folder: Path) -> bool:
