@@ -176,11 +176,11 @@ class RecorderCollector(Collector):
         self.coverage = coverage
         self.n_jobs = n_jobs
         self.unfinished: list[str] = []
-        """Recorders that were left out the last time because of their status, and which that is."""
+        """Recorders that the last collection skipped because of their status, with that status."""
         self.missing: list[str] = []
-        """Recorders that lacked an artifact the last time, and which."""
+        """Recorders that lacked artifacts in the last collection, with the missing artifacts."""
         self.recorders: dict[Any, Recorder] = {}
-        """The recorders that the last result was made of, by key."""
+        """Recorders of the last collection, by key."""
 
     def recorders_now(self, rec_filter_func: Callable[[Recorder], bool] | None = None) -> list[Recorder]:
         """Return the recorders that would be collected.

@@ -1,4 +1,4 @@
-"""Features of a market: handlers and datasets over one cached panel."""
+"""Features: handlers and datasets that share one cached panel."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _ALIVE = 80  # approximate number of sub-expression results that a group keeps a
 
 
 class _NoRows(DataError):
-    """A universe without a single row in the range."""
+    """Raised if a universe has no rows in the range."""
 
 
 class RowSink(Protocol):

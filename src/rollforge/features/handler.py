@@ -408,7 +408,7 @@ class DataHandler(DataHandlerABC):
         Parameters
         ----------
         group : str, optional
-            Group of columns that must have a finite value; None: there must be rows.
+            Group of columns to check for finite values; None checks for rows.
         selector : slice or pair of dates
             Days to look at.
         data_key : str

@@ -1,4 +1,4 @@
-"""Datasets whose samples are the last days of an instrument."""
+"""Datasets whose samples are the most recent days of an instrument."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TSDataSampler:
             values = values.astype(np.float64)
         self.data_arr: NDArray[Any] = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
         self.nan_idx = len(values)
-        """The row of `data_arr` that stands for a missing step."""
+        """Row of `data_arr` that represents a missing step."""
         self._instruments, of_instrument = _codes(frame.index.get_level_values("instrument"))
         self._days, of_day = _codes(pd.DatetimeIndex(frame.index.get_level_values("datetime")))
         self.idx_arr = np.full((len(self._days), len(self._instruments)), self.nan_idx, np.int64)
@@ -90,7 +90,7 @@ class TSDataSampler:
         if flt_data is not None:
             chosen &= _chosen(flt_data, frame.index)
         self.idx_map = np.column_stack([of_day[chosen], of_instrument[chosen]]).astype(np.int32)
-        """(samples, 2): day and instrument, as places in `idx_arr`."""
+        """(samples, 2): day and instrument, as indexes into `idx_arr`."""
         self.data_index = frame.index[chosen]
         """(samples,): instrument and day."""
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A segment whose labels reach into the next one."""
+    """A segment whose labels reach into the next segment."""
 
     segment: str
     later: str

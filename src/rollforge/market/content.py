@@ -160,7 +160,7 @@ def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] |
     Raises
     ------
     DataNotFound
-        When there is no such folder, or it is no data folder.
+        If the folder does not exist, or is not a data folder.
     DataError
         If a file is damaged.
     """

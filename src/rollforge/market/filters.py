@@ -29,7 +29,7 @@ class BaseDFilter(ABC):
 
     @abstractmethod
     def apply(self, codes: Sequence[str], days: NDArray[np.datetime64], evaluate: Evaluate) -> NDArray[np.bool_]:
-        """Return which days to keep.
+        """Return a mask of the days to keep.
 
         Parameters
         ----------

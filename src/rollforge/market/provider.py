@@ -76,7 +76,7 @@ class Provider:
         Raises
         ------
         DataNotFound
-            If there is no such calendar.
+            If the calendar does not exist.
         DataError
             If a line is not a date, the days are not ascending, or `freq` is shorter than a day.
         """
@@ -104,7 +104,7 @@ class Provider:
         Raises
         ------
         DataNotFound
-            If there is no such universe; the message lists the existing ones.
+            If the universe does not exist; the message lists the existing ones.
         """
         if market not in self._markets:
             file = self.path / "instruments" / f"{market}.txt"

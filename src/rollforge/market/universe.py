@@ -88,6 +88,6 @@ def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDAr
 
 
 def spans_of(days: Days, inside: NDArray[np.bool_]) -> list[Span]:
-    """Return the runs of days inside, as (first, last)."""
+    """Return the runs of consecutive days on which `inside` is true, as (first, last)."""
     turns = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
     return [(days[a], days[b - 1]) for a, b in zip(turns[::2], turns[1::2], strict=True)]

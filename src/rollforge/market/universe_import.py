@@ -298,7 +298,7 @@ def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
 def _known(
     provider: Provider, members: Mapping[str, list[Span]], file: Path
 ) -> tuple[dict[str, list[Span]], list[str]]:
-    """Return the members that have data, and a note about the others."""
+    """Return the members that have data, and notes on the others."""
     strangers = sorted(code for code in members if not provider.has(code))
     if len(strangers) == len(members):
         known = sorted(p.name.upper() for p in (provider.path / "features").glob("*"))

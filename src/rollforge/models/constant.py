@@ -20,7 +20,7 @@ class EmptyDataset(Dataset):
         self.segments = dict(segments or {"train": (None, None), "test": (None, None)})
 
     def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
-        """Return one row."""
+        """Return a frame with one row."""
         index = pd.MultiIndex.from_arrays(
             [pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"]
         )

@@ -68,7 +68,7 @@ class LGBModel(ModelFT):
         self.num_boost_round = num_boost_round
         self.model: Any = None
         self.fit_seconds = 0.0
-        """Seconds in ``lightgbm.train``."""
+        """Seconds spent in ``lightgbm.train``."""
         self._curves: dict[str, list[float]] = {}
 
     def _parameters(self) -> dict[str, Any]:

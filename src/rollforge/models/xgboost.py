@@ -47,7 +47,7 @@ class XGBModel(Model):
         self.params: dict[str, Any] = dict(kwargs)
         self.model: Any = None
         self.fit_seconds = 0.0
-        """Seconds in ``xgboost.train``."""
+        """Seconds spent in ``xgboost.train``."""
         self._curves: dict[str, list[float]] = {}
 
     def _parameters(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Records: what is kept of a trained model - its prediction, its analysis, a backtest."""
+"""Records of a trained model: its prediction, analysis and backtest."""
 
 from __future__ import annotations
 

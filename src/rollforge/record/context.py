@@ -47,7 +47,7 @@ class TradeCalendarManager:
         Raises
         ------
         ConfigError
-            When there is none.
+            If there is none.
         """
         if self.finished():
             raise ConfigError("the backtest is over: its calendar has no further step.")

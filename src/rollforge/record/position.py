@@ -87,7 +87,7 @@ class Position(Mapping[str, Any]):
         return amount
 
     def get_stock_count(self, code: str, bar: str = "day") -> int:
-        """Return for how many days an instrument has been held."""
+        """Return the number of days that an instrument has been held."""
         days: int = self.position[code].get(f"count_{bar}", 0)
         return days
 

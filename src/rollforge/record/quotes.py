@@ -22,7 +22,7 @@ _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Days) -> Market:
-    """Read the quotes that a backtest needs.
+    """Read the quotes for a backtest.
 
     Parameters
     ----------

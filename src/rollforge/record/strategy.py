@@ -182,7 +182,7 @@ class BaseSignalStrategy(BaseStrategy):
         self.risk_degree = risk_degree
         self.signal = create_signal_from(signal)
         self.tied_days: set[int] = set()
-        """Steps on which equal scores left the choice to the order of the codes."""
+        """Steps on which ties had to be broken by code."""
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Start a backtest; called once before the first day."""

@@ -124,7 +124,7 @@ class Headline:
     last_judged: str = ""
     """First and last day on which prediction and label can be compared."""
     ic_days: int = 0
-    """Days on which prediction and label can be compared."""
+    """Number of days on which prediction and label can be compared."""
     ic: float | None = None
     icir: float | None = None
     ic_t: float | None = None
