@@ -1,9 +1,9 @@
-"""How the values that a pickle may hold are made from their parts.
+"""Rules for building the values that a pickle may contain from their parts.
 
-A :class:`Rule` stands for one name of a pickle (a class or a function that Python's reader would call) and makes its value
-by public constructors, after checking the parts. The names are those that Python, numpy, pandas and pyarrow write in the
-versions since 2020; a name moves between modules from version to version, so pandas' and numpy's are known by their last
-part.
+A :class:`Rule` replaces one name in a pickle (a class or function that Python's reader would call) and builds the value
+with public constructors, after checking the parts. The names are those written by Python, numpy, pandas and pyarrow in
+versions since 2020. Names move between modules from version to version, so names of pandas and numpy are identified by
+their last part.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ __all__ = ["Pending", "Refused", "Rule", "rule_of"]
 
 
 class Refused(Exception):
-    """Something that a pickle asks for and this reader does not do; the text names it."""
+    """A pickle requests something that this reader does not support; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one name of a pickle stands for."""
+    """The meaning of one name in a pickle."""
 
     NO_VALUE: ClassVar[Any] = object()
 
     make: Callable[..., Any] | None = None
-    """Called with the arguments of a call; returns the value, or a :class:`Pending` that its state completes."""
+    """Called with the arguments of a call. Returns the value, or a :class:`Pending` that is completed by its state."""
     value: Any = NO_VALUE
-    """The object itself, where the name may stand as a value (a class, say)."""
+    """The object itself, if the name can be a value (for example a class)."""
     new: Callable[..., Any] | None = None
-    """In place of `make` where an instance is made without its constructor."""
+    """Used instead of `make` if an instance is created without its constructor."""
     fill: Callable[[Any, Any], Any] | None = None
-    """``(instance, state) -> instance`` for a value that is made before its state is known."""
+    """``(instance, state) -> instance``, for a value that is created before its state is known."""
 
 
 class Pending:
-    """A value that is made when its state is known.
+    """A value that is created once its state is known.
 
     Parameters
     ----------
     finish : callable
-        ``state -> value``; the state is None when the pickle gives none.
+        ``state -> value``; the state is None if the pickle has none.
     """
 
     def __init__(self, finish: Callable[[Any], Any]) -> None:
         self._finish = finish
         self._busy = False
         self.memo: list[int] = []
-        """Where the reader remembers it."""
+        """Where the reader stores it."""
         self.done = False
         self.result: Any = None
 
@@ -80,15 +80,15 @@ _MOST_OF_A_HASH = 500
 
 
 def count_hashes(keys: Iterable[Any], seen: Counter[int]) -> None:
-    """Count the hashes of what becomes keys of one dict or set.
+    """Count the hashes of the keys of one dict or set.
 
-    Equal hashes make each insertion a search through all of them. Those of texts and bytes differ from process to process,
-    so nobody can choose them.
+    With equal hashes, each insertion searches all of them. Hashes of strings and bytes differ between processes, so an
+    attacker cannot choose them.
 
     Raises
     ------
     ValueError
-        When more than some hundred different ones have the same hash.
+        If more than a few hundred distinct keys have the same hash.
     """
     numbers = [hash(key) for key in keys if type(key) not in (str, bytes)]
     if numbers:
@@ -133,7 +133,7 @@ def _numbers(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _slice(*values: Any) -> slice:
-    # Slices can be hashed since Python 3.12: nested ones would end it, as deep tuples do.
+    # Slices are hashable since Python 3.12: nested ones would crash the process, as deep tuples do.
     plain = (v for value in values for v in (value if isinstance(value, tuple) else (value,)))
     _need(not any(isinstance(v, (tuple, frozenset, slice)) for v in plain), "a slice of containers")
     return slice(*values)
@@ -199,7 +199,7 @@ def _zone_info(key: Any, *_: Any) -> Any:
 
 
 def _get_attribute(*arguments: Any) -> Rule:
-    """``getattr`` in a pickle: how a ZoneInfo names its reader."""
+    """``getattr`` in a pickle, with which a ZoneInfo names its reader."""
     from zoneinfo import ZoneInfo
 
     _need(arguments == (ZoneInfo, "_unpickle"), "getattr")
@@ -309,7 +309,7 @@ def _dtype_with(code: str, state: tuple[Any, ...]) -> Any:
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> Any:
-    """An array from its bytes, or from a list of objects, after checking that they fill it exactly."""
+    """Build an array from its bytes or from a list of objects, after checking that they fill it exactly."""
     import numpy as np
 
     _need(isinstance(dtype, np.dtype), "an array without a dtype")
@@ -378,7 +378,7 @@ def _numpy_rule(name: str) -> Rule | None:
 
 @dataclass(slots=True)
 class _Block:
-    """Columns of one dtype: values (columns, rows), or an extension array, and which columns they are."""
+    """Columns of one dtype: values (columns, rows) or an extension array, and the positions of the columns."""
 
     values: Any
     places: Any
@@ -386,7 +386,7 @@ class _Block:
 
 @dataclass(slots=True)
 class _Blocks:
-    """What a frame or a series is made of."""
+    """The parts of a frame or a series."""
 
     axes: list[Any]
     blocks: list[_Block]
@@ -397,7 +397,7 @@ def _block(values: Any, places: Any, *_: Any, **__: Any) -> _Block:
 
 
 def _manager(*arguments: Any) -> Any:
-    """A manager in either form: by arguments, or by a state that follows."""
+    """Build a manager from arguments, or from a state that follows."""
     if len(arguments) >= 2:
         blocks, axes = arguments[:2]
         return _Blocks(list(axes), [blocks] if isinstance(blocks, _Block) else list(blocks))
@@ -483,7 +483,7 @@ def _frame(*arguments: Any) -> Pending:
         if isinstance(only, np.ndarray) and _places(blocks.blocks[0].places, len(columns)) == list(range(len(columns))):
             made = pd.DataFrame(only.T, index=index, columns=range(len(columns)), dtype=only.dtype, copy=True)
         else:
-            # A dtype of its own for each column: pandas would make texts of objects otherwise.
+            # A separate dtype for each column: otherwise pandas would convert objects to strings.
             series = {i: pd.Series(found[i], index=index, dtype=found[i].dtype) for i in range(len(columns))}
             made = pd.DataFrame(series, index=index)
         made.columns = columns
@@ -545,7 +545,7 @@ def _index(cls: Any, parts: Any) -> Any:
 
 
 def _backed_array(cls: Any, *_: Any) -> Pending:
-    """Arrays of dates, times, periods, categories and texts: numbers (or objects) and a dtype."""
+    """Build arrays of dates, times, periods, categories and strings from numbers (or objects) and a dtype."""
 
     def finish(state: Any) -> Any:
         import numpy as np
@@ -627,7 +627,7 @@ def _arrow_array(*arguments: Any) -> Pending:
 
 
 def _with_state(make: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
-    """A dtype that is written as an empty instance and its attributes."""
+    """A dtype that is pickled as an empty instance and its attributes."""
 
     def start(*arguments: Any) -> Any:
         _need(not arguments, "a dtype by a call")
@@ -791,7 +791,7 @@ def _pandas_rule(module: str, name: str) -> Rule | None:
 
 
 def _backed_array_of(name: str) -> Callable[..., Any]:
-    """An array of pandas that is written as an empty instance and its state."""
+    """A pandas array that is pickled as an empty instance and its state."""
 
     def make(*arguments: Any) -> Pending:
         _need(not arguments, f"a call of {name} with arguments")
@@ -868,7 +868,7 @@ def _booster(*arguments: Any) -> Pending:
 
 
 def rule_of(module: str, name: str) -> Rule | None:
-    """Return how the values of `module.name` are made, or None if it is not on the list."""
+    """Return the rule for `module.name`, or None if it is not on the list."""
     module = _MOVED.get(module, module)
     if (module, name) in _PYTHON:
         return _PYTHON[module, name]

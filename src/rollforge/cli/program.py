@@ -24,7 +24,7 @@ def _terminated(signum: int, frame: Any) -> None:
 def run_app(command: typer.Typer) -> None:
     """Run a command with its arguments, and end the process with its exit code.
 
-    What was typed is repeated in messages about it, and may have been pasted from anywhere.
+    Messages repeat the user's input, which may have been pasted from anywhere, so it is escaped.
     """
     try:
         code = command(standalone_mode=False)
@@ -40,7 +40,7 @@ def run_app(command: typer.Typer) -> None:
 
 
 def _show_usage(exc: Any) -> None:
-    """Show a mistake in what was typed as Typer does."""
+    """Show a usage error in Typer's format."""
     from typer import rich_utils
 
     told = printable(exc.format_message())
@@ -64,7 +64,7 @@ def guarded(command: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         echo_error("\nrollforge: stopped. Running tasks were given back; the same command goes on where it was.")
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, as `rollforge … | head` does
+    except BrokenPipeError:  # the reader of the output has exited, as in `rollforge … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.BROKEN_PIPE)
     except Exception as exc:  # noqa: BLE001 - Python would print it as it is

@@ -1,4 +1,4 @@
-"""Times of the trading day, as ``qlib.utils.time`` has them."""
+"""Times of the trading day, as in ``qlib.utils.time``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _at(text: str) -> dt.datetime:
 
 
 CN_TIME = [_at("9:30"), _at("11:30"), _at("13:00"), _at("15:00")]
-"""When the Chinese stock exchanges open and close, with the break at noon; the day is 1900-01-01."""
+"""Opening and closing times of the Chinese stock exchanges, with the noon break, on 1900-01-01."""
 US_TIME = [_at("9:30"), _at("16:00")]
 TW_TIME = [_at("9:00"), _at("13:30")]
 
@@ -47,7 +47,7 @@ def _times(region: str) -> list[dt.datetime]:
 
 
 def _minutes(region: str) -> list[dt.datetime]:
-    """The beginning of each minute of a trading day."""
+    """Return the start of each minute of a trading day."""
     edges = _times(region)
     return [
         start + dt.timedelta(minutes=m)
@@ -58,7 +58,7 @@ def _minutes(region: str) -> list[dt.datetime]:
 
 @functools.lru_cache(maxsize=240)
 def get_min_cal(shift: int = 0, region: str = "cn") -> list[dt.time]:
-    """Return the beginning of each minute of a trading day, `shift` minutes earlier.
+    """Return the start of each minute of a trading day, `shift` minutes earlier.
 
     Raises
     ------
@@ -74,9 +74,10 @@ def get_min_cal(shift: int = 0, region: str = "cn") -> list[dt.time]:
 
 
 def is_single_value(start_time: Any, end_time: Any, freq: Any, region: str = "cn") -> bool:
-    """Return whether one bar of length `freq` covers all from `start_time` to `end_time`.
+    """Return whether one bar of length `freq` covers the range from `start_time` to `end_time`.
 
-    So it is in the last minute before a break or the close, and in Taiwan in the last five, which are one auction.
+    This holds in the last minute before a break or the close, and in Taiwan in the last five minutes, which are one
+    auction.
     """
     if end_time - start_time < freq:
         return True
@@ -90,19 +91,19 @@ def is_single_value(start_time: Any, end_time: Any, freq: Any, region: str = "cn
 
 
 def time_to_day_index(time_obj: str | dt.datetime, region: str = "cn") -> int:
-    """Return which minute of the trading day a time is, the first being 0.
+    """Return the 0-based minute of the trading day.
 
     Parameters
     ----------
     time_obj : str or datetime
         ``"9:35"``, or a datetime on 1900-01-01.
     region : str
-        Where.
+        The region.
 
     Raises
     ------
     DataError
-        When there is no trading at that time.
+        If there is no trading at that time.
 
     Examples
     --------
@@ -132,7 +133,7 @@ def get_day_min_idx_range(start: str, end: str, freq: str, region: str) -> tuple
 
 
 def concat_date_time(date_obj: dt.date, time_obj: dt.time) -> pd.Timestamp:
-    """Return a day and a time as one."""
+    """Combine a day and a time."""
     return pd.Timestamp(
         year=date_obj.year, month=date_obj.month, day=date_obj.day, hour=time_obj.hour, minute=time_obj.minute,
         second=time_obj.second, microsecond=time_obj.microsecond,
@@ -140,7 +141,7 @@ def concat_date_time(date_obj: dt.date, time_obj: dt.time) -> pd.Timestamp:
 
 
 def cal_sam_minute(x: pd.Timestamp, sam_minutes: int, region: str = "cn") -> pd.Timestamp:
-    """Return the beginning of the bar of `sam_minutes` minutes that a time falls into.
+    """Return the start of the bar of `sam_minutes` minutes that contains a time.
 
     Examples
     --------
@@ -152,7 +153,7 @@ def cal_sam_minute(x: pd.Timestamp, sam_minutes: int, region: str = "cn") -> pd.
 
 
 def epsilon_change(date_time: pd.Timestamp, direction: str = "backward") -> pd.Timestamp:
-    """Return a time one second earlier (``backward``) or later (``forward``): what is next to it.
+    """Return the time one second earlier (``backward``) or later (``forward``).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What Qlib's own commands do here: ``qrun``, and the modules that its documentation runs with ``python -m``."""
+"""Qlib's commands: ``qrun``, and the modules that its documentation runs with ``python -m``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["arguments", "qrun", "rolling", "rolling_base", "rolling_ddgda"]
 
 
 def arguments(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Return the arguments of a command as Python Fire reads them: by place, ``--name=value`` or ``--name value``.
+    """Parse the arguments of a command as Python Fire does: positional, ``--name=value`` or ``--name value``.
 
     Raises
     ------
     ConfigError
-        For an unknown name, one without a value, or too many.
+        For an unknown name, a missing value, or too many arguments.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
 
 
 def pyqlib_version() -> str | None:
-    """Return the version of pyqlib that is installed beside Rollforge."""
+    """Return the version of pyqlib, if it is also installed."""
     try:
         return metadata.version("pyqlib")
     except metadata.PackageNotFoundError:
@@ -133,7 +133,7 @@ def rolling_base() -> None:
 
 
 def rolling_ddgda() -> None:
-    """``python -m qlib.contrib.rolling.ddgda``: says that it is not supported."""
+    """``python -m qlib.contrib.rolling.ddgda``: report that it is not supported."""
     from rollforge.rolling import DDGDA
 
     _guarded(DDGDA)

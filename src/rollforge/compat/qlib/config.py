@@ -1,4 +1,4 @@
-"""``qlib.init`` and ``qlib.config.C``: Qlib's settings, as far as they mean something here, kept in the session."""
+"""``qlib.init`` and ``qlib.config.C``: Qlib's settings, stored in the session if Rollforge uses them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OF_THE_SESSION = ("provider_uri", "region", "kernels", *EXCHANGE)
 
 
 class Config(dict[str, Any]):
-    """Qlib's ``C``: a mapping with attributes; setting ``mongo`` chooses the task store."""
+    """Qlib's ``C``: a mapping with attributes. Setting ``mongo`` selects the task store."""
 
     DEFAULT_FREQ = DEFAULT_FREQ
     DataPathManager = _DataPathManager
@@ -72,7 +72,7 @@ class Config(dict[str, Any]):
         if name in EXCHANGE:
             return session.exchange[name] if name in session.exchange else REGIONS[session.region][name]
         if not super().__contains__(name):
-            super().__setitem__(name, copy.deepcopy(DEFAULTS[name]))  # of our own: scripts add to lists and dicts in it
+            super().__setitem__(name, copy.deepcopy(DEFAULTS[name]))  # a copy, because scripts modify lists and dicts in it
         return super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
@@ -90,19 +90,19 @@ class Config(dict[str, Any]):
         init(default_conf, **kwargs)
 
     def register(self) -> None:
-        """Nothing is left to be done after :meth:`set`."""
+        """Do nothing; :meth:`set` has already done everything."""
         super().__setitem__("_registered", True)
 
     def reset(self) -> None:
-        """Forget what was set; the session stays."""
+        """Reset all settings; the session is kept."""
         self.clear()
 
     def set_region(self, region: str) -> None:
-        """Choose the region, whose rules of trading the backtest follows: its trade unit, price limit and price."""
+        """Set the region, which determines trade unit, price limit and deal price of the backtest."""
         init_session(**_kept(region=str(region).lower(), exchange={}))
 
     def set_mode(self, mode: str) -> None:
-        """Choose ``client``: there is no data server.
+        """Accept only ``client``, because there is no data server.
 
         Raises
         ------
@@ -113,23 +113,23 @@ class Config(dict[str, Any]):
             raise ConfigError(f"There is no data server; the mode is 'client', not {mode!r}.", path="default_conf")
 
     def set_conf_from_C(self, config_c: Mapping[str, Any]) -> None:  # noqa: N802 - Qlib's name
-        """Take over the settings of another one."""
+        """Copy the settings of another object."""
         for name in config_c:
             super().__setitem__(name, config_c[name])
 
     @staticmethod
     def register_from_C(config: Config, skip_register: bool = True) -> None:  # noqa: N802 - Qlib's name
-        """Set up as another process was; its session comes with the task."""
+        """Copy the settings of another process; its session is passed with the task."""
         if not (C.registered and skip_register):
             C.set_conf_from_C(config)
             C.register()
 
     def resolve_path(self) -> None:
-        """Paths are full already."""
+        """Do nothing; paths are already absolute."""
 
     @property
     def dpm(self) -> _DataPathManager:
-        """Where the data are."""
+        """The location of the data."""
         return _DataPathManager({k: v for k, v in self["provider_uri"].items() if v is not None})
 
     @property
@@ -147,7 +147,7 @@ C = Config()
 
 
 def _kept(**changes: Any) -> dict[str, Any]:
-    """The session's fields with some changed: ``rollforge.init`` begins anew each time."""
+    """Return the session's fields with some changed, because ``rollforge.init`` starts from defaults each time."""
     session = current_session()
     kept = {f.name: getattr(session, f.name) for f in fields(session)}
     return {**kept, **{k: v for k, v in changes.items() if v is not None}}
@@ -159,7 +159,7 @@ def mongo_uri(setting: Mapping[str, str]) -> str:
     Raises
     ------
     ConfigError
-        When it lacks its two keys.
+        If one of its two keys is missing.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def mongo_uri(setting: Mapping[str, str]) -> str:
 
 
 def _store_of(setting: Mapping[str, str]) -> str:
-    """The task store that a ``mongo`` setting names, unless the environment points the script at another one."""
+    """Return the task store of a ``mongo`` setting, unless the environment selects another one."""
     named, wanted = mongo_uri(setting), os.environ.get("ROLLFORGE_STORE")
     if not wanted or wanted == named:
         return named
@@ -188,7 +188,7 @@ def _folder(provider_uri: Any, mount_path: Any = None) -> str:
 
 
 def _threads(kernels: Any) -> int:
-    """The number of threads that ``kernels`` names: a number, or a function of the frequency."""
+    """Return the number of threads given by ``kernels``: a number, or a function of the frequency."""
     count = kernels("day") if callable(kernels) else kernels
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigError(f"must be a number from 1 on, found {kernels!r}.", path="kernels")
@@ -196,28 +196,28 @@ def _threads(kernels: Any) -> int:
 
 
 def _checked(exchange: Mapping[str, Any], region: str) -> dict[str, Any]:
-    """Defaults of the exchange, unless a backtest would refuse them."""
+    """Check the exchange's defaults as a backtest would."""
     from rollforge.record.rules import Rules
 
-    Session(region=region)  # an unknown one is its own error
+    Session(region=region)  # raises for an unknown region
     Rules.from_kwargs({}, region=region, defaults=exchange, where="qlib.init")
     return dict(exchange)
 
 
 def init(default_conf: str = "client", **kwargs: Any) -> None:
-    """Set where data, runs and tasks are, and what trading costs, as Qlib's ``init`` does.
+    """Set the locations of data, runs and tasks, and the trading rules, as Qlib's ``init`` does.
 
     Parameters
     ----------
     default_conf : str
         ``client``.
     **kwargs
-        See :mod:`rollforge.qlib_options`: every option works, or is refused, or is known to change no number.
+        See :mod:`rollforge.qlib_options`: every option works, is refused, or is known not to change any number.
 
     Raises
     ------
     ConfigError
-        For an unknown option, offering the nearest, and for a value that is not supported.
+        For an unknown option, with the nearest name, and for an unsupported value.
     """
     if kwargs.pop("skip_if_reg", False) and C.registered:
         log.info("qlib.init: nothing is changed, as skip_if_reg says")

@@ -1,6 +1,6 @@
-"""What a script of Qlib's shows: results of records on standard output, log lines on standard error, as in Qlib.
+"""Output of Qlib scripts: results of records on standard output, log lines on standard error, as in Qlib.
 
-Rollforge itself prints nothing outside its command: records report by a logger. Here that logger is given a terminal.
+Outside its command, Rollforge prints nothing: records use a logger. This module connects that logger to the terminal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LOGGERS = ("rollforge", "qlib")
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Writes to what standard output or error is at the moment: notebooks and tests replace them."""
+    """Writes to the current standard output or error, because notebooks and tests replace them."""
 
     def __init__(self, name: str, form: str) -> None:
         self._standard = name
@@ -32,7 +32,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 
 class _LogLines(_Terminal):
-    """Log lines, unless the program has set up logging itself and shows them its own way."""
+    """Handles log lines, unless the program has configured logging itself."""
 
     def __init__(self) -> None:
         super().__init__("stderr", _FORM)
@@ -43,7 +43,7 @@ class _LogLines(_Terminal):
 
 
 def show(level: int | str = logging.INFO) -> None:
-    """Print results and log lines from here on, the latter from `level` on; any number of times."""
+    """Print results, and log lines at `level` or above, from now on. Idempotent."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(h, _Terminal) for h in logger.handlers):

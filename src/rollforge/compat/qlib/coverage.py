@@ -1,4 +1,4 @@
-"""The tables of ``docs/compat.md``, written from :mod:`rollforge.qlib_names`: ``python -m rollforge.compat.qlib.coverage``."""
+"""Generate the tables of ``docs/compat.md`` from :mod:`rollforge.qlib_names`: ``python -m rollforge.compat.qlib.coverage``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollforge.qlib_options import ONLY, WITHOUT_EFFECT, WORKS
 __all__ = ["BEGIN", "covered", "rewrite"]
 
 BEGIN = "<!-- written by python -m rollforge.compat.qlib.coverage -->"
-"""What stands before the part of the page that is written."""
+"""The marker before the generated part of the page."""
 
 
 def _code(names: Iterable[str]) -> str:
@@ -30,7 +30,7 @@ def _own_names(module: str) -> set[str]:
 
 
 def _row(module: str) -> str | None:
-    """A row of the table; None for a module that only holds others."""
+    """Return a row of the table; None for a module that only contains submodules."""
     sources = MODULES[module]
     missing = [f"{reason}: {_code(names.split())}" for reason, names in sources.items() if reason in REASONS]
     found = _own_names(module) or (set() if missing else set(names_of(module)))
@@ -60,7 +60,7 @@ def covered() -> str:
 
 
 def _options() -> list[str]:
-    """The options of ``qlib.init``: those that work, that are refused, that have no effect."""
+    """Return the tables of ``qlib.init`` options: working, restricted, and without effect."""
     works = [f"| `{name}` | {text} |" for name, text in sorted(WORKS.items())]
     only = [f"`{name}` (`{value}`)" for name, value in sorted(ONLY.items())]
     idle: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def _options() -> list[str]:
 
 
 def rewrite(page: Path) -> None:
-    """Write the tables anew into a page, after the line :data:`BEGIN`."""
+    """Replace the tables in a page, after the line :data:`BEGIN`."""
     text = page.read_text(encoding="utf-8")
     before, mark, _ = text.partition(BEGIN)
     page.write_text(f"{before}{mark}\n\n{covered()}", encoding="utf-8")

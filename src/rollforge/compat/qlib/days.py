@@ -1,4 +1,4 @@
-"""Trading days, quarters, and the file names of instruments, as ``qlib.utils`` has them."""
+"""Trading days, quarters, and the file names of instruments, as in ``qlib.utils``."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def get_date_by_shift(
     trading_date : date
         The day.
     shift : int
-        How many trading days later.
+        Number of trading days.
     future : bool
-        Whether with the days to come, where they are known.
+        Whether to include future days, if they are known.
     clip_shift : bool
-        True returns the first or last day where the calendar ends before.
+        If True, return the first or last day if the shift goes beyond the calendar.
     freq : str
         The calendar.
     align : {"left", "right"}, optional
-        From which day a day without trading is counted: the one before, or the one after.
+        For a day without trading, start from the previous or the next trading day.
 
     Raises
     ------
     DateError
-        When there is no trading on that day and `align` is None.
+        If there is no trading on that day and `align` is None.
     IndexError
-        When the calendar ends before, and `clip_shift` is False.
+        If the shift goes beyond the calendar and `clip_shift` is False.
     """
     if align not in (None, "left", "right"):
         raise ConfigError(f"align must be 'left', 'right' or None, found {align!r}.", path="align")
@@ -88,17 +88,17 @@ def get_date_range(
 
 
 def get_next_trading_date(trading_date: Any, future: bool = False) -> pd.Timestamp:
-    """Return the trading day after."""
+    """Return the next trading day."""
     return get_date_by_shift(trading_date, 1, future=future)
 
 
 def get_pre_trading_date(trading_date: Any, future: bool = False) -> pd.Timestamp:
-    """Return the trading day before."""
+    """Return the previous trading day."""
     return get_date_by_shift(trading_date, -1, future=future)
 
 
 def is_tradable_date(cur_date: Any) -> bool:
-    """Return whether a day is one of trading."""
+    """Return whether a day is a trading day."""
     return read_timestamp(cur_date, "cur_date") in _days(future=True)
 
 
@@ -114,18 +114,18 @@ def get_calendar_day(freq: str = "1min", future: bool = False) -> NDArray[Any]:
     Raises
     ------
     DataError
-        For bars within the day, such as ``1min``, which is Qlib's default.
+        For intraday bars, such as ``1min``, which is Qlib's default.
     """
     return np.array([day.date() for day in _days(future, freq)])
 
 
 def get_date_in_file_name(file_name: Any) -> str:
-    """Return the first day in a file's name that is written as ``2020-01-31``.
+    """Return the first day in a file name, written as ``2020-01-31``.
 
     Raises
     ------
     DateError
-        When there is none.
+        If there is none.
     """
     found = re.search(r"\d{4}-\d{2}-\d{2}", str(file_name))
     if found is None:
@@ -148,7 +148,7 @@ def get_period_list(first: int, last: int, quarterly: bool) -> list[int]:
 
 
 def get_period_offset(first_year: int, period: int, quarterly: bool) -> int:
-    """Return how many years (quarters) after the beginning of a year a period is."""
+    """Return the offset of a period in years (quarters) from the start of a year."""
     return (period // 100 - first_year) * 4 + period % 100 - 1 if quarterly else period - first_year
 
 
@@ -156,10 +156,10 @@ _RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{device}{i}" for device i
 
 
 def code_to_fname(code: Any) -> Any:
-    """Return the file name of an instrument: its code, with a prefix where Windows keeps that name for itself."""
+    """Return the file name of an instrument: its code, with a prefix if Windows reserves that name."""
     return f"_qlib_{code}" if str(code).upper() in _RESERVED else code
 
 
 def fname_to_code(fname: str) -> str:
-    """Return the instrument of a file name."""
+    """Return the instrument code of a file name."""
     return fname.removeprefix("_qlib_")

@@ -1,4 +1,4 @@
-"""Paths, archives and open files, as ``qlib.utils.file`` has them."""
+"""Paths, archives and open files, as in ``qlib.utils.file``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def get_or_create_path(path: str | None = None, return_dir: bool = False) -> str
     Parameters
     ----------
     path : str, optional
-        Of a file, or of a folder, which is made; None makes a temporary one.
+        Path of a file, or of a folder, which is created; None creates a temporary one.
     return_dir : bool
         Whether it is a folder.
     """
@@ -44,12 +44,12 @@ def get_or_create_path(path: str | None = None, return_dir: bool = False) -> str
 
 @contextmanager
 def get_io_object(file: IO[Any] | str | Path, *args: Any, **kwargs: Any) -> Iterator[IO[Any]]:
-    """Open a path for the length of a ``with`` block; an open file is handed on as it is.
+    """Open a path for a ``with`` block; an open file is returned unchanged.
 
     Raises
     ------
     ConfigError
-        When it is neither.
+        If it is neither.
     """
     if isinstance(file, (str, Path)):
         with Path(file).open(*args, **kwargs) as stream:
@@ -62,7 +62,7 @@ def get_io_object(file: IO[Any] | str | Path, *args: Any, **kwargs: Any) -> Iter
 
 @contextmanager
 def get_tmp_file_with_buffer(buffer: bytes) -> Iterator[str]:
-    """Yield the path of a temporary file that holds some bytes."""
+    """Yield the path of a temporary file with the given bytes."""
     with tempfile.NamedTemporaryFile() as stream:
         stream.write(buffer)
         stream.flush()
@@ -71,12 +71,12 @@ def get_tmp_file_with_buffer(buffer: bytes) -> Iterator[str]:
 
 @contextmanager
 def save_multiple_parts_file(filename: str, format: str = "gztar") -> Iterator[str]:
-    """Yield a folder to write files into; afterwards they are one archive called `filename`.
+    """Yield a folder for files, which are then packed into an archive called `filename`.
 
     Raises
     ------
     FileExistsError
-        When there is something of that name.
+        If the file already exists.
     """
     target = read_path(filename, "filename").absolute()
     if target.exists():
@@ -92,7 +92,7 @@ def save_multiple_parts_file(filename: str, format: str = "gztar") -> Iterator[s
 
 @contextmanager
 def unpack_archive_with_buffer(buffer: bytes, format: str = "gztar") -> Iterator[str]:
-    """Yield a temporary folder with what is in an archive."""
+    """Yield a temporary folder with the contents of an archive."""
     with tempfile.TemporaryDirectory() as folder:
         archive, parts = Path(folder) / "archive", Path(folder) / "parts"
         archive.write_bytes(buffer)
