@@ -72,7 +72,9 @@ class Config(dict[str, Any]):
         if name in EXCHANGE:
             return session.exchange[name] if name in session.exchange else REGIONS[session.region][name]
         if not super().__contains__(name):
-            super().__setitem__(name, copy.deepcopy(DEFAULTS[name]))  # a copy, because scripts modify lists and dicts in it
+            super().__setitem__(
+                name, copy.deepcopy(DEFAULTS[name])
+            )  # a copy, because scripts modify lists and dicts in it
         return super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
