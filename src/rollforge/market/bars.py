@@ -331,7 +331,7 @@ def _check_factor(rows: OrderedTable, name: str) -> None:
 def _are_raw(rows: OrderedTable, factor: Floats, *, certainly: bool) -> bool:
     """Return whether closes jump inversely when the factor changes, so that it is not yet applied to them.
 
-    If the factor never changes this cannot be determined, and `certainly` decides: then False.
+    If the factor never changes this cannot be determined; the result is then ``not certainly``.
     """
     close = rows.values.get("close")
     if close is None:
