@@ -71,7 +71,7 @@ def definition(value: float) -> dict[str, Any]:
 def worker(
     folder: Path, *options: str, host: str = "", pool: str = "p", jobs: int = 1, **environment: str
 ) -> subprocess.Popen[str]:
-    """Start a worker; with `host` on a machine of that name."""
+    """Start a worker, with `host` on a machine with that name."""
     words = [
         sys.executable,
         "-m",
@@ -94,7 +94,7 @@ def worker(
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 150) -> tuple[int, str]:
-    """Exit code and output of a worker."""
+    """Return the exit code and the output of a worker."""
     out, _ = process.communicate(timeout=seconds)
     return process.returncode, out
 
@@ -106,7 +106,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pool(folder: Path, values: list[float], **options: Any) -> TaskManager:
-    """A pool of tasks of which nothing is known."""
+    """Create a pool of tasks without a submission."""
     manager = TaskManager("p", store=open_store(f"sqlite:///{folder}/tasks.db"))
     manager.create_task([definition(v) for v in values], **options)
     return manager
@@ -121,7 +121,7 @@ RUNS = ("--no-data", "--tracking", "folder:runs")
 @pytest.mark.slow
 @pytest.mark.parametrize("host", ["", pytest.param("bad-machine", marks=elsewhere)], ids=["same host", "another host"])
 def test_one_bad_worker_does_not_fail_the_pool(host: str, folder: Path) -> None:
-    """All forty tasks are done; the bad worker started first, ends with a code of its own and says why."""
+    """All forty tasks are done; the bad worker, which started first, ends with its own exit code and says why."""
     manager = pool(folder, [float(i) for i in range(40)])
     bad = worker(folder, *RUNS, host=host, jobs=2, BROKEN="1", TAKES="0")
     time.sleep(1.0)
@@ -141,7 +141,7 @@ def test_one_bad_worker_does_not_fail_the_pool(host: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", ["0.3", "4"], ids=["short tasks", "long tasks"])
 def test_as_many_bad_workers_as_attempts_do_not_fail_the_pool(takes: str, folder: Path) -> None:
-    """Four of them start with the good one, whose first task takes longer than all their failures: no task is lost."""
+    """Four of them start with the good one, whose first task takes longer than all their failures: no task fails."""
     manager = pool(folder, [float(i) for i in range(8 if takes == "4" else 40)], max_attempts=3)
     bad = [worker(folder, *RUNS, BROKEN="1", TAKES="0") for _ in range(4)]
     good = worker(folder, *RUNS, TAKES=takes, jobs=2)
@@ -153,7 +153,7 @@ def test_as_many_bad_workers_as_attempts_do_not_fail_the_pool(takes: str, folder
 
 @pytest.mark.slow
 def test_where_all_machines_are_bad_the_tasks_fail_with_their_causes(folder: Path) -> None:
-    """And waiting ends."""
+    """The tasks fail, and waiting for them ends."""
     manager = pool(folder, [float(i) for i in range(4)], max_attempts=2)
     both = [worker(folder, *RUNS, BROKEN="1", TAKES="0") for _ in range(2)]
     assert manager.wait(warn=False) == {Status.FAILED: 4}
@@ -164,7 +164,7 @@ def test_where_all_machines_are_bad_the_tasks_fail_with_their_causes(folder: Pat
 
 @pytest.mark.slow
 def test_tasks_that_are_at_fault_make_no_healthy_worker_leave(folder: Path) -> None:
-    """Five that fail wherever they run come first; the others are done, and both workers end well."""
+    """Five tasks that fail on any worker come first; the others are done, and both workers end normally."""
     manager = pool(folder, [*(-1.0 - i for i in range(5)), *(float(i) for i in range(10))], max_attempts=2)
     both = [worker(folder, *RUNS, TAKES="0.1") for _ in range(2)]
     assert [ended(process)[0] for process in both] == [Exit.DONE, Exit.DONE]
@@ -173,7 +173,7 @@ def test_tasks_that_are_at_fault_make_no_healthy_worker_leave(folder: Path) -> N
 
 @pytest.mark.slow
 def test_a_lone_worker_tries_its_failures_again(folder: Path) -> None:
-    """There is nobody to leave them to: they fail after their attempts, in a time that is bounded."""
+    """There is no other worker to try them: they fail after their last attempt, within a limited time."""
     manager = pool(folder, [-1.0], max_attempts=3)
     began = time.monotonic()
     assert ended(worker(folder, *RUNS, TAKES="0"))[0] == Exit.DONE
@@ -182,7 +182,7 @@ def test_a_lone_worker_tries_its_failures_again(folder: Path) -> None:
 
 
 def streak(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
-    """Fail `n` tasks at a worker."""
+    """Fail `n` tasks on a worker."""
     tasks = store.claim("p", worker=me, lease=600, limit=n)
     for task in tasks:
         store.fail(task, "boom")
@@ -191,7 +191,7 @@ def streak(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
 
 
 def done_by(store: TaskStore, other: str, ids: list[str], *, good: bool = True) -> None:
-    """Let another worker have some tasks."""
+    """Run some tasks on another worker."""
     for task in store.claim("p", worker=other, lease=600, query={"_id": {"$in": ids}}, limit=99):
         if good:
             store.commit(task, 1)
@@ -201,7 +201,7 @@ def done_by(store: TaskStore, other: str, ids: list[str], *, good: bool = True) 
 
 @pytest.fixture
 def forty(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
-    """A store whose tasks come back at once."""
+    """A store in which tasks can be claimed again at once."""
     monkeypatch.setattr("rollforge.store.memory.backoff", lambda attempt: 0.0)
     store = MemoryStore()
     store.create("p", [{"x": i} for i in range(40)])
@@ -209,7 +209,7 @@ def forty(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
 
 def test_a_worker_holds_back_after_three_failures_until_others_have_tried(forty: MemoryStore) -> None:
-    """What succeeds elsewhere condemns it; then it takes nothing more."""
+    """If its failed tasks succeed on other workers, it stops claiming tasks."""
     standing = Standing(forty, "p", "me")
     assert standing.allowance(5) == 5
     tasks = streak(forty, standing, "me", 3)
@@ -221,7 +221,7 @@ def test_a_worker_holds_back_after_three_failures_until_others_have_tried(forty:
 
 
 def test_tasks_that_fail_elsewhere_too_count_no_more(forty: MemoryStore) -> None:
-    """They are at fault themselves."""
+    """The tasks are at fault."""
     standing = Standing(forty, "p", "me")
     tasks = streak(forty, standing, "me", 4)
     done_by(forty, "other", [t.id for t in tasks[:2]], good=False)
@@ -231,7 +231,8 @@ def test_tasks_that_fail_elsewhere_too_count_no_more(forty: MemoryStore) -> None
 
 
 def test_a_failure_does_not_count_while_others_may_know_better(forty: MemoryStore) -> None:
-    """They succeed, or run and have not failed yet; where everybody fails, and for a worker that succeeds, it counts."""
+    """Others have succeeded, or run and have not failed yet; if all workers fail, or this one succeeds, the failure
+    counts."""
 
     def doubtful() -> bool:
         (task,) = forty.claim("p", worker="me", lease=600)
@@ -254,7 +255,7 @@ def test_a_failure_does_not_count_while_others_may_know_better(forty: MemoryStor
 
 
 def test_bad_workers_do_not_vouch_for_each_other(forty: MemoryStore) -> None:
-    """What failed at two of them and then succeeds condemns both; until then they hold back."""
+    """Tasks that failed on two workers and then succeed are evidence against both; until then, both wait."""
     both = {name: Standing(forty, "p", name) for name in ("bad 1", "bad 2")}
     forty.claim("p", worker="good", lease=600, query={"x": 39})
     tasks = streak(forty, both["bad 1"], "bad 1", 3)
@@ -271,7 +272,7 @@ def test_bad_workers_do_not_vouch_for_each_other(forty: MemoryStore) -> None:
 
 
 def test_a_success_ends_a_streak(forty: MemoryStore) -> None:
-    """Three failures with a success between them are no streak."""
+    """Three failures with a success between them are not a streak."""
     standing = Standing(forty, "p", "me")
     streak(forty, standing, "me", 2)
     standing.succeeded()
@@ -280,7 +281,7 @@ def test_a_success_ends_a_streak(forty: MemoryStore) -> None:
 
 
 def test_where_tasks_fail_now_and_then_a_short_streak_says_little(forty: MemoryStore) -> None:
-    """A third of all attempts fail at the others too: three tasks that they then do are chance."""
+    """A third of all attempts fail on the other workers too, so three tasks that succeed there are no evidence."""
     standing = Standing(forty, "p", "me")
     for _ in range(6):
         standing.succeeded()
@@ -294,7 +295,7 @@ def test_where_tasks_fail_now_and_then_a_short_streak_says_little(forty: MemoryS
 
 
 def test_with_nobody_else_in_sight_it_goes_on(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while, and stays patient while another works."""
+    """It continues after a while, but waits as long as another worker is running."""
     standing = Standing(forty, "p", "me")
     streak(forty, standing, "me", 3)
     assert standing.allowance(5) == 0
@@ -311,7 +312,7 @@ def test_with_nobody_else_in_sight_it_goes_on(forty: MemoryStore, monkeypatch: p
 
 
 def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
-    """Two workers in one process, one of which fails everything: each task fails once at most, and all are done."""
+    """Two workers in one process, one of which fails everything: each task fails at most once, and all are done."""
 
     def good(task: dict[str, Any]) -> int:
         time.sleep(0.02)
@@ -339,7 +340,7 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
 
 
 def die() -> None:
-    """What a broken library does when it is imported."""
+    """Exit, like a broken library when it is imported."""
     os._exit(3)
 
 
@@ -359,7 +360,7 @@ def test_a_process_that_cannot_begin_costs_no_attempt() -> None:
 
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 64 kB."""
+    """A full disk of 64 kB."""
     place = folder / "full"
     place.mkdir()
     made = subprocess.run(
@@ -376,7 +377,7 @@ def full_disk(folder: Path) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["TMPDIR", "ROLLFORGE_CACHE", "tracking"])
 def test_a_full_disk_is_noticed_before_anything_is_claimed(variable: str, folder: Path) -> None:
-    """Temporary folder, cache, tracking store: code 7, one message, no attempt counted."""
+    """Temporary folder, cache or tracking store: exit code 7, one message, and no attempt is counted."""
     manager = pool(folder, [1.0])
     with full_disk(folder) as place:
         (place / "junk").write_bytes(bytes(50_000))
@@ -392,7 +393,7 @@ def test_a_full_disk_is_noticed_before_anything_is_claimed(variable: str, folder
 
 
 def test_code_that_is_not_allowed_or_not_there_is_said_at_once(folder: Path) -> None:
-    """Of models that the submission named."""
+    """The code of models that the submission names."""
     store = MemoryStore()
     session = Session(tracking_uri=f"folder:{folder}/runs", store_uri=store.uri)
     for name, said in (("no_such_package", "not installed here"), ("scipy", "--allow scipy")):
@@ -415,7 +416,7 @@ def test_code_that_is_not_allowed_or_not_there_is_said_at_once(folder: Path) -> 
 
 
 def workflow(folder: Path, market: Path, **rollforge: Any) -> Path:
-    """Four windows of a linear model."""
+    """Write a workflow with four windows of a linear model."""
     handler = {
         "class": "Alpha158", "module_path": "rollforge.data",
         "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29"}
@@ -477,7 +478,7 @@ def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_mar
 
 @pytest.mark.slow
 def test_a_worker_with_other_data_takes_nothing_unless_that_is_accepted(small_market: Path, tmp_path: Path) -> None:
-    """What differs is named; a copy that is the same will do."""
+    """The message names the differences; an identical copy is accepted."""
     file = workflow(tmp_path, small_market)
     assert rollforge(tmp_path, "submit", str(file)).returncode == Exit.DONE
     store = f"sqlite:///{tmp_path}/tasks.db"
@@ -508,7 +509,8 @@ def test_a_worker_with_other_data_takes_nothing_unless_that_is_accepted(small_ma
 
 @pytest.mark.slow
 def test_two_submissions_with_other_data_in_one_pool_are_apart(small_market: Path, tmp_path: Path) -> None:
-    """A worker that is told nothing runs each on its own data; one with the data of the first leaves those of the second."""
+    """A worker without settings runs each with its own data; one with the data of the first leaves the tasks of the
+    second."""
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     name = next((other / "features").iterdir()) / "open.day.bin"
     name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
@@ -604,7 +606,7 @@ def test_runs_that_another_machine_has_are_named_with_the_cure(small_market: Pat
 
 
 def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
-    """Addresses lose user and password; what a worker knows of them is its own affair."""
+    """User and password are removed from addresses; a worker may know them from its own settings."""
     session = Session(tracking_uri="http://ann:s3cret@127.0.0.1:9/?token=abc", store_uri=f"sqlite:///{tmp_path}/t.db")
     facts = facts_of([definition(1.0)], session)
     assert facts["tracking"] == "http://127.0.0.1:9/"
@@ -614,7 +616,7 @@ def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
 
 
 def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp_path: Path) -> None:
-    """And all of them again when the data change under it."""
+    """All submissions are checked again if the data change."""
     market = Path(shutil.copytree(small_market, tmp_path / "market"))
     session = Session(provider_uri=str(market), tracking_uri=f"folder:{tmp_path}/runs", store_uri="memory://judged")
     store = open_store(session.store_uri)
@@ -639,7 +641,7 @@ def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp
 
 @pytest.mark.slow
 def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Path) -> None:
-    """That the others' tasks succeed is enough to know; its own have one attempt, and are given it back."""
+    """The success of the others' tasks is sufficient evidence; its own tasks have one attempt, which is given back."""
     manager = pool(folder, [float(i) for i in range(40)], max_attempts=1)
     good = worker(folder, *RUNS, TAKES="0.5")
     bad = worker(folder, *RUNS, BROKEN="1", TAKES="0")
@@ -651,7 +653,7 @@ def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Pat
 
 
 def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_market: Path, tmp_path: Path) -> None:
-    """The latest submission says which data count; the same data under another path will do."""
+    """The latest submission determines the data; identical data under another path are accepted."""
     store = open_store("memory://submitted again")
     here = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     (tmp_path / "copy").parent.mkdir(exist_ok=True)
@@ -679,7 +681,7 @@ def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_mark
     ],
 )
 def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path: Path) -> None:
-    """They are read as data: whatever has no sense is left out, and nothing of it reaches the terminal raw."""
+    """They are read as data: invalid values are left out, and nothing reaches the terminal unescaped."""
     store = open_store("memory://made up facts")
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     name = str(abs(hash(json.dumps(facts))))
@@ -690,7 +692,7 @@ def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path
 
 
 def test_what_to_allow_is_said_once() -> None:
-    """However many places of however many tasks name code that the worker was not told to run: one line, at the end."""
+    """However many tasks name code that the worker may not run, there is one line of advice, at the end."""
     store = MemoryStore()
     store.create("p", [{"x": 1}, {"x": 2}, {"x": 3}])
     claims = Leases(store, Job("p", len), "me", lambda event: None)
@@ -711,12 +713,12 @@ def test_what_to_allow_is_said_once() -> None:
 
 
 def count_days(task: dict[str, Any]) -> int:
-    """A function of a script's own."""
+    """A function of a user's script."""
     return int(task["x"])
 
 
 def test_a_script_that_runs_tasks_compares_its_data_too(small_market: Path, tmp_path: Path) -> None:
-    """`run_task` on other data than the tasks were submitted with leaves them, and says why; on the same it runs them."""
+    """`run_task` leaves tasks that were submitted with other data, and says why; with the same data it runs them."""
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     file = next((other / "features").iterdir()) / "open.day.bin"
     file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")

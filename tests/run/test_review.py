@@ -1,4 +1,4 @@
-"""Tasks that know too much are named by the Python API as well: once for each set of tasks."""
+"""The Python API warns about tasks with leakage too, once for each set of tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAID = "days of 'test' are in 'train' too: the model is tested on what it was fi
 
 @pytest.fixture
 def session(small_market: Path, tmp_path: Path) -> Iterator[Session]:
-    """A market, and everything else in a folder of its own."""
+    """A session with a market, and everything else in a temporary folder."""
     made = Session(
         provider_uri=str(small_market),
         store_uri=f"sqlite:///{tmp_path}/tasks.db",
@@ -73,7 +73,7 @@ def test_a_model_tested_on_what_it_was_fitted_to_is_named_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whichever way it is trained, and again for the next set of tasks."""
+    """With every way of training, and again for the next set of tasks."""
     monkeypatch.setattr("rollforge.run.review._logged", set())
     with caplog.at_level(logging.WARNING):
         way([task(0.0), task(1.0), task(2.0)])
@@ -88,7 +88,7 @@ def test_a_model_tested_on_what_it_was_fitted_to_is_named_once(
 
 
 def test_segments_that_are_apart_are_not_named(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    """Nor is anything, where there is no data folder to have a calendar."""
+    """Nothing is reported, nor if there is no data folder that provides a calendar."""
     with caplog.at_level(logging.WARNING):
         TrainerR("a")([task(0.0, train=("2022-01-03", "2022-05-31"))])
         with using(Session(tracking_uri=session.tracking_uri)):
@@ -98,7 +98,7 @@ def test_segments_that_are_apart_are_not_named(session: Session, caplog: pytest.
 
 @pytest.mark.slow
 def test_worker_processes_leave_it_to_the_trainer(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    """One message here, none for each process."""
+    """There is one message in this process, and none in each worker process."""
     with caplog.at_level(logging.WARNING):
         TrainerR("a", jobs=2)([task(float(i)) for i in range(3)])
     assert len(said(caplog)) == 1

@@ -1,4 +1,4 @@
-"""What a killed attempt leaves behind is tidied up: its run does not stay RUNNING for ever."""
+"""Cleaning up after a killed attempt: its run does not stay RUNNING forever."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def statuses(session: Session) -> list[str]:
 
 
 def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
-    """By the process that watched it, at once; the run of another task goes on."""
+    """The parent process ends it at once; the run of another task continues."""
     store = MemoryStore()
     store.create("p", [{"kill": True}, {"kill": False}], max_attempts=1)
     job = Job("p", start_a_run, on_death=lambda task_id: end_unfinished_runs(task_id, "e", session))
@@ -52,7 +52,7 @@ def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
 
 
 def test_the_next_attempt_ends_the_run_of_the_one_before(session: Session) -> None:
-    """When nobody watched: the machine died, and another one takes the task over."""
+    """If there is no parent process: the machine died, and another one takes over the task."""
     token = current_task.set("some task")
     begin_task_train({"x": 1}, "e", session=session).start_run()
     current_task.reset(token)
@@ -70,7 +70,7 @@ def test_the_next_attempt_ends_the_run_of_the_one_before(session: Session) -> No
 
 
 def test_closing_the_terminal_gives_tasks_back(tmp_path: Path) -> None:
-    """SIGHUP reaches worker and tasks alike; no attempt is counted."""
+    """SIGHUP reaches the worker and its tasks; no attempt is counted."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     from rollforge.store.sqlite import SQLiteStore
 

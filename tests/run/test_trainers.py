@@ -1,4 +1,4 @@
-"""The four trainers: recorders in the order of the tasks, tags that say how far they are, failures that are told."""
+"""The four trainers: recorders in the order of the tasks, status tags, and reports of failures."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ALL = [TrainerR, DelayTrainerR, TrainerRM, DelayTrainerRM]
 
 @pytest.fixture(params=["folder", "mlflow"])
 def session(request: pytest.FixtureRequest, tmp_path: Path, tracking_in: Callable[[str], str]) -> Iterator[Session]:
-    """Everything in a folder of its own, on both trackers."""
+    """A session with everything in a temporary folder, with both trackers."""
     made = Session(store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=tracking_in(request.param), threads=2)
     with using(made):
         yield made
 
 
 def whole(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Recorder:
-    """Train at once."""
+    """Train in one stage."""
     return second(first(task, experiment_name, recorder_name), experiment_name)
 
 
@@ -45,7 +45,7 @@ def first(task: dict[str, Any], experiment_name: str, recorder_name: str | None 
 
 
 def second(recorder: Recorder, experiment_name: str) -> Recorder:
-    """Fit."""
+    """Fit the model."""
     task = recorder.load_object("task")
     recorder.start_run()
     if task["x"] == "bad":
@@ -58,7 +58,7 @@ def second(recorder: Recorder, experiment_name: str) -> Recorder:
 
 
 def test_processes_without_a_pool_leave_no_task_id(session: Session) -> None:
-    """The id of a task in a pool is on the runs of that pool, and on no others: there it would lead nowhere."""
+    """Only runs of a pool are tagged with the id of their task; without a pool it would refer to nothing."""
     task = {
         "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": 1.0}},
         "dataset": {"class": "EmptyDataset", "module_path": "rollforge.models.constant"},
@@ -70,7 +70,7 @@ def test_processes_without_a_pool_leave_no_task_id(session: Session) -> None:
 
 
 def trainer(kind: type[Trainer], **options: Any) -> Any:
-    """A trainer of a kind with the functions above."""
+    """Return a trainer of a class with the functions above."""
     if kind in (DelayTrainerR, DelayTrainerRM):
         options["end_train_func"] = second
     return kind("exp", train_func=first if "end_train_func" in options else whole, **options)
@@ -78,7 +78,7 @@ def trainer(kind: type[Trainer], **options: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_recorders_come_in_the_order_of_the_tasks(kind: type[Trainer], session: Session) -> None:
-    """Each holds its own task's metrics, and is marked as finished."""
+    """Each contains the metrics of its own task, and is marked as finished."""
     made = trainer(kind, default_rec_name="mine")
     begun = made.train([{"x": 3}, {"x": 1}, {"x": 2}])
     assert [r.list_tags()["train_status"] for r in begun] == ["begin_task_train"] * 3
@@ -94,14 +94,14 @@ def test_recorders_come_in_the_order_of_the_tasks(kind: type[Trainer], session: 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_one_task_may_be_given_alone_and_none_at_all(kind: type[Trainer], session: Session) -> None:
-    """A dict is a list of one; no task, no recorder."""
+    """A dict is a list of one task; without tasks there are no recorders."""
     assert [r.list_metrics()["x"] for r in trainer(kind)({"x": 7})] == [7]
     assert trainer(kind)([]) == []
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_a_failure_is_told_with_its_task_and_traceback(kind: type[Trainer], tmp_path: Path) -> None:
-    """Or left out of the result, with what failed at hand."""
+    """Or it is left out of the result, and kept in `failures`."""
     session = Session(store_uri=f"sqlite:///{tmp_path}/t.db", tracking_uri=f"folder:{tmp_path}/runs")
     tasks = [{"x": 1}, {"x": "bad", "model": {"class": "Linear"}}, {"x": 2}]
     with using(session):
@@ -124,7 +124,7 @@ def test_a_failure_is_told_with_its_task_and_traceback(kind: type[Trainer], tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_jobs_run_side_by_side_in_processes(kind: type[Trainer], session: Session) -> None:
-    """Without a pool as with one; the fitting happens elsewhere than here."""
+    """With and without a pool, models are fitted in other processes."""
     recorders = trainer(kind, jobs=2)([{"x": i} for i in range(4)])
     assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2, 3]
     assert str(os.getpid()) not in {r.list_tags()["pid"] for r in recorders}
@@ -132,13 +132,13 @@ def test_jobs_run_side_by_side_in_processes(kind: type[Trainer], session: Sessio
 
 @pytest.mark.slow
 def test_a_process_of_its_own_for_each_task(session: Session) -> None:
-    """``call_in_subproc`` gives memory back for certain."""
+    """``call_in_subproc`` runs each task in a new process."""
     recorders = trainer(TrainerR, call_in_subproc=True)([{"x": 1}, {"x": 2}])
     assert len({r.list_tags()["pid"] for r in recorders}) == 2
 
 
 def test_what_the_pool_knows_as_done_is_not_trained_again(session: Session) -> None:
-    """The same recorder comes back; the pool has the experiment's name unless it is given one."""
+    """The same recorder is returned; the pool has the name of the experiment by default."""
     (one,) = trainer(TrainerRM)([{"x": 1}])
     (again, other) = trainer(TrainerRM)([{"x": 1}, {"x": 2}])
     assert again.id == one.id
@@ -149,7 +149,7 @@ def test_what_the_pool_knows_as_done_is_not_trained_again(session: Session) -> N
 
 
 def test_the_second_stage_of_a_finished_recorder_is_not_run_again(session: Session) -> None:
-    """Ending twice changes nothing."""
+    """Calling `end_train` twice changes nothing."""
     made = trainer(DelayTrainerR)
     recorders = made([{"x": 1}])
     assert made.end_train(recorders, end_train_func=None)[0].id == recorders[0].id
@@ -204,7 +204,7 @@ CALLED = [f"value={v} {days}" for v in (1.0, 2.0) for days in ("2020-01-02 to 20
 def test_runs_are_called_after_their_model_and_its_days(
     kind: type[Trainer], jobs: int | None, session: Session
 ) -> None:
-    """What tells the models apart, and the days that they test, in ISO form: as names and as tags."""
+    """Names and tags contain what distinguishes the models, and the test days in ISO form."""
     recorders = kind("exp", jobs=jobs)(SEVERAL)  # type: ignore[call-arg]
     assert [r.name for r in recorders] == CALLED
     tags = recorders[0].list_tags()
@@ -217,7 +217,7 @@ def test_runs_are_called_after_their_model_and_its_days(
 
 
 def test_names_that_were_given_stay(session: Session) -> None:
-    """A trainer calls models by what tells them apart only where they have no name."""
+    """A trainer assigns default model names only to tasks without a name."""
     manager = TaskManager("exp")
     manager.create_task(SEVERAL[:2], model_names=["mine", "mine"])
     recorders = TrainerRM("exp")(SEVERAL)
@@ -227,7 +227,7 @@ def test_names_that_were_given_stay(session: Session) -> None:
 
 @pytest.mark.parametrize("kind", [DelayTrainerR, DelayTrainerRM])
 def test_failures_of_both_stages_are_kept(kind: type[Trainer], tmp_path: Path) -> None:
-    """What failed while recorders were prepared is not forgotten when models are fitted; a new training begins anew."""
+    """Failures of the first stage are kept in the second; a new training clears them."""
     session = Session(store_uri=f"sqlite:///{tmp_path}/t.db", tracking_uri=f"folder:{tmp_path}/runs")
     tasks = [{"x": 1}, {"x": "early"}, {"x": "bad"}]
     with using(session):
@@ -243,7 +243,7 @@ def test_failures_of_both_stages_are_kept(kind: type[Trainer], tmp_path: Path) -
 
 
 def picky_first(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Recorder:
-    """Prepare a recorder, unless it is too early."""
+    """Prepare a recorder, except for early tasks."""
     if task["x"] == "early":
         raise ValueError("too early")
     return first(task, experiment_name, recorder_name)
@@ -251,7 +251,7 @@ def picky_first(task: dict[str, Any], experiment_name: str, recorder_name: str |
 
 @pytest.mark.parametrize("kind", ALL)
 def test_a_call_leaves_nothing_behind_in_a_trainer(kind: type[Trainer], session: Session) -> None:
-    """What is given to one call is of that call: function, experiment, names; only the failures are kept."""
+    """Arguments of a call (function, experiment, names) apply to that call only; only the failures are kept."""
     made = trainer(kind, default_rec_name="mine")
     before = dict(vars(made))
     made.train([{"x": 1}], experiment_name="other", train_func=whole if not made.is_delay() else first)
@@ -263,7 +263,7 @@ def test_a_call_leaves_nothing_behind_in_a_trainer(kind: type[Trainer], session:
 def test_the_pool_is_asked_for_a_submission_and_not_for_its_tasks(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Claims, counts and waiting go by its batch, whatever else is in the pool; results are read together."""
+    """Claims, counts and waiting are limited to its batch, whatever else is in the pool; results are read together."""
     asked: list[str] = []
     plain = SQLiteStore.claim
 

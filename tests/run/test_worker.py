@@ -35,7 +35,7 @@ from rollforge.task import Cause, Status, TaskRecord
 
 
 class Clock:
-    """Time that a test moves."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -55,7 +55,7 @@ def double(task: dict[str, Any]) -> int:
 
 
 def test_a_task_is_run_and_its_result_committed() -> None:
-    """Each task is fetched once, in the order of creation, and its result kept."""
+    """Each task is fetched once, in the order of creation, and its result is stored."""
     store = MemoryStore()
     store.create("p", [{"x": 1}, {"x": 2}])
     events = run(store, double)
@@ -64,7 +64,7 @@ def test_a_task_is_run_and_its_result_committed() -> None:
 
 
 def test_a_task_that_raises_is_tried_again_and_then_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attempts with time between them, then failed, its traceback kept; the others are done."""
+    """After three attempts with a backoff it has failed, and its traceback is kept; the others are done."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     monkeypatch.setattr(store, "wait_for_change", lambda pool, timeout: setattr(clock, "now", clock.now + 1))
@@ -82,7 +82,7 @@ def leave(task: dict[str, Any]) -> None:
 
 
 def test_a_task_that_calls_exit_fails_and_the_worker_goes_on() -> None:
-    """``sys.exit`` inside a task is that task's failure."""
+    """``sys.exit`` in a task is a failure of the task."""
     store = MemoryStore()
     store.create("p", [{"x": 1}], max_attempts=1)
     assert [e.kind for e in run(store, leave)] == ["started", "failed"]
@@ -90,7 +90,7 @@ def test_a_task_that_calls_exit_fails_and_the_worker_goes_on() -> None:
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, WorkerStopped])
 def test_a_worker_that_is_stopped_gives_its_task_back(stop: type[BaseException]) -> None:
-    """Ctrl-C and SIGTERM cost no attempt: the task waits as before."""
+    """Ctrl-C and SIGTERM cost no attempt: the task waits again."""
 
     def interrupted(task: dict[str, Any]) -> None:
         raise stop
@@ -104,7 +104,7 @@ def test_a_worker_that_is_stopped_gives_its_task_back(stop: type[BaseException])
 
 
 def test_a_result_under_a_stale_claim_is_refused() -> None:
-    """A worker whose task was taken over reports it as lost; the other's result stays."""
+    """A worker whose task was taken over reports it as lost; the result of the other worker is kept."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     store.create("p", [{"x": 1}])
@@ -145,7 +145,7 @@ def test_the_four_situations_of_run_task() -> None:
 
 
 def test_run_task_runs_what_the_query_names() -> None:
-    """Tasks that do not match stay where they are."""
+    """Tasks that do not match are not changed."""
     with using(Session(store_uri="memory://query")):
         manager = TaskManager("p")
         manager.create_task([{"x": 1}, {"x": 2}])
@@ -155,7 +155,7 @@ def test_run_task_runs_what_the_query_names() -> None:
 
 @pytest.mark.slow
 def test_a_call_in_a_child_comes_back() -> None:
-    """The result comes back, an exception with its text, a death as such."""
+    """The result is returned; an exception and the death of the child are reported."""
     assert call_in_child(os.getpid) != os.getpid()
     with pytest.raises(TrainingFailed, match=r"ValueError: invalid literal"):
         call_in_child(int, "bad")
@@ -182,7 +182,7 @@ def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bo
 
 @pytest.mark.slow
 def test_run_task_applies_force_release() -> None:
-    """Each task runs in a process of its own; without force_release, in the process that calls."""
+    """Each task runs in a new process; without force_release, in the calling process."""
     with using(Session(store_uri="memory://release", threads=1)):
         manager = TaskManager("p")
         manager.create_task([{"x": 1}, {"x": 2}])
@@ -195,13 +195,13 @@ def test_run_task_applies_force_release() -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("force_release", True), ("timeout", 1.0), ("memory", 2**30)])
 def test_a_worker_refuses_what_needs_processes(option: str, value: Any) -> None:
-    """It runs tasks in its own process, so it says so before it claims any."""
+    """It runs tasks in its own process, and raises an error before it claims any."""
     with pytest.raises(ConfigError, match=f"cannot apply {option}.*Crew"):
         Worker(MemoryStore(), Job("p", len, **{option: value}))
 
 
 def talk(task: dict[str, Any]) -> str:
-    """Print and log, after the task before did something to the outputs."""
+    """Print and log, after the previous task changed the outputs."""
     match task["first"]:
         case "close":
             sys.stdout.close()
@@ -242,7 +242,7 @@ def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
 class Evil:
-    """Runs a command where it is unpickled."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __init__(self, marker: str) -> None:
         self._marker = marker
@@ -252,7 +252,7 @@ class Evil:
 
 
 def speak(task: dict[str, Any]) -> str:
-    """Let a task write to whatever its process has open besides its outputs."""
+    """A task that writes to all open files of its process other than its outputs."""
     said = {
         "garbage": b"\xff" * 64,
         "the beginning of a message": (200).to_bytes(4, "big") + b"x",
@@ -332,7 +332,7 @@ def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> 
 
 
 def configure(task: dict[str, Any]) -> None:
-    """Let a task set up logging in a way that takes what was set up before, and log something."""
+    """A task that replaces the logging configuration and logs something."""
     import logging.config
 
     if task["how"] == "basicConfig":
@@ -374,7 +374,7 @@ def test_a_task_that_sets_up_logging_takes_no_words_of_later_ones(beside: bool) 
 
 
 def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> None:
-    """Its number is 1, as that of the process which adopts those whose parent is gone."""
+    """Its process id is 1, which is also that of the process that adopts orphans."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     ran = subprocess.run(
@@ -394,7 +394,7 @@ def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> No
 def test_a_store_that_was_deleted_is_not_waited_for_as_long_as_one_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server comes back; a deleted file rarely does, so the worker ends soon and says what happened."""
+    """A server may return, but a deleted file rarely does, so the worker ends soon and reports the reason."""
     monkeypatch.setattr("rollforge.run.leases.GONE_SECONDS", 0.3)
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"i": 1}])

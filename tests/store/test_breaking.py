@@ -1,4 +1,4 @@
-"""What happens to a pool when everything goes wrong: storms, crowds, deaths of every kind, disks that are full."""
+"""A pool under extreme conditions: random failures, many processes, all kinds of deaths, and full disks."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ pytestmark = pytest.mark.slow
     ("store", "tasks"), [("sqlite", 300), ("postgres", 150), ("mongodb", 100)], ids=["sqlite", "postgres", "mongodb"]
 )
 def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
-    """Workers and server killed at random, some stopped beyond their lease, tasks that cannot be read or lack their code,
-    bad machines, connections that are cut: `make storm` is the same, larger."""
+    """Workers and server are killed at random, some workers are stopped beyond their lease, tasks cannot be read or
+    lack their code, machines are bad and connections are cut. `make storm` does the same on a larger scale."""
     command = [
         sys.executable,
         str(STORM),
@@ -79,7 +79,7 @@ def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
 
 
 def jostle(uri: str, number: int, seconds: float) -> None:
-    """Everything that a worker does, as fast as it can."""
+    """Make all calls of a worker as fast as possible."""
     store, rng, until = open_store(uri), random.Random(number), time.time() + seconds
     while time.time() < until:
         store.create("p", [{"x": rng.randrange(100_000)} for _ in range(3)])
@@ -170,7 +170,7 @@ WAYS = {
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "mongodb"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskStore]:
-    """Each kind of store, empty."""
+    """An empty store of each kind."""
     name = f"deaths_{os.getpid()}"
     if request.param == "memory":
         store: TaskStore = MemoryStore()
@@ -187,14 +187,14 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskSt
 
 
 def run_pool(store: TaskStore, job: Job, **options: Any) -> list[Event]:
-    """Run a job in two processes; return what happened."""
+    """Run a job in two processes and return its events."""
     events: list[Event] = []
     WorkerPool(store, job, Session(threads=1), options.pop("jobs", 2), events.append, **options).run()
     return events
 
 
 def test_each_death_is_told_from_the_others_and_stops_nobody_else(any_store: TaskStore) -> None:
-    """State and cause are those that the documentation names; what the task printed is kept; 99 good tasks finish."""
+    """Status and cause are as documented, the output of the task is kept, and 99 good tasks finish."""
     any_store.create("p", [{"way": way} for way in WAYS], max_attempts=1, priority=1)
     any_store.create("p", [{"way": "good", "x": i} for i in range(99)])
     run_pool(any_store, Job("p", die, timeout=3.0, memory=2 * 2**30))
@@ -210,7 +210,7 @@ def test_each_death_is_told_from_the_others_and_stops_nobody_else(any_store: Tas
 
 
 def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> None:
-    """After its attempts, each in another process."""
+    """It fails after its last attempt; each attempt runs in another process."""
     store = MemoryStore()
     store.create("p", [{"way": "kill"}], max_attempts=2)
     events = run_pool(store, Job("p", die), jobs=1)
@@ -218,14 +218,14 @@ def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> N
 
 
 class Unspeakable(BaseException):
-    """An exception that cannot say what it is."""
+    """An exception whose message cannot be created."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
 
 
 def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
-    """Tasks that do what a worker does not expect."""
+    """Tasks that do unusual things to their worker."""
     way = task["way"]
     if way == "fork":
         if os.fork() == 0:
@@ -261,7 +261,7 @@ def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore, jobs: int) -> None:
-    """Children that return, closed outputs, odd exceptions and texts: each task has its own result, or its own error."""
+    """Forked children that return, closed outputs, odd exceptions and texts: each task has its own result or error."""
     ways = [
         "fork",
         "good",
@@ -289,7 +289,7 @@ def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore
 
 
 def damage(store: TaskStore, task_id: str, text: str) -> None:
-    """Change a definition behind the store's back."""
+    """Change a stored definition directly in the database."""
     if isinstance(store, SQLiteStore):
         with contextlib.closing(sqlite3.connect(store.path)) as raw, raw:
             raw.execute("UPDATE tasks SET definition = ? WHERE id = ?", (text, task_id))
@@ -306,7 +306,7 @@ DAMAGED = ['{"x": {"$date": "no day"}}', '{"x": {"$ts": 1}}', '{"x": {"$bytes": 
 
 @pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
 def test_a_task_that_nobody_can_decode_stops_nobody(any_store: TaskStore, in_process: bool) -> None:
-    """It has failed as unreadable, at once; the pool can be looked at; the others are done."""
+    """It fails as unreadable at once; the pool can be listed, and the other tasks are done."""
     if isinstance(any_store, MemoryStore):
         pytest.skip("a store in memory holds no texts that could be damaged")
     made = any_store.create("p", [{"way": "good", "x": x} for x in range(10)])
@@ -324,8 +324,8 @@ def test_a_task_that_nobody_can_decode_stops_nobody(any_store: TaskStore, in_pro
 
 @pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
 def test_a_task_whose_code_is_elsewhere_is_left_to_others(any_store: TaskStore, in_process: bool) -> None:
-    """No attempt is counted, nothing is imported by the worker itself, the others are done, and the worker says what it
-    lacks; one that has it does the rest."""
+    """No attempt is counted, the worker itself imports nothing, the other tasks are done, and the worker reports what
+    it lacks; a worker that has the code runs the rest."""
     if isinstance(any_store, MemoryStore):
         pytest.skip("tasks in memory are run where they were made")
     made = any_store.create("p", [{"way": "good", "x": x} for x in range(6)], priority=1)
@@ -355,7 +355,7 @@ def builds_something(task: dict[str, Any]) -> Any:
 
 
 def test_a_module_path_that_is_not_here_is_no_failure(any_store: TaskStore) -> None:
-    """The commonest form of missing code: a description whose module this machine does not have."""
+    """The most common form of missing code: a module path that this machine does not have."""
     any_store.create(
         "p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "rollforge.models.linear.LinearModel"}]
     )
@@ -369,7 +369,7 @@ def slow_start() -> None:
 
 
 def test_the_start_of_a_process_does_not_count_as_the_task() -> None:
-    """A time limit shorter than the start: the task is done nevertheless."""
+    """The task is done even if the time limit is shorter than the start of the process."""
     store = MemoryStore()
     store.create("p", [{"s": 0.1}], max_attempts=1)
     run_pool(store, Job("p", sleepy, timeout=2.0, preload=slow_start), jobs=1)
@@ -377,7 +377,7 @@ def test_the_start_of_a_process_does_not_count_as_the_task() -> None:
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by processes that end, and not by those that are killed."""
+    """Neither by processes that exit nor by those that are killed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store = MemoryStore()
     store.create("p", [{"way": "kill"}, {"way": "good", "x": 1}], max_attempts=1)
@@ -389,13 +389,13 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: py
 
 
 def hold_the_interpreter(task: dict[str, Any]) -> str:
-    """C code that does not let other threads of this process run."""
+    """Run C code that blocks all other threads of this process."""
     ctypes.PyDLL(None).usleep(2_500_000)
     return "held"
 
 
 def test_a_lease_lasts_while_c_code_holds_the_interpreter(tmp_path: Path) -> None:
-    """Longer than the lease: it is renewed from the process that started the worker's."""
+    """Even if that takes longer than the lease, which the parent process renews."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}], max_attempts=1)
     events = run_pool(store, Job("p", hold_the_interpreter), jobs=1, lease_seconds=0.9)
@@ -408,7 +408,7 @@ def sleepy(task: dict[str, Any]) -> int:
 
 
 def test_a_cancelled_task_is_ended_where_it_runs() -> None:
-    """Its process is killed, and the worker goes on with the next."""
+    """Its process is killed, and the worker continues with the next task."""
     store = MemoryStore()
     store.create("p", [{"s": 600}, {"s": 0}])
 
@@ -424,7 +424,7 @@ def test_a_cancelled_task_is_ended_where_it_runs() -> None:
 
 
 def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
-    """The server is gone for a while, also while results are to be committed; then it goes on, and nothing is lost."""
+    """The server is down for a while, even when results are committed; then the worker continues without any loss."""
     with PostgresServer() as server:
         store = PostgresStore(server.uri)
         store.create("p", [{"s": 0.3}, {"s": 0.31}, {"s": 0.32}, {"s": 0.33}])
@@ -461,7 +461,7 @@ def until(condition: Any, seconds: float = 30) -> None:
 
 @pytest.mark.parametrize(("grace", "left"), [("20", Status.DONE), ("0", Status.WAITING)], ids=["finish", "give back"])
 def test_sigterm_lets_a_task_finish_or_gives_it_back(grace: str, left: Status, tmp_path: Path) -> None:
-    """Within the grace time it may end; what does not is given back, and costs no attempt."""
+    """A task may finish within the grace period; otherwise it is given back without counting an attempt."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("p", [{"s": 3.0}, {"s": 0.001}])
@@ -477,7 +477,7 @@ def test_sigterm_lets_a_task_finish_or_gives_it_back(grace: str, left: Status, t
 
 
 def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that waits at a PostgreSQL server is told of a new task, here ten minutes before it would look again."""
+    """A worker that waits for a PostgreSQL server is notified of a new task, ten minutes before it would poll."""
     monkeypatch.setattr("rollforge.run.worker._IDLE_SECONDS", 600.0)
     uri = f"{postgres.uri}?schema=idle{os.getpid()}"
     store, stopped = PostgresStore(uri), threading.Event()
@@ -498,7 +498,7 @@ def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytes
 
 
 def test_the_tasks_of_a_killed_worker_command_are_taken_over(tmp_path: Path) -> None:
-    """``kill -9`` of the command ends its processes too, and another worker takes over when the lease has run out."""
+    """``kill -9`` of the command ends its processes too, and another worker takes over when the lease has expired."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("p", [{"s": 60}])
@@ -542,7 +542,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
-    """One clear message; what was committed is there, and when there is space again it goes on."""
+    """There is one clear message; committed results are kept, and work continues when there is space again."""
     store = SQLiteStore(f"sqlite:///{small_disk}/tasks.db")
     store.create("p", [{"x": 1}, {"x": 2}])
     (first, second) = store.claim("p", worker="w", lease=600, limit=2)
@@ -564,7 +564,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
 
 
 def test_a_read_only_disk_says_so(small_disk: Path) -> None:
-    """One message that names the file; it is as it was when it can be written again."""
+    """One message names the file; the file is unchanged when it is writable again."""
     file = small_disk / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])
@@ -578,7 +578,7 @@ def test_a_read_only_disk_says_so(small_disk: Path) -> None:
 
 
 def test_a_corrupted_file_says_so(tmp_path: Path) -> None:
-    """Whether its head is broken or its middle."""
+    """Whether its header or its middle is damaged."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i, "text": "y" * 500} for i in range(500)])
@@ -596,8 +596,8 @@ def test_a_corrupted_file_says_so(tmp_path: Path) -> None:
 
 
 def test_a_task_is_known_by_the_hash_of_what_every_store_keeps(any_store: TaskStore) -> None:
-    """Whatever a definition holds: the text that a store gives back is the one that the id is the hash of, so that a program
-    recognises the tasks that it submitted; one that was changed is not recognised."""
+    """The id is the hash of the text that a store returns, for any definition, so that a program recognizes the tasks
+    that it submitted, and does not recognize a task that was changed."""
     definition = {"a": (1, 2.5, None), "ü": {"b": [True, "x" * 100, 1e-300]}, "day": dt.date(2020, 1, 2), "é\n": -0.0}
     (task_id,) = TaskManager("p", store=any_store).create_task([definition])
     (claimed,) = any_store.claim("p", worker="w", lease=60.0)

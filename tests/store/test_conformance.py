@@ -1,4 +1,4 @@
-"""Every store keeps every promise."""
+"""Every store passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestSQLiteStore(TaskStoreSuite):
         return SQLiteStore(f"sqlite:///{self.file}", clock=clock)
 
     def test_what_it_says_is_what_the_file_holds(self, store: TaskStore) -> None:
-        """Looked at around the store: one row a task, the result in a table of its own, write-ahead mode."""
+        """Read with sqlite3: one row per task, the result in a separate table, WAL mode."""
         store.create(POOL, [{"x": 1}, {"x": 1}])
         store.commit(self.claim(store), {"ic": 0.5})
         raw = sqlite3.connect(self.file)
@@ -67,7 +67,7 @@ class TestSQLiteStore(TaskStoreSuite):
         raw.close()
 
     def test_a_hostile_result_is_refused_and_stops_nothing_else(self, store: TaskStore, tmp_path: Path) -> None:
-        """A pickle that would run a command runs nothing; its task fails, the others go on."""
+        """A pickle that would run a command is not executed; its task fails, and the others continue."""
         marker = tmp_path / "ran"
         store.create(POOL, [{"x": 1}, {"x": 2}])
         for task in store.claim(POOL, worker="w", lease=60, limit=2):
@@ -91,7 +91,7 @@ class TestSQLiteStore(TaskStoreSuite):
             SQLiteStore(f"sqlite:///{self.file}")
 
     def test_a_file_of_an_older_schema_is_brought_forward(self, tmp_path: Path) -> None:
-        """What an earlier version stored is there, and new operations work on it."""
+        """What an earlier version stored is kept, and new operations work on it."""
         file = tmp_path / "old.db"
         raw = sqlite3.connect(file)
         raw.executescript(sqlite._MIGRATIONS[0])
@@ -122,7 +122,7 @@ class TestSQLiteStore(TaskStoreSuite):
         "name", ["my tasks.db", "my%20tasks.db", "100%.db", "a#b.db", "a+b&c=d.db", "ä.db", "a%00b.db"]
     )
     def test_names_of_files_are_taken_as_written(self, tmp_path: Path, name: str) -> None:
-        """With all signs that have a meaning in other URIs; options follow a question mark."""
+        """Including characters that have a meaning in other URIs; options follow a question mark."""
         for options in ("", "?synchronous=OFF", "?synchronous=n%6Frmal"):
             store = SQLiteStore(f"sqlite:///{tmp_path}/{name}{options}")
             store.create(POOL, [{"x": 1}])
@@ -131,7 +131,7 @@ class TestSQLiteStore(TaskStoreSuite):
 
     @pytest.mark.parametrize("address", ["tasks.db?mode=ro", "what?.db", "tasks.db?synchronous=NEVER", "a\x00b.db", ""])
     def test_an_address_that_names_no_file(self, tmp_path: Path, address: str) -> None:
-        """Is refused, and nothing is made."""
+        """It is refused, and nothing is created."""
         with pytest.raises(ConfigError):
             SQLiteStore(f"sqlite:///{tmp_path if address else ''}/{address}")
         assert list(tmp_path.iterdir()) == []
@@ -147,7 +147,7 @@ class TestSQLiteStore(TaskStoreSuite):
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
     def test_old_batches_are_forgotten(self, store: TaskStore, clock: ManualClock) -> None:
-        """A month after they were last asked for, if nothing of them can run; the tasks stay."""
+        """A month after their last use, unless they have unfinished tasks; the tasks are kept."""
         store.create(POOL, [{"x": 1}], batch="ended")
         store.commit(self.claim(store), 1)
         store.create(POOL, [{"x": 2}], batch="open")
@@ -165,7 +165,7 @@ class TestSQLiteStore(TaskStoreSuite):
         raw.close()
 
     def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
-        """No table of ours is made among its tables."""
+        """No table is added to it."""
         file = tmp_path / "theirs.db"
         raw = sqlite3.connect(file)
         raw.execute("CREATE TABLE runs (id)")
@@ -188,7 +188,7 @@ OLD_TASKS = {
 
 
 def _fill_old(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
-    """Put tasks into the tables of a version that knew of prerequisites, and of nothing derived but `blocked`."""
+    """Add tasks to the tables of a schema version with prerequisites, whose only derived value is `blocked`."""
     text = "INSERT INTO tasks (pool, id, definition, status, blocked, token, lease_until, worker, created_at) VALUES "
     rows = [
         ("pool", i, json.dumps({"x": i}), status, any(n != "a" for n in needs), 7, 1e12, "w", 1.0)
@@ -200,7 +200,7 @@ def _fill_old(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
 
 
 def _check_migrated(store: TaskStore) -> None:
-    """Such a pool is counted right, goes on where it was, and may be put into a batch."""
+    """Check that such a pool is counted correctly, continues where it was, and can be added to a batch."""
     states = [Status(status) for status, _ in OLD_TASKS.values()]
     assert store.count(POOL) == {status: states.count(status) for status in set(states)}
     assert store.pools() == [POOL]
@@ -221,7 +221,7 @@ def _check_migrated(store: TaskStore) -> None:
 
 
 def _check_unnamed(store: TaskStore, task_id: str) -> None:
-    """A done task with the result 0.5 has no name; it gets one, and keeps everything else."""
+    """Check that a done task with the result 0.5 has no name, and that naming it changes nothing else."""
     old = store.get(POOL, task_id)
     assert (old.model_name, old.status, old.result) == ("", Status.DONE, 0.5)
     assert [t.id for t in store.query(POOL, {"model_name": ""})] == [task_id]
@@ -234,7 +234,7 @@ def _sqlite(folder: Path, clock: Clock) -> TaskStore:
 
 
 class TestPostgresStore(TaskStoreSuite):
-    """Each test in a schema of its own, on a real server."""
+    """Each test uses its own schema on a real server."""
 
     @pytest.fixture(autouse=True)
     def _schema(self, postgres: PostgresServer) -> Iterator[None]:
@@ -249,7 +249,7 @@ class TestPostgresStore(TaskStoreSuite):
         return self.made[-1]
 
     def test_leases_run_by_the_servers_clock(self) -> None:
-        """Whatever time it is here."""
+        """Whatever the local clock says."""
         store = self.make_store(None)
         store.create(POOL, [{"x": 1}])
         task = self.claim(store, lease=0.4)
@@ -263,7 +263,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert self.claim(store).attempt == 1
 
     def test_a_filter_is_answered_by_an_index(self, postgres: PostgresServer) -> None:
-        """Of many tasks, those of one model are found without reading them all."""
+        """The tasks of one model are found without reading all tasks."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i, "model": {"class": f"M{i % 1000}"}} for i in range(20_000)])
         with psycopg.connect(postgres.uri) as raw:
@@ -275,7 +275,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert sum(store.count(POOL, {"model.class": "M7"}).values()) == 20
 
     def test_a_status_or_an_id_is_answered_by_an_index(self, postgres: PostgresServer) -> None:
-        """Also while the server knows nothing of the tables yet."""
+        """Even if the server has no statistics of the tables yet."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i} for i in range(2000)])
         schema = self.uri.rpartition("=")[2]
@@ -352,7 +352,7 @@ class TestPostgresStore(TaskStoreSuite):
     @pytest.mark.parametrize("limit", [1, 2])
     @pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK"])
     def test_a_claim_is_repeated_while_it_is_still_going_on(self, limit: int, ends: str) -> None:
-        """It is given the same tasks when the first one succeeds, and tasks of its own when that does not."""
+        """It returns the same tasks if the first one succeeds, and other tasks if that fails."""
         first, second = self.make_store(None), self.make_store(None)
         first.create(POOL, [{"x": i} for i in range(5)])
         connection = first._opened().connection  # type: ignore[attr-defined]
@@ -375,7 +375,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert second.count(POOL) == {Status.RUNNING: limit, Status.WAITING: 5 - limit}
 
     def test_the_server_plans_claims_and_commits_once(self) -> None:
-        """Planning them anew each time costs more than a quarter of what they cost."""
+        """Planning takes more than a quarter of the time of each."""
         store = self.make_store(None)
         ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(10_000)], batch="b")]
         for i in range(40):
@@ -385,7 +385,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert store._read(lambda tx: tx.rows(text)) == []  # type: ignore[attr-defined]
 
     def test_a_change_of_one_task_reads_no_whole_table(self) -> None:
-        """Also on a connection that changed all of them before, whose plans it keeps."""
+        """Even on a connection that has changed all tasks before, whose plans are cached."""
         store = self.make_store(None)
         ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(3000)], batch="b")]
         store.create(POOL, [{"last": 1}], depends_on=ids, batch="b")
@@ -413,7 +413,7 @@ class TestPostgresStore(TaskStoreSuite):
     def test_what_is_wrong_with_the_address_is_said(
         self, postgres: PostgresServer, change: tuple[str, str], said: str
     ) -> None:
-        """One clear message, without the password."""
+        """There is one clear message, without the password."""
         with pytest.raises(StoreUnavailable, match=said) as caught:
             PostgresStore(postgres.uri.replace(*change))
         assert "secret" not in str(caught.value)
@@ -431,7 +431,7 @@ class TestPostgresStore(TaskStoreSuite):
     def test_options_of_the_address_reach_the_server(
         self, postgres: PostgresServer, options: str, setting: str, value: str
     ) -> None:
-        """As libpq reads them: spaces as they are or encoded, a plus is a plus."""
+        """As libpq decodes them: spaces are literal or encoded, and a plus sign is a plus sign."""
         for uri in (f"{self.uri}&{options}", f"{postgres.uri}?{options}&{self.uri.partition('?')[2]}"):
             store = PostgresStore(uri)
             assert store._read(lambda tx: tx.rows(f"SHOW {setting}")) == [(value,)]
@@ -452,20 +452,20 @@ class TestPostgresStore(TaskStoreSuite):
 
     @pytest.mark.parametrize("address", ["?nope=1", "?application_name=a%zz", "?schema=A-B", "?schema=pg_own"])
     def test_an_address_that_cannot_be_read(self, postgres: PostgresServer, address: str) -> None:
-        """Says what is wrong with it, without the password."""
+        """The message says what is wrong with it, without the password."""
         with pytest.raises(ConfigError) as caught:
             PostgresStore(postgres.uri + address)
         assert "secret" not in str(caught.value)
 
     def test_a_port_where_nobody_answers(self) -> None:
-        """Says so, and what to look at."""
+        """The message says so, and what to check."""
         with pytest.raises(StoreUnavailable, match="Is the server running"):
             PostgresStore("postgresql://127.0.0.1:9/tasks")
 
     def test_a_worker_that_is_stopped_in_the_middle_of_a_claim_does_not_keep_the_task(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The server undoes what it had begun, and others get the task; when it goes on, it is told."""
+        """The server rolls back its transaction, and others get the task; when it continues, it gets an error."""
         monkeypatch.setattr("rollforge.store.postgres._IDLE_SECONDS", 2)
         stopped, other = self.make_store(None), self.make_store(None)
         stopped.create(POOL, [{"x": 1}])
@@ -491,7 +491,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert stopped.count(POOL) == {Status.RUNNING: 1}
 
     def test_a_closed_store_stays_closed(self) -> None:
-        """An announcement that has begun is finished first, so that it does not open the connection again."""
+        """An announcement in progress is finished first, so that it does not reopen the connection."""
         store = self.make_store(None)
         assert isinstance(store, PostgresStore)
         announce, began = store._bell._announce, threading.Event()
@@ -510,7 +510,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert store._connected is None
 
     def test_the_server_may_be_restarted_between_two_calls(self) -> None:
-        """An idle connection that died is opened again; while the server is down, that is said."""
+        """An idle connection that died is reopened; while the server is down, an error says so."""
         with PostgresServer() as server:
             store = PostgresStore(server.uri)
             store.create(POOL, [{"x": 1}])
@@ -551,7 +551,8 @@ class TestMongoStore(TaskStoreSuite):
     def test_a_query_means_what_it_means_in_mongodb(
         self, store: TaskStore, query: dict[str, Any], expected: set[int]
     ) -> None:
-        """As for every store; the stand-in does not count through lists, or compare lists, objects and truth values."""
+        """As in every store; the emulator does not support indexes of lists, or comparisons of lists, objects and
+        booleans."""
         if not real_mongodb() and any(word in str(query) for word in STAND_IN_CANNOT):
             pytest.skip("the stand-in cannot; ROLLFORGE_TEST_MONGODB=mongodb://… names a real server")
         super().test_a_query_means_what_it_means_in_mongodb(store, query, expected)
@@ -567,7 +568,7 @@ class TestMongoStore(TaskStoreSuite):
         return collection
 
     def test_a_pool_that_qlib_made_is_listed_run_and_finished(self) -> None:
-        """Its documents have no lease, no digest, no priority; afterwards Qlib can read its results."""
+        """Its documents have no lease, digest or priority; afterwards Qlib can read its results."""
         collection = self.qlib_pool({"x": 1, "t": ("a", None)}, {"x": 2})
         (second,) = [d["_id"] for d in collection.find({"filter.x": 2})]
         store = self.make_store(None)
@@ -584,13 +585,13 @@ class TestMongoStore(TaskStoreSuite):
         assert store.count(POOL) == {Status.WAITING: 1, Status.DONE: 1}
 
     def test_qlib_can_read_a_pool_of_ours(self, store: TaskStore) -> None:
-        """Definition and filter are where it looks for them."""
+        """Definition and filter are in the fields that Qlib reads."""
         store.create(POOL, [{"model": {"class": "LGBModel"}, "seg": ("2020-01-01", None)}])
         document = self.made[-1]._database[POOL].find_one({"filter.model.class": "LGBModel", "status": "waiting"})
         assert pickle.loads(document["def"]) == {"model": {"class": "LGBModel"}, "seg": ("2020-01-01", None)}
 
     def test_a_hostile_definition_is_never_executed(self, tmp_path: Path) -> None:
-        """Its task fails with that reason, on every path; the others are run."""
+        """Its task fails with that reason on every path; the other tasks are run."""
         marker = tmp_path / "ran"
         hostile = f"cos\nsystem\n(S'touch {marker}'\ntR.".encode()
         collection = self.qlib_pool(hostile, {"x": 2})
@@ -607,7 +608,7 @@ class TestMongoStore(TaskStoreSuite):
         assert not marker.exists()
 
     def test_what_a_dying_worker_left_undone_is_done_by_the_next(self, store: TaskStore) -> None:
-        """A commit whose dependants were not told yet."""
+        """A commit whose dependents have not been updated yet."""
         (a,) = store.create(POOL, [{"x": 1}])
         (b,) = store.create(POOL, [{"x": 2}], depends_on=[a.id])
         self.made[-1]._database[POOL].update_one({"digest": a.id}, {"$set": {"status": "done"}})
@@ -615,7 +616,7 @@ class TestMongoStore(TaskStoreSuite):
         assert self.claim(store).id == b.id
 
     def test_a_task_starts_after_what_it_waited_for(self) -> None:
-        """Also where two processes know the server's clock to some milliseconds only, and read it differently."""
+        """Even if two processes estimate the server's clock differently, by some milliseconds."""
         early, late = ManualClock(), ManualClock()
         late.now += 0.008
         store, other = self.make_store(late), self.make_store(early)
@@ -629,7 +630,7 @@ class TestMongoStore(TaskStoreSuite):
         assert float(started.started_at or 0) >= float(store.get(POOL, a.id).finished_at or 0)
 
     def test_a_server_that_nobody_runs(self) -> None:
-        """Says so, without the password, and does not wait for ever."""
+        """The error says so, without the password, and is raised soon."""
         with pytest.raises(StoreUnavailable, match="Is the server running") as caught:
             MongoStore("mongodb://ann:secret@127.0.0.1:9/tasks?serverSelectionTimeoutMS=300")
         assert "secret" not in str(caught.value)

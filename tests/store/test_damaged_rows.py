@@ -1,4 +1,4 @@
-"""A row that holds what no Rollforge wrote costs its own task, and no other."""
+"""A row with invalid values affects only its own task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DAMAGE: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize(("column", "value"), DAMAGE.values(), ids=DAMAGE)
 def test_the_other_tasks_are_claimed_and_the_damaged_one_fails(column: str, value: Any, tmp_path: Path) -> None:
-    """Whatever the column: the pool goes on, its tasks can be listed, and the damaged one says what is wrong with it."""
+    """Whatever the column: the pool continues, its tasks can be listed, and the damaged one describes the damage."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     manager = TaskManager("pool", store=store)
     ids = manager.create_task([{"n": n} for n in range(3)])
@@ -78,7 +78,8 @@ def test_each_column_that_cannot_be_is_named() -> None:
     ("plain", "blob"), [("{bad", None), ('{"$tuple": 5}', None), (None, b"\x80\x04"), (None, "text")]
 )
 def test_a_damaged_result_costs_its_own_task(plain: Any, blob: Any, tmp_path: Path) -> None:
-    """A second stage that needs it fails, the next one runs; who reads it is told whose it is and what to do."""
+    """A second stage that needs it fails, and the next one runs; reading it raises an error that names the task and
+    what to do."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     ids = [c.id for c in store.create("pool", [{"n": 1}, {"n": 2}])]
     for task in store.claim("pool", worker="host:1:a", lease=60.0, limit=2):
@@ -124,7 +125,7 @@ def _fields() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("field", _fields())
 def test_any_value_in_any_field_of_a_document_costs_its_own_task_alone(field: str, server: MongoServer) -> None:
-    """The others are listed, claimed, committed, tried again and removed, with the stranger's among them."""
+    """The others are listed, claimed, committed, retried and removed, together with the damaged document."""
     with closing(MongoStore(f"{server.uri}/damaged_{field.strip('_')}")) as store:
         _try_all(store, field)
 
@@ -169,7 +170,7 @@ def _try_all(store: MongoStore, field: str) -> None:
 def test_a_result_of_mongodb_that_is_no_pickle_says_whose_it_is(
     server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """A number too: ``bytes(n)`` would be n zeros, and take as much memory."""
+    """Also a number: ``bytes(n)`` would be n zeros, and take as much memory."""
     request.addfinalizer((store := MongoStore(f"{server.uri}/results")).close)
     (made,) = store.create("pool", [{"n": 1}])
     (task,) = store.claim("pool", worker="host:1:a", lease=60.0)
@@ -186,7 +187,7 @@ def test_a_result_of_mongodb_that_is_no_pickle_says_whose_it_is(
 def test_documents_of_others_are_taken_over_or_fail_by_themselves(
     server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Definitions that are no bytes, no mapping, or too large; ids of any type. Qlib's own documents beside them run."""
+    """Definitions that are not bytes, not a mapping, or too large, and ids of any type; Qlib's own documents run."""
     request.addfinalizer((store := MongoStore(f"{server.uri}/strangers")).close)
     documents = store._database["pool"]
     definitions = [
@@ -214,7 +215,7 @@ def test_documents_of_others_are_taken_over_or_fail_by_themselves(
 def test_damaged_facts_of_a_submission_are_left_out(
     tmp_path: Path, server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Those of the others are still read: workers ask for all of them."""
+    """Other submissions can still be read: workers read all of them."""
     for uri in (f"sqlite:///{tmp_path}/tasks.db", f"{server.uri}/facts"):
         request.addfinalizer((store := open_store(uri)).close)
         key = store.keep_submission("pool", {"data": None})
@@ -237,7 +238,7 @@ DEFINITIONS = [
 def test_damaged_tasks_are_copied_with_the_others(
     tmp_path: Path, server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Into any store: a definition that cannot be read, or holds what the database cannot, stops nothing."""
+    """To any store: a definition that is unreadable, or that the database does not support, stops nothing."""
     source = open_store(f"sqlite:///{tmp_path}/tasks.db")
     request.addfinalizer(source.close)
     ids = [c.id for c in source.create("pool", [{"n": n} for n in range(len(DEFINITIONS) + 1)])]

@@ -1,4 +1,4 @@
-"""Prerequisites are counted down right, whoever ends, sets back, removes or adds them at the same moment."""
+"""Prerequisites are counted correctly when tasks end, are reset, removed or added at the same time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Opener = Callable[[], TaskStore]
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    """What opens the same store once more, with connections of its own."""
+    """Return a function that opens the same store again, with its own connections."""
     if request.param == "sqlite":
         return lambda: SQLiteStore(f"sqlite:///{tmp_path}/tasks.db?synchronous=OFF")
     uri = f"{request.getfixturevalue('postgres').uri}?schema=fan{next(_numbers)}"
@@ -35,7 +35,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
 
 
 def check(store: TaskStore) -> list[TaskRecord]:
-    """Compare all that is derived from tasks with what follows from them, counted anew."""
+    """Compare all values derived from tasks with values computed anew."""
     tasks = {t.id: t for t in store.query("p")}
     for task in tasks.values():
         states = [tasks[n].status if n in tasks else None for n in task.depends_on]
@@ -47,7 +47,7 @@ def check(store: TaskStore) -> list[TaskRecord]:
 
 
 def test_commits_of_many_at_once_let_all_dependants_go(opened: Opener) -> None:
-    """Four workers commit, while a fifth adds tasks that depend on what they commit: nothing waits for ever."""
+    """Four workers commit, while a fifth adds tasks that depend on those: no task waits forever."""
     store = opened()
     xs = [c.id for c in store.create("p", [{"x": i} for i in range(60)], batch="b")]
     store.create("p", [{"all": i} for i in range(5)], depends_on=xs, priority=-1, batch="b")
@@ -74,7 +74,7 @@ def test_commits_of_many_at_once_let_all_dependants_go(opened: Opener) -> None:
 
 
 def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener) -> None:  # noqa: C901 - one case each
-    """Commits, failures, resets, retries, removals, replacements and new dependencies, from four sides."""
+    """Commits, failures, resets, retries, removals, replacements and new dependencies, in four threads."""
     store = opened()
     store.create("p", [{"x": i} for i in range(12)], max_attempts=1, batch="b")
 
@@ -111,7 +111,7 @@ def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener
 
 
 def test_a_replaced_task_keeps_what_began_to_depend_on_it_meanwhile(postgres: PostgresServer) -> None:
-    """Another transaction adds a dependency on the task just before it is replaced: it moves on to the new task."""
+    """If another transaction adds a dependency just before a task is replaced, it is moved to the new task."""
     uri = f"{postgres.uri}?schema=fan{next(_numbers)}"
     store, other = PostgresStore(uri), PostgresStore(uri)
     needed, dependant = (c.id for c in store.create("p", [{"x": 1}, {"y": 1}]))

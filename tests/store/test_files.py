@@ -1,4 +1,4 @@
-"""What becomes of a SQLite store whose file is deleted, moved, emptied or replaced while it is in use."""
+"""An SQLite store whose file is deleted, moved, emptied or replaced while it is in use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Harm = Callable[[Path], object]
 
 
 def another_store(file: Path) -> None:
-    """Put the file of another store in the place."""
+    """Replace the file by that of another store."""
     other = SQLiteStore(f"sqlite:///{file.parent}/other.db")
     other.create("p", [{"y": 1}])
     other.close()
@@ -50,7 +50,7 @@ HARMS: dict[str, Harm] = {
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
 def test_nothing_is_written_to_a_file_that_is_not_there_any_more(tmp_path: Path, harm: Harm) -> None:
-    """Every call says so, and none pretends to have worked."""
+    """Every call raises an error that says so."""
     file = tmp_path / "folder" / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i} for i in range(50)])
@@ -70,7 +70,7 @@ def test_nothing_is_written_to_a_file_that_is_not_there_any_more(tmp_path: Path,
 
 
 def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
-    """With all that was committed."""
+    """With everything that was committed."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])
@@ -84,7 +84,7 @@ def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
 
 
 def test_no_file_is_put_in_the_place_of_one_that_was_deleted(tmp_path: Path) -> None:
-    """Neither by a thread that comes to the store later, such as the one that renews leases."""
+    """Not even by a thread that first uses the store later, such as the one that renews leases."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])
@@ -117,7 +117,7 @@ def test_no_file_is_put_in_the_place_of_one_that_was_deleted(tmp_path: Path) -> 
     ids=["another name", "vacuum", "checkpoint", "another connection", "touched"],
 )
 def test_what_leaves_the_file_as_it_is_disturbs_nobody(tmp_path: Path, change: Harm) -> None:
-    """Another name for it, other programs that use it."""
+    """Another name for it, or other programs that use it."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i} for i in range(50)])
@@ -133,7 +133,7 @@ def _by_hand(file: Path, statement: str) -> None:
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
-    """And noticed when it leads elsewhere."""
+    """And a change of its target is detected."""
     real = tmp_path / "real.db"
     link = tmp_path / "tasks.db"
     SQLiteStore(f"sqlite:///{real}").create("p", [{"x": 1}])
@@ -150,7 +150,7 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 
 
 def test_another_thread_that_opens_the_file_does_not_give_away_its_locks(tmp_path: Path) -> None:
-    """Another process that closes the file, the last one as it would seem then, leaves the write-ahead log in place."""
+    """Another process that closes the file, apparently as the last one, leaves the write-ahead log in place."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])

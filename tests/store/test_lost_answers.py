@@ -1,4 +1,4 @@
-"""A connection that breaks after a server has done what it was asked, and before the answer arrives."""
+"""Connections that break after the server has executed a request and before its answer arrives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 class Proxy:
-    """Stands between a client and a server, and can keep the server's next answer to itself."""
+    """Relays between a client and a server, and can withhold the server's next answer."""
 
     def __init__(self, port: int) -> None:
         self._server = ("127.0.0.1", port)
@@ -73,7 +73,7 @@ class Proxy:
 
 @pytest.fixture(params=["postgres", "mongodb"])
 def stores(request: pytest.FixtureRequest) -> Iterator[tuple[TaskStore, TaskStore, Proxy]]:
-    """A store that is reached through a proxy, the same one directly, and the proxy."""
+    """A store that is opened through a proxy, the same store opened directly, and the proxy."""
     name = f"lost{next(_numbers)}"
     if request.param == "postgres":
         uri = f"{request.getfixturevalue('postgres').uri}?schema={name}"
@@ -91,7 +91,7 @@ def stores(request: pytest.FixtureRequest) -> Iterator[tuple[TaskStore, TaskStor
 
 
 def again(call: Callable[[], Any]) -> Any:
-    """Call as a worker does: once more when the store could not be used, or its answer was lost."""
+    """Call as a worker does: retry if the store was unavailable or its answer was lost."""
     for _ in range(20):
         try:
             return call()
@@ -101,12 +101,12 @@ def again(call: Callable[[], Any]) -> Any:
 
 
 def mark(store: TaskStore, ours: bytes, theirs: bytes) -> bytes:
-    """What is in the request whose answer is to be lost."""
+    """Text in the request whose answer is lost."""
     return ours if isinstance(store, PostgresStore) else theirs
 
 
 def test_a_claim_whose_answer_is_lost_costs_nothing(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """Asked again, it is given the same task under the same token; the others are there, and no attempt is counted."""
+    """A repeated claim returns the same task and token; the other tasks are not affected, and no attempt is counted."""
     through, direct, proxy = stores
     through.create("p", [{"x": 1}, {"x": 2}])
     proxy.cut(mark(through, b"SKIP LOCKED", b"started_at"))
@@ -120,7 +120,7 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(stores: tuple[TaskStore, Tas
 
 
 def test_tasks_are_created_once(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """Created again after a lost answer they are there once, with everything that they were created with, and new."""
+    """Created again after a lost answer, they exist once, with all their settings, and are reported as new."""
     through, direct, proxy = stores
     proxy.cut(mark(through, b"COMMIT", b"upsert"))
     direct.create("p", [{"x": 2}], priority=3)
@@ -134,7 +134,7 @@ def test_tasks_are_created_once(stores: tuple[TaskStore, TaskStore, Proxy]) -> N
 
 @pytest.mark.parametrize("end", ["commit", "fail", "give back", "renew"])
 def test_the_end_of_a_claim_happens_once(stores: tuple[TaskStore, TaskStore, Proxy], end: str) -> None:
-    """Asked again it succeeds, as if the first answer had arrived; what depends on the task may begin once."""
+    """Repeating the call succeeds as if the first answer had arrived; dependents can start once."""
     through, direct, proxy = stores
     (first,) = through.create("p", [{"x": 1}])
     through.create("p", [{"x": 2}], depends_on=[first.id])
@@ -159,7 +159,7 @@ def test_the_end_of_a_claim_happens_once(stores: tuple[TaskStore, TaskStore, Pro
 
 
 def test_a_worker_loses_nothing_when_answers_are_lost(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """The worker's own way of asking: every task is done, at its first attempt."""
+    """With the retries of a worker, every task is done at its first attempt."""
     through, direct, proxy = stores
     through.create("p", [{"x": i} for i in range(6)])
     with Leases(through, Job("p", len), "w", ignore_event) as leases:

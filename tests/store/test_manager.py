@@ -1,4 +1,4 @@
-"""The manager: Qlib's method names and documents over a store."""
+"""The task manager: Qlib's method names and documents for a store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_documents_have_qlibs_keys(manager: TaskManager) -> None:
 
 
 def test_creating_returns_ids_in_order_and_a_dry_run_stores_nothing(manager: TaskManager) -> None:
-    """Known tasks keep their id."""
+    """Existing tasks keep their ids."""
     ids = manager.create_task([{"x": 3}, {"x": 9}], dry_run=True)
     assert manager.task_stat() == {"waiting": 3}
     assert manager.create_task([{"x": 3}, {"x": 9}]) == ids
@@ -41,7 +41,7 @@ def test_creating_returns_ids_in_order_and_a_dry_run_stores_nothing(manager: Tas
 def test_new_tasks_are_printed_also_in_a_dry_run(
     uri: str, dry_run: bool, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each new definition once with its id; known ones are not."""
+    """Each new definition is printed once with its id; existing ones are not."""
     server = request.getfixturevalue("mongodb") + "/print_nt" if uri == "mongodb" else uri.format(folder=tmp_path)
     manager = TaskManager(f"p{dry_run}", session=Session(store_uri=server))
     manager.remove()
@@ -55,7 +55,7 @@ def test_new_tasks_are_printed_also_in_a_dry_run(
 
 
 def test_a_dry_run_refuses_what_cannot_be_stored(manager: TaskManager) -> None:
-    """As the storing does: a live object, a dependency on nothing."""
+    """As a real run does: a live object, or an unknown dependency."""
     with pytest.raises(TaskNotSerializable):
         manager.create_task([{"x": object()}], dry_run=True, print_nt=True)
     with pytest.raises(TaskNotFound):
@@ -63,7 +63,8 @@ def test_a_dry_run_refuses_what_cannot_be_stored(manager: TaskManager) -> None:
 
 
 def test_what_was_inserted_has_the_id_that_scripts_ask_for(manager: TaskManager) -> None:
-    """``.inserted_id``, a plain string; the result is the id itself too, for new and known tasks, with and without a result."""
+    """``.inserted_id`` is a plain string; the returned value is the id too, for new and existing tasks, with and
+    without a result."""
     for inserted in (
         manager.insert_task_def({"x": 1}), manager.insert_task_def({"x": 7}), manager.insert_task({"def": {"x": 8}}),
         manager.insert_task({"def": {"x": 9}, "status": "done", "res": 5}),
@@ -101,7 +102,8 @@ def test_a_returned_task_can_get_another_status(manager: TaskManager) -> None:
 
 
 def test_resetting_and_prioritising(manager: TaskManager) -> None:
-    """``reset_waiting`` takes running tasks back; ``prioritize`` brings one to the front; ``reset_status`` sets any."""
+    """``reset_waiting`` resets running tasks; ``prioritize`` moves a task to the front; ``reset_status`` sets any
+    status."""
     manager.fetch_task()
     assert manager.reset_waiting() == 1
     manager.prioritize(next(manager.query({"x": 3})), 7)
@@ -115,7 +117,7 @@ def test_resetting_and_prioritising(manager: TaskManager) -> None:
 
 
 def test_replacing_inserting_and_removing(manager: TaskManager) -> None:
-    """One task in the place of another; ``insert_task`` takes Qlib's form."""
+    """Replace one task by another; ``insert_task`` accepts Qlib's form."""
     old = next(manager.query({"x": 1}))
     manager.replace_task(old, {"def": {"x": 10}})
     manager.insert_task({"def": {"x": 11}})
@@ -126,7 +128,7 @@ def test_replacing_inserting_and_removing(manager: TaskManager) -> None:
 
 
 def test_a_manager_without_a_pool_lists_pools_alone() -> None:
-    """Anything else says that a pool is needed."""
+    """Other methods raise an error: a pool is required."""
     manager = TaskManager(store=MemoryStore())
     assert manager.list() == []
     with pytest.raises(ConfigError, match="has no pool"):
@@ -134,7 +136,7 @@ def test_a_manager_without_a_pool_lists_pools_alone() -> None:
 
 
 def test_dependencies_by_id_or_by_query(manager: TaskManager) -> None:
-    """What they name must be done first; a query that finds nothing is a mistake."""
+    """The tasks that they name must be done first; a query without matches is an error."""
     first = next(manager.query({"x": 1}))["_id"]
     manager.create_task([{"y": 1}], depends_on=[first], priority=9)
     (ensemble,) = manager.create_task([{"y": 2}], depends_on={"x": {"$gte": 1}})
@@ -149,7 +151,7 @@ def test_dependencies_by_id_or_by_query(manager: TaskManager) -> None:
 
 
 def test_a_task_of_qlibs_form_is_stored_whole(manager: TaskManager) -> None:
-    """Status, result and priority too."""
+    """Including status, result and priority."""
     done = manager.insert_task({"def": {"y": 1}, "status": "part_done", "res": [1, 2]})
     manager.insert_task({"def": {"y": 2}, "priority": 4})
     second = manager.fetch_task(status="part_done")
@@ -161,7 +163,7 @@ def test_a_task_of_qlibs_form_is_stored_whole(manager: TaskManager) -> None:
 
 
 def test_pausing_and_cancelling(manager: TaskManager) -> None:
-    """A paused pool gives nothing out; a cancelled task failed for that reason."""
+    """No task can be fetched from a paused pool; a cancelled task has failed for that reason."""
     manager.pause()
     assert manager.fetch_task() is None
     manager.resume()

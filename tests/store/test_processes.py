@@ -1,4 +1,4 @@
-"""One SQLite file, many processes, real deaths."""
+"""One SQLite file, many processes, and killed processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def hold(uri: str, pipe: Any) -> None:
 
 @pytest.mark.slow
 def test_every_task_is_committed_once_whoever_works(tmp_path: Path) -> None:
-    """Four processes share 200 tasks: each is claimed by one of them, none twice, none left."""
+    """Four processes share 200 tasks: each is claimed by one of them, none twice, and none is left."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("p", [{"x": i} for i in range(200)])
@@ -57,7 +57,7 @@ def test_every_task_is_committed_once_whoever_works(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_submitters_at_once_make_one_row_each(tmp_path: Path) -> None:
-    """The unique id decides, not who came first; a fresh file opened by all of them at once is no trouble."""
+    """The unique id decides; all processes may open a new file at the same time."""
     uri = f"sqlite:///{tmp_path}/fresh.db"
     submitters = [CONTEXT.Process(target=submit, args=(uri,)) for _ in range(4)]
     for one in submitters:
@@ -70,7 +70,7 @@ def test_two_submitters_at_once_make_one_row_each(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_workers_task_is_taken_over_and_waiting_ends(tmp_path: Path) -> None:
-    """After ``kill -9`` the lease runs out, a claim after the backoff gets the task, and nobody waits for ever."""
+    """After ``kill -9`` the lease expires, a claim after the backoff gets the task, and waiting ends."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     later = 0.0
     store = SQLiteStore(uri, clock=lambda: time.time() + later)
@@ -92,7 +92,7 @@ def test_a_killed_workers_task_is_taken_over_and_waiting_ends(tmp_path: Path) ->
 
 
 def test_a_lease_is_renewed_while_the_task_computes(tmp_path: Path) -> None:
-    """Work that takes longer than the lease keeps it; one that was taken away is told so at the end."""
+    """Work that takes longer than the lease keeps it; a lost lease raises an error at the end."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     (task,) = store.claim("p", worker="w", lease=1.2)
@@ -105,7 +105,7 @@ def test_a_lease_is_renewed_while_the_task_computes(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_when_the_last_task_is_committed(tmp_path: Path) -> None:
-    """The change itself ends it, not the next look at the pool, which is ten minutes away; each change is told."""
+    """The change itself ends it, not the next poll, which is ten minutes away; each change is reported."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     (task,) = store.claim("p", worker="w", lease=60)

@@ -1,4 +1,4 @@
-"""Every store finds the tasks that the evaluator of queries finds, whatever definitions and queries look like."""
+"""Every store finds the same tasks as the evaluator, for arbitrary definitions and queries."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskSt
 def test_databases_agree_with_the_evaluator(
     sql_store: TaskStore, first: list[dict[str, Any]], later: list[dict[str, Any]], queries: list[dict[str, Any]]
 ) -> None:
-    """For tasks that were there before a path was asked for, and tasks that came later."""
+    """For tasks that existed before a path was first queried, and for later ones."""
     model, pool = MemoryStore(), f"p{next(_names)}"
     for definitions in (first, later):
         for store in (model, sql_store):
@@ -120,7 +120,7 @@ def test_databases_agree_with_the_evaluator(
 )
 @pytest.mark.parametrize("operator", ["$in", "$nin"])
 def test_long_lists_of_values(sql_store: TaskStore, field: str, values: list[Any], operator: str) -> None:
-    """A statement has room for 65,535 parameters, and SQLite's for conditions a thousand deep."""
+    """A statement may have 65,535 parameters, and in SQLite conditions a thousand levels deep."""
     model = MemoryStore()
     definitions = [
         {"a": 0}, {"a": 5}, {"a": 5.0, "n": 1}, {"a": 5.5}, {"a": "x"}, {"a": None}, {"a": True}, {"a": [70_001, 6]},
@@ -135,7 +135,7 @@ def test_long_lists_of_values(sql_store: TaskStore, field: str, values: list[Any
 
 
 def test_what_a_database_will_never_take_is_a_mistake_and_not_waited_for(sql_store: TaskStore) -> None:
-    """A worker would otherwise try it again for ten minutes."""
+    """A worker would otherwise retry it for ten minutes."""
     sql_store.create("p", [{"a": 1}])
     for query in ({"$or": [{"def.a": i} for i in range(70_000)]}, {"_id": {"$regex": "(?P<x>a)"}}):
         with contextlib.suppress(ConfigError):
@@ -159,7 +159,7 @@ SIMPLE = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([1, 2, 2.5
 def test_mongodb_agrees_with_the_evaluator(
     mongodb: str, definitions: list[dict[str, Any]], queries: list[tuple[str, Any]]
 ) -> None:
-    """As far as the stand-in for MongoDB goes: no lists, objects or truth values, no order of numbers and texts."""
+    """Within the limits of the emulator: no lists, objects or booleans, and no order of numbers and strings."""
     store, model, pool = MongoStore(f"{mongodb}/queries"), MemoryStore(), f"p{next(_names)}"
     for one in (store, model):
         one.create(pool, definitions)
@@ -179,7 +179,7 @@ def sqlite(folder: Path) -> SQLiteStore:
 
 
 def test_a_task_in_the_place_of_another_is_found_and_the_old_one_is_not(tmp_path: Path) -> None:
-    """Replaced and removed tasks leave no trace."""
+    """Replaced and removed tasks leave no entries in the index."""
     store = sqlite(tmp_path)
     ids = [c.id for c in store.create("p", [{"a": i} for i in range(5)])]
     assert store.count("p", {"def.a": 1}) == {Status.WAITING: 1}
@@ -195,7 +195,7 @@ def test_a_task_in_the_place_of_another_is_found_and_the_old_one_is_not(tmp_path
 
 
 def test_a_file_from_before_there_were_indexes(tmp_path: Path) -> None:
-    """Its tasks are found too, damaged ones match what is missing."""
+    """Its tasks are found too; damaged ones match queries for missing values."""
     store = sqlite(tmp_path)
     store.create("p", [{"a": i, "b": [i, {"c": i}]} for i in range(5000)])
     with closing(sqlite3.connect(store.path)) as raw, raw:
@@ -210,14 +210,14 @@ def test_a_file_from_before_there_were_indexes(tmp_path: Path) -> None:
 
 
 def add(uri: str, number: int) -> None:
-    """Create tasks while another process makes an index."""
+    """Create tasks while another process builds an index."""
     store = SQLiteStore(uri)
     for i in range(30):
         store.create("p", [{"x": number, "y": i, "deep": {"er": j}} for j in range(20)])
 
 
 def test_tasks_that_come_while_an_index_is_made_are_in_it(tmp_path: Path) -> None:
-    """Two processes create, two threads ask for a path that nobody asked for before."""
+    """Two processes create tasks, while two threads query a path for the first time."""
     store = sqlite(tmp_path)
     store.create("p", [{"first": 1}])
     store.create("p", [{"x": -1, "deep": {"er": j}} for j in range(8000)])
@@ -237,7 +237,7 @@ def test_tasks_that_come_while_an_index_is_made_are_in_it(tmp_path: Path) -> Non
 
 
 def test_the_first_tasks_say_which_paths_are_worth_an_index() -> None:
-    """Those whose values differ; of few tasks, all."""
+    """Those whose values differ; if there are few tasks, all paths."""
     tasks = [
         encode({"same": {"deep": 1}, "model": {"class": f"M{i}"}, "seg": {"test": (f"20{i}", None)}}) for i in range(20)
     ]
@@ -247,7 +247,7 @@ def test_the_first_tasks_say_which_paths_are_worth_an_index() -> None:
 
 @pytest.mark.slow
 def test_nobody_waits_for_a_claim_that_looks_at_all_definitions(tmp_path: Path) -> None:
-    """The first time, when the index is made, and afterwards: another worker's renewals go on meanwhile."""
+    """Renewals of another worker continue, both while the index is built and afterwards."""
     store = sqlite(tmp_path)
     store.create("p", [{"first": 1}])
     store.create("p", [{"model": {"class": "A", "kwargs": {"seed": i}}} for i in range(30_000)])
@@ -276,7 +276,7 @@ def test_nobody_waits_for_a_claim_that_looks_at_all_definitions(tmp_path: Path) 
 
 
 def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:
-    """Each task goes to one worker, in turn, also when the tasks that match are far behind others."""
+    """Each task goes to one worker, in order, even if many tasks that do not match come first."""
     store = sqlite(tmp_path)
     store.create("p", [{"kind": "other", "i": i} for i in range(500)])
     store.create("p", [{"kind": "wanted", "i": i} for i in range(60)])
@@ -300,7 +300,7 @@ def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:
 
 
 def test_many_new_tasks_are_found_by_the_index_at_once(postgres: PostgresServer) -> None:
-    """PostgreSQL uses the index of definitions as soon as they are stored, without waiting for its own statistics."""
+    """PostgreSQL uses the index of definitions at once, without waiting for its automatic statistics."""
     store = PostgresStore(f"{postgres.uri}?schema=queries{next(_names)}")
     store.create("p", [{"model": {"class": f"Model{i % 100}"}, "i": i} for i in range(10_000)])
     rows = store._transact(

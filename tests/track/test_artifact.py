@@ -1,4 +1,4 @@
-"""Objects come back exactly, or say why not; reading runs nothing that a file names."""
+"""Objects are restored exactly, or an error says why not; loading executes nothing that a file names."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def made(dtype: str, values: list[Any]) -> Any:
 
 @st.composite
 def tables(draw: st.DrawFn) -> pd.DataFrame | pd.Series:
-    """Tables of awkward kinds."""
+    """Tables of unusual kinds."""
     rows = draw(st.integers(0, 5))
 
     def column(dtypes: Any = COLUMNS) -> Any:
@@ -135,7 +135,7 @@ def assert_same(found: Any, given_: Any) -> None:
 def test_any_table_comes_back_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, table: pd.DataFrame | pd.Series
 ) -> None:
-    """Index, names, dtypes, columns of several levels: through Parquet, or a pickle for what Parquet cannot hold."""
+    """Index, names, dtypes and multi-level columns: through Parquet, or a pickle if Parquet cannot hold the table."""
     files = LocalFiles(tmp_path_factory.mktemp("t"))
     artifact.save(files, "x.pkl", table)
     found = artifact.find(files, "x.pkl")
@@ -148,7 +148,7 @@ def test_any_table_comes_back_as_it_was(
 
 
 def test_the_tables_that_matter_are_parquet(tmp_path: Path) -> None:
-    """A prediction, a label, a report: files that plain pandas reads as well."""
+    """Predictions, labels and reports are files that plain pandas can read."""
     index = pd.MultiIndex.from_product(
         [pd.date_range("2020-01-01", periods=3), ["B", "A"]], names=["datetime", "instrument"]
     )
@@ -195,7 +195,7 @@ def test_any_plain_value_comes_back_as_it_was(tmp_path_factory: pytest.TempPathF
     ],
 )
 def test_arrays_come_back(value: Any, tmp_path: Path) -> None:
-    """Dtype and shape; with objects inside, as a pickle."""
+    """Dtype and shape; an array of objects is pickled."""
     files = LocalFiles(tmp_path)
     artifact.save(files, "x", value)
     back = artifact.load_file(artifact.find(files, "x"))  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ def test_arrays_come_back(value: Any, tmp_path: Path) -> None:
 
 
 class Lines:
-    """A model with a text format of its own."""
+    """A model with its own text format."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -220,7 +220,7 @@ class Lines:
 
 
 def test_an_object_is_kept_in_its_own_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class that is allowed loads; another is refused before any of its code runs, and loads when it is trusted."""
+    """An allowed class loads; another is refused before any of its code runs, and loads with ``trusted=True``."""
     monkeypatch.setitem(sys.modules, Lines.__module__, sys.modules[__name__])
     files = LocalFiles(tmp_path)
     artifact.save(files, "model.pkl", Lines(["a", "b"]))
@@ -287,7 +287,7 @@ def test_a_truncated_file_says_so(value: Any, part: float, tmp_path: Path) -> No
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    """The error is told, the old artifact stands, and no draft lies about."""
+    """The error is raised, the old artifact is kept, and no temporary file is left."""
     files = LocalFiles(tmp_path / "a")
     artifact.save(files, "x", [1])
 
@@ -304,7 +304,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_killed_while_it_saves_leaves_no_half(tmp_path: Path) -> None:
-    """After kill -9 at any moment the artifact is the old one or a new one, whole."""
+    """After kill -9 at any time, the artifact is the complete old or new one."""
     code = """
 import sys
 import numpy as np
@@ -334,7 +334,7 @@ while True:
 
 
 def test_files_are_readable_by_others(tmp_path: Path) -> None:
-    """An artifact has the permissions that the process gives its files, not those of a temporary one."""
+    """An artifact has the default permissions of the process, not those of a temporary file."""
     before = os.umask(0o022)
     try:
         artifact.save(LocalFiles(tmp_path), "x", [1])
@@ -344,7 +344,7 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
 
 
 def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
-    """An ordered or named container comes back as what it is, or is refused, but never as another type."""
+    """An ordered dict or named tuple is restored exactly or refused, but never restored as another type."""
     from collections import OrderedDict
 
     files = LocalFiles(tmp_path)
@@ -358,7 +358,7 @@ def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["S999999999", "<U999999999", "V1000000000"])
 @pytest.mark.parametrize("place", ["labels", "column"])
 def test_a_tables_file_does_not_say_how_large_a_value_is(place: str, dtype: str, tmp_path: Path) -> None:
-    """A type of a column or of its labels that takes a gigabyte for each value is refused, before anything is made."""
+    """A dtype with a gigabyte per value is refused before anything is allocated."""
     import pyarrow.parquet as pq
 
     table = to_arrow(pd.DataFrame({"a": [1.0]}))
@@ -372,7 +372,7 @@ def test_a_tables_file_does_not_say_how_large_a_value_is(place: str, dtype: str,
 
 
 def test_a_table_of_somebody_elses_runs_nothing(tmp_path: Path) -> None:
-    """A reference to a module in a Parquet file's metadata is refused, in every place where a value may stand."""
+    """A reference to a module in a Parquet file's metadata is refused wherever a value may be."""
     import pyarrow.parquet as pq
 
     marker = tmp_path / "ran"
@@ -400,7 +400,7 @@ def test_a_table_of_somebody_elses_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_function_of_pythons_library_is_no_value(tmp_path: Path) -> None:
-    """JSON that names ``os:system`` is refused although the module is imported; a builtin type is a value."""
+    """JSON that names ``os:system`` is refused although the module is imported; a builtin type is accepted."""
     for name, refused in (("os:system", True), ("subprocess:run", True), ("builtins:dict", False)):
         file = tmp_path / "x.plain.json"
         file.write_text(json.dumps({"class": {"$ref": name}}), encoding="utf-8")

@@ -14,7 +14,7 @@ from rollforge.track.transfer import copy_runs
 
 
 def test_a_source_that_cannot_be_read_leaves_no_target(tmp_path: Path) -> None:
-    """A target is made only once the source has been read."""
+    """The target is created only after the source has been read."""
     source, target = open_tracker(f"file:{tmp_path}/none"), open_tracker(f"folder:{tmp_path}/copied")
     with pytest.raises(TrackingUnavailable, match="no such folder"):
         list(copy_runs(source, target))
@@ -37,7 +37,7 @@ def test_an_unknown_name_among_known_ones_copies_nothing(tmp_path: Path) -> None
 def test_a_store_that_is_not_there_is_refused_and_not_made(
     words: tuple[str, ...], store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistyped name would be an empty store from then on."""
+    """A mistyped name would otherwise create an empty store."""
     monkeypatch.chdir(tmp_path)
     said = CliRunner().invoke(app, [word.format(store) for word in words])
     assert isinstance(said.exception, ConfigError)

@@ -1,4 +1,4 @@
-"""A database of MLflow's that is damaged, or holds what others wrote: one error that names the file, or a result."""
+"""An MLflow database that is damaged or has foreign content: one error that names the file, or a result."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Path]:
-    """Where the damaged one is put."""
+    """Path for the damaged database."""
     yield tmp_path / "mlflow.db"
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def read(database: Path) -> int:
-    """Read all that there is of all runs, and return their number."""
+    """Read everything of all runs, and return their number."""
     tracker = MLflowTracker(f"sqlite:///{database}")
     try:
         found = 0
@@ -62,7 +62,7 @@ def read(database: Path) -> int:
 
 
 def one_error(database: Path) -> str | None:
-    """Return the message of the error of reading a database, which names the file once; None where it was read."""
+    """Return the message of the error when reading a database, which must name the file once; None without an error."""
     try:
         read(database)
     except RollforgeError as exc:
@@ -86,7 +86,7 @@ def test_what_is_no_database_is_one_error(what: bytes, database: Path) -> None:
 
 
 def test_an_empty_file_becomes_a_database(database: Path) -> None:
-    """As fast as where there is no file."""
+    """As fast as if there were no file."""
     database.touch()
     assert read(database) == 0
     assert database.stat().st_size > 4096
@@ -94,7 +94,7 @@ def test_an_empty_file_becomes_a_database(database: Path) -> None:
 
 @pytest.mark.slow
 def test_a_flipped_page_is_one_error_or_a_result(content: bytes, database: Path) -> None:
-    """Each page that is in use, turned to its opposite."""
+    """Each page in use, with all bits inverted."""
     used = [i for i in range(0, len(content), 4096) if any(content[i : i + 4096])]
     for at in used[:: max(1, len(used) // 40)]:
         flipped = bytes(b ^ 255 for b in content[at : at + 4096])
@@ -116,7 +116,7 @@ def test_a_missing_table_is_one_error_or_a_result(table: str, content: bytes, da
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_any_value_in_any_column_is_one_error_or_a_result(table: str, content: bytes, database: Path) -> None:
-    """SQLite keeps a value of any type in every column."""
+    """SQLite stores values of any type in any column."""
     with closing(sqlite3.connect(":memory:")) as whole:
         whole.deserialize(content)
         columns = [row[1] for row in whole.execute(f"PRAGMA table_info({table})")]

@@ -1,4 +1,4 @@
-"""The folder tracker remembers what runs hold: a listing reads only what has changed, and is never out of date."""
+"""The folder tracker caches runs: a listing reads only what has changed, and is never out of date."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ def folder_of(tracker: FolderTracker, run_id: str) -> Path:
 
 
 def settle(folder: Path) -> None:
-    """Let the last write have been a minute ago."""
+    """Set the time of the last write to a minute ago."""
     past = time.time() - 60
     os.utime(folder, (past, past))
 
 
 def good(tracker: FolderTracker) -> dict[str, float]:
-    """Name -> IC of the runs of model a with a good IC."""
+    """Return name -> IC of the runs of model a with a good IC."""
     (experiment,) = tracker.experiments().values()
     found = tracker.search([experiment], RunQuery(filter_string="metrics.IC > 0.5 and tags.model = 'a'"))
     return {data.info.name: data.metrics["IC"] for data in found}
 
 
 def fresh(tracker: FolderTracker) -> FolderTracker:
-    """As another process opens it."""
+    """Open the tracker as another process does."""
     return FolderTracker(tracker.uri)
 
 
 def spoil(tracker: FolderTracker) -> None:
-    """Overwrite the values of all runs behind the tracker's back: who reads them now will complain."""
+    """Overwrite the value files of all runs directly, so that reading them raises an error."""
     for file in tracker.root.glob("*/*/values-*.jsonl"):
         file.write_text("no json\n")
 
 
 def test_a_second_listing_reads_no_run(tracker: FolderTracker) -> None:
-    """What was listed once is known, in this process and in others."""
+    """Listed runs are cached, in this process and in others."""
     expected = good(tracker)
     assert len(expected) == 30
     spoil(tracker)
@@ -65,7 +65,7 @@ def test_a_second_listing_reads_no_run(tracker: FolderTracker) -> None:
 
 
 def test_a_change_by_another_process_is_seen_at_once(tracker: FolderTracker) -> None:
-    """A metric and a tag that somebody else writes, and a run that is new or gone."""
+    """A metric and a tag written by another process, and a new or deleted run."""
     before = good(tracker)
     other = fresh(tracker)
     (experiment,) = other.experiments().values()
@@ -81,7 +81,7 @@ def test_a_change_by_another_process_is_seen_at_once(tracker: FolderTracker) -> 
 
 
 def test_a_write_just_after_a_listing_is_not_lost(tracker: FolderTracker) -> None:
-    """A run that was written a moment ago is read again each time, because a second write could leave the same time."""
+    """A run that was written just now is read again each time, as another write could leave the same time stamp."""
     (experiment,) = tracker.experiments().values()
     run = tracker.create_run(experiment, "busy", {"model": "a"})
     for step in range(20):
@@ -91,7 +91,7 @@ def test_a_write_just_after_a_listing_is_not_lost(tracker: FolderTracker) -> Non
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 1, "runs": [[1]]}', '{"format": 99, "runs": []}'])
 def test_a_damaged_index_costs_a_slow_listing_and_nothing_else(tracker: FolderTracker, damage: str) -> None:
-    """Whatever the file holds, and when it is deleted."""
+    """Whatever the file contains, and if it is deleted."""
     expected = good(tracker)
     (kept,) = tracker.root.glob("*/.runs.json")
     kept.write_text(damage)
@@ -102,7 +102,7 @@ def test_a_damaged_index_costs_a_slow_listing_and_nothing_else(tracker: FolderTr
 
 
 def test_what_is_handed_out_can_be_changed_without_harm(tracker: FolderTracker) -> None:
-    """A caller that writes into a run's metrics writes into a copy."""
+    """Callers get copies of a run's metrics."""
     (experiment,) = tracker.experiments().values()
     for data in tracker.search([experiment], RunQuery()):
         data.metrics.clear()

@@ -18,7 +18,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_is_kept_in_a_folder_that_is_made(tmp_path: Path) -> None:
-    """A path, or file:PATH, relative or not; where nothing is written, a folder that is not there is an error."""
+    """A path or file:PATH, relative or absolute; a missing folder is an error if nothing is written."""
     for number, uri in enumerate(("made/here", "file:./there", f"file:{tmp_path}/full", str(tmp_path / "plain"))):
         with R.start(experiment_name="e", uri=uri) as recorder:
             R.log_params(number=number)
@@ -34,7 +34,7 @@ def test_a_run_is_kept_in_a_folder_that_is_made(tmp_path: Path) -> None:
 
 
 def test_another_store_from_here_on(tmp_path: Path) -> None:
-    """set_uri makes the folder too; None is the store that the environment names."""
+    """set_uri creates the folder too; None selects the store that the environment names."""
     before = R.get_uri()
     R.set_uri("mine")
     assert R.get_uri() == "mine"
@@ -47,7 +47,8 @@ def test_another_store_from_here_on(tmp_path: Path) -> None:
 
 
 def test_without_an_active_recorder_the_latest_is_read_and_none_is_written() -> None:
-    """As in Qlib, ``R.get_recorder()`` finds the latest run of the session's experiment; values go to an active run alone."""
+    """As in Qlib, ``R.get_recorder()`` returns the latest run of the session's experiment; values can be logged only in
+    an active run."""
     with pytest.raises(RecorderNotFound, match="No recorder is active"):
         R.get_recorder()
     with R.start(recorder_name="first"), R.start(recorder_name="second") as second:

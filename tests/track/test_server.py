@@ -1,4 +1,4 @@
-"""MLflow's own server: its pages show our runs, and we track to it."""
+"""MLflow's server: its user interface shows our runs, and runs can be tracked on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREDICTION = pd.DataFrame(
 
 
 def record(uri: str, name: str = "demo") -> Recorder:
-    """One run with everything in it."""
+    """Log one run with all kinds of values."""
     with using(Session(tracking_uri=uri)):
         with R.start(experiment_name=name, recorder_name="first"):
             R.log_params(model="lgb", text="long " * 2000)
@@ -40,7 +40,7 @@ def record(uri: str, name: str = "demo") -> Recorder:
 
 
 def check(recorder: Recorder) -> None:
-    """The same as was recorded."""
+    """Check that a run equals the one that was recorded."""
     assert recorder.status == "FINISHED"
     params = recorder.list_params()
     assert (params["model"], params["text"]) == ("lgb", "long " * 2000)
@@ -52,7 +52,7 @@ def check(recorder: Recorder) -> None:
 
 
 def test_the_state_of_the_code_is_kept(tmp_path: Path) -> None:
-    """The commit as a tag, what differs from it as an artifact; nothing is printed."""
+    """The commit as a tag, and the uncommitted changes as an artifact; nothing is printed."""
     code = (
         "from rollforge.session import Session, using\n"
         "from rollforge.track.r import R\n"
@@ -83,7 +83,7 @@ def test_the_state_of_the_code_is_kept(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MLflowServer, str]]:
-    """The server over the store that the default tracker writes, and that store's URI."""
+    """The server over the store of the default tracker, and the URI of that store."""
     folder = tmp_path_factory.mktemp("server")
     uri = f"sqlite:///{folder}/mlflow.db"
     open_tracker(uri).prepare()
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MLflowSer
 
 
 def test_the_pages_show_what_was_recorded(server: tuple[MLflowServer, str]) -> None:
-    """Params, metrics and artifacts of a run on the SQLite store, asked of the REST interface that the pages use."""
+    """Params, metrics and artifacts of a run in the SQLite store, from the REST API that the user interface uses."""
     running, uri = server
     recorder = record(uri)
     (experiment,) = [e for e in running.ask("experiments/search", max_results=10)["experiments"] if e["name"] == "demo"]
@@ -105,14 +105,14 @@ def test_the_pages_show_what_was_recorded(server: tuple[MLflowServer, str]) -> N
 
 
 def test_runs_are_tracked_to_a_server(server: tuple[MLflowServer, str]) -> None:
-    """Everything that a recorder does, over HTTP, artifacts too."""
+    """Everything that a recorder does, over HTTP, including artifacts."""
     running, _ = server
     check(record(running.uri, "remote"))
 
 
 @pytest.mark.parametrize("kinds", [("folder", "sqlite"), ("sqlite", "folder"), ("file", "sqlite")], ids="-".join)
 def test_runs_move_between_stores(kinds: tuple[str, str], tmp_path: Path) -> None:
-    """Values, histories, tags and artifacts; from an mlruns folder as Qlib writes it, too; once only."""
+    """Values, histories, tags and artifacts, also from an mlruns folder written by Qlib; only once."""
     uris = {
         "folder": f"folder:{tmp_path}/runs",
         "sqlite": f"sqlite:///{tmp_path}/m.db",
@@ -131,7 +131,7 @@ def test_runs_move_between_stores(kinds: tuple[str, str], tmp_path: Path) -> Non
 def test_whether_runs_can_be_recorded_is_known_before(
     server: tuple[MLflowServer, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that keeps artifacts itself takes them; one that leaves them to a folder of its own machine does not."""
+    """A server that stores artifacts accepts them; one that leaves them in a folder of its own machine does not."""
     running, _ = server
     open_tracker(running.uri).check_writable("tried")
     store = tmp_path / "elsewhere"
@@ -144,7 +144,7 @@ def test_whether_runs_can_be_recorded_is_known_before(
 
 
 def test_a_local_store_whose_artifacts_cannot_be_written_says_so(tmp_path: Path) -> None:
-    """The database may be fine."""
+    """Even if the database is writable."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     open_tracker(uri).prepare()
     shutil.rmtree(tmp_path / "mlartifacts")

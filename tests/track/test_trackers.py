@@ -1,4 +1,4 @@
-"""Both trackers keep what the suite promises."""
+"""Both trackers pass the conformance suite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TestMLflow(TrackerSuite):
         return tracking_in("mlflow")
 
     def test_many_threads_may_open_it_at_the_same_moment(self, uri: str) -> None:
-        """As a collector's do when nothing else has opened it before."""
+        """As the threads of a collector do if nothing has opened it before."""
         run = get_experiment(open_tracker(uri), experiment_name="e").create_recorder("r")
         for _ in range(10):
             tracker = MLflowTracker(uri)

@@ -1,4 +1,4 @@
-"""Where runs are kept: a URI, or a path as MLflow's users write it."""
+"""Addresses of tracking stores: a URI, or a path as MLflow's users write it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keep(place: str | Path) -> str:
-    """Keep a run in a place, and return what the place is called."""
+    """Log a run in a store, and return the URI of the store."""
     with R.start(experiment_name="e", recorder_name="first", uri=place):
         R.log_params(a=1)
         uri = current_session().tracking_uri
@@ -36,7 +36,7 @@ def keep(place: str | Path) -> str:
               "file://localhost{here}/mlruns", "sub/folder/", "with space/mlruns"],
 )  # fmt: skip
 def test_a_folder_is_an_mlruns_folder(place: str, here: Path) -> None:
-    """By its path or by a URI, relative or absolute; it is made where there is none."""
+    """By its path or by a URI, relative or absolute; it is created if it does not exist."""
     named = place.format(here=here)
     uri = keep(named)
     folder = Path(uri.removeprefix("file:"))
@@ -47,7 +47,7 @@ def test_a_folder_is_an_mlruns_folder(place: str, here: Path) -> None:
 
 
 def test_percent_signs_of_a_uri_are_read(here: Path) -> None:
-    """``file://`` URIs as ``Path.as_uri`` writes them; a folder that has such a name is taken as it is."""
+    """``file://`` URIs as written by ``Path.as_uri``; an existing folder with such a name is used literally."""
     (here / "with space").mkdir()
     assert folder_uri((here / "with space").as_uri()) == f"file:{here}/with space"
     (here / "a%20b").mkdir()
@@ -55,14 +55,14 @@ def test_percent_signs_of_a_uri_are_read(here: Path) -> None:
 
 
 def test_the_home_folder_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``~`` stands for it, in text and in a Path."""
+    """``~`` is expanded, in strings and in Paths."""
     monkeypatch.setenv("HOME", str(here))
     assert keep("~/runs") == f"file:{here}/runs"
     assert folder_uri(Path("~/runs")) == f"file:{here}/runs"
 
 
 def test_a_database_and_plain_files_are_known_by_their_paths(here: Path) -> None:
-    """What is there decides; what is not there yet is named by its ending."""
+    """Existing files decide; for a new path, its suffix does."""
     assert keep("runs/mlflow.db") == f"sqlite:///{here}/runs/mlflow.db"
     keep(f"folder:{here}/plain")
     assert keep(here / "plain") == f"folder:{here}/plain"
@@ -70,7 +70,7 @@ def test_a_database_and_plain_files_are_known_by_their_paths(here: Path) -> None
 
 
 def test_a_slip_of_a_scheme_is_no_folder(here: Path) -> None:
-    """It is an error with the nearest, and nothing is made."""
+    """It is an error that suggests the nearest scheme, and nothing is created."""
     for wrong in ("sqlit:///x.db", "foldr:x", "sqlite", "folders", "ftp://host/x", "posgresql://host/x"):
         with pytest.raises(ConfigError, match="names no tracking store"):
             open_tracker(wrong)
@@ -78,7 +78,7 @@ def test_a_slip_of_a_scheme_is_no_folder(here: Path) -> None:
 
 
 def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
-    """``R.set_uri``, and the session's ``tracking``; none of them depends on the working directory afterwards."""
+    """``R.set_uri`` and the session's ``tracking``; later changes of the working directory do not matter."""
     R.set_uri("runs")
     assert current_session().tracking_uri == f"file:{here}/runs"
     R.set_uri(None)
@@ -89,7 +89,7 @@ def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
 
 
 def test_reading_makes_no_folder(here: Path) -> None:
-    """A slip in a path is an error there."""
+    """A mistyped path is an error."""
     with pytest.raises(TrackingUnavailable, match="mlrnus cannot be opened: there is no such folder"):
         open_tracker("./mlrnus").experiments()
     assert list(here.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Conformance suites: what every task store and every tracker must do, for testing backends of your own.
+"""Conformance test suites for task stores and trackers, for testing your own implementations.
 
 from rollforge.testing.store import TaskStoreSuite
 

@@ -1,4 +1,4 @@
-"""MLflow's own tracking server for tests, without the 500 MB that only its other parts need."""
+"""MLflow's tracking server for tests, without the 500 MB of packages that only other parts of MLflow need."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ make_server("127.0.0.1", int(sys.argv[1]), app, threaded=True).serve_forever()
 
 
 class MLflowServer:
-    """A server over a backend store, for as long as a ``with`` block lasts.
+    """Context manager that runs a tracking server over a backend store.
 
     Parameters
     ----------
     store : str
-        Where MLflow keeps runs: ``sqlite:///…``.
+        URI of MLflow's backend store: ``sqlite:///…``.
     folder : path
-        For artifacts and the server's log.
+        Folder for artifacts and the server's log.
 
     Raises
     ------
     RuntimeError
-        When what the server needs is not installed.
+        If a package that the server needs is not installed.
     """
 
     def __init__(self, store: str, folder: Path) -> None:
@@ -59,7 +59,7 @@ class MLflowServer:
 
     @property
     def uri(self) -> str:
-        """Where it answers."""
+        """URI of the server."""
         return f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> MLflowServer:
@@ -81,7 +81,7 @@ class MLflowServer:
             self._process.wait()
 
     def ask(self, path: str, **body: Any) -> Any:
-        """Return what the REST interface answers."""
+        """Return the response of the REST API to a POST request."""
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -89,6 +89,6 @@ class MLflowServer:
             return json.load(answer)
 
     def look(self, path: str) -> Any:
-        """Return what the REST interface answers to a question in the address."""
+        """Return the response of the REST API to a GET request."""
         with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/{path}", timeout=30) as answer:
             return json.load(answer)

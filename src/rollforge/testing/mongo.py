@@ -1,8 +1,9 @@
-"""A MongoDB server for tests: a real one where its URI is given, else the most faithful stand-in that can be installed.
+"""A MongoDB server for tests: a real server if its URI is given, else the most faithful emulator that can be installed.
 
-``ROLLFORGE_TEST_MONGODB=mongodb://…`` names a real server. The stand-in, ``nx-27017``, speaks MongoDB's wire protocol (the
-real driver talks to it, from several processes) and keeps its documents in SQLite. It shows neither replica sets, write
-concerns, failover nor change streams, nor how a real server behaves under contention or when it is killed.
+``ROLLFORGE_TEST_MONGODB=mongodb://…`` names a real server. The emulator, ``nx-27017``, implements MongoDB's wire
+protocol (the real driver connects to it, from several processes) and stores its documents in SQLite. It does not cover
+replica sets, write concerns, failover or change streams, nor the behaviour of a real server under contention or when it
+is killed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ __all__ = ["MongoServer", "real_mongodb"]
 
 
 def real_mongodb() -> str | None:
-    """Return the URI of the real server to test with, if one is named."""
+    """Return the URI of the real server for tests, if one is given."""
     return os.environ.get("ROLLFORGE_TEST_MONGODB")
 
 
 class MongoServer(Server):
-    """The stand-in, for as long as a ``with`` block lasts.
+    """Context manager that runs the emulator.
 
     Raises
     ------
     RuntimeError
-        When it is not installed.
+        If it is not installed.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class MongoServer(Server):
 
     @property
     def uri(self) -> str:
-        """Where it answers, without a database."""
+        """URI of the server, without a database."""
         return f"mongodb://127.0.0.1:{self._port}"
 
     def _launch(self) -> subprocess.Popen[bytes]:

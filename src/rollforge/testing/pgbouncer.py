@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of a PostgreSQL server, for tests: its own port, its own settings, restarted at will."""
+"""A real PgBouncer in front of a PostgreSQL server for tests, with its own port and settings."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _USER = "nobody"  # it refuses to run as root
 
 
 def pgbouncer_binary() -> str | None:
-    """Return the program, on the path or where Debian puts it; None: it is not installed."""
+    """Return the path of the program, from PATH or Debian's location, or None if it is not installed."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 
 class PgBouncer(Server):
-    """PgBouncer in front of a server, for as long as a ``with`` block lasts.
+    """Context manager that runs PgBouncer in front of a server.
 
     Parameters
     ----------
     server : str
-        URI of the database behind it, with user and password.
+        URI of the database, with user and password.
     mode : str
         ``transaction``, ``session`` or ``statement``.
     pool_size : int
-        Connections to the server.
+        Number of connections to the server.
     settings : object
-        More of its settings, as in ``pgbouncer.ini``.
+        Other settings, as in ``pgbouncer.ini``.
 
     Raises
     ------
     RuntimeError
-        When it is not installed, or does not start.
+        If it is not installed, or does not start.
     """
 
     def __init__(self, server: str, mode: str = "transaction", pool_size: int = 2, **settings: object) -> None:
@@ -51,7 +51,7 @@ class PgBouncer(Server):
 
     @property
     def uri(self) -> str:
-        """Where it answers, as a store."""
+        """Store URI of the pooler."""
         name = self._server.path
         return f"postgresql://{self._server.username}:{self._server.password}@127.0.0.1:{self._port}{name}"
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: its own folder, its own port, stopped and started at will."""
+"""A real PostgreSQL server for tests, with its own folder and port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USER = "nobody"  # the server refuses to run as root
 
 
 def postgres_binaries() -> Path | None:
-    """Return the folder of ``initdb`` and ``postgres``: on the path, where Debian puts them, or in a wheel; None: nowhere."""
+    """Return the folder of ``initdb`` and ``postgres`` (in PATH, Debian's location or a wheel), or None."""
     on_path = shutil.which("initdb")
     if on_path:
         return Path(on_path).resolve().parent
@@ -35,12 +35,12 @@ def postgres_binaries() -> Path | None:
 
 
 class PostgresServer(Server):
-    """A server of its own for as long as a ``with`` block lasts.
+    """Context manager that runs a server.
 
     Raises
     ------
     RuntimeError
-        When there is none on this machine.
+        If PostgreSQL is not installed.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class PostgresServer(Server):
         self._binaries = self._readable(binaries)
 
     def _readable(self, binaries: Path) -> Path:
-        """The binaries where the server's user can read them: a home folder may be closed to it."""
+        """Return a folder with the binaries that the server's user can read, unlike perhaps a home folder."""
         if self._user is None:
             return binaries
         shutil.chown(self._folder, self._user)
@@ -65,7 +65,7 @@ class PostgresServer(Server):
 
     @property
     def uri(self) -> str:
-        """Where it answers, as a store."""
+        """Store URI of the server."""
         return f"postgresql://rollforge:secret@127.0.0.1:{self._port}/postgres"
 
     def _prepare(self) -> None:
@@ -79,9 +79,9 @@ class PostgresServer(Server):
         subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/")
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start the server and wait until it accepts connections."""
         deadline = time.monotonic() + 60
-        while not self._begin(deadline):  # after a kill its last processes may still hold its memory for a moment
+        while not self._begin(deadline):  # after a kill, its last processes may hold shared memory for a moment
             time.sleep(0.1)
 
     def _begin(self, deadline: float) -> bool:
@@ -105,7 +105,7 @@ class PostgresServer(Server):
         return subprocess.run(ready, capture_output=True, check=False).returncode == 0
 
     def kill(self) -> None:
-        """End it with ``kill -9``, all its processes at once, as a power cut would."""
+        """Kill all processes of the server at once with ``kill -9``, like a power failure."""
         if self._process is None:
             return
         for pid in [self._process.pid, *_children(self._process.pid)]:

@@ -1,4 +1,4 @@
-"""A server of another program that a test starts, kills and starts again."""
+"""Base class of servers that tests start, kill and restart."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Server", "free_port"]
 
 
 def free_port() -> int:
-    """Return a port of this machine on which nothing listens."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Server(abc.ABC):
-    """A server with a folder and a port of its own, for as long as a ``with`` block lasts.
+    """Context manager that runs a server with its own folder and port.
 
     Parameters
     ----------
     program : str
-        What it is called, for the name of its folder and for messages.
+        Name of the program, for its folder and for messages.
     """
 
     def __init__(self, program: str) -> None:
@@ -51,20 +51,20 @@ class Server(abc.ABC):
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _prepare(self) -> None:  # noqa: B027 - most need nothing
-        """Make what the server needs before it is started for the first time."""
+    def _prepare(self) -> None:  # noqa: B027 - most need no preparation
+        """Create what the server needs before its first start."""
 
     @abc.abstractmethod
     def _launch(self) -> subprocess.Popen[bytes]:
         """Start the process."""
 
     def start(self) -> None:
-        """Start it, and return when it answers.
+        """Start the server and wait until it accepts connections.
 
         Raises
         ------
         RuntimeError
-            When it does not, with what it logged.
+            If it does not start; the message contains its log.
         """
         self._process = self._launch()
         deadline = time.monotonic() + 30
@@ -76,11 +76,11 @@ class Server(abc.ABC):
             time.sleep(0.02)
 
     def log(self) -> str:
-        """Return what it logged."""
+        """Return the log of the server."""
         return (self._folder / "log").read_text(errors="replace")
 
     def kill(self) -> None:
-        """End it with ``kill -9``, and the connections to it with it."""
+        """Kill the server with ``kill -9``, which closes its connections."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -88,7 +88,7 @@ class Server(abc.ABC):
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
-        """Have it down for a ``with`` block."""
+        """Context manager during which the server is down."""
         self.kill()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What every task store must do."""
+"""Conformance test suite for task stores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POOL = "pool"
 
 
 class ManualClock:
-    """Time that a test moves."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -29,19 +29,19 @@ class ManualClock:
 
 
 class Own:
-    """A type that no allow-list knows."""
+    """A type that is on no allow-list."""
 
 
 class TaskStoreSuite:
-    """Subclass it and say how a store is made; every test then runs on that store."""
+    """Subclass it and implement `make_store`; all tests then run on that store."""
 
     def make_store(self, clock: Clock) -> TaskStore:
-        """Return an empty store that takes its time from `clock`."""
+        """Return an empty store that uses `clock`."""
         raise NotImplementedError
 
     @pytest.fixture
     def clock(self) -> ManualClock:
-        """The store's time."""
+        """The clock of the store."""
         return ManualClock()
 
     @pytest.fixture
@@ -50,7 +50,7 @@ class TaskStoreSuite:
         return self.make_store(clock)
 
     def claim(self, store: TaskStore, **kwargs: Any) -> TaskRecord:
-        """Return the one task that is claimed."""
+        """Claim one task and return it."""
         (task,) = store.claim(POOL, **{"worker": "w", "lease": 60.0, **kwargs})
         return task
 
@@ -66,20 +66,20 @@ class TaskStoreSuite:
         assert store.count(POOL) == {Status.WAITING: 2}
 
     def test_definitions_survive_the_round_trip(self, store: TaskStore) -> None:
-        """Tuples, dates, numbers, None and text come back as what they were."""
+        """Tuples, dates, numbers, None and strings are restored exactly."""
         definition = {"t": (1, 2.5), "d": dt.date(2020, 1, 2), "n": None, "nested": {"ä": ["x", True]}}
         (created,) = store.create(POOL, [definition])
         assert store.get(POOL, created.id).definition == definition
 
     def test_a_live_object_is_refused_and_nothing_is_stored(self, store: TaskStore) -> None:
-        """The message names the place; the good definitions beside it are not stored either."""
+        """The message names the path of the value; the valid definitions of the same call are not stored either."""
         with pytest.raises(TaskNotSerializable, match=r"model\.kwargs\.thing"):
             store.create(POOL, [{"a": 1}, {"model": {"kwargs": {"thing": Own()}}}])
         assert store.count(POOL) == {}
 
     def test_a_name_is_no_part_of_a_task(self, store: TaskStore) -> None:
-        """Created again under another name a task has that name, and nothing else of it has changed; an empty one, or
-        none, changes nothing."""
+        """A task that is created again under another name gets that name, and nothing else changes. An empty name, or
+        no name, changes nothing."""
         first, second = store.create(POOL, [{"x": 1}, {"x": 2}], model_names=["lgb", ""])
         store.commit(self.claim(store), "result")
         assert [t.model_name for t in store.query(POOL)] == ["lgb", ""]
@@ -96,7 +96,7 @@ class TaskStoreSuite:
         assert self.claim(store, query={"model_name": {"$in": ["ridge"]}}).id == second.id
 
     def test_a_name_stays_with_its_task(self, store: TaskStore) -> None:
-        """While it runs, fails, is tried again, copied, or has another definition put in its place."""
+        """While it runs, fails, is retried, is copied, or its definition is replaced."""
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=1, model_names=["größer, depth=4 %s :name"])
         task = self.claim(store)
         assert task.model_name == "größer, depth=4 %s :name"
@@ -110,13 +110,13 @@ class TaskStoreSuite:
 
     @pytest.mark.parametrize("names", [["a"], ["a", "b\nc"], ["a", None], ["a", "\x00"]])
     def test_names_that_do_not_fit_are_refused(self, store: TaskStore, names: list[str]) -> None:
-        """Fewer than tasks, or with characters that cannot be printed; nothing is stored."""
+        """Fewer names than tasks, or names with unprintable characters, are refused; nothing is stored."""
         with pytest.raises(ConfigError, match="model_names"):
             store.create(POOL, [{"x": 1}, {"x": 2}], model_names=names)
         assert store.count(POOL) == {}
 
     def test_pools_are_apart(self, store: TaskStore) -> None:
-        """The same task may stand in two pools; what happens in one does not touch the other."""
+        """The same task may be in two pools; changes in one do not affect the other."""
         store.create(POOL, [{"a": 1}])
         store.create("other", [{"a": 1}])
         self.claim(store)
@@ -126,7 +126,7 @@ class TaskStoreSuite:
     # -- claiming ------------------------------------------------------------------------------------------------------
 
     def test_the_highest_priority_comes_first_then_the_oldest(self, store: TaskStore) -> None:
-        """Priority before age."""
+        """Tasks are claimed by priority, then by age."""
         store.create(POOL, [{"x": 1}, {"x": 2}])
         store.create(POOL, [{"x": 3}], priority=5)
         store.create(POOL, [{"x": 4}])
@@ -135,14 +135,14 @@ class TaskStoreSuite:
         assert store.claim(POOL, worker="w", lease=60) == []
 
     def test_a_batch_is_claimed_in_order(self, store: TaskStore) -> None:
-        """Several at once, the same order."""
+        """Several tasks can be claimed at once, in the same order."""
         store.create(POOL, [{"x": i} for i in range(5)])
         batch = store.claim(POOL, worker="w", lease=60, limit=3)
         assert [t.definition["x"] for t in batch] == [0, 1, 2]
         assert {t.status for t in batch} == {Status.RUNNING}
 
     def test_a_committed_task_is_done_and_keeps_its_result(self, store: TaskStore) -> None:
-        """The result comes back as it was; the task is not claimed again."""
+        """The result is restored exactly, and the task is not claimed again."""
         store.create(POOL, [{"x": 1}])
         task = self.claim(store)
         store.commit(task, {"ic": 0.05, "pair": (1, 2)})
@@ -158,8 +158,8 @@ class TaskStoreSuite:
         assert again.attempt == 0
 
     def test_an_expired_lease_can_be_taken_over(self, store: TaskStore, clock: ManualClock) -> None:
-        """After the lease, and a short backoff, somebody else gets the task; the attempt counts, the first worker's result
-        is refused."""
+        """After the lease and a short backoff, another worker gets the task; the attempt counts, and the result of the
+        first worker is refused."""
         store.create(POOL, [{"x": 1}])
         first = self.claim(store, worker="first", lease=10)
         clock.now += 9
@@ -181,7 +181,7 @@ class TaskStoreSuite:
         assert store.get(POOL, second.id).result == "theirs"
 
     def test_a_renewed_lease_lasts(self, store: TaskStore, clock: ManualClock) -> None:
-        """Renewing counts from now."""
+        """A renewed lease lasts from the time of the renewal."""
         store.create(POOL, [{"x": 1}])
         task = self.claim(store, lease=10)
         clock.now += 8
@@ -201,7 +201,7 @@ class TaskStoreSuite:
             store.commit(old, "a's")
 
     def test_a_worker_that_vanishes_too_often_fails_the_task(self, store: TaskStore, clock: ManualClock) -> None:
-        """A task that kills its workers is put aside."""
+        """A task that kills its workers fails after its last attempt."""
         store.create(POOL, [{"x": 1}], max_attempts=2)
         for _ in range(2):
             self.claim(store, lease=10)
@@ -215,7 +215,7 @@ class TaskStoreSuite:
     # -- batches -------------------------------------------------------------------------------------------------------
 
     def test_a_batch_is_claimed_and_counted_apart(self, store: TaskStore) -> None:
-        """Its own tasks in their turn, those that the pool had already among them; a task may be in two."""
+        """A batch contains its tasks in order, including those that already existed; a task may be in two batches."""
         store.create(POOL, [{"x": 1}, {"x": 2}], batch="a")
         store.create(POOL, [{"x": 3}])
         store.create(POOL, [{"x": 4}], priority=1, batch="b")
@@ -235,7 +235,7 @@ class TaskStoreSuite:
         assert store.count("other", batch="a") == {}
 
     def test_a_batch_follows_its_tasks(self, store: TaskStore, clock: ManualClock) -> None:
-        """Priorities, prerequisites, failures, results, lost leases, and definitions that were put in their place."""
+        """Priorities, prerequisites, failures, results, lost leases, and replaced definitions."""
         (a,) = store.create(POOL, [{"x": 1}], batch="b")
         store.create(POOL, [{"x": 2}], depends_on=[a.id], batch="b")
         store.create(POOL, [{"x": 3}], batch="b", max_attempts=1)
@@ -255,7 +255,7 @@ class TaskStoreSuite:
         assert store.count(POOL, batch="b") == {Status.RUNNING: 2, Status.DONE: 1}
 
     def test_a_batch_goes_with_its_tasks(self, store: TaskStore) -> None:
-        """What is removed is in no batch, also when it is made again; ids that are not there are left out."""
+        """Removed tasks are in no batch, even if they are created again; unknown ids are ignored."""
         made = [c.id for c in store.create(POOL, [{"x": 1}, {"x": 2}])]
         store.add_to_batch(POOL, "b", [*made, "0" * 32])
         store.add_to_batch(POOL, "b", made[:1])
@@ -270,7 +270,7 @@ class TaskStoreSuite:
     # -- asking again --------------------------------------------------------------------------------------------------
 
     def test_a_claim_that_is_repeated_is_given_the_same_tasks(self, store: TaskStore, clock: ManualClock) -> None:
-        """Under the same tokens, without an attempt, in the same order; what it holds no longer is not among them."""
+        """The same tokens in the same order, and no attempt is counted; tasks that are no longer held are left out."""
         store.create(POOL, [{"x": 1}, {"x": 2}])
         store.create(POOL, [{"x": 3}], priority=1)
         first = store.claim(POOL, worker="w", lease=10, limit=2, claim="one")
@@ -287,7 +287,7 @@ class TaskStoreSuite:
         assert (again.id, again.attempt) == (first[1].id, 1)
 
     def test_a_creation_that_is_repeated_tells_again_what_it_stored(self, store: TaskStore) -> None:
-        """Also what a worker has taken meanwhile; what others stored, or stored again after it was removed, was not its own."""
+        """Including tasks claimed meanwhile, but not those stored by others, or stored again after a removal."""
         store.create(POOL, [{"x": 1}])
         wanted = [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 2}]
         first = store.create(POOL, wanted, creation="one")
@@ -307,7 +307,7 @@ class TaskStoreSuite:
         assert store.create("other", [{"x": 2}], creation="two")[0].new
 
     def test_an_end_that_is_repeated_changes_nothing(self, store: TaskStore, clock: ManualClock) -> None:
-        """A commit, failure or return whose answer was lost succeeds again; a different end is refused."""
+        """Repeating a commit, failure or return succeeds; ending the claim in another way is refused."""
         store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])
         done, failed, given = store.claim(POOL, worker="w", lease=60, limit=3)
         for _ in range(2):
@@ -336,7 +336,7 @@ class TaskStoreSuite:
     # -- failing -------------------------------------------------------------------------------------------------------
 
     def test_a_failed_attempt_is_repeated_after_a_while(self, store: TaskStore, clock: ManualClock) -> None:
-        """Not at once, but within the backoff; the error is kept."""
+        """A failed task is retried after its backoff, and its error is kept."""
         (created,) = store.create(POOL, [{"x": 1}])
         assert store.fail(self.claim(store), "boom") is Status.WAITING
         assert store.claim(POOL, worker="w", lease=60) == []
@@ -347,7 +347,7 @@ class TaskStoreSuite:
     def test_after_its_attempts_a_task_has_failed_and_can_be_retried(
         self, store: TaskStore, clock: ManualClock
     ) -> None:
-        """It keeps the last error; `retry` gives it all its attempts again."""
+        """It keeps its last error; `retry` resets its attempts."""
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=2)
         ends = []
         for i in range(2):
@@ -360,7 +360,7 @@ class TaskStoreSuite:
         assert self.claim(store).attempt == 0
 
     def test_the_claims_of_a_dead_worker_are_ended_at_once(self, store: TaskStore) -> None:
-        """Those it held, no others; as failures, or given back."""
+        """Only those that it held end, as failures or as returns."""
         store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])
         self.claim(store, worker="dead")
         self.claim(store, worker="alive")
@@ -370,7 +370,7 @@ class TaskStoreSuite:
         assert (given.status, given.attempt) == (Status.WAITING, 0)
 
     def test_the_cause_and_the_log_of_a_failure_are_kept(self, store: TaskStore, clock: ManualClock) -> None:
-        """And gone after a good attempt; the last 200 lines of a longer log."""
+        """They are cleared after a successful attempt; of a long log, the last 200 lines are kept."""
         (created,) = store.create(POOL, [{"x": 1}])
         log = "\n".join(f"line {i}" for i in range(500))
         store.fail(self.claim(store), "boom", Cause.TIMED_OUT, log)
@@ -386,7 +386,7 @@ class TaskStoreSuite:
         assert (done.cause, done.error, done.log) == (None, None, "all\nof\\x00 it")
 
     def test_a_lease_that_ran_out_is_told_from_other_ends(self, store: TaskStore, clock: ManualClock) -> None:
-        """Its cause is that; a cancelled one's is that, and its worker's commit is refused."""
+        """The cause is stored; the commit of the worker of a cancelled task is refused."""
         store.create(POOL, [{"x": 1}, {"x": 2}], max_attempts=1)
         self.claim(store, lease=10)
         clock.now += 11
@@ -398,7 +398,7 @@ class TaskStoreSuite:
         assert {t.definition["x"] for t in store.query(POOL, {"cause": "cancelled"})} == {2}
 
     def test_a_failed_task_can_be_left_to_others(self, store: TaskStore, clock: ManualClock) -> None:
-        """To other workers or other machines, for a minute; the task knows where it failed, also when it is done."""
+        """To other workers or machines, for a minute; a task records where it failed, even when it is done."""
         bad, beside, away = "gpu1:1:aa-1", "gpu1:2:aa-9", "gpu2:1:bb-1"
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=9)
         for _ in range(2):
@@ -427,7 +427,7 @@ class TaskStoreSuite:
         assert store.get(POOL, created.id).failed_by == ()
 
     def test_a_failure_that_may_be_the_workers_does_not_count(self, store: TaskStore, clock: ManualClock) -> None:
-        """Once a worker: the next one there counts, and so does the first one of a task that is tried only once."""
+        """Once per worker: the next failure there counts, and so does the first one of a task with a single attempt."""
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=2)
         for worker in ("a", "b", "c"):
             claim = self.claim(store, worker=worker)
@@ -447,8 +447,8 @@ class TaskStoreSuite:
         assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE, attempts=0) is Status.FAILED
 
     def test_attempts_at_an_unfit_worker_are_given_back(self, store: TaskStore, clock: ManualClock) -> None:
-        """What failed for good waits again, with what failed because of it; repeated, nothing changes. Failures elsewhere,
-        results and what was cancelled stay."""
+        """Failed tasks wait again, as do tasks that failed because of them; repeating the call changes nothing.
+        Failures on other workers, results and cancelled tasks do not change."""
 
         def attempt(x: int, worker: str, *, good: bool = False) -> None:
             claim = self.claim(store, worker=worker, query={"x": x})
@@ -482,7 +482,7 @@ class TaskStoreSuite:
         store.commit(running, "result")
 
     def test_a_retry_forgets_where_a_task_failed(self, store: TaskStore) -> None:
-        """It may have been the machine, which has been put right."""
+        """The machine may have been at fault and may have been repaired."""
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=1)
         store.fail(self.claim(store), "boom")
         assert store.get(POOL, created.id).failed_by == ("w",)
@@ -491,7 +491,7 @@ class TaskStoreSuite:
         assert self.claim(store, avoid="w").id == created.id
 
     def test_what_workers_do_is_counted(self, store: TaskStore, clock: ManualClock) -> None:
-        """What they run, and since a moment what they committed and at how many tasks they failed."""
+        """The number of running tasks, and of those committed and failed since a given time."""
         store.create(POOL, [{"x": i} for i in range(5)])
         store.commit(self.claim(store, worker="a"), 1)
         clock.now += 10
@@ -506,7 +506,7 @@ class TaskStoreSuite:
         assert store.workers("other", 0.0) == {}
 
     def test_what_a_submission_used_is_kept_once(self, store: TaskStore) -> None:
-        """Under a key that its tasks have: the new ones, and known ones that are not done."""
+        """Under a key that is stored with its tasks: the new ones, and existing ones that are not done."""
         facts = {"data": {"days": 7}, "tracking": "http://host:5000", "none": None}
         key = store.keep_submission(POOL, facts)
         assert store.keep_submission(POOL, facts) == key
@@ -531,7 +531,7 @@ class TaskStoreSuite:
         assert store.get(POOL, store.replace(POOL, new.id, {"x": 5})).submission == other
 
     def test_submissions_without_tasks_are_forgotten(self, store: TaskStore, clock: ManualClock) -> None:
-        """When tasks are removed, and not while their tasks may be about to be created."""
+        """When tasks are removed, unless tasks of the submission may be about to be created."""
         used, unused, other = (store.keep_submission(POOL, {"n": n}) for n in range(3))
         apart = store.keep_submission("other", {"n": 1})
         store.create(POOL, [{"x": 1}, {"x": 2}], submission=used)
@@ -549,7 +549,7 @@ class TaskStoreSuite:
         assert list(store.submissions("other")) == [apart]
 
     def test_all_tasks_are_listed_in_pages(self, store: TaskStore) -> None:
-        """The oldest first, each once, those of this pool alone."""
+        """Oldest first, each id once, and only those of this pool."""
         ids = [c.id for c in store.create(POOL, [{"x": x} for x in range(5)])]
         store.create("other", [{"x": 1}, {"x": 9}])
         assert list(store.pages(POOL, 2)) == [ids[:2], ids[2:4], ids[4:]]
@@ -557,7 +557,7 @@ class TaskStoreSuite:
         assert list(store.pages("empty", 5)) == []
 
     def test_what_a_worker_lacks_costs_no_attempt(self, store: TaskStore) -> None:
-        """The task waits for another worker, and says what the first one lacked; a good attempt clears that."""
+        """The task waits for another worker and records what the first one lacked; a successful attempt clears that."""
         (created,) = store.create(POOL, [{"x": 1}])
         store.give_back(self.claim(store), why="it lacks a module")
         left = store.get(POOL, created.id)
@@ -570,12 +570,12 @@ class TaskStoreSuite:
         assert (done.cause, done.error) == (None, None)
 
     def test_a_task_that_cannot_be_read_is_not_tried_again(self, store: TaskStore) -> None:
-        """With attempts left it has failed nevertheless."""
+        """It fails even if it has attempts left."""
         store.create(POOL, [{"x": 1}], max_attempts=3)
         assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE) is Status.FAILED
 
     def test_any_text_can_be_kept(self, store: TaskStore) -> None:
-        """What a database cannot hold is written as an escape; a definition with it is refused; a result comes back."""
+        """Unsupported characters are escaped in errors and logs, refused in definitions, and preserved in results."""
         odd = "a\x00b\udc80c"
         for definition in ({"x": odd}, {"x": [{"y": (odd,)}]}, {odd: 1}):
             with pytest.raises(TaskNotSerializable, match="cannot be stored"):
@@ -592,14 +592,14 @@ class TaskStoreSuite:
         assert store.get(POOL, created.id).result == {"said": odd}
 
     def test_what_is_done_cannot_be_cancelled(self, store: TaskStore) -> None:
-        """Its result stays; waiting ones fail."""
+        """A finished task keeps its result; waiting tasks fail."""
         store.create(POOL, [{"x": 1}, {"x": 2}])
         store.commit(self.claim(store), 1)
         assert store.cancel(POOL) == 1
         assert store.count(POOL) == {Status.DONE: 1, Status.FAILED: 1}
 
     def test_nothing_is_claimed_from_a_paused_pool(self, store: TaskStore) -> None:
-        """What runs may end; other pools go on; resumed, it goes on itself."""
+        """Running tasks may end and other pools are not affected; claims are possible again after resuming."""
         store.create(POOL, [{"x": 1}, {"x": 2}])
         store.create("other", [{"x": 1}])
         running = self.claim(store)
@@ -615,7 +615,7 @@ class TaskStoreSuite:
     # -- dependencies --------------------------------------------------------------------------------------------------
 
     def test_a_task_waits_for_what_it_depends_on(self, store: TaskStore) -> None:
-        """Whatever its priority; it is claimed when all of that is done, not when the first half of it is."""
+        """Whatever its priority, it is claimed only when all of its dependencies are done."""
         first = [c.id for c in store.create(POOL, [{"x": 1}, {"x": 2}])]
         (last,) = store.create(POOL, [{"x": 3}], priority=9, depends_on=first)
         a, b = self.claim(store), self.claim(store)
@@ -629,7 +629,7 @@ class TaskStoreSuite:
         assert self.claim(store).id == last.id
 
     def test_a_failed_prerequisite_fails_what_depends_on_it(self, store: TaskStore) -> None:
-        """All the way, with that reason; a retry of the first brings all of them back."""
+        """All dependents fail with that reason, also indirect ones; a retry of the first task resets all of them."""
         (a,) = store.create(POOL, [{"x": "a"}], max_attempts=1)
         (b,) = store.create(POOL, [{"x": "b"}], depends_on=[a.id])
         store.create(POOL, [{"x": "c"}], depends_on=[b.id])
@@ -646,7 +646,7 @@ class TaskStoreSuite:
         assert store.count(POOL) == {Status.DONE: 3}
 
     def test_a_task_that_depends_on_one_that_ended_knows_at_once(self, store: TaskStore) -> None:
-        """Done: it may run; failed: it fails; removed later: it fails too."""
+        """If it is done, the task can run; if it has failed or is removed later, the task fails."""
         (done,) = store.create(POOL, [{"x": 1}])
         store.commit(self.claim(store), 1)
         (failed,) = store.create(POOL, [{"x": 2}])
@@ -678,7 +678,7 @@ class TaskStoreSuite:
         assert store.count(POOL) == {Status.WAITING: 2}
 
     def test_what_depends_on_a_replaced_task_waits_for_the_new_one(self, store: TaskStore) -> None:
-        """The new one takes the old one's place in every respect."""
+        """The new task replaces the old one in all dependencies."""
         (a,) = store.create(POOL, [{"x": "a"}])
         store.create(POOL, [{"x": "b"}], depends_on=[a.id])
         new = store.replace(POOL, a.id, {"x": "new"})
@@ -687,7 +687,7 @@ class TaskStoreSuite:
         assert store.get(POOL, self.id_of(store, "b")).depends_on == (new,)
 
     def test_many_prerequisites_and_many_dependants(self, store: TaskStore) -> None:
-        """One task waits for many, many wait for one; the last commit lets it go, a task set back holds it again."""
+        """One task waits for many, and many for one; the last commit unblocks them, a reset task blocks them again."""
         many = [c.id for c in store.create(POOL, [{"x": i} for i in range(50)])]
         (last,) = store.create(POOL, [{"last": 1}], depends_on=many, priority=-1)
         store.create(POOL, [{"after": i} for i in range(50)], depends_on=[last.id], priority=-1)
@@ -704,7 +704,7 @@ class TaskStoreSuite:
         assert len(store.claim(POOL, worker="w", lease=60, limit=100)) == 50
 
     def test_a_task_that_waits_again_for_one_that_failed_fails(self, store: TaskStore) -> None:
-        """It was claimed when all was done; its prerequisite was run again and failed meanwhile."""
+        """It was claimed when all prerequisites were done; then one was run again and failed."""
         (a,) = store.create(POOL, [{"x": 1}], max_attempts=1)
         store.create(POOL, [{"x": 2}], depends_on=[a.id])
         store.commit(self.claim(store), 1)
@@ -717,7 +717,7 @@ class TaskStoreSuite:
     # -- copies and changes --------------------------------------------------------------------------------------------
 
     def test_records_of_another_store_are_taken_as_they_are(self, store: TaskStore) -> None:
-        """Status, result, error, dependencies, times; running ones wait again; what is there stays."""
+        """Status, result, error, dependencies and times are copied; running tasks wait; existing ones are kept."""
         (a,) = store.create(POOL, [{"x": 1}], priority=3, model_names=["lgb"])
         store.create(POOL, [{"x": 2}, {"x": 3}], max_attempts=1)
         store.create(POOL, [{"x": 4}], depends_on=[a.id])
@@ -745,7 +745,7 @@ class TaskStoreSuite:
             assert {n: getattr(copy, n) for n in same} == {n: getattr(record, n) for n in same}
 
     def test_waiting_for_a_change_ends_with_the_change(self, store: TaskStore) -> None:
-        """Within a fraction of the time it would wait at most; without a change it ends after that."""
+        """A change ends the waiting early; without a change it ends after the timeout."""
         store.create(POOL, [{"x": 1}])
         for _ in range(3):
             store.wait_for_change(POOL, 0.05)
@@ -760,7 +760,7 @@ class TaskStoreSuite:
     # -- two stages ----------------------------------------------------------------------------------------------------
 
     def test_a_second_stage_gets_the_first_ones_result(self, store: TaskStore) -> None:
-        """Part-done tasks are claimed with their result, and given back to part-done."""
+        """Part-done tasks are claimed with their result, and return to part-done when they are given back."""
         store.create(POOL, [{"x": 1}])
         store.commit(self.claim(store), [1, 2], Status.PART_DONE)
         assert store.claim(POOL, worker="w", lease=60) == []
@@ -772,7 +772,7 @@ class TaskStoreSuite:
         assert store.count(POOL) == {Status.DONE: 1}
 
     def test_a_result_that_could_not_be_read_back_is_refused(self, store: TaskStore) -> None:
-        """Better at the commit than when the work is lost; the claim still holds."""
+        """The commit fails, not a later read, and the claim remains valid."""
         store.create(POOL, [{"x": 1}])
         task = self.claim(store)
         with pytest.raises(TaskNotSerializable, match="Own"):
@@ -836,7 +836,7 @@ class TaskStoreSuite:
     def test_a_query_means_what_it_means_in_mongodb(
         self, store: TaskStore, query: dict[str, Any], expected: set[int]
     ) -> None:
-        """Every operator; query, count and claim agree; the caller's dict stays as it was."""
+        """All operators; query, count and claim agree; the caller's dict does not change."""
         models = [{"class": "LGBModel", "seg": ("a", "b")}, {"class": "LGBRanker"}, {"class": "Linear"}]
         store.create(POOL, [{"x": 4}], priority=1)
         store.commit(self.claim(store), None)
@@ -850,7 +850,7 @@ class TaskStoreSuite:
 
     @pytest.mark.slow
     def test_a_list_of_ids_may_be_long(self, store: TaskStore) -> None:
-        """Longer than the number of parameters that any database takes in one statement."""
+        """More values than any database accepts as parameters of one statement."""
         first, second = store.create(POOL, [{"x": 1}, {"x": 2}])
         others = [f"{i:032x}" for i in range(70_000)]
         query = {"_id": {"$in": [*others, second.id, first.id]}}
@@ -861,7 +861,7 @@ class TaskStoreSuite:
         assert store.count(POOL, batch="b") == {Status.WAITING: 1}
 
     def test_the_latest_are_found_first(self, store: TaskStore, clock: ManualClock) -> None:
-        """Those that ended last, as many as are wanted."""
+        """The tasks that ended last come first, up to the limit."""
         store.create(POOL, [{"x": i} for i in range(4)], max_attempts=1)
         for task in reversed(store.claim(POOL, worker="w", lease=600, limit=3)):
             clock.now += 1
@@ -871,7 +871,7 @@ class TaskStoreSuite:
         assert list(store.query(POOL, limit=0)) == []
 
     def test_whether_anything_can_still_be_claimed(self, store: TaskStore) -> None:
-        """Now or after a backoff, and not what waits for others; of a batch alone."""
+        """Now or after a backoff, but not tasks that wait for others; also within a batch."""
         (first,) = store.create(POOL, [{"x": 1}], batch="a")
         store.create(POOL, [{"x": 2}], depends_on=[first.id], batch="b")
         assert store.has_free(POOL, Status.WAITING)
@@ -893,12 +893,12 @@ class TaskStoreSuite:
         ],
     )
     def test_a_misspelt_query_is_refused(self, store: TaskStore, query: dict[str, Any], meant: str) -> None:
-        """With the nearest valid name."""
+        """The message suggests the nearest valid name."""
         with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
             list(store.query(POOL, query))
 
     def test_status_set_by_hand_makes_old_claims_stale(self, store: TaskStore) -> None:
-        """What a worker commits after that is refused; nothing becomes running by hand."""
+        """A later commit of the worker is refused; the status cannot be set to running."""
         store.create(POOL, [{"x": 1}])
         task = self.claim(store)
         assert store.set_status(POOL, {"_id": task.id}, Status.WAITING) == 1
@@ -908,7 +908,7 @@ class TaskStoreSuite:
             store.set_status(POOL, {}, Status.RUNNING)
 
     def test_a_task_can_be_replaced_and_removed(self, store: TaskStore) -> None:
-        """The new definition waits in its place; what is removed is gone."""
+        """The new definition waits in place of the old one; removed tasks no longer exist."""
         (created,) = store.create(POOL, [{"x": 1}])
         store.commit(self.claim(store), "old")
         new_id = store.replace(POOL, created.id, {"x": 2})

@@ -1,4 +1,4 @@
-"""A state machine that drives a store and the one in memory side by side, and compares them after each step."""
+"""A state machine that applies the same calls to a store and to the memory store, and compares them after each step."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ FIELDS = (
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Subclass it and say how a store is made."""
+    """Subclass it and implement `make_store`."""
 
     make_store: Callable[[Clock], TaskStore]
 
     @initialize()
     def begin(self) -> None:
-        """Two empty stores with one clock; failed attempts come back without jitter."""
+        """Create two empty stores with one clock, and disable the jitter of the backoff."""
         self.clock = ManualClock()
         self.model = MemoryStore(clock=self.clock)
         self.store = type(self).make_store(self.clock)
@@ -68,7 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
         setattr(random, "uniform", lambda low, high: 1.0)  # noqa: B010
 
     def teardown(self) -> None:
-        """Put the jitter back."""
+        """Restore the jitter."""
         if hasattr(self, "_jitter"):
             setattr(random, "uniform", self._jitter)  # noqa: B010
             self.store.remove(POOL)
@@ -76,7 +76,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.close()
 
     def both(self, call: Callable[[TaskStore], Any]) -> Any:
-        """Return what both answer; they must agree, also in what they refuse."""
+        """Return the result of a call on both stores; results and errors must agree."""
         answers = []
         for store in (self.model, self.store):
             try:
@@ -94,23 +94,23 @@ class StoreMachine(RuleBasedStateMachine):
         creation=st.sampled_from(["", "one", "two"]),
     )
     def create(self, xs: list[int], priority: int, most: int, batch: str, creation: str) -> None:
-        """Some tasks, known ones among them, and some that were created under the same identity."""
+        """Create tasks, including existing ones and some created under the same identity."""
         options: dict[str, Any] = {"priority": priority, "max_attempts": most, "batch": batch, "creation": creation}
         self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], **options))
 
     @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), batch=st.sampled_from(["first", "second"]))
     def add_to_batch(self, xs: list[int], batch: str) -> None:
-        """Some tasks, unknown ones among them."""
+        """Add tasks to a batch, including unknown ones."""
         self.both(lambda s: s.add_to_batch(POOL, batch, [digest({"x": x}) for x in xs]))
 
     @rule(xs=st.lists(NUMBERS, min_size=1, max_size=3), names=st.lists(NAMES, min_size=3, max_size=3))
     def create_named(self, xs: list[int], names: list[str]) -> None:
-        """Some tasks with names, known ones among them, which take a name that is not empty."""
+        """Create tasks with names, including existing ones, which get the new name unless it is empty."""
         self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], model_names=names[: len(xs)], submission=names[0]))
 
     @rule(x=NUMBERS, needs=st.lists(NUMBERS, min_size=1, max_size=2))
     def create_dependent(self, x: int, needs: list[int]) -> None:
-        """A task that waits for others, which may not be there, or wait for it."""
+        """Create a task that waits for others, which may not exist, or may wait for it."""
         self.both(lambda s: s.create(POOL, [{"x": x}], depends_on=[digest({"x": n}) for n in needs]))
 
     @rule(
@@ -125,7 +125,7 @@ class StoreMachine(RuleBasedStateMachine):
     def claim(
         self, limit: int, status: Status, worker: str, query: dict[str, Any], avoid: str, batch: str, again: bool
     ) -> None:
-        """The same tasks in the same order; asked again, the same tasks under the same tokens."""
+        """Claim the same tasks in the same order; a repeated claim returns the same tasks and tokens."""
         self.asked += 1
         answers = [
             [
@@ -145,48 +145,48 @@ class StoreMachine(RuleBasedStateMachine):
         self.claims += zip(ours, theirs, strict=True)
 
     def claimed(self, data: st.DataObject) -> tuple[TaskRecord, TaskRecord]:
-        """One of the claims so far: mostly the latest, stale ones too."""
+        """Choose one of the claims so far: usually the latest, sometimes a stale one."""
         return self.claims[-1 - data.draw(st.integers(0, min(3, len(self.claims) - 1)))]
 
     def end(self, claim: tuple[TaskRecord, TaskRecord], call: Callable[[TaskStore, TaskRecord], Any]) -> None:
-        """The same call on both, each with its own claim."""
+        """Make the same call on both stores, each with its own claim."""
         task = {id(self.model): claim[0], id(self.store): claim[1]}
         self.both(lambda s: call(s, task[id(s)]))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), status=st.sampled_from([Status.DONE, Status.PART_DONE]), result=NUMBERS)
     def commit(self, data: st.DataObject, status: Status, result: int) -> None:
-        """Accepted or refused by both."""
+        """Commit: accepted or refused by both stores."""
         self.end(self.claimed(data), lambda s, t: s.commit(t, result, status))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
-        """Tried again or put aside by both."""
+        """Fail: retried or failed in both stores."""
         cause = data.draw(st.sampled_from([Cause.KILLED, Cause.KILLED, Cause.UNREADABLE]))
         attempts = data.draw(st.integers(0, 1))
         self.end(self.claimed(data), lambda s, t: s.fail(t, "boom", cause, attempts=attempts))
 
     @rule(worker=st.sampled_from("abc"), xs=st.lists(NUMBERS, min_size=1, max_size=6))
     def restore(self, worker: str, xs: list[int]) -> None:
-        """Attempts at a worker that proved to be unfit."""
+        """Restore the attempts at a worker that proved to be unfit."""
         self.both(lambda s: s.restore_attempts(POOL, worker, [digest({"x": x}) for x in xs]))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), renew=st.booleans())
     def keep_or_give_back(self, data: st.DataObject, renew: bool) -> None:
-        """A lease that lasts, or a task that goes back, because of what its worker lacks or not."""
+        """Renew a lease, or give a task back, with or without a reason."""
         why = data.draw(st.sampled_from([None, "it lacks a module"]))
         self.end(self.claimed(data), lambda s, t: s.renew(t, 10) if renew else s.give_back(t, why=why))
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
-        """Leases run out, failed attempts come back."""
+        """Advance the clock: leases expire and backoffs end."""
         self.clock.now += seconds
 
     @rule(query=QUERIES, what=st.sampled_from(["retry", "retry", "cancel", "raise", "reset", "finish"]))
     def change(self, query: dict[str, Any], what: str) -> None:
-        """Everything that a person may do to the tasks that match."""
+        """Make an administrative change to the tasks that match."""
         calls: dict[str, Callable[[TaskStore], Any]] = {
             "retry": lambda s: s.retry(POOL, query),
             "cancel": lambda s: s.cancel(POOL, query),
@@ -198,12 +198,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(x=NUMBERS)
     def remove(self, x: int) -> None:
-        """One task, which others may depend on."""
+        """Remove one task, on which others may depend."""
         self.both(lambda s: s.remove(POOL, {"x": x}))
 
     @rule(xs=st.lists(NUMBERS, min_size=2, max_size=4, unique=True))
     def create_chain(self, xs: list[int]) -> None:
-        """Each waits for the one before."""
+        """Create a chain of tasks, each of which waits for the previous one."""
         self.both(lambda s: s.create(POOL, [{"x": xs[0]}], max_attempts=1))
         for before, after in itertools.pairwise(xs):
             self.both(lambda s, a=after, b=before: s.create(POOL, [{"x": a}], depends_on=[digest({"x": b})]))  # type: ignore[misc]
@@ -218,22 +218,22 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(old=NUMBERS, new=NUMBERS)
     def replace(self, old: int, new: int) -> None:
-        """One definition in the place of another."""
+        """Replace one definition by another."""
         self.both(lambda s: s.replace(POOL, digest({"x": old}), {"x": new}))
 
     @rule(worker=st.sampled_from("ab"), error=st.sampled_from([None, "killed"]))
     def bury(self, worker: str, error: str | None) -> None:
-        """A worker that is known to be dead."""
+        """Release the claims of a worker that is known to be dead."""
         self.both(lambda s: sorted(t.id for t in s.release_worker(POOL, worker, error)))
 
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
-        """Paused and resumed."""
+        """Pause or resume the pool."""
         self.both(lambda s: s.pause(POOL, paused))
 
     @invariant()
     def they_agree(self) -> None:
-        """All that can be seen of each task, in the same order; and the counts."""
+        """Compare all visible fields of each task, the order of tasks, and the counts."""
         if not hasattr(self, "store"):
             return
         ours, theirs = list(self.model.query(POOL)), list(self.store.query(POOL))
@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         for our, their in zip(ours, theirs, strict=True):
             for name in FIELDS:
                 if name == "error" and our.cause is their.cause is Cause.DEPENDENCY:
-                    continue  # of two that failed at the same moment, either may be named
+                    continue  # if two failed at the same time, either may be named
                 assert getattr(our, name) == getattr(their, name), (our.definition, name)
         since = self.clock.now - 5.0
         assert self.model.workers(POOL, since) == self.store.workers(POOL, since)

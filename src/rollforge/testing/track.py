@@ -1,4 +1,4 @@
-"""What a tracker promises, as tests: for Rollforge's own backends, and for anybody's.
+"""Conformance test suite for trackers: Rollforge's own, and yours.
 
 ::
 
@@ -7,8 +7,8 @@
         def uri(self, tmp_path):
             return f"mine:{tmp_path}"
 
-The tests go through ``open_tracker`` and look at what was written through a second, independent tracker of the same store
-(:meth:`TrackerSuite.reopen`), so that nothing that is only remembered can pass for kept.
+The tests use ``open_tracker`` and read what was written through a second, independent tracker of the same store
+(:meth:`TrackerSuite.reopen`), so that values that are only cached are not mistaken for stored ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["TrackerSuite"]
 
 
 class _Hostile:
-    """Pickled, it makes whoever loads it write a file."""
+    """An object whose pickle writes a file when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -52,16 +52,16 @@ class _Hostile:
 
 
 class TrackerSuite:
-    """Inherit it, and give the fixture `uri`: a store that is not there yet."""
+    """Subclass it and provide the fixture `uri`: a store that does not exist yet."""
 
     @pytest.fixture
     def uri(self) -> str:
-        """URI of a fresh store."""
+        """URI of a new store."""
         raise NotImplementedError("a suite needs the fixture 'uri'")
 
     @pytest.fixture
     def tracker(self, uri: str) -> Iterator[Tracker]:
-        """The store, made and opened."""
+        """The store, created and opened."""
         found = open_tracker(uri)
         found.prepare()
         yield found
@@ -69,11 +69,11 @@ class TrackerSuite:
 
     @pytest.fixture
     def experiment(self, tracker: Tracker) -> Experiment:
-        """An experiment in it."""
+        """An experiment in the store."""
         return get_experiment(tracker, experiment_name="e")
 
     def reopen(self, uri: str) -> Tracker:
-        """Return another tracker of the same store, as another process would have."""
+        """Return another tracker of the same store, as another process would open it."""
         opened._open.clear()
         return open_tracker(uri)
 
@@ -85,7 +85,7 @@ class TrackerSuite:
     # -- experiments ---------------------------------------------------------------------------------------------------
 
     def test_an_experiment_is_made_once_and_found_by_name_and_id(self, tracker: Tracker, uri: str) -> None:
-        """The same name is the same experiment, whoever asks."""
+        """The same name is the same experiment in all processes."""
         made = get_experiment(tracker, experiment_name="my experiment/1")
         other = self.reopen(uri)
         assert get_experiment(other, experiment_name="my experiment/1").id == made.id
@@ -94,7 +94,7 @@ class TrackerSuite:
         assert other.create_experiment("my experiment/1") == made.id
 
     def test_an_experiment_that_is_not_there_is_named_with_the_nearest(self, experiment: Experiment, uri: str) -> None:
-        """Asking without making raises, and makes nothing."""
+        """Without `create`, an unknown experiment raises an error and is not created."""
         tracker = self.reopen(uri)
         get_experiment(tracker, experiment_name="rolling")
         with pytest.raises(ExperimentNotFound, match="Did you mean 'rolling'"):
@@ -104,13 +104,13 @@ class TrackerSuite:
         assert "roling" not in tracker.experiments()
 
     def test_that_it_can_be_written_is_tried_without_a_trace(self, tracker: Tracker, uri: str) -> None:
-        """The experiment is made, and has no run."""
+        """The experiment is created and has no run."""
         tracker.check_writable("tried")
         tracker.check_writable("tried")
         assert get_experiment(open_tracker(uri), experiment_name="tried", create=False).list_recorders() == {}
 
     def test_a_deleted_experiment_sets_its_name_free(self, experiment: Experiment, tracker: Tracker, uri: str) -> None:
-        """Its runs are gone, and a new one of that name is empty."""
+        """Its runs are deleted, and a new experiment with that name is empty."""
         old = experiment.create_recorder("r")
         tracker.delete_experiment(experiment.id)
         assert tracker.find_experiment(name="e") is None
@@ -118,10 +118,10 @@ class TrackerSuite:
         assert again.list_recorders() == {}
         assert old.id not in again.info["recorders"]
 
-    # -- a run's life --------------------------------------------------------------------------------------------------
+    # -- life cycle of a run -------------------------------------------------------------------------------------------
 
     def test_a_run_may_be_renamed(self, experiment: Experiment, uri: str) -> None:
-        """Nothing else of it changes, and it is found by its new name."""
+        """Nothing else changes, and the run is found by its new name."""
         recorder = experiment.create_recorder("old")
         recorder.log_metrics(IC=0.5)
         recorder.end_run("FAILED")
@@ -136,7 +136,7 @@ class TrackerSuite:
             experiment.get_recorder(recorder_name="old", create=False)
 
     def test_objects_may_be_deleted(self, experiment: Experiment, uri: str) -> None:
-        """Whatever form they have on disk; one that is not there is passed over."""
+        """Whatever their file format; missing objects are ignored."""
         recorder = experiment.create_recorder("r")
         objects: dict[str, Any] = {"plain": {"a": 1}, "f.pkl": pd.DataFrame({"x": [1.0]}), "kept": 2}
         recorder.save_objects(**objects)
@@ -144,7 +144,7 @@ class TrackerSuite:
         assert self.again(uri, recorder).list_artifacts() == ["kept"]
 
     def test_joined_results_are_listed_on_request_alone(self, experiment: Experiment, uri: str) -> None:
-        """Whoever collects the runs of an experiment does not get the same predictions twice, also with a limit."""
+        """So that the same predictions are not collected twice, even with a limit."""
         windows = [experiment.create_recorder(f"w{i}") for i in range(2)]
         joined = [experiment.create_recorder("joined", tags={JOINED_TAG: "pool"}) for _ in range(3)]
         seen = get_experiment(self.reopen(uri), experiment_name="e")
@@ -157,7 +157,7 @@ class TrackerSuite:
         seen.end()
 
     def test_a_run_starts_running_and_ends_as_it_is_told(self, experiment: Experiment, uri: str) -> None:
-        """Status and times are kept, in Qlib's words."""
+        """Status and times are stored, in Qlib's terms."""
         recorder = experiment.create_recorder("r")
         assert (recorder.status, recorder.end_time) == ("RUNNING", None)
         for status in ("SCHEDULED", "FAILED", "FINISHED"):
@@ -173,7 +173,7 @@ class TrackerSuite:
         assert recorder.start_run().status == self.again(uri, recorder).status == "RUNNING"
 
     def test_a_block_that_raises_ends_the_run_failed(self, experiment: Experiment, uri: str) -> None:
-        """The error goes on, and what was said before it is kept."""
+        """The exception is not suppressed, and values logged before it are stored."""
         recorder = experiment.create_recorder("r")
 
         def work() -> None:
@@ -188,7 +188,7 @@ class TrackerSuite:
 
     @pytest.mark.parametrize("word", ["one tag", "two tags", "metric", "status"])
     def test_nothing_is_written_to_a_deleted_run(self, experiment: Experiment, word: str) -> None:
-        """Whoever still holds it is told that it is gone."""
+        """Using it afterwards raises RecorderNotFound."""
         recorder = experiment.create_recorder()
         recorder.end_run()
         experiment.delete_recorder(recorder.id)
@@ -217,7 +217,7 @@ class TrackerSuite:
         assert experiment.list_recorders() == {}
 
     def test_a_recorder_travels_as_a_reference(self, experiment: Experiment) -> None:
-        """Pickled it is small, keeps what was not written yet, and is equal to itself."""
+        """Its pickle is small, buffered values are written first, and the restored recorder equals the original."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
         other = experiment.create_recorder("r")
@@ -234,7 +234,7 @@ class TrackerSuite:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def test_values_are_kept(self, experiment: Experiment, uri: str) -> None:
-        """Params and tags come back as text, metrics as numbers; of a curve the last step."""
+        """Params and tags are read as text, metrics as numbers; of a curve, the last step."""
         recorder = experiment.create_recorder("r", tags={"made": "here"})
         recorder.log_params(**{"model.kwargs.lr": 0.1, "none": None, "empty": ""})
         for step in range(3):
@@ -251,7 +251,7 @@ class TrackerSuite:
         assert seen.metric_history("nothing") == []
 
     def test_what_was_logged_is_read_at_once(self, experiment: Experiment) -> None:
-        """Reading writes what is gathered first."""
+        """Buffered values are written before reading."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
         recorder.set_tags(t=1)
@@ -265,7 +265,7 @@ class TrackerSuite:
         assert recorder.list_tags()["u"] == "1"
 
     def test_numbers_that_are_none_survive(self, experiment: Experiment, uri: str) -> None:
-        """NaN and infinite metrics come back as they were, also on a curve."""
+        """NaN and infinite metrics are restored exactly, also on a curve."""
         recorder = experiment.create_recorder("r")
         recorder.log_metrics(a=math.nan, b=math.inf, c=-math.inf)
         recorder.log_metrics(step=1, curve=math.nan)
@@ -282,7 +282,7 @@ class TrackerSuite:
             recorder.log_metrics(d="high")
 
     def test_names_and_values_of_any_kind(self, experiment: Experiment, uri: str) -> None:
-        """Characters that a store cannot take in a name, and values of any length, come back whole."""
+        """Names with characters that a store does not support, and values of any length, are restored exactly."""
         names = [
             "l2@valid",
             "a:x40:b",
@@ -316,7 +316,7 @@ class TrackerSuite:
             recorder.log_params(**{"": 1})
 
     def test_a_param_keeps_its_value(self, experiment: Experiment, uri: str) -> None:
-        """The same value again is nothing new; another is refused at the call, and what else was said is kept."""
+        """Logging the same value again is accepted; another value is refused at once, and other values are kept."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
         recorder.log_params(a=1)
@@ -332,7 +332,7 @@ class TrackerSuite:
         assert seen.list_metrics() == {"m": 1.0}
 
     def test_many_values_at_once(self, experiment: Experiment, uri: str) -> None:
-        """More than any store takes in one batch."""
+        """More values than any store accepts in one batch."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(**{f"p{i}": i for i in range(350)})
         for step in range(700):
@@ -349,7 +349,7 @@ class TrackerSuite:
     def test_a_long_run_is_written_on_the_way(
         self, experiment: Experiment, uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """With the next word after some seconds; no thread needed."""
+        """With the next value logged after some seconds, without a thread."""
         recorder = experiment.create_recorder("r")
         recorder.log_metrics(a=1.0)
         assert self.again(uri, recorder).list_metrics() == {}
@@ -358,7 +358,7 @@ class TrackerSuite:
         assert self.again(uri, recorder).list_metrics() == {"a": 1.0, "b": 2.0}
 
     def test_threads_may_log_to_one_recorder(self, experiment: Experiment, uri: str) -> None:
-        """Nothing is lost between them."""
+        """No value is lost."""
         recorder = experiment.create_recorder("r")
 
         def work(place: int) -> None:
@@ -379,7 +379,7 @@ class TrackerSuite:
     # -- objects and files ---------------------------------------------------------------------------------------------
 
     def test_objects_load_under_the_names_they_were_saved_by(self, experiment: Experiment, uri: str) -> None:
-        """Tables, arrays, plain data and pickles; listed by those names, in folders too."""
+        """Tables, arrays, plain data and pickles are listed under their names, also in folders."""
         index = pd.MultiIndex.from_product(
             [pd.date_range("2020-01-01", periods=3), ["A", "B"]], names=["datetime", "i"]
         )
@@ -413,7 +413,7 @@ class TrackerSuite:
         assert found == [3]
 
     def test_missing_and_unreadable_are_two_errors(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
-        """Never saved, damaged, refused, and no such recorder; a refused pickle runs nothing."""
+        """Missing, damaged, refused, and no such recorder; a refused pickle executes nothing."""
         marker = tmp_path / "it ran"
         recorder = experiment.create_recorder("r")
         objects: dict[str, Any] = {"bad": _Hostile(marker), "pred.pkl": pd.DataFrame({"a": [1.0]})}
@@ -439,7 +439,7 @@ class TrackerSuite:
 
     @pytest.mark.parametrize("name", ["../up", "/abs", "a/../../b", ".hidden", ""])
     def test_a_name_stays_inside_the_run(self, experiment: Experiment, name: str) -> None:
-        """An artifact is never written or read elsewhere."""
+        """An artifact is never written or read outside the run."""
         recorder = experiment.create_recorder("r")
         objects: dict[str, Any] = {name: 1}
         with pytest.raises(ConfigError):
@@ -448,7 +448,7 @@ class TrackerSuite:
             recorder.load_object(name)
 
     def test_files_and_folders_are_kept(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
-        """As they are; downloaded one by one or as a folder."""
+        """Unchanged; they are downloaded one by one or as a folder."""
         (tmp_path / "in" / "deep").mkdir(parents=True)
         (tmp_path / "in" / "one.txt").write_text("1")
         (tmp_path / "in" / "deep" / "two.txt").write_text("2")
@@ -470,7 +470,7 @@ class TrackerSuite:
     # -- many runs -----------------------------------------------------------------------------------------------------
 
     def test_runs_are_found_by_what_they_say(self, experiment: Experiment, uri: str) -> None:
-        """Status, name, params, tags, MLflow's filter language; the latest first, or in an order of one's own."""
+        """By status, name, params, tags or MLflow's filter language; latest first, or in a given order."""
         for i in range(6):
             recorder = experiment.create_recorder(f"n{i % 2}", tags={"kind": "a'b" if i < 2 else "plain", "t@g": i})
             recorder.log_params(i=i, long="x" * 7000 if i == 3 else "short", **{"p@q": i % 3})
@@ -502,7 +502,7 @@ class TrackerSuite:
                 seen.list_recorders(filter_string=wrong)
 
     def test_the_latest_of_a_name_is_the_one_that_is_got(self, experiment: Experiment) -> None:
-        """By id or name; made, or an error with the nearest."""
+        """By id or name; otherwise it is created, or an error suggests the nearest name."""
         first = experiment.create_recorder("one")
         assert experiment.get_recorder(recorder_name="one") == first
         assert experiment.get_recorder(first.id) == first
@@ -538,7 +538,7 @@ class TrackerSuite:
     # -- R -------------------------------------------------------------------------------------------------------------
 
     def test_r_starts_keeps_and_ends(self, tracker: Tracker, uri: str) -> None:
-        """Qlib's way through it all: start, keep, end, find again, resume, delete."""
+        """Start, log, end, find, resume and delete, as in Qlib."""
         with using(Session(tracking_uri=uri)):
             with R.start(experiment_name="e", recorder_name="r") as recorder:
                 assert R.get_recorder() is recorder
