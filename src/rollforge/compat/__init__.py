@@ -1,1 +1,1 @@
-"""Other programs' names for what Rollforge does."""
+"""Other programs' names for Rollforge's functions and classes."""

@@ -1,11 +1,11 @@
-"""Qlib's import paths, leading to Rollforge's own objects: other people's scripts run as they are.
+"""Qlib's import paths, resolved to Rollforge's own objects, so that Qlib scripts run unchanged.
 
     python -m rollforge.compat.qlib SCRIPT [ARGS]
     python -m rollforge.compat.qlib -m qlib.workflow.task.manage -t POOL task_stat
 
-or, in a script of your own, ``import rollforge.compat.qlib`` before ``import qlib``. What is covered stands in one table,
-:mod:`rollforge.qlib_names`. Where pyqlib is installed too, what the table does not have (its models, for example) is
-loaded from there, on top of these.
+or, in your own script, ``import rollforge.compat.qlib`` before ``import qlib``. The table :mod:`rollforge.qlib_names`
+lists the names that are covered. If pyqlib is also installed, other names (for example its models) are loaded from
+pyqlib and run on top of Rollforge.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _USAGE = """usage: python -m rollforge.compat.qlib [--store URI] SCRIPT [ARGS]
 
 
 def main(arguments: list[str]) -> None:
-    """Run a script, or a module, in which ``import qlib`` leads to Rollforge."""
+    """Run a script or a module in which ``import qlib`` resolves to Rollforge."""
     arguments = _without_store(arguments)
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
         asked = arguments[:1] in (["-h"], ["--help"])
@@ -65,7 +65,7 @@ def _run_module(name: str) -> None:
     except ModuleNotFoundError as exc:
         if isinstance(exc, RollforgeError):
             raise
-        found = None  # a package on the way to it is not there
+        found = None  # a parent package does not exist
     if found is None:
         _refuse(f"there is no module {name!r}")
     runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -79,7 +79,7 @@ def _run_script(script: str, rest: list[str]) -> None:
         _refuse(f"{script!r} is a workflow file, not a script: 'qrun {script}' runs it")
     sys.argv = [script, *rest]
     sys.path.insert(0, str(file.resolve().parent))
-    # A module of its own as __main__, so that worker processes find the script again by its path.
+    # A separate module as __main__, so that worker processes can find the script by its path.
     main_module = ModuleType("__main__")
     main_module.__file__ = str(file)
     main_module.__builtins__ = __builtins__  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def _run_script(script: str, rest: list[str]) -> None:
 
 
 def _guarded(run: Callable[[], Any], script: str | None = None) -> None:
-    """Run a program; a mistake that Rollforge names ends it with that message and the line of the script."""
+    """Run a program; a Rollforge error ends it with its message and the line of the script."""
     try:
         run()
     except RollforgeError as exc:

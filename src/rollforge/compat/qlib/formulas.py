@@ -1,8 +1,8 @@
-"""Qlib's expressions as Python objects: ``Mean(Feature("close"), 5)``, and classes to derive operators of one's own from.
+"""Qlib's expressions as Python objects: ``Mean(Feature("close"), 5)``, and base classes of custom operators.
 
-An expression is its text, so every place that takes an expression takes it. A class of the user's that derives from one of
-these computes on pandas series, one instrument at a time, as in Qlib; :mod:`rollforge.compat.qlib.operators` makes it a
-part of the language.
+An expression object is a string, so it is accepted wherever an expression is. A user's class derived from one of these
+classes computes on pandas series, one instrument at a time, as in Qlib; :mod:`rollforge.compat.qlib.operators` adds it
+to the language.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 at_work: ContextVar[Place | None] = ContextVar("at_work", default=None)
-"""Where the data come from while an operator of the user's computes; None: the current session's folder."""
+"""The data source while a custom operator computes; None means the current session's folder."""
 
 
 class Expression(str):
@@ -51,10 +51,10 @@ class Expression(str):
     """
 
     __hash__ = str.__hash__
-    __array_ufunc__ = None  # a numpy number on the left leaves the work to the expression on the right
+    __array_ufunc__ = None  # a numpy scalar on the left defers to the expression on the right
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Expression:
-        """The text is the operator's name with its arguments; what they are is the business of ``__init__``."""
+        """Create the text from the operator's name and arguments, which ``__init__`` validates."""
         try:
             bound = signature_of(cls).bind(*args, **kwargs)
         except TypeError as exc:
@@ -68,13 +68,13 @@ class Expression(str):
 
     @classmethod
     def as_operator(cls) -> Operator:
-        """Return what the language needs to know of a class of the user's."""
+        """Return the description of a user's class for the language."""
         from rollforge.compat.qlib.operators import as_operator
 
         return as_operator(cls)
 
     def __reduce__(self) -> Any:
-        return (str, (str.__str__(self),))  # what is kept and sent elsewhere is the text
+        return (str, (str.__str__(self),))  # only the text is stored and sent to other processes
 
     def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series[Any]:
         """Return the values of one instrument.
@@ -84,14 +84,14 @@ class Expression(str):
         instrument : str
             Its code.
         start_index, end_index : int
-            First and last day, as places in the calendar; None is open.
+            Positions of the first and last day in the calendar; None is open.
         *args
             The calendar's name, ``day``.
 
         Returns
         -------
         Series
-            Indexed by places in the calendar.
+            Indexed by positions in the calendar.
         """
         series = self._load_internal(instrument, start_index, end_index, *args)
         if isinstance(series, pd.Series):
@@ -102,7 +102,7 @@ class Expression(str):
         return _loaded(str.__str__(self), instrument, start_index, end_index, *args)
 
     def get_longest_back_rolling(self) -> Any:
-        """Return how many days before a day it needs; infinity: all of them."""
+        """Return the number of earlier days that it needs; infinity means all."""
         return self.get_extended_window_size()[0]
 
     def get_extended_window_size(self) -> tuple[Any, Any]:
@@ -184,10 +184,10 @@ class Expression(str):
 
 
 class Formula(Expression):
-    """Any text of the language as an expression: ``Formula("$high/$low")``."""
+    """Any expression of the language as an object: ``Formula("$high/$low")``."""
 
     def __new__(cls, text: str) -> Formula:
-        """The text as it is."""
+        """Use the text unchanged."""
         return str.__new__(cls, text)
 
 
@@ -201,12 +201,12 @@ class Feature(Expression):
     """
 
     def __new__(cls, name: str | None = None) -> Feature:
-        """The field's name after a ``$``."""
+        """Prefix the field's name with ``$``."""
         return str.__new__(cls, f"${(name or cls.__name__).lower()}")
 
 
 def signature_of(kind: type) -> inspect.Signature:
-    """Return the arguments of an operator's class: those of the nearest ``__init__``, or of the operator of the language."""
+    """Return the parameters of an operator class: those of the nearest ``__init__``, or of the built-in operator."""
     for one in kind.__mro__:
         if "__init__" in vars(one) and one is not Expression:
             known = vars(one).get("_arguments")
@@ -217,7 +217,7 @@ def signature_of(kind: type) -> inspect.Signature:
 
 
 def _written(name: str, value: Any, *, text: bool) -> str:
-    """An argument as it stands in an expression; a str is quoted if `text`, else it is an expression itself."""
+    """Format an argument for an expression; a str is quoted if `text`, otherwise it is an expression."""
     if isinstance(value, str):
         return repr(str.__str__(value)) if text and not isinstance(value, Expression) else str.__str__(value)
     plain = value.item() if isinstance(value, np.generic) else value
@@ -230,18 +230,18 @@ def _written(name: str, value: Any, *, text: bool) -> str:
 
 def _call(name: str, *arguments: Any) -> str:
     kinds = operator(name).arguments if name in operator_names() and name != "TResample" else ""
-    quoted = [k in "t*" for k in kinds.ljust(len(arguments), "*")]  # of classes of the user's, a str is a text
+    quoted = [k in "t*" for k in kinds.ljust(len(arguments), "*")]  # in user classes, a str is a string argument
     return f"{name}({','.join(_written(name, a, text=q) for a, q in zip(arguments, quoted, strict=False))})"
 
 
 def made(name: str, *arguments: Any) -> Expression:
-    """Return an operator of the language with its arguments."""
+    """Return a built-in operator with its arguments."""
     kind: type[Expression] = globals()[name]
     return kind(*arguments)
 
 
 def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq: str = "day") -> pd.Series[Any]:
-    """An expression computed on one instrument, by places in the calendar."""
+    """Compute an expression on one instrument, indexed by positions in the calendar."""
     place = at_work.get()
     provider = place.provider if place is not None else session_provider()
     stop = len(provider.calendar(freq)) if end is None else int(end) + 1
@@ -253,11 +253,11 @@ def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq
 
 
 class ExpressionOps(Expression):
-    """Base of operators: a class of your own defines ``_load_internal``, and, unless its arguments' windows are enough,
+    """Base class of operators. A subclass defines ``_load_internal`` and, if it needs more days than its arguments,
     ``get_extended_window_size``."""
 
     def get_extended_window_size(self) -> tuple[Any, Any]:
-        """Return how many days before and after a day it needs: by default the most that an argument needs."""
+        """Return the number of earlier and later days that it needs: by default the maximum over its arguments."""
         sizes = [v.get_extended_window_size() for v in vars(self).values() if isinstance(v, Expression)]
         return max((s[0] for s in sizes), default=0), max((s[1] for s in sizes), default=0)
 
@@ -270,7 +270,7 @@ class ElemOperator(ExpressionOps):
 
 
 class NpElemOperator(ElemOperator):
-    """A function of numpy's, by its name, on one expression."""
+    """A numpy function, given by name, of one expression."""
 
     def __init__(self, feature: Any, func: str) -> None:
         super().__init__(feature)
@@ -282,7 +282,7 @@ class NpElemOperator(ElemOperator):
 
 
 def _side(value: Any, instrument: str, start_index: Any, end_index: Any, *args: Any) -> Any:
-    """The series of an expression; a number stays one."""
+    """Return the series of an expression; a number is returned unchanged."""
     return value.load(instrument, start_index, end_index, *args) if isinstance(value, Expression) else value
 
 
@@ -295,7 +295,7 @@ class PairOperator(ExpressionOps):
 
 
 class NpPairOperator(PairOperator):
-    """A function of numpy's, by its name, on two expressions, or an expression and a number."""
+    """A numpy function, given by name, of two expressions, or of an expression and a number."""
 
     def __init__(self, feature_left: Any, feature_right: Any, func: str) -> None:
         super().__init__(feature_left, feature_right)
@@ -308,7 +308,7 @@ class NpPairOperator(PairOperator):
 
 
 def _window(series: Any, n: float) -> Any:
-    """pandas' window of n days; of all days so far for 0."""
+    """Return pandas' window of n days; for 0, an expanding window."""
     return series.expanding(min_periods=1) if n == 0 else series.rolling(n, min_periods=1)
 
 
@@ -320,8 +320,8 @@ def _extended(sizes: list[tuple[Any, Any]], n: float) -> tuple[Any, Any]:
 
 
 class Rolling(ExpressionOps):
-    """A method of pandas' windows, by its name: over the last N days, or, for 0, over all days so far; a fraction of 1 is the
-    decay of an exponential mean."""
+    """A method of pandas' windows, given by name: over the last N days; for 0, over all days so far; a fraction below 1 is
+    the decay of an exponential mean."""
 
     def __init__(self, feature: Any, N: Any, func: str) -> None:  # noqa: N803 - Qlib's name
         self.feature = feature
@@ -341,7 +341,7 @@ class Rolling(ExpressionOps):
 
 
 class PairRolling(ExpressionOps):
-    """A method of pandas' windows over two series, by its name."""
+    """A method of pandas' windows over two series, given by name."""
 
     def __init__(self, feature_left: Any, feature_right: Any, N: Any, func: str) -> None:  # noqa: N803 - Qlib's name
         self.feature_left = feature_left
@@ -365,15 +365,15 @@ class PairRolling(ExpressionOps):
 
 
 class _BuiltIn:
-    """What the classes of the language's own operators share: they compute as the language does."""
+    """Base of the built-in operators' classes, which compute as the language does."""
 
     _arguments: ClassVar[list[inspect.Parameter]]
 
     def _text(self) -> str:
-        """The expression in the language's own words, whatever class of the user's derives from it."""
+        """The expression with the built-in operator's name, even for a derived user class."""
         kind = next(k for k in type(self).__mro__ if "_arguments" in vars(k))
         arguments = [getattr(self, p.name) for p in self._arguments]
-        for one in arguments:  # an operator of the user's need not be registered to be used by another one's code
+        for one in arguments:  # a custom operator need not be registered to be used by another operator's code
             if (
                 isinstance(one, ExpressionOps)
                 and "_arguments" not in vars(type(one))
@@ -399,7 +399,7 @@ _BASES: dict[str, type[ExpressionOps]] = {
 
 
 def _built_in(name: str) -> type[Expression]:
-    """The class of an operator of the language."""
+    """Return the class of a built-in operator."""
     kinds = "xtt" if name == "TResample" else operator(name).arguments
     names = ["feature", "freq", "func"] if name == "TResample" else argument_names(name, kinds)
     arguments = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]

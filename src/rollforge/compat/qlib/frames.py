@@ -1,4 +1,4 @@
-"""Small functions on frames, arrays and lists, as ``qlib.utils`` and ``qlib.data.dataset.utils`` have them."""
+"""Small functions on frames, arrays and lists, as in ``qlib.utils`` and ``qlib.data.dataset.utils``."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ _LEVELS = ("datetime", "instrument")
 
 
 def lazy_sort_index(df: pd.DataFrame, axis: int = 0) -> pd.DataFrame:
-    """Return a frame in the order of its index; itself where it is."""
+    """Return a frame sorted by its index; the frame itself if it is sorted."""
     index = df.index if axis == 0 else df.columns
     return df if index.is_monotonic_increasing else df.sort_index(axis=axis)  # type: ignore[call-overload]
 
 
 def get_level_index(df: pd.DataFrame | pd.Series, level: str | int) -> int:
-    """Return the place of a level of the index; (datetime, instrument) where the levels have no such name.
+    """Return the position of an index level; (datetime, instrument) is assumed if the levels are unnamed.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def get_level_index(df: pd.DataFrame | pd.Series, level: str | int) -> int:
 
 
 def convert_index_format(df: Any, level: str = "datetime") -> Any:
-    """Return a frame or series with a level of its two in front, in order; itself where it is in front."""
+    """Return a frame or series with a given level first, sorted; the object itself if the level is already first."""
     return df.swaplevel().sort_index() if get_level_index(df, level) == 1 else df
 
 
@@ -81,11 +81,11 @@ def fetch_df_by_index(df: pd.DataFrame, selector: Any, level: str | int | None, 
     df : DataFrame
         Index of two levels.
     selector : label, slice, list or MultiIndex
-        What is wanted.
+        The selection.
     level : str, int or None
-        The level; None (and a MultiIndex) means whole labels.
+        The level; None (and a MultiIndex) means complete labels.
     fetch_orig : bool
-        True returns the frame itself where everything is selected.
+        If True, return the frame itself if everything is selected.
     """
     if level is None or isinstance(selector, pd.MultiIndex):
         return df.loc(axis=0)[selector]
@@ -97,7 +97,7 @@ def fetch_df_by_index(df: pd.DataFrame, selector: Any, level: str | int | None, 
 
 
 def fetch_df_by_col(df: pd.DataFrame, col_set: str | Sequence[str]) -> pd.DataFrame:
-    """Return a group of columns (or several, with both levels); ``__all`` with plain names, ``__raw`` as they are."""
+    """Return a group of columns (or several, with both levels); ``__all`` with plain names, ``__raw`` unchanged."""
     if not isinstance(df.columns, pd.MultiIndex) or col_set == DataHandler.CS_RAW:
         return df
     if col_set == DataHandler.CS_ALL:
@@ -108,12 +108,12 @@ def fetch_df_by_col(df: pd.DataFrame, col_set: str | Sequence[str]) -> pd.DataFr
 
 
 def init_task_handler(task: dict[str, Any]) -> DataHandler:
-    """Make the handler of a task, put it into the task, and return it.
+    """Build the handler of a task, put it into the task, and return it.
 
     Raises
     ------
     ConfigError
-        When the task describes none.
+        If the task has no handler.
     """
     kwargs = task["dataset"]["kwargs"]
     if kwargs.get("handler") is None:
@@ -124,28 +124,28 @@ def init_task_handler(task: dict[str, Any]) -> DataHandler:
 
 
 def time_to_slc_point(t: Any) -> pd.Timestamp | None:
-    """Return a day to slice by; None is open."""
+    """Return a day for slicing; None is open."""
     return None if t is None else read_timestamp(t, "t")
 
 
 def split_pred(
     pred: pd.DataFrame, number: int | None = None, split_date: Any = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a prediction in two parts.
+    """Split a prediction into two parts.
 
     Parameters
     ----------
     pred : DataFrame
         Index (instrument, datetime).
     number : int, optional
-        How many days the first part has; all that there are by default.
+        Number of days in the first part; by default all.
     split_date : date, optional
         Its last day; the `number`-th by default.
 
     Raises
     ------
     ConfigError
-        When neither is given.
+        If neither is given.
     """
     days = pred.index.get_level_values("datetime")
     every = pd.DatetimeIndex(sorted(days.unique()))
@@ -166,19 +166,19 @@ def split_pred(
 
 
 def zscore(x: Any) -> Any:
-    """Return a series (or each column of a frame) less its mean, over its standard deviation."""
+    """Subtract the mean of a series (or of each column) and divide by its standard deviation."""
     return (x - x.mean()).div(x.std())
 
 
 def robust_zscore(x: pd.Series, zscore: bool = False) -> pd.Series:
-    """Return a series less its median, over its median absolute deviation times 1.4826, clipped to [-3, 3].
+    """Subtract the median and divide by the median absolute deviation times 1.4826, clipped to [-3, 3].
 
     Parameters
     ----------
     x : Series
         The values.
     zscore : bool
-        True standardizes the result once more, by its mean and standard deviation.
+        If True, standardize the result again by its mean and standard deviation.
     """
     centred = x - x.median()
     found = (centred / (centred.abs().median() * 1.4826)).clip(-3, 3)
@@ -186,7 +186,7 @@ def robust_zscore(x: pd.Series, zscore: bool = False) -> pd.Series:
 
 
 def np_ffill(arr: NDArray[Any]) -> NDArray[Any]:
-    """Return a vector with each missing value replaced by the one before.
+    """Return a vector with each missing value replaced by the previous value.
 
     Examples
     --------
@@ -198,23 +198,23 @@ def np_ffill(arr: NDArray[Any]) -> NDArray[Any]:
 
 
 def drop_nan_by_y_index(x: Any, y: Any, weight: Any = None) -> tuple[Any, Any, Any]:
-    """Return rows that have a label."""
+    """Return the rows that have a label."""
     keep = ~np.isnan(np.asarray(y)).reshape(len(y), -1).any(axis=1)
     return x[keep], y[keep], None if weight is None else weight[keep]
 
 
 def lower_bound(data: Sequence[Any], val: Any, level: int = 0) -> int:
-    """Return the first place of a list of tuples, sorted by one of their parts, whose part is not below `val`."""
+    """Bisect a list of tuples sorted by one element: return the first position at which it is at least `val`."""
     return bisect.bisect_left(data, val, key=lambda row: row[level])
 
 
 def upper_bound(data: Sequence[Any], val: Any, level: int = 0) -> int:
-    """Return the first place of a list of tuples, sorted by one of their parts, whose part is above `val`."""
+    """Bisect a list of tuples sorted by one element: return the first position at which it is above `val`."""
     return bisect.bisect_right(data, val, key=lambda row: row[level])
 
 
 def remove_repeat_field(fields: Iterable[Any]) -> list[Any]:
-    """Return fields without repetitions, in their order."""
+    """Return fields without duplicates, in order."""
     return list(dict.fromkeys(fields))
 
 
@@ -224,7 +224,7 @@ def remove_fields_space(fields: Any) -> Any:
 
 
 def compare_dict_value(src_data: Mapping[str, Any], dst_data: Mapping[str, Any]) -> list[str]:
-    """Return how two dicts differ, line by line of their JSON: ``- `` in the first alone, ``+ `` in the second alone."""
+    """Compare two dicts line by line as JSON: ``- `` only in the first, ``+ `` only in the second."""
     import difflib
 
     before, after = (json.dumps(d, indent=4, sort_keys=True, default=str).splitlines() for d in (src_data, dst_data))
@@ -232,16 +232,16 @@ def compare_dict_value(src_data: Mapping[str, Any], dst_data: Mapping[str, Any])
 
 
 def load_dataset(path_or_obj: Any, index_col: Sequence[int] = (0, 1)) -> pd.DataFrame:
-    """Return a frame, or what a file holds: ``.csv``, ``.parquet``, or ``.pkl`` (read through the allow-list).
+    """Return a frame, or read one from a file: ``.csv``, ``.parquet``, or ``.pkl`` (read through the allow-list).
 
     In a ``.csv``, the columns `index_col` become the index, ``datetime`` among them as days.
 
     Raises
     ------
     DataNotFound
-        When there is no such file.
+        If the file does not exist.
     DataError
-        When it is of another kind.
+        If it has another suffix.
     """
     if isinstance(path_or_obj, pd.DataFrame):
         return path_or_obj

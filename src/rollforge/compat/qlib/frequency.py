@@ -1,4 +1,4 @@
-"""``qlib.utils.time.Freq``: the names of frequencies. What is computed here is daily."""
+"""``qlib.utils.time.Freq``: names of frequencies. Rollforge itself computes daily data only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Freq:
 
     @property
     def parts(self) -> tuple[int, str]:
-        """How many of which unit."""
+        """The count and the unit."""
         return self.count, self.base
 
     def __eq__(self, other: object) -> bool:
@@ -58,12 +58,12 @@ class Freq:
 
     @staticmethod
     def parse(freq: str) -> tuple[int, str]:
-        """Return how many of which unit.
+        """Return the count and the unit of a frequency.
 
         Raises
         ------
         ConfigError
-            When it is no frequency.
+            If it is not a frequency.
         """
         found = re.fullmatch(r"(\d*)([a-z]+)", freq.lower())
         if found is None or found[2] not in _UNITS:

@@ -1,4 +1,4 @@
-"""Logging, as ``qlib.log`` has it."""
+"""Logging, as in ``qlib.log``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def get_module_logger(module_name: str, level: int | None = None) -> QlibLogger:
 
 
 def set_log_with_config(log_config: Mapping[str, Any] | None) -> None:
-    """Configure logging by a dict; None leaves it as it is."""
+    """Configure logging from a dict; None changes nothing."""
     import logging.config
 
     if log_config:
@@ -50,7 +50,7 @@ def set_log_with_config(log_config: Mapping[str, Any] | None) -> None:
 
 
 class LogFilter(logging.Filter):
-    """Leaves out messages that match a pattern, or one of several, from their beginning.
+    """Suppresses messages that match one of the patterns at their start.
 
     Parameters
     ----------
@@ -69,14 +69,14 @@ class LogFilter(logging.Filter):
 
 
 def set_global_logger_level(level: int, return_orig_handler_level: bool = False) -> dict[logging.Handler, int] | None:
-    """Set the level of Qlib's loggers, and of ours, and of what shows their messages.
+    """Set the level of Qlib's and Rollforge's loggers and of their handlers.
 
     Parameters
     ----------
     level : int
         The level.
     return_orig_handler_level : bool
-        True returns handler -> its level before.
+        If True, return a mapping of handlers to their previous levels.
     """
     before = {handler: handler.level for one in _LOGGERS for handler in one.handlers}
     for one in _LOGGERS:
@@ -88,7 +88,7 @@ def set_global_logger_level(level: int, return_orig_handler_level: bool = False)
 
 @contextmanager
 def set_global_logger_level_cm(level: int) -> Iterator[None]:
-    """Set the level of Qlib's loggers for the length of a ``with`` block."""
+    """Set the level of Qlib's loggers inside a ``with`` block."""
     own = {one: one.level for one in _LOGGERS}
     before = set_global_logger_level(level, return_orig_handler_level=True) or {}
     try:
@@ -108,23 +108,23 @@ class TimeInspector:
 
     @classmethod
     def set_time_mark(cls) -> float:
-        """Begin to measure."""
+        """Start a measurement."""
         cls.time_marks.append(time.perf_counter())
         return cls.time_marks[-1]
 
     @classmethod
     def pop_time_mark(cls) -> float:
-        """Return when the last measurement began."""
+        """Return the start of the last measurement."""
         return cls.time_marks.pop()
 
     @classmethod
     def get_cost_time(cls) -> float:
-        """Return the seconds since the last beginning."""
+        """Return the seconds since the last start."""
         return time.perf_counter() - cls.time_marks.pop()
 
     @classmethod
     def log_cost_time(cls, info: str = "Done") -> None:
-        """Log the seconds since the last beginning."""
+        """Log the seconds since the last start."""
         cls.timer_logger.info("Time cost: %.3fs | %s", cls.get_cost_time(), info)
 
     @classmethod

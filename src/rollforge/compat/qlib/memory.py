@@ -1,4 +1,4 @@
-"""``qlib.data.cache.H``: what a script keeps in memory for the length of its process."""
+"""``qlib.data.cache.H``: a script's in-memory cache."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["H", "MemCache", "MemCacheExpire", "MemCacheLengthUnit", "MemCacheSiz
 
 
 class MemCacheUnit(MutableMapping[Any, Any]):
-    """A mapping of limited size; what was used longest ago goes first.
+    """A mapping of limited size; the least recently used entry is removed first.
 
     Parameters
     ----------
     size_limit : int
-        The size of all values together; 0 is no limit.
+        The total size of all values; 0 means no limit.
     size_of : callable
         The size of a value.
     """
@@ -37,11 +37,11 @@ class MemCacheUnit(MutableMapping[Any, Any]):
 
     @property
     def total_size(self) -> int:
-        """The size of all values together."""
+        """The total size of all values."""
         return self._size
 
     def set_limit_size(self, limit: int) -> None:
-        """Set the limit; it holds from the next value on."""
+        """Set the limit; it applies from the next value on."""
         self.size_limit = limit
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -74,14 +74,14 @@ class MemCacheUnit(MutableMapping[Any, Any]):
 
 
 class MemCacheLengthUnit(MemCacheUnit):
-    """A mapping of so many values."""
+    """A mapping with a limited number of values."""
 
     def __init__(self, size_limit: int = 0) -> None:
         super().__init__(size_limit)
 
 
 class MemCacheSizeofUnit(MemCacheUnit):
-    """A mapping of so many bytes, as ``sys.getsizeof`` counts them."""
+    """A mapping with a limited number of bytes, as counted by ``sys.getsizeof``."""
 
     def __init__(self, size_limit: int = 0) -> None:
         super().__init__(size_limit, sys.getsizeof)
@@ -90,14 +90,14 @@ class MemCacheSizeofUnit(MemCacheUnit):
 class MemCache:
     """Three mappings: ``["c"]`` for calendars, ``["i"]`` for instruments, ``["f"]`` for features.
 
-    Rollforge keeps nothing of its own in them.
+    Rollforge itself stores nothing in them.
 
     Parameters
     ----------
     mem_cache_size_limit : int, optional
         The limit of each; 500 values by default.
     limit_type : {"length", "sizeof"}
-        What is limited: how many values, or their bytes.
+        Whether the number of values or their bytes are limited.
     """
 
     def __init__(self, mem_cache_size_limit: int | None = None, limit_type: str = "length") -> None:
@@ -110,7 +110,7 @@ class MemCache:
         return self._units[key]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all values."""
         for unit in self._units.values():
             unit.clear()
 
@@ -123,12 +123,12 @@ class MemCacheExpire:
 
     @staticmethod
     def set_cache(mem_cache: MutableMapping[Any, Any], key: Any, value: Any) -> None:
-        """Keep a value, with the time."""
+        """Store a value with the current time."""
         mem_cache[key] = value, time.time()
 
     @staticmethod
     def get_cache(mem_cache: MutableMapping[Any, Any], key: Any) -> tuple[Any, bool]:
-        """Return a value, and whether it has expired; ``(None, False)`` where there is none."""
+        """Return a value, and whether it has expired; ``(None, False)`` if there is none."""
         if key not in mem_cache:
             return None, False
         value, since = mem_cache[key]

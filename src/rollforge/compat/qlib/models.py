@@ -1,4 +1,4 @@
-"""The models that there are, as ``qlib.contrib.model`` lists them."""
+"""The available models, as listed in ``qlib.contrib.model``."""
 
 from __future__ import annotations
 

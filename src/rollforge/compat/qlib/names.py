@@ -1,4 +1,4 @@
-"""Data, and what stands where Qlib downloads them."""
+"""Checking for data, and the replacement of Qlib's downloader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rollforge.paths import read_path
 
 
 def exists_qlib_data(qlib_dir: str | Path) -> bool:
-    """Return whether a folder holds data in Qlib's form."""
+    """Return whether a folder contains data in Qlib's format."""
     folder = read_path(qlib_dir, "qlib_dir")
     return all(
         (folder / part).is_dir() and any((folder / part).iterdir()) for part in ("calendars", "instruments", "features")
@@ -18,12 +18,12 @@ def exists_qlib_data(qlib_dir: str | Path) -> bool:
 
 
 class GetData:
-    """Stands where Qlib downloads its data: nothing is downloaded here.
+    """Replaces Qlib's downloader. Nothing is downloaded.
 
     Parameters
     ----------
     delete_zip_file : bool
-        Has no meaning here.
+        Without effect.
     """
 
     def __init__(self, delete_zip_file: bool = False) -> None:
@@ -32,12 +32,12 @@ class GetData:
     def qlib_data(
         self, target_dir: str | Path = "~/.qlib/qlib_data/cn_data", exists_skip: bool = False, **kwargs: Any
     ) -> None:
-        """Do nothing where there are data, and say how to get some where there are none.
+        """Do nothing if data exist; otherwise raise an error that explains how to obtain them.
 
         Raises
         ------
         DataNotFound
-            When the folder holds none.
+            If the folder contains no data.
         """
         if not exists_qlib_data(target_dir):
             raise DataNotFound(
@@ -47,7 +47,7 @@ class GetData:
             )
 
     def download_data(self, *args: Any, **kwargs: Any) -> None:
-        """Say how to get data.
+        """Raise an error that explains how to obtain data.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Objects from descriptions, modules and classes, as ``qlib.utils`` has them."""
+"""Objects from descriptions, modules and classes, as in ``qlib.utils``."""
 
 from __future__ import annotations
 
@@ -47,33 +47,33 @@ __all__ = [
 
 QlibException = RollforgeError
 LoadObjectError = TrackingError
-"""What loading an object can raise: that it is not there, and that it cannot be read."""
+"""Errors raised if an object does not exist or cannot be read."""
 RecorderInitializationError = RollforgeError
 ExpAlreadyExistError = TrackingError
 
 
 class Serializable(_Serializable):
-    """Something that can be kept in a file, with Qlib's further names."""
+    """An object that can be saved to a file, with Qlib's additional method names."""
 
     pickle_backend = "pickle"
 
     @classmethod
     def general_dump(cls, obj: Any, path: str | Path) -> None:
-        """Keep any object."""
+        """Save any object."""
         import cloudpickle
 
         with open(path, "wb") as stream:
             cloudpickle.dump(obj, stream)
 
     def config(self, **kwargs: Any) -> None:
-        """Nothing is to be configured."""
+        """Do nothing."""
 
 
 def get_module_by_module_path(module_path: str | ModuleType) -> ModuleType:
     """Return the module of a dotted path, or of a file."""
     if isinstance(module_path, ModuleType):
         return module_path
-    if trust.circle() is not trust.Circle.OWN:  # pyqlib's own classes call this with what a task of a pool says
+    if trust.circle() is not trust.Circle.OWN:  # pyqlib's own classes call this with values from a pool's tasks
         trust.check_import(module_path, module_path)
     if module_path.endswith(".py"):
         return import_file(module_path)
@@ -81,21 +81,21 @@ def get_module_by_module_path(module_path: str | ModuleType) -> ModuleType:
 
 
 def get_callable_kwargs(config: Any, default_module: Any = None) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the callable that a description names, and its arguments.
+    """Return the callable of a description and its arguments.
 
     Parameters
     ----------
     config : dict or str
         ``{"class" or "func": name or object, "module_path": …, "kwargs": {…}}``, or a dotted path.
     default_module : str or module, optional
-        Where a name without a module is looked for.
+        Module for names without a module.
 
     Raises
     ------
     BuildError
-        When there is no such module or name.
+        If the module or name does not exist.
     ConfigError
-        When `config` is no description.
+        If `config` is not a description.
     """
     if isinstance(config, str):
         config = {"class": config}
@@ -114,7 +114,7 @@ get_cls_kwargs = get_callable_kwargs
 
 
 def auto_filter_kwargs(func: Callable[..., Any], warning: bool = True) -> Callable[..., Any]:
-    """Return `func` without the arguments that it does not take, with or without a warning of them."""
+    """Wrap `func` to drop arguments that it does not accept, optionally with a warning."""
     parameters = inspect.signature(func).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return func
@@ -135,12 +135,12 @@ def hash_args(*args: Any) -> str:
 
 
 def parse_config(config: Any) -> Any:
-    """Return what a YAML file, or a YAML text, holds; anything else as it is.
+    """Parse a YAML file or string; return anything else unchanged.
 
     Raises
     ------
     ConfigError
-        When it is no YAML.
+        If it is not YAML.
     """
     if not isinstance(config, str):
         return config
@@ -153,12 +153,12 @@ def parse_config(config: Any) -> Any:
 
 
 def plain_yaml(text: str, name: str) -> Any:
-    """Return what a YAML text holds, by Qlib's rules; `name` says in errors what it is.
+    """Parse a YAML string by Qlib's rules; `name` identifies it in errors.
 
     Raises
     ------
     ConfigError
-        When it is no YAML, a value in it cannot be, or it exceeds a limit.
+        If it is not YAML, contains an invalid value, or exceeds a limit.
     """
     import yaml
 
@@ -173,7 +173,7 @@ def plain_yaml(text: str, name: str) -> Any:
 
 
 def deepcopy_basic_type(obj: Any) -> Any:
-    """Return a copy of lists, tuples and dicts; what is in them stays the same."""
+    """Copy lists, tuples and dicts; other objects in them are shared."""
     if isinstance(obj, dict):
         return {k: deepcopy_basic_type(v) for k, v in obj.items()}
     if isinstance(obj, (list, tuple)):
@@ -195,7 +195,7 @@ def split_module_path(module_path: str) -> tuple[str, str]:
 
 @contextmanager
 def class_casting(obj: Any, cls: type) -> Iterator[None]:
-    """Let an object be one of another class for the length of a ``with`` block."""
+    """Change the class of an object inside a ``with`` block."""
     before = obj.__class__
     obj.__class__ = cls
     try:
@@ -205,7 +205,7 @@ def class_casting(obj: Any, cls: type) -> Iterator[None]:
 
 
 def find_all_classes(module_path: str | ModuleType, cls: type) -> list[type]:
-    """Return the classes of a module, and of the modules in it, that derive from `cls` or are it."""
+    """Return the classes in a module and its submodules that are `cls` or derive from it."""
     module = get_module_by_module_path(module_path)
     names = getattr(module, "__all__", None) or dir(module)
     found = [c for n in names if isinstance(c := getattr(module, n), type) and issubclass(c, cls)]
@@ -215,12 +215,12 @@ def find_all_classes(module_path: str | ModuleType, cls: type) -> list[type]:
 
 
 def get_item_from_obj(config: Any, name_path: str) -> Any:
-    """Return what stands at a dotted path of nested dicts and lists.
+    """Return the value at a dotted path in nested dicts and lists.
 
     Raises
     ------
     KeyError, IndexError
-        When there is no such place.
+        If the path does not exist.
 
     Examples
     --------
@@ -233,12 +233,12 @@ def get_item_from_obj(config: Any, name_path: str) -> Any:
 
 
 def get_project_path(config_name: str = "config.yaml", cur_path: str | Path | None = None) -> Path:
-    """Return the nearest folder, from `cur_path` (or this one) upwards, that holds a file.
+    """Return the nearest folder, from `cur_path` (by default the working directory) upwards, that contains a file.
 
     Raises
     ------
     FileNotFoundError
-        When no folder does.
+        If there is none.
     """
     start = Path.cwd() if cur_path is None else Path(cur_path).absolute()
     for folder in (start, *start.parents):

@@ -1,4 +1,4 @@
-"""Operators written as classes in Qlib's way, made a part of the language."""
+"""Adding operators that are written as Qlib classes to the language."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ log = logging.getLogger(__name__)
 
 
 class _Given(Formula):
-    """An argument of an operator at work, with its values on one instrument."""
+    """An argument of a running operator, with its values on one instrument."""
 
     _code: str
     _values: pd.Series[Any]
 
     def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series[Any]:
-        """Return the values; of another instrument than the one at work they are computed."""
+        """Return the values; for another instrument than the current one, compute them."""
         if str(instrument).upper() != self._code:
             return super().load(instrument, start_index, end_index, *args)
         return self._values.loc[start_index:end_index].copy()
 
 
 def as_operator(kind: type) -> Operator:
-    """Return what the language needs to know of a class.
+    """Return the description of a class for the language.
 
     Raises
     ------
     ConfigError
-        When it is no operator in Qlib's way.
+        If it is not a Qlib operator.
     """
     if not (isinstance(kind, type) and issubclass(kind, Expression)):
         raise ConfigError(
@@ -64,12 +64,12 @@ def as_operator(kind: type) -> Operator:
 
 
 def _plain(argument: Tree) -> Any:
-    """An argument as the class is given it when nothing is computed yet."""
+    """Return an argument in the form passed to the class before anything is computed."""
     return argument.value if isinstance(argument, (Number, Text)) else Formula(str(argument))
 
 
 def _reach(kind: type[Expression], tree: Call) -> tuple[float, int]:
-    """How many days it needs: all before, so that its values depend on no range, and as many after as it says."""
+    """Return the days that it needs: all earlier ones, so that values do not depend on the range, and its own look-ahead."""
     try:
         _, after = kind(*map(_plain, tree.args)).get_extended_window_size()
         return math.inf, max(0, int(after))
@@ -83,7 +83,7 @@ def _reach(kind: type[Expression], tree: Call) -> tuple[float, int]:
 
 
 def _run(kind: type[Expression], series: Lifespans, tree: Call, *arguments: Any) -> NDArray[Any]:
-    """The operator on a group of instruments, one after another."""
+    """Apply the operator to a group of instruments, one after another."""
     place = series.place
     if place is None:
         raise DataError(f"{kind.__name__} computes on instruments of a data folder.")
@@ -129,7 +129,7 @@ def _computed(kind: type[Expression], given: Sequence[Any], code: str, days: pd.
 
 
 def _aligned(kind: type[Expression], values: Any, days: pd.RangeIndex) -> NDArray[Any]:
-    """What an operator returned, on the days of the instrument."""
+    """Align an operator's result with the days of the instrument."""
     if isinstance(values, pd.Series) and values.index.is_unique and pd.api.types.is_integer_dtype(values.index.dtype):
         result = (values if values.index.equals(days) else values.reindex(days)).to_numpy()
     else:
@@ -143,13 +143,13 @@ def _aligned(kind: type[Expression], values: Any, days: pd.RangeIndex) -> NDArra
 
 
 class OpsWrapper:
-    """Qlib's ``Operators``: the operators by name, and how one's own are added."""
+    """Qlib's ``Operators``: the operators by name, and the registration of custom ones."""
 
     def __init__(self) -> None:
         self._own: dict[str, type[Expression]] = {}
 
     def register(self, ops_list: Sequence[type[Expression] | Mapping[str, Any]]) -> None:
-        """Make operators part of the language, in this process and those that it starts.
+        """Add operators to the language, in this process and the processes that it starts.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class OpsWrapper:
         Raises
         ------
         ConfigError
-            When one is no operator in Qlib's way, or has the name of one of the language's own.
+            If one is not a Qlib operator, or has the name of a built-in operator.
         """
         for place, one in enumerate(ops_list):
             kind: Any = one
@@ -175,7 +175,7 @@ class OpsWrapper:
                 amend(operators=(*others, (kind.__name__, path)))
 
     def reset(self) -> None:
-        """Take the operators of one's own away."""
+        """Remove all custom operators."""
         for name in list(self._own):
             unregister(name)
             del self._own[name]
@@ -192,7 +192,7 @@ class OpsWrapper:
 
 
 def _module(kind: type) -> str | None:
-    """Where other processes find a class: its module, or the script's file; None when they cannot."""
+    """Return where other processes find a class: its module or the script's file; None if they cannot."""
     if "<locals>" in kind.__qualname__:
         return None
     if kind.__module__ not in ("__main__", "__mp_main__"):
@@ -215,5 +215,5 @@ Operators = OpsWrapper()
 
 
 def register_all_ops(C: Any) -> None:  # noqa: N803 - Qlib's name
-    """Register the operators that Qlib's settings name as ``custom_ops``; those of the language are known anyway."""
+    """Register the operators in Qlib's setting ``custom_ops``; built-in operators are always available."""
     Operators.register(C.get("custom_ops") or [])

@@ -1,4 +1,4 @@
-"""Functions in other processes and over groups of days, as ``qlib.utils.paral`` has them."""
+"""Functions in other processes and over groups of days, as in ``qlib.utils.paral``."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def datetime_groupby_apply(
     resample_rule: str = "ME",
     n_jobs: int = -1,
 ) -> Any:
-    """Return what a function (or a method of pandas' groups, by name) makes of each day of a frame, put together.
+    """Apply a function (or a named method of pandas' groups) to each day of a frame, and concatenate the results.
 
     Parameters
     ----------
     df : DataFrame or Series
         With a level of days in its index.
     apply_func : callable or str
-        What is made of each day.
+        The function to apply.
     axis : int
         0: the days are in the index.
     level : str
         The level of days.
     resample_rule, n_jobs
-        Without effect: one process does all of it.
+        Without effect: everything runs in one process.
     """
     groups = df.groupby(level=level, group_keys=False)
     if isinstance(apply_func, str):
@@ -44,14 +44,14 @@ def datetime_groupby_apply(
 
 
 class call_in_subproc:  # noqa: N801 - Qlib's name
-    """Calls a function in a process of its own, and returns what it returns.
+    """Calls a function in a separate process, and returns its result.
 
     Parameters
     ----------
     func : callable
-        The function; it and its arguments travel by pickle.
+        The function; it and its arguments are pickled.
     qlib_config : Config, optional
-        Settings that the process takes over.
+        Settings for the process.
     """
 
     def __init__(self, func: Callable[..., Any], qlib_config: Config | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``qlib.utils.pickle_utils``: pickles that name nothing but what is allowed, by Rollforge's own allow-list."""
+"""``qlib.utils.pickle_utils``: loading pickles that contain only types on Rollforge's allow-list."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def restricted_pickle_load(file: IO[bytes]) -> Any:
     Raises
     ------
     UntrustedPickle
-        When the pickle names a type that is not allowed; nothing of it has run.
+        If the pickle names a type that is not allowed. None of its code has run.
     ArtifactUnreadable
-        When it is no pickle, or a truncated one.
+        If it is not a pickle, or is truncated.
     """
     return safe_pickle.load(file)
 
 
 def restricted_pickle_loads(data: bytes) -> Any:
-    """Return the object pickled in some bytes; see :func:`restricted_pickle_load`."""
+    """Return the object pickled in a bytes object; see :func:`restricted_pickle_load`."""
     return safe_pickle.loads(data)
 
 

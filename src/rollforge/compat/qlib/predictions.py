@@ -1,4 +1,4 @@
-"""Several predictions at once, and how a prediction changes from day to day, as ``qlib.contrib.eva.alpha`` has them."""
+"""Several predictions at once, and their autocorrelation, as in ``qlib.contrib.eva.alpha``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def calc_all_ic(
 def pred_autocorr(
     pred: pd.Series | pd.DataFrame, lag: int = 1, inst_col: str = "instrument", date_col: str = "datetime"
 ) -> pd.Series:
-    """Return the correlation of the scores of each day with those of some days of data before.
+    """Return the correlation of each day's scores with those `lag` days earlier.
 
     Parameters
     ----------
     pred : Series or DataFrame
         Index (datetime, instrument) in any order; of a frame, the first column.
     lag : int
-        How many days before.
+        Number of days.
     inst_col, date_col : str
         Names of the levels.
     """

@@ -1,7 +1,7 @@
-"""Qlib's providers, which are behind ``D``: one for the calendar, the universes, the fields, the expressions and the frames.
+"""Qlib's providers behind ``D``: for the calendar, the universes, the fields, the expressions and the frames.
 
-They read the current session's data folder. Classes that have Qlib's names are here to be used and derived from;
-``qlib.init(calendar_provider=…)`` does not exchange them.
+They read the current session's data folder. The classes have Qlib's names and can be used and derived from, but
+``qlib.init(calendar_provider=…)`` does not replace them.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class CalendarProvider:
     def locate_index(
         self, start_time: Any, end_time: Any, freq: str = "day", future: bool = False
     ) -> tuple[pd.Timestamp, pd.Timestamp, int, int]:
-        """Return the first and the last trading day between two days, and their places in the calendar.
+        """Return the first and the last trading day between two days, and their positions in the calendar.
 
         Raises
         ------
         IndexError
-            When the calendar ends before the first; `future` may know further days.
+            If the calendar ends before the first day; with `future` it can contain more days.
         """
         days = pd.DatetimeIndex(D.calendar(freq=freq, future=future))
         first = int(days.searchsorted(read_timestamp(start_time, "start_time")))
@@ -69,7 +69,7 @@ class InstrumentProvider:
 
     @classmethod
     def get_inst_type(cls, inst: Any) -> str:
-        """Return in which way a universe is described: by its name and filters, by days, or by codes."""
+        """Return how a universe is described: by name and filters, by days, or by codes."""
         if isinstance(inst, Mapping):
             return cls.CONF if "market" in inst else cls.DICT
         if isinstance(inst, (list, tuple, pd.Index, np.ndarray)):
@@ -81,7 +81,7 @@ class FeatureProvider:
     """Fields of single instruments."""
 
     def feature(self, instrument: str, field: str, start_index: int, end_index: int, freq: str = "day") -> Any:
-        """Return a field as a series indexed by places in the calendar."""
+        """Return a field as a series indexed by positions in the calendar."""
         return Feature(str(field).removeprefix("$")).load(instrument, start_index, end_index, freq)
 
 
@@ -96,7 +96,7 @@ class ExpressionProvider:
         Raises
         ------
         ExpressionError
-            When it is none.
+            If it is not an expression.
         """
         parse(str(field))
         return Formula(str(field))
@@ -109,14 +109,14 @@ class DatasetProvider:
 
     @staticmethod
     def get_instruments_d(instruments: Any, freq: str = "day") -> Any:
-        """Return the members of a universe with their days; codes stay a list, and a mapping of days what it is."""
+        """Return the members of a universe with their days; a list of codes and a mapping of days are returned unchanged."""
         if isinstance(instruments, Mapping) and "market" in instruments:
             return D.list_instruments(instruments, freq=freq)
         return instruments if isinstance(instruments, Mapping) else list(instruments)
 
     @staticmethod
     def get_column_names(fields: Sequence[Any]) -> list[str]:
-        """Return what the columns of some expressions are called."""
+        """Return the column names of expressions."""
         return [str(field) for field in fields]
 
     @staticmethod
@@ -135,7 +135,7 @@ class DatasetProvider:
         g_config: Any = None,
         inst_processors: Sequence[Any] = (),
     ) -> pd.DataFrame:
-        """Return expressions of one instrument, indexed by day; with spans, those of the days inside them."""
+        """Return expressions of one instrument, indexed by day; if spans are given, only on the days inside them."""
         instruments = [inst] if spans is None else {inst: spans}
         frame = process_instruments(
             features(instruments, column_names, start_time, end_time, freq), inst_processors or ()

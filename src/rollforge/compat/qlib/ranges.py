@@ -1,6 +1,6 @@
-"""Parts of a trading day or of a step, as ``qlib.backtest.decision`` has them.
+"""Parts of a trading day or of a step, as in ``qlib.backtest.decision``.
 
-Backtests are daily, and a day is one step: a decision refuses a range.
+Backtests are daily, and a day is one step, so decisions refuse a range.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TradeRange(ABC):
 
     @abstractmethod
     def clip_time_range(self, start_time: pd.Timestamp, end_time: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """Return what is left of a span of time."""
+        """Intersect a time span with the range."""
 
 
 class IdxTradeRange(TradeRange):
@@ -39,7 +39,7 @@ class IdxTradeRange(TradeRange):
         return self._steps
 
     def clip_time_range(self, start_time: pd.Timestamp, end_time: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """Refuse: steps say nothing of times.
+        """Refuse, because steps do not determine times.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class TradeRangeByTime(TradeRange):
     Raises
     ------
     ConfigError
-        When it ends before it begins.
+        If the end is before the start.
 
     Examples
     --------
@@ -84,6 +84,6 @@ class TradeRangeByTime(TradeRange):
         return found
 
     def clip_time_range(self, start_time: pd.Timestamp, end_time: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """Return what is left of a span that begins on some day."""
+        """Intersect a time span, which starts on a given day, with the range."""
         first, last = self._on(start_time.date())
         return max(first, start_time), min(last, end_time)

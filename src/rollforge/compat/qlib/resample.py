@@ -1,4 +1,4 @@
-"""Calendars and values at another frequency, as ``qlib.utils.resam`` has them."""
+"""Resampling calendars and values, as in ``qlib.utils.resam``."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def resam_calendar(calendar_raw: Any, freq_raw: str | Freq, freq_sam: str | Freq
     calendar_raw : array of Timestamps
         The calendar, in order.
     freq_raw, freq_sam : str or Freq
-        Its frequency, and the one wanted: ``2week`` has the first day of every second week.
+        Its frequency, and the requested one: ``2week`` gives the first day of every second week.
     region : str, optional
-        Where, for bars within the day; of the settings by default.
+        Region, for intraday bars; by default from the settings.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def resam_calendar(calendar_raw: Any, freq_raw: str | Freq, freq_sam: str | Freq
     Raises
     ------
     ConfigError
-        When bars are wanted of a calendar of days, or shorter ones than there are.
+        If intraday bars are requested from daily data, or shorter bars than the calendar has.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def resam_calendar(calendar_raw: Any, freq_raw: str | Freq, freq_sam: str | Freq
 def get_higher_eq_freq_feature(
     instruments: Any, fields: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", disk_cache: int = 1
 ) -> tuple[pd.DataFrame, str]:
-    """Return features of a frequency, or of days for weeks and months, and the frequency that they have."""
+    """Return features of a frequency (daily ones for weeks and months) and their actual frequency."""
     found = "day" if Freq(freq).base in (Freq.NORM_FREQ_WEEK, Freq.NORM_FREQ_MONTH) else freq
     return D.features(instruments, fields, start_time, end_time, freq=found), found
 
@@ -88,7 +88,7 @@ def resam_ts_data(
     method: str | Callable[..., Any] | None = "last",
     method_kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return one value (a row a instrument) of all from `start_time` to `end_time`; None when there is nothing.
+    """Aggregate `start_time` to `end_time` into one value (one row per instrument); None if there are no data.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def resam_ts_data(
 
 
 def get_valid_value(series: pd.Series, last: bool = True) -> Any:
-    """Return the last value of a series that is not missing, or the first; NaN when all are."""
+    """Return the last (or first) value of a series that is not missing; NaN if all are missing."""
     valid = series.dropna()
     return valid.iloc[-1 if last else 0] if len(valid) else np.nan
 

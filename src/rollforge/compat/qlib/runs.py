@@ -1,4 +1,4 @@
-"""Tasks and runs, as ``qlib.workflow.task.utils`` has them."""
+"""Tasks and runs, as in ``qlib.workflow.task.utils``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def get_mongodb() -> Any:
     Raises
     ------
     ConfigError
-        When tasks are kept elsewhere.
+        If tasks are stored in another kind of store.
     """
     store = open_store(current_session().store_uri)
     database = getattr(store, "_database", None)
@@ -36,7 +36,7 @@ def get_mongodb() -> Any:
 def list_recorders(
     experiment: str | Experiment, rec_filter_func: Callable[[Recorder], bool] | None = None
 ) -> dict[str, Recorder]:
-    """Return the recorders of an experiment by id, those for which the function is true."""
+    """Return the recorders of an experiment for which the function is true, by id."""
     if isinstance(experiment, str):
         experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment)
     found: dict[str, Recorder] = experiment.list_recorders()
@@ -44,5 +44,5 @@ def list_recorders(
 
 
 def replace_task_handler_with_cache(task: dict[str, Any], cache_dir: str | Path = ".") -> dict[str, Any]:
-    """Return the task as it is: the features of every handler are kept in the panel cache anyway."""
+    """Return the task unchanged, because the panel cache stores the features of every handler anyway."""
     return task

@@ -1,4 +1,4 @@
-"""Samples of several datasets, and which features matter, as ``qlib.model`` has them."""
+"""Samples of several datasets, and feature importance, as in ``qlib.model``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ConcatDataset", "FeatureInt", "IndexSampler", "LightGBMFInt"]
 
 
 class FeatureInt:
-    """Says which features matter."""
+    """Interface of models with feature importance."""
 
     def get_feature_importance(self) -> pd.Series:
         """Return the importance of each feature."""
@@ -18,18 +18,18 @@ class FeatureInt:
 
 
 class LightGBMFInt(FeatureInt):
-    """The same for a model with a LightGBM booster in ``model``."""
+    """Feature importance of a model with a LightGBM booster in ``model``."""
 
     model: Any = None
 
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
-        """Return the importance of each feature, the largest first."""
+        """Return the importance of each feature, largest first."""
         values = self.model.feature_importance(*args, **kwargs)
         return pd.Series(values, index=self.model.feature_name()).sort_values(ascending=False)
 
 
 class ConcatDataset:
-    """Several datasets side by side."""
+    """Several datasets in parallel."""
 
     def __init__(self, *datasets: Any) -> None:
         self.datasets = datasets
@@ -42,7 +42,7 @@ class ConcatDataset:
 
 
 class IndexSampler:
-    """A sampler whose samples come with their place."""
+    """A sampler that returns samples with their position."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
