@@ -135,7 +135,7 @@ def test_one_bad_worker_does_not_fail_the_pool(host: str, folder: Path) -> None:
     assert "Traceback" not in said.split("tasks of pool")[-1]
     failed = [t for t in manager.store.query("p") if t.failed_by]
     assert 3 <= len(failed) <= 8
-    assert {len(t.failed_by) for t in failed} == {1}  # none of them went back to the worker where it failed
+    assert {len(t.failed_by) for t in failed} == {1}  # none was retried on the worker where it failed
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def test_run_task_runs_what_the_query_names() -> None:
 
 @pytest.mark.slow
 def test_a_call_in_a_child_comes_back() -> None:
-    """The result is returned; an exception and the death of the child are reported."""
+    """The result is returned; an exception or the death of the child raises an error."""
     assert call_in_child(os.getpid) != os.getpid()
     with pytest.raises(TrainingFailed, match=r"ValueError: invalid literal"):
         call_in_child(int, "bad")
@@ -171,7 +171,7 @@ def process_id(task: dict[str, Any]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("force_release", [True, False])
 def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bool) -> None:
-    """One worker process runs all tasks one after the other; with force_release each task has a process of its own."""
+    """One worker process runs all tasks one after another; with force_release each task runs in a new process."""
     store = MemoryStore()
     store.create("p", [{"x": x} for x in range(3)])
     WorkerPool(store, Job("p", process_id, force_release=force_release), Session(threads=1), jobs=1).run()
@@ -221,7 +221,7 @@ def talk(task: dict[str, Any]) -> str:
 
 
 def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
-    """Whatever the one before wrote, or did to its outputs; half a character that is printed is an escape in it."""
+    """Whatever the previous task wrote or did to its outputs; a lone surrogate that is printed is escaped."""
     store = MemoryStore()
     firsts = ["one", "two", "close", "three", "replace", "four", "drop", "five", "half", "six"]
     store.create("p", [{"first": words} for words in firsts] + [{"first": "last words", "crash": True}], max_attempts=1)
@@ -276,7 +276,7 @@ def speak(task: dict[str, Any]) -> str:
     ["garbage", "the beginning of a message", "a message that runs something", "a message of other values"],
 )
 def test_whatever_a_task_writes_to_its_worker_costs_that_task_alone(says: str, tmp_path: Path) -> None:
-    """Nothing of it runs in the worker, which neither waits for the rest of it nor ends; the next task is done."""
+    """None of it is executed in the worker, which neither waits for the rest of it nor ends; the next task is done."""
     marker = tmp_path / "it ran"
     store = MemoryStore()
     store.create("p", [{"says": says, "marker": str(marker)}], max_attempts=1)
@@ -295,7 +295,7 @@ def size_of(task: dict[str, Any]) -> int:
 
 @pytest.mark.slow
 def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> None:
-    """What does not fit into the buffer to a stopped process is sent when it goes on, and whole; giving it does not wait."""
+    """What does not fit into the pipe to a stopped process is sent when it continues; `give` does not wait."""
     process = slot.WorkerProcess(Session(threads=1), Job("p", size_of))
 
     def send_signal(number: int) -> None:
@@ -303,7 +303,7 @@ def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> 
         os.kill(process._process.pid or 0, number)
 
     def end_of(text: str, token: int) -> slot.Outcome | None:
-        stopping = threading.Timer(30, process.kill)  # should it wait after all
+        stopping = threading.Timer(30, process.kill)  # in case it waits
         stopping.start()
         try:
             began = time.perf_counter()
@@ -327,7 +327,7 @@ def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> 
         process.give(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
     finally:
         began = time.perf_counter()
-        process.end(0.5)  # neither does dismissing it wait
+        process.end(0.5)  # this does not wait either
         assert time.perf_counter() - began < 10
 
 
@@ -362,7 +362,7 @@ def test_a_task_that_sets_up_logging_takes_no_words_of_later_ones(beside: bool) 
         logging.getLogger().setLevel(logging.INFO)
         state = slot._Logs()
         try:
-            # What else a task sets up is its own affair in a process that is the user's own.
+            # Other logging settings of a task are kept in the user's own process.
             Worker(store, Job("p", configure, query={"how": {"$in": ["before", "basicConfig", "one"]}})).run()
         finally:
             state.put_back()

@@ -109,7 +109,7 @@ def test_many_processes_share_one_file(tmp_path: Path) -> None:
     time.sleep(random.uniform(0, 0.5))
     copy = tmp_path / "copy"
     copy.mkdir()
-    for worker in workers:  # a moment as a power cut or a snapshot sees it
+    for worker in workers:  # stop all workers, as in a snapshot or a power failure
         os.kill(worker.pid or 0, signal.SIGSTOP)
     for part in tmp_path.glob("tasks.db*"):
         shutil.copy(part, copy / part.name)
@@ -485,7 +485,7 @@ def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytes
     working = threading.Thread(target=idle.run, daemon=True)
     working.start()
     for i in range(4):
-        time.sleep(0.3)  # by now it waits
+        time.sleep(0.3)  # it is waiting by now
         store.create("p", [{"s": 1e-6 * i}])
         until(lambda i=i: store.count("p").get(Status.DONE) == i + 1, 60)
     stopped.set()
@@ -559,7 +559,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
     ballast.unlink()
     store.commit(second, "y" * 200_000)
     assert store.count("p") == {Status.DONE: 2}
-    store.commit(second, "again")  # the same call once more changes nothing
+    store.commit(second, "again")  # repeating the call changes nothing
     assert store.get("p", second.id).result == "y" * 200_000
 
 

@@ -180,7 +180,7 @@ class TestSQLiteStore(TaskStoreSuite):
         run_state_machine_as_test(machine, settings=MACHINE)
 
 
-# What a pool of an earlier version held: id -> status, and what it waits for.
+# Tasks of a pool of an earlier version: id -> status and dependencies.
 OLD_TASKS = {
     "a": ("done", []), "b": ("waiting", []), "c": ("running", []), "d": ("failed", []), "e": ("part_done", []),
     "f": ("waiting", ["a"]), "g": ("waiting", ["a", "b", "c"]), "h": ("failed", ["d", "gone"]),

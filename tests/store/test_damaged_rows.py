@@ -144,8 +144,8 @@ def _try_all(store: MongoStore, field: str) -> None:
         if value is MISSING:
             del changed[field]
         if field == "unmet" and isinstance(value, str):
-            continue  # the stand-in takes it for JSON
-        with suppress(pymongo.errors.PyMongoError):  # the server does not take every value in every place
+            continue  # the emulator takes it for JSON
+        with suppress(pymongo.errors.PyMongoError):  # the server does not accept every value in every field
             documents.insert_one(changed)
             strange += 1
     assert strange > 5

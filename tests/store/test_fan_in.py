@@ -100,7 +100,7 @@ def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener
                     case 8:
                         own.replace("p", str(one.get("_id")), {"seed": seed, "new": step})
             except (LeaseLost, TaskNotFound):
-                pass  # somebody else was faster
+                pass  # another thread was faster
         own.close()
 
     with ThreadPoolExecutor(4) as pool:
@@ -127,7 +127,7 @@ def test_a_replaced_task_keeps_what_began_to_depend_on_it_meanwhile(postgres: Po
         depending = pool.submit(store._write, depend, "p")
         assert begun.wait(60)
         replacing = pool.submit(other.replace, "p", needed, {"x": 2})
-        time.sleep(0.3)  # by now it waits for the other transaction
+        time.sleep(0.3)  # it is waiting for the other transaction by now
         go_on.set()
         depending.result(60)
         new = replacing.result(60)

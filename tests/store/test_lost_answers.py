@@ -57,7 +57,7 @@ class Proxy:
                     self._cut = None
                     doomed.set()
                 if not asks and doomed.is_set():
-                    # The first part of an answer; what is asked in several steps is over when nothing more comes.
+                    # The first part of an answer; an exchange in several steps is over when no more data arrive.
                     source.settimeout(0.3)
                     with contextlib.suppress(TimeoutError):
                         while source.recv(65536):
@@ -145,7 +145,7 @@ def test_the_end_of_a_claim_happens_once(stores: tuple[TaskStore, TaskStore, Pro
         "give back": lambda: through.give_back(task),
         "renew": lambda: through.renew(task, 600),
     }
-    whole = b"ending" if end == "commit" else b"COMMIT"  # a commit is a statement alone
+    whole = b"ending" if end == "commit" else b"COMMIT"  # a commit is a single statement
     proxy.cut(mark(through, whole, b"lease_until" if end == "renew" else b"ending"))
     again(calls[end])
     assert proxy.cuts == 1

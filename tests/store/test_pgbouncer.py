@@ -119,7 +119,7 @@ def test_waiting_ends_soon_after_a_change(
     schema = f"waits{int(direct)}"
     writer = PostgresStore(f"{pgbouncer.uri}?schema={schema}")
     waiter = PostgresStore(f"{server.uri if direct else pgbouncer.uri}?schema={schema}")
-    for _ in range(12):  # naps grow
+    for _ in range(12):  # intervals grow
         waiter.wait_for_change(POOL, 0.2)
     naps: list[float] = []
     sleep = time.sleep
@@ -137,7 +137,7 @@ def test_waiting_ends_soon_after_a_change(
     while not waiter.count(POOL):
         waiter.wait_for_change(POOL, 600.0)
         looks += 1
-    assert time.monotonic() - began < 60  # not to be told means to wait for ten minutes
+    assert time.monotonic() - began < 60  # without a notification it waits for ten minutes
     assert naps == [] if direct else max(naps, default=0.0) <= 1.0
     assert looks < (3 if direct else 70)
     writer.close()

@@ -29,7 +29,7 @@ from rollforge.testing.postgres import PostgresServer
 CONTEXT = multiprocessing.get_context("spawn")
 _names = itertools.count()
 
-# Few names and values, so that queries meet definitions; among them all that is easily mistaken for something else.
+# Few names and values, so that queries match definitions, including values that are easily confused.
 KEYS = st.sampled_from(["a", "b", "c", "x-y", 'q"uote', "ä", "$odd", "0", "a b", "back\\slash", "new\nline"])
 SCALARS = st.one_of(
     st.none(),
@@ -184,7 +184,7 @@ def test_a_task_in_the_place_of_another_is_found_and_the_old_one_is_not(tmp_path
     ids = [c.id for c in store.create("p", [{"a": i} for i in range(5)])]
     assert store.count("p", {"def.a": 1}) == {Status.WAITING: 1}
     store.replace("p", ids[1], {"a": 100})
-    store.replace("p", ids[2], {"a": 0})  # a known one
+    store.replace("p", ids[2], {"a": 0})  # an existing one
     store.remove("p", {"def.a": 3})
     assert [t.definition["a"] for t in store.query("p", {"def.a": {"$exists": True}})] == [0, 100, 4]
     assert store.count("p", {"def.a": {"$in": [1, 2, 3]}}) == {}
@@ -272,7 +272,7 @@ def test_nobody_waits_for_a_claim_that_looks_at_all_definitions(tmp_path: Path) 
         time.sleep(0.002)
     thread.join()
     assert len(renewals) > 10
-    assert max(renewals) < claims[0] / 2  # one that waited for the index would have taken as long as the claim
+    assert max(renewals) < claims[0] / 2  # a renewal that waited for the index would take as long as the claim
 
 
 def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ COLUMNS = {
     "Float32": st.one_of(st.none(), st.floats(width=32, allow_nan=False)),
     "Int64": st.one_of(st.none(), st.integers(-5, 5)),
 }
-# A level of nothing but NA comes back from pandas itself with another type.
+# Pandas itself changes the type of a level with only NA.
 PLAIN = COLUMNS.keys() - {"boolean", "Float32", "Int64"}
 
 
@@ -118,10 +118,10 @@ def tables(draw: st.DrawFn) -> pd.DataFrame | pd.Series:
 
 
 def assert_same(found: Any, given_: Any) -> None:
-    """Equal to the last dtype, name, frequency and time zone."""
+    """Check that two tables are equal, including dtypes, names, frequency and time zone."""
     assert type(found) is type(given_)
     if isinstance(given_.index, pd.MultiIndex):
-        # Labels that no row has are not kept; pandas compares levels, and those of the whole are what is written.
+        # Unused labels are not stored, but pandas compares levels.
         given_ = given_.set_axis(given_.index.remove_unused_levels(), axis=0)
     if isinstance(given_, pd.DataFrame):
         pd.testing.assert_frame_equal(found, given_, check_exact=True)
@@ -142,7 +142,7 @@ def test_any_table_comes_back_as_it_was(
     assert found is not None
     try:
         assert_same(artifact.load_file(found), table)
-    except artifact.ArtifactRefused:  # what Parquet cannot hold is pickled, and zones and frequencies need trust
+    except artifact.ArtifactRefused:  # other tables are pickled, and time zones and frequencies need trust
         assert found.suffix == ".pkl"
         assert_same(artifact.load_file(found, trusted=True), table)
 
@@ -165,7 +165,7 @@ def test_the_tables_that_matter_are_parquet(tmp_path: Path) -> None:
     plain = pd.read_parquet(tmp_path / "x.parquet")
     assert plain.equals(prediction)
     back: Any = frame.read_table(tmp_path / "x.parquet")
-    back.iloc[0, 0] = 7.0  # it is no read-only view of the file
+    back.iloc[0, 0] = 7.0  # it is not a read-only view of the file
     report.to_parquet(tmp_path / "theirs.parquet")
     pd.testing.assert_frame_equal(frame.read_table(tmp_path / "theirs.parquet"), report, check_freq=False)
 

@@ -208,7 +208,7 @@ class WorkerProcess:
 
     @property
     def taking(self) -> bool:
-        """Whether the process has not read all of its task yet; each look at the :meth:`outcome` sends more of it."""
+        """Whether part of the task has not been sent to the process yet; each call of :meth:`outcome` sends more."""
         return self._messages is not None and self._messages.sending
 
     @property
@@ -304,7 +304,7 @@ class WorkerProcess:
         """
         if messages is None:
             return None
-        with contextlib.suppress(OSError):  # it died: its end says so
+        with contextlib.suppress(OSError):  # it has died, which is reported below
             messages.push()
         messages.receive()
         while (data := messages.next()) is not None:
