@@ -1,4 +1,4 @@
-"""``qlib.model.riskmodel``: covariances of returns, of the sample and by latent factors."""
+"""``qlib.model.riskmodel``: sample covariances of returns, and covariances by latent factors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Floats = NDArray[np.float64]
 
 
 class RiskModel(BaseModel):
-    """The covariance of the sample: the mean product of deviations, divided by their number n.
+    """The sample covariance: the sum of products of deviations, divided by their number n.
 
     Parameters
     ----------
     nan_option : {"ignore", "mask", "fill"}
-        What missing returns are: an error of the result, which is NaN; left out of each pair; or 0.
+        Treatment of missing returns: propagate NaN, ignore them pairwise, or replace them by 0.
     assume_centered : bool
-        True takes the means for 0.
+        If True, assume means of 0.
     scale_return : bool
-        True takes returns in percent.
+        If True, convert returns to percent.
 
     Raises
     ------
@@ -55,23 +55,23 @@ class RiskModel(BaseModel):
         X : DataFrame, Series or array
             Days by instruments; or, indexed by instrument and datetime, a series (of a frame, the first column).
         return_corr : bool
-            True returns correlations.
+            If True, return correlations.
         is_price : bool
-            Whether these are prices, of which returns are made; False takes them as returns.
+            Whether `X` contains prices, from which returns are computed; if False, it contains returns.
         return_decomposed_components : bool
-            True returns the parts of the covariance, where the model has some.
+            If True, return the components of the covariance, if the model has them.
 
         Returns
         -------
         DataFrame or array
-            Labelled where `X` is.
+            Labelled if `X` is.
 
         Raises
         ------
         DataError
-            When there are less than two returns.
+            If there are fewer than two returns.
         ConfigError
-            When parts are asked for together with correlations, or of a model that has none.
+            If components are requested together with correlations, or from a model without components.
         """
         if return_decomposed_components and (return_corr or type(self)._parts is RiskModel._parts):
             what = "together with correlations" if return_corr else f"of {type(self).__name__}, which has none"
@@ -107,7 +107,7 @@ class RiskModel(BaseModel):
             return values.T @ values / len(values)
         there = (~np.isnan(values)).astype(np.float64)
         known = np.nan_to_num(values)
-        with np.errstate(invalid="ignore"):  # a pair that was never there together has no covariance
+        with np.errstate(invalid="ignore"):  # instruments without common days have no covariance
             return (known.T @ known) / (there.T @ there)
 
     def _parts(self, values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -115,23 +115,23 @@ class RiskModel(BaseModel):
 
 
 class StructuredCovEstimator(RiskModel):
-    """The covariance that some latent factors explain, and independent rests: ``F cov(B) F' + diag(var(U))``.
+    """The covariance explained by latent factors, plus independent residuals: ``F cov(B) F' + diag(var(U))``.
 
     The factors are the principal components of the returns. Missing returns are 0.
 
     Parameters
     ----------
     factor_model : {"pca"}
-        How factors are found.
+        Method of estimating the factors.
     num_factors : int
-        How many.
+        Number of factors.
     **kwargs
         See :class:`RiskModel`.
 
     Raises
     ------
     ConfigError
-        For ``factor_model="fa"``, for another `nan_option`, and where there are not as many factors as wanted.
+        For ``factor_model="fa"``, for another `nan_option`, and if there are fewer factors than requested.
 
     References
     ----------
@@ -151,7 +151,7 @@ class StructuredCovEstimator(RiskModel):
         self.num_factors = num_factors
 
     def _parts(self, values: Floats) -> tuple[Floats, Floats, Floats]:
-        """Exposures (instruments, factors), covariance of the factors, variance of the rests."""
+        """Return exposures (instruments, factors), covariance of the factors, variance of the residuals."""
         if not 1 <= self.num_factors <= min(values.shape):
             raise ConfigError(
                 f"{values.shape[0]} returns of {values.shape[1]} instruments have 1 to {min(values.shape)} factors, not "
@@ -160,7 +160,7 @@ class StructuredCovEstimator(RiskModel):
             )
         centered = values - values.mean(axis=0)
         exposures: Floats = np.linalg.svd(centered, full_matrices=False)[2][: self.num_factors].T
-        # Of a factor and its opposite, which explain the same, the one whose largest exposure is positive.
+        # The sign of a factor is arbitrary: choose the one whose largest exposure is positive.
         largest = np.abs(exposures).argmax(axis=0)
         exposures = exposures * np.where(exposures[largest, np.arange(self.num_factors)] < 0, -1.0, 1.0)
         factors = centered @ exposures

@@ -1,4 +1,4 @@
-"""``qlib.utils.index_data``: numbers with labels, one- and two-dimensional, smaller than pandas' and faster to make."""
+"""``qlib.utils.index_data``: labelled one- and two-dimensional arrays, lighter than pandas and faster to create."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 class Index:
-    """Labels of one axis; nothing changes them. Of labels that stand twice, the first is found.
+    """Immutable labels of one axis. For duplicate labels, the first is found.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Index:
     Raises
     ------
     TypeError
-        When the labels are of several types, or days of several precisions.
+        If the labels have several types, or days of several precisions.
     """
 
     def __init__(self, idx_list: Any) -> None:
@@ -60,23 +60,23 @@ class Index:
         return f"Index({self.idx_list!r})"
 
     def index(self, item: Any) -> int:
-        """Return the place of a label; a day is found in whatever precision it is written.
+        """Return the position of a label; days are found in any precision.
 
         Raises
         ------
         KeyError
-            When it is none.
+            If it is not a label of this axis.
         """
         if self.idx_list.dtype.kind == "M":
             item = np.datetime64(item).astype(self.idx_list.dtype)
         return int(self.index_map[item])
 
     def is_sorted(self) -> bool:
-        """Return whether the labels were put in order by :meth:`sort`."""
+        """Return whether the labels were sorted by :meth:`sort`."""
         return self._is_sorted
 
     def sort(self) -> tuple[Index, NDArray[np.intp]]:
-        """Return the labels in order, and where each was before."""
+        """Return the sorted labels, and their previous positions."""
         order = np.argsort(self.idx_list, kind="stable")
         found = Index(list(self.idx_list[order]))
         found._is_sorted = True
@@ -88,7 +88,7 @@ class Index:
 
 
 class LocIndexer:
-    """What ``.loc`` and ``.iloc`` are: selection by labels, or by places. A slice of labels includes its end."""
+    """``.loc`` and ``.iloc``: selection by labels or by positions. A slice of labels includes its end."""
 
     def __init__(self, index_data: IndexData, indices: Sequence[Index], int_loc: bool = False) -> None:
         self._data, self._indices, self._by_place = index_data, indices, int_loc
@@ -136,7 +136,7 @@ class IndexData:
     Raises
     ------
     ValueError
-        When the numbers do not fit the labels.
+        If the numbers do not match the labels.
     """
 
     _AXES = 1
@@ -153,7 +153,7 @@ class IndexData:
 
     @property
     def ndim(self) -> int:
-        """How many axes there are."""
+        """The number of axes."""
         return self._AXES
 
     @property
@@ -163,7 +163,7 @@ class IndexData:
 
     @property
     def iloc(self) -> LocIndexer:
-        """Selection by places."""
+        """Selection by positions."""
         return LocIndexer(self, self.indices, int_loc=True)
 
     @property
@@ -187,7 +187,7 @@ class IndexData:
         return len(self.data) == 0
 
     def __getitem__(self, args: Any) -> Any:
-        return self.iloc[args]  # numpy's sums and means look here
+        return self.iloc[args]  # used by numpy's sums and means
 
     def __len__(self) -> int:
         return len(self.data)
@@ -242,7 +242,7 @@ class IndexData:
         return self._like(~self.data.astype(bool))
 
     def sort_index(self, axis: int = 0, inplace: bool = True) -> None:
-        """Put one axis in the order of its labels."""
+        """Sort one axis by its labels."""
         self.indices[axis], order = self.indices[axis].sort()
         self.data = np.take(self.data, order, axis=axis)
 
@@ -258,7 +258,7 @@ class IndexData:
         return self._like(found)
 
     def apply(self, func: Callable[[Floats], Any]) -> Self:
-        """Return what a function makes of the numbers."""
+        """Apply a function to the numbers."""
         return self._like(func(self.data))
 
     def sum(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
@@ -275,11 +275,11 @@ class IndexData:
         return SingleData(values, self.indices[1 - axis])
 
     def isna(self) -> Self:
-        """Return where numbers are missing, as 1 and 0."""
+        """Return 1 for missing numbers and 0 for others."""
         return self._like(np.isnan(self.data))
 
     def fillna(self, value: float = 0.0, inplace: bool = False) -> Any:
-        """Return the numbers with another in place of those missing; or change them."""
+        """Replace missing numbers, in a copy or in place."""
         filled = np.where(np.isnan(self.data), value, self.data)
         if inplace:
             self.data = filled
@@ -287,7 +287,7 @@ class IndexData:
         return self._like(filled)
 
     def count(self) -> int:
-        """Return how many numbers are not missing."""
+        """Return the number of values that are not missing."""
         return int((~np.isnan(self.data)).sum())
 
     def all(self) -> bool:
@@ -301,7 +301,7 @@ class SingleData(IndexData):
     Parameters
     ----------
     data : number, sequence, dict or Series
-        The numbers; one number stands for every label.
+        The numbers; a single number is used for every label.
     index : sequence
         Their labels; 0, 1, … by default.
 
@@ -328,12 +328,12 @@ class SingleData(IndexData):
         return other.reindex(self.index).data
 
     def reindex(self, index: Any, fill_value: float = np.nan) -> SingleData:
-        """Return the numbers of other labels; `fill_value` where there is none."""
+        """Return the numbers for other labels; `fill_value` if a label does not exist."""
         known = self.to_dict()
         return SingleData([known.get(label, fill_value) for label in index], index)
 
     def add(self, other: SingleData, fill_value: float = 0) -> SingleData:
-        """Return the sums over all labels of both; what is missing counts as `fill_value`."""
+        """Return the sums on the union of the labels; missing values count as `fill_value`."""
         labels, _ = (self.index | other.index).sort()
         parts = [side.reindex(labels, fill_value).fillna(fill_value) for side in (self, other)]
         total: SingleData = parts[0] + parts[1]
@@ -344,7 +344,7 @@ class SingleData(IndexData):
         return dict(zip(self.index.tolist(), self.data.tolist(), strict=True))
 
     def to_series(self) -> pd.Series:
-        """Return it as pandas has it."""
+        """Convert to a pandas object."""
         return pd.Series(self.data, index=self.index.tolist(), dtype=np.float64)
 
     def __repr__(self) -> str:
@@ -357,7 +357,7 @@ class MultiData(IndexData):
     Parameters
     ----------
     data : number, nested sequence, array or DataFrame
-        The numbers; one number stands for all.
+        The numbers; a single number is used for all labels.
     index, columns : sequence
         Their labels; 0, 1, … by default.
     """
@@ -379,12 +379,12 @@ class MultiData(IndexData):
 
 
 def concat(data_list: Iterable[SingleData], axis: int = 0) -> MultiData:
-    """Return several data side by side, on all their labels in order.
+    """Concatenate several objects column by column, on the sorted union of their labels.
 
     Raises
     ------
     NotImplementedError
-        For ``axis=0``: one below the other they have no common labels.
+        For ``axis=0``.
     """
     if axis != 1:
         raise NotImplementedError("Data are put side by side: axis=1.")
@@ -394,7 +394,7 @@ def concat(data_list: Iterable[SingleData], axis: int = 0) -> MultiData:
 
 
 def sum_by_index(data_list: Iterable[SingleData], new_index: Iterable[Any], fill_value: float = 0) -> SingleData:
-    """Return the sums of several data for some labels; what is missing counts as `fill_value`."""
+    """Return the sums of several objects for some labels; missing values count as `fill_value`."""
     labels = list(new_index)
     parts = [part.reindex(labels).fillna(fill_value) for part in data_list]
     return SingleData(np.sum([p.data for p in parts], axis=0), labels)

@@ -1,4 +1,4 @@
-"""``qlib.contrib.data.utils.sepdf``: frames kept apart that are used as one with two column levels."""
+"""``qlib.contrib.data.utils.sepdf``: separate frames that behave like one frame with two column levels."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["SDFLoc", "SepDataFrame", "align_index"]
 
 
 def align_index(df_dict: Mapping[str, pd.DataFrame], join: str | None) -> dict[str, pd.DataFrame]:
-    """Return frames with the rows of one of them; as they are where `join` is None."""
+    """Return frames aligned to the rows of one of them; unchanged if `join` is None."""
     return {k: df if join is None or k == join else df.reindex(df_dict[join].index) for k, df in df_dict.items()}
 
 
 class SepDataFrame:
-    """Frames by name, which saves putting them together and taking them apart.
+    """Frames by name, which avoids concatenating and splitting them.
 
-    It is no DataFrame (in Qlib, ``isinstance`` says that it is one).
+    It is not a DataFrame (in Qlib, ``isinstance`` reports that it is one).
 
     Parameters
     ----------
     df_dict : dict of DataFrame
         The frames.
     join : str, optional
-        The frame whose rows all have; None leaves each its own.
+        The frame to whose rows all are aligned; None keeps each frame's own rows.
     skip_align : bool
-        True when they have the same rows already.
+        True if they already have the same rows.
     """
 
     def __init__(self, df_dict: Mapping[str, pd.DataFrame], join: str | None, skip_align: bool = False) -> None:
@@ -43,7 +43,7 @@ class SepDataFrame:
 
     @property
     def index(self) -> pd.Index:
-        """The rows of the frame that leads."""
+        """The index of the frame that determines the rows."""
         return self._leading.index
 
     @property
@@ -58,7 +58,7 @@ class SepDataFrame:
         return self._df_dict[self.join]
 
     def apply_each(self, method: str, skip_align: bool = True, *args: Any, **kwargs: Any) -> SepDataFrame | None:
-        """Return what a method makes of each frame; None where it changes them in place."""
+        """Apply a method to each frame; return None if it changes them in place."""
         made = {k: getattr(df, method)(*args, **kwargs) for k, df in self._df_dict.items()}
         return None if any(df is None for df in made.values()) else SepDataFrame(made, self.join, skip_align=skip_align)
 
@@ -67,7 +67,7 @@ class SepDataFrame:
         return self.apply_each("sort_index", True, *args, **kwargs)
 
     def copy(self, *args: Any, **kwargs: Any) -> SepDataFrame | None:
-        """Return a copy."""
+        """Return a copy of the frames."""
         return self.apply_each("copy", True, *args, **kwargs)
 
     def __getitem__(self, item: str) -> pd.DataFrame:
@@ -80,7 +80,7 @@ class SepDataFrame:
         name, *rest = item
         column = rest[0] if len(rest) == 1 else tuple(rest)
         if name in self._df_dict:
-            # A frame handed in stays as it is: a column is added to one of our own.
+            # Frames passed in are not modified: columns are added to a copy.
             self._df_dict[name] = self._df_dict[name].assign(**{"_new": df}).rename(columns={"_new": column})
         elif isinstance(df, pd.Series):
             self._df_dict[name] = df.to_frame(column)
@@ -101,7 +101,7 @@ class SepDataFrame:
 
     @staticmethod
     def merge(df_dict: Mapping[str, pd.DataFrame], join: str) -> pd.DataFrame:
-        """Return one frame of all, with the rows of one of them."""
+        """Concatenate all frames, with the rows of one of them."""
         return df_dict[join].join([df for k, df in df_dict.items() if k != join])
 
 

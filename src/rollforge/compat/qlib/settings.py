@@ -1,4 +1,4 @@
-"""What Qlib's settings are where nothing was set, and the paths of its data folders."""
+"""Defaults of Qlib's settings, and the paths of its data folders."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ DEFAULTS: Mapping[str, Any] = {
     "redis_task_db": 1,
     "timeout": 100,
 }  # fmt: skip
-"""Setting -> its value in Qlib where nothing was set; most of them mean nothing here."""
+"""Setting -> its default in Qlib; most of them have no effect in Rollforge."""
 
 REGIONS: Mapping[str, Mapping[str, Any]] = {
     "cn": {"trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close"},
     "us": {"trade_unit": 1, "limit_threshold": None, "deal_price": "close"},
     "tw": {"trade_unit": 1000, "limit_threshold": 0.1, "deal_price": "close"},
 }
-"""Region -> settings that follow from it."""
+"""Region -> settings that it determines."""
 
 HIGH_FREQ_CONFIG: Mapping[str, Any] = {
     "provider_uri": "~/.qlib/qlib_data/cn_data_1min",
@@ -80,18 +80,18 @@ HIGH_FREQ_CONFIG: Mapping[str, Any] = {
     "expression_cache": "DiskExpressionCache",
     "region": "cn",
 }
-"""What Qlib's examples set up minute data with, which Rollforge refuses when they are used."""
+"""Settings for minute data in Qlib's examples. Rollforge refuses them when they are used."""
 
 
 class DataPathManager:
-    """Where the data of a frequency are.
+    """The data folders by frequency.
 
     Parameters
     ----------
     provider_uri : path or mapping
-        The folder, or one a frequency.
+        The folder, or a mapping of frequencies to folders.
     mount_path
-        Has no meaning here: folders of other machines are mounted by the system.
+        Without effect: the system mounts folders of other machines.
     """
 
     def __init__(self, provider_uri: Any, mount_path: Any = None) -> None:
@@ -99,12 +99,12 @@ class DataPathManager:
 
     @staticmethod
     def format_provider_uri(provider_uri: Any) -> dict[str, str]:
-        """Return frequency -> folder, as a full path; one folder alone is that of ``__DEFAULT_FREQ``.
+        """Return frequency -> absolute folder; a single folder has the key ``__DEFAULT_FREQ``.
 
         Raises
         ------
         ConfigError
-            When it is neither a path nor a mapping of them.
+            If it is neither a path nor a mapping of paths.
         """
         uris = provider_uri if isinstance(provider_uri, Mapping) else {DEFAULT_FREQ: provider_uri}
         for freq, uri in uris.items():
@@ -114,7 +114,7 @@ class DataPathManager:
 
     @staticmethod
     def get_uri_type(uri: Any) -> str:
-        """Return ``local``: folders of other machines are mounted by the system."""
+        """Return ``local``, because the system mounts folders of other machines."""
         return "local"
 
     def get_data_uri(self, freq: Any = None) -> Path:

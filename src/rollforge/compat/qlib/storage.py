@@ -1,4 +1,4 @@
-"""``qlib.data.storage.file_storage``: the files of a data folder, to read one by one."""
+"""``qlib.data.storage.file_storage``: reading the files of a data folder one by one."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class _FileStorage:
         return session_provider() if uri is None else open_provider(os.fspath(uri))
 
     def check(self) -> None:
-        """See whether the file is there.
+        """Check that the file exists.
 
         Raises
         ------
         DataNotFound
-            When it is not.
+            If it does not exist.
         """
         if not self.uri.exists():
             raise DataNotFound(f"There is no file {self.uri}.")
@@ -70,9 +70,9 @@ class FileCalendarStorage(_FileStorage):
     freq : str
         The frequency.
     future : bool
-        Whether with the days to come, where they are known.
+        Whether to include future days, if they are known.
     provider_uri : path or dict, optional
-        The data folder, or one a frequency; the session's by default.
+        The data folder, or a mapping by frequency; by default the session's.
     """
 
     def __init__(self, freq: str, future: bool, provider_uri: Any = None, **kwargs: Any) -> None:
@@ -91,7 +91,7 @@ class FileCalendarStorage(_FileStorage):
         Raises
         ------
         DataNotFound
-            When there is no such calendar.
+            If the calendar does not exist.
         """
         return [str(day) for day in self._provider.calendar(self.freq, future=self.future)]
 
@@ -105,7 +105,7 @@ class FileCalendarStorage(_FileStorage):
         return iter(self.data)
 
     def index(self, value: Any) -> int:
-        """Return the place of a day."""
+        """Return the position of a day."""
         return self.data.index(str(read_day(value, "value")))
 
 
@@ -138,7 +138,7 @@ class FileInstrumentStorage(_FileStorage):
         Raises
         ------
         DataNotFound
-            When there is no such universe.
+            If the universe does not exist.
         """
         members = self._provider.instruments(self.market.lower())
         return {code: [(as_timestamp(a), as_timestamp(b)) for a, b in spans] for code, spans in members.items()}
@@ -151,12 +151,12 @@ class FileInstrumentStorage(_FileStorage):
 
 
 class FileFeatureStorage(_FileStorage):
-    """One field of an instrument, by places in the calendar.
+    """One field of an instrument, by positions in the calendar.
 
     Parameters
     ----------
     instrument, field : str
-        Which; the field without ``$``.
+        Instrument code and field name, without ``$``.
     freq : str
         The frequency.
     provider_uri : path or dict, optional
@@ -186,16 +186,16 @@ class FileFeatureStorage(_FileStorage):
 
     @property
     def start_index(self) -> int | None:
-        """The place of the first value; None where there is no file."""
+        """The position of the first value; None if the file does not exist."""
         return self._span()[0] if self.uri.exists() else None
 
     @property
     def end_index(self) -> int | None:
-        """The place of the last value; None where there is no file."""
+        """The position of the last value; None if the file does not exist."""
         return self._span()[1] - 1 if self.uri.exists() else None
 
     def __getitem__(self, i: Place) -> Any:
-        """Return ``(place, value)``, or for a slice of places a series: empty where there is no file."""
+        """Return ``(position, value)``, or a series for a slice of positions (empty if the file does not exist)."""
         if not self.uri.exists():
             return pd.Series(dtype=np.float32) if isinstance(i, slice) else (None, None)
         begin, end = self._span()

@@ -1,8 +1,8 @@
-"""The test cases that Qlib's own tests derive from, on data that are at hand or made up: nothing is downloaded.
+"""The test cases that Qlib's own tests derive from, on existing or made-up data. Nothing is downloaded.
 
-The made-up market has the codes, universes and years that Qlib's tests ask for (``SH600519``, ``csi300``, ``SH000300``,
-2005 to 2021) and what some of them count on, and is kept in the cache folder, where it is made once. A data folder at
-Qlib's own place comes first.
+The made-up market has the codes, universes and years that Qlib's tests use (``SH600519``, ``csi300``, ``SH000300``,
+2005 to 2021) and the properties on which some of them rely. It is created once, in the cache folder. A data folder at
+Qlib's default location takes precedence.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FIRST = (
     "SH600519", "SH600110", "SZ300315", "SZ000001", "SH600000", "SZ000002", "SH600036", "SZ300750", "SZ300677", "SH600004",
     "SH601318",
 )  # fmt: skip
-_INSTRUMENTS = 380  # a seventh of them is listed late: 300 are there in every year but the first
+_INSTRUMENTS = 380  # a seventh of them is listed late: 300 exist in every year except the first
 
 
 def _home() -> Path:
@@ -43,13 +43,13 @@ def _home() -> Path:
 
 
 def _place(theirs: str, name: str) -> str:
-    """Qlib's own folder where there are data in it, else that of the made-up market."""
+    """Return Qlib's default folder if it contains data, else that of the made-up market."""
     return theirs if exists_qlib_data(theirs) else str(_home() / name)
 
 
 @contextmanager
 def _making(folder: Path) -> Iterator[bool]:
-    """Whether a data folder is still to be made: one process makes it, the others wait."""
+    """Return whether a data folder must still be created: one process creates it, the others wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -57,7 +57,7 @@ def _making(folder: Path) -> Iterator[bool]:
 
 
 def _adjust(market: Path) -> None:
-    """Give a made-up market what some of Qlib's tests count on.
+    """Add the properties on which some of Qlib's tests rely to a made-up market.
 
     The field ``change``. SH600519 is expensive; SZ300677 is listed on the 3001st day; SZ300315 is always a member of csi300
     and never suspended; SH600110 is a member of csi300. In early 2005 and in January 2020 nothing is missing, so that
@@ -105,7 +105,7 @@ def _days(*written: str) -> Any:
 
 
 def _make_market(folder: Path) -> None:
-    """Write the made-up market, unless it is there."""
+    """Write the made-up market, unless it exists."""
     from rollforge.market.demo import make_demo
 
     with _making(folder) as needed:
@@ -128,7 +128,7 @@ def _make_market(folder: Path) -> None:
 
 
 class TestAutoData(unittest.TestCase):
-    """Set up with daily data; what is in `_setup_kwargs` goes to ``qlib.init``."""
+    """Base test case with daily data; `_setup_kwargs` are passed to ``qlib.init``."""
 
     _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
     provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-tests-2021")
@@ -137,7 +137,7 @@ class TestAutoData(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls, enable_1d_type: str = "simple", enable_1min: bool = False) -> None:
-        """Set up, after the market was made up where there are no data.
+        """Set up; create the made-up market first if there are no data.
 
         Raises
         ------
@@ -219,7 +219,7 @@ MOCK_DATA: str = MOCK_DF.to_csv(index=False)
 
 
 class TestMockData(unittest.TestCase):
-    """Set up with the rows of :data:`MOCK_DF` alone."""
+    """Base test case with only the rows of :data:`MOCK_DF`."""
 
     _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
 
