@@ -361,16 +361,16 @@ def test_compiled_code_is_taken_from_no_folder_that_others_write(tmp_path: Path)
     What a process compiles for itself is removed when it ends.
     """
     folder, _ = kernels(tmp_path)
-    os.chmod(folder, 0o775)
-    assert kernels(tmp_path)[0] == folder  # empty: it is closed to others, and used
-    assert os.stat(folder).st_mode & 0o022 == 0
     (Path(folder) / "planted.nbi").touch()
     assert kernels(tmp_path)[0] == folder
-    os.chmod(folder, 0o777)
-    own, _ = kernels(tmp_path)
-    assert own != folder
-    assert not os.path.exists(own)  # it went with its process
+    assert (Path(folder) / "planted.nbi").exists()
+    os.chmod(folder, 0o775)
+    assert kernels(tmp_path)[0] == folder
+    assert os.stat(folder).st_mode & 0o022 == 0
+    assert not list(Path(folder).iterdir())
     if os.geteuid() == 0:
         os.chown(folder, 12345, 12345)
         os.chmod(folder, 0o755)
-        assert kernels(tmp_path)[0] != folder
+        own, _ = kernels(tmp_path)
+        assert own != folder
+        assert not os.path.exists(own)  # it went with its process

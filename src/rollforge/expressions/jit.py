@@ -67,7 +67,8 @@ def _remove(folder: str, process: int) -> None:
 def _is_private(folder: Path) -> bool:
     """Return whether only this user can write to a folder.
 
-    If the folder is this user's and others can write to it (a permissive umask), that permission is removed.
+    If the folder is this user's and others can write to it (a permissive umask), that permission and all files are
+    removed.
     """
     if not hasattr(os, "geteuid"):
         return True  # on Windows, the cache is in the user's profile
@@ -76,7 +77,11 @@ def _is_private(folder: Path) -> bool:
         return False
     if state.st_mode & 0o022:
         folder.chmod(stat.S_IMODE(state.st_mode) & ~0o022)
-        return not any(folder.iterdir())  # existing files may come from others
+        for entry in folder.iterdir():  # existing files may come from others; they are compiled again
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
     return True
 
 
