@@ -32,6 +32,7 @@ PACKAGE = Path(rollforge.__file__).parent
 COMPUTES_NOTHING = {
     "rollforge",
     "build",
+    "confidential",
     "errors",
     "kinds",
     "limits",
