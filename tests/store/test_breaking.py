@@ -478,7 +478,7 @@ def test_sigterm_lets_a_task_finish_or_gives_it_back(grace: str, left: Status, t
 
 def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that waits for a PostgreSQL server is notified of a new task, ten minutes before it would poll."""
-    monkeypatch.setattr("rollforge.run.worker._IDLE_SECONDS", 600.0)
+    monkeypatch.setattr("rollforge.run.worker_pool.IDLE_SECONDS", 600.0)
     uri = f"{postgres.uri}?schema=idle{os.getpid()}"
     store, stopped = PostgresStore(uri), threading.Event()
     idle = WorkerPool(PostgresStore(uri), Job("p", sleepy), Session(threads=1), 1, stop=stopped.is_set, stay=True)
