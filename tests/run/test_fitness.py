@@ -555,6 +555,7 @@ def test_a_worker_that_stays_waits_for_tasks_that_it_can_run(small_market: Path,
         **definition(1.0),
         "model": {**definition(1.0)["model"], "class": "ConstantModel", "module_path": "rollforge.models"},
     }
+    store.pause("p")  # otherwise the first worker could finish the task before the second has seen it
     for folder in (small_market, other):
         facts = facts_of([task], session.with_(provider_uri=str(folder)))
         store.create("p", [{**task, "n": folder.name}], submission=store.keep_submission("p", facts))
@@ -562,6 +563,7 @@ def test_a_worker_that_stays_waits_for_tasks_that_it_can_run(small_market: Path,
             code, said = ended(both[1])
             assert code == Exit.UNFIT
             assert "differs from" in said
+    store.pause("p", paused=False)
     TaskManager("p", store=store).wait(warn=False, settled=lambda counts: counts.get(Status.DONE) == 1)
     time.sleep(3.0)
     assert both[0].poll() is None
