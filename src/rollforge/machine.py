@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["boot_id", "machine_of", "process_is_gone", "process_name", "uptime"]
+__all__ = ["boot_id", "machine_of", "process_is_gone", "process_is_stopped", "process_name", "uptime"]
 
 _PROC = Path("/proc")
 
@@ -64,20 +64,26 @@ def _proc_is_ours() -> bool:
         return False
 
 
+def _stat_of(pid: int) -> list[str]:
+    """Return the fields of a process's ``/proc/PID/stat`` from its state on; empty if it cannot be seen from here."""
+    if not _proc_is_ours() and pid != os.getpid():
+        return []  # there, the number means another process
+    try:
+        path = _PROC / ("self" if pid == os.getpid() else str(pid)) / "stat"
+        return path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def _start_of(pid: int) -> str | None:
     """Return when a process started, in ticks since boot; None if there is no such process, or it is a zombie."""
-    if not _proc_is_ours() and pid != os.getpid():
-        return None  # there, the number means another process
-    try:
-        fields = (
-            (_PROC / ("self" if pid == os.getpid() else str(pid)) / "stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
+    fields = _stat_of(pid)
+    return None if not fields or fields[0] == "Z" else fields[19]
+
+
+def process_is_stopped(pid: int) -> bool:
+    """Return whether a process of this machine is stopped by a signal (SIGSTOP); False where that cannot be seen."""
+    return _stat_of(pid)[:1] == ["T"]
 
 
 def process_name(pid: int | None = None) -> str:

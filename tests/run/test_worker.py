@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from rollforge.errors import ConfigError, StoreGone, TrainingFailed
-from rollforge.run import slot
+from rollforge.run import worker_process
 from rollforge.run.job import Event, Job, WorkerStopped
 from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_pool import WorkerPool
@@ -296,13 +296,13 @@ def size_of(task: dict[str, Any]) -> int:
 @pytest.mark.slow
 def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> None:
     """What does not fit into the pipe to a stopped process is sent when it continues; `give` does not wait."""
-    process = slot.WorkerProcess(Session(threads=1), Job("p", size_of))
+    process = worker_process.WorkerProcess(Session(threads=1), Job("p", size_of))
 
     def send_signal(number: int) -> None:
         assert process._process is not None
         os.kill(process._process.pid or 0, number)
 
-    def end_of(text: str, token: int) -> slot.Outcome | None:
+    def end_of(text: str, token: int) -> worker_process.Outcome | None:
         stopping = threading.Timer(30, process.kill)  # in case it waits
         stopping.start()
         try:
@@ -320,15 +320,54 @@ def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> 
         return outcome
 
     try:
-        assert end_of("short", 1) == slot.Done(encode_result(5))
+        assert end_of("short", 1) == worker_process.Done(encode_result(5))
         send_signal(signal.SIGSTOP)
-        assert end_of("x" * 3_000_000, 2) == slot.Done(encode_result(3_000_000))
+        assert end_of("x" * 3_000_000, 2) == worker_process.Done(encode_result(3_000_000))
         send_signal(signal.SIGSTOP)
         process.give(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
     finally:
         began = time.perf_counter()
         process.end(0.5)  # this does not wait either
         assert time.perf_counter() - began < 10
+
+
+def stop_oneself(task: dict[str, Any]) -> str:
+    """A task whose process stops at the first attempt, as by ``kill -STOP``."""
+    if not Path(task["marker"]).exists():
+        Path(task["marker"]).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return "done"
+
+
+@pytest.mark.slow
+def test_a_process_that_stays_stopped_is_ended_as_its_lease_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even without a time limit: the attempt counts as killed, the task is retried, and nothing waits for ever."""
+    monkeypatch.setattr(worker_process, "_STOPPED_SECONDS", 2.0)
+    store = MemoryStore()
+    store.create("p", [{"marker": str(tmp_path / "stopped once")}])
+    events: list[Event] = []
+    WorkerPool(store, Job("p", stop_oneself), Session(threads=1), jobs=1, on_event=events.append).run()
+    (task,) = store.query("p")
+    assert task.status is Status.DONE
+    assert [e.kind for e in events] == ["started", "retry", "started", "done"]
+    assert "was stopped by a signal for more than 2 s" in events[1].error
+
+
+def test_a_process_that_was_stopped_together_with_its_worker_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-Z both continue at nearly the same time: what passed while the worker did not look does not count."""
+    now = [0.0]
+    monkeypatch.setattr(worker_process.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(worker_process, "process_is_stopped", lambda pid: True)
+    watch = worker_process.StoppedFor()
+    assert not watch.look(1)
+    now[0] += 3600
+    assert not watch.look(1)
+    for _ in range(61):
+        assert not watch.look(1)
+        now[0] += 1
+    assert watch.look(1)
 
 
 def configure(task: dict[str, Any]) -> None:
@@ -360,7 +399,7 @@ def test_a_task_that_sets_up_logging_takes_no_words_of_later_ones(beside: bool) 
         WorkerPool(store, Job("p", configure), Session(threads=1), jobs=1).run()
     else:
         logging.getLogger().setLevel(logging.INFO)
-        state = slot._Logs()
+        state = worker_process._Logs()
         try:
             # Other logging settings of a task are kept in the user's own process.
             Worker(store, Job("p", configure, query={"how": {"$in": ["before", "basicConfig", "one"]}})).run()

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge import trust
 from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere, TrainingFailed
 from rollforge.limits import LIMITS
+from rollforge.machine import process_is_stopped
 from rollforge.run.interactive import define_in_main, main_classes
 from rollforge.run.job import (
     Job,
@@ -163,6 +164,38 @@ def _cut(text: str) -> str:
     return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters left out …\n{text[-half:]}"
 
 
+_STOPPED_SECONDS = 60.0  # as long as a lease
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class StoppedFor:
+    """How long another process has been stopped by a signal.
+
+    If this process does not look for a while, because it was stopped too (Ctrl-Z stops both), the time starts again.
+    """
+
+    too_long: bool = False
+    _since: float | None = None
+    _looked: float = -1e9
+
+    def look(self, pid: int) -> bool:
+        """Look at the process at most once a second, and return whether it has been stopped for too long."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return self.too_long
+        resumed = now - self._looked > 10 * _LOOK_SECONDS
+        self._looked = now
+        if not process_is_stopped(pid):
+            self._since = None
+        elif self._since is None or resumed:
+            self._since = now
+            log.warning("worker process %d is stopped; 'kill -CONT %d' resumes it", pid, pid)
+        else:
+            self.too_long = now - self._since > _STOPPED_SECONDS
+        return self.too_long
+
+
 class WorkerProcess:
     """A worker process and its current task. The process is started when it gets its first task.
 
@@ -191,6 +224,7 @@ class WorkerProcess:
         self._distrusted = ""
         self._oom_kills = 0
         self._timed_out = False
+        self._stopped = StoppedFor()
         self.task: TaskRecord | None = None
         self.began = 0.0
         """When the task was given to the process."""
@@ -242,7 +276,7 @@ class WorkerProcess:
         second = self._job.before is Status.PART_DONE
         argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
-        self._running_since = None
+        self._running_since, self._stopped = None, StoppedFor()
         with contextlib.suppress(OSError):  # the process has died, which outcome() will report
             main = main_classes(task.text) if own else None
             self._messages.send(
@@ -328,6 +362,8 @@ class WorkerProcess:
         pid = self._process.pid if self._process is not None else None
         if self._timed_out:
             how, cause = f"ran for more than {self._job.timeout:g} s and was ended", Cause.TIMED_OUT
+        elif self._stopped.too_long:
+            how, cause = f"was stopped by a signal for more than {_STOPPED_SECONDS:g} s and was ended", Cause.KILLED
         elif self._distrusted:
             how, cause = f"sent {self._distrusted} and was ended", Cause.EXITED
         elif code < 0:
@@ -343,9 +379,14 @@ class WorkerProcess:
         """Return whether the task exceeded its time limit; if so, kill its process, which :meth:`outcome` reports.
 
         The time that the process takes to start does not count, but a process that does not get ready in time is killed
-        too.
+        too. So is one that is stopped by a signal for as long as a lease: a stopped worker also loses its tasks then.
         """
-        if self._job.timeout is None or self.task is None or self._timed_out:
+        if self.task is None or self._timed_out:
+            return False
+        if self._process is not None and self._process.pid is not None and self._stopped.look(self._process.pid):
+            self.kill()
+            return True
+        if self._job.timeout is None:
             return False
         now = time.perf_counter()
         if self._running_since is None:
