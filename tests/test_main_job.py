@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -92,15 +93,17 @@ def test_one_command_trains_all_windows_and_collects_one_prediction(small_market
     report = (tmp_path / "out" / "report.html").read_text()
     assert "5 of 5" in report
     assert "src=" not in report.partition("<script>")[0]
-    assert "5 tasks, 0 of them done before" in (tmp_path / "out" / "run.log").read_text()
+    log = tmp_path / "out" / "run.log"
+    assert "5 tasks, 0 of them done before" in log.read_text()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600  # tasks may print anything
 
     second = rollforge("run", file, "--output", "out", cwd=tmp_path)
     assert second.returncode == 0
     assert "all 5 tasks are done already" in second.stdout
     assert "done     window" not in second.stdout
 
-    stat = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
-    assert json.loads(stat.stdout) == {"done": 5}
+    counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
+    assert json.loads(counts.stdout) == {"done": 5}
     again = rollforge(
         "collect", "small", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--output", "again",
         cwd=tmp_path,
@@ -131,8 +134,8 @@ def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp
     assert rest.returncode == 0, rest.stderr
     assert "tasks are done already" in rest.stdout
     assert 1 <= rest.stdout.count("done     window") <= 4
-    stat = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
-    assert json.loads(stat.stdout) == {"done": 5}
+    counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
+    assert json.loads(counts.stdout) == {"done": 5}
 
 
 @pytest.mark.slow
@@ -151,8 +154,8 @@ def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> 
     assert process.returncode == 130
     assert "given back" in err
     assert "Traceback" not in out + err
-    stat = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
-    assert "running" not in json.loads(stat.stdout)
+    counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
+    assert "running" not in json.loads(counts.stdout)
 
 
 @pytest.mark.slow

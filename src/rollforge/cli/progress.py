@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollforge.cli.terminal import one_line
+from rollforge.confidential import private_file
 from rollforge.errors import printable
 from rollforge.run.job import Event
 
@@ -78,6 +79,7 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        private_file(self.log_file)  # tasks may print anything
         self._line(f"{self.total} tasks, {self.done_before} of them done before, {self.jobs} workers", show=False)
         if self.console.is_terminal:
             self._live.start()
