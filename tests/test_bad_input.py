@@ -314,7 +314,8 @@ def as_nobody(work: Callable[[], None]) -> str:
 def test_a_read_only_folder_is_named(what: str, tmp_path: Path) -> None:
     """Task store, tracking folder and report in a folder that one may not write: one message with the path."""
     from rollforge.report.html import write_report
-    from rollforge.report.summary import ReportInputs, summarise
+    from rollforge.report.inputs import ReportInputs
+    from rollforge.report.summary import summarise
     from rollforge.store.base import open_store
     from rollforge.track.base import open_tracker
 

@@ -17,7 +17,8 @@ from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.report.figures import figures
 from rollforge.report.headline import HeadlineFigure, headline_figures
 from rollforge.report.html import render
-from rollforge.report.summary import ModelInputs, ReportInputs, Summary, TaskRow, summarise
+from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
+from rollforge.report.summary import Summary, summarise
 from rollforge.report.terminal import headline_table, models_table
 
 ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"

@@ -17,7 +17,8 @@ from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.record.analysis import calc_ic
 from rollforge.report.headline import headline_figures
 from rollforge.report.html import write_report
-from rollforge.report.summary import ReportInputs, Summary, TaskRow, summarise
+from rollforge.report.inputs import ReportInputs, TaskRow
+from rollforge.report.summary import Summary, summarise
 from rollforge.report.terminal import headline_table, windows_table
 
 REPORT = Path(rollforge.report.__file__).parent

@@ -18,7 +18,8 @@ from rollforge.session import Session
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rollforge.pipeline import Collected, Submission
+    from rollforge.collect.result import Collected
+    from rollforge.pipeline import Submission
     from rollforge.plan import Plan
     from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup

@@ -11,7 +11,6 @@ import pandas as pd
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import DataError
-from rollforge.generate.timeline import Window
 from rollforge.record.analysis import (
     calc_ic,
     calc_long_short_return,
@@ -20,86 +19,15 @@ from rollforge.record.analysis import (
     quantile_returns,
     risk_analysis,
 )
-from rollforge.run.failures import error_line
+from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 
-__all__ = ["Headline", "ModelInputs", "Quality", "ReportInputs", "Summary", "TaskRow", "by_month", "summarise"]
+__all__ = ["Headline", "Quality", "Summary", "by_month", "result_metrics", "summarise"]
 
 YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
 QUANTILES = 5
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
 """Metrics of a window that are shown, by the names that ``SigAnaRecord`` logs."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """One task: its window, status, metrics and durations."""
-
-    window: Window
-    status: str
-    """``done``, ``failed``, ``waiting``, ``running``, ``part_done``."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Metrics logged by its recorder; ``task_seconds`` and ``fit_seconds`` are its durations."""
-    recorder_id: str = ""
-    attempt: int = 0
-    error: str = ""
-    """Traceback, if the task failed."""
-    model: str = ""
-    """Name that distinguishes the task's model from others of the experiment (a grid); empty if there is one model."""
-
-    @property
-    def title(self) -> str:
-        """Readable title of the task: ``window 3``, or with several models ``ridge, window 3``."""
-        number = f"window {self.window.index + 1}"
-        return f"{self.model}, {number}" if self.model else number
-
-    @property
-    def reason(self) -> str:
-        """The line of the traceback that names the error."""
-        return error_line(self.error)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInputs:
-    """Prediction and label of one model out of several."""
-
-    name: str
-    prediction: pd.DataFrame | None
-    label: pd.DataFrame | None
-    label_text: str = ""
-    label_days: int | None = None
-    """As in :class:`ReportInputs`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReportInputs:
-    """Inputs of a report."""
-
-    title: str
-    tasks: Sequence[TaskRow]
-    prediction: pd.DataFrame | None
-    """Index (datetime, instrument), first column the score."""
-    label: pd.DataFrame | None
-    """Index (datetime, instrument), first column the raw forward return."""
-    notes: Sequence[str] = ()
-    """Missing or overlapping windows: one sentence each."""
-    warnings: Sequence[str] = ()
-    """Other warnings about the result: one sentence each."""
-    config: str = ""
-    """The workflow as YAML."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Versions, cores, folders, stores."""
-    portfolio: pd.DataFrame | None = None
-    """Daily report of a backtest, as saved by ``PortAnaRecord``: columns return, bench, cost; index of days."""
-    portfolio_about: Mapping[str, str] = field(default_factory=dict)
-    """Description of the backtest: days, strategy, costs, benchmark, account."""
-    label_text: str = ""
-    """Expression of the label; empty if unknown."""
-    label_days: int | None = None
-    """Number of trading days that one label spans. Returns are divided by it before they are summed; if it is None,
-    there are no annualised returns and no t statistic of the IC."""
-    models: Sequence[ModelInputs] = ()
-    """The models that the prediction is the average of; empty for a single model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +201,20 @@ def summarise(inputs: ReportInputs) -> Summary:
         config=mask_secrets(inputs.config),
         environment={k: mask_secrets(v) for k, v in inputs.environment.items()},
     )
+
+
+def result_metrics(summary: Summary) -> dict[str, float]:
+    """Return the figures of a report under the names that ``SigAnaRecord`` logs; for several models also those of each."""
+    h = summary.headline
+    values = {"IC": h.ic, "ICIR": h.icir, "Rank IC": h.rank_ic, "Rank ICIR": h.rank_icir, "IC t": h.ic_t}
+    values |= {"IC days": float(h.ic_days), "days": float(h.days), "rows": float(h.rows)}
+    for model in summary.models:
+        own = {
+            "IC": model.ic.mean(), "ICIR": mean_to_std(model.ic), "Rank IC": model.rank_ic.mean(),
+            "Rank ICIR": mean_to_std(model.rank_ic), "IC t": model.ic_t, "IC days": len(model.ic),
+        }  # fmt: skip
+        values |= {f"{model.name}/{name}": value for name, value in own.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def _quality(given: ModelInputs) -> Quality | None:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from rollforge.errors import counted
 from rollforge.report.headline import HeadlineFigure, days_words, duration, label_words
+from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, TaskRow, by_month
+from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month
 from rollforge.report.timeline import segment_names
 
 __all__ = [

@@ -8,8 +8,8 @@ import numpy as np
 
 from rollforge.dates import ONE_DAY
 from rollforge.generate.timeline import SegmentSpan
+from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import TaskRow
 
 __all__ = ["segment_names", "timeline"]
 

@@ -1,0 +1,132 @@
+"""The tasks of a pool with the recorders of their results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rollforge.errors import (
+    ArtifactUnreadable,
+    ConfigError,
+    RecorderElsewhere,
+    RecorderNotFound,
+    TrackingError,
+    TrainingFailed,
+    UntrustedPickle,
+)
+from rollforge.generate.segments import bounds, segments_of
+from rollforge.session import Session, using
+from rollforge.store.base import open_store
+from rollforge.task import Status, TaskRecord
+from rollforge.track.base import open_tracker
+from rollforge.track.elsewhere import said_elsewhere
+
+if TYPE_CHECKING:
+    from rollforge.store.base import TaskStore
+    from rollforge.track.base import Recorder
+
+
+__all__ = ["TaskOutcome", "outcomes", "recorded_elsewhere", "with_windows"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """A task of the pool, and the recorder of its result, if any."""
+
+    task: TaskRecord
+    recorder: Recorder | None
+    model: str = ""
+    """Name of the task's model, distinct within the experiment; empty for a single unnamed model."""
+
+
+def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> tuple[TaskOutcome, ...]:
+    """Return the tasks of a pool with their recorders, in the order of `ids` or else of creation."""
+    from rollforge.generate.naming import model_names
+
+    query = {} if ids is None else {"_id": {"$in": list(ids)}}
+    records = _readable(open_store(session.store_uri), pool, query)
+    if ids is not None:
+        order = {task_id: i for i, task_id in enumerate(ids)}
+        records.sort(key=lambda r: order[r.id])
+    names = model_names([r.definition for r in records], [r.model_name for r in records])
+    with using(session):
+        return tuple(TaskOutcome(r, _recorder_of(r, session), name) for r, name in zip(records, names, strict=True))
+
+
+def _readable(store: TaskStore, pool: str, query: Mapping[str, Any]) -> list[TaskRecord]:
+    """Return the tasks of a pool; a task with a damaged result is returned without it."""
+    try:
+        return list(store.query(pool, query))
+    except (ArtifactUnreadable, UntrustedPickle):
+        records = []
+        for task in store.query(pool, query, results=False):
+            try:
+                records.append(store.get(pool, task.id))
+            except (ArtifactUnreadable, UntrustedPickle) as exc:
+                log.warning("%s It is left out.", exc)
+                records.append(task)
+        return records
+
+
+def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
+    """Return the recorder of a finished task, or None.
+
+    There is none if the task was set to done manually, if its function returned something else, if its run is on
+    another machine, or if its result, which others may have written, does not refer to a run. The coverage check lists
+    its window.
+    """
+    from rollforge.run.trainer import recorder_of
+
+    try:
+        if task.status is not Status.DONE:
+            return None
+        recorder = recorder_of(task.result)
+        recorder.read()  # a reference need not exist
+        return recorder
+    except (TrainingFailed, RecorderElsewhere):
+        return None
+    except (ConfigError, TrackingError) as exc:
+        kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None
+        if isinstance(kept, Mapping) and _is_away(session, kept.get("tracking"), exc):
+            raise
+        log.warning("Task %s is left out, since its result names no run that can be read: %s", task.id, exc)
+        return None
+
+
+def _is_away(session: Session, tracking: Any, exc: Exception) -> bool:
+    """Return whether an error concerns the session's tracking store as a whole and not a single run."""
+    uri = getattr(open_tracker(session.tracking_uri), "uri", session.tracking_uri)
+    return tracking in (uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)
+
+
+def recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
+    """Describe where the runs are that this machine does not have; empty if it has all of them."""
+    lacking = any(o.recorder is None and o.task.status is Status.DONE for o in known)
+    return said_elsewhere(session, pool) if lacking else ""
+
+
+def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...], list[str]]:
+    """Return the tasks whose definitions have segments, and the errors of the other tasks in the pool.
+
+    Raises
+    ------
+    ConfigError
+        If no task has segments.
+    """
+    fitting, damaged = [], []
+    for outcome in known:
+        try:
+            for name, segment in segments_of(outcome.task.definition).items():
+                bounds(name, segment)
+            fitting.append(outcome)
+        except ConfigError as exc:
+            damaged.append((outcome.task.id, exc))
+    if damaged and not fitting:
+        raise damaged[0][1]
+    return tuple(fitting), [
+        f"task {task_id} is left out, since its definition is damaged: {exc}" for task_id, exc in damaged
+    ]

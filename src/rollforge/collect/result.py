@@ -1,0 +1,258 @@
+"""One out-of-sample result from the tasks of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+
+from rollforge.collect.outcomes import TaskOutcome
+from rollforge.generate.label import Label, task_labels
+from rollforge.generate.leakage import task_warnings
+from rollforge.run.execute import DATA_TAG
+from rollforge.session import Session
+from rollforge.task import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rollforge.collect.coverage import Coverage, ExpectedWindow
+    from rollforge.generate.timeline import Window
+    from rollforge.record.joined import JoinedBacktest
+    from rollforge.track.base import RunData
+
+
+__all__ = ["Collected", "ModelResult", "collect_outcomes", "windows_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """The prediction of one model of an experiment, joined over its windows."""
+
+    name: str
+    """As in :attr:`TaskOutcome.model`."""
+    prediction: pd.DataFrame | None
+    """Index (datetime, instrument), first column the score; None if no window of the model is done."""
+    label: pd.DataFrame | None
+    """Index (datetime, instrument): the model's own label; it is evaluated by the first column."""
+    target: Label
+    """What the first column of `label` is, and over how many days it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """An out-of-sample result, and the tasks and recorders from which it was made."""
+
+    outcomes: tuple[TaskOutcome, ...]
+    prediction: pd.DataFrame | None
+    """Index (datetime, instrument), column ``score``: the model's prediction, or the average over several models. None
+    if no task is done."""
+    label: pd.DataFrame | None
+    """Index (datetime, instrument): the labels of all models that have the same label as the first."""
+    target: Label
+    """What the first column of `label` is, and over how many days it runs."""
+    coverage: Coverage
+    warnings: tuple[str, ...] = ()
+    """Warnings about the result, even if it is complete."""
+    plan_warnings: tuple[str, ...] = ()
+    """Warnings about the tasks, as when they were planned."""
+    models: tuple[ModelResult, ...] = ()
+    """The prediction of each model, in the order of the tasks."""
+    runs: Mapping[str, RunData] = field(default_factory=dict)
+    """Recorder id -> params, metrics and tags of the run."""
+    backtest: JoinedBacktest | None = None
+    """The backtest of `prediction`, see :func:`with_backtest`."""
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names of the models, in the order of the tasks."""
+        return tuple(dict.fromkeys(o.model for o in self.outcomes))
+
+    @property
+    def failed(self) -> int:
+        """The number of failed tasks."""
+        return sum(o.task.status is Status.FAILED for o in self.outcomes)
+
+    def template_text(self) -> str:
+        """Return the first task as YAML, as a substitute for the configuration if there is no workflow file."""
+        import yaml
+
+        from rollforge.task import to_plain
+
+        if not self.outcomes:
+            return ""
+        first = self.outcomes[0]
+        model = f", model {first.model}" if first.model else ""
+        said = (
+            f"# The first of {len(self.outcomes)} tasks{model}. A report made from the workflow file shows the file.\n"
+        )
+        return said + yaml.safe_dump(to_plain(dict(first.task.definition)), sort_keys=False)
+
+
+def collect_outcomes(
+    session: Session, known: tuple[TaskOutcome, ...], *, allow_gaps: bool, label_days: int | None
+) -> Collected:
+    """Join the predictions of each model's windows, average the models, and check the coverage.
+
+    Parameters
+    ----------
+    session : Session
+        The session, with the data.
+    known : tuple of TaskOutcome
+        The tasks, whose definitions must have valid segments.
+    allow_gaps : bool
+        If True, an incomplete result is returned; its `coverage` lists what is missing.
+    label_days : int or None
+        Number of trading days that a label spans, for labels whose expression does not determine it.
+
+    Raises
+    ------
+    CoverageError
+        If the result is incomplete and `allow_gaps` is False.
+    """
+    from rollforge.collect.collector import RecorderCollector
+    from rollforge.collect.coverage import check_coverage
+    from rollforge.collect.ensemble import AverageEnsemble
+    from rollforge.collect.group import RollingGroup
+    from rollforge.market.frames import day_rows
+    from rollforge.market.universe import session_provider
+
+    expected, keys, unplaced = _expected(known, session)
+    collector = RecorderCollector(
+        lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in keys],
+        rec_key_func=lambda recorder: keys[recorder.id],
+        artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
+        status=None,
+        coverage="allow_gaps",
+    )
+    parts = {
+        name: {key: day_rows(frame, f"The {name} of {key[-1]}") for key, frame in frames.items()}
+        for name, frames in collector.collect().items()
+    }
+    coverage = check_coverage(
+        expected,
+        session_provider(session).calendar(),
+        {key[-1]: _scored(frame) for key, frame in parts["pred"].items()},
+        {key[-1]: frame.index for key, frame in parts["label"].items()},
+    )
+    coverage = replace(coverage, notes=(*unplaced, *coverage.notes))
+    if not allow_gaps:
+        coverage.raise_if_incomplete()
+    joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
+    names = dict.fromkeys(o.model for o in known)
+    models = tuple(
+        ModelResult(name, joined["pred"].get((name,)), *_label(known, name, joined["label"].get((name,)), label_days))
+        for name in names
+    )
+    predictions = {m.name: m.prediction for m in models if m.prediction is not None}
+    if len(models) == 1 or not predictions:
+        prediction = next(iter(predictions.values()), None)
+    else:
+        prediction = AverageEnsemble()(predictions).to_frame("score")
+    label, said = _joined_label(known, models)
+    # The joined label is that of the first model that has one.
+    target = next((m.target for m in models if m.label is not None), Label("", label_days))
+    definitions = [o.task.definition for o in known]
+    planned = tuple(task_warnings(definitions, session_provider(session).calendar(), label_days))
+    runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
+    warnings = (*coverage.remarks, *said, *_other_data(runs, session))
+    return Collected(known, prediction, label, target, coverage, warnings, planned, models, runs)
+
+
+def _label(
+    known: Sequence[TaskOutcome], model: str, label: pd.DataFrame | None, declared: int | None
+) -> tuple[pd.DataFrame | None, Label]:
+    """Return a model's label (evaluated by its first column) and its description, from a run or else from its task."""
+    from rollforge.record.analysis import judged_column, recorded_labels
+
+    own = [o for o in known if o.model == model]
+    definition = own[0].task.definition
+    run = next((o.recorder for o in own if o.recorder is not None), None)
+    labels = (recorded_labels(run) if run is not None else ()) or task_labels(definition)
+    column = judged_column(definition)
+    found = labels[column] if -len(labels) <= column < len(labels) else Label("", None)
+    target = Label(found.expression, declared if found.days is None else found.days)
+    if label is None or not -label.shape[1] <= column < label.shape[1]:
+        return label, target
+    order = list(range(label.shape[1]))
+    order.insert(0, order.pop(column))
+    return (label.iloc[:, order] if order[0] else label), target
+
+
+def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:
+    """Return the rows that have a score."""
+    import numpy as np
+
+    index = cast("pd.MultiIndex", prediction.index)
+    scores = prediction if prediction.ndim == 1 else prediction.iloc[:, 0]
+    finite = np.isfinite(scores.to_numpy(np.float64, na_value=np.nan))
+    return index if finite.all() else index[finite]
+
+
+def _joined_label(
+    known: Sequence[TaskOutcome], models: Sequence[ModelResult]
+) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
+    """Return the labels of all models, and warnings about them."""
+    from rollforge.collect.labels import ModelLabel, join_labels, label_kind
+
+    first = {o.model: o.task.definition for o in reversed(known)}
+    labels = [ModelLabel(m.name, m.label, label_kind(first[m.name])) for m in models if m.label is not None]
+    joined = join_labels(labels)
+    if joined is None:
+        return None, ()
+    if not joined.others:
+        return joined.frame, ()
+    return joined.frame, (
+        f"The models have different labels: the joined result is judged by the label of {labels[0].model!r}, which "
+        f"{', '.join(map(repr, joined.others))} {'does' if len(joined.others) == 1 else 'do'} not share.",
+    )
+
+
+def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...]:
+    """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the data."""
+    from rollforge.market.content import session_content
+    from rollforge.market.universe import session_provider
+
+    now = (content.mark if (content := session_content(session)) else "", session_provider(session).fingerprint())
+    trained_on = [run.tags.get(DATA_TAG, now[0]) for run in runs.values()]
+    other = sum(mark not in now for mark in trained_on)  # earlier versions stored the fingerprint
+    if not other:
+        return ()
+    return (
+        f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} holds now. "
+        "'rollforge pool -t EXPERIMENT reset-status waiting' has all of them trained again.",
+    )
+
+
+def windows_of(known: Sequence[TaskOutcome], session: Session) -> list[Window]:
+    """Return the window of each task."""
+    from rollforge.generate.timeline import windows
+    from rollforge.market.universe import session_provider
+
+    calendar = session_provider(session).calendar()
+    return windows([o.task.definition for o in known], calendar, [o.model for o in known])
+
+
+def _expected(
+    known: Sequence[TaskOutcome], session: Session
+) -> tuple[list[ExpectedWindow], dict[str, tuple[str, str]], list[str]]:
+    """Return the expected test windows, the key of each recorder (model, window), and the tasks without test days."""
+    from rollforge.collect.coverage import ExpectedWindow
+
+    made: list[ExpectedWindow] = []
+    keys: dict[str, tuple[str, str]] = {}
+    unplaced: list[str] = []
+    taken: set[str] = set()
+    for window, outcome in zip(windows_of(known, session), known, strict=True):
+        test, task = window.segments.get("test"), outcome.task
+        if test is None:
+            unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
+            continue
+        name = f"{window.title} ({window.test_days})"
+        if name in taken:  # two tasks of one model with the same test days
+            name += f" of task {task.id[:8]}"
+        taken.add(name)
+        made.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
+        if outcome.recorder is not None:
+            keys[outcome.recorder.id] = (outcome.model, name)
+    return made, keys, unplaced

@@ -1,0 +1,154 @@
+"""The inputs of a report, and how they are made from a result."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from rollforge.collect.result import windows_of
+from rollforge.confidential import mask_secrets
+from rollforge.generate.timeline import Window
+from rollforge.run.failures import error_line
+from rollforge.session import Session, available_cores
+
+if TYPE_CHECKING:
+    from rollforge.collect.result import Collected
+
+__all__ = ["ModelInputs", "ReportInputs", "TaskRow", "report_inputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task: its window, status, metrics and durations."""
+
+    window: Window
+    status: str
+    """``done``, ``failed``, ``waiting``, ``running``, ``part_done``."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Metrics logged by its recorder; ``task_seconds`` and ``fit_seconds`` are its durations."""
+    recorder_id: str = ""
+    attempt: int = 0
+    error: str = ""
+    """Traceback, if the task failed."""
+    model: str = ""
+    """Name that distinguishes the task's model from others of the experiment (a grid); empty if there is one model."""
+
+    @property
+    def title(self) -> str:
+        """Readable title of the task: ``window 3``, or with several models ``ridge, window 3``."""
+        number = f"window {self.window.index + 1}"
+        return f"{self.model}, {number}" if self.model else number
+
+    @property
+    def reason(self) -> str:
+        """The line of the traceback that names the error."""
+        return error_line(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """Prediction and label of one model out of several."""
+
+    name: str
+    prediction: pd.DataFrame | None
+    label: pd.DataFrame | None
+    label_text: str = ""
+    label_days: int | None = None
+    """As in :class:`ReportInputs`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInputs:
+    """Inputs of a report."""
+
+    title: str
+    tasks: Sequence[TaskRow]
+    prediction: pd.DataFrame | None
+    """Index (datetime, instrument), first column the score."""
+    label: pd.DataFrame | None
+    """Index (datetime, instrument), first column the raw forward return."""
+    notes: Sequence[str] = ()
+    """Missing or overlapping windows: one sentence each."""
+    warnings: Sequence[str] = ()
+    """Other warnings about the result: one sentence each."""
+    config: str = ""
+    """The workflow as YAML."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Versions, cores, folders, stores."""
+    portfolio: pd.DataFrame | None = None
+    """Daily report of a backtest, as saved by ``PortAnaRecord``: columns return, bench, cost; index of days."""
+    portfolio_about: Mapping[str, str] = field(default_factory=dict)
+    """Description of the backtest: days, strategy, costs, benchmark, account."""
+    label_text: str = ""
+    """Expression of the label; empty if unknown."""
+    label_days: int | None = None
+    """Number of trading days that one label spans. Returns are divided by it before they are summed; if it is None,
+    there are no annualised returns and no t statistic of the IC."""
+    models: Sequence[ModelInputs] = ()
+    """The models that the prediction is the average of; empty for a single model."""
+
+
+def report_inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
+    """Return the inputs of the report of a result.
+
+    Parameters
+    ----------
+    collected : Collected
+        The result.
+    name : str
+        Title of the report.
+    session : Session
+        The session that the result was made with.
+    config : str
+        The workflow as YAML.
+    """
+    models = tuple(
+        ModelInputs(m.name, m.prediction, m.label, m.target.expression, m.target.days) for m in collected.models
+    )
+    rows = []
+    order = {name: i for i, name in enumerate(collected.model_names)}
+    pairs = zip(windows_of(collected.outcomes, session), collected.outcomes, strict=True)
+    for window, outcome in sorted(pairs, key=lambda pair: (order[pair[1].model], pair[0].index)):
+        task, recorder = outcome.task, outcome.recorder
+        metrics = collected.runs[recorder.id].metrics if recorder is not None else {}
+        run = recorder.id if recorder else ""
+        rows.append(TaskRow(window, task.status.value, metrics, run, task.attempts, task.error or "", outcome.model))
+    return ReportInputs(
+        title=name,
+        tasks=rows,
+        prediction=collected.prediction,
+        label=collected.label,
+        notes=collected.coverage.notes,
+        warnings=(*collected.plan_warnings, *collected.warnings),
+        portfolio=None if collected.backtest is None else collected.backtest.result.report,
+        portfolio_about={} if collected.backtest is None else collected.backtest.about(),
+        label_text=collected.target.expression,
+        label_days=collected.target.days,
+        models=models if len(models) > 1 else (),
+        config=config,
+        environment=_environment(session),
+    )
+
+
+def _environment(session: Session) -> dict[str, str]:
+    def version(package: str) -> str:
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            return f"no {package}"
+
+    packages = ("rollforge", "lightgbm", "numpy", "pandas", "numba", "mlflow-skinny")
+    return {
+        "data": session.provider_uri or "",
+        "tasks": mask_secrets(session.store_uri),
+        "runs": mask_secrets(session.tracking_uri),
+        "machine": f"{platform.node()}, {available_cores()} cores, Python {platform.python_version()}",
+        "packages": ", ".join(version(p) for p in packages),
+        "written": dt.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
