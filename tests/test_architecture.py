@@ -18,6 +18,7 @@ _GROUND = [
     "task",
     "confidential",
     "machine",
+    "drivers",
     "session",
     "kinds",
     "user_code",
@@ -63,6 +64,7 @@ EDGE = {
     "__main__",
 }
 NAMES_MODULES = {
+    "rollforge.drivers",  # which class opens the URIs of a scheme
     "rollforge.qlib_names",  # where Qlib's names lead
     "rollforge.moved",  # where earlier names lead
     "rollforge.safe_pickle",  # whose classes may be loaded

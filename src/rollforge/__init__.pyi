@@ -18,6 +18,7 @@ from .collect.group import (
 from .collect.task_collector import (
     TaskCollector as TaskCollector,
 )
+from .drivers import register_store as register_store, register_tracker as register_tracker
 from .errors import (
     ArtifactNotFound as ArtifactNotFound,
     ArtifactUnreadable as ArtifactUnreadable,
@@ -137,6 +138,7 @@ from .session import (
     init as init,
     using as using,
 )
+from .store.base import TaskStore as TaskStore, open_store as open_store
 from .store.manager import (
     TaskManager as TaskManager,
 )
@@ -147,6 +149,8 @@ from .task import (
 from .track.base import (
     Experiment as Experiment,
     Recorder as Recorder,
+    Tracker as Tracker,
+    open_tracker as open_tracker,
 )
 from .track.r import (
     R as R,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rollforge.drivers import STORES, TRACKERS
 from rollforge.errors import ConfigError, nearest
 from rollforge.limits import parse_size
 from rollforge.paths import read_path
@@ -44,6 +45,10 @@ def _cache_home() -> Path:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """The locations and resources of a run; see the fields.
+
+    Instead of the URI of a task store or a tracking store, its object may be passed (``store=…``, ``tracking=…``). The
+    session then contains a URI by which this program finds the object. Worker processes open the tracking store by the
+    object's own URI.
 
     Examples
     --------
@@ -82,6 +87,8 @@ class Session:
     """Packages and ``.py`` files whose classes a task of a pool may name, besides ``ROLLFORGE_ALLOW``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "store_uri", STORES.address(self.store_uri))  # a store may be passed as an object
+        object.__setattr__(self, "tracking_uri", TRACKERS.address(self.tracking_uri))
         object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
         if self.region not in REGIONS:
             raise ConfigError(

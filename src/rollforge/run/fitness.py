@@ -26,7 +26,7 @@ from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import open_tracker
-from rollforge.track.tracker import known_address, local_place
+from rollforge.track.tracker import check_scheme, known_address, local_place
 from rollforge.trust import Circle
 
 if TYPE_CHECKING:
@@ -325,6 +325,8 @@ class Admission:
             return None
         if uri not in self._libraries:
             try:
+                if "tracking" not in self.given:
+                    check_scheme(uri)
                 open_tracker(uri).check_writable(self.session.experiment)
             except RollforgeError as exc:
                 self._libraries[uri] = f"Runs cannot be recorded in {mask_secrets(uri)}. {exc}"

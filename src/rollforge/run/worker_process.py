@@ -27,7 +27,8 @@ from multiprocessing import connection, reduction, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollforge import trust
+from rollforge import drivers, trust
+from rollforge.drivers import TRACKERS
 from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere, TrainingFailed
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
@@ -277,10 +278,11 @@ class WorkerProcess:
         argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         self._running_since, self._stopped = None, StoppedFor()
+        other = None if session is None else _portable(session)
         with contextlib.suppress(OSError):  # the process has died, which outcome() will report
             main = main_classes(task.text) if own else None
             self._messages.send(
-                (task.id, task.token, task.attempt, task.model_name, argument, threads, session, own, main)
+                (task.id, task.token, task.attempt, task.model_name, argument, threads, other, own, main)
             )
 
     def _start(self) -> None:
@@ -289,7 +291,10 @@ class WorkerProcess:
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
             target=_slot_main, name="rollforge-worker",
-            args=(self._session, replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()), self._log_file),
+            args=(
+                _portable(self._session), replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()),
+                self._log_file, drivers.registered(),
+            ),
         )  # fmt: skip
         resource_tracker.ensure_running()
         with _thread_variables(self._session.threads), _interrupts_held():
@@ -432,6 +437,11 @@ class WorkerProcess:
         self._forget()
 
 
+def _portable(session: Session) -> Session:
+    """Return a session as a worker process gets it: objects that this program passed are named by their URIs."""
+    return session.with_(tracking_uri=TRACKERS.portable(session.tracking_uri))
+
+
 @contextlib.contextmanager
 def _thread_variables(threads: int) -> Iterator[None]:
     """Limit the thread pools of a child process through variables that libraries read when they are loaded."""
@@ -484,8 +494,16 @@ def _take_over(duplicate: Any) -> int:
     return descriptor
 
 
-def _slot_main(session: Session, job: Job, pipe: connection.Connection, words: int, log_file: Path | None) -> None:
+def _slot_main(
+    session: Session,
+    job: Job,
+    pipe: connection.Connection,
+    words: int,
+    log_file: Path | None,
+    known_drivers: drivers.Registered,
+) -> None:
     """Main function of a worker process."""
+    drivers.register_again(known_drivers)
     me = os.getpid()
     for number in (signal.SIGINT, signal.SIGHUP):  # sent to the whole process group; the parent handles them
         signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import random
 import re
@@ -11,8 +10,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
-from rollforge.confidential import mask_secrets
-from rollforge.errors import ArtifactUnreadable, ConfigError, MissingDependency, UntrustedPickle, nearest
+from rollforge.drivers import STORES
+from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle
 from rollforge.machine import machine_of
 from rollforge.task import Cause, Status, TaskRecord, digest
 
@@ -555,15 +554,6 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callabl
 
 
 # scheme -> (module, class, extra); a driver is imported when a URI with its scheme is opened
-_DRIVERS = {
-    "memory": ("rollforge.store.memory", "MemoryStore", ""),
-    "sqlite": ("rollforge.store.sqlite", "SQLiteStore", ""),
-    "postgresql": ("rollforge.store.postgres", "PostgresStore", "postgres"),
-    "postgres": ("rollforge.store.postgres", "PostgresStore", "postgres"),
-    "mongodb": ("rollforge.store.mongo", "MongoStore", "mongodb"),
-    "mongodb+srv": ("rollforge.store.mongo", "MongoStore", "mongodb"),
-}
-_EXAMPLES = "sqlite:///PATH, postgresql://HOST/DATABASE, mongodb://HOST/DATABASE or memory://NAME"
 _open: dict[str, TaskStore] = {}
 
 
@@ -574,38 +564,32 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
     ----------
     uri : str
         ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/database`` (or
-        ``host=… dbname=… user=…``), ``mongodb://user:password@host:port/database`` or ``memory://NAME``.
+        ``host=… dbname=… user=…``), ``mongodb://user:password@host:port/database``, ``memory://NAME``, or a URI with a
+        scheme that was added (:mod:`rollforge.drivers`).
     clock : callable, optional
         Returns seconds since the epoch. By default the store's own clock is used.
 
     Raises
     ------
     ConfigError
-        If the scheme is unknown.
+        If the scheme is unknown, or its class cannot be used.
     MissingDependency
         If the driver is not installed; the message contains the command that installs it.
     StoreUnavailable
         If the store cannot be opened.
     """
+    lent = STORES.lent(uri)
+    if lent is not None and clock is None:
+        return cast(TaskStore, lent)
     if clock is None and uri in _open:
         return _open[uri]
     scheme, separator, _ = uri.partition("://")
     if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", uri):  # libpq's other form
         scheme, separator = "postgresql", "://"
-    if not separator or scheme not in _DRIVERS:
-        raise ConfigError(
-            f"{mask_secrets(uri)!r} names no task store.{nearest(scheme, _DRIVERS)} Write {_EXAMPLES}.", path="store"
-        )
-    module, name, extra = _DRIVERS[scheme]
-    try:
-        driver = importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        if not extra or (exc.name or "").startswith("rollforge"):
-            raise
-        raise MissingDependency(
-            f"A task store at {scheme}:// needs the package {exc.name}: pip install 'rollforge[{extra}]'"
-        ) from exc
-    store = cast(TaskStore, getattr(driver, name)(uri, clock=clock))
+    driver = STORES.find(scheme) if separator else None
+    if driver is None:
+        raise STORES.unknown(uri, scheme, "store")
+    store = cast(TaskStore, STORES.load(driver)(uri, clock=clock))
     if clock is None:
         _open[uri] = store
     return store

@@ -20,7 +20,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, TrackingUnavailable, nearest, shown
 from rollforge.limits import LIMITS
 from rollforge.track import artifact
-from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, local_place, open_tracker
+from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, check_scheme, local_place, open_tracker
 
 __all__ = ["Recorder", "check_reference", "open_reference"]
 
@@ -481,6 +481,7 @@ def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Record
             f"There is no tracking store {mask_secrets(reference['tracking'])}, which recorder {reference['recorder_id'][:40]!r} "
             "is said to be in."
         )
+    check_scheme(reference["tracking"])
     tracker = open_tracker(reference["tracking"])
     if not read:
         return Recorder(tracker, (reference["experiment_id"], reference["recorder_id"]))

@@ -14,7 +14,6 @@ Every tracking store is one class, which guarantees the following (``rollforge.t
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,12 @@ from pathlib import Path
 from typing import Protocol, cast
 from urllib.parse import unquote
 
+from rollforge import trust
 from rollforge.confidential import mask_secrets, without_secrets
-from rollforge.errors import ConfigError, TrackingUnavailable, nearest
+from rollforge.drivers import TRACKERS
+from rollforge.errors import CodeNotAllowed, TrackingUnavailable, nearest
 from rollforge.paths import read_path
+from rollforge.session import current_session
 from rollforge.track.artifact_files import Files
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "RunInfo",
     "RunQuery",
     "Tracker",
+    "check_scheme",
     "folder_uri",
     "known_address",
     "latest_metrics",
@@ -202,13 +205,6 @@ def _rank(value: Metric) -> tuple[int, float, float]:
     return value.step, value.time, float("-inf") if value.value != value.value else value.value
 
 
-_DRIVERS = {
-    "folder": ("rollforge.track.folder", "FolderTracker"),
-    "sqlite": ("rollforge.track.mlflow", "MLflowTracker"),
-    "http": ("rollforge.track.mlflow", "MLflowTracker"),
-    "https": ("rollforge.track.mlflow", "MLflowTracker"),
-    "file": ("rollforge.track.mlflow", "MLflowTracker"),
-}
 _open: dict[str, Tracker] = {}
 _DATABASES = (".db", ".sqlite", ".sqlite3")
 FOLDER_MARK = "rollforge-tracking.json"
@@ -288,6 +284,29 @@ def known_address(uri: str, *others: str) -> str:
     return next((known for known in (*others, *_open) if known != uri and without_secrets(known) == uri), uri)
 
 
+def check_scheme(uri: str) -> None:
+    """Raise an error if a URI that a pool or a file names would import code that this program has not chosen.
+
+    Built-in and registered schemes, and those that the program has opened itself, may be named. The scheme of an installed
+    package may be named if the package is allowed, as for classes (:mod:`rollforge.trust`).
+
+    Raises
+    ------
+    CodeNotAllowed
+        With the package.
+    """
+    scheme, colon, _ = uri.partition(":")
+    driver = TRACKERS.find(scheme) if colon and not TRACKERS.is_in_use(scheme) else None
+    if driver is None or current_session().tracking_uri.startswith(f"{scheme}:"):
+        return
+    if not trust.is_allowed_module(driver.module):
+        package = driver.module.partition(".")[0]
+        raise CodeNotAllowed(
+            f"The tracking store {mask_secrets(uri)} is opened by code of {driver.origin}, which this program has not chosen. "
+            f"If you trust whoever named it, allow it: --allow {package} or ROLLFORGE_ALLOW={package}."
+        )
+
+
 def _absolute(path: str) -> Path:
     return Path(os.path.abspath(read_path(path, "tracking")))
 
@@ -300,30 +319,30 @@ def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
     uri : str or path
         ``sqlite:///PATH`` or ``http(s)://…`` (MLflow), ``folder:PATH`` (plain files), ``file:PATH`` (an ``mlruns`` folder
         as Qlib writes it). ``sqlite:////PATH`` is an absolute path. For paths, see :func:`folder_uri`. A bare name is a
-        path unless nothing with that name exists and it resembles a scheme.
+        path unless nothing with that name exists and it resembles a scheme. Other schemes can be added
+        (:mod:`rollforge.drivers`).
 
     Raises
     ------
     ConfigError
-        If the scheme is unknown.
+        If the scheme is unknown, or its class cannot be used.
     MissingDependency
         If the URI requires MLflow, which is not installed.
     TrackingUnavailable
         If the store cannot be opened.
     """
     uri = os.fspath(uri)
-    slip = os.sep not in uri and nearest(uri, _DRIVERS) and not os.path.exists(uri)
+    lent = TRACKERS.lent(uri)
+    if lent is not None:
+        return cast(Tracker, lent)
+    slip = ":" not in uri and os.sep not in uri and nearest(uri, TRACKERS.schemes()) and not os.path.exists(uri)
     uri = uri if slip else folder_uri(uri)
     if uri not in _open:
         scheme, colon, _ = uri.partition(":")
-        if not colon or scheme not in _DRIVERS:
-            raise ConfigError(
-                f"{mask_secrets(uri)!r} names no tracking store.{nearest(scheme, _DRIVERS)} "
-                "Write sqlite:///PATH, http://HOST:PORT, folder:PATH, or the path of an mlruns folder.",
-                path="tracking",
-            )
-        module, name = _DRIVERS[scheme]
-        tracker = cast(Tracker, getattr(importlib.import_module(module), name)(uri))
+        driver = TRACKERS.find(scheme) if colon else None
+        if driver is None:
+            raise TRACKERS.unknown(uri, scheme, "tracking")
+        tracker = cast(Tracker, TRACKERS.load(driver)(uri))
         # A relative path and its absolute form are one store.
         _open[uri] = _open.setdefault(tracker.uri, tracker)
     return _open[uri]

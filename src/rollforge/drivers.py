@@ -1,0 +1,440 @@
+"""URI schemes of task stores and tracking stores: which class opens which URI.
+
+A scheme comes from one of three places, in this order: it is built in, a program registered it (:func:`register_store`,
+:func:`register_tracker`), or an installed package has an entry point with its name in the group ``rollforge.stores`` or
+``rollforge.trackers``. The module of a scheme is imported when a URI with that scheme is first opened.
+
+A program may also pass a store or a tracker as an object. Inside the program it is found by its URI
+(:meth:`Drivers.address`), so that a :class:`~rollforge.session.Session` contains only text.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from rollforge.confidential import mask_secrets
+from rollforge.errors import ConfigError, MissingDependency, nearest, shown
+
+__all__ = [
+    "STORES",
+    "TRACKERS",
+    "Driver",
+    "Drivers",
+    "installed",
+    "register_again",
+    "register_store",
+    "register_tracker",
+    "registered",
+]
+
+log = logging.getLogger(__name__)
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The class that opens the URIs of a scheme.
+
+    Examples
+    --------
+    >>> Driver("redis", "my_package.redis:RedisStore").module
+    'my_package.redis'
+    """
+
+    scheme: str
+    target: str
+    """``module:Class``."""
+    origin: str = ""
+    """Where the scheme comes from, for messages; empty for a scheme of Rollforge."""
+    extra: str = ""
+    """The extra of Rollforge that installs what the class needs."""
+
+    @property
+    def module(self) -> str:
+        """The module of the class."""
+        return self.target.partition(":")[0]
+
+
+class Drivers:
+    """The schemes of one kind of store.
+
+    Parameters
+    ----------
+    noun : str
+        The kind of store, for messages.
+    group : str
+        The group of entry points.
+    function : str
+        Name of the function that registers a scheme, for messages.
+    examples : str
+        URIs of the built-in schemes, for messages.
+    methods : sequence of str
+        Methods that a class must have. Only the most important ones: a class that lacks them is a mistake.
+    built_in : mapping
+        Scheme -> target, or (target, extra). These schemes cannot be replaced.
+
+    Examples
+    --------
+    >>> drivers = Drivers("store", "doc.stores", "register_store", "file:PATH", ("load",), {"file": "pathlib:Path"})
+    >>> drivers.register("redis", "my_package:RedisStore")
+    >>> drivers.find("redis").target, sorted(drivers.schemes())
+    ('my_package:RedisStore', ['file', 'redis'])
+    """
+
+    def __init__(
+        self, noun: str, group: str, function: str, examples: str, methods: Sequence[str],
+        built_in: Mapping[str, str | tuple[str, str]],
+    ) -> None:  # fmt: skip
+        self.noun = noun
+        self.group = group
+        self._function = function
+        self._examples = examples
+        self._methods = tuple(methods)
+        self._built_in = {
+            scheme: Driver(scheme, given, extra="") if isinstance(given, str) else Driver(scheme, given[0], extra=given[1])
+            for scheme, given in built_in.items()
+        }  # fmt: skip
+        self._registered: dict[str, Driver] = {}
+        self._used: set[str] = set()
+        self._lent: dict[str, Any] = {}
+        self._numbers = itertools.count(1)
+        self._reported: set[str] = set()
+
+    # -- schemes -------------------------------------------------------------------------------------------------------
+
+    def register(self, scheme: str, target: str | type, *, replace: bool = False) -> None:
+        """Let a class open the URIs of a scheme, in this process and in the worker processes that it starts.
+
+        Raises
+        ------
+        ConfigError
+            If the scheme is invalid, built in, or registered with another class and `replace` is False.
+        """
+        if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
+            raise ConfigError(
+                f"{shown(scheme)} is no URI scheme. Write lower-case letters and digits, such as 'redis'."
+            )
+        if isinstance(target, type):
+            target = f"{target.__module__}:{target.__qualname__}"
+        if not isinstance(target, str) or not _TARGET.fullmatch(target):
+            raise ConfigError(f"The scheme {scheme!r} needs a class as 'module:Class', found {shown(target)}.")
+        if scheme in self._built_in:
+            raise ConfigError(
+                f"The scheme {scheme!r} is Rollforge's own and cannot be replaced. Give yours another name."
+            )
+        known = self._registered.get(scheme)
+        if known is not None and known.target != target and not replace:
+            raise ConfigError(
+                f"The scheme {scheme!r} is already registered for {known.target}. To replace it, pass replace=True."
+            )
+        if known is not None and known.target != target:
+            self._used.discard(scheme)
+        self._registered[scheme] = Driver(scheme, target, f"{self._function}()")
+
+    def unregister(self, scheme: str) -> None:
+        """Undo :meth:`register`. URIs that are open stay open.
+
+        Raises
+        ------
+        ConfigError
+            If the scheme was not registered.
+        """
+        if self._registered.pop(scheme, None) is None:
+            raise ConfigError(f"The scheme {scheme!r} was not registered by {self._function}().")
+        self._used.discard(scheme)
+
+    def registered(self) -> tuple[tuple[str, str], ...]:
+        """Return what this process registered, as (scheme, target)."""
+        return tuple((driver.scheme, driver.target) for driver in self._registered.values())
+
+    def schemes(self) -> dict[str, Driver]:
+        """Return all schemes: built in, registered, installed."""
+        return {**self._installed()[0], **self._registered, **self._built_in}
+
+    def find(self, scheme: str) -> Driver | None:
+        """Return the driver of a scheme; None if there is none.
+
+        Raises
+        ------
+        ConfigError
+            If several installed packages claim the scheme.
+        """
+        known = self._built_in.get(scheme) or self._registered.get(scheme)
+        if known is not None or not _SCHEME.fullmatch(scheme):
+            return known
+        found, claims = self._installed()
+        if len(claims.get(scheme, ())) > 1:
+            raise ConfigError(
+                f"Several installed packages open {scheme!r}: {', '.join(claims[scheme])}. Uninstall all but one, or "
+                f"choose one with rollforge.{self._function}({scheme!r}, 'module:Class')."
+            )
+        return found.get(scheme)
+
+    def is_in_use(self, scheme: str) -> bool:
+        """Return whether this program chose a scheme: it is built in, registered, or has been opened."""
+        return scheme in self._built_in or scheme in self._registered or scheme in self._used
+
+    def _installed(self) -> tuple[dict[str, Driver], dict[str, list[str]]]:
+        """Return the schemes of installed packages, and who claims each. Unusable entry points are logged and left out."""
+        found: dict[str, Driver] = {}
+        claims: dict[str, list[str]] = {}
+        for point in installed(self.group):
+            owner = f"{_distribution(point)} ({point.value})"
+            wrong = ""
+            if not _SCHEME.fullmatch(point.name):
+                wrong = f"{point.name!r} is no URI scheme"
+            elif point.name in self._built_in:
+                wrong = f"the scheme {point.name!r} is Rollforge's own and cannot be replaced"
+            elif not _TARGET.fullmatch(point.value):
+                wrong = f"the scheme {point.name!r} needs a class as 'module:Class'"
+            if wrong:
+                self._warn(f"The entry point of {owner} in the group {self.group!r} is ignored: {wrong}.")
+                continue
+            if owner not in claims.setdefault(point.name, []):
+                claims[point.name].append(owner)
+            found[point.name] = Driver(point.name, point.value, _distribution(point))
+        return found, claims
+
+    def _warn(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
+            log.warning("%s", text)
+
+    # -- classes -------------------------------------------------------------------------------------------------------
+
+    def load(self, driver: Driver) -> Any:
+        """Import and return the class of a scheme.
+
+        Raises
+        ------
+        MissingDependency
+            If a built-in scheme needs a package that is not installed.
+        ConfigError
+            If the class of another scheme cannot be imported, or is no store of this kind.
+        """
+        where = f"The scheme {driver.scheme!r} of {driver.origin} is opened by {driver.target}, which"
+        try:
+            found: Any = importlib.import_module(driver.module)
+            for name in driver.target.partition(":")[2].split("."):
+                found = getattr(found, name)
+        except ModuleNotFoundError as exc:
+            if driver.extra and not (exc.name or "").startswith("rollforge"):
+                raise MissingDependency(
+                    f"A {self.noun} at {driver.scheme}:// needs the package {exc.name}: "
+                    f"pip install 'rollforge[{driver.extra}]'"
+                ) from exc
+            if not driver.origin:
+                raise
+            raise MissingDependency(f"{where} cannot be imported: {exc}.") from exc
+        except Exception as exc:
+            if not driver.origin:
+                raise
+            raise ConfigError(f"{where} cannot be imported: {type(exc).__name__}: {exc}") from exc
+        if driver.origin:
+            lacking = [m for m in self._methods if not callable(getattr(found, m, None))]
+            if not isinstance(found, type) or lacking:
+                why = f"it has no {lacking[0]}()" if isinstance(found, type) else "it is no class"
+                raise ConfigError(f"{where} is no {self.noun}: {why}.")
+        self._used.add(driver.scheme)
+        return found
+
+    def unknown(self, uri: str, scheme: str, path: str) -> ConfigError:
+        """Return the error for a URI with an unknown scheme: what there is, and how to add one."""
+        if scheme == "object":
+            return ConfigError(
+                f"The {self.noun} {uri.partition(':')[2]} was passed as an object to another program, and cannot be opened here.",
+                path=path,
+            )
+        known = self.schemes()
+        others = [f"{d.scheme} ({d.origin})" for d in known.values() if d.origin]
+        also = f" Added: {', '.join(sorted(others))}." if others else ""
+        named = scheme if _SCHEME.fullmatch(scheme) else "SCHEME"
+        return ConfigError(
+            f"{mask_secrets(uri)!r} names no {self.noun}.{nearest(scheme, known)} Write {self._examples}.{also} "
+            f"To add a scheme, install a package with an entry point in {self.group!r}, or call "
+            f"rollforge.{self._function}({named!r}, 'module:Class').",
+            path=path,
+        )
+
+    # -- objects -------------------------------------------------------------------------------------------------------
+
+    def address(self, given: Any) -> str:
+        """Return a URI by which :meth:`lent` finds an object in this process; a text is returned unchanged.
+
+        This is the object's own URI, or if it has none, or another object has it, a URI that is valid only in this process.
+
+        Raises
+        ------
+        ConfigError
+            If the object is no store of this kind.
+        """
+        if isinstance(given, (str, os.PathLike)):
+            return os.fspath(given)
+        lacking = next((m for m in self._methods if not callable(getattr(given, m, None))), None)
+        if lacking is not None:
+            raise ConfigError(
+                f"A {self.noun} is a URI or an object with the methods of one, found {shown(given)}, which has no {lacking}()."
+            )
+        for address, known in self._lent.items():
+            if known is given:
+                return address
+        uri: Any = getattr(given, "uri", None)
+        if not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._lent:  # "memory://" is no name
+            uri = f"object:{type(given).__name__}-{next(self._numbers)}"
+        self._lent[uri] = given
+        return str(uri)
+
+    def lent(self, uri: str) -> Any:
+        """Return the object that this program passed and that has this address; None if there is none."""
+        return self._lent.get(uri)
+
+    def portable(self, uri: str) -> str:
+        """Return the URI by which worker processes open what has this address.
+
+        Raises
+        ------
+        ConfigError
+            If it is an object that other processes cannot open.
+        """
+        given = self._lent.get(uri)
+        if given is None:
+            return uri
+        own = getattr(given, "uri", None)
+        scheme = str(own).partition(":")[0]
+        if isinstance(own, str) and own != uri and not own.startswith("object:") and self.find(scheme) is not None:
+            return own
+        if own == uri and self.find(scheme) is not None:
+            return uri
+        raise ConfigError(
+            f"Worker processes cannot open the {self.noun} {type(given).__name__}, which was passed as an object: "
+            f"{'its URI ' + repr(mask_secrets(own)) + ' has no known scheme' if isinstance(own, str) else 'it has no URI'}. "
+            f"Register its scheme with rollforge.{self._function}(), or run the tasks in this process (without jobs)."
+        )
+
+
+def installed(group: str) -> list[EntryPoint]:
+    """Return the entry points of installed packages in a group, without importing anything.
+
+    Metadata of other packages that cannot be read are not a reason to fail: such packages have no entry points.
+    """
+    try:
+        return sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
+    except Exception as exc:  # noqa: BLE001 - metadata that any installed package may have damaged
+        log.warning("The entry points of installed packages cannot be read: %s: %s", type(exc).__name__, exc)
+        return []
+
+
+def _distribution(point: EntryPoint) -> str:
+    try:
+        assert point.dist is not None
+        return f"{point.dist.name} {point.dist.version}"
+    except Exception:  # noqa: BLE001 - the same
+        return "a package without readable metadata"
+
+
+STORES = Drivers(
+    "task store",
+    "rollforge.stores",
+    "register_store",
+    "sqlite:///PATH, postgresql://HOST/DATABASE, mongodb://HOST/DATABASE or memory://NAME",
+    ("create", "claim", "commit", "query", "count"),
+    {
+        "memory": "rollforge.store.memory:MemoryStore",
+        "sqlite": "rollforge.store.sqlite:SQLiteStore",
+        "postgresql": ("rollforge.store.postgres:PostgresStore", "postgres"),
+        "postgres": ("rollforge.store.postgres:PostgresStore", "postgres"),
+        "mongodb": ("rollforge.store.mongo:MongoStore", "mongodb"),
+        "mongodb+srv": ("rollforge.store.mongo:MongoStore", "mongodb"),
+    },
+)
+TRACKERS = Drivers(
+    "tracking store",
+    "rollforge.trackers",
+    "register_tracker",
+    "sqlite:///PATH, http://HOST:PORT, folder:PATH, or the path of an mlruns folder",
+    ("create_experiment", "create_run", "write", "read", "search", "files"),
+    {
+        "folder": "rollforge.track.folder:FolderTracker",
+        "sqlite": "rollforge.track.mlflow:MLflowTracker",
+        "http": "rollforge.track.mlflow:MLflowTracker",
+        "https": "rollforge.track.mlflow:MLflowTracker",
+        "file": "rollforge.track.mlflow:MLflowTracker",
+    },
+)
+
+
+def register_store(scheme: str, target: str | type, *, replace: bool = False) -> None:
+    """Let a class open task stores whose URI begins with ``scheme://``, as ``Class(uri, clock=None)``.
+
+    Parameters
+    ----------
+    scheme : str
+        The scheme, in lower case. Built-in schemes cannot be replaced.
+    target : str or type
+        ``"module:Class"``, which is imported when a URI of the scheme is first opened, or the class. It has the methods of
+        :class:`~rollforge.store.base.TaskStore`.
+    replace : bool
+        If True, another class registered for the scheme before is replaced; URIs that are open stay open.
+
+    Raises
+    ------
+    ConfigError
+        If the scheme is invalid, built in, or registered with another class and `replace` is False.
+
+    Examples
+    --------
+    >>> register_store("my-redis", "my_package.redis:RedisStore")
+    >>> STORES.unregister("my-redis")
+    """
+    STORES.register(scheme, target, replace=replace)
+
+
+def register_tracker(scheme: str, target: str | type, *, replace: bool = False) -> None:
+    """Let a class open tracking stores whose URI begins with ``scheme:``, as ``Class(uri)``.
+
+    Parameters
+    ----------
+    scheme : str
+        The scheme, in lower case. Built-in schemes cannot be replaced.
+    target : str or type
+        ``"module:Class"``, which is imported when a URI of the scheme is first opened, or the class. It has the methods of
+        :class:`~rollforge.track.tracker.Tracker`.
+    replace : bool
+        If True, another class registered for the scheme before is replaced; URIs that are open stay open.
+
+    Raises
+    ------
+    ConfigError
+        If the scheme is invalid, built in, or registered with another class and `replace` is False.
+
+    Examples
+    --------
+    >>> register_tracker("my-runs", "my_package.runs:MyTracker")
+    >>> TRACKERS.unregister("my-runs")
+    """
+    TRACKERS.register(scheme, target, replace=replace)
+
+
+Registered = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+
+
+def registered() -> Registered:
+    """Return what this process registered, for :func:`register_again` in a worker process."""
+    return STORES.registered(), TRACKERS.registered()
+
+
+def register_again(known: Registered) -> None:
+    """Register what the parent process registered."""
+    for drivers, pairs in zip((STORES, TRACKERS), known, strict=True):
+        for scheme, target in pairs:
+            drivers.register(scheme, target, replace=True)
