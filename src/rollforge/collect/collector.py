@@ -10,7 +10,7 @@ from typing import Any
 
 from rollforge.errors import ArtifactNotFound, ConfigError, CoverageError, nearest
 from rollforge.session import current_session
-from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
+from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, open_tracker
 
 __all__ = ["Collector", "MergeCollector", "RecorderCollector"]
 
@@ -131,6 +131,8 @@ class RecorderCollector(Collector):
         cannot be read is always an error.
     n_jobs : int, optional
         Number of threads that load artifacts; by default that of the session.
+    tracker : Tracker or str, optional
+        The tracking store in which the name of an experiment is looked up, or its URI; by default the session's.
 
     Examples
     --------
@@ -159,11 +161,12 @@ class RecorderCollector(Collector):
         *,
         coverage: str = "strict",
         n_jobs: int | None = None,
+        tracker: Tracker | str | None = None,
     ) -> None:
         super().__init__(process_list)
         if isinstance(experiment, str):
-            tracker = open_tracker(current_session().tracking_uri)
-            experiment = get_experiment(tracker, experiment_name=experiment, create=False)
+            opened = open_tracker(current_session().with_(tracking=tracker).tracking_uri)
+            experiment = get_experiment(opened, experiment_name=experiment, create=False)
         if coverage not in ("strict", "allow_gaps"):
             raise CoverageError(f"coverage is 'strict' or 'allow_gaps', found {coverage!r}.")
         self.experiment = experiment

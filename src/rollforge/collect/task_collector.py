@@ -9,7 +9,7 @@ from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_day
 from rollforge.errors import ArtifactNotFound
 from rollforge.session import current_session
-from rollforge.track.base import Recorder, get_experiment, open_tracker
+from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
 
 __all__ = ["TaskCollector"]
 
@@ -21,6 +21,8 @@ class TaskCollector:
     ----------
     experiment_name : str
         Name of the experiment; its recorders must contain their tasks.
+    tracker : Tracker or str, optional
+        The tracking store, or its URI; by default the session's.
 
     Examples
     --------
@@ -36,8 +38,9 @@ class TaskCollector:
     >>> folder.cleanup()
     """
 
-    def __init__(self, experiment_name: str) -> None:
+    def __init__(self, experiment_name: str, *, tracker: Tracker | str | None = None) -> None:
         self.exp_name = experiment_name
+        self.tracker = tracker
 
     def list_recorders(
         self,
@@ -60,7 +63,9 @@ class TaskCollector:
             Whether to skip recorders without a task; implied by `task_filter_func`.
         """
         experiment = get_experiment(
-            open_tracker(current_session().tracking_uri), experiment_name=self.exp_name, create=False
+            open_tracker(current_session().with_(tracking=self.tracker).tracking_uri),
+            experiment_name=self.exp_name,
+            create=False,
         )
         found: dict[str, Recorder] = experiment.list_recorders(status=Recorder.STATUS_FI if only_finished else None)
         kept = {}

@@ -41,11 +41,11 @@ from rollforge.run.submission import facts_of
 from rollforge.run.worker import run_task
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session, using
-from rollforge.store.base import batch_of
+from rollforge.store.base import TaskStore, batch_of
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status, TaskRecord, digest
-from rollforge.track.base import Recorder, open_tracker
+from rollforge.track.base import Recorder, Tracker, open_tracker
 
 __all__ = ["DelayTrainerR", "DelayTrainerRM", "Trainer", "TrainerR", "TrainerRM", "recorder_of", "task_key"]
 
@@ -111,6 +111,8 @@ class _RecorderTrainer(Trainer):
         default_rec_name: str | None,
         session: Session | None,
         on_error: OnError,
+        store: TaskStore | str | None = None,
+        tracker: Tracker | str | None = None,
     ) -> None:
         super().__init__()
         if on_error not in ("raise", "skip"):
@@ -119,12 +121,14 @@ class _RecorderTrainer(Trainer):
         self.train_func = train_func
         self.default_rec_name = default_rec_name
         self.session = session
+        self.store = store
+        self.tracker = tracker
         self.on_error = on_error
         self.failures: dict[str, str] = {}
         """Failures in both stages since the last call of :meth:`train`: task -> traceback."""
 
     def _where(self, experiment_name: str | None) -> tuple[Session, str]:
-        session = self.session or current_session()
+        session = (self.session or current_session()).with_(store=self.store, tracking=self.tracker)
         return session, experiment_name or self.experiment_name or session.experiment
 
     def _tag(self, recorders: Sequence[Recorder], status: str) -> list[Recorder]:
@@ -167,6 +171,9 @@ class TrainerR(_RecorderTrainer):
         Whether to raise an error if a task fails, or to leave it out of the result (see `failures`).
     session : Session, optional
         By default the session that is current when training starts.
+    tracker : Tracker or str, optional
+        The tracking store, or its URI; by default the session's. Worker processes (`jobs`, `call_in_subproc`) open an
+        object's `uri`, whose scheme must be known (:func:`~rollforge.drivers.register_tracker`).
 
     Examples
     --------
@@ -190,8 +197,9 @@ class TrainerR(_RecorderTrainer):
         jobs: int | None = None,
         on_error: OnError = "raise",
         session: Session | None = None,
+        tracker: Tracker | str | None = None,
     ) -> None:
-        super().__init__(experiment_name, train_func, default_rec_name, session, on_error)
+        super().__init__(experiment_name, train_func, default_rec_name, session, on_error, tracker=tracker)
         self.call_in_subproc = call_in_subproc
         self.jobs = jobs
 
@@ -364,6 +372,11 @@ class TrainerRM(_RecorderTrainer):
         `failures`).
     session : Session, optional
         By default the session that is current when training starts.
+    store : TaskStore or str, optional
+        The task store, or its URI; by default the session's.
+    tracker : Tracker or str, optional
+        The tracking store, or its URI; by default the session's. Worker processes (`jobs`) open an object's `uri`, whose
+        scheme must be known (:func:`~rollforge.drivers.register_tracker`).
 
     Examples
     --------
@@ -384,8 +397,10 @@ class TrainerRM(_RecorderTrainer):
         jobs: int | None = None,
         on_error: OnError = "raise",
         session: Session | None = None,
+        store: TaskStore | str | None = None,
+        tracker: Tracker | str | None = None,
     ) -> None:
-        super().__init__(experiment_name, train_func, default_rec_name, session, on_error)
+        super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
         self.task_pool = task_pool
         self.skip_run_task = skip_run_task
         self.jobs = jobs

@@ -45,6 +45,7 @@ from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_definition
 from rollforge.task import Cause, Status, TaskRecord
+from rollforge.track.base import Tracker
 from rollforge.trust import Circle, within
 
 __all__ = ["TaskLog", "Worker", "release_dead_workers", "run_task"]
@@ -238,6 +239,8 @@ def run_task(
     after_status: Status | str = Status.DONE,
     *,
     session: Session | None = None,
+    store: TaskStore | str | None = None,
+    tracker: Tracker | str | None = None,
     **kwargs: Any,
 ) -> bool:
     """Run the tasks of a pool until none is left, and return whether any task was run.
@@ -266,6 +269,11 @@ def run_task(
         See the table.
     session : Session, optional
         By default the current one.
+    store : TaskStore or str, optional
+        The task store, or its URI; by default the session's.
+    tracker : Tracker or str, optional
+        The tracking store, or its URI; by default the session's. With `force_release`, the process opens an object's
+        `uri`.
     **kwargs
         Passed to `task_func`.
 
@@ -281,11 +289,11 @@ def run_task(
     before, after = Status(before_status), Status(after_status)
     if before not in (Status.WAITING, Status.PART_DONE):
         raise ValueError(f"before_status must be waiting or part_done, found {before.value!r}.")
-    session = session or current_session()
+    session = (session or current_session()).with_(store=store, tracking=tracker)
     job = Job(task_pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
-        store = open_store(session.store_uri)
-        admission = own_data(store, task_pool, session)
+        opened = open_store(session.store_uri)
+        admission = own_data(opened, task_pool, session)
         if force_release:
-            return WorkerPool(store, job, session, 1, LogEvents(), admission=admission).run() > 0
-        return Worker(store, job, on_event=LogEvents(), admission=admission).run() > 0
+            return WorkerPool(opened, job, session, 1, LogEvents(), admission=admission).run() > 0
+        return Worker(opened, job, on_event=LogEvents(), admission=admission).run() > 0

@@ -211,7 +211,7 @@ class WorkerProcess:
     """
 
     def __init__(self, session: Session, job: Job, log_file: Path | None = None) -> None:
-        self._session = session
+        self._session = _portable(session)
         self._job = job
         self._log_file = log_file
         self._context = multiprocessing.get_context("spawn")
@@ -292,7 +292,7 @@ class WorkerProcess:
         process = self._context.Process(
             target=_slot_main, name="rollforge-worker",
             args=(
-                _portable(self._session), replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()),
+                self._session, replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()),
                 self._log_file, drivers.registered(),
             ),
         )  # fmt: skip

@@ -110,8 +110,8 @@ class TaskManager:
     ----------
     task_pool : str, optional
         Name of the pool. Only :meth:`list` works without it.
-    store : TaskStore, optional
-        By default the session's.
+    store : TaskStore or str, optional
+        The task store, or its URI; by default the session's.
     session : Session, optional
         By default the current one.
     lease : float
@@ -140,12 +140,13 @@ class TaskManager:
         self,
         task_pool: str | None = None,
         *,
-        store: TaskStore | None = None,
+        store: TaskStore | str | None = None,
         session: Session | None = None,
         lease: float = 3600.0,
     ) -> None:
         self.task_pool = task_pool
-        self.store = store if store is not None else open_store((session or current_session()).store_uri)
+        store = (session or current_session()).store_uri if store is None else store
+        self.store = open_store(store) if isinstance(store, str) else store
         self.lease = lease
 
     @property
