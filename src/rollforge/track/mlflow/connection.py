@@ -1,0 +1,181 @@
+"""The connection to one of MLflow's tracking stores: opening it, and calling it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from rollforge.confidential import mask_secrets
+from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.paths import read_path
+from rollforge.track.mlflow.database import check_database, create_database, is_new, locked, tune
+from rollforge.track.mlflow.library import check_installed, first_line, import_mlflow, our_call, quiet
+
+__all__ = ["Connection"]
+
+_BROKEN = (
+    "readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O", "no such table",
+    "no such column",
+)  # fmt: skip
+"""Parts of SQLite's messages for a database that is damaged or cannot be used."""
+
+
+class Connection:
+    """The connection to a tracking store, opened on first use and again in a forked process.
+
+    Parameters
+    ----------
+    uri : str
+        As in :class:`~rollforge.track.mlflow.tracker.MLflowTracker`.
+
+    Attributes
+    ----------
+    uri : str
+        The same with an absolute path.
+    database : Path or None
+        The database file of a ``sqlite:`` URI.
+    folder : Path or None
+        The folder of a ``file:`` URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.database: Path | None = None
+        self.folder: Path | None = None
+        if uri.startswith("sqlite:"):
+            if not uri.startswith("sqlite:///") or uri == "sqlite:///":
+                raise TrackingUnavailable(
+                    f"{uri!r} names no database. Write sqlite:///PATH (sqlite:////PATH from the root)."
+                )
+            self.database = _absolute(uri.removeprefix("sqlite:///").partition("?")[0])
+            uri = f"sqlite:///{self.database}"
+        elif uri.startswith("file:"):
+            self.folder = _absolute(uri.removeprefix("file:").removeprefix("//"))
+            uri = f"file:{self.folder}"
+        self.uri = uri
+        check_installed(["mlflow", *(["sqlalchemy", "alembic"] if self.database is not None else [])])
+        self._opened: Any = None
+        self._process = 0
+        self._opening = threading.Lock()
+
+    @property
+    def _store(self) -> Any:
+        if self._opened is None or self._process != os.getpid():
+            self.open()
+        return self._opened
+
+    def open(self) -> None:
+        """Open the store; a new database is created."""
+        with self._opening:  # another thread must not use a store that is only partly set up
+            if self._opened is None or self._process != os.getpid():
+                self._opened = self._open_again()
+                self._process = os.getpid()
+
+    def _open_again(self) -> Any:
+        if self._opened is not None and self.database is not None:
+            self._opened.engine.dispose(close=False)  # after a fork, the connections belong to the parent
+        if self.database is None:
+            self._check_reachable()
+            return self._get_store(None)
+        import_mlflow()  # before the lock: it takes two seconds
+        try:
+            self.database.parent.mkdir(parents=True, exist_ok=True)
+            with locked(self.database):
+                if is_new(self.database):
+                    create_database(self.database)
+                check_database(self.database)
+                opened = self._get_store(str(self.database.parent / "mlartifacts"))
+        except TrackingUnavailable:  # also an OSError, but already complete
+            raise
+        except OSError as exc:
+            raise self.unavailable(exc.strerror or str(exc)) from exc
+        except sqlite3.Error as exc:
+            raise self.unavailable(str(exc)) from exc
+        tune(opened.engine)
+        return opened
+
+    def _get_store(self, artifacts: str | None) -> Any:
+        utils = import_mlflow()
+        if self.folder is not None:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        try:
+            with quiet():
+                return utils._get_store(self.uri, artifacts)
+        except Exception as exc:  # MLflow raises errors of four libraries
+            raise self.unavailable(_reason(exc)) from exc
+
+    def _check_reachable(self) -> None:
+        """Check that the server answers, as MLflow itself retries for minutes before it fails."""
+        if self.folder is not None:
+            if not self.folder.is_dir():
+                raise self.unavailable("there is no such folder")
+            return
+        parts = urlsplit(self.uri)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=10).close()
+        except OSError as exc:
+            raise self.unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
+
+    def unavailable(self, why: str) -> TrackingUnavailable:
+        """Return the error that the store cannot be opened."""
+        return TrackingUnavailable(
+            f"The tracking store {mask_secrets(self.uri)} cannot be opened: {why}. Name another by --tracking."
+        )
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of MLflow's store, translate its errors, and retry while the database is locked."""
+        from mlflow.exceptions import MlflowException
+
+        store = self._store
+        for attempt in range(20):
+            our_call.active += 1
+            try:
+                return getattr(store, name)(*args, **kwargs)
+            except MlflowException as exc:
+                message = first_line(exc)
+                if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})") from exc
+                if "database is locked" not in message:
+                    raise self._translated(message) from exc
+                last = exc
+            except Exception as exc:  # a damaged file can raise anything in MLflow and its YAML parser
+                raise TrackingError(
+                    f"The tracking store {mask_secrets(self.uri)} holds what MLflow cannot read "
+                    f"({type(exc).__name__}: {first_line(exc)})."
+                ) from exc
+            finally:
+                our_call.active -= 1
+            # SQLite fails at once, whatever its timeout, if a transaction that has read cannot become a write.
+            time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
+        raise self.unavailable("it stays locked by another process") from last
+
+    def _translated(self, message: str) -> TrackingError:
+        if any(sign in message for sign in _BROKEN):
+            return self.unavailable(message)
+        if message.startswith("The run ") and message.endswith("Current state is deleted."):
+            return RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})")
+        return TrackingError(f"MLflow: {message} (in {mask_secrets(self.uri)})")
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(read_path(unquote(path), "tracking")))
+
+
+def _reason(exc: BaseException) -> str:
+    message = first_line(exc)
+    if "Can't locate revision" in str(exc) or "out-of-date database schema" in message:
+        found = re.search(r"found version (\w+)|identified by '(\w+)'", str(exc))
+        version = next((g for g in found.groups() if g), "?") if found else "?"
+        return (
+            f"its tables have version {version}, which this MLflow does not know or has left behind. Update mlflow, or "
+            "take a copy of the database and run 'mlflow db upgrade URI'"
+        )
+    return message

@@ -1,0 +1,87 @@
+"""Importing and calling mlflow without its noise."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rollforge.errors import MissingDependency
+
+__all__ = ["check_installed", "first_line", "import_mlflow", "our_call", "quiet"]
+
+_NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "mlflow.store.db.utils")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence MLflow and Alembic, which print migrations and deprecations that do not concern the user."""
+    levels = {name: logging.getLogger(name).level for name in _NOISY}
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if root.handlers != before[1]:  # in older MLflow versions, Alembic's migrations reconfigure logging
+            root.setLevel(before[0])
+            root.handlers[:] = before[1]
+
+
+class _OurCall(logging.Filter):
+    """Drops log records while this module calls MLflow, which logs database errors in addition to raising them."""
+
+    active = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self.active
+
+
+our_call = _OurCall()
+"""The filter of MLflow's log of database errors."""
+
+
+def _missing(package: str) -> MissingDependency:
+    return MissingDependency(
+        f"Tracking by MLflow needs {package}. Install it: pip install 'rollforge[mlflow]'; or keep plain files: "
+        "--tracking folder:PATH."
+    )
+
+
+def check_installed(packages: Sequence[str]) -> None:
+    """Raise an error if a package is not installed, without importing any of them, which would take seconds."""
+    for package in packages:
+        try:
+            found = importlib.util.find_spec(package)
+        except ImportError:
+            found = None
+        if found is None:
+            raise _missing(package)
+
+
+def import_mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    try:
+        with quiet():
+            from mlflow.tracking._tracking_service import utils
+    except ImportError as exc:
+        raise _missing(exc.name or "mlflow") from exc
+    logger = logging.getLogger("mlflow.store.db.utils")
+    if our_call not in logger.filters:
+        logger.addFilter(our_call)
+    return utils
+
+
+def first_line(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__
