@@ -20,6 +20,7 @@ from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
+from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache, clear_panels, list_panels
 from rollforge.features.processor import Processor, ZScoreNorm
 from rollforge.features.row_file import RowFile
@@ -59,6 +60,32 @@ def test_a_panel_is_built_once_for_all_rolls(session: Session) -> None:
     assert list_panels(session.cache) == []
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_a_panel_of_a_frame_is_sorted(order: list[int]) -> None:
+    """By day and instrument, whatever the order of the rows; days without rows are left out."""
+    rows = [("2024-01-02", "A", 1.0), ("2024-01-02", "C", 2.0), ("2024-01-04", "B", 3.0)]
+    frame = pd.DataFrame([rows[i] for i in order], columns=["datetime", "instrument", "x"])
+    frame["datetime"] = pd.to_datetime(frame["datetime"])
+    panel = Panel.from_frame(frame.set_index(["datetime", "instrument"]))
+    assert panel.dates.tolist() == np.array(["2024-01-02", "2024-01-04"], "datetime64[D]").tolist()
+    assert panel.offsets.tolist() == [0, 2, 3]
+    assert [panel.codes[i] for i in panel.row_code] == ["A", "C", "B"]
+    assert panel.groups["feature"].values[:, 0].tolist() == [1.0, 2.0, 3.0]
+    assert panel.frame(None, "2024-01-04").index.tolist() == [(pd.Timestamp("2024-01-04"), "B")]
+
+
+def test_a_panel_of_a_frame_whose_levels_are_unsorted() -> None:
+    """The rows are in order, but the index lists its days and instruments in another order, with some that have no row."""
+    days, codes = pd.to_datetime(["2024-01-04", "2024-01-03", "2024-01-02"]), ["B", "Z", "A"]
+    index = pd.MultiIndex([days, codes], [[2, 2, 0], [2, 0, 2]], names=["datetime", "instrument"])
+    panel = Panel.from_frame(pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=index))
+    assert panel.dates.astype(str).tolist() == ["2024-01-02", "2024-01-04"]
+    assert panel.codes == ("A", "B")
+    assert panel.row_code.tolist() == [0, 1, 0]
+    assert panel.offsets.tolist() == [0, 2, 3]
+    assert panel.groups["feature"].values[:, 0].tolist() == [1.0, 2.0, 3.0]
+
+
 def test_a_slice_of_the_shared_panel_equals_one_built_for_it(session: Session) -> None:
     """Bit for bit, raw and processed, also when a processor learned in a fit window."""
     fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30"}
@@ -71,6 +98,26 @@ def test_a_slice_of_the_shared_panel_equals_one_built_for_it(session: Session) -
             processor.fit(expected)
             expected = processor(expected)
         pd.testing.assert_frame_equal(shared.fetch(data_key=key, col_set="__raw"), expected, check_exact=True)
+
+
+def test_a_fit_window_that_ends_after_the_handler_sees_no_later_day(session: Session) -> None:
+    """The values are those of a processor fitted on the handler's days alone, and other handlers do not share the panel."""
+    fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-12-30", "fields_group": "feature"}
+    infer = [{"class": "ZScoreNorm", "kwargs": fit}]
+    whole = handler(infer_processors=infer).fetch(data_key="infer")
+    short = handler(end_time="2022-06-30", infer_processors=infer).fetch(data_key="infer", col_set="feature")
+    raw = QlibDataLoader(FIELDS).load("all", "2022-01-03", "2022-06-30")["feature"]
+    expected = (raw - raw.mean()) / raw.std(ddof=0)
+    np.testing.assert_allclose(short, expected, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(short, whole.loc[:"2022-06-30", ["RET", "MA5"]], rtol=1e-2, atol=1e-3)
+
+
+def test_a_fit_window_that_ends_with_the_handler_shares_its_panel(session: Session) -> None:
+    """Its last day is the last that the processor may see, so the panel does not depend on where the handler ends."""
+    fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30", "fields_group": "feature"}
+    for end in ("2022-06-30", "2022-09-30", None):
+        handler(end_time=end, infer_processors=[{"class": "ZScoreNorm", "kwargs": fit}]).setup_data()
+    assert len(list_panels(session.cache)) == 2  # raw, and after the processor
 
 
 def test_a_cached_panel_equals_the_one_that_was_built(session: Session) -> None:

@@ -134,6 +134,17 @@ def test_the_usual_segments_must_not_overlap(names: tuple[str, str]) -> None:
         validate_segments(task, CALENDAR)
 
 
+@pytest.mark.parametrize(("first", "refused"), [("2020-06-30", True), ("2020-07-01", False)])
+def test_one_shared_day_is_an_overlap(first: str, refused: bool) -> None:
+    """A segment may begin on the day after the previous one ends, and not on that day itself."""
+    task = template(valid=(first, "2020-09-30"))
+    if not refused:
+        validate_segments(task, CALENDAR)
+        return
+    with pytest.raises(SegmentError, match="'valid': it ends on 2020-06-30, and 'valid' starts on 2020-06-30"):
+        validate_segments(task, CALENDAR)
+
+
 @pytest.mark.parametrize(
     ("label", "days"),
     [(None, 2), ("Ref($close, -6)/Ref($close, -1) - 1", 6), ("$close", 0), ("Mean(Ref($close, -5), 3)", 5)],

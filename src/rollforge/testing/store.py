@@ -180,6 +180,29 @@ class TaskStoreSuite:
         store.commit(second, "theirs")
         assert store.get(POOL, second.id).result == "theirs"
 
+    @pytest.mark.parametrize("by", ["expire", "claim"])
+    def test_a_lease_ends_at_its_very_second(self, store: TaskStore, clock: ManualClock, by: str) -> None:
+        """A lease of ten seconds has ended after ten seconds, and the task is free at the end of its backoff."""
+
+        def look() -> list[TaskRecord]:
+            if by == "expire":
+                store.expire(POOL)
+                return []
+            return store.claim(POOL, worker="second", lease=10)
+
+        (created,) = store.create(POOL, [{"x": 1}])
+        self.claim(store, lease=10)
+        clock.now += 9.75
+        assert look() == []
+        assert store.get(POOL, created.id).status is Status.RUNNING
+        clock.now += 0.25
+        assert look() == []
+        ended = store.get(POOL, created.id)
+        assert (ended.status, ended.attempt, ended.cause) == (Status.WAITING, 1, Cause.LEASE_LOST)
+        assert clock.now + 0.5 <= ended.available_at <= clock.now + 1
+        clock.now = ended.available_at
+        assert self.claim(store).id == created.id
+
     def test_a_renewed_lease_lasts(self, store: TaskStore, clock: ManualClock) -> None:
         """A renewed lease lasts from the time of the renewal."""
         store.create(POOL, [{"x": 1}])
