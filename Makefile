@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz pythons lowest
+.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz mutants pythons lowest
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,10 @@ $(VENV)/dev: $(VENV)/pip pyproject.toml
 
 $(VENV)/fuzz: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
+	@touch $@ $(VENV)/dev $(VENV)/run
+
+$(VENV)/mutants: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[mutants]'
 	@touch $@ $(VENV)/dev $(VENV)/run
 
 $(BENCH)/bench: pyproject.toml
@@ -91,6 +95,12 @@ storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run
 SECONDS ?= 10
 fuzz: $(VENV)/fuzz ## Give broken input to every reader of outside input: SECONDS=300 TARGETS="yaml csv"
 	$(BIN)/python tests/fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(TARGETS)
+
+# Whether the tests of a room notice small changes of its code: make mutants SAMPLE=300 ROOM="generate store" SEED=1
+SAMPLE ?= 100
+SEED ?= 0
+mutants: $(VENV)/mutants ## Change the code in small ways and see whether tests fail: SAMPLE=100 ROOM=generate
+	$(BIN)/python tests/mutants.py --sample $(SAMPLE) --seed $(SEED) $(addprefix --room ,$(ROOM)) $(addprefix --file ,$(FILES))
 
 # All benchmarks, small; fails where a ratio falls below half of the recorded one.
 bench: $(BENCH)/bench ## Run the small benchmarks; fails where a ratio falls below half of the recorded one

@@ -1,0 +1,523 @@
+"""Mutation testing: whether a room's own fast tests notice small changes ("mutants") of its code.
+
+    python tests/mutants.py                              # 100 mutants of each room
+    python tests/mutants.py --room generate --sample 300
+    python tests/mutants.py --file generate/leakage.py --sample 0      # all mutants of one file
+    python tests/mutants.py --room generate --only 3f2a91c0            # one of them again
+
+Cosmic Ray makes the mutants, and the three operators below. Those that only raise a TypeError, such as ``a // b`` of two
+frames, are left out, because any test would notice them. A sample is chosen by a hash of the seed and the mutant, so it
+stays the same while the code around it changes.
+
+``rooms`` in ``tests/mutants.toml`` says which tests have to notice the mutants of which files. The repository is copied
+to a temporary folder and mutated there. The tests run once to record the lines that each of them executes. Then each
+mutant is tried against the tests that execute its line, in a forked process, until one fails. A mutant whose line no
+test executes is tried against all of them. Mutants that change nothing that a caller can observe are listed under
+``equivalent`` in ``tests/mutants.toml``, each with the reason. They are not counted.
+
+The exit code is 1 if a room is below the minimum share of noticed mutants, and 2 if its tests fail without any mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import importlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import parso
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator
+
+ROOT = Path(__file__).parents[1]
+TABLE = Path(__file__).with_suffix(".toml")
+PACKAGE = Path("src") / "rollforge"
+COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
+HEAVY = ("numpy", "pandas", "pyarrow.parquet", "pydantic", "hypothesis", "numba", "lightgbm", "mlflow", "pytest")
+MINIMUM = 90.0
+
+
+class DeleteCall(Operator):
+    """Replace a statement that only calls something by ``pass``."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        if node.type == "simple_stmt" and _is_call(node.children[0]) and not node.get_code().strip().startswith("log."):
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        node.children[0] = parso.parse(node.children[0].get_first_leaf().prefix + "pass")
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[Any, ...]:
+        return ()
+
+
+class NegateMembership(Operator):
+    """Replace ``in`` by ``not in``, and the reverse."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        if node.type == "comparison":
+            yield from ((op.start_pos, op.end_pos) for op in self._operators(node))
+
+    def mutate(self, node: Any, index: int) -> Any:
+        old = list(self._operators(node))[index]
+        at = next(i for i, child in enumerate(node.children) if child is old)
+        node.children[at] = parso.parse(" in" if old.get_code().split() == ["not", "in"] else " not in")
+        return node
+
+    @staticmethod
+    def _operators(node: Any) -> Iterator[Any]:
+        return (op for op in node.children[1::2] if op.get_code().split() in (["in"], ["not", "in"]))
+
+    @classmethod
+    def examples(cls) -> tuple[Any, ...]:
+        return ()
+
+
+class NegateFilter(Operator):
+    """Negate the condition of a comprehension."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        if node.type == "comp_if":
+            yield node.children[1].start_pos, node.children[1].end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        node.children[1] = parso.parse(f" not ({node.children[1].get_code()})")
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[Any, ...]:
+        return ()
+
+
+def _is_call(node: Any) -> bool:
+    return node.type in ("atom_expr", "power") and node.children[-1].get_first_leaf().value == "("
+
+
+_COMPARISONS = ("Eq_NotEq", "NotEq_Eq", "Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Is_IsNot", "IsNot_Is")
+_BINARY = (
+    "Add_Sub",
+    "Sub_Add",
+    "Mul_Div",
+    "Div_Mul",
+    "FloorDiv_Mul",
+    "Mod_Mul",
+    "Pow_Mul",
+    "BitAnd_BitOr",
+    "BitOr_BitAnd",
+)
+_CORE = (
+    *(f"ReplaceComparisonOperator_{pair}" for pair in _COMPARISONS),
+    *(f"ReplaceBinaryOperator_{pair}" for pair in _BINARY),
+    *(f"ReplaceUnaryOperator_{pair}" for pair in ("USub_UAdd", "Delete_Not", "Delete_Invert")),
+    *("AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
+    *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ExceptionReplacer", "NumberReplacer"),
+    *("RemoveDecorator", "ZeroIterationForLoop"),
+)
+OPERATORS: dict[str, Operator] = {
+    **{name: get_operator(f"core/{name}")() for name in _CORE},
+    **{kind.__name__: kind() for kind in (DeleteCall, NegateMembership, NegateFilter)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of one file."""
+
+    file: str
+    """Relative to the package."""
+    operator: str
+    occurrence: int
+    """Position among all places in the file that the operator could change."""
+    where: str
+    """Function or class that contains the place."""
+    lines: range
+    """Lines of the statement."""
+    code: str
+    """The first line that the operator changes, without indentation."""
+    key: str
+    """Hash of everything that identifies the mutant independently of its line number."""
+
+
+def mutants_of(file: str, source: str) -> list[Mutant]:
+    """Return all mutants of a file, except those of code that does nothing when it runs."""
+    tree, lines, silent = get_ast(source), source.splitlines(), _silent_lines(source)
+    found, seen = [], Counter[str]()
+    for name, operator in OPERATORS.items():
+        places = [(node, at) for node in ast_nodes(tree) for at in operator.mutation_positions(node)]
+        for occurrence, (node, ((line, _), (last, _))) in enumerate(places):
+            if _is_typing(node) or line in silent:
+                continue
+            where, code = _definition(node), lines[line - 1].strip()
+            identity = f"{file}|{where}|{name}|{code}"
+            key = hashlib.sha256(f"{identity}|{seen[identity]}".encode()).hexdigest()[:8]
+            seen[identity] += 1
+            found.append(Mutant(file, name, occurrence, where, range(line, max(line, last) + 1), code, key))
+    return found
+
+
+def _silent_lines(source: str) -> set[int]:
+    """Return the lines of overloads, abstract methods, ``if TYPE_CHECKING``, and the decorators of dataclasses."""
+    silent: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        decorators = getattr(node, "decorator_list", [])
+        names = [ast.unparse(d).partition("(")[0].rpartition(".")[2] for d in decorators]
+        if {"overload", "abstractmethod"} & set(names):
+            silent.update(range(decorators[0].lineno, node.end_lineno + 1))
+        silent.update(d.lineno for d, name in zip(decorators, names, strict=True) if name == "dataclass")
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            silent.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return silent
+
+
+def _is_typing(node: Any) -> bool:
+    """Return whether a node is part of an annotation, or the ``*`` or ``/`` that divides parameters."""
+    if node.type == "operator" and node.parent.type in ("parameters", "param", "lambdef"):
+        return True
+    while node.parent is not None:
+        above = node.parent
+        if above.type == "annassign" and node is above.children[1]:
+            return True
+        if above.type == "tfpdef" or (above.type == "param" and node is not above.default and node.type != "operator"):
+            return True
+        if above.type == "funcdef" and node is above.annotation:
+            return True
+        node = above
+    return False
+
+
+def _definition(node: Any) -> str:
+    names = []
+    while node is not None:
+        if node.type in ("funcdef", "classdef"):
+            names.append(node.name.value)
+        node = node.parent
+    return ".".join(reversed(names))
+
+
+def ranked(mutants: Sequence[Mutant], seed: int) -> list[Mutant]:
+    """Return the mutants in the order in which samples take them."""
+    return sorted(mutants, key=lambda m: hashlib.sha256(f"{seed}|{m.key}".encode()).hexdigest())
+
+
+def mutated(mutant: Mutant, source: str) -> str | None:
+    """Return the source of a mutant; None if it is no valid Python, such as with the ``*`` of parameters replaced."""
+    text: str | None = mutate_code(source, OPERATORS[mutant.operator], mutant.occurrence)
+    try:
+        compile(text or "", mutant.file, "exec")
+    except SyntaxError:
+        return None
+    return text
+
+
+# -- running the tests of a room in forked processes -------------------------------------------------------------------
+
+
+class Selection:
+    """Runs the given tests only, in the given order, and records what fails."""
+
+    def __init__(self, wanted: Sequence[str] | None) -> None:
+        self.wanted, self.failed, self.seconds = wanted, "", {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self.wanted is not None:
+            place = {name: i for i, name in enumerate(self.wanted)}
+            items[:] = sorted((i for i in items if i.nodeid in place), key=lambda i: place[i.nodeid])
+
+    def pytest_collectreport(self, report: Any) -> None:
+        self.pytest_runtest_logreport(report)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + getattr(report, "duration", 0.0)
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+class Lines:
+    """Records which test executes which line of some files."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        import coverage
+
+        self.measured = coverage.Coverage(data_file=None, config_file=False, include=[str(f) for f in files])
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.measured.switch_context(nodeid)
+
+    def by_line(self) -> dict[str, dict[int, list[str]]]:
+        data = self.measured.get_data()
+        return {file: data.contexts_by_lineno(file) for file in data.measured_files()}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a forked run of tests came to."""
+
+    status: str
+    """"passed", "failed" or "timeout"."""
+    failed: str = ""
+    """First test that failed."""
+    seconds: float = 0.0
+    by_test: Mapping[str, float] | None = None
+    by_line: Mapping[str, Mapping[str, list[str]]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The files of a room that are mutated, and the tests that have to notice."""
+
+    name: str
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    keyword: str = ""
+
+    @classmethod
+    def of(cls, name: str, entry: Mapping[str, Any]) -> Room:
+        files: list[str] = []
+        for given in entry["files"]:
+            path = ROOT / PACKAGE / given
+            found = sorted(p for p in path.rglob("*.py") if p.name != "__init__.py") if path.is_dir() else [path]
+            files += [p.relative_to(ROOT / PACKAGE).as_posix() for p in found]
+        return cls(name, tuple(files), tuple(entry["tests"]), entry.get("keyword", ""))
+
+
+def forked(copy: Path, room: Room, wanted: Sequence[str] | None, limit: float, *, record: bool = False) -> Outcome:
+    """Run tests of a room in the copy of the repository, until one fails."""
+    report, begun = copy / "outcome.json", time.monotonic()
+    report.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            _run_here(copy, room, wanted, report, record)
+        except BaseException:  # noqa: BLE001 - the parent's code must not go on in this process
+            (copy / "output.txt").write_text(traceback.format_exc())
+        finally:
+            os._exit(70)
+    deadline = begun + limit
+    while not (done := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return Outcome("timeout", seconds=limit)
+        time.sleep(0.02)
+    status = os.waitstatus_to_exitcode(done[1])
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)  # processes that its tests left behind
+    if not report.exists():
+        return Outcome("failed", f"the process ended with {status}", time.monotonic() - begun)
+    found = json.loads(report.read_text())
+    return Outcome("failed" if found.pop("code") else "passed", seconds=time.monotonic() - begun, **found)
+
+
+def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path, record: bool) -> None:
+    import pytest
+
+    # Worker processes that the tests start import the main module: it has to be that of "python -m pytest".
+    sys.modules["__main__"] = importlib.import_module("pytest.__main__")
+    os.setsid()
+    os.chdir(copy)
+    with (copy / "output.txt").open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.path[:0] = [str(copy), str(copy / "src")]
+    os.environ["PYTHONPATH"] = str(copy / "src")
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(copy / ".hypothesis")
+    if not record:
+        sys.dont_write_bytecode = True
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    files = list(dict.fromkeys(name.partition("::")[0] for name in wanted or ())) or list(room.tests)
+    plugin, plugins = Selection(wanted), []
+    arguments = [
+        "-x",
+        "-q",
+        "-m",
+        "not slow",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+        "--hypothesis-seed=0",
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        str(copy / "tmp"),
+    ]
+    if room.keyword:
+        arguments += ["-k", room.keyword]
+    lines = Lines([copy / PACKAGE / f for f in room.files]) if record else None
+    if lines:
+        lines.measured.start()
+        plugins.append(lines)
+    code = pytest.main([*arguments, *files], plugins=[plugin, *plugins])
+    found = {"code": int(code), "failed": plugin.failed, "by_test": plugin.seconds}
+    if lines:
+        lines.measured.stop()
+        found["by_line"] = lines.by_line()
+    report.write_text(json.dumps(found))
+    os._exit(0)
+
+
+class Trial:
+    """A room's tests in a copy of the repository, run once without mutants to learn which test executes which line."""
+
+    def __init__(self, copy: Path, room: Room) -> None:
+        self.copy, self.room = copy, room
+        self.clean = forked(copy, room, None, 1800, record=True)
+        times = self.clean.by_test or {}
+        executed = self.clean.by_line or {}
+        self._tests: dict[tuple[str, int], set[str]] = {}
+        for file, lines in executed.items():
+            name = Path(file).relative_to(copy / PACKAGE).as_posix()
+            for line, tests in lines.items():
+                self._tests[name, int(line)] = {t for t in tests if t in times}
+        self._all = sorted((t for t in times if "::" in t), key=lambda t: times[t])
+        self._times = times
+
+    def try_out(self, mutant: Mutant, source: str) -> Outcome:
+        """Return whether a test fails with the mutant in place."""
+        target = self.copy / PACKAGE / mutant.file
+        original, stat = target.read_bytes(), target.stat()
+        tests = set().union(*(self._tests.get((mutant.file, n), ()) for n in mutant.lines))
+        wanted = [t for t in self._all if t in tests] or self._all
+        target.write_text(source, encoding="utf-8")
+        # Compiled code is recognized by second and size: a time that no other version of the file has had.
+        os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns - random.randrange(10**9, 10**16)))
+        try:
+            return forked(self.copy, self.room, wanted, 30 + 10 * sum(self._times[t] for t in wanted))
+        finally:
+            target.write_bytes(original)
+            os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def copied(folder: Path) -> Path:
+    """Copy what the tests need of the repository into a folder, and compile it."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / name)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", folder / "src"], check=True)
+    return folder
+
+
+# -- the table and the report ------------------------------------------------------------------------------------------
+
+
+def change_of(source: str, changed: str) -> tuple[str, str]:
+    """Return the lines that differ, before and after, without indentation."""
+    before, after = source.splitlines(), changed.splitlines()
+    head = _alike(before, after)
+    tail = _alike(before[head:][::-1], after[head:][::-1])
+    return _joined(before[head : len(before) - tail]), _joined(after[head : len(after) - tail])
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many lines at the beginning are the same."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return " ".join(" ".join(lines).split())
+
+
+def is_listed(mutant: Mutant, change: tuple[str, str], listed: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether the table explains why a mutant is equivalent."""
+    given = (mutant.file, *change)
+    return any((e["file"], _joined([e["before"]]), _joined([e["after"]])) == given for e in listed)
+
+
+def try_room(
+    room: Room, queue: Sequence[Mutant], size: int, copy: Path, listed: Sequence[Mapping[str, str]]
+) -> Counter[str] | None:
+    """Try the first `size` mutants that are valid Python, and print the survivors; None if the tests fail without any."""
+    trial = Trial(copy, room)
+    if trial.clean.status != "passed":
+        shown = (copy / "output.txt").read_text(errors="replace")
+        print(f"{room.name}: the tests fail without any mutant: {trial.clean.failed}\n{shown[-3000:]}", file=sys.stderr)
+        return None
+    print(f"{room.name}: {len(queue)} mutants; the tests alone take {trial.clean.seconds:.0f} s", flush=True)
+    counts: Counter[str] = Counter()
+    for mutant in queue:
+        source = (copy / PACKAGE / mutant.file).read_text(encoding="utf-8")
+        changed = mutated(mutant, source)
+        if changed is None:
+            continue
+        if counts["mutants"] == size:
+            break
+        counts["mutants"] += 1
+        change = change_of(source, changed)
+        if is_listed(mutant, change, listed):
+            counts["equivalent"] += 1
+            continue
+        outcome = trial.try_out(mutant, changed)
+        counts[{"passed": "survived", "failed": "killed", "timeout": "timeout"}[outcome.status]] += 1
+        if os.environ.get("VERBOSE"):
+            print(f"  {mutant.key} {outcome.status} {outcome.seconds:.1f} s {outcome.failed}", flush=True)
+        if outcome.status == "passed":
+            print(f"  survived: {mutant.key} {mutant.file}:{mutant.lines[0]} in {mutant.where or 'the module'}")
+            print(f"      - {change[0]}\n      + {change[1]}", flush=True)
+    return counts
+
+
+def share(counts: Mapping[str, int]) -> float:
+    """Return the percentage of the mutants that were noticed; those that take for ever are."""
+    counted = counts["killed"] + counts["timeout"] + counts["survived"]
+    return 100.0 * (counts["killed"] + counts["timeout"]) / counted if counted else 100.0
+
+
+def main() -> int:
+    table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    rooms = {name: Room.of(name, entry) for name, entry in table["rooms"].items()}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--room", action="append", choices=rooms, help="this room only; can be repeated")
+    parser.add_argument("--file", action="append", default=[], help="mutate this file only, such as generate/label.py")
+    parser.add_argument("--sample", type=int, default=100, help="mutants per room; 0 for all")
+    parser.add_argument("--seed", type=int, default=0, help="which sample")
+    parser.add_argument("--only", action="append", default=[], help="this mutant only, by the key that is printed")
+    options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for name in HEAVY:
+        __import__(name)
+    totals: dict[str, Counter[str] | None] = {}
+    for room in [rooms[name] for name in options.room or rooms]:
+        files = [f for f in room.files if not options.file or f in options.file]
+        found = [m for f in files for m in mutants_of(f, (ROOT / PACKAGE / f).read_text(encoding="utf-8"))]
+        queue = [m for m in ranked(found, options.seed) if not options.only or m.key in options.only]
+        if not queue:
+            continue
+        with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+            size = options.sample or len(queue)
+            totals[room.name] = try_room(room, queue, size, copied(Path(folder)), table["equivalent"])
+    print(f"{'room':10} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'timeouts':>9} {'survived':>9} {'noticed':>8}")
+    for name, counts in totals.items():
+        if counts is not None:
+            columns = f"{counts['mutants']:8} {counts['equivalent']:11} {counts['killed']:7} {counts['timeout']:9}"
+            print(f"{name:10} {columns} {counts['survived']:9} {share(counts):7.1f}%")
+    if None in totals.values():
+        return 2
+    return 1 if any(share(counts) < MINIMUM for counts in totals.values() if counts is not None) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
