@@ -9,7 +9,8 @@ Cosmic Ray makes the mutants, and the three operators below. Those that only rai
 frames, are left out, because any test would notice them. A sample is chosen by a hash of the seed and the mutant, so it
 stays the same while the code around it changes.
 
-``rooms`` in ``tests/mutants.toml`` says which tests have to notice the mutants of which files. The repository is copied
+``rooms`` in ``tests/mutants.toml`` says which tests have to notice the mutants of which files. The examples in the
+docstrings of these files count as tests too. The repository is copied
 to a temporary folder and mutated there. The tests run once to record the lines that each of them executes. Then each
 mutant is tried against the tests that execute its line, in a forked process, until one fails. A mutant whose line no
 test executes is tried against all of them. Mutants that change nothing that a caller can observe are listed under
@@ -54,6 +55,7 @@ TABLE = Path(__file__).with_suffix(".toml")
 PACKAGE = Path("src") / "rollforge"
 COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
 HEAVY = ("numpy", "pandas", "pyarrow.parquet", "pydantic", "hypothesis", "numba", "lightgbm", "mlflow", "pytest")
+DOCSTRINGS = "tests/test_docstrings.py::test_examples_in_docstrings_are_true"
 MINIMUM = 90.0
 
 
@@ -299,7 +301,17 @@ class Room:
             path = ROOT / PACKAGE / given
             found = sorted(p for p in path.rglob("*.py") if p.name != "__init__.py") if path.is_dir() else [path]
             files += [p.relative_to(ROOT / PACKAGE).as_posix() for p in found]
-        return cls(name, tuple(files), tuple(entry["tests"]), entry.get("keyword", ""))
+        return cls(name, tuple(files), (*entry["tests"], *_docstrings(files)), entry.get("keyword", ""))
+
+
+def _docstrings(files: Sequence[str]) -> list[str]:
+    """Return the tests that run the examples in the docstrings of some files."""
+    names = [
+        f"rollforge.{f.removesuffix('.py').replace('/', '.')}"
+        for f in files
+        if ">>>" in (ROOT / PACKAGE / f).read_text()
+    ]
+    return [f"{DOCSTRINGS}[{name}]" for name in names]
 
 
 def forked(copy: Path, room: Room, wanted: Sequence[str] | None, limit: float, *, record: bool = False) -> Outcome:
@@ -363,7 +375,7 @@ def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path
         str(copy / "tmp"),
     ]
     if room.keyword:
-        arguments += ["-k", room.keyword]
+        arguments += ["-k", f"({room.keyword}) or {DOCSTRINGS.rpartition('::')[2]}"]
     lines = Lines([copy / PACKAGE / f for f in room.files]) if record else None
     if lines:
         lines.measured.start()
