@@ -449,3 +449,41 @@ def test_a_package_of_python_itself_cannot_be_allowed(package: str) -> None:
     """Its classes run commands and open files, with whatever arguments a pickle gives them."""
     with pytest.raises(ConfigError, match="allow_package"):
         safe_pickle.allow_package(package)
+
+
+def _nested(depth: int) -> bytes:
+    """A tuple of no values inside a tuple of one, and so on: `depth` tuples."""
+    return b"\x80\x04)" + b"\x85" * (depth - 1) + b"."
+
+
+def test_tuples_are_read_down_to_a_depth() -> None:
+    """At the limit a value comes back; one level more is refused. Many values side by side are no depth."""
+    value, depth = safe_pickle.loads(_nested(500)), 0
+    while value:
+        (value,), depth = value, depth + 1
+    assert depth == 499
+    with pytest.raises(ArtifactUnreadable, match="nested more than 500 deep"):
+        safe_pickle.loads(_nested(501))
+    wide = ((tuple(range(2000)),), (1,))
+    assert safe_pickle.loads(pickle.dumps(wide)) == wide
+
+
+def test_a_tuple_counts_what_is_in_its_tuples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value once for every time that hashing visits it."""
+    monkeypatch.setattr(safe_pickle, "_MOST_IN_A_TUPLE", 12)
+    inner = (1, 2, 3, 4)
+    assert safe_pickle.loads(pickle.dumps((inner, inner, 5))) == (inner, inner, 5)  # 3 of its own and 2 x 4
+    assert safe_pickle.loads(pickle.dumps((inner, inner, 5, 6))) == (inner, inner, 5, 6)
+    with pytest.raises(ArtifactUnreadable, match="more than 12 values"):
+        safe_pickle.loads(pickle.dumps((inner, inner, 5, 6, 7)))
+
+
+def test_attributes_come_in_a_dict_or_in_a_pair_of_dicts() -> None:
+    """The second of the pair has the attributes of slots; other states are refused."""
+    start = b"\x80\x04crollforge.models.linear\nLinearModel\n)\x81"
+    back = safe_pickle.loads(start + _body(({"alpha": 2.0}, {"l1_ratio": 3.0})) + b"b.")
+    assert (back.alpha, back.l1_ratio) == (2.0, 3.0)
+    assert safe_pickle.loads(start + _body((None, {"alpha": 4.0})) + b"b.").alpha == 4.0
+    for state in (({}, {}, {}), ({},), ([], None), "alpha", {1: 2}):
+        with pytest.raises(UntrustedPickle, match="of LinearModel"):
+            safe_pickle.loads(start + _body(state) + b"b.")

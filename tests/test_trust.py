@@ -712,3 +712,73 @@ def test_what_a_pool_says_of_recorders_makes_no_files(reference: dict[str, Any],
     (row,) = store.query("p", results=False)
     assert (row.status, row.cause) == (Status.FAILED, Cause.RAISED)
     assert not new.exists()
+
+
+# -- the checks one by one -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("mine.models", r"--allow mine or ROLLFORGE_ALLOW=mine\."),
+        ("/home/me/mine.py", r"--allow /home/me/mine\.py or"),
+        ("mine.__main__", "cannot be named by a task of a pool"),
+        ("__main__", "cannot be named by a task of a pool"),
+        ("lightgbm.__main__", "cannot be named by a task of a pool"),
+    ],
+)
+def test_a_package_is_named_for_allowing_only_if_that_is_possible(module: str, words: str) -> None:
+    """The package, or the file; a program that runs can never be allowed."""
+    with within(Circle.POOL), pytest.raises(CodeNotAllowed, match=words):
+        trust.check_import("Thing", module)
+
+
+def test_a_reference_is_a_value_or_a_class_of_a_library() -> None:
+    """Functions, and classes of the rest of the standard library, are none, in whichever module they are found."""
+    import collections
+
+    import sklearn.base
+    from sklearn.linear_model import Lasso
+
+    with within(Circle.POOL):
+        for fine in (int, dict, collections.OrderedDict, Path, Lasso):
+            trust.check_reference(fine, "m", "n")
+        for bad in (subprocess.Popen, eval, open, type, property, json.loads, sklearn.base.clone, os.system):
+            with pytest.raises(CodeNotAllowed, match=r"cannot be named by a task of a pool|m:n"):
+                trust.check_reference(bad, "m", "n")
+        with pytest.raises(CodeNotAllowed, match="cannot be named by a task of a pool"):
+            trust.check_reference(subprocess.Popen, "numpy", "Popen")
+    trust.check_reference(subprocess.Popen, "subprocess", "Popen")  # in one's own file
+
+
+def test_only_what_computes_a_backtest_is_built_for_a_report() -> None:
+    """Strategies are; models and everything else are looked at without being built."""
+    from rollforge.models.linear import LinearModel
+    from rollforge.record.strategy import TopkDropoutStrategy
+
+    trust.check_built(LinearModel, "LinearModel")
+    with within(Circle.READ):
+        trust.check_built(TopkDropoutStrategy, "TopkDropoutStrategy")
+        with pytest.raises(CodeNotAllowed, match="LinearModel"):
+            trust.check_built(LinearModel, "LinearModel")
+    with within(Circle.POOL):
+        trust.check_built(LinearModel, "LinearModel")
+
+
+def test_a_module_belongs_to_the_file_that_it_was_loaded_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under whatever name; a module of another file, or of no file, does not."""
+    import types
+
+    files = [tmp_path / "one.py", tmp_path / "two.py"]
+    for file in files:
+        file.write_text("")
+    monkeypatch.setenv("ROLLFORGE_ALLOW", os.pathsep.join(map(str, files)))
+    for name, made_of in (("as_two", str(files[1])), ("as_three", str(tmp_path / "three.py"))):
+        module = types.ModuleType(name)
+        module.__rollforge_file__ = (made_of, 0)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    assert trust.allowed_file("as_two") == str(files[1])
+    assert trust.allowed_file("as_three") is None
+    assert trust.allowed_file("json") is None
+    assert trust.is_allowed_module("as_two")
+    assert not trust.is_allowed_module("as_three")
