@@ -780,6 +780,171 @@ class TaskStoreSuite:
         store.wait_for_change(POOL, 10)
         assert time.perf_counter() - began < 3
 
+    # -- the whole record ----------------------------------------------------------------------------------------------
+
+    def record(self, store: TaskStore, clock: ManualClock, task_id: str) -> dict[str, Any]:
+        """Return the fields of a task that its transitions set; times as seconds from now, tokens as steps from 0."""
+        task = store.get(POOL, task_id)
+        since = {n: None if (at := getattr(task, n)) is None else at - clock.now for n in ("lease_until", "started_at")}
+        return {
+            "status": task.status, "attempt": task.attempt, "worker": task.worker, "result": task.result,
+            "error": task.error, "cause": task.cause, "log": task.log, "failed_by": task.failed_by,
+            "blocked": task.blocked, "stage_from": task.stage_from, "free": task.available_at <= clock.now,
+            "ended": None if task.finished_at is None else task.finished_at - clock.now, **since,
+        }  # fmt: skip
+
+    def test_every_transition_sets_these_fields(self, store: TaskStore, clock: ManualClock) -> None:
+        """The fields of one task from its creation to its end, through both stages and all kinds of failures."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        new = {
+            "status": Status.WAITING, "attempt": 0, "worker": None, "result": None, "error": None, "cause": None,
+            "log": "", "failed_by": (), "blocked": False, "stage_from": Status.WAITING, "free": True, "ended": None,
+            "lease_until": None, "started_at": None,
+        }  # fmt: skip
+
+        def check(**expected: Any) -> None:
+            assert self.record(store, clock, created.id) == {**new, **expected}
+
+        check()
+        assert store.get(POOL, created.id).max_attempts == 3
+        first = self.claim(store, worker="a", lease=10)
+        check(status=Status.RUNNING, worker="a", lease_until=10.0, started_at=0.0)
+        clock.now += 4
+        store.renew(first, 20)
+        check(status=Status.RUNNING, worker="a", lease_until=20.0, started_at=-4.0)
+        store.renew(first, 20, "so far")
+        store.renew(first, 20)
+        check(status=Status.RUNNING, worker="a", lease_until=20.0, started_at=-4.0, log="so far")
+        store.fail(first, "boom", Cause.TIMED_OUT, "all of it")
+        failed: dict[str, Any] = {"worker": "a", "error": "boom", "cause": Cause.TIMED_OUT, "failed_by": ("a",)}
+        check(**failed, attempt=1, log="all of it", free=False, ended=0.0, started_at=-4.0)
+        clock.now += 1
+        second = self.claim(store, worker="b", lease=10)
+        check(**{**failed, "worker": "b"}, status=Status.RUNNING, attempt=1, lease_until=10.0, started_at=0.0)
+        store.commit(second, "half", Status.PART_DONE, "fine")
+        half = {"result": "half", "failed_by": ("a",)}
+        check(**half, status=Status.PART_DONE, worker="b", log="fine", ended=0.0, started_at=0.0)
+        self.claim(store, worker="c", lease=10, status=Status.PART_DONE)
+        stage = {**half, "stage_from": Status.PART_DONE, "worker": "c"}
+        check(**stage, status=Status.RUNNING, lease_until=10.0, started_at=0.0)
+        clock.now += 10
+        store.expire(POOL)
+        lost = store.get(POOL, created.id).error
+        stale = {**stage, "attempt": 1, "error": lost, "cause": Cause.LEASE_LOST}
+        check(**stale, status=Status.PART_DONE, free=False, ended=0.0, started_at=-10.0)
+        assert "worker c" in str(lost)
+        clock.now += 1
+        fourth = self.claim(store, worker="c", lease=10, status=Status.PART_DONE)
+        store.give_back(fourth)
+        check(**stale, status=Status.PART_DONE, started_at=0.0)
+        fifth = self.claim(store, worker="c", lease=10, status=Status.PART_DONE)
+        store.commit(fifth, "whole")
+        check(**{**stage, "result": "whole"}, status=Status.DONE, ended=0.0, started_at=0.0)
+        assert fourth.token < fifth.token
+        store.set_status(POOL, None, Status.WAITING)
+        after = store.get(POOL, created.id)
+        assert (after.status, after.stage_from, after.failed_by) == (Status.WAITING, Status.WAITING, ())
+        assert after.token == fifth.token + 1
+
+    def test_a_last_failure_needs_no_backoff(self, store: TaskStore, clock: ManualClock) -> None:
+        """A task that has failed, by an error or a lost lease, can be claimed as soon as it is retried."""
+        (one,), (two,) = store.create(POOL, [{"x": 1}], max_attempts=1), store.create(POOL, [{"x": 2}], max_attempts=1)
+        store.fail(self.claim(store), "boom")
+        self.claim(store, lease=10)
+        clock.now += 10
+        store.expire(POOL)
+        for task in (store.get(POOL, one.id), store.get(POOL, two.id)):
+            assert (task.status, task.attempt) == (Status.FAILED, 1)
+            assert task.available_at <= clock.now
+        assert store.retry(POOL) == 2
+        assert len(store.claim(POOL, worker="w", lease=60, limit=9)) == 2
+
+    def test_restored_attempts_can_be_made_at_once(self, store: TaskStore, clock: ManualClock) -> None:
+        """A task that had failed is free; one that waits after a failure keeps its backoff."""
+        failed, waiting = (store.create(POOL, [{"x": x}], max_attempts=x)[0].id for x in (1, 2))
+        for task in store.claim(POOL, worker="bad", lease=60, limit=2):
+            store.fail(task, "boom")
+        kept = store.get(POOL, waiting).available_at
+        assert store.restore_attempts(POOL, "bad", [failed, waiting]) == sorted([failed, waiting])
+        assert store.get(POOL, failed).available_at <= clock.now
+        assert store.get(POOL, waiting).available_at == kept > clock.now
+        assert self.claim(store).id == failed
+
+    def test_a_stage_set_by_hand_is_the_one_that_is_returned_to(self, store: TaskStore) -> None:
+        """Part-done tasks are given back as part-done; an end that is set by hand keeps the stage before it."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        for status, stage in (
+            (Status.PART_DONE, Status.PART_DONE), (Status.DONE, Status.PART_DONE), (Status.FAILED, Status.PART_DONE),
+            (Status.WAITING, Status.WAITING), (Status.DONE, Status.WAITING),
+        ):  # fmt: skip
+            assert store.set_status(POOL, {}, status) == 1
+            task = store.get(POOL, created.id)
+            assert (task.status, task.stage_from) == (status, stage)
+
+    def test_a_task_set_to_wait_fails_again_because_of_what_it_depends_on(self, store: TaskStore) -> None:
+        """As a retry does; of several that failed, the one with the smallest id is named, in whichever order."""
+        ids = sorted(c.id for c in store.create(POOL, [{"x": i} for i in range(4)]))
+        (last,) = store.create(POOL, [{"x": "last"}], depends_on=ids)
+        store.cancel(POOL, {"_id": {"$in": ids[1:3]}})
+        task = store.get(POOL, last.id)
+        assert (task.status, task.cause) == (Status.FAILED, Cause.DEPENDENCY)
+        store.set_status(POOL, {"_id": last.id}, Status.WAITING)
+        task = store.get(POOL, last.id)
+        assert (task.status, task.cause, task.blocked) == (Status.FAILED, Cause.DEPENDENCY, True)
+        assert ids[1] in str(task.error)
+
+    def test_only_dependents_are_retried_with_a_task(self, store: TaskStore) -> None:
+        """Tasks that failed because of others, and those that failed by themselves, stay as they are."""
+        a, b = (store.create(POOL, [{"x": x}], max_attempts=1)[0].id for x in "ab")
+        c, d = (store.create(POOL, [{"x": x}], depends_on=[on])[0].id for x, on in (("c", a), ("d", b)))
+        for task in store.claim(POOL, worker="w", lease=60, limit=2):
+            store.fail(task, "boom")
+        assert store.count(POOL) == {Status.FAILED: 4}
+        assert store.retry(POOL, {"x": "a"}) == 2
+        assert [store.get(POOL, i).status for i in (a, c, b, d)] == [Status.WAITING] * 2 + [Status.FAILED] * 2
+
+    def test_a_claim_asked_for_again_has_the_result_of_the_stage_before(self, store: TaskStore) -> None:
+        """A second stage needs it; a first stage that is run again does not get the old one."""
+        store.create(POOL, [{"x": 1}])
+        store.commit(self.claim(store), "half", Status.PART_DONE)
+        for _ in range(2):
+            assert self.claim(store, status=Status.PART_DONE, claim="one").result == "half"
+        store.set_status(POOL, {}, Status.WAITING)
+        for _ in range(2):
+            assert self.claim(store, claim="two").result is None
+
+    def test_a_cancelled_task_and_a_replaced_one(self, store: TaskStore, clock: ManualClock) -> None:
+        """A cancelled claim is stale by one token; a batch has the new task in place of the old one."""
+        (one,) = store.create(POOL, [{"x": 1}], priority=4, max_attempts=7, batch="b")
+        claim = self.claim(store)
+        clock.now += 3
+        assert store.cancel(POOL) == 1
+        task = store.get(POOL, one.id)
+        assert (task.token, task.lease_until, task.finished_at) == (claim.token + 1, None, clock.now)
+        assert (task.cause, task.error) == (Cause.CANCELLED, "It was cancelled.")
+        new = store.get(POOL, store.replace(POOL, one.id, {"x": 2}))
+        assert (new.priority, new.max_attempts, new.created_at, new.token) == (4, 7, clock.now, claim.token + 2)
+        assert (new.error, new.cause, new.worker, new.finished_at) == (None, None, None, None)
+        assert [t.id for t in store.query(POOL, batch="b")] == [new.id]
+        store.create(POOL, [{"x": 1}])
+        assert [t.id for t in store.query(POOL, batch="b")] == [new.id], "the old id is in no batch"
+
+    def test_a_replacement_is_a_change(self, store: TaskStore) -> None:
+        """A thread that waits for changes of others sees it; so with a removal, and a pause."""
+        (created,) = store.create(POOL, [{"x": 1}])
+        for change in (
+            lambda: store.replace(POOL, created.id, {"x": 2}),
+            lambda: store.remove(POOL, {"x": 2}),
+            lambda: store.pause(POOL),
+        ):
+            store.wait_for_change(POOL, 0)
+            changing = threading.Thread(target=change)
+            changing.start()
+            changing.join()
+            began = time.monotonic()
+            store.wait_for_change(POOL, 30)
+            assert time.monotonic() - began < 15
+
     # -- two stages ----------------------------------------------------------------------------------------------------
 
     def test_a_second_stage_gets_the_first_ones_result(self, store: TaskStore) -> None:
