@@ -17,7 +17,7 @@ from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
 from rollforge.market.provider import write_folder
 from rollforge.plan import make_plan
 from rollforge.report.summary import Summary
-from rollforge.run.job import to_reference
+from rollforge.run.references import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker

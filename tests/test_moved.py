@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rollforge.features.panel_cache import list_panels
 from rollforge.features.processor import Fillna
 from rollforge.market.demo import make_demo
 from rollforge.models.linear import LinearModel
-from rollforge.moved import MOVED, current_name
+from rollforge.moved import MOVED, MOVED_NAMES, current_name
 from rollforge.run.execute import task_train
 from rollforge.run.worker import run_task
 from rollforge.safe_pickle import find_class
@@ -88,6 +89,21 @@ def test_an_earlier_name_is_the_module_of_today(module: str) -> None:
     assert importlib.import_module(module) is importlib.import_module(MOVED[module])
     found = importlib.import_module(MOVED[module])
     assert (found.__name__, getattr(found.__spec__, "name", "")) == (MOVED[module], MOVED[module])
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in MOVED_NAMES.items() for n in names])
+def test_an_earlier_place_of_a_name_is_the_object_of_today(module: str, name: str) -> None:
+    """By import and by a pickle that names it."""
+    found = getattr(importlib.import_module(module), name)
+    assert found is getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
+    assert pickle.loads(f"c{module}\n{name}\n.".encode()) is found
+    assert current_name(module, name) == found.__module__
+
+
+@pytest.mark.parametrize("module", sorted(MOVED_NAMES))
+def test_a_name_that_a_module_never_had_is_an_error(module: str) -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(importlib.import_module(module), "no_such_name")  # noqa: B009 - not in its types
 
 
 def test_a_reference_of_a_task_is_the_class_of_today() -> None:

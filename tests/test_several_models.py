@@ -14,7 +14,7 @@ from rollforge import pipeline
 from rollforge.collect import RecorderCollector
 from rollforge.errors import CoverageError
 from rollforge.market.provider import write_folder
-from rollforge.run.job import to_reference
+from rollforge.run.references import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager

@@ -695,7 +695,7 @@ def test_plugins_that_were_submitted_count_in_ones_own_pool(
 def test_what_a_pool_says_of_recorders_makes_no_files(reference: dict[str, Any], tmp_path: Path) -> None:
     """A result that names a tracking store which is not there, or that is no reference: an error, and nothing is made; a
     worker that is to go on from it lets the task fail, and goes on."""
-    from rollforge.run.trainer import recorder_of
+    from rollforge.run.references import recorder_of
 
     new = tmp_path / "new"
     kept = {"tracking": "folder:{new}/runs", "experiment_id": "1", "recorder_id": "a1", **reference}

@@ -122,13 +122,8 @@ from .rolling import (
 from .run.execute import (
     task_train as task_train,
 )
-from .run.trainer import (
-    DelayTrainerR as DelayTrainerR,
-    DelayTrainerRM as DelayTrainerRM,
-    Trainer as Trainer,
-    TrainerR as TrainerR,
-    TrainerRM as TrainerRM,
-)
+from .run.pool_trainer import DelayTrainerRM as DelayTrainerRM, TrainerRM as TrainerRM
+from .run.trainer import DelayTrainerR as DelayTrainerR, Trainer as Trainer, TrainerR as TrainerR
 from .run.worker import (
     run_task as run_task,
 )

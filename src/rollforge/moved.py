@@ -10,10 +10,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
-__all__ = ["MOVED", "current_name", "install"]
+__all__ = ["MOVED", "MOVED_NAMES", "current_name", "earlier_names", "install"]
 
 MOVED = {
     f"rollforge.{old}": f"rollforge.{new}"
@@ -64,16 +64,45 @@ MOVED = {
 }
 """Earlier name -> current name."""
 
+MOVED_NAMES = {
+    "rollforge.run.trainer": {
+        "DelayTrainerRM": "rollforge.run.pool_trainer",
+        "TrainerRM": "rollforge.run.pool_trainer",
+        "recorder_of": "rollforge.run.references",
+    },
+}
+"""Module that is still there -> names that have moved from it -> their current module."""
 
-def current_name(module: str) -> str:
-    """Return the current name of a module.
+
+def current_name(module: str, name: str = "") -> str:
+    """Return the current name of a module, or of the module that now has one of its names.
 
     Examples
     --------
     >>> current_name("rollforge.data.handler"), current_name("my.module")
     ('rollforge.features.handler', 'my.module')
+    >>> current_name("rollforge.run.trainer", "TrainerRM")
+    'rollforge.run.pool_trainer'
     """
-    return MOVED.get(module, module)
+    module = MOVED.get(module, module)
+    return MOVED_NAMES.get(module, {}).get(name, module)
+
+
+def earlier_names(module: str) -> Callable[[str], object]:
+    """Return a module's ``__getattr__``, which finds the names that have moved from it.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module, one of :data:`MOVED_NAMES`.
+    """
+
+    def find(name: str) -> object:
+        if name not in MOVED_NAMES[module]:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
+
+    return find
 
 
 class _Finder(importlib.abc.MetaPathFinder):

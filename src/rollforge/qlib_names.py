@@ -465,7 +465,8 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.model.trainer": {
         "rollforge.run.execute": "begin_task_train end_task_train task_train",
-        "rollforge.run.trainer": "DelayTrainerR DelayTrainerRM Trainer TrainerR TrainerRM",
+        "rollforge.run.pool_trainer": "DelayTrainerRM TrainerRM",
+        "rollforge.run.trainer": "DelayTrainerR Trainer TrainerR",
         "also": (
             "auto_filter_kwargs C call_in_subproc Dataset fill_placeholder flatten_dict get_module_logger "
             "init_instance_by_config Model R Recorder Reweighter run_task TaskManager"

@@ -89,7 +89,7 @@ def find_class(module: str, name: str, *, trusted: bool = False) -> type:
     ArtifactUnreadable
         If the class does not exist.
     """
-    module = current_name(module)
+    module = current_name(module, name)
     vouched = trusted or _is_allowed(module, name)
     if not (vouched or _is_own(module)):
         _refuse(f"{module}.{name}")
@@ -195,7 +195,7 @@ def _instance(cls: Any, base: Any, state: Any) -> Any:
 def _resolve(module: str, name: str) -> Rule:
     if module in ("copyreg", "copy_reg") and name == "_reconstructor":
         return Rule(_instance)
-    module = current_name(module)
+    module = current_name(module, name)
     rule = rule_of(module, name)
     if rule is not None:
         return rule

@@ -13,7 +13,8 @@ from rollforge.collect.collector import RecorderCollector
 from rollforge.collect.task_collector import TaskCollector
 from rollforge.drivers import STORES, TRACKERS, register_tracker
 from rollforge.errors import ConfigError, RollforgeError, TrainingFailed
-from rollforge.run.trainer import DelayTrainerR, DelayTrainerRM, TrainerR, TrainerRM
+from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
+from rollforge.run.trainer import DelayTrainerR, TrainerR
 from rollforge.run.worker import run_task
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import open_store

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rollforge.run.execute import begin_task_train, end_task_train, task_train
-from rollforge.run.trainer import DelayTrainerR, DelayTrainerRM, TrainerR, TrainerRM
+from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
+from rollforge.run.trainer import DelayTrainerR, TrainerR
 from rollforge.run.worker import run_task
 from rollforge.session import Session, using
 from rollforge.store.manager import TaskManager

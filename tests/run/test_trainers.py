@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from rollforge.errors import ConfigError, TrainingFailed
-from rollforge.run.trainer import DelayTrainerR, DelayTrainerRM, Trainer, TrainerR, TrainerRM
+from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
+from rollforge.run.trainer import DelayTrainerR, Trainer, TrainerR
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import batch_of
 from rollforge.store.manager import TaskManager

@@ -79,7 +79,7 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
     another machine, or if its result, which others may have written, does not refer to a run. The coverage check lists
     its window.
     """
-    from rollforge.run.trainer import recorder_of
+    from rollforge.run.references import recorder_of
 
     try:
         if task.status is not Status.DONE:

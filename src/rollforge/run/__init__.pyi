@@ -5,13 +5,8 @@ from .execute import (
     end_task_train as end_task_train,
     task_train as task_train,
 )
-from .trainer import (
-    DelayTrainerR as DelayTrainerR,
-    DelayTrainerRM as DelayTrainerRM,
-    Trainer as Trainer,
-    TrainerR as TrainerR,
-    TrainerRM as TrainerRM,
-)
+from .pool_trainer import DelayTrainerRM as DelayTrainerRM, TrainerRM as TrainerRM
+from .trainer import DelayTrainerR as DelayTrainerR, Trainer as Trainer, TrainerR as TrainerR
 from .worker import (
     run_task as run_task,
 )

@@ -1,4 +1,4 @@
-"""Jobs, progress events and task references, shared by workers, executors and progress displays."""
+"""Jobs and progress events, shared by workers, executors and progress displays."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rollforge import trust
-from rollforge.errors import RollforgeError
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status, TaskRecord, digest
-from rollforge.track.base import Recorder
-from rollforge.track.elsewhere import kept_reference, open_kept
+from rollforge.task import Status, TaskRecord
 
 __all__ = [
     "Event",
@@ -25,11 +22,8 @@ __all__ = [
     "current_attempt",
     "current_model",
     "current_task",
-    "from_reference",
     "ignore_event",
-    "is_of_task",
     "is_own",
-    "to_reference",
 ]
 
 log = logging.getLogger(__name__)
@@ -141,28 +135,3 @@ class LogEvents:
 def is_own(job: Job, store: TaskStore, task: TaskRecord) -> bool:
     """Return whether a claimed task is this user's own code: submitted by this process, or stored in memory."""
     return job.own or isinstance(store, MemoryStore) or trust.is_own(task.id, task.text)
-
-
-def is_of_task(result: Any, task_id: str) -> bool:
-    """Return whether the result of a first stage is a recorder whose task has this id.
-
-    A pool stores the result of a stage separately from the definition, and the id is the digest of the definition only.
-    """
-    if not isinstance(result, Recorder):
-        return False
-    try:
-        return digest(result.load_object("task")) == task_id
-    except RollforgeError:  # missing or unreadable: the second stage raises the error
-        return False
-
-
-def to_reference(result: Any) -> Any:
-    """Return the form of a task's result that the store keeps: a reference for a recorder, else the result itself."""
-    return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
-
-
-def from_reference(kept: Any) -> Any:
-    """Return the result that :func:`to_reference` converted."""
-    if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
-        return open_kept(kept["recorder"])
-    return kept

@@ -1,14 +1,14 @@
 """Trainers: train a list of tasks and return a list of recorders in the same order.
 
 Training has one stage (:func:`~rollforge.run.execute.task_train`) or, in delayed trainers, two: `train` prepares the
-recorders and `end_train` fits the models. :class:`TrainerR` runs the stages on this machine. :class:`TrainerRM` stores
-the tasks in a pool, from which workers on this or other machines take them.
+recorders and `end_train` fits the models. :class:`TrainerR` runs the stages on this machine. ``TrainerRM``, in
+:mod:`~rollforge.run.pool_trainer`, stores the tasks in a pool, from which workers on this or other machines take them.
 
 ====================  ======================  ======================
 \\                     one stage               two stages
 ====================  ======================  ======================
 on this machine       :class:`TrainerR`       :class:`DelayTrainerR`
-through a pool        :class:`TrainerRM`      :class:`DelayTrainerRM`
+through a pool        ``TrainerRM``           ``DelayTrainerRM``
 ====================  ======================  ======================
 """
 
@@ -18,41 +18,50 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rollforge import trust
-from rollforge.errors import ConfigError, FailingWorker, TaskNotFound, TrainingFailed
+from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.generate.naming import days_tested, model_names
+from rollforge.moved import earlier_names
 from rollforge.run.execute import (
     STATUS_BEGIN,
     STATUS_KEY,
-    TM_ID,
     begin_task_train,
     end_task_train,
-    end_unfinished_runs,
     task_train,
 )
-from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import group_failures
-from rollforge.run.fitness import own_data
-from rollforge.run.job import Job, LogEvents, current_model, current_task, from_reference
+from rollforge.run.job import Job, LogEvents, current_model, current_task
+from rollforge.run.references import from_reference
 from rollforge.run.review import review, reviewed
-from rollforge.run.submission import facts_of
-from rollforge.run.worker import run_task
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session, using
-from rollforge.store.base import TaskStore, batch_of
-from rollforge.store.manager import TaskManager
+from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status, TaskRecord, digest
+from rollforge.task import Status, TaskRecord
 from rollforge.track.base import Recorder, Tracker, open_tracker
 
-__all__ = ["DelayTrainerR", "DelayTrainerRM", "Trainer", "TrainerR", "TrainerRM", "recorder_of", "task_key"]
+__all__ = [
+    "TAGGING",
+    "DelayTrainerR",
+    "OnError",
+    "RecorderTrainer",
+    "TrainFunc",
+    "Trainer",
+    "TrainerR",
+    "as_list",
+    "default_names",
+    "reason_of",
+    "task_key",
+]
 
 log = logging.getLogger(__name__)
 
+if not TYPE_CHECKING:
+    __getattr__ = earlier_names(__name__)
+
 # These functions write the recorder's training status tag themselves, together with its other values.
-_TAGGING = (task_train, begin_task_train)
+TAGGING = (task_train, begin_task_train)
 TrainFunc = Callable[..., Recorder]
 OnError = Literal["raise", "skip"]
 
@@ -97,7 +106,7 @@ class Trainer:
         return self.end_train(self.train(*args, **kwargs))
 
 
-class _RecorderTrainer(Trainer):
+class RecorderTrainer(Trainer):
     """Base of the four trainers: experiment names, training status tags and failures."""
 
     STATUS_KEY = STATUS_KEY
@@ -137,7 +146,7 @@ class _RecorderTrainer(Trainer):
         return list(recorders)
 
     def _unfinished(self, models: list[Recorder] | Recorder) -> list[Recorder]:
-        return [r for r in _as_list(models) if r.list_tags().get(self.STATUS_KEY) != self.STATUS_END]
+        return [r for r in as_list(models) if r.list_tags().get(self.STATUS_KEY) != self.STATUS_END]
 
     def _failed(self, failures: dict[str, str], key: str, error: str) -> None:
         """Record a failure of a stage; :meth:`_judge` decides whether it is raised."""
@@ -152,7 +161,7 @@ class _RecorderTrainer(Trainer):
             raise TrainingFailed(f"{len(failures)} of {total} tasks failed.\n\n{told}") from cause
 
 
-class TrainerR(_RecorderTrainer):
+class TrainerR(RecorderTrainer):
     """Trains tasks on this machine, each into a recorder.
 
     Parameters
@@ -229,14 +238,14 @@ class TrainerR(_RecorderTrainer):
             If a task fails; the message contains its key and its traceback.
         """
         arguments = {"recorder_name": self.default_rec_name, **kwargs}
-        func, listed = train_func or self.train_func, _as_list(tasks)
+        func, listed = train_func or self.train_func, as_list(tasks)
         self.failures = {}
-        trained = self._stage(func, listed, experiment_name, arguments, _names(listed))
-        return trained if func in _TAGGING else self._tag(trained, self.STATUS_BEGIN)
+        trained = self._stage(func, listed, experiment_name, arguments, default_names(listed))
+        return trained if func in TAGGING else self._tag(trained, self.STATUS_BEGIN)
 
     def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
         """Mark the recorders as finished and return them."""
-        return self._tag(_as_list(models), self.STATUS_END)
+        return self._tag(as_list(models), self.STATUS_END)
 
     def _stage(
         self,
@@ -292,7 +301,7 @@ class TrainerR(_RecorderTrainer):
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:
-                self._failed(failures, task_key(item, i, len(items), task.model_name), _why(task))
+                self._failed(failures, task_key(item, i, len(items), task.model_name), reason_of(task))
         self._judge(failures, len(items))
         return [from_reference(t.result) for t in tasks if t.status is Status.DONE]
 
@@ -346,304 +355,13 @@ class DelayTrainerR(TrainerR):
         trained = self._stage(end_train_func or self.end_train_func, todo, experiment_name, kwargs)
         self._tag(trained, self.STATUS_END)
         lost = {r.id for r in todo} - {r.id for r in trained}
-        return [r for r in _as_list(models) if r.id not in lost]
-
-
-class TrainerRM(_RecorderTrainer):
-    """Trains tasks through a pool: they are stored once, run by workers, and resumed after a crash.
-
-    Parameters
-    ----------
-    experiment_name : str, optional
-        Experiment of the recorders; by default the session's.
-    task_pool : str, optional
-        Name of the pool; by default that of the experiment.
-    train_func : callable
-        ``(task, experiment_name, recorder_name=…) -> Recorder``. It must be importable, because worker processes
-        import it.
-    skip_run_task : bool
-        If True, only store the tasks and wait until other workers have trained them.
-    default_rec_name : str, optional
-        Name of the recorders.
-    jobs : int, optional
-        Number of worker processes to start. By default, tasks run in this process.
-    on_error : {"raise", "skip"}
-        Whether to raise an error if tasks failed after their last attempt, or to leave them out of the result (see
-        `failures`).
-    session : Session, optional
-        By default the session that is current when training starts.
-    store : TaskStore or str, optional
-        The task store, or its URI; by default the session's.
-    tracker : Tracker or str, optional
-        The tracking store, or its URI; by default the session's. Worker processes (`jobs`) open an object's `uri`, whose
-        scheme must be known (:func:`~rollforge.drivers.register_tracker`).
-
-    Examples
-    --------
-    >>> TrainerRM("doc", task_pool="nightly").has_worker()
-    True
-    """
-
-    TM_ID = TM_ID
-
-    def __init__(
-        self,
-        experiment_name: str | None = None,
-        task_pool: str | None = None,
-        train_func: TrainFunc = task_train,
-        skip_run_task: bool = False,
-        default_rec_name: str | None = None,
-        *,
-        jobs: int | None = None,
-        on_error: OnError = "raise",
-        session: Session | None = None,
-        store: TaskStore | str | None = None,
-        tracker: Tracker | str | None = None,
-    ) -> None:
-        super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
-        self.task_pool = task_pool
-        self.skip_run_task = skip_run_task
-        self.jobs = jobs
-
-    def train(
-        self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
-        train_func: TrainFunc | None = None,
-        experiment_name: str | None = None,
-        before_status: Status | str = Status.WAITING,
-        after_status: Status | str = Status.DONE,
-        default_rec_name: str | None = None,
-        **kwargs: Any,
-    ) -> list[Recorder]:
-        """Train tasks and return one recorder per task. Tasks that are done in the pool are not trained again.
-
-        Raises
-        ------
-        TrainingFailed
-            If tasks failed after their last attempt; the message contains the key and the traceback of each.
-        """
-        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
-        func = train_func or self.train_func
-        return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments)
-
-    def _train(
-        self,
-        listed: list[dict[str, Any]],
-        func: TrainFunc,
-        experiment_name: str | None,
-        before: Status | str,
-        after: Status | str,
-        arguments: Mapping[str, Any],
-        *,
-        here: bool = False,
-    ) -> list[Recorder]:
-        """Store tasks and run their first stage; if `here` is True, do not leave it to other workers."""
-        self.failures = {}
-        if not listed:
-            return []
-        session, experiment = self._where(experiment_name)
-        manager = self._manager(session, experiment)
-        used = manager.store.keep_submission(str(manager.task_pool), facts_of(listed, session))
-        batch = batch_of(digest(task) for task in listed)
-        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
-        elsewhere = self.skip_run_task and not here
-        with review(listed, session):
-            self._run(manager, batch, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
-        with using(session):
-            recorders = self._recorders(manager, batch, ids)
-        if func not in _TAGGING or elsewhere:
-            for task_id, recorder in recorders.items():
-                recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
-        return [recorders[i] for i in ids if i in recorders]
-
-    def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
-        """Mark the recorders as finished and return them."""
-        return self._tag(_as_list(models), self.STATUS_END)
-
-    def has_worker(self) -> bool:
-        """Return True: other processes can train tasks of the pool."""
-        return True
-
-    def worker(self, train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
-        """Train tasks of the pool in this process until none is waiting, while another process calls :meth:`train`."""
-        self._work(train_func or self.train_func, experiment_name, Status.WAITING, Status.DONE)
-
-    def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
-        session, experiment = self._where(experiment_name)
-        run_task(
-            func, self.task_pool or experiment, session=session, before_status=before, after_status=after,
-            experiment_name=experiment,
-        )  # fmt: skip
-
-    def _manager(self, session: Session, experiment: str) -> TaskManager:
-        return TaskManager(self.task_pool or experiment, session=session)
-
-    def _run(
-        self,
-        manager: TaskManager,
-        batch: str,
-        func: TrainFunc,
-        before: Status | str,
-        after: Status | str,
-        session: Session,
-        experiment: str,
-        arguments: Mapping[str, Any],
-        *,
-        elsewhere: bool,
-    ) -> None:
-        """Run one stage, or leave it to workers `elsewhere`, and wait until none of its tasks can make progress."""
-        before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
-        if not elsewhere:
-            open_tracker(session.tracking_uri).prepare()
-            kwargs = {"experiment_name": experiment, **arguments}
-            job = Job(
-                str(manager.task_pool), func, {}, before, after, kwargs, batch=batch,
-                on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
-            )  # fmt: skip
-            admission = own_data(manager.store, str(manager.task_pool), session)
-            executor: Executor = (
-                InProcess(session, admission)
-                if self.jobs is None
-                else LocalProcesses(session, self.jobs, admission=admission)
-            )
-            try:
-                executor.run(job, LogEvents(total))
-            except FailingWorker as exc:
-                log.warning("%s The other workers go on.", exc)
-        else:
-            log.info("%d tasks of pool %s are to be trained by workers elsewhere", total, manager.task_pool)
-        moving = {before, Status.RUNNING}
-        told = _log_counts if self.skip_run_task else None
-        manager.wait(
-            on_change=told, batch=batch, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after)
-        )  # fmt: skip
-
-    def _recorders(self, manager: TaskManager, batch: str, ids: Sequence[str]) -> dict[str, Recorder]:
-        """Return the recorders by task id; record failed tasks, and raise an error unless failures are skipped."""
-        failures: dict[str, str] = {}
-        recorders = {}
-        tasks = {task.id: task for task in manager.store.query(str(manager.task_pool), batch=batch)}
-        for i, task_id in enumerate(ids):
-            task = tasks.get(task_id)
-            if task is None:
-                raise TaskNotFound(
-                    f"Task {task_id} was removed from pool {manager.task_pool!r} while it was waited for."
-                )
-            if task.status is Status.FAILED:
-                key = f"{task_key(task.definition, i, len(ids), task.model_name)}, {task_id}"
-                self._failed(failures, key, _why(task))
-            else:
-                recorders[task_id] = recorder_of(task.result)
-        self._judge(failures, len(ids))
-        return recorders
-
-
-class DelayTrainerRM(TrainerRM):
-    """Prepares the recorders in `train` and fits the models through the pool in `end_train`.
-
-    Between the two stages the tasks are ``part_done``. Any worker may run their second stage (:meth:`worker`).
-
-    Parameters
-    ----------
-    experiment_name : str, optional
-        Experiment of the recorders; by default the session's.
-    task_pool : str, optional
-        Name of the pool; by default that of the experiment.
-    train_func : callable
-        First stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
-    end_train_func : callable
-        Second stage: ``(recorder, experiment_name) -> Recorder``.
-    skip_run_task : bool
-        If True, leave the second stage to other workers and wait for them. The first stage always runs here.
-    **kwargs
-        Passed to :class:`TrainerRM`.
-
-    Examples
-    --------
-    >>> DelayTrainerRM("doc").is_delay()
-    True
-    """
-
-    def __init__(
-        self,
-        experiment_name: str | None = None,
-        task_pool: str | None = None,
-        train_func: TrainFunc = begin_task_train,
-        end_train_func: TrainFunc = end_task_train,
-        skip_run_task: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(experiment_name, task_pool, train_func, skip_run_task, **kwargs)
-        self.end_train_func = end_train_func
-        self.delay = True
-
-    def train(
-        self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
-        train_func: TrainFunc | None = None,
-        experiment_name: str | None = None,
-        before_status: Status | str = Status.WAITING,
-        after_status: Status | str = Status.PART_DONE,
-        default_rec_name: str | None = None,
-        **kwargs: Any,
-    ) -> list[Recorder]:
-        """Run the first stage and return one recorder per task, not trained yet."""
-        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
-        func = train_func or self.train_func
-        return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments, here=True)
-
-    def end_train(
-        self,
-        models: list[Recorder] | Recorder,
-        end_train_func: TrainFunc | None = None,
-        experiment_name: str | None = None,
-        **kwargs: Any,
-    ) -> list[Recorder]:
-        """Fit the models of the recorders through the pool, and return the recorders.
-
-        Raises
-        ------
-        TrainingFailed
-            If tasks failed after their last attempt; the message contains the key and the traceback of each.
-        """
-        recorders = _as_list(models)
-        if not recorders:
-            return []
-        session, experiment = self._where(experiment_name)
-        manager = self._manager(session, experiment)
-        ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
-        trust.vouch(ids)  # the caller passed their recorders; their tasks are compared with the ids before being built
-        batch = batch_of(ids)
-        manager.store.add_to_batch(str(manager.task_pool), batch, ids)
-        func = end_train_func or self.end_train_func
-        self._run(
-            manager,
-            batch,
-            func,
-            Status.PART_DONE,
-            Status.DONE,
-            session,
-            experiment,
-            kwargs,
-            elsewhere=self.skip_run_task,
-        )
-        with using(session):
-            trained = self._recorders(manager, batch, ids)
-        return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
-
-    def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
-        """Fit models of the pool in this process until none is left, while another process calls :meth:`end_train`."""
-        self._work(end_train_func or self.end_train_func, experiment_name, Status.PART_DONE, Status.DONE)
-
-
-def _log_counts(counts: Mapping[Status, int]) -> None:
-    log.info("tasks: %s", ", ".join(f"{n} {status.value}" for status, n in counts.items()))
+        return [r for r in as_list(models) if r.id not in lost]
 
 
 # -- tasks and results -------------------------------------------------------------------------------------------------
 
 
-def _as_list(tasks: Any) -> list[Any]:
+def as_list(tasks: Any) -> list[Any]:
     return list(tasks) if isinstance(tasks, (list, tuple)) else [tasks]
 
 
@@ -661,25 +379,14 @@ def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str
         current_task.reset(token)
 
 
-def _why(task: TaskRecord) -> str:
+def reason_of(task: TaskRecord) -> str:
     return task.error or f"{task.status}, and no reason was kept"
 
 
-def _names(tasks: Sequence[Any]) -> list[str]:
+def default_names(tasks: Sequence[Any]) -> list[str]:
     """Return default model names for tasks."""
     described = all(isinstance(task, Mapping) for task in tasks)
     return model_names(tasks) if described else [""] * len(tasks)
-
-
-def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return default model names for tasks; empty for tasks that have a name in the pool."""
-    names = _names(tasks)
-    if not any(names):
-        return names
-    ids = [digest(task) for task in tasks]
-    query = {"_id": {"$in": ids}, "model_name": {"$ne": ""}}
-    named = {task.id for task in manager.store.query(str(manager.task_pool), query, results=False)}
-    return ["" if task_id in named else name for task_id, name in zip(ids, names, strict=True)]
 
 
 def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
@@ -698,19 +405,3 @@ def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
         name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
         known += [part for part in (name, days and f"test {days}") if part]
     return f"task {place + 1} of {total}" + (f" ({', '.join(known)})" if known else "")
-
-
-def recorder_of(result: Any) -> Recorder:
-    """Return the recorder to which a task's committed result refers.
-
-    Raises
-    ------
-    TrainingFailed
-        If the task's function did not return a recorder.
-    """
-    found = from_reference(result)
-    if isinstance(found, Recorder):
-        return found
-    raise TrainingFailed(
-        f"The task's result is no recorder but a {type(result).__name__}; its train_func must return one."
-    )

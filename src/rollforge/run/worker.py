@@ -32,13 +32,11 @@ from rollforge.run.job import (
     current_attempt,
     current_model,
     current_task,
-    from_reference,
     ignore_event,
-    is_of_task,
     is_own,
-    to_reference,
 )
 from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
+from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.run.worker_pool import IDLE_SECONDS, WorkerPool, never
 from rollforge.run.worker_process import failure
 from rollforge.session import Session, current_session, using

@@ -33,17 +33,9 @@ from rollforge.errors import ConfigError, MissingCode, MissingDependency, Record
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
 from rollforge.run.interactive import define_in_main, main_classes
-from rollforge.run.job import (
-    Job,
-    WorkerStopped,
-    current_attempt,
-    current_model,
-    current_task,
-    from_reference,
-    is_of_task,
-    to_reference,
-)
+from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
 from rollforge.run.pipe import Messages, read_message
+from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import EncodedResult, decode_definition, decode_result, encode_result
