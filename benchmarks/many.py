@@ -16,7 +16,7 @@ def main() -> None:
     """Run the job and print one line."""
     options = setting.arguments(__doc__ or "")
     from rollforge.generate import RollingGen
-    from rollforge.generate.timeline import windows as windows_of
+    from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
     from rollforge.pipeline import submit, train
     from rollforge.plan import Plan
@@ -62,7 +62,7 @@ def main() -> None:
                 workflow,
                 tuple(tasks),
                 tuple(digest(t) for t in tasks),
-                tuple(windows_of(tasks, session_provider(session).calendar())),
+                make_schedule(tasks, session_provider(session).calendar()),
                 (),
             )
             submit(plan)

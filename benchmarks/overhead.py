@@ -43,8 +43,8 @@ def cost(parts: list[Any], train: Callable[[Any], Any]) -> Cost:
 
 def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Cost:
     """Return what one task costs with TrainerR, or with TrainerRM and a worker in this process."""
-    from rollforge.run.trainer import TrainerR
     from rollforge.run.pool_trainer import TrainerRM
+    from rollforge.run.trainer import TrainerR
     from rollforge.session import Session, using
     from rollforge.track.base import open_tracker
 

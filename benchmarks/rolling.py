@@ -22,7 +22,7 @@ def run(
 ) -> dict[str, float]:
     """Plan, store, train in worker processes, collect; the panel cache is empty, the kernels are compiled."""
     from rollforge.generate import RollingGen
-    from rollforge.generate.timeline import windows as windows_of
+    from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
     from rollforge.pipeline import collect, submit, train
     from rollforge.plan import Plan
@@ -52,7 +52,7 @@ def run(
                 workflow,
                 tuple(tasks),
                 tuple(digest(t) for t in tasks),
-                tuple(windows_of(tasks, session_provider(session).calendar())),
+                make_schedule(tasks, session_provider(session).calendar()),
                 (),
             )
             submit(plan)

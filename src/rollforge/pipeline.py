@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge import trust
-from rollforge.collect.outcomes import outcomes, recorded_elsewhere, with_windows
-from rollforge.collect.result import Collected, collect_outcomes
+from rollforge.collect.outcomes import TaskOutcome, outcomes, recorded_elsewhere, with_windows
+from rollforge.collect.result import Collected, collect_outcomes, schedule_of
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     FailingWorker,
@@ -46,6 +46,7 @@ from rollforge.trust import Circle
 from rollforge.workflow import Template
 
 if TYPE_CHECKING:
+    from rollforge.generate.timeline import Schedule
     from rollforge.report.summary import Summary
     from rollforge.track.base import Recorder
 
@@ -221,6 +222,7 @@ def collect(
     *,
     allow_gaps: bool = False,
     label_days: int | None = None,
+    plan: Plan | None = None,
 ) -> Collected:
     """Collect one out-of-sample prediction from the tasks of an experiment.
 
@@ -239,6 +241,8 @@ def collect(
         If True, missing windows are skipped and listed in the result's `coverage`.
     label_days : int, optional
         Number of trading days that a label spans, for labels whose expression does not determine it.
+    plan : Plan, optional
+        The plan of these tasks; if this process submitted it, its calendar, windows and warnings are used again.
 
     Raises
     ------
@@ -253,8 +257,18 @@ def collect(
         raise RecorderElsewhere(lost)
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
     with using(session), trust.within(Circle.OWN if own else Circle.READ):
-        collected = collect_outcomes(session, known, allow_gaps=allow_gaps, label_days=label_days)
+        planned = _planned(plan, known, label_days) if own else None
+        schedule = schedule_of(known, session, label_days) if planned is None else planned
+        collected = collect_outcomes(session, known, schedule, allow_gaps=allow_gaps, label_days=label_days)
     return replace(collected, warnings=(*collected.warnings, *left_out, *([lost] if lost else [])))
+
+
+def _planned(plan: Plan | None, known: Sequence[TaskOutcome], label_days: int | None) -> Schedule | None:
+    """Return the schedule of a plan; None if these are not exactly its tasks, under the names that they have there."""
+    if plan is None or plan.workflow.label_days != label_days:
+        return None
+    same = list(zip(plan.ids, plan.model_names, strict=True)) == [(o.task.id, o.model) for o in known]
+    return plan.schedule if same else None
 
 
 def with_training_data(session: Session, pool: str) -> Session:

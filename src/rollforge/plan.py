@@ -27,7 +27,7 @@ from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
     from rollforge.generate.grid import GridGen
-    from rollforge.generate.timeline import Window
+    from rollforge.generate.timeline import Schedule, Window
 
 
 __all__ = ["Plan", "make_plan"]
@@ -40,9 +40,20 @@ class Plan:
     workflow: Workflow
     tasks: tuple[dict[str, Any], ...]
     ids: tuple[str, ...]
-    windows: tuple[Window, ...]
+    schedule: Schedule
     """The window of each task; with the model's name if there are several models or the model was named."""
-    warnings: tuple[str, ...]
+    backtest_warnings: tuple[str, ...]
+    """Warnings about the backtests of the tasks."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The window of each task."""
+        return self.schedule.windows
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the tasks and their backtests."""
+        return (*self.schedule.warnings, *self.backtest_warnings)
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -94,10 +105,9 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.generate.backtests import backtest_warnings
     from rollforge.generate.base import check_count, task_generator
-    from rollforge.generate.leakage import task_warnings
     from rollforge.generate.rolling import RollingGen
     from rollforge.generate.segments import validate_segments
-    from rollforge.generate.timeline import windows
+    from rollforge.generate.timeline import make_schedule
     from rollforge.market.provider import open_provider
 
     uri = workflow.session.provider_uri
@@ -129,8 +139,8 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         workflow=workflow,
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
-        windows=tuple(windows(kept, calendar, names)),
-        warnings=(*task_warnings(kept, calendar, workflow.label_days), *backtest_warnings(kept, calendar)),
+        schedule=make_schedule(kept, calendar, names, workflow.label_days),
+        backtest_warnings=tuple(backtest_warnings(kept, calendar)),
     )
 
 

@@ -134,7 +134,12 @@ def run(
         raise typer.Exit(Exit.FAILED)
     session = made.workflow.session
     collected = pipeline.collect(
-        session, made.workflow.experiment, made.ids, allow_gaps=allow_gaps, label_days=made.workflow.label_days
+        session,
+        made.workflow.experiment,
+        made.ids,
+        allow_gaps=allow_gaps,
+        label_days=made.workflow.label_days,
+        plan=made,
     )
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
     _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)

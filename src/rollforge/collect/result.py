@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 
 from rollforge.collect.outcomes import TaskOutcome
 from rollforge.generate.label import Label, task_labels
-from rollforge.generate.leakage import task_warnings
 from rollforge.run.execute import DATA_TAG
 from rollforge.session import Session
 from rollforge.task import Status
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rollforge.collect.coverage import Coverage, ExpectedWindow
-    from rollforge.generate.timeline import Window
+    from rollforge.generate.timeline import Schedule
     from rollforge.record.joined import JoinedBacktest
     from rollforge.track.base import RunData
 
 
-__all__ = ["Collected", "ModelResult", "collect_outcomes", "windows_of"]
+__all__ = ["Collected", "ModelResult", "collect_outcomes", "schedule_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,8 @@ class Collected:
     """An out-of-sample result, and the tasks and recorders from which it was made."""
 
     outcomes: tuple[TaskOutcome, ...]
+    schedule: Schedule
+    """The tasks on the calendar, in the order of `outcomes`."""
     prediction: pd.DataFrame | None
     """Index (datetime, instrument), column ``score``: the model's prediction, or the average over several models. None
     if no task is done."""
@@ -54,8 +55,6 @@ class Collected:
     coverage: Coverage
     warnings: tuple[str, ...] = ()
     """Warnings about the result, even if it is complete."""
-    plan_warnings: tuple[str, ...] = ()
-    """Warnings about the tasks, as when they were planned."""
     models: tuple[ModelResult, ...] = ()
     """The prediction of each model, in the order of the tasks."""
     runs: Mapping[str, RunData] = field(default_factory=dict)
@@ -67,6 +66,11 @@ class Collected:
     def model_names(self) -> tuple[str, ...]:
         """The names of the models, in the order of the tasks."""
         return tuple(dict.fromkeys(o.model for o in self.outcomes))
+
+    @property
+    def plan_warnings(self) -> tuple[str, ...]:
+        """Warnings about the tasks, as when they were planned."""
+        return self.schedule.warnings
 
     @property
     def failed(self) -> int:
@@ -90,7 +94,12 @@ class Collected:
 
 
 def collect_outcomes(
-    session: Session, known: tuple[TaskOutcome, ...], *, allow_gaps: bool, label_days: int | None
+    session: Session,
+    known: tuple[TaskOutcome, ...],
+    schedule: Schedule,
+    *,
+    allow_gaps: bool,
+    label_days: int | None,
 ) -> Collected:
     """Join the predictions of each model's windows, average the models, and check the coverage.
 
@@ -100,6 +109,8 @@ def collect_outcomes(
         The session, with the data.
     known : tuple of TaskOutcome
         The tasks, whose definitions must have valid segments.
+    schedule : Schedule
+        The tasks on the calendar, in the same order.
     allow_gaps : bool
         If True, an incomplete result is returned; its `coverage` lists what is missing.
     label_days : int or None
@@ -115,9 +126,8 @@ def collect_outcomes(
     from rollforge.collect.ensemble import AverageEnsemble
     from rollforge.collect.group import RollingGroup
     from rollforge.market.frames import day_rows
-    from rollforge.market.universe import session_provider
 
-    expected, keys, unplaced = _expected(known, session)
+    expected, keys, unplaced = _expected(known, schedule)
     collector = RecorderCollector(
         lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in keys],
         rec_key_func=lambda recorder: keys[recorder.id],
@@ -131,7 +141,7 @@ def collect_outcomes(
     }
     coverage = check_coverage(
         expected,
-        session_provider(session).calendar(),
+        schedule.calendar,
         {key[-1]: _scored(frame) for key, frame in parts["pred"].items()},
         {key[-1]: frame.index for key, frame in parts["label"].items()},
     )
@@ -152,11 +162,9 @@ def collect_outcomes(
     label, said = _joined_label(known, models)
     # The joined label is that of the first model that has one.
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
-    definitions = [o.task.definition for o in known]
-    planned = tuple(task_warnings(definitions, session_provider(session).calendar(), label_days))
     runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
     warnings = (*coverage.remarks, *said, *_other_data(runs, session))
-    return Collected(known, prediction, label, target, coverage, warnings, planned, models, runs)
+    return Collected(known, schedule, prediction, label, target, coverage, warnings, models, runs)
 
 
 def _label(
@@ -224,17 +232,27 @@ def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...
     )
 
 
-def windows_of(known: Sequence[TaskOutcome], session: Session) -> list[Window]:
-    """Return the window of each task."""
-    from rollforge.generate.timeline import windows
+def schedule_of(known: Sequence[TaskOutcome], session: Session, label_days: int | None) -> Schedule:
+    """Return the tasks on the calendar of the session's data.
+
+    Parameters
+    ----------
+    known : sequence of TaskOutcome
+        The tasks, whose definitions must have valid segments.
+    session : Session
+        The session, with the data.
+    label_days : int or None
+        Number of trading days that a label spans, as declared by the user.
+    """
+    from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
 
     calendar = session_provider(session).calendar()
-    return windows([o.task.definition for o in known], calendar, [o.model for o in known])
+    return make_schedule([o.task.definition for o in known], calendar, [o.model for o in known], label_days)
 
 
 def _expected(
-    known: Sequence[TaskOutcome], session: Session
+    known: Sequence[TaskOutcome], schedule: Schedule
 ) -> tuple[list[ExpectedWindow], dict[str, tuple[str, str]], list[str]]:
     """Return the expected test windows, the key of each recorder (model, window), and the tasks without test days."""
     from rollforge.collect.coverage import ExpectedWindow
@@ -243,7 +261,7 @@ def _expected(
     keys: dict[str, tuple[str, str]] = {}
     unplaced: list[str] = []
     taken: set[str] = set()
-    for window, outcome in zip(windows_of(known, session), known, strict=True):
+    for window, outcome in zip(schedule.windows, known, strict=True):
         test, task = window.segments.get("test"), outcome.task
         if test is None:
             unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from rollforge.generate.leakage import task_warnings
 from rollforge.generate.segments import bounds, segments_of
 from rollforge.market.provider import Days
 
-__all__ = ["SegmentSpan", "Window", "draw", "windows"]
+__all__ = ["Schedule", "SegmentSpan", "Window", "draw", "make_schedule", "windows"]
 
 _MARKS = {"train": "░", "valid": "▒", "test": "█"}
 
@@ -50,6 +51,35 @@ class Window:
         """First and last day of the test segment, ``2016-01-04 to 2016-03-30``; empty if it has no trading day."""
         test = self.segments.get("test")
         return f"{test.start} to {test.end}" if test is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Tasks on a calendar: computed when they are planned, or when their results are collected, and then passed on."""
+
+    calendar: Days = field(repr=False, compare=False)
+    """The trading days."""
+    windows: tuple[Window, ...]
+    """The window of each task, in the order of the tasks."""
+    warnings: tuple[str, ...]
+    """Warnings about the tasks, see :func:`~rollforge.generate.leakage.task_warnings`."""
+
+
+def make_schedule(
+    tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence[str] = (), label_days: int | None = None
+) -> Schedule:
+    """Return the windows of tasks and the warnings about them.
+
+    Parameters
+    ----------
+    tasks, calendar, models
+        As in :func:`windows`.
+    label_days : int, optional
+        Number of trading days that a label spans, as declared by the user.
+    """
+    return Schedule(
+        calendar, tuple(windows(tasks, calendar, models)), tuple(task_warnings(tasks, calendar, label_days))
+    )
 
 
 def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence[str] = ()) -> list[Window]:

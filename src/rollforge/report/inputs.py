@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from rollforge.collect.result import windows_of
 from rollforge.confidential import mask_secrets
 from rollforge.generate.timeline import Window
 from rollforge.run.failures import error_line
@@ -113,7 +112,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
     )
     rows = []
     order = {name: i for i, name in enumerate(collected.model_names)}
-    pairs = zip(windows_of(collected.outcomes, session), collected.outcomes, strict=True)
+    pairs = zip(collected.schedule.windows, collected.outcomes, strict=True)
     for window, outcome in sorted(pairs, key=lambda pair: (order[pair[1].model], pair[0].index)):
         task, recorder = outcome.task, outcome.recorder
         metrics = collected.runs[recorder.id].metrics if recorder is not None else {}
