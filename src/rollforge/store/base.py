@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import random
 import re
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 from rollforge.drivers import STORES
-from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle
+from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle, shown
 from rollforge.machine import machine_of
 from rollforge.task import Cause, Status, TaskRecord, digest
 
@@ -37,6 +38,10 @@ Clock = Callable[[], float]
 Query = Mapping[str, Any]
 
 LOG_LINES = 200
+MOST_ATTEMPTS = 1_000_000_000
+"""The largest `max_attempts`. A larger number of attempts in a row is damage."""
+BEYOND_ALL_TIMES = 1e12
+"""A time in seconds since the epoch at or after which a task would never become free: such a value is damage."""
 AVOID_SECONDS = 60.0
 """Seconds after a failure during which a claim with `avoid` leaves the task to other workers."""
 SUBMISSION_SECONDS = 600.0
@@ -123,9 +128,9 @@ class TaskStore(Protocol):
         definitions : sequence of mapping
             Task definitions, plain data.
         priority : int
-            Priority of the new tasks.
+            Priority of the new tasks, an integer of 64 bits.
         max_attempts : int
-            Maximum number of attempts of the new tasks.
+            Maximum number of attempts of the new tasks, from 1 to `MOST_ATTEMPTS`.
         depends_on : sequence of str
             Ids of tasks of this pool that the new tasks wait for.
         model_names : sequence of str
@@ -147,7 +152,7 @@ class TaskStore(Protocol):
         TaskNotFound
             If an id in `depends_on` does not exist.
         ConfigError
-            If tasks would depend on each other in a cycle.
+            If tasks would depend on each other in a cycle, or a number is out of range.
         """
 
     def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
@@ -400,6 +405,40 @@ def backoff(attempt: int) -> float:
     The jitter spreads the retries of tasks that failed together for the same reason.
     """
     return float(min(60, 2 ** max(0, attempt - 1))) * random.uniform(0.5, 1.0)
+
+
+def checked_priority(priority: Any) -> int:
+    """Return a priority as an integer of 64 bits, which all databases can store.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a whole number, or too large.
+    """
+    return _whole_number(priority, "priority", -(2**63), 2**63 - 1)
+
+
+def checked_attempts(max_attempts: Any) -> int:
+    """Return a maximum number of attempts as an integer.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a whole number from 1 to `MOST_ATTEMPTS`.
+    """
+    return _whole_number(max_attempts, "max_attempts", 1, MOST_ATTEMPTS)
+
+
+def _whole_number(value: Any, name: str, least: int, most: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        raise ConfigError(f"{shown(value)} is not a whole number from {least} to {most}.", path=name)
+    return number
 
 
 def refuse_running(status: Status) -> None:

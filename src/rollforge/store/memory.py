@@ -18,6 +18,8 @@ from rollforge.store.base import (
     Work,
     backoff,
     because_of,
+    checked_attempts,
+    checked_priority,
     counts,
     ending_of,
     expired,
@@ -90,6 +92,7 @@ class MemoryStore:
         creation: str = "",
     ) -> list[CreatedTask]:
         names = named(definitions, model_names)
+        priority, max_attempts = checked_priority(priority), checked_attempts(max_attempts)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
         dependencies = tuple(sorted(set(depends_on)))
         with self._lock:
@@ -487,7 +490,8 @@ class MemoryStore:
         return len(ids)
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
-        return len(self._change(pool, query, lambda t: replace(t, priority=priority)))
+        number = checked_priority(priority)
+        return len(self._change(pool, query, lambda t: replace(t, priority=number)))
 
     def retry(self, pool: str, query: Query | None = None) -> int:
         with self._lock:

@@ -11,6 +11,7 @@ in between, the next process that accesses the pool applies them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -41,6 +42,7 @@ from rollforge.errors import (
 )
 from rollforge.store.base import (
     AVOID_SECONDS,
+    BEYOND_ALL_TIMES,
     SUBMISSION_SECONDS,
     Clock,
     CreatedTask,
@@ -48,6 +50,8 @@ from rollforge.store.base import (
     Work,
     backoff,
     because_of,
+    checked_attempts,
+    checked_priority,
     counts,
     damaged_result,
     ending_of,
@@ -65,7 +69,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
-from rollforge.store.rows import read_record
+from rollforge.store.rows import read_record, read_status
 from rollforge.task import (
     Cause,
     Status,
@@ -279,6 +283,7 @@ class MongoStore:
         creation: str = "",
     ) -> list[CreatedTask]:
         names = named(definitions, model_names)
+        priority, max_attempts = checked_priority(priority), checked_attempts(max_attempts)
         written = [_definition(d) for d in definitions]  # all of them, before anything is stored
         tasks, dependencies = self._tasks(pool), sorted(set(depends_on))
         ids = {w["digest"] for w in written}
@@ -488,7 +493,10 @@ class MongoStore:
         if self.paused(pool):
             return []
         now = self._now()
-        free = {"status": status.value, "available_at": {"$lte": now}, "unmet": {"$size": 0}, **_in_batch(batch)}
+        later = {
+            "available_at": {"$gt": now, "$lt": BEYOND_ALL_TIMES}
+        }  # anything else that is not in the past is damage
+        free = {"status": status.value, "$nor": [later], "unmet": {"$size": 0}, **_in_batch(batch)}
         if tasks.find_one(free, {"_id": 1}) is None:
             self._heal(pool)
             return []
@@ -582,7 +590,7 @@ class MongoStore:
         found = self._tasks(task.pool).find_one(same, {"status": 1})
         if found is None:
             raise LeaseLost(stale(task))
-        return Status(found["status"])
+        return read_status(found["status"])
 
     def _settle_end(self, pool: str, task_id: str, status: str) -> None:
         """Update the dependents of a task whose claim has ended, or fail it if it waits for a failed task."""
@@ -613,7 +621,7 @@ class MongoStore:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
             raise LeaseLost(stale(task))
-        to = status or Status(found["stage_from"])
+        to = status or self._record(task.pool, found).stage_from
         note = {} if why is None else {"error": storable_text(why), "cause": Cause.UNFIT.value}
         ending = ending_of("give back", status)
         if not self._end(task, {"status": to.value, "lease_until": None, "ending": ending, **note}):
@@ -671,12 +679,17 @@ class MongoStore:
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
     ) -> list[TaskRecord]:
         held = [self._record(pool, f) for f in self._tasks(pool).find({"status": "running", "worker": worker})]
+        ended = []
         for task in held:
-            if error is None:
-                self.give_back(task)
-            else:
-                self.fail(task, error, cause, task.log)
-        return [self.get(pool, t.id, result=False) for t in held]
+            with contextlib.suppress(
+                LeaseLost
+            ):  # it ended meanwhile, or its token is damaged and its lease will expire
+                if error is None:
+                    self.give_back(task)
+                else:
+                    self.fail(task, error, cause, task.log)
+                ended.append(task.id)
+        return [self.get(pool, task_id, result=False) for task_id in ended]
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -732,7 +745,7 @@ class MongoStore:
         counts: Counter[Status] = Counter()
         for group in self._tasks(pool).aggregate(steps):
             # A damaged status is read as failed, see read_record.
-            counts[Status(group["_id"]) if group["_id"] in list(Status) else Status.FAILED] += group["n"]
+            counts[read_status(group["_id"])] += group["n"]
         return {status: n for status, n in counts.items() if n}
 
     @_spoken
@@ -790,10 +803,14 @@ class MongoStore:
         update: Document = {"$set": {**change, "changed": self._now()}}
         if inc:
             update["$inc"] = {"token": 1}
-            damaged = {"digest": {"$in": ids}, "$nor": [{"token": {"$type": "number"}}]}
-            tasks.update_many(damaged, {"$set": {"token": 0}})
+            self._mend_tokens(tasks, {"digest": {"$in": ids}})
         tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
         return ids
+
+    def _mend_tokens(self, tasks: Collection[Document], condition: Document) -> None:
+        """Set tokens to 0 that could not be incremented: MongoDB would refuse the whole update."""
+        valid = {"$type": "number", "$gte": -(2**62), "$lte": 2**62}
+        tasks.update_many({**condition, "$nor": [{"token": valid}]}, {"$set": {"token": 0}})
 
     @_spoken
     def remove(self, pool: str, query: Query | None = None) -> int:
@@ -822,7 +839,8 @@ class MongoStore:
 
     @_spoken
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
-        return len(self._change(pool, _condition(parse_query(query)), {"priority": priority}, inc=False))
+        number = checked_priority(priority)
+        return len(self._change(pool, _condition(parse_query(query)), {"priority": number}, inc=False))
 
     @_spoken
     def retry(self, pool: str, query: Query | None = None) -> int:
@@ -893,6 +911,7 @@ class MongoStore:
         else:
             fresh = {k: v for k, v in _FRESH.items() if k not in _KEPT}
             change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
+            self._mend_tokens(tasks, {"_id": old["_id"]})
             tasks.update_one({"_id": old["_id"]}, {"$set": change, "$inc": {"token": 1}, "$unset": {"res": ""}})
         for dependant in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
             renamed = sorted({new_id if n == old_id else n for n in _texts(dependant.get("needs"))})

@@ -150,6 +150,7 @@ DROP INDEX tasks_by_claim;
 CREATE UNIQUE INDEX tasks_by_claim ON tasks (claim, claim_place) WHERE status = 'running'
 """,
     "ALTER TABLE tasks ADD COLUMN creation TEXT NOT NULL DEFAULT ''",
+    "-- The triggers have changed.",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -163,10 +164,15 @@ def _tallied(changes: str) -> str:
     )
 
 
+def _within(number: str, bound: int) -> str:
+    """Return a number limited to what its column can hold: a damaged row must not make a transaction fail."""
+    return f"LEAST(GREATEST({number}, {1 - bound}), {bound - 1})"
+
+
 def _counted_down(ended: str) -> str:
     """Return the statement that updates the number of open prerequisites of the dependents of `ended` (pool, id, n)."""
     return f"""
-    UPDATE $schema.tasks t SET unmet = t.unmet + c.n, blocked = t.unmet + c.n > 0
+    UPDATE $schema.tasks t SET unmet = {_within("t.unmet + c.n", 2**31)}, blocked = t.unmet + c.n > 0
     FROM (
         SELECT d.seq, e.n FROM (
             SELECT x.pool, needs.id, SUM(x.n) AS n FROM ({ended}) AS x
@@ -180,7 +186,7 @@ def _depending(rows: str, sign: str) -> str:
     """Return the statement that adds the open prerequisites in `rows` of the table ``needs`` to their tasks."""
     return f"""
     PERFORM 1 FROM $schema.tasks p WHERE (p.pool, p.id) IN (SELECT pool, needs FROM {rows}) ORDER BY p.seq FOR SHARE;
-    UPDATE $schema.tasks t SET unmet = t.unmet {sign} c.n, blocked = t.unmet {sign} c.n > 0
+    UPDATE $schema.tasks t SET unmet = {_within(f"t.unmet {sign} c.n", 2**31)}, blocked = t.unmet {sign} c.n > 0
     FROM (
         SELECT e.pool, e.id, COUNT(*) AS n FROM {rows} e
         LEFT JOIN $schema.tasks p ON p.pool = e.pool AND p.id = e.needs
@@ -273,7 +279,7 @@ BEGIN
                 SELECT ctid AS place FROM $schema.tallies FOR UPDATE SKIP LOCKED
             ) AS found WHERE tallies.ctid = found.place RETURNING tallies.*
         ) INSERT INTO $schema.tallies (batch, pool, {", ".join(STATUSES)})
-        SELECT batch, pool, {", ".join(f"SUM({name})" for name in STATUSES)} FROM gone GROUP BY batch, pool;
+        SELECT batch, pool, {", ".join(_within(f"SUM({name})", 2**63) for name in STATUSES)} FROM gone GROUP BY batch, pool;
     END IF;
 END
 $$"""

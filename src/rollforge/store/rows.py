@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rollforge.errors import printable, shown
-from rollforge.store.base import failed_workers
+from rollforge.store.base import MOST_ATTEMPTS, failed_workers
 from rollforge.store.codec import read_definition
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["read_record"]
+__all__ = ["MOST_ATTEMPTS", "read_record", "read_status"]
 
+_STATUSES = frozenset(Status)
 Check = Callable[[Any], Any]
 
 
@@ -28,9 +29,21 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int:
-    if not isinstance(value, (int, float)) or value != int(value) or abs(value) >= 2**63:
+    if not isinstance(value, (int, float)) or value != int(value) or not -(2**63) <= value < 2**63:
         raise ValueError
     return int(value)
+
+
+def _attempts(value: Any) -> int:
+    if not 0 <= (number := _whole(value)) <= MOST_ATTEMPTS:
+        raise ValueError
+    return number
+
+
+def _most_attempts(value: Any) -> int:
+    if not -(2**31) <= (number := _whole(value)) < 2**31:
+        raise ValueError
+    return number
 
 
 def _moment(value: Any) -> float:
@@ -51,8 +64,8 @@ _COLUMNS: dict[str, tuple[Check, Any]] = {
     "status": (Status, Status.FAILED),
     "stage_from": (Status, Status.WAITING),
     "priority": (_whole, 0),
-    "attempt": (_whole, 0),
-    "max_attempts": (_whole, 1),
+    "attempt": (_attempts, 0),
+    "max_attempts": (_most_attempts, 1),
     "token": (_whole, 0),
     "lease_until": (_or_none(_moment), None),
     "available_at": (_moment, 0.0),
@@ -70,6 +83,11 @@ _COLUMNS: dict[str, tuple[Check, Any]] = {
     "blocked": (bool, False),
 }
 """Column -> (function that checks and converts a value, default for invalid values)."""
+
+
+def read_status(value: Any) -> Status:
+    """Return a status as read by :func:`read_record`: an invalid one is ``failed``."""
+    return Status(value) if value in _STATUSES else Status.FAILED
 
 
 def read_record(columns: Mapping[str, Any]) -> TaskRecord:

@@ -7,7 +7,9 @@ connections, transactions and their retries, and the translation of queries to c
 from __future__ import annotations
 
 import abc
+import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -15,11 +17,14 @@ from typing import Any, Protocol, TypeVar
 from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
 from rollforge.store.base import (
     AVOID_SECONDS,
+    BEYOND_ALL_TIMES,
     SUBMISSION_SECONDS,
     CreatedTask,
     Query,
     Work,
     backoff,
+    checked_attempts,
+    checked_priority,
     damaged_result,
     ending_of,
     failed_workers,
@@ -34,7 +39,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
-from rollforge.store.rows import read_record
+from rollforge.store.rows import MOST_ATTEMPTS, read_record, read_status
 from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
 
 __all__ = ["Condition", "SQLStore", "Transaction", "statements"]
@@ -48,7 +53,9 @@ COLUMNS = (
     "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
 )
 _LATER = "pool = :pool AND status = :status AND blocked = FALSE"
-_FREE = f"{_LATER} AND available_at <= :now"
+# A time that is no number, or beyond all times, is damage: the task is claimed, and fails as unreadable.
+_DUE = f"NOT (available_at > :now AND available_at < {BEYOND_ALL_TIMES})"
+_FREE = f"{_LATER} AND {_DUE}"
 _TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
 # The same within a batch: scan its members in order and look up each in the table of tasks. COALESCE keeps a planner
 # without statistics from scanning the tasks of the pool instead.
@@ -70,12 +77,17 @@ COMMITTED = (
 )
 # COALESCE makes the planner find a task by its id instead of an index of running tasks.
 HELD = "pool = :pool AND id = :id AND COALESCE(status, '') = 'running' AND token = :held"
-# Delay after a failed attempt, see backoff(); `attempt` is the number of previous failed attempts.
-_PAUSE = ":jitter * CASE WHEN attempt > 5 THEN 60 ELSE (1 << attempt) END"
+# A damaged row may hold any numbers, on which arithmetic must not overflow: such a number of attempts counts as 0, as in
+# read_record(), and such a token becomes 0, which no claim holds. Likewise for the status before the claim.
+_TRIED = f"(CASE WHEN attempt BETWEEN 0 AND {MOST_ATTEMPTS} THEN attempt ELSE 0 END)"
+_STALE = f"CASE WHEN token < {2**62} THEN token + 1 ELSE 0 END"
+_STAGE = "CASE WHEN stage_from = 'part_done' THEN 'part_done' ELSE 'waiting' END"
+# Delay after a failed attempt, see backoff(); `_TRIED` is the number of previous failed attempts.
+_PAUSE = f":jitter * CASE WHEN {_TRIED} > 5 THEN 60 ELSE (1 << {_TRIED}) END"
 _EXPIRE = f"""
-UPDATE tasks SET attempt = attempt + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
-    available_at = :now + CASE WHEN attempt + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END,
-    status = CASE WHEN attempt + 1 >= max_attempts THEN 'failed' ELSE stage_from END,
+UPDATE tasks SET attempt = {_TRIED} + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
+    available_at = :now + CASE WHEN {_TRIED} + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END,
+    status = CASE WHEN {_TRIED} + 1 >= max_attempts THEN 'failed' ELSE {_STAGE} END,
     error = 'The lease of worker ' || worker || ' ran out: it was killed, or hung, or could not reach the store.'
 WHERE seq IN (
     SELECT seq FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now {{lock}}
@@ -88,23 +100,24 @@ _SPARE = 16
 _FASTER = 20
 # A failure that may be the fault of the worker does not count, see base.counts().
 _COUNTED = "CASE WHEN max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE CAST(:attempts AS INTEGER) END"
+_SPENT = f"{_TRIED} + {_COUNTED} >= max_attempts OR :cause = 'unreadable'"
 _FAILED = f"""
-UPDATE tasks SET attempt = attempt + {_COUNTED}, error = :error, cause = :cause, log = :log, lease_until = NULL,
+UPDATE tasks SET attempt = {_TRIED} + {_COUNTED}, error = :error, cause = :cause, log = :log, lease_until = NULL,
     finished_at = :now, ending = 'fail',
     failed_by = CASE WHEN {{position}}(failed_by, :mark) > 0 THEN failed_by ELSE failed_by || :mark END,
-    status = CASE WHEN attempt + {_COUNTED} >= max_attempts OR :cause = 'unreadable' THEN 'failed' ELSE stage_from END,
-    available_at = :now + CASE WHEN attempt + {_COUNTED} >= max_attempts THEN 0 ELSE {_PAUSE} END
+    status = CASE WHEN {_SPENT} THEN 'failed' ELSE {_STAGE} END,
+    available_at = :now + CASE WHEN {_SPENT} THEN 0 ELSE {_PAUSE} END
 WHERE {HELD} RETURNING status, blocked
 """
-_RESTORED = """
-UPDATE tasks SET attempt = CASE WHEN failed_by = :mark OR attempt < 1 THEN 0 ELSE attempt - 1 END,
+_RESTORED = f"""
+UPDATE tasks SET attempt = CASE WHEN failed_by = :mark OR {_TRIED} < 1 THEN 0 ELSE {_TRIED} - 1 END,
     failed_by = REPLACE(failed_by, :mark, ''),
     available_at = CASE WHEN status = 'failed' THEN 0 ELSE available_at END,
-    status = CASE WHEN status = 'failed' THEN stage_from ELSE status END
-WHERE pool = :pool AND {among} AND {position}(failed_by, :mark) > 0 AND status {{of}}
+    status = CASE WHEN status = 'failed' THEN {_STAGE} ELSE status END
+WHERE pool = :pool AND {{among}} AND {{position}}(failed_by, :mark) > 0 AND status {{{{of}}}}
     AND COALESCE(cause, '') <> 'cancelled' RETURNING id
 """
-_AGAIN = "status = stage_from, token = token + 1, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
+_AGAIN = f"status = {_STAGE}, token = {_STALE}, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
 # The prerequisites that make a task fail.
 _GUILTY = """
 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
@@ -122,7 +135,7 @@ def _turn(condition: str, batch: object, *, now: bool = True) -> str:
     """Return the query for the numbers of the tasks to claim next; without `now`, also of those in backoff."""
     if not batch:
         return _TURN.format(free=_FREE if now else _LATER, condition=condition)
-    free = f"{_LATER_MEMBER} AND available_at <= :now" if now else _LATER_MEMBER
+    free = f"{_LATER_MEMBER} AND {_DUE}" if now else _LATER_MEMBER
     return _TURN_OF_BATCH.format(free=free, condition=condition)
 
 
@@ -257,8 +270,8 @@ class SQLStore(abc.ABC):
     ) -> list[CreatedTask]:
         given: dict[str, Any] = {
             "pool": pool,
-            "priority": priority,
-            "max_attempts": max_attempts,
+            "priority": checked_priority(priority),
+            "max_attempts": checked_attempts(max_attempts),
             "submission": submission,
             "creation": creation,
         }
@@ -647,7 +660,7 @@ class SQLStore(abc.ABC):
         found = tx.rows(text, pool=task.pool, id=task.id, held=task.token, ending=ending)
         if not found:
             raise LeaseLost(stale(task))
-        return Status(found[0][0])
+        return read_status(found[0][0])
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change = "lease_until = :now + :lease, log = COALESCE(:log, log)"
@@ -675,7 +688,7 @@ class SQLStore(abc.ABC):
         self._write(lambda tx: self._give_back(tx, task, status, why), task.pool)
 
     def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
-        change = "status = COALESCE(:status, stage_from), lease_until = NULL, ending = :ending"
+        change = f"status = COALESCE(:status, {_STAGE}), lease_until = NULL, ending = :ending"
         ending = ending_of("give back", status)
         values: dict[str, Any] = {"status": status.value if status else None, "ending": ending}
         if why is not None:
@@ -701,7 +714,7 @@ class SQLStore(abc.ABC):
         if not ended:
             return self._ended_before(tx, task, "fail")
         self._ended(tx, task.pool, [(task.id, *ended[0])])
-        return Status(ended[0][0])
+        return read_status(ended[0][0])
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
         text = _RESTORED.format(among=self._among("id", "ids"), position=self._position)
@@ -724,13 +737,15 @@ class SQLStore(abc.ABC):
                 f"{self._lock_rows}",
                 pool=pool, worker=worker,
             )  # fmt: skip
-            tasks = [self._record(r) for r in held]
-            for task in tasks:
-                if error is None:
-                    self._give_back(tx, task, None, None)
-                else:
-                    self._fail(tx, task, error, cause, task.log)
-            return [self._get(tx, pool, t.id) for t in tasks]
+            ended = []
+            for task in map(self._record, held):
+                with contextlib.suppress(LeaseLost):  # its token is damaged: its lease will expire
+                    if error is None:
+                        self._give_back(tx, task, None, None)
+                    else:
+                        self._fail(tx, task, error, cause, task.log)
+                    ended.append(self._get(tx, pool, task.id))
+            return ended
 
         if not self._read(
             lambda tx: tx.rows(
@@ -827,7 +842,10 @@ class SQLStore(abc.ABC):
                 f"{_BATCH} AND pool = :pool AND {condition} GROUP BY status"
             )
             values["batch"] = batch
-        return {Status(status): n for status, n in self._read(lambda tx: tx.rows(text, pool=pool, **values))}
+        found: Counter[Status] = Counter()
+        for status, n in self._read(lambda tx: tx.rows(text, pool=pool, **values)):
+            found[read_status(status)] += n
+        return dict(found)
 
     def _counts(self, tx: Transaction, pool: str, batch: str) -> dict[Status, int]:
         if not batch:
@@ -919,7 +937,7 @@ class SQLStore(abc.ABC):
         def work(tx: Transaction) -> int:
             ids = self._changed(
                 tx, pool, query,
-                "status = :status, stage_from = COALESCE(:stage, stage_from), token = token + 1, attempt = 0, "
+                f"status = :status, stage_from = COALESCE(:stage, stage_from), token = {_STALE}, attempt = 0, "
                 "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, failed_by = ''",
                 status=status.value, stage=stage,
             )  # fmt: skip
@@ -929,7 +947,7 @@ class SQLStore(abc.ABC):
         return self._write(work, pool)
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
-        return self._update(pool, query, "priority = :priority", priority=priority)
+        return self._update(pool, query, "priority = :priority", priority=checked_priority(priority))
 
     def retry(self, pool: str, query: Query | None = None) -> int:
         self._prepare(pool, parse_query(query))
@@ -963,7 +981,7 @@ class SQLStore(abc.ABC):
 
         def work(tx: Transaction) -> int:
             change = (
-                "status = 'failed', cause = 'cancelled', error = 'It was cancelled.', token = token + 1, "
+                f"status = 'failed', cause = 'cancelled', error = 'It was cancelled.', token = {_STALE}, "
                 "lease_until = NULL, finished_at = :now"
             )
             ids = self._changed(tx, pool, unfinished, change)
@@ -1011,7 +1029,7 @@ class SQLStore(abc.ABC):
         columns = {"id": written["id"], **self._definition_columns(written["definition"])}
         tx.run(
             f"UPDATE tasks SET {', '.join(f'{name} = :new_{name}' for name in columns)}, status = 'waiting', "
-            "stage_from = 'waiting', attempt = 0, token = token + 1, lease_until = NULL, available_at = 0, error = NULL, "
+            f"stage_from = 'waiting', attempt = 0, token = {_STALE}, lease_until = NULL, available_at = 0, error = NULL, "
             "cause = NULL, log = '', worker = NULL, started_at = NULL, finished_at = NULL, failed_by = '', "
             "created_at = :now WHERE pool = :pool AND id = :id",
             pool=pool, id=task_id, **{f"new_{name}": value for name, value in columns.items()},
