@@ -30,6 +30,7 @@ _GROUND = [
     "qlib_names",
     "qlib_imports",
     "build",
+    "plugins",
     "qlib_options",
 ]
 GROUND = {name: order for order, name in enumerate(_GROUND)}

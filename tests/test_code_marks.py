@@ -41,6 +41,7 @@ COMPUTES_NOTHING = {
     "qlib_names",
     "safe_pickle",
     "pickling",
+    "plugins",
     "session",
     "task",
     "trust",

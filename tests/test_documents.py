@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import typer
 import yaml
 
 import rollforge
+from rollforge.drivers import STORES, TRACKERS
 from rollforge.cli import exit_codes
 from rollforge.cli.main import app
 from rollforge.cli.pool import app as pool_app
 from rollforge.plan import make_plan
 from rollforge.session import Session
+from rollforge.trust import PLUGIN_GROUP
 from rollforge.workflow import _Document, _Rollforge, load_workflow
 
 ROOT = Path(__file__).parents[1]
@@ -150,7 +153,8 @@ def test_the_table_of_qlibs_names_is_true() -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.name)
 def test_dotted_names_exist(page: Path) -> None:
     """A module, class or function that a page names by its path can be reached by it."""
-    for dotted in set(re.findall(r"`(rollforge(?:\.\w+)+)(?:\(\w*…?\)|\(\))?`", text_of(page))):
+    groups = {STORES.group, TRACKERS.group, PLUGIN_GROUP}  # of entry points
+    for dotted in set(re.findall(r"`(rollforge(?:\.\w+)+)(?:\(\w*…?\)|\(\))?`", text_of(page))) - groups:
         parts = dotted.split(".")
         for end in range(len(parts), 0, -1):
             try:
@@ -235,8 +239,12 @@ def sections() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("piece", list(sections()))
-def test_keys_of_workflow_files_exist(piece: str, small_market: Path, tmp_path: Path) -> None:
+def test_keys_of_workflow_files_exist(
+    piece: str, small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A workflow with that piece in it is read without a mistake."""
+    for module in ("my_package", "other_package.models"):  # plugins that a page names
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
     file = example(tmp_path, small_market)
     document = yaml.safe_load(file.read_text(encoding="utf-8"))
     for key, value in yaml.safe_load(piece.replace("…", "")).items():
@@ -248,9 +256,11 @@ def test_keys_of_workflow_files_exist(piece: str, small_market: Path, tmp_path: 
 
 
 def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
-    """What Python can set, a workflow file can: ``data``, ``store``, ``tracking`` are its addresses; ``plugins`` stands alone."""
+    """What Python can set, a workflow file can: ``data``, ``store``, ``tracking`` are its addresses; ``plugins`` stands alone,
+    ``sys`` names folders, and what may be named without being imported only workers need."""
     keys = set(_Rollforge.model_fields) | (set(_Document.model_fields) & {"plugins"})
-    assert {f.name for f in dataclasses.fields(Session)} - keys <= {"provider_uri", "store_uri", "tracking_uri"}
+    others = {"provider_uri", "store_uri", "tracking_uri", "sys_path", "allow"}
+    assert {f.name for f in dataclasses.fields(Session)} - keys <= others
 
 
 def test_sizes_are_read_as_people_write_them(small_market: Path, tmp_path: Path) -> None:

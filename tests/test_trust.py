@@ -532,13 +532,16 @@ def test_looking_at_a_pool_shows_names_and_no_objects(tmp_path: Path) -> None:
     assert store.get("p", made.id).definition == {"x": "os.environ"}
 
 
-def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path) -> None:
+def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packages and files beside the workflow are part of its session; a slip, and the standard library, are mistakes."""
     (tmp_path / "local.py").write_text("")
+    (tmp_path / "lib" / "plugged_pkg").mkdir(parents=True)
+    (tmp_path / "lib" / "plugged_pkg" / "models.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
     file = tmp_path / "own.yaml"
     document = {"rollforge": {"data": str(small_market)}, "task": template()}
-    file.write_text(yaml.safe_dump({**document, "plugins": ["my_pkg.models", "./local.py"]}))
-    assert load_workflow(file).session.plugins == ("my_pkg.models", str(tmp_path / "local.py"))
+    file.write_text(yaml.safe_dump({**document, "plugins": ["plugged_pkg.models", "./local.py"]}))
+    assert load_workflow(file).session.plugins == ("plugged_pkg.models", str(tmp_path / "local.py"))
     for wrong, words in (("./nothing.py", "no file"), ("os", "standard library"), ("a-b", "neither a package")):
         file.write_text(yaml.safe_dump({**document, "plugins": [wrong]}))
         with pytest.raises(ConfigError, match=words):

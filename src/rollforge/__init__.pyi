@@ -51,6 +51,7 @@ from .errors import (
     UnfitWorker as UnfitWorker,
     UntrustedPickle as UntrustedPickle,
 )
+from .expressions.operators import register_operator as register_operator
 from .features.alpha import (
     Alpha158 as Alpha158,
     Alpha360 as Alpha360,

@@ -31,6 +31,7 @@ __all__ = [
     "fill_placeholder",
     "flatten_dict",
     "import_file",
+    "import_module",
     "init_instance_by_config",
     "locate",
     "resolve_references",
@@ -45,7 +46,14 @@ S_DROP = "__DROP__"
 """Value that makes :func:`update_config` remove a key."""
 
 
-def _import_module(module_path: str, where: str) -> ModuleType:
+def import_module(module_path: str, where: str = "") -> ModuleType:
+    """Import a module of the user: a dotted path, or the path of a ``.py`` file. It is not checked whether this is allowed.
+
+    Raises
+    ------
+    BuildError
+        If it cannot be imported; :class:`~rollforge.errors.MissingCode` if it or what it needs does not exist.
+    """
     if module_path.partition(".")[0] != "rollforge":
         qlib_imports.prepare()  # user code with "from qlib import …" gets Rollforge's objects
     if module_path.endswith(".py"):
@@ -124,7 +132,7 @@ def locate(
     if qlib_imports.is_qlib(module_path):
         target = _locate_in_qlib(name, module_path, where)
     else:
-        module = _import_module(module_path, where)
+        module = import_module(module_path, where)
         try:
             target = getattr(module, name)
         except AttributeError:

@@ -84,11 +84,20 @@ class Session:
     """The user's own expression operators, as (class, module or ``.py`` file). Child processes load them when an expression
     names one."""
     plugins: tuple[str, ...] = ()
-    """Packages and ``.py`` files whose classes a task of a pool may name, besides ``ROLLFORGE_ALLOW``."""
+    """Modules, ``.py`` files and installed plugins that worker processes import before they take a task
+    (:mod:`rollforge.plugins`). Tasks of a pool may name their classes."""
+    allow: tuple[str, ...] = ()
+    """Packages and ``.py`` files whose classes a task of a pool may name, besides those of `plugins` and of
+    ``ROLLFORGE_ALLOW``. They are imported only if a task names them."""
+    sys_path: tuple[str, ...] = ()
+    """Folders with modules of the user, which are added to ``sys.path`` before the plugins are imported."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store_uri", STORES.address(self.store_uri))  # a store may be passed as an object
         object.__setattr__(self, "tracking_uri", TRACKERS.address(self.tracking_uri))
+        for name in ("plugins", "allow", "sys_path"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(map(str, given)))
         object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
         if self.region not in REGIONS:
             raise ConfigError(

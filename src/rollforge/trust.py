@@ -26,16 +26,19 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from rollforge.drivers import installed
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, shown
 from rollforge.paths import read_path
 from rollforge.session import current_session
 from rollforge.user_code import module_name
 
 __all__ = [
+    "PLUGIN_GROUP",
     "RESTORED",
     "Circle",
     "advise_once",
@@ -57,6 +60,7 @@ __all__ = [
     "names_in",
     "of_restored",
     "parse_allowed",
+    "plugin_module",
     "remember",
     "settle",
     "vouch",
@@ -193,7 +197,7 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
     Parameters
     ----------
     named : iterable of str
-        Dotted names and files.
+        Dotted names, files, and names of installed plugins (:func:`plugin_module`).
     beside : path, optional
         Additional folder in which files are looked up.
     path : str
@@ -211,10 +215,10 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
             found = next((p for p in places if os.path.isfile(p)), None)
             if found is None:
                 raise ConfigError(f"there is no file {name!r}.", path=path)
-            made.append(str(found.absolute()))
+            made.append(os.path.normpath(found.absolute()))
         else:
             check_allowable(name, path=path)
-            made.append(name)
+            made.append(plugin_module(name))
     check_allowed()
     return tuple(made)
 
@@ -228,9 +232,15 @@ def check_allowable(package: str, *, path: str) -> None:
         For an invalid name, for the standard library, whose classes run commands and open files, and for
         ``__main__``, which is a different program in each process.
     """
+    package = plugin_module(package)
     parts = package.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise ConfigError(f"{shown(package)} is neither a package nor a .py file.", path=path)
+        known = ", ".join(_installed_plugins())
+        raise ConfigError(
+            f"{shown(package)} is neither a package nor a .py file nor an installed plugin"
+            f"{f' ({known})' if known else ''}.",
+            path=path,
+        )
     if _is_standard(package) or "__main__" in parts:
         whose = "Python's standard library" if _is_standard(package) else "the program that runs"
         raise ConfigError(
@@ -238,6 +248,41 @@ def check_allowable(package: str, *, path: str) -> None:
             "that defines your classes.",
             path=path,
         )
+
+
+PLUGIN_GROUP = "rollforge.plugins"
+"""Group of the entry points by which installed packages offer plugins."""
+
+
+def plugin_module(name: str) -> str:
+    """Return the module of an installed plugin; a name that is no plugin's is returned unchanged.
+
+    The entry points of the group ``rollforge.plugins`` give names to modules, and nothing else: they are neither imported
+    nor allowed until somebody lists the name. A module of that name comes first, so that installing a package cannot change
+    what a name means.
+
+    Examples
+    --------
+    >>> plugin_module("my_package.models")
+    'my_package.models'
+    """
+    if name.endswith(".py") or _is_module(name):
+        return name
+    return _installed_plugins().get(name, name)
+
+
+def _installed_plugins() -> dict[str, str]:
+    """Return the installed plugins, as name -> module. Entry points in another form are left out."""
+    pattern = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+    return {point.name: point.value for point in installed(PLUGIN_GROUP) if pattern.fullmatch(point.value)}
+
+
+def _is_module(name: str) -> bool:
+    top = name.partition(".")[0]
+    try:
+        return name.replace(".", "").isidentifier() and (top in sys.modules or find_spec(top) is not None)
+    except (ImportError, ValueError):
+        return False
 
 
 def check_allowed() -> None:
@@ -257,20 +302,21 @@ def _from_environment(text: str) -> tuple[str, ...]:
     for name in allowed:
         if not name.endswith(".py"):
             check_allowable(name, path="ROLLFORGE_ALLOW")
-    return allowed
+    return tuple(map(plugin_module, allowed))
 
 
 @functools.lru_cache(maxsize=64)
-def _from_session(plugins: tuple[str, ...]) -> tuple[str, ...]:
-    for name in plugins:
+def _from_session(named: tuple[str, ...]) -> tuple[str, ...]:
+    for name in named:
         if not name.endswith(".py"):
             check_allowable(name, path="plugins")
-    return plugins
+    return tuple(map(plugin_module, named))
 
 
 def _allowed() -> tuple[str, ...]:
-    plugins = _from_session(tuple(map(str, current_session().plugins)))
-    return (*_from_environment(os.environ.get("ROLLFORGE_ALLOW", "")), *plugins)
+    session = current_session()
+    named = _from_session((*session.plugins, *session.allow))
+    return (*_from_environment(os.environ.get("ROLLFORGE_ALLOW", "")), *named)
 
 
 def _inside(module: str, package: str) -> bool:

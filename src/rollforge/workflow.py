@@ -29,6 +29,7 @@ from rollforge.errors import (
 from rollforge.generate.naming import check_name
 from rollforge.limits import LIMITS, parse_size, read_text
 from rollforge.paths import read_path, unfit_name
+from rollforge.plugins import load_plugins
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
 from rollforge.session import EXCHANGE, Session
@@ -440,8 +441,9 @@ def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
     return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
-def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
-    """``sys: {path: …, rel_path: …}``: add folders with the user's modules to the path (worker processes inherit it)."""
+def _extend_path(section: Mapping[str, Any] | None, base: Path) -> tuple[str, ...]:
+    """``sys: {path: …, rel_path: …}``: add folders with the user's modules to the path, and return them."""
+    folders = []
     for key, root in (("path", None), ("rel_path", base)):
         named = (section or {}).get(key) or []
         for entry in named if isinstance(named, list) else [named]:
@@ -449,22 +451,28 @@ def _extend_path(section: Mapping[str, Any] | None, base: Path) -> None:
                 raise ConfigError(f"must be a folder or a list of folders, found {shown(named)}.", path=f"sys.{key}")
             place = read_path(entry, f"sys.{key}")
             folder = str((root / place).resolve() if root else place)
+            folders.append(os.path.abspath(folder))
             if folder not in sys.path:
                 sys.path.append(folder)
+    return tuple(dict.fromkeys(folders))
 
 
 def _with_local_files(node: Any, folder: Path) -> Any:
-    """Resolve ``module_path: mine.py`` to the file next to the document if the working directory has no such file."""
+    """Make ``module_path: mine.py`` absolute: a file in the working directory, or else next to the document.
+
+    A worker may run in another folder.
+    """
     if isinstance(node, list):
         return [_with_local_files(value, folder) for value in node]
     if not isinstance(node, dict):
         return node
     found = {key: _with_local_files(value, folder) for key, value in node.items()}
     named = found.get("module_path")
-    if isinstance(named, str) and named.endswith(".py") and not os.path.exists(read_path(named, "module_path")):
-        beside = folder / named
-        if os.path.isfile(beside):
-            found["module_path"] = str(beside.absolute())
+    if isinstance(named, str) and named.endswith(".py"):
+        places = (read_path(named, "module_path"), folder / named)
+        file = next((p for p in places if os.path.isfile(p)), None)
+        if file is not None:
+            found["module_path"] = os.path.normpath(file.absolute())
     return found
 
 
@@ -487,7 +495,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
     file = read_path(path, "the workflow file")
     document, lines, text = _load_document(file)
     parsed = _validate(document, lines, file, text)
-    _extend_path(parsed.sys, file.parent)
+    folders = _extend_path(parsed.sys, file.parent)
     session, experiment = _session(parsed, file, overrides)
     form: Literal["qlib", "rollforge"] = "rollforge" if parsed.qlib_init is None else "qlib"
     rolling = None
@@ -497,11 +505,13 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
             rolling["trunc_days"] = "auto"  # Qlib's format keeps Qlib's windows
     name = _checked_experiment(experiment or file.stem)
     plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
+    session = session.with_(experiment=name, plugins=plugins, sys_path=folders)
+    _load_plugins(session, file, lines)
     document = _with_local_files(document, file.parent)
     return Workflow(
         path=file,
         text=text,
-        session=session.with_(experiment=name, plugins=plugins),
+        session=session,
         experiment=name,
         template=document["task"],
         rolling=rolling,
@@ -511,6 +521,19 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         lines=lines,
         models=_models(document),
     )
+
+
+def _load_plugins(session: Session, file: Path, lines: Lines) -> None:
+    """Import the plugins of a workflow, because the operators that they add decide what the file means."""
+    try:
+        load_plugins(session)
+    except ConfigError as exc:
+        missing = exc.__cause__.__cause__ if exc.__cause__ is not None else None
+        name = missing.name if isinstance(missing, ModuleNotFoundError) else None
+        beside = f" {name}.py lies beside the workflow file: write ./{name}.py." if name and (
+            file.parent / f"{name}.py"
+        ).is_file() else ""  # fmt: skip
+        raise type(exc)(f"{file}, {line_of(exc.path, lines)}{exc}{beside}") from exc
 
 
 def _checked_experiment(name: str) -> str:

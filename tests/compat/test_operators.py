@@ -30,7 +30,7 @@ from rollforge.compat.qlib.formulas import (
 from rollforge.compat.qlib.operators import Operators
 from rollforge.errors import ConfigError, DataError, ExpressionError
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import custom_operators, lookahead, lookback, operator_names, unregister
+from rollforge.expressions.operators import custom_operators, lookahead, lookback, operator_names, unregister_operator
 from rollforge.expressions.tree import Call, Text
 from rollforge.features.engine import features
 from rollforge.market.provider import open_provider, write_folder
@@ -458,7 +458,7 @@ def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp
         (tmp_path / "twice.py").write_text(MODULE.replace("* 2", f"* {factor}"))
         with using(session.with_(operators=(("Twice", str(tmp_path / "twice.py")),))):
             marks.append(custom_operators())
-        unregister("Twice")
+        unregister_operator("Twice")
     assert set(marks[0]) == set(marks[1]) == {"Twice"}
     assert marks[0] != marks[1]
 
@@ -478,7 +478,7 @@ def test_operators_may_be_made_of_each_other(session: Session) -> None:
     try:
         frame = features("all", ["Smooth($close)", "Mean($close,3)/2+$close/4"])
     finally:
-        unregister("Half")
+        unregister_operator("Half")
     np.testing.assert_allclose(frame.iloc[:, 0], frame.iloc[:, 1], rtol=1e-6)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from rollforge.expressions.formulas import Lifespans
-from rollforge.expressions.operators import register, unregister
+from rollforge.expressions.operators import register_operator, unregister_operator
 from rollforge.features.engine import features
 from rollforge.market.provider import write_folder
 from rollforge.session import Session
@@ -116,13 +116,13 @@ def test_an_operator_that_writes_into_its_argument_harms_nothing(session: Sessio
         x[np.isnan(x)] = -1
         return x
 
-    register("Filled", filled)
+    register_operator("Filled", filled)
     try:
         frame = features(
             "all", ["Filled($close)", "$close", "Filled(Mean($close,2))", "Mean($close,2)"], session=session
         )
     finally:
-        unregister("Filled")
+        unregister_operator("Filled")
     assert (frame["Filled($close)"] == -1).sum() == frame["$close"].isna().sum() > 0
     np.testing.assert_array_equal(frame["Filled($close)"], frame["$close"].fillna(-1))
     np.testing.assert_array_equal(frame.iloc[:, 2], frame["Mean($close,2)"].fillna(-1))

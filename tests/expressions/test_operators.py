@@ -16,7 +16,13 @@ from rollforge.errors import ConfigError, DataError, ExpressionError
 from rollforge.expressions import operators
 from rollforge.expressions.evaluator import EvaluationPlan
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import custom_operators, lookahead, lookback, register, unregister
+from rollforge.expressions.operators import (
+    custom_operators,
+    lookahead,
+    lookback,
+    register_operator,
+    unregister_operator,
+)
 from rollforge.market.provider import FieldBlock
 
 NAN = math.nan
@@ -317,9 +323,11 @@ def test_how_far_an_expression_looks(text: str, back: float, ahead: int) -> None
 
 @pytest.fixture
 def demean() -> Iterator[None]:
-    register("Demean", lambda s, x, n: x - compute(f"Mean($x, {n})", x=x[0])[None], arguments="xn", look="window")
+    register_operator(
+        "Demean", lambda s, x, n: x - compute(f"Mean($x, {n})", x=x[0])[None], arguments="xn", look="window"
+    )
     yield
-    unregister("Demean")
+    unregister_operator("Demean")
 
 
 @pytest.mark.usefixtures("demean")
@@ -334,12 +342,12 @@ def test_an_operator_of_ones_own_is_part_of_the_language() -> None:
 
 def test_an_operator_may_look_further_than_its_arguments_say() -> None:
     """lookback and lookahead of a registered operator add to those of its arguments."""
-    register("Peek", lambda s, x: x, lookback=3, lookahead=2)
+    register_operator("Peek", lambda s, x: x, lookback=3, lookahead=2)
     try:
         tree = parse("Peek(Ref($close, -1))")
         assert (lookback(tree), lookahead(tree)) == (3, 3)
     finally:
-        unregister("Peek")
+        unregister_operator("Peek")
     with pytest.raises(ExpressionError, match="unknown operator 'Peek'"):
         parse("Peek(Ref($close, -1))")
 
@@ -359,9 +367,9 @@ def test_the_mark_of_an_operator_changes_with_what_it_does() -> None:
         lambda s, x, k=2: x,
         lambda s, x, k=3: x,
     ):
-        register("Scale", function)
+        register_operator("Scale", function)
         marks.append(custom_operators()["Scale"])
-        unregister("Scale")
+        unregister_operator("Scale")
     assert len(set(marks)) == len(marks)
     assert "Scale" not in custom_operators()
 
@@ -370,28 +378,28 @@ def test_the_mark_of_an_operator_changes_with_what_it_does() -> None:
 def test_names_of_the_language_are_taken(name: str) -> None:
     """An operator cannot replace one of the language's own, and needs a name that can be written."""
     with pytest.raises(ConfigError):
-        register(name, lambda s, x: x)
+        register_operator(name, lambda s, x: x)
 
 
 def test_a_description_that_nobody_understands_is_refused() -> None:
     """An unknown look, unknown letters, an operator without a series or a negative reach are mistakes."""
     for options in ({"look": "windo"}, {"arguments": "y"}, {"arguments": "n"}, {"lookback": -1}):
         with pytest.raises(ConfigError):
-            register("Mine", lambda s, x: x, **options)  # type: ignore[arg-type]
+            register_operator("Mine", lambda s, x: x, **options)  # type: ignore[arg-type]
     assert "Mine" not in operators.operator_names()
 
 
 def test_what_is_built_in_stays() -> None:
-    """unregister removes the user's operators alone."""
+    """unregister_operator removes the user's operators alone."""
     with pytest.raises(ConfigError, match="no operator that was registered"):
-        unregister("Mean")
+        unregister_operator("Mean")
 
 
 def test_an_operator_that_returns_another_shape_is_named() -> None:
     """A registered function must answer for every instrument and day."""
-    register("Last", lambda s, x: x[:, -1])
+    register_operator("Last", lambda s, x: x[:, -1])
     try:
         with pytest.raises(DataError, match="Last must return an array of shape"):
             compute("Last($x)", x=np.ones(4))
     finally:
-        unregister("Last")
+        unregister_operator("Last")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from rollforge.errors import ConfigError, DataError, DataNotFound, ExpressionError
-from rollforge.expressions.operators import register, unregister
+from rollforge.expressions.operators import register_operator, unregister_operator
 from rollforge.features.api import D
 from rollforge.features.engine import FeaturePlan, features
 from rollforge.features.inst_processor import InstProcessor
@@ -148,13 +148,13 @@ def test_a_common_part_is_computed_once(provider: Provider) -> None:
     """A sub-expression of several columns is computed once for each group of instruments, and so is a column asked for
     twice."""
     calls = []
-    register("Seen", lambda s, x: calls.append(1) or x)
+    register_operator("Seen", lambda s, x: calls.append(1) or x)
     try:
         frame = values(
             FeaturePlan(provider, "all", ["Seen($close)+1", "Mean(Seen($close),3)", "Seen($close)", "Seen($close)+1"])
         )
     finally:
-        unregister("Seen")
+        unregister_operator("Seen")
     assert len(calls) == 1
     np.testing.assert_array_equal(frame.iloc[:, 0], frame.iloc[:, 3])
 

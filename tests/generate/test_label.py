@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from rollforge.errors import ConfigError
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import holding_days, register, unregister
+from rollforge.expressions.operators import holding_days, register_operator, unregister_operator
 from rollforge.features.alpha import Alpha158
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
@@ -67,14 +67,14 @@ def test_days_do_not_depend_on_when_they_begin(first: int, last: int, shift: int
 
 def test_an_operator_of_ones_own_that_reads_other_days_is_not_known() -> None:
     """What it does with them is not described; one that works on the day alone is."""
-    register("Twice", lambda series, x: 2 * x)
-    register("Later", lambda series, x: x, lookahead=3)
+    register_operator("Twice", lambda series, x: 2 * x)
+    register_operator("Later", lambda series, x: x, lookahead=3)
     try:
         assert holding_days(parse(f"Twice({FIVE})")) == 5
         assert holding_days(parse("Later($close)/$close")) is None
     finally:
-        unregister("Twice")
-        unregister("Later")
+        unregister_operator("Twice")
+        unregister_operator("Later")
 
 
 class Declared(Alpha158):

@@ -115,7 +115,7 @@ def worker(
     session = Session().with_(
         region=region, provider_uri=None if data is None else str(data), store_uri=store, tracking_uri=tracking,
         experiment=experiment or pool, threads=threads or max(1, available_cores() // side_by_side),
-        plugins=checked_plugins(allow or (), path="--allow"),
+        allow=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
     arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment}
     work = _job(pool, func, before, after, arguments)

@@ -195,8 +195,10 @@ def _to_allow(made: Plan, found: Submission) -> list[str]:
     """Return the packages and files that workers must allow, because they are not model libraries."""
     from rollforge.trust import is_library
 
+    session = made.workflow.session
     named = [package for packages in found.facts.get("models", {}).values() for package in packages]
-    return list(dict.fromkeys([*made.workflow.session.plugins, *(n for n in named if not is_library(n))]))
+    named = [*session.plugins, *(module for _, module in session.operators), *named]
+    return list(dict.fromkeys(name for name in named if not is_library(name)))
 
 
 def _show_submission(facts: dict[str, Any]) -> None:

@@ -2,6 +2,6 @@
 
 from .expression import parse as parse
 from .operators import (
-    register as register,
+    register_operator as register_operator,
 )
 from .tree import Expression as Expression

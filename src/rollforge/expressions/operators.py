@@ -21,6 +21,7 @@ from rollforge.errors import ConfigError, nearest
 from rollforge.expressions import formulas
 from rollforge.expressions.formulas import Array, Lifespans
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text
+from rollforge.plugins import load_plugins
 from rollforge.session import current_session
 
 __all__ = [
@@ -36,8 +37,8 @@ __all__ = [
     "lookback",
     "operator",
     "operator_names",
-    "register",
-    "unregister",
+    "register_operator",
+    "unregister_operator",
 ]
 
 
@@ -155,6 +156,8 @@ def is_known(name: str) -> bool:
             if described is None:
                 raise ConfigError(f"{kind!r} of {module} is no operator: derive it from a class of qlib.data.ops.")
             add_operator(described())
+    if name not in _TABLE:
+        load_plugins(current_session())  # importing one may add operators
     return name in _TABLE
 
 
@@ -178,7 +181,7 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"{name!r} is an operator of the language; give yours another name.")
 
 
-def register(
+def register_operator(
     name: str,
     compute: Callable[..., Any],
     *,
@@ -188,7 +191,11 @@ def register(
     lookback: int = 0,
     lookahead: int = 0,
 ) -> None:
-    """Add a user-defined operator to the language (in this process; workers import the module that calls this).
+    """Add a user-defined operator to the language.
+
+    It is added in this process. Worker processes import the module that calls this if it is a plugin
+    (:mod:`rollforge.plugins`). A function that is defined again under the same name, as when its module is loaded again,
+    replaces the earlier one.
 
     Parameters
     ----------
@@ -216,14 +223,14 @@ def register(
 
     Examples
     --------
-    >>> register("Half", lambda series, x: x / 2)
+    >>> register_operator("Half", lambda series, x: x / 2)
     >>> from rollforge.expressions.expression import parse
     >>> str(parse("Half($close)"))
     'Half($close)'
-    >>> unregister("Half")
+    >>> unregister_operator("Half")
     """
     _check_name(name)
-    if name in _TABLE:
+    if name in _TABLE and _home(_TABLE[name].compute) != _home(compute):
         raise ConfigError(f"There is an operator {name!r} already.")
     if look not in _LOOKS:
         raise ConfigError(f"look {look!r} is none of {', '.join(_LOOKS)}.{nearest(look, _LOOKS)}")
@@ -233,13 +240,21 @@ def register(
     if lookback < 0 or lookahead < 0:
         raise ConfigError(f"lookback and lookahead are numbers of days, found {lookback} and {lookahead}.")
     _add(name, compute, arguments, look, least=least, back=lookback, ahead=lookahead)
+    _count_change()
+
+
+def _home(function: Callable[..., Any]) -> tuple[Any, ...]:
+    """Return where a function is defined; for what has no name there, the function itself."""
+    name = getattr(function, "__qualname__", "<lambda>")
+    return (function,) if "<" in name else (function.__module__, name)
 
 
 def custom_operators() -> dict[str, str]:
     """Return user-defined operators with a mark of their code, which cached results depend on besides expressions.
 
-    Operators named by the current session are loaded first, so that the result is the same before and after their use.
+    Operators and plugins of the current session are loaded first, so that the result is the same before and after their use.
     """
+    load_plugins(current_session())
     for name, _ in current_session().operators:
         is_known(name)
     return {
@@ -249,8 +264,8 @@ def custom_operators() -> dict[str, str]:
     }
 
 
-def unregister(name: str) -> None:
-    """Remove an operator that :func:`register` added.
+def unregister_operator(name: str) -> None:
+    """Remove an operator that :func:`register_operator` added.
 
     Raises
     ------

@@ -14,13 +14,15 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import BuildError, DataError, FailingWorker, RollforgeError, UnfitWorker, counted
+from rollforge.errors import ConfigError, DataError, FailingWorker, RollforgeError, UnfitWorker, counted
 from rollforge.machine import machine_of, process_is_gone, process_name
+from rollforge.plugins import are_loaded, load_plugins
 from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
@@ -35,15 +37,17 @@ if TYPE_CHECKING:
 __all__ = ["Admission", "Standing", "machine_lacks", "own_data"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _PROBE = 2**20  # bytes
 _LOOK_SECONDS = 5.0
 _LOOK_SHARE = 50  # the pause between two checks is 50 times the duration of a check, which grows with the pool
 
 
-def own_data(store: TaskStore, pool: str, session: Session) -> Admission:
-    """Return an admission that compares only the data, for a process that has everything else it needs."""
-    return Admission(store, pool, session, ("provider_uri", "tracking", "region"), only_data=True)
+def own_data(store: TaskStore, pool: str, session: Session, *, in_process: bool = False) -> Admission:
+    """Return an admission that compares only data and plugins, for a process that has everything else it needs."""
+    given = ("provider_uri", "tracking", "region")
+    return Admission(store, pool, session, given, only_data=True, in_process=in_process)
 
 
 def machine_lacks(session: Session) -> list[str]:
@@ -110,6 +114,8 @@ class Admission:
     accept_other_data: bool = False
     only_data: bool = False
     """If True, compare only the data: for a process that has everything else, because it submitted the tasks."""
+    in_process: bool = False
+    """Whether the tasks run in this process, which then imports their plugins itself."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     """Verdicts by submission key; the empty key stands for tasks without a submission."""
     _facts: dict[str, Facts] = field(default_factory=dict)
@@ -117,6 +123,7 @@ class Admission:
     _pause: float = 0.0
     _seen: dict[str, str] = field(default_factory=dict)
     _libraries: dict[str, str] = field(default_factory=dict)
+    _imported: set[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=set)
 
     # -- use by workers ------------------------------------------------------------------------------------------------
 
@@ -243,9 +250,10 @@ class Admission:
             tracking = self._judge_tracking(facts, lacks)
             if tracking is not None:
                 changes["tracking"] = tracking
-            if facts.plugins and is_private(self.store):
-                changes["plugins"] = (*self.session.plugins, *facts.plugins)
-            self._judge_packages(facts, changes.get("plugins", self.session.plugins), lacks, notes)
+        plugins = self._judge_plugins(facts, lacks)
+        changes |= plugins or {}
+        if not self.only_data and plugins is not None:
+            self._judge_packages(facts, self.session.with_(**changes), lacks, notes)
         try:
             session = self.session.with_(**changes)
         except RollforgeError as exc:  # for example, an exchange of a newer version
@@ -337,7 +345,67 @@ class Admission:
             del self._libraries[uri]  # check again: it may be repaired while the worker waits
         return uri
 
-    def _judge_packages(self, facts: Facts, plugins: tuple[str, ...], lacks: list[str], notes: list[str]) -> None:
+    def _judge_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, Any] | None:
+        """Return the changes of the session by which the plugins, operators and folders of a submission are used here.
+
+        None if they cannot be used.
+
+        Those of a private store count as the operator's own. Those of other stores need the operator's permission, and
+        folders are not taken from them, because a folder decides what a permitted name leads to.
+        """
+        wanted = tuple(dict.fromkeys((*facts.plugins, *(module for _, module in facts.operators))))
+        if not wanted and not facts.sys_path:
+            return {}
+        changes: dict[str, Any] = {}
+        if is_private(self.store):
+            changes = {
+                "sys_path": _joined(self.session.sys_path, facts.sys_path), "allow": _joined(self.session.allow, wanted)
+            }  # fmt: skip
+        permitted = self.session.with_(**changes)
+        own = {module for _, module in self.session.operators}  # the operator's own session names them
+        refused = [
+            why
+            for name in wanted
+            if name not in own and (why := self._not_allowed("A plugin of the tasks", name, permitted))
+        ]
+        if refused:
+            lacks.append(trust.advise_once(" ".join(dict.fromkeys(refused))))
+            return None
+        changes |= {
+            "plugins": _joined(self.session.plugins, facts.plugins),
+            "operators": _joined(self.session.operators, facts.operators),
+        }
+        why = self._plugins_lack(self.session.with_(**changes), wanted, facts)
+        if why:
+            lacks.append(why)
+            return None
+        return changes
+
+    def _plugins_lack(self, session: Session, wanted: Sequence[str], facts: Facts) -> str:
+        """Return why plugins cannot be imported here; empty if they can. Another process tries, unless this one has them."""
+        if are_loaded(session.plugins, facts.operators) or (session.plugins, session.sys_path) in self._imported:
+            return ""
+        for file in (name for name in wanted if name.endswith(".py") and not os.path.isfile(name)):
+            return (
+                f"The tasks need the plugin {file} of {facts.host}, and this machine has no such file. Copy it to the same "
+                "path, or put the code into a package that is installed on both machines and name that in 'plugins'."
+            )
+        try:
+            if self.in_process:
+                load_plugins(session)
+            else:
+                _import_in_child(session)
+        except RollforgeError as exc:
+            last = [line for line in str(exc).splitlines() if line.strip()][-1:]
+            folders = "" if not facts.sys_path or session.sys_path else (
+                f" The tasks were submitted with the folders {', '.join(facts.sys_path)} on {facts.host}: add their copies "
+                "on this machine to PYTHONPATH."
+            )  # fmt: skip
+            return f"The tasks need plugins that cannot be imported here: {''.join(last)}{folders}"
+        self._imported.add((session.plugins, session.sys_path))
+        return ""
+
+    def _judge_packages(self, facts: Facts, session: Session, lacks: list[str], notes: list[str]) -> None:
         mine, theirs = version_of("rollforge"), facts.rollforge
         if mine and theirs and mine != theirs:
             notes.append(f"Rollforge is {mine} here and was {theirs} where the tasks were submitted.")
@@ -345,7 +413,7 @@ class Admission:
         broken: dict[str, str] = {}
         for name, packages in models.items():
             for package, version in packages.items():
-                why = self._package_lacks(package, version) or self._not_allowed(name, package, plugins)
+                why = self._package_lacks(package, version, session) or self._not_allowed(name, package, session)
                 if why:
                     broken[name] = why
                 elif version and version_of(package) not in ("", version):
@@ -357,20 +425,21 @@ class Admission:
         else:
             notes.extend(f"Tasks of the model {name} are left to other workers. {why}" for name, why in broken.items())
 
-    def _not_allowed(self, model: str, package: str, plugins: tuple[str, ...]) -> str:
-        """Return why a task may not use a package here; empty if it may."""
+    @staticmethod
+    def _not_allowed(what: str, package: str, session: Session) -> str:
+        """Return why a task may not use a package in a session; empty if it may."""
         try:
-            with using(self.session.with_(plugins=plugins)), trust.within(Circle.POOL):
-                trust.check_import(model, package)
-        except BuildError as exc:
+            with using(session), trust.within(Circle.POOL):
+                trust.check_import(what, package)
+        except ConfigError as exc:
             return str(exc)
         return ""
 
-    def _package_lacks(self, package: str, version: str) -> str:
+    def _package_lacks(self, package: str, version: str, session: Session) -> str:
         """Return why a package cannot be used here; empty if it can. Code that only the pool names is not imported."""
         if package not in self._libraries:
             why = ""
-            if not _is_there(package):
+            if not _is_there(package, session.sys_path):
                 which = f"{package} {version}".strip()
                 why = f"The package {package} is not installed here; the tasks were submitted with {which}."
             elif package in MODEL_PACKAGES.values():
@@ -396,13 +465,36 @@ def is_private(store: TaskStore) -> bool:
         return False
 
 
-def _is_there(package: str) -> bool:
+def _is_there(package: str, folders: Sequence[str]) -> bool:
     if package.endswith(".py"):
         return Path(package).is_file()
+    top = package.partition(".")[0]
     try:
-        return importlib.util.find_spec(package.partition(".")[0]) is not None
+        return importlib.util.find_spec(top) is not None or PathFinder.find_spec(top, list(folders)) is not None
     except (ImportError, ValueError):
         return False
+
+
+def _joined(*parts: Sequence[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(one for part in parts for one in part))
+
+
+def _import_in_child(session: Session) -> None:
+    """Import the plugins of a session in a new process.
+
+    Raises
+    ------
+    RollforgeError
+        If one cannot be imported.
+    """
+    from rollforge.run.worker_process import call_in_child
+
+    with using(session):
+        call_in_child(_nothing)
+
+
+def _nothing() -> None:
+    """Do nothing: a worker process imports the plugins of its session before it runs anything."""
 
 
 def _import_failure(package: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rollforge import trust
 from rollforge.confidential import without_secrets
 from rollforge.errors import DataError, RollforgeError, printable
 from rollforge.machine import machine_of, process_name
@@ -41,10 +42,12 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
     dict
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
-        ``exchange``; ``models`` (class -> package -> version); ``plugins``.
+        ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
+        ``sys_path``, as in the session.
     """
     import platform
 
+    added: dict[str, Any] = {"operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path)}
     return {
         "rollforge": version_of("rollforge"),
         "python": platform.python_version(),
@@ -55,7 +58,8 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
         "region": session.region,
         "exchange": to_plain(dict(session.exchange)),
         "models": _models(tasks),
-        "plugins": list(session.plugins),
+        "plugins": [trust.plugin_module(name) for name in session.plugins],
+        **{name: value for name, value in added.items() if value},
     }
 
 
@@ -76,7 +80,11 @@ class Facts:
     exchange: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
-    """Packages and files with classes that the tasks may use, as listed in the submitter's session."""
+    """Modules and files that the tasks need, as listed in the submitter's session."""
+    operators: tuple[tuple[str, str], ...] = ()
+    """Expression operators that the tasks need, as (class, module or file)."""
+    sys_path: tuple[str, ...] = ()
+    """Folders of the submitter's machine that contain the modules."""
 
 
 def read_facts(kept: Mapping[str, Any]) -> Facts:
@@ -94,7 +102,11 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
     def mapping(value: Any) -> Mapping[str, Any]:
         return {k: v for k, v in value.items() if isinstance(k, str)} if isinstance(value, Mapping) else {}
 
-    data, plugins = mapping(kept.get("data")), kept.get("plugins")
+    def texts(value: Any) -> tuple[str, ...]:
+        return tuple(filter(None, map(text, value))) if isinstance(value, list) else ()
+
+    data, operators = mapping(kept.get("data")), kept.get("operators")
+    pairs = map(texts, operators) if isinstance(operators, list) else ()
     return Facts(
         known=bool(kept),
         rollforge=text(kept.get("rollforge")),
@@ -109,7 +121,9 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
             text(name): {text(p): text(v) for p, v in mapping(packages).items()}
             for name, packages in mapping(kept.get("models")).items()
         },
-        plugins=tuple(filter(None, map(text, plugins))) if isinstance(plugins, list) else (),
+        plugins=texts(kept.get("plugins")),
+        operators=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2),
+        sys_path=texts(kept.get("sys_path")),
     )
 
 

@@ -23,6 +23,7 @@ from rollforge.errors import (
     TrackingError,
 )
 from rollforge.machine import process_is_gone, process_name
+from rollforge.plugins import load_plugins
 from rollforge.run.fitness import Admission, own_data
 from rollforge.run.job import (
     Event,
@@ -132,7 +133,10 @@ class Worker:
             If several tasks in a row failed here that succeeded elsewhere.
         StoreUnavailable
             If the store is unavailable for longer than `patience` seconds.
+        ConfigError
+            If a plugin of the session cannot be imported. No task has been claimed.
         """
+        load_plugins(current_session())
         ran = 0
         task_log = TaskLog()
         leases = Leases(
@@ -179,6 +183,7 @@ class Worker:
             name = current_model.set(task.model_name)
             try:
                 here = leases.session_for(task) or current_session()
+                load_plugins(here)
                 with using(here), within(Circle.OWN if own else Circle.POOL):
                     result = to_reference(self.job.task_func(argument, **self.job.kwargs))
             finally:
@@ -291,7 +296,7 @@ def run_task(
     job = Job(task_pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
         opened = open_store(session.store_uri)
-        admission = own_data(opened, task_pool, session)
+        admission = own_data(opened, task_pool, session, in_process=not force_release)
         if force_release:
             return WorkerPool(opened, job, session, 1, LogEvents(), admission=admission).run() > 0
         return Worker(opened, job, on_event=LogEvents(), admission=admission).run() > 0

@@ -29,9 +29,17 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge import drivers, trust
 from rollforge.drivers import TRACKERS
-from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere, TrainingFailed
+from rollforge.errors import (
+    ConfigError,
+    MissingCode,
+    MissingDependency,
+    RecorderElsewhere,
+    RollforgeError,
+    TrainingFailed,
+)
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
+from rollforge.plugins import load_plugins
 from rollforge.run.interactive import define_in_main, main_classes
 from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
 from rollforge.run.pipe import Messages, read_message
@@ -517,6 +525,8 @@ def _slot_main(
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will raise an import error itself
                 job.preload()
+        plugins = _Plugins()
+        plugins.load(session)  # the task will return the error
         pipe.send(_READY)
         logs = _Logs()
         while (given := pipe.recv()) is not None:
@@ -529,7 +539,8 @@ def _slot_main(
             pipe.send(_Message(task_id, token, _Begun()))
             define_in_main(main)
             with using((other or session).with_(threads=threads)):
-                answer = _answer(job, argument, task_id, own=own)
+                lacking = plugins.load(current_session())
+                answer = Unfit(lacking) if lacking else _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
             with contextlib.suppress(Exception):  # a task may have closed or replaced sys.stdout
@@ -542,6 +553,25 @@ def _slot_main(
         logging.shutdown()
         atexit._run_exitfuncs()  # those that libraries have registered
         os._exit(0)
+
+
+class _Plugins:
+    """The plugins that this process has imported, so that each list is imported once."""
+
+    def __init__(self) -> None:
+        self._loaded: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+
+    def load(self, session: Session) -> str:
+        """Import the plugins of a session, and return why one cannot be imported; empty if all can."""
+        wanted = (session.plugins, session.sys_path)
+        if wanted in self._loaded:
+            return ""
+        try:
+            load_plugins(session)
+        except RollforgeError as exc:
+            return str(exc)
+        self._loaded.add(wanted)
+        return ""
 
 
 def _open_outputs(words: int) -> None:

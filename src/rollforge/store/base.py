@@ -14,6 +14,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 from rollforge.drivers import STORES
 from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle, shown
 from rollforge.machine import machine_of
+from rollforge.plugins import load_plugins
+from rollforge.session import current_session
 from rollforge.task import Cause, Status, TaskRecord, digest
 
 __all__ = [
@@ -626,6 +628,9 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
     if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", uri):  # libpq's other form
         scheme, separator = "postgresql", "://"
     driver = STORES.find(scheme) if separator else None
+    if driver is None and separator:
+        load_plugins(current_session())  # importing one may register schemes
+        driver = STORES.find(scheme)
     if driver is None:
         raise STORES.unknown(uri, scheme, "store")
     store = cast(TaskStore, STORES.load(driver)(uri, clock=clock))

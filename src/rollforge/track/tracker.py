@@ -27,6 +27,7 @@ from rollforge.confidential import mask_secrets, without_secrets
 from rollforge.drivers import TRACKERS
 from rollforge.errors import CodeNotAllowed, TrackingUnavailable, nearest
 from rollforge.paths import read_path
+from rollforge.plugins import load_plugins
 from rollforge.session import current_session
 from rollforge.track.artifact_files import Files
 
@@ -340,6 +341,9 @@ def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
     if uri not in _open:
         scheme, colon, _ = uri.partition(":")
         driver = TRACKERS.find(scheme) if colon else None
+        if driver is None and colon:
+            load_plugins(current_session())  # importing one may register schemes
+            driver = TRACKERS.find(scheme)
         if driver is None:
             raise TRACKERS.unknown(uri, scheme, "tracking")
         tracker = cast(Tracker, TRACKERS.load(driver)(uri))

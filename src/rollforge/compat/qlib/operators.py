@@ -19,7 +19,7 @@ from rollforge.build import locate
 from rollforge.compat.qlib.formulas import Expression, Formula, at_work, signature_of
 from rollforge.errors import ConfigError, DataError, RollforgeError
 from rollforge.expressions.formulas import Lifespans
-from rollforge.expressions.operators import Operator, add_operator, unregister
+from rollforge.expressions.operators import Operator, add_operator, unregister_operator
 from rollforge.expressions.tree import Call, Expression as Tree, Field, Number, Text
 from rollforge.session import amend, current_session
 
@@ -177,7 +177,7 @@ class OpsWrapper:
     def reset(self) -> None:
         """Remove all custom operators."""
         for name in list(self._own):
-            unregister(name)
+            unregister_operator(name)
             del self._own[name]
         amend(operators=())
 

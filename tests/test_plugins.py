@@ -1,0 +1,493 @@
+"""Code of the user's own, kept with the tasks and imported by every worker before it takes one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import rollforge
+from rollforge import trust
+from rollforge.build import build
+from rollforge.errors import ConfigError, ExpressionError, MissingCode, UnfitWorker
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import custom_operators, operator_names, unregister_operator
+from rollforge.features.api import D
+from rollforge.kinds import MODEL
+from rollforge.plan import make_plan
+from rollforge.plugins import load_plugins
+from rollforge.run.fitness import Admission
+from rollforge.run.job import Job
+from rollforge.run.submission import facts_of, read_facts
+from rollforge.run.trainer import TrainerRM
+from rollforge.run.worker import Worker, run_task
+from rollforge.run.worker_pool import WorkerPool
+from rollforge.session import Session, current_session, using
+from rollforge.store.base import open_store
+from rollforge.store.manager import TaskManager
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Status
+from rollforge.track.base import get_experiment, open_reference, open_tracker
+from rollforge.workflow import load_workflow
+
+ROLLFORGE = [sys.executable, "-m", "rollforge"]
+
+LOCAL = '''
+"""A model, an operator, a processor and a record, in one file."""
+
+import pandas as pd
+
+from rollforge import register_operator
+from rollforge.features.processor import Processor
+from rollforge.models.base import Model
+from rollforge.record.base import RecordTemp
+
+
+def thrice(series, x):
+    return 3 * x
+
+
+register_operator("Thrice", thrice)
+
+
+class Scale(Processor):
+    """Multiplies the features."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, df):
+        df["feature"] = df["feature"] * self.by
+        return df
+
+
+class First(Model):
+    """Predicts the first feature."""
+
+    def fit(self, dataset):
+        self.rows = len(dataset.prepare("train", col_set="label"))
+
+    def predict(self, dataset, segment="test"):
+        return dataset.prepare(segment, col_set="feature").iloc[:, 0]
+
+
+class Rows(RecordTemp):
+    """Records how many rows the prediction has."""
+
+    def generate(self, **kwargs):
+        self.recorder.log_metrics(rows=len(self.recorder.load_object("pred.pkl")))
+'''
+
+
+def document(market: Path, place: Path, module: str = "./local.py", plugins: list[str] | None = None) -> dict[str, Any]:
+    """A workflow that needs everything in ``local.py``."""
+    handler = {
+        "class": "DataHandlerLP", "module_path": "rollforge.features",
+        "kwargs": {
+            "instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29",
+            "data_loader": {"class": "QlibDataLoader", "module_path": "rollforge.features", "kwargs": {"config": {
+                "feature": [["Thrice($close)"], ["F"]], "label": [["Ref($close,-2)/Ref($close,-1)-1"], ["LABEL0"]]}}},
+            "infer_processors": [{"class": "Scale", "module_path": module, "kwargs": {"by": 2.0}}],
+            "learn_processors": [{"class": "DropnaLabel"}],
+        },
+    }  # fmt: skip
+    return {
+        "plugins": ["./local.py"] if plugins is None else plugins,
+        "rollforge": {
+            "data": str(market), "store": f"sqlite:///{place}/tasks.db", "tracking": f"folder:{place}/runs", "experiment": "p",
+        },
+        "task": {
+            "model": {"class": "First", "module_path": module},
+            "dataset": {"class": "DatasetH", "module_path": "rollforge.features", "kwargs": {
+                "handler": handler,
+                "segments": {
+                    "train": ["2022-01-03", "2022-12-30"], "valid": ["2023-01-03", "2023-03-31"],
+                    "test": ["2023-04-03", "2023-08-31"],
+                }}},
+            "record": [{"class": "SignalRecord", "module_path": "rollforge.record"}, {"class": "Rows", "module_path": module}],
+        },
+        "rolling": {"step": 60},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of this user's own, for stores."""
+    folder = tmp_path / "place"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def write(file: Path, content: dict[str, Any]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def command(*words: str, cwd: Path, code: int = 0, **env: str) -> str:
+    done = subprocess.run(
+        [*ROLLFORGE, *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        env={**os.environ, **env},
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["file", "package in rel_path"])
+def test_what_a_workflow_brings_is_used_by_a_worker_elsewhere(
+    how: str, small_market: Path, tmp_path: Path, place: Path
+) -> None:
+    """submit in one process, a worker in another process and folder, the report in a third: the number is the model's.
+
+    The prediction is 2 * 3 * close, by the operator, the processor and the model of the file.
+    """
+    home, away = tmp_path / "home", tmp_path / "away"
+    away.mkdir()
+    if how == "file":
+        content = document(small_market, place)
+        (home / "local.py").parent.mkdir()
+        (home / "local.py").write_text(LOCAL)
+    else:
+        content = {**document(small_market, place, "brought_by_path", ["brought_by_path"]), "sys": {"rel_path": "lib"}}
+        (home / "lib").mkdir(parents=True)
+        (home / "lib" / "brought_by_path.py").write_text(LOCAL)
+    write(home / "job.yaml", content)
+    submitted = json.loads(command("submit", "job.yaml", "--json", cwd=home))
+    assert submitted["new"] == 2
+    store = content["rollforge"]["store"]
+    said = command("worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1", cwd=away)
+    assert "2 tasks run" in said
+    where = ["--store", store, "--tracking", content["rollforge"]["tracking"]]
+    shown = command("report", "p", *where, "--output", "out", cwd=away)
+    assert "IC" in shown
+    pred = pd.read_parquet(away / "out" / "prediction.parquet").iloc[:, 0]
+    with using(Session(provider_uri=str(small_market))):
+        prices = (
+            D.features("all", ["$close"], start_time="2023-04-03", end_time=pred.index.levels[0][-1])
+            .iloc[:, 0]
+            .swaplevel()
+        )
+    expected = (6 * prices).reindex(pred.index)
+    assert len(pred) == len(prices)
+    np.testing.assert_allclose(pred, expected, rtol=1e-5)
+    runs = [task.result["recorder"] for task in open_store(store).query("p")]
+    assert sum(open_reference(run).list_metrics()["rows"] for run in runs) == len(pred)
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_file_says_which_and_takes_nothing(
+    small_market: Path, tmp_path: Path, place: Path
+) -> None:
+    """On a machine where ./local.py is not: code 7, one message with the file and what to do, no attempt counted. The same
+    for a file that cannot be imported there. Once it is there, the tasks are run."""
+    file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
+    local = tmp_path / "home" / "local.py"
+    local.write_text(LOCAL)
+    command("submit", str(file), cwd=tmp_path)
+    store = f"sqlite:///{place}/tasks.db"
+    worker = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1"]
+    local.unlink()
+    said = command(*worker, cwd=tmp_path, code=7)
+    assert f"need the plugin {local} of " in said
+    assert "Copy it to the same path" in said
+    assert said.count(str(local)) == 1
+    local.write_text("import not_installed_here\n")
+    said = command(*worker, cwd=tmp_path, code=7)
+    assert "not_installed_here" in said
+    assert "Traceback" not in said
+    local.write_text("import os\nos._exit(3)\n")
+    said = command(*worker, cwd=tmp_path, code=7)
+    assert "exited with 3" in said
+    assert open_store(store).count("p") == {Status.WAITING: 2}
+    assert {task.attempts for task in open_store(store).query("p")} == {0}
+    local.write_text(LOCAL)
+    assert "2 tasks run" in command(*worker, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_run_and_its_processes_use_plugins(small_market: Path, tmp_path: Path, place: Path) -> None:
+    """``rollforge run`` with worker processes, from another folder than that of the file."""
+    file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
+    (tmp_path / "home" / "local.py").write_text(LOCAL)
+    command("run", str(file), "--jobs", "1", "--output", "out", cwd=tmp_path)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_custom_operators_of_a_workflow_are_kept_with_its_tasks(
+    small_market: Path, tmp_path: Path, place: Path
+) -> None:
+    """``custom_ops`` of Qlib's format: a worker in another process and folder computes them, without plugins."""
+    content = document(small_market, place, "rollforge.models", [])
+    content["task"]["model"] = {"class": "LinearModel", "module_path": "rollforge.models"}
+    content["task"]["record"] = content["task"]["record"][:1]
+    handler = content["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+    handler["infer_processors"] = [{"class": "Fillna", "kwargs": {"fields_group": "feature"}}]
+    content["rollforge"]["operators"] = [{"class": "Thrice", "module_path": "ops.py"}]
+    file = write(tmp_path / "home" / "job.yaml", content)
+    (tmp_path / "home" / "ops.py").write_text(
+        "from qlib.data.ops import ElemOperator\n\n\nclass Thrice(ElemOperator):\n"
+        "    def _load_internal(self, *args):\n        return 3 * self.feature.load(*args)\n"
+    )
+    command("submit", str(file), cwd=tmp_path)
+    store = content["rollforge"]["store"]
+    (tmp_path / "away").mkdir()
+    worker = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1"]
+    place.chmod(0o770)  # others may write to the pool: its word is not enough
+    assert "ops.py" in command(*worker, cwd=tmp_path / "away", code=7)
+    place.chmod(0o700)
+    assert "2 tasks run" in command(*worker, cwd=tmp_path / "away")
+
+
+def test_a_plugin_that_cannot_be_used_is_a_mistake_of_the_file(small_market: Path, tmp_path: Path, place: Path) -> None:
+    """The message has the line, the plugin and the cause; a module beside the file gets the advice how to name it."""
+    content = document(small_market, place)
+    for name, text, words in (
+        ("nothing_of_that_name", None, "There is no module 'nothing_of_that_name'"),
+        ("./broken.py", "1/0\n", "ZeroDivisionError"),
+        ("./broken2.py", "def\n", "SyntaxError"),
+        ("beside_it", "", "beside_it.py lies beside the workflow file: write ./beside_it.py"),
+    ):
+        file = write(tmp_path / "job.yaml", {**content, "plugins": [name]})
+        if text is not None:
+            (tmp_path / f"{name.removeprefix('./').removesuffix('.py')}.py").write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load_workflow(file)
+        for part in (words, "line 2", "plugins.0"):
+            assert part in str(caught.value), part
+
+
+def test_plan_knows_the_operators_of_a_plugin(small_market: Path, tmp_path: Path, place: Path) -> None:
+    """In one's own process the file is imported when the workflow is read; a file that changed is read again."""
+    (tmp_path / "local.py").write_text(LOCAL)
+    file = write(tmp_path / "job.yaml", document(small_market, place))
+    try:
+        assert len(make_plan(load_workflow(file)).tasks) == 2
+        assert "Thrice" in operator_names()
+        (tmp_path / "local.py").write_text(LOCAL + "\n# changed\n")
+        assert len(make_plan(load_workflow(file)).tasks) == 2
+    finally:
+        unregister_operator("Thrice")
+
+
+def test_a_file_is_named_by_its_whole_path(
+    small_market: Path, tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it lies beside the workflow or in the working directory, a worker finds it from any folder."""
+    file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
+    (tmp_path / "home" / "local.py").write_text("")
+    for folder in (tmp_path, tmp_path / "home"):
+        monkeypatch.chdir(folder)
+        workflow = load_workflow(file)
+        assert workflow.template["model"]["module_path"] == str(tmp_path / "home" / "local.py")
+        assert workflow.session.plugins == (str(tmp_path / "home" / "local.py"),)
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes a module on the path that registers an operator."""
+    made = []
+
+    def write_module(name: str, text: str = "") -> str:
+        (tmp_path / "lib" / f"{name}.py").write_text(text)
+        made.append(name)
+        return name
+
+    (tmp_path / "lib").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lib"), os.environ.get("PYTHONPATH", "")]))
+    yield write_module
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+OPERATOR = """
+from rollforge import register_operator
+
+
+def compute(series, x):
+    return x
+
+
+register_operator({name!r}, compute)
+"""
+
+
+def test_a_session_imports_its_plugins_when_an_operator_is_looked_up(brought: Any) -> None:
+    """By a call: ``init(plugins=…)`` or a Session. Nothing is imported before it is needed."""
+    module = brought("plugged_a", OPERATOR.format(name="PluggedA"))
+    with pytest.raises(ExpressionError, match="PluggedA"):
+        parse("PluggedA($close)")
+    with using(Session(plugins=(module,))):
+        assert module not in sys.modules
+        parse("PluggedA($close)")
+        assert "PluggedA" in custom_operators()
+    unregister_operator("PluggedA")
+
+
+def test_a_plugin_may_register_a_store(brought: Any) -> None:
+    """An unknown scheme is looked for in the plugins of the session."""
+    module = brought(
+        "plugged_b", "import rollforge\nrollforge.register_store('plugged', 'rollforge.store.memory:MemoryStore')\n"
+    )
+    with using(Session(plugins=module)):  # type: ignore[arg-type]
+        assert isinstance(open_store("plugged://x"), MemoryStore)
+    rollforge.drivers.STORES.unregister("plugged")
+
+
+def test_an_installed_plugin_has_a_name_and_no_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point is neither imported nor allowed until its name is listed; then its module is both."""
+    info = tmp_path / "site" / "rf_demo-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rf-demo\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[rollforge.plugins]\nrf-demo = rf_demo_module\nos = rf_demo_module\nodd = a b\n"
+    )
+    (tmp_path / "site" / "rf_demo_module.py").write_text(
+        "class M:\n    def fit(self, dataset): ...\n    def predict(self, dataset): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    config = {"class": "M", "module_path": "rf_demo_module"}
+    with trust.within(trust.Circle.POOL), pytest.raises(MissingCode, match="--allow rf_demo_module"):
+        build(config, kind=MODEL)
+    assert "rf_demo_module" not in sys.modules
+    with pytest.raises(ConfigError, match=r"nor an installed plugin \(.*rf-demo.*\)"):
+        trust.checked_plugins(["rf-dmo"], path="plugins")
+    assert trust.plugin_module("os") == "os"  # a package cannot change what a module's name means
+    assert trust.checked_plugins(["rf-demo"], path="plugins") == ("rf_demo_module",)
+    session = Session(plugins=("rf-demo",))
+    with using(session), trust.within(trust.Circle.POOL):
+        assert build(config, kind=MODEL) is not None
+    load_plugins(session)
+    assert "rf_demo_module" in sys.modules
+    monkeypatch.setenv("ROLLFORGE_ALLOW", "rf-demo")
+    with trust.within(trust.Circle.POOL):
+        assert build(config, kind=MODEL) is not None
+    assert facts_of([], session)["plugins"] == ["rf_demo_module"]
+    sys.modules.pop("rf_demo_module")
+
+
+def test_a_pool_of_others_imports_no_plugin_that_was_not_allowed(brought: Any, tmp_path: Path) -> None:
+    """Plugins, operators, folders and the standard library, named by a submission in a store that others can write to."""
+    marker = tmp_path / "it-ran"
+    module = brought("plugged_c", f"open({str(marker)!r}, 'w').close()\n")
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "plugged_d.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    store = open_store(f"sqlite:///{folder}/tasks.db")
+    for facts in (
+        {"plugins": [module]}, {"plugins": ["os"]}, {"plugins": ["__main__"]}, {"plugins": ["../x.py"]}, {"plugins": ["a b"]},
+        {"operators": [["X", module]]}, {"operators": [["system", "os"]]}, {"plugins": [str(tmp_path / "evil" / "plugged_d.py")]},
+        {"plugins": ["plugged_d"], "sys_path": [str(tmp_path / "evil")]},
+    ):  # fmt: skip
+        for mode in (0o700, 0o770):
+            folder.chmod(mode)
+            if mode == 0o700 and "os" not in str(facts) and "__main__" not in str(facts) and "x.py" not in str(facts):
+                continue  # one's own pool is one's own word
+            pool = f"p{len(store.pools())}"
+            key = store.keep_submission(pool, {"host": "elsewhere", **facts})
+            store.create(pool, [{"x": 1}], submission=key)
+            session = Session(tracking_uri=f"folder:{tmp_path}/runs")
+            with pytest.raises(UnfitWorker):
+                Admission(store, pool, session, ("tracking",), needs_data=False).prove(stays=False)
+            with pytest.raises(UnfitWorker):
+                run_task(dict, pool, session=session, store=store)
+            assert store.count(pool) == {Status.WAITING: 1}
+    folder.chmod(0o700)
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(brought: Any, tmp_path: Path) -> None:
+    """The submission names it, the operator allows it: worker processes import it although no task names its classes."""
+    marker = tmp_path / "it-ran"
+    module = brought("plugged_e", f"open({str(marker)!r}, 'w').close()\n")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o770)
+    store = open_store(f"sqlite:///{folder}/tasks.db")
+    store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"host": "elsewhere", "plugins": [module]}))
+    session = Session(tracking_uri=f"folder:{tmp_path}/runs", allow=(module,))
+    admission = Admission(store, "p", session, ("tracking",), needs_data=False)
+    admission.prove(stays=False)
+    assert marker.exists()
+    assert module not in sys.modules  # not in this process, which holds the claims
+    marker.unlink()
+    WorkerPool(store, Job("p", len), session, 1, admission=admission).run()
+    assert marker.exists()
+    assert store.count("p") == {Status.DONE: 1}
+
+
+def test_a_worker_in_process_imports_plugins_before_it_claims(brought: Any) -> None:
+    """A missing plugin of the session, or of a submission, is an error before anything is claimed."""
+    store = MemoryStore()
+    store.create("p", [{"x": 1}])
+    with using(Session(plugins=("nothing_of_that_name",))), pytest.raises(MissingCode, match="nothing_of_that_name"):
+        Worker(store, Job("p", len)).run()
+    assert store.count("p") == {Status.WAITING: 1}
+    key = store.keep_submission("q", {"plugins": ["nothing_of_that_name"]})
+    store.create("q", [{"x": 1}], submission=key)
+    with pytest.raises(UnfitWorker, match="nothing_of_that_name"):
+        run_task(len, "q", store=store)
+    assert store.count("q") == {Status.WAITING: 1}
+    module = brought("plugged_f")
+    store.create("r", [{"x": 1}], submission=store.keep_submission("r", {"plugins": [module]}))
+    assert run_task(len, "r", store=store)
+    assert module in sys.modules
+
+
+def returns_recorder(task: Any, experiment_name: str, recorder_name: str | None = None) -> Any:
+    parse(task["expression"])
+    experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment_name)
+    recorder = experiment.create_recorder(recorder_name)
+    recorder.end_run("FINISHED")
+    return recorder
+
+
+@pytest.mark.slow
+def test_processes_of_a_trainer_import_the_plugins_of_the_session(brought: Any, tmp_path: Path) -> None:
+    """``init(plugins=…)`` or a session, TrainerRM with processes: the operator is known there."""
+    module = brought("plugged_g", OPERATOR.format(name="PluggedG"))
+    session = Session(plugins=(module,), tracking_uri=f"folder:{tmp_path}/runs")
+    store = MemoryStore()
+    trainer = TrainerRM("e", train_func=returns_recorder, jobs=1, store=store, session=session)
+    assert len(trainer.train([{"expression": "PluggedG($close)"}])) == 1
+    (facts,) = store.submissions("e").values()
+    assert read_facts(facts).plugins == (module,)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"operators": 5},
+        {"operators": [5, ["a"], ["a", 5], ["a", "b", "c"], {"x": 1}]},
+        {"sys_path": {"a": 1}},
+        {"plugins": [None, 5, ""]},
+    ],
+)
+def test_facts_of_another_form_are_left_out(kept: dict[str, Any]) -> None:
+    """Anybody who may write to the pool may have written them."""
+    facts = read_facts(kept)
+    assert (facts.plugins, facts.operators, facts.sys_path) == ((), (), ())
+
+
+def test_tasks_without_plugins_have_the_facts_of_before() -> None:
+    """Facts are only added where there is something to say, so that a submission keeps its key."""
+    assert not {"operators", "sys_path"} & set(facts_of([], Session()))
+    manager = TaskManager("p", store=MemoryStore())
+    assert manager.store.keep_submission("p", {"plugins": []}) == manager.store.keep_submission("p", {"plugins": []})
