@@ -284,6 +284,56 @@ def test_plan_knows_the_operators_of_a_plugin(small_market: Path, tmp_path: Path
         unregister_operator("Thrice")
 
 
+GENERATOR = """
+from rollforge import TaskGen
+from rollforge.generate.base import copy_task
+
+
+class Seeds(TaskGen):
+    def __init__(self, count):
+        self.seeds = range(count)
+
+    def generate(self, task):
+        made = [copy_task(task) for _ in self.seeds]
+        for seed, one in zip(self.seeds, made):
+            one["model"]["kwargs"] = {"value": seed}
+        return made
+
+
+class Breaks(TaskGen):
+    def generate(self, task):
+        return 1 / 0
+
+
+class NoGenerator:
+    def generate(self, task):
+        return [task]
+"""
+
+
+def test_a_workflow_names_generators_of_ones_own(small_market: Path, tmp_path: Path, place: Path) -> None:
+    """They are applied before the windows, and each of their tasks is a model with a name of its own."""
+    (tmp_path / "own.py").write_text(GENERATOR)
+    content = document(small_market, place, "rollforge.models", [])
+    content["task"]["model"] = {"class": "ConstantModel", "module_path": "rollforge.models.constant"}
+    content["task"]["record"] = content["task"]["record"][:1]
+    handler = content["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+    handler["infer_processors"], handler["data_loader"]["kwargs"]["config"]["feature"] = [], [["$close"], ["F"]]
+    generator = {"class": "Seeds", "module_path": "own.py", "kwargs": {"count": 3}}
+    plan = make_plan(load_workflow(write(tmp_path / "job.yaml", {**content, "generators": [generator]})))
+    assert [t["model"]["kwargs"]["value"] for t in plan.tasks] == [0, 0, 1, 1, 2, 2]
+    assert list(plan.model_names) == ["value=0", "value=0", "value=1", "value=1", "value=2", "value=2"]
+    for name, words in (
+        ("Breaks", "ZeroDivisionError"),
+        ("NoGenerator", "no task generator"),
+        ("Seeds", "needs 'count'"),
+    ):
+        wrong = write(tmp_path / "wrong.yaml", {**content, "generators": [{"class": name, "module_path": "own.py"}]})
+        with pytest.raises(ConfigError, match=words) as caught:
+            make_plan(load_workflow(wrong))
+        assert "generators" in str(caught.value)
+
+
 def test_a_file_is_named_by_its_whole_path(
     small_market: Path, tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

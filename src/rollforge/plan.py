@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from rollforge.errors import (
     RollforgeError,
     counted,
 )
-from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
 from rollforge.session import Session, using
 from rollforge.task import digest
 from rollforge.workflow import Template, Workflow, place_of
 from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
+    from rollforge.generate.base import TaskGen
     from rollforge.generate.grid import GridGen
     from rollforge.generate.timeline import Schedule, Window
 
@@ -220,15 +221,45 @@ def _variants(workflow: Workflow) -> list[Template]:
     """Return all models of the workflow's ``models`` and ``grid``, with distinct names, after inexpensive checks."""
     made: list[Template] = []
     checked: set[str] = set()
-    grid = _grid(workflow)
+    grid, generators = _grid(workflow), _own_generators(workflow)
     for template in workflow.templates:
         task = dict(template.task)
-        for name, variant in grid[0].named(task) if grid else [("", task)]:
+        combinations = grid[0].named(task) if grid else [("", task)]
+        for name, variant in _generated(combinations, generators):
             rest = digest({**variant, "model": None})
             check_buildable(variant, template.place, model_only=rest in checked)
             checked.add(rest)
             made.append(replace(template, task=variant, name=", ".join(filter(None, (template.name, name)))))
     return made
+
+
+def _own_generators(workflow: Workflow) -> list[TaskGen]:
+    """Return the generators that the workflow names."""
+    from rollforge.generate.base import TaskGen
+
+    kind = Kind("task generator", base=TaskGen)
+    return [build(one, kind=kind, where=f"generators.{i}") for i, one in enumerate(workflow.generators)]
+
+
+def _generated(
+    variants: Iterable[tuple[str, dict[str, Any]]], generators: Sequence[TaskGen]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what the workflow's own generators make of each variant, each as a model with a name of its own."""
+    from rollforge.generate.base import task_generator
+    from rollforge.generate.naming import model_names
+
+    for name, variant in variants:
+        if not generators:
+            yield name, variant
+            continue
+        try:
+            made = task_generator([variant], generators)
+        except RollforgeError:
+            raise
+        except Exception as exc:
+            raise BuildError(f"a generator failed: {describe(exc)}", path="generators") from exc
+        for one, task in zip(model_names(made), made, strict=True):
+            yield ", ".join(filter(None, (name, one if len(made) > 1 else ""))), task
 
 
 def _in_task(part: str) -> str:

@@ -145,6 +145,7 @@ class _Document(BaseModel):
     rolling: _Rolling | None = None
     models: dict[str | int | float, Any] | None = None
     grid: dict[str, list[Any] | dict[str | int | float, Any]] | None = None
+    generators: list[_Object | str] = []
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -190,6 +191,8 @@ class Workflow:
     """1-based line of each path in the document."""
     models: tuple[Template, ...] = ()
     """The models of the section ``models``, each as a complete task."""
+    generators: tuple[Any, ...] = ()
+    """The user's own generators, as ``{"class": …, "module_path": …, "kwargs": …}``, applied before `rolling`."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -520,6 +523,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
         label_days=parsed.label_days,
         lines=lines,
         models=_models(document),
+        generators=tuple(document.get("generators") or ()),
     )
 
 

@@ -253,7 +253,7 @@ class Admission:
         plugins = self._judge_plugins(facts, lacks)
         changes |= plugins or {}
         if not self.only_data and plugins is not None:
-            self._judge_packages(facts, self.session.with_(**changes), lacks, notes)
+            self._judge_packages(facts, self.session.with_(**plugins), lacks, notes)
         try:
             session = self.session.with_(**changes)
         except RollforgeError as exc:  # for example, an exchange of a newer version

@@ -1,0 +1,157 @@
+"""``docs/extending.md``: the code of every recipe runs as it stands there."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from rollforge import drivers, pipeline
+from rollforge.build import build
+from rollforge.expressions import operators
+from rollforge.kinds import LOADER
+from rollforge.plan import make_plan
+from rollforge.session import Session, using
+from rollforge.store.base import open_store
+from rollforge.task import Status
+from rollforge.track.base import open_tracker
+from rollforge.trust import plugin_module
+from rollforge.workflow import load_workflow
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+RECIPES = (
+    "model",
+    "operator",
+    "processor",
+    "loader",
+    "record",
+    "generator",
+    "ensemble",
+    "task store",
+    "tracking store",
+)
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The modules of the page in a folder on the path, and the installed package of its last section."""
+    folder = tmp_path / "recipes"
+    info = folder / "my_package-1.0.dist-info"
+    info.mkdir(parents=True)
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    groups = tomllib.loads(toml)["project"]["entry-points"]
+    sections = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()]
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("\n".join(sections))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+    known = set(operators._TABLE)
+    yield folder
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+    for name in set(operators._TABLE) - known:
+        operators.unregister_operator(name)
+    for one in (drivers.STORES, drivers.TRACKERS):
+        one._used.discard("box")
+
+
+def workflow(market: Path, folder: Path) -> dict[str, Any]:
+    (piece,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    places = {"data": str(market), "store": f"box://{folder.name}", "tracking": f"box:{folder}/runs", "experiment": "e"}
+    return {**yaml.safe_load(piece), "rollforge": places}
+
+
+def test_every_kind_has_a_recipe() -> None:
+    """A heading and code for each."""
+    for kind in RECIPES:
+        (section,) = re.findall(rf"^## An? {kind}\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
+        assert "```python\n# my_" in section, kind
+
+
+def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_path: Path) -> None:
+    """Model, operator, processor, record, generator, store and tracker of the page, from the file to the result."""
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(workflow(small_market, tmp_path)))
+    plan = make_plan(load_workflow(file))
+    assert list(dict.fromkeys(plan.model_names)) == ["limit=1.0", "limit=2.0"]
+    session = plan.workflow.session
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=0)
+    store = open_store(session.store_uri)
+    assert type(store).__name__ == "BoxStore"
+    assert store.count("e") == {Status.DONE: 4}
+    collected = pipeline.collect(session, "e", plan.ids)
+    assert collected.prediction is not None
+    assert collected.prediction.notna().any().all()
+    spreads = [run.metrics["spread"] for run in collected.runs.values()]
+    assert all(math.isfinite(s) for s in spreads)
+    assert type(open_tracker(session.tracking_uri)).__name__ == "BoxTracker"
+
+
+def test_the_operator_computes_what_it_says(recipes: Path, small_market: Path) -> None:
+    """Against pandas: the position within the last 20 days' range."""
+    from rollforge.features import D
+
+    with using(Session(provider_uri=str(small_market), plugins=("my-operators",))):
+        frame = D.features("all", ["RangePosition($close, 20)", "$close"], "2022-06-01", "2022-09-30")
+    for _, one in frame.groupby(level="instrument"):
+        close = one["$close"].droplevel("instrument").astype(float)
+        window = close.rolling(20)
+        wanted = ((close - window.min()) / (window.max() - window.min())).iloc[19:]
+        found = one.iloc[19:, 0].droplevel("instrument")
+        both = wanted.notna() & found.notna()
+        assert both.any()
+        np.testing.assert_allclose(found[both], wanted[both], atol=1e-4)
+
+
+def test_the_loader_loads(recipes: Path, small_market: Path) -> None:
+    """A frame in the form that handlers expect, and a handler that uses it."""
+    from rollforge.features import DataHandlerLP
+
+    loader = {"class": "Weekday", "module_path": "my_loaders"}
+    with using(Session(provider_uri=str(small_market))):
+        build(loader, kind=LOADER)
+        handler = DataHandlerLP("all", "2022-06-01", "2022-06-30", data_loader=loader)
+        frame = handler.fetch(col_set="feature")
+    days = pd.Series(frame.index.get_level_values("datetime").day_of_week, index=frame.index)
+    assert (frame["day"] == days).all()
+
+
+def test_the_ensemble_combines(recipes: Path) -> None:
+    """The median of three models."""
+    import my_ensembles  # type: ignore[import-not-found]
+
+    scores = {name: pd.Series([value, 1.0]) for name, value in (("a", 1.0), ("b", 5.0), ("c", 2.0))}
+    assert my_ensembles.MedianEnsemble()(scores).tolist() == [2.0, 1.0]
+
+
+def test_the_package_is_found(recipes: Path) -> None:
+    """Its entry points: schemes of stores and trackers, and the short name of a plugin."""
+    assert drivers.STORES.schemes()["box"].origin == "my-package 1.0"
+    assert drivers.TRACKERS.schemes()["box"].target == "my_tracker:BoxTracker"
+    assert plugin_module("my-operators") == "my_operators"
+
+
+@pytest.mark.slow
+def test_the_suites_of_the_page_pass(recipes: Path) -> None:
+    """The tests that the page writes for the store and the tracker run, and pass."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(recipes), str(recipes)],
+        capture_output=True, text=True, cwd=recipes, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 100
