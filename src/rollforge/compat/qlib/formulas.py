@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from rollforge.compat.qlib.running import Forms, at_work, described
 from rollforge.errors import ConfigError
 from rollforge.expressions.expression import argument_names, parse
-from rollforge.expressions.formulas import Place
 from rollforge.expressions.operators import (
     Operator,
     add_operator,
@@ -34,9 +33,6 @@ __all__ = [
     "ElemOperator", "Expression", "ExpressionOps", "Feature", "Formula", "NpElemOperator", "NpPairOperator", "OpsList",
     "PairOperator", "PairRolling", "Rolling", "TOpsList", *operator_names(),
 ]  # fmt: skip
-
-at_work: ContextVar[Place | None] = ContextVar("at_work", default=None)
-"""The data source while a custom operator computes; None means the current session's folder."""
 
 
 class Expression(str):
@@ -68,10 +64,16 @@ class Expression(str):
 
     @classmethod
     def as_operator(cls) -> Operator:
-        """Return the description of a user's class for the language."""
-        from rollforge.compat.qlib.operators import as_operator
+        """Return the description of a user's class for the language.
 
-        return as_operator(cls)
+        Raises
+        ------
+        ConfigError
+            If the class does not say how it is computed.
+        """
+        if next(k for k in cls.__mro__ if "_load_internal" in vars(k) or "load" in vars(k)) is Expression:
+            raise ConfigError(f"The operator {cls.__name__} must define _load_internal(), which computes it.")
+        return described(cls, signature_of(cls), Forms(Formula, _given))
 
     def __reduce__(self) -> Any:
         return (str, (str.__str__(self),))  # only the text is stored and sent to other processes
@@ -189,6 +191,25 @@ class Formula(Expression):
     def __new__(cls, text: str) -> Formula:
         """Use the text unchanged."""
         return str.__new__(cls, text)
+
+
+class _Given(Formula):
+    """An argument of a running operator, with its values on one instrument."""
+
+    _code: str
+    _values: pd.Series[Any]
+
+    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series[Any]:
+        """Return the values; for another instrument than the current one, compute them."""
+        if str(instrument).upper() != self._code:
+            return super().load(instrument, start_index, end_index, *args)
+        return self._values.loc[start_index:end_index].copy()
+
+
+def _given(text: str, code: str, values: pd.Series[Any]) -> _Given:
+    made = _Given(text)
+    made._code, made._values = code, values
+    return made
 
 
 class Feature(Expression):

@@ -1,0 +1,137 @@
+"""Running an operator that is written as a Qlib class, one instrument after another.
+
+The classes of expressions build on this module, so it is given those that it makes objects of (:class:`Forms`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.errors import ConfigError, DataError, RollforgeError
+from rollforge.expressions.formulas import Lifespans, Place
+from rollforge.expressions.operators import Operator
+from rollforge.expressions.tree import Call, Expression as Tree, Field, Number, Text
+
+__all__ = ["Forms", "at_work", "described"]
+
+at_work: ContextVar[Place | None] = ContextVar("at_work", default=None)
+"""The data source while a custom operator computes; None means the current session's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The forms in which an operator's class is given the expressions among its arguments."""
+
+    text: Callable[[str], object]
+    """From the text: before anything is computed."""
+    values: Callable[[str, str, pd.Series[Any]], object]
+    """From the text, the instrument and the values on it."""
+
+
+def described(kind: type, signature: inspect.Signature, forms: Forms) -> Operator:
+    """Return the description of an operator's class for the language.
+
+    Parameters
+    ----------
+    kind : type
+        A subclass of :class:`~rollforge.compat.qlib.formulas.Expression`.
+    signature : Signature
+        Its parameters.
+    forms : Forms
+        The forms of its arguments.
+    """
+    return Operator(
+        kind.__name__, functools.partial(_run, kind, forms), "*", "all", signature=signature,
+        reach=functools.partial(_reach, kind, forms),
+    )  # fmt: skip
+
+
+def _plain(argument: Tree, forms: Forms) -> object:
+    """Return an argument in the form passed to the class before anything is computed."""
+    return argument.value if isinstance(argument, (Number, Text)) else forms.text(str(argument))
+
+
+def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
+    """Return the days that it needs: all earlier ones, so that values do not depend on the range, and its own look-ahead."""
+    try:
+        _, after = kind(*(_plain(a, forms) for a in tree.args)).get_extended_window_size()
+        return math.inf, max(0, int(after))
+    except RollforgeError:
+        raise
+    except Exception as exc:
+        raise ConfigError(
+            f"The operator {kind.__name__} does not say how far it looks, in get_extended_window_size(): "
+            f"{type(exc).__name__}: {exc}"
+        ) from exc
+
+
+def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: Any) -> NDArray[Any]:
+    """Apply the operator to a group of instruments, one after another."""
+    place = series.place
+    if place is None:
+        raise DataError(f"{kind.__name__} computes on instruments of a data folder.")
+    shape = next(a.shape for a in arguments if isinstance(a, np.ndarray))
+    found: list[tuple[int, slice, NDArray[Any]]] = []
+    token = at_work.set(place)
+    try:
+        for row, code in enumerate(place.codes):
+            begin, end = int(series.begin[row]), int(series.end[row])
+            if end > begin:
+                days = pd.RangeIndex(place.first + begin, place.first + end)
+                given = [
+                    _given(forms, t, a, row, code, begin, end, days) for t, a in zip(tree.args, arguments, strict=True)
+                ]
+                values = _computed(kind, given, code, days, place.freq)
+                found.append((row, slice(begin, end), _aligned(kind, values, days)))
+    finally:
+        at_work.reset(token)
+    kinds = {values.dtype for _, _, values in found}
+    out = (
+        np.zeros(shape, bool)
+        if kinds == {np.dtype(bool)}
+        else np.full(shape, np.nan, np.result_type(*kinds, np.float32))
+    )
+    for row, span, values in found:
+        out[row, span] = values
+    return out
+
+
+def _given(
+    forms: Forms, argument: Tree, values: Any, row: int, code: str, begin: int, end: int, days: pd.RangeIndex
+) -> Any:
+    if not isinstance(argument, (Field, Call)):
+        return values
+    return forms.values(str(argument), code, pd.Series(values[row, begin:end], index=days, name=str(argument)))
+
+
+def _computed(kind: type, given: Sequence[Any], code: str, days: pd.RangeIndex, freq: str) -> Any:
+    try:
+        return kind(*given).load(code, days[0], days[-1], freq)
+    except RollforgeError:
+        raise
+    except Exception as exc:
+        raise DataError(f"The operator {kind.__name__} failed on {code}: {type(exc).__name__}: {exc}") from exc
+
+
+def _aligned(kind: type, values: Any, days: pd.RangeIndex) -> NDArray[Any]:
+    """Align an operator's result with the days of the instrument."""
+    if isinstance(values, pd.Series) and values.index.is_unique and pd.api.types.is_integer_dtype(values.index.dtype):
+        result = (values if values.index.equals(days) else values.reindex(days)).to_numpy()
+    else:
+        result = np.asarray(values)
+        if isinstance(values, pd.Series) or result.shape != (len(days),):
+            raise DataError(
+                f"The operator {kind.__name__} must return a series indexed like those of its arguments, by places in the "
+                f"calendar, found {type(values).__name__} of {len(result) if result.ndim else 1} values."
+            )
+    return result if result.dtype.kind in "bf" else result.astype(np.float64)
