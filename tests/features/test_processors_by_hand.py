@@ -1,0 +1,363 @@
+"""Each processor on a few values that can be worked out by hand, and the options that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.features.processor import (
+    Adapted,
+    ConfigSectionProcessor,
+    CSRankNorm,
+    CSZFillna,
+    CSZScoreNorm,
+    DropCol,
+    DropnaLabel,
+    DropnaProcessor,
+    Fillna,
+    FilterCol,
+    HashStockFormat,
+    MinMaxNorm,
+    ProcessInf,
+    Processor,
+    RobustZScoreNorm,
+    TanhProcess,
+    TimeRangeFlt,
+    ZScoreNorm,
+    get_group_columns,
+)
+from rollforge.session import Session, using
+
+COLUMNS = [("feature", "x"), ("feature", "y"), ("label", "LABEL0")]
+
+
+def rows(*days: list[list[float]], dtype: Any = np.float64) -> pd.DataFrame:
+    """Rows of instruments A, B, … on each day, each with the values of x, y and LABEL0."""
+    index = [
+        (day, code)
+        for day, values in zip(pd.bdate_range("2024-01-01", periods=len(days)), days, strict=True)
+        for code in list("ABCDEFGH")[: len(values)]
+    ]
+    table = np.array([row for values in days for row in values], dtype)
+    return pd.DataFrame(
+        table,
+        index=pd.MultiIndex.from_tuples(index, names=["datetime", "instrument"]),
+        columns=pd.MultiIndex.from_tuples(COLUMNS),
+    )
+
+
+NAN, INF = np.nan, np.inf
+TWO_DAYS = rows([[1, 10, 0.1], [3, NAN, 0.3]], [[5, 30, 0.5], [INF, 40, NAN]])
+
+
+def x_of(processor: Processor, df: pd.DataFrame, *, fit: bool = True) -> list[float]:
+    if fit:
+        processor.fit(df)
+    return [float(v) for v in processor.apply(df)[("feature", "x")]]
+
+
+# -- which columns and rows --------------------------------------------------------------------------------------------
+
+
+def test_groups_of_columns() -> None:
+    """One, several, or all; an unknown one is named with those that are known."""
+    assert list(get_group_columns(TWO_DAYS, "feature")) == COLUMNS[:2]
+    assert list(get_group_columns(TWO_DAYS, ["label", "feature"])) == COLUMNS
+    assert list(get_group_columns(TWO_DAYS, None)) == COLUMNS
+    with pytest.raises(DataError, match=r"'lable' is no group.*Known: feature, label\."):
+        get_group_columns(TWO_DAYS, ["feature", "lable"])
+
+
+def test_columns_are_dropped_and_kept_by_name() -> None:
+    """DropCol in every group; FilterCol in its group, where it keeps what is listed."""
+    assert list(DropCol(["x", "LABEL0"])(TWO_DAYS).columns) == COLUMNS[1:2]
+    assert list(DropCol()(TWO_DAYS).columns) == COLUMNS
+    assert list(FilterCol("feature", ["y"])(TWO_DAYS).columns) == COLUMNS[1:]
+    assert list(FilterCol(["feature", "label"], ["y"])(TWO_DAYS).columns) == COLUMNS[1:2]
+    assert list(FilterCol()(TWO_DAYS).columns) == COLUMNS[2:]
+
+
+def test_rows_are_dropped_by_their_missing_values() -> None:
+    """Of any group, of the features, of the label; nothing is copied where nothing is dropped."""
+    assert len(DropnaProcessor()(TWO_DAYS)) == 2
+    assert len(DropnaProcessor("feature")(TWO_DAYS)) == 2
+    assert len(DropnaLabel()(TWO_DAYS)) == 3
+    whole = TWO_DAYS.iloc[:1]
+    assert DropnaProcessor()(whole) is whole
+    assert DropnaLabel().is_for_infer() is False
+    assert DropnaProcessor().is_for_infer() is True
+
+
+def test_what_processors_say_of_themselves() -> None:
+    """Their groups, whether later days matter, whether they compare instruments, and what they learn."""
+    fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-02"}
+    any_range = [
+        DropnaProcessor(), DropCol(), FilterCol(), TanhProcess(), ProcessInf(), Fillna(), MinMaxNorm(**fit), CSRankNorm(),
+        CSZFillna(), HashStockFormat(), ConfigSectionProcessor(),
+    ]  # fmt: skip
+    assert all(p.any_range for p in any_range)
+    assert not Processor.any_range
+    across = [p for p in any_range if p.across_instruments]
+    assert [type(p) for p in across] == [CSRankNorm, ConfigSectionProcessor]
+    assert [type(p) for p in any_range if p.readonly()] == [DropnaProcessor, DropCol, FilterCol, HashStockFormat]
+    assert MinMaxNorm(**fit).learned == {"shift", "scale"}
+    assert Fillna("label").groups() == ["label"]
+    assert Fillna(["a", "b"]).groups() == ["a", "b"]
+    assert Fillna().groups() is TanhProcess().groups() is None
+    with pytest.raises(NotImplementedError, match="Processor must say what it does"):
+        Processor()(TWO_DAYS)
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def test_infinite_values_become_the_mean_of_the_day() -> None:
+    """Of the finite ones; missing values stay, and a frame without infinite values is returned as it is."""
+    df = rows([[1, INF, 0], [3, 4, NAN], [-INF, 8, 0]], [[INF, 1, 0], [2, 1, INF], [4, 1, 0]])
+    out = ProcessInf().apply(df)
+    assert out[("feature", "x")].tolist() == [1, 3, 2, 3, 2, 4]
+    assert out[("feature", "y")].tolist() == [6, 4, 8, 1, 1, 1]
+    np.testing.assert_array_equal(out[("label", "LABEL0")], [0, NAN, 0, 0, 0, 0])
+    finite = rows([[1, 2, 3]])
+    assert ProcessInf().changed(finite) is finite
+    unnamed = df.rename_axis(index=["day", "code"])
+    with pytest.raises(DataError, match="the level datetime, found 'day', 'code'"):
+        ProcessInf().apply(unnamed)
+
+
+def test_tanh_of_all_but_labels() -> None:
+    """``tanh(x - 1)``, so that 1 becomes 0."""
+    out = TanhProcess().apply(rows([[1, 2, 5]]))
+    np.testing.assert_allclose(out.to_numpy(), [[0, np.tanh(1), 5]])
+
+
+def test_missing_values_are_filled() -> None:
+    """With 0 or another number, in one group or in all; infinite values stay."""
+    assert x_of(Fillna(), rows([[NAN, 1, 1], [INF, 1, 1]])) == [0, INF]
+    out = Fillna("feature", 7).apply(rows([[NAN, NAN, NAN]]))
+    np.testing.assert_array_equal(out.to_numpy(), [[7, 7, NAN]])
+    whole = pd.DataFrame({("feature", "x"): [1, 2], ("feature", "y"): [1.0, NAN]})
+    np.testing.assert_array_equal(Fillna(fill_value=3).apply(whole).to_numpy(), [[1, 1], [2, 3]])
+
+
+def test_missing_values_are_filled_with_the_mean_of_the_day() -> None:
+    """Also infinite ones; a column without any value on a day stays missing."""
+    out = CSZFillna("feature").apply(rows([[1, NAN, NAN], [NAN, NAN, 1], [5, NAN, 1]], [[INF, 2, 1], [7, 4, 1]]))
+    np.testing.assert_array_equal(out[("feature", "x")], [1, 3, 5, 7, 7])
+    np.testing.assert_array_equal(out[("feature", "y")], [NAN, NAN, NAN, 2, 4])
+    np.testing.assert_array_equal(out[("label", "LABEL0")], [NAN, 1, 1, 1, 1])
+
+
+FIT = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-02"}
+LEARNED = rows([[1, 5, 0]], [[2, 5, 0]], [[9, 6, 0]])  # the third day lies behind the fit window
+
+
+def test_scales_are_learned_in_the_fit_window() -> None:
+    """Minimum and maximum, mean and population deviation, of the first two days; a constant column stays."""
+    assert x_of(MinMaxNorm(**FIT), LEARNED) == [0, 1, 8]
+    assert x_of(ZScoreNorm(**FIT), LEARNED) == [-1, 1, 15]  # mean 1.5, deviation 0.5
+    for kind in (MinMaxNorm, ZScoreNorm):
+        processor = kind(**FIT)
+        processor.fit(LEARNED)
+        assert processor.apply(LEARNED)[("feature", "y")].tolist() == [5, 5, 6]
+
+
+def test_the_robust_scale_is_the_median_deviation() -> None:
+    """Of 0, 1, 2, 4 and 10: median 2, deviations 2, 1, 0, 2 and 8, so MAD 2; clipped at 3 unless that is off."""
+    df = rows(*[[[v, 1, 0]] for v in (0, 1, 2, 4, 10)])
+    fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-05"}
+    unit = 2 * 1.4826
+    np.testing.assert_allclose(
+        x_of(RobustZScoreNorm(**fit, clip_outlier=False), df), np.array([-2, -1, 0, 2, 8]) / unit
+    )
+    wide = rows(*[[[v, 1, 0]] for v in (0, 1, 2, 4, 100)], [[-100, 1, 0]])
+    np.testing.assert_allclose(x_of(RobustZScoreNorm(**fit), wide), [-2 / unit, -1 / unit, 0, 2 / unit, 3, -3])
+    y = RobustZScoreNorm(**fit)
+    y.fit(wide)
+    assert y.apply(wide)[("feature", "y")].tolist() == [0] * 6
+    constant = rows([[1, 1, 0]], [[1, 1, 0]], [[1, 1, 0]], [[4, 1, 0]], [[-4, 1, 0]])
+    assert x_of(RobustZScoreNorm(**fit), constant) == [0, 0, 0, 3, -3]
+    assert x_of(RobustZScoreNorm(**fit, clip_outlier=False), constant) == [0, 0, 0, INF, -INF]
+
+
+def test_missing_values_teach_nothing() -> None:
+    """They stay missing; a column without values gives missing values."""
+    df = rows([[1, NAN, 0]], [[NAN, NAN, 0]], [[3, 1, 0]])
+    window = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-03"}
+    np.testing.assert_array_equal(x_of(ZScoreNorm(**window), df), [-1, NAN, 1])
+    processor = ZScoreNorm(**FIT)
+    processor.fit(df)
+    assert processor.apply(df)[("feature", "y")].isna().all()
+
+
+def test_a_fit_window_has_to_be_given_and_to_have_rows() -> None:
+    """Both ends are part of it, and a mistake in one is named at once."""
+    for missing in ({"fit_start_time": "2024-01-01"}, {"fit_end_time": "2024-01-02"}, {}):
+        with pytest.raises(ConfigError, match="needs fit_start_time and fit_end_time"):
+            ZScoreNorm(**missing)
+    with pytest.raises(ConfigError, match="fit_end_time"):
+        ZScoreNorm("2024-01-01", "2024-13-01")
+    late = ZScoreNorm("2024-01-06", "2024-01-07")
+    with pytest.raises(
+        DataError, match="no rows from 2024-01-06 to 2024-01-07; the data run from 2024-01-01 to 2024-01-03"
+    ):
+        late.fit(LEARNED)
+    with pytest.raises(DataError, match="ZScoreNorm is not fitted yet"):
+        late.apply(LEARNED)
+    assert x_of(MinMaxNorm("2024-01-02", "2024-01-03"), LEARNED) == [-1 / 7, 0, 1]
+
+
+def test_a_day_is_compared_by_deviation_rank_or_median() -> None:
+    """1, 2 and 6: mean 3, sample deviation the root of 7; ranks in thirds; median 2, MAD 1."""
+    df = rows([[1, 4, 0], [2, 4, 0], [6, 4, 1]])
+    np.testing.assert_allclose(x_of(CSZScoreNorm("feature"), df), np.array([-2, -1, 3]) / np.sqrt(7))
+    assert CSZScoreNorm("feature").apply(df)[("feature", "y")].isna().all()
+    np.testing.assert_allclose(x_of(CSRankNorm("feature"), df), np.array([1 / 3 - 0.5, 2 / 3 - 0.5, 0.5]) * 3.46)
+    np.testing.assert_allclose(x_of(CSZScoreNorm(method="robust"), df), [-1 / 1.4826, 0, 4 / 1.4826])
+    far = rows([[0, 4, 0], [1, 4, 0], [2, 4, 0], [90, 5, 1], [-90, 4, 1]])
+    np.testing.assert_allclose(x_of(CSZScoreNorm(method="robust"), far), [-1 / 1.4826, 0, 1 / 1.4826, 3, -3])
+    assert CSZScoreNorm(method="robust").apply(far)[("feature", "y")].tolist() == [0, 0, 0, 3, 0]
+    assert CSZScoreNorm("feature").apply(df)[("label", "LABEL0")].tolist() == [0, 0, 1]
+    with pytest.raises(ConfigError, match="'zscore' or 'robust', found 'rank'"):
+        CSZScoreNorm(method="rank")  # type: ignore[arg-type]
+
+
+def sections(name: str, values: list[float], **options: Any) -> list[float]:
+    index = pd.MultiIndex.from_product([[pd.Timestamp("2024-01-01")], list("ABCDEFGH")[: len(values)]])
+    df = pd.DataFrame({("feature", name): values}, index=index.set_names(["datetime", "instrument"]))
+    return [float(v) for v in ConfigSectionProcessor(**options)(df)[("feature", name)]]
+
+
+@pytest.mark.parametrize(
+    ("name", "even"),
+    [
+        ("KLEN", lambda x: x**0.25), ("KLOW", lambda x: x**0.25), ("KUP", lambda x: x**0.25), ("KMID", lambda x: x),
+        ("HIGH1", lambda x: x), ("LOW3", lambda x: x), ("VSUMD20", lambda x: x), ("STD5", np.log), ("VOLUME0", np.log),
+        ("HIGH0", lambda x: np.sqrt(x - 1)), ("CORR5", np.exp), ("WVMA5", np.log1p),
+        ("RSQR5", lambda x: x),
+    ],
+)  # fmt: skip
+def test_features_are_evened_before_they_are_standardised(name: str, even: Any) -> None:
+    """By median and MAD of the day, after the transformation that its name has."""
+    x = np.array([2.0, 2.2, 3.0, 3.4, 2.6])
+    made = even(x)
+    off = made - np.median(made)
+    assert np.abs(off).max() < 3 * np.median(np.abs(off)) * 1.4826  # no outlier, which would be drawn in
+    np.testing.assert_allclose(sections(name, list(x)), off / (np.median(np.abs(off)) * 1.4826), rtol=1e-6)
+
+
+def test_low_prices_are_evened_from_above() -> None:
+    """``sqrt(1 - x)`` of MIN and LOW0, which are below 1."""
+    x = np.array([0.1, 0.4, 0.75, 0.9, 0.96])
+    off = np.sqrt(1 - x) - np.sqrt(0.25)
+    for name in ("MIN5", "LOW0"):
+        np.testing.assert_allclose(sections(name, list(x)), off / (np.median(np.abs(off)) * 1.4826), rtol=1e-6)
+
+
+def test_outliers_of_sections() -> None:
+    """-9 to 9 in units of the MAD: drawn in to 3.5, clipped at 3, or left as they are; missing values are the middle."""
+    unit = 1.4826
+    x = [-9 * unit, -1, 0, 1, 4 * unit, 9 * unit, -1]
+    near = 1 / unit
+    np.testing.assert_allclose(sections("ROC5", x), [-3.5, -near, 0, near, 3 + 0.5 / 6, 3.5, -near], rtol=1e-6)
+    clipped = sections("ROC5", x, clip_feature_outlier=True, shrink_feature_outlier=False)
+    np.testing.assert_allclose(clipped, [-3, -near, 0, near, 3, 3, -near], rtol=1e-6)
+    left = sections("ROC5", x, shrink_feature_outlier=False)
+    np.testing.assert_allclose(left, [-9, -near, 0, near, 4, 9, -near], rtol=1e-6)
+
+
+def test_missing_values_of_sections() -> None:
+    """Become 0 in features and labels, unless that is turned off; labels are clipped on request."""
+    unit = 1.4826
+    x = [-1, 0, 1, NAN]
+    np.testing.assert_allclose(sections("ROC5", x), [-1 / unit, 0, 1 / unit, 0], atol=1e-6)
+    np.testing.assert_allclose(sections("ROC5", x, fillna_feature=False), [-1 / unit, 0, 1 / unit, NAN], atol=1e-6)
+    np.testing.assert_allclose(sections("LABEL0", [1, 2, 3, NAN]), [-1, 0, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(sections("LABEL0", [1, 2, 3, NAN], fillna_label=False), [-1, 0, 1, NAN], atol=1e-9)
+    np.testing.assert_allclose(sections("RSQR5", [NAN, 1, 2, 3]), np.array([-1.5, -0.5, 0.5, 1.5]) / unit, rtol=1e-6)
+    far = [0.0] * 7 + [100.0]
+    assert max(sections("LABEL0", far)) < 3
+    many = pd.DataFrame(
+        {("label", "LABEL0"): [0.0] * 99 + [1.0]},
+        index=pd.MultiIndex.from_product([[pd.Timestamp("2024-01-01")], range(100)], names=["datetime", "instrument"]),
+    )
+    assert ConfigSectionProcessor()(many).iloc[-1, 0] == pytest.approx(9.9)
+    assert ConfigSectionProcessor(clip_label_outlier=True)(many).iloc[-1, 0] == 3
+
+
+# -- of one instrument, and of one's own -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kept"),
+    [
+        (None, None, True),
+        ("2022-01-05", None, True),
+        ("2022-01-04", None, False),
+        (None, "2022-01-12", True),
+        (None, "2022-01-13", False),
+        ("2022-01-05", "2022-01-12", True),
+        ("2022-01-04", "2022-01-12", False),
+    ],
+)
+def test_an_instrument_is_kept_if_its_data_last(small_market: Path, start: Any, end: Any, kept: bool) -> None:
+    """From the fifth to the twelfth of January, which is enough for days between these."""
+    days = pd.bdate_range("2022-01-05", "2022-01-12")
+    df = pd.DataFrame({"x": np.arange(float(len(days)))}, index=days)
+    with using(Session(provider_uri=str(small_market))):
+        assert len(TimeRangeFlt(start, end)(df, "A")) == (len(days) if kept else 0)
+        assert TimeRangeFlt(start, end)(df.head(0), "A").empty
+
+
+def test_the_days_of_a_filter_are_aligned_to_the_calendar(small_market: Path) -> None:
+    """A start on a weekend is the Monday after, an end the Friday before; a range without any day is an error."""
+    days = pd.bdate_range("2022-01-10", "2022-01-14")
+    df = pd.DataFrame({"x": np.arange(5.0)}, index=days)
+    with using(Session(provider_uri=str(small_market))):
+        assert len(TimeRangeFlt("2022-01-08", "2022-01-16")(df, "A")) == 5
+        with pytest.raises(DataError, match="no trading day from 2022-01-08 to 2022-01-09: the calendar has 20"):
+            TimeRangeFlt("2022-01-08", "2022-01-09")(df, "A")
+    with using(Session(provider_uri=None)), pytest.raises(DataNotFound, match="No data folder"):
+        TimeRangeFlt("2022-01-08", None)(df, "A")
+
+
+class Configured:
+    """A processor of somebody else's that takes its settings itself."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, Any] = {}
+
+    def config(self, **kwargs: Any) -> None:
+        """Keep them."""
+        self.taken.update(kwargs)
+
+    def fit(self, df: pd.DataFrame) -> str:
+        """Say so."""
+        return "fitted"
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return one row."""
+        return df.head(1)
+
+    def is_for_infer(self) -> int:
+        """Return no bool."""
+        return 0
+
+
+def test_a_processor_that_derives_from_nothing_is_asked_by_its_own_methods() -> None:
+    """Its ``config``, its answer on inference, and its attributes; others are missing under their own name."""
+    own = Configured()
+    adapted = Adapted(own)
+    adapted.config(fit_end_time="2024-01-02")
+    assert own.taken == adapted.taken == {"fit_end_time": "2024-01-02"}
+    assert adapted.fit(TWO_DAYS) == "fitted"
+    assert len(adapted(TWO_DAYS)) == 1
+    assert adapted.is_for_infer() is False
+    for name in ("missing", "__missing__"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(adapted, name)
