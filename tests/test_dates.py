@@ -100,18 +100,18 @@ NOT_DAYS: list[tuple[Any, str]] = [
     ("2021-04-00", "has days 1 to 30"),
     ("0000-01-01", "there is no year 0"),
     ("2021-03-05 25:00", "time of day"),
-    ("2021-03", "is a month, not a day. Write its first day as 2021-03-01, its last as 2021-03-31"),
-    ("202102", "its last as 2021-02-28"),
+    ("2021-03", "is a month, not a day. Write its first day as 2021-03-01 and its last day as 2021-03-31"),
+    ("202102", "its last day as 2021-02-28"),
     ("2021", "is a year, not a day"),
     (2021, "is a year, not a day"),
-    (np.datetime64("2021-03"), "longer span"),
+    (np.datetime64("2021-03"), "is a duration"),
     (pd.Period("2021-03", "M"), "a Period is not a date"),
-    ("03/05/2021", "which number is the day"),
-    ("5.3.21", "which number is the day"),
+    ("03/05/2021", "either number could be the month"),
+    ("5.3.21", "either number could be the month"),
     ("2021-03/05", "is not a date"),
     ("20210305x", "is not a date"),
     ("5-Foo-2021", "'Foo' is not a month"),
-    (1614902400, "counts time since 1970"),
+    (1614902400, "is a Unix timestamp"),
     (-20210305, "is not a date"),
     (10**30, "is not a date"),
     (["2021-03-05"], "a list is not a date"),
@@ -200,7 +200,7 @@ def test_a_column_tells_the_order_of_day_and_month(texts: list[str], days: list[
     assert found.year_last == order
     if days is None:
         assert sorted(found.why) == list(range(len(texts)))
-        assert all("which number is the day" in why for why in found.why.values())
+        assert all("either number could be the month" in why for why in found.why.values())
     else:
         assert [str(d) for d in found.days] == days
 

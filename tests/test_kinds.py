@@ -36,7 +36,7 @@ class OfAnything:
 
 def test_a_model_is_fitted_on_a_dataset_alone() -> None:
     """An estimator of tables is refused when the task is planned, and not in each window's training."""
-    assert MODEL.lacks(OfTables) == "its fit() needs X, y, and is called with a dataset alone"
+    assert MODEL.lacks(OfTables) == "its fit() needs X, y, but is called with only a dataset"
 
 
 @pytest.mark.parametrize("model", [OfDatasets, OfAnything, LGBModel, LinearModel])

@@ -187,7 +187,7 @@ def test_an_exception_with_a_huge_message_is_kept_shortened() -> None:
 
 def test_references_that_multiply_are_refused() -> None:
     task = {"a0": [1] * 9} | {f"a{i}": [f"<x.a{i - 1}>"] * 9 for i in range(1, 12)}
-    with soon(), pytest.raises(TooLarge, match="with its references the task comes to more than 300,000 values"):
+    with soon(), pytest.raises(TooLarge, match="with its references resolved, the task is larger than 300,000 values"):
         resolve_references({"x": task})
     wide = {"big": {"a": list(range(100_000))}, "uses": ["<big.a>"] * 100_000}
     for fill in (resolve_references, lambda t: fill_placeholder(t, {})):
@@ -196,7 +196,7 @@ def test_references_that_multiply_are_refused() -> None:
 
 
 def test_a_chain_of_references_without_end_is_one_message() -> None:
-    with soon(), pytest.raises(ConfigError, match="too often"):
+    with soon(), pytest.raises(ConfigError, match="too deeply"):
         resolve_references({"x": {"a0": 1} | {f"a{i}": f"<x.a{i - 1}>" for i in range(1, 10_000)}, "y": "<x.a9999>"})
 
 
@@ -260,7 +260,7 @@ def test_a_named_pipe_in_the_place_of_a_file_is_refused_by_every_reader(
     }
     for name, read in readers.items():
         path = pipe(name)
-        with soon(), pytest.raises(RollforgeError, match=r"named pipe|[Nn]o (table|file)"):
+        with soon(), pytest.raises(RollforgeError, match=r"named pipe|[Nn]o (table|file)|does not exist"):
             read(path)
 
 
@@ -278,7 +278,7 @@ def test_named_pipes_and_devices_in_a_data_folder_end_in_a_message(tmp_path: Pat
     with soon(), pytest.raises(DataError, match=r"named pipe|no universe|universe"):
         provider.instruments("pipe")
     for field in ("close", "open"):
-        with soon(), pytest.raises(DataError, match=r"no regular file|empty"):
+        with soon(), pytest.raises(DataError, match=r"not a regular file|empty"):
             provider.read(field, ["A"], 0, 5)
     with soon(), pytest.raises(DataError, match="named pipe"):
         provider.fingerprint()
@@ -309,7 +309,7 @@ def test_a_file_that_would_wait_for_its_content_is_empty(tmp_path: Path, monkeyp
 
 def test_reading_stops_at_the_limit_also_where_a_file_states_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_LIMIT_TEXT_FILE_SIZE", "100")
-    with pytest.raises(TooLarge, match="holds 101 bytes; the limit is 100 bytes"):
+    with pytest.raises(TooLarge, match="contains 101 bytes; the limit is 100 bytes"):
         read_bytes("/proc/self/maps", LIMITS["text_file_size"])  # its stated size is 0
 
 

@@ -154,7 +154,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "huge.yaml"
     with file.open("wb") as stream:
         stream.truncate(50 * 2**30)  # sparse
-    with soon(), pytest.raises(TooLarge, match=r"holds 50 GiB; the limit is 1 MiB"):
+    with soon(), pytest.raises(TooLarge, match=r"contains 50 GiB; the limit is 1 MiB"):
         load_workflow(file)
 
 

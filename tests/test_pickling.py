@@ -50,7 +50,7 @@ def test_handler_dataset_and_model_come_back_from_their_files(dataset: DatasetH,
 def test_a_file_of_another_class_is_refused(tmp_path: Path) -> None:
     """The message names what is there, and what was wanted."""
     ZScoreNorm("2022-01-03", "2022-12-30").to_pickle(tmp_path / "x.pkl")
-    with pytest.raises(ConfigError, match="holds no LinearModel but a ZScoreNorm"):
+    with pytest.raises(ConfigError, match="contains a ZScoreNorm, not a LinearModel"):
         LinearModel.load(tmp_path / "x.pkl")
 
 

@@ -279,7 +279,7 @@ def test_a_subclass_decides_about_the_task(conf: Path, session: Session) -> None
         ({"horizon": "5"}, "horizon: must be"),
         ({"step": 0}, "step: must be"),
         ({"step": True}, "step: must be"),
-        ({"h_path": "nothing.pkl"}, "there is no file 'nothing.pkl'"),
+        ({"h_path": "nothing.pkl"}, "the file 'nothing.pkl' does not exist"),
         ({"train_start": "soon"}, "train_start: "),
         ({"test_end": "2023-02-30"}, "test_end: "),
         ({"exp_name": "same", "rolling_exp": "same"}, "rolling_exp: is 'same'"),

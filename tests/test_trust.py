@@ -170,15 +170,15 @@ def test_the_command_says_in_one_line_what_is_wrong(small_market: Path, marker: 
     file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": task}))
     done = subprocess.run([*ROLLFORGE, "plan", str(file)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert "task.model: system is no model: os is of Python's standard library" in done.stderr
+    assert "task.model: system is not a model: os belongs to the standard library" in done.stderr
     assert "Traceback" not in done.stderr
     assert not marker.exists()
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(MODEL, "no model: it has no fit()"), (DATASET, "no dataset"), (HANDLER, "no handler"), (PROCESSOR, "no processor"),
-     (RECORD, "no record")],
+    [(MODEL, "not a model: it has no fit()"), (DATASET, "not a dataset"), (HANDLER, "not a handler"), (PROCESSOR, "not a processor"),
+     (RECORD, "not a record")],
 )  # fmt: skip
 def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path: Path) -> None:
     """A class of the user's own that is something else is named with what it lacks; a function is no class."""
@@ -188,13 +188,13 @@ def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path
     path = str(tmp_path / "own_kinds.py")
     with pytest.raises(BuildError, match=f"Other is {name.replace('(', '.').replace(')', '.')}"):
         build({"class": "Other", "module_path": path}, kind=kind)
-    with pytest.raises(BuildError, match=r"make is no .* but a function"):
+    with pytest.raises(BuildError, match=r"make is not a .* but a function"):
         build({"class": "make", "module_path": path}, kind=kind)
 
 
 def test_what_a_class_has_of_its_metaclass_is_no_method() -> None:
     """Every class can be called; that does not make its instances processors."""
-    with pytest.raises(BuildError, match=r"no instrument processor: it has no __call__\(\)"):
+    with pytest.raises(BuildError, match=r"not a processor of single instruments: it has no __call__\(\)"):
         build({"class": "rollforge.features.dataset.DatasetH", "kwargs": {}}, kind=INST_PROCESSOR)
 
 
@@ -492,7 +492,7 @@ def test_the_commands_say_that_python_itself_cannot_be_allowed(small_market: Pat
             [*ROLLFORGE, *command], env={**os.environ, **environment}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 2
-        assert "'os' cannot be allowed, because it belongs to Python's standard library" in done.stderr
+        assert "'os' cannot be allowed, because it belongs to the standard library" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "tasks.db").exists()
 
@@ -542,7 +542,7 @@ def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path, monkeypatch: 
     document = {"rollforge": {"data": str(small_market)}, "task": template()}
     file.write_text(yaml.safe_dump({**document, "plugins": ["plugged_pkg.models", "./local.py"]}))
     assert load_workflow(file).session.plugins == ("plugged_pkg.models", str(tmp_path / "local.py"))
-    for wrong, words in (("./nothing.py", "no file"), ("os", "standard library"), ("a-b", "neither a package")):
+    for wrong, words in (("./nothing.py", "does not exist"), ("os", "standard library"), ("a-b", "neither a package")):
         file.write_text(yaml.safe_dump({**document, "plugins": [wrong]}))
         with pytest.raises(ConfigError, match=words):
             load_workflow(file)
@@ -588,7 +588,7 @@ def test_what_a_stored_handler_describes_is_not_this_users_code(
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": task}))
     if where == "filter":
-        with pytest.raises(ConfigError, match="An object that was read from a file names Thing"):
+        with pytest.raises(ConfigError, match="An object read from a file names Thing"):
             make_plan(load_workflow(file))
     else:
         make_plan(load_workflow(file))  # no data are computed

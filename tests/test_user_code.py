@@ -113,7 +113,7 @@ def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, smal
 @pytest.mark.parametrize("module_path", ["../../etc/passwd", "a..b", ".a", "a b", "mine/own"])
 def test_what_is_no_name_of_a_module_is_said_in_one_sentence(module_path: str) -> None:
     """Nothing of Python's import is told, and no line of ours."""
-    with pytest.raises(BuildError, match=r"There is no module '.*ends in \.py\.$"):
+    with pytest.raises(BuildError, match=r"There is no module .*its ending \.py\.$"):
         locate("Model", module_path)
 
 
@@ -236,5 +236,5 @@ def test_a_file_makes_one_module_until_it_changes(tmp_path: Path) -> None:
     assert import_file(str(file)).A is first.A
     file.write_text("class A: pass\nclass B: pass\n")
     assert import_file(str(file)).B is not None
-    with pytest.raises(RollforgeError, match="No Python file"):
+    with pytest.raises(RollforgeError, match="There is no Python file"):
         import_file(str(tmp_path / "twice.py"))

@@ -234,6 +234,6 @@ task:
           data_loader: {{class: QlibDataLoader, kwargs: {{config: {{feature: [["$close"], ["C"]]}}}}}}
       segments: {{train: [2022-01-03, 2022-12-30], test: [2023-01-02, 2023-03-31]}}
 """)
-    place = r"task\.dataset\.kwargs\.handler\.kwargs\.instruments\.filter_pipe\.1: Module"
+    place = r"task\.dataset\.kwargs\.handler\.kwargs\.instruments\.filter_pipe\.1: The module"
     with pytest.raises(ConfigError, match=rf"w\.yaml, line 16: {place} .*Did you mean 'NameDFilter'"):
         make_plan(load_workflow(file))

@@ -63,7 +63,7 @@ def import_module(module_path: str, where: str = "") -> ModuleType:
             raise type(exc)(str(exc), path=where) from exc.__cause__
     if not all(part.isidentifier() for part in module_path.split(".")):
         raise MissingCode(
-            f"There is no module {module_path!r}. A module is written package.module, a file ends in .py.", path=where
+            f"There is no module {module_path!r}. Write a module as package.module, or a file with its " "ending .py.", path=where
         )
     try:
         return importlib.import_module(module_path)
@@ -71,14 +71,14 @@ def import_module(module_path: str, where: str = "") -> ModuleType:
         if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
             needs = exc.name is not None and not qlib_imports.is_qlib(exc.name)
             told = f"needs {exc.name!r}, which is not installed." if needs else f"cannot be imported: {describe(exc)}"
-            raise MissingCode(f"Module {module_path!r} {told}", path=where) from exc
+            raise MissingCode(f"The module {module_path!r} {told}", path=where) from exc
         ours = {s for sources in MODULES.values() for s in sources if s.startswith("rollforge.")}
         rooms = {s.rpartition(".")[0] for s in ours}
         raise MissingCode(
             f"There is no module {module_path!r}.{nearest(module_path, ours | rooms)}", path=where
         ) from exc
     except (Exception, SystemExit) as exc:
-        raise BuildError(f"Module {module_path!r} cannot be imported: {describe(exc)}", path=where) from exc
+        raise BuildError(f"The module {module_path!r} cannot be imported: {describe(exc)}", path=where) from exc
 
 
 def _public(module: ModuleType) -> list[str]:
@@ -114,19 +114,19 @@ def locate(
     """
     if not isinstance(name, str):
         if not callable(name):
-            raise BuildError(f"a class is named by a text, found {shown(name)}.", path=where)
+            raise BuildError(f"a class is named by a string, found {shown(name)}.", path=where)
         if not (
             trust.circle() is trust.Circle.OWN and not noun and getattr(name, "__module__", None) in (None, "builtins")
         ):
             trust.check_defined(name, getattr(name, "__name__", shown(name)), noun=noun, where=where)
         return name  # otherwise a program's own dict or ufunc, which no place of a definition accepts
     if module_path is not None and not isinstance(module_path, str):
-        raise BuildError(f"module_path is a text, found {shown(module_path)}.", path=where)
+        raise BuildError(f"module_path must be a string, found {shown(module_path)}.", path=where)
     if not module_path:
         module_path, _, name = name.rpartition(".")
         if not module_path:
             raise BuildError(
-                f"Class {name!r} has no module_path. Write the dotted path or add module_path.", path=where
+                f"Class {name!r} has no module_path. Write the class as a dotted path, or add module_path.", path=where
             )
     trust.check_import(name, module_path, noun=noun, where=where)
     if qlib_imports.is_qlib(module_path):
@@ -137,7 +137,7 @@ def locate(
             target = getattr(module, name)
         except AttributeError:
             names = _public(module)
-            raise MissingCode(f"Module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
+            raise MissingCode(f"The module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
     trust.check_defined(target, name, noun=noun, where=where)
     trust.remember(target.__module__)
     return target
@@ -167,7 +167,7 @@ def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], wher
         for key in kwargs:
             if key not in names:
                 raise BuildError(
-                    f"{label} takes no argument {key!r}.{nearest(key, names)} It takes: {', '.join(names) or 'none'}.",
+                    f"{label} takes no argument {key!r}.{nearest(key, names)} Its arguments: {', '.join(names) or 'none'}.",
                     path=f"{where}.kwargs" if where else "",
                 )
     missing = [
@@ -266,30 +266,30 @@ def target_of(
     if isinstance(config, type):
         config = {"class": config}
     if not isinstance(config, Mapping):
-        raise BuildError(f"expected {{class, module_path, kwargs}}, found a {type(config).__name__}.", path=where)
+        raise BuildError(f"expected a mapping with class, module_path and kwargs, found a {type(config).__name__}.", path=where)
     unknown = [k for k in config if k not in ("class", "func", "module_path", "kwargs")]
     if unknown:
         keys = ["class", "module_path", "kwargs"]
         raise BuildError(
-            f"unknown key {unknown[0]!r}.{nearest(unknown[0], keys)} An object has class, module_path and kwargs.",
+            f"unknown key {unknown[0]!r}.{nearest(unknown[0], keys)} An object has the keys class, module_path and kwargs.",
             path=where,
         )
     name = config.get("class", config.get("func"))
     if name is None:
-        raise BuildError("an object needs 'class'.", path=where)
+        raise BuildError("an object needs the key 'class'.", path=where)
     module_path = config.get("module_path")
     if not module_path and isinstance(name, str) and "." not in name:
         module_path = default_module
     target = _located(name, module_path, kind, where)
     if inspect.isabstract(target):
         lacking = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
-        raise BuildError(f"{name} is only a base: a subclass has to define {lacking}.", path=where)
+        raise BuildError(f"{name} is an abstract class: a subclass has to define {lacking}.", path=where)
     own = config.get("kwargs") or {}
     if not isinstance(own, Mapping):
         raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
     unnamed = next((k for k in own if not isinstance(k, str)), None)
     if unnamed is not None or None in own:
-        raise BuildError(f"an argument has a name, found {shown(unnamed)}.", path=f"{where}.kwargs" if where else "")
+        raise BuildError(f"the name of an argument must be a string, found {shown(unnamed)}.", path=f"{where}.kwargs" if where else "")
     arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
     _check_arguments(target, arguments, where)
     return target, arguments
@@ -306,10 +306,10 @@ def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Call
 def _check_kind(target: Any, kind: Kind, where: str) -> None:
     name = getattr(target, "__name__", str(target))
     if not isinstance(target, type):
-        raise BuildError(f"{name} is no {kind.noun} but a function; a definition names a class.", path=where)
+        raise BuildError(f"{name} is not a {kind.noun} but a function. A definition names a class.", path=where)
     lacking = kind.lacks(target)
     if lacking:
-        raise BuildError(f"{name} is no {kind.noun}: {lacking}.", path=where)
+        raise BuildError(f"{name} is not a {kind.noun}: {lacking}.", path=where)
 
 
 def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
@@ -337,10 +337,10 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> A
     parsed = urlparse(url)
     path = read_path(unquote(parsed.netloc + parsed.path), where)
     if not os.path.isfile(path):
-        raise BuildError(f"there is no file {str(path)!r}.", path=where)
+        raise BuildError(f"the file {str(path)!r} does not exist. {str(path)!r}.", path=where)
     loaded = safe_pickle.load(path)
     if accept_types and not isinstance(loaded, accept_types):
-        raise BuildError(f"{path} holds a {type(loaded).__name__}, which does not belong here.", path=where)
+        raise BuildError(f"{path} contains a {type(loaded).__name__}, which cannot be used here.", path=where)
     return loaded
 
 
@@ -357,7 +357,7 @@ class _Budget:
         self.left -= count
         if self.left < 0:
             limit = LIMITS["expanded_values"]
-            limit.refuse(f"with its references the task comes to more than {limit.shown()}")
+            limit.refuse(f"with its references resolved, the task is larger than {limit.shown()}")
 
 
 def _replace_strings(node: Any, replace: Callable[[str], Any], budget: _Budget) -> Any:
@@ -380,7 +380,7 @@ def _value_at(root: Any, dotted: str) -> Any:
         except (KeyError, IndexError, ValueError, TypeError):
             options = [str(k) for k in node] if isinstance(node, Mapping) else []
             raise ConfigError(
-                f"the reference <{dotted}> leads nowhere: there is no {part!r}.{nearest(part, options)}"
+                f"the reference <{dotted}> cannot be resolved: there is no {part!r}.{nearest(part, options)}"
             ) from None
     return node
 
@@ -441,7 +441,7 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
                 return text
             dotted = match.group(1)
             if dotted in trail:
-                raise ConfigError(f"the reference <{dotted}> leads back to itself.", path=trail[0])
+                raise ConfigError(f"the reference <{dotted}> refers to itself.", path=trail[0])
             return resolve(_value_at(task, dotted), (*trail, dotted))
 
         return _replace_strings(node, replace, budget)
@@ -449,7 +449,7 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
     try:
         resolved: dict[str, Any] = resolve(task, ())
     except RecursionError:
-        raise ConfigError("references lead through each other too often, or a value contains itself.") from None
+        raise ConfigError("references are nested too deeply, or a value contains itself.") from None
     return resolved
 
 
@@ -505,7 +505,7 @@ def update_config(base_config: Mapping[str, Any], ext_config: Mapping[str, Any] 
     merged = copy.deepcopy(dict(base_config))
     for changes in ext_config if isinstance(ext_config, (list, tuple)) else [ext_config]:
         if not isinstance(changes, Mapping):
-            raise ConfigError(f"changes to a configuration are a mapping, found {changes!r}.")
+            raise ConfigError(f"changes to a configuration must be a mapping, found {changes!r}.")
         for key, value in changes.items():
             if isinstance(value, str) and value == S_DROP:
                 merged.pop(key, None)

@@ -270,7 +270,7 @@ def _datetime64(value: np.datetime64) -> Moment:
     if np.isnat(value):
         raise _Unreadable(f"the date is missing (NaT). {_HOW}")
     if np.datetime_data(value.dtype)[0] in _SPANS:
-        raise _Unreadable(f"{str(value)!r} is a longer span of time, not a day. {_HOW}")
+        raise _Unreadable(f"{str(value)!r} is a duration, not a day. {_HOW}")
     day = value.astype("datetime64[D]")
     if not np.datetime64("0001-01-01") <= day <= np.datetime64("9999-12-31"):
         raise _Unreadable(f"{day} is outside the years 1 to 9999.")
@@ -336,11 +336,11 @@ def _why(text: str, bare: str) -> str:
     if month and 1 <= int(month["month"]) <= 12 and int(month["year"]):
         year, number = int(month["year"]), int(month["month"])
         first, last = dt.date(year, number, 1), dt.date(year, number, calendar.monthrange(year, number)[1])
-        return f"{text!r} is a month, not a day. Write its first day as {first}, its last as {last}."
+        return f"{text!r} is a month, not a day. Write its first day as {first} and its last day as {last}."
     if _YEAR_LAST.fullmatch(bare):
-        return f"{text!r} does not say which number is the day and which the month. Write the year first: 2015-06-30."
+        return f"{text!r} is ambiguous: either number could be the month. Write the year first: 2015-06-30."
     if bare.isdecimal() and len(bare) in _EPOCHS:
-        return f"{text!r} counts time since 1970; it is not a day. {_HOW}"
+        return f"{text!r} is a Unix timestamp, not a day. {_HOW}"
     shown = repr(text if len(text) <= 40 else f"{text[:40]}…")
     return f"{shown} is not a date. {_HOW}"
 

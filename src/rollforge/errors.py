@@ -88,15 +88,15 @@ def excerpt(text: str, limit: int = LONGEST_MESSAGE, *, tail: int = 0) -> str:
     Examples
     --------
     >>> excerpt("abcdefghij" * 10, 40, tail=5)
-    'abcdefghijabcdefg… (78 left out) …fghij'
+    'abcdefghijabcdefgh… (77 omitted) …fghij'
     """
     limit = max(limit, 32)
     fitting = printable(text[: 2 * limit])
     if len(text) <= 2 * limit and len(fitting) <= limit:
         return fitting
     end = printable(text[-tail:])[-tail:] if tail else ""
-    room = limit - len(end) - len(f"… ({len(text)} left out) …")
-    return f"{fitting[:room]}… ({max(1, len(text) - room - tail)} left out) …{end}"
+    room = limit - len(end) - len(f"… ({len(text)} omitted) …")
+    return f"{fitting[:room]}… ({max(1, len(text) - room - tail)} omitted) …{end}"
 
 
 class _Short(reprlib.Repr):

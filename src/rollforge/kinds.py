@@ -50,7 +50,7 @@ class Kind:
         for name in self.alone:
             more = _required_arguments(cls, name)
             if len(more) > 1:
-                return f"its {name}() needs {', '.join(more)}, and is called with a {self.argument} alone"
+                return f"its {name}() needs {', '.join(more)}, but is called with only a {self.argument}"
         if self.methods:
             return ""
         assert self.base is not None
@@ -81,6 +81,6 @@ DATASET = Kind("dataset", methods=("prepare",))
 HANDLER = Kind("handler", methods=("fetch",))
 LOADER = Kind("loader", methods=("load",))
 PROCESSOR = Kind("processor", methods=("__call__", "fit", "is_for_infer"))
-INST_PROCESSOR = Kind("instrument processor", methods=("__call__",))
+INST_PROCESSOR = Kind("processor of single instruments", methods=("__call__",))
 RECORD = Kind("record", methods=("generate",))
 SIGNAL = Kind("signal", methods=("get_signal",))

@@ -62,7 +62,7 @@ def parse_size(text: str, *, path: str = "") -> int:
     """
     found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if found is None:
-        raise ConfigError(f"{shown(text)} is not a size. Write it as 512M or 4G.", path=path)
+        raise ConfigError(f"{shown(text)} is not a size. Write a size as 512M or 4G.", path=path)
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
@@ -147,25 +147,25 @@ class Limit:
 LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
-        Limit("workflow_size", 2**20, "size of a workflow file, also after its template was filled", "bytes"),
+        Limit("workflow_size", 2**20, "size of a workflow file, also after its template is filled", "bytes"),
         Limit("template_ms", 500, "computing time of a workflow file's template", "ms"),
         Limit("values", 50_000, "values written in a workflow file", "values"),
-        Limit("expanded_values", 300_000, "values that a workflow file stands for, with its aliases", "values"),
-        Limit("depth", 100, "mappings and lists inside each other in a workflow file", "levels"),
-        Limit("base_files", 10, "files that build on each other by `BASE_CONFIG_PATH`", "files"),
-        Limit("tasks", 250_000, "tasks made from one template or workflow", "tasks"),
-        Limit("task_size", 4 * 2**20, "size of one task definition, references counted as often as used", "bytes"),
-        Limit("result_size", 256 * 2**20, "size of what a task returns to the pool", "bytes"),
-        Limit("run_values", 20_000, "parameters, or tags, that one call keeps for a run", "values"),
+        Limit("expanded_values", 300_000, "values of a workflow file after its aliases are expanded", "values"),
+        Limit("depth", 100, "nesting of mappings and lists in a workflow file", "levels"),
+        Limit("base_files", 10, "files chained by `BASE_CONFIG_PATH`", "files"),
+        Limit("tasks", 250_000, "tasks generated from one template or workflow", "tasks"),
+        Limit("task_size", 4 * 2**20, "size of one task definition, with a reference counted each time it is used", "bytes"),
+        Limit("result_size", 256 * 2**20, "size of the result that a task returns to the pool", "bytes"),
+        Limit("run_values", 20_000, "parameters or tags that one call records for a run", "values"),
         Limit("run_value_size", 16 * 2**20, "size of one parameter or tag of a run", "bytes"),
-        Limit("expression_length", 20_000, "length of one feature expression", "characters"),
-        Limit("text_file_size", 64 * 2**20, "size of a calendar, an instrument list or a member list", "bytes"),
-        Limit("calendar_lines", 250_000, "lines of a calendar: more than there are days from 1678 to 2261", "lines"),
+        Limit("expression_length", 20_000, "length of a feature expression", "characters"),
+        Limit("text_file_size", 64 * 2**20, "size of a calendar, a list of instruments or a list of members", "bytes"),
+        Limit("calendar_lines", 250_000, "lines of a calendar, which exceeds the number of days from 1678 to 2261", "lines"),
         Limit("file_size", 64 * 2**30, "size of any other file that is read", "bytes"),
-        Limit("table_columns", 5_000, "columns of a table that is imported", "columns"),
-        Limit("table_rows", 250_000_000, "rows of a table that is imported", "rows"),
-        Limit("table_size", 32 * 2**30, "memory for the columns of a Parquet file; text of a CSV file", "bytes"),
-        Limit("compression_ratio", 100, "how often larger a compressed file becomes (above 32 MiB)", "times"),
+        Limit("table_columns", 5_000, "columns of an imported table", "columns"),
+        Limit("table_rows", 250_000_000, "rows of an imported table", "rows"),
+        Limit("table_size", 32 * 2**30, "memory for the columns of a Parquet file, or text of a CSV file", "bytes"),
+        Limit("compression_ratio", 100, "ratio by which a compressed file may expand (above 32 MiB)", "times"),
         Limit("archive_files", 10_000, "files in an archive", "files"),
     )
 }  # fmt: skip
@@ -222,8 +222,10 @@ def _check_stat(
 ) -> int:
     kind = stat.S_IFMT(found.st_mode)
     if kind != stat.S_IFREG:
-        raise (error or ConfigError)(f"{str(path)!r} is {_KINDS.get(kind, 'no regular file')}, but a file is needed.")
-    limit.check(found.st_size, f"{str(path)!r} holds", error=error)
+        raise (error or ConfigError)(
+            f"{str(path)!r} is {_KINDS.get(kind, 'not a regular file')}; a regular file is needed."
+        )
+    limit.check(found.st_size, f"{str(path)!r} contains", error=error)
     return found.st_size
 
 
@@ -253,7 +255,7 @@ def read_bytes(
             data = stream.read(limit.value + 1) or b""
     finally:
         os.close(handle)
-    limit.check(len(data), f"{str(path)!r} holds", error=error)
+    limit.check(len(data), f"{str(path)!r} contains", error=error)
     return data
 
 
@@ -343,7 +345,7 @@ def open_unpacked(
             check_archive(archive, packed, str(path), error=error)
             names = [e.filename for e in archive.infolist() if not e.is_dir()]
             if len(names) != 1:
-                raise (error or ConfigError)(f"{str(path)!r} holds {len(names)} files; one table is needed.")
+                raise (error or ConfigError)(f"{str(path)!r} contains {len(names)} files; one table is needed.")
             stream = stack.enter_context(archive.open(names[0]))
         elif kind in _UNPACKERS:
             stream = stack.enter_context(_UNPACKERS[kind](stream))
@@ -377,7 +379,7 @@ def check_parquet(path: str | os.PathLike[str], *, error: Callable[[str], Rollfo
         LIMITS["table_columns"].check(about.num_columns, f"{name} has", error=error)
         LIMITS["table_rows"].check(about.num_rows, f"{name} has", error=error)
         if about.num_row_groups > about.num_rows + 1:
-            raise (error or ConfigError)(f"{name} is damaged: it has more groups of rows than rows.")
+            raise (error or ConfigError)(f"{name} is damaged: it has more row groups than rows.")
         stated = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
         size = max(stated, 8 * about.num_rows * about.num_columns)
         LIMITS["table_size"].check(size, f"{name} takes", error=error)
@@ -405,11 +407,11 @@ def check_archive(
         The error made by `error`.
     """
     entries = archive.infolist()
-    LIMITS["archive_files"].check(len(entries), f"{name} holds", error=error)
+    LIMITS["archive_files"].check(len(entries), f"{name} contains", error=error)
     for entry in entries:
         inside = str(entry.filename).replace("\\", "/")
         if inside.startswith("/") or ":" in inside.partition("/")[0] or ".." in inside.split("/"):
             raise (error or ConfigError)(
-                f"{name} holds a file {shown(entry.filename)}, which lies outside the archive."
+                f"{name} contains a file {shown(entry.filename)}, which lies outside the archive."
             )
     _check_growth(sum(int(e.file_size) for e in entries), packed, name, error)

@@ -22,18 +22,18 @@ def unfit_name(name: str) -> str:
     Examples
     --------
     >>> unfit_name("lgb 158"), unfit_name("../x"), unfit_name("CON")
-    ('', 'it holds a slash', 'Windows keeps it for a device')
+    ('', 'it contains a slash', 'Windows reserves it for a device')
     """
     if not name or name in (".", ".."):
-        return "it leads to no folder of its own"
+        return "it is not a folder of its own"
     if "/" in name or "\\" in name:
-        return "it holds a slash"
+        return "it contains a slash"
     if not name.isprintable():
-        return "it holds a character that cannot be printed"
+        return "it contains an unprintable character"
     if name != name.strip() or name.endswith("."):
         return "it begins or ends with a space, or ends with a dot"
     if name.lower() in RESERVED:
-        return "Windows keeps it for a device"
+        return "Windows reserves it for a device"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         return f"it has more than {_LONGEST_NAME} bytes"
     return ""
@@ -64,22 +64,23 @@ def read_path(given: str | os.PathLike[str], name: str = "") -> Path:
     if not isinstance(text, str):
         raise ConfigError(f"{shown(text)} is not a path.", path=name)
     if "\0" in text:
-        raise ConfigError(f"{shown(text)} cannot be a path: it holds a NUL character.", path=name)
+        raise ConfigError(f"{shown(text)} cannot be a path: it contains a NUL character.", path=name)
     try:
         path = Path(text).expanduser()
     except RuntimeError:
         user = Path(text).parts[0].removeprefix("~")
         raise ConfigError(
-            f"{shown(text)} cannot be a path: there is no user {shown(user)}. A folder of that name is ./~{user[:40]}.",
+            f"{shown(text)} cannot be a path: there is no user {shown(user)}. Write a folder of that name "
+            f"as ./~{user[:40]}.",
             path=name,
         ) from None
     try:
         whole = os.fsencode(path)
     except UnicodeEncodeError:
-        raise ConfigError(f"{shown(text)} cannot be a path: it holds half of a surrogate pair.", path=name) from None
+        raise ConfigError(f"{shown(text)} cannot be a path: it contains an unpaired surrogate.", path=name) from None
     if len(whole) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in whole.split(os.fsencode(os.sep))):
         raise ConfigError(
-            f"{shown(text)} cannot be a path: a name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH}.",
+            f"{shown(text)} cannot be a path: a name has at most {_LONGEST_NAME} bytes, and a path at most {_LONGEST_PATH}.",
             path=name,
         )
     return path

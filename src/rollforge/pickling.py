@@ -65,5 +65,5 @@ class Serializable:
         """
         found = load(Path(filepath), trusted=True)
         if not isinstance(found, cls):
-            raise ConfigError(f"{filepath} holds no {cls.__name__} but a {type(found).__name__}.")
+            raise ConfigError(f"{filepath} contains a {type(found).__name__}, not a {cls.__name__}.")
         return found

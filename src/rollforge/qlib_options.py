@@ -17,25 +17,25 @@ from rollforge.session import EXCHANGE
 __all__ = ["ONLY", "WITHOUT_EFFECT", "WORKS", "check_option", "data_folder", "exchange_options"]
 
 WORKS: Mapping[str, str] = {
-    "provider_uri": "the data folder, or one a frequency, of which that for `day` is used",
-    "mount_path": "the folder, where `provider_uri` names one of another machine (`host:/folder`)",
+    "provider_uri": "the data folder, or one per frequency, of which that for `day` is used",
+    "mount_path": "the folder, if `provider_uri` names a folder of another machine (`host:/folder`)",
     "region": "`cn`, `us` or `tw`: trade unit, price limit and price of the backtest",
-    "trade_unit": "shares come in multiples of it; null: any amount",
-    "limit_threshold": "daily change from which an instrument is at its limit; null: no limits",
-    "deal_price": "the field that orders are dealt at",
+    "trade_unit": "amounts are multiples of it; null: any amount",
+    "limit_threshold": "daily change at which an instrument reaches its limit; null: no limits",
+    "deal_price": "the field at whose prices orders are filled",
     "custom_ops": "operators of your own",
-    "exp_manager": "`uri` and `default_exp_name` of its `kwargs`: where runs are kept",
-    "default_exp_name": "the experiment's name",
-    "mongo": "the task store of a script; in a workflow file without effect: `--store` names it there",
+    "exp_manager": "`uri` and `default_exp_name` of its `kwargs`: the tracking store",
+    "default_exp_name": "the name of the experiment",
+    "mongo": "the task store of a script; without effect in a workflow file, where `--store` names it",
     "kernels": "the number of threads",
-    "logging_level": "what a script prints of Qlib's log",
-    "skip_if_reg": "a second call changes nothing",
+    "logging_level": "how much of Qlib's log a script prints",
+    "skip_if_reg": "a second call has no effect",
     "default_conf": "`client`; there is no data server",
 }
 """Option -> what it does."""
 
 _INSIDE = "Qlib's caches, which are not used here"
-_SERVER = "the data server, which there is none of"
+_SERVER = "the data server, which does not exist here"
 _QUARTERLY = "quarterly data, which are not supported"
 WITHOUT_EFFECT: Mapping[str, str] = {
     **dict.fromkeys(
@@ -49,10 +49,10 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     **dict.fromkeys(("flask_server", "flask_port", "timeout", "auto_mount"), _SERVER),
     **dict.fromkeys(("pit_record_type", "pit_record_nan"), _QUARTERLY),
     **dict.fromkeys(("joblib_backend", "maxtasksperchild"), "how Qlib starts processes"),
-    "dump_protocol_version": "the form of Qlib's pickles",
-    "logging_config": "the form of Qlib's log",
-    "min_data_shift": "bars within the day, which are not supported",
-    "qlib_reset_version": "the version that Qlib shows",
+    "dump_protocol_version": "the pickle protocol of Qlib",
+    "logging_config": "the format of Qlib's log",
+    "min_data_shift": "intraday bars, which are not supported",
+    "qlib_reset_version": "the version reported as Qlib's",
 }  # fmt: skip
 """Option -> its purpose in Qlib. In Rollforge it has no effect and cannot change any number."""
 
@@ -89,13 +89,14 @@ def check_option(name: str, value: Any, *, path: str = "") -> None:
         plain = value.get("class") if isinstance(value, Mapping) and not value.get("kwargs") else value
         if plain not in (None, ONLY[name], f"qlib.data.data.{ONLY[name]}"):
             raise ConfigError(
-                f"{value!r} is not supported: data are read from a folder. Leave it out, or let it be {ONLY[name]!r}.",
+                f"{value!r} is not supported, because data are read from a folder. Omit the option, or set it "
+                f"to {ONLY[name]!r}.",
                 path=path,
             )
     elif name == "exp_manager":
         named = value.get("class", "MLflowExpManager") if isinstance(value, Mapping) else "MLflowExpManager"
         if value is not None and (not isinstance(value, Mapping) or named != "MLflowExpManager"):
-            raise ConfigError(f"the only manager of experiments is MLflowExpManager, found {value!r}.", path=path)
+            raise ConfigError(f"the only experiment manager is MLflowExpManager, found {value!r}.", path=path)
     elif name not in WORKS and name not in WITHOUT_EFFECT:
         known = [*WORKS, *WITHOUT_EFFECT, *ONLY]
         raise ConfigError(f"Qlib has no such option.{nearest(name, known)}", path=path)
@@ -127,7 +128,7 @@ def data_folder(provider_uri: Any, mount_path: Any = None, *, path: str = "provi
     if re.match(r"[^/\\]{2,}:.+", uri) and not re.match(r"[a-zA-Z]:", uri):
         if mount_path is None:
             raise ConfigError(
-                f"{uri!r} is a folder of another machine. Mount it, and name the folder itself or mount_path.",
+                f"{uri!r} is a folder of another machine. Mount it, and give the mounted folder here or as mount_path.",
                 path=path,
             )
         uri = _daily(mount_path, path.replace("provider_uri", "mount_path"))
@@ -137,7 +138,9 @@ def data_folder(provider_uri: Any, mount_path: Any = None, *, path: str = "provi
 def _daily(value: Any, path: str) -> str:
     if isinstance(value, Mapping):
         if not {"day", "__DEFAULT_FREQ"} & set(value):
-            raise ConfigError(f"names no folder for the frequency 'day', only {', '.join(map(str, value))}.", path=path)
+            raise ConfigError(
+                f"has no folder for the frequency 'day', only for {', '.join(map(str, value))}.", path=path
+            )
         value = value.get("day", value.get("__DEFAULT_FREQ"))
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigError(f"must be a folder, found {value!r}.", path=path)

@@ -109,7 +109,7 @@ class Rolling:
         self.step = step
         self.h_path = None if h_path is None else read_path(h_path, "h_path")
         if self.h_path is not None and not os.path.isfile(self.h_path):
-            raise ConfigError(f"there is no file {str(self.h_path)!r}.", path="h_path")
+            raise ConfigError(f"the file {str(self.h_path)!r} does not exist.", path="h_path")
         self.train_start = None if train_start is None else read_timestamp(train_start, "train_start")
         self.test_end = None if test_end is None else read_timestamp(test_end, "test_end")
         self.task_ext_conf = task_ext_conf

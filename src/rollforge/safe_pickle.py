@@ -101,7 +101,7 @@ def find_class(module: str, name: str, *, trusted: bool = False) -> type:
     except (ImportError, AttributeError, ValueError, TypeError, BuildError) as exc:
         if not vouched:
             _refuse(f"{module}.{name}")
-        raise ArtifactUnreadable(f"There is no class {name!r} in the module {module!r}: {exc}.") from exc
+        raise ArtifactUnreadable(f"The module {module!r} has no class {name!r}: {exc}.") from exc
     if not isinstance(found, type) or not (trusted or _is_of(found, module, name)):
         _refuse(f"{module}.{name}")
     return found
@@ -115,15 +115,15 @@ def _is_of(found: type, module: str, name: str) -> bool:
 def _refuse(what: str) -> NoReturn:
     if what.startswith("cloudpickle."):
         raise UntrustedPickle(
-            "The pickle holds the code of a class or function, as of a script's or notebook's own (__main__). "
-            "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
+            "The pickle contains the code of a class or function, for example of a script or notebook "
+            "(__main__). None of it was executed. If you trust the file, load it with trusted=True."
         )
     package = what.partition(".")[0]
     known = package in sys.stdlib_module_names or package in _KNOWN_PACKAGES
     allowing = "" if known or not package.isidentifier() else f", or allow its package: ROLLFORGE_ALLOW={package}"
     raise UntrustedPickle(
-        f"The pickle names {what}, which is not on the list of types that may be loaded. "
-        f"Nothing of it was executed. If you know where the file comes from, load it with trusted=True{allowing}."
+        f"The pickle names {what}, which is not on the list of types that may be loaded. None of it was "
+        f"executed. If you trust the file, load it with trusted=True{allowing}."
     )
 
 
@@ -303,7 +303,7 @@ class _Reader:
             known = [self._nested.get(id(v), (v, len(v), 1)) for v in inner]
             count, depth = len(made) + sum(k[1] for k in known), 1 + max(k[2] for k in known)
             if count > _MOST_IN_A_TUPLE:
-                raise ValueError(f"a tuple in it has more than {_MOST_IN_A_TUPLE:,} values")
+                raise ValueError(f"it contains a tuple of more than {_MOST_IN_A_TUPLE:,} values")
             if depth > _DEEPEST_TUPLE:
                 raise ValueError(f"its tuples are nested more than {_DEEPEST_TUPLE} deep")
             self._nested[id(made)] = (made, count, depth)
@@ -334,13 +334,13 @@ class _Reader:
     def append(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) not in (list, deque):
-            raise Refused("appending to something other than a list")
+            raise Refused("appending to a value that is not a list")
         target.extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) not in (dict, OrderedDict, defaultdict, Counter):
-            raise Refused("items of something other than a dict")
+            raise Refused("setting items of a value that is not a dict")
         if len(values) % 2:
             raise ValueError("a key without a value")
         self._count_hashes(target, values[::2])
@@ -350,7 +350,7 @@ class _Reader:
     def add_items(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not set:
-            raise Refused("adding to something other than a set")
+            raise Refused("adding to a value that is not a set")
         self._count_hashes(target, values)
         target.update(values)
 
@@ -363,10 +363,10 @@ class _Reader:
         if not isinstance(rule, Rule):
             rule = self._rule_of_value(rule)
         if not isinstance(arguments, tuple):
-            raise Refused("a call without a tuple of arguments")
+            raise Refused("a call whose arguments are not a tuple")
         maker = rule.new if new and rule.new is not None else rule.make
         if maker is None:
-            raise Refused("a call of something that is only a name")
+            raise Refused("a call of a value that is only a name")
         self._stack.append(maker(*arguments, **keywords) if keywords else maker(*arguments))
 
     def _rule_of_value(self, value: Any) -> Rule:
@@ -395,7 +395,7 @@ def _global(reader: _Reader, argument: str) -> None:
 def _stack_global(reader: _Reader, _: Any) -> None:
     name, module = reader._pop(), reader._pop()
     if type(name) is not str or type(module) is not str:
-        raise Refused("a name that is not a text")
+        raise Refused("a name that is not a string")
     reader._stack.append(_resolve(module, name))
 
 
@@ -412,7 +412,7 @@ def _newobj(reader: _Reader, _: Any) -> None:
 def _newobj_ex(reader: _Reader, _: Any) -> None:
     keywords, arguments, rule = reader._pop(), reader._pop(), reader._pop()
     if type(keywords) is not dict:
-        raise Refused("a call without a dict of keywords")
+        raise Refused("a call whose keywords are not a dict")
     reader.call(rule, arguments, new=True, keywords=keywords)
 
 
@@ -536,8 +536,8 @@ def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
         raise
     except Refused as exc:
         raise UntrustedPickle(
-            f"The pickle asks for {exc}, which this reader does not do. "
-            "Nothing of it was executed. If you know where the file comes from, load it with trusted=True."
+            f"The pickle asks for {exc}, which this reader does not support. None of it was executed. If "
+            "you trust the file, load it with trusted=True."
         ) from exc
     except Exception as exc:
         if trusted and not isinstance(

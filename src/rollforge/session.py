@@ -101,12 +101,12 @@ class Session:
         object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
         if self.region not in REGIONS:
             raise ConfigError(
-                f"region {self.region!r} is none of {', '.join(REGIONS)}.{nearest(self.region, REGIONS)}", path="region"
+                f"region must be one of {', '.join(REGIONS)}, found {self.region!r}.{nearest(self.region, REGIONS)}", path="region"
             )
         for key in self.exchange:
             if key not in EXCHANGE:
                 raise ConfigError(
-                    f"unknown key {key!r}.{nearest(key, EXCHANGE)} Known: {', '.join(EXCHANGE)}.", path="exchange"
+                    f"unknown key {key!r}.{nearest(key, EXCHANGE)} Known keys: {', '.join(EXCHANGE)}.", path="exchange"
                 )
         if self.threads < 1:
             raise ConfigError(f"threads must be at least 1, found {self.threads}.", path="threads")
@@ -128,7 +128,7 @@ class Session:
         names = [f.name for f in fields(cls)]
         for key in options:
             if key not in names:
-                raise ConfigError(f"unknown key {key!r}.{nearest(key, names)} Known: {', '.join(names)}.", path=path)
+                raise ConfigError(f"unknown key {key!r}.{nearest(key, names)} Known keys: {', '.join(names)}.", path=path)
         return cls(**{k: v for k, v in options.items() if v is not None})
 
 

@@ -198,8 +198,7 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
             return plain
     where = path.lstrip(".") or "the task itself"
     raise TaskNotSerializable(
-        f"A task is plain data, but {where} is a live {type(value).__module__}.{type(value).__qualname__}. "
-        "Describe it as {'class': …, 'module_path': …, 'kwargs': …} instead."
+        f"A task must be plain data, but {where} is a live object of " f"{type(value).__module__}.{type(value).__qualname__}. Describe it as {{'class': …, " "'module_path': …, 'kwargs': …} instead."
     )
 
 
@@ -207,7 +206,7 @@ def _int_to_plain(value: int, path: str) -> int:
     """Check an integer: Python does not parse integers of more than 4,300 digits."""
     if value.bit_length() > 10_000:
         raise TaskNotSerializable(
-            f"A task is plain data, but {path.lstrip('.') or 'the task itself'} is {shown(value)}, which is too long."
+            f"A task must be plain data, but {path.lstrip('.') or 'the task itself'} is {shown(value)}, which is too long."
         )
     return value
 
@@ -216,8 +215,7 @@ def _text_to_plain(text: str, path: str) -> str:
     """Check a string: no store accepts an unpaired surrogate."""
     if not (text.isascii() or _encodable(text)):
         raise TaskNotSerializable(
-            f"A task is plain data, but {path.lstrip('.') or 'the task itself'} is a text with a lone surrogate, which cannot be "
-            f"stored: {text[:60]!a}."
+            f"A task must be plain data, but {path.lstrip('.') or 'the task itself'} contains an unpaired " f"surrogate, which cannot be stored: {text[:60]!a}."
         )
     return text
 
@@ -422,7 +420,7 @@ def check_size(value: Any, limit: Limit, what: str) -> None:
         limit.refuse(f"{what} is larger than {limit.shown()}", error=TaskNotSerializable)
 
 
-_TOO_DEEP = "This is not plain data: it contains itself or is nested too deep."
+_TOO_DEEP = "This value is not plain data: it contains itself or is nested too deeply."
 
 
 class _Beyond(Exception):
@@ -503,13 +501,13 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
     try:
         plain = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"What is stored is not JSON: {exc}") from exc
+        raise ConfigError(f"The stored value is not JSON: {exc}") from exc
     try:
         return from_plain(plain, resolve=resolve)
     except RollforgeError:  # raised by the resolver
         raise
     except _DAMAGED as exc:
-        raise ConfigError(f"What is stored is damaged: {type(exc).__name__}: {exc}") from exc
+        raise ConfigError(f"The stored value is damaged: {type(exc).__name__}: {exc}") from exc
 
 
 def digest(value: Any) -> str:

@@ -214,7 +214,7 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
             places = [read_path(name, path), *([beside / name] if beside is not None else [])]
             found = next((p for p in places if os.path.isfile(p)), None)
             if found is None:
-                raise ConfigError(f"there is no file {name!r}.", path=path)
+                raise ConfigError(f"the file {name!r} does not exist.", path=path)
             made.append(os.path.normpath(found.absolute()))
         else:
             check_allowable(name, path=path)
@@ -242,7 +242,7 @@ def check_allowable(package: str, *, path: str) -> None:
             path=path,
         )
     if _is_standard(package) or "__main__" in parts:
-        whose = "Python's standard library" if _is_standard(package) else "the program that runs"
+        whose = "the standard library" if _is_standard(package) else "the program that runs"
         raise ConfigError(
             f"{shown(package)} cannot be allowed, because it belongs to {whose}. Allow the package or the .py file "
             "that defines your classes.",
@@ -430,7 +430,7 @@ def _is_standard(module: str) -> bool:
 def _refuse_standard(name: str, module: str, noun: str, where: str) -> None:
     if not _is_standard(module):
         return
-    what = f"{name} is no {noun or 'class that a definition may name'}: {module} is of Python's standard library."
+    what = f"{name} is not a {noun or 'class that a definition may name'}: {module} belongs to the standard library."
     raise (BuildError if circle() is Circle.OWN else CodeNotAllowed)(what, path=where)
 
 
@@ -483,13 +483,13 @@ def check_defined(target: Any, name: str, *, noun: str = "", where: str = "") ->
     """
     module = getattr(target, "__module__", None)
     if not callable(target) or not isinstance(module, str):
-        raise BuildError(f"{name!r} is no {noun or 'class'} but {shown(target)}.", path=where)
+        raise BuildError(f"{name!r} is not a {noun or 'class'} but {shown(target)}.", path=where)
     _refuse_standard(name, module, noun, where)
     here = circle()
     if here is Circle.OWN:
         return
     if not isinstance(target, type):
-        raise CodeNotAllowed(f"{name} is no class, and functions that a task names are not called.", path=where)
+        raise CodeNotAllowed(f"{name} is not a class. Functions that a task names are not called.", path=where)
     ours = module.partition(".")[0] in (_OWN_LIBRARIES if here is Circle.READ else _LIBRARIES)
     if not (ours or _is_vouched(module)):
         raise _not_allowed(name, module, where)
@@ -510,7 +510,10 @@ def check_built(target: Any, name: str, where: str = "") -> None:
         If the current circle does not permit building `target`.
     """
     if circle() is Circle.READ and getattr(target, "__module__", None) not in _BUILT_FOR_REPORTS:
-        raise CodeNotAllowed(f"{name} is not built to list, collect or report what a pool names.", path=where)
+        raise CodeNotAllowed(
+            f"{name} is not built: listing, collecting and reporting build only trusted parts of a pool's tasks.",
+            path=where,
+        )
 
 
 def check_reference(found: Any, module: str, name: str) -> None:
@@ -550,7 +553,7 @@ def _advice(*packages: str) -> str:
     return f"{_TRUST} {options} or ROLLFORGE_ALLOW={','.join(packages)}."
 
 
-_TRUST = "If you trust everybody who may write to the pool with that code, allow it:"
+_TRUST = "If you trust everyone who can write to the pool with that code, allow it:"
 _ADVICE = re.compile(rf" {re.escape(_TRUST)} --allow (.+?) or ROLLFORGE_ALLOW=\1\.")
 
 
@@ -574,18 +577,18 @@ def advise_once(text: str) -> str:
 def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
     if circle() is Circle.READ:
         return CodeNotAllowed(
-            f"{name} of {module!r} is not looked at: reading a pool imports no code that it names.", path=where
+            f"{name} of {module!r} is not inspected: reading a pool does not import the code that it names.", path=where
         )
     if _is_standard(module) or "__main__" in module.split(".") or module.partition(".")[0] in _LIBRARIES:
         return CodeNotAllowed(f"{name} of {module!r} cannot be named by a task of a pool.", path=where)
     package = module if module.endswith(".py") else module.partition(".")[0]
     if circle() is Circle.FILE:
         return CodeNotAllowed(
-            f"An object that was read from a file names {name} of {module!r}, which this program's own definitions do not "
-            f"name. If you trust whoever wrote it, allow it: ROLLFORGE_ALLOW={package}.",
+            f"An object read from a file names {name} of {module!r}, which this program's own definitions "
+            f"do not name. If you trust the author of the file, allow it: ROLLFORGE_ALLOW={package}.",
             path=where,
         )
     return CodeNotAllowed(
-        f"{name} is code of {package!r}, which this worker was not told to run. {_advice(package)}",
+        f"{name} belongs to {package!r}, which this worker is not allowed to run. {_advice(package)}",
         path=where,
     )

@@ -41,7 +41,7 @@ def import_file(path: str) -> ModuleType:
     try:
         state = file.stat()
     except OSError:
-        raise MissingCode(f"No Python file at {path!r} (from {os.getcwd()}).") from None
+        raise MissingCode(f"There is no Python file {path!r} (relative to {os.getcwd()}).") from None
     name = module_name(path)
     known = sys.modules.get(name)
     version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
@@ -49,7 +49,7 @@ def import_file(path: str) -> ModuleType:
         return known
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise BuildError(f"{path!r} is no Python file.")
+        raise BuildError(f"{path!r} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -67,7 +67,7 @@ def test_a_handler_that_moved_on_is_a_new_one_there(source: DataHandler, *, over
 
 def test_what_is_no_handler_and_a_universe_are_refused(source: DataHandler) -> None:
     """The place in the document is named."""
-    with pytest.raises(BuildError, match=r"handler_config.*QlibDataLoader is no handler"):
+    with pytest.raises(BuildError, match=r"handler_config.*QlibDataLoader is not a handler"):
         DataLoaderDH(
             {"class": "QlibDataLoader", "module_path": "rollforge.features.loader", "kwargs": {"config": FIELDS}}
         )

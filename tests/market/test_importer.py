@@ -225,7 +225,7 @@ def test_csv_errors_name_the_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="close holds 'one' in line 3"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
     (tmp_path / "u.csv").write_text("symbol,date,close\nA,02/01/2020,1\n")
-    with pytest.raises(DataError, match="line 2: '02/01/2020' does not say which number is the day"):
+    with pytest.raises(DataError, match="line 2: '02/01/2020' is ambiguous: either number could be the month"):
         import_table(tmp_path / "u.csv", tmp_path / "data")
 
 

@@ -216,7 +216,7 @@ class Provider:
             try:
                 about = os.fstat(file)
                 if not stat.S_ISREG(about.st_mode):
-                    raise DataError(f"{path} is no regular file.")
+                    raise DataError(f"{path} is not a regular file.")
                 size = about.st_size
                 first = _first_day(os.read(file, 4), size, path, days)
                 found = True
