@@ -94,12 +94,12 @@ def test_one_command_trains_all_windows_and_collects_one_prediction(small_market
     assert "5 of 5" in report
     assert "src=" not in report.partition("<script>")[0]
     log = tmp_path / "out" / "run.log"
-    assert "5 tasks, 0 of them done before" in log.read_text()
+    assert "5 tasks, 0 of them already done" in log.read_text()
     assert stat.S_IMODE(log.stat().st_mode) == 0o600  # tasks may print anything
 
     second = rollforge("run", file, "--output", "out", cwd=tmp_path)
     assert second.returncode == 0
-    assert "all 5 tasks are done already" in second.stdout
+    assert "all 5 tasks are already done" in second.stdout
     assert "done     window" not in second.stdout
 
     counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
@@ -132,7 +132,7 @@ def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp
 
     rest = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
     assert rest.returncode == 0, rest.stderr
-    assert "tasks are done already" in rest.stdout
+    assert "tasks are already done" in rest.stdout
     assert 1 <= rest.stdout.count("done     window") <= 4
     counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
     assert json.loads(counts.stdout) == {"done": 5}
@@ -152,7 +152,7 @@ def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> 
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "given back" in err
+    assert "returned to the pool" in err
     assert "Traceback" not in out + err
     counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
     assert "running" not in json.loads(counts.stdout)
@@ -234,9 +234,9 @@ def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (["pool", "--store", "sqlite:///tasks.db", "task_stat"], "Name it with -t POOL"),
+        (["pool", "--store", "sqlite:///tasks.db", "task_stat"], "Use -t POOL"),
         (["pool", "--store", "sqlite:///tasks.db", "-t", "nope", "task_stat"], "'nope' does not exist"),
-        (["pool", "--store", "sqlite:///other.db", "-t", "p", "task_stat"], "no task store"),
+        (["pool", "--store", "sqlite:///other.db", "-t", "p", "task_stat"], "does not exist"),
         (["report", "nope", "--store", "sqlite:///tasks.db"], "no experiment 'nope'"),
         (["run", "nope.yaml"], "no workflow file"),
         (["data", "import", "nope.csv", "out"], "nope.csv"),

@@ -100,8 +100,8 @@ def test_named_models_from_plan_to_report(small_market: Path, tmp_path: Path) ->
 
     job.write(job.text.replace("ridge [a=1]", "linear"))
     second = job.call("run", "both.yaml", "--output", "out")
-    assert "2 tasks have another name now" in second
-    assert "all 4 tasks are done already" in second
+    assert "2 tasks renamed" in second
+    assert "all 4 tasks are already done" in second
     assert {r.name[:6] for r in runs.list_recorders("list")} == {"lgb 20", "linear"}
     (again,) = [r for r in runs.list_recorders("list", joined=True) if r not in windows]
     assert again.id == joined.id

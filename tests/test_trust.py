@@ -177,7 +177,8 @@ def test_the_command_says_in_one_line_what_is_wrong(small_market: Path, marker: 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(MODEL, "not a model: it has no fit()"), (DATASET, "not a dataset"), (HANDLER, "not a handler"), (PROCESSOR, "not a processor"),
+    [(MODEL, "not a model: it has no fit()"), (DATASET, "not a dataset"), (HANDLER, "not a handler"),
+     (PROCESSOR, "not a processor"),
      (RECORD, "not a record")],
 )  # fmt: skip
 def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path: Path) -> None:
@@ -542,7 +543,7 @@ def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path, monkeypatch: 
     document = {"rollforge": {"data": str(small_market)}, "task": template()}
     file.write_text(yaml.safe_dump({**document, "plugins": ["plugged_pkg.models", "./local.py"]}))
     assert load_workflow(file).session.plugins == ("plugged_pkg.models", str(tmp_path / "local.py"))
-    for wrong, words in (("./nothing.py", "does not exist"), ("os", "standard library"), ("a-b", "neither a package")):
+    for wrong, words in (("./nothing.py", "does not exist"), ("os", "standard library"), ("a-b", "is not a package")):
         file.write_text(yaml.safe_dump({**document, "plugins": [wrong]}))
         with pytest.raises(ConfigError, match=words):
             load_workflow(file)

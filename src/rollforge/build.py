@@ -63,7 +63,8 @@ def import_module(module_path: str, where: str = "") -> ModuleType:
             raise type(exc)(str(exc), path=where) from exc.__cause__
     if not all(part.isidentifier() for part in module_path.split(".")):
         raise MissingCode(
-            f"There is no module {module_path!r}. Write a module as package.module, or a file with its " "ending .py.", path=where
+            f"There is no module {module_path!r}. Write a module as package.module, or a file with its ending .py.",
+            path=where,
         )
     try:
         return importlib.import_module(module_path)
@@ -137,7 +138,9 @@ def locate(
             target = getattr(module, name)
         except AttributeError:
             names = _public(module)
-            raise MissingCode(f"The module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where) from None
+            raise MissingCode(
+                f"The module {module_path!r} has no {name!r}.{nearest(name, names)}", path=where
+            ) from None
     trust.check_defined(target, name, noun=noun, where=where)
     trust.remember(target.__module__)
     return target
@@ -266,7 +269,9 @@ def target_of(
     if isinstance(config, type):
         config = {"class": config}
     if not isinstance(config, Mapping):
-        raise BuildError(f"expected a mapping with class, module_path and kwargs, found a {type(config).__name__}.", path=where)
+        raise BuildError(
+            f"expected a mapping with class, module_path and kwargs, found a {type(config).__name__}.", path=where
+        )
     unknown = [k for k in config if k not in ("class", "func", "module_path", "kwargs")]
     if unknown:
         keys = ["class", "module_path", "kwargs"]
@@ -289,7 +294,10 @@ def target_of(
         raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
     unnamed = next((k for k in own if not isinstance(k, str)), None)
     if unnamed is not None or None in own:
-        raise BuildError(f"the name of an argument must be a string, found {shown(unnamed)}.", path=f"{where}.kwargs" if where else "")
+        raise BuildError(
+            f"the name of an argument must be a string, found {shown(unnamed)}.",
+            path=f"{where}.kwargs" if where else "",
+        )
     arguments = {**_accepted(target, try_kwargs or {}), **own, **kwargs}
     _check_arguments(target, arguments, where)
     return target, arguments

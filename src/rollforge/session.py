@@ -101,7 +101,8 @@ class Session:
         object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
         if self.region not in REGIONS:
             raise ConfigError(
-                f"region must be one of {', '.join(REGIONS)}, found {self.region!r}.{nearest(self.region, REGIONS)}", path="region"
+                f"region must be one of {', '.join(REGIONS)}, found {self.region!r}.{nearest(self.region, REGIONS)}",
+                path="region",
             )
         for key in self.exchange:
             if key not in EXCHANGE:
@@ -128,7 +129,9 @@ class Session:
         names = [f.name for f in fields(cls)]
         for key in options:
             if key not in names:
-                raise ConfigError(f"unknown key {key!r}.{nearest(key, names)} Known keys: {', '.join(names)}.", path=path)
+                raise ConfigError(
+                    f"unknown key {key!r}.{nearest(key, names)} Known keys: {', '.join(names)}.", path=path
+                )
         return cls(**{k: v for k, v in options.items() if v is not None})
 
 

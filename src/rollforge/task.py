@@ -198,7 +198,9 @@ def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table 
             return plain
     where = path.lstrip(".") or "the task itself"
     raise TaskNotSerializable(
-        f"A task must be plain data, but {where} is a live object of " f"{type(value).__module__}.{type(value).__qualname__}. Describe it as {{'class': …, " "'module_path': …, 'kwargs': …} instead."
+        f"A task must be plain data, but {where} is a live object of "
+        f"{type(value).__module__}.{type(value).__qualname__}. Describe it as {{'class': …, "
+        "'module_path': …, 'kwargs': …} instead."
     )
 
 
@@ -215,7 +217,8 @@ def _text_to_plain(text: str, path: str) -> str:
     """Check a string: no store accepts an unpaired surrogate."""
     if not (text.isascii() or _encodable(text)):
         raise TaskNotSerializable(
-            f"A task must be plain data, but {path.lstrip('.') or 'the task itself'} contains an unpaired " f"surrogate, which cannot be stored: {text[:60]!a}."
+            f"A task must be plain data, but {path.lstrip('.') or 'the task itself'} contains an unpaired "
+            f"surrogate, which cannot be stored: {text[:60]!a}."
         )
     return text
 

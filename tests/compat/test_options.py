@@ -117,12 +117,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"calendar_provider": {"class": "LocalCalendarProvider", "kwargs": {"backend": {}}}},
         "data are read from a folder",
     ),
-    ({"exp_manager": {"class": "MyManager"}}, "the only manager of experiments is MLflowExpManager"),
+    ({"exp_manager": {"class": "MyManager"}}, "the only experiment manager is MLflowExpManager"),
     ({"kernels": 0}, "kernels: must be a number from 1 on"),
-    ({"region": "xx"}, "region 'xx' is none of us, cn, tw"),
+    ({"region": "xx"}, "region must be one of us, cn, tw"),
     ({"default_conf": "server"}, "There is no data server"),
     ({"provider_uri": "nas:/data"}, "is a folder of another machine"),
-    ({"provider_uri": {"1min": "x"}}, "names no folder for the frequency 'day', only 1min"),
+    ({"provider_uri": {"1min": "x"}}, "has no folder for the frequency 'day', only for 1min"),
 ]
 
 

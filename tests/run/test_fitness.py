@@ -216,7 +216,7 @@ def test_a_worker_holds_back_after_three_failures_until_others_have_tried(forty:
     assert standing.allowance(5) == 0
     assert standing.holds()
     done_by(forty, "other", [t.id for t in tasks])
-    with pytest.raises(FailingWorker, match=r"3 tasks .* 3 of them succeeded on others.*boom"):
+    with pytest.raises(FailingWorker, match=r"3 tasks .* 3 of them succeeded on other workers.*boom"):
         standing.finish()
 
 
@@ -471,7 +471,7 @@ def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_mar
     assert "4: 0 new, 4 done already" in again.stdout
     whole = rollforge(tmp_path, "run", str(file))
     assert whole.returncode == Exit.DONE, whole.stderr
-    assert "all 4 tasks are done already" in whole.stdout
+    assert "all 4 tasks are already done" in whole.stdout
     assert "other data" not in whole.stderr
     assert rollforge(tmp_path, "collect", str(file)).returncode == Exit.DONE
 

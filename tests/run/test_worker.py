@@ -196,7 +196,7 @@ def test_run_task_applies_force_release() -> None:
 @pytest.mark.parametrize(("option", "value"), [("force_release", True), ("timeout", 1.0), ("memory", 2**30)])
 def test_a_worker_refuses_what_needs_processes(option: str, value: Any) -> None:
     """It runs tasks in its own process, and raises an error before it claims any."""
-    with pytest.raises(ConfigError, match=f"cannot apply {option}.*Crew"):
+    with pytest.raises(ConfigError, match=f"cannot apply {option}.*WorkerPool"):
         Worker(MemoryStore(), Job("p", len, **{option: value}))
 
 

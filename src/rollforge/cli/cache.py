@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from rollforge.cli.terminal import console, echo
+from rollforge.errors import counted
 
 app = typer.Typer(no_args_is_help=True)
 
-_CACHE = typer.Option("--cache", help="Cache folder; by default ROLLFORGE_CACHE or ~/.cache/rollforge.")
+_CACHE = typer.Option("--cache", help="Cache folder; ROLLFORGE_CACHE or ~/.cache/rollforge by default.")
 
 
 def readable_size(size: int) -> str:
@@ -36,7 +37,7 @@ def list_(cache: Annotated[Path | None, _CACHE] = None) -> None:
 
     folder = str(cache) if cache else Session().cache
     panels = list_panels(folder)
-    table = Table("panel", "rows", "columns", "size", "last used", title=f"{len(panels)} panels in {folder}")
+    table = Table("panel", "rows", "columns", "size", "last used", title=f"{counted(len(panels), 'panel')} in {folder}")
     for panel in panels:
         used = dt.datetime.fromtimestamp(panel.used_at).strftime("%Y-%m-%d %H:%M")
         table.add_row(panel.key, f"{panel.rows:,}", f"{panel.columns:,}", readable_size(panel.bytes), used)

@@ -15,26 +15,32 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Data folder to make.")],
-    instruments: Annotated[int, typer.Option(min=2, help="How many instruments.")] = 300,
-    years: Annotated[int, typer.Option(min=1, help="How many years of trading days, where no --start is given.")] = 6,
-    seed: Annotated[int, typer.Option(help="Another seed, another market.")] = 7,
+    folder: Annotated[Path, typer.Argument(help="Data folder to create.")],
+    instruments: Annotated[int, typer.Option(min=2, help="Number of instruments.")] = 300,
+    years: Annotated[int, typer.Option(min=1, help="Number of years of trading days, if --start is not given.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of the random prices.")] = 7,
     start: Annotated[str | None, typer.Option(metavar="DATE", help="First day of the calendar.")] = None,
     end: Annotated[str, typer.Option(metavar="DATE", help="Last day of the calendar.")] = "2023-12-29",
     universe: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="A universe, as csi300: its 300 largest. Once each; default: demo300, demo100."
+            metavar="NAME",
+            help="Name of a universe, such as csi300 for the 300 largest instruments; repeatable. Default: "
+            "demo300, demo100.",
         ),
     ] = None,
     benchmark: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE", help="The index of a universe, as SH000300. Once for each; default: DEMO_INDEX."),
+        typer.Option(
+            metavar="CODE",
+            help="Index of each universe, such as SH000300; repeatable, in the same order. Default: DEMO_INDEX.",
+        ),
     ] = None,
     code: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Code of an instrument, in place of D0001 and so on.")
+        list[str] | None,
+        typer.Option(metavar="CODE", help="Code of an instrument, instead of D0001 and so on; repeatable."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
 ) -> None:
     """Create a synthetic market that contains a weak signal. The same arguments give the same bytes."""
     from rollforge.market.demo import INDEX, UNIVERSES, make_demo
@@ -57,20 +63,21 @@ def demo(
 @app.command("import")
 def import_(
     source: Annotated[Path, typer.Argument(help="A Parquet or CSV table, or a folder with one file per instrument.")],
-    folder: Annotated[Path, typer.Argument(help="Data folder to make.")],
+    folder: Annotated[Path, typer.Argument(help="Data folder to create.")],
     market: Annotated[str, typer.Option(help="Name of the universe of all instruments.")] = "all",
     column: Annotated[
         list[str] | None,
         typer.Option(
             metavar="COLUMN=NAME",
-            help="What a column is: 'instrument', 'datetime' or a field such as 'close'; nothing after = leaves it out.",
+            help="Meaning of a column: 'instrument', 'datetime' or a field such as 'close'. An empty name "
+            "ignores the column.",
         ),
     ] = None,
     names: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Column names of CSV files without a header line.")
+        str | None, typer.Option(metavar="A,B,…", help="Column names, for CSV files without a header line.")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")] = "utf-8",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
 ) -> None:
     """Import a table of daily prices into a data folder."""
     from rollforge.market.importer import import_table
@@ -91,14 +98,17 @@ def import_(
 def universe(
     name: Annotated[str, typer.Argument(help="Name of the universe, such as csi300.")],
     file: Annotated[
-        Path, typer.Argument(help="Who belongs to it: code, first day, last day; or date, code; or codes.")
+        Path,
+        typer.Argument(
+            help="Table of members, with the columns code, first day and last day; or date and code; or only code."
+        ),
     ],
-    data: Annotated[Path | None, typer.Option(help="Data folder; by default ROLLFORGE_DATA.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder; ROLLFORGE_DATA by default.")] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN=NAME", help="What a column is: 'instrument', 'start', 'end' or 'date'."),
+        typer.Option(metavar="COLUMN=NAME", help="Meaning of a column: 'instrument', 'start', 'end' or 'date'."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a universe that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing universe.")] = False,
 ) -> None:
     """Import the members of an index, with their days, into a data folder."""
     from rollforge.market.universe_import import import_universe
@@ -106,7 +116,7 @@ def universe(
 
     folder = str(data) if data is not None else current_session().provider_uri
     if folder is None:
-        raise ConfigError("No data folder is named. Name it with --data FOLDER, or set ROLLFORGE_DATA.")
+        raise ConfigError("No data folder is given. Use --data FOLDER, or set ROLLFORGE_DATA.")
     echo(str(import_universe(name, file, folder, columns=_columns(column or []), overwrite=overwrite)))
 
 

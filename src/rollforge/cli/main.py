@@ -18,7 +18,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="rollforge",
-    help="Train many models over time: one experiment in, every rolling window trained, one out-of-sample result out.",
+    help="Train many models over time: train every rolling window of an experiment and collect one "
+    "out-of-sample result.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -30,10 +31,10 @@ app.command("submit")(workflow.submit)
 app.command("collect")(workflow.collect)
 app.command("report")(workflow.report)
 app.command("worker")(worker.worker)
-app.add_typer(data.app, name="data", help="Make a demo market, or import Parquet and CSV into a data folder.")
-app.add_typer(pool.app, name="pool", help="Look at a pool of tasks and change what happens to them.")
-app.add_typer(track.app, name="track", help="Experiments and runs of a tracking store.")
-app.add_typer(cache.app, name="cache", help="The feature panels kept on disk.")
+app.add_typer(data.app, name="data", help="Create a demo market, or import Parquet and CSV files into a data folder.")
+app.add_typer(pool.app, name="pool", help="Inspect a pool of tasks and change its tasks.")
+app.add_typer(track.app, name="track", help="List and copy the experiments and runs of a tracking store.")
+app.add_typer(cache.app, name="cache", help="List and clear the feature panels on disk.")
 
 
 def _version(value: bool) -> None:
@@ -45,11 +46,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what the library logs, and tracebacks.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log messages and tracebacks.")] = False,
 ) -> None:
     if verbose:
         os.environ["ROLLFORGE_VERBOSE"] = "1"

@@ -28,13 +28,13 @@ _UNREADABLE = (ArtifactUnreadable, UntrustedPickle, ConfigError)
 _AT_ONCE = 200
 """Number of tasks copied at a time."""
 
-_QUERY = typer.Argument(help='Which tasks, in MongoDB\'s form: \'{"status": "failed"}\'.')
+_QUERY = typer.Argument(help='Which tasks, as a query in MongoDB\'s form: \'{"status": "failed"}\'.')
 
 
 @app.callback()
 def _options(
     pool: Annotated[str | None, typer.Option("--task-pool", "-t", help="Name of the pool.")] = None,
-    store: Annotated[str | None, typer.Option(help="URI of the store; by default ROLLFORGE_STORE.")] = None,
+    store: Annotated[str | None, typer.Option(help="URI of the task store; ROLLFORGE_STORE by default.")] = None,
 ) -> None:
     """Inspect and change a pool of tasks."""
     _STATE.update(pool=pool, store=store)
@@ -47,7 +47,7 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
     _must_exist(Session().with_(store_uri=_STATE["store"]).store_uri)
     if needs_pool and not _STATE["pool"]:
         known = TaskManager(None, session=Session().with_(store_uri=_STATE["store"])).list()
-        raise ConfigError(f"Which pool? Name it with -t POOL. Known pools: {', '.join(known) or 'none'}.")
+        raise ConfigError(f"No pool is given. Use -t POOL. Known pools: {', '.join(known) or 'none'}.")
     return TaskManager(_STATE["pool"], session=Session().with_(store_uri=_STATE["store"]))
 
 
@@ -56,7 +56,7 @@ def _must_exist(uri: str) -> None:
     from rollforge.store.sqlite import parse_uri
 
     if uri.startswith("sqlite:") and not (path := parse_uri(uri)[0].absolute()).exists():
-        raise ConfigError(f"There is no task store {path}. Name another with 'rollforge pool --store URI'.")
+        raise ConfigError(f"The task store {path} does not exist. Give another one with 'rollforge pool --store URI'.")
 
 
 def _existing() -> TaskManager:
@@ -67,7 +67,7 @@ def _existing() -> TaskManager:
     name = str(_STATE["pool"])
     if name not in known:
         raise TaskNotFound(
-            f"Task pool {name!r} does not exist.{nearest(name, known)} Known: {', '.join(known) or 'none'}."
+            f"Task pool {name!r} does not exist.{nearest(name, known)} Known pools: {', '.join(known) or 'none'}."
         )
     return manager
 
@@ -127,18 +127,18 @@ def wait(query: Annotated[str | None, _QUERY] = None) -> None:
     if counts.get(Status.WAITING):
         left = manager.query({"$and": [parse_query(query), {"status": "waiting", "cause": "unfit"}]}, decode=False)
         for task in left:
-            echo(f"{task['_id'][:8]} waits: {task['error']}")
+            echo(f"{task['_id'][:8]} is waiting after an error: {task['error']}")
     if failed or counts.get(Status.WAITING):
         if failed:
             command = _command()
-            echo(f"{_tasks(failed)} failed; '{command} query' shows why, '{command} retry' tries again.")
+            echo(f"{_tasks(failed)} failed. '{command} query' shows the errors; '{command} retry' retries the tasks.")
         raise typer.Exit(Exit.FAILED)
 
 
 @app.command()
 def query(
     query: Annotated[str | None, _QUERY] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Whole tasks as JSON, one a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print whole tasks as JSON, one per line.")] = False,
 ) -> None:
     """List tasks: id, status, attempt, model, test days, and the error in one line."""
     from rollforge.generate.naming import describe
@@ -192,7 +192,7 @@ def _attempts(task: Mapping[str, Any]) -> int:
 
 @app.command()
 def logs(
-    task_id: Annotated[str, typer.Argument(help="Id of the task, or its first digits.")],
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or the beginning of it.")],
 ) -> None:
     """Show the status of a task, its last error, and the last lines that it logged or printed."""
     from rollforge.generate.naming import describe
@@ -204,7 +204,7 @@ def logs(
     ]  # fmt: skip
     echo("  ".join(one_line(cell) for cell in head if cell))
     if task["failed_by"]:
-        echo(f"failed at {one_line(', '.join(task['failed_by']))}")
+        echo(f"failed on {one_line(', '.join(task['failed_by']))}")
     for name in ("error", "log"):
         if task[name]:
             echo(f"--- {name}\n{task[name].rstrip()}")
@@ -212,7 +212,9 @@ def logs(
 
 @app.command()
 def submissions(
-    as_json: Annotated[bool, typer.Option("--json", help="Everything that is kept, as JSON, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all information as JSON, one submission per line.")
+    ] = False,
 ) -> None:
     """List the submissions (host, data, tracking store) and the status of their tasks."""
     from rollforge.run.submission import read_facts
@@ -226,8 +228,8 @@ def submissions(
         known = read_facts(facts)
         mark, last = known.content.get("mark", ""), known.content.get("last_day", "")
         data = f"data {known.folder} to {last} ({str(mark)[:8]})" if known.folder else "no data"
-        tasks = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no tasks any more"
-        cells = [key[:8], known.host, data, f"runs {known.tracking or 'where workers say'}", tasks]
+        tasks = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no tasks left"
+        cells = [key[:8], known.host, data, f"runs {known.tracking or 'chosen by each worker'}", tasks]
         echo("  ".join(one_line(cell) for cell in cells))
 
 
@@ -237,7 +239,7 @@ def _one(manager: TaskManager, start: str) -> dict[str, Any]:
 
     found = list(manager.query({"_id": {"$regex": f"^{start}"}}, decode=False)) if start.isalnum() else []
     if len(found) != 1:
-        known = f"{len(found)} tasks have ids that begin" if found else "No task has an id that begins"
+        known = f"{len(found)} tasks have ids that start" if found else "No task has an id that starts"
         raise TaskNotFound(f"{known} with {start!r}. '{_command()} query' lists them.")
     return found[0]
 
@@ -252,18 +254,20 @@ def cancel(query: Annotated[str | None, _QUERY] = None) -> None:
 def pause() -> None:
     """Stop workers from taking tasks from the pool. Running tasks continue."""
     _existing().pause()
-    echo(f"{_STATE['pool']} is paused; '{_command()} resume' lets it go on")
+    echo(f"{_STATE['pool']} is paused; '{_command()} resume' ends the pause")
 
 
 @app.command()
 def resume() -> None:
     """Allow workers to take tasks again."""
     _existing().resume()
-    echo(f"{_STATE['pool']} goes on")
+    echo(f"{_STATE['pool']} is no longer paused")
 
 
 @app.command()
-def watch(stay: Annotated[bool, typer.Option("--stay", help="Go on when nothing can make progress.")] = False) -> None:
+def watch(
+    stay: Annotated[bool, typer.Option("--stay", help="Keep watching when no task can make progress.")] = False,
+) -> None:
     """Show the state of the pool live: counts, running tasks, latest failures."""
     from rollforge.cli.watch import watch as show
 
@@ -272,8 +276,8 @@ def watch(stay: Annotated[bool, typer.Option("--stay", help="Go on when nothing 
 
 @app.command()
 def copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="URI of a store.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="URI of another.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="URI of the source store.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URI of the target store.")],
 ) -> None:
     """Copy pools from one store to another: all, or the one given by -t. Existing tasks are not changed."""
     from rollforge.store.base import open_store
@@ -283,7 +287,7 @@ def copy(
     left = 0
     names = old.pools()
     if _STATE["pool"] and _STATE["pool"] not in names:
-        raise ConfigError(f"{source} has no pool {_STATE['pool']!r}. Known: {', '.join(names) or 'none'}.")
+        raise ConfigError(f"{source} has no pool {_STATE['pool']!r}. Known pools: {', '.join(names) or 'none'}.")
     for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
         for facts in old.submissions(name).values():
             new.keep_submission(name, facts)
@@ -314,9 +318,9 @@ def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
     copied += new.put(pool, early)
     echo(f"{one_line(pool)}: {copied} of {total} tasks copied")
     if running:
-        echo(f"{one_line(pool)}: {running} of them are running in the old store, and wait in the new one")
+        echo(f"{one_line(pool)}: {running} of them are running in the old store and waiting in the new one")
     for task_id, why in damaged.items():
-        echo(f"{one_line(pool)}: {task_id} was left out, its result cannot be read: {one_line(why)}")
+        echo(f"{one_line(pool)}: {task_id} was not copied, because its result cannot be read: {one_line(why)}")
     return len(damaged)
 
 
@@ -350,7 +354,7 @@ def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
 
 @app.command("reset-status")
 def reset_status(
-    status: Annotated[str, typer.Argument(help="waiting, done, part_done or failed.")],
+    status: Annotated[str, typer.Argument(help="New status: waiting, done, part_done or failed.")],
     query: Annotated[str | None, _QUERY] = None,
 ) -> None:
     """Set the status of tasks."""
@@ -360,8 +364,8 @@ def reset_status(
 
 @app.command()
 def prioritize(
-    task_id: Annotated[str, typer.Argument(help="Id of the task, or its first digits.")],
-    priority: Annotated[int, typer.Argument(help="Higher comes first.")],
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or the beginning of it.")],
+    priority: Annotated[int, typer.Argument(help="Tasks with a higher priority are taken first.")],
 ) -> None:
     """Change the priority of a task."""
     manager = _existing()
@@ -371,7 +375,7 @@ def prioritize(
 @app.command()
 def remove(
     query: Annotated[str | None, _QUERY] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete tasks from the pool (their recorders stay)."""
     manager = _existing()

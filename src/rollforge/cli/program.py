@@ -29,7 +29,7 @@ def run_app(command: typer.Typer) -> None:
     try:
         code = command(standalone_mode=False)
     except typer.Abort:
-        echo_error("rollforge: nothing was done.")
+        echo_error("rollforge: cancelled; nothing was changed.")
         sys.exit(Exit.FAILED)
     except Exception as exc:
         if not hasattr(exc, "format_message"):
@@ -62,7 +62,9 @@ def guarded(command: Callable[[], Any]) -> None:
             echo_error(f"rollforge: {exc}")
         sys.exit(exit_code(exc))
     except KeyboardInterrupt:
-        echo_error("\nrollforge: stopped. Running tasks were given back; the same command goes on where it was.")
+        echo_error(
+            "\nrollforge: interrupted. Running tasks were returned to the pool; run the same command to continue."
+        )
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has exited, as in `rollforge … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -80,7 +80,7 @@ class RunProgress:
     def __enter__(self) -> RunProgress:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         private_file(self.log_file)  # tasks may print anything
-        self._line(f"{self.total} tasks, {self.done_before} of them done before, {self.jobs} workers", show=False)
+        self._line(f"{self.total} tasks, {self.done_before} of them already done, {self.jobs} workers", show=False)
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -109,11 +109,11 @@ class RunProgress:
             self.failed += 1
             self._line(f"failed   {label}: {event.error}")
         elif event.kind == "retry":
-            self._line(f"again    {label}: {event.error}")
+            self._line(f"retried  {label}: {event.error}")
         elif event.kind == "left":
-            self._line(f"left     {label}: {event.error}")
+            self._line(f"skipped  {label}: {event.error}")
         elif event.kind == "lost":
-            self._line(f"lost     {label}: another worker took it over")
+            self._line(f"lost     {label}: taken over by another worker")
         self._bar.update(
             self._bar_id,
             completed=self.done_before + self.finished + self.failed,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rollforge.cli.terminal import echo, one_line
+from rollforge.errors import counted
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,13 +18,13 @@ def _must_exist(uri: str) -> None:
     from rollforge.track.tracker import local_place
 
     if (place := local_place(uri)) is not None and not place.exists():
-        raise ConfigError(f"There is no tracking store {place}.")
+        raise ConfigError(f"The tracking store {place} does not exist.")
 
 
 @app.command("list")
 def list_(
     tracking: Annotated[
-        str | None, typer.Argument(help="URI of the tracking store; by default ROLLFORGE_TRACKING.")
+        str | None, typer.Argument(help="URI of the tracking store; ROLLFORGE_TRACKING by default.")
     ] = None,
 ) -> None:
     """List the experiments of a tracking store and the number of their runs."""
@@ -43,13 +44,9 @@ def list_(
 
 @app.command()
 def copy(
-    source: Annotated[
-        str, typer.Argument(metavar="FROM", help="URI of a tracking store; file:PATH is an mlruns folder.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="TO", help="URI of another.")],
-    experiment: Annotated[
-        list[str] | None, typer.Option(help="Only this experiment; may be given several times.")
-    ] = None,
+    source: Annotated[str, typer.Argument(metavar="FROM", help="URI of the source; file:PATH is an mlruns folder.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URI of the target.")],
+    experiment: Annotated[list[str] | None, typer.Option(help="Copy only this experiment; repeatable.")] = None,
 ) -> None:
     """Copy experiments with their runs and artifacts. Runs that were copied before are skipped."""
     from rollforge.track.base import open_tracker
@@ -59,6 +56,6 @@ def copy(
     _must_exist(source)
     for done in copy_runs(*trackers, experiment or None):
         echo(
-            f"{one_line(done.experiment)}: {done.runs} runs copied"
-            + (f", {done.known} were there" if done.known else "")
+            f"{one_line(done.experiment)}: {counted(done.runs, 'run')} copied"
+            + (f", {done.known} already existed" if done.known else "")
         )

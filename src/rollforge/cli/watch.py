@@ -97,7 +97,7 @@ class _View:
         rate = self._rate()
         if rate:
             left = self.counts.get(Status.WAITING, 0) + self.counts.get(Status.RUNNING, 0)
-            parts.append(Text(f"{rate:.2f} tasks a second, about {clock(left / rate)} left", "dim"))
+            parts.append(Text(f"{rate:.2f} tasks per second, about {clock(left / rate)} left", "dim"))
         return Group(*parts, self._running(), self._failed())
 
     def _rate(self) -> float:

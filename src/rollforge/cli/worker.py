@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.terminal import SafeFormatter, echo, one_line
-from rollforge.errors import ConfigError, nearest
+from rollforge.errors import ConfigError, counted, nearest
 
 if TYPE_CHECKING:
     from rollforge.run.fitness import Admission
@@ -33,7 +33,7 @@ def load_function(name: str) -> Callable[..., Any]:
     """
     module, separator, attribute = name.partition(":")
     if not separator:
-        raise ConfigError(f"{name!r} names no function. Write module:function.", path="--func")
+        raise ConfigError(f"{name!r} does not name a function. Write module:function.", path="--func")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as exc:
@@ -42,60 +42,67 @@ def load_function(name: str) -> Callable[..., Any]:
         near = nearest(attribute, dir(importlib.import_module(module)))
         raise ConfigError(f"module {module} has no {attribute!r}.{near}", path="--func") from None
     if not callable(found):
-        raise ConfigError(f"{name} is no function.", path="--func")
+        raise ConfigError(f"{name} is not a function.", path="--func")
     return found  # type: ignore[no-any-return]
 
 
 def worker(
     pool: Annotated[str, typer.Option("--task-pool", "-t", help="Name of the pool.")],
-    store: Annotated[str | None, typer.Option(help="URI of the task store; by default ROLLFORGE_STORE.")] = None,
+    store: Annotated[str | None, typer.Option(help="URI of the task store; ROLLFORGE_STORE by default.")] = None,
     tracking: Annotated[
         str | None,
         typer.Option(
-            help="URI of the tracking store; by default ROLLFORGE_TRACKING, or what the tasks were submitted with."
+            help="URI of the tracking store; by default ROLLFORGE_TRACKING, or the one given when the tasks "
+            "were submitted."
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Data folder on this machine; by default ROLLFORGE_DATA, or what the tasks were submitted with."
+            help="Data folder on this machine; by default ROLLFORGE_DATA, or the one given when the tasks were "
+            "submitted."
         ),
     ] = None,
-    no_data: Annotated[bool, typer.Option("--no-data", help="The tasks read no data folder.")] = False,
+    no_data: Annotated[bool, typer.Option("--no-data", help="The tasks do not read a data folder.")] = False,
     accept_other_data: Annotated[
         bool,
         typer.Option(
-            "--accept-other-data", help="Run tasks also when the data differ from those they were submitted with."
+            "--accept-other-data", help="Run tasks even if the data differ from those with which they were submitted."
         ),
     ] = False,
     region: Annotated[
-        str | None, typer.Option(help="Trading rules: us, cn or tw. Default: those the tasks were submitted with.")
+        str | None,
+        typer.Option(help="Trading rules: us, cn or tw; by default those given when the tasks were submitted."),
     ] = None,
     experiment: Annotated[
-        str | None, typer.Option(help="Experiment of the recorders; by default the pool's name.")
+        str | None, typer.Option(help="Experiment of the recorders; the pool's name by default.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tasks side by side. Default: cores.")] = None,
-    isolate: Annotated[bool, typer.Option("--isolate", help="A fresh process for each task.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that one task may take.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory that one task may allocate: 512M, 4G.")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Number of tasks to run in parallel; the number of cores by default."),
+    ] = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Run each task in a new process.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a task in seconds.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory limit of a task: 512M, 4G.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one task. Default: its share of the cores.")
+        int | None, typer.Option(min=1, help="Threads per task; by default each task's share of the cores.")
     ] = None,
     lease: Annotated[
-        float, typer.Option(min=1, help="Seconds after which a silent worker's tasks are taken over.")
+        float, typer.Option(min=1, help="Seconds after which the tasks of an unresponsive worker are taken over.")
     ] = 60.0,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that tasks get to end after SIGTERM.")] = 30.0,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a store that is away.")] = 600.0,
-    exit_when_empty: Annotated[bool, typer.Option("--exit-when-empty", help="End when no task is left.")] = False,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that running tasks get to finish after SIGTERM.")] = 30.0,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a store that cannot be reached.")] = 600.0,
+    exit_when_empty: Annotated[bool, typer.Option("--exit-when-empty", help="Exit when no task is left.")] = False,
     func: Annotated[
-        str | None, typer.Option(help="What to run on each task, as module:function. Default: the whole workflow.")
+        str | None,
+        typer.Option(help="Function to run for each task, as module:function; by default the whole workflow."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="A package or .py file whose classes tasks may name, besides Rollforge's; repeatable."),
+        typer.Option(help="Package or .py file whose classes tasks may name, besides Rollforge's own; repeatable."),
     ] = None,
     before: Annotated[str, typer.Option(help="Status of the tasks to take: waiting or part_done.")] = "waiting",
-    after: Annotated[str, typer.Option(help="Status of the tasks that went well: done or part_done.")] = "done",
+    after: Annotated[str, typer.Option(help="Status of tasks after success: done or part_done.")] = "done",
 ) -> None:
     """Run the tasks of a pool until told to stop.
 
@@ -154,7 +161,7 @@ def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[s
         ("--after", after, ("done", "part_done")),
     ):
         if value not in allowed:
-            raise ConfigError(f"{value!r} is none of {', '.join(allowed)}.{nearest(value, allowed)}", path=name)
+            raise ConfigError(f"{value!r} must be one of {', '.join(allowed)}.{nearest(value, allowed)}", path=name)
     return {
         "pool": pool, "task_func": load_function(func) if func else task_train, "before": Status(before),
         "after": Status(after), "kwargs": arguments,
@@ -177,8 +184,8 @@ def _run(
     notes = admission.prove(stays=settings["stay"]) if admission is not None else []
     stopping = _Stopping()
     echo(
-        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} from {mask_secrets(session.store_uri)}, "
-        f"{jobs} side by side"
+        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} "
+        f"from {mask_secrets(session.store_uri)}, {jobs} in parallel"
     )
     for note in notes:
         echo(f"note: {note}", err=True)
@@ -187,7 +194,7 @@ def _run(
     )
     with stopping:
         worker_pool.run()
-    echo(f"{worker_pool.ran} tasks run")
+    echo(f"{counted(worker_pool.ran, 'task')} run")
 
 
 def _say(event: Event) -> None:

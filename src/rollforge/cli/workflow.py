@@ -11,7 +11,7 @@ import typer
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import pool_command
 from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
-from rollforge.errors import ConfigError, shown
+from rollforge.errors import ConfigError, counted, shown
 from rollforge.paths import unfit_name
 from rollforge.session import Session
 
@@ -29,11 +29,11 @@ File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflo
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.")]
 Store = Annotated[str | None, typer.Option(help="URI of the task store: sqlite:///PATH.")]
 Tracking = Annotated[str | None, typer.Option(help="URI of the tracking store: sqlite:///PATH, http://…, folder:PATH.")]
-Experiment = Annotated[str | None, typer.Option(help="Name of the experiment; by default the file's.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")]
-Output = Annotated[Path | None, typer.Option(help="Folder of the results; by default results/EXPERIMENT.")]
+Experiment = Annotated[str | None, typer.Option(help="Name of the experiment; the one in the file by default.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first tasks.")]
+Output = Annotated[Path | None, typer.Option(help="Folder of the results; results/EXPERIMENT by default.")]
 Coverage = Annotated[
-    bool, typer.Option("--allow-gaps", help="Collect although windows are missing; the report says which.")
+    bool, typer.Option("--allow-gaps", help="Collect even if windows are missing; the report lists them.")
 ]
 
 
@@ -102,7 +102,8 @@ def plan(
 def run(
     file: File,
     jobs: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; 0 trains in this one. Default: cores.")
+        int | None,
+        typer.Option(min=0, help="Number of worker processes; 0 trains in this process. Default: the number of cores."),
     ] = None,
     store: Store = None,
     tracking: Tracking = None,
@@ -111,7 +112,7 @@ def run(
     output: Output = None,
     allow_gaps: Coverage = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and what is done already; train nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan and which tasks are done; train nothing.")
     ] = False,
 ) -> None:
     """Plan, store, train on all cores, collect one out-of-sample prediction, and report on it.
@@ -151,7 +152,7 @@ def submit(
     tracking: Tracking = None,
     experiment: Experiment = None,
     limit: Limit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Say it as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Store the tasks of a workflow for workers on this or other machines. Trains nothing.
 
@@ -204,26 +205,31 @@ def _to_allow(made: Plan, found: Submission) -> list[str]:
 def _show_submission(facts: dict[str, Any]) -> None:
     counts = [f"{facts['new']} new"]
     counts += [f"{facts[word]} {said}" for word, said in
-               (("done", "done already"), ("running", "running"), ("retried", "waiting again after they failed"))
+               (("done", "already done"), ("running", "running"), ("retried", "waiting again after a failure"))
                if facts[word]]  # fmt: skip
     rows = {
         "pool": facts["pool"], "store": facts["store"], "tasks": f"{facts['tasks']}: {', '.join(counts)}",
-        "data": facts["data"] or "none", "runs": facts["tracking"] or "where each worker says",
+        "data": facts["data"] or "none", "runs": facts["tracking"] or "chosen by each worker",
     }  # fmt: skip
     for label, value in rows.items():
         echo(f"{label:<6} {one_line(value)}")
     if facts["secret_store"]:
-        echo("\nSet ROLLFORGE_STORE to the store's address, password included, where a worker is to run; then:")
+        echo(
+            "\nOn each machine that should run tasks, set ROLLFORGE_STORE to the store's address, including "
+            "its password, and run:"
+        )
     else:
-        echo("\nTo run them, on each machine that is to help:")
+        echo("\nRun this on each machine that should run tasks:")
     echo(f"  {facts['worker']}")
     if facts["store"].startswith("sqlite:"):
         echo(
-            "The store is a file of this machine, so workers run here. Others need --store postgresql://HOST/DATABASE."
+            "The store is a file on this machine, so workers must run here. For workers on other machines, "
+            "use --store postgresql://HOST/DATABASE."
         )
     elif not str(facts["tracking"]).startswith("http"):
         echo(
-            "Runs are recorded in a file of this machine. Workers elsewhere need --tracking with a store that all reach."
+            "Runs are recorded in a file on this machine. For workers on other machines, use --tracking "
+            "with a store that all of them can reach."
         )
 
 
@@ -238,14 +244,15 @@ def _output_folder(output: Path | None, experiment: str) -> Path:
     unfit = unfit_name(experiment)
     if output is None and unfit:
         raise ConfigError(
-            f"The results of experiment {shown(experiment)} have no folder, since {unfit}. Name one with --output."
+            f"The name of experiment {shown(experiment)} cannot be the name of its results folder: {unfit}. "
+            "Give another folder with --output."
         )
     folder = output or Path("results") / experiment
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(
-            f"The results cannot be written to {str(folder)!r}: {exc.strerror}. Name a folder with --output."
+            f"The results cannot be written to {str(folder)!r}: {exc.strerror}. Give another folder with --output."
         ) from exc
     return folder
 
@@ -258,21 +265,23 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
     left = len(set(made.ids)) - found.done
     workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
     if found.renamed:
-        console.print(f"{found.renamed} tasks have another name now")
+        console.print(f"{counted(found.renamed, 'task')} renamed")
     if found.retried:
-        console.print(f"{found.retried} failed tasks are tried again")
+        console.print(f"{counted(found.retried, 'failed task')} will be retried")
     if not left:
-        console.print(f"all {found.done} tasks are done already; nothing to train")
+        console.print(f"all {found.done} tasks are already done; nothing to train")
         return
     if found.done:
-        console.print(f"{found.done} of {len(made.ids)} tasks are done already")
+        console.print(f"{found.done} of {len(made.ids)} tasks are already done")
     with RunProgress(
         _labels(made), done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
     ) as progress:
         try:
             pipeline.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
         except KeyboardInterrupt:
-            echo_error("rollforge: stopped. Running tasks were given back; the same command goes on from here.")
+            echo_error(
+                "rollforge: interrupted. Running tasks were returned to the pool; run the same command to continue."
+            )
             raise typer.Exit(Exit.INTERRUPTED) from None
 
 
@@ -290,8 +299,8 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
     for group in groups:
         echo_error(f"  {group.reason}\n    {group.listed(labels)}")
     echo_error(
-        f"Traceback and log: {pool_command(session.store_uri, name)} logs {groups[0].tasks[0][:8]}\n"
-        "The same command tries the failed tasks again; --allow-gaps makes the report without them."
+        f"Traceback and log: {pool_command(session.store_uri, name)} logs {groups[0].tasks[0][:8]}\nThe "
+        "same command retries the failed tasks; --allow-gaps reports without them."
     )
 
 
@@ -330,7 +339,7 @@ def _finish(
         _keep(collected, summary, name, session, console)
     if collected.failed:
         console.print(
-            f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows each with its error"
+            f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows the error of each"
         )
         raise typer.Exit(Exit.FAILED)
 
@@ -342,7 +351,7 @@ def _keep(collected: Collected, summary: Summary, name: str, session: Session, c
     try:
         recorder = pipeline.keep_result(collected, summary, session=session, pool=name)
     except TrackingError as exc:  # the result is in the files above
-        _warn(f"the joined result is not in the tracking store: {exc}")
+        _warn(f"the joined result was not saved in the tracking store: {exc}")
         return
     if recorder is not None:
         console.print(f"run         {recorder.id} in experiment {name}")

@@ -138,7 +138,7 @@ def _fit_arguments(model: Any, task: Mapping[str, Any]) -> dict[str, Any]:
     if task.get("reweighter") is None:
         return {}
     if "reweighter" not in inspect.signature(model.fit).parameters:
-        raise ConfigError(f"{type(model).__name__}.fit takes no reweighter.", path="task.reweighter")
+        raise ConfigError(f"{type(model).__name__}.fit does not accept a reweighter.", path="task.reweighter")
     return {"reweighter": build(task["reweighter"], kind=REWEIGHTER, where="task.reweighter")}
 
 

@@ -22,7 +22,7 @@ def error_line(error: str) -> str:
     frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
     after = lines[frames[-1] + 1 :] if frames else []
     # Source lines and markers below a frame are indented; the exception's own line is not.
-    named = next((line for line in after if not line[0].isspace()), lines[-1] if lines else "no error was kept")
+    named = next((line for line in after if not line[0].isspace()), lines[-1] if lines else "no error was recorded")
     return named.strip()
 
 

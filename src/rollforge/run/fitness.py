@@ -59,15 +59,14 @@ def machine_lacks(session: Session) -> list[str]:
             file.flush()
     except OSError as exc:
         place = os.environ.get("TMPDIR") or "the temporary folder"
-        found.append(f"Nothing can be written to {place} ({exc.strerror or exc}). Name another folder by TMPDIR.")
+        found.append(f"{place} is not writable ({exc.strerror or exc}). Set TMPDIR to another folder.")
     probe = Path(session.cache) / f".probe-{os.getpid()}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(_PROBE))
     except OSError as exc:
         found.append(
-            f"Nothing can be written to the cache {session.cache} ({exc.strerror or exc}). "
-            "Name another folder by ROLLFORGE_CACHE."
+            f"The cache {session.cache} is not writable ({exc.strerror or exc}). Set ROLLFORGE_CACHE to another folder."
         )
     finally:
         with contextlib.suppress(OSError):
@@ -195,7 +194,7 @@ class Admission:
         lacks = machine_lacks(self.session)
         if lacks:
             raise UnfitWorker(
-                "\n".join(["This machine cannot run tasks. None was claimed.", *(f"  {x}" for x in lacks)])
+                "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in lacks)])
             )
         self.look(idle=True)
         refused = self.refused()
@@ -212,7 +211,7 @@ class Admission:
         notes = [note for verdict in fit for note in verdict.notes]
         if refused:
             notes.append(
-                trust.advise_once(f"Some tasks of the pool are left to other workers.\n{self.explain(refused)}")
+                trust.advise_once(f"Some tasks of the pool are left for other workers.\n{self.explain(refused)}")
             )
         return list(dict.fromkeys(notes))
 
@@ -238,8 +237,8 @@ class Admission:
         changes: dict[str, Any] = {}
         if not facts.known and not self.only_data:
             notes.append(
-                "Some tasks were stored without what they were submitted with (TaskManager.create_task), so it was not checked "
-                "whether data, tracking store and packages are the same here."
+                "Some tasks were stored without information about their submission (TaskManager.create_task), "
+                "so it was not checked whether data, tracking store and packages are the same here."
             )
         if "region" not in self.given and facts.region in REGIONS:
             changes |= {"region": facts.region, "exchange": facts.exchange}
@@ -268,10 +267,11 @@ class Admission:
         if facts.known and not facts.folder and not named:
             return None  # these tasks read no data folder
         folder = self.session.provider_uri if named else facts.folder or None
-        cure = "Name the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
+        cure = "Give the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
         if folder is None:
             lacks.append(
-                f"This worker has no data folder, so every task would fail. {cure}, or say --no-data if the tasks read none."
+                f"This worker has no data folder, so every task would fail. {cure}, or use --no-data if the "
+                "tasks do not read one."
             )
             return None
         try:
@@ -292,25 +292,25 @@ class Admission:
         try:
             differences = here.differences(DataContent.from_plain(facts.content))
         except DataError:
-            notes.append("What data the tasks were submitted with was kept in a form that this version cannot compare.")
+            notes.append("The fingerprint of the submitted data has a format that this version cannot compare.")
             return
         if not differences:
             return
         said = (
-            f"The data folder {folder} differs from {facts.folder} on {facts.host}, which the tasks were submitted with: "
-            f"{'; '.join(differences)}."
+            f"The data folder {folder} differs from {facts.folder} on {facts.host}, with which the tasks "
+            f"were submitted: {'; '.join(differences)}."
         )
         if self.accept_other_data:
-            notes.append(f"{said} The tasks are run all the same (--accept-other-data).")
+            notes.append(f"{said} The tasks are run anyway (--accept-other-data).")
         else:
             lacks.append(
-                f"{said} Copy that folder here and name it with --data, submit again from the data that should count, or say "
-                "--accept-other-data."
+                f"{said} Copy that folder to this machine and give it with --data, submit the tasks again with "
+                "the correct data, or use --accept-other-data."
             )
 
     def _judge_tracking(self, facts: Facts, lacks: list[str]) -> str | None:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
-        cure = "Name the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
+        cure = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
         if "tracking" in self.given:
             uri = self.session.tracking_uri
         elif facts.tracking:
@@ -319,15 +319,15 @@ class Admission:
             place = local_place(uri)
             if not same_machine and place is not None and not place.exists():
                 lacks.append(
-                    f"The tasks were submitted with runs recorded in {uri} on {facts.host}, which this machine does "
-                    f"not have. {cure}"
+                    f"The tasks were submitted to record their runs in {uri} on {facts.host}, which does not exist "
+                    f"on this machine. {cure}"
                 )
                 return None
         elif local_store:
             uri = self.session.tracking_uri
         else:
             lacks.append(
-                "The pool is on a server, and the runs would be recorded in a file of this machine "
+                "The pool is on a server, but runs would be recorded in a file on this machine "
                 f"({self.session.tracking_uri}). {cure}"
             )
             return None
@@ -408,7 +408,7 @@ class Admission:
     def _judge_packages(self, facts: Facts, session: Session, lacks: list[str], notes: list[str]) -> None:
         mine, theirs = version_of("rollforge"), facts.rollforge
         if mine and theirs and mine != theirs:
-            notes.append(f"Rollforge is {mine} here and was {theirs} where the tasks were submitted.")
+            notes.append(f"Rollforge is version {mine} here, but was {theirs} where the tasks were submitted.")
         models = facts.models
         broken: dict[str, str] = {}
         for name, packages in models.items():
@@ -418,12 +418,12 @@ class Admission:
                     broken[name] = why
                 elif version and version_of(package) not in ("", version):
                     notes.append(
-                        f"{package} is {version_of(package)} here and was {version} where the tasks were submitted."
+                        f"{package} is version {version_of(package)} here, but was {version} where the tasks were submitted."
                     )
         if broken and len(broken) == len(models):
             lacks.extend(dict.fromkeys(broken.values()))
         else:
-            notes.extend(f"Tasks of the model {name} are left to other workers. {why}" for name, why in broken.items())
+            notes.extend(f"Tasks of the model {name} are left for other workers. {why}" for name, why in broken.items())
 
     @staticmethod
     def _not_allowed(what: str, package: str, session: Session) -> str:
@@ -505,7 +505,7 @@ def _import_failure(package: str) -> str:
         call_in_child(_import, package)
     except RollforgeError as exc:
         last = [line for line in str(exc).splitlines() if line.strip()][-1:]
-        return f"The package {package} is installed here and cannot be imported: {''.join(last)}"
+        return f"The package {package} is installed here but cannot be imported: {''.join(last)}"
     return ""
 
 
@@ -665,7 +665,10 @@ class Standing:
             return None
         if not self._said:
             self._said = True
-            log.warning("%d tasks in a row failed here; waiting for how they do on other workers", len(self._streak))
+            log.warning(
+                "%d tasks in a row failed on this machine; waiting to see whether they succeed on other workers",
+                len(self._streak),
+            )
             self._probed = now
         pause = _LOST_PROBE_SECONDS if self._lost == len(self._streak) else _PROBE_SECONDS
         if live and now - self._probed > pause:
@@ -700,13 +703,14 @@ class Standing:
         if len(self._streak) < _STREAK or not self._condemned(succeeded, others):
             return others
         how = (
-            f"{succeeded} of them succeeded on others"
+            f"{succeeded} of them succeeded on other workers"
             if succeeded >= _STREAK
-            else f"{sum(w.done for w in others.values())} others succeeded elsewhere meanwhile"
+            else f"{sum(w.done for w in others.values())} other tasks succeeded on other workers meanwhile"
         )
         raise FailingWorker(
-            f"{len(self._streak)} tasks of pool {self._pool!r} in a row failed on this machine, and {how}. This worker takes "
-            f"no more. Its last error: {error}\nLook for what differs on this machine: data, packages, disk, memory."
+            f"{len(self._streak)} tasks of pool {self._pool!r} in a row failed on this machine, and {how}. "
+            f"This worker stops. Its last error: {error}\nCheck what differs on this machine: data, "
+            "packages, disk space, memory."
         )
 
     def _condemned(self, succeeded: int, others: Mapping[str, Work]) -> bool:

@@ -249,7 +249,7 @@ class Leases:
             If there are too many such tasks.
         """
         self.unfit[task.id] = why
-        log.warning("task %s is left to other workers: %s", task.id, why)
+        log.warning("task %s is left for other workers: %s", task.id, why)
         self._end(task, lambda: self.store.give_back(task, why=f"Worker {self.name} cannot run it: {why}"), 0.0)
         self._tell("left", task, 0.0, why)
         if len(self.unfit) >= _MOST_UNFIT:
@@ -277,7 +277,8 @@ class Leases:
             lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))
         raise UnfitWorker(
             trust.advise_once(
-                f"This machine cannot run what is left in pool {self.job.pool!r}. No attempt was counted.\n{lacks}"
+                f"This machine cannot run the remaining tasks of pool {self.job.pool!r}. No attempt was "
+                f"counted.\n{lacks}"
             )
         )
 

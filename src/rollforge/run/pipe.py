@@ -57,7 +57,7 @@ class Messages:
             If the other end is closed, or the previous message has not been sent completely.
         """
         if self._unsent:
-            raise BlockingIOError("the message before has not been taken yet")
+            raise BlockingIOError("the previous message has not been taken yet")
         data = bytes(reduction.ForkingPickler.dumps(message))
         fits = len(data) <= 2**31 - 1
         self._unsent = memoryview((_SHORT.pack(len(data)) if fits else _SHORT.pack(-1) + _LONG.pack(len(data))) + data)
@@ -135,4 +135,4 @@ def read_message(data: bytes, classes: Mapping[tuple[str, str], type]) -> Any:
     try:
         return _Named(data, classes).load()
     except Exception as exc:
-        raise ValueError(f"no message of a worker process: {type(exc).__name__}: {exc}") from exc
+        raise ValueError(f"not a message of a worker process: {type(exc).__name__}: {exc}") from exc

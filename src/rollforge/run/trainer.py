@@ -83,7 +83,7 @@ class Trainer:
 
     def train(self, tasks: list[dict[str, Any]], *args: Any, **kwargs: Any) -> list[Recorder]:
         """Return one recorder per task."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it trains.")
+        raise NotImplementedError(f"{type(self).__name__} must implement training.")
 
     def end_train(self, models: list[Recorder], *args: Any, **kwargs: Any) -> list[Recorder]:
         """Finish the training that :meth:`train` began. Only delayed trainers have anything to do."""
@@ -99,7 +99,7 @@ class Trainer:
 
     def worker(self) -> None:
         """Train tasks of the pool until none is left."""
-        raise NotImplementedError(f"{type(self).__name__} has no worker: it trains where it is called.")
+        raise NotImplementedError(f"{type(self).__name__} has no worker: it trains in the process that calls it.")
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[Recorder]:
         """Return ``end_train(train(...))``."""
@@ -273,10 +273,10 @@ class TrainerR(RecorderTrainer):
             for i, (item, name) in enumerate(zip(items, names, strict=True)):
                 token = current_model.set(name)
                 key, began = task_key(item, i, len(items), name), time.perf_counter()
-                log.info("%s begins", key)
+                log.info("%s started", key)
                 try:
                     done.append(func(item, **arguments))
-                    log.info("%s is done in %.1f s", key, time.perf_counter() - began)
+                    log.info("%s finished in %.1f s", key, time.perf_counter() - began)
                 except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
                     self._failed(failures, key, traceback.format_exc())
                     self._judge(failures, len(items), exc)
@@ -355,7 +355,300 @@ class DelayTrainerR(TrainerR):
         trained = self._stage(end_train_func or self.end_train_func, todo, experiment_name, kwargs)
         self._tag(trained, self.STATUS_END)
         lost = {r.id for r in todo} - {r.id for r in trained}
+<<<<<<< HEAD
         return [r for r in as_list(models) if r.id not in lost]
+=======
+        return [r for r in _as_list(models) if r.id not in lost]
+
+
+class TrainerRM(_RecorderTrainer):
+    """Trains tasks through a pool: they are stored once, run by workers, and resumed after a crash.
+
+    Parameters
+    ----------
+    experiment_name : str, optional
+        Experiment of the recorders; by default the session's.
+    task_pool : str, optional
+        Name of the pool; by default that of the experiment.
+    train_func : callable
+        ``(task, experiment_name, recorder_name=…) -> Recorder``. It must be importable, because worker processes
+        import it.
+    skip_run_task : bool
+        If True, only store the tasks and wait until other workers have trained them.
+    default_rec_name : str, optional
+        Name of the recorders.
+    jobs : int, optional
+        Number of worker processes to start. By default, tasks run in this process.
+    on_error : {"raise", "skip"}
+        Whether to raise an error if tasks failed after their last attempt, or to leave them out of the result (see
+        `failures`).
+    session : Session, optional
+        By default the session that is current when training starts.
+    store : TaskStore or str, optional
+        The task store, or its URI; by default the session's.
+    tracker : Tracker or str, optional
+        The tracking store, or its URI; by default the session's. Worker processes (`jobs`) open an object's `uri`, whose
+        scheme must be known (:func:`~rollforge.drivers.register_tracker`).
+
+    Examples
+    --------
+    >>> TrainerRM("doc", task_pool="nightly").has_worker()
+    True
+    """
+
+    TM_ID = TM_ID
+
+    def __init__(
+        self,
+        experiment_name: str | None = None,
+        task_pool: str | None = None,
+        train_func: TrainFunc = task_train,
+        skip_run_task: bool = False,
+        default_rec_name: str | None = None,
+        *,
+        jobs: int | None = None,
+        on_error: OnError = "raise",
+        session: Session | None = None,
+        store: TaskStore | str | None = None,
+        tracker: Tracker | str | None = None,
+    ) -> None:
+        super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
+        self.task_pool = task_pool
+        self.skip_run_task = skip_run_task
+        self.jobs = jobs
+
+    def train(
+        self,
+        tasks: list[dict[str, Any]] | dict[str, Any],
+        train_func: TrainFunc | None = None,
+        experiment_name: str | None = None,
+        before_status: Status | str = Status.WAITING,
+        after_status: Status | str = Status.DONE,
+        default_rec_name: str | None = None,
+        **kwargs: Any,
+    ) -> list[Recorder]:
+        """Train tasks and return one recorder per task. Tasks that are done in the pool are not trained again.
+
+        Raises
+        ------
+        TrainingFailed
+            If tasks failed after their last attempt; the message contains the key and the traceback of each.
+        """
+        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
+        func = train_func or self.train_func
+        return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments)
+
+    def _train(
+        self,
+        listed: list[dict[str, Any]],
+        func: TrainFunc,
+        experiment_name: str | None,
+        before: Status | str,
+        after: Status | str,
+        arguments: Mapping[str, Any],
+        *,
+        here: bool = False,
+    ) -> list[Recorder]:
+        """Store tasks and run their first stage; if `here` is True, do not leave it to other workers."""
+        self.failures = {}
+        if not listed:
+            return []
+        session, experiment = self._where(experiment_name)
+        manager = self._manager(session, experiment)
+        used = manager.store.keep_submission(str(manager.task_pool), facts_of(listed, session))
+        batch = batch_of(digest(task) for task in listed)
+        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
+        elsewhere = self.skip_run_task and not here
+        with review(listed, session):
+            self._run(manager, batch, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
+        with using(session):
+            recorders = self._recorders(manager, batch, ids)
+        if func not in _TAGGING or elsewhere:
+            for task_id, recorder in recorders.items():
+                recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
+        return [recorders[i] for i in ids if i in recorders]
+
+    def end_train(self, models: list[Recorder] | Recorder, *args: Any, **kwargs: Any) -> list[Recorder]:
+        """Mark the recorders as finished and return them."""
+        return self._tag(_as_list(models), self.STATUS_END)
+
+    def has_worker(self) -> bool:
+        """Return True: other processes can train tasks of the pool."""
+        return True
+
+    def worker(self, train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
+        """Train tasks of the pool in this process until none is waiting, while another process calls :meth:`train`."""
+        self._work(train_func or self.train_func, experiment_name, Status.WAITING, Status.DONE)
+
+    def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
+        session, experiment = self._where(experiment_name)
+        run_task(
+            func, self.task_pool or experiment, session=session, before_status=before, after_status=after,
+            experiment_name=experiment,
+        )  # fmt: skip
+
+    def _manager(self, session: Session, experiment: str) -> TaskManager:
+        return TaskManager(self.task_pool or experiment, session=session)
+
+    def _run(
+        self,
+        manager: TaskManager,
+        batch: str,
+        func: TrainFunc,
+        before: Status | str,
+        after: Status | str,
+        session: Session,
+        experiment: str,
+        arguments: Mapping[str, Any],
+        *,
+        elsewhere: bool,
+    ) -> None:
+        """Run one stage, or leave it to workers `elsewhere`, and wait until none of its tasks can make progress."""
+        before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
+        if not elsewhere:
+            open_tracker(session.tracking_uri).prepare()
+            kwargs = {"experiment_name": experiment, **arguments}
+            job = Job(
+                str(manager.task_pool), func, {}, before, after, kwargs, batch=batch,
+                on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
+            )  # fmt: skip
+            admission = own_data(manager.store, str(manager.task_pool), session)
+            executor: Executor = (
+                InProcess(session, admission)
+                if self.jobs is None
+                else LocalProcesses(session, self.jobs, admission=admission)
+            )
+            try:
+                executor.run(job, LogEvents(total))
+            except FailingWorker as exc:
+                log.warning("%s The other workers continue.", exc)
+        else:
+            log.info("%d tasks of pool %s are waiting for workers in other processes", total, manager.task_pool)
+        moving = {before, Status.RUNNING}
+        told = _log_counts if self.skip_run_task else None
+        manager.wait(
+            on_change=told, batch=batch, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after)
+        )  # fmt: skip
+
+    def _recorders(self, manager: TaskManager, batch: str, ids: Sequence[str]) -> dict[str, Recorder]:
+        """Return the recorders by task id; record failed tasks, and raise an error unless failures are skipped."""
+        failures: dict[str, str] = {}
+        recorders = {}
+        tasks = {task.id: task for task in manager.store.query(str(manager.task_pool), batch=batch)}
+        for i, task_id in enumerate(ids):
+            task = tasks.get(task_id)
+            if task is None:
+                raise TaskNotFound(f"Task {task_id} was removed from pool {manager.task_pool!r} before it was done.")
+            if task.status is Status.FAILED:
+                key = f"{task_key(task.definition, i, len(ids), task.model_name)}, {task_id}"
+                self._failed(failures, key, _why(task))
+            else:
+                recorders[task_id] = recorder_of(task.result)
+        self._judge(failures, len(ids))
+        return recorders
+
+
+class DelayTrainerRM(TrainerRM):
+    """Prepares the recorders in `train` and fits the models through the pool in `end_train`.
+
+    Between the two stages the tasks are ``part_done``. Any worker may run their second stage (:meth:`worker`).
+
+    Parameters
+    ----------
+    experiment_name : str, optional
+        Experiment of the recorders; by default the session's.
+    task_pool : str, optional
+        Name of the pool; by default that of the experiment.
+    train_func : callable
+        First stage: ``(task, experiment_name, recorder_name=…) -> Recorder``.
+    end_train_func : callable
+        Second stage: ``(recorder, experiment_name) -> Recorder``.
+    skip_run_task : bool
+        If True, leave the second stage to other workers and wait for them. The first stage always runs here.
+    **kwargs
+        Passed to :class:`TrainerRM`.
+
+    Examples
+    --------
+    >>> DelayTrainerRM("doc").is_delay()
+    True
+    """
+
+    def __init__(
+        self,
+        experiment_name: str | None = None,
+        task_pool: str | None = None,
+        train_func: TrainFunc = begin_task_train,
+        end_train_func: TrainFunc = end_task_train,
+        skip_run_task: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(experiment_name, task_pool, train_func, skip_run_task, **kwargs)
+        self.end_train_func = end_train_func
+        self.delay = True
+
+    def train(
+        self,
+        tasks: list[dict[str, Any]] | dict[str, Any],
+        train_func: TrainFunc | None = None,
+        experiment_name: str | None = None,
+        before_status: Status | str = Status.WAITING,
+        after_status: Status | str = Status.PART_DONE,
+        default_rec_name: str | None = None,
+        **kwargs: Any,
+    ) -> list[Recorder]:
+        """Run the first stage and return one recorder per task, not trained yet."""
+        arguments = {"recorder_name": default_rec_name or self.default_rec_name, **kwargs}
+        func = train_func or self.train_func
+        return self._train(_as_list(tasks), func, experiment_name, before_status, after_status, arguments, here=True)
+
+    def end_train(
+        self,
+        models: list[Recorder] | Recorder,
+        end_train_func: TrainFunc | None = None,
+        experiment_name: str | None = None,
+        **kwargs: Any,
+    ) -> list[Recorder]:
+        """Fit the models of the recorders through the pool, and return the recorders.
+
+        Raises
+        ------
+        TrainingFailed
+            If tasks failed after their last attempt; the message contains the key and the traceback of each.
+        """
+        recorders = _as_list(models)
+        if not recorders:
+            return []
+        session, experiment = self._where(experiment_name)
+        manager = self._manager(session, experiment)
+        ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
+        trust.vouch(ids)  # the caller passed their recorders; their tasks are compared with the ids before being built
+        batch = batch_of(ids)
+        manager.store.add_to_batch(str(manager.task_pool), batch, ids)
+        func = end_train_func or self.end_train_func
+        self._run(
+            manager,
+            batch,
+            func,
+            Status.PART_DONE,
+            Status.DONE,
+            session,
+            experiment,
+            kwargs,
+            elsewhere=self.skip_run_task,
+        )
+        with using(session):
+            trained = self._recorders(manager, batch, ids)
+        return self._tag([trained[i] for i in ids if i in trained], self.STATUS_END)
+
+    def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
+        """Fit models of the pool in this process until none is left, while another process calls :meth:`end_train`."""
+        self._work(end_train_func or self.end_train_func, experiment_name, Status.PART_DONE, Status.DONE)
+
+
+def _log_counts(counts: Mapping[Status, int]) -> None:
+    log.info("tasks: %s", ", ".join(f"{n} {status.value}" for status, n in counts.items()))
+>>>>>>> 168b464 (Messages of the command line and of workers say what is wrong and what to do)
 
 
 # -- tasks and results -------------------------------------------------------------------------------------------------
@@ -379,8 +672,13 @@ def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str
         current_task.reset(token)
 
 
+<<<<<<< HEAD
 def reason_of(task: TaskRecord) -> str:
     return task.error or f"{task.status}, and no reason was kept"
+=======
+def _why(task: TaskRecord) -> str:
+    return task.error or f"{task.status}, and no reason was recorded"
+>>>>>>> 168b464 (Messages of the command line and of workers say what is wrong and what to do)
 
 
 def default_names(tasks: Sequence[Any]) -> list[str]:
@@ -405,3 +703,23 @@ def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
         name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
         known += [part for part in (name, days and f"test {days}") if part]
     return f"task {place + 1} of {total}" + (f" ({', '.join(known)})" if known else "")
+<<<<<<< HEAD
+=======
+
+
+def recorder_of(result: Any) -> Recorder:
+    """Return the recorder to which a task's committed result refers.
+
+    Raises
+    ------
+    TrainingFailed
+        If the task's function did not return a recorder.
+    """
+    found = from_reference(result)
+    if isinstance(found, Recorder):
+        return found
+    raise TrainingFailed(
+        f"The result of the task is not a recorder but a {type(result).__name__}. Its train_func must "
+        "return a recorder."
+    )
+>>>>>>> 168b464 (Messages of the command line and of workers say what is wrong and what to do)

@@ -62,7 +62,7 @@ def release_dead_workers(store: TaskStore, pool: str) -> list[TaskRecord]:
     running = store.query(pool, {"status": Status.RUNNING.value}, results=False)
     for name in sorted({task.worker or "" for task in running}):
         if process_is_gone(name):
-            released += store.release_worker(pool, name, f"The worker {name} is gone: it was killed.")
+            released += store.release_worker(pool, name, f"Worker {name} no longer exists: its process was killed.")
     return released
 
 
@@ -118,8 +118,8 @@ class Worker:
         }
         if named := [name for name, value in given.items() if value is not None]:
             raise ConfigError(
-                f"A Worker runs tasks in its own process and cannot apply {', '.join(named)}. "
-                "Use a Crew, which runs them in worker processes."
+                f"A Worker runs tasks in its own process and cannot apply {', '.join(named)}. Use WorkerPool, "
+                "which runs them in worker processes."
             )
 
     def run(self) -> int:

@@ -266,14 +266,12 @@ class WorkerPool:
         try:
             self.job.on_death(task.id)
         except Exception as exc:  # noqa: BLE001 - the outcome of the task must be stored, whatever else fails
-            log.warning("what task %s left was not tidied up: %s", task.id, exc)
+            log.warning("files left by task %s could not be removed: %s", task.id, exc)
 
     def _count_idle_death(self, outcome: Failed) -> None:
         self._idle_deaths += 1
         if self._idle_deaths >= _IDLE_DEATHS:
-            raise TrainingFailed(
-                f"Worker processes end before they can run a task. The last one said:\n{outcome.error}"
-            )
+            raise TrainingFailed(f"Worker processes exit before they can run a task. The last error:\n{outcome.error}")
 
     def _give_all_back(self, leases: Leases) -> None:
         """Interrupt running tasks and give back everything that is still claimed."""

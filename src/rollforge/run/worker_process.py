@@ -147,7 +147,7 @@ def failure(exc: BaseException) -> Failed:
     try:
         said = str(exc)
     except BaseException:  # noqa: BLE001 - an exception whose __str__ raises is the task's fault too
-        said = "<its message cannot be made>"
+        said = "<its message cannot be produced>"
     return Failed(
         _cut("".join(traceback.format_exception(exc))),
         _cut(f"{type(exc).__name__}: {said}" if said else type(exc).__name__),
@@ -162,7 +162,7 @@ def _cut(text: str) -> str:
     """Return the start and the end of a long text: the message of an exception may contain an entire table."""
     half = _LONGEST_ERROR // 2
     left_out = len(text) - 2 * half
-    return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters left out …\n{text[-half:]}"
+    return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters omitted …\n{text[-half:]}"
 
 
 _STOPPED_SECONDS = 60.0  # as long as a lease
@@ -320,7 +320,7 @@ class WorkerProcess:
             answer = self._answer(self._messages)
         except ValueError as exc:
             # The message cannot be from the code that runs tasks: nothing that this process sends can be trusted.
-            log.warning("a worker process is replaced, because it sent %s", exc)
+            log.warning("a worker process is replaced because it sent %s", exc)
             self._distrusted = str(exc)
             self.kill()
         else:
@@ -352,11 +352,11 @@ class WorkerProcess:
             if message == _READY:
                 continue
             if not isinstance(message, _Message) or not _is_whole(message.content):
-                raise ValueError("no answer")
+                raise ValueError("a message that is not an answer")
             if self.task is None or (message.task_id, message.token) != (self.task.id, self.task.token):
-                raise ValueError("an answer for another task than it has")
+                raise ValueError("an answer for a task that it does not have")
             if messages.sending:
-                raise ValueError("an answer to a task that it has not read")
+                raise ValueError("an answer for a task that it has not read")
             if not isinstance(message.content, _Begun):
                 return message.content
             self._running_since = time.perf_counter()
@@ -366,18 +366,18 @@ class WorkerProcess:
         words = self.log()
         pid = self._process.pid if self._process is not None else None
         if self._timed_out:
-            how, cause = f"ran for more than {self._job.timeout:g} s and was ended", Cause.TIMED_OUT
+            how, cause = f"ran for more than {self._job.timeout:g} s and was terminated", Cause.TIMED_OUT
         elif self._stopped.too_long:
-            how, cause = f"was stopped by a signal for more than {_STOPPED_SECONDS:g} s and was ended", Cause.KILLED
+            how, cause = f"was stopped by a signal for more than {_STOPPED_SECONDS:g} s and was terminated", Cause.KILLED
         elif self._distrusted:
-            how, cause = f"sent {self._distrusted} and was ended", Cause.EXITED
+            how, cause = f"sent {self._distrusted} and was terminated", Cause.EXITED
         elif code < 0:
             how, cause = f"was killed by {signal.Signals(-code).name}", Cause.KILLED
             limited = self._job.memory is not None and any(mark in words for mark in _MEMORY_MARKS)
             if limited or (code == -signal.SIGKILL and _oom_kills() > self._oom_kills):
                 how, cause = f"ran out of memory ({signal.Signals(-code).name})", Cause.OUT_OF_MEMORY
         else:
-            how, cause = f"exited with {code} and left no result", Cause.EXITED
+            how, cause = f"exited with code {code} without a result", Cause.EXITED
         return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
 
     def overdue(self) -> bool:
