@@ -237,8 +237,7 @@ def check_allowable(package: str, *, path: str) -> None:
     if not all(part.isidentifier() for part in parts):
         known = ", ".join(_installed_plugins())
         raise ConfigError(
-            f"{shown(package)} is not a package, a .py file or an installed plugin"
-            f"{f' ({known})' if known else ''}.",
+            f"{shown(package)} is not a package, a .py file or an installed plugin{f' ({known})' if known else ''}.",
             path=path,
         )
     if _is_standard(package) or "__main__" in parts:

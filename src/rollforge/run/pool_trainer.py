@@ -203,9 +203,9 @@ class TrainerRM(RecorderTrainer):
             try:
                 executor.run(job, LogEvents(total))
             except FailingWorker as exc:
-                log.warning("%s The other workers go on.", exc)
+                log.warning("%s The other workers continue.", exc)
         else:
-            log.info("%d tasks of pool %s are to be trained by workers elsewhere", total, manager.task_pool)
+            log.info("%d tasks of pool %s are waiting for workers in other processes", total, manager.task_pool)
         moving = {before, Status.RUNNING}
         told = _log_counts if self.skip_run_task else None
         manager.wait(
@@ -220,9 +220,7 @@ class TrainerRM(RecorderTrainer):
         for i, task_id in enumerate(ids):
             task = tasks.get(task_id)
             if task is None:
-                raise TaskNotFound(
-                    f"Task {task_id} was removed from pool {manager.task_pool!r} while it was waited for."
-                )
+                raise TaskNotFound(f"Task {task_id} was removed from pool {manager.task_pool!r} before it was done.")
             if task.status is Status.FAILED:
                 key = f"{task_key(task.definition, i, len(ids), task.model_name)}, {task_id}"
                 self._failed(failures, key, reason_of(task))

@@ -50,5 +50,5 @@ def recorder_of(result: Any) -> Recorder:
     if isinstance(found, Recorder):
         return found
     raise TrainingFailed(
-        f"The task's result is no recorder but a {type(result).__name__}; its train_func must return one."
+        f"The result of the task is not a recorder but a {type(result).__name__}. Its train_func must return a recorder."
     )

@@ -368,7 +368,10 @@ class WorkerProcess:
         if self._timed_out:
             how, cause = f"ran for more than {self._job.timeout:g} s and was terminated", Cause.TIMED_OUT
         elif self._stopped.too_long:
-            how, cause = f"was stopped by a signal for more than {_STOPPED_SECONDS:g} s and was terminated", Cause.KILLED
+            how, cause = (
+                f"was stopped by a signal for more than {_STOPPED_SECONDS:g} s and was terminated",
+                Cause.KILLED,
+            )
         elif self._distrusted:
             how, cause = f"sent {self._distrusted} and was terminated", Cause.EXITED
         elif code < 0:
