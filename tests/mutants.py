@@ -169,7 +169,7 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     for name, operator in OPERATORS.items():
         places = [(node, at) for node in ast_nodes(tree) for at in operator.mutation_positions(node)]
         for occurrence, (node, ((line, _), (last, _))) in enumerate(places):
-            if _is_typing(node) or line in silent:
+            if _has_no_effect(node) or line in silent:
                 continue
             where, code = _definition(node), lines[line - 1].strip()
             identity = f"{file}|{where}|{name}|{code}"
@@ -193,10 +193,12 @@ def _silent_lines(source: str) -> set[int]:
     return silent
 
 
-def _is_typing(node: Any) -> bool:
-    """Return whether a node is part of an annotation, or the ``*`` or ``/`` that divides parameters."""
+def _has_no_effect(node: Any) -> bool:
+    """Return whether a node is in an annotation, divides parameters (``*``, ``/``), or is the ``strict`` of a ``zip``."""
     if node.type == "operator" and node.parent.type in ("parameters", "param", "lambdef"):
         return True
+    if node.type == "keyword" and node.parent.type == "argument" and node.parent.children[0].value == "strict":
+        return True  # an assertion, which holds for correct code
     while node.parent is not None:
         above = node.parent
         if above.type == "annassign" and node is above.children[1]:

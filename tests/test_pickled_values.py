@@ -401,6 +401,12 @@ def test_frames_and_series_are_built_from_blocks() -> None:
     series = made("pandas", "Series", state={"_mgr": one, "_name": "s"})
     pd.testing.assert_series_equal(series, pd.Series([1.0, 2.0], ["x", "y"], name="s"))
     assert series.flags.allows_duplicate_labels is True
+    with pytest.raises(Refused, match="something other than blocks"):
+        made(
+            "pandas",
+            "DataFrame",
+            state={"_mgr": made("pandas", "BlockManager", [3], [pd.Index(["a"]), pd.RangeIndex(1)])},
+        )
     for attributes in ({"attrs": [("x", 1)]}, {"_flags": "none"}):
         with pytest.raises(Refused, match="unknown attributes"):
             made("pandas", "Series", state={"_mgr": one, **attributes})

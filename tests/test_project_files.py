@@ -140,6 +140,22 @@ def test_a_room_below_its_floor_is_named() -> None:
     ]
 
 
+# -- mutation testing --------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_mutants_is_up_to_date() -> None:
+    """Its files and tests exist, each line of an equivalent mutant is still in its file, and each has a reason."""
+    table = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))
+    for room in table["rooms"].values():
+        assert all((SOURCE / file).exists() for file in room["files"])
+        assert all((ROOT / test).exists() for test in room["tests"])
+    for entry in table["equivalent"]:
+        source = " ".join((SOURCE / entry["file"]).read_text(encoding="utf-8").split())
+        assert entry["before"] in source, entry
+        assert entry["before"].replace(" ", "") != entry["after"].replace(" ", "")
+        assert entry["reason"].endswith(".")
+
+
 # -- versions, CI and hooks --------------------------------------------------------------------------------------------
 
 

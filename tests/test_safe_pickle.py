@@ -487,3 +487,53 @@ def test_attributes_come_in_a_dict_or_in_a_pair_of_dicts() -> None:
     for state in (({}, {}, {}), ({},), ([], None), "alpha", {1: 2}):
         with pytest.raises(UntrustedPickle, match="of LinearModel"):
             safe_pickle.loads(start + _body(state) + b"b.")
+
+
+class Failing:
+    """An object that cannot be made again."""
+
+    def __reduce__(self) -> Any:
+        return _fail, ()
+
+
+def _fail() -> None:
+    raise RuntimeError("no good")
+
+
+def test_an_error_of_trusted_code_is_its_own() -> None:
+    """It is no damage of the file, which is what any error is of a pickle that is read as data."""
+    with pytest.raises(RuntimeError, match="no good"):
+        safe_pickle.loads(pickle.dumps(Failing()), trusted=True)
+    with pytest.raises(ArtifactUnreadable, match="is not a readable pickle: EOFError"):
+        safe_pickle.loads(b"", trusted=True)
+    with pytest.raises(ArtifactUnreadable, match="is not a readable pickle: OverflowError"):
+        safe_pickle.loads(program("datetime", "date", 10**30, 1, 1))
+
+
+class Keyworded:
+    """Is made by a keyword, and counts the calls of its constructor."""
+
+    calls = 0
+
+    def __new__(cls, *, a: int) -> Keyworded:
+        made = super().__new__(cls)
+        made.a = a  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, **_: Any) -> None:
+        type(self).calls += 1
+
+    def __getnewargs_ex__(self) -> Any:
+        return (), {"a": self.a}  # type: ignore[attr-defined]
+
+
+def test_an_allowed_class_is_made_without_its_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Python's own reader: with its keywords, which have to be a dict."""
+    monkeypatch.setattr(safe_pickle, "_allowed", set())
+    safe_pickle.allow(__name__, "Keyworded")
+    data = pickle.dumps(Keyworded(a=3), 4)
+    before = Keyworded.calls
+    assert safe_pickle.loads(data).a == 3
+    assert Keyworded.calls == before
+    with pytest.raises(UntrustedPickle, match="a call without a dict of keywords"):
+        safe_pickle.loads(b"\x80\x04crollforge.models.linear\nLinearModel\n)N\x92.")

@@ -439,3 +439,27 @@ def test_an_experiment_can_be_named(experiment: Experiment, tmp_path: Path) -> N
     with using(Session(tracking_uri=f"folder:{tmp_path}/runs", threads=1)):
         found = RecorderCollector("mine", coverage="allow_gaps", rec_key_func=lambda r: r.name)()
     assert sorted(found["pred"].values()) == [1, 2, 3, 4, 5]
+
+
+def test_many_days_need_wide_codes() -> None:
+    """More days than instruments, around the size at which the type of the codes changes."""
+    days = pd.bdate_range("2020-01-01", periods=260)
+    for count in (63, 64, 130):
+        index = pd.MultiIndex.from_product([days, ["A"]], names=["datetime", "instrument"])
+        frame = pd.DataFrame({"score": np.arange(260.0)}, index=index)
+        joined = join_in_order([frame[:count], frame[count : 2 * count].set_axis(index[count : 2 * count])])
+        pd.testing.assert_frame_equal(joined, frame[: 2 * count], check_freq=False)
+
+
+def test_days_up_to_the_end_of_the_calendar_are_named() -> None:
+    """A model whose last window is missing, where no day follows."""
+    windows = [expected("a1", 1, 31, "a"), expected("b1", 1, 28, "b")]
+    found = {"a1": CALENDAR, "b1": CALENDAR[:28]}
+    notes = check_coverage(windows, CALENDAR, found).notes
+    assert notes[0] == "b has no window for 2024-01-29 to 2024-01-31 (3 trading days), which a tests"
+
+
+def test_a_number_of_jobs_is_no_zero() -> None:
+    """Negative numbers mean as many as Python likes."""
+    with pytest.raises(ValueError, match="max_workers"):
+        RollingGroup(ens=len)({("a", 1): 1, ("b", 1): 2}, 0)

@@ -13,9 +13,9 @@ from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import GridGen, MultiHorizonGenBase, RollingGen, TimeAdjuster, task_generator
 from rollforge.generate.backtests import backtest_warnings
 from rollforge.generate.base import TaskGen
-from rollforge.generate.label import Label, labels_from_text, labels_to_text
-from rollforge.generate.leakage import label_lookahead, leaking_segments
-from rollforge.generate.naming import describe, differing_parts, model_names
+from rollforge.generate.label import Label, labels_from_text, labels_to_text, task_labels
+from rollforge.generate.leakage import label_lookahead, leaking_segments, task_warnings
+from rollforge.generate.naming import check_name, describe, differing_parts, model_names
 from rollforge.generate.rolling import handler_mod
 from rollforge.generate.segments import bounds, neighbours, ordered, segments_of, validate_segments
 from rollforge.generate.timeline import draw, windows
@@ -216,6 +216,19 @@ def test_a_grid_that_leads_nowhere_is_named(values: Any, words: str) -> None:
         GridGen(values).generate({"model": {}, "list": [5, 6, 7]})
 
 
+def test_names_of_three_values_are_apart() -> None:
+    """What differs is looked for among the tasks of one name, not among all."""
+    grid = GridGen({"model.class": {"one": "A", "two": "B", "three": "C"}, "model.depth": [4, 8]})
+    names = [name for name, _ in grid.named({"model": {}})]
+    assert names == [f"{name}, depth={depth}" for name in ("one", "two", "three") for depth in (4, 8)]
+
+
+def test_too_many_combinations_are_refused() -> None:
+    """Before any of them is made."""
+    with pytest.raises(TooLarge, match="its combinations are"):
+        GridGen({"a": list(range(1000)), "b": list(range(1000))}).named({})
+
+
 def test_a_place_in_a_list_is_a_path() -> None:
     """The last place of a list, and one inside it."""
     made = GridGen({"list.2": ["x"], "inner.0.a": ["y"]}).generate({"list": [5, 6, 7], "inner": [{}]})
@@ -253,6 +266,25 @@ def test_too_many_tasks_are_refused_before_they_are_made() -> None:
         task_generator([{}, {}], [grid])
     with pytest.raises(TooLarge, match=r"^(?!.*templates).*1,000,000 by GridGen make"):
         task_generator({}, [grid])
+
+
+class Counted(TaskGen):
+    """Says of each template how many tasks it makes of it."""
+
+    def count(self, task: Any) -> int:
+        """Return what the template says."""
+        return int(task["n"])
+
+    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return one."""
+        return [task]
+
+
+def test_tasks_are_counted_by_the_first_template() -> None:
+    """The others are expected to be like it."""
+    with pytest.raises(TooLarge):
+        task_generator([{"n": 10**7}, {"n": 1}], Counted())
+    assert len(task_generator([{"n": 1}, {"n": 10**7}], Counted())) == 2
 
 
 # -- segments ----------------------------------------------------------------------------------------------------------
@@ -402,6 +434,53 @@ def test_foreign_backtests_are_a_matter_of_several_windows() -> None:
     (warning,) = backtest_warnings(tasks, CALENDAR)
     assert warning.startswith("the backtest of 2 of 2 windows covers 2024-01-09 to 2024-01-16,")
     assert backtest_warnings(tasks[:1], CALENDAR) == []
+
+
+def test_a_backtest_without_a_start_begins_with_the_test() -> None:
+    """One without an end ends with it; so only the other end can be foreign."""
+    for dates, shown in (
+        ({"start_time": None, "end_time": "2024-01-22"}, "2024-01-09 to 2024-01-22"),
+        ({"start_time": "2024-01-02", "end_time": None}, "2024-01-02 to 2024-01-11"),
+    ):
+        record = {"class": "PortAnaRecord", "kwargs": {"config": {"backtest": dates}}}
+        made = task(train=january(1, 4), test=january(9, 11)) | {"record": record}
+        (warning,) = backtest_warnings([made, made], CALENDAR)
+        assert f"covers {shown}, not the days" in warning
+
+
+def test_a_test_beyond_the_calendar_has_no_fit_window_before_it() -> None:
+    """Nothing is said of it here; it is an error when the task is built."""
+    beyond = task(
+        {"fit_start_time": "2024-01-01", "fit_end_time": "2024-03-01"}, train=january(1, 4), test=january(29, 31)
+    )
+    assert task_warnings([beyond], CALENDAR) == []
+    edge = task(
+        {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4), test=january(26, 26)
+    )
+    (text,) = task_warnings([edge], CALENDAR)
+    assert text.startswith("Processors learn until 2024-01-26, but 'test' starts on 2024-01-26")
+
+
+def test_a_label_of_one_day_can_be_declared() -> None:
+    """One is the smallest number of days; none, and numbers that are no count, are not known."""
+    for declared, days in ((1, 1), (2, 2), (0, None), (-1, None), (1.5, None)):
+        handler = {"label": ["Mean(Ref($close, -5), 5)/$close - 1"], "label_days": declared}
+        (label,) = task_labels(task(handler, train=january(1, 4)))
+        assert label.days == days
+
+
+def test_a_name_has_eighty_characters() -> None:
+    """And no more."""
+    assert check_name("x" * 80) == "x" * 80
+    with pytest.raises(ConfigError, match="1 to 80 printable characters"):
+        check_name("x" * 81)
+
+
+def test_nothing_may_be_left_of_a_short_segment() -> None:
+    """A label that looks ahead by more days than the last segment before it has."""
+    short = task({"label": ["Ref($close, -4)/$close - 1"]}, train=january(5, 5), test=january(8, 11))
+    with pytest.raises(SegmentError, match="train: nothing is left after truncation by 'auto'"):
+        RollingGen(3, trunc_days="auto", calendar=DAYS).generate(short)
 
 
 def test_the_calendar_of_a_generator_can_be_given() -> None:
