@@ -16,6 +16,7 @@ _GROUND = [
     "paths",
     "dates",
     "task",
+    "transitions",
     "confidential",
     "machine",
     "drivers",

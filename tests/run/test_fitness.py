@@ -202,7 +202,7 @@ def done_by(store: TaskStore, other: str, ids: list[str], *, good: bool = True) 
 @pytest.fixture
 def forty(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     """A store in which tasks can be claimed again at once."""
-    monkeypatch.setattr("rollforge.store.memory.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("rollforge.transitions.backoff", lambda attempt: 0.0)
     store = MemoryStore()
     store.create("p", [{"x": i} for i in range(40)])
     return store

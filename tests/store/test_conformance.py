@@ -31,7 +31,7 @@ from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import _MIGRATIONS as _POSTGRES_MIGRATIONS, PostgresStore
 from rollforge.store.sqlite import SQLiteStore
-from rollforge.task import Status, digest
+from rollforge.task import Status, TaskRecord, digest
 from rollforge.testing.mongo import real_mongodb
 from rollforge.testing.postgres import PostgresServer
 from rollforge.testing.store import POOL, ManualClock, TaskStoreSuite
@@ -614,6 +614,40 @@ class TestMongoStore(TaskStoreSuite):
         self.made[-1]._database[POOL].update_one({"digest": a.id}, {"$set": {"status": "done"}})
         assert store.claim(POOL, worker="w", lease=60) == []
         assert self.claim(store).id == b.id
+
+    def test_a_claim_that_was_stopped_half_way_has_the_newest_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process may be stopped between reserving a token and using it. What others claimed and ended meanwhile, it
+        claims under a token newer than theirs, with a lease from now on."""
+        clock = ManualClock()
+        store, other = MongoStore(self.uri, clock=clock), MongoStore(self.uri, clock=clock)
+        self.made += [store, other]
+        store.create(POOL, [{"x": 1}])
+        between: list[TaskRecord] = []
+        reserve = store._number
+
+        def stopped(name: str, count: int = 1) -> int:
+            number = reserve(name, count)
+            if name == "token" and not between:
+                between.append(self.claim(other))
+                other.give_back(between[0])
+                clock.now += 100.0
+            return number
+
+        monkeypatch.setattr(store, "_number", stopped)
+        task = self.claim(store)
+        assert task.token > between[0].token
+        assert task.lease_until == clock.now + 60.0
+        store.commit(task, 1)
+
+    def test_a_damaged_token_is_replaced(self) -> None:
+        """A token that no claim was given, or that is no number, does not keep a task from being claimed."""
+        store = self.make_store(None)
+        for value in (2**62, 1e300, "many", True):
+            store.create(POOL, [{"value": str(value)}])
+            self.made[-1]._database[POOL].update_many({"status": "waiting"}, {"$set": {"token": value}})
+            task = self.claim(store)
+            assert task.token < 1000
+            store.commit(task, 1)
 
     def test_a_task_starts_after_what_it_waited_for(self) -> None:
         """Even if two processes estimate the server's clock differently, by some milliseconds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import operator
-import random
 import re
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ __all__ = [
     "PauseNotice",
     "TaskStore",
     "Work",
-    "backoff",
     "batch_of",
     "open_store",
     "refuse_running",
@@ -243,7 +241,7 @@ class TaskStore(Protocol):
 
         The status is ``failed``, or the one from which the task was claimed if it will be retried. With the cause
         ``unreadable`` the task is ``failed`` at once, as a retry would not help. Pass ``attempts=0`` if the failure may
-        be the fault of the worker, see :func:`counts`.
+        be the fault of the worker, see :func:`~rollforge.transitions.counted`.
         """
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
@@ -401,14 +399,6 @@ def batch_of(ids: Iterable[str]) -> str:
     return digest(sorted(set(ids)))
 
 
-def backoff(attempt: int) -> float:
-    """Return the seconds that a task waits after its `attempt`-th failure: 1, 2, 4 … 60, times 0.5 to 1 at random.
-
-    The jitter spreads the retries of tasks that failed together for the same reason.
-    """
-    return float(min(60, 2 ** max(0, attempt - 1))) * random.uniform(0.5, 1.0)
-
-
 def checked_priority(priority: Any) -> int:
     """Return a priority as an integer of 64 bits, which all databases can store.
 
@@ -510,20 +500,6 @@ def told_again(made: Sequence[CreatedTask], stored_before: Container[str]) -> li
     return found
 
 
-def counts(task: TaskRecord, attempts: int) -> int:
-    """Return the number of attempts that a failure of a task uses up: 0 or 1.
-
-    A failure that may be the fault of the worker (`attempts` is 0) does not count, but only once per worker, so that a
-    task that is itself at fault ends. If the task has only one attempt, every failure counts.
-    """
-    return 1 if task.max_attempts <= 1 or str(task.worker) in task.failed_by else attempts
-
-
-def restored_attempts(task: TaskRecord, worker: str) -> int:
-    """Return the attempts that a task has used without those at `worker`, which must be in its `failed_by`."""
-    return 0 if task.failed_by == (worker,) else max(0, task.attempt - 1)
-
-
 def failure_mark(worker: str) -> str:
     """Return the mark that records a failure at a worker: ``|machine|worker|``."""
     return f"|{machine_of(worker)}|{worker}|"
@@ -556,16 +532,6 @@ def damaged_result(task: TaskRecord, exc: UntrustedPickle | ArtifactUnreadable) 
 def ending_of(call: str, status: Status | None = None) -> str:
     """Return the text that records a call that ended a claim, so that a repetition of it is recognized."""
     return call if status is None else f"{call} as {status.value}"
-
-
-def expired(worker: str | None) -> str:
-    """Return the error of a task whose lease has expired."""
-    return f"The lease of worker {worker} ran out: it was killed, or hung, or could not reach the store."
-
-
-def because_of(task_id: str) -> str:
-    """Return the error of a task that depends on a failed task."""
-    return f"It depends on task {task_id}, which failed."
 
 
 def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callable[[list[str]], Iterable[str]]) -> None:

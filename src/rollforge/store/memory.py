@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rollforge import transitions
 from rollforge.errors import LeaseLost, TaskNotFound
 from rollforge.machine import machine_of
 from rollforge.store.base import (
@@ -16,17 +17,12 @@ from rollforge.store.base import (
     CreatedTask,
     Query,
     Work,
-    backoff,
-    because_of,
     checked_attempts,
     checked_priority,
-    counts,
     ending_of,
-    expired,
     named,
     refuse_cycles,
     refuse_running,
-    restored_attempts,
     stale,
     storable_text,
     told_again,
@@ -181,15 +177,7 @@ class MemoryStore:
                 task = self._put(replace(task, blocked=blocked))
                 if guilty and task.status is Status.WAITING:
                     failed.add(task.id)
-                    self._put(
-                        replace(
-                            task,
-                            status=Status.FAILED,
-                            cause=Cause.DEPENDENCY,
-                            error=because_of(guilty[0]),
-                            finished_at=self._clock(),
-                        )
-                    )
+                    self._put(transitions.dependency_failed(task, guilty[0], now=self._clock()))
             changed = failed
 
     # -- working -------------------------------------------------------------------------------------------------------
@@ -223,23 +211,11 @@ class MemoryStore:
                 if t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
             ]
             free.sort(key=lambda t: -t.priority)  # a stable sort: oldest first within a priority
-            claimed = [
-                self._put(
-                    replace(
-                        task,
-                        status=Status.RUNNING,
-                        stage_from=status,
-                        token=self._token,
-                        worker=worker,
-                        lease_until=now + lease,
-                        started_at=now,
-                        finished_at=None,
-                        log="",
-                        extra={"claim": claim},
-                    )
-                )
+            running = [
+                transitions.claimed(task, worker=worker, token=self._token, lease=lease, now=now)
                 for task in free[:limit]
             ]
+            claimed = [self._put(replace(task, extra={"claim": claim})) for task in running]
             return claimed if status is Status.PART_DONE else [replace(t, result=None) for t in claimed]
 
     def _given(self, pool: str, claim: str) -> list[TaskRecord]:
@@ -253,20 +229,7 @@ class MemoryStore:
             now = self._clock()
             for task in list(self._pools.get(pool, {}).values()):
                 if task.status is Status.RUNNING and task.lease_until is not None and task.lease_until <= now:
-                    attempt = task.attempt + 1
-                    status = Status.FAILED if attempt >= task.max_attempts else task.stage_from
-                    self._put(
-                        replace(
-                            task,
-                            status=status,
-                            attempt=attempt,
-                            error=expired(task.worker),
-                            cause=Cause.LEASE_LOST,
-                            lease_until=None,
-                            available_at=now + (0.0 if status is Status.FAILED else backoff(attempt)),
-                            finished_at=now,
-                        )
-                    )
+                    self._put(transitions.expired(task, now=now))
                     self._propagate(pool, [task.id, *task.depends_on])
 
     def _held(self, claim: TaskRecord) -> TaskRecord:
@@ -292,21 +255,8 @@ class MemoryStore:
             ending = ending_of("commit", status)
             if self._ended_before(task, ending):
                 return
-            self._put(
-                replace(
-                    self._held(task),
-                    status=status,
-                    result=kept,
-                    error=None,
-                    cause=None,
-                    attempt=0,
-                    lease_until=None,
-                    available_at=0.0,
-                    finished_at=self._clock(),
-                    log=trim_log(log),
-                    extra={"ending": ending},
-                )
-            )
+            done = transitions.committed(self._held(task), kept, status, log=trim_log(log), now=self._clock())
+            self._put(replace(done, extra={"ending": ending}))
             if status is Status.DONE:
                 self._propagate(task.pool, [task.id])
 
@@ -316,8 +266,8 @@ class MemoryStore:
             if self._ended_before(task, ending):
                 return
             held = self._held(task)
-            given = replace(held, status=status or held.stage_from, lease_until=None, extra={"ending": ending})
-            self._put(given if why is None else replace(given, error=storable_text(why), cause=Cause.UNFIT))
+            given = transitions.given_back(held, status, None if why is None else storable_text(why))
+            self._put(replace(given, extra={"ending": ending}))
             self._propagate(task.pool, [task.id, *held.depends_on])
 
     def fail(
@@ -327,45 +277,21 @@ class MemoryStore:
             before = self._ended_before(task, "fail")
             if before is not None:
                 return before
-            held, now = self._held(task), self._clock()
-            attempt = held.attempt + counts(held, attempts)
-            hopeless = attempt >= held.max_attempts or cause is Cause.UNREADABLE
-            status = Status.FAILED if hopeless else held.stage_from
-            wait = 0.0 if status is Status.FAILED else backoff(held.attempt + 1)
-            self._put(
-                replace(
-                    held,
-                    status=status,
-                    attempt=attempt,
-                    error=storable_text(error),
-                    cause=cause,
-                    log=trim_log(log),
-                    lease_until=None,
-                    available_at=now + wait,
-                    finished_at=now,
-                    failed_by=tuple(dict.fromkeys([*held.failed_by, str(held.worker)])),
-                    extra={"ending": "fail"},
-                )
+            held = self._held(task)
+            ended = transitions.failed(
+                held, storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._clock()
             )
+            self._put(replace(ended, extra={"ending": "fail"}))
             self._propagate(task.pool, [task.id, *held.depends_on])
-            return status
+            return ended.status
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
         with self._lock:
             tasks = self._pools.get(pool, {})
-            found = [tasks[i] for i in dict.fromkeys(ids) if i in tasks and worker in tasks[i].failed_by]
-            theirs = [t for t in found if t.status is not Status.DONE and t.cause is not Cause.CANCELLED]
+            found = [tasks[i] for i in dict.fromkeys(ids) if i in tasks]
+            theirs = [t for t in found if transitions.restored(t, worker) is not t]
             for task in theirs:
-                again = task.status is Status.FAILED
-                self._put(
-                    replace(
-                        task,
-                        status=task.stage_from if again else task.status,
-                        attempt=restored_attempts(task, worker),
-                        available_at=0.0 if again else task.available_at,
-                        failed_by=tuple(name for name in task.failed_by if name != worker),
-                    )
-                )
+                self._put(transitions.restored(task, worker))
             waiting = [t.id for t in theirs if t.status is Status.FAILED]
             self._settle_again(pool, waiting + self._dependants_again(pool, waiting))
             return sorted(t.id for t in theirs)
@@ -485,7 +411,7 @@ class MemoryStore:
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
         with self._lock:
-            ids = self._change(pool, query, lambda t: _with_status(t, status))
+            ids = self._change(pool, query, lambda t: _stale(t, transitions.with_status(t, status)))
             self._propagate(pool, [d for i in ids for d in self._pools[pool][i].depends_on])
         return len(ids)
 
@@ -517,10 +443,7 @@ class MemoryStore:
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
         def end(task: TaskRecord) -> TaskRecord:
-            return replace(
-                task, status=Status.FAILED, cause=Cause.CANCELLED, error="It was cancelled.", token=task.token + 1,
-                lease_until=None, finished_at=self._clock(),
-            )  # fmt: skip
+            return _stale(task, transitions.cancelled(task, now=self._clock()))
 
         unfinished = {"$and": [dict(query or {}), {"status": {"$in": [s.value for s in _UNFINISHED]}}]}
         return len(self._change(pool, unfinished, end))
@@ -572,17 +495,13 @@ class MemoryStore:
         """Do nothing: there is no connection."""
 
 
-def _with_status(task: TaskRecord, status: Status) -> TaskRecord:
-    """Return a task with another status, no attempts used, and stale claims."""
-    return replace(
-        task, status=status, token=task.token + 1, attempt=0, lease_until=None, available_at=0.0,
-        error=None, cause=None, failed_by=(),
-        stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
-    )  # fmt: skip
+def _stale(before: TaskRecord, after: TaskRecord) -> TaskRecord:
+    """Return `after` with a token that makes all claims of the task stale."""
+    return replace(after, token=before.token + 1)
 
 
 def _again(task: TaskRecord) -> TaskRecord:
-    return replace(_with_status(task, task.stage_from), error=task.error)
+    return _stale(task, transitions.retried(task))
 
 
 def _avoided(task: TaskRecord, avoid: str, now: float) -> bool:

@@ -20,6 +20,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC
 from typing import Any, TypeVar, cast
 
@@ -29,7 +30,7 @@ from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne, errors a
 from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
 
-from rollforge import safe_pickle, trust
+from rollforge import safe_pickle, transitions, trust
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import (
     ArtifactUnreadable,
@@ -48,20 +49,15 @@ from rollforge.store.base import (
     CreatedTask,
     Query,
     Work,
-    backoff,
-    because_of,
     checked_attempts,
     checked_priority,
-    counts,
     damaged_result,
     ending_of,
-    expired,
     failed_workers,
     failure_mark,
     named,
     refuse_cycles,
     refuse_running,
-    restored_attempts,
     stale,
     storable_text,
     told_again,
@@ -414,7 +410,7 @@ class MongoStore:
         """
         tasks = self._tasks(pool)
         only: Document = {"digest": {"$in": list(themselves)}} if themselves else {}
-        states: dict[str, str | None] = dict.fromkeys(changed)
+        states: dict[str, str | None] = dict.fromkeys(sorted(set(changed)))  # of several, the first is named
         ended: dict[str, float] = {}
         while states:
             for some in _some_of(list(states)):
@@ -447,9 +443,7 @@ class MongoStore:
         ids = _ids(tasks.find(theirs, {"digest": 1}))
         if ids:
             now = self._now()
-            failed = {
-                "status": "failed", "cause": "dependency", "error": because_of(task_id), "finished_at": now, "changed": now,
-            }  # fmt: skip
+            failed = _fields(transitions.dependency_failed(_ANY, task_id, now=now), *_DEPENDENCY) | {"changed": now}
             tasks.update_many(theirs, {"$set": failed})
         return ids
 
@@ -504,20 +498,36 @@ class MongoStore:
         if avoid:
             failed_there = {"$regex": re.escape(f"|{avoid}|")}
             wanted.append({"$nor": [{"failed_by": failed_there, "finished_at": {"$gt": now - AVOID_SECONDS}}]})
-        change = {
-            "status": "running", "stage_from": status.value, "token": self._number("token"), "worker": worker,
-            "lease_until": now + lease, "started_at": now, "finished_at": None, "log": "", "changed": now,
-            "claim": claim or None, "ending": None,
-        }  # fmt: skip
+        token = self._number("token")
         claimed: list[TaskRecord] = []
         while len(claimed) < limit:
+            now = self._now()
+            running = transitions.claimed(_with_stage(status), worker=worker, token=token, lease=lease, now=now)
+            change = {**_fields(running, *_CLAIMED), "changed": now, "claim": claim or None, "ending": None}
             found = tasks.find_one_and_update(
-                {"$and": wanted}, {"$set": change}, sort=_ORDER, return_document=ReturnDocument.AFTER
-            )
-            if found is None:
+                {"$and": [*wanted, {"token": {"$lt": token}}]}, {"$set": change}, sort=_ORDER,
+                return_document=ReturnDocument.AFTER,
+            )  # fmt: skip
+            if found is not None:
+                claimed += self._readable(pool, [found], status)
+            elif (overtaken := self._overtaken(tasks, wanted, free)) is not None:
+                token = overtaken
+            else:
                 break
-            claimed += self._readable(pool, [found], status)
         return claimed
+
+    def _overtaken(self, tasks: Collection[Document], wanted: Sequence[Document], free: Document) -> int | None:
+        """Return a new token if a task is free that was claimed, and ended, under a newer one than ours; else None.
+
+        This process may have been stopped between reserving its token and using it.
+        """
+        found = tasks.find_one({"$and": list(wanted)}, {"token": 1})
+        if found is None:
+            return None
+        fresh, token = self._number("token"), found.get("token")
+        if isinstance(token, bool) or not isinstance(token, (int, float)) or not token < fresh:  # damaged
+            tasks.update_one({**free, "_id": found["_id"]}, {"$set": {"token": 0}})
+        return fresh
 
     def _readable(self, pool: str, claimed: Sequence[Document], status: Status) -> list[TaskRecord]:
         """Fail claimed tasks with a damaged definition or first-stage result, and return the others."""
@@ -535,7 +545,7 @@ class MongoStore:
             except _TRUST as exc:
                 self.fail(task, f"The result of the first stage cannot be read: {exc}", Cause.UNREADABLE)
                 continue
-            readable.append(_with(task, result=result))
+            readable.append(replace(task, result=result))
         return readable
 
     @_spoken
@@ -543,13 +553,8 @@ class MongoStore:
         tasks, now = self._tasks(pool), self._now()
         for found in list(tasks.find({"status": "running", "lease_until": {"$lte": now}}, {"res": 0, "def": 0})):
             task = self._record(pool, found)
-            attempt = task.attempt + 1
-            status = "failed" if attempt >= task.max_attempts else task.stage_from.value
-            ended = {
-                "status": status, "attempt": attempt, "cause": "lease_lost", "error": expired(task.worker),
-                "lease_until": None, "finished_at": now, "changed": now,
-                "available_at": now + (0.0 if status == "failed" else backoff(attempt)),
-            }  # fmt: skip
+            after = transitions.expired(task, now=now)
+            ended = _fields(after, *_EXPIRED) | {"changed": now}
             same = {
                 "_id": found["_id"],
                 "status": "running",
@@ -557,7 +562,7 @@ class MongoStore:
                 "lease_until": found["lease_until"],
             }
             if tasks.update_one(same, {"$set": ended}).modified_count:
-                self._settle_end(pool, task.id, status)
+                self._settle_end(pool, task.id, after.status.value)
 
     def _record(self, pool: str, found: Document) -> TaskRecord:
         own = (
@@ -607,10 +612,9 @@ class MongoStore:
 
     @_spoken
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
-        change: Document = {
-            "status": status.value, "res": _result(encode_result(result)), "error": None, "cause": None, "attempt": 0,
-            "lease_until": None, "available_at": 0.0, "finished_at": self._now(), "log": trim_log(log),
-            "ending": ending_of("commit", status),
+        after = transitions.committed(task, None, status, log=trim_log(log), now=self._now())
+        change = _fields(after, *_COMMITTED) | {
+            "res": _result(encode_result(result)), "ending": ending_of("commit", status),
         }  # fmt: skip
         if not self._end(task, change):
             self._ended_before(task, change["ending"])
@@ -621,12 +625,13 @@ class MongoStore:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
             raise LeaseLost(stale(task))
-        to = status or self._record(task.pool, found).stage_from
-        note = {} if why is None else {"error": storable_text(why), "cause": Cause.UNFIT.value}
+        why = None if why is None else storable_text(why)
+        after = transitions.given_back(self._record(task.pool, found), status, why)
         ending = ending_of("give back", status)
-        if not self._end(task, {"status": to.value, "lease_until": None, "ending": ending, **note}):
+        change = _fields(after, *(_GIVEN if why is None else (*_GIVEN, "error", "cause")))
+        if not self._end(task, {**change, "ending": ending}):
             self._ended_before(task, ending)
-        self._settle_end(task.pool, task.id, to.value)
+        self._settle_end(task.pool, task.id, after.status.value)
 
     @_spoken
     def fail(
@@ -637,16 +642,10 @@ class MongoStore:
         if found is None:
             raise LeaseLost(stale(task))
         known = self._record(task.pool, found)
-        workers = dict.fromkeys([*known.failed_by, str(known.worker)])
-        attempt, now = known.attempt + counts(known, attempts), self._now()
-        hopeless = attempt >= known.max_attempts or cause is Cause.UNREADABLE
-        status = Status.FAILED if hopeless else known.stage_from
-        wait = 0.0 if status is Status.FAILED else backoff(known.attempt + 1)
-        change = {
-            "status": status.value, "attempt": attempt, "error": storable_text(error), "cause": cause.value,
-            "log": trim_log(log), "lease_until": None, "available_at": now + wait, "finished_at": now,
-            "failed_by": "".join(map(failure_mark, workers)), "ending": "fail",
-        }  # fmt: skip
+        after = transitions.failed(
+            known, storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._now()
+        )
+        change, status = {**_fields(after, *_FAILED), "ending": "fail"}, after.status
         if not self._end(task, change):
             status = self._ended_before(task, "fail")
         self._settle_end(task.pool, task.id, status.value)
@@ -660,12 +659,10 @@ class MongoStore:
             theirs += tasks.find({"digest": {"$in": some}, "failed_by": {"$gt": ""}}, {"res": 0, "def": 0})
         for found in theirs:
             task = self._record(pool, found)
-            if worker not in task.failed_by or task.status is Status.DONE or task.cause is Cause.CANCELLED:
+            after = transitions.restored(task, worker)
+            if after is task:
                 continue
-            left = "".join(failure_mark(name) for name in task.failed_by if name != worker)
-            change: Document = {"attempt": restored_attempts(task, worker), "failed_by": left, "changed": self._now()}
-            if task.status is Status.FAILED:
-                change |= {"status": task.stage_from.value, "available_at": 0.0}
+            change = _fields(after, *_RESTORED) | {"changed": self._now()}
             same = {name: found.get(name) for name in ("_id", "status", "token", "attempt", "failed_by")}
             if tasks.update_one(same, {"$set": change}).modified_count:
                 restored.append(task.id)
@@ -699,7 +696,7 @@ class MongoStore:
         if found is None:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         record = self._record(pool, found)
-        return _with(record, result=_whole_result(record, found)) if result else record
+        return replace(record, result=_whole_result(record, found)) if result else record
 
     def query(
         self,
@@ -716,7 +713,7 @@ class MongoStore:
         condition = _of_batch(batch, _condition(parse_query(query)))
         for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0, latest=latest):
             record = self._record(pool, found)
-            yield _with(record, result=_whole_result(record, found)) if results else record
+            yield replace(record, result=_whole_result(record, found)) if results else record
 
     @_spoken
     def _found(self, pool: str, condition: Document, fields: Document, limit: int, *, latest: bool) -> list[Document]:
@@ -796,21 +793,15 @@ class MongoStore:
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def _change(self, pool: str, condition: Document, change: Document, *, inc: bool = True) -> list[str]:
-        """Change the tasks that match and return their ids."""
+    def _change(self, pool: str, condition: Document, change: Document, *, stale: bool = True) -> list[str]:
+        """Change the tasks that match and return their ids. With `stale`, claims on them become stale."""
         tasks = self._tasks(pool)
         ids = _ids(tasks.find(condition, {"digest": 1}))
         update: Document = {"$set": {**change, "changed": self._now()}}
-        if inc:
-            update["$inc"] = {"token": 1}
-            self._mend_tokens(tasks, {"digest": {"$in": ids}})
+        if stale:
+            update["$set"]["token"] = self._number("token")
         tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
         return ids
-
-    def _mend_tokens(self, tasks: Collection[Document], condition: Document) -> None:
-        """Set tokens to 0 that could not be incremented: MongoDB would refuse the whole update."""
-        valid = {"$type": "number", "$gte": -(2**62), "$lte": 2**62}
-        tasks.update_many({**condition, "$nor": [{"token": valid}]}, {"$set": {"token": 0}})
 
     @_spoken
     def remove(self, pool: str, query: Query | None = None) -> int:
@@ -827,12 +818,9 @@ class MongoStore:
     @_spoken
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
-        change: Document = {
-            "status": status.value, "attempt": 0, "lease_until": None, "available_at": 0.0, "error": None, "cause": None,
-            "failed_by": "",
-        }  # fmt: skip
-        if status in (Status.WAITING, Status.PART_DONE):
-            change["stage_from"] = status.value
+        change = _fields(transitions.with_status(_ANY, status), *_RESET, "error")
+        if status not in (Status.WAITING, Status.PART_DONE):
+            del change["stage_from"]
         ids = self._change(pool, _condition(parse_query(query)), change)
         self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
         return len(ids)
@@ -840,7 +828,7 @@ class MongoStore:
     @_spoken
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
         number = checked_priority(priority)
-        return len(self._change(pool, _condition(parse_query(query)), {"priority": number}, inc=False))
+        return len(self._change(pool, _condition(parse_query(query)), {"priority": number}, stale=False))
 
     @_spoken
     def retry(self, pool: str, query: Query | None = None) -> int:
@@ -859,19 +847,14 @@ class MongoStore:
 
     def _wait_again(self, pool: str, condition: Document) -> list[str]:
         ids: list[str] = []
-        for stage in ("waiting", "part_done"):
-            change = {
-                "status": stage, "attempt": 0, "lease_until": None, "available_at": 0.0, "cause": None, "failed_by": "",
-            }  # fmt: skip
-            ids += self._change(pool, {"$and": [condition, {"stage_from": stage}]}, change)
+        for stage in (Status.WAITING, Status.PART_DONE):
+            change = _fields(transitions.retried(replace(_ANY, stage_from=stage)), *_RESET)
+            ids += self._change(pool, {"$and": [condition, {"stage_from": stage.value}]}, change)
         return ids
 
     @_spoken
     def cancel(self, pool: str, query: Query | None = None) -> int:
-        change = {
-            "status": "failed", "cause": "cancelled", "error": "It was cancelled.", "lease_until": None,
-            "finished_at": self._now(),
-        }  # fmt: skip
+        change = _fields(transitions.cancelled(_ANY, now=self._now()), *_CANCELLED)
         ids = self._change(pool, {"$and": [_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
         self._propagate(pool, ids)
         return len(ids)
@@ -911,8 +894,8 @@ class MongoStore:
         else:
             fresh = {k: v for k, v in _FRESH.items() if k not in _KEPT}
             change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
-            self._mend_tokens(tasks, {"_id": old["_id"]})
-            tasks.update_one({"_id": old["_id"]}, {"$set": change, "$inc": {"token": 1}, "$unset": {"res": ""}})
+            change["token"] = self._number("token")
+            tasks.update_one({"_id": old["_id"]}, {"$set": change, "$unset": {"res": ""}})
         for dependant in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
             renamed = sorted({new_id if n == old_id else n for n in _texts(dependant.get("needs"))})
             tasks.update_one({"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old_id]}})
@@ -1010,10 +993,32 @@ def _whole_result(task: TaskRecord, found: Document) -> Any:
         raise damaged_result(task, exc) from exc
 
 
-def _with(task: TaskRecord, *, result: Any) -> TaskRecord:
-    from dataclasses import replace
+# The fields that each transition changes, see rollforge.transitions.
+_CLAIMED = ("status", "stage_from", "token", "worker", "lease_until", "started_at", "finished_at", "log")
+_GIVEN = ("status", "lease_until")
+_EXPIRED = ("status", "attempt", "cause", "error", "lease_until", "available_at", "finished_at")
+_FAILED = (*_EXPIRED, "log", "failed_by")
+_COMMITTED = (*_EXPIRED, "log")
+_RESTORED = ("status", "attempt", "available_at", "failed_by")
+_RESET = ("status", "stage_from", "attempt", "lease_until", "available_at", "cause", "failed_by")
+_DEPENDENCY = ("status", "cause", "error", "finished_at")
+_CANCELLED = (*_DEPENDENCY, "lease_until")
+_ANY = TaskRecord(id="", pool="", definition={})
+"""Stands for any task, in changes that do not depend on what the task is."""
 
-    return replace(task, result=result)
+
+def _with_stage(status: Status) -> TaskRecord:
+    return replace(_ANY, status=status)
+
+
+def _fields(task: TaskRecord, *names: str) -> Document:
+    """Return some fields of a task as they are stored."""
+    fields: Document = {name: getattr(task, name) for name in names}
+    for name in {"status", "stage_from", "cause"} & fields.keys():
+        fields[name] = fields[name] and fields[name].value
+    if "failed_by" in fields:
+        fields["failed_by"] = "".join(map(failure_mark, task.failed_by))
+    return fields
 
 
 def _by_id(task_id: str) -> Document:

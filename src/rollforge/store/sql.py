@@ -22,7 +22,6 @@ from rollforge.store.base import (
     CreatedTask,
     Query,
     Work,
-    backoff,
     checked_attempts,
     checked_priority,
     damaged_result,
@@ -41,6 +40,7 @@ from rollforge.store.codec import EncodedResult, decode_result, encode_result, r
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
 from rollforge.store.rows import MOST_ATTEMPTS, read_record, read_status
 from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
+from rollforge.transitions import backoff
 
 __all__ = ["Condition", "SQLStore", "Transaction", "statements"]
 
@@ -77,12 +77,13 @@ COMMITTED = (
 )
 # COALESCE makes the planner find a task by its id instead of an index of running tasks.
 HELD = "pool = :pool AND id = :id AND COALESCE(status, '') = 'running' AND token = :held"
+# The statements below follow rollforge.transitions; TaskStoreSuite compares them for all states and options.
 # A damaged row may hold any numbers, on which arithmetic must not overflow: such a number of attempts counts as 0, as in
 # read_record(), and such a token becomes 0, which no claim holds. Likewise for the status before the claim.
 _TRIED = f"(CASE WHEN attempt BETWEEN 0 AND {MOST_ATTEMPTS} THEN attempt ELSE 0 END)"
 _STALE = f"CASE WHEN token < {2**62} THEN token + 1 ELSE 0 END"
 _STAGE = "CASE WHEN stage_from = 'part_done' THEN 'part_done' ELSE 'waiting' END"
-# Delay after a failed attempt, see backoff(); `_TRIED` is the number of previous failed attempts.
+# Delay after a failed attempt, see transitions.backoff(); `_TRIED` is the number of previous failed attempts.
 _PAUSE = f":jitter * CASE WHEN {_TRIED} > 5 THEN 60 ELSE (1 << {_TRIED}) END"
 _EXPIRE = f"""
 UPDATE tasks SET attempt = {_TRIED} + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
@@ -98,7 +99,7 @@ _NEAR = 200
 _SPARE = 16
 """Number of extra candidates that are searched, as other workers may claim some of them."""
 _FASTER = 20
-# A failure that may be the fault of the worker does not count, see base.counts().
+# A failure that may be the fault of the worker does not count, see transitions.counted().
 _COUNTED = "CASE WHEN max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE CAST(:attempts AS INTEGER) END"
 _SPENT = f"{_TRIED} + {_COUNTED} >= max_attempts OR :cause = 'unreadable'"
 _FAILED = f"""
