@@ -377,6 +377,8 @@ def test_four_differences_are_shown() -> None:
     assert differing_parts(deep) == [
         "x.a.m.k=1, y.a.m.k=2, b.m.k=2", "x.a.m.k=3, y.a.m.k=4, b.m.k=4",
     ]  # fmt: skip
+    two = [{"x": {"a": {"k": i}, "b": {"k": i}}} for i in (1, 2)]
+    assert differing_parts(two) == ["a.k=1, b.k=1", "a.k=2, b.k=2"]
     assert differing_parts([{"class": "A"}, {"class": "A"}]) == ["", ""]
 
 

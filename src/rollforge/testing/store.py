@@ -1055,6 +1055,25 @@ class TaskStoreSuite:
         store.create(POOL, [{"x": 1}])
         assert [t.id for t in store.query(POOL, batch="b")] == [new.id], "the old id is in no batch"
 
+    def test_a_task_can_be_replaced_by_one_that_is_there(self, store: TaskStore) -> None:
+        """The other task stays as it is, takes over what depended on the replaced one, and waits for what that waited for."""
+        done, other, first = (c.id for c in store.create(POOL, [{"x": 0}, {"x": 1}, {"x": "first"}], batch="b"))
+        (old,) = store.create(POOL, [{"x": "old"}], depends_on=[first], batch="old")
+        (last,) = store.create(POOL, [{"x": "last"}], depends_on=[old.id])
+        store.commit(self.claim(store), "result")
+        assert store.replace(POOL, old.id, {"x": 0}) == done
+        assert store.count(POOL) == {Status.DONE: 1, Status.WAITING: 3}
+        kept = store.get(POOL, done)
+        assert (kept.status, kept.result, kept.depends_on) == (Status.DONE, "result", (first,))
+        assert store.get(POOL, last.id).depends_on == (done,)
+        assert not store.get(POOL, last.id).blocked
+        assert [t.id for t in store.query(POOL, batch="old")] == [done]
+        with pytest.raises(TaskNotFound):
+            store.get(POOL, old.id)
+        again = store.replace(POOL, other, {"x": 1})
+        assert again == other
+        assert store.get(POOL, other).token == 1
+
     def test_a_replacement_is_a_change(self, store: TaskStore) -> None:
         """A thread that waits for changes of others sees it; so with a removal, and a pause."""
         (created,) = store.create(POOL, [{"x": 1}])
