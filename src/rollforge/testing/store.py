@@ -976,6 +976,7 @@ class TaskStoreSuite:
         """A task that has failed, by an error or a lost lease, can be claimed as soon as it is retried."""
         (one,), (two,) = store.create(POOL, [{"x": 1}], max_attempts=1), store.create(POOL, [{"x": 2}], max_attempts=1)
         store.fail(self.claim(store), "boom")
+        assert store.get(POOL, one.id).available_at <= clock.now
         self.claim(store, lease=10)
         clock.now += 10
         store.expire(POOL)
