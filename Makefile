@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz mutants pythons lowest
+.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,9 @@ coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails where 
 
 changelog: $(VENV)/dev ## Print the next section of the changelog
 	@$(BIN)/towncrier build --draft --version next 2>/dev/null
+
+tables: $(VENV)/dev ## Write the tables that follow from the code: public names of models, docs/compat.md
+	$(BIN)/python tests/tables.py
 
 pythons: $(VENV)/dev ## Run the fast tests on every other Python that is found, and with the lowest dependencies
 	$(BIN)/python tests/pythons.py

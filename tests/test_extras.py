@@ -8,15 +8,22 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MODULES = {
-    "mlflow-skinny": "mlflow", "scikit-learn": "sklearn", "ruamel.yaml": "ruamel", "xgboost-cpu": "xgboost",
-}  # fmt: skip
-"""Packages whose modules have other names."""
+_TOP = {name.lower(): module for module, names in reversed(packages_distributions().items()) for name in names}
+MODULES = {**_TOP, "mlflow-skinny": "mlflow", "ruamel.yaml": "ruamel"}
+"""Packages whose modules have other names; these two share theirs with other packages."""
+MODELS = {  # class -> library
+    name: kind_library
+    for file in sorted((Path(__file__).parents[1] / "src" / "rollforge" / "models").glob("*.py"))
+    for kind_library in re.findall(r'^LIBRARY = "(\w+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
+    for name in re.findall(r"^class (\w+)\(Model(?:FT)?\):", file.read_text(encoding="utf-8"), re.MULTILINE)
+}
+"""The models that need a library; its extra has the same name."""
 
 DRIVER = """
 import importlib.abc, json, sys
@@ -86,8 +93,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
         ["worker", "-t", "p", "--store", "sqlite:///tasks.db", "--no-data", "--exit-when-empty"], "mlflow",
     ),
     "a workflow that is a template": (["plan", "template.yaml"], "templates"),
-    "training with LightGBM": (["run", "workflow.yaml", "--jobs", "0"], "lightgbm"),
-    "training with XGBoost": (["run", "xgboost.yaml", "--jobs", "0"], "xgboost"),
+    **{f"training with {name}": (["run", f"{name}.yaml", "--jobs", "0"], library) for name, library in MODELS.items()},
 }  # fmt: skip
 
 
@@ -99,8 +105,8 @@ def test_every_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
 
     make_demo(tmp_path / "market", instruments=20, years=2)
     SQLiteStore(f"sqlite:///{tmp_path}/tasks.db").close()
-    (tmp_path / "workflow.yaml").write_text(WORKFLOW)
-    (tmp_path / "xgboost.yaml").write_text(WORKFLOW.replace("LGBModel", "XGBModel"))
+    for name in MODELS:
+        (tmp_path / f"{name}.yaml").write_text(WORKFLOW.replace("LGBModel", name))
     (tmp_path / "template.yaml").write_text(WORKFLOW + "# {{ HOME }}\n")
     blocked = sorted({MODULES.get(p, p) for extra in extras() for p in packages(extra)} | {"psycopg_binary", "sklearn"})
     for what, (words, extra) in COMMANDS.items():

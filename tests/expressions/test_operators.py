@@ -290,6 +290,18 @@ def test_elementwise_operators_compute_what_they_say() -> None:
         np.testing.assert_array_equal(compute(text, x=x, y=y).astype(float), values, err_msg=text)
 
 
+def test_operators_with_a_sign_have_a_name_too() -> None:
+    """The name gives what the sign gives."""
+    x, y = np.array([-2.0, 0.0, 3.0, NAN]), np.array([1.0, 0.0, 2.0, 1.0])
+    signs = {
+        "Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "FloorDiv": "//", "Mod": "%", "Power": "**",
+        "Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<=", "Eq": "==", "Ne": "!=",
+    }  # fmt: skip
+    for name, sign in signs.items():
+        by_name, by_sign = compute(f"{name}($x,$y)", x=x, y=y), compute(f"$x{sign}$y", x=x, y=y)
+        np.testing.assert_array_equal(by_name, by_sign, err_msg=name)
+
+
 def test_a_constant_never_lends_its_results_to_another_series() -> None:
     """Windows over constants, which exist for a moment only, do not leave their flatness to arrays that come after."""
     rng = np.random.default_rng(3)

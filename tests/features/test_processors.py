@@ -19,13 +19,17 @@ from rollforge.features.processor import (
     CSRankNorm,
     CSZFillna,
     CSZScoreNorm,
+    DropCol,
     DropnaLabel,
     DropnaProcessor,
     Fillna,
+    FilterCol,
     HashStockFormat,
     MinMaxNorm,
+    ProcessInf,
     Processor,
     RobustZScoreNorm,
+    TanhProcess,
     ZScoreNorm,
 )
 
@@ -236,3 +240,39 @@ def test_an_unknown_group_is_refused() -> None:
     """With the groups that there are."""
     with pytest.raises(DataError, match=r"'lable' is no group.*Known: feature"):
         CSRankNorm("lable")(frame([[1.0, 2.0]]))
+
+
+def columns() -> pd.DataFrame:
+    """Two features and a label."""
+    table = frame([[0.0, 1.0], [2.0, 3.0]])
+    table[("feature", "y")] = table[("feature", "x")] + 1
+    table[("label", "LABEL0")] = np.float32(5)
+    return table
+
+
+def test_columns_are_dropped_or_kept_by_their_names() -> None:
+    """In every group, or in one group alone; the argument stays as it was."""
+    table = columns()
+    before = table.copy()
+    assert DropCol(["y", "LABEL0", "nothing"])(table).columns.tolist() == [("feature", "x")]
+    assert DropCol()(table).columns.tolist() == before.columns.tolist()
+    assert FilterCol(col_list=["y"])(table).columns.tolist() == [("feature", "y"), ("label", "LABEL0")]
+    assert FilterCol("label", ["x"])(table).columns.tolist() == [("feature", "x"), ("feature", "y")]
+    with pytest.raises(DataError, match="Known: feature, label"):
+        FilterCol("features", ["x"])(table)
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_tanh_leaves_labels_alone() -> None:
+    """tanh(x - 1) of the features."""
+    out = TanhProcess().apply(columns())
+    np.testing.assert_allclose(out[("feature", "x")], np.tanh([-1.0, 0.0, 1.0, 2.0]), rtol=1e-6)
+    np.testing.assert_allclose(out[("feature", "y")], np.tanh([0.0, 1.0, 2.0, 3.0]), rtol=1e-6)
+    assert (out[("label", "LABEL0")] == 5).all()
+
+
+def test_an_infinite_value_becomes_the_mean_of_its_day() -> None:
+    """Of the finite values of the day; where there is none, it is missing. Missing values stay missing."""
+    inf, nan = np.inf, np.nan
+    out = after(ProcessInf(), frame([[1, inf, 3], [inf, -inf, inf], [nan, -inf, 4], [1, 2, 3]]))
+    np.testing.assert_array_equal(out, [[1, 2, 3], [nan, nan, nan], [nan, 4, 4], [1, 2, 3]])

@@ -1,4 +1,4 @@
-# The public names and where they live; read by type checkers, and at run time to import each name on first use.
+# Written by 'make tables' from the __all__ of each file. Type checkers read it; each name is imported on first use.
 
 from .base import (
     BaseModel as BaseModel,
@@ -8,6 +8,7 @@ from .base import (
 )
 from .constant import (
     ConstantModel as ConstantModel,
+    EmptyDataset as EmptyDataset,
 )
 from .lightgbm import (
     LGBModel as LGBModel,

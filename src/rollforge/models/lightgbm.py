@@ -32,6 +32,10 @@ class _Silence:
         log.info("%s", message)
 
 
+LIBRARY = "lightgbm"
+"""The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
+
+
 def _library() -> Any:
     try:
         import lightgbm

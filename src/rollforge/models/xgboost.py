@@ -20,6 +20,9 @@ __all__ = ["XGBModel"]
 
 log = logging.getLogger(__name__)
 
+LIBRARY = "xgboost"
+"""The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
+
 
 def _library() -> Any:
     try:

@@ -11,6 +11,10 @@ from .portfolio import (
     MultiPassPortAnaRecord as MultiPassPortAnaRecord,
     PortAnaRecord as PortAnaRecord,
 )
+from .segments import (
+    MultiSegRecord as MultiSegRecord,
+    SignalMseRecord as SignalMseRecord,
+)
 from .signal import (
     SignalRecord as SignalRecord,
 )

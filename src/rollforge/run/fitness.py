@@ -23,7 +23,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, DataError, FailingWorker, RollforgeError, UnfitWorker, counted
 from rollforge.machine import machine_of, process_is_gone, process_name
 from rollforge.plugins import are_loaded, load_plugins
-from rollforge.run.submission import MODEL_PACKAGES, Facts, read_facts, version_of
+from rollforge.run.submission import Facts, read_facts, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
 from rollforge.task import Status, TaskRecord
@@ -413,7 +413,9 @@ class Admission:
         broken: dict[str, str] = {}
         for name, packages in models.items():
             for package, version in packages.items():
-                why = self._package_lacks(package, version, session) or self._not_allowed(name, package, session)
+                why = self._package_lacks(package, version, session)
+                if not why and package not in facts.libraries:  # a pool may claim that; what is built is checked again
+                    why = self._not_allowed(name, package, session)
                 if why:
                     broken[name] = why
                 elif version and version_of(package) not in ("", version):
@@ -437,15 +439,16 @@ class Admission:
 
     def _package_lacks(self, package: str, version: str, session: Session) -> str:
         """Return why a package cannot be used here; empty if it can. Code that only the pool names is not imported."""
-        if package not in self._libraries:
+        key = " ".join((package, *session.sys_path))
+        if key not in self._libraries:
             why = ""
             if not _is_there(package, session.sys_path):
                 which = f"{package} {version}".strip()
                 why = f"The package {package} is not installed here; the tasks were submitted with {which}."
-            elif package in MODEL_PACKAGES.values():
+            elif trust.is_library(package):
                 why = _import_failure(package)
-            self._libraries[package] = why
-        return self._libraries[package]
+            self._libraries[key] = why
+        return self._libraries[key]
 
 
 def is_private(store: TaskStore) -> bool:

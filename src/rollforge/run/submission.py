@@ -7,6 +7,7 @@ It is plain data without secrets: passwords and tokens are removed from addresse
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,7 @@ from rollforge.session import Session
 from rollforge.task import to_plain
 from rollforge.track.base import open_tracker
 
-__all__ = ["MODEL_PACKAGES", "Facts", "facts_of", "packages_of", "read_facts"]
-
-MODEL_PACKAGES = {"rollforge.models.lightgbm": "lightgbm", "rollforge.models.xgboost": "xgboost"}
-"""Rollforge's model modules that require a package, with the package."""
+__all__ = ["Facts", "facts_of", "packages_of", "read_facts"]
 
 
 def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, Any]:
@@ -43,11 +41,14 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
-        ``sys_path``, as in the session.
+        ``sys_path``, as in the session, and ``libraries`` that Rollforge's own models import and no task may name.
     """
     import platform
 
-    added: dict[str, Any] = {"operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path)}
+    models, libraries = _models(tasks)
+    added: dict[str, Any] = {
+        "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries
+    }  # fmt: skip
     return {
         "rollforge": version_of("rollforge"),
         "python": platform.python_version(),
@@ -57,7 +58,7 @@ def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, 
         "tracking": _tracking(session),
         "region": session.region,
         "exchange": to_plain(dict(session.exchange)),
-        "models": _models(tasks),
+        "models": models,
         "plugins": [trust.plugin_module(name) for name in session.plugins],
         **{name: value for name, value in added.items() if value},
     }
@@ -85,6 +86,8 @@ class Facts:
     """Expression operators that the tasks need, as (class, module or file)."""
     sys_path: tuple[str, ...] = ()
     """Folders of the submitter's machine that contain the modules."""
+    libraries: tuple[str, ...] = ()
+    """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
 
 def read_facts(kept: Mapping[str, Any]) -> Facts:
@@ -124,6 +127,7 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
         plugins=texts(kept.get("plugins")),
         operators=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2),
         sys_path=texts(kept.get("sys_path")),
+        libraries=texts(kept.get("libraries")),
     )
 
 
@@ -151,28 +155,34 @@ def _tracking(session: Session) -> str | None:
         return None
 
 
-def _models(tasks: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Return the packages that each model class needs, with their versions."""
+def _models(tasks: Iterable[Mapping[str, Any]]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return the packages that each model class needs, with their versions, and those that only Rollforge's models name."""
+    from rollforge.build import locate
+
     described = (task.get("model") for task in tasks if isinstance(task, Mapping))
     pairs = ((m.get("class"), m.get("module_path") or "") for m in described if isinstance(m, Mapping))
     named = {(name, path) for name, path in pairs if isinstance(name, str) and isinstance(path, str)}
-    return {name: _needs(name, path) for name, path in sorted(named)}
-
-
-def _needs(name: str, path: str) -> dict[str, str]:
-    from rollforge.build import locate
-
-    if path.endswith(".py"):
-        return {path: ""}
-    try:
-        found = locate(name, path or None)
-    except RollforgeError:  # the class may exist on a worker's machine
-        return {}
-    return packages_of(str(getattr(found, "__module__", "")))
+    models: dict[str, dict[str, str]] = {}
+    libraries: set[str] = set()
+    for name, path in sorted(named):
+        if path.endswith(".py"):
+            models[name] = {path: ""}
+            continue
+        try:
+            module = str(getattr(locate(name, path or None), "__module__", ""))
+        except RollforgeError:  # the class may exist on a worker's machine
+            models[name] = {}
+            continue
+        models[name] = packages_of(module)
+        if module.startswith("rollforge."):
+            libraries |= {package for package in models[name] if not trust.is_library(package)}
+    return models, sorted(libraries)
 
 
 def packages_of(module: str) -> dict[str, str]:
     """Return the packages that classes of a module need, with their versions, except those of Rollforge itself.
+
+    A module of Rollforge names the package that it needs as ``LIBRARY``.
 
     Examples
     --------
@@ -180,7 +190,7 @@ def packages_of(module: str) -> dict[str, str]:
     (['lightgbm'], {})
     """
     top = module.partition(".")[0]
-    name = MODEL_PACKAGES.get(module, "") if top == "rollforge" else top
+    name = str(getattr(importlib.import_module(module), "LIBRARY", "")) if top == "rollforge" else top
     if name in ("", "__main__", "builtins"):
         return {}
     return {name: version_of(name)}

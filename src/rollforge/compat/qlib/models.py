@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from rollforge import models
 from rollforge.models.base import Model
-from rollforge.models.lightgbm import LGBModel
-from rollforge.models.linear import LinearModel
-from rollforge.models.xgboost import XGBModel
+from rollforge.qlib_names import MODULES
 
 __all__ = ["all_model_classes"]
 
-all_model_classes: list[type[Model]] = [LGBModel, LinearModel, XGBModel]
+
+def _classes() -> list[type[Model]]:
+    names = {name for text in MODULES["qlib.contrib.model"].values() for name in text.split()}
+    return [getattr(models, name) for name in sorted(names & set(dir(models)))]
+
+
+all_model_classes = _classes()

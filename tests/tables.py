@@ -1,0 +1,44 @@
+"""Write the tables that follow from the code, as ``make tables`` does: the public names of ``rollforge.models`` and the page of
+Qlib's names. ``tests/test_extension_points.py`` fails where one is out of date."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
+PAGE = Path(__file__).parents[1] / "docs" / "compat.md"
+HEAD = """\
+# Written by 'make tables' from the __all__ of each file. Type checkers read it; each name is imported on first use.
+"""
+
+
+def public_names(file: Path) -> list[str]:
+    """The ``__all__`` of a file."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [str(name) for name in ast.literal_eval(node.value)]
+    return []
+
+
+def stub(room: Path) -> str:
+    """The ``__init__.pyi`` of a room all of whose names are public."""
+    text = HEAD
+    for file in sorted(room.glob("*.py")):
+        names = sorted(public_names(file))
+        if file.stem != "__init__" and names:
+            text += f"\nfrom .{file.stem} import (\n" + "".join(f"    {name} as {name},\n" for name in names) + ")"
+    return text + "\n"
+
+
+def main() -> None:
+    """Write the tables."""
+    (SOURCE / "models" / "__init__.pyi").write_text(stub(SOURCE / "models"), encoding="utf-8")
+    from rollforge.compat.qlib.coverage import rewrite
+
+    rewrite(PAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

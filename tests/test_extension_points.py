@@ -1,0 +1,260 @@
+"""How many files it takes to add something to Rollforge, and that nothing that was added is forgotten in a table."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from rollforge.drivers import STORES, TRACKERS
+from rollforge.expressions.operators import is_built_in, operator_names
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "rollforge"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+_spec = spec_from_file_location("tables_of_rollforge", ROOT / "tests" / "tables.py")
+assert _spec is not None
+assert _spec.loader is not None
+tables = module_from_spec(_spec)
+_spec.loader.exec_module(tables)
+
+# -- adding one of each kind to a copy of the package ------------------------------------------------------------------
+
+MODEL = '''
+"""A model of a new library."""
+
+from rollforge.models.base import Model
+
+__all__ = ["NewModel"]
+
+LIBRARY = "newlib"
+
+
+class NewModel(Model):
+    def fit(self, dataset, reweighter=None):
+        import newlib
+
+    def predict(self, dataset, segment="test"):
+        return dataset.prepare(segment, col_set="feature").iloc[:, 0]
+'''
+PROCESSOR = '''
+
+class NewProcessor(Processor):
+    """Doubles everything."""
+
+    def __call__(self, df):
+        return df * 2
+'''
+GENERATOR = """
+from rollforge.generate.base import TaskGen
+
+__all__ = ["NewGen"]
+
+
+class NewGen(TaskGen):
+    def generate(self, task):
+        return [task, task]
+"""
+STORE = """
+from rollforge.store.memory import MemoryStore
+
+
+class NewStore(MemoryStore):
+    pass
+"""
+Edit = tuple[str, str, str]
+"""File, a text in it (empty: a new file), and what stands before that text from now on."""
+ADDED: dict[str, list[Edit]] = {
+    "a model": [("models/newlib.py", "", MODEL)],
+    "an operator": [
+        ("expressions/formulas.py", "def elementwise(", "def thrice(series, x):\n    return 3 * x\n\n\n"),
+        ("expressions/operators.py", "_BUILT_IN = ", '_add("Thrice", formulas.thrice, "x")\n'),
+    ],
+    "a processor": [("features/processor.py", "\n\nclass Adapted(", PROCESSOR)],
+    "a task generator": [
+        ("generate/new.py", "", GENERATOR),
+        ("generate/__init__.pyi", "from .rolling import", "from .new import NewGen as NewGen\n"),
+    ],
+    "a task store": [
+        ("store/newstore.py", "", STORE),
+        ("drivers.py", '        "memory": ', '        "new": "rollforge.store.newstore:NewStore",\n'),
+    ],
+}
+USES = """
+import json
+from rollforge import open_store
+from rollforge.build import build
+from rollforge.expressions.expression import parse
+from rollforge.generate import NewGen
+from rollforge.kinds import MODEL, PROCESSOR
+from rollforge.run.fitness import Admission
+from rollforge.run.submission import facts_of
+from rollforge.session import Session
+
+model = {"class": "NewModel", "module_path": "rollforge.models"}
+build(model, kind=MODEL)
+build({"class": "NewProcessor"}, kind=PROCESSOR, default_module="rollforge.features.processor")
+parse("Thrice($close)")
+store = open_store("new://x")
+facts = facts_of([{"model": model}], Session())
+store.create("p", [{"model": model}], submission=store.keep_submission("p", facts))
+notes = Admission(store, "p", Session(), ("tracking",), needs_data=False).prove(stays=False)
+print(json.dumps([len(NewGen()({})), type(store).__name__, facts["models"], notes]))
+"""
+
+
+def apply(edit: Edit, source: Path) -> None:
+    file, before, text = edit
+    path = source / file
+    if not before:
+        path.write_text(text)
+        return
+    known = path.read_text(encoding="utf-8")
+    assert known.count(before) == 1, (file, before)
+    path.write_text(known.replace(before, text + before), encoding="utf-8")
+
+
+def test_one_of_each_kind_is_added_in_so_many_files(tmp_path: Path) -> None:
+    """With the test, in as many files as CONTRIBUTING and docs/extending.md say, and at most three; then it is usable
+    everywhere: exported, built from a definition, opened by its scheme, admitted by a worker. ``make tables`` writes the
+    rest. A model's library is the third file, for its extra in pyproject.toml."""
+    source = tmp_path / "rollforge"
+    shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "newlib.py").write_text("")
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "docs/extending.md")]
+    for kind, edits in ADDED.items():
+        for edit in edits:
+            apply(edit, source)
+        said = [re.findall(rf"^\| {kind} \|.*?\| ([^|]*) \|$", page, re.MULTILINE) for page in pages]
+        count = len({file for file, _, _ in edits}) + 1
+        assert count <= 3
+        for (text,) in said:
+            assert text.startswith(str(count)), (kind, text)
+    (source / "models" / "__init__.pyi").write_text(tables.stub(source / "models"))
+    done = subprocess.run(
+        [sys.executable, "-c", USES], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "ROLLFORGE_TRACKING": f"folder:{tmp_path}/runs"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [2, "NewStore", {"NewModel": {"newlib": ""}}, []]
+
+
+# -- nothing is forgotten ----------------------------------------------------------------------------------------------
+
+
+def classes(folder: str, base: str) -> dict[str, Path]:
+    """The classes of a room that derive from a base, directly or through each other, with their files."""
+    bases: dict[str, tuple[set[str], Path]] = {}
+    for path in sorted((SOURCE / folder).glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = ({ast.unparse(b).rpartition(".")[2] for b in node.bases}, path)
+    found: dict[str, Path] = {}
+    grown = True
+    while grown:
+        new = {n: path for n, (above, path) in bases.items() if n not in found and above & {base, *found}}
+        grown = bool(new)
+        found |= new
+    return {name: path for name, path in found.items() if not name.startswith("_") and path.stem != "base"}
+
+
+def text_of_tests(*folders: str) -> str:
+    """The text of the tests in some folders."""
+    return "\n".join(
+        p.read_text(encoding="utf-8") for folder in folders for p in sorted((ROOT / "tests" / folder).glob("*.py"))
+    )
+
+
+def is_tested(name: str, text: str) -> bool:
+    return re.search(rf"\b{name}\b", text) is not None
+
+
+def test_tables_that_follow_from_the_code_are_up_to_date() -> None:
+    """Otherwise: make tables."""
+    assert (SOURCE / "models" / "__init__.pyi").read_text(encoding="utf-8") == tables.stub(SOURCE / "models")
+
+
+def test_every_model_is_public_and_tested() -> None:
+    """By its name in ``__all__`` of its file, and in tests/models."""
+    text = text_of_tests("models")
+    models = classes("models", "Model")
+    assert len(models) >= 4
+    for name, path in models.items():
+        assert name in tables.public_names(path), name
+        assert is_tested(name, text), name
+
+
+def test_a_models_library_is_an_extra() -> None:
+    """An extra of the same name, which development installs, and which mypy need not know."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    overrides = PROJECT["tool"]["mypy"]["overrides"][0]["module"]
+    for path in (SOURCE / "models").glob("*.py"):
+        for library in re.findall(r'^LIBRARY = "(\w+)"$', path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert library in extras, f"pyproject.toml: an extra {library}"
+            assert library in " ".join(extras["dev"] + extras["all"]), f"pyproject.toml: {library} in dev or all"
+            assert f"{library}.*" in overrides, f"pyproject.toml: {library}.* in mypy's overrides"
+
+
+@pytest.mark.parametrize(
+    ("folder", "base", "least"),
+    [("generate", "TaskGen", 3), ("record", "RecordTemp", 5)],
+    ids=["generators", "records"],
+)
+def test_every_generator_and_record_is_public_and_tested(folder: str, base: str, least: int) -> None:
+    """In the stub of its room, and by its name in the tests."""
+    stub = (SOURCE / folder / "__init__.pyi").read_text(encoding="utf-8")
+    found = classes(folder, base)
+    assert len(found) >= least
+    text = text_of_tests(folder, "generate", "compat", "golden", ".")
+    for name in found:
+        assert f"{name} as {name}" in stub, name
+        assert is_tested(name, text), name
+
+
+def test_every_processor_is_public_and_tested() -> None:
+    """In ``__all__`` of its file, so that a definition finds it without a module, and by its name in the tests."""
+    public = tables.public_names(SOURCE / "features" / "processor.py")
+    text = text_of_tests("features", "parity", "compat")
+    found = {n: p for n, p in classes("features", "Processor").items() if p.stem == "processor" and n != "Adapted"}
+    assert len(found) > 10
+    for name in found:
+        assert name in public, name
+        assert is_tested(name, text), name
+
+
+def test_every_operator_is_tested() -> None:
+    """By its name in the tests of expressions, or in the reference values."""
+    text = text_of_tests("expressions", "parity", "compat") + (ROOT / "tests/golden/operators/make.py").read_text()
+    assert [n for n in operator_names() if is_built_in(n) and not is_tested(n, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("drivers", "folder", "method", "suite"),
+    [
+        (STORES, "store", "claim", "store/test_conformance.py"),
+        (TRACKERS, "track", "create_run", "track/test_trackers.py"),
+    ],
+    ids=["stores", "trackers"],
+)
+def test_every_store_has_a_scheme_and_runs_the_suite(drivers: object, folder: str, method: str, suite: str) -> None:
+    """Each class of the room with the method is opened by a scheme, and named in the file of suites."""
+    assert isinstance(drivers, type(STORES))
+    targets = {driver.target.partition(":")[2] for driver in drivers._built_in.values()}
+    found = set()
+    for path in (SOURCE / folder).rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Store", "Tracker")):
+                found.add(node.name)
+    protocols = {"TaskStore", "Tracker", "SQLStore"}
+    assert found - protocols == targets
+    text = (ROOT / "tests" / suite).read_text(encoding="utf-8")
+    assert {name for name in targets if not is_tested(name, text)} <= {"FolderTracker", "MLflowTracker"}
