@@ -462,7 +462,13 @@ def is_listed(mutant: Mutant, change: tuple[str, str], listed: Sequence[Mapping[
 
 
 def try_room(
-    room: Room, queue: Sequence[Mutant], size: int, copy: Path, listed: Sequence[Mapping[str, str]]
+    room: Room,
+    queue: Sequence[Mutant],
+    size: int,
+    copy: Path,
+    listed: Sequence[Mapping[str, str]],
+    *,
+    verbose: bool,
 ) -> Counter[str] | None:
     """Try the first `size` mutants that are valid Python, and print the survivors; None if the tests fail without any."""
     trial = Trial(copy, room)
@@ -486,7 +492,7 @@ def try_room(
             continue
         outcome = trial.try_out(mutant, changed)
         counts[{"passed": "survived", "failed": "killed", "timeout": "timeout"}[outcome.status]] += 1
-        if os.environ.get("VERBOSE"):
+        if verbose:
             print(f"  {mutant.key} {outcome.status} {outcome.seconds:.1f} s {outcome.failed}", flush=True)
         if outcome.status == "passed":
             print(f"  survived: {mutant.key} {mutant.file}:{mutant.lines[0]} in {mutant.where or 'the module'}")
@@ -509,6 +515,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=100, help="mutants per room; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="which sample")
     parser.add_argument("--only", action="append", default=[], help="this mutant only, by the key that is printed")
+    parser.add_argument("--verbose", action="store_true", help="print every mutant, with the test that noticed it")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in HEAVY:
@@ -522,7 +529,9 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             size = options.sample or len(queue)
-            totals[room.name] = try_room(room, queue, size, copied(Path(folder)), table["equivalent"])
+            totals[room.name] = try_room(
+                room, queue, size, copied(Path(folder)), table["equivalent"], verbose=options.verbose
+            )
     print(f"{'room':10} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'timeouts':>9} {'survived':>9} {'noticed':>8}")
     for name, counts in totals.items():
         if counts is not None:
