@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 from rollforge.drivers import STORES
-from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle, shown
+from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, UntrustedPickle, shown
 from rollforge.machine import machine_of
 from rollforge.plugins import load_plugins
 from rollforge.session import current_session
@@ -443,6 +443,20 @@ def refuse_running(status: Status) -> None:
     """
     if status is Status.RUNNING:
         raise ConfigError("A task becomes running when a worker claims it; by hand it would run for ever.")
+
+
+def refuse_newer(place: str, found: int, known: int) -> None:
+    """Raise an error if the schema of a store has a newer version than the latest known one.
+
+    Raises
+    ------
+    StoreUnavailable
+        If it has.
+    """
+    if found > known:
+        raise StoreUnavailable(
+            f"The task store {place} was made by a newer Rollforge (schema {found}, this one knows {known}). Update Rollforge."
+        )
 
 
 def named(definitions: Sequence[Any], model_names: Sequence[str]) -> list[str]:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
-import pickle
 import re
 import time
 from collections import Counter
@@ -25,7 +23,6 @@ from datetime import UTC
 from typing import Any, TypeVar, cast
 
 from bson import ObjectId
-from bson.binary import Binary
 from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne, errors as mongo
 from pymongo.collection import Collection
 from pymongo.uri_parser import parse_uri
@@ -33,13 +30,11 @@ from pymongo.uri_parser import parse_uri
 from rollforge import safe_pickle, transitions, trust
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import (
-    ArtifactUnreadable,
     ConfigError,
     LeaseLost,
     RollforgeError,
     StoreUnavailable,
     TaskNotFound,
-    UntrustedPickle,
 )
 from rollforge.store.base import (
     AVOID_SECONDS,
@@ -51,52 +46,69 @@ from rollforge.store.base import (
     Work,
     checked_attempts,
     checked_priority,
-    damaged_result,
     ending_of,
     failed_workers,
     failure_mark,
     named,
     refuse_cycles,
+    refuse_newer,
     refuse_running,
     stale,
     storable_text,
     told_again,
     trim_log,
 )
-from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
-from rollforge.store.query import And, Compare, Node, Not, Or, parse_query
-from rollforge.store.rows import read_record, read_status
+from rollforge.store.codec import encode_result, read_submission
+from rollforge.store.mongo_documents import (
+    ANY_TASK,
+    CANCELLED,
+    CLAIMED,
+    COMMITTED,
+    DEPENDENCY,
+    EXPIRED,
+    FAILED,
+    FRESH,
+    GIVEN,
+    KEPT,
+    RESET,
+    RESTORED,
+    UNREADABLE,
+    Document,
+    copied_fields,
+    definition_fields,
+    fields_of,
+    ids_of,
+    moment_of,
+    pickle_bytes,
+    record_of,
+    result_field,
+    result_of,
+    texts_in,
+    whole_result,
+    with_stage,
+)
+from rollforge.store.mongo_query import by_id, to_condition
+from rollforge.store.query import parse_query
+from rollforge.store.rows import read_status
 from rollforge.task import (
     Cause,
     Status,
     TaskRecord,
     digest,
     encode,
-    searchable,
-    to_plain,
 )
 
 __all__ = ["MongoStore"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-Document = dict[str, Any]
 
 SCHEMA_VERSION = 4
 _META = "rollforge_meta"
 _ORDER = [("priority", DESCENDING), ("seq", 1)]
 _UNFINISHED = ["waiting", "running", "part_done"]
-_FRESH: Document = {
-    "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
-    "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
-    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "", "submission": "", "batches": [],
-    "claim": None, "ending": None, "creation": "",
-}  # fmt: skip
-# Fields that are kept when the definition of a task is replaced.
-_KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
 # MongoDB refuses the whole update if the field of one document is not a list, which only other programs write.
 _LISTED = {"unmet": {"$type": "array"}}
 _SECONDS = 10.0
-_TRUST = (UntrustedPickle, ArtifactUnreadable)
 
 
 def _spoken(method: F) -> F:
@@ -165,12 +177,9 @@ class MongoStore:
         found = self._meta.find_one({"_id": "schema"})
         if found is None:
             self._meta.update_one({"_id": "schema"}, {"$setOnInsert": {"version": SCHEMA_VERSION}}, upsert=True)
-        elif found["version"] > SCHEMA_VERSION:
-            raise StoreUnavailable(
-                f"The task store {mask_secrets(self.uri)} was made by a newer Rollforge (schema {found['version']}, this "
-                f"one knows {SCHEMA_VERSION}). Update Rollforge."
-            )
-        elif found["version"] < SCHEMA_VERSION:
+            return
+        refuse_newer(mask_secrets(self.uri), found["version"], SCHEMA_VERSION)
+        if found["version"] < SCHEMA_VERSION:
             # Schema 2 added model_name, schema 3 failed_by and submission, schema 4 batches.
             since: Document = {"model_name": "", "failed_by": "", "submission": "", "batches": []}
             for pool in self.pools():
@@ -237,12 +246,12 @@ class MongoStore:
             trust.check_allowed()  # a wrong setting of the operator must not make the document unreadable
             its_id = found["_id"]
             made = its_id.generation_time.timestamp() if isinstance(its_id, ObjectId) else self._now()
-            ours = {**_FRESH, "created_at": made, "seq": self._number("seq")}
-            ours |= {k: v for k, v in found.items() if k in _FRESH and v is not None}
+            ours = {**FRESH, "created_at": made, "seq": self._number("seq")}
+            ours |= {k: v for k, v in found.items() if k in FRESH and v is not None}
             if ours["status"] == "part_done":
                 ours["stage_from"] = "part_done"
             try:
-                definition = safe_pickle.loads(_binary(found.get("def")))
+                definition = safe_pickle.loads(pickle_bytes(found.get("def")))
                 ours |= {"plain": encode(definition), "digest": digest(definition)}
             except (RollforgeError, TypeError, ValueError) as exc:
                 error = storable_text(f"The definition was refused: {exc}")
@@ -280,7 +289,7 @@ class MongoStore:
     ) -> list[CreatedTask]:
         names = named(definitions, model_names)
         priority, max_attempts = checked_priority(priority), checked_attempts(max_attempts)
-        written = [_definition(d) for d in definitions]  # all of them, before anything is stored
+        written = [definition_fields(d) for d in definitions]  # all of them, before anything is stored
         tasks, dependencies = self._tasks(pool), sorted(set(depends_on))
         ids = {w["digest"] for w in written}
         found = {
@@ -293,7 +302,7 @@ class MongoStore:
         last = self._number("seq", max(1, len(written)))
         now = self._now()
         fresh = {
-            **_FRESH,
+            **FRESH,
             "priority": priority,
             "max_attempts": max_attempts,
             "needs": dependencies,
@@ -312,7 +321,7 @@ class MongoStore:
         made = [CreatedTask(d["digest"], i in new) for i, d in enumerate(written)]
         if creation and len(new) < len(made):
             rest = list({c.id for c in made} - {c.id for c in made if c.new})
-            before = [d for some in _some_of(rest) for d in _ids(
+            before = [d for some in _some_of(rest) for d in ids_of(
                 tasks.find({"digest": {"$in": some}, "creation": creation}, {"digest": 1}))]  # fmt: skip
             made = told_again(made, set(before))
         if dependencies and any(c.new for c in made):
@@ -336,7 +345,7 @@ class MongoStore:
     @_spoken
     def open_submissions(self, pool: str) -> set[str]:
         steps: list[Document] = [{"$match": {"status": {"$in": _UNFINISHED}}}, {"$group": {"_id": "$submission"}}]
-        return set(_texts(d["_id"] for d in self._tasks(pool).aggregate(steps)))
+        return set(texts_in(d["_id"] for d in self._tasks(pool).aggregate(steps)))
 
     @_spoken
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
@@ -378,7 +387,7 @@ class MongoStore:
             status = r.stage_from if r.status is Status.RUNNING else r.status
             documents.append(
                 {
-                    **_FRESH, **_copied(r), "digest": r.id,
+                    **FRESH, **copied_fields(r), "digest": r.id,
                     "status": status.value,
                     "stage_from": r.stage_from.value, "priority": r.priority, "attempt": r.attempt,
                     "max_attempts": r.max_attempts, "worker": r.worker, "created_at": r.created_at,
@@ -387,7 +396,7 @@ class MongoStore:
                     "unmet": list(r.depends_on), "model_name": r.model_name,
                     "submission": r.submission, "failed_by": "".join(map(failure_mark, r.failed_by)),
                     "seq": last - len(kept) + 1 + i,
-                    **({} if r.result is None else {"res": _result(encode_result(r.result))}),
+                    **({} if r.result is None else {"res": result_field(encode_result(r.result))}),
                 }
             )  # fmt: skip
         new = self._insert(tasks, documents)
@@ -417,7 +426,7 @@ class MongoStore:
                 found = tasks.find({"digest": {"$in": some}}, {"digest": 1, "status": 1, "finished_at": 1})
                 for known in found:
                     states[known["digest"]] = known.get("status")
-                    ended[known["digest"]] = _moment(known.get("finished_at"))
+                    ended[known["digest"]] = moment_of(known.get("finished_at"))
             # Entries are only added or removed individually, as other processes may see other tasks end at the same
             # time, and only those that changed, as a task may wait for ten thousand.
             for some in _some_of([i for i, status in states.items() if status == "done"]):
@@ -440,10 +449,12 @@ class MongoStore:
     def _fail_with(self, tasks: Collection[Document], task_id: str, only: Document) -> list[str]:
         """Fail the waiting tasks that depend on one that failed or was removed; return their ids."""
         theirs = {**only, "needs": {"$in": [task_id]}, "status": "waiting"}
-        ids = _ids(tasks.find(theirs, {"digest": 1}))
+        ids = ids_of(tasks.find(theirs, {"digest": 1}))
         if ids:
             now = self._now()
-            failed = _fields(transitions.dependency_failed(_ANY, task_id, now=now), *_DEPENDENCY) | {"changed": now}
+            failed = fields_of(transitions.dependency_failed(ANY_TASK, task_id, now=now), *DEPENDENCY) | {
+                "changed": now
+            }
             tasks.update_many(theirs, {"$set": failed})
         return ids
 
@@ -455,11 +466,11 @@ class MongoStore:
             {"$unwind": "$unmet"},
             {"$group": {"_id": "$unmet"}},
         ]
-        unmet = _texts(d["_id"] for d in self._tasks(pool).aggregate(ended))
+        unmet = texts_in(d["_id"] for d in self._tasks(pool).aggregate(ended))
         over = set(unmet)
         for some in _some_of(unmet):
             moving = {"digest": {"$in": some}, "status": {"$in": _UNFINISHED}}
-            over -= set(_ids(self._tasks(pool).find(moving, {"digest": 1})))
+            over -= set(ids_of(self._tasks(pool).find(moving, {"digest": 1})))
         self._propagate(pool, over)
 
     # -- claiming ------------------------------------------------------------------------------------------------------
@@ -478,7 +489,7 @@ class MongoStore:
         batch: str = "",
         claim: str = "",
     ) -> list[TaskRecord]:
-        condition = _condition(parse_query(query))
+        condition = to_condition(parse_query(query))
         tasks = self._tasks(pool)
         again = list(tasks.find({"status": "running", "claim": claim}).sort(_ORDER)) if claim else []
         if again:
@@ -502,8 +513,8 @@ class MongoStore:
         claimed: list[TaskRecord] = []
         while len(claimed) < limit:
             now = self._now()
-            running = transitions.claimed(_with_stage(status), worker=worker, token=token, lease=lease, now=now)
-            change = {**_fields(running, *_CLAIMED), "changed": now, "claim": claim or None, "ending": None}
+            running = transitions.claimed(with_stage(status), worker=worker, token=token, lease=lease, now=now)
+            change = {**fields_of(running, *CLAIMED), "changed": now, "claim": claim or None, "ending": None}
             found = tasks.find_one_and_update(
                 {"$and": [*wanted, {"token": {"$lt": token}}]}, {"$set": change}, sort=_ORDER,
                 return_document=ReturnDocument.AFTER,
@@ -536,13 +547,13 @@ class MongoStore:
             if not isinstance(found.get("digest"), str):  # written by another program
                 found = {**found, "digest": str(found["_id"]), "plain": None}
                 self._tasks(pool).update_one({"_id": found["_id"]}, {"$set": {"digest": found["digest"]}})
-            task = self._record(pool, found)
+            task = record_of(pool, found)
             if "unreadable" in task.extra:
                 self.fail(task, task.extra["unreadable"], Cause.UNREADABLE)
                 continue
             try:
-                result = _result_of(found) if status is Status.PART_DONE else None
-            except _TRUST as exc:
+                result = result_of(found) if status is Status.PART_DONE else None
+            except UNREADABLE as exc:
                 self.fail(task, f"The result of the first stage cannot be read: {exc}", Cause.UNREADABLE)
                 continue
             readable.append(replace(task, result=result))
@@ -552,9 +563,9 @@ class MongoStore:
     def expire(self, pool: str) -> None:
         tasks, now = self._tasks(pool), self._now()
         for found in list(tasks.find({"status": "running", "lease_until": {"$lte": now}}, {"res": 0, "def": 0})):
-            task = self._record(pool, found)
+            task = record_of(pool, found)
             after = transitions.expired(task, now=now)
-            ended = _fields(after, *_EXPIRED) | {"changed": now}
+            ended = fields_of(after, *EXPIRED) | {"changed": now}
             same = {
                 "_id": found["_id"],
                 "status": "running",
@@ -563,17 +574,6 @@ class MongoStore:
             }
             if tasks.update_one(same, {"$set": ended}).modified_count:
                 self._settle_end(pool, task.id, after.status.value)
-
-    def _record(self, pool: str, found: Document) -> TaskRecord:
-        own = (
-            "status", "stage_from", "priority", "attempt", "max_attempts", "token", "lease_until", "available_at", "worker",
-            "created_at", "started_at", "finished_at", "error", "cause", "log",
-        )  # fmt: skip
-        return read_record({
-            "id": found.get("digest"), "pool": pool, "text": found.get("plain"), **{name: found.get(name) for name in own},
-            "depends_on": found.get("needs"), "blocked": found.get("unmet"), "model_name": found.get("model_name", ""),
-            "failed_by": found.get("failed_by", ""), "submission": found.get("submission", ""),
-        })  # fmt: skip
 
     # -- ending claims -------------------------------------------------------------------------------------------------
 
@@ -602,7 +602,7 @@ class MongoStore:
         if status in ("done", "failed"):
             self._propagate(pool, [task_id])
         elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
-            self._propagate(pool, _texts(found.get("unmet")), themselves=[task_id])
+            self._propagate(pool, texts_in(found.get("unmet")), themselves=[task_id])
 
     @_spoken
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
@@ -613,8 +613,8 @@ class MongoStore:
     @_spoken
     def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
         after = transitions.committed(task, None, status, log=trim_log(log), now=self._now())
-        change = _fields(after, *_COMMITTED) | {
-            "res": _result(encode_result(result)), "ending": ending_of("commit", status),
+        change = fields_of(after, *COMMITTED) | {
+            "res": result_field(encode_result(result)), "ending": ending_of("commit", status),
         }  # fmt: skip
         if not self._end(task, change):
             self._ended_before(task, change["ending"])
@@ -626,9 +626,9 @@ class MongoStore:
         if found is None:
             raise LeaseLost(stale(task))
         why = None if why is None else storable_text(why)
-        after = transitions.given_back(self._record(task.pool, found), status, why)
+        after = transitions.given_back(record_of(task.pool, found), status, why)
         ending = ending_of("give back", status)
-        change = _fields(after, *(_GIVEN if why is None else (*_GIVEN, "error", "cause")))
+        change = fields_of(after, *(GIVEN if why is None else (*GIVEN, "error", "cause")))
         if not self._end(task, {**change, "ending": ending}):
             self._ended_before(task, ending)
         self._settle_end(task.pool, task.id, after.status.value)
@@ -641,11 +641,11 @@ class MongoStore:
         found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
         if found is None:
             raise LeaseLost(stale(task))
-        known = self._record(task.pool, found)
+        known = record_of(task.pool, found)
         after = transitions.failed(
             known, storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._now()
         )
-        change, status = {**_fields(after, *_FAILED), "ending": "fail"}, after.status
+        change, status = {**fields_of(after, *FAILED), "ending": "fail"}, after.status
         if not self._end(task, change):
             status = self._ended_before(task, "fail")
         self._settle_end(task.pool, task.id, status.value)
@@ -658,11 +658,11 @@ class MongoStore:
         for some in _some_of(list(dict.fromkeys(ids))):
             theirs += tasks.find({"digest": {"$in": some}, "failed_by": {"$gt": ""}}, {"res": 0, "def": 0})
         for found in theirs:
-            task = self._record(pool, found)
+            task = record_of(pool, found)
             after = transitions.restored(task, worker)
             if after is task:
                 continue
-            change = _fields(after, *_RESTORED) | {"changed": self._now()}
+            change = fields_of(after, *RESTORED) | {"changed": self._now()}
             same = {name: found.get(name) for name in ("_id", "status", "token", "attempt", "failed_by")}
             if tasks.update_one(same, {"$set": change}).modified_count:
                 restored.append(task.id)
@@ -675,7 +675,7 @@ class MongoStore:
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
     ) -> list[TaskRecord]:
-        held = [self._record(pool, f) for f in self._tasks(pool).find({"status": "running", "worker": worker})]
+        held = [record_of(pool, f) for f in self._tasks(pool).find({"status": "running", "worker": worker})]
         ended = []
         for task in held:
             with contextlib.suppress(
@@ -692,11 +692,11 @@ class MongoStore:
 
     @_spoken
     def get(self, pool: str, task_id: str, *, result: bool = True) -> TaskRecord:
-        found = self._tasks(pool).find_one(_by_id(task_id))
+        found = self._tasks(pool).find_one(by_id(task_id))
         if found is None:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
-        record = self._record(pool, found)
-        return replace(record, result=_whole_result(record, found)) if result else record
+        record = record_of(pool, found)
+        return replace(record, result=whole_result(record, found)) if result else record
 
     def query(
         self,
@@ -710,10 +710,10 @@ class MongoStore:
     ) -> Iterator[TaskRecord]:
         if limit == 0:  # to MongoDB, 0 means no limit
             return
-        condition = _of_batch(batch, _condition(parse_query(query)))
+        condition = _of_batch(batch, to_condition(parse_query(query)))
         for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0, latest=latest):
-            record = self._record(pool, found)
-            yield replace(record, result=_whole_result(record, found)) if results else record
+            record = record_of(pool, found)
+            yield replace(record, result=whole_result(record, found)) if results else record
 
     @_spoken
     def _found(self, pool: str, condition: Document, fields: Document, limit: int, *, latest: bool) -> list[Document]:
@@ -723,7 +723,7 @@ class MongoStore:
     def pages(self, pool: str, size: int) -> Iterator[list[str]]:
         cursor = self._tasks(pool).find({}, {"digest": 1}, batch_size=size).sort("seq", 1)
         while found := self._next(cursor, size):
-            yield _ids(found)
+            yield ids_of(found)
 
     @_spoken
     def _next(self, cursor: Iterable[Document], size: int) -> list[Document]:
@@ -732,12 +732,12 @@ class MongoStore:
     @_spoken
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         free = {"status": status.value, "unmet": {"$size": 0}, **_in_batch(batch)}
-        condition = _condition(parse_query(query))
+        condition = to_condition(parse_query(query))
         return self._tasks(pool).find_one({"$and": [free, condition]} if condition else free, {"_id": 1}) is not None
 
     @_spoken
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
-        condition = _of_batch(batch, _condition(parse_query(query)))
+        condition = _of_batch(batch, to_condition(parse_query(query)))
         steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
         counts: Counter[Status] = Counter()
         for group in self._tasks(pool).aggregate(steps):
@@ -796,7 +796,7 @@ class MongoStore:
     def _change(self, pool: str, condition: Document, change: Document, *, stale: bool = True) -> list[str]:
         """Change the tasks that match and return their ids. With `stale`, claims on them become stale."""
         tasks = self._tasks(pool)
-        ids = _ids(tasks.find(condition, {"digest": 1}))
+        ids = ids_of(tasks.find(condition, {"digest": 1}))
         update: Document = {"$set": {**change, "changed": self._now()}}
         if stale:
             update["$set"]["token"] = self._number("token")
@@ -806,7 +806,7 @@ class MongoStore:
     @_spoken
     def remove(self, pool: str, query: Query | None = None) -> int:
         tasks = self._tasks(pool)
-        ids = _ids(tasks.find(_condition(parse_query(query)), {"digest": 1}))
+        ids = ids_of(tasks.find(to_condition(parse_query(query)), {"digest": 1}))
         tasks.delete_many({"digest": {"$in": ids}})
         old = list(self._meta.find({"pool": pool, "at": {"$lte": self._now() - SUBMISSION_SECONDS}}, {"key": 1}))
         for kept in old:
@@ -818,21 +818,21 @@ class MongoStore:
     @_spoken
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
-        change = _fields(transitions.with_status(_ANY, status), *_RESET, "error")
+        change = fields_of(transitions.with_status(ANY_TASK, status), *RESET, "error")
         if status not in (Status.WAITING, Status.PART_DONE):
             del change["stage_from"]
-        ids = self._change(pool, _condition(parse_query(query)), change)
+        ids = self._change(pool, to_condition(parse_query(query)), change)
         self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
         return len(ids)
 
     @_spoken
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
         number = checked_priority(priority)
-        return len(self._change(pool, _condition(parse_query(query)), {"priority": number}, stale=False))
+        return len(self._change(pool, to_condition(parse_query(query)), {"priority": number}, stale=False))
 
     @_spoken
     def retry(self, pool: str, query: Query | None = None) -> int:
-        ids = self._wait_again(pool, {"$and": [_condition(parse_query(query)), {"status": "failed"}]})
+        ids = self._wait_again(pool, {"$and": [to_condition(parse_query(query)), {"status": "failed"}]})
         ids = ids + self._dependants_again(pool, ids)
         self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
         return len(ids)
@@ -848,14 +848,14 @@ class MongoStore:
     def _wait_again(self, pool: str, condition: Document) -> list[str]:
         ids: list[str] = []
         for stage in (Status.WAITING, Status.PART_DONE):
-            change = _fields(transitions.retried(replace(_ANY, stage_from=stage)), *_RESET)
+            change = fields_of(transitions.retried(replace(ANY_TASK, stage_from=stage)), *RESET)
             ids += self._change(pool, {"$and": [condition, {"stage_from": stage.value}]}, change)
         return ids
 
     @_spoken
     def cancel(self, pool: str, query: Query | None = None) -> int:
-        change = _fields(transitions.cancelled(_ANY, now=self._now()), *_CANCELLED)
-        ids = self._change(pool, {"$and": [_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
+        change = fields_of(transitions.cancelled(ANY_TASK, now=self._now()), *CANCELLED)
+        ids = self._change(pool, {"$and": [to_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
         self._propagate(pool, ids)
         return len(ids)
 
@@ -868,19 +868,19 @@ class MongoStore:
 
     @_spoken
     def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
-        tasks, written = self._tasks(pool), _definition(definition)
+        tasks, written = self._tasks(pool), definition_fields(definition)
         new_id = str(written["digest"])
-        old = tasks.find_one(_by_id(task_id))
+        old = tasks.find_one(by_id(task_id))
         if old is None:
             raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
         old_id = str(old.get("digest"))
         known = tasks.find_one({"digest": new_id}) if new_id != old_id else None
         dependencies = sorted(
-            {*_texts(old.get("needs")), *_texts((known or {}).get("needs"))} - ({old_id} if known else set())
+            {*texts_in(old.get("needs")), *texts_in((known or {}).get("needs"))} - ({old_id} if known else set())
         )
-        if known and old_id in _texts(known.get("needs")):
+        if known and old_id in texts_in(known.get("needs")):
             raise ConfigError(f"Task {new_id} would wait for itself.", path="depends_on")
-        waiting = set(_ids(tasks.find({"needs": {"$in": [old_id]}}, {"digest": 1})))
+        waiting = set(ids_of(tasks.find({"needs": {"$in": [old_id]}}, {"digest": 1})))
 
         def dependencies_of(some: list[str]) -> set[str]:
             found = _dependencies(tasks, some)
@@ -888,22 +888,22 @@ class MongoStore:
 
         refuse_cycles({new_id}, dependencies, dependencies_of)
         if known:
-            change = {"$set": {"needs": dependencies}, "$addToSet": {"batches": {"$each": _texts(old.get("batches"))}}}
+            change = {
+                "$set": {"needs": dependencies},
+                "$addToSet": {"batches": {"$each": texts_in(old.get("batches"))}},
+            }
             tasks.update_one({"_id": known["_id"]}, change)
             tasks.delete_one({"_id": old["_id"]})
         else:
-            fresh = {k: v for k, v in _FRESH.items() if k not in _KEPT}
+            fresh = {k: v for k, v in FRESH.items() if k not in KEPT}
             change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
             change["token"] = self._number("token")
             tasks.update_one({"_id": old["_id"]}, {"$set": change, "$unset": {"res": ""}})
         for dependant in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
-            renamed = sorted({new_id if n == old_id else n for n in _texts(dependant.get("needs"))})
+            renamed = sorted({new_id if n == old_id else n for n in texts_in(dependant.get("needs"))})
             tasks.update_one({"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old_id]}})
         self._propagate(pool, {new_id, *dependencies})
         return new_id
-
-
-# -- documents ---------------------------------------------------------------------------------------------------------
 
 
 _AT_ONCE = 10_000
@@ -923,138 +923,7 @@ def _of_batch(batch: str, condition: Document) -> Document:
     return {"$and": [_in_batch(batch), condition]} if batch else condition
 
 
-def _ids(found: Iterable[Document]) -> list[str]:
-    """Return the ids of documents, except damaged ones, which have none."""
-    return [d["digest"] for d in found if isinstance(d.get("digest"), str)]
-
-
-def _texts(values: Any) -> list[str]:
-    """Return the strings in what should be a list of strings; documents of other programs may contain anything."""
-    return [v for v in values if isinstance(v, str)] if isinstance(values, Iterable) else []
-
-
-def _moment(value: Any) -> float:
-    """Return a time; 0.0 if the value is invalid."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
-
-
 def _dependencies(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
     """Return the direct dependencies of some tasks."""
     found = (d for some in _some_of(list(ids)) for d in tasks.find({"digest": {"$in": some}}, {"needs": 1}))
-    return {n for d in found for n in _texts(d.get("needs"))}
-
-
-def _definition(definition: Mapping[str, Any]) -> Document:
-    """Return the fields of a definition: the canonical JSON, a tree for queries, and a pickle for Qlib."""
-    return {
-        "digest": digest(definition), "plain": encode(definition), "filter": _storable(searchable(to_plain(definition))),
-        "def": Binary(pickle.dumps(dict(definition), protocol=4)),
-    }  # fmt: skip
-
-
-def _copied(task: TaskRecord) -> Document:
-    """Return the same fields for a task copied from another store; a damaged definition is copied unchanged."""
-    try:
-        return {**_definition(task.definition), **({"plain": storable_text(task.text)} if task.text else {})}
-    except RollforgeError:
-        return {"plain": storable_text(task.text), "filter": {}, "def": Binary(pickle.dumps({}, protocol=4))}
-
-
-def _storable(value: Any) -> Any:
-    """Return the tree with values that BSON cannot represent as strings."""
-    if isinstance(value, dict):
-        return {k.replace("\x00", ""): _storable(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_storable(v) for v in value]
-    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
-
-
-def _result(kept: EncodedResult) -> Binary:
-    """Return a result as a pickle, the form that Qlib stores."""
-    return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
-
-
-def _binary(value: Any) -> bytes:
-    """Return `value` if it is bytes. Anything else is not a pickle; ``bytes(n)`` of an integer would make n zeros."""
-    if not isinstance(value, bytes):
-        raise ArtifactUnreadable(f"It is of type {type(value).__name__}, not bytes.")
-    return value
-
-
-def _result_of(found: Document) -> Any:
-    kept = found.get("res")
-    return None if kept is None else safe_pickle.loads(_binary(kept))
-
-
-def _whole_result(task: TaskRecord, found: Document) -> Any:
-    try:
-        return _result_of(found)
-    except _TRUST as exc:
-        raise damaged_result(task, exc) from exc
-
-
-# The fields that each transition changes, see rollforge.transitions.
-_CLAIMED = ("status", "stage_from", "token", "worker", "lease_until", "started_at", "finished_at", "log")
-_GIVEN = ("status", "lease_until")
-_EXPIRED = ("status", "attempt", "cause", "error", "lease_until", "available_at", "finished_at")
-_FAILED = (*_EXPIRED, "log", "failed_by")
-_COMMITTED = (*_EXPIRED, "log")
-_RESTORED = ("status", "attempt", "available_at", "failed_by")
-_RESET = ("status", "stage_from", "attempt", "lease_until", "available_at", "cause", "failed_by")
-_DEPENDENCY = ("status", "cause", "error", "finished_at")
-_CANCELLED = (*_DEPENDENCY, "lease_until")
-_ANY = TaskRecord(id="", pool="", definition={})
-"""Stands for any task, in changes that do not depend on what the task is."""
-
-
-def _with_stage(status: Status) -> TaskRecord:
-    return replace(_ANY, status=status)
-
-
-def _fields(task: TaskRecord, *names: str) -> Document:
-    """Return some fields of a task as they are stored."""
-    fields: Document = {name: getattr(task, name) for name in names}
-    for name in {"status", "stage_from", "cause"} & fields.keys():
-        fields[name] = fields[name] and fields[name].value
-    if "failed_by" in fields:
-        fields["failed_by"] = "".join(map(failure_mark, task.failed_by))
-    return fields
-
-
-def _by_id(task_id: str) -> Document:
-    """Return the query for a task by its digest, or by its MongoDB id."""
-    own = {"digest": task_id}
-    return {"$or": [own, {"_id": ObjectId(task_id)}]} if re.fullmatch("[0-9a-f]{24}", str(task_id)) else own
-
-
-# -- queries -----------------------------------------------------------------------------------------------------------
-
-
-def _condition(node: Node) -> Document:
-    """Return the query for MongoDB: only the names of fields are translated."""
-    if isinstance(node, (And, Or)) and len(node.parts) == 1:
-        return _condition(node.parts[0])
-    if isinstance(node, And):
-        return {"$and": [_condition(p) for p in node.parts]} if node.parts else {}
-    if isinstance(node, Or):
-        return {"$or": [_condition(p) for p in node.parts]} if node.parts else {"digest": {"$in": []}}
-    if isinstance(node, Not):
-        return {"$nor": [_condition(node.part)]}
-    return _compare(node)
-
-
-def _compare(node: Compare) -> Document:
-    value: Any = list(node.value) if isinstance(node.value, tuple) else node.value
-    if node.path == ("id",):
-        if node.op == "$eq":
-            return _by_id(str(value))
-        if node.op == "$in":
-            texts = [str(v) for v in value]
-            own = [ObjectId(t) for t in texts if re.fullmatch("[0-9a-f]{24}", t)]
-            known = {"digest": {"$in": texts}}
-            return {"$or": [known, {"_id": {"$in": own}}]} if own else known
-        return {"digest": {node.op: value}}
-    field = ".".join(("filter", *node.path[1:])) if node.in_definition else node.path[0]
-    if node.op == "$eq" and not isinstance(value, (dict, list)):
-        return {field: value}
-    return {field: {node.op: value}}
+    return {n for d in found for n in texts_in(d.get("needs"))}

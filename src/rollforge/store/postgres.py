@@ -30,19 +30,21 @@ from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, CreatedTask, ending_of, storable_text
+from rollforge.store.base import Clock, CreatedTask, ending_of, refuse_newer, storable_text
 from rollforge.store.codec import EncodedResult
 from rollforge.store.query import Compare, is_plain_path
-from rollforge.store.sql import (
+from rollforge.store.sql import SQLStore
+from rollforge.store.sql_statements import (
     CLAIMED,
     COLUMNS,
     COMMITTED,
+    COMPARISONS,
     DUE,
     GIVEN,
     HELD,
+    NUMBERS,
     STATUSES,
     Condition,
-    SQLStore,
     Transaction,
     statements,
 )
@@ -316,9 +318,8 @@ _RING_SECONDS = 0.1
 _LEAST_NAP, _MOST_NAP = 0.05, 0.9
 # A subquery is evaluated once per statement, so that comparisons with it can use an index.
 _CLOCK = "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION))"
-_COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
-_IN_JSON = {**_COMPARISONS, "$eq": "=="}
+_IN_JSON = {**COMPARISONS, "$eq": "=="}
 
 
 _NAMES = "|".join(
@@ -519,11 +520,7 @@ class PostgresStore(SQLStore):
             return 0
         rows = tx.rows("SELECT version FROM schema_version")
         version = int(rows[0][0]) if rows else 0
-        if version > SCHEMA_VERSION:
-            raise StoreUnavailable(
-                f"The task store {mask_secrets(self.uri)} was made by a newer Rollforge (schema {version}, this one "
-                f"knows {SCHEMA_VERSION}). Update Rollforge."
-            )
+        refuse_newer(mask_secrets(self.uri), version, SCHEMA_VERSION)
         return version
 
     # -- transactions --------------------------------------------------------------------------------------------------
@@ -849,7 +846,7 @@ def _batches(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]
 
 def _in_column(node: Compare, name: str) -> Condition:
     column, op, value = node.path[0], node.op, node.value
-    number = column in ("priority", "attempt", "created_at", "started_at", "finished_at")
+    number = column in NUMBERS
     if op == "$exists":
         return ("(1 = 1)" if value else "(1 = 0)"), {}
     if op == "$in" and not number:  # one parameter for any number of values: a statement may have at most 65,535
@@ -871,7 +868,7 @@ def _in_column(node: Compare, name: str) -> Condition:
     # all collations, and can use an index.
     collate = "" if number or op == "$eq" else ' COLLATE "C"'
     cast = "DOUBLE PRECISION" if number else "TEXT"
-    return f"{column} {_COMPARISONS[op]} CAST(:{name} AS {cast}){collate}", {name: value}
+    return f"{column} {COMPARISONS[op]} CAST(:{name} AS {cast}){collate}", {name: value}
 
 
 def _float(value: float) -> float:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
 from rollforge.store.base import (
     AVOID_SECONDS,
-    BEYOND_ALL_TIMES,
     SUBMISSION_SECONDS,
     CreatedTask,
     Query,
@@ -29,7 +27,6 @@ from rollforge.store.base import (
     failed_workers,
     failure_mark,
     named,
-    refuse_cycles,
     refuse_running,
     stale,
     storable_text,
@@ -38,130 +35,46 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
-from rollforge.store.rows import MOST_ATTEMPTS, read_record, read_status
+from rollforge.store.rows import read_record, read_status
+from rollforge.store.sql_dependencies import SQLDependencies
+from rollforge.store.sql_statements import (
+    BATCH,
+    CLAIMED,
+    COLUMNS,
+    COMMITTED,
+    DUE,
+    EXPIRED,
+    FAILED,
+    FREE,
+    GIVEN,
+    HELD,
+    RESTORED,
+    RETRIED,
+    STAGE,
+    STALE_TOKEN,
+    STATUSES,
+    SUMS,
+    Condition,
+    Transaction,
+    turn_of,
+)
 from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
 from rollforge.transitions import backoff
 
-__all__ = ["Condition", "SQLStore", "Transaction", "statements"]
+__all__ = ["SQLStore"]
 
 T = TypeVar("T")
-Condition = tuple[str, dict[str, Any]]
 
-# The columns of a task without `tasks.`, in the order of _record().
-COLUMNS = (
-    "pool, id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until, available_at, worker, "
-    "created_at, started_at, finished_at, error, cause, log, blocked, model_name, failed_by, submission"
-)
-_LATER = "pool = :pool AND status = :status AND blocked = FALSE"
-# A time that is no number, or beyond all times, is damage: the task is claimed, and fails as unreadable.
-_DUE = f"NOT (available_at > :now AND available_at < {BEYOND_ALL_TIMES})"
-_FREE = f"{_LATER} AND {_DUE}"
-_TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
-# The same within a batch: scan its members in order and look up each in the table of tasks. COALESCE keeps a planner
-# without statistics from scanning the tasks of the pool instead.
-_LATER_MEMBER = "COALESCE(status, '') = :status AND COALESCE(blocked, TRUE) = FALSE"
-_BATCH = "(SELECT number FROM batches WHERE batches.pool = :pool AND name = :batch)"
-_TURN_OF_BATCH = (
-    f"SELECT seq FROM members CROSS JOIN tasks WHERE seq = task AND batch = {_BATCH} AND state = :status "
-    "AND held = FALSE AND {free} AND {condition} ORDER BY urgency DESC, task LIMIT :most"
-)
-CLAIMED = (
-    "status = 'running', stage_from = :status, worker = :worker, lease_until = :now + :lease, started_at = :now, "
-    "finished_at = NULL, log = '', claim = :claim, ending = NULL"
-)
-GIVEN = f"SELECT seq, {COLUMNS} FROM tasks WHERE claim = :claim AND status = 'running' AND COALESCE(pool, '') = :pool"
-DUE = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
-COMMITTED = (
-    "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, finished_at = :now, "
-    "log = :log, ending = :ending"
-)
-# COALESCE makes the planner find a task by its id instead of an index of running tasks.
-HELD = "pool = :pool AND id = :id AND COALESCE(status, '') = 'running' AND token = :held"
-# The statements below follow rollforge.transitions; TaskStoreSuite compares them for all states and options.
-# A damaged row may hold any numbers, on which arithmetic must not overflow: such a number of attempts counts as 0, as in
-# read_record(), and such a token becomes 0, which no claim holds. Likewise for the status before the claim.
-_TRIED = f"(CASE WHEN attempt BETWEEN 0 AND {MOST_ATTEMPTS} THEN attempt ELSE 0 END)"
-_STALE = f"CASE WHEN token < {2**62} THEN token + 1 ELSE 0 END"
-_STAGE = "CASE WHEN stage_from = 'part_done' THEN 'part_done' ELSE 'waiting' END"
-# Delay after a failed attempt, see transitions.backoff(); `_TRIED` is the number of previous failed attempts.
-_PAUSE = f":jitter * CASE WHEN {_TRIED} > 5 THEN 60 ELSE (1 << {_TRIED}) END"
-_EXPIRE = f"""
-UPDATE tasks SET attempt = {_TRIED} + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
-    available_at = :now + CASE WHEN {_TRIED} + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END,
-    status = CASE WHEN {_TRIED} + 1 >= max_attempts THEN 'failed' ELSE {_STAGE} END,
-    error = 'The lease of worker ' || worker || ' ran out: it was killed, or hung, or could not reach the store.'
-WHERE seq IN (
-    SELECT seq FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now {{lock}}
-) RETURNING id, status, blocked
-"""
 _NEAR = 200
 """Number of tasks that are examined in order before all matching tasks are searched."""
 _SPARE = 16
 """Number of extra candidates that are searched, as other workers may claim some of them."""
 _FASTER = 20
-# A failure that may be the fault of the worker does not count, see transitions.counted().
-_COUNTED = "CASE WHEN max_attempts <= 1 OR {position}(failed_by, :mark) > 0 THEN 1 ELSE CAST(:attempts AS INTEGER) END"
-_SPENT = f"{_TRIED} + {_COUNTED} >= max_attempts OR :cause = 'unreadable'"
-_FAILED = f"""
-UPDATE tasks SET attempt = {_TRIED} + {_COUNTED}, error = :error, cause = :cause, log = :log, lease_until = NULL,
-    finished_at = :now, ending = 'fail',
-    failed_by = CASE WHEN {{position}}(failed_by, :mark) > 0 THEN failed_by ELSE failed_by || :mark END,
-    status = CASE WHEN {_SPENT} THEN 'failed' ELSE {_STAGE} END,
-    available_at = :now + CASE WHEN {_SPENT} THEN 0 ELSE {_PAUSE} END
-WHERE {HELD} RETURNING status, blocked
-"""
-_RESTORED = f"""
-UPDATE tasks SET attempt = CASE WHEN failed_by = :mark OR {_TRIED} < 1 THEN 0 ELSE {_TRIED} - 1 END,
-    failed_by = REPLACE(failed_by, :mark, ''),
-    available_at = CASE WHEN status = 'failed' THEN 0 ELSE available_at END,
-    status = CASE WHEN status = 'failed' THEN {_STAGE} ELSE status END
-WHERE pool = :pool AND {{among}} AND {{position}}(failed_by, :mark) > 0 AND status {{{{of}}}}
-    AND COALESCE(cause, '') <> 'cancelled' RETURNING id
-"""
-_AGAIN = f"status = {_STAGE}, token = {_STALE}, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, failed_by = ''"
-# The prerequisites that make a task fail.
-_GUILTY = """
-FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
-WHERE n.pool = tasks.pool AND n.id = tasks.id AND (p.status IS NULL OR p.status = 'failed')
-"""
-STATUSES = tuple(
-    status.value for status in (Status.WAITING, Status.RUNNING, Status.PART_DONE, Status.DONE, Status.FAILED)
-)
-_SUMS = ", ".join(f"SUM({name})" for name in STATUSES)
 _KEPT_SECONDS = 30 * 86400.0
 """Seconds for which a batch without unfinished tasks is kept."""
 
 
-def _turn(condition: str, batch: object, *, now: bool = True) -> str:
-    """Return the query for the numbers of the tasks to claim next; without `now`, also of those in backoff."""
-    if not batch:
-        return _TURN.format(free=_FREE if now else _LATER, condition=condition)
-    free = f"{_LATER_MEMBER} AND {_DUE}" if now else _LATER_MEMBER
-    return _TURN_OF_BATCH.format(free=free, condition=condition)
-
-
-def statements(script: str) -> list[str]:
-    """Split a migration script into statements, each of which starts at the beginning of a line.
-
-    Examples
-    --------
-    >>> statements("CREATE TABLE a (b);\\nCREATE TRIGGER c BEGIN\\n    DELETE FROM a;\\nEND")
-    ['CREATE TABLE a (b)', 'CREATE TRIGGER c BEGIN\\n    DELETE FROM a;\\nEND']
-    """
-    return re.split(r";\n(?=[A-Z]+ )", script.strip())
-
-
-class Transaction(Protocol):
-    """The interface of a database transaction for operations."""
-
-    def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement."""
-
-    def run(self, sql: str, **values: Any) -> int:
-        """Run a statement and return the number of changed rows."""
-
-
-class SQLStore(abc.ABC):
+class SQLStore(SQLDependencies):
     """A store in the tables ``tasks``, ``results``, ``needs``, ``submissions``, ``paused``, ``batches``,
     ``members`` and ``tallies``.
 
@@ -196,23 +109,11 @@ class SQLStore(abc.ABC):
     def _next_token(self, tx: Transaction) -> int:
         """Return a number that is higher than all previous ones."""
 
-    @abc.abstractmethod
-    def _among(self, column: str, name: str) -> str:
-        """Return the condition that `column` is in the list parameter `name` (see :meth:`_list`)."""
-
-    @abc.abstractmethod
-    def _list(self, values: Iterable[str]) -> Any:
-        """Return a list of strings as a parameter."""
-
-    @abc.abstractmethod
-    def _elements(self, name: str) -> str:
-        """Return the list parameter `name` as a table with the column ``value``, for a FROM clause."""
-
     def _definition_columns(self, definition: str) -> dict[str, Any]:
         """Return the columns that store a definition."""
         return {"definition": definition}
 
-    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:  # noqa: B027 - most stores have no such data
+    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:
         """Update data derived from the definition of a task; `row` has its pool, id and definition."""
 
     @abc.abstractmethod
@@ -238,7 +139,7 @@ class SQLStore(abc.ABC):
         values: dict[str, Any] = {}
         return self._tree(node, values, in_turn=in_turn), values
 
-    def _prepare(self, pool: str, node: Node) -> None:  # noqa: B027 - most stores need no preparation
+    def _prepare(self, pool: str, node: Node) -> None:
         """Create what a query needs, before its transaction if possible."""
 
     def _tree(self, node: Node, values: dict[str, Any], *, in_turn: bool) -> str:
@@ -386,33 +287,6 @@ class SQLStore(abc.ABC):
         for (number,) in gone:
             tx.run("DELETE FROM tallies WHERE batch = :number", number=number)
 
-    def _check_dependencies(
-        self, tx: Transaction, pool: str, ids: set[str], wanted: list[str], *, known: bool = False
-    ) -> None:
-        if not known:
-            self._check_known(tx, pool, ids, wanted)
-        # Tasks on which nothing depends are in no cycle.
-        among = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}"
-        needed = {r[0] for r in tx.rows(among, pool=pool, ids=self._list(ids))} | ids.intersection(wanted)
-        if needed:
-            refuse_cycles(ids, wanted, lambda some: self._dependencies_of(tx, pool, some))
-
-    def _check_known(self, tx: Transaction, pool: str, ids: set[str], wanted: list[str]) -> None:
-        known = tx.rows(
-            f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')}", pool=pool, ids=self._list(wanted)
-        )
-        missing = sorted(set(wanted) - {r[0] for r in known} - ids)
-        if missing:
-            raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
-
-    def _depend(self, tx: Transaction, pool: str, ids: Iterable[str], wanted: Iterable[str]) -> None:
-        """Make each task of `ids` depend on each task of `wanted`."""
-        tx.run(
-            f"INSERT INTO needs (pool, id, needs) SELECT :pool, i.value, n.value FROM {self._elements('ids')} AS i "
-            f"CROSS JOIN {self._elements('wanted')} AS n WHERE TRUE ON CONFLICT (pool, id, needs) DO NOTHING",
-            pool=pool, ids=self._list(ids), wanted=self._list(wanted),
-        )  # fmt: skip
-
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         kept = list(records)
 
@@ -447,24 +321,6 @@ class SQLStore(abc.ABC):
         if record.depends_on:
             self._depend(tx, pool, [record.id], record.depends_on)
 
-    # -- dependencies --------------------------------------------------------------------------------------------------
-
-    def _cascade(self, tx: Transaction, pool: str, ids: Iterable[str], *, themselves: bool = False) -> None:
-        """Fail the waiting tasks that depend on `ids` (or are in it) if a prerequisite failed, and their dependents."""
-        some = list(ids)
-        while some:
-            these = f"id IN (SELECT id FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')})"
-            if themselves:
-                these = f"({these} OR {self._among('id', 'ids')})"
-            failed = tx.rows(
-                "UPDATE tasks SET status = 'failed', cause = 'dependency', finished_at = :now, "
-                f"error = 'It depends on task ' || (SELECT MIN(n.needs) {_GUILTY}) || ', which failed.' "
-                f"WHERE pool = :pool AND {these} AND status = 'waiting' AND blocked = TRUE AND EXISTS (SELECT 1 {_GUILTY}) "
-                "RETURNING id",
-                pool=pool, ids=self._list(some),
-            )  # fmt: skip
-            some, themselves = [r[0] for r in failed], False
-
     # -- claiming ------------------------------------------------------------------------------------------------------
 
     def claim(
@@ -496,7 +352,7 @@ class SQLStore(abc.ABC):
                 rows = self._take_found(pool, wanted, limit)
             else:
                 condition, values = wanted(in_turn=True)
-                rows = self._take(pool, _turn(condition, batch), values)
+                rows = self._take(pool, turn_of(condition, batch), values)
             rows.sort(key=lambda r: int(r[0]))  # RETURNING guarantees no order
             claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
             if status is Status.PART_DONE:
@@ -518,7 +374,7 @@ class SQLStore(abc.ABC):
             found = self._candidates(wanted, limit + _SPARE)
             condition, values = wanted(in_turn=True)
             these = f"seq IN ({', '.join(map(str, found)) or 'NULL'}) AND {condition}"
-            rows = self._take(pool, _turn(these, False), values)
+            rows = self._take(pool, turn_of(these, False), values)
             if rows or not found:
                 return rows
         return []
@@ -530,7 +386,7 @@ class SQLStore(abc.ABC):
         values["most"] = most
         # The unary plus keeps the database from scanning all tasks in order if an index of definitions is better.
         turn = "ORDER BY +priority DESC, +seq LIMIT :most"
-        first = _turn("(1 = 1)", batch).replace(":most", str(_NEAR))
+        first = turn_of("(1 = 1)", batch).replace(":most", str(_NEAR))
         near = (
             f"SELECT seq FROM ({first.replace('SELECT seq', 'SELECT seq AS number', 1)}) AS near CROSS JOIN tasks "
             f"WHERE seq = number AND pool = :pool AND {condition} {turn}"
@@ -540,8 +396,8 @@ class SQLStore(abc.ABC):
             return [seq for (seq,) in found]
         condition, values = wanted(in_turn=False)
         values["most"] = most
-        member = f" AND seq IN (SELECT task FROM members WHERE batch = {_BATCH})" if batch else ""
-        far = f"SELECT seq FROM tasks WHERE {_FREE} AND {condition}{member} {turn}"
+        member = f" AND seq IN (SELECT task FROM members WHERE batch = {BATCH})" if batch else ""
+        far = f"SELECT seq FROM tasks WHERE {FREE} AND {condition}{member} {turn}"
         found = self._read(lambda tx: tx.rows(far, **values))
         return [seq for (seq,) in found]
 
@@ -577,7 +433,7 @@ class SQLStore(abc.ABC):
         return tx.rows(GIVEN, pool=values["pool"], claim=values["claim"])
 
     def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, Any]) -> bool:
-        free = _turn("(1 = 1)", "batch" in values)
+        free = turn_of("(1 = 1)", "batch" in values)
         asked = {name: values[name] for name in ("status", "batch") if name in values}
         return bool(
             tx.rows(free, pool=pool, most=1, **asked)
@@ -634,13 +490,8 @@ class SQLStore(abc.ABC):
             self._write(lambda tx: self._expire(tx, pool), pool)
 
     def _expire(self, tx: Transaction, pool: str) -> None:
-        ended = tx.rows(_EXPIRE.format(lock=self._skip_locked), pool=pool, jitter=backoff(1))
+        ended = tx.rows(EXPIRED.format(lock=self._skip_locked), pool=pool, jitter=backoff(1))
         self._ended(tx, pool, ended)
-
-    def _ended(self, tx: Transaction, pool: str, tasks: Sequence[tuple[str, str, bool]]) -> None:
-        """Fail the dependents of failed tasks (id, status, blocked), and blocked tasks with a failed prerequisite."""
-        self._cascade(tx, pool, [task_id for task_id, status, _ in tasks if status == Status.FAILED.value])
-        self._cascade(tx, pool, [task_id for task_id, _, blocked in tasks if blocked], themselves=True)
 
     # -- ending claims -------------------------------------------------------------------------------------------------
 
@@ -689,7 +540,7 @@ class SQLStore(abc.ABC):
         self._write(lambda tx: self._give_back(tx, task, status, why), task.pool)
 
     def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
-        change = f"status = COALESCE(:status, {_STAGE}), lease_until = NULL, ending = :ending"
+        change = f"status = COALESCE(:status, {STAGE}), lease_until = NULL, ending = :ending"
         ending = ending_of("give back", status)
         values: dict[str, Any] = {"status": status.value if status else None, "ending": ending}
         if why is not None:
@@ -708,7 +559,7 @@ class SQLStore(abc.ABC):
 
     def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, attempts: int = 1) -> Status:
         ended = tx.rows(
-            _FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
+            FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
             error=storable_text(error), cause=cause.value, log=trim_log(log), jitter=backoff(1),
             mark=failure_mark(str(task.worker)), attempts=attempts,
         )  # fmt: skip
@@ -718,7 +569,7 @@ class SQLStore(abc.ABC):
         return read_status(ended[0][0])
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
-        text = _RESTORED.format(among=self._among("id", "ids"), position=self._position)
+        text = RESTORED.format(among=self._among("id", "ids"), position=self._position)
 
         def work(tx: Transaction) -> list[str]:
             values = {"pool": pool, "mark": failure_mark(worker), "ids": self._list(dict.fromkeys(ids))}
@@ -808,7 +659,7 @@ class SQLStore(abc.ABC):
         if batch:
             text = (
                 f"SELECT {self._columns(results=results)} FROM members JOIN tasks ON seq = task WHERE batch = "
-                f"{_BATCH} AND pool = :pool AND {condition} ORDER BY {order}"
+                f"{BATCH} AND pool = :pool AND {condition} ORDER BY {order}"
             )
             values["batch"] = batch
         if limit is not None:
@@ -826,7 +677,7 @@ class SQLStore(abc.ABC):
 
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         condition, values = self._condition(pool, query, in_turn=True)
-        turn = _turn(condition, batch, now=False)
+        turn = turn_of(condition, batch, now=False)
         values |= {"pool": pool, "status": status.value, "batch": batch, "most": 1}
         return bool(self._read(lambda tx: tx.rows(turn, **values)))
 
@@ -840,7 +691,7 @@ class SQLStore(abc.ABC):
         if batch:
             text = (
                 "SELECT status, COUNT(*) FROM members JOIN tasks ON seq = task WHERE batch = "
-                f"{_BATCH} AND pool = :pool AND {condition} GROUP BY status"
+                f"{BATCH} AND pool = :pool AND {condition} GROUP BY status"
             )
             values["batch"] = batch
         found: Counter[Status] = Counter()
@@ -856,7 +707,7 @@ class SQLStore(abc.ABC):
 
     def _tally(self, tx: Transaction, pool: str, batch: int) -> dict[Status, int]:
         """Return the number of tasks of a pool or a batch by status, without reading tasks."""
-        sums = tx.rows(f"SELECT {_SUMS} FROM tallies WHERE batch = :batch AND pool = :pool", batch=batch, pool=pool)[0]
+        sums = tx.rows(f"SELECT {SUMS} FROM tallies WHERE batch = :batch AND pool = :pool", batch=batch, pool=pool)[0]
         return {Status(name): int(n) for name, n in zip(STATUSES, sums, strict=True) if n}
 
     def pools(self) -> list[str]:
@@ -938,7 +789,7 @@ class SQLStore(abc.ABC):
         def work(tx: Transaction) -> int:
             ids = self._changed(
                 tx, pool, query,
-                f"status = :status, stage_from = COALESCE(:stage, stage_from), token = {_STALE}, attempt = 0, "
+                f"status = :status, stage_from = COALESCE(:stage, stage_from), token = {STALE_TOKEN}, attempt = 0, "
                 "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, failed_by = ''",
                 status=status.value, stage=stage,
             )  # fmt: skip
@@ -955,7 +806,7 @@ class SQLStore(abc.ABC):
 
         def work(tx: Transaction) -> int:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
-            ids = self._changed(tx, pool, failed, _AGAIN)
+            ids = self._changed(tx, pool, failed, RETRIED)
             ids = ids + self._dependants_again(tx, pool, ids)
             self._cascade(tx, pool, ids, themselves=True)
             return len(ids)
@@ -971,7 +822,7 @@ class SQLStore(abc.ABC):
                 pool=pool, ids=self._list(ids),
             )  # fmt: skip
             theirs = {"_id": {"$in": [r[0] for r in rows]}, "status": "failed", "cause": "dependency"}
-            ids = self._changed(tx, pool, theirs, _AGAIN) if rows else []
+            ids = self._changed(tx, pool, theirs, RETRIED) if rows else []
             found += ids
         return found
 
@@ -982,7 +833,7 @@ class SQLStore(abc.ABC):
 
         def work(tx: Transaction) -> int:
             change = (
-                f"status = 'failed', cause = 'cancelled', error = 'It was cancelled.', token = {_STALE}, "
+                f"status = 'failed', cause = 'cancelled', error = 'It was cancelled.', token = {STALE_TOKEN}, "
                 "lease_until = NULL, finished_at = :now"
             )
             ids = self._changed(tx, pool, unfinished, change)
@@ -1030,7 +881,7 @@ class SQLStore(abc.ABC):
         columns = {"id": written["id"], **self._definition_columns(written["definition"])}
         tx.run(
             f"UPDATE tasks SET {', '.join(f'{name} = :new_{name}' for name in columns)}, status = 'waiting', "
-            f"stage_from = 'waiting', attempt = 0, token = {_STALE}, lease_until = NULL, available_at = 0, error = NULL, "
+            f"stage_from = 'waiting', attempt = 0, token = {STALE_TOKEN}, lease_until = NULL, available_at = 0, error = NULL, "
             "cause = NULL, log = '', worker = NULL, started_at = NULL, finished_at = NULL, failed_by = '', "
             "created_at = :now WHERE pool = :pool AND id = :id",
             pool=pool, id=task_id, **{f"new_{name}": value for name, value in columns.items()},
@@ -1045,15 +896,6 @@ class SQLStore(abc.ABC):
             "WHERE old.pool = :pool AND old.id = :id AND t.seq = :seq ON CONFLICT (task, batch) DO NOTHING",
             pool=pool, id=task_id, seq=seq,
         )  # fmt: skip
-
-    def _dependants_of(self, tx: Transaction, pool: str, task_id: str) -> list[str]:
-        rows = tx.rows("SELECT id FROM needs WHERE pool = :pool AND needs = :id", pool=pool, id=task_id)
-        return [r[0] for r in rows]
-
-    def _dependencies_of(self, tx: Transaction, pool: str, ids: Iterable[str]) -> list[str]:
-        """Return the direct dependencies of some tasks."""
-        text = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('id', 'ids')}"
-        return [r[0] for r in tx.rows(text, pool=pool, ids=self._list(ids))]
 
     @abc.abstractmethod
     def wait_for_change(self, pool: str, timeout: float) -> None:

@@ -22,10 +22,11 @@ from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, RollforgeError, StoreGone, StoreUnavailable
 from rollforge.machine import boot_id, uptime
 from rollforge.paths import read_path
-from rollforge.store.base import Clock
+from rollforge.store.base import Clock, refuse_newer
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import SEARCH_TABLES, PathTree, condition, first_paths, terms_of
-from rollforge.store.sql import Condition, SQLStore, Transaction, statements
+from rollforge.store.sql import SQLStore
+from rollforge.store.sql_statements import COMPARISONS, NUMBERS, Condition, Transaction, statements
 
 __all__ = ["SQLiteStore"]
 
@@ -207,7 +208,6 @@ CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
 SCHEMA_VERSION = len(_MIGRATIONS)
 _BUSY_SECONDS = 60.0
 _LEVELS = ("FULL", "NORMAL", "OFF", "EXTRA")
-_COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
 def parse_uri(uri: str) -> tuple[Path, str]:
@@ -362,11 +362,7 @@ class SQLiteStore(SQLStore):
 
     def _version(self, tx: _Opened) -> int:
         version: int = tx.rows("PRAGMA user_version")[0][0]
-        if version > SCHEMA_VERSION:
-            raise StoreUnavailable(
-                f"The task store {self.path} was made by a newer Rollforge (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}). Update Rollforge."
-            )
+        refuse_newer(str(self.path), version, SCHEMA_VERSION)
         if version == 0 and tx.rows("SELECT name FROM sqlite_master LIMIT 1"):
             raise StoreUnavailable(f"{self.path} is the database of another program. Name another file by --store.")
         return version
@@ -646,9 +642,6 @@ class SQLiteStore(SQLStore):
         return self._retry(lambda tx: (id(tx), int(tx.rows("PRAGMA data_version")[0][0])))
 
 
-_NUMBERS = ("priority", "attempt", "created_at", "started_at", "finished_at")
-
-
 def _path_of(text: Any) -> tuple[str, ...] | None:
     """Return the path in a row of the index; None if the row is damaged, so that no query uses it."""
     try:
@@ -669,7 +662,7 @@ def _in_column(node: Compare, name: str) -> Condition:
     if op == "$regex":
         return f"COALESCE(rf_regex(:{name}, {column}), 0)", {name: json.dumps(value)}
     if op == "$in":
-        number = column in _NUMBERS
+        number = column in NUMBERS
         # One parameter for any number of values, except floats, of which JSON would lose digits.
         plain = [v for v in value if (_is_int64(v) if number else isinstance(v, str))]
         tests, values = [f"{column} IN (SELECT value FROM json_each(:{name}))"], {name: json.dumps(plain)}
@@ -681,13 +674,13 @@ def _in_column(node: Compare, name: str) -> Condition:
         return f"({' OR '.join(tests)})", {**values, **floats}
     if value is None:
         return (f"{column} IS NULL" if op == "$eq" else "(1 = 0)"), {}
-    number = column in _NUMBERS
+    number = column in NUMBERS
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, str)
     if not fits:
         return "(1 = 0)", {}
     if isinstance(value, int) and not -(2**63) <= value < 2**63:  # more than any column holds
         value = math.copysign(math.inf, value)
-    return f"{column} {_COMPARISONS[op]} :{name}", {name: value}
+    return f"{column} {COMPARISONS[op]} :{name}", {name: value}
 
 
 def _regex(pattern: str, text: Any) -> int:

@@ -1,0 +1,203 @@
+"""The documents of tasks in MongoDB: Qlib's fields and those of Rollforge."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bson.binary import Binary
+
+from rollforge import safe_pickle
+from rollforge.errors import (
+    ArtifactUnreadable,
+    RollforgeError,
+    UntrustedPickle,
+)
+from rollforge.store.base import (
+    damaged_result,
+    failure_mark,
+    storable_text,
+)
+from rollforge.store.codec import EncodedResult, decode_result
+from rollforge.store.rows import read_record
+from rollforge.task import (
+    Status,
+    TaskRecord,
+    digest,
+    encode,
+    searchable,
+    to_plain,
+)
+
+__all__ = [
+    "ANY_TASK",
+    "CANCELLED",
+    "CLAIMED",
+    "COMMITTED",
+    "DEPENDENCY",
+    "EXPIRED",
+    "FAILED",
+    "FRESH",
+    "GIVEN",
+    "KEPT",
+    "RESET",
+    "RESTORED",
+    "UNREADABLE",
+    "Document",
+    "copied_fields",
+    "definition_fields",
+    "fields_of",
+    "ids_of",
+    "moment_of",
+    "pickle_bytes",
+    "record_of",
+    "result_field",
+    "result_of",
+    "texts_in",
+    "whole_result",
+    "with_stage",
+]
+
+
+Document = dict[str, Any]
+
+
+FRESH: Document = {
+    "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
+    "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
+    "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "", "submission": "", "batches": [],
+    "claim": None, "ending": None, "creation": "",
+}  # fmt: skip
+
+
+# Fields that are kept when the definition of a task is replaced.
+KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
+
+
+UNREADABLE = (UntrustedPickle, ArtifactUnreadable)
+
+
+def record_of(pool: str, found: Document) -> TaskRecord:
+    """Return the task in a document, whatever its fields contain."""
+    own = (
+        "status", "stage_from", "priority", "attempt", "max_attempts", "token", "lease_until", "available_at", "worker",
+        "created_at", "started_at", "finished_at", "error", "cause", "log",
+    )  # fmt: skip
+    return read_record({
+        "id": found.get("digest"), "pool": pool, "text": found.get("plain"), **{name: found.get(name) for name in own},
+        "depends_on": found.get("needs"), "blocked": found.get("unmet"), "model_name": found.get("model_name", ""),
+        "failed_by": found.get("failed_by", ""), "submission": found.get("submission", ""),
+    })  # fmt: skip
+
+
+def ids_of(found: Iterable[Document]) -> list[str]:
+    """Return the ids of documents, except damaged ones, which have none."""
+    return [d["digest"] for d in found if isinstance(d.get("digest"), str)]
+
+
+def texts_in(values: Any) -> list[str]:
+    """Return the strings in what should be a list of strings; documents of other programs may contain anything."""
+    return [v for v in values if isinstance(v, str)] if isinstance(values, Iterable) else []
+
+
+def moment_of(value: Any) -> float:
+    """Return a time; 0.0 if the value is invalid."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
+def definition_fields(definition: Mapping[str, Any]) -> Document:
+    """Return the fields of a definition: the canonical JSON, a tree for queries, and a pickle for Qlib."""
+    return {
+        "digest": digest(definition), "plain": encode(definition), "filter": _storable(searchable(to_plain(definition))),
+        "def": Binary(pickle.dumps(dict(definition), protocol=4)),
+    }  # fmt: skip
+
+
+def copied_fields(task: TaskRecord) -> Document:
+    """Return the same fields for a task copied from another store; a damaged definition is copied unchanged."""
+    try:
+        return {**definition_fields(task.definition), **({"plain": storable_text(task.text)} if task.text else {})}
+    except RollforgeError:
+        return {"plain": storable_text(task.text), "filter": {}, "def": Binary(pickle.dumps({}, protocol=4))}
+
+
+def _storable(value: Any) -> Any:
+    """Return the tree with values that BSON cannot represent as strings."""
+    if isinstance(value, dict):
+        return {k.replace("\x00", ""): _storable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_storable(v) for v in value]
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+
+
+def result_field(kept: EncodedResult) -> Binary:
+    """Return a result as a pickle, the form that Qlib stores."""
+    return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
+
+
+def pickle_bytes(value: Any) -> bytes:
+    """Return `value` if it is bytes. Anything else is not a pickle; ``bytes(n)`` of an integer would make n zeros."""
+    if not isinstance(value, bytes):
+        raise ArtifactUnreadable(f"It is of type {type(value).__name__}, not bytes.")
+    return value
+
+
+def result_of(found: Document) -> Any:
+    kept = found.get("res")
+    return None if kept is None else safe_pickle.loads(pickle_bytes(kept))
+
+
+def whole_result(task: TaskRecord, found: Document) -> Any:
+    try:
+        return result_of(found)
+    except UNREADABLE as exc:
+        raise damaged_result(task, exc) from exc
+
+
+# The fields that each transition changes, see rollforge.transitions.
+CLAIMED = ("status", "stage_from", "token", "worker", "lease_until", "started_at", "finished_at", "log")
+
+
+GIVEN = ("status", "lease_until")
+
+
+EXPIRED = ("status", "attempt", "cause", "error", "lease_until", "available_at", "finished_at")
+
+
+FAILED = (*EXPIRED, "log", "failed_by")
+
+
+COMMITTED = (*EXPIRED, "log")
+
+
+RESTORED = ("status", "attempt", "available_at", "failed_by")
+
+
+RESET = ("status", "stage_from", "attempt", "lease_until", "available_at", "cause", "failed_by")
+
+
+DEPENDENCY = ("status", "cause", "error", "finished_at")
+
+
+CANCELLED = (*DEPENDENCY, "lease_until")
+
+
+ANY_TASK = TaskRecord(id="", pool="", definition={})
+"""Stands for any task, in changes that do not depend on what the task is."""
+
+
+def with_stage(status: Status) -> TaskRecord:
+    return replace(ANY_TASK, status=status)
+
+
+def fields_of(task: TaskRecord, *names: str) -> Document:
+    """Return some fields of a task as they are stored."""
+    fields: Document = {name: getattr(task, name) for name in names}
+    for name in {"status", "stage_from", "cause"} & fields.keys():
+        fields[name] = fields[name] and fields[name].value
+    if "failed_by" in fields:
+        fields["failed_by"] = "".join(map(failure_mark, task.failed_by))
+    return fields
