@@ -195,3 +195,45 @@ def test_an_object_that_processes_cannot_open_runs_here_and_is_an_error_there(tm
             trainer.train(TASKS)
         assert not isinstance(caught.value, TrainingFailed)
     assert store.count("e3") == {Status.WAITING: 2}
+
+
+def test_the_pipeline_takes_objects(small_market: Path, tmp_path: Path) -> None:
+    """A workflow that is read with a store and a tracker as objects is planned, submitted, trained and collected with them."""
+    from rollforge import pipeline
+    from rollforge.plan import make_plan
+    from rollforge.workflow import load_workflow
+
+    file = tmp_path / "job.yaml"
+    file.write_text(f"""
+rollforge: {{data: {small_market}, experiment: e}}
+task:
+  model: {{class: LinearModel, module_path: rollforge.models}}
+  dataset:
+    class: DatasetH
+    module_path: rollforge.data
+    kwargs:
+      handler:
+        class: DataHandlerLP
+        module_path: rollforge.data
+        kwargs:
+          instruments: all
+          data_loader:
+            class: QlibDataLoader
+            kwargs:
+              config:
+                feature: [["$close/Ref($close, 5) - 1"], [F]]
+                label: [["Ref($close, -2)/Ref($close, -1) - 1"], [LABEL0]]
+          infer_processors: [{{class: Fillna, kwargs: {{fields_group: feature}}}}]
+          learn_processors: [{{class: DropnaLabel}}]
+      segments: {{train: [2022-01-03, 2022-12-30], test: [2023-01-03, 2023-03-31]}}
+  record: [{{class: SignalRecord, module_path: rollforge.record}}]
+""")
+    store, tracker = MemoryStore(), Unnamed(tmp_path / "runs")
+    plan = make_plan(load_workflow(file, store=store, tracking=tracker))
+    pipeline.submit(plan)
+    assert store.count("e") == {Status.WAITING: 1}
+    pipeline.train(plan, jobs=0)
+    assert store.count("e") == {Status.DONE: 1}
+    collected = pipeline.collect(plan.workflow.session, "e", plan.ids)
+    assert collected.prediction is not None
+    assert len(runs(tracker)) == 1

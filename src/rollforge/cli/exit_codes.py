@@ -12,7 +12,7 @@ code   meaning
 6      another process is at work on the same thing (serving)
 7      this machine cannot run the tasks, or was not told to run their code (workers)
 8      tasks failed on this machine that succeeded on others (workers)
-130    interrupted by Ctrl-C or SIGTERM; running tasks were given back
+130    interrupted by Ctrl-C or SIGTERM; running tasks were returned to the pool
 141    the reader of the output went away
 =====  =========================================================================
 """
