@@ -174,6 +174,8 @@ def window(first: int, codes: str = "AB", days: int = 1, value: float = 1.0) -> 
         [window(0), window(1).rename_axis(columns="c")],
         [window(0), window(1).rename(columns={"score": "other"})],
         [window(0), pd.concat({"x": window(1)}, names=["run"])],
+        [window(0), window(1).droplevel("instrument")],
+        [window(0).droplevel("instrument")],
         [pd.concat({"x": window(0)}, names=["run"]), pd.concat({"x": window(1)}, names=["run"])],
         [window(0), window(0)],
         [window(1), window(0)],
@@ -182,7 +184,7 @@ def window(first: int, codes: str = "AB", days: int = 1, value: float = 1.0) -> 
         [window(0), window(1).set_axis(window(1).index.set_levels(DAYS[1:2].tz_localize("UTC"), level=0))],
     ],
     ids=["names", "a dtype of pandas", "series of pandas", "frames of pandas", "columns' name", "columns", "three levels",
-         "all three levels", "same day", "backwards", "a row twice", "texts", "zone"],
+         "one level", "days alone", "all three levels", "same day", "backwards", "a row twice", "texts", "zone"],
 )  # fmt: skip
 def test_what_is_not_alike_is_not_joined_quickly(parts: list[Any]) -> None:
     """Other names, dtypes, levels or days: pandas joins these, and decides what comes out."""

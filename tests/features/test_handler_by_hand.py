@@ -268,6 +268,7 @@ def test_a_panel_is_shared_by_handlers_that_mean_the_same(session: Session) -> N
     filtered = {"market": "all", "filter_pipe": [{"filter_type": "NameDFilter", "name_rule_re": "D001."}]}
     assert panels(session, market(instruments=filtered)) == 6
     assert panels(session, market(start_time="2022-02-02")) == 7
+    assert panels(session, market(instruments=("D0002", "d0001"))) == 7
     assert panels(session, market(infer_processors=[Add(1)]), market(infer_processors=[Add(1)], end_time=None)) == 8
     assert panels(session, market(infer_processors=[Add(2)])) == 9
 

@@ -64,6 +64,11 @@ def test_windows_are_counted_without_making_them(last: int, windows: int) -> Non
     assert generator.count(template) == len(generator.generate(template)) == windows
 
 
+def test_a_window_of_the_first_day_is_one() -> None:
+    """Windows of one day, from the first of the calendar."""
+    assert [RollingGen(1, calendar=DAYS).count(task(test=january(1, last))) for last in (1, 2, 3)] == [1, 2, 3]
+
+
 def test_an_open_test_ends_with_the_calendar() -> None:
     """The last of its windows is open, too."""
     generator = RollingGen(4, "sliding", calendar=DAYS)
@@ -456,6 +461,12 @@ def test_a_test_beyond_the_calendar_has_no_fit_window_before_it() -> None:
         {"fit_start_time": "2024-01-01", "fit_end_time": "2024-03-01"}, train=january(1, 4), test=january(29, 31)
     )
     assert task_warnings([beyond], CALENDAR) == []
+    untested = task({"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4))
+    assert task_warnings([untested], CALENDAR) == []
+    unfitted = task({}, train=january(1, 4), valid=january(5, 8), test=january(9, 11))
+    assert [text[:40] for text in task_warnings([unfitted], CALENDAR)] == [
+        "The labels of the last 2 days of 'train'", "The labels of the last 2 days of 'valid'",
+    ]  # fmt: skip
     edge = task(
         {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4), test=january(26, 26)
     )
