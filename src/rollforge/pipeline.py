@@ -27,7 +27,8 @@ from rollforge.errors import (
     TaskNotFound,
     nearest,
 )
-from rollforge.generate.backtests import backtest_config, is_backtest, records_of
+from rollforge.generate.backtests import backtest_config, is_backtest
+from rollforge.generate.task_view import TaskView
 from rollforge.plan import Plan
 from rollforge.run.execute import FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
@@ -304,7 +305,7 @@ def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
 
 def _backtested(task: Mapping[str, Any]) -> Any:
     """Return strategy and executor of a task's backtest, without the days, which differ between windows."""
-    record = next((r for r in records_of(task) if is_backtest(r)), None)
+    record = next((r for r in TaskView(task).records if is_backtest(r)), None)
     config = backtest_config(record)
     return None if config is None else encode({k: config.get(k) for k in ("strategy", "executor")})
 

@@ -178,17 +178,17 @@ def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, A
 
 def _demo_command(template: Mapping[str, Any], folder: str) -> str:
     """Return the command that creates a demo market with the universe, benchmark and days of a template."""
-    from rollforge.generate.segments import ordered, segments_of
+    from rollforge.generate.segments import ordered
+    from rollforge.generate.task_view import TaskView
     from rollforge.market.demo import demo_command
 
-    handler = template["dataset"]["kwargs"].get("handler")
-    kwargs = handler.get("kwargs", {}) if isinstance(handler, Mapping) else {}
-    bounds = [b for _, b in ordered(segments_of(template))]
-    starts = [b[0] for b in bounds] + [read_day(t) for t in (kwargs.get("start_time"),) if t is not None]
-    ends = [b[1] for b in bounds] + [read_day(t) for t in (kwargs.get("end_time"),) if t is not None]
+    task = TaskView(template)
+    kwargs = task.handler_kwargs or {}
+    bounds = [b for _, b in ordered(task.segments)]
+    starts = [b.start for b in bounds] + [read_day(t) for t in (kwargs.get("start_time"),) if t is not None]
+    ends = [b.end for b in bounds] + [read_day(t) for t in (kwargs.get("end_time"),) if t is not None]
     last = [e for e in ends if e is not None]
-    records = template.get("record") or []
-    found = [v for r in ([records] if isinstance(records, Mapping) else records) for v in _values(r, "benchmark")]
+    found = [v for r in task.records for v in _values(r, "benchmark")]
     universe = kwargs.get("instruments")
     return demo_command(
         folder,

@@ -27,7 +27,8 @@ from rollforge.errors import ConfigError, CoverageError, ExperimentNotFound, Seg
 from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.rolling import RollingGen
-from rollforge.generate.segments import PATH, segments_of
+from rollforge.generate.segments import PATH
+from rollforge.generate.task_view import TaskView
 from rollforge.kinds import RECORD
 from rollforge.paths import read_path
 from rollforge.plan import check_buildable
@@ -134,7 +135,7 @@ class Rolling:
             Whether a given `h_path` also determines the label. Features are cached on disk in any case.
         """
         task: Task = copy.deepcopy(self._raw_conf()["task"])
-        segments_of(task)  # the segments changed below must exist
+        _ = TaskView(task).segments  # the segments changed below must exist
         if self.horizon is not None:
             if enable_handler_cache and self.h_path is not None:
                 self.logger.info(
@@ -181,12 +182,12 @@ class Rolling:
     def _replace_handler_with_cache(self, task: Task) -> Task:
         """Return the task with the handler of `h_path`; unchanged without one, because the panel cache stores its features."""
         if self.h_path is not None:
-            task["dataset"]["kwargs"]["handler"] = self.h_path.absolute().as_uri()
+            TaskView(task).dataset_kwargs["handler"] = self.h_path.absolute().as_uri()
         return task
 
     def _update_start_end_time(self, task: Task) -> Task:
         """Return the task with the requested first day of training and last day of testing."""
-        segments = task["dataset"]["kwargs"]["segments"]
+        segments = TaskView(task).dataset_kwargs["segments"]
         asked = [name for name, day in (("train", self.train_start), ("test", self.test_end)) if day is not None]
         for name in asked:
             if name not in segments:
@@ -331,7 +332,7 @@ class DDGDA(Rolling):
 
 def _handler_kwargs(task: Task) -> dict[str, Any] | None:
     """Return the arguments of a task's handler, which can be modified in place; None if it is not given by a mapping."""
-    handler = task["dataset"]["kwargs"].get("handler")
+    handler = TaskView(task).handler
     if not isinstance(handler, dict):
         return None
     kwargs = dict(handler.get("kwargs") or {})

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from rollforge.errors import ConfigError
-from rollforge.generate.naming import check_name, days_tested, describe, differing_parts, model_names, variant
+from rollforge.generate.naming import check_name, describe, differing_parts, model_names, variant
+from rollforge.generate.task_view import TaskView
 
 
 def task(model: Any, year: int = 2020, handler: Any = None, **more: Any) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def test_names_and_models_are_one_to_one(drawn: list[tuple[str, dict[str, Any], 
 def test_a_task_is_described_by_model_and_days(test: Any, shown: str) -> None:
     """Days in ISO form, whatever they were given as."""
     definition = {"model": lgb(), "dataset": {"kwargs": {"segments": {"test": test}}}}
-    assert days_tested(definition) == shown
+    assert TaskView(definition).days_tested == shown
     assert describe(definition, "trees") == f"trees {shown}".strip()
     assert describe(definition) == f"LGBModel {shown}".strip()
     assert describe({"x": 1}) == ""

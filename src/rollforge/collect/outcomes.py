@@ -16,7 +16,8 @@ from rollforge.errors import (
     TrainingFailed,
     UntrustedPickle,
 )
-from rollforge.generate.segments import bounds, segments_of
+from rollforge.generate.segments import bounds
+from rollforge.generate.task_view import TaskView
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.task import Status, TaskRecord
@@ -120,7 +121,7 @@ def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...
     fitting, damaged = [], []
     for outcome in known:
         try:
-            for name, segment in segments_of(outcome.task.definition).items():
+            for name, segment in TaskView(outcome.task.definition).segments.items():
                 bounds(name, segment)
             fitting.append(outcome)
         except ConfigError as exc:

@@ -8,6 +8,7 @@ from typing import Any
 from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_day
 from rollforge.errors import ArtifactNotFound
+from rollforge.generate.task_view import TaskView
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
 
@@ -106,7 +107,7 @@ class TaskCollector:
     ) -> dict[str, Recorder]:
         """Return the recorders with the latest start of the test segment."""
         tasks = {
-            rid: (recorder, read_day(recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"][0]))
+            rid: (recorder, read_day(TaskView(recorder.load_object("task")).segments["test"][0]))
             for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items()
         }
         last = max((start for _, start in tasks.values()), default=None)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import read_day
-from rollforge.generate.segments import Bounds, bounds, segments_of
+from rollforge.generate.segments import Segment, bounds
+from rollforge.generate.task_view import TaskView
 
-__all__ = ["backtest_of", "backtest_warnings", "is_backtest", "move_backtests", "records_of", "with_backtest"]
+__all__ = ["backtest_of", "backtest_warnings", "is_backtest", "move_backtests", "with_backtest"]
 
 Days = NDArray[np.datetime64]
 
@@ -51,12 +52,6 @@ def with_backtest(record: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}
 
 
-def records_of(task: Mapping[str, Any]) -> list[Any]:
-    """Return the records of a task as a list, even if it has a single record."""
-    records = task.get("record") or []
-    return [records] if isinstance(records, (str, Mapping)) else list(records)
-
-
 def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
     """Return a task's records with the days of each backtest clipped to the test segment.
 
@@ -64,8 +59,8 @@ def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
     start or end inside the segment is kept. References such as ``<dataset.kwargs.segments.test.0>`` need no change.
     """
     records = task.get("record")
-    listed = records_of(task)
-    first, last = bounds(test_key, segments_of(task)[test_key])
+    listed = TaskView(task).records
+    first, last = bounds(test_key, TaskView(task).segments[test_key])
     for i, record in enumerate(listed):
         options = backtest_of(record)
         if options is None:
@@ -111,24 +106,23 @@ def backtest_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, test_k
 
 def _foreign_span(task: Mapping[str, Any], calendar: Days, test_key: str) -> tuple[np.datetime64, np.datetime64] | None:
     """Return first and last day of a backtest with more than one day outside the test segment (one is normal)."""
-    segments = segments_of(task)
+    segments = TaskView(task).segments
     inside = _between(calendar, bounds(test_key, segments[test_key])) if test_key in segments else calendar[:0]
     for options in _backtests(task) if len(inside) else ():
         start, end = (_day(options.get(name)) for name in _DATES)
-        covered = _between(calendar, (inside[0] if start is None else start, inside[-1] if end is None else end))
+        covered = _between(calendar, Segment(inside[0] if start is None else start, inside[-1] if end is None else end))
         if int(((covered < inside[0]) | (covered > inside[-1])).sum()) > 1:
             return covered[0], covered[-1]
     return None
 
 
-def _between(calendar: Days, span: Bounds) -> Days:
-    start, end = span
-    first = 0 if start is None else int(np.searchsorted(calendar, start))
-    return calendar[first : None if end is None else int(np.searchsorted(calendar, end, "right"))]
+def _between(calendar: Days, span: Segment) -> Days:
+    first, stop = span.positions(calendar)
+    return calendar[first:stop]
 
 
 def _backtests(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for record in records_of(task):
+    for record in TaskView(task).records:
         options = backtest_of(record)
         if options is not None:
             yield options

@@ -12,7 +12,8 @@ from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.rolling import trunc_segments
-from rollforge.generate.segments import PATH, segments_of
+from rollforge.generate.segments import PATH
+from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
 
 __all__ = ["MultiHorizonGenBase"]
@@ -64,11 +65,11 @@ class MultiHorizonGenBase(TaskGen):
         for hr in self.horizon:
             new = copy_task(task)
             self.set_horizon(new, hr)
-            segments = self.ta.align_seg(dict(segments_of(new)))
+            segments = self.ta.align_seg(dict(TaskView(new).segments))
             try:
                 trunc_segments(self.ta, segments, hr + self.label_leak_n, self.test_key)
             except OutsideCalendar as exc:
                 raise SegmentError(f"horizon {hr}: {exc}", path=PATH) from exc
-            new["dataset"]["kwargs"]["segments"] = segments
+            TaskView(new).dataset_kwargs["segments"] = segments
             made.append(new)
         return made

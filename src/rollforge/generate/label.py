@@ -12,18 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge.build import locate, resolve_references
-from rollforge.errors import ConfigError, ExpressionError, RollforgeError, counted
+from rollforge.build import locate
+from rollforge.errors import ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import holding_days
 from rollforge.features.alpha import handler_label_expressions
 from rollforge.features.loader import DataLoader
+from rollforge.generate.task_view import TaskView
 
 __all__ = [
     "LABEL_TAG",
     "Label",
     "declared_days",
-    "described_handler",
     "handler_labels",
     "labels_from_text",
     "labels_to_text",
@@ -75,27 +75,13 @@ def task_labels(task: Mapping[str, Any]) -> tuple[Label, ...]:
     >>> [str(label) for label in task_labels({"dataset": {"kwargs": {"handler": handler}}})]
     ['Ref($close, -2)/Ref($close, -1) - 1 (1 trading day)']
     """
-    handler = described_handler(task)
+    handler = TaskView(task).described_handler
     if not handler:
         return ()
     expressions, declared = handler_label_expressions(handler), declared_days(handler)
     if expressions is None:
         return () if declared is None else (Label("", declared),)
     return _labels(expressions, declared)
-
-
-def described_handler(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the description of a task's handler with references resolved; empty if there is none."""
-    node: Any = task
-    for part in ("dataset", "kwargs", "handler"):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    if not isinstance(node, Mapping):
-        return {}
-    try:
-        filled: Mapping[str, Any] = resolve_references(task)["dataset"]["kwargs"]["handler"]
-    except ConfigError:
-        return node  # an invalid reference is reported when the task is built
-    return filled
 
 
 def declared_days(handler: Mapping[str, Any]) -> int | None:

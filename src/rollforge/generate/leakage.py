@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rollforge.errors import ExpressionError, RollforgeError
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import lookahead
 from rollforge.features.alpha import handler_label_expressions
-from rollforge.generate.label import declared_days, described_handler, task_labels
-from rollforge.generate.segments import Bounds, bounds, neighbours, ordered, segments_of
+from rollforge.generate.label import declared_days, task_labels
+from rollforge.generate.segments import Segment, bounds, neighbours, ordered
+from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
 
 __all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
@@ -74,7 +73,7 @@ def label_lookahead(task: Mapping[str, Any]) -> int | None:
     >>> label_lookahead({"dataset": {"kwargs": {"handler": handler}}})
     2
     """
-    expressions = handler_label_expressions(described_handler(task))
+    expressions = handler_label_expressions(TaskView(task).described_handler)
     if expressions is None:
         return None
     try:
@@ -93,7 +92,7 @@ def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
     calendar : array of datetime64[D]
         The trading days.
     """
-    ahead, sequence = label_lookahead(task), ordered(segments_of(task))
+    ahead, sequence = label_lookahead(task), ordered(TaskView(task).segments)
     return _leaks(sequence, _places(sequence, calendar), ahead or 0)
 
 
@@ -101,17 +100,11 @@ _Places = dict[str, tuple[int, int]]
 """Segment -> half-open range of its positions in the calendar, in chronological order."""
 
 
-def _places(sequence: Sequence[tuple[str, Bounds]], calendar: Days) -> _Places:
-    return {
-        name: (
-            0 if start is None else int(np.searchsorted(calendar, start)),
-            len(calendar) if end is None else int(np.searchsorted(calendar, end, "right")),
-        )
-        for name, (start, end) in sequence
-    }
+def _places(sequence: Sequence[tuple[str, Segment]], calendar: Days) -> _Places:
+    return {name: segment.positions(calendar) for name, segment in sequence}
 
 
-def _leaks(sequence: Sequence[tuple[str, Bounds]], places: _Places, ahead: int) -> list[Leak]:
+def _leaks(sequence: Sequence[tuple[str, Segment]], places: _Places, ahead: int) -> list[Leak]:
     found: list[Leak] = []
     if not ahead:
         return found
@@ -150,12 +143,12 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
     for task in tasks:
         texts: list[str] = []
         try:
-            handler = described_handler(task)
+            handler = TaskView(task).described_handler
             key = repr(_timeless(handler))
             if key not in labels:  # all windows of a model have the same label
                 labels[key] = label_lookahead(task), _label_texts(task, label_days)
             ahead, label_texts = labels[key]
-            sequence = ordered(segments_of(task))
+            sequence = ordered(TaskView(task).segments)
             places = _places(sequence, calendar)
             texts += _shared_days(places)
             texts += _fit_beyond(handler, places, calendar)
@@ -207,7 +200,7 @@ def _fit_beyond(handler: Mapping[str, Any], places: _Places, calendar: Days) -> 
 
 
 def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
-    handler, texts = described_handler(task), []
+    handler, texts = TaskView(task).described_handler, []
     declared = declared_days(handler) or declared
     for label in task_labels(task):
         if label.days is None and declared is None:

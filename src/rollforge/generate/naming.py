@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DateError, TaskNotSerializable
+from rollforge.errors import ConfigError, TaskNotSerializable
+from rollforge.generate.task_view import TaskView
 from rollforge.task import digest
 
-__all__ = ["check_name", "days_tested", "describe", "differing_parts", "model_names", "variant"]
+__all__ = ["check_name", "describe", "differing_parts", "model_names", "variant"]
 
 MAX_NAME = 80
 _LONGEST_VALUE = 32
@@ -105,7 +105,7 @@ def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] =
         return named
     tests: dict[str, dict[str, set[str]]] = {}
     for one, name, definition in zip(variants, named, definitions, strict=True):
-        tests.setdefault(one, {}).setdefault(name, set()).add(days_tested(definition))
+        tests.setdefault(one, {}).setdefault(name, set()).add(TaskView(definition).days_tested)
     meant = {one: _names_meant(theirs) for one, theirs in tests.items()}
     keys = [(one, meant[one].get(name, name)) for one, name in zip(variants, named, strict=True)]
     examples: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -249,33 +249,6 @@ def _short_paths(paths: Sequence[tuple[str, ...]]) -> list[str]:
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
-def days_tested(definition: Mapping[str, Any]) -> str:
-    """Return the test segment of a task as ``2016-01-04 to 2016-03-30``; empty if it has none.
-
-    Examples
-    --------
-    >>> days_tested({"dataset": {"kwargs": {"segments": {"test": (dt.date(2020, 1, 2), None)}}}})
-    '2020-01-02 to the end'
-    """
-    node: Any = definition
-    for part in ("dataset", "kwargs", "segments", "test"):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    if isinstance(node, slice):
-        node = (node.start, node.stop)
-    if not isinstance(node, (list, tuple)) or len(node) != 2:
-        return ""
-    start, end = node
-    return f"{_day(start) if start is not None else 'the beginning'} to {_day(end) if end is not None else 'the end'}"
-
-
-def _day(value: Any) -> str:
-    """Return a day in ISO format."""
-    try:
-        return str(read_day(value))
-    except DateError:
-        return str(value)
-
-
 def describe(definition: Mapping[str, Any], model_name: str = "") -> str:
     """Return a readable title of a task: its model's name or class, and its test segment; empty if neither is known.
 
@@ -285,6 +258,5 @@ def describe(definition: Mapping[str, Any], model_name: str = "") -> str:
     >>> describe(task), describe(task, "ridge")
     ('LinearModel 2020-01-02 to 2020-02-28', 'ridge 2020-01-02 to 2020-02-28')
     """
-    model = definition.get("model")
-    name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
-    return " ".join(part for part in (name, days_tested(definition)) if part)
+    task = TaskView(definition)
+    return " ".join(part for part in (model_name or task.model_class, task.days_tested) if part)

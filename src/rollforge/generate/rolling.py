@@ -14,7 +14,8 @@ from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.leakage import label_lookahead
-from rollforge.generate.segments import PATH, neighbours, ordered, segments_of, validate_segments
+from rollforge.generate.segments import PATH, neighbours, ordered, validate_segments
+from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
 
 __all__ = ["RollingGen", "handler_mod", "trunc_segments"]
@@ -23,25 +24,15 @@ Task = dict[str, Any]
 Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
 
 
-def _handler_kwargs(task: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the keyword arguments of a task's handler; None if it is not described by a mapping (e.g. a pickle)."""
-    node: Any = task
-    for part in ("dataset", "kwargs", "handler", "kwargs"):
-        if not isinstance(node, Mapping) or part not in node:
-            return None
-        node = node[part]
-    return node if isinstance(node, dict) else None
-
-
 def handler_mod(task: Task, rolling_gen: RollingGen) -> None:
     """Extend the handler's end, in place, to the end of the window's test segment.
 
     An open test end gives an open handler end (Qlib keeps the end of the first window, so the last window has no data).
     """
-    kwargs = _handler_kwargs(task)
+    kwargs = TaskView(task).handler_kwargs
     if kwargs is None or kwargs.get("end_time") is None:
         return
-    end = task["dataset"]["kwargs"]["segments"][rolling_gen.test_key][1]
+    end = TaskView(task).segments[rolling_gen.test_key][1]
     if end is None or rolling_gen.ta.cal_interval(kwargs["end_time"], end) < 0:
         kwargs["end_time"] = end
 
@@ -164,7 +155,7 @@ class RollingGen(TaskGen):
             If the test segment is invalid.
         """
         validate_segments(task, self.ta.cals, needed=(self.test_key,))
-        start, end = self._align(self.test_key, segments_of(task)[self.test_key])
+        start, end = self._align(self.test_key, TaskView(task).segments[self.test_key])
         first = self.ta.align_idx(start) or 0
         last = len(self.ta.cals) - 1 if end is None else self.ta.align_idx(end, "end") or 0
         return max(1, -(-(last - first + 1) // self.step))
@@ -185,7 +176,7 @@ class RollingGen(TaskGen):
         """
         validate_segments(task, self.ta.cals, needed=(self.train_key, self.test_key))
         LIMITS["tasks"].check(self.count(task), f"test windows of {self.step} days are", path="rolling.step")
-        template = segments_of(task)
+        template = TaskView(task).segments
         segments: Segments = {}
         for name, segment in template.items():
             segments[name] = self._align(name, segment)
@@ -236,8 +227,8 @@ class RollingGen(TaskGen):
         start, end = kept[self.test_key]
         if self.clip_test_end and (end is None or end > last):
             kept[self.test_key] = (start, last)
-        task["dataset"]["kwargs"]["segments"] = kept
-        kwargs = _handler_kwargs(task)
+        TaskView(task).dataset_kwargs["segments"] = kept
+        kwargs = TaskView(task).handler_kwargs
         if self.roll_fit_window and kwargs is not None:
             kwargs["fit_start_time"], kwargs["fit_end_time"] = kept[self.train_key]
         if self.roll_backtest and task.get("record"):
@@ -256,7 +247,7 @@ class RollingGen(TaskGen):
         test_end : date
             The last day to test.
         """
-        yield from self._following(task, dict(segments_of(task)), read_timestamp(test_end, "test_end"))
+        yield from self._following(task, dict(TaskView(task).segments), read_timestamp(test_end, "test_end"))
 
     def _following(self, template: Task, segments: Segments, last: pd.Timestamp) -> Iterator[Task]:
         while True:

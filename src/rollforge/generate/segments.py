@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollforge.dates import read_day, read_days
 from rollforge.errors import DateError, SegmentError, nearest
 
-__all__ = ["Bounds", "neighbours", "ordered", "segments_of", "validate_segments"]
+__all__ = ["Segment", "bounds", "neighbours", "ordered", "segments_of", "validate_segments"]
 
 PATH = "task.dataset.kwargs.segments"
 _FITTED_AND_TESTED = ("train", "valid", "test")
-Bounds = tuple[np.datetime64 | None, np.datetime64 | None]
+
+
+class Segment(NamedTuple):
+    """The first and last day of a segment.
+
+    Examples
+    --------
+    >>> calendar = np.array(["2024-01-02", "2024-01-03", "2024-01-04"], "datetime64[D]")
+    >>> Segment(np.datetime64("2024-01-03"), None).positions(calendar)
+    (1, 3)
+    """
+
+    start: np.datetime64 | None
+    """None means from the first day of the calendar."""
+    end: np.datetime64 | None
+    """None means to its last day."""
+
+    def positions(self, calendar: NDArray[np.datetime64]) -> tuple[int, int]:
+        """Return the half-open range of positions of its trading days in a calendar."""
+        first = 0 if self.start is None else int(np.searchsorted(calendar, self.start))
+        stop = len(calendar) if self.end is None else int(np.searchsorted(calendar, self.end, "right"))
+        return first, stop
 
 
 def segments_of(task: Mapping[str, Any], path: str = PATH) -> Mapping[str, Any]:
@@ -36,7 +58,7 @@ def segments_of(task: Mapping[str, Any], path: str = PATH) -> Mapping[str, Any]:
     return node
 
 
-def bounds(name: str, segment: Any, path: str = PATH) -> Bounds:
+def bounds(name: str, segment: Any, path: str = PATH) -> Segment:
     """Return the first and last day of a segment; None means open-ended.
 
     Raises
@@ -61,16 +83,16 @@ def bounds(name: str, segment: Any, path: str = PATH) -> Bounds:
     start, end = ends
     if start is not None and end is not None and start > end:
         raise SegmentError(f"is inverted: it starts on {start} and ends on {end}.", path=here)
-    return start, end
+    return Segment(start, end)
 
 
-def ordered(segments: Mapping[str, Any], path: str = PATH) -> list[tuple[str, Bounds]]:
+def ordered(segments: Mapping[str, Any], path: str = PATH) -> list[tuple[str, Segment]]:
     """Return the segments in chronological order."""
     known = [(name, bounds(name, segment, path)) for name, segment in segments.items()]
     return sorted(known, key=lambda s: (s[1][0] is not None, s[1][0]))
 
 
-def neighbours(sequence: Sequence[tuple[str, Bounds]]) -> list[tuple[str, str]]:
+def neighbours(sequence: Sequence[tuple[str, Segment]]) -> list[tuple[str, str]]:
     """Return each segment with the next one: the first that begins after its end, whose days its labels may reach.
 
     Parameters
@@ -123,12 +145,12 @@ def validate_segments(
             )
     days = read_days(calendar)
     sequence = ordered(segments, path)
-    for name, (start, end) in sequence:
-        first = 0 if start is None else int(np.searchsorted(days, start))
-        stop = len(days) if end is None else int(np.searchsorted(days, end, "right"))
+    for name, segment in sequence:
+        first, stop = segment.positions(days)
         if first >= stop:
             raise SegmentError(
-                f"({start}, {end}) has no trading day: the calendar has {days[0]} to {days[-1]}.", path=f"{path}.{name}"
+                f"({segment.start}, {segment.end}) has no trading day: the calendar has {days[0]} to {days[-1]}.",
+                path=f"{path}.{name}",
             )
     apart = {*_FITTED_AND_TESTED, *needed}
     for (name, (_, end)), (later, (start, _)) in pairwise([s for s in sequence if s[0] in apart]):

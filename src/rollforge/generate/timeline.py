@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rollforge.generate.leakage import task_warnings
-from rollforge.generate.segments import bounds, segments_of
+from rollforge.generate.segments import bounds
+from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
 
 __all__ = ["Schedule", "SegmentSpan", "Window", "draw", "make_schedule", "windows"]
@@ -109,10 +110,8 @@ def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence
 def _spans(task: Mapping[str, Any], calendar: Days) -> dict[str, SegmentSpan]:
     """Return the segments that have trading days, in chronological order."""
     spans = {}
-    for name, segment in segments_of(task).items():
-        start, end = bounds(name, segment)
-        first = 0 if start is None else int(np.searchsorted(calendar, start))
-        stop = len(calendar) if end is None else int(np.searchsorted(calendar, end, "right"))
+    for name, segment in TaskView(task).segments.items():
+        first, stop = bounds(name, segment).positions(calendar)
         if stop > first:
             spans[name] = SegmentSpan(calendar[first], calendar[stop - 1], stop - first)
     return dict(sorted(spans.items(), key=lambda s: s[1].start))

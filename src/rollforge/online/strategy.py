@@ -16,6 +16,7 @@ from rollforge.errors import ConfigError
 from rollforge.generate.base import task_generator
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.rolling import RollingGen
+from rollforge.generate.task_view import TaskView
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.track.base import Recorder
 
@@ -68,8 +69,8 @@ class OnlineStrategy:
 
 
 def _model_and_test(recorder: Recorder) -> tuple[Any, Any]:
-    task = recorder.load_object("task")
-    return task["model"]["class"], task["dataset"]["kwargs"]["segments"]["test"]
+    task = TaskView(recorder.load_object("task"))
+    return task.model_class, task.segments["test"]
 
 
 class RollingStrategy(OnlineStrategy):

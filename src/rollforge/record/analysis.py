@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rollforge import trust
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
 from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
+from rollforge.generate.task_view import TaskView
 from rollforge.market.columns import DATE
 from rollforge.market.frames import day_rows
 from rollforge.record.base import ACRecordTemp
@@ -600,8 +601,7 @@ def judged_column(task: Mapping[str, Any]) -> int:
     >>> judged_column({"record": [{"class": "SignalRecord"}, {"class": "SigAnaRecord", "kwargs": {"label_col": 1}}]})
     1
     """
-    records = task.get("record") or []
-    for record in records if isinstance(records, (list, tuple)) else [records]:
+    for record in TaskView(task).records:
         kwargs = record.get("kwargs") if isinstance(record, Mapping) else None
         if isinstance(kwargs, Mapping) and str(record.get("class")).rpartition(".")[2] == "SigAnaRecord":
             column = kwargs.get("label_col", 0)

@@ -13,7 +13,8 @@ from rollforge import qlib_imports, trust
 from rollforge.build import describe, resolve_references
 from rollforge.dates import read_day
 from rollforge.errors import RollforgeError, counted
-from rollforge.generate.backtests import is_backtest, records_of
+from rollforge.generate.backtests import is_backtest
+from rollforge.generate.task_view import TaskView
 from rollforge.market.universe import session_provider
 from rollforge.record.backtest import FREQ, BacktestResult, default_benchmark, strategy_class
 from rollforge.record.portfolio import PortAnaRecord, excess_returns
@@ -92,7 +93,7 @@ def backtest_joined(
         None without notes if no record is a backtest; None with a note if the backtest fails.
     """
     try:
-        found = next((r for r in records_of(resolve_references(task)) if is_backtest(r)), None)
+        found = next((r for r in TaskView(resolve_references(task)).records if is_backtest(r)), None)
         if found is None:
             return None, ()
         with using(session), trust.within(Circle.OWN if own_code else Circle.READ):

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError, TrackingError
-from rollforge.generate.naming import days_tested, describe
+from rollforge.generate.naming import describe
+from rollforge.generate.task_view import TaskView
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.run.job import current_attempt, current_model, current_task
 from rollforge.run.review import review
@@ -66,9 +67,9 @@ def model_tags(task: Mapping[str, Any], model_name: str) -> dict[str, str]:
     >>> model_tags(task, "ridge")
     {'rollforge.model': 'ridge', 'rollforge.test': '2020-01-02 to the end'}
     """
-    model = task.get("model")
-    name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
-    return {tag: value for tag, value in ((MODEL_TAG, name), (TEST_TAG, days_tested(task))) if value}
+    view = TaskView(task)
+    found = ((MODEL_TAG, model_name or view.model_class), (TEST_TAG, view.days_tested))
+    return {tag: value for tag, value in found if value}
 
 
 def _with_iso_dates(value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from rollforge import trust
 from rollforge.confidential import without_secrets
 from rollforge.errors import DataError, RollforgeError, printable
+from rollforge.generate.task_view import TaskView
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
 from rollforge.session import Session
@@ -159,8 +160,8 @@ def _models(tasks: Iterable[Mapping[str, Any]]) -> tuple[dict[str, dict[str, str
     """Return the packages that each model class needs, with their versions, and those that only Rollforge's models name."""
     from rollforge.build import locate
 
-    described = (task.get("model") for task in tasks if isinstance(task, Mapping))
-    pairs = ((m.get("class"), m.get("module_path") or "") for m in described if isinstance(m, Mapping))
+    described = (TaskView(task).model for task in tasks if isinstance(task, Mapping))
+    pairs = ((m.get("class"), m.get("module_path") or "") for m in described if m is not None)
     named = {(name, path) for name, path in pairs if isinstance(name, str) and isinstance(path, str)}
     models: dict[str, dict[str, str]] = {}
     libraries: set[str] = set()

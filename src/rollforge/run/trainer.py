@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rollforge.errors import ConfigError, TrainingFailed
-from rollforge.generate.naming import days_tested, model_names
+from rollforge.generate.naming import model_names
+from rollforge.generate.task_view import TaskView
 from rollforge.moved import earlier_names
 from rollforge.run.execute import (
     STATUS_BEGIN,
@@ -401,7 +402,7 @@ def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
     if isinstance(item, Recorder):
         known.append(f"recorder {item.id}")
     elif isinstance(item, Mapping):
-        model, days = item.get("model"), days_tested(item)
-        name = model_name or (str(model.get("class", "")) if isinstance(model, Mapping) else "")
-        known += [part for part in (name, days and f"test {days}") if part]
+        task = TaskView(item)
+        days = task.days_tested
+        known += [part for part in (model_name or task.model_class, days and f"test {days}") if part]
     return f"task {place + 1} of {total}" + (f" ({', '.join(known)})" if known else "")

@@ -16,6 +16,7 @@ from rollforge.build import build
 from rollforge.dates import read_days, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.handler import DataHandler
+from rollforge.generate.task_view import TaskView
 from rollforge.kinds import HANDLER
 from rollforge.limits import check_file, check_parquet
 
@@ -115,7 +116,7 @@ def init_task_handler(task: dict[str, Any]) -> DataHandler:
     ConfigError
         If the task has no handler.
     """
-    kwargs = task["dataset"]["kwargs"]
+    kwargs = TaskView(task).dataset_kwargs
     if kwargs.get("handler") is None:
         raise ConfigError("the task has no handler.", path="dataset.kwargs.handler")
     kwargs["handler"] = build(kwargs["handler"], kind=HANDLER, accept_types=DataHandler, where="dataset.kwargs.handler")

@@ -1,0 +1,124 @@
+"""A task's definition, read part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rollforge.build import resolve_references
+from rollforge.dates import read_day
+from rollforge.errors import ConfigError, DateError
+from rollforge.generate.segments import segments_of
+
+__all__ = ["TaskView"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """The parts of a task's definition, which stays a plain dictionary.
+
+    A part that is missing is None, an empty text or an empty list, except where an error is documented. The parts are
+    those of the definition itself, not copies.
+
+    Examples
+    --------
+    >>> handler = {"class": "Alpha158", "kwargs": {"instruments": "csi300"}}
+    >>> segments = {"train": ("2018-01-02", "2019-12-31"), "test": ("2020-01-02", None)}
+    >>> task = {"model": {"class": "LGBModel"}, "dataset": {"kwargs": {"handler": handler, "segments": segments}}}
+    >>> view = TaskView(task)
+    >>> view.model_class, view.handler_kwargs, view.days_tested, view.records
+    ('LGBModel', {'instruments': 'csi300'}, '2020-01-02 to the end', [])
+    """
+
+    definition: Mapping[str, Any]
+
+    @property
+    def model(self) -> Mapping[str, Any] | None:
+        """The description of the model; None if it is not a mapping."""
+        model = self.definition.get("model")
+        return model if isinstance(model, Mapping) else None
+
+    @property
+    def model_class(self) -> str:
+        """The name of the model's class; empty if it is unknown."""
+        return "" if self.model is None else str(self.model.get("class", ""))
+
+    @property
+    def dataset_kwargs(self) -> dict[str, Any]:
+        """The arguments of the dataset, which may be changed in a task of one's own.
+
+        Raises
+        ------
+        ConfigError
+            If the task has no dataset with arguments.
+        """
+        kwargs = self._at("dataset", "kwargs")
+        if not isinstance(kwargs, dict):
+            raise ConfigError("is missing: a task needs a dataset with kwargs.", path="task.dataset.kwargs")
+        return kwargs
+
+    @property
+    def handler(self) -> Any:
+        """The handler: its description, the address of a file, or an object; None if there is none."""
+        return self._at("dataset", "kwargs", "handler")
+
+    @property
+    def handler_kwargs(self) -> dict[str, Any] | None:
+        """The arguments of the handler; None if it is not described by a mapping with arguments (e.g. a pickle)."""
+        kwargs = self._at("dataset", "kwargs", "handler", "kwargs")
+        return kwargs if isinstance(kwargs, dict) else None
+
+    @property
+    def described_handler(self) -> Mapping[str, Any]:
+        """The description of the handler with references resolved; empty if there is none."""
+        handler = self.handler
+        if not isinstance(handler, Mapping):
+            return {}
+        try:
+            filled = TaskView(resolve_references(self.definition)).handler
+        except ConfigError:
+            return handler  # an invalid reference is reported when the task is built
+        return filled if isinstance(filled, Mapping) else handler
+
+    @property
+    def segments(self) -> Mapping[str, Any]:
+        """The segments as they are written: name -> (first day, last day).
+
+        Raises
+        ------
+        SegmentError
+            If there are none.
+        """
+        return segments_of(self.definition)
+
+    @property
+    def days_tested(self) -> str:
+        """The test segment as ``2016-01-04 to 2016-03-30``; empty if there is none."""
+        test = self._at("dataset", "kwargs", "segments", "test")
+        if isinstance(test, slice):
+            test = (test.start, test.stop)
+        if not isinstance(test, (list, tuple)) or len(test) != 2:
+            return ""
+        start, end = test
+        return f"{'the beginning' if start is None else _day(start)} to {'the end' if end is None else _day(end)}"
+
+    @property
+    def records(self) -> list[Any]:
+        """The descriptions of the records, as a list even if there is a single one."""
+        records = self.definition.get("record") or []
+        return list(records) if isinstance(records, (list, tuple)) else [records]
+
+    def _at(self, *path: str) -> Any:
+        node: Any = self.definition
+        for part in path:
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
+
+
+def _day(value: Any) -> str:
+    """Return a day in ISO format; as it is written if it is no day."""
+    try:
+        return str(read_day(value))
+    except DateError:
+        return str(value)

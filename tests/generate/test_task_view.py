@@ -1,0 +1,93 @@
+"""The parts of a definition are read in one place, which copes with definitions that others have damaged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from rollforge.errors import ConfigError, SegmentError
+from rollforge.generate.segments import Segment, bounds
+from rollforge.generate.task_view import TaskView
+
+SEGMENTS = {"train": ("2020-01-02", "2020-06-30"), "test": ["2020-07-01", None]}
+HANDLER = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"instruments": "all"}}
+TASK: dict[str, Any] = {
+    "model": {"class": "LGBModel"},
+    "dataset": {"class": "DatasetH", "kwargs": {"handler": HANDLER, "segments": SEGMENTS}},
+    "record": {"class": "SignalRecord"},
+}
+
+
+def test_each_part_of_a_task_is_read() -> None:
+    view = TaskView(TASK)
+    assert (view.model, view.model_class) == ({"class": "LGBModel"}, "LGBModel")
+    assert view.dataset_kwargs is TASK["dataset"]["kwargs"]
+    assert view.handler is HANDLER
+    assert view.described_handler == HANDLER
+    assert view.handler_kwargs is HANDLER["kwargs"]
+    assert view.segments is SEGMENTS
+    assert view.days_tested == "2020-07-01 to the end"
+    assert view.records == [{"class": "SignalRecord"}]
+
+
+def test_references_in_a_handler_are_resolved_in_its_description() -> None:
+    """The handler itself stays as it is written; an invalid reference is left to whoever builds the task."""
+    kwargs = {"fit_end_time": "<dataset.kwargs.segments.train.1>"}
+    task = {"dataset": {"kwargs": {"handler": {"class": "Alpha158", "kwargs": kwargs}, "segments": SEGMENTS}}}
+    assert TaskView(task).described_handler["kwargs"] == {"fit_end_time": "2020-06-30"}
+    assert TaskView(task).handler_kwargs == kwargs
+    broken = {"class": "Alpha158", "kwargs": {"x": "<dataset.kwargs.segments.nowhere.1>"}}
+    assert TaskView({"dataset": {"kwargs": {"handler": broken, "segments": SEGMENTS}}}).described_handler == broken
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {},
+        {"model": None, "dataset": None, "record": None},
+        {"model": "LGBModel", "dataset": "DatasetH", "record": []},
+        {"model": 1, "dataset": {"kwargs": 3}},
+        {"dataset": {"kwargs": {}}},
+        {"dataset": {"kwargs": {"handler": "handler.pkl", "segments": 5}}},
+        {"dataset": [{"kwargs": {}}]},
+    ],
+)
+def test_a_part_that_is_missing_or_damaged_is_empty_or_a_clear_error(task: dict[str, Any]) -> None:
+    """Never a KeyError or a TypeError: what is needed says what is missing, and where."""
+    view = TaskView(task)
+    assert (view.model, view.model_class) == (None, "")
+    assert (view.handler_kwargs, view.described_handler, view.days_tested, view.records) == (None, {}, "", [])
+    with pytest.raises(SegmentError, match=r"task\.dataset\.kwargs\.segments"):
+        _ = view.segments
+    if not isinstance(task.get("dataset"), dict) or not isinstance(task["dataset"].get("kwargs"), dict):
+        with pytest.raises(ConfigError, match=r"task\.dataset\.kwargs: is missing"):
+            _ = view.dataset_kwargs
+
+
+@pytest.mark.parametrize("record", ["SignalRecord", {"class": "SignalRecord"}])
+def test_a_single_record_is_a_list_of_one(record: Any) -> None:
+    assert TaskView({"record": record}).records == TaskView({"record": [record]}).records == [record]
+    assert TaskView({"record": (record, record)}).records == [record, record]
+
+
+_DAYS = st.one_of(st.none(), st.integers(0, 40).map(lambda i: np.datetime64("2024-01-01") + i))
+
+
+@given(start=_DAYS, end=_DAYS, trading=st.sets(st.integers(5, 35)))
+def test_the_positions_of_a_segment_are_its_trading_days(
+    start: np.datetime64 | None, end: np.datetime64 | None, trading: set[int]
+) -> None:
+    """Both ends belong to it, open ends reach to those of the calendar, and no day before or after does."""
+    calendar = np.array([np.datetime64("2024-01-01") + i for i in sorted(trading)], "datetime64[D]")
+    if start is not None and end is not None and start > end:
+        with pytest.raises(SegmentError, match="inverted"):
+            bounds("train", (start, end))
+        return
+    segment = bounds("train", (start, end))
+    assert segment == Segment(start, end)
+    first, stop = segment.positions(calendar)
+    inside = [d for d in calendar if (start is None or d >= start) and (end is None or d <= end)]
+    assert list(calendar[first:stop]) == inside
