@@ -244,33 +244,6 @@ class DataHandler(DataHandlerABC):
             self._frames[place] = self._frame(self._stage(stage), col_set, *self._bounds(slice(None, None)))
         return self._frames[place].copy(deep=False)
 
-    def _fetch(
-        self,
-        stage: str,
-        selector: Any,
-        level: str | int | None,
-        col_set: Any,
-        squeeze: bool,
-        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None,
-    ) -> Any:
-        if isinstance(selector, (tuple, list)) and level is not None and len(selector) in (1, 2):
-            selector = slice(*selector)  # a pair is a range, as in Qlib, for instruments too
-        data = self._stage(stage)
-        wanted = self.CS_RAW if proc_func is not None else col_set
-        # A range of days of a panel is a view; everything else is looked up by pandas.
-        if isinstance(data, Panel) and level in ("datetime", 0) and _is_range(selector):
-            frame = self._frame(data, wanted, *self._bounds(selector))
-        else:
-            frame = _select(self._whole(stage, wanted), selector, level)
-        if proc_func is not None:
-            frame = _columns(proc_func(frame.copy()), col_set)
-        if not squeeze:
-            return frame
-        squeezed = frame.squeeze()
-        if isinstance(selector, (str, pd.Timestamp)) and isinstance(squeezed, (pd.DataFrame, pd.Series)):
-            squeezed = squeezed.reset_index(level=level, drop=True)
-        return squeezed
-
     @overload
     def fetch(
         self,
@@ -317,7 +290,8 @@ class DataHandler(DataHandlerABC):
             without the group name. A list of groups: their columns as (group, name). Ungrouped columns are returned
             unchanged.
         data_key : str
-            Ignored: this handler has raw data only.
+            State of the data: ``raw``, ``infer`` or ``learn`` of a :class:`DataHandlerLP`; ignored by a handler that has
+            raw data only.
         squeeze : bool
             True returns a single column or row as a series.
         proc_func : callable, optional
@@ -327,8 +301,31 @@ class DataHandler(DataHandlerABC):
         ------
         DataError
             If a group or row does not exist.
+        ConfigError
+            If `data_key` is unknown.
         """
-        return self._fetch(self.DK_R, selector, level, col_set, squeeze, proc_func)
+        stage = self._stage_named(data_key)
+        if isinstance(selector, (tuple, list)) and level is not None and len(selector) in (1, 2):
+            selector = slice(*selector)  # a pair is a range, as in Qlib, for instruments too
+        data = self._stage(stage)
+        wanted = self.CS_RAW if proc_func is not None else col_set
+        # A range of days of a panel is a view; everything else is looked up by pandas.
+        if isinstance(data, Panel) and level in ("datetime", 0) and _is_range(selector):
+            frame = self._frame(data, wanted, *self._bounds(selector))
+        else:
+            frame = _select(self._whole(stage, wanted), selector, level)
+        if proc_func is not None:
+            frame = _columns(proc_func(frame.copy()), col_set)
+        if not squeeze:
+            return frame
+        squeezed = frame.squeeze()
+        if isinstance(selector, (str, pd.Timestamp)) and isinstance(squeezed, (pd.DataFrame, pd.Series)):
+            squeezed = squeezed.reset_index(level=level, drop=True)
+        return squeezed
+
+    def _stage_named(self, data_key: str) -> str:
+        """Return the stage that a `data_key` of :meth:`fetch` selects: this handler has raw data only."""
+        return self.DK_R
 
     def get_cols(self, col_set: Any = DataHandlerABC.CS_ALL) -> list[Any]:
         """Return the column names as in the result of :meth:`fetch`."""
@@ -611,51 +608,13 @@ class DataHandlerLP(DataHandler):
             raise DataError(f"The processors leave no rows: {names}. {reason}".rstrip())
         return frame
 
-    @overload
-    def fetch(
-        self,
-        selector: Any = slice(None, None),
-        level: str | int | None = "datetime",
-        col_set: Any = DataHandler.CS_ALL,
-        data_key: str = DataHandler.DK_I,
-        squeeze: Literal[False] = False,
-        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
-    ) -> pd.DataFrame: ...
-
-    @overload
-    def fetch(
-        self,
-        selector: Any = slice(None, None),
-        level: str | int | None = "datetime",
-        col_set: Any = DataHandler.CS_ALL,
-        data_key: str = DataHandler.DK_I,
-        *,
-        squeeze: bool,
-        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
-    ) -> Any: ...
-
-    def fetch(
-        self,
-        selector: Any = slice(None, None),
-        level: str | int | None = "datetime",
-        col_set: Any = DataHandler.CS_ALL,
-        data_key: str = DataHandler.DK_I,
-        squeeze: bool = False,
-        proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
-    ) -> Any:
-        """Return the data of some days in one of the three states; see :meth:`DataHandler.fetch`.
-
-        Raises
-        ------
-        ConfigError
-            If `data_key` is unknown.
-        """
+    def _stage_named(self, data_key: str) -> str:
         keys = (self.DK_R, self.DK_I, self.DK_L)
         if data_key not in keys:
             raise ConfigError(
                 f"data_key must be one of {', '.join(keys)}, found {data_key!r}.{nearest(data_key, keys)}"
             )
-        return self._fetch(data_key, selector, level, col_set, squeeze, proc_func)
+        return data_key
 
     @classmethod
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:

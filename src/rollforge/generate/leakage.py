@@ -134,6 +134,7 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
     Examples
     --------
     >>> segments = {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-12-01", "2021-12-31")}
+    >>> import numpy as np
     >>> days = np.arange("2019-01-01", "2022-01-01", dtype="datetime64[D]")
     >>> task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days)
     ["31 of 396 days of 'test' are in 'train' too: the model is tested on what it was fitted to."]
