@@ -158,7 +158,7 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., An
     return found
 
 
-def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], where: str) -> None:
+def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, object], where: str) -> None:
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # builtins without a signature: rely on the error of the call
@@ -184,7 +184,7 @@ def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, Any], wher
         raise BuildError(f"{label} needs {', '.join(map(repr, missing))}.", path=f"{where}.kwargs" if where else "")
 
 
-def _accepted(target: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(target: Callable[..., Any], offered: Mapping[str, object]) -> dict[str, Any]:
     """Return the part of `offered` that `target` accepts by name, judged by its signature and not by calling it."""
     try:
         parameters = inspect.signature(target).parameters.values()
@@ -197,14 +197,14 @@ def _accepted(target: Callable[..., Any], offered: Mapping[str, Any]) -> dict[st
 
 
 def build(
-    config: Any,
+    config: object,
     *,
     kind: Kind | None = None,
     accept_types: type | tuple[type, ...] = (),
     default_module: str | None = None,
-    try_kwargs: Mapping[str, Any] | None = None,
+    try_kwargs: Mapping[str, object] | None = None,
     where: str = "",
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Any:
     """Build and return the object that `config` describes.
 
@@ -249,13 +249,13 @@ def build(
 
 
 def target_of(
-    config: Any,
+    config: object,
     *,
     kind: Kind | None = None,
     default_module: str | None = None,
-    try_kwargs: Mapping[str, Any] | None = None,
+    try_kwargs: Mapping[str, object] | None = None,
     where: str = "",
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return the class that `config` describes and the arguments with which :func:`build` would call it. Calls nothing.
 
@@ -311,7 +311,7 @@ def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Call
     return target
 
 
-def _check_kind(target: Any, kind: Kind, where: str) -> None:
+def _check_kind(target: object, kind: Kind, where: str) -> None:
     name = getattr(target, "__name__", str(target))
     if not isinstance(target, type):
         raise BuildError(f"{name} is not a {kind.noun} but a function. A definition names a class.", path=where)
@@ -368,7 +368,7 @@ class _Budget:
             limit.refuse(f"with its references resolved, the task is larger than {limit.shown()}")
 
 
-def _replace_strings(node: Any, replace: Callable[[str], Any], budget: _Budget) -> Any:
+def _replace_strings(node: object, replace: Callable[[str], Any], budget: _Budget) -> Any:
     """Return a copy of `node` with each string in its dicts, lists and tuples replaced."""
     budget.spend()
     if isinstance(node, str):
@@ -393,7 +393,7 @@ def _value_at(root: Any, dotted: str) -> Any:
     return node
 
 
-def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
+def fill_placeholder(config: object, values: Mapping[str, object]) -> Any:
     """Return a copy of `config` in which each string that equals a key of `values` is replaced by its value.
 
     Lists, tuples and dicts are traversed; the argument is not modified (Qlib modifies it, and skips tuples). As in
@@ -423,7 +423,7 @@ def fill_placeholder(config: Any, values: Mapping[str, Any]) -> Any:
     return _replace_strings(config, replace, budget)
 
 
-def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_references(task: Mapping[str, object]) -> dict[str, Any]:
     """Return `task` with each ``<dotted.path>`` string replaced by the value at that path of the same task.
 
     References are resolved when a task runs, so a fit window written as ``<dataset.kwargs.segments.train.0>`` moves
@@ -442,7 +442,7 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
 
     budget = _Budget()
 
-    def resolve(node: Any, trail: tuple[str, ...]) -> Any:
+    def resolve(node: object, trail: tuple[str, ...]) -> Any:
         def replace(text: str) -> Any:
             match = _REFERENCE.fullmatch(text)
             if match is None:
@@ -461,7 +461,7 @@ def resolve_references(task: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def flatten_dict(d: Mapping[Any, Any], parent_key: Any = "", sep: str = ".") -> dict[Any, Any]:
+def flatten_dict(d: Mapping[Any, object], parent_key: object = "", sep: str = ".") -> dict[Any, Any]:
     """Return `d` with nested dicts flattened, their keys joined by `sep`: ``{a: {b: x}} -> {"a.b": x}``.
 
     Parameters

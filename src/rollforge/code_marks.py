@@ -52,7 +52,7 @@ def code_version() -> str:
     return mark.hexdigest()[:16]
 
 
-def code_mark(*parts: Any) -> str:
+def code_mark(*parts: object) -> str:
     """Return a hash of functions, classes and objects that changes when their code changes.
 
     A function is represented by its instructions, constants, defaults and closure, and by the user's functions,
@@ -72,7 +72,7 @@ class _Description:
         ] = {}  # visited objects are represented by their number, because code can be recursive
         self._kept: list[Any] = []  # keeps visited objects alive, so that their ids are not reused
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> Any:
         if value is None or isinstance(value, _PLAIN):
             return repr(value)
         if isinstance(value, CodeType):
@@ -91,7 +91,7 @@ class _Description:
         items = [(k, v) for k, v in value.items()] if isinstance(value, Mapping) else value
         return (type(value).__name__, [self.of(v) for v in items])
 
-    def _object(self, value: Any) -> Any:  # noqa: C901 - one case a kind of object
+    def _object(self, value: object) -> Any:  # noqa: C901 - one case a kind of object
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, type):

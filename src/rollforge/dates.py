@@ -88,7 +88,7 @@ class _Unreadable(Exception):
     """The reason why a value is not a day; converted to a :class:`DateError` with its location."""
 
 
-def read_day(value: Any, name: str = "") -> np.datetime64:
+def read_day(value: object, name: str = "") -> np.datetime64:
     """Return the day that a value names, as datetime64[D].
 
     Parameters
@@ -112,7 +112,7 @@ def read_day(value: Any, name: str = "") -> np.datetime64:
     return np.datetime64(read_moment(value, name).day, "D")
 
 
-def read_moment(value: Any, name: str = "") -> Moment:
+def read_moment(value: object, name: str = "") -> Moment:
     """Return the day and the time of day that a value names; see :func:`read_day`."""
     try:
         return _moment(value)
@@ -120,7 +120,7 @@ def read_moment(value: Any, name: str = "") -> Moment:
         raise DateError(str(exc), path=name) from None
 
 
-def read_timestamp(value: Any, name: str = "") -> pd.Timestamp:
+def read_timestamp(value: object, name: str = "") -> pd.Timestamp:
     """Return the day that a value names as a Timestamp at midnight without time zone; see :func:`read_day`."""
     return as_timestamp(read_day(value, name))
 
@@ -205,14 +205,14 @@ def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
     return DayColumn(days[place], seconds[place], utc_days[place], why, order)
 
 
-def _order(values: Sequence[Any]) -> str:
+def _order(values: Sequence[object]) -> str:
     """Determine whether the day or the month comes first, from a number above 12 anywhere in the column."""
     found = [m for m in (_YEAR_LAST.fullmatch(v.strip()) for v in values if isinstance(v, str)) if m]
     first, second = (any(int(m[i]) > 12 for m in found) for i in (1, 2))
     return "" if first == second else "day first" if first else "month first"
 
 
-def _year_first(value: Any, order: str) -> Any:
+def _year_first(value: object, order: str) -> Any:
     found = _YEAR_LAST.fullmatch(value.strip()) if order and isinstance(value, str) else None
     if found is None or len(found[3]) != 4:
         return value
@@ -232,7 +232,7 @@ def clock(seconds: float) -> str:
     return text.removesuffix(":00")
 
 
-def _moment(value: Any) -> Moment:
+def _moment(value: object) -> Moment:
     if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
         value = value.item()
     if isinstance(value, str):
@@ -345,7 +345,7 @@ def _why(text: str, bare: str) -> str:
     return f"{shown} is not a date. {_HOW}"
 
 
-def _epoch(value: Any) -> Moment | None:
+def _epoch(value: object) -> Moment | None:
     """Parse a number in a column as a time since 1970; None for anything else."""
     if isinstance(value, (float, np.floating)) and np.isfinite(value) and value == int(value):
         value = int(value)

@@ -11,7 +11,6 @@ import difflib
 import itertools
 import reprlib
 from collections.abc import Iterable
-from typing import Any
 
 __all__ = [
     "LONGEST_MESSAGE",
@@ -114,7 +113,7 @@ class _Short(reprlib.Repr):
 _SHORT = _Short()
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return ``repr(value)`` for a message, limited in length.
 
     Examples

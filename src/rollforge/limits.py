@@ -172,7 +172,7 @@ LIMITS: Mapping[str, Limit] = {
 """All limits by name."""
 
 
-def count_values(value: Any, most: int) -> int:
+def count_values(value: object, most: int) -> int:
     """Return the number of values in a tree of dicts, lists and tuples; shared objects are counted each time.
 
     Counting stops soon after `most`, so a few objects that are referenced millions of times stay cheap.

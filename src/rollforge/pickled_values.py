@@ -64,12 +64,12 @@ class Pending:
         return self.result
 
 
-def _need(condition: Any, what: str) -> None:
+def _need(condition: object, what: str) -> None:
     if not condition:
         raise Refused(what)
 
 
-def _ints(*values: Any) -> bool:
+def _ints(*values: object) -> bool:
     return all(type(v) is int for v in values)
 
 
@@ -79,7 +79,7 @@ def _ints(*values: Any) -> bool:
 _MOST_OF_A_HASH = 500
 
 
-def count_hashes(keys: Iterable[Any], seen: Counter[int]) -> None:
+def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
     """Count the hashes of the keys of one dict or set.
 
     With equal hashes, each insertion searches all of them. Hashes of strings and bytes differ between processes, so an
@@ -120,19 +120,19 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return made
 
 
-def _bytes(data: Any = b"", encoding: str = "latin-1") -> bytes:
+def _bytes(data: object = b"", encoding: str = "latin-1") -> bytes:
     return bytes(_bytearray(data, encoding))
 
 
 def _numbers(kind: Callable[..., Any]) -> Callable[..., Any]:
-    def make(*values: Any) -> Any:
+    def make(*values: object) -> Any:
         _need(all(type(v) in (int, float, bool) for v in values), f"a {kind.__name__} of other things than numbers")
         return kind(*values)
 
     return make
 
 
-def _slice(*values: Any) -> slice:
+def _slice(*values: object) -> slice:
     # Slices are hashable since Python 3.12: nested ones would crash the process, as deep tuples do.
     plain = (v for value in values for v in (value if isinstance(value, tuple) else (value,)))
     _need(not any(isinstance(v, (tuple, frozenset, slice)) for v in plain), "a slice of containers")
@@ -171,7 +171,7 @@ def _date(*parts: Any) -> dt.date:
 
 
 def _moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[..., Any]:
-    def make(*parts: Any) -> Any:
+    def make(*parts: object) -> Any:
         *numbers, zone = parts if parts and (parts[-1] is None or isinstance(parts[-1], dt.tzinfo)) else (*parts, None)
         _need(
             _ints(*numbers) or (len(numbers) == 1 and type(numbers[0]) in (bytes, str)),
@@ -198,7 +198,7 @@ def _zone_info(key: Any, *_: Any) -> Any:
     return ZoneInfo(key)
 
 
-def _get_attribute(*arguments: Any) -> Rule:
+def _get_attribute(*arguments: object) -> Rule:
     """``getattr`` in a pickle, with which a ZoneInfo names its reader."""
     from zoneinfo import ZoneInfo
 
@@ -353,7 +353,7 @@ def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: 
     return _array(data, dtype, shape, order)
 
 
-def _scalar(dtype: Any, data: Any = b"") -> Any:
+def _scalar(dtype: object, data: object = b"") -> Any:
     return _array(data if data else None, dtype, (1,), "C")[0]
 
 
@@ -392,7 +392,7 @@ class _Blocks:
     blocks: list[_Block]
 
 
-def _block(values: Any, places: Any, *_: Any, **__: Any) -> _Block:
+def _block(values: object, places: object, *_: object, **__: object) -> _Block:
     return _Block(values, places)
 
 
@@ -413,7 +413,7 @@ def _manager(*arguments: Any) -> Any:
     return Pending(finish)
 
 
-def _places(places: Any, count: int) -> list[int]:
+def _places(places: object, count: int) -> list[int]:
     import numpy as np
 
     if isinstance(places, slice):
@@ -425,7 +425,7 @@ def _places(places: Any, count: int) -> list[int]:
     return [int(p) for p in found]
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> bool:
     import pandas as pd
 
     return isinstance(value, pd.Index)
@@ -629,7 +629,7 @@ def _arrow_array(*arguments: Any) -> Pending:
 def _with_state(make: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
     """A dtype that is pickled as an empty instance and its attributes."""
 
-    def start(*arguments: Any) -> Any:
+    def start(*arguments: object) -> Any:
         _need(not arguments, "a dtype by a call")
         return Pending(lambda state: make(state if isinstance(state, dict) else {}))
 
@@ -699,7 +699,7 @@ def _timedelta(value: Any, unit: Any = 10) -> Any:
 
 
 def _offset(name: str) -> Callable[..., Any]:
-    def make(number: Any = 1, normalize: Any = False, *more: Any) -> Any:
+    def make(number: object = 1, normalize: object = False, *more: object) -> Any:
         import pandas as pd
 
         plain = all(type(m) in (int, bool, dt.timedelta, type(None)) for m in more)
@@ -726,7 +726,7 @@ def _arrow_dtype(state: dict[str, Any]) -> Any:
     return pd.ArrowDtype(state["pyarrow_dtype"])
 
 
-def _not_a_time(*_: Any) -> Any:
+def _not_a_time(*_: object) -> Any:
     import pandas as pd
 
     return pd.NaT
@@ -793,7 +793,7 @@ def _pandas_rule(module: str, name: str) -> Rule | None:
 def _backed_array_of(name: str) -> Callable[..., Any]:
     """A pandas array that is pickled as an empty instance and its state."""
 
-    def make(*arguments: Any) -> Pending:
+    def make(*arguments: object) -> Pending:
         _need(not arguments, f"a call of {name} with arguments")
         return _backed_array(type(name, (), {}))
 
@@ -803,7 +803,7 @@ def _backed_array_of(name: str) -> Callable[..., Any]:
 # -- Arrow, LightGBM -----------------------------------------------------------------------------------------------------
 
 
-def _arrow_type(alias: Any) -> Any:
+def _arrow_type(alias: object) -> Any:
     import pyarrow as pa
 
     _need(type(alias) is str, "an Arrow type without a name")
@@ -829,7 +829,7 @@ def _arrow_values(data: Any) -> Any:
     return made
 
 
-def _arrow_chunks(chunks: Any, kind: Any = None) -> Any:
+def _arrow_chunks(chunks: object, kind: object = None) -> Any:
     import pyarrow as pa
 
     _need(isinstance(chunks, list) and all(isinstance(c, pa.Array) for c in chunks), "an Arrow array of other things")

@@ -303,7 +303,7 @@ def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
     return _backtested(first.definition) in known
 
 
-def _backtested(task: Mapping[str, Any]) -> Any:
+def _backtested(task: Mapping[str, object]) -> Any:
     """Return strategy and executor of a task's backtest, without the days, which differ between windows."""
     record = next((r for r in TaskView(task).records if is_backtest(r)), None)
     config = backtest_config(record)

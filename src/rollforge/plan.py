@@ -199,7 +199,7 @@ def _demo_command(template: Mapping[str, Any], folder: str) -> str:
     )
 
 
-def _values(node: Any, name: str) -> Iterator[Any]:
+def _values(node: object, name: str) -> Iterator[Any]:
     """Yield the values of a key, at any depth."""
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -267,7 +267,7 @@ def _in_task(part: str) -> str:
 
 
 def check_buildable(
-    template: Mapping[str, Any], place: Callable[[str], str] = _in_task, *, model_only: bool = False
+    template: Mapping[str, object], place: Callable[[str], str] = _in_task, *, model_only: bool = False
 ) -> None:
     """Build everything that is inexpensive to build, to find misspelt classes and arguments before anything is stored.
 
@@ -313,7 +313,7 @@ def _check_records(found: list[RollforgeError], records: Any, dataset: Any, plac
         earlier.append(made)
 
 
-def _check_needs(record: Any, earlier: Sequence[Any], where: str) -> None:
+def _check_needs(record: object, earlier: Sequence[object], where: str) -> None:
     """Raise an error if a record's dependency is neither recorded before it nor in the data.
 
     A user's own record can save anything, so it is assumed to provide what later records depend on.
@@ -345,7 +345,7 @@ class Mistakes(ConfigError):
         self.found = tuple(found)
 
 
-def _checked_dataset(config: Any, where: str) -> Any:
+def _checked_dataset(config: object, where: str) -> Any:
     from rollforge.features.handler import DataHandler
 
     dataset = build(config, kind=DATASET, where=where)

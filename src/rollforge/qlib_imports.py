@@ -173,14 +173,14 @@ class _Ours(MutableMapping[str, Any]):
     classes of the module derive from it.
     """
 
-    def __init__(self, names: dict[str, Any], ours: Mapping[str, Any], shown: dict[str, Any]) -> None:
+    def __init__(self, names: dict[str, Any], ours: Mapping[str, object], shown: dict[str, Any]) -> None:
         self._names, self._ours, self._shown = names, ours, shown
         names.update(ours)
 
     def __getitem__(self, name: str) -> Any:
         return self._names[name]
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         if name not in self._ours:
             self._shown[name] = value
         elif not isinstance(value, type) or isinstance(self._ours[name], type):
@@ -266,7 +266,7 @@ class _Module(ModuleType):
         super().__setattr__(name, value)
         return value
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # Importing qlib.backtest.backtest must not hide the function qlib.backtest.backtest.
         if isinstance(value, ModuleType) and target(self.__name__, name) is not None:
             return
@@ -285,7 +285,7 @@ def _program(module: str) -> str | None:
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds ``qlib`` and its submodules."""
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
         if not is_qlib(fullname):
             return None
         if fullname in MODULES:

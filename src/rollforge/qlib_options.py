@@ -68,7 +68,7 @@ ONLY: Mapping[str, str] = {
 """Option -> the only value that is accepted: Qlib's default, data from a folder."""
 
 
-def check_option(name: str, value: Any, *, path: str = "") -> None:
+def check_option(name: str, value: object, *, path: str = "") -> None:
     """Raise an error if an option is unknown or its value is refused.
 
     Raises
@@ -102,12 +102,12 @@ def check_option(name: str, value: Any, *, path: str = "") -> None:
         raise ConfigError(f"Qlib has no such option.{nearest(name, known)}", path=path)
 
 
-def exchange_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def exchange_options(options: Mapping[str, object]) -> dict[str, Any]:
     """Return the options that are defaults of a backtest's exchange."""
     return {name: options[name] for name in EXCHANGE if name in options}
 
 
-def data_folder(provider_uri: Any, mount_path: Any = None, *, path: str = "provider_uri") -> str:
+def data_folder(provider_uri: object, mount_path: object = None, *, path: str = "provider_uri") -> str:
     """Return the folder of daily data given by ``provider_uri``.
 
     Parameters
@@ -135,7 +135,7 @@ def data_folder(provider_uri: Any, mount_path: Any = None, *, path: str = "provi
     return uri
 
 
-def _daily(value: Any, path: str) -> str:
+def _daily(value: object, path: str) -> str:
     if isinstance(value, Mapping):
         if not {"day", "__DEFAULT_FREQ"} & set(value):
             raise ConfigError(

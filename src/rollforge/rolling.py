@@ -288,7 +288,7 @@ class Rolling:
             record.generate()
         self.logger.info("the results are in recorder %s of experiment %r", self._rid, name)
 
-    def _records(self, recorder: Any) -> list[Any]:
+    def _records(self, recorder: object) -> list[Any]:
         """Build the file's records that evaluate a prediction, for a recorder."""
         named = self._raw_conf()["task"].get("record") or []
         made = []
@@ -340,7 +340,7 @@ def _handler_kwargs(task: Task) -> dict[str, Any] | None:
     return kwargs
 
 
-def _names_given(label: Any) -> bool:
+def _names_given(label: object) -> bool:
     return isinstance(label, (list, tuple)) and len(label) == 2 and isinstance(label[0], (list, tuple))
 
 

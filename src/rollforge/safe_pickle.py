@@ -131,7 +131,7 @@ def _refuse(what: str) -> NoReturn:
 
 
 def _bare(cls: type) -> Callable[..., Any]:
-    def make(*arguments: Any) -> Any:
+    def make(*arguments: object) -> Any:
         if arguments:
             raise Refused(f"a call of {cls.__name__} with arguments")
         return object.__new__(cls)
@@ -139,7 +139,7 @@ def _bare(cls: type) -> Callable[..., Any]:
     return make
 
 
-def _give_state(instance: Any, state: Any) -> Any:
+def _give_state(instance: object, state: object) -> Any:
     """Set attributes of an instance of a Rollforge class; attributes that would hide a method are refused."""
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     for part in (attributes, slots):
@@ -171,7 +171,7 @@ def _allowed_rule(module: str, name: str) -> Rule:
     """Rule for an allowed class: its own methods restore it, as in Python's reader."""
     cls = find_class(module, name)
 
-    def fill(instance: Any, state: Any) -> Any:
+    def fill(instance: object, state: object) -> Any:
         own = getattr(instance, "__setstate__", None)
         if own is None:
             return _give_state(instance, state)
@@ -181,7 +181,7 @@ def _allowed_rule(module: str, name: str) -> Rule:
     return Rule(value=cls, make=cls, new=lambda *a, **k: cls.__new__(cls, *a, **k), fill=fill)
 
 
-def _instance(cls: Any, base: Any, state: Any) -> Any:
+def _instance(cls: object, base: object, state: object) -> Any:
     """``copyreg._reconstructor``, which creates an empty instance in protocols 0 and 1."""
     if not isinstance(cls, type) or base is not object or state is not None:
         raise Refused("an instance of a builtin type by copyreg")
@@ -269,7 +269,7 @@ class _Reader:
     def _pop_plain(self) -> Any:
         return self._plain(self._pop())
 
-    def _plain(self, value: Any) -> Any:
+    def _plain(self, value: object) -> Any:
         """Return the value of a rule or a pending value."""
         if isinstance(value, Pending):
             return self._finish(value, None)
@@ -279,7 +279,7 @@ class _Reader:
             return value.value
         return value
 
-    def _finish(self, pending: Pending, state: Any) -> Any:
+    def _finish(self, pending: Pending, state: object) -> Any:
         if pending.done:
             return pending.result
         made = pending.finish(state)
@@ -354,12 +354,14 @@ class _Reader:
         self._count_hashes(target, values)
         target.update(values)
 
-    def _count_hashes(self, target: Any, keys: list[Any]) -> None:
+    def _count_hashes(self, target: object, keys: list[Any]) -> None:
         count_hashes(keys, self._hashes.setdefault(id(target), (target, Counter()))[1])
 
     # Objects
 
-    def call(self, rule: Any, arguments: Any, *, new: bool = False, keywords: dict[str, Any] | None = None) -> None:
+    def call(
+        self, rule: object, arguments: object, *, new: bool = False, keywords: dict[str, Any] | None = None
+    ) -> None:
         if not isinstance(rule, Rule):
             rule = self._rule_of_value(rule)
         if not isinstance(arguments, tuple):
@@ -369,12 +371,12 @@ class _Reader:
             raise Refused("a call of a value that is only a name")
         self._stack.append(maker(*arguments, **keywords) if keywords else maker(*arguments))
 
-    def _rule_of_value(self, value: Any) -> Rule:
+    def _rule_of_value(self, value: object) -> Rule:
         if isinstance(value, type):
             return _resolve(value.__module__, value.__qualname__)
         raise Refused(f"a call of a {type(value).__name__}")
 
-    def build(self, state: Any) -> None:
+    def build(self, state: object) -> None:
         target = self._pop()
         if isinstance(target, Pending):
             self._stack.append(self._finish(target, state))
@@ -392,24 +394,24 @@ def _global(reader: _Reader, argument: str) -> None:
     reader._stack.append(_resolve(module, name))
 
 
-def _stack_global(reader: _Reader, _: Any) -> None:
+def _stack_global(reader: _Reader, _: object) -> None:
     name, module = reader._pop(), reader._pop()
     if type(name) is not str or type(module) is not str:
         raise Refused("a name that is not a string")
     reader._stack.append(_resolve(module, name))
 
 
-def _reduce(reader: _Reader, _: Any) -> None:
+def _reduce(reader: _Reader, _: object) -> None:
     arguments, rule = reader._pop(), reader._pop()
     reader.call(rule, arguments)
 
 
-def _newobj(reader: _Reader, _: Any) -> None:
+def _newobj(reader: _Reader, _: object) -> None:
     arguments, rule = reader._pop(), reader._pop()
     reader.call(rule, arguments, new=True)
 
 
-def _newobj_ex(reader: _Reader, _: Any) -> None:
+def _newobj_ex(reader: _Reader, _: object) -> None:
     keywords, arguments, rule = reader._pop(), reader._pop(), reader._pop()
     if type(keywords) is not dict:
         raise Refused("a call whose keywords are not a dict")
@@ -421,7 +423,7 @@ def _inst(reader: _Reader, argument: str) -> None:
     reader.call(_resolve(module, name), tuple(reader._to_mark()))
 
 
-def _obj(reader: _Reader, _: Any) -> None:
+def _obj(reader: _Reader, _: object) -> None:
     values: list[Any] = []
     while (value := reader._stack.pop()) is not _MARK:
         values.append(value)
@@ -432,7 +434,7 @@ def _obj(reader: _Reader, _: Any) -> None:
 
 
 def _tuple_of(size: int) -> Callable[[_Reader, Any], None]:
-    def step(reader: _Reader, _: Any) -> None:
+    def step(reader: _Reader, _: object) -> None:
         values = [reader._pop_plain() for _ in range(size)]
         reader._stack.append(reader.hashed(tuple(reversed(values))))
 
@@ -449,7 +451,7 @@ def _frozenset_of(values: list[Any]) -> frozenset[Any]:
     return frozenset(values)
 
 
-def _set_item(reader: _Reader, _: Any) -> None:
+def _set_item(reader: _Reader, _: object) -> None:
     value, key = reader._pop_plain(), reader._pop_plain()
     reader.set_items([key, value])
 

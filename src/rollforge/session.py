@@ -146,7 +146,7 @@ def current_session() -> Session:
     return _active.get() or _default or Session()
 
 
-def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> Session:
+def init(provider_uri: str | os.PathLike[str] | None = None, **options: object) -> Session:
     """Set the default session of short public calls, and return it.
 
     Parameters
@@ -168,7 +168,7 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: Any) -> 
     return _default
 
 
-def amend(**changes: Any) -> Session:
+def amend(**changes: object) -> Session:
     """Change some fields of the default session of short public calls, and return it."""
     global _default
     _default = (_default or Session()).with_(**changes)

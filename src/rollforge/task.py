@@ -156,7 +156,7 @@ def attempts_made(failed: int, status: Status) -> int:
 _TAGS = frozenset({"$tuple", "$ts", "$timedelta", "$date", "$datetime", "$bytes", "$float", "$slice", "$ref", "$map"})
 
 
-def to_plain(value: Any, path: str = "") -> Any:  # noqa: C901 - one flat table of types
+def to_plain(value: object, path: str = "") -> Any:  # noqa: C901 - one flat table of types
     """Return `value` as a tree of JSON types, with a tag for each type that JSON lacks.
 
     Parameters
@@ -231,7 +231,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _mapping_to_plain(value: Mapping[Any, Any], path: str) -> Any:
+def _mapping_to_plain(value: Mapping[Any, object], path: str) -> Any:
     for key in value:
         if isinstance(key, str):
             _text_to_plain(key, path)
@@ -249,7 +249,7 @@ def _zone_of(moment: dt.datetime) -> str:
     return f"[{name}]" if isinstance(name, str) else ""
 
 
-def _date_to_plain(value: Any) -> Any:
+def _date_to_plain(value: object) -> Any:
     if isinstance(value, dt.datetime):
         return {"$datetime": value.isoformat() + _zone_of(value)}
     if isinstance(value, dt.date):
@@ -259,7 +259,7 @@ def _date_to_plain(value: Any) -> Any:
     return None
 
 
-def _pandas_to_plain(value: Any) -> Any:
+def _pandas_to_plain(value: object) -> Any:
     pandas = sys.modules.get("pandas")  # pandas values exist only if pandas is imported
     if pandas is None:
         return None
@@ -270,7 +270,7 @@ def _pandas_to_plain(value: Any) -> Any:
     return None
 
 
-def _numpy_to_plain(value: Any) -> Any:
+def _numpy_to_plain(value: object) -> Any:
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic):
         return None
@@ -279,7 +279,7 @@ def _numpy_to_plain(value: Any) -> Any:
     return to_plain(value.item()) if not isinstance(value.item(), numpy.generic) else None
 
 
-def _reference_to_plain(value: Any) -> Any:
+def _reference_to_plain(value: object) -> Any:
     if not isinstance(value, (type, FunctionType)):
         return None
     module, name = value.__module__, value.__qualname__
@@ -314,7 +314,7 @@ _DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, R
 """Errors raised by tags with contents that :func:`to_plain` does not produce."""
 
 
-def from_plain(plain: Any, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
+def from_plain(plain: object, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
     """Invert :func:`to_plain` (numpy scalars become Python scalars, paths become strings).
 
     Parameters
@@ -379,7 +379,7 @@ def _split_zone(text: str) -> tuple[str, Any]:
 _AS_LISTS = ("$tuple", "$slice")
 
 
-def searchable(plain: Any) -> Any:
+def searchable(plain: object) -> Any:
     """Return a plain tree in the form used by queries: tuples as lists, dates and other tagged values as strings.
 
     Examples
@@ -402,7 +402,7 @@ def searchable(plain: Any) -> Any:
     return {k: searchable(v) for k, v in plain.items()}
 
 
-def check_size(value: Any, limit: Limit, what: str) -> None:
+def check_size(value: object, limit: Limit, what: str) -> None:
     """Raise an error if the JSON of a value would exceed a limit. Checked before the JSON is created.
 
     Shared objects count each time they occur, because they are written each time.
@@ -437,7 +437,7 @@ class _Sizes:
         self._left = most
         self._known: dict[int, tuple[int, Any]] = {}
 
-    def of(self, value: Any) -> int:
+    def of(self, value: object) -> int:
         """Return the size of `value`, or raise :class:`_Beyond` if the limit is exceeded."""
         if not isinstance(value, (Mapping, list, tuple)):
             return self._spent(_leaf(value))
@@ -465,11 +465,11 @@ class _Sizes:
 _SHORT = frozenset([str, int, float, bool, type(None)])
 
 
-def _leaf(value: Any) -> int:
+def _leaf(value: object) -> int:
     return len(value) + 2 if isinstance(value, (str, bytes, bytearray)) else 4
 
 
-def encode(value: Any) -> str:
+def encode(value: object) -> str:
     """Return the canonical JSON of `value`. Equal values give equal text, independent of the order of keys.
 
     Raises
@@ -513,7 +513,7 @@ def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) ->
         raise ConfigError(f"The stored value is damaged: {type(exc).__name__}: {exc}") from exc
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return the id of a definition: the first 32 hex digits (128 bits) of the SHA-256 of its canonical JSON.
 
     Raises
@@ -529,7 +529,7 @@ def digest(value: Any) -> str:
     return identified(value)[0]
 
 
-def identified(value: Any) -> tuple[str, str]:
+def identified(value: object) -> tuple[str, str]:
     """Return a definition's id (see :func:`digest`) and its canonical JSON."""
     check_size(value, LIMITS["task_size"], "A task definition")
     text = encode(value)

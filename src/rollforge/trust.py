@@ -360,13 +360,13 @@ def loads_back(module: str) -> bool:
     return module in _remembered or is_allowed_module(module)
 
 
-def of_restored(thing: Any) -> contextlib.AbstractContextManager[None]:
+def of_restored(thing: object) -> contextlib.AbstractContextManager[None]:
     """Return a context with the circle in which to build what an object describes; the object may come from a file."""
     restored = circle() is Circle.OWN and getattr(thing, RESTORED, False)
     return within(Circle.FILE) if restored else contextlib.nullcontext()
 
 
-def names_in(value: Any) -> Iterator[tuple[str, str]]:
+def names_in(value: object) -> Iterator[tuple[str, str]]:
     """Yield the module and the name of every description in plain data that names a module.
 
     Examples
@@ -387,7 +387,7 @@ def names_in(value: Any) -> Iterator[tuple[str, str]]:
             yield from names_in(inner)
 
 
-def check_names(definition: Any, like: Any, source: str) -> None:
+def check_names(definition: object, like: object, source: str) -> None:
     """Raise an error if a definition read from a file names code that the user's own definitions do not name.
 
     Parameters
@@ -470,7 +470,7 @@ def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> 
         raise _not_allowed(name, module, where)
 
 
-def check_defined(target: Any, name: str, *, noun: str = "", where: str = "") -> None:
+def check_defined(target: object, name: str, *, noun: str = "", where: str = "") -> None:
     """Raise an error if a class or function is defined in a module that the definition may not use.
 
     Raises
@@ -500,7 +500,7 @@ def _is_vouched(module: str) -> bool:
     return (here is Circle.POOL and is_allowed_module(module)) or (here is Circle.FILE and loads_back(module))
 
 
-def check_built(target: Any, name: str, where: str = "") -> None:
+def check_built(target: object, name: str, where: str = "") -> None:
     """Raise an error if a definition that is only inspected would be built.
 
     Raises

@@ -77,7 +77,7 @@ class _QlibInit(BaseModel):
     kernels: int | None = Field(default=None, ge=1)
 
 
-def _bytes(value: Any) -> Any:
+def _bytes(value: object) -> Any:
     return parse_size(value) if isinstance(value, str) else value
 
 
@@ -200,7 +200,7 @@ class Workflow:
         return self.models or (Template(self.template),)
 
 
-def _merge(base: Any, over: Any) -> Any:
+def _merge(base: object, over: object) -> Any:
     if isinstance(base, dict) and isinstance(over, dict):
         return {**base, **{k: _merge(base.get(k), v) for k, v in over.items()}}
     return over
@@ -241,7 +241,7 @@ def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, A
 _KNOWN = [k for k in _Document.model_fields if k != "BASE_CONFIG_PATH"]
 
 
-def _problems(exc: ValidationError, document: Mapping[str, Any], lines: Lines) -> list[str]:
+def _problems(exc: ValidationError, document: Mapping[str, object], lines: Lines) -> list[str]:
     found: dict[str, str] = {}
     for error in exc.errors():
         parts = [str(p) for p in error["loc"] if not (isinstance(p, str) and _is_branch(p))]
@@ -339,7 +339,7 @@ def _problems_of_models(document: Mapping[str, Any], lines: Lines) -> list[str]:
     return found
 
 
-def _check_override(given: Any, path: str) -> None:
+def _check_override(given: object, path: str) -> None:
     if isinstance(given, str):
         return
     if not isinstance(given, dict):
@@ -365,7 +365,7 @@ def _is_model(given: Any) -> bool:
     return isinstance(given, str) or "class" in given
 
 
-def _overridden(base: Any, over: Any) -> Any:
+def _overridden(base: object, over: object) -> Any:
     # An object with its own class does not inherit the arguments of the shared one.
     if isinstance(base, dict) and isinstance(over, dict) and "class" not in over:
         return {**base, **{k: _overridden(base.get(k), v) for k, v in over.items()}}
@@ -382,7 +382,7 @@ def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
     return tuple(made)
 
 
-def _option_problems(document: Mapping[str, Any], lines: Lines) -> list[str]:
+def _option_problems(document: Mapping[str, object], lines: Lines) -> list[str]:
     """Return errors for unknown or refused Qlib options, and for exchange defaults that no backtest accepts."""
     from rollforge.record.rules import Rules
 
@@ -444,7 +444,7 @@ def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
     return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
-def _extend_path(section: Mapping[str, Any] | None, base: Path) -> tuple[str, ...]:
+def _extend_path(section: Mapping[str, object] | None, base: Path) -> tuple[str, ...]:
     """``sys: {path: …, rel_path: …}``: add folders with the user's modules to the path, and return them."""
     folders = []
     for key, root in (("path", None), ("rel_path", base)):
@@ -460,7 +460,7 @@ def _extend_path(section: Mapping[str, Any] | None, base: Path) -> tuple[str, ..
     return tuple(dict.fromkeys(folders))
 
 
-def _with_local_files(node: Any, folder: Path) -> Any:
+def _with_local_files(node: object, folder: Path) -> Any:
     """Make ``module_path: mine.py`` absolute: a file in the working directory, or else next to the document.
 
     A worker may run in another folder.
@@ -479,7 +479,7 @@ def _with_local_files(node: Any, folder: Path) -> Any:
     return found
 
 
-def load_workflow(path: str | os.PathLike[str], **overrides: Any) -> Workflow:
+def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow:
     """Read and validate the workflow file at `path`.
 
     Parameters
@@ -551,7 +551,7 @@ def _checked_experiment(name: str) -> str:
     return name
 
 
-def place_of(path: str, config: Any) -> str:
+def place_of(path: str, config: object) -> str:
     """Return the path in `config` that ends with `path`, or with the longest existing prefix of it; empty if there is none."""
     parts = path.split(".") if path else []
     for length in range(len(parts), 0, -1):
@@ -562,7 +562,7 @@ def place_of(path: str, config: Any) -> str:
     return "kwargs.handler" if isinstance(kwargs, Mapping) and "handler" in kwargs else ""
 
 
-def _paths(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _paths(node: object, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     steps = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for name, value in steps:
         here = (*above, str(name))

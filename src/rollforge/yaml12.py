@@ -50,7 +50,7 @@ class BoundedLoader(yaml.SafeLoader):
             self._counts[event.anchor] = self._count - before
         return node
 
-    def _check(self, name: str, count: int, verb: str, event: Any) -> None:
+    def _check(self, name: str, count: int, verb: str, event: object) -> None:
         if count > self._limits[name]:
             limit = LIMITS[name]
             limit.refuse(f"the document {verb} more than {limit.shown()}", path=_line_at(event))
@@ -94,7 +94,7 @@ class _Loader(BoundedLoader):
         return super().construct_mapping(node, deep)
 
 
-def _hashable(key: Any) -> bool:
+def _hashable(key: object) -> bool:
     try:
         hash(key)
     except TypeError:
@@ -175,7 +175,7 @@ class Lines:
             path = path.rpartition(".")[0]
         return 0
 
-    def _line(self, node: Any, path: str) -> int | None:
+    def _line(self, node: object, path: str) -> int | None:
         if isinstance(node, yaml.MappingNode):
             steps = [(str(key.value), value, key) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
         elif isinstance(node, yaml.SequenceNode):

@@ -17,7 +17,7 @@ __all__ = ["Collector", "MergeCollector", "RecorderCollector"]
 Process = Callable[..., Any]
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
@@ -264,7 +264,7 @@ class RecorderCollector(Collector):
                 yield key, found[name]
         self._require_all()
 
-    def _names(self, wanted: Any) -> list[str]:
+    def _names(self, wanted: object) -> list[str]:
         names = _as_list(wanted) or list(self.artifacts_path)
         known = [*self.artifacts_path, self.ART_KEY_RAW]
         for name in names:
@@ -310,7 +310,7 @@ class RecorderCollector(Collector):
             while waiting:
                 yield _taken(missing, *waiting.popleft())
 
-    def _load_all(self, recorder: Recorder, key: Any, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    def _load_all(self, recorder: Recorder, key: object, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         found: dict[str, Any] = {}
         missing = []
         for name in names:
@@ -331,7 +331,7 @@ class RecorderCollector(Collector):
 
 
 def _taken(
-    missing: list[str], key: Any, loading: Future[tuple[dict[str, Any], list[str]]]
+    missing: list[str], key: object, loading: Future[tuple[dict[str, Any], list[str]]]
 ) -> tuple[Any, dict[str, Any]]:
     found, lacking = loading.result()
     missing += lacking

@@ -222,7 +222,7 @@ def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
     return notes
 
 
-def _duplicates(window: ExpectedWindow, rows: Any) -> list[str]:
+def _duplicates(window: ExpectedWindow, rows: object) -> list[str]:
     if not isinstance(rows, pd.MultiIndex) or _is_unique(rows):
         return []
     twice = int(rows.duplicated().sum())
@@ -369,7 +369,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
 
 
 def _rows_left_out(
-    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any], available: Mapping[str, Any]
+    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, object], available: Mapping[str, object]
 ) -> list[str]:
     """Report windows that predict far fewer rows than their data has on the predicted days."""
     remarks = []

@@ -91,7 +91,7 @@ class RollingEnsemble(Ensemble):
         return joined if joined.index.is_monotonic_increasing else joined.sort_index()
 
 
-def _dated(parts: Mapping[Any, Any], what: str) -> dict[Any, Any]:
+def _dated(parts: Mapping[Any, object], what: str) -> dict[Any, Any]:
     """Normalize the index of results: timestamps without time zone, and the same order of levels for all.
 
     The order is (instrument, datetime) if all results have it, else (datetime, instrument).
@@ -103,11 +103,11 @@ def _dated(parts: Mapping[Any, Any], what: str) -> dict[Any, Any]:
     return found
 
 
-def _names(part: Any) -> list[Any]:
+def _names(part: object) -> list[Any]:
     return list(part.index.names) if isinstance(part, (pd.DataFrame, pd.Series)) else []
 
 
-def _dated_part(part: Any, what: str) -> Any:
+def _dated_part(part: object, what: str) -> Any:
     names = _names(part)
     further = len(names) > 2 and DATE in names
     return part if further else day_rows(part, what, days_alone=True)

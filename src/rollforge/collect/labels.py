@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,7 @@ class JoinedLabel:
     """Models with another label, whose labels are not in `frame`."""
 
 
-def label_kind(definition: Mapping[str, Any]) -> str:
+def label_kind(definition: Mapping[str, object]) -> str:
     """Return a string that is equal for tasks with the same label: its expressions, or a hash of the dataset."""
     expressions = [label.expression for label in task_labels(definition)]
     if expressions and all(expressions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollforge.errors import (
     ArtifactUnreadable,
@@ -58,7 +58,7 @@ def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> t
         return tuple(TaskOutcome(r, _recorder_of(r, session), name) for r, name in zip(records, names, strict=True))
 
 
-def _readable(store: TaskStore, pool: str, query: Mapping[str, Any]) -> list[TaskRecord]:
+def _readable(store: TaskStore, pool: str, query: Mapping[str, object]) -> list[TaskRecord]:
     """Return the tasks of a pool; a task with a damaged result is returned without it."""
     try:
         return list(store.query(pool, query))
@@ -98,7 +98,7 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
         return None
 
 
-def _is_away(session: Session, tracking: Any, exc: Exception) -> bool:
+def _is_away(session: Session, tracking: object, exc: Exception) -> bool:
     """Return whether an error concerns the session's tracking store as a whole and not a single run."""
     uri = getattr(open_tracker(session.tracking_uri), "uri", session.tracking_uri)
     return tracking in (uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)

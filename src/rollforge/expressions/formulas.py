@@ -86,7 +86,7 @@ def blank(x: NDArray[Any], *blocks: int) -> NDArray[np.float64]:
     return np.full((*blocks, *x.shape), np.nan)
 
 
-def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
+def rolling(kernel: str, *extra: object) -> Callable[..., Array]:
     def compute(s: Lifespans, x: Array, n: int) -> Array:
         from rollforge.expressions import kernels, moments
 
@@ -98,7 +98,7 @@ def rolling(kernel: str, *extra: Any) -> Callable[..., Array]:
     return compute
 
 
-def once(s: Lifespans, name: str, x: Array, n: Any, make: Callable[[], Any]) -> Any:
+def once(s: Lifespans, name: str, x: Array, n: object, make: Callable[[], Any]) -> Any:
     """Return the result of `make`, computed once per name, series and window.
 
     The series is stored with the result so that its id cannot be reused while the entry exists.
@@ -214,7 +214,7 @@ def delta(s: Lifespans, x: Array, n: int) -> Array:
 
 
 def elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
-    def compute(s: Lifespans, *args: Any) -> Array:
+    def compute(s: Lifespans, *args: object) -> Array:
         result: Array = np.asarray(function(*args))
         return result
 

@@ -178,7 +178,7 @@ _INFER: tuple[dict[str, Any], ...] = (
 )
 
 
-def check_transform_proc(processors: Sequence[Any], fit_start_time: Any, fit_end_time: Any) -> list[Any]:
+def check_transform_proc(processors: Sequence[object], fit_start_time: object, fit_end_time: object) -> list[Any]:
     """Return descriptions of processors, with the handler's fit window added to those that need one.
 
     Raises
@@ -212,18 +212,18 @@ class _AlphaHandler(DataHandlerLP):
 
     def __init__(
         self,
-        instruments: Any = "csi500",
-        start_time: Any = None,
-        end_time: Any = None,
+        instruments: object = "csi500",
+        start_time: object = None,
+        end_time: object = None,
         freq: str = "day",
-        infer_processors: Sequence[Any] = (),
-        learn_processors: Sequence[Any] = _LEARN,
-        fit_start_time: Any = None,
-        fit_end_time: Any = None,
+        infer_processors: Sequence[object] = (),
+        learn_processors: Sequence[object] = _LEARN,
+        fit_start_time: object = None,
+        fit_end_time: object = None,
         process_type: str = DataHandlerLP.PTYPE_A,
-        filter_pipe: Sequence[Any] | None = None,
-        inst_processors: Sequence[Any] | None = None,
-        label: Any = None,
+        filter_pipe: Sequence[object] | None = None,
+        inst_processors: Sequence[object] | None = None,
+        label: object = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -294,7 +294,7 @@ class Alpha360vwap(Alpha360):
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
 
 
-def handler_label_expressions(config: Any) -> list[str] | None:
+def handler_label_expressions(config: object) -> list[str] | None:
     """Return the label expressions of a handler's description without reading data; None if they cannot be determined.
 
     Parameters
@@ -314,7 +314,7 @@ def handler_label_expressions(config: Any) -> list[str] | None:
     return None if label is None else _expressions(label)
 
 
-def _expressions(label: Any) -> list[str] | None:
+def _expressions(label: object) -> list[str] | None:
     """Return the expressions of a label: a string, a list, or ``[expressions, names]``; None for anything else."""
     first = label[0] if isinstance(label, (list, tuple)) and label and isinstance(label[0], (list, tuple)) else label
     listed = [first] if isinstance(first, str) else first
@@ -338,7 +338,7 @@ def _class_label(config: Mapping[str, Any]) -> Any:
         return None
 
 
-def _label_of_instance(config: Mapping[str, Any]) -> list[str] | None:
+def _label_of_instance(config: Mapping[str, object]) -> list[str] | None:
     try:
         made = build(config, kind=HANDLER, default_module=__name__)
         return made.data_loader.expressions("label") or None

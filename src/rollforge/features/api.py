@@ -24,7 +24,7 @@ class _Data:
 
     @staticmethod
     def calendar(
-        start_time: Any = None, end_time: Any = None, freq: str = "day", future: bool = False
+        start_time: object = None, end_time: object = None, freq: str = "day", future: bool = False
     ) -> NDArray[np.object_]:
         """Return the trading days between two days, both included, as Timestamps; possibly empty.
 
@@ -42,7 +42,10 @@ class _Data:
 
     @staticmethod
     def instruments(
-        market: Any = "all", filter_pipe: Sequence[Any] | None = None, start_time: Any = None, end_time: Any = None
+        market: object = "all",
+        filter_pipe: Sequence[object] | None = None,
+        start_time: object = None,
+        end_time: object = None,
     ) -> Any:
         """Return the description of a universe, plain data if its filters are; a list of codes is returned unchanged.
 
@@ -84,7 +87,11 @@ class _Data:
 
     @staticmethod
     def list_instruments(
-        instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", as_list: bool = False
+        instruments: object,
+        start_time: object = None,
+        end_time: object = None,
+        freq: str = "day",
+        as_list: bool = False,
     ) -> Any:
         """Return the members of a universe between two days.
 
@@ -129,13 +136,13 @@ class _Data:
 
     @staticmethod
     def features(
-        instruments: Any,
+        instruments: object,
         fields: Sequence[str],
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: object = None,
+        end_time: object = None,
         freq: str = "day",
         disk_cache: int | None = None,
-        inst_processors: Sequence[Any] = (),
+        inst_processors: Sequence[object] = (),
     ) -> pd.DataFrame:
         """Return expressions over a universe as a frame; see :func:`features`.
 
@@ -155,12 +162,12 @@ class _Data:
     @classmethod
     def dataset(
         cls,
-        instruments: Any,
+        instruments: object,
         fields: Sequence[str],
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: object = None,
+        end_time: object = None,
         freq: str = "day",
-        inst_processors: Sequence[Any] = (),
+        inst_processors: Sequence[object] = (),
         *,
         disk_cache: int | None = None,
     ) -> pd.DataFrame:
@@ -169,7 +176,7 @@ class _Data:
 
     @staticmethod
     def expression(
-        instrument: str, field: str, start_time: Any = None, end_time: Any = None, freq: str = "day"
+        instrument: str, field: str, start_time: object = None, end_time: object = None, freq: str = "day"
     ) -> pd.Series[Any]:
         """Return one expression of one instrument.
 

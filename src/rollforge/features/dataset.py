@@ -133,7 +133,7 @@ class DatasetH(Dataset):
             return [self._prepare_seg(self._days(s), **arguments) for s in segments]
         return self._prepare_seg(self._days(segments), **arguments)
 
-    def _days(self, segment: Any) -> Any:
+    def _days(self, segment: object) -> Any:
         """Return the selector for the handler: the days of a named segment, or the argument itself."""
         if isinstance(segment, str) and segment in self.segments:
             days = self.segments[segment]
@@ -168,7 +168,7 @@ class DatasetH(Dataset):
             days = slice(days, days) if isinstance(days, (str, pd.Timestamp)) else slice(None, None)
         return self.handler.explain_missing(group, days, data_key, column)
 
-    def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
+    def _prepare_seg(self, slc: object, **kwargs: Any) -> Any:
         """Return the data of some days. Subclasses override it; the name is Qlib's."""
         frame: pd.DataFrame = self.handler.fetch(slc, **kwargs)
         if frame.empty:

@@ -427,7 +427,12 @@ def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> list[tuple[in
 
 
 def evaluate(
-    provider: Provider, codes: Sequence[str], expression: str, start: Any = None, end: Any = None, freq: str = "day"
+    provider: Provider,
+    codes: Sequence[str],
+    expression: str,
+    start: object = None,
+    end: object = None,
+    freq: str = "day",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return one expression as a (codes, days from `start` to `end`) array, and a mask of its rows; `codes` are sorted.
 
@@ -447,7 +452,7 @@ def evaluate(
     return values, exists
 
 
-def place_range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+def place_range(calendar: Days, start: object, end: object) -> tuple[int, int]:
     """Return the half-open range of calendar positions from `start` to `end`; it is empty if there are no days."""
     begin = calendar[0] if start is None else read_day(start, "start_time")
     last = calendar[-1] if end is None else read_day(end, "end_time")
@@ -457,7 +462,7 @@ def place_range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
     return first, max(first, int(np.searchsorted(calendar, last, "right")))
 
 
-def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
+def _range(calendar: Days, start: object, end: object) -> tuple[int, int]:
     """Return the same as :func:`place_range`; raise DataError if it is empty."""
     first, stop = place_range(calendar, start, end)
     if first == stop:
@@ -470,10 +475,10 @@ def _range(calendar: Days, start: Any, end: Any) -> tuple[int, int]:
 
 
 def features(
-    instruments: Any,
+    instruments: object,
     fields: Sequence[str],
-    start_time: Any = None,
-    end_time: Any = None,
+    start_time: object = None,
+    end_time: object = None,
     freq: str = "day",
     *,
     session: Session | None = None,

@@ -237,7 +237,7 @@ class DataHandler(DataHandlerABC):
             return data.frame(col_set, start, end)
         return _columns(data.frame(None, start, end), col_set)
 
-    def _whole(self, stage: str, col_set: Any) -> pd.DataFrame:
+    def _whole(self, stage: str, col_set: object) -> pd.DataFrame:
         """Return some columns of all days of the handler. Cached, because building an index of many rows is slow."""
         place = (stage, repr(col_set))
         if place not in self._frames:
@@ -488,7 +488,7 @@ class DataHandlerLP(DataHandler):
         super().__init__(instruments, start_time, end_time, data_loader, **kwargs)
 
     @staticmethod
-    def _processors(name: str, configs: Sequence[Any]) -> list[Processor]:
+    def _processors(name: str, configs: Sequence[object]) -> list[Processor]:
         made = []
         for i, config in enumerate(configs or ()):
             described = {"class": config} if isinstance(config, str) else config
@@ -625,19 +625,19 @@ class DataHandlerLP(DataHandler):
 _PARTIAL = re.compile(r"\d{4}(-\d{1,2})?")  # a year or a month means all its days
 
 
-def _first_day(value: Any, name: str) -> Any:
+def _first_day(value: object, name: str) -> Any:
     if isinstance(value, str) and _PARTIAL.fullmatch(value):
         return pd.Period(value).start_time
     return None if value is None else read_timestamp(value, name)
 
 
-def _last_day(value: Any, name: str) -> Any:
+def _last_day(value: object, name: str) -> Any:
     if isinstance(value, str) and _PARTIAL.fullmatch(value):
         return pd.Period(value).end_time.normalize()
     return _first_day(value, name)
 
 
-def _is_range(selector: Any) -> bool:
+def _is_range(selector: object) -> bool:
     return isinstance(selector, slice) and selector.step is None
 
 
@@ -655,7 +655,7 @@ def _columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
     return chosen
 
 
-def _select(frame: pd.DataFrame, selector: Any, level: str | int | None) -> pd.DataFrame:
+def _select(frame: pd.DataFrame, selector: object, level: str | int | None) -> pd.DataFrame:
     """Rows by Qlib's rule; see :meth:`DataHandler.fetch`."""
     if _is_range(selector) and selector == slice(None, None):
         return frame
@@ -672,7 +672,7 @@ def _select(frame: pd.DataFrame, selector: Any, level: str | int | None) -> pd.D
     return found
 
 
-def _days_selected(selector: Any) -> Any:
+def _days_selected(selector: object) -> Any:
     """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
     if isinstance(selector, slice):
         return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
@@ -683,7 +683,7 @@ def _days_selected(selector: Any) -> Any:
     return selector
 
 
-def _inside(frame: pd.DataFrame, start: Any, end: Any) -> NDArray[np.bool_]:
+def _inside(frame: pd.DataFrame, start: object, end: object) -> NDArray[np.bool_]:
     days = frame.index.get_level_values("datetime")
     inside = np.ones(len(frame), bool)
     if start is not None:
@@ -693,7 +693,7 @@ def _inside(frame: pd.DataFrame, start: Any, end: Any) -> NDArray[np.bool_]:
     return inside
 
 
-def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, start: Any, end: Any) -> int:
+def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, start: object, end: object) -> int:
     """Return the number of rows, or of finite values of a group or column, in a range of days."""
     inside = _inside(frame, start, end)
     if group is None:
@@ -707,7 +707,7 @@ def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, star
     return int(np.isfinite(part[inside].to_numpy(np.float64, na_value=np.nan)).sum())
 
 
-def _emptied_group(processor: Processor, frame: pd.DataFrame, start: Any, end: Any) -> str | None:
+def _emptied_group(processor: Processor, frame: pd.DataFrame, start: object, end: object) -> str | None:
     """Return the group without finite values that makes a dropna processor drop all rows; None if there is none."""
     if not isinstance(processor, DropnaProcessor) or not isinstance(frame.columns, pd.MultiIndex):
         return None
@@ -715,7 +715,7 @@ def _emptied_group(processor: Processor, frame: pd.DataFrame, start: Any, end: A
     return next((g for g in groups if not _count_left(frame, g, None, start, end)), None)
 
 
-def _one_a_day(frame: pd.DataFrame, start: Any, end: Any) -> bool:
+def _one_a_day(frame: pd.DataFrame, start: object, end: object) -> bool:
     days = frame.index.get_level_values("datetime")[_inside(frame, start, end)]
     return bool(days.is_unique)
 
@@ -739,7 +739,7 @@ def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
     return np.flatnonzero(before.isin(after))
 
 
-def _universe(instruments: Any) -> Any:
+def _universe(instruments: object) -> Any:
     """Describe a universe as plain data; None if an attribute of a filter is not plain data."""
     if isinstance(instruments, Mapping) and "market" in instruments:
         filters = [_described(f) for f in build_filters(instruments.get("filter_pipe") or [])]
@@ -751,7 +751,7 @@ def _universe(instruments: Any) -> Any:
     return sorted({str(code).upper() for code in instruments})
 
 
-def _described(value: Any, without: Collection[str] = ()) -> list[Any] | None:
+def _described(value: object, without: Collection[str] = ()) -> list[Any] | None:
     """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
     kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
@@ -763,5 +763,5 @@ def _described(value: Any, without: Collection[str] = ()) -> list[Any] | None:
     return described
 
 
-def _key(definition: Any) -> str:
+def _key(definition: object) -> str:
     return hashlib.sha256(encode(definition).encode()).hexdigest()[:24]

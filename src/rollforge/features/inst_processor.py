@@ -36,7 +36,7 @@ class InstProcessor(abc.ABC):
         return f"{type(self).__name__}:{json.dumps(vars(self), sort_keys=True, default=str)}"
 
 
-def process_instruments(frame: pd.DataFrame, processors: Sequence[Any]) -> pd.DataFrame:
+def process_instruments(frame: pd.DataFrame, processors: Sequence[object]) -> pd.DataFrame:
     """Return a frame after applying processors to each of its instruments.
 
     Parameters

@@ -78,7 +78,7 @@ class DataLoader:
         return ""
 
 
-def _fields_and_names(config: Any, where: str) -> tuple[list[str], list[str]]:
+def _fields_and_names(config: object, where: str) -> tuple[list[str], list[str]]:
     if isinstance(config, (list, tuple)) and config and all(isinstance(c, str) for c in config):
         return list(config), list(config)
     if (
@@ -503,7 +503,7 @@ class NestedDataLoader(DataLoader):
         return whole.sort_index(axis=1)
 
     @staticmethod
-    def _part(one: DataLoader, instruments: Any, start_time: Any, end_time: Any) -> pd.DataFrame:
+    def _part(one: DataLoader, instruments: object, start_time: object, end_time: object) -> pd.DataFrame:
         if isinstance(one, DataLoaderDH):
             return one.load(None, start_time, end_time)
         try:
@@ -543,7 +543,7 @@ class DataLoaderDH(DataLoader):
         self.fetch_kwargs = {"col_set": "__raw", **(fetch_kwargs or {})}
 
     @staticmethod
-    def _handler(config: Any, group: str) -> Any:
+    def _handler(config: object, group: str) -> Any:
         if hasattr(config, "fetch"):
             return config
         where = f"data_loader.kwargs.handler_config{group and '.'}{group}"

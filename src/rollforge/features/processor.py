@@ -316,7 +316,7 @@ class _Fitted(_Columns):
     learned = frozenset({"shift", "scale"})
 
     def __init__(
-        self, fit_start_time: Any = None, fit_end_time: Any = None, fields_group: str | list[str] | None = None
+        self, fit_start_time: object = None, fit_end_time: object = None, fields_group: str | list[str] | None = None
     ) -> None:
         super().__init__(fields_group)
         if fit_start_time is None or fit_end_time is None:

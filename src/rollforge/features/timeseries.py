@@ -161,7 +161,7 @@ class TSDataSampler:
         values: NDArray[Any] = self._windows(np.array([[day, instrument]]))[0]
         return values
 
-    def _place(self, day: Any, instrument: Any) -> tuple[int, int]:
+    def _place(self, day: object, instrument: object) -> tuple[int, int]:
         row = int(self._days.searchsorted(read_timestamp(day, "day"), "right")) - 1
         column, upper = self._instruments.get_indexer([instrument, str(instrument).upper()])
         column = column if column >= 0 else upper  # codes are stored in upper case
@@ -205,7 +205,7 @@ def _codes(level: pd.Index) -> tuple[Any, NDArray[np.int64]]:
     return labels, np.asarray(labels.get_indexer(level), dtype=np.int64)
 
 
-def _between(days: pd.DatetimeIndex, start: Any, end: Any) -> NDArray[np.bool_]:
+def _between(days: pd.DatetimeIndex, start: object, end: object) -> NDArray[np.bool_]:
     inside = np.ones(len(days), bool)
     if start is not None:
         inside &= np.asarray(days >= read_timestamp(start, "start"))
@@ -259,7 +259,7 @@ class TSDatasetH(DatasetH):
         """Return the :class:`TSDataSampler` of a segment, or a list of them; see :meth:`DatasetH.prepare`."""
         return super().prepare(segments, col_set, data_key, **kwargs)
 
-    def _prepare_seg(self, slc: Any, **kwargs: Any) -> Any:
+    def _prepare_seg(self, slc: object, **kwargs: Any) -> Any:
         """Return a :class:`TSDataSampler` of some days; also accepts `flt_col` and `dtype`."""
         dtype = kwargs.pop("dtype", None)
         column = kwargs.pop("flt_col", None) or self.flt_col
@@ -273,7 +273,7 @@ class TSDatasetH(DatasetH):
             raise DataError(self._no_rows(slc, kwargs))
         return samples
 
-    def _back(self, start: Any) -> Any:
+    def _back(self, start: object) -> Any:
         """Return the first day of history that the first sample needs; one day more, as in Qlib."""
         if start is None:
             return None

@@ -20,7 +20,7 @@ _RECORDS = ("PortAnaRecord", "MultiPassPortAnaRecord")
 _DATES = ("start_time", "end_time")
 
 
-def backtest_of(record: Any) -> Mapping[str, Any] | None:
+def backtest_of(record: object) -> Mapping[str, Any] | None:
     """Return the ``config.backtest`` mapping of a record's description; None if the record is not a backtest.
 
     Examples
@@ -32,7 +32,7 @@ def backtest_of(record: Any) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def backtest_config(record: Any) -> Mapping[str, Any] | None:
+def backtest_config(record: object) -> Mapping[str, Any] | None:
     """Return the ``config`` of a backtest record (strategy, executor, backtest); None for other records."""
     found: Any = record if is_backtest(record) else None
     for key in ("kwargs", "config"):
@@ -40,7 +40,7 @@ def backtest_config(record: Any) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def is_backtest(record: Any) -> bool:
+def is_backtest(record: object) -> bool:
     """Return whether a description is that of a backtest record."""
     named = record if isinstance(record, str) else record.get("class", "") if isinstance(record, Mapping) else ""
     return str(named).rpartition(".")[2] in _RECORDS
@@ -78,12 +78,12 @@ def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
     return listed[0] if isinstance(records, (str, Mapping)) else listed
 
 
-def _day(value: Any) -> np.datetime64 | None:
+def _day(value: object) -> np.datetime64 | None:
     """Return a day; None if it is open, or a reference whose value is not known yet."""
     return None if value is None or (isinstance(value, str) and value.startswith("<")) else read_day(value)
 
 
-def backtest_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, test_key: str = "test") -> list[str]:
+def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, test_key: str = "test") -> list[str]:
     """Return warnings about backtests that cover other days than the test segment of their task.
 
     Parameters
@@ -104,7 +104,9 @@ def backtest_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, test_k
     ]
 
 
-def _foreign_span(task: Mapping[str, Any], calendar: Days, test_key: str) -> tuple[np.datetime64, np.datetime64] | None:
+def _foreign_span(
+    task: Mapping[str, object], calendar: Days, test_key: str
+) -> tuple[np.datetime64, np.datetime64] | None:
     """Return first and last day of a backtest with more than one day outside the test segment (one is normal)."""
     segments = TaskView(task).segments
     inside = _between(calendar, bounds(test_key, segments[test_key])) if test_key in segments else calendar[:0]

@@ -13,7 +13,7 @@ from rollforge.limits import LIMITS
 __all__ = ["TaskGen", "copy_task", "task_generator"]
 
 
-def copy_task(value: Any) -> Any:
+def copy_task(value: object) -> Any:
     """Return a copy of a task with new dicts, lists and tuples but the same leaves. Much faster than a deep copy."""
     if isinstance(value, dict):
         return {k: copy_task(v) for k, v in value.items()}
@@ -41,7 +41,7 @@ class TaskGen(abc.ABC):
 
 
 def task_generator(
-    tasks: Mapping[str, Any] | Sequence[Mapping[str, Any]], generators: TaskGen | Sequence[TaskGen]
+    tasks: Mapping[str, object] | Sequence[Mapping[str, object]], generators: TaskGen | Sequence[TaskGen]
 ) -> list[dict[str, Any]]:
     """Apply every generator in turn to every template, and return the tasks.
 
@@ -68,7 +68,7 @@ def task_generator(
     return made
 
 
-def check_count(templates: Sequence[Mapping[str, Any]], generators: Sequence[TaskGen]) -> None:
+def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[TaskGen]) -> None:
     """Check that templates and generators do not make more tasks than the limit allows.
 
     Raises
@@ -86,7 +86,7 @@ def check_count(templates: Sequence[Mapping[str, Any]], generators: Sequence[Tas
     LIMITS["tasks"].check(total, f"{' x '.join(parts)} make")
 
 
-def _counted(generator: TaskGen, task: Mapping[str, Any]) -> int:
+def _counted(generator: TaskGen, task: Mapping[str, object]) -> int:
     try:
         return generator.count(task) or 1
     except RollforgeError:  # an earlier generator may fix the template; if not, generate() raises

@@ -195,7 +195,7 @@ class TimeAdjuster:
         return self.get(first), self.get(last)
 
 
-def _ends(segment: Any) -> tuple[Any, Any]:
+def _ends(segment: object) -> tuple[Any, Any]:
     if isinstance(segment, slice):
         return segment.start, segment.stop
     if isinstance(segment, (tuple, list)) and len(segment) == 2:
@@ -203,6 +203,6 @@ def _ends(segment: Any) -> tuple[Any, Any]:
     raise SegmentError(f"a segment is (first day, last day), found {segment!r}.")
 
 
-def _shown(segment: Any) -> str:
+def _shown(segment: object) -> str:
     start, end = ("open" if e is None else read_day(e) for e in _ends(segment))
     return f"({start}, {end})"

@@ -79,7 +79,7 @@ class GridGen(TaskGen):
         return [(", ".join(filter(None, (*names, part))), new) for (names, new), part in zip(made, parts, strict=True)]
 
 
-def _named_values(path: str, listed: Any) -> list[tuple[str, Any]]:
+def _named_values(path: str, listed: object) -> list[tuple[str, Any]]:
     """Return the (name, value) pairs of a path; values of a list have empty names."""
     where = f"grid.{path}"
     if isinstance(listed, Mapping) and "class" not in listed:
@@ -97,7 +97,7 @@ def _named_values(path: str, listed: Any) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _put(task: dict[str, Any], path: str, value: Any) -> None:
+def _put(task: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
     node: Any = task
     for part in parents:
@@ -120,5 +120,5 @@ def _is_place(part: str, listed: list[Any]) -> bool:
     return part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(listed)
 
 
-def _what(node: Any) -> str:
+def _what(node: object) -> str:
     return f"a list of {len(node)}" if isinstance(node, list) else f"{node!r:.60}"

@@ -66,7 +66,7 @@ def _days(expression: str, declared: int | None) -> int | None:
     return declared if read is None else read
 
 
-def task_labels(task: Mapping[str, Any]) -> tuple[Label, ...]:
+def task_labels(task: Mapping[str, object]) -> tuple[Label, ...]:
     """Return the labels of a task from its description, one per column; empty if they are unknown.
 
     Examples
@@ -96,7 +96,7 @@ def declared_days(handler: Mapping[str, Any]) -> int | None:
     return declared if isinstance(declared, int) and declared >= 1 else None
 
 
-def handler_labels(handler: Any) -> tuple[Label, ...]:
+def handler_labels(handler: object) -> tuple[Label, ...]:
     """Return the labels of a handler object, one per column; empty if they are unknown.
 
     Parameters

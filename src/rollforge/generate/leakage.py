@@ -64,7 +64,7 @@ def _counted(found: Sequence[Sequence[str]]) -> list[str]:
     return [f"In {number} of {len(found)} tasks {text}" for text, number in counts.items()]
 
 
-def label_lookahead(task: Mapping[str, Any]) -> int | None:
+def label_lookahead(task: Mapping[str, object]) -> int | None:
     """Return how many days the task's label looks ahead; None if its description does not tell.
 
     Examples
@@ -82,7 +82,7 @@ def label_lookahead(task: Mapping[str, Any]) -> int | None:
         return None  # the error is reported when the handler is built
 
 
-def leaking_segments(task: Mapping[str, Any], calendar: Days) -> list[Leak]:
+def leaking_segments(task: Mapping[str, object], calendar: Days) -> list[Leak]:
     """Return the segments of a task whose labels reach into the next segment, except segments that share days.
 
     Parameters
@@ -116,7 +116,7 @@ def _leaks(sequence: Sequence[tuple[str, Segment]], places: _Places, ahead: int)
     return found
 
 
-def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days: int | None = None) -> list[str]:
+def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_days: int | None = None) -> list[str]:
     """Return warnings about a set of tasks whose results may be misleading, one sentence each.
 
     Reports segments that share days, labels that reach into a later segment, processors that learn from tested days,
@@ -161,7 +161,7 @@ def task_warnings(tasks: Sequence[Mapping[str, Any]], calendar: Days, label_days
     return _counted(found)
 
 
-def _timeless(handler: Mapping[str, Any]) -> Mapping[str, Any]:
+def _timeless(handler: Mapping[str, object]) -> Mapping[str, Any]:
     """Return a handler's description without its range and fit window, which differ between windows."""
     kwargs = handler.get("kwargs")
     if not isinstance(kwargs, Mapping):
@@ -188,7 +188,7 @@ def _shared_days(places: _Places) -> list[str]:
     return texts
 
 
-def _fit_beyond(handler: Mapping[str, Any], places: _Places, calendar: Days) -> list[str]:
+def _fit_beyond(handler: Mapping[str, object], places: _Places, calendar: Days) -> list[str]:
     """Return sentences about processors whose fit window reaches into the test segment."""
     kwargs = handler.get("kwargs")
     end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None

@@ -24,7 +24,7 @@ _LONGEST_VALUE = 32
 _MOST_PARTS = 4
 
 
-def check_name(name: Any, path: str = "") -> str:
+def check_name(name: object, path: str = "") -> str:
     """Return `name` as a string after checking that it is valid in tables, tags and messages.
 
     Raises
@@ -43,7 +43,7 @@ def check_name(name: Any, path: str = "") -> str:
 # -- tasks of the same model -------------------------------------------------------------------------------------------
 
 
-def variant(definition: Mapping[str, Any]) -> str:
+def variant(definition: Mapping[str, object]) -> str:
     """Return a hash of a task without its dates: equal for all windows of a model, different for other models.
 
     Segments and keys ending in ``_time`` in the dataset and the records are ignored.
@@ -59,12 +59,12 @@ def variant(definition: Mapping[str, Any]) -> str:
     return digest(_without_windows(definition))[:12]
 
 
-def _without_windows(definition: Mapping[str, Any]) -> dict[str, Any]:
+def _without_windows(definition: Mapping[str, object]) -> dict[str, Any]:
     parts = {key: definition.get(key) for key in ("model", "reweighter")}
     return parts | {key: _timeless(definition.get(key)) for key in ("dataset", "record")}
 
 
-def _timeless(node: Any) -> Any:
+def _timeless(node: object) -> Any:
     if isinstance(node, Mapping):
         return {k: _timeless(v) for k, v in node.items() if k != "segments" and not str(k).endswith("_time")}
     return [_timeless(v) for v in node] if isinstance(node, (list, tuple)) else node
@@ -73,7 +73,7 @@ def _timeless(node: Any) -> Any:
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-def model_names(definitions: Sequence[Mapping[str, Any]], given: Sequence[str] = ()) -> list[str]:
+def model_names(definitions: Sequence[Mapping[str, object]], given: Sequence[str] = ()) -> list[str]:
     """Return the name of each task's model; different models never have the same name.
 
     Tasks with the same :func:`variant` belong to one model, whose name is the first name given to any of them. If tasks
@@ -122,7 +122,7 @@ def _names_meant(tests: Mapping[str, set[str]]) -> dict[str, str]:
     return {} if apart or not names else dict.fromkeys(tests, names[0])
 
 
-def _names_of(examples: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+def _names_of(examples: Mapping[tuple[str, str], Mapping[str, object]]) -> dict[tuple[str, str], str]:
     """Return distinct names for models, which are given as (variant, given name) with one of their tasks each."""
     models = list(examples)
     if len(models) == 1:
@@ -152,7 +152,7 @@ class _Difference:
     """Index of the definition -> its value, only for the definitions that this difference distinguishes."""
 
 
-def differing_parts(definitions: Sequence[Any]) -> list[str]:
+def differing_parts(definitions: Sequence[object]) -> list[str]:
     """Return a short text for each definition with its differences from the others; empty if there are none.
 
     Examples
@@ -205,12 +205,12 @@ def _differences(nodes: Mapping[int, Any], path: tuple[str, ...]) -> Iterator[_D
         yield _Difference(path, {i: _text(node) for i, node in nodes.items()})
 
 
-def _in_mappings(nodes: Mapping[int, Mapping[Any, Any]], path: tuple[str, ...]) -> Iterator[_Difference]:
+def _in_mappings(nodes: Mapping[int, Mapping[Any, object]], path: tuple[str, ...]) -> Iterator[_Difference]:
     for key in dict.fromkeys(k for node in nodes.values() for k in node):
         yield from _differences({i: node.get(key, _MISSING) for i, node in nodes.items()}, (*path, str(key)))
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     if a is b:
         return True
     try:
@@ -219,7 +219,7 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is _MISSING:
         return "default"
     if isinstance(value, Mapping) and "class" in value:

@@ -40,7 +40,7 @@ class Segment(NamedTuple):
         return first, stop
 
 
-def segments_of(task: Mapping[str, Any], path: str = PATH) -> Mapping[str, Any]:
+def segments_of(task: Mapping[str, object], path: str = PATH) -> Mapping[str, Any]:
     """Return the segments of a task.
 
     Raises
@@ -112,8 +112,8 @@ def neighbours(sequence: Sequence[tuple[str, Segment]]) -> list[tuple[str, str]]
 
 
 def validate_segments(
-    task: Mapping[str, Any],
-    calendar: Sequence[Any] | Any,
+    task: Mapping[str, object],
+    calendar: Sequence[object] | object,
     path: str = PATH,
     needed: Sequence[str] = ("train", "test"),
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -67,7 +66,7 @@ class Schedule:
 
 
 def make_schedule(
-    tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence[str] = (), label_days: int | None = None
+    tasks: Sequence[Mapping[str, object]], calendar: Days, models: Sequence[str] = (), label_days: int | None = None
 ) -> Schedule:
     """Return the windows of tasks and the warnings about them.
 
@@ -83,7 +82,7 @@ def make_schedule(
     )
 
 
-def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence[str] = ()) -> list[Window]:
+def windows(tasks: Sequence[Mapping[str, object]], calendar: Days, models: Sequence[str] = ()) -> list[Window]:
     """Return the windows of tasks, in the order of the tasks; an open end becomes that of the calendar.
 
     Parameters
@@ -107,7 +106,7 @@ def windows(tasks: Sequence[Mapping[str, Any]], calendar: Days, models: Sequence
     return made
 
 
-def _spans(task: Mapping[str, Any], calendar: Days) -> dict[str, SegmentSpan]:
+def _spans(task: Mapping[str, object], calendar: Days) -> dict[str, SegmentSpan]:
     """Return the segments that have trading days, in chronological order."""
     spans = {}
     for name, segment in TaskView(task).segments.items():

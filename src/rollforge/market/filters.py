@@ -141,7 +141,7 @@ class ExpressionDFilter(SeriesDFilter):
         return kept
 
 
-def build_filters(pipe: Sequence[Any]) -> list[BaseDFilter]:
+def build_filters(pipe: Sequence[object]) -> list[BaseDFilter]:
     """Return the filters that a ``filter_pipe`` describes.
 
     Parameters

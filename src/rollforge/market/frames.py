@@ -16,7 +16,7 @@ from rollforge.market.columns import CODE, CODES, DATE, DATES, tidy
 __all__ = ["as_frame", "day_rows", "reading"]
 
 
-def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
+def as_frame(value: object, what: str) -> pd.DataFrame | pd.Series:
     """Return a pandas frame or series unchanged, and a Polars or Arrow table as a frame.
 
     Parameters
@@ -52,7 +52,7 @@ def as_frame(value: Any, what: str) -> pd.DataFrame | pd.Series:
 
 
 @contextlib.contextmanager
-def reading(file: Any, what: str) -> Iterator[None]:
+def reading(file: object, what: str) -> Iterator[None]:
     """Convert any exception that a library raises for a damaged file into a DataError.
 
     Arrow, pandas and zlib give no guarantees here: a flipped bit may raise an exception of any class.
@@ -84,7 +84,7 @@ def day_rows(value: pd.Series, what: str, *, days_alone: bool = False) -> pd.Ser
 def day_rows(value: pd.DataFrame, what: str, *, days_alone: bool = False) -> pd.DataFrame: ...
 @overload
 def day_rows(value: Any, what: str, *, days_alone: bool = False) -> Any: ...
-def day_rows(value: Any, what: str, *, days_alone: bool = False) -> Any:
+def day_rows(value: object, what: str, *, days_alone: bool = False) -> Any:
     """Return a table with the index (datetime, instrument), with days as timestamps without time zone.
 
     The levels may be in either order and have other names, such as ``date`` and ``symbol``, or none; days may be

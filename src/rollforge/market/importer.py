@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ _UNFIT = frozenset('/\\:*?"<>|')
 
 
 def import_table(
-    source: Any,
+    source: object,
     path: str | os.PathLike[str],
     *,
     market: str = "all",

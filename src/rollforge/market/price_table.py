@@ -44,7 +44,7 @@ class Table:
 
 
 def read_table(
-    given: Any, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
+    given: object, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
 ) -> Table:
     """Return the table in a file, in a folder with one file per instrument, or in memory.
 
@@ -166,7 +166,7 @@ def _tidied(
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
     """Return the cells of a CSV file as strings, and its separator."""
 
-    def read(separator: str, **options: Any) -> pd.DataFrame:
+    def read(separator: str, **options: object) -> pd.DataFrame:
         return _as_text(file, form, separator, **options)
 
     options: dict[str, Any] = {}

@@ -477,7 +477,7 @@ def write_folder(
 
 
 def _check_names(
-    series: Mapping[str, tuple[int, Mapping[str, Any]]], universes: Mapping[str, Mapping[str, Any]]
+    series: Mapping[str, tuple[int, Mapping[str, Any]]], universes: Mapping[str, Mapping[str, object]]
 ) -> None:
     fields = dict.fromkeys(name for _, values in series.values() for name in values)
     for what, names in (("instrument", map(folder_name, series)), ("field", fields), ("universe", universes)):

@@ -34,7 +34,7 @@ def session_provider(session: Session | None = None) -> Provider:
     return open_provider(session.provider_uri)
 
 
-def resolve_instruments(provider: Provider, instruments: Any) -> tuple[dict[str, list[Span] | None], list[Any]]:
+def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[str, list[Span] | None], list[Any]]:
     """Return the members of a universe with their periods of membership (None means all days), and the filters to
     apply.
 

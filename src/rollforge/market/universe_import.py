@@ -188,7 +188,7 @@ def _looks_like_header(rows: Cells) -> bool:
     return not any(_is_day(c) for c in rows[0][1]) and any(_is_day(c) for c in rows[1][1])
 
 
-def _is_day(cell: Any) -> bool:
+def _is_day(cell: object) -> bool:
     try:
         read_day(cell)
     except DateError:
@@ -263,18 +263,18 @@ def _spans(
     return spans, []
 
 
-def _cell(file: Path, where: str, row: Sequence[Any], at: int) -> Any:
+def _cell(file: Path, where: str, row: Sequence[object], at: int) -> Any:
     if at >= len(row):
         raise DataError(f"{file}, {where}: expected at least {at + 1} values, found {', '.join(map(str, row))!r}.")
     return row[at]
 
 
-def _end(file: Path, where: str, row: Sequence[Any], at: int, default: np.datetime64) -> np.datetime64:
+def _end(file: Path, where: str, row: Sequence[object], at: int, default: np.datetime64) -> np.datetime64:
     value = row[at] if at < len(row) else ""
     return default if str(value).strip().lower() in _OPEN else read_day(value, f"{file}, {where}")
 
 
-def _code(file: Path, where: str, row: Sequence[Any], place: Mapping[str, int]) -> str:
+def _code(file: Path, where: str, row: Sequence[object], place: Mapping[str, int]) -> str:
     code = str(_cell(file, where, row, place["instrument"])).strip().upper()
     if not code:
         raise DataError(f"{file}, {where} names no instrument.")

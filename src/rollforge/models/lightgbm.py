@@ -86,7 +86,7 @@ class LGBModel(ModelFT):
             log.info("num_threads=%d is capped to the %d of this process", wanted, allowed)
         return {**params, "num_threads": min(wanted, allowed)}
 
-    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: Any) -> Any:
+    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: object) -> Any:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         return _library().Dataset(
             samples.features.to_numpy(), label=samples.label, weight=samples.weight, reference=reference

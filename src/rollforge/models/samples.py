@@ -222,7 +222,7 @@ _reported: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 """Datasets whose infinite features were reported, by ``id``, because a dataset may not be hashable."""
 
 
-def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_key: str) -> pd.DataFrame:
+def _features(frame: pd.DataFrame, dataset: object, segment: object, model: str, data_key: str) -> pd.DataFrame:
     """Return the features with infinite values replaced by NaN; the same frame if there are none."""
     values = _matrix(frame)
     finite = infinite = False
@@ -252,13 +252,13 @@ def _features(frame: pd.DataFrame, dataset: Any, segment: Any, model: str, data_
     return _framed(np.where(where, values.dtype.type(np.nan), values), frame.index, frame.columns)
 
 
-def _named(segment: Any) -> str:
+def _named(segment: object) -> str:
     if isinstance(segment, slice):
         return f"the days from {segment.start} to {segment.stop}"
     return f"the {segment!r} segment"
 
 
-def why_missing(dataset: Any, segment: Any, group: str, data_key: str, column: str | None = None) -> str:
+def why_missing(dataset: object, segment: object, group: str, data_key: str, column: str | None = None) -> str:
     """Explain which step leaves no finite value in a group or column, if the dataset can tell."""
     explain = getattr(dataset, "explain_missing", None)
     reason: str = explain(segment, group, data_key, column) if explain is not None else ""

@@ -65,7 +65,7 @@ class OnlineManager(Serializable):
         self.signals: pd.Series[Any] | pd.DataFrame | None = None
         self.status = self.STATUS_ONLINE
 
-    def _day(self, time: Any, name: str) -> pd.Timestamp:
+    def _day(self, time: object, name: str) -> pd.Timestamp:
         return read_timestamp(D.calendar(freq=self.freq)[-1] if time is None else time, name)
 
     def _postponed(self) -> bool:
@@ -118,7 +118,7 @@ class OnlineManager(Serializable):
             self.prepare_signals(**(signal_kwargs or {}))
 
     def _train(
-        self, strategy: OnlineStrategy, tasks: list[dict[str, Any]], model_kwargs: Mapping[str, Any] | None
+        self, strategy: OnlineStrategy, tasks: list[dict[str, Any]], model_kwargs: Mapping[str, object] | None
     ) -> list[Any]:
         models = self.trainer.train(tasks, experiment_name=strategy.name_id)
         online = strategy.prepare_online_models(models, **(model_kwargs or {}))

@@ -165,7 +165,7 @@ class RollingStrategy(OnlineStrategy):
         return [r for r, t in tests if read_day(t[0]) == read_day(last[0])], last
 
 
-def _last_day(cur_time: Any) -> pd.Timestamp:
+def _last_day(cur_time: object) -> pd.Timestamp:
     """Return a time, at most the last day of the calendar; None gives that day."""
     last = TimeAdjuster(future=False).max()
     return last if cur_time is None else min(read_timestamp(cur_time, "cur_time"), last)

@@ -53,7 +53,7 @@ class RMDLoader:
         return self.rec.load_object("params.pkl")
 
 
-def _reaches_back(dataset: DatasetH, start_time: Any) -> bool:
+def _reaches_back(dataset: DatasetH, start_time: object) -> bool:
     """Return whether the handler's range starts early enough; if so it is kept, since processors learn from it."""
     first = getattr(getattr(dataset, "handler", None), "start_time", start_time)
     return first is None or bool(read_day(first) < read_day(start_time))

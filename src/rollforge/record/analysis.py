@@ -42,7 +42,7 @@ _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
 
 
-def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
+def _one_column(value: object, what: str, date_col: str) -> pd.Series:
     """Return a series whose index level `date_col` holds the days as timestamps without time zone."""
     if isinstance(value, (pd.Series, pd.DataFrame)) and date_col != DATE and date_col in value.index.names:
         value = value.rename_axis(index={date_col: DATE})
@@ -55,7 +55,7 @@ def _one_column(value: Any, what: str, date_col: str) -> pd.Series:
     return column
 
 
-def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
+def paired(pred: object, label: object, date_col: str = "datetime") -> pd.DataFrame:
     """Return a sorted frame with float64 columns pred and label; missing values are NaN.
 
     Parameters
@@ -89,7 +89,7 @@ def paired(pred: Any, label: Any, date_col: str = "datetime") -> pd.DataFrame:
     return both.where(np.isfinite(both))
 
 
-def _complete(pred: Any, label: Any, date_col: str) -> pd.DataFrame:
+def _complete(pred: object, label: object, date_col: str) -> pd.DataFrame:
     return paired(pred, label, date_col).dropna()
 
 
@@ -153,7 +153,9 @@ def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
     return np.where(size > 1, np.clip(made, -1.0, 1.0), np.nan)
 
 
-def calc_ic(pred: Any, label: Any, date_col: str = "datetime", dropna: bool = False) -> tuple[pd.Series, pd.Series]:
+def calc_ic(
+    pred: object, label: object, date_col: str = "datetime", dropna: bool = False
+) -> tuple[pd.Series, pd.Series]:
     """Return the daily IC (Pearson) and Rank IC (Spearman, ties share their mean rank) of a prediction.
 
     Parameters
@@ -211,7 +213,7 @@ class _Places:
 
 
 def calc_long_short_return(
-    pred: Any, label: Any, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
+    pred: object, label: object, date_col: str = "datetime", quantile: float = 0.2, dropna: bool = False
 ) -> tuple[pd.Series, pd.Series]:
     """Return the daily long-short return (half long the best, half short the worst), and the mean return of all.
 
@@ -304,7 +306,7 @@ def calc_long_short_prec(
     return best, worst
 
 
-def quantile_returns(pred: Any, label: Any, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
+def quantile_returns(pred: object, label: object, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
     """Return the daily mean label of each quantile of the prediction.
 
     Parameters
@@ -355,7 +357,7 @@ def _periods(freq: str) -> float:
     return _PERIODS[_FREQUENCIES[found[2]]] / int(found[1] or 1)
 
 
-def _returns(r: Any) -> Floats:
+def _returns(r: object) -> Floats:
     """Return the non-missing returns as an array."""
     if isinstance(r, pd.DataFrame):
         if r.shape[1] != 1:
@@ -372,7 +374,7 @@ def _returns(r: Any) -> Floats:
 
 
 def risk_analysis(
-    r: Any,
+    r: object,
     N: float | None = None,
     freq: str | None = "day",
     mode: Literal["sum", "product"] = "sum",

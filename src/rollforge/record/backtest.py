@@ -84,14 +84,14 @@ class BacktestResult:
 
 
 def run_backtest(
-    strategy: Any,
+    strategy: object,
     *,
-    start_time: Any = None,
-    end_time: Any = None,
-    executor: Any = None,
-    benchmark: Any = None,
-    account: float | Mapping[str, Any] = 1e9,
-    exchange_kwargs: Mapping[str, Any] | None = None,
+    start_time: object = None,
+    end_time: object = None,
+    executor: object = None,
+    benchmark: object = None,
+    account: float | Mapping[str, object] = 1e9,
+    exchange_kwargs: Mapping[str, object] | None = None,
     session: Session | None = None,
     where: str = "",
 ) -> BacktestResult:
@@ -146,14 +146,14 @@ def run_backtest(
 
 
 def run_by_steps(
-    strategy: Any,
+    strategy: object,
     *,
-    start_time: Any = None,
-    end_time: Any = None,
-    executor: Any = None,
-    benchmark: Any = None,
-    account: float | Mapping[str, Any] = 1e9,
-    exchange_kwargs: Mapping[str, Any] | None = None,
+    start_time: object = None,
+    end_time: object = None,
+    executor: object = None,
+    benchmark: object = None,
+    account: float | Mapping[str, object] = 1e9,
+    exchange_kwargs: Mapping[str, object] | None = None,
     session: Session | None = None,
     where: str = "",
 ) -> Generator[BaseTradeDecision, None, BacktestResult]:
@@ -322,7 +322,7 @@ def _try_arguments(cls: type[BaseStrategy], strategy: Any, where: str) -> None:
         _strategy({**strategy, "kwargs": {**kwargs, "signal": pd.Series(0.0, row)}}, where)
 
 
-def check_benchmark(benchmark: Any, *, session: Session, where: str) -> None:
+def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     """Check that the data folder has at least one of the instruments of a benchmark.
 
     Raises
@@ -344,13 +344,13 @@ def check_benchmark(benchmark: Any, *, session: Session, where: str) -> None:
 
 
 def backtest(
-    start_time: Any,
-    end_time: Any,
-    strategy: Any,
-    executor: Any = None,
-    benchmark: Any = DEFAULT,
-    account: float | Mapping[str, Any] = 1e9,
-    exchange_kwargs: Mapping[str, Any] | None = None,
+    start_time: object,
+    end_time: object,
+    strategy: object,
+    executor: object = None,
+    benchmark: object = DEFAULT,
+    account: float | Mapping[str, object] = 1e9,
+    exchange_kwargs: Mapping[str, object] | None = None,
     pos_type: str = "Position",
 ) -> tuple[dict[str, tuple[pd.DataFrame, Positions]], dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
     """Run a backtest and return ``({"1day": (report, positions)}, {"1day": (indicators, trades)})``, as in Qlib.
@@ -386,13 +386,13 @@ def qlibs_form(
 
 
 def backtest_daily(
-    start_time: Any,
-    end_time: Any,
-    strategy: Any,
-    executor: Any = None,
-    account: float | Mapping[str, Any] = 1e8,
-    benchmark: Any = "SH000300",
-    exchange_kwargs: Mapping[str, Any] | None = None,
+    start_time: object,
+    end_time: object,
+    strategy: object,
+    executor: object = None,
+    account: float | Mapping[str, object] = 1e8,
+    benchmark: object = "SH000300",
+    exchange_kwargs: Mapping[str, object] | None = None,
     pos_type: str = "Position",
 ) -> tuple[pd.DataFrame, Positions]:
     """Run a backtest and return ``(report, positions)``, as in Qlib.
@@ -414,7 +414,7 @@ _STRATEGY = Kind("strategy", base=BaseStrategy)
 _EXECUTOR = Kind("executor", base=SimulatorExecutor)
 
 
-def _strategy(strategy: Any, where: str) -> BaseStrategy:
+def _strategy(strategy: object, where: str) -> BaseStrategy:
     if isinstance(strategy, (str, Mapping)):
         strategy_class(strategy, where)
         strategy = build(strategy, kind=_STRATEGY, default_module="rollforge.record.backtest", where=where)
@@ -423,7 +423,7 @@ def _strategy(strategy: Any, where: str) -> BaseStrategy:
     return strategy
 
 
-def strategy_class(strategy: Any, where: str) -> type[BaseStrategy] | None:
+def strategy_class(strategy: object, where: str) -> type[BaseStrategy] | None:
     """Return the class that a description names; None if `strategy` is not a description.
 
     Raises
@@ -452,7 +452,7 @@ def _no_strategy(name: str, where: str) -> ConfigError:
     )
 
 
-def make_executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
+def make_executor(executor: object, where: str = "executor") -> SimulatorExecutor:
     if executor is None:
         return SimulatorExecutor(generate_portfolio_metrics=True)
     if isinstance(executor, (str, Mapping)):
@@ -462,7 +462,7 @@ def make_executor(executor: Any, where: str = "executor") -> SimulatorExecutor:
     return executor
 
 
-def _days(calendar: Days, strategy: BaseStrategy, start: Any, end: Any, where: str) -> tuple[int, Days]:
+def _days(calendar: Days, strategy: BaseStrategy, start: object, end: object, where: str) -> tuple[int, Days]:
     """Return the position of the first trading day in the calendar, and the trading days."""
     source = strategy.signal if isinstance(strategy, BaseSignalStrategy) else None
     signal = source.days if isinstance(source, SignalWCache) else None
@@ -495,7 +495,7 @@ def _days(calendar: Days, strategy: BaseStrategy, start: Any, end: Any, where: s
     return begin, days
 
 
-def _start(account: Any, where: str) -> tuple[float, dict[str, Any]]:
+def _start(account: object, where: str) -> tuple[float, dict[str, Any]]:
     holdings: dict[str, Any] = {}
     if isinstance(account, Mapping):
         if "cash" not in account:
@@ -511,7 +511,7 @@ def _start(account: Any, where: str) -> tuple[float, dict[str, Any]]:
 
 def _opened(
     cash: float,
-    holdings: Mapping[str, Any],
+    holdings: Mapping[str, object],
     before: np.datetime64 | None,
     first: np.datetime64,
     session: Session,
@@ -533,7 +533,7 @@ def _opened(
     return Account(Position(cash, entries), init_cash=cash)
 
 
-def _benchmark(benchmark: Any, days: Days, session: Session, where: str) -> Floats:
+def _benchmark(benchmark: object, days: Days, session: Session, where: str) -> Floats:
     """Return the benchmark's return on each day; 0 if it has none, as in Qlib."""
     if benchmark is None:
         return np.zeros(len(days))

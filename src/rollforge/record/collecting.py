@@ -13,13 +13,13 @@ __all__ = ["collect_data", "format_decisions"]
 
 
 def collect_data(
-    start_time: Any,
-    end_time: Any,
-    strategy: Any,
-    executor: Any = None,
-    benchmark: Any = "SH000300",
-    account: float | Mapping[str, Any] = 1e9,
-    exchange_kwargs: Mapping[str, Any] | None = None,
+    start_time: object,
+    end_time: object,
+    strategy: object,
+    executor: object = None,
+    benchmark: object = "SH000300",
+    account: float | Mapping[str, object] = 1e9,
+    exchange_kwargs: Mapping[str, object] | None = None,
     pos_type: str = "Position",
     return_value: dict[str, Any] | None = None,
 ) -> Generator[BaseTradeDecision, None, None]:

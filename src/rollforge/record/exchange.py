@@ -55,12 +55,12 @@ class Exchange:
 
     # -- quotes --------------------------------------------------------------------------------------------------------
 
-    def _days(self, start_time: Any, end_time: Any) -> slice:
+    def _days(self, start_time: object, end_time: object) -> slice:
         bounds = read_day(start_time, "start_time"), read_day(end_time, "end_time")
         days = self.market.days
         return slice(int(np.searchsorted(days, bounds[0])), int(np.searchsorted(days, bounds[1], "right")))
 
-    def _on(self, stock_id: str, start_time: Any, end_time: Any) -> tuple[int, int] | None:
+    def _on(self, stock_id: str, start_time: object, end_time: object) -> tuple[int, int] | None:
         """Return the index of the last day with a close in the range, or of its last day, and of the instrument."""
         place, days = self.market.place(stock_id), self._days(start_time, end_time)
         if place is None or days.stop <= days.start:
@@ -241,7 +241,7 @@ class Exchange:
         known = self._known_factor(factor, stock_id, start_time, end_time)
         return (deal_amount * known + 0.1) // unit * unit / known
 
-    def _known_factor(self, factor: float | None, stock_id: str | None, start_time: Any, end_time: Any) -> float:
+    def _known_factor(self, factor: float | None, stock_id: str | None, start_time: object, end_time: object) -> float:
         if factor is None and stock_id is not None:
             factor = self.get_factor(stock_id, start_time, end_time)
         if factor is None or np.isnan(factor):

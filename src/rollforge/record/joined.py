@@ -68,7 +68,7 @@ class JoinedBacktest:
 
 
 def backtest_joined(
-    prediction: pd.DataFrame, task: Mapping[str, Any], session: Session, *, own_code: bool
+    prediction: pd.DataFrame, task: Mapping[str, object], session: Session, *, own_code: bool
 ) -> tuple[JoinedBacktest | None, tuple[str, ...]]:
     """Backtest a prediction as configured by the first backtest among a task's records; return the result and notes.
 
@@ -111,7 +111,7 @@ class _Foreign(Exception):
     """The strategy is not built in."""
 
 
-def _made(record: Any, prediction: pd.DataFrame, session: Session, *, own_code: bool) -> JoinedBacktest:
+def _made(record: object, prediction: pd.DataFrame, session: Session, *, own_code: bool) -> JoinedBacktest:
     kwargs = dict(record.get("kwargs") or {}) if isinstance(record, Mapping) else {}
     config = kwargs.get("config")
     if isinstance(config, Mapping) and not own_code:
@@ -132,7 +132,7 @@ def _made(record: Any, prediction: pd.DataFrame, session: Session, *, own_code: 
     )
 
 
-def _check_ours(strategy: Any) -> None:
+def _check_ours(strategy: object) -> None:
     """Raise an error if building the strategy would import code that is not Rollforge's."""
     name = strategy.get("class") if isinstance(strategy, Mapping) else strategy
     module = strategy.get("module_path") if isinstance(strategy, Mapping) else None
@@ -158,7 +158,7 @@ def _with_prediction(config: Any) -> Any:
     return {**config, "strategy": {**strategy, "kwargs": rest}}
 
 
-def _span(options: Mapping[str, Any], prediction: pd.DataFrame, session: Session) -> dict[str, Any]:
+def _span(options: Mapping[str, object], prediction: pd.DataFrame, session: Session) -> dict[str, Any]:
     """Return the first and last day: those of the prediction plus one, limited by the options."""
     calendar = session_provider(session).calendar()
     days = prediction.index.get_level_values("datetime")
@@ -172,7 +172,7 @@ def _span(options: Mapping[str, Any], prediction: pd.DataFrame, session: Session
     }
 
 
-def _words(strategy: Any) -> str:
+def _words(strategy: object) -> str:
     target = strategy_class(strategy, "config.strategy")
     kwargs = dict(strategy.get("kwargs") or {}) if isinstance(strategy, Mapping) else {}
     given = ", ".join(f"{k}={v!r}" for k, v in kwargs.items() if k != "signal")

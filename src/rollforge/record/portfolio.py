@@ -178,7 +178,7 @@ class PortAnaRecord(ACRecordTemp):
         benchmark = self.backtest_config.get("benchmark")
         check_benchmark(benchmark, session=current_session(), where=f"{where}.backtest.benchmark")
 
-    def _backtest(self, prediction: Any) -> BacktestResult:
+    def _backtest(self, prediction: object) -> BacktestResult:
         placeholders = {"<PRED>": prediction}
         options = dict(self.backtest_config)
         if "benchmark" not in options:
@@ -339,7 +339,7 @@ def excess_returns(report: pd.DataFrame) -> pd.DataFrame:
         return pd.concat({kind: risk_analysis(returns, freq=FREQ) for kind, returns in kinds.items()})
 
 
-def _in_todays_form(backtest: Any) -> dict[str, Any]:
+def _in_todays_form(backtest: object) -> dict[str, Any]:
     """Return the ``backtest`` options, with the exchange options of older files moved to ``exchange_kwargs``."""
     where = "config.backtest"
     if not isinstance(backtest, Mapping):
@@ -374,7 +374,7 @@ def _in_todays_form(backtest: Any) -> dict[str, Any]:
     return {**kept, "exchange_kwargs": {**moved, **exchange}}
 
 
-def _with_signal(strategy: Any) -> Any:
+def _with_signal(strategy: object) -> Any:
     """Return a strategy's description; without a signal, as in older files, the signal is the prediction."""
     target = strategy_class(strategy, "config.strategy")
     if target is None or not issubclass(target, BaseSignalStrategy) or not isinstance(strategy, Mapping):
@@ -385,7 +385,7 @@ def _with_signal(strategy: Any) -> Any:
     return {**strategy, "kwargs": {**kwargs, "signal": "<PRED>"}}
 
 
-def _check_keys(config: Any, known: Sequence[str], where: str) -> None:
+def _check_keys(config: object, known: Sequence[str], where: str) -> None:
     if not isinstance(config, Mapping):
         raise ConfigError(f"expected a mapping with {', '.join(known)}, found {config!r}.", path=where)
     for key in config:

@@ -168,7 +168,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:.4g} %"
 
 
-def _number(value: Any, name: str, where: str) -> float:
+def _number(value: object, name: str, where: str) -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
@@ -178,27 +178,27 @@ def _number(value: Any, name: str, where: str) -> float:
     return float(value)
 
 
-def _positive(value: Any, name: str, where: str) -> float:
+def _positive(value: object, name: str, where: str) -> float:
     number = _number(value, name, where)
     if number <= 0:
         raise ConfigError(f"{name} must be positive, found {value!r}.", path=where)
     return number
 
 
-def _cost(kwargs: Mapping[str, Any], name: str, default: float, where: str) -> float:
+def _cost(kwargs: Mapping[str, object], name: str, default: float, where: str) -> float:
     number = _number(kwargs.get(name, default), name, where)
     if number < 0:
         raise ConfigError(f"{name} must not be negative, found {number:g}.", path=where)
     return number
 
 
-def _price(name: Any, where: str) -> str:
+def _price(name: object, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"deal_price must be a field such as 'close', found {name!r}.", path=where)
     return f"${name}" if re.fullmatch(r"\w+", name) else name
 
 
-def _deal_prices(value: Any, where: str) -> tuple[str, str]:
+def _deal_prices(value: object, where: str) -> tuple[str, str]:
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
             raise ConfigError(f"deal_price is one field, or one for buying and one for selling: {value!r}.", path=where)
@@ -206,7 +206,7 @@ def _deal_prices(value: Any, where: str) -> tuple[str, str]:
     return _price(value, where), _price(value, where)
 
 
-def _limit(value: Any, where: str) -> float | tuple[str, str] | None:
+def _limit(value: object, where: str) -> float | tuple[str, str] | None:
     if value is None or value == math.inf:
         return None
     if isinstance(value, (list, tuple)):
@@ -234,7 +234,7 @@ def _volume_limits(value: Any, where: str) -> list[tuple[str, VolumeLimit]]:
     return limits
 
 
-def _fields(value: Any, where: str) -> tuple[str, ...]:
+def _fields(value: object, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):

@@ -104,7 +104,7 @@ class SignalWCache(Signal):
         frame = pd.DataFrame(values[present], index=index, columns=self._columns)
         return frame if self._is_frame else frame.iloc[:, 0]
 
-    def _between(self, start_time: Any, end_time: Any) -> tuple[int, int]:
+    def _between(self, start_time: object, end_time: object) -> tuple[int, int]:
         first, last = read_day(start_time, "start_time"), read_day(end_time, "end_time")
         return int(np.searchsorted(self.days, first)), int(np.searchsorted(self.days, last, "right"))
 
@@ -141,7 +141,7 @@ class ModelSignal(SignalWCache):
         super().__init__(prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction)
 
 
-def create_signal_from(source: Any) -> Signal:
+def create_signal_from(source: object) -> Signal:
     """Create a signal from one of the supported sources.
 
     Parameters
@@ -176,7 +176,7 @@ class _Foreign(Signal):
         return found
 
 
-def _rows(source: Any) -> pd.Series | pd.DataFrame:
+def _rows(source: object) -> pd.Series | pd.DataFrame:
     """Return a prediction by day and instrument."""
     if isinstance(source, str):
         raise ConfigError(

@@ -115,7 +115,7 @@ class BaseStrategy(ABC):
         self,
         level_infra: LevelInfrastructure | None = None,
         common_infra: CommonInfrastructure | None = None,
-        outer_trade_decision: Any = None,
+        outer_trade_decision: object = None,
     ) -> None:
         if level_infra is not None:
             self.reset_level_infra(level_infra)
@@ -416,7 +416,7 @@ def _equal(a: float, b: float) -> bool:
     return bool(a == b or (np.isnan(a) and np.isnan(b)))
 
 
-def _one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ConfigError(
             f"{name} must be {' or '.join(map(repr, allowed))}, found {value!r}.{nearest(str(value), allowed)}",

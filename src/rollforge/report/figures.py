@@ -72,11 +72,11 @@ def _days(index: Any) -> list[str]:
     return [f"{d:%Y-%m-%d}" for d in pd.DatetimeIndex(index)]
 
 
-def _floats(values: Any) -> list[float | None]:
+def _floats(values: object) -> list[float | None]:
     return [None if not np.isfinite(v) else round(float(v), 5) for v in np.asarray(values, np.float64)]
 
 
-def _line(x: str, values: Any, name: str, colour: str, **more: Any) -> Figure:
+def _line(x: str, values: object, name: str, colour: str, **more: object) -> Figure:
     width, dash = more.pop("width", 2), more.pop("dash", "solid")
     return {
         "type": "scatter", "mode": "lines", "x": x, "y": _floats(values), "name": name,

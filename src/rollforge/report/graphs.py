@@ -69,7 +69,7 @@ def _breaks(days: pd.DatetimeIndex) -> list[dict[str, Any]]:
     return [{"values": missing.strftime("%Y-%m-%d").tolist()}]
 
 
-def _curves(frame: pd.DataFrame, title: str, kind: str = "scatter", **axis: Any) -> go.Figure:
+def _curves(frame: pd.DataFrame, title: str, kind: str = "scatter", **axis: object) -> go.Figure:
     """Return a figure with one line (or bar series) per column, over the index."""
     import plotly.graph_objects as go
 
@@ -81,7 +81,7 @@ def _curves(frame: pd.DataFrame, title: str, kind: str = "scatter", **axis: Any)
     return figure
 
 
-def _over_days(frame: pd.DataFrame, title: str, kind: str = "scatter", **style: Any) -> go.Figure:
+def _over_days(frame: pd.DataFrame, title: str, kind: str = "scatter", **style: object) -> go.Figure:
     return _curves(frame, title, kind, rangebreaks=style.get("rangebreaks", _breaks(pd.DatetimeIndex(frame.index))))
 
 
@@ -239,12 +239,12 @@ def parse_position(position: Mapping[Any, Any]) -> pd.DataFrame:
 
 
 def get_position_data(
-    position: Mapping[Any, Any],
+    position: Mapping[Any, object],
     label_data: pd.DataFrame,
     report_normal: pd.DataFrame | None = None,
     calculate_label_rank: bool = False,
-    start_date: Any = None,
-    end_date: Any = None,
+    start_date: object = None,
+    end_date: object = None,
 ) -> pd.DataFrame:
     """Return the positions of a backtest with the subsequent returns.
 
@@ -308,12 +308,12 @@ def _by_status(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def cumulative_return_graph(
-    position: Mapping[Any, Any],
+    position: Mapping[Any, object],
     report_normal: pd.DataFrame,
     label_data: pd.DataFrame,
     show_notebook: bool = True,
-    start_date: Any = None,
-    end_date: Any = None,
+    start_date: object = None,
+    end_date: object = None,
 ) -> Figures | None:
     """Draw the next day's excess returns of instruments bought, sold, bought or sold, and held.
 
@@ -349,10 +349,10 @@ def cumulative_return_graph(
 
 
 def rank_label_graph(
-    position: Mapping[Any, Any],
+    position: Mapping[Any, object],
     label_data: pd.DataFrame,
-    start_date: Any = None,
-    end_date: Any = None,
+    start_date: object = None,
+    end_date: object = None,
     show_notebook: bool = True,
 ) -> Figures | None:
     """Draw the percentile ranks of the next day's returns of instruments held, bought and sold.
@@ -400,7 +400,7 @@ def score_ic_graph(pred_label: pd.DataFrame, show_notebook: bool = True, **kwarg
     return _show([_over_days(_daily_ic(pred_label), "Score IC", **kwargs)], show_notebook)
 
 
-def ic_figure(ic_df: pd.DataFrame, show_nature_day: bool = True, **kwargs: Any) -> go.Figure:
+def ic_figure(ic_df: pd.DataFrame, show_nature_day: bool = True, **kwargs: object) -> go.Figure:
     """Return a bar chart of daily ICs.
 
     Parameters
@@ -435,7 +435,7 @@ def _group_return(pred_label: pd.DataFrame, *, groups: int, reverse: bool, **sty
     return [_over_days(table.fillna(0).cumsum(), "Cumulative Return", **style), figure]
 
 
-def _pred_ic(pred_label: pd.DataFrame, *, rank: bool, show_nature_day: bool, **style: Any) -> Figures:
+def _pred_ic(pred_label: pd.DataFrame, *, rank: bool, show_nature_day: bool, **style: object) -> Figures:
     """Draw the daily IC, its monthly mean, its histogram, and a Q-Q plot against the normal distribution."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -509,7 +509,7 @@ def model_performance_graph(
     graph_names: Sequence[str] = ("group_return", "pred_ic", "pred_autocorr"),
     show_notebook: bool = True,
     show_nature_day: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Figures | None:
     """Draw performance figures of a prediction.
 

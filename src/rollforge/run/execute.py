@@ -48,7 +48,7 @@ STATUS_BEGIN = "begin_task_train"
 TM_ID = "_id in TaskManager"
 
 
-def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
+def begin(task: Mapping[str, object], recorder: Recorder) -> None:
     """Write what is known before the model is fitted: the task, its flattened parameters and the host."""
     recorder.log_params(**{name: _with_iso_dates(value) for name, value in flatten_dict(task).items()})
     recorder.save_objects(task=dict(task))
@@ -58,7 +58,7 @@ def begin(task: Mapping[str, Any], recorder: Recorder) -> None:
     recorder.set_tags(hostname=socket.gethostname(), **tags)
 
 
-def model_tags(task: Mapping[str, Any], model_name: str) -> dict[str, str]:
+def model_tags(task: Mapping[str, object], model_name: str) -> dict[str, str]:
     """Return the tags for the model name and the test days (in ISO form) of a run.
 
     Examples
@@ -72,7 +72,7 @@ def model_tags(task: Mapping[str, Any], model_name: str) -> dict[str, str]:
     return {tag: value for tag, value in found if value}
 
 
-def _with_iso_dates(value: Any) -> Any:
+def _with_iso_dates(value: object) -> Any:
     """Return `value` with dates, also those in lists, tuples and dicts, as strings such as 2020-01-02."""
     if isinstance(value, dt.date):
         return value.isoformat().removesuffix("T00:00:00")
@@ -103,7 +103,7 @@ def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) ->
     return len(left)
 
 
-def finish(task: Mapping[str, Any], recorder: Recorder, session: Session) -> None:
+def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> None:
     """Fit the task's model on its dataset and save model, dataset definition, training metrics and records.
 
     Parameters
@@ -143,7 +143,7 @@ def _fit_arguments(model: Any, task: Mapping[str, Any]) -> dict[str, Any]:
     return {"reweighter": build(task["reweighter"], kind=REWEIGHTER, where="task.reweighter")}
 
 
-def _log_training(model: Any, recorder: Recorder) -> None:
+def _log_training(model: object, recorder: Recorder) -> None:
     metrics = getattr(model, "training_metrics", None)
     if metrics is None:
         return
@@ -157,7 +157,7 @@ def _save_dataset(dataset: Dataset, recorder: Recorder) -> None:
     recorder.save_objects(dataset=dataset)
 
 
-def _generate_records(task: Mapping[str, Any], model: Model, dataset: Dataset, recorder: Recorder) -> None:
+def _generate_records(task: Mapping[str, object], model: Model, dataset: Dataset, recorder: Recorder) -> None:
     records = task.get("record") or []
     listed = isinstance(records, (list, tuple))
     filled = fill_placeholder(records if listed else [records], {"<MODEL>": model, "<DATASET>": dataset})
@@ -180,7 +180,7 @@ def preload() -> None:
     open_tracker(current_session().tracking_uri).warm_up()
 
 
-def prepare_data(task: Mapping[str, Any], session: Session) -> None:
+def prepare_data(task: Mapping[str, object], session: Session) -> None:
     """Build the panel that `task` reads, so that workers that are starting find it in the cache."""
     with using(session):
         dataset = build(resolve_references(task)["dataset"], kind=DATASET, where="task.dataset")
@@ -190,7 +190,7 @@ def prepare_data(task: Mapping[str, Any], session: Session) -> None:
 
 
 def begin_task_train(
-    task_config: Mapping[str, Any],
+    task_config: Mapping[str, object],
     experiment_name: str | None = None,
     recorder_name: str | None = None,
     *,
@@ -220,7 +220,7 @@ def end_task_train(rec: Recorder, experiment_name: str | None = None, *, session
 
 
 def task_train(
-    task_config: Mapping[str, Any],
+    task_config: Mapping[str, object],
     experiment_name: str | None = None,
     recorder_name: str | None = None,
     *,
@@ -254,7 +254,7 @@ def task_train(
 
 
 def _create_recorder(
-    task: Mapping[str, Any], experiment_name: str | None, recorder_name: str | None, session: Session
+    task: Mapping[str, object], experiment_name: str | None, recorder_name: str | None, session: Session
 ) -> Recorder:
     recorder_name = recorder_name or describe(task, current_model.get()) or None
     tracker, name = open_tracker(session.tracking_uri), experiment_name or session.experiment
@@ -273,7 +273,7 @@ _experiments: dict[tuple[str, str], Experiment] = {}
 """Experiments in which this process has created recorders: opening one costs as much as a small task."""
 
 
-def _run(recorder: Recorder, task: Mapping[str, Any], session: Session, *, first_half: bool) -> Recorder:
+def _run(recorder: Recorder, task: Mapping[str, object], session: Session, *, first_half: bool) -> Recorder:
     status = Recorder.STATUS_FA
     try:
         if first_half:

@@ -51,7 +51,7 @@ def define_in_main(blob: bytes | None) -> None:
         vars(sys.modules[_MAIN]).update(pickle.loads(blob))
 
 
-def _names(node: Any) -> Iterator[str]:
+def _names(node: object) -> Iterator[str]:
     if isinstance(node, list):
         for value in node:
             yield from _names(value)

@@ -179,7 +179,7 @@ class Leases:
             self._patiently(lambda: self.store.restore_attempts(self.job.pool, self.name, failed))
             raise
 
-    def _claim(self, limit: int, avoid: str, only: Mapping[str, Any] | None = None) -> list[TaskRecord]:
+    def _claim(self, limit: int, avoid: str, only: Mapping[str, object] | None = None) -> list[TaskRecord]:
         identity = uuid.uuid4().hex  # if the answer is lost, the same claim can be repeated
         query = {"$and": [dict(self.query()), dict(only)]} if only else self.query()
         claimed = self._patiently(
@@ -216,7 +216,7 @@ class Leases:
         """Store the result of a task."""
         self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
 
-    def _commit(self, task: TaskRecord, result: Any, log_text: str, seconds: float) -> None:
+    def _commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
         self._patiently(lambda: self.store.commit(task, result, self.job.after, log_text))
         self._standing.succeeded()
         self._tell("done", task, seconds)

@@ -127,7 +127,7 @@ class TrainerRM(RecorderTrainer):
         experiment_name: str | None,
         before: Status | str,
         after: Status | str,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, object],
         *,
         here: bool = False,
     ) -> list[Recorder]:
@@ -181,7 +181,7 @@ class TrainerRM(RecorderTrainer):
         after: Status | str,
         session: Session,
         experiment: str,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, object],
         *,
         elsewhere: bool,
     ) -> None:
@@ -332,7 +332,7 @@ def _log_counts(counts: Mapping[Status, int]) -> None:
     log.info("tasks: %s", ", ".join(f"{n} {status.value}" for status, n in counts.items()))
 
 
-def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, object]]) -> list[str]:
     """Return default model names for tasks; empty for tasks that have a name in the pool."""
     names = default_names(tasks)
     if not any(names):

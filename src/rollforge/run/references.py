@@ -13,7 +13,7 @@ from rollforge.track.elsewhere import kept_reference, open_kept
 __all__ = ["from_reference", "is_of_task", "recorder_of", "to_reference"]
 
 
-def is_of_task(result: Any, task_id: str) -> bool:
+def is_of_task(result: object, task_id: str) -> bool:
     """Return whether the result of a first stage is a recorder whose task has this id.
 
     A pool stores the result of a stage separately from the definition, and the id is the digest of the definition only.
@@ -26,19 +26,19 @@ def is_of_task(result: Any, task_id: str) -> bool:
         return False
 
 
-def to_reference(result: Any) -> Any:
+def to_reference(result: object) -> Any:
     """Return the form of a task's result that the store keeps: a reference for a recorder, else the result itself."""
     return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
 
 
-def from_reference(kept: Any) -> Any:
+def from_reference(kept: object) -> Any:
     """Return the result that :func:`to_reference` converted."""
     if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
         return open_kept(kept["recorder"])
     return kept
 
 
-def recorder_of(result: Any) -> Recorder:
+def recorder_of(result: object) -> Recorder:
     """Return the recorder to which a task's committed result refers.
 
     Raises

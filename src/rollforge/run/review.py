@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
 
 from rollforge.errors import DataNotFound
 from rollforge.run.job import current_task
@@ -32,7 +31,7 @@ def reviewed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def review(tasks: Sequence[Any], session: Session) -> Iterator[None]:
+def review(tasks: Sequence[object], session: Session) -> Iterator[None]:
     """Log the :func:`~rollforge.generate.leakage.task_warnings` of tasks that are trained in a ``with`` block.
 
     Parameters
@@ -53,7 +52,7 @@ def review(tasks: Sequence[Any], session: Session) -> Iterator[None]:
         yield
 
 
-def _warnings(tasks: Sequence[Mapping[str, Any]], session: Session) -> list[str]:
+def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[str]:
     from rollforge.generate.leakage import task_warnings
     from rollforge.market.universe import session_provider
 

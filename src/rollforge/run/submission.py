@@ -26,7 +26,7 @@ from rollforge.track.base import open_tracker
 __all__ = ["Facts", "facts_of", "packages_of", "read_facts"]
 
 
-def facts_of(tasks: Iterable[Mapping[str, Any]], session: Session) -> dict[str, Any]:
+def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[str, Any]:
     """Return the facts of a submission, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
     Parameters
@@ -91,7 +91,7 @@ class Facts:
     """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
 
-def read_facts(kept: Mapping[str, Any]) -> Facts:
+def read_facts(kept: Mapping[str, object]) -> Facts:
     """Return the facts that :func:`facts_of` wrote; values with an unexpected form are left out.
 
     Examples
@@ -100,13 +100,13 @@ def read_facts(kept: Mapping[str, Any]) -> Facts:
     True
     """
 
-    def text(value: Any) -> str:
+    def text(value: object) -> str:
         return printable(value)[:500] if isinstance(value, str) else ""
 
-    def mapping(value: Any) -> Mapping[str, Any]:
+    def mapping(value: object) -> Mapping[str, Any]:
         return {k: v for k, v in value.items() if isinstance(k, str)} if isinstance(value, Mapping) else {}
 
-    def texts(value: Any) -> tuple[str, ...]:
+    def texts(value: object) -> tuple[str, ...]:
         return tuple(filter(None, map(text, value))) if isinstance(value, list) else ()
 
     data, operators = mapping(kept.get("data")), kept.get("operators")

@@ -362,15 +362,15 @@ class DelayTrainerR(TrainerR):
 # -- tasks and results -------------------------------------------------------------------------------------------------
 
 
-def as_list(tasks: Any) -> list[Any]:
+def as_list(tasks: object) -> list[Any]:
     return list(tasks) if isinstance(tasks, (list, tuple)) else [tasks]
 
 
-def _plain(item: Any) -> Any:
+def _plain(item: object) -> Any:
     return {"recorder": item.reference()} if isinstance(item, Recorder) else item
 
 
-def _call(definition: Mapping[str, Any], func: TrainFunc, arguments: Mapping[str, Any]) -> Recorder:
+def _call(definition: Mapping[str, object], func: TrainFunc, arguments: Mapping[str, object]) -> Recorder:
     """Run one stage on one task in a worker process."""
     token = current_task.set(None)  # this pool exists only during the training, so its ids must not be recorded
     try:
@@ -390,7 +390,7 @@ def default_names(tasks: Sequence[Any]) -> list[str]:
     return model_names(tasks) if described else [""] * len(tasks)
 
 
-def task_key(item: Any, place: int, total: int, model_name: str = "") -> str:
+def task_key(item: object, place: int, total: int, model_name: str = "") -> str:
     """Return a readable name of a task: its position, its model and its test segment.
 
     Examples

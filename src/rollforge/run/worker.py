@@ -236,7 +236,7 @@ class TaskLog(logging.Handler):
 def run_task(
     task_func: Callable[..., Any],
     task_pool: str,
-    query: Mapping[str, Any] | None = None,
+    query: Mapping[str, object] | None = None,
     force_release: bool = False,
     before_status: Status | str = Status.WAITING,
     after_status: Status | str = Status.DONE,
@@ -244,7 +244,7 @@ def run_task(
     session: Session | None = None,
     store: TaskStore | str | None = None,
     tracker: Tracker | str | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> bool:
     """Run the tasks of a pool until none is left, and return whether any task was run.
 

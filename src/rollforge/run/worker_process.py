@@ -584,7 +584,7 @@ def _open_outputs(words: int) -> None:
     sys.stdout, sys.stderr = _output(sys.stdout, 1), _output(sys.stderr, 2)
 
 
-def _output(stream: Any, descriptor: int) -> Any:
+def _output(stream: object, descriptor: int) -> Any:
     """Return `stream` if it writes to `descriptor`, else a new stream that does.
 
     It is line-buffered, so that the last lines are kept after a crash, and escapes characters that cannot be encoded.
@@ -650,7 +650,7 @@ class _ToStderr(logging.StreamHandler[Any]):
             super().emit(record)
 
 
-def _answer(job: Job, argument: Any, task_id: str, *, own: bool) -> Outcome:
+def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
     trust.settle(Circle.OWN if own and (job.own or job.before is not Status.PART_DONE) else Circle.POOL)
     if isinstance(argument, str):
         try:
@@ -684,12 +684,12 @@ def _die_with_parent() -> None:
         os._exit(1)  # the parent died before; comparing with 1 would not do, as it may be a container's first process
 
 
-def _raise_stopped(signum: int, frame: Any) -> None:
+def _raise_stopped(signum: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only once: giving the task back must not be interrupted
     raise WorkerStopped
 
 
-def call_in_child(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call_in_child(func: Callable[..., Any], *args: object, **kwargs: object) -> Any:
     """Run ``func(*args, **kwargs)`` in a new child process and return the result.
 
     A recorder is returned as a recorder. Any other result must be plain data, or of a type that may be unpickled.

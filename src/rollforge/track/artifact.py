@@ -77,7 +77,7 @@ def plain_name(file_name: str) -> str:
 # -- saving ------------------------------------------------------------------------------------------------------------
 
 
-def save(files: Files, name: str, value: Any) -> None:
+def save(files: Files, name: str, value: object) -> None:
     """Save `value` as the artifact `name`, completely or not at all, replacing an artifact with that name.
 
     Raises
@@ -168,7 +168,7 @@ def _found_again(value: Any) -> bool:
     return target is value and value.__module__ != "__main__"
 
 
-def _same_moment(value: Any) -> bool:
+def _same_moment(value: object) -> bool:
     try:
         plain = to_plain(value)
         back = from_plain(plain)
@@ -177,7 +177,7 @@ def _same_moment(value: Any) -> bool:
     return type(back) is type(value) and repr(back) == repr(value) and _unit(back) == _unit(value)
 
 
-def _unit(value: Any) -> Any:
+def _unit(value: object) -> Any:
     return getattr(value, "unit", None)
 
 

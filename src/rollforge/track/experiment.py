@@ -319,7 +319,7 @@ class Experiment:
         return search_frame(self._tracker, [self.id], filter_string, run_view_type, max_results, order_by)
 
 
-def _texts(wanted: Mapping[str, Any] | None) -> dict[str, str]:
+def _texts(wanted: Mapping[str, object] | None) -> dict[str, str]:
     return {k: str(v) for k, v in (wanted or {}).items()}
 
 

@@ -208,5 +208,5 @@ def sort_runs(found: list[RunData], order_by: Sequence[str]) -> list[RunData]:
     return ordered
 
 
-def _comparable(value: Any) -> bool:
+def _comparable(value: object) -> bool:
     return value is not None and value == value

@@ -350,7 +350,7 @@ _KINDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _check(entry: Any) -> None:
+def _check(entry: object) -> None:
     """Raise ValueError or TypeError if a line is not in the format that is written."""
     if not isinstance(entry, dict) or "t" not in entry:
         raise ValueError(f"found {shown(entry)}")
@@ -371,7 +371,7 @@ def _metrics(entry: Mapping[str, Any]) -> list[Metric]:
     return [Metric(m[0], float(m[1]), m[2], m[3]) for m in entry.get("metrics", ())]
 
 
-def _write_whole(file: Path, value: Any) -> None:
+def _write_whole(file: Path, value: object) -> None:
     draft = file.parent / f".{uuid.uuid4().hex}.part"
     draft.write_text(json.dumps(value), encoding="utf-8")
     draft.replace(file)

@@ -41,7 +41,7 @@ def _no_reference(module: str, name: str) -> Any:
     raise ValueError(f"the table refers to {module}:{name}, and a table holds values only")
 
 
-def _value(plain: Any) -> Any:
+def _value(plain: object) -> Any:
     return from_plain(plain, resolve=_no_reference)
 
 
@@ -108,7 +108,7 @@ def _distinct(names: list[str]) -> list[str]:
     return found
 
 
-def _label(value: Any) -> Any:
+def _label(value: object) -> Any:
     """Return a name as JSON, if it can be restored exactly."""
     if value is None or type(value) in (str, int, bool, float, pd.Timestamp):
         return to_plain(value)
@@ -117,7 +117,7 @@ def _label(value: Any) -> Any:
     raise _Unfit(value)
 
 
-def _exactly_plain(value: Any) -> Any:
+def _exactly_plain(value: object) -> Any:
     if type(value) is dict and all(type(k) is str for k in value):
         return {k: _exactly_plain(v) for k, v in value.items()}
     if type(value) is list:

@@ -443,7 +443,7 @@ COPIED_FROM = "rollforge.copied_from"
 """Tag of a run copied from another store: the id of the original run."""
 
 
-def check_reference(reference: Mapping[str, Any]) -> None:
+def check_reference(reference: Mapping[str, object]) -> None:
     """Raise an error if a mapping cannot be a reference to a recorder. References read from a pool may be anything.
 
     Raises
@@ -498,7 +498,7 @@ def _named(key: str) -> str:
     return key
 
 
-def _texts(what: str, values: Mapping[str, Any]) -> dict[str, str]:
+def _texts(what: str, values: Mapping[str, object]) -> dict[str, str]:
     """Return params or tags as text, checked against the limits: each is a database row, and a long one is a file."""
     LIMITS["run_values"].check(len(values), f"One call keeps as {what}", error=TrackingError)
     texts = {_named(name): str(value) for name, value in values.items()}

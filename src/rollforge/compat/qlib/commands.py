@@ -139,7 +139,7 @@ def rolling_ddgda() -> None:
     _guarded(DDGDA)
 
 
-def _fire(component: Any) -> None:
+def _fire(component: object) -> None:
     from rollforge.compat.qlib import console
     from rollforge.compat.qlib.config import auto_init
 

@@ -148,7 +148,7 @@ QlibConfig = Config
 C = Config()
 
 
-def _kept(**changes: Any) -> dict[str, Any]:
+def _kept(**changes: object) -> dict[str, Any]:
     """Return the session's fields with some changed, because ``rollforge.init`` starts from defaults each time."""
     session = current_session()
     kept = {f.name: getattr(session, f.name) for f in fields(session)}
@@ -185,11 +185,11 @@ def _store_of(setting: Mapping[str, str]) -> str:
     return wanted
 
 
-def _folder(provider_uri: Any, mount_path: Any = None) -> str:
+def _folder(provider_uri: object, mount_path: object = None) -> str:
     return str(read_path(data_folder(provider_uri, mount_path), "provider_uri"))
 
 
-def _threads(kernels: Any) -> int:
+def _threads(kernels: object) -> int:
     """Return the number of threads given by ``kernels``: a number, or a function of the frequency."""
     count = kernels("day") if callable(kernels) else kernels
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -197,7 +197,7 @@ def _threads(kernels: Any) -> int:
     return count
 
 
-def _checked(exchange: Mapping[str, Any], region: str) -> dict[str, Any]:
+def _checked(exchange: Mapping[str, object], region: str) -> dict[str, Any]:
     """Check the exchange's defaults as a backtest would."""
     from rollforge.record.rules import Rules
 
@@ -267,7 +267,7 @@ def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
         init(**kwargs)
 
 
-def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: Any) -> None:
+def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: object) -> None:
     """Set up as a YAML file says; `kwargs` come before it."""
     from rollforge.compat.qlib.objects import plain_yaml
 

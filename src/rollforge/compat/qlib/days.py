@@ -35,7 +35,7 @@ def _days(future: bool = False, freq: str = "day") -> list[pd.Timestamp]:
 
 
 def get_date_by_shift(
-    trading_date: Any,
+    trading_date: object,
     shift: int,
     future: bool = False,
     clip_shift: bool = True,
@@ -79,7 +79,7 @@ def get_date_by_shift(
 
 
 def get_date_range(
-    trading_date: Any, left_shift: int = 0, right_shift: int = 0, future: bool = False
+    trading_date: object, left_shift: int = 0, right_shift: int = 0, future: bool = False
 ) -> list[pd.Timestamp]:
     """Return the trading days from one shift of a trading day to another, both included."""
     first = get_date_by_shift(trading_date, left_shift, future)
@@ -87,22 +87,22 @@ def get_date_range(
     return [day for day in _days(future) if first <= day <= last]
 
 
-def get_next_trading_date(trading_date: Any, future: bool = False) -> pd.Timestamp:
+def get_next_trading_date(trading_date: object, future: bool = False) -> pd.Timestamp:
     """Return the next trading day."""
     return get_date_by_shift(trading_date, 1, future=future)
 
 
-def get_pre_trading_date(trading_date: Any, future: bool = False) -> pd.Timestamp:
+def get_pre_trading_date(trading_date: object, future: bool = False) -> pd.Timestamp:
     """Return the previous trading day."""
     return get_date_by_shift(trading_date, -1, future=future)
 
 
-def is_tradable_date(cur_date: Any) -> bool:
+def is_tradable_date(cur_date: object) -> bool:
     """Return whether a day is a trading day."""
     return read_timestamp(cur_date, "cur_date") in _days(future=True)
 
 
-def transform_end_date(end_date: Any = None, freq: str = "day") -> pd.Timestamp:
+def transform_end_date(end_date: object = None, freq: str = "day") -> pd.Timestamp:
     """Return a day, or the last of the calendar for None, -1 and days beyond it."""
     last = _days(freq=freq)[-1]
     return last if end_date is None or str(end_date) == "-1" else min(read_timestamp(end_date, "end_date"), last)
@@ -119,7 +119,7 @@ def get_calendar_day(freq: str = "1min", future: bool = False) -> NDArray[Any]:
     return np.array([day.date() for day in _days(future, freq)])
 
 
-def get_date_in_file_name(file_name: Any) -> str:
+def get_date_in_file_name(file_name: object) -> str:
     """Return the first day in a file name, written as ``2020-01-31``.
 
     Raises
@@ -155,7 +155,7 @@ def get_period_offset(first_year: int, period: int, quarterly: bool) -> int:
 _RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{device}{i}" for device in ("COM", "LPT") for i in range(10))])
 
 
-def code_to_fname(code: Any) -> Any:
+def code_to_fname(code: object) -> Any:
     """Return the file name of an instrument: its code, with a prefix if Windows reserves that name."""
     return f"_qlib_{code}" if str(code).upper() in _RESERVED else code
 

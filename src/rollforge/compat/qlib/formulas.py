@@ -237,7 +237,7 @@ def signature_of(kind: type) -> inspect.Signature:
     return inspect.Signature([inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)])
 
 
-def _written(name: str, value: Any, *, text: bool) -> str:
+def _written(name: str, value: object, *, text: bool) -> str:
     """Format an argument for an expression; a str is quoted if `text`, otherwise it is an expression."""
     if isinstance(value, str):
         return repr(str.__str__(value)) if text and not isinstance(value, Expression) else str.__str__(value)
@@ -249,13 +249,13 @@ def _written(name: str, value: Any, *, text: bool) -> str:
     )
 
 
-def _call(name: str, *arguments: Any) -> str:
+def _call(name: str, *arguments: object) -> str:
     kinds = operator(name).arguments if name in operator_names() and name != "TResample" else ""
     quoted = [k in "t*" for k in kinds.ljust(len(arguments), "*")]  # in user classes, a str is a string argument
     return f"{name}({','.join(_written(name, a, text=q) for a, q in zip(arguments, quoted, strict=False))})"
 
 
-def made(name: str, *arguments: Any) -> Expression:
+def made(name: str, *arguments: object) -> Expression:
     """Return a built-in operator with its arguments."""
     kind: type[Expression] = globals()[name]
     return kind(*arguments)
@@ -297,7 +297,7 @@ class NpElemOperator(ElemOperator):
         super().__init__(feature)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
         result: pd.Series[Any] = getattr(np, self.func)(self.feature.load(instrument, start_index, end_index, *args))
         return result
 
@@ -322,7 +322,7 @@ class NpPairOperator(PairOperator):
         super().__init__(feature_left, feature_right)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
         sides = [_side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)]
         result: pd.Series[Any] = getattr(np, self.func)(*sides)
         return result
@@ -349,7 +349,7 @@ class Rolling(ExpressionOps):
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
         series = self.feature.load(instrument, start_index, end_index, *args)
         decays = 0 < self.N < 1
         window = series.ewm(alpha=self.N, min_periods=1) if decays else _window(series, self.N)
@@ -370,7 +370,7 @@ class PairRolling(ExpressionOps):
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
         left, right = (
             _side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)
         )
@@ -426,7 +426,7 @@ def _built_in(name: str) -> type[Expression]:
     arguments = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
     base = _BASES.get(name, NpPairOperator if kinds in ("vv", "cc") else Rolling)
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it becomes one
+    def __init__(self: object, *args: object, **kwargs: object) -> None:  # noqa: N807 - it becomes one
         vars(self).update(inspect.Signature(arguments).bind(*args, **kwargs).arguments)
 
     inside: dict[str, Any] = {

@@ -124,13 +124,13 @@ def init_task_handler(task: dict[str, Any]) -> DataHandler:
     return handler
 
 
-def time_to_slc_point(t: Any) -> pd.Timestamp | None:
+def time_to_slc_point(t: object) -> pd.Timestamp | None:
     """Return a day for slicing; None is open."""
     return None if t is None else read_timestamp(t, "t")
 
 
 def split_pred(
-    pred: pd.DataFrame, number: int | None = None, split_date: Any = None
+    pred: pd.DataFrame, number: int | None = None, split_date: object = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a prediction into two parts.
 
@@ -214,7 +214,7 @@ def upper_bound(data: Sequence[Any], val: Any, level: int = 0) -> int:
     return bisect.bisect_right(data, val, key=lambda row: row[level])
 
 
-def remove_repeat_field(fields: Iterable[Any]) -> list[Any]:
+def remove_repeat_field(fields: Iterable[object]) -> list[Any]:
     """Return fields without duplicates, in order."""
     return list(dict.fromkeys(fields))
 
@@ -224,7 +224,7 @@ def remove_fields_space(fields: Any) -> Any:
     return fields.replace(" ", "") if isinstance(fields, str) else [str(f).replace(" ", "") for f in fields]
 
 
-def compare_dict_value(src_data: Mapping[str, Any], dst_data: Mapping[str, Any]) -> list[str]:
+def compare_dict_value(src_data: Mapping[str, object], dst_data: Mapping[str, object]) -> list[str]:
     """Compare two dicts line by line as JSON: ``- `` only in the first, ``+ `` only in the second."""
     import difflib
 

@@ -105,7 +105,7 @@ class LocIndexer:
         left = [list(i[p]) for i, p in zip(self._indices, places, strict=True) if not isinstance(p, (int, np.integer))]
         return (SingleData if values.ndim == 1 else MultiData)(values, *left)
 
-    def _places(self, index: Index, wanted: Any) -> Any:
+    def _places(self, index: Index, wanted: object) -> Any:
         if isinstance(wanted, IndexData):  # a condition
             wanted = wanted.data.astype(bool)
         if self._by_place:
@@ -192,13 +192,13 @@ class IndexData:
     def __len__(self) -> int:
         return len(self.data)
 
-    def _like(self, data: Any) -> Self:
+    def _like(self, data: object) -> Self:
         return type(self)(data, *self.indices)
 
     def _aligned(self, other: Self) -> Floats:
         raise NotImplementedError
 
-    def _with(self, other: Any, operation: Callable[[Any, Any], Any]) -> Any:
+    def _with(self, other: object, operation: Callable[[Any, Any], Any]) -> Any:
         if isinstance(other, (int, float, np.number)):
             return self._like(operation(self.data, other))
         if isinstance(other, type(self)):
@@ -269,7 +269,7 @@ class IndexData:
         """Return the mean of the numbers that are not missing, of all or along an axis."""
         return self._reduced(np.nanmean(self.data, axis=axis), axis)
 
-    def _reduced(self, values: Any, axis: int | None) -> Any:
+    def _reduced(self, values: object, axis: int | None) -> Any:
         if axis is None or self.ndim == 1:
             return values
         return SingleData(values, self.indices[1 - axis])
@@ -393,7 +393,7 @@ def concat(data_list: Iterable[SingleData], axis: int = 0) -> MultiData:
     return MultiData(np.column_stack([part.reindex(labels).data for part in parts]), labels)
 
 
-def sum_by_index(data_list: Iterable[SingleData], new_index: Iterable[Any], fill_value: float = 0) -> SingleData:
+def sum_by_index(data_list: Iterable[SingleData], new_index: Iterable[object], fill_value: float = 0) -> SingleData:
     """Return the sums of several objects for some labels; missing values count as `fill_value`."""
     labels = list(new_index)
     parts = [part.reindex(labels).fillna(fill_value) for part in data_list]

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 __all__ = [
     "LogFilter",
@@ -41,7 +40,7 @@ def get_module_logger(module_name: str, level: int | None = None) -> QlibLogger:
     return QlibLogger(found, {})
 
 
-def set_log_with_config(log_config: Mapping[str, Any] | None) -> None:
+def set_log_with_config(log_config: Mapping[str, object] | None) -> None:
     """Configure logging from a dict; None changes nothing."""
     import logging.config
 

@@ -129,12 +129,12 @@ def auto_filter_kwargs(func: Callable[..., Any], warning: bool = True) -> Callab
     return filtered
 
 
-def hash_args(*args: Any) -> str:
+def hash_args(*args: object) -> str:
     """Return a digest of arguments."""
     return hashlib.md5(json.dumps(args, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
 
 
-def parse_config(config: Any) -> Any:
+def parse_config(config: object) -> Any:
     """Parse a YAML file or string; return anything else unchanged.
 
     Raises
@@ -172,7 +172,7 @@ def plain_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
 
 
-def deepcopy_basic_type(obj: Any) -> Any:
+def deepcopy_basic_type(obj: object) -> Any:
     """Copy lists, tuples and dicts; other objects in them are shared."""
     if isinstance(obj, dict):
         return {k: deepcopy_basic_type(v) for k, v in obj.items()}
@@ -194,7 +194,7 @@ def split_module_path(module_path: str) -> tuple[str, str]:
 
 
 @contextmanager
-def class_casting(obj: Any, cls: type) -> Iterator[None]:
+def class_casting(obj: object, cls: type) -> Iterator[None]:
     """Change the class of an object inside a ``with`` block."""
     before = obj.__class__
     obj.__class__ = cls

@@ -83,10 +83,10 @@ def get_higher_eq_freq_feature(
 
 def resam_ts_data(
     ts_feature: pd.DataFrame | pd.Series,
-    start_time: Any = None,
-    end_time: Any = None,
+    start_time: object = None,
+    end_time: object = None,
     method: str | Callable[..., Any] | None = "last",
-    method_kwargs: Mapping[str, Any] | None = None,
+    method_kwargs: Mapping[str, object] | None = None,
 ) -> Any:
     """Aggregate `start_time` to `end_time` into one value (one row per instrument); None if there are no data.
 

@@ -75,7 +75,7 @@ def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
         ) from exc
 
 
-def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: Any) -> NDArray[Any]:
+def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: object) -> NDArray[Any]:
     """Apply the operator to a group of instruments, one after another."""
     place = series.place
     if place is None:
@@ -114,7 +114,7 @@ def _given(
     return forms.values(str(argument), code, pd.Series(values[row, begin:end], index=days, name=str(argument)))
 
 
-def _computed(kind: type, given: Sequence[Any], code: str, days: pd.RangeIndex, freq: str) -> Any:
+def _computed(kind: type, given: Sequence[object], code: str, days: pd.RangeIndex, freq: str) -> Any:
     try:
         return kind(*given).load(code, days[0], days[-1], freq)
     except RollforgeError:
@@ -123,7 +123,7 @@ def _computed(kind: type, given: Sequence[Any], code: str, days: pd.RangeIndex, 
         raise DataError(f"The operator {kind.__name__} failed on {code}: {type(exc).__name__}: {exc}") from exc
 
 
-def _aligned(kind: type, values: Any, days: pd.RangeIndex) -> NDArray[Any]:
+def _aligned(kind: type, values: object, days: pd.RangeIndex) -> NDArray[Any]:
     """Align an operator's result with the days of the instrument."""
     if isinstance(values, pd.Series) and values.index.is_unique and pd.api.types.is_integer_dtype(values.index.dtype):
         result = (values if values.index.equals(days) else values.reindex(days)).to_numpy()

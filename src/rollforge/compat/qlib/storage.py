@@ -24,7 +24,7 @@ _WRITE = "A data folder is written as a whole: 'rollforge data import' makes one
 class _FileStorage:
     """A file of one data folder."""
 
-    def __init__(self, freq: str, provider_uri: Any = None) -> None:
+    def __init__(self, freq: str, provider_uri: str | os.PathLike[str] | Mapping[str, str] | None = None) -> None:
         self.freq = freq
         self._provider_uri = provider_uri
 
@@ -55,10 +55,10 @@ class _FileStorage:
         """Refuse: :class:`DataError`."""
         raise DataError(_WRITE)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         raise DataError(_WRITE)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: object) -> None:
         raise DataError(_WRITE)
 
 

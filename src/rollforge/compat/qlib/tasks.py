@@ -65,11 +65,11 @@ XGBOOST_MODEL: Config = {"class": "XGBModel", "module_path": "qlib.contrib.model
 
 
 def get_data_handler_config(
-    start_time: Any = "2008-01-01",
-    end_time: Any = "2020-08-01",
-    fit_start_time: Any = "<dataset.kwargs.segments.train.0>",
-    fit_end_time: Any = "<dataset.kwargs.segments.train.1>",
-    instruments: Any = CSI300_MARKET,
+    start_time: object = "2008-01-01",
+    end_time: object = "2020-08-01",
+    fit_start_time: object = "<dataset.kwargs.segments.train.0>",
+    fit_end_time: object = "<dataset.kwargs.segments.train.1>",
+    instruments: object = CSI300_MARKET,
 ) -> Config:
     """Return the arguments of a handler."""
     return {
@@ -80,9 +80,9 @@ def get_data_handler_config(
 
 def get_dataset_config(
     dataset_class: str = DATASET_ALPHA158_CLASS,
-    train: Any = ("2008-01-01", "2014-12-31"),
-    valid: Any = ("2015-01-01", "2016-12-31"),
-    test: Any = ("2017-01-01", "2020-08-01"),
+    train: object = ("2008-01-01", "2014-12-31"),
+    valid: object = ("2015-01-01", "2016-12-31"),
+    test: object = ("2017-01-01", "2020-08-01"),
     handler_kwargs: Config | None = None,
 ) -> Config:
     """Return the description of a dataset."""
