@@ -28,10 +28,11 @@ from rollforge.cli.exit_codes import Exit
 from rollforge.errors import CodeNotAllowed, FailingWorker, TrainingFailed, UnfitWorker
 from rollforge.machine import machine_of, process_name
 from rollforge.market.content import read_content
-from rollforge.run import fitness
-from rollforge.run.fitness import Admission, Standing
+from rollforge.run import fitness, standing as standing_module
+from rollforge.run.fitness import Admission
 from rollforge.run.job import Job
 from rollforge.run.leases import Leases
+from rollforge.run.standing import Standing
 from rollforge.run.submission import facts_of
 from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_pool import WorkerPool
@@ -299,13 +300,13 @@ def test_with_nobody_else_in_sight_it_goes_on(forty: MemoryStore, monkeypatch: p
     standing = Standing(forty, "p", "me")
     streak(forty, standing, "me", 3)
     assert standing.allowance(5) == 0
-    monkeypatch.setattr(fitness, "_HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(standing_module, "_HOLD_SECONDS", 0.0)
     time.sleep(1.1)
     assert standing.allowance(5) == 5
     forty.claim("p", worker="other", lease=600)
     time.sleep(1.1)
     assert standing.allowance(5) == 0
-    monkeypatch.setattr(fitness, "_PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(standing_module, "_PROBE_SECONDS", 0.0)
     time.sleep(1.1)
     assert standing.allowance(5) == 1
     assert standing.allowance(5) == 0

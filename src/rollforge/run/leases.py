@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from rollforge import trust
 from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker, counted
 from rollforge.generate.naming import describe
-from rollforge.run.fitness import Admission, Retries, Standing
+from rollforge.run.fitness import Admission
 from rollforge.run.job import Event, Job
+from rollforge.run.standing import Retries, Standing
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, TaskStore
 from rollforge.task import Cause, Status, TaskRecord
