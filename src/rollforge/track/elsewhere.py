@@ -16,7 +16,7 @@ from rollforge.errors import RecorderElsewhere, RollforgeError, TrackingError
 from rollforge.session import Session, current_session
 from rollforge.store.base import open_store
 from rollforge.task import Status
-from rollforge.track.recorder import COPIED_FROM, Recorder, check_reference, open_reference
+from rollforge.track.recorder import COPIED_FROM, Recorder, RunReference, check_reference, open_reference
 from rollforge.track.tracker import RunQuery, Tracker, known_address, local_place, open_tracker
 
 __all__ = ["kept_reference", "open_kept", "said_elsewhere"]
@@ -25,13 +25,15 @@ _MOST = 10_000
 """Maximum number of tasks of a pool that are searched for a missing run."""
 
 
-def kept_reference(recorder: Recorder) -> dict[str, str]:
+def kept_reference(recorder: Recorder) -> RunReference:
     """Return the reference to a recorder that a pool keeps: without secrets, but with the host of a local store."""
-    kept = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
-    return {**kept, "host": socket.gethostname()} if local_place(recorder.uri) is not None else kept
+    kept: RunReference = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
+    if local_place(recorder.uri) is not None:
+        kept["host"] = socket.gethostname()
+    return kept
 
 
-def open_kept(kept: Mapping[str, str]) -> Recorder:
+def open_kept(kept: Mapping[str, object]) -> Recorder:
     """Return the recorder of a reference from a pool. One that should be on this machine is not read yet.
 
     Raises
@@ -39,9 +41,9 @@ def open_kept(kept: Mapping[str, str]) -> Recorder:
     RecorderElsewhere
         If only another machine has it, and the current session's tracking store has no copy.
     """
-    check_reference(kept)
-    reference = {**kept, "tracking": known_address(kept["tracking"], current_session().tracking_uri)}
-    host, place = kept.get("host"), local_place(kept["tracking"])
+    known = check_reference(kept)
+    reference: RunReference = {**known, "tracking": known_address(known["tracking"], current_session().tracking_uri)}
+    host, place = known.get("host"), local_place(known["tracking"])
     if host is None or host == socket.gethostname() or place is None:
         return open_reference(reference, read=False)
     if place.exists():  # the machines may share a disk
@@ -49,9 +51,9 @@ def open_kept(kept: Mapping[str, str]) -> Recorder:
             return open_reference(reference)
         except TrackingError:  # a different store at the same path
             pass
-    copy = _copy_of(kept["recorder_id"])
+    copy = _copy_of(known["recorder_id"])
     if copy is None:
-        raise RecorderElsewhere(_message(1, host, kept["tracking"]))
+        raise RecorderElsewhere(_message(1, host, known["tracking"]))
     return copy
 
 

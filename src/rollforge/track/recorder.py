@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired, TypedDict, cast
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, TrackingUnavailable, nearest, shown
@@ -22,7 +22,7 @@ from rollforge.limits import LIMITS
 from rollforge.track import artifact
 from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, check_scheme, local_place, open_tracker
 
-__all__ = ["Recorder", "check_reference", "open_reference"]
+__all__ = ["Recorder", "RunReference", "check_reference", "open_reference"]
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Recorder:
         """URI of the tracking store."""
         return self._tracker.uri
 
-    def reference(self) -> dict[str, str]:
+    def reference(self) -> RunReference:
         """Return plain data from which :func:`open_reference` opens this recorder again."""
         return {"experiment_id": self.experiment_id, "recorder_id": self.id, "tracking": self._tracker.uri}
 
@@ -443,8 +443,19 @@ COPIED_FROM = "rollforge.copied_from"
 """Tag of a run copied from another store: the id of the original run."""
 
 
-def check_reference(reference: Mapping[str, object]) -> None:
-    """Raise an error if a mapping cannot be a reference to a recorder. References read from a pool may be anything.
+class RunReference(TypedDict):
+    """Plain data from which :func:`open_reference` opens a recorder again."""
+
+    experiment_id: str
+    recorder_id: str
+    tracking: str
+    """URI of the tracking store."""
+    host: NotRequired[str]
+    """In a pool: the machine whose file the tracking store is."""
+
+
+def check_reference(reference: Mapping[str, object]) -> RunReference:
+    """Return a mapping after checking that it can be a reference to a recorder: those read from a pool may be anything.
 
     Raises
     ------
@@ -455,9 +466,10 @@ def check_reference(reference: Mapping[str, object]) -> None:
         value = reference.get(key, "" if key != "host" else "this one")
         if not isinstance(value, str) or not value:
             raise TrackingError(f"{shown(dict(reference))} refers to no recorder: its {key!r} is {shown(value)}.")
+    return cast("RunReference", reference)  # as just checked
 
 
-def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Recorder:
+def open_reference(reference: Mapping[str, object], *, read: bool = True) -> Recorder:
     """Return the recorder to which a reference refers.
 
     Parameters
@@ -474,18 +486,18 @@ def open_reference(reference: Mapping[str, str], *, read: bool = True) -> Record
     TrackingError
         If `reference` is invalid, or names a store on this machine that does not exist (it is not created).
     """
-    check_reference(reference)
-    place = local_place(reference["tracking"])
+    known = check_reference(reference)
+    place = local_place(known["tracking"])
     if place is not None and not place.exists():
         raise TrackingUnavailable(
-            f"There is no tracking store {mask_secrets(reference['tracking'])}, which recorder {reference['recorder_id'][:40]!r} "
+            f"There is no tracking store {mask_secrets(known['tracking'])}, which recorder {known['recorder_id'][:40]!r} "
             "is said to be in."
         )
-    check_scheme(reference["tracking"])
-    tracker = open_tracker(reference["tracking"])
+    check_scheme(known["tracking"])
+    tracker = open_tracker(known["tracking"])
     if not read:
-        return Recorder(tracker, (reference["experiment_id"], reference["recorder_id"]))
-    return Recorder(tracker, tracker.read(reference["recorder_id"]).info)
+        return Recorder(tracker, (known["experiment_id"], known["recorder_id"]))
+    return Recorder(tracker, tracker.read(known["recorder_id"]).info)
 
 
 def _clock(seconds: float) -> str:
