@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -161,6 +162,90 @@ def test_a_call_in_a_child_comes_back() -> None:
         call_in_child(int, "bad")
     with pytest.raises(TrainingFailed, match="killed by SIGKILL"):
         call_in_child(signal.raise_signal, 9)
+    with pytest.raises(TrainingFailed, match="killed by signal 40"):  # a real-time signal without a name
+        call_in_child(signal.raise_signal, 40)
+
+
+class BadText(str):
+    """A text whose methods raise."""
+
+    def __len__(self) -> int:
+        raise RuntimeError
+
+    def __format__(self, spec: str) -> str:
+        raise RuntimeError
+
+
+class BadlyNamed(type):
+    """Classes without a name."""
+
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError
+
+
+class Indescribable(Exception):
+    def __str__(self) -> str:
+        return BadText("as it is")
+
+
+class WithoutName(Exception, metaclass=BadlyNamed):
+    pass
+
+
+class WithoutTraceback(Exception):
+    __traceback__ = 5  # type: ignore[assignment]
+
+
+class WithoutAttributes(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError
+
+
+def raise_it(task: dict[str, Any]) -> None:
+    """A task that raises an exception whose description is hard or impossible to make."""
+    nested: Exception = ValueError("inside")
+    for _ in range(2000):
+        nested = ExceptionGroup("outside", [nested])
+    exceptions = {
+        "a text": Indescribable(), "a name": WithoutName(), "a traceback": WithoutTraceback(),
+        "attributes": WithoutAttributes(), "a place": SyntaxError("wrong", ("file", 5, None, b"bytes")), "depth": nested,
+    }  # fmt: skip
+    raise exceptions[task["lacks"]]
+
+
+@pytest.mark.parametrize("lacks", ["a text", "a name", "a traceback", "attributes", "a place", "depth"])
+def test_an_exception_that_cannot_be_described_fails_its_task_alone(lacks: str) -> None:
+    """The worker describes it as well as it can, and runs the next task."""
+    store = MemoryStore()
+    store.create("p", [{"lacks": lacks}], max_attempts=1)
+    with contextlib.suppress(BaseException):  # what the worker lets through, pytest could not show either
+        run(store, raise_it)
+    (task,) = store.query("p")
+    assert (task.status, task.cause) == (Status.FAILED, Cause.RAISED)
+    assert task.error
+
+
+def use_files(task: dict[str, Any]) -> str:
+    """A task that opens a file; one of them also lowers the limit of open files to 0, and fails."""
+    if task["breaks"]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        raise ValueError("broken")
+    with open(os.devnull) as stream:
+        return stream.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_attempts", [1, 2])
+def test_a_task_that_breaks_its_process_does_not_fail_the_others(max_attempts: int) -> None:
+    """The last attempt of a task runs in a process in which no task has failed."""
+    store = MemoryStore()
+    store.create("p", [{"breaks": True}], max_attempts=max_attempts)
+    store.create("p", [{"breaks": False, "x": x} for x in range(3)], max_attempts=max_attempts)
+    WorkerPool(store, Job("p", use_files), Session(threads=1), jobs=1).run()
+    broken, *others = store.query("p")
+    assert broken.status is Status.FAILED
+    assert [task.status for task in others] == [Status.DONE] * 3, others[0].error
 
 
 def process_id(task: dict[str, Any]) -> int:

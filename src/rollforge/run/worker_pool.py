@@ -53,6 +53,9 @@ _NEARLY_DONE = 0.9  # fraction of the mean duration after which a running task i
 _IDLE_DEATHS = 3
 
 
+_FAILED_GRACE = 1.0  # seconds that a process in which a task failed has to exit
+
+
 def never() -> bool:
     return False
 
@@ -60,6 +63,9 @@ def never() -> bool:
 @dataclass(slots=True)
 class WorkerPool:
     """Runs the tasks of one job in worker processes, each of which runs many tasks.
+
+    A task that fails can leave its process in a state in which every other task fails: no file descriptors, a broken
+    device, a changed module. The last attempt of a task therefore runs in a process in which no task has failed.
 
     Only this process uses the store. It claims tasks (several at once if they are short), renews all leases from a
     thread that no task can block, detects at once when a process dies, kills processes that exceed the time limit, and
@@ -196,6 +202,8 @@ class WorkerPool:
             if not self._queue:
                 return
             task = self._queue.popleft()
+            if process.failed and task.attempt + 1 >= task.max_attempts:
+                process.renew_process(_FAILED_GRACE)  # the last attempt must not fail for what another task left
             leases.started(task)
             own = is_own(self.job, self.store, task)
             process.give(task, self._threads(leases), leases.session_for(task), own=own)
@@ -243,7 +251,11 @@ class WorkerPool:
         elif isinstance(outcome, Stopped):
             leases.give_back(task)
         elif isinstance(outcome, Unfit):
-            leases.leave(task, outcome.why)
+            if process.failed:  # a task that failed there may have broken its imports: a new process decides
+                leases.give_back(task)
+                process.renew_process(_FAILED_GRACE)
+            else:
+                leases.leave(task, outcome.why)
             return
         elif isinstance(outcome, Unreadable):
             leases.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, task_log, seconds)
@@ -255,6 +267,7 @@ class WorkerPool:
             self._idle_deaths = 0
             if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
                 self._tidy_up(task)
+            process.failed = True
             leases.fail(task, outcome.error, outcome.brief, outcome.cause, task_log, seconds)
         self.ran += 1
         self._recent.append(seconds)

@@ -143,16 +143,20 @@ def _is_whole(content: object) -> bool:
 
 def failure(exc: BaseException) -> Failed:
     """Return the outcome of a task that raised."""
-    cause = Cause.OUT_OF_MEMORY if isinstance(exc, MemoryError) else Cause.RAISED
+    # Not isinstance(), which asks the exception for its __class__.
+    cause = Cause.OUT_OF_MEMORY if issubclass(type(exc), MemoryError) else Cause.RAISED
+    name = _described(lambda: type(exc).__name__, "an exception")
+    said = _described(lambda: str(exc), "<its message cannot be produced>")
+    brief = f"{name}: {said}" if said else name
+    return Failed(_cut(_described(lambda: "".join(traceback.format_exception(exc)), brief)), _cut(brief), cause)
+
+
+def _described(describe: Callable[[], str], instead: str) -> str:
+    """Return a description of an exception, or `instead` if it cannot be made: its methods are the task's code."""
     try:
-        said = str(exc)
-    except BaseException:  # noqa: BLE001 - an exception whose __str__ raises is the task's fault too
-        said = "<its message cannot be produced>"
-    return Failed(
-        _cut("".join(traceback.format_exception(exc))),
-        _cut(f"{type(exc).__name__}: {said}" if said else type(exc).__name__),
-        cause,
-    )
+        return str.__str__(describe())  # not a subclass, whose methods are the task's too
+    except BaseException:  # noqa: BLE001 - whatever they raise
+        return instead
 
 
 _LONGEST_ERROR = 64_000
@@ -163,6 +167,20 @@ def _cut(text: str) -> str:
     half = _LONGEST_ERROR // 2
     left_out = len(text) - 2 * half
     return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters omitted …\n{text[-half:]}"
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal. Most real-time signals have none.
+
+    Examples
+    --------
+    >>> _signal_name(9), _signal_name(40)
+    ('SIGKILL', 'signal 40')
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 _STOPPED_SECONDS = 60.0  # as long as a lease
@@ -233,6 +251,8 @@ class WorkerProcess:
         """When the process began the task; it may have had to start first."""
         self.ready = False
         """Whether the process has started and can run tasks."""
+        self.failed = False
+        """Whether a task failed in the process. It may have left the process in a state in which others fail too."""
 
     @property
     def handles(self) -> list[Any]:
@@ -303,6 +323,7 @@ class WorkerProcess:
         # A pickle is slightly longer than the result that it contains.
         self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
         self._process, self._pipe, self.ready, self._distrusted = process, ours, False, ""
+        self.failed = False
 
     def _forget(self) -> None:
         if self._pipe is not None:
@@ -375,10 +396,10 @@ class WorkerProcess:
         elif self._distrusted:
             how, cause = f"sent {self._distrusted} and was terminated", Cause.EXITED
         elif code < 0:
-            how, cause = f"was killed by {signal.Signals(-code).name}", Cause.KILLED
+            how, cause = f"was killed by {_signal_name(-code)}", Cause.KILLED
             limited = self._job.memory is not None and any(mark in words for mark in _MEMORY_MARKS)
             if limited or (code == -signal.SIGKILL and _oom_kills() > self._oom_kills):
-                how, cause = f"ran out of memory ({signal.Signals(-code).name})", Cause.OUT_OF_MEMORY
+                how, cause = f"ran out of memory ({_signal_name(-code)})", Cause.OUT_OF_MEMORY
         else:
             how, cause = f"exited with code {code} without a result", Cause.EXITED
         return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
@@ -428,9 +449,9 @@ class WorkerProcess:
         self._part(grace)
         self._words.close()
 
-    def renew_process(self) -> None:
-        """End the process, so that the next task gets a new one."""
-        self._part(5.0)
+    def renew_process(self, grace: float = 5.0) -> None:
+        """End the process within `grace` seconds, so that the next task gets a new one."""
+        self._part(grace)
 
     def _part(self, grace: float) -> None:
         self.dismiss()

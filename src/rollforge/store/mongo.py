@@ -160,9 +160,9 @@ class MongoStore:
             if "serverselectiontimeoutms" in uri.lower():
                 options = {}
             self._client: MongoClient[Document] = MongoClient(uri, tz_aware=True, connect=False, **options)
-        except (mongo.PyMongoError, ValueError) as exc:
+            self._database = self._client[named or self._client.get_default_database("rollforge").name]
+        except (mongo.PyMongoError, ValueError, OSError) as exc:  # OSError: a certificate that cannot be read
             raise ConfigError(f"{mask_secrets(uri)!r}: {mask_error(str(exc), uri)}", path="store") from exc
-        self._database = self._client[named or self._client.get_default_database("rollforge").name]
         self._meta = self._database[_META]
         try:
             self._check_schema()

@@ -403,7 +403,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
         )
     try:
         options = conninfo_to_dict(known)
-    except psycopg.ProgrammingError as exc:
+    except (psycopg.ProgrammingError, UnicodeError) as exc:  # also what is no UTF-8, as it is or in percent signs
         why = mask_error(" ".join(str(exc).split()), uri)
         raise ConfigError(
             f"{mask_secrets(uri)!r} is no address of a PostgreSQL database: {why}. In a URI, signs with a meaning of their "

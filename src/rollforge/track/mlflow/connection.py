@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rollforge.confidential import mask_secrets
+from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.paths import read_path
 from rollforge.track.mlflow.database import check_database, create_database, is_new, locked, tune
@@ -117,10 +117,15 @@ class Connection:
             if not self.folder.is_dir():
                 raise self.unavailable("there is no such folder")
             return
-        parts = urlsplit(self.uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
-            socket.create_connection((parts.hostname or "", port), timeout=10).close()
+            parts = urlsplit(self.uri)
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as exc:
+            raise self.unavailable(f"it is no address ({mask_error(str(exc), self.uri)})") from exc
+        try:
+            socket.create_connection((host, port), timeout=10).close()
+        except UnicodeError as exc:  # what no host is called
+            raise self.unavailable(f"{host!r} is no name of a host") from exc
         except OSError as exc:
             raise self.unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
 
