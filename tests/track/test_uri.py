@@ -99,7 +99,8 @@ def test_reading_makes_no_folder(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:port", "http://\udcff:1", f"http://{'a' * 70}.b:1"]
+    "uri",
+    ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:port", "http://\udcff:1", f"http://{'a' * 70}.b:1"],
 )
 def test_an_address_that_cannot_be_parsed_is_one_error(uri: str) -> None:
     """Its host or its port is invalid."""
