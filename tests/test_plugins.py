@@ -483,6 +483,21 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(brought: 
     assert store.count("p") == {Status.DONE: 1}
 
 
+@pytest.mark.slow
+def test_a_plugin_that_does_not_end_holds_no_worker(
+    brought: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing it is given up, with a message, before anything is claimed."""
+    monkeypatch.setattr("rollforge.run.worker_process.START_SECONDS", 4.0)
+    module = brought("plugged_h", "import time\ntime.sleep(600)\n")
+    store = MemoryStore()
+    store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"plugins": [module]}))
+    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking",), needs_data=False)
+    with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
+        admission.prove(stays=False)
+    assert store.count("p") == {Status.WAITING: 1}
+
+
 def test_a_worker_in_process_imports_plugins_before_it_claims(brought: Any) -> None:
     """A missing plugin of the session, or of a submission, is an error before anything is claimed."""
     store = MemoryStore()

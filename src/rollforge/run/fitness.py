@@ -429,7 +429,9 @@ class Admission:
             if self.in_process:
                 load_plugins(session)
             else:
-                _import_in_child(session)
+                from rollforge.run.worker_process import START_SECONDS, import_plugins_in_child
+
+                import_plugins_in_child(session, START_SECONDS)
         except RollforgeError as exc:
             last = [line for line in str(exc).splitlines() if line.strip()][-1:]
             folders = "" if not facts.sys_path or session.sys_path else (
@@ -515,24 +517,6 @@ def _is_there(package: str, folders: Sequence[str]) -> bool:
 
 def _joined(*parts: Sequence[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(one for part in parts for one in part))
-
-
-def _import_in_child(session: Session) -> None:
-    """Import the plugins of a session in a new process.
-
-    Raises
-    ------
-    RollforgeError
-        If one cannot be imported.
-    """
-    from rollforge.run.worker_process import call_in_child
-
-    with using(session):
-        call_in_child(_nothing)
-
-
-def _nothing() -> None:
-    """Do nothing: a worker process imports the plugins of its session before it runs anything."""
 
 
 def _import_failure(package: str) -> str:

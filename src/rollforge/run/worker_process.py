@@ -53,12 +53,23 @@ from rollforge.trust import Circle
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["Done", "Failed", "Stopped", "Unfit", "Unreadable", "WorkerProcess", "call_in_child", "failure"]
+__all__ = [
+    "Done",
+    "Failed",
+    "Stopped",
+    "Unfit",
+    "Unreadable",
+    "WorkerProcess",
+    "call_in_child",
+    "failure",
+    "import_plugins_in_child",
+]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
-_START_SECONDS = 120.0
+START_SECONDS = 120.0
+"""Seconds that a process has to get ready, which includes importing plugins."""
 
 log = logging.getLogger(__name__)
 
@@ -419,7 +430,7 @@ class WorkerProcess:
             return False
         now = time.perf_counter()
         if self._running_since is None:
-            late = now - self.began > max(_START_SECONDS, self._job.timeout)
+            late = now - self.began > max(START_SECONDS, self._job.timeout)
         else:
             late = now - self._running_since > self._job.timeout
         if late:
@@ -721,11 +732,27 @@ def call_in_child(func: Callable[..., Any], *args: object, **kwargs: object) -> 
         If the child dies without a result (killed, out of memory, crashed in C code), or if `func` raises; the message
         contains the exception and its traceback.
     """
-    job = Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True)
+    return _run_in_child(Job("", _called, kwargs={"func": func, "args": args, "kwargs": kwargs}, own=True))
+
+
+def import_plugins_in_child(session: Session, seconds: float) -> None:
+    """Import the plugins of a session in a new child process.
+
+    Raises
+    ------
+    TrainingFailed
+        If one cannot be imported, or if that takes longer than `seconds`.
+    """
+    with using(session):
+        _run_in_child(Job("", len, own=True, timeout=seconds))
+
+
+def _run_in_child(job: Job) -> Any:
     process = WorkerProcess(current_session(), job)
     try:
         process.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
         while (outcome := process.outcome()) is None:
+            process.overdue()
             connection.wait(process.handles, timeout=1.0)
     finally:
         process.end(5.0)
