@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from rollforge.collect.coverage import Coverage, ExpectedWindow, check_coverage
 from rollforge.collect.ensemble import SingleKeyEnsemble
 from rollforge.collect.join import join_in_order
 from rollforge.collect.labels import ModelLabel, join_labels, label_kind
+from rollforge.collect.outcomes import TaskOutcome
+from rollforge.collect.result import Collected
 from rollforge.errors import ConfigError, CoverageError
 from rollforge.session import Session, using
+from rollforge.task import Status, TaskRecord
 from rollforge.track.base import Experiment, get_experiment, open_tracker
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -465,3 +469,21 @@ def test_a_number_of_jobs_is_no_zero() -> None:
     """Negative numbers mean as many as Python likes."""
     with pytest.raises(ValueError, match="max_workers"):
         RollingGroup(ens=len)({("a", 1): 1, ("b", 1): 2}, 0)
+
+
+def test_a_result_knows_its_models_and_failures() -> None:
+    """Each model once, in the order of the tasks, and how many tasks failed."""
+    tasks = [("ridge", Status.DONE), ("trees", Status.FAILED), ("ridge", Status.FAILED), ("trees", Status.WAITING)]
+    outcomes = tuple(
+        TaskOutcome(TaskRecord(id=str(i), pool="p", definition={"model": {"class": name}}, status=status), None, name)
+        for i, (name, status) in enumerate(tasks)
+    )
+    required = [f.name for f in fields(Collected) if f.default is MISSING and f.default_factory is MISSING]
+    nothing: dict[str, Any] = dict.fromkeys(required[1:])
+    result = Collected(outcomes=outcomes, **nothing)
+    assert result.model_names == ("ridge", "trees")
+    assert result.failed == 2
+    assert result.template_text() == (
+        "# The first of 4 tasks, model ridge. A report made from the workflow file shows the file.\nmodel:\n  class: ridge\n"
+    )
+    assert Collected(outcomes=(), **nothing).template_text() == ""
