@@ -43,6 +43,6 @@ def test_a_store_that_is_not_there_is_refused_and_not_made(
     assert isinstance(said.exception, ConfigError)
     assert (
         str(said.exception)
-        == f"There is no tracking store {tmp_path / store.rpartition('/')[2].removeprefix('folder:')}."
+        == f"The tracking store {tmp_path / store.rpartition('/')[2].removeprefix('folder:')} does not exist."
     )
     assert not list(tmp_path.iterdir())
