@@ -168,9 +168,9 @@ def test_a_definition_that_contains_itself_is_said_to() -> None:
 
 
 def test_a_result_of_a_gigabyte_is_refused() -> None:
-    with soon(), pytest.raises(TaskNotSerializable, match="belongs into a recorder"):
+    with soon(), pytest.raises(TaskNotSerializable, match="should be saved in a recorder"):
         encode_result(doubled(40))
-    with soon(20), pytest.raises(TaskNotSerializable, match="belongs into a recorder"):
+    with soon(20), pytest.raises(TaskNotSerializable, match="should be saved in a recorder"):
         encode_result(np.zeros(2**26))
     assert encode_result([1.0] * 1000).plain == encode([1.0] * 1000)
 

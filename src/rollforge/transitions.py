@@ -75,7 +75,7 @@ def expired(task: TaskRecord, *, now: float) -> TaskRecord:
     attempt = task.attempt + 1
     return replace(
         _ended(task, attempt, hopeless=attempt >= task.max_attempts, now=now), cause=Cause.LEASE_LOST,
-        error=f"The lease of worker {task.worker} ran out: it was killed, or hung, or could not reach the store.",
+        error=f"The lease of worker {task.worker} expired: the worker was killed, hung, or could not reach the store.",
     )  # fmt: skip
 
 
@@ -110,7 +110,12 @@ def retried(task: TaskRecord) -> TaskRecord:
 def cancelled(task: TaskRecord, *, now: float) -> TaskRecord:
     """Return an unfinished task that was cancelled."""
     return replace(
-        task, status=Status.FAILED, cause=Cause.CANCELLED, error="It was cancelled.", lease_until=None, finished_at=now
+        task,
+        status=Status.FAILED,
+        cause=Cause.CANCELLED,
+        error="The task was cancelled.",
+        lease_until=None,
+        finished_at=now,
     )
 
 

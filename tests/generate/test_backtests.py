@@ -88,7 +88,7 @@ def test_windows_with_the_days_of_all_are_named() -> None:
     template = _task([_record("2024-01-22", "2024-02-16")])
     tasks = RollingGen(step=5, rtype="sliding", calendar=DAYS).generate(template)
     (warning,) = backtest_warnings(tasks, CALENDAR)
-    assert warning.startswith("the backtest of 4 of 4 windows covers 2024-01-22 to 2024-02-16, not the days")
+    assert warning.startswith("the backtest of 4 of 4 windows covers 2024-01-22 to 2024-02-16, which are not the days")
     assert "roll_backtest: true" in warning
     for quiet in (
         RollingGen(step=5, rtype="sliding", calendar=DAYS, roll_backtest=True).generate(template),

@@ -91,7 +91,7 @@ def test_a_segment_that_leaves_the_calendar_is_named() -> None:
         TA.shift(("2024-01-02", "2024-01-03"), -2)
     with pytest.raises(ValueError, match="'sliding' or 'expanding', found 'up'"):
         TA.shift(("2024-01-02", "2024-01-03"), 1, "up")
-    with pytest.raises(SegmentError, match="a segment is"):
+    with pytest.raises(SegmentError, match="a segment must be"):
         TA.shift(("2024-01-02",), 1)
 
 
@@ -115,7 +115,7 @@ def test_a_segment_of_which_nothing_is_left_is_named() -> None:
     """With the days that were asked for; and a test has to start somewhere."""
     with pytest.raises(OutsideCalendar, match=r"nothing is left of \(2024-01-02, 2024-01-08\): fewer than 6 days"):
         TA.truncate(("2024-01-02", "2024-01-08"), "2024-01-09", 6)
-    with pytest.raises(SegmentError, match="needs a test start"):
+    with pytest.raises(SegmentError, match="needs the first day of the test segment"):
         TA.truncate(("2024-01-02", "2024-01-08"), None, 1)
 
 
@@ -125,7 +125,7 @@ def test_days_after_an_end_do_not_exist() -> None:
     assert made.max() == pd.Timestamp("2024-01-05")
     assert shown(made.shift(("2024-01-03", "2024-01-04"), 1)) == ("2024-01-04", "2024-01-05")
     with pytest.raises(
-        SegmentError, match="no trading day is left up to 2024-01-01: the calendar begins on 2024-01-02"
+        SegmentError, match="there is no trading day up to 2024-01-01: the calendar starts on 2024-01-02"
     ):
         made.set_end_time("2024-01-01")
     made.set_end_time()

@@ -156,7 +156,7 @@ def test_truncation_is_auto_or_a_number(trunc_days: Any) -> None:
 def test_a_segment_that_is_open_or_unknown_is_named() -> None:
     """Only the test segment may be open; a label may not need more days than there are before a segment."""
     pretrained = task(train=january(1, 4), test=january(9, 11), pretrain=january(1, None))
-    with pytest.raises(SegmentError, match="pretrain: is open; only the test segment may be"):
+    with pytest.raises(SegmentError, match=r"pretrain: has no end. Only the test segment may be open"):
         RollingGen(3, calendar=DAYS).generate(pretrained)
     far = task({"label": ["Ref($close, -7)/$close - 1"]}, train=january(1, 4), test=january(9, 11))
     with pytest.raises(SegmentError, match="fewer than 8 trading days lie before the test segment"):

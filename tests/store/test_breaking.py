@@ -570,7 +570,7 @@ def test_a_read_only_disk_says_so(small_disk: Path) -> None:
     store.create("p", [{"x": 1}])
     store.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(StoreUnavailable, match="may you write there") as caught:
+    with pytest.raises(StoreUnavailable, match="is writable") as caught:
         SQLiteStore(f"sqlite:///{file}")
     assert str(file) in str(caught.value)
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)

@@ -404,10 +404,10 @@ class TestPostgresStore(TaskStoreSuite):
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (("secret", "wrong"), "refuses user or password"),
+            (("secret", "wrong"), "rejects the user or the password"),
             (("127.0.0.1", "no-such-host.invalid"), "cannot be reached"),
             (("/postgres", "/nothing"), "no such database"),
-            (("rollforge:", "nobody:"), "refuses user or password"),
+            (("rollforge:", "nobody:"), "rejects the user or the password"),
         ],
     )
     def test_what_is_wrong_with_the_address_is_said(
@@ -459,7 +459,7 @@ class TestPostgresStore(TaskStoreSuite):
 
     def test_a_port_where_nobody_answers(self) -> None:
         """The message says so, and what to check."""
-        with pytest.raises(StoreUnavailable, match="Is the server running"):
+        with pytest.raises(StoreUnavailable, match="Check that the server is running"):
             PostgresStore("postgresql://127.0.0.1:9/tasks")
 
     def test_a_worker_that_is_stopped_in_the_middle_of_a_claim_does_not_keep_the_task(
@@ -486,7 +486,7 @@ class TestPostgresStore(TaskStoreSuite):
                 time.sleep(0.05)
             woken.set()
             assert [task.definition for task in taken] == [{"x": 1}]
-            with pytest.raises(StoreUnavailable, match="broke off"):
+            with pytest.raises(StoreUnavailable, match="closed the connection"):
                 held.result(10)
         assert stopped.count(POOL) == {Status.RUNNING: 1}
 
@@ -665,7 +665,7 @@ class TestMongoStore(TaskStoreSuite):
 
     def test_a_server_that_nobody_runs(self) -> None:
         """The error says so, without the password, and is raised soon."""
-        with pytest.raises(StoreUnavailable, match="Is the server running") as caught:
+        with pytest.raises(StoreUnavailable, match="Check that the server is running") as caught:
             MongoStore("mongodb://ann:secret@127.0.0.1:9/tasks?serverSelectionTimeoutMS=300")
         assert "secret" not in str(caught.value)
 

@@ -112,7 +112,7 @@ def test_resetting_and_prioritising(manager: TaskManager) -> None:
     assert task["def"]["x"] == 3
     manager.reset_status({"x": 1}, "done")
     assert manager.task_stat() == {"waiting": 1, "running": 1, "done": 1}
-    with pytest.raises(ConfigError, match="is no status"):
+    with pytest.raises(ConfigError, match="is not a status"):
         manager.reset_status({}, "finished")
 
 

@@ -149,7 +149,7 @@ def test_the_pooler_may_be_restarted_between_two_calls(server: PostgresServer) -
     with PgBouncer(server.uri) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=restarted")
         store.create(POOL, [{"x": 1}])
-        with pooler.down(), pytest.raises(StoreUnavailable, match="Is the server running"):
+        with pooler.down(), pytest.raises(StoreUnavailable, match="Check that the server is running"):
             store.count(POOL)
         (task,) = store.claim(POOL, worker="w", lease=60)
         with pooler.down():

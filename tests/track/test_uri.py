@@ -90,11 +90,11 @@ def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
 
 def test_reading_makes_no_folder(here: Path) -> None:
     """A mistyped path is an error."""
-    with pytest.raises(TrackingUnavailable, match="mlrnus cannot be opened: there is no such folder"):
+    with pytest.raises(TrackingUnavailable, match="mlrnus cannot be opened: the folder does not exist"):
         open_tracker("./mlrnus").experiments()
     assert list(here.iterdir()) == []
     (here / "file").touch()
-    with pytest.raises(TrackingUnavailable, match=r"file for runs cannot be made: (File exists|Not a directory)"):
+    with pytest.raises(TrackingUnavailable, match=r"file for runs cannot be created: (File exists|Not a directory)"):
         R.set_uri("file:file")
 
 

@@ -98,9 +98,10 @@ def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, tes
         return []
     start, end = spans[0]
     return [
-        f"the backtest of {len(spans)} of {len(tasks)} windows covers {start} to {end}, not the days that the window tests: "
-        "on the others nothing is traded, and they count in its figures. 'rolling: {roll_backtest: true}' gives each "
-        "window its own days. The joined prediction is backtested as a whole in the report."
+        f"the backtest of {len(spans)} of {len(tasks)} windows covers {start} to {end}, which are not "
+        "the days of the window's test segment. On the other days nothing is traded, but they count in "
+        "the metrics. 'rolling: {roll_backtest: true}' backtests each window on its own days. The "
+        "report backtests the joined prediction as a whole."
     ]
 
 

@@ -64,7 +64,7 @@ class TimeAdjuster:
         """Ignore the days after `end_time`; None uses all days."""
         self.cals = self._all if end_time is None else self._all[self._all <= read_day(end_time, "end_time")]
         if self.cals.size == 0:
-            raise SegmentError(f"no trading day is left up to {end_time}: the calendar begins on {self._all[0]}.")
+            raise SegmentError(f"there is no trading day up to {end_time}: the calendar starts on {self._all[0]}.")
 
     def get(self, idx: int | None) -> pd.Timestamp | None:
         """Return the day at an index; None if the index is past the end of the calendar.
@@ -155,7 +155,7 @@ class TimeAdjuster:
         """
         last = self.align_idx(test_start)
         if last is None:
-            raise SegmentError("truncating needs a test start.")
+            raise SegmentError("truncating needs the first day of the test segment.")
         last -= days
         start, end = _ends(segment)
         first_idx, end_idx = self.align_idx(start), self.align_idx(end)
@@ -200,7 +200,7 @@ def _ends(segment: object) -> tuple[Any, Any]:
         return segment.start, segment.stop
     if isinstance(segment, (tuple, list)) and len(segment) == 2:
         return segment[0], segment[1]
-    raise SegmentError(f"a segment is (first day, last day), found {segment!r}.")
+    raise SegmentError(f"a segment must be (first day, last day), found {segment!r}.")
 
 
 def _shown(segment: object) -> str:

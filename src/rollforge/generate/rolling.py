@@ -193,7 +193,7 @@ class RollingGen(TaskGen):
         # An end past the calendar becomes the calendar's last day: only a test end may be open.
         aligned: tuple[pd.Timestamp | None, pd.Timestamp | None] = self.ta.align_seg((start, end))
         if aligned[1] is None and name != self.test_key:
-            raise SegmentError("is open; only the test segment may be.", path=f"{PATH}.{name}")
+            raise SegmentError("has no end. Only the test segment may be open.", path=f"{PATH}.{name}")
         return aligned
 
     def _truncate(self, task: Task, segments: Segments) -> Segments:

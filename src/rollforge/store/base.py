@@ -442,7 +442,9 @@ def refuse_running(status: Status) -> None:
         If `status` is ``running``.
     """
     if status is Status.RUNNING:
-        raise ConfigError("A task becomes running when a worker claims it; by hand it would run for ever.")
+        raise ConfigError(
+            "A task becomes running when a worker claims it. Setting this status manually would leave the task running forever."
+        )
 
 
 def refuse_newer(place: str, found: int, known: int) -> None:
@@ -571,7 +573,7 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callabl
         frontier = [n for n in dependencies_of(frontier) if n not in seen]
         seen.update(frontier)
     if seen & ids:
-        raise ConfigError(f"Task {min(seen & ids)} would wait for itself.", path="depends_on")
+        raise ConfigError(f"Task {min(seen & ids)} would depend on itself.", path="depends_on")
 
 
 # scheme -> (module, class, extra); a driver is imported when a URI with its scheme is opened

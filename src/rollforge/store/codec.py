@@ -21,7 +21,7 @@ class EncodedResult:
     blob: bytes | None = None
 
 
-_LARGE = "The result, which belongs into a recorder rather than into the pool,"
+_LARGE = "The result, which should be saved in a recorder and not in the pool,"
 
 
 def encode_result(result: Any) -> EncodedResult:
@@ -105,7 +105,7 @@ def decode_definition(text: str) -> Any:
             trust.check_reference(found, module, name)
             return found
         except (ImportError, AttributeError) as exc:
-            raise MissingCode(f"The task refers to {module}:{name}, which is not here: {exc}.") from exc
+            raise MissingCode(f"The task refers to {module}:{name}, which cannot be imported: {exc}.") from exc
 
     try:
         return decode(text, resolve=resolve)

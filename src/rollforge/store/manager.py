@@ -366,7 +366,7 @@ class TaskManager:
         try:
             wanted = Status(status)
         except ValueError:
-            raise ConfigError(f"{status!r} is no status. There are: {', '.join(Status)}.") from None
+            raise ConfigError(f"{status!r} is not a status. Valid values: {', '.join(Status)}.") from None
         return self.store.set_status(self._pool, query, wanted)
 
     def prioritize(self, task: Mapping[str, Any], priority: int) -> None:

@@ -125,7 +125,7 @@ class MemoryStore:
     def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
         for task_id in dependencies:
             if task_id not in tasks and task_id not in ids:
-                raise TaskNotFound(f"depends_on: there is no task {task_id!r} in the pool.")
+                raise TaskNotFound(f"depends_on: the pool has no task {task_id!r}.")
         self._check_acyclic(tasks, ids, dependencies)
 
     def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:

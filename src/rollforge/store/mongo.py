@@ -124,8 +124,8 @@ def _spoken(method: F) -> F:
             raise
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as exc:
             raise StoreUnavailable(
-                f"The database {self._database.name!r} holds what no Rollforge has written ({type(exc).__name__}: {exc}). Name "
-                "another by --store, or remove it."
+                f"The database {self._database.name!r} contains data that Rollforge did not write "
+                f"({type(exc).__name__}: {exc}). Choose another one with --store, or remove it."
             ) from exc
 
     return wrapped  # type: ignore[return-value]
@@ -191,13 +191,13 @@ class MongoStore:
     def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
         code = getattr(exc, "code", None)
         if code in (13, 18) or "auth" in str(exc).lower():
-            why = "refuses user or password. Check them in the URI"
+            why = "rejects the user or the password. Check them in the URI"
         elif isinstance(exc, mongo.ServerSelectionTimeoutError):
-            why = "cannot be reached. Is the server running, and are host and port right?"
+            why = "cannot be reached. Check that the server is running, and the host and port"
         elif isinstance(exc, mongo.ConnectionFailure):
-            why = "broke off. The server was stopped or restarted"
+            why = "closed the connection. The server was stopped or restarted"
         elif isinstance(exc, mongo.DocumentTooLarge):
-            why = "takes no document of more than 16 MB. Return less, or a recorder"
+            why = "does not accept documents larger than 16 MB. Return less data, or a recorder"
         else:
             why = "cannot be used"
         # The driver appends a description of every server.
@@ -225,7 +225,7 @@ class MongoStore:
 
     def _tasks(self, pool: str) -> Collection[Document]:
         if not pool or "$" in pool or "\x00" in pool or pool.startswith("system.") or pool == _META:
-            raise ConfigError(f"MongoDB takes no collection of the name {pool!r}.", path="task_pool")
+            raise ConfigError(f"MongoDB does not accept {pool!r} as the name of a collection.", path="task_pool")
         tasks = self._database[pool]
         if pool not in self._adopted:
             self._adopted[pool] = -1e9
@@ -879,7 +879,7 @@ class MongoStore:
             {*texts_in(old.get("needs")), *texts_in((known or {}).get("needs"))} - ({old_id} if known else set())
         )
         if known and old_id in texts_in(known.get("needs")):
-            raise ConfigError(f"Task {new_id} would wait for itself.", path="depends_on")
+            raise ConfigError(f"Task {new_id} would depend on itself.", path="depends_on")
         waiting = set(ids_of(tasks.find({"needs": {"$in": [old_id]}}, {"digest": 1})))
 
         def dependencies_of(some: list[str]) -> set[str]:

@@ -398,7 +398,8 @@ def parse_uri(uri: str) -> tuple[str, str]:
         known, schema = _DSN_SCHEMA.sub("", uri), next((m[1] for m in _DSN_SCHEMA.finditer(uri)), "rollforge")
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema) or schema.startswith("pg_"):
         raise ConfigError(
-            f"schema={schema!r} is no name of lower-case letters, digits and underscores (and without pg_ in front).",
+            f"schema={schema!r} must consist of lower-case letters, digits and underscores, and must not "
+            "start with pg_.",
             path="store",
         )
     try:
@@ -553,7 +554,7 @@ class PostgresStore(SQLStore):
                     continue
                 if any(mark in str(exc) for mark in _MISTAKES):
                     why = mask_secrets(" ".join(str(exc).split()))
-                    raise ConfigError(f"PostgreSQL does not take a value or a query: {why}.") from exc
+                    raise ConfigError(f"PostgreSQL rejected a value or a query: {why}.") from exc
                 raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: psycopg.Error) -> StoreUnavailable:
@@ -811,7 +812,7 @@ _MISTAKES = (
 _NO_TURN = ("query_wait_timeout", "no more connections allowed", "client_login_timeout")
 _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], str], ...] = (
     ((errors.InvalidPassword, ("password authentication failed", "no password supplied")),
-     "refuses user or password. Check them in the URI"),
+     "rejects the user or the password. Check them in the URI"),
     ((errors.InvalidCatalogName, (r'(database|role) "[^"]*" does not exist', "no such (database|user)")),
      "has no such database, or no such user. Create it, or name another"),
     (((), ("statement pooling mode",)),
@@ -822,14 +823,14 @@ _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], st
      "is behind a pooler that had no free connection in time. Give it more (default_pool_size), or start fewer workers"),
     (((), ("Connection refused", "could not translate host", "Name or service", "timeout expired", "No such file",
            "Network is unreachable", "No route to host", "resolve host", "cannot connect to server")),
-     "cannot be reached. Is the server running, and are host and port right?"),
+     "cannot be reached. Check that the server is running, and the host and port"),
     ((errors.DiskFull, ("No space left",)), "is on a full disk. Nothing was changed"),
     ((errors.TooManyConnections, ("too many clients", "remaining connection slots")), "has no connection left"),
     ((errors.InsufficientPrivilege, ()), "does not let this user do that. Grant it CREATE on the database"),
     ((errors.ReadOnlySqlTransaction, ()), "is read-only (a standby?). Name the primary server"),
     (((), ("server closed the connection", "terminating connection", "the connection is closed", "starting up",
            "shutting down", "recovery mode", "server conn crashed", "Connection reset")),
-     "broke off. The server was stopped or restarted"),
+     "closed the connection. The server was stopped or restarted"),
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def parse_query(query: Mapping[str, Any] | None) -> Node:
     try:
         return _parsed(query, 0)
     except RecursionError:
-        raise ConfigError("the query nests too deep.", path="query") from None
+        raise ConfigError("the query is nested too deeply.", path="query") from None
 
 
 _DEEPEST = 50
@@ -107,9 +107,9 @@ _DEEPEST = 50
 
 def _parsed(query: Mapping[str, Any] | None, depth: int) -> Node:
     if depth > _DEEPEST:
-        raise ConfigError(f"the query nests deeper than {_DEEPEST} levels.", path="query")
+        raise ConfigError(f"the query is nested deeper than {_DEEPEST} levels.", path="query")
     if query is not None and not isinstance(query, Mapping):
-        raise ConfigError(f"a query is a mapping like {{'status': 'done'}}, found {query!r}.", path="query")
+        raise ConfigError(f"a query must be a mapping such as {{'status': 'done'}}, found {query!r}.", path="query")
     parts: list[Node] = []
     for key, value in (query or {}).items():
         if key in ("$and", "$or", "$nor"):
@@ -180,7 +180,7 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
         )
     if op == "$not":
         if not isinstance(value, Mapping):
-            raise ConfigError(f"$not needs an operator like {{'$gt': 1}}, found {value!r}.", path="query")
+            raise ConfigError(f"$not needs an operator such as {{'$gt': 1}}, found {value!r}.", path="query")
         return Not(And(tuple(_operation(path, str(k), v) for k, v in value.items())))
     if op == "$ne":
         return Not(Compare(path, "$eq", _value(value)))
@@ -193,7 +193,7 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
         try:
             re.compile(value)
         except (re.error, TypeError, OverflowError, RecursionError) as exc:
-            raise ConfigError(f"{value!r} is no regular expression: {exc}.", path="query") from exc
+            raise ConfigError(f"{value!r} is not a regular expression: {exc}.", path="query") from exc
     return Compare(path, op, bool(value) if op == "$exists" else _value(value))
 
 

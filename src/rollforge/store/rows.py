@@ -109,14 +109,14 @@ def read_record(columns: Mapping[str, Any]) -> TaskRecord:
             fields[name] = check(value)
         except (TypeError, ValueError, OverflowError):
             fields[name] = instead
-            damage.append(f"Its {name} is {shown(value)}, which cannot be.")
+            damage.append(f"Its {name} is {shown(value)}, which is not a valid value.")
     text = columns["text"]
     definition: Any = {}
     if isinstance(text, str):
         definition, unreadable = read_definition(text)
         damage += [unreadable] if unreadable else []
     else:
-        damage.append(f"Its definition is of type {type(text).__name__}, not a text.")
+        damage.append(f"Its definition is of type {type(text).__name__}, not a string.")
     return TaskRecord(
         id=columns["id"] if isinstance(columns["id"], str) else shown(columns["id"]),
         pool=columns["pool"] if isinstance(columns["pool"], str) else shown(columns["pool"]),

@@ -833,8 +833,8 @@ class SQLStore(SQLDependencies):
 
         def work(tx: Transaction) -> int:
             change = (
-                f"status = 'failed', cause = 'cancelled', error = 'It was cancelled.', token = {STALE_TOKEN}, "
-                "lease_until = NULL, finished_at = :now"
+                "status = 'failed', cause = 'cancelled', error = 'The task was cancelled.', token = "
+                f"{STALE_TOKEN}, lease_until = NULL, finished_at = :now"
             )
             ids = self._changed(tx, pool, unfinished, change)
             self._cascade(tx, pool, ids)

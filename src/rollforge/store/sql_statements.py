@@ -117,7 +117,7 @@ EXPIRED = f"""
 UPDATE tasks SET attempt = {_TRIED} + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
     available_at = :now + CASE WHEN {_TRIED} + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END,
     status = CASE WHEN {_TRIED} + 1 >= max_attempts THEN 'failed' ELSE {STAGE} END,
-    error = 'The lease of worker ' || worker || ' ran out: it was killed, or hung, or could not reach the store.'
+    error = 'The lease of worker ' || worker || ' expired: the worker was killed, hung, or could not reach the store.'
 WHERE seq IN (
     SELECT seq FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now {{lock}}
 ) RETURNING id, status, blocked

@@ -228,14 +228,15 @@ def parse_uri(uri: str) -> tuple[Path, str]:
     text, _, options = uri.removeprefix("sqlite://").partition("?")
     if not text.startswith("/") or not Path(text[1:]).name:
         raise ConfigError(
-            f"{uri!r} names no file. Write sqlite:///relative.db or sqlite:////absolute.db.", path="store"
+            f"{uri!r} does not name a file. Write sqlite:///relative.db or sqlite:////absolute.db.", path="store"
         )
     level = "FULL"
     for option in filter(None, options.split("&")):
         name, _, value = option.partition("=")
         if name != "synchronous":
             raise ConfigError(
-                f"{uri!r}: there is no option {name!r}, only synchronous. The name of the file may hold no question mark.",
+                f"{uri!r}: there is no option {name!r}, only synchronous. The name of the file must not contain "
+                "a question mark.",
                 path="store",
             )
         level = unquote(value).upper()
@@ -421,8 +422,9 @@ class SQLiteStore(SQLStore):
 
     def _refuse(self, file: Path | str, what: str) -> None:
         raise StoreGone(
-            f"The task store {self.path}: {file} was {what} while it was in use. What was written last may be lost, and nothing "
-            "more is written. Put it back, or end all processes that use the store and start again."
+            f"The task store {self.path}: {file} was {what} while it was in use. The latest changes may be "
+            "lost, and no more changes are written. Restore the file, or stop all processes that use the "
+            "store and start them again."
         )
 
     def close(self) -> None:
@@ -446,26 +448,26 @@ class SQLiteStore(SQLStore):
                 if code == sqlite3.SQLITE_ERROR and any(mark in str(exc) for mark in ("too large", "too many")):
                     # Retrying would not help.
                     raise ConfigError(
-                        f"The query has too many parts for SQLite ({exc}). Write long lists as $in."
+                        f"The query has too many parts for SQLite ({exc}). Use $in for long lists."
                     ) from exc
                 raise self._unavailable(exc, code) from exc
             except RollforgeError:
                 raise
             except (OverflowError, TypeError, ValueError, IndexError) as exc:
                 raise StoreUnavailable(
-                    f"The task store {self.path} holds what no Rollforge has written ({type(exc).__name__}: {exc}). Restore a "
-                    "copy, or name another by --store."
+                    f"The task store {self.path} contains data that Rollforge did not write ({type(exc).__name__}: "
+                    f"{exc}). Restore a copy, or choose another one with --store."
                 ) from exc
 
     def _unavailable(self, exc: sqlite3.DatabaseError, code: int) -> StoreUnavailable:
         why = {
-            sqlite3.SQLITE_BUSY: f"was kept locked by another process for {_BUSY_SECONDS:.0f} s",
-            sqlite3.SQLITE_READONLY: "is read-only. Make file and folder writable, or name another by --store",
-            sqlite3.SQLITE_CANTOPEN: "cannot be opened. Does its folder exist, and may you write there?",
+            sqlite3.SQLITE_BUSY: f"was locked by another process for {_BUSY_SECONDS:.0f} s",
+            sqlite3.SQLITE_READONLY: "is read-only. Make the file and its folder writable, or choose another one with --store",
+            sqlite3.SQLITE_CANTOPEN: "cannot be opened. Check that its folder exists and is writable",
             sqlite3.SQLITE_FULL: "is on a full disk. Nothing was changed",
             sqlite3.SQLITE_NOTADB: "is not a task store, or is corrupted",
-            sqlite3.SQLITE_CORRUPT: "is corrupted. Restore a copy, or name another by --store",
-            sqlite3.SQLITE_IOERR: "cannot be read or written. Is the disk full, or gone?",
+            sqlite3.SQLITE_CORRUPT: "is corrupted. Restore a copy, or choose another one with --store",
+            sqlite3.SQLITE_IOERR: "cannot be read or written. Check that the disk is available and not full",
         }.get(code, "cannot be used")
         return StoreUnavailable(f"The task store {self.path} {why} ({exc}).")
 

@@ -221,7 +221,7 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
     except UntrustedPickle as exc:
         raise ArtifactRefused(f"The artifact {file} was not loaded. {exc}") from exc
     except ImportError as exc:
-        raise ArtifactUnreadable(f"The artifact {file} names something that is not there: {exc}") from exc
+        raise ArtifactUnreadable(f"The artifact {file} refers to a name that does not exist: {exc}") from exc
     except RollforgeError:
         raise
     except Exception as exc:  # damaged data can raise anything in the libraries that read them
@@ -243,7 +243,7 @@ def _read_array(file: Path, trusted: bool) -> Any:
         shape, _, dtype = read_header(stream)
         if math.prod(shape) * dtype.itemsize > file.stat().st_size:
             raise ArtifactUnreadable(
-                f"The artifact {file} is truncated: it says that it holds {shape} values of {dtype}."
+                f"The artifact {file} is truncated: according to its header it contains {shape} values of {dtype}."
             )
     return np.load(file, allow_pickle=False)
 
@@ -256,7 +256,7 @@ def _read_plain(file: Path, trusted: bool) -> Any:
         try:
             return find_reference(module, name)
         except (ImportError, AttributeError) as exc:
-            raise ArtifactUnreadable(f"The artifact {file} names {module}:{name}, which is not there: {exc}") from exc
+            raise ArtifactUnreadable(f"The artifact {file} names {module}:{name}, which does not exist: {exc}") from exc
 
     return from_plain(plain, resolve=resolve)
 
@@ -271,11 +271,13 @@ def _known_reference(module: str, name: str) -> Any:
         )
     found = import_reference(module, name)
     if not isinstance(found, (type, FunctionType)) or (found.__module__, found.__qualname__) != (module, name):
-        raise ArtifactRefused(f"The artifact names {module}:{name}, which is no class or function defined there.")
+        raise ArtifactRefused(
+            f"The artifact names {module}:{name}, which is not a class or function defined in that module."
+        )
     if package in sys.stdlib_module_names and not isinstance(found, type):
         raise ArtifactRefused(
-            f"The artifact names the function {module}:{name} of Python's library. Load it with trusted=True if "
-            "you know where it comes from."
+            f"The artifact names the function {module}:{name} of the standard library. Load it with "
+            "trusted=True if you trust its source."
         )
     return found
 

@@ -56,10 +56,13 @@ def inside(path: str) -> str:
     """
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or "\0" in path or any(p.startswith(".") for p in parts):
-        raise ConfigError(f"{path!r} cannot name an artifact. Write a relative path without '..' and hidden files.")
+        raise ConfigError(
+            f"{path!r} cannot be the name of an artifact. Use a relative path without '..' and hidden files."
+        )
     if any(len(p.encode("utf-8", "surrogatepass")) > _LONGEST for p in parts) or not path.isprintable():
         raise ConfigError(
-            f"{shown(path)} cannot name an artifact: a name has at most {_LONGEST} bytes, all of which can be printed."
+            f"{shown(path)} cannot be the name of an artifact: a name has at most {_LONGEST} bytes and only "
+            "printable characters."
         )
     return "/".join(parts)
 
@@ -113,7 +116,7 @@ class LocalFiles:
     def draft(self, path: str) -> Iterator[Path]:
         target = self._root / inside(path)
         if self._run is not None and not self._run.is_dir():
-            raise RecorderNotFound(f"The recorder {self._run.name!r} is gone.")
+            raise RecorderNotFound(f"The recorder {self._run.name!r} no longer exists.")
         draft = target.parent / f".{uuid.uuid4().hex}.part"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

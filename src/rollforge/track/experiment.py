@@ -171,7 +171,7 @@ class Experiment:
         if recorder_id is not None:
             data = self._tracker.read(recorder_id)
             if data.info.experiment_id != self.id:
-                raise RecorderNotFound(f"Recorder {recorder_id!r} is not of experiment {self.name!r}.")
+                raise RecorderNotFound(f"Recorder {recorder_id!r} does not belong to experiment {self.name!r}.")
             return Recorder(self._tracker, data.info)
         if recorder_name is None and self.active_recorder is not None:
             return self.active_recorder
@@ -188,7 +188,7 @@ class Experiment:
 
     def _not_found(self, recorder_name: str | None) -> RecorderNotFound:
         if recorder_name is None:
-            return RecorderNotFound(f"No recorder of experiment {self.name!r} is active; name one by id or name.")
+            return RecorderNotFound(f"No recorder of experiment {self.name!r} is active. Give the id or name of one.")
         known = sorted({d.info.name for d in self._tracker.search([self.id], RunQuery(limit=1000))})
         return RecorderNotFound(
             f"Experiment {self.name!r} has no recorder {recorder_name!r}.{nearest(recorder_name, known)} "
@@ -283,7 +283,7 @@ class Experiment:
             If `filter_string`, `order_by` or `rtype` is invalid.
         """
         if rtype not in (self.RT_D, self.RT_L):
-            raise ConfigError(f"rtype is 'dict' or 'list', found {rtype!r}.")
+            raise ConfigError(f"rtype must be 'dict' or 'list', found {rtype!r}.")
         query = RunQuery(
             status=(status,) if isinstance(status, str) else tuple(status or ()),
             name=name,

@@ -68,7 +68,7 @@ def _name(token: str, text: str) -> tuple[str, str]:
         raise ConfigError(f"{prefix!r} in the filter {text!r} is none of {', '.join(sorted(set(_KINDS.values())))}.")
     kind = _KINDS[prefix]
     if not key:
-        raise ConfigError(f"{token!r} in the filter {text!r} names nothing; write {kind}.NAME.")
+        raise ConfigError(f"{token!r} in the filter {text!r} has no name. Write {kind}.NAME.")
     key = key[1:-1] if key[0] in '`"' else key
     if kind == "attributes":
         if key not in _ATTRIBUTES:
@@ -191,7 +191,7 @@ def parse_order(text: str) -> tuple[str, str, bool]:
     """
     match = re.fullmatch(r"\s*(.*?)(?:\s+(asc|desc))?\s*", text, re.IGNORECASE | re.DOTALL)
     if match is None or not match[1]:
-        raise ConfigError(f"{text!r} is no order; write for example 'metrics.IC DESC'.")
+        raise ConfigError(f"{text!r} is not a sort order. Write for example 'metrics.IC DESC'.")
     return (*_name(match[1], text), (match[2] or "").lower() == "desc")
 
 

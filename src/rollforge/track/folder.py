@@ -85,12 +85,12 @@ class FolderTracker:
             raise self._unavailable(exc) from exc
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
             raise TrackingUnavailable(
-                f"{self.root / FOLDER_MARK} is damaged; it should read {{'format': {_FORMAT}}}."
+                f"{self.root / FOLDER_MARK} is damaged. It should contain {{'format': {_FORMAT}}}."
             ) from exc
         if noted > _FORMAT:
             raise TrackingUnavailable(
-                f"The tracking folder {self.root} was written by a newer Rollforge (form {noted}, this one knows {_FORMAT}). "
-                "Update Rollforge, or name another folder by --tracking."
+                f"The tracking folder {self.root} was written by a newer Rollforge (form {noted}, this one "
+                f"knows {_FORMAT}). Update Rollforge, or choose another folder with --tracking."
             )
 
     def warm_up(self) -> None:
@@ -100,7 +100,9 @@ class FolderTracker:
         try:
             private_folder(self.root)
             if not os.access(self.root, os.W_OK):
-                raise TrackingUnavailable(f"The tracking folder {self.root} is read-only. Name another by --tracking.")
+                raise TrackingUnavailable(
+                    f"The tracking folder {self.root} is read-only. Choose another one with --tracking."
+                )
             if not (self.root / FOLDER_MARK).exists():
                 _write_whole(self.root / FOLDER_MARK, {"format": _FORMAT})
         except OSError as exc:
@@ -114,7 +116,8 @@ class FolderTracker:
 
     def _unavailable(self, exc: OSError) -> TrackingUnavailable:
         return TrackingUnavailable(
-            f"The tracking folder {self.root} cannot be used: {exc.strerror or exc}. Name another by --tracking."
+            f"The tracking folder {self.root} cannot be used: {exc.strerror or exc}. Choose another one "
+            "with --tracking."
         )
 
     # -- experiments ---------------------------------------------------------------------------------------------------
@@ -135,7 +138,9 @@ class FolderTracker:
         except OSError as exc:
             raise self._unavailable(exc) from exc
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise TrackingError(f"{folder / 'experiment.json'} is damaged. It should read {{'name': NAME}}.") from exc
+            raise TrackingError(
+                f"{folder / 'experiment.json'} is damaged. It should contain {{'name': NAME}}."
+            ) from exc
 
     def create_experiment(self, name: str) -> str:
         experiment_id = _experiment_id(name)
@@ -208,13 +213,13 @@ class FolderTracker:
             finally:
                 os.close(handle)
         except FileNotFoundError as exc:
-            raise RecorderNotFound(f"The recorder {run_id!r} is gone.") from exc
+            raise RecorderNotFound(f"The recorder {run_id!r} no longer exists.") from exc
         except OSError as exc:
             raise self._unavailable(exc) from exc
         if written < len(line):
             self._broken.add(run_id)
             raise TrackingUnavailable(
-                f"The tracking folder {self.root} is full: a batch was written in part and does not count."
+                f"The tracking folder {self.root} is on a full disk: a batch was written incompletely and is ignored."
             )
 
     def _writer_id(self, run_id: str) -> str:
@@ -234,7 +239,7 @@ class FolderTracker:
             for name in files:
                 found.extend(_lines(place / name))
         except FileNotFoundError as exc:
-            raise RecorderNotFound(f"The recorder {run_id!r} is gone.") from exc
+            raise RecorderNotFound(f"The recorder {run_id!r} no longer exists.") from exc
         except OSError as exc:
             raise self._unavailable(exc) from exc
         if len(files) > 1:
@@ -359,7 +364,7 @@ def _check(entry: object) -> None:
             raise ValueError(f"{key!r} cannot be {shown(value)}")
     texts = [*entry.get("gone", ()), *entry.get("params", {}).values(), *entry.get("tags", {}).values()]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a param or tag is no text")
+        raise ValueError("a param or tag is not a string")
     for metric in entry.get("metrics", ()):
         name, value, step, moment = metric
         float(value)

@@ -38,7 +38,7 @@ class _Unfit(Exception):
 
 def _no_reference(module: str, name: str) -> Any:
     """Raise an error: files of this module never refer to classes or functions."""
-    raise ValueError(f"the table refers to {module}:{name}, and a table holds values only")
+    raise ValueError(f"the table refers to {module}:{name}, but a table may contain only values")
 
 
 def _value(plain: object) -> Any:
@@ -175,7 +175,7 @@ def _sized(dtype: str) -> str:
     """`dtype`, unless each of its values takes as many bytes as the file says: such columns are never written."""
     found = pd.api.types.pandas_dtype(dtype)
     if isinstance(found, np.dtype) and found.kind in "SUV":
-        raise ValueError(f"{dtype!r} is no type of a column")
+        raise ValueError(f"{dtype!r} is not the type of a column")
     return dtype
 
 
@@ -270,7 +270,7 @@ def _axis(columns: pd.Index) -> dict[str, Any]:
     }  # fmt: skip
     back = _restore_axis(about)
     if type(back) is not type(columns) or not back.equals(columns) or getattr(columns, "freq", None) is not None:
-        raise _Unfit("labels that do not come back")
+        raise _Unfit("labels that change when saved and loaded")
     return about
 
 

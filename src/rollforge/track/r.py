@@ -125,7 +125,7 @@ class QlibRecorder:
         A recorder that is still active when the program exits ends then, as ``FAILED`` after an uncaught exception.
         """
         if recorder_id is not None and not resume:
-            raise ConfigError("A new recorder gets its own id. To go on with one that is there, say resume=True.")
+            raise ConfigError("A new recorder gets a new id. To continue an existing recorder, use resume=True.")
         tracker = self._tracker if uri is None else open_tracker(folder_uri(uri, create=True))
         experiment = get_experiment(tracker, experiment_id=experiment_id, experiment_name=experiment_name)
         return experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
@@ -295,7 +295,7 @@ class QlibRecorder:
         before = {f.name: getattr(session, f.name) for f in fields(session)}
         init(**before)
         if current_session() != session:
-            raise TrackingError("The tracking store is fixed inside this block; use R.uri_context(uri).")
+            raise TrackingError("The tracking store cannot be changed inside this block. Use R.uri_context(uri).")
         self._written = {named: str(uri)} if uri else {}
 
     @contextlib.contextmanager

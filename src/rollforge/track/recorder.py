@@ -215,7 +215,7 @@ class Recorder:
                 if known != value:
                     raise TrackingError(
                         f"The param {name!r} of recorder {self.id} is {known[:80]!r} and cannot become {value[:80]!r}. "
-                        "What may change is a tag: set_tags()."
+                        "Use a tag for values that change: set_tags()."
                     )
             self._known_params.update(new)
             self._params.update(new)
@@ -352,7 +352,7 @@ class Recorder:
         """
         root = Path(local_path)
         if not root.exists():
-            raise ArtifactNotFound(f"There is no file {str(root)!r} to keep.")
+            raise ArtifactNotFound(f"The file {str(root)!r} does not exist, so it cannot be saved.")
         files = self._tracker.files(self.id)
         base = root.parent if root.is_file() else root
         for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
@@ -465,7 +465,9 @@ def check_reference(reference: Mapping[str, object]) -> RunReference:
     for key in ("tracking", "experiment_id", "recorder_id", "host"):
         value = reference.get(key, "" if key != "host" else "this one")
         if not isinstance(value, str) or not value:
-            raise TrackingError(f"{shown(dict(reference))} refers to no recorder: its {key!r} is {shown(value)}.")
+            raise TrackingError(
+                f"{shown(dict(reference))} does not refer to a recorder: its {key!r} is {shown(value)}."
+            )
     return cast("RunReference", reference)  # as just checked
 
 
@@ -491,7 +493,7 @@ def open_reference(reference: Mapping[str, object], *, read: bool = True) -> Rec
     if place is not None and not place.exists():
         raise TrackingUnavailable(
             f"There is no tracking store {mask_secrets(known['tracking'])}, which recorder {known['recorder_id'][:40]!r} "
-            "is said to be in."
+            "belongs to."
         )
     check_scheme(known["tracking"])
     tracker = open_tracker(known["tracking"])
@@ -512,7 +514,7 @@ def _named(key: str) -> str:
 
 def _texts(what: str, values: Mapping[str, object]) -> dict[str, str]:
     """Return params or tags as text, checked against the limits: each is a database row, and a long one is a file."""
-    LIMITS["run_values"].check(len(values), f"One call keeps as {what}", error=TrackingError)
+    LIMITS["run_values"].check(len(values), f"One call records as {what}", error=TrackingError)
     texts = {_named(name): str(value) for name, value in values.items()}
     for name, text in texts.items():
         LIMITS["run_value_size"].check(len(text), f"The {what[:-1]} {shown(name)} holds", error=TrackingError)

@@ -254,7 +254,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise TrackingUnavailable(f"The folder {place} for runs cannot be made: {exc.strerror or exc}.") from exc
+            raise TrackingUnavailable(f"The folder {place} for runs cannot be created: {exc.strerror or exc}.") from exc
     return f"file:{place}"
 
 

@@ -52,7 +52,7 @@ class Connection:
         if uri.startswith("sqlite:"):
             if not uri.startswith("sqlite:///") or uri == "sqlite:///":
                 raise TrackingUnavailable(
-                    f"{uri!r} names no database. Write sqlite:///PATH (sqlite:////PATH from the root)."
+                    f"{uri!r} does not name a database. Write sqlite:///PATH (sqlite:////PATH from the root)."
                 )
             self.database = _absolute(uri.removeprefix("sqlite:///").partition("?")[0])
             uri = f"sqlite:///{self.database}"
@@ -115,7 +115,7 @@ class Connection:
         """Check that the server answers, as MLflow itself retries for minutes before it fails."""
         if self.folder is not None:
             if not self.folder.is_dir():
-                raise self.unavailable("there is no such folder")
+                raise self.unavailable("the folder does not exist")
             return
         try:
             parts = urlsplit(self.uri)
@@ -132,7 +132,7 @@ class Connection:
     def unavailable(self, why: str) -> TrackingUnavailable:
         """Return the error that the store cannot be opened."""
         return TrackingUnavailable(
-            f"The tracking store {mask_secrets(self.uri)} cannot be opened: {why}. Name another by --tracking."
+            f"The tracking store {mask_secrets(self.uri)} cannot be opened: {why}. Choose another one with --tracking."
         )
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -153,14 +153,14 @@ class Connection:
                 last = exc
             except Exception as exc:  # a damaged file can raise anything in MLflow and its YAML parser
                 raise TrackingError(
-                    f"The tracking store {mask_secrets(self.uri)} holds what MLflow cannot read "
+                    f"The tracking store {mask_secrets(self.uri)} contains data that MLflow cannot read "
                     f"({type(exc).__name__}: {first_line(exc)})."
                 ) from exc
             finally:
                 our_call.active -= 1
             # SQLite fails at once, whatever its timeout, if a transaction that has read cannot become a write.
             time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
-        raise self.unavailable("it stays locked by another process") from last
+        raise self.unavailable("it is locked by another process") from last
 
     def _translated(self, message: str) -> TrackingError:
         if any(sign in message for sign in _BROKEN):
@@ -180,7 +180,7 @@ def _reason(exc: BaseException) -> str:
         found = re.search(r"found version (\w+)|identified by '(\w+)'", str(exc))
         version = next((g for g in found.groups() if g), "?") if found else "?"
         return (
-            f"its tables have version {version}, which this MLflow does not know or has left behind. Update mlflow, or "
-            "take a copy of the database and run 'mlflow db upgrade URI'"
+            f"its tables have version {version}, which the installed MLflow does not support. Update "
+            "mlflow, or copy the database and run 'mlflow db upgrade URI'"
         )
     return message

@@ -52,8 +52,8 @@ our_call = _OurCall()
 
 def _missing(package: str) -> MissingDependency:
     return MissingDependency(
-        f"Tracking by MLflow needs {package}. Install it: pip install 'rollforge[mlflow]'; or keep plain files: "
-        "--tracking folder:PATH."
+        f"Tracking by MLflow needs {package}. Install it: pip install 'rollforge[mlflow]'; or use plain "
+        "files: --tracking folder:PATH."
     )
 
 

@@ -42,7 +42,7 @@ def safe_key(name: str) -> str:
     if normal != key or key.startswith(("/", "..")) or key == ".":  # MLflow 2 uses names as file names
         key = re.sub(r"^\.|[/ ]", lambda m: f":x{ord(m[0]):x}:", key)
     if len(key) > MAX_KEY:
-        raise TrackingError(f"The name {name[:60]!r}… is too long for MLflow, which takes {MAX_KEY} characters.")
+        raise TrackingError(f"The name {name[:60]!r}… is too long for MLflow, which accepts {MAX_KEY} characters.")
     return key
 
 

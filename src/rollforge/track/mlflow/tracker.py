@@ -78,8 +78,8 @@ class MLflowTracker:
             return
         if self._connection.folder is None and self._connection.database is None and not place.parent.is_dir():
             raise self._connection.unavailable(
-                f"its server leaves artifacts to those who write them, in {place}, which this machine does not have. Start "
-                "the server with --serve-artifacts"
+                f"its server expects clients to write artifacts to {place}, which this machine does not have. "
+                "Start the server with --serve-artifacts"
             )
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -289,7 +289,7 @@ class MLflowTracker:
             self.read(run_id)
         uri = self._artifact_uris[run_id]
         if not isinstance(uri, str) or not uri.isprintable():
-            raise self._damaged_run(run_id, f"its artifacts are in {shown(uri)}, which is no address")
+            raise self._damaged_run(run_id, f"its artifacts are in {shown(uri)}, which is not a valid address")
         place = local_folder(uri)
         if place is not None:
             return LocalFiles(place, uri=uri)
