@@ -18,6 +18,13 @@ class TestFolder(TrackerSuite):
     def uri(self, tmp_path: Path) -> str:
         return f"folder:{tmp_path}/runs"
 
+    @pytest.mark.parametrize("name", ["\udcff", "a\udc80b"])
+    def test_a_name_that_is_no_unicode_is_kept(self, uri: str, name: str) -> None:
+        """Such names are what Python makes of arguments of a command that are no UTF-8."""
+        tracker = open_tracker(uri)
+        run = get_experiment(tracker, experiment_name=name).create_recorder("r")
+        assert tracker.find_experiment(name=name) == (tracker.read(run.id).info.experiment_id, name)
+
 
 class TestMLflow(TrackerSuite):
     @pytest.fixture

@@ -383,4 +383,4 @@ def _write_whole(file: Path, value: object) -> None:
 
 
 def _experiment_id(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:12]
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
