@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.errors import DataError, DataNotFound
+from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.api import D
 from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.universe import resolve_instruments
 from rollforge.market.universe_import import import_universe
 from rollforge.session import Session, using
 
@@ -165,3 +166,12 @@ def test_a_universe_that_is_there_is_kept(folder: Path, tmp_path: Path) -> None:
         import_universe("x", tmp_path / "nothing.txt", folder)
     with pytest.raises(DataNotFound, match="no data folder"):
         import_universe("x", tmp_path / "codes.txt", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "days", [5, None, "2020", "ab", ["2020-01-01"], [5], [["2020-01-01"]], [["2020-01-01"] * 3], {"a": "b"}]
+)
+def test_days_of_an_instrument_that_are_no_pairs_are_one_error(days: object, small_market: Path) -> None:
+    """The error says which instrument, and how to write them."""
+    with pytest.raises(ConfigError, match=r"instruments\.D0001: expected a list of pairs of days"):
+        resolve_instruments(open_provider(small_market), {"D0001": days})

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
 from rollforge.market.filters import build_filters
 from rollforge.market.provider import Days, Provider, Span, open_provider
 from rollforge.session import Session, current_session
@@ -34,6 +34,17 @@ def session_provider(session: Session | None = None) -> Provider:
     return open_provider(session.provider_uri)
 
 
+def _read_spans(days: Any, code: str) -> list[Span]:
+    try:
+        pairs = [(first, last) for first, last in days]
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(
+            f"expected a list of pairs of days, as [[2015-01-01, 2016-12-31]], found {shown(days)}.",
+            path=f"instruments.{code}",
+        ) from exc
+    return [(read_day(first, code), read_day(last, code)) for first, last in pairs]
+
+
 def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[str, list[Span] | None], list[Any]]:
     """Return the members of a universe with their periods of membership (None means all days), and the filters to
     apply.
@@ -49,6 +60,8 @@ def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[s
     ------
     DataNotFound, DataError
         If the universe is unknown or empty, or a code has no data.
+    ConfigError
+        If `instruments` has another form.
     """
     if isinstance(instruments, str):
         return dict(provider.instruments(instruments)), []
@@ -58,8 +71,7 @@ def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[s
         return members, [*inner, *pipe]
     if isinstance(instruments, Mapping):
         spans: dict[str, list[Span] | None] = {
-            str(code).upper(): [(read_day(a, str(code)), read_day(b, str(code))) for a, b in days]
-            for code, days in instruments.items()
+            str(code).upper(): _read_spans(days, str(code)) for code, days in instruments.items()
         }
         return dict(sorted(spans.items())), []
     if not isinstance(instruments, Iterable):
