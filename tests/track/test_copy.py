@@ -16,7 +16,7 @@ from rollforge.track.transfer import copy_runs
 def test_a_source_that_cannot_be_read_leaves_no_target(tmp_path: Path) -> None:
     """The target is created only after the source has been read."""
     source, target = open_tracker(f"file:{tmp_path}/none"), open_tracker(f"folder:{tmp_path}/copied")
-    with pytest.raises(TrackingUnavailable, match="no such folder"):
+    with pytest.raises(TrackingUnavailable, match="the folder does not exist"):
         list(copy_runs(source, target))
     assert not list(tmp_path.iterdir())
 
