@@ -10,6 +10,15 @@ from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerial
 from rollforge.session import Session, using
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
+from rollforge.transitions import backoff
+
+
+def test_a_backoff_doubles_up_to_a_minute() -> None:
+    """At random between a half and the whole of 1, 2, 4 … 60 seconds."""
+    for attempt, longest in ((1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (99, 60)):
+        drawn = [backoff(attempt) for _ in range(200)]
+        assert longest / 2 <= min(drawn) < 0.6 * longest
+        assert 0.9 * longest < max(drawn) <= longest
 
 
 @pytest.fixture

@@ -511,12 +511,12 @@ class TaskStoreSuite:
     def test_the_claims_of_a_dead_worker_are_ended_at_once(self, store: TaskStore) -> None:
         """Only those that it held end, as failures or as returns."""
         store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])
-        self.claim(store, worker="dead")
-        self.claim(store, worker="alive")
+        held = [self.claim(store, worker=worker).id for worker in ("dead", "alive")]
         (released,) = store.release_worker(POOL, "dead", "killed")
         assert (released.status, released.attempt, released.error) == (Status.WAITING, 1, "killed")
         (given,) = store.release_worker(POOL, "alive", None)
         assert (given.status, given.attempt) == (Status.WAITING, 0)
+        assert [released.id, given.id] == held
 
     def test_the_cause_and_the_log_of_a_failure_are_kept(self, store: TaskStore, clock: ManualClock) -> None:
         """They are cleared after a successful attempt; of a long log, the last 200 lines are kept."""
