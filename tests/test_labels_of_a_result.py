@@ -183,7 +183,7 @@ def test_what_was_said_of_the_plan_is_in_the_report(experiment: Experiment) -> N
     leak = (
         "In 1 of 2 tasks the labels of the last 5 days of 'train' reach into 'test'. trunc_days: auto leaves them out."
     )
-    shared = "In 1 of 2 tasks 22 of 44 days of 'test' are in 'train' too: the model is tested on what it was fitted to."
+    shared = "In 1 of 2 tasks 22 of 44 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."
     assert leak in summary.warnings
     assert shared in summary.warnings
     assert any(w.startswith(f"In 2 of 2 tasks over how many days the label {WINDOW} runs") for w in summary.warnings)

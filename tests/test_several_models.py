@@ -112,7 +112,7 @@ def test_a_task_that_is_done_without_a_recorder_is_named(experiment: Experiment)
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
     TaskManager(POOL, store=experiment.store).reset_status({"status": "failed"}, "done")
-    with pytest.raises(CoverageError, match=r"window 2 .* is done and has no prediction"):
+    with pytest.raises(CoverageError, match=r"window 2 .* is done but has no prediction"):
         experiment.collect()
     collected = experiment.collect(allow_gaps=True)
     assert collected.prediction is not None
@@ -211,7 +211,7 @@ def test_scores_that_are_missing_are_no_prediction(experiment: Experiment) -> No
     experiment.add(task(4, WINDOWS[0]), (float("nan"),) * 3)
     experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
     assert experiment.collect(allow_gaps=True).coverage.notes == (
-        "window 1 (2020-01-01 to 2020-01-04) is done and has no prediction",
+        "window 1 (2020-01-01 to 2020-01-04) is done but has no prediction",
     )
 
 

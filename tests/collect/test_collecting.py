@@ -166,7 +166,7 @@ FOUND = {"w1": days("2020-01-01", "2020-01-10"), "w2": days("2020-01-11", "2020-
         ([FIRST, window("w2", "2020-01-11", "2020-01-20", "waiting")], FOUND, "w2 is waiting"),
         ([FIRST, window("w2", "2020-01-09", "2020-01-20")], FOUND, "w1 and w2 overlap"),
         ([FIRST, window("w2", "2020-01-15", "2020-01-20")], FOUND, "4 trading days lie between w1 and w2"),
-        ([FIRST, SECOND], {"w1": FOUND["w1"]}, "w2 is done and has no prediction"),
+        ([FIRST, SECOND], {"w1": FOUND["w1"]}, "w2 is done but has no prediction"),
         ([FIRST, SECOND], {**FOUND, "w2": FOUND["w2"][3:]}, "w2 has no prediction for 3 days"),
         ([FIRST, SECOND], {**FOUND, "w2": days("2020-01-11", "2020-01-22")}, "w2 predicts 2 days outside"),
     ],

@@ -203,14 +203,14 @@ def test_rows_that_stand_twice_are_named() -> None:
     """One of them would be taken silently."""
     found = rows(1, 3, "PQ")
     coverage = check_coverage([window("w1", 1, 3)], CALENDAR, {"w1": found.append(found[:2])})
-    assert coverage.notes == ("w1 predicts 2 rows more than once; the last of each is taken",)
+    assert coverage.notes == ("w1 predicts 2 rows more than once; the last of each is used",)
 
 
 def test_nothing_is_said_of_nothing() -> None:
     """No window, no calendar, no prediction."""
     assert check_coverage([], CALENDAR, {}).complete
     assert check_coverage([], CALENDAR[:0], {}).complete
-    assert check_coverage([window("w", 1, 3)], CALENDAR, {}).notes == ("w is done and has no prediction",)
+    assert check_coverage([window("w", 1, 3)], CALENDAR, {}).notes == ("w is done but has no prediction",)
 
 
 @given(

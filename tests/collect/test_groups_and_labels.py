@@ -375,7 +375,7 @@ def test_rows_are_unique_by_day_and_instrument() -> None:
         for order in (slice(None), slice(None, None, -1)):
             assert check_coverage([window], CALENDAR, {"w": index[order]}).complete
         twice = check_coverage([window], CALENDAR, {"w": index.append(index[-1:])})
-        assert twice.notes == ("w predicts 1 row more than once; the last of each is taken",)
+        assert twice.notes == ("w predicts 1 row more than once; the last of each is used",)
 
 
 # -- collectors --------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_escapes_are_pythons(text: str, meant: str) -> None:
     tree = parse(text)
     assert isinstance(tree, Call)
     assert tree.args[1] == Text(meant)
-    with pytest.raises(ExpressionError, match="is no character"):
+    with pytest.raises(ExpressionError, match="is not a valid character"):
         parse(r"Mask($close, '\U00110000')")
 
 
@@ -129,7 +129,7 @@ def test_expressions_are_kept_as_their_text() -> None:
 @pytest.mark.parametrize("value", [None, True, [1], float, 1j])
 def test_what_cannot_be_written_is_refused(value: Any) -> None:
     """An expression is text, so its arguments are expressions, numbers and texts."""
-    with pytest.raises(ConfigError, match=r"Mean: .* cannot be written in an expression"):
+    with pytest.raises(ConfigError, match=r"Mean: .* cannot be given by name"):
         op("Mean")(CLOSE, value)
     with pytest.raises(ConfigError, match=r"Mean\(feature, N\): missing a required argument: 'N'"):
         op("Mean")(CLOSE)
@@ -318,8 +318,8 @@ class Bare:
     ("kind", "words"),
     [
         (NoBody, "NoBody must define _load_internal"),
-        (Mean, "'Mean' is an operator of the language; give yours another name"),
-        (Bare, "'Bare' is no operator: derive it from a class of qlib.data.ops"),
+        (Mean, "'Mean' is a built-in operator. Give yours another name"),
+        (Bare, "'Bare' is not an operator. Derive it from a class of qlib.data.ops"),
         (len, "'len' is no operator"),
         ({"class": "Gone", "module_path": "qlib.data.ops"}, "qlib.data.ops has no 'Gone'"),
     ],

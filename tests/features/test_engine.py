@@ -295,7 +295,7 @@ def test_members_without_data_have_no_rows(provider: Provider) -> None:
         ("all", ["$close"], {"start": "2020-02-01", "end": "2020-01-01"}, DataError, "range is inverted"),
         ("all", ["$close"], {"start": "2021-01-01"}, DataError, "no trading days.*2020-01-01 to 2020-03-10"),
         ("all", ["$close"], {"end": "soon"}, DataError, "'soon' is not a date"),
-        (["C"], ["$close"], {"end": "2020-01-10"}, DataError, "none of them there"),
+        (["C"], ["$close"], {"end": "2020-01-10"}, DataError, "all without data"),
         ("all", ["$close"], {"freq": "1min"}, DataError, "daily bars; the frequency .1min."),
     ],
 )

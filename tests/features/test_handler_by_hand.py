@@ -101,7 +101,7 @@ def test_without_processors_every_state_is_raw(key: str) -> None:
 def test_what_a_handler_refuses() -> None:
     """Processors that need labels at inference, an unknown state or type, an inverted range, days that are no number."""
     for place in ("infer_processors", "shared_processors"):
-        with pytest.raises(ConfigError, match="Add is for learning only"):
+        with pytest.raises(ConfigError, match="Add can only be used for learning"):
             static(**{place: [Add(1, infer=False)]})
     assert x_of(static(learn_processors=[Add(1, infer=False)]), "learn") == 1
     with pytest.raises(ConfigError, match="'append' or 'independent', found 'both'"):
@@ -214,12 +214,12 @@ def test_what_left_no_data_is_explained() -> None:
     )
     by_label = static(learn_processors=["DropnaLabel"])
     assert by_label.explain_missing(selector=("2024-01-05", None), data_key="learn") == (
-        "DropnaLabel drops every row, because none has a finite value of 'label'. "
+        "DropnaLabel drops all rows, because no row has a finite value of 'label'. "
         "StaticDataLoader has no finite value of 'label' there."
     )
     assert by_label.explain_missing(selector=("2024-01-04", None), data_key="learn") == ""
     any_group = static(infer_processors=["DropnaProcessor"])
-    assert "none has a finite value of 'label'" in any_group.explain_missing(selector=("2024-01-05", None))
+    assert "no row has a finite value of 'label'" in any_group.explain_missing(selector=("2024-01-05", None))
 
 
 def test_one_instrument_has_nothing_to_be_compared_with() -> None:
@@ -228,7 +228,7 @@ def test_one_instrument_has_nothing_to_be_compared_with() -> None:
     alone = alone.reset_index().set_index(["datetime", "instrument"])
     handler = DataHandlerLP(data_loader=StaticDataLoader(alone), infer_processors=["CSRankNorm"])
     assert handler.explain_missing("feature") == (
-        "CSRankNorm leaves no finite value of 'feature' there: it compares the instruments of a day, and each day has only one."
+        "CSRankNorm leaves no finite value of 'feature' there: it compares the instruments of each day, but each day has only one."
     )
     assert static(infer_processors=["CSRankNorm"]).explain_missing("feature") == ""
 
@@ -331,7 +331,7 @@ def test_a_range_outside_the_calendar_is_named(session: Session) -> None:
     with pytest.raises(DataError) as caught:
         market(start_time="2024-01-01", end_time=None).fetch()
     assert str(caught.value) == (
-        f"The handler's start_time 2024-01-01 leaves no data: the calendar has {first.date()} to {last.date()}."
+        f"The handler's start_time 2024-01-01 leaves no data: the calendar covers {first.date()} to {last.date()}."
     )
     with pytest.raises(DataError, match="end_time 2010-01-01 leaves no data"):
         market(start_time=None, end_time="2010-01-01").check()

@@ -128,7 +128,7 @@ def test_frames_come_from_files(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(loaded, feature, check_dtype=False, check_index_type=False, rtol=1e-6)
         both = StaticDataLoader({"feature": tmp_path / name, "label": label}).load(None)
         pd.testing.assert_frame_equal(both, frame, check_dtype=False, check_index_type=False, rtol=1e-6)
-    with pytest.raises(DataNotFound, match="no file"):
+    with pytest.raises(DataNotFound, match="does not exist"):
         StaticDataLoader(tmp_path / "none.parquet").load(None)
     (tmp_path / "frame.h5").touch()
     with pytest.raises(DataError, match="HDF5"):
@@ -268,5 +268,5 @@ def test_one_calendar_for_all_groups() -> None:
     by_group = QlibDataLoader(FIRST, freq={"feature": "day", "label": "day"}).load("all", *DAYS)
     pd.testing.assert_frame_equal(by_group, QlibDataLoader(FIRST).load("all", *DAYS))
     for freq in ({"feature": "day"}, {"feature": "day", "label": "1min"}):
-        with pytest.raises(ConfigError, match="one and the same calendar"):
+        with pytest.raises(ConfigError, match="must be the same for all groups"):
             QlibDataLoader(FIRST, freq=freq)

@@ -179,7 +179,7 @@ def test_one_wrong_byte_anywhere_is_noticed(session: Session, share: float, capl
     content[int(share * len(content))] ^= 1
     file.write_bytes(content)
     pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
-    assert "group0.npy is damaged; it is built again" in caplog.text
+    assert "group0.npy is damaged; it is rebuilt" in caplog.text
 
 
 def test_after_a_start_of_the_machine_all_of_a_panel_is_read_once(session: Session) -> None:

@@ -120,7 +120,8 @@ def test_training_on_tested_days_by_another_name_is_named() -> None:
     validate_segments(task, CALENDAR)
     texts = task_warnings([task], CALENDAR)
     assert (
-        "22 of 195 days of 'test' are in 'pretrain' too: the model is tested on what it was fitted to before." in texts
+        "22 of 195 days of 'test' are in 'pretrain' too: the model is tested on days to which it was fitted before."
+        in texts
     )
     assert not [text for text in texts if "last_month" in text and "too" in text]
 

@@ -195,11 +195,11 @@ def test_labels_survive_a_tag() -> None:
     [
         (
             {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-07-01", "2020-08-31")},
-            ["44 of 44 days of 'test' are in 'train' too: the model is tested on what it was fitted to."],
+            ["44 of 44 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."],
         ),
         (
             {"train": ("2020-07-01", "2020-08-31"), "test": ("2020-01-01", "2020-12-31")},
-            ["44 of 262 days of 'test' are in 'train' too: the model is tested on what it was fitted to."],
+            ["44 of 262 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."],
         ),
         (
             {
@@ -207,11 +207,13 @@ def test_labels_survive_a_tag() -> None:
                 "valid": ("2020-06-30", "2020-09-30"),
                 "test": ("2020-10-05", None),
             },
-            ["1 of 67 days of 'valid' is in 'train' too: fitting is stopped by what the model was fitted to."],
+            [
+                "1 of 67 days of 'valid' is in 'train' too: the days that stop the fitting are days to which the model is fitted."
+            ],
         ),
         (
             {"train": ("2020-01-01", None), "test": ("2021-12-30", None)},
-            ["2 of 2 days of 'test' are in 'train' too: the model is tested on what it was fitted to."],
+            ["2 of 2 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."],
         ),
         (
             {"train": ("2020-01-01", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
@@ -244,7 +246,10 @@ CLEAN = {"train": ("2020-01-01", "2020-06-19"), "test": ("2020-07-01", "2020-12-
 def test_processors_that_learn_from_tested_days_are_named() -> None:
     """A fit window that reaches into the test segment; one that ends before it is fine."""
     (text,) = task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-07-01"), **CLEAN)], CALENDAR)
-    assert text == "Processors learn until 2020-07-01, but 'test' starts on 2020-07-01: move fit_end_time before it."
+    assert (
+        text
+        == "Processors learn until 2020-07-01, but the test segment starts on 2020-07-01. Set fit_end_time to an earlier day."
+    )
     assert task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-06-30"), **CLEAN)], CALENDAR) == []
 
 

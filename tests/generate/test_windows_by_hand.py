@@ -208,10 +208,10 @@ def test_combinations_of_a_grid_are_named() -> None:
         ({"model.depth": []}, "needs at least one value"),
         ({"model.depth": 4}, "needs a list of values"),
         ({"model.depth": [4, 8, 4]}, "has the value 4 twice"),
-        ({"list.3": [1]}, "'3' is no place in a list of 3"),
-        ({"list.x": [1]}, "'x' is no place in a list of 3"),
+        ({"list.3": [1]}, "'3' is not a key of a list of 3"),
+        ({"list.x": [1]}, "'x' is not a key of a list of 3"),
         ({"list.3.a": [1]}, "there is no '3'"),
-        ({"list.0.a": [1]}, "'a' is no place in 5"),
+        ({"list.0.a": [1]}, "'a' is not a key of 5"),
         ({"modle.depth": [1]}, "Did you mean 'model'"),
     ],
 )
@@ -471,7 +471,7 @@ def test_a_test_beyond_the_calendar_has_no_fit_window_before_it() -> None:
         {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4), test=january(26, 26)
     )
     (text,) = task_warnings([edge], CALENDAR)
-    assert text.startswith("Processors learn until 2024-01-26, but 'test' starts on 2024-01-26")
+    assert text.startswith("Processors learn until 2024-01-26, but the test segment starts on 2024-01-26")
 
 
 def test_a_label_of_one_day_can_be_declared() -> None:

@@ -88,7 +88,7 @@ def test_rows_without_a_label_are_counted(caplog: pytest.LogCaptureFixture) -> N
     frame.loc[(pd.Timestamp("2021-03-02"), "B"), ("label", "y")] = -np.inf
     training_samples(dataset(frame), model="Mine")
     assert (
-        "Mine: 2 of the 270 rows of the 'train' segment have no finite label and are left out: 1 missing, 1 infinite; "
+        "Mine: 2 of the 270 rows of the 'train' segment have no finite label and are excluded: 1 missing, 1 infinite; "
         "the first infinite one is B on 2021-03-02"
     ) in caplog.text
 
@@ -118,7 +118,7 @@ def test_infinite_features_are_reported_once_a_dataset(caplog: pytest.LogCapture
     model.predict(data, "train")
     said = [r.getMessage() for r in caplog.records if "infinite features" in r.getMessage()]
     assert said == [
-        "LGBModel: infinite features count as missing: 45 values in 1 column ('b'), the first of A on 2021-03-01"
+        "LGBModel: infinite features are treated as missing: 45 values in 1 column ('b'), the first of A on 2021-03-01"
     ]
 
 
@@ -345,7 +345,7 @@ def test_a_model_of_ones_own_has_the_rule(caplog: pytest.LogCaptureFixture) -> N
     np.testing.assert_allclose(model.mean, [0.1, 1.0], atol=0.001)
     assert model.predict(data).loc[("2021-06-01", "D")] == pytest.approx(0.1, abs=0.001)
     assert "136 of the 270 rows" in caplog.text
-    with pytest.raises(ModelError, match="Mean takes one label, the dataset has 2: y, z"):
+    with pytest.raises(ModelError, match="Mean accepts one label, but the dataset has 2: y, z"):
         training_samples(data, model="Mean")
 
 

@@ -195,7 +195,7 @@ def test_a_missing_deal_price_is_the_close(make_market: MakeMarket) -> None:
     session = make_market({"A": {"close": [10, 11, 12], "open": [9, nan, 0]}})
     result = trade(session, {0: [("A", 1.0)], 1: [("A", 1.0)], 2: [("A", 1.0)]}, n=3, deal_price="open")
     assert result.trades["price"].tolist() == [9, 11, 12]
-    assert result.notes == ("$open is missing or zero 2 times (A); orders on those days are dealt at the close",)
+    assert result.notes == ("$open is missing or zero 2 times (A); orders on those days are filled at the close",)
 
 
 def test_suspended_days(make_market: MakeMarket) -> None:

@@ -145,7 +145,10 @@ def test_weights_that_are_none(make_market: MakeMarket) -> None:
     session = make_market({"A": [10, 10.0], "B": [5, 5.0]})
     strategy = Chosen(signal=scores({"A": [1.0] * 2}), order_generator_cls_or_obj=OrderGenWInteract)
     assert run(strategy, session, 2).trades.empty
-    for target, words in (({"A": 0.8, "B": 0.4}, "must not exceed 1"), ({"A": -0.5}, "is no share of the money")):
+    for target, words in (
+        ({"A": 0.8, "B": 0.4}, "must not exceed 1"),
+        ({"A": -0.5}, "is not a fraction of the account's value"),
+    ):
         strategy.target = target
         with pytest.raises(ConfigError, match=words):
             run(strategy, session, 2)

@@ -16,7 +16,7 @@ from rollforge.run.worker import run_task
 from rollforge.session import Session, using
 from rollforge.store.manager import TaskManager
 
-SAID = "days of 'test' are in 'train' too: the model is tested on what it was fitted to."
+SAID = "days of 'test' are in 'train' too: the model is tested on days to which it was fitted."
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Collector:
 
     def collect(self) -> dict[str, Any]:
         """Return the collected objects by name."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it collects.")
+        raise NotImplementedError(f"{type(self).__name__} must implement collect().")
 
     @staticmethod
     def process_collect(
@@ -168,7 +168,7 @@ class RecorderCollector(Collector):
             opened = open_tracker(current_session().with_(tracking=tracker).tracking_uri)
             experiment = get_experiment(opened, experiment_name=experiment, create=False)
         if coverage not in ("strict", "allow_gaps"):
-            raise CoverageError(f"coverage is 'strict' or 'allow_gaps', found {coverage!r}.")
+            raise CoverageError(f"coverage must be 'strict' or 'allow_gaps', found {coverage!r}.")
         self.experiment = experiment
         self.rec_key_func = rec_key_func or (lambda recorder: recorder.info["id"])
         self.rec_filter_func = rec_filter_func

@@ -59,8 +59,8 @@ class Coverage:
         if self.notes:
             listed = "\n  ".join(self.notes)
             raise CoverageError(
-                f"The windows do not make one out-of-sample result:\n  {listed}\n"
-                "Run the missing ones, or leave them out on purpose: --allow-gaps, coverage='allow_gaps'."
+                f"The windows do not form a complete out-of-sample result:\n  {listed}\nRun the missing ones, or "
+                "accept the gaps with --allow-gaps or coverage='allow_gaps'."
             )
 
 
@@ -210,7 +210,7 @@ def _untested_run(
 
 def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
     if not len(days):
-        return [f"{window.key} is done and has no prediction"]
+        return [f"{window.key} is done but has no prediction"]
     wanted = calendar[_within(calendar, window.start, window.end)]
     missing = np.setdiff1d(wanted, days)
     notes = []
@@ -226,7 +226,7 @@ def _duplicates(window: ExpectedWindow, rows: object) -> list[str]:
     if not isinstance(rows, pd.MultiIndex) or _is_unique(rows):
         return []
     twice = int(rows.duplicated().sum())
-    return [f"{window.key} predicts {counted(twice, 'row')} more than once; the last of each is taken"]
+    return [f"{window.key} predicts {counted(twice, 'row')} more than once; the last of each is used"]
 
 
 def _is_unique(rows: pd.MultiIndex) -> bool:

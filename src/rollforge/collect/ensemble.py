@@ -191,7 +191,7 @@ def _sorted(key: Any, part: Any, levels: Sequence[Any]) -> Any:
     names = list(part.index.names)
     if sorted(map(str, names)) != sorted(map(str, levels)):
         raise CoverageError(
-            f"The results to average need the same index levels; {key!r} has {names}, the first one {list(levels)}."
+            f"The results to average need the same index levels; {key!r} has {names}, but the first has {list(levels)}."
         )
     if names != list(levels):
         part = part.reorder_levels(levels)

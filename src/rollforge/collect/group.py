@@ -79,6 +79,6 @@ class RollingGroup(Group):
         groups: dict[Any, Any] = {}
         for key, value in rolling_dict.items():
             if not isinstance(key, tuple):
-                raise TypeError(f"Rolling keys are tuples whose last part is the window, found {key!r}.")
+                raise TypeError(f"Rolling keys must be tuples whose last element is the window, found {key!r}.")
             groups.setdefault(key[:-1], {})[key[-1]] = value
         return groups

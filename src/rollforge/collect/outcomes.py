@@ -68,7 +68,7 @@ def _readable(store: TaskStore, pool: str, query: Mapping[str, object]) -> list[
             try:
                 records.append(store.get(pool, task.id))
             except (ArtifactUnreadable, UntrustedPickle) as exc:
-                log.warning("%s It is left out.", exc)
+                log.warning("%s It is omitted.", exc)
                 records.append(task)
         return records
 
@@ -94,7 +94,7 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
         kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None
         if isinstance(kept, Mapping) and _is_away(session, kept.get("tracking"), exc):
             raise
-        log.warning("Task %s is left out, since its result names no run that can be read: %s", task.id, exc)
+        log.warning("Task %s is omitted, because its result does not name a readable run: %s", task.id, exc)
         return None
 
 
@@ -129,5 +129,5 @@ def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...
     if damaged and not fitting:
         raise damaged[0][1]
     return tuple(fitting), [
-        f"task {task_id} is left out, since its definition is damaged: {exc}" for task_id, exc in damaged
+        f"task {task_id} is omitted, because its definition is damaged: {exc}" for task_id, exc in damaged
     ]

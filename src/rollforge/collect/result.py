@@ -211,8 +211,9 @@ def _joined_label(
     if not joined.others:
         return joined.frame, ()
     return joined.frame, (
-        f"The models have different labels: the joined result is judged by the label of {labels[0].model!r}, which "
-        f"{', '.join(map(repr, joined.others))} {'does' if len(joined.others) == 1 else 'do'} not share.",
+        "The models have different labels: the joined result is evaluated by the label of "
+        f"{labels[0].model!r}, which {', '.join(map(repr, joined.others))} "
+        f"{'does' if len(joined.others) == 1 else 'do'} not share.",
     )
 
 
@@ -227,8 +228,8 @@ def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...
     if not other:
         return ()
     return (
-        f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} holds now. "
-        "'rollforge pool -t EXPERIMENT reset-status waiting' has all of them trained again.",
+        f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} "
+        "holds now. 'rollforge pool -t EXPERIMENT reset-status waiting' makes all of them train again.",
     )
 
 

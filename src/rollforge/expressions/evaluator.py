@@ -98,7 +98,7 @@ class EvaluationPlan:
             elif isinstance(tree, Call):
                 step = self._call(tree)
             elif isinstance(tree, Text):
-                raise DataError(f"{tree} is no series.")
+                raise DataError(f"{tree} is not a series.")
             else:
                 step = _Step(tree, None, (), frozenset([tree.name] if isinstance(tree, Field) else []))
             self._steps.append(step)
@@ -182,8 +182,8 @@ class EvaluationPlan:
                     values[done] = step.operator.compute(known[step.sources], *arguments)
                     if np.shape(values[done]) != shape:
                         raise DataError(
-                            f"{step.operator.name} must return an array of shape {shape}, "
-                            f"it returned {np.shape(values[done])}."
+                            f"{step.operator.name} must return an array of shape {shape}, but returned "
+                            f"{np.shape(values[done])}."
                         )
                 done += 1
                 for unneeded in step.frees:

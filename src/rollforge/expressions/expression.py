@@ -116,15 +116,15 @@ class _Parser:
         if self.token.kind != "end":
             raise self.stray()
         if isinstance(tree, (Number, Text)):
-            raise self.fail(f"{tree} is no series: name a field, such as $close", self.tokens[0])
+            raise self.fail(f"{tree} is not a series: use a field such as $close", self.tokens[0])
         return tree
 
     def stray(self) -> ExpressionError:
         if self.token.text in ("@", "?"):
             return self.fail(f"{self.token.text!r} (data of another frequency) is not supported")
         if self.token.text == "^":
-            return self.fail("'^' is not part of the language; powers are written with '**'")
-        return self.fail(f"{self.token.text!r} does not belong here")
+            return self.fail("'^' is not an operator; powers are written with '**'")
+        return self.fail(f"{self.token.text!r} is not allowed here")
 
     def make(self, name: str, token: _Token, *args: Expression) -> Call:
         """Return a call of the operator after checking its arguments; errors point at `token`."""
@@ -133,7 +133,7 @@ class _Parser:
             raise self.fail(problem, token)
         made = call(name, *args)
         if made.depth > _DEEPEST:
-            raise self.fail(f"the expression nests deeper than {_DEEPEST} operators", token)
+            raise self.fail(f"the expression is nested deeper than {_DEEPEST} operators", token)
         return made
 
     def comparison(self) -> Expression:
@@ -143,7 +143,7 @@ class _Parser:
             self.at += 1
             left = self.make(_COMPARE[token.text], token, left, self.binary(0))
             if self.token.kind == "symbol" and self.token.text in _COMPARE:
-                raise self.fail("comparisons do not chain; put each in parentheses and join them with '&'")
+                raise self.fail("comparisons cannot be chained; put each in parentheses and combine them with '&'")
         return left
 
     def binary(self, least: int) -> Expression:
@@ -171,7 +171,7 @@ class _Parser:
         except OverflowError:
             raise self.fail("the number is too large", token) from None
         if not finite:
-            raise self.fail("the result is no finite number", token)
+            raise self.fail("the result is not a finite number", token)
         return Number(value if isinstance(value, float) or abs(value) < 10**18 else float(value))
 
     def unary(self) -> Expression:
@@ -196,7 +196,7 @@ class _Parser:
             return self.number(token)
         if token.kind == "field":
             if token.text.startswith("$$"):
-                raise self.fail("fields as of a point in time ('$$…') are not supported", token)
+                raise self.fail("point-in-time fields ('$$…') are not supported", token)
             return Field(token.text[1:].lower())
         if token.kind == "text":
             return Text(_ESCAPE.sub(self.unescaped, token.text[1:-1]))
@@ -208,7 +208,7 @@ class _Parser:
             return tree
         if token.text == "@":
             raise self.fail("'@' (data of another frequency) is not supported", token)
-        found = f"{token.text!r} cannot stand here" if token.text else "the expression ends too early"
+        found = f"{token.text!r} is not allowed here" if token.text else "the expression is incomplete"
         raise self.fail(found, token)
 
     def unescaped(self, found: re.Match[str]) -> str:
@@ -217,7 +217,7 @@ class _Parser:
         if len(what) == 1:
             return _ESCAPES.get(what, found[0])
         if int(what[1:], 16) > 0x10FFFF:
-            raise self.fail(f"{found[0]} is no character", self.tokens[self.at - 1])
+            raise self.fail(f"{found[0]} is not a valid character", self.tokens[self.at - 1])
         return chr(int(what[1:], 16))
 
     def number(self, token: _Token) -> Number:
@@ -230,10 +230,10 @@ class _Parser:
 
     def operator(self, token: _Token) -> Expression:
         if not self.take("("):
-            raise self.fail(f"{token.text!r} is no value; fields are written ${token.text.lower()}", token)
+            raise self.fail(f"{token.text!r} is not a value; fields are written ${token.text.lower()}", token)
         # Check the name first, so that an error in an argument does not hide an unknown operator.
         if token.text in ("P", "PRef", "PFeature"):
-            raise self.fail(f"{token.text} reads fields as of a point in time, which is not supported", token)
+            raise self.fail(f"{token.text} reads point-in-time fields, which are not supported", token)
         if token.text not in ("Feature", "Rolling", "TResample") and not is_known(token.text):
             raise self.fail(f"unknown operator {token.text!r}.{nearest(token.text, operator_names())}", token)
         args: list[Expression] = []
@@ -276,7 +276,7 @@ class _Parser:
         for place, name in named:
             if place >= len(names) or name.text != names[place]:
                 expected = f", but {names[place]!r}" if place < len(names) else ""
-                raise self.fail(f"{token.text} has no argument {name.text!r} at this place{expected}", name)
+                raise self.fail(f"{token.text} has no argument {name.text!r} at this position{expected}", name)
         return args
 
     def bound(
@@ -293,7 +293,9 @@ class _Parser:
             bound.apply_defaults()
         for value in bound.args:
             if not isinstance(value, (Number, Text, Field, Call)) and type(value) not in (int, float, str):
-                raise self.fail(f"{token.text}: give the arguments by place; {value!r} cannot be written here", token)
+                raise self.fail(
+                    f"{token.text}: give the arguments by position; {value!r} cannot be given by name", token
+                )
         plain = {int: Number, float: Number, str: Text}
         return [plain[type(a)](a) if type(a) in plain else a for a in bound.args]
 
@@ -342,4 +344,4 @@ def _parsed(text: str, version: int) -> Expression:
     try:
         return _Parser(text).whole()
     except RecursionError:
-        raise ExpressionError("the expression nests too deep", text=text, position=0) from None
+        raise ExpressionError("the expression is nested too deeply", text=text, position=0) from None

@@ -236,7 +236,7 @@ def difference(x: Any, y: Any) -> Array:
 def conditions(name: str, function: Callable[..., Any]) -> Callable[..., Array]:
     def compute(s: Lifespans, *args: Array) -> Array:
         if any(a.dtype != np.bool_ for a in args):
-            raise DataError(f"{name} joins conditions such as $close > $open; it was given numbers.")
+            raise DataError(f"{name} combines conditions such as $close > $open, but was given numbers.")
         result: Array = function(*args)
         return result
 

@@ -53,7 +53,7 @@ def _cache_folder() -> str:
         if os.access(folder, os.W_OK) and _is_private(folder):
             return str(folder)
     except OSError as exc:
-        log.info("Compiled code is not kept: %s", exc)
+        log.info("Compiled code is not cached: %s", exc)
     own = tempfile.mkdtemp(prefix="rollforge-kernels-")
     atexit.register(_remove, own, os.getpid())
     return own

@@ -154,7 +154,7 @@ def is_known(name: str) -> bool:
                 made = locate(kind, module, noun="operator", where="operators")
             described = getattr(made, "as_operator", None)
             if described is None:
-                raise ConfigError(f"{kind!r} of {module} is no operator: derive it from a class of qlib.data.ops.")
+                raise ConfigError(f"{kind!r} of {module} is not an operator. Derive it from a class of qlib.data.ops.")
             add_operator(described())
     if name not in _TABLE:
         load_plugins(current_session())  # importing one may add operators
@@ -178,7 +178,7 @@ def _check_name(name: str) -> None:
     if not name.isidentifier():
         raise ConfigError(f"An operator needs a name such as Half, found {name!r}.")
     if name in _NAMES_TAKEN:
-        raise ConfigError(f"{name!r} is an operator of the language; give yours another name.")
+        raise ConfigError(f"{name!r} is a built-in operator. Give yours another name.")
 
 
 def register_operator(
@@ -231,9 +231,9 @@ def register_operator(
     """
     _check_name(name)
     if name in _TABLE and _home(_TABLE[name].compute) != _home(compute):
-        raise ConfigError(f"There is an operator {name!r} already.")
+        raise ConfigError(f"The operator {name!r} already exists.")
     if look not in _LOOKS:
-        raise ConfigError(f"look {look!r} is none of {', '.join(_LOOKS)}.{nearest(look, _LOOKS)}")
+        raise ConfigError(f"look must be one of {', '.join(_LOOKS)}, found {look!r}.{nearest(look, _LOOKS)}")
     unknown = sorted(set(arguments) - set("xcvnaqt"))
     if unknown or not set(arguments) & set("xv"):
         raise ConfigError(f"arguments {arguments!r} must be letters of 'xcvnaqt', with an x or a v among them.")
@@ -273,7 +273,7 @@ def unregister_operator(name: str) -> None:
         If it is built in or unknown.
     """
     if name in _BUILT_IN or name not in _TABLE:
-        raise ConfigError(f"{name!r} is no operator that was registered.")
+        raise ConfigError(f"{name!r} is not a registered operator.")
     del _TABLE[name]
     _count_change()
 
@@ -295,7 +295,7 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
     """Return what is wrong with a call of the operator `name`, or an empty string."""
     if name == "TResample":
         # pyqlib itself fails here: it computes on calendar positions, which pandas cannot resample.
-        return "TResample changes the days themselves, and daily data has one value a day; it is not supported"
+        return "TResample is not supported, because it changes the frequency and data are daily"
     known = _TABLE[name]
     if known.signature is not None:
         return _check_bound(name, known.signature, args)
@@ -304,26 +304,26 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
     for kind, arg in zip(known.arguments, args, strict=True):
         number = arg.value if isinstance(arg, Number) else None
         if kind in "xc" and not isinstance(arg, (Field, Call)):
-            return f"{name} works on an expression, found {arg}"
+            return f"{name} needs an expression, found {arg}"
         if kind == "c" and (isinstance(arg, Field) or (isinstance(arg, Call) and arg.name in _NUMBERS)):
-            return f"{name} joins conditions such as $close > $open (put each in parentheses), found {arg}"
+            return f"{name} combines conditions such as $close > $open (put each in parentheses), found {arg}"
         if kind == "v" and isinstance(arg, Text):
-            return f"{name} works on an expression or a number, found {arg}"
+            return f"{name} needs an expression or a number, found {arg}"
         if kind == "t" and not isinstance(arg, Text):
             return f"{name} needs a quoted instrument, found {arg}"
         if kind in "naq" and number is None:
             return f"{name} needs a plain number, found {arg}"
         if kind == "n" and isinstance(number, float):
             decay = f"; the exponential mean with that decay is EMA(…, {arg})" if 0 < number < 1 else ""
-            return f"{name} needs a whole number of days, found {arg}{decay}"
+            return f"{name} needs an integer number of days, found {arg}{decay}"
         if kind == "n" and known.look == "window" and number is not None and (number < 0 or 0 < number < known.least):
             return f"{name} needs a window of at least {known.least} days, found {arg}"
         if kind == "a" and number is not None and number < 0:
             return f"{name} needs a window of days or a decay between 0 and 1, found {arg}"
         if kind == "q" and number is not None and not 0 <= number <= 1:
-            return f"{name} needs a share between 0 and 1, found {arg}"
+            return f"{name} needs a fraction between 0 and 1, found {arg}"
     if known.arguments.startswith("vv") and all(isinstance(a, Number) for a in args[:2]):
-        return f"{name} of two numbers is no series"
+        return f"{name} of two numbers is not a series"
     return ""
 
 

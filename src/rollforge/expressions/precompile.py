@@ -42,7 +42,7 @@ def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
     if len(operators) < _WORTH_IT or available_cores() < 2 or mark.exists():
         yield
         return
-    log.info("kernels are compiled: once on this machine, some ten seconds")
+    log.info("compiling kernels, once on this machine; this takes about ten seconds")
     helper: subprocess.Popen[str] | None = None
     with contextlib.suppress(OSError):
         helper = subprocess.Popen(

@@ -244,7 +244,7 @@ class _AlphaHandler(DataHandlerLP):
 
     def get_feature_config(self) -> Fields:
         """Return the features: expressions and names."""
-        raise NotImplementedError(f"{type(self).__name__} must name its features.")
+        raise NotImplementedError(f"{type(self).__name__} must implement get_feature_config().")
 
     def get_label_config(self) -> Fields:
         """Return the label: the return from the close one day ahead to the close two days ahead."""

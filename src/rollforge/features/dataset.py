@@ -29,7 +29,7 @@ class Dataset(Serializable):
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
         """Return the data that a model is fitted on or predicts."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it prepares.")
+        raise NotImplementedError(f"{type(self).__name__} must implement prepare().")
 
 
 class DatasetH(Dataset):

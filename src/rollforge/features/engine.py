@@ -175,7 +175,7 @@ class FeaturePlan:
             for code in _named_codes(tree):
                 if not self.provider.has(code):
                     raise DataNotFound(
-                        f"There are no data of {code!r} in {self.provider.path}, which the expression {str(text)!r} names."
+                        f"{self.provider.path} has no data of {code!r}, which the expression {str(text)!r} uses."
                     )
 
     def _on(self, code: str, tree: Expression) -> OtherInstrument:
@@ -190,8 +190,8 @@ class FeaturePlan:
             exists &= one.apply(self.codes, self.dates, self._evaluate)
         if not exists.any():
             raise _NoRows(
-                f"The universe has no data between {self.dates[0]} and {self.dates[-1]}: "
-                f"{len(self.codes)} instruments, none of them there on those days."
+                f"The universe has no data between {self.dates[0]} and {self.dates[-1]}: {len(self.codes)} "
+                "instruments, all without data on those days."
             )
         return exists
 
@@ -235,7 +235,7 @@ class FeaturePlan:
         """
         places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
         if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
-            raise ValueError(f"outs need {len(self)} rows and {len(self.trees)} columns together.")
+            raise ValueError(f"outs must have {len(self)} rows and {len(self.trees)} columns in total.")
         widths = [out.shape[1] for out in places]
         group, size = self._sizes(threads, memory)
         operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
@@ -501,7 +501,7 @@ def features(
     import pandas as pd
 
     if isinstance(fields, str) or not len(fields):
-        raise DataError(f"fields must be a list of expressions, such as ['$close'], found {fields!r}.")
+        raise DataError(f"fields must be a list of expressions such as ['$close'], found {fields!r}.")
     session = session or current_session()
     plan = FeaturePlan(session_provider(session), instruments, fields, start_time, end_time, freq, by_instrument=True)
     out = np.empty((len(plan), len(plan.trees)), np.float32)

@@ -205,7 +205,7 @@ class DataHandler(DataHandlerABC):
             day, edge = read_day(value, name), calendar[-1] if sign > 0 else calendar[0]
             if (day - edge) / np.timedelta64(1, "D") * sign > 0:
                 raise DataError(
-                    f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
+                    f"The handler's {name} {day} leaves no data: the calendar covers {calendar[0]} to {calendar[-1]}."
                 )
 
     def _bounds(self, selector: Any) -> tuple[Any, Any]:
@@ -436,8 +436,8 @@ class DataHandler(DataHandlerABC):
                 continue
             if cause is not None:
                 why = self.explain_missing(cause, selector, data_key)
-                return f"{name} drops every row, because none has a finite value of {cause!r}. {why}".rstrip()
-            hint = ": it compares the instruments of a day, and each day has only one" if across else ""
+                return f"{name} drops all rows, because no row has a finite value of {cause!r}. {why}".rstrip()
+            hint = ": it compares the instruments of each day, but each day has only one" if across else ""
             return f"{name} leaves no {what} there{hint}."
         return ""
 
@@ -484,7 +484,9 @@ class DataHandlerLP(DataHandler):
         self.learn_processors = self._processors("learn_processors", learn_processors)
         for processor in (*self.shared_processors, *self.infer_processors):
             if not processor.is_for_infer():
-                raise ConfigError(f"{type(processor).__name__} is for learning only: at inference no label is known.")
+                raise ConfigError(
+                    f"{type(processor).__name__} can only be used for learning, because labels are unknown at inference."
+                )
         super().__init__(instruments, start_time, end_time, data_loader, **kwargs)
 
     @staticmethod

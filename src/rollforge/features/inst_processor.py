@@ -75,5 +75,5 @@ def process_instruments(frame: pd.DataFrame, processors: Sequence[object]) -> pd
     joined = pd.concat(kept, names=["instrument", "datetime"])
     lost = [name for name in plain if name not in joined.columns]
     if lost:
-        raise DataError(f"inst_processors lose the column {lost[0]!r}: {names}.")
+        raise DataError(f"inst_processors removed the column {lost[0]!r}: {names}.")
     return joined.loc[:, plain].set_axis(fields, axis=1)

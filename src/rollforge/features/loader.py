@@ -52,7 +52,7 @@ class DataLoader:
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return a frame with rows (datetime, instrument) and columns (group, name)."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it loads.")
+        raise NotImplementedError(f"{type(self).__name__} must implement load().")
 
     def definition(self) -> Any:
         """Return what the result depends on besides universe, days and data folder, as plain data; None if unknown."""
@@ -122,7 +122,7 @@ class DLWParser(DataLoader):
         gp_name: str | None = None,
     ) -> pd.DataFrame:
         """Return the columns of one group, named `names`."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it loads a group.")
+        raise NotImplementedError(f"{type(self).__name__} must implement load_group_df().")
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Return the columns of all groups side by side."""
@@ -182,7 +182,7 @@ class QlibDataLoader(DLWParser):
             lacking = [g for g in self.groups if g not in freq]
             if lacking or len(set(freq.values())) != 1:
                 raise ConfigError(
-                    f"freq must name one and the same calendar for each group of columns, found {dict(freq)!r}.",
+                    f"freq must be the same for all groups of columns, found {dict(freq)!r}.",
                     path="data_loader.freq",
                 )
             freq = next(iter(freq.values()))
@@ -212,7 +212,7 @@ class QlibDataLoader(DLWParser):
         if isinstance(instruments, Mapping) and "market" in instruments:
             return {**instruments, "filter_pipe": [*(instruments.get("filter_pipe") or []), *self.filter_pipe]}
         if not isinstance(instruments, str):
-            log.warning("the filter_pipe is for a universe that is named; the listed instruments are not filtered")
+            log.warning("filter_pipe applies only to named universes; the listed instruments are not filtered")
             return instruments
         return {"market": instruments, "filter_pipe": self.filter_pipe}
 
@@ -373,7 +373,7 @@ def _read_frame(source: Any) -> pd.DataFrame:
         return source  # type: ignore[no-any-return]  # anything else is rejected later, with the loader's name
     path = read_path(str(source).strip())
     if not os.path.exists(path):
-        raise DataNotFound(f"There is no file {str(path)!r} to load data from.")
+        raise DataNotFound(f"The file {str(path)!r}, from which data should be loaded, does not exist.")
     check_file(path, error=DataError)
     kind = path.suffix.lower()
     if kind == ".csv":
@@ -385,7 +385,7 @@ def _read_frame(source: Any) -> pd.DataFrame:
     if kind in (".pkl", ".pickle"):
         return safe_pickle.load(path)  # type: ignore[no-any-return]
     if kind in (".h5", ".hdf", ".hdf5"):
-        raise DataError(f"{path}: HDF5 is not read; write the frame as Parquet: frame.to_parquet(...).")
+        raise DataError(f"{path}: HDF5 is not supported. Save the frame as Parquet: frame.to_parquet(...).")
     with reading(path, "Parquet"):
         check_parquet(path, error=DataError)
         return pd.read_parquet(path)
@@ -549,7 +549,7 @@ class DataLoaderDH(DataLoader):
         where = f"data_loader.kwargs.handler_config{group and '.'}{group}"
         made = build(config, kind=HANDLER, default_module="rollforge.features.alpha", where=where)
         if not hasattr(made, "fetch"):
-            raise BuildError(f"a {type(made).__name__} is no handler: it has no fetch().", path=where)
+            raise BuildError(f"a {type(made).__name__} is not a handler: it has no fetch().", path=where)
         return made
 
     def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
@@ -562,7 +562,7 @@ class DataLoaderDH(DataLoader):
         """
         if instruments is not None:
             raise ConfigError(
-                f"DataLoaderDH takes the universe of its handlers, so instruments must be None, found {instruments!r}.",
+                f"DataLoaderDH uses the universe of its handlers, so instruments must be None, found {instruments!r}.",
                 path="handler.kwargs.instruments",
             )
         days = slice(start_time, end_time)

@@ -188,7 +188,7 @@ class Panel:
                 return None
             for name, noted in meta["files"].items():
                 if not _whole(folder / name, noted):
-                    log.warning("panel %s: %s is damaged; it is built again", folder.name, name)
+                    log.warning("panel %s: %s is damaged; it is rebuilt", folder.name, name)
                     return None
             with contextlib.suppress(OSError):  # a read-only cache is checked each time
                 (folder / _checked()).touch()

@@ -76,15 +76,15 @@ class PanelCache:
 
     def _unwritable(self, exc: OSError) -> DataError:
         return DataError(
-            f"The panel cache {self.root} cannot be written: {exc.strerror or exc}. "
-            "Name another folder by ROLLFORGE_CACHE or 'rollforge: {cache: FOLDER}'."
+            f"The panel cache {self.root} cannot be written: {exc.strerror or exc}. Choose another folder "
+            "with ROLLFORGE_CACHE or 'rollforge: {cache: FOLDER}'."
         )
 
     def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
         for left in self.root.glob(f".{place.name}-*"):  # left by a killed process: we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
-        log.info("panel %s is computed, once for these data and this definition", place.name[:12])
+        log.info("computing panel %s, once for these data and this definition", place.name[:12])
         began = time.perf_counter()
         try:
             build(draft).save(draft)
@@ -97,7 +97,7 @@ class PanelCache:
         self._shrink(keep=place.name)
         panel = Panel.load(place)
         if panel is None:
-            raise DataError(f"The panel {place} cannot be read back after it was written; is the disk full?")
+            raise DataError(f"The panel {place} cannot be read after it was written. Check that the disk is not full.")
         columns = sum(len(g.names) for g in panel.groups.values())
         seconds = time.perf_counter() - began
         log.info("panel %s: %d rows of %d columns in %.1f s", place.name[:12], len(panel.row_code), columns, seconds)

@@ -39,7 +39,7 @@ def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Ind
     missing = [g for g in groups if g not in df.columns.get_level_values(0)]
     if missing:
         known = ", ".join(map(str, df.columns.get_level_values(0).unique()))
-        raise DataError(f"fields_group {missing[0]!r} is no group of this handler's columns. Known: {known}.")
+        raise DataError(f"fields_group {missing[0]!r} is not a group of this handler's columns. Known groups: {known}.")
     return df.columns[df.columns.get_level_values(0).isin(groups)]
 
 
@@ -60,7 +60,7 @@ class Processor(Serializable):
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return the processed frame; `df` may be modified in place."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it does.")
+        raise NotImplementedError(f"{type(self).__name__} must implement __call__().")
 
     def apply(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return the processed frame without modifying `df`."""
@@ -321,7 +321,8 @@ class _Fitted(_Columns):
         super().__init__(fields_group)
         if fit_start_time is None or fit_end_time is None:
             raise ConfigError(
-                f"{type(self).__name__} needs fit_start_time and fit_end_time: without them it would learn from the test."
+                f"{type(self).__name__} needs fit_start_time and fit_end_time. Without them it would learn from "
+                "the test segment."
             )
         for name, value in (("fit_start_time", fit_start_time), ("fit_end_time", fit_end_time)):
             read_day(value, name)  # report a mistake now, not when the model is trained
@@ -348,8 +349,8 @@ class _Fitted(_Columns):
         inside = df[(days >= start) & (days <= end)]
         if inside.empty:
             raise DataError(
-                f"{type(self).__name__} has nothing to learn from: no rows from {start.date()} to {end.date()}; "
-                f"the data run from {days.min().date()} to {days.max().date()}."
+                f"{type(self).__name__} cannot learn, because there are no rows from {start.date()} to "
+                f"{end.date()}; the data run from {days.min().date()} to {days.max().date()}."
             )
         with np.errstate(all="ignore"):
             self.shift, self.scale = self.learn(inside[get_group_columns(inside, self.fields_group)].to_numpy())
@@ -474,7 +475,7 @@ class CSZScoreNorm(_OfDay):
     ) -> None:
         super().__init__(fields_group)
         if method not in ("zscore", "robust"):
-            raise ConfigError(f"CSZScoreNorm's method is 'zscore' or 'robust', found {method!r}.")
+            raise ConfigError(f"CSZScoreNorm's method must be 'zscore' or 'robust', found {method!r}.")
         self.method = method
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
@@ -539,7 +540,7 @@ class TimeRangeFlt(InstProcessor):
         """Return both days aligned to the calendar of the session's data folder."""
         folder = current_session().provider_uri
         if folder is None:
-            raise DataNotFound("No data folder is named. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
+            raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
         calendar = pd.DatetimeIndex(open_provider(folder).calendar(self.freq))
         first, stop = calendar.slice_locs(self.start_time, self.end_time)
         if first >= stop:

@@ -69,7 +69,7 @@ class RowFile:
                 except (AttributeError, OSError):  # not supported on this system or between these files
                     copied = os.pwrite(self._handle.fileno(), os.pread(other.fileno(), min(left, 2**22), source), place)
                 if not copied:
-                    raise OSError(errno.EIO, "the file has lost its end", str(values.filename))
+                    raise OSError(errno.EIO, "the file is truncated", str(values.filename))
                 left, source, place = left - copied, source + copied, place + copied
 
     def finished(self) -> NDArray[np.float32]:

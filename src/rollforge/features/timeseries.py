@@ -153,7 +153,7 @@ class TSDataSampler:
             return self._window(*self._place(*idx))
         if isinstance(idx, (int, np.integer)):
             if not -len(self) <= idx < len(self):
-                raise IndexError(f"There are {len(self)} samples, none at {idx}.")
+                raise IndexError(f"There are {len(self)} samples, but none at {idx}.")
             return self._window(*self.idx_map[int(idx)].tolist())
         return self._windows(self.idx_map[idx if isinstance(idx, slice) else np.asarray(idx, dtype=np.int64)])
 
@@ -192,11 +192,11 @@ class TSDataSampler:
 def _by_instrument(data: pd.DataFrame) -> pd.DataFrame:
     """Return the rows sorted by (instrument, datetime)."""
     if set(data.index.names) != {"datetime", "instrument"}:
-        raise DataError(f"The data need the index levels datetime and instrument; they have {list(data.index.names)}.")
+        raise DataError(f"The data must have the index levels datetime and instrument, found {list(data.index.names)}.")
     frame = data.swaplevel() if data.index.names[0] == "datetime" else data
     frame = frame if frame.index.is_monotonic_increasing else frame.sort_index()
     if not frame.index.is_unique:
-        raise DataError("The data hold a row more than once.")
+        raise DataError("The data contain a row more than once.")
     return frame
 
 
@@ -264,7 +264,9 @@ class TSDatasetH(DatasetH):
         dtype = kwargs.pop("dtype", None)
         column = kwargs.pop("flt_col", None) or self.flt_col
         if not isinstance(slc, slice):
-            raise ConfigError(f"Samples of several days are those of a range of days; found {slc!r}.", path="segments")
+            raise ConfigError(
+                f"Samples that span several days must be selected by a range of days, found {slc!r}.", path="segments"
+            )
         wider = slice(self._back(slc.start), slc.stop)
         data = self.handler.fetch(wider, **kwargs)
         chosen = None if column is None else self.handler.fetch(wider, **{**kwargs, "col_set": column})

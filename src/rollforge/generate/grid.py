@@ -87,7 +87,7 @@ def _named_values(path: str, listed: object) -> list[tuple[str, Any]]:
     elif isinstance(listed, (list, tuple)):
         pairs = [("", value) for value in listed]
     else:
-        raise ConfigError("needs a list of values, or a mapping from names to values.", path=where)
+        raise ConfigError("needs a list of values or a mapping of names to values.", path=where)
     if not pairs:
         raise ConfigError("needs at least one value.", path=where)
     twice = [i for i, count in Counter(digest({"value": v}) for _, v in pairs).items() if count > 1]
@@ -107,13 +107,13 @@ def _put(task: dict[str, Any], path: str, value: object) -> None:
             node = node[part]
         else:
             options = list(node) if isinstance(node, dict) else []
-            raise ConfigError(f"leads nowhere: there is no {part!r}.{nearest(part, options)}", path=f"grid.{path}")
+            raise ConfigError(f"does not exist: there is no {part!r}.{nearest(part, options)}", path=f"grid.{path}")
     if isinstance(node, dict):
         node[last] = value
     elif isinstance(node, list) and _is_place(last, node):
         node[int(last)] = value
     else:
-        raise ConfigError(f"leads nowhere: {last!r} is no place in {_what(node)}.", path=f"grid.{path}")
+        raise ConfigError(f"leads nowhere: {last!r} is not a key of {_what(node)}.", path=f"grid.{path}")
 
 
 def _is_place(part: str, listed: list[Any]) -> bool:

@@ -156,7 +156,7 @@ def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_d
             texts += label_texts
             texts += [_leak_text(leak) for leak in _leaks(sequence, places, ahead or 0)]
         except RollforgeError as exc:
-            log.debug("a task is not looked at: %s", exc)
+            log.debug("a task was not checked: %s", exc)
         found.append(texts)
     return _counted(found)
 
@@ -174,10 +174,10 @@ def _shared_days(places: _Places) -> list[str]:
     texts = []
     other = [name for name in places if name != "train" and "train" in name.lower()]
     for later, earlier, why in (
-        ("test", "train", "the model is tested on what it was fitted to"),
-        *(("test", name, "the model is tested on what it was fitted to before") for name in other),
-        ("test", "valid", "the model is tested on what its fitting was stopped by"),
-        ("valid", "train", "fitting is stopped by what the model was fitted to"),
+        ("test", "train", "the model is tested on days to which it was fitted"),
+        *(("test", name, "the model is tested on days to which it was fitted before") for name in other),
+        ("test", "valid", "the model is tested on days that determined when its fitting stopped"),
+        ("valid", "train", "the days that stop the fitting are days to which the model is fitted"),
     ):
         if later in places and earlier in places:
             (first, stop), (other_first, other_stop) = places[later], places[earlier]
@@ -197,7 +197,9 @@ def _fit_beyond(handler: Mapping[str, object], places: _Places, calendar: Days) 
     start, last = calendar[places["test"][0]], bounds("fit", (None, end))[1]
     if last is None or last < start:
         return []
-    return [f"processors learn until {last}, but 'test' starts on {start}: move fit_end_time before it."]
+    return [
+        f"processors learn until {last}, but the test segment starts on {start}. Set fit_end_time to an earlier day."
+    ]
 
 
 def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
@@ -206,12 +208,12 @@ def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
     for label in task_labels(task):
         if label.days is None and declared is None:
             texts.append(
-                f"over how many days the label {label.expression} runs cannot be read from it, so its returns are not "
-                "annualised. Declare it: label_days in the workflow or the handler."
+                f"the number of days that the label {label.expression} spans cannot be determined, so its "
+                "returns are not annualised. Set label_days in the workflow or the handler."
             )
         elif declared is not None and label.days is not None and declared != label.days:
             texts.append(
-                f"label_days is {declared}, but the label {label.expression} runs over {label.days} days: "
+                f"label_days is {declared}, but the label {label.expression} spans {label.days} days, so "
                 f"{label.days} is used."
             )
     return texts

@@ -35,7 +35,7 @@ def check_name(name: object, path: str = "") -> str:
     text = str(name).strip() if isinstance(name, (str, int, float)) and not isinstance(name, bool) else ""
     if not text or len(text) > MAX_NAME or not text.isprintable():
         raise ConfigError(
-            f"{name!r:.100} cannot be the name of a model. Write 1 to {MAX_NAME} printable characters.", path=path
+            f"{name!r:.100} cannot be the name of a model. Use 1 to {MAX_NAME} printable characters.", path=path
         )
     return text
 

@@ -30,7 +30,7 @@ def session_provider(session: Session | None = None) -> Provider:
     """
     session = session or current_session()
     if session.provider_uri is None:
-        raise DataNotFound("No data folder is named. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
+        raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
     return open_provider(session.provider_uri)
 
 

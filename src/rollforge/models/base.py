@@ -27,7 +27,7 @@ class Model(BaseModel):
 
     def fit(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
         """Fit the model."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it is fitted.")
+        raise NotImplementedError(f"{type(self).__name__} must implement fit().")
 
     @abc.abstractmethod
     def predict(self, dataset: Any, segment: str | slice = "test") -> Any:

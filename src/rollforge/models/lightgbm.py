@@ -66,7 +66,7 @@ class LGBModel(ModelFT):
         self, loss: str = "mse", early_stopping_rounds: int = 50, num_boost_round: int = 1000, **kwargs: Any
     ) -> None:
         if loss not in ("mse", "binary"):
-            raise ModelError(f"LGBModel's loss is 'mse' or 'binary', found {loss!r}.")
+            raise ModelError(f"LGBModel's loss must be 'mse' or 'binary', found {loss!r}.")
         self.params: dict[str, Any] = {"objective": loss, "verbosity": -1, **kwargs}
         self.early_stopping_rounds = early_stopping_rounds
         self.num_boost_round = num_boost_round

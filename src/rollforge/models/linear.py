@@ -48,9 +48,9 @@ class LinearModel(Model):
         if estimator not in known:
             raise ModelError(f"unknown estimator {estimator!r}.{nearest(estimator, known)} Known: {', '.join(known)}.")
         if alpha != 0 and estimator not in (self.RIDGE, self.LASSO):
-            raise ModelError(f"alpha is for ridge and lasso; {estimator} has no penalty.")
+            raise ModelError(f"alpha applies only to ridge and lasso; {estimator} has no penalty.")
         if estimator == self.NNLS and fit_intercept:
-            raise ModelError("nnls has no intercept here; leave fit_intercept out.")
+            raise ModelError("nnls does not support an intercept. Omit fit_intercept.")
         self.estimator = estimator
         self.alpha = alpha
         self.fit_intercept = fit_intercept
@@ -75,7 +75,7 @@ class LinearModel(Model):
         began = time.perf_counter()
         solved = self._solve(parts) if self.estimator in (self.OLS, self.RIDGE) else self._solve_by_library(parts)
         if not solved:
-            raise ModelError(f"{model} has no row to learn from: {_why_no_row(dataset, names, samples)}")
+            raise ModelError(f"{model} has no rows to learn from: {_why_no_row(dataset, names, samples)}")
         self.fit_seconds = time.perf_counter() - began
 
     def _solve(self, parts: list[tuple[Any, Any, Any]]) -> bool:
@@ -114,7 +114,7 @@ class LinearModel(Model):
             from scipy.optimize import nnls
 
             if weights is not None:
-                raise ModelError("nnls takes no weights; leave the reweighter out.")
+                raise ModelError("nnls does not support weights. Omit the reweighter.")
             self.coef_, self.intercept_ = nnls(x, y)[0], 0.0
             return True
         try:
@@ -144,7 +144,7 @@ def _why_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) 
             named = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
             reason = why_missing(dataset, segment, "feature", DataHandlerLP.DK_L, empty[0])
             return f"every row of the {segment!r} segment lacks {named}. {reason}"
-    return "every row with a weight lacks some feature. A processor such as Fillna fills what is missing."
+    return "every row with a weight lacks a feature. A processor such as Fillna fills missing values."
 
 
 def _blocks(parts: list[tuple[Any, Any, Any]]) -> Any:

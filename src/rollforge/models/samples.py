@@ -96,9 +96,9 @@ def training_samples(
     frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=data_key)
     if not isinstance(frame.columns, pd.MultiIndex) or not {"feature", "label"} <= set(frame.columns.levels[0]):
         raise ModelError(
-            f"{model} learns from the groups of columns 'feature' and 'label', and the dataset gives: "
-            f"{', '.join(map(str, list(frame.columns)[:5]))}. Put the columns in groups: pd.concat({{'feature': …, "
-            "'label': …}, axis=1), or the loader's config: {feature: …, label: …}."
+            f"{model} learns from the groups of columns 'feature' and 'label', but the dataset has: "
+            f"{', '.join(map(str, list(frame.columns)[:5]))}. Put the columns in groups: "
+            "pd.concat({'feature': …, 'label': …}, axis=1), or the loader's config: {feature: …, label: …}."
         )
     label = _labels(frame["label"], model, several_labels)
     known = np.logical_and.reduce(np.isfinite(label.reshape(len(label), -1)), axis=1)
@@ -115,7 +115,7 @@ def training_samples(
         features = _framed(_matrix(features)[known], features.index[known], features.columns)
     if len(label) > 1 and (label == label[0]).all():
         log.warning(
-            "%s: every label of the %r segment is %g, so there is nothing to tell rows apart by",
+            "%s: every label of the %r segment is %g, so the model cannot distinguish rows",
             model, segment, label.ravel()[0],
         )  # fmt: skip
     features = _features(features, dataset, segment, model, data_key)
@@ -175,8 +175,8 @@ def _text_column(frame: pd.DataFrame) -> str:
         column = frame.iloc[:, place]
         bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
         if len(bad):
-            return f"the column {str(name)!r} holds {bad.iloc[0]!r}"
-    return "a column holds something else"
+            return f"the column {str(name)!r} contains {bad.iloc[0]!r}"
+    return "a column contains other values"
 
 
 def _framed(values: NDArray[Any], index: pd.Index, columns: pd.Index) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def _labels(frame: pd.DataFrame, model: str, several: bool) -> NDArray[np.float3
     values = _matrix(frame)
     if values.shape[1] != 1 and not several:
         raise ModelError(
-            f"{model} takes one label, the dataset has {values.shape[1]}: {', '.join(map(str, frame.columns))}."
+            f"{model} accepts one label, but the dataset has {values.shape[1]}: {', '.join(map(str, frame.columns))}."
         )
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are counted as such
         label: NDArray[np.float32] = np.ascontiguousarray(values if several else values[:, 0], np.float32)
@@ -212,8 +212,8 @@ def _report_unlabelled(
     rows, bad = int((~known).sum()), int(infinite.sum())
     first = int(np.argmax(infinite if bad else ~known))
     log.warning(
-        "%s: %d of the %d rows of the %r segment have no finite label and are left out: %d missing, %d infinite; "
-        "the first %s one is %s",
+        "%s: %d of the %d rows of the %r segment have no finite label and are excluded: %d missing, %d "
+"infinite; the first %s one is %s",
         model, rows, len(known), segment, rows - bad, bad, "infinite" if bad else "missing", _at(frame, first),
     )  # fmt: skip
 
@@ -245,7 +245,7 @@ def _features(frame: pd.DataFrame, dataset: object, segment: object, model: str,
         columns = np.flatnonzero(where.any(axis=0))
         named = ", ".join(repr(str(frame.columns[c])) for c in columns[:5]) + (", …" if len(columns) > 5 else "")
         log.warning(
-            "%s: infinite features count as missing: %s in %s (%s), the first of %s",
+            "%s: infinite features are treated as missing: %s in %s (%s), the first of %s",
             model, counted(int(where.sum()), "value"), counted(len(columns), "column"), named,
             _at(frame, int(np.argmax(where.any(axis=1)))),
         )  # fmt: skip
@@ -287,11 +287,10 @@ def _weights(
     if bad.any():
         row = int(np.argmax(bad))
         raise ModelError(
-            f"{name} gives {counted(int(bad.sum()), 'weight')} that {model} cannot use in the {segment!r} segment, the "
-            f"first is {weight[row]:g} for {_at(frame, row)}. A weight is a finite number, 0 or more."
+            f"{name} gives {counted(int(bad.sum()), 'weight')} that {model} cannot use in the {segment!r} "
+            f"segment. The first is {weight[row]:g} for {_at(frame, row)}. A weight must be finite and not "
+            "negative."
         )
     if not weight.any():
-        raise ModelError(
-            f"{name} gives every row of the {segment!r} segment the weight 0; {model} would learn nothing."
-        )
+        raise ModelError(f"{name} gives every row of the {segment!r} segment the weight 0, so {model} cannot learn.")
     return weight

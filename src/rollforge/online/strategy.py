@@ -50,7 +50,7 @@ class OnlineStrategy:
 
     def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """Return the new tasks to train at `cur_time`; None means the last day of the calendar."""
-        raise NotImplementedError(f"{type(self).__name__} must say which tasks come next.")
+        raise NotImplementedError(f"{type(self).__name__} must implement prepare_tasks().")
 
     def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
         """Put the trained models online, if there are any, and return the models that are online afterwards."""
@@ -61,11 +61,11 @@ class OnlineStrategy:
 
     def first_tasks(self) -> list[dict[str, Any]]:
         """Return the tasks of the first training."""
-        raise NotImplementedError(f"{type(self).__name__} must say which tasks come first.")
+        raise NotImplementedError(f"{type(self).__name__} must implement first_tasks().")
 
     def get_collector(self, **kwargs: Any) -> Collector:
         """Return the collector of this strategy's results."""
-        raise NotImplementedError(f"{type(self).__name__} must say how its results are collected.")
+        raise NotImplementedError(f"{type(self).__name__} must implement get_collector().")
 
 
 def _model_and_test(recorder: Recorder) -> tuple[Any, Any]:
@@ -143,7 +143,7 @@ class RollingStrategy(OnlineStrategy):
         """Return the windows that follow the latest online ones and begin before `cur_time`."""
         latest, test = self._latest(self.tool.online_models())
         if test is None:
-            log.warning("strategy %s has no online model yet, so no task follows", self.name_id)
+            log.warning("strategy %s has no online model yet, so there are no further tasks", self.name_id)
             return []
         until = _last_day(cur_time)
         return [t for recorder in latest for t in self.rg.gen_following_tasks(self._task_of(recorder), until)]

@@ -51,11 +51,11 @@ class OnlineTool:
 
     def online_models(self) -> list[Any]:
         """Return the models that are online."""
-        raise NotImplementedError(f"{type(self).__name__} must say which models are online.")
+        raise NotImplementedError(f"{type(self).__name__} must implement online_models().")
 
     def update_online_pred(self, to_date: Any = None) -> None:
         """Update the predictions of the online models to a day; None means the last day of the calendar."""
-        raise NotImplementedError(f"{type(self).__name__} must say how predictions are updated.")
+        raise NotImplementedError(f"{type(self).__name__} must implement update_online_pred().")
 
 
 class OnlineToolR(OnlineTool):
@@ -78,7 +78,9 @@ class OnlineToolR(OnlineTool):
     def _recorders(self, exp_name: str | None, tags: dict[str, str] | None = None) -> list[Recorder]:
         name = exp_name or self.default_exp_name
         if name is None:
-            raise ConfigError("OnlineToolR needs an experiment: give it a default_exp_name, or the method an exp_name.")
+            raise ConfigError(
+                "OnlineToolR needs an experiment. Give default_exp_name to the tool, or exp_name to the method."
+            )
         experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=name)
         return list(experiment.list_recorders(tags=tags).values())
 

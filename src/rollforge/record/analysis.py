@@ -49,7 +49,7 @@ def _one_column(value: object, what: str, date_col: str) -> pd.Series:
     rows = day_rows(value, what)
     if isinstance(rows, pd.DataFrame):
         if rows.shape[1] != 1:
-            raise DataError(f"{what} must be one column, found {list(rows.columns)}. Pick one of them.")
+            raise DataError(f"{what} must be one column, found {list(rows.columns)}. Select one of them.")
         rows = rows.iloc[:, 0]
     column: pd.Series = rows if date_col == DATE else rows.rename_axis(index={DATE: date_col})
     return column
@@ -330,7 +330,7 @@ def quantile_returns(pred: object, label: object, n: int = 5, date_col: str = "d
         If an index lacks the days or contains a row twice.
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ConfigError(f"must be a whole number from 1 on, found {n!r}.", path="n")
+        raise ConfigError(f"must be a positive integer, found {n!r}.", path="n")
     both = _complete(pred, label, date_col)
     days = _Days(both, date_col)
     scores, truth = days.rows(both["pred"]), days.rows(both["label"])
@@ -353,7 +353,9 @@ def _periods(freq: str) -> float:
     found = re.fullmatch(r"(\d*)([a-z]+)", str(freq).strip().lower())
     if found is None or found[2] not in _FREQUENCIES or found[1] == "0":
         hint = nearest(found[2] if found else str(freq), _FREQUENCIES)
-        raise ConfigError(f"must be such as day, 1day, week, month or 30min, found {freq!r}.{hint}", path="freq")
+        raise ConfigError(
+            f"must be a frequency such as day, 1day, week, month or 30min, found {freq!r}.{hint}", path="freq"
+        )
     return _PERIODS[_FREQUENCIES[found[2]]] / int(found[1] or 1)
 
 
@@ -361,7 +363,7 @@ def _returns(r: object) -> Floats:
     """Return the non-missing returns as an array."""
     if isinstance(r, pd.DataFrame):
         if r.shape[1] != 1:
-            raise DataError(f"The returns must be one column, found {list(r.columns)}. Pick one of them.")
+            raise DataError(f"The returns must be one column, found {list(r.columns)}. Select one of them.")
         r = r.iloc[:, 0]
     try:
         values = np.asarray(pd.Series(r).dropna(), np.float64)
@@ -369,7 +371,7 @@ def _returns(r: object) -> Floats:
         raise DataError(f"The returns must be numbers: {error}") from None
     infinite = np.isinf(values)
     if infinite.any():
-        log.warning("%d of %d returns are infinite, and count as missing", infinite.sum(), len(values))
+        log.warning("%d of %d returns are infinite and are treated as missing", infinite.sum(), len(values))
     return np.asarray(values[~infinite])
 
 
@@ -542,7 +544,7 @@ class SigAnaRecord(ACRecordTemp):
         known = label is None  # nothing is known about a label that the caller passes
         label = self.load("label.pkl") if label is None else label
         if label is None or label.empty:
-            log.warning("%s: there is no label to judge the prediction by", self.recorder)
+            log.warning("%s: there is no label to evaluate the prediction", self.recorder)
             return None
         if not -label.shape[1] <= self.label_col < label.shape[1]:
             raise ConfigError(f"is {self.label_col}, but the label has {label.shape[1]} columns.", path="label_col")
@@ -557,8 +559,8 @@ class SigAnaRecord(ACRecordTemp):
             days = self._label().days if known else self.label_days
             if days is None:
                 log.warning(
-                    "%s: over how many days the label runs is not known, so its returns a year are not either; "
-                    "declare label_days",
+                    "%s: the number of days that the label spans is unknown, so annual returns are not computed; "
+                    "set label_days",
                     self.recorder,
                 )
             periods = float("nan") if days is None else self.ann_scaler / days

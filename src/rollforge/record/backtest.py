@@ -243,7 +243,8 @@ def _market(
         return open_market(provider, rules, [*codes, *holdings], _quoted(rules, calendar, days, where))
     except DataNotFound as exc:
         raise DataNotFound(
-            f"The backtest lacks data: {exc} The signal names the instruments, {where}.exchange_kwargs the fields."
+            f"Data for the backtest are missing: {exc} The signal names the instruments, "
+            f"{where}.exchange_kwargs the fields."
         ) from exc
 
 
@@ -254,8 +255,8 @@ def _quoted(rules: Rules, calendar: Days, days: Days, where: str) -> Days:
     end = days[-1] if rules.end_time is None else read_day(rules.end_time, f"{where}.end_time")
     if start > days[0] or end < days[-1]:
         raise ConfigError(
-            f"the exchange has quotes from {start} to {end}, the backtest goes from {days[0]} to {days[-1]}. Leave "
-            "start_time and end_time out, or let them include the backtest.",
+            f"the exchange has quotes from {start} to {end}, the backtest goes from {days[0]} to "
+            f"{days[-1]}. Omit start_time and end_time, or extend them to cover the backtest.",
             path=where,
         )
     return calendar[np.searchsorted(calendar, start) : np.searchsorted(calendar, days[-1], "right")]
@@ -307,7 +308,9 @@ def default_benchmark(session: Session) -> str | None:
         return None
     if session_provider(session).has("SH000300"):
         return "SH000300"
-    log.warning("no benchmark is named, and the data have no SH000300, which is Qlib's: there is none")
+    log.warning(
+        "no benchmark is given, and the data do not contain Qlib's default, SH000300: the backtest has no benchmark"
+    )
     return None
 
 
@@ -337,8 +340,8 @@ def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     missing = [code for code in codes if not provider.has(str(code))]
     if missing:
         raise ConfigError(
-            f"there are no data of the benchmark {', '.join(map(repr, missing))} in {session.provider_uri}. Name another, "
-            "or null for none.",
+            f"there are no data of the benchmark {', '.join(map(repr, missing))} in {session.provider_uri}. "
+            "Choose another one, or null for none.",
             path=where,
         )
 
@@ -363,7 +366,7 @@ def backtest(
         If `pos_type` is not ``Position``; also as for :func:`run_backtest`.
     """
     if pos_type != "Position":
-        raise ConfigError(f"pos_type {pos_type!r} is not supported; there is 'Position'.", path="backtest")
+        raise ConfigError(f"pos_type {pos_type!r} is not supported; use 'Position'.", path="backtest")
     executor = make_executor(executor)
     result = run_backtest(
         strategy,
@@ -446,8 +449,9 @@ def strategy_class(strategy: object, where: str) -> type[BaseStrategy] | None:
 
 def _no_strategy(name: str, where: str) -> ConfigError:
     return ConfigError(
-        f"{name} is no strategy that can trade here. There are TopkDropoutStrategy, SoftTopkStrategy and FileOrderStrategy; "
-        "a strategy of your own derives from rollforge.record.backtest.BaseSignalStrategy or BaseStrategy.",
+        f"{name} is not a supported strategy. Use TopkDropoutStrategy, SoftTopkStrategy or "
+        "FileOrderStrategy, or derive your own strategy from "
+        "rollforge.record.backtest.BaseSignalStrategy or BaseStrategy.",
         path=where,
     )
 
@@ -458,7 +462,7 @@ def make_executor(executor: object, where: str = "executor") -> SimulatorExecuto
     if isinstance(executor, (str, Mapping)):
         executor = build(executor, kind=_EXECUTOR, default_module="rollforge.record.backtest", where=where)
     if not isinstance(executor, SimulatorExecutor):
-        raise ConfigError(f"a {type(executor).__name__} is no executor; there is SimulatorExecutor.", path=where)
+        raise ConfigError(f"a {type(executor).__name__} is not an executor. Use SimulatorExecutor.", path=where)
     return executor
 
 
@@ -469,7 +473,7 @@ def _days(calendar: Days, strategy: BaseStrategy, start: object, end: object, wh
     for name, given in (("start_time", start), ("end_time", end)):
         if given is None and signal is None:
             raise ConfigError(
-                f"{type(strategy).__name__} has no prediction to take the days from.", path=f"{where}.{name}"
+                f"{type(strategy).__name__} has no prediction from which to take the days.", path=f"{where}.{name}"
             )
     first = read_day(start, f"{where}.start_time") if start is not None or signal is None else signal[0]
     begin = int(np.searchsorted(calendar, first))
@@ -503,9 +507,9 @@ def _start(account: object, where: str) -> tuple[float, dict[str, Any]]:
         holdings = {str(k).upper(): v for k, v in account.items() if k != "cash"}
         account = account["cash"]
     if isinstance(account, bool) or not isinstance(account, (int, float)) or not account >= 0:
-        raise ConfigError(f"the money at the start is a number, found {account!r}.", path=f"{where}.account")
+        raise ConfigError(f"the initial cash must be a number, found {account!r}.", path=f"{where}.account")
     if account == 0 and not holdings:
-        raise ConfigError("an account without money cannot trade.", path=f"{where}.account")
+        raise ConfigError("an account without cash cannot trade.", path=f"{where}.account")
     return float(account), holdings
 
 
@@ -528,7 +532,7 @@ def _opened(
             close = features([code], ["$close"], before - 30 * ONE_DAY, before, session=session)["$close"].dropna()
             price = float(close.iloc[-1]) if len(close) else None
         if price is None:
-            raise DataNotFound(f"{code} has no close in the 30 days before {first}. Give its price in {where}.account.")
+            raise DataNotFound(f"{code} has no close in the 30 days before {first}. Set its price in {where}.account.")
         entries[code] = {"amount": float(amount), "price": float(price)}
     return Account(Position(cash, entries), init_cash=cash)
 
@@ -540,7 +544,7 @@ def _benchmark(benchmark: object, days: Days, session: Session, where: str) -> F
     if not isinstance(benchmark, (str, list, tuple)):
         given = day_rows(benchmark, "The benchmark", days_alone=True)
         if given.index.nlevels > 1 or (isinstance(given, pd.DataFrame) and given.shape[1] != 1):
-            raise DataError("The benchmark must be one code, a list of codes, or one return for each day.")
+            raise DataError("The benchmark must be a code, a list of codes, or one return for each day.")
         returns = pd.Series(given.to_numpy(np.float64).ravel(), index=given.index.normalize())
     else:
         codes = [benchmark] if isinstance(benchmark, str) else benchmark
@@ -548,15 +552,15 @@ def _benchmark(benchmark: object, days: Days, session: Session, where: str) -> F
             frame = features(codes, ["$close/Ref($close, 1)-1"], days[0], days[-1], session=session)
         except DataError as exc:
             raise DataNotFound(
-                f"The benchmark {benchmark!r} has no data from {days[0]} to {days[-1]}: {exc} "
-                f"Name another in {where}.benchmark, or null for none."
+                f"The benchmark {benchmark!r} has no data from {days[0]} to {days[-1]}: {exc} Choose another "
+                f"one in {where}.benchmark, or null for none."
             ) from exc
         returns = frame.iloc[:, 0].astype(np.float64).groupby(level="datetime").mean()
     found = returns.reindex(pd.DatetimeIndex(days)).to_numpy(np.float64)
     if np.isnan(found).all():
         raise DataNotFound(
-            f"The benchmark has no returns from {days[0]} to {days[-1]}. "
-            f"Name another in {where}.benchmark, or null for none."
+            f"The benchmark has no returns from {days[0]} to {days[-1]}. Choose another one in "
+            f"{where}.benchmark, or null for none."
         )
     missing = int(np.isnan(found[1:]).sum())
     if missing:

@@ -100,7 +100,7 @@ class RecordTemp:
 
     def generate(self, **kwargs: Any) -> Any:
         """Compute the record and save it."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it records.")
+        raise NotImplementedError(f"{type(self).__name__} must implement generate().")
 
 
 class ACRecordTemp(RecordTemp):
@@ -130,7 +130,7 @@ class ACRecordTemp(RecordTemp):
             try:
                 self.check(include_self=True, parents=False)
             except ArtifactNotFound:
-                log.debug("%s is not there yet", type(self).__name__)
+                log.debug("%s does not exist yet", type(self).__name__)
             else:
                 return None
         self.check()
@@ -140,4 +140,4 @@ class ACRecordTemp(RecordTemp):
         return made
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        raise NotImplementedError(f"{type(self).__name__} must say what it records.")
+        raise NotImplementedError(f"{type(self).__name__} must implement generate().")

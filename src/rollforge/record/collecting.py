@@ -38,7 +38,7 @@ def collect_data(
         As for :func:`rollforge.record.backtest.backtest`.
     """
     if pos_type != "Position":
-        raise ConfigError(f"pos_type {pos_type!r} is not supported; there is 'Position'.", path="backtest")
+        raise ConfigError(f"pos_type {pos_type!r} is not supported; use 'Position'.", path="backtest")
     made = make_executor(executor)
     running = run_by_steps(
         strategy,

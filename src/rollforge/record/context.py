@@ -50,7 +50,7 @@ class TradeCalendarManager:
             If there is none.
         """
         if self.finished():
-            raise ConfigError("the backtest is over: its calendar has no further step.")
+            raise ConfigError("the backtest has ended: its calendar has no further step.")
         self.trade_step += 1
 
     def get_freq(self) -> str:
@@ -113,7 +113,7 @@ class _Infrastructure:
         """Set some of the objects."""
         for name, value in shared.items():
             if name not in self.names:
-                raise ConfigError(f"{name!r} is none of {', '.join(sorted(self.names))}.")
+                raise ConfigError(f"{name!r} must be one of {', '.join(sorted(self.names))}.")
             setattr(self, name, value)
 
     def has(self, name: str) -> bool:

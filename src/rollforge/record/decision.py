@@ -83,7 +83,7 @@ class Order:
             return OrderDir[direction.strip().upper()]
         if isinstance(direction, (int, float, np.number)):
             return OrderDir.BUY if direction > 0 else OrderDir.SELL
-        raise ConfigError(f"the direction of an order is 'buy' or 'sell', found {direction!r}.")
+        raise ConfigError(f"the direction of an order must be 'buy' or 'sell', found {direction!r}.")
 
     @property
     def sign(self) -> int:
@@ -169,7 +169,7 @@ class BaseTradeDecision:
 
     def get_decision(self) -> list[Order]:
         """Return the orders."""
-        raise NotImplementedError(f"{type(self).__name__} must say what its orders are.")
+        raise NotImplementedError(f"{type(self).__name__} must implement get_decision().")
 
     def empty(self) -> bool:
         """Return whether there is nothing to trade."""

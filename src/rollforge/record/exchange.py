@@ -100,7 +100,7 @@ class Exchange:
             If the field or method is unknown.
         """
         if method is not None and method not in _METHODS:
-            raise ConfigError(f"method {method!r} is none of {', '.join(_METHODS)}.")
+            raise ConfigError(f"method {method!r} must be one of {', '.join(_METHODS)}.")
         place, days = self.market.place(stock_id), self._days(start_time, end_time)
         values = self._field(field)[days]
         if place is None or not len(values):
@@ -207,7 +207,7 @@ class Exchange:
             If both are given.
         """
         if trade_account is not None and position is not None:
-            raise ConfigError("an order is dealt with an account or a position, not with both.")
+            raise ConfigError("an order is executed with an account or a position, not with both.")
         holder = position if trade_account is None else trade_account.current_position
         made = self.fill(order, holder, (dealt_order_amount or {}).get(order.stock_id, 0.0))
         if made.value > 0 and trade_account is not None:
@@ -276,10 +276,10 @@ class Exchange:
         weights = {c: w for c, w in weight_position.items() if self.is_stock_tradable(c, start_time, end_time)}
         for code, weight in weights.items():
             if not 0 <= weight <= 1:
-                raise ConfigError(f"the weight of {code} is no share of the money: {weight!r}.")
+                raise ConfigError(f"the weight of {code} is not a fraction of the account's value: {weight!r}.")
         total = sum(weights.values())
         if total - 1 >= 1e-5:
-            raise ConfigError(f"the weights of a position must not exceed 1 together, found {total:g}.")
+            raise ConfigError(f"the sum of the weights of a position must not exceed 1, found {total:g}.")
         amounts = {}
         for code, weight in weights.items():
             if weight > 0:

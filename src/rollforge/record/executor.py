@@ -76,7 +76,9 @@ class SimulatorExecutor:
         if settle_type not in ("None", None, "cash"):
             raise ConfigError(f"settle_type must be 'None' or 'cash', found {settle_type!r}.", path=where)
         if trade_exchange is not None or common_infra is not None:
-            raise ConfigError("the exchange is that of the backtest; exchange_kwargs describe it.", path=where)
+            raise ConfigError(
+                "the executor uses the exchange of the backtest; configure it with exchange_kwargs.", path=where
+            )
         for name in _NOT_CALLED:
             if hasattr(type(self), name):
                 raise ConfigError(

@@ -76,5 +76,5 @@ def _read(file: Any) -> pd.DataFrame:
                 return pd.read_csv(stream, dtype=dtype)
     except DataError as exc:
         if isinstance(exc.__cause__, FileNotFoundError):
-            raise DataError(f"There is no file of orders {str(file)!r}.") from None
+            raise DataError(f"There is no order file {str(file)!r}.") from None
         raise

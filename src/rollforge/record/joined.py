@@ -62,7 +62,7 @@ class JoinedBacktest:
             "strategy": self.strategy,
             "costs": self.result.costs,
             "exchange": self.result.trading,
-            "benchmark": self.benchmark or "none: an excess return is the return itself",
+            "benchmark": self.benchmark or "none: the excess return equals the return",
             "account": f"{self.account:,.0f} at the start",
         }
 
@@ -185,4 +185,4 @@ def _benchmark(benchmark: Any) -> str:
         return ""
     if isinstance(benchmark, str):
         return benchmark
-    return "returns of one's own" if isinstance(benchmark, pd.Series) else f"mean of {', '.join(map(str, benchmark))}"
+    return "custom returns" if isinstance(benchmark, pd.Series) else f"mean of {', '.join(map(str, benchmark))}"

@@ -273,9 +273,9 @@ class MultiPassPortAnaRecord(PortAnaRecord):
             recorder, config, risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing
         )
         if isinstance(pass_num, bool) or not isinstance(pass_num, int) or pass_num < 1:
-            raise ConfigError(f"must be a whole number from 1 on, found {pass_num!r}.", path="pass_num")
+            raise ConfigError(f"must be a positive integer, found {pass_num!r}.", path="pass_num")
         if not isinstance(self.strategy_config, Mapping):
-            raise ConfigError("several passes need the description of a strategy.", path="config.strategy")
+            raise ConfigError("several passes need the definition of a strategy.", path="config.strategy")
         if shuffle_init_score:  # the run's prediction is shuffled, whatever the signal is
             given = self.strategy_config.get("kwargs") or {}
             self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
@@ -354,7 +354,7 @@ def _in_todays_form(backtest: object) -> dict[str, Any]:
         )
     if backtest.get("shift", 1) != 1:
         raise ConfigError(
-            f"found {backtest['shift']!r}, but orders follow from the scores of one trading day before. Leave it out.",
+            f"found {backtest['shift']!r}, but orders always use the scores of the previous trading day. Omit it.",
             path=f"{where}.shift",
         )
     if backtest.get("pos_type", "Position") != "Position":
@@ -366,7 +366,7 @@ def _in_todays_form(backtest: object) -> dict[str, Any]:
     for key, value in moved.items():
         if key in exchange and exchange[key] != value:
             raise ConfigError(
-                f"is {value!r}, and {exchange[key]!r} within exchange_kwargs. Keep the latter.", path=f"{where}.{key}"
+                f"is {value!r}, and {exchange[key]!r} within exchange_kwargs. Remove the former.", path=f"{where}.{key}"
             )
     if moved:
         log.info("%s: %s are options of the exchange and belong to exchange_kwargs", where, ", ".join(moved))
@@ -398,5 +398,5 @@ def _daily(freq: str | Sequence[str] | None, name: str) -> bool:
     asked = ["day"] if freq is None else [freq] if isinstance(freq, str) else freq
     for one in asked:
         if one not in ("day", FREQ):
-            raise ConfigError(f"backtests are daily: the frequency is 'day', found {one!r}.", path=name)
+            raise ConfigError(f"backtests are daily: the frequency must be 'day', found {one!r}.", path=name)
     return bool(asked)

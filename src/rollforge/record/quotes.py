@@ -110,7 +110,7 @@ def _close(columns: _Columns, notes: Notes) -> Floats:
     wrong = ~usable & ~np.isnan(close)
     if wrong.any():
         notes.add(
-            "$close is zero, negative or infinite %d times (%s); the instrument counts as suspended on those days",
+            "$close is zero, negative or infinite %d times (%s); the instrument is treated as suspended on those days",
             int(wrong.sum()),
             columns.examples(wrong),
         )
@@ -227,7 +227,7 @@ def _dealt_at(expression: str, columns: _Columns, close: Floats, notes: Notes) -
     lacking = ~usable & ~np.isnan(close)
     if lacking.any():
         notes.add(
-            "%s is missing or zero %d times (%s); orders on those days are dealt at the close",
+            "%s is missing or zero %d times (%s); orders on those days are filled at the close",
             expression,
             int(lacking.sum()),
             columns.examples(lacking),

@@ -24,8 +24,8 @@ def _equal_scores(market: Market, strategy: BaseStrategy, days: int) -> None:
     tied = len(strategy.tied_days) if isinstance(strategy, BaseSignalStrategy) else 0
     if tied:
         market.notes.add(
-            "on %d of %d days equal scores stood on both sides of the border between what is traded and what is not; "
-            "equal scores are taken in the order of their codes",
+            "on %d of %d days equal scores were on both sides of the selection threshold; equal scores are "
+            "ordered by code",
             tied,
             days,
         )
@@ -61,8 +61,8 @@ def _holdings(market: Market, strategy: BaseStrategy, last: Position) -> None:
         market.days[-1],
         "a holding" if len(stuck) == 1 else f"{len(stuck)} holdings",
         "; ".join(stuck),
-        ". What was delisted takes one of the topk places, and one of the n_drop sales of each day; "
-        "count_delisted=False gives them to others"
+        ". A delisted holding takes one of the topk places, and one of the n_drop sales of each day; "
+        "count_delisted=False excludes it"
         if counted and delisted
         else "",
     )

@@ -211,7 +211,7 @@ def _limit(value: object, where: str) -> float | tuple[str, str] | None:
         return None
     if isinstance(value, (list, tuple)):
         if len(value) != 2 or not all(isinstance(v, str) for v in value):
-            raise ConfigError(f"limit_threshold takes two expressions (buy, sell), found {value!r}.", path=where)
+            raise ConfigError(f"limit_threshold must be two expressions (buy, sell), found {value!r}.", path=where)
         return value[0], value[1]
     return _positive(value, "limit_threshold", where)
 
@@ -238,5 +238,5 @@ def _fields(value: object, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
-        raise ConfigError(f"subscribe_fields is a list of expressions, found {value!r}.", path=where)
+        raise ConfigError(f"subscribe_fields must be a list of expressions, found {value!r}.", path=where)
     return tuple(value)

@@ -72,7 +72,7 @@ class SignalWCache(Signal):
         if frame.shape[1] == 0:
             raise DataError("The signal has no column.")
         if frame.empty:
-            raise DataError("The signal is empty: there is no prediction to trade on.")
+            raise DataError("The signal is empty: there is no prediction to trade.")
         days, instruments = (frame.index.get_level_values(level) for level in ("datetime", "instrument"))
         codes, names_of = pd.factorize(instruments.astype(str).str.upper(), sort=True)
         dates, row = np.unique(days.to_numpy().astype("datetime64[D]"), return_inverse=True)
@@ -135,7 +135,7 @@ class ModelSignal(SignalWCache):
 
     def __init__(self, model: Any, dataset: Any) -> None:
         if not isinstance(dataset, Dataset):
-            raise ConfigError("a signal of a model needs its dataset: (model, dataset).", path="strategy.kwargs.signal")
+            raise ConfigError("a signal of a model needs a dataset: (model, dataset).", path="strategy.kwargs.signal")
         self.model, self.dataset = model, dataset
         prediction = model.predict(dataset)
         super().__init__(prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction)
@@ -180,8 +180,8 @@ def _rows(source: object) -> pd.Series | pd.DataFrame:
     """Return a prediction by day and instrument."""
     if isinstance(source, str):
         raise ConfigError(
-            f"a signal is a prediction (Series, DataFrame) or (model, dataset), found {source!r}. "
-            "In a record, '<PRED>' stands for the run's prediction.",
+            f"a signal must be a prediction (Series, DataFrame) or (model, dataset), found {source!r}. In a "
+            "record, '<PRED>' stands for the run's prediction.",
             path="strategy.kwargs.signal",
         )
     rows: pd.Series | pd.DataFrame = day_rows(source, "The signal")

@@ -52,7 +52,7 @@ class BaseStrategy(ABC):
     ) -> None:
         if trade_exchange is not None:
             raise ConfigError(
-                "a strategy cannot have an exchange of its own; exchange_kwargs describe the one of the backtest.",
+                "a strategy cannot have its own exchange; exchange_kwargs configure that of the backtest.",
                 path="strategy.kwargs.trade_exchange",
             )
         self._reset(level_infra, common_infra, outer_trade_decision)
@@ -178,7 +178,9 @@ class BaseSignalStrategy(BaseStrategy):
         if signal is None and model is not None:
             signal = model, dataset
         if not 0 < risk_degree <= 1:
-            raise ConfigError(f"risk_degree is a share of the money, found {risk_degree!r}.", path="strategy.kwargs")
+            raise ConfigError(
+                f"risk_degree must be a fraction of the account's value, found {risk_degree!r}.", path="strategy.kwargs"
+            )
         self.risk_degree = risk_degree
         self.signal = create_signal_from(signal)
         self.tied_days: set[int] = set()
@@ -203,8 +205,7 @@ class BaseSignalStrategy(BaseStrategy):
         degree = self.get_risk_degree(step)
         if not 0 <= degree <= 1:
             raise ConfigError(
-                f"{type(self).__name__}.get_risk_degree({step}) returned {degree!r}, which is no share of the money "
-                "from 0 to 1."
+                f"{type(self).__name__}.get_risk_degree({step}) returned {degree!r}, which is not between 0 and 1."
             )
         return float(degree)
 
@@ -236,7 +237,7 @@ class BaseSignalStrategy(BaseStrategy):
         market : Market
             Quotes and rules.
         """
-        raise ConfigError(f"{type(self).__name__} says nowhere what it trades: write orders().")
+        raise ConfigError(f"{type(self).__name__} does not define what it trades. Implement orders().")
 
 
 class TopkDropoutStrategy(BaseSignalStrategy):

@@ -56,7 +56,9 @@ class OrderGenerator:
         pred_start_time, pred_end_time, trade_start_time, trade_end_time : Timestamp
             The day of the scores, and the day of the trade.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say how it makes orders.")
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement generate_order_list_from_target_weight_position()."
+        )
 
 
 class OrderGenWInteract(OrderGenerator):
@@ -243,8 +245,8 @@ class SoftTopkStrategy(WeightStrategyBase):
     ) -> None:
         if buy_method != "first_fill":
             raise ConfigError(
-                f"buy_method {buy_method!r} has no effect in Qlib any more: what is freed is shared in proportion to "
-                "what each holding lacks. Leave it out.",
+                f"buy_method {buy_method!r} no longer has an effect in Qlib: available cash is shared in "
+                "proportion to what each holding lacks. Omit it.",
                 path="strategy.kwargs.buy_method",
             )
         super().__init__(
