@@ -114,7 +114,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "arguments that do not go together": (
         "task.model.kwargs",
         {"estimator": "nnls", "fit_intercept": True},
-        ("workflow.yaml, line ", "task.model: nnls has no intercept"),
+        ("workflow.yaml, line ", "task.model: nnls does not support an intercept"),
     ),
     "misspelt key": ("task.modle", {}, ("task.modle", "Did you mean 'model'")),
     "unknown record": ("task.record.0.class", "SignalRecrod", ("task.record.0", "Did you mean 'SignalRecord'")),
@@ -191,7 +191,7 @@ def spoiled(market: Path, folder: Path) -> Path:
         ("all", ["$clsoe"], ("no field $clsoe", "Did you mean 'close'", "$volume")),
         ("all", ["Maen($close, 5)"], ("unknown operator 'Maen'", "Did you mean 'Mean'", "position 1")),
         ("all", ["Mean($close)"], ("Mean takes 2 arguments, found 1",)),
-        ("all", ["Mean($close, 2.5)"], ("whole number of days",)),
+        ("all", ["Mean($close, 2.5)"], ("integer number of days",)),
         ("all", ["$close +"], ("is incomplete", "position 9")),
         ("all", ["$close ? 2"], ("'?'", "not supported", "position 8")),
         ("all", ["close"], ("fields are written $close",)),

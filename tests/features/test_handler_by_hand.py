@@ -138,7 +138,7 @@ def test_a_chain_that_leaves_no_rows_is_an_error() -> None:
     empty = table()
     empty["label", "L"] = np.nan
     handler = DataHandlerLP(data_loader=StaticDataLoader(empty), learn_processors=[Add(1), "DropnaLabel"])
-    with pytest.raises(DataError, match=r"The processors leave no rows: Add, DropnaLabel. DropnaLabel drops every row"):
+    with pytest.raises(DataError, match=r"The processors leave no rows: Add, DropnaLabel. DropnaLabel drops all rows"):
         handler.fetch(data_key="learn")
     assert len(handler.fetch(data_key="infer")) == 10
 

@@ -248,7 +248,7 @@ def test_processors_that_leave_nothing_are_named() -> None:
     late = TimeRangeFlt(start_time="2022-01-04")
     with pytest.raises(DataError, match="leave no rows of any instrument: TimeRangeFlt"):
         QlibDataLoader(FIRST, inst_processors=[late]).load("all", *DAYS)
-    with pytest.raises(DataError, match=r"lose the column '\$close': Lose"):
+    with pytest.raises(DataError, match=r"removed the column '\$close': Lose"):
         QlibDataLoader(FIRST, inst_processors=[Lose()]).load("all", *DAYS)
     with pytest.raises(ConfigError, match="must be a list"):
         QlibDataLoader(FIRST, inst_processors="TimeRangeFlt")

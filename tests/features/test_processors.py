@@ -238,7 +238,7 @@ def test_sections_reach_every_feature_of_alpha158(small_market: Path) -> None:
 
 def test_an_unknown_group_is_refused() -> None:
     """With the groups that there are."""
-    with pytest.raises(DataError, match=r"'lable' is no group.*Known: feature"):
+    with pytest.raises(DataError, match=r"'lable' is not a group.*Known groups: feature"):
         CSRankNorm("lable")(frame([[1.0, 2.0]]))
 
 
@@ -258,7 +258,7 @@ def test_columns_are_dropped_or_kept_by_their_names() -> None:
     assert DropCol()(table).columns.tolist() == before.columns.tolist()
     assert FilterCol(col_list=["y"])(table).columns.tolist() == [("feature", "y"), ("label", "LABEL0")]
     assert FilterCol("label", ["x"])(table).columns.tolist() == [("feature", "x"), ("feature", "y")]
-    with pytest.raises(DataError, match="Known: feature, label"):
+    with pytest.raises(DataError, match="Known groups: feature, label"):
         FilterCol("features", ["x"])(table)
     pd.testing.assert_frame_equal(table, before)
 

@@ -69,7 +69,7 @@ def test_groups_of_columns() -> None:
     assert list(get_group_columns(TWO_DAYS, "feature")) == COLUMNS[:2]
     assert list(get_group_columns(TWO_DAYS, ["label", "feature"])) == COLUMNS
     assert list(get_group_columns(TWO_DAYS, None)) == COLUMNS
-    with pytest.raises(DataError, match=r"'lable' is no group.*Known: feature, label\."):
+    with pytest.raises(DataError, match=r"'lable' is not a group.*Known groups: feature, label\."):
         get_group_columns(TWO_DAYS, ["feature", "lable"])
 
 

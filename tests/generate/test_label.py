@@ -265,9 +265,9 @@ def test_days_that_are_not_known_or_contradict_are_named() -> None:
     """With the label; declared days that agree, or that fill a gap, are not."""
     unknown = "Mean(Ref($close, -5), 5)/$close - 1"
     (text,) = task_warnings([task(alpha(label=[unknown]), **CLEAN)], CALENDAR)
-    assert text.startswith(f"Over how many days the label {unknown} runs cannot be read from it")
+    assert text.startswith(f"The number of days that the label {unknown} spans cannot be determined")
     (text,) = task_warnings([task(alpha(label=[FIVE], label_days=6), **CLEAN)], CALENDAR)
-    assert text == f"Label_days is 6, but the label {FIVE} runs over 5 days: 5 is used."
+    assert text == f"Label_days is 6, but the label {FIVE} spans 5 days, so 5 is used."
     for fine in (alpha(label=[unknown], label_days=5), alpha(label=[FIVE], label_days=5)):
         assert task_warnings([task(fine, **CLEAN)], CALENDAR) == []
 

@@ -213,7 +213,7 @@ def test_one_instrument_alone_cannot_be_compared(name: str, processor: str, kwar
     described = {"class": processor, "kwargs": kwargs}
     with pytest.raises(ModelError, match=f"'train' segment are missing.*{processor} leaves no.*each day has only one"):
         MODELS[name]().fit(dataset(market("A"), {"class": "DropnaLabel"}, described))
-    with pytest.raises(DataError, match=f"DropnaLabel drops every row.*{processor} leaves no.*each day has only one"):
+    with pytest.raises(DataError, match=f"DropnaLabel drops all rows.*{processor} leaves no.*each day has only one"):
         MODELS[name]().fit(dataset(market("A"), described, {"class": "DropnaLabel"}))
 
 
@@ -241,7 +241,7 @@ def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> N
     with pytest.raises(ModelError, match=message):
         MODELS[name]().fit(dataset(frame))
     with pytest.raises(
-        DataError, match=f"the '{segment}' segment.*DropnaLabel drops every row.*StaticDataLoader has no"
+        DataError, match=f"the '{segment}' segment.*DropnaLabel drops all rows.*StaticDataLoader has no"
     ):
         MODELS[name]().fit(dataset(frame, {"class": "DropnaLabel"}))
 
@@ -282,7 +282,7 @@ def test_a_linear_model_names_the_feature_that_every_row_lacks(name: str) -> Non
 def test_what_is_no_table_of_numbers_in_groups_is_said(name: str) -> None:
     """Columns without groups, and text among the numbers; numbers of any other kind are numbers."""
     flat = market().set_axis(["a", "b", "y"], axis=1)
-    with pytest.raises(ModelError, match=r"groups of columns 'feature' and 'label', and the dataset gives: a, b, y\."):
+    with pytest.raises(ModelError, match=r"groups of columns 'feature' and 'label', but the dataset has: a, b, y\."):
         MODELS[name]().fit(dataset(flat))
     text = market()
     text[("feature", "sector")] = "IT"

@@ -198,18 +198,18 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"exchange_kwargs": {"freq": "1min"}}, "backtests are daily"),
     ({"exchange_kwargs": {"deal_price": ["open"]}}, "one for buying and one for selling"),
     ({"exchange_kwargs": {"deal_price": 3}}, "must be a field"),
-    ({"exchange_kwargs": {"limit_threshold": ["$close"]}}, "takes two expressions"),
+    ({"exchange_kwargs": {"limit_threshold": ["$close"]}}, "must be two expressions"),
     ({"exchange_kwargs": {"volume_threshold": ("some", "$volume")}}, "volume_threshold must be"),
     ({"start_time": "soon"}, r"backtest\.start_time: 'soon' is not a date"),
     ({"start_time": "2016-07-01"}, "starts on 2016-07-01 and ends on 2016-06-30"),
     ({"start_time": "2030-01-01", "end_time": "2030-02-01"}, "no trading days"),
-    ({"account": 0}, "without money"),
-    ({"account": "much"}, "is a number, found 'much'"),
+    ({"account": 0}, "without cash"),
+    ({"account": "much"}, "must be a number that is not negative, found 'much'"),
     ({"account": {"X000": 5}}, "needs 'cash'"),
     ({"account": {"cash": 1, "X000": -5}}, "must be positive, found -5"),
     ({"executor": {"class": "NestedExecutor", "module_path": "qlib.backtest.executor"}}, "NestedExecutor"),
     ({"executor": {"class": "SimulatorExecutor", "kwargs": {"time_per_step": "30min"}}}, "backtests are daily"),
-    ({"executor": SimulatorExecutor}, "no executor"),
+    ({"executor": SimulatorExecutor}, "not an executor"),
     ({"topk": 0}, "topk must be a whole number from 1"),
     ({"n_drop": 1.5}, "n_drop must be a whole number from 0"),
     ({"method_buy": "topp"}, "Did you mean 'top'"),
@@ -245,7 +245,7 @@ def test_strategies_that_are_not_there(prediction: pd.DataFrame, session: Sessio
     for name, words in (("WeightStrategyBase", "a subclass has to define"), ("EnhancedIndexingStrategy", "a solver")):
         with pytest.raises(BuildError, match=f"{name}.*{words}"):
             build({"class": name, "module_path": "qlib.contrib.strategy", "kwargs": {"signal": prediction}})
-    with pytest.raises(ConfigError, match="dict is no strategy"):
+    with pytest.raises(ConfigError, match="dict is not a supported strategy"):
         run_backtest({"class": "dict", "module_path": "builtins"}, session=session)
 
 

@@ -201,7 +201,7 @@ def test_the_older_form(recorder: Recorder, caplog: Any) -> None:
 
 BAD_OLD: list[tuple[dict[str, Any], str]] = [
     ({"deal_price": "open"}, r"config\.backtest\.deal_price: is 'open', and 'close' within exchange_kwargs"),
-    ({"shift": 2}, r"config\.backtest\.shift: found 2, but orders follow from the scores of one trading day before"),
+    ({"shift": 2}, r"config\.backtest\.shift: found 2, but orders always use the scores of the previous trading day"),
     ({"open_csot": 1, "x": 2}, r"config\.backtest\.open_csot: unknown key.*'open_cost'.*Also unknown: 'x'\."),
     ({"limit_threshold": "much"}, r"config\.backtest\.exchange_kwargs: limit_threshold must be a number"),
     ({"exchange_kwargs": 3}, r"config\.backtest\.exchange_kwargs: expected a mapping"),
@@ -221,7 +221,7 @@ BAD_STRATEGIES: list[tuple[dict[str, Any], str]] = [
     ({"class": "EnhancedIndexingStrategy"}, "EnhancedIndexingStrategy is not supported: it needs a risk model"),
     ({"class": "TopkDropoutStrategie"}, "Did you mean 'TopkDropoutStrategy'"),
     ({"class": "TopkDropoutStrategy", "kwargs": {"topk": 5}}, r"config\.strategy\.kwargs: .*needs 'n_drop'"),
-    ({"class": "dict", "module_path": "builtins"}, r"config\.strategy: dict is no strategy"),
+    ({"class": "dict", "module_path": "builtins"}, r"config\.strategy: dict is not a supported strategy"),
     ({"class": "TWAPStrategy", "module_path": "qlib.contrib.strategy.rule_strategy"}, "bars within the day"),
 ]
 
@@ -293,10 +293,10 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
 
 def test_bad_passes(recorder: Recorder, prediction: pd.DataFrame) -> None:
     """A number of passes that is none, and a strategy that is there already, are one message."""
-    with pytest.raises(ConfigError, match="pass_num: must be a whole number from 1 on"):
+    with pytest.raises(ConfigError, match="pass_num: must be a positive integer"):
         _passes(recorder, pass_num=0)
     made = TopkDropoutStrategy(signal=prediction, topk=1, n_drop=1)
-    with pytest.raises(ConfigError, match="the description of a strategy"):
+    with pytest.raises(ConfigError, match="the definition of a strategy"):
         _passes(recorder, {**_config(), "strategy": made})
 
 
@@ -342,7 +342,7 @@ def test_a_benchmark_that_is_not_named(recorder: Recorder, session: Session, cap
     china = Session(provider_uri=session.provider_uri, region="cn")
     with using(china), caplog.at_level(logging.WARNING):
         assert (_record(recorder, config).generate()["report_normal_1day.pkl"]["bench"] == 0).all()
-    assert "the data have no SH000300" in caplog.text
+    assert "the data do not contain Qlib's default, SH000300" in caplog.text
     features = Path(str(session.provider_uri)) / "features"
     place = features / "sh000300"
     place.symlink_to(features / "x001")

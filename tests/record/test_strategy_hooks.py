@@ -82,7 +82,7 @@ def test_a_risk_degree_that_is_no_share(flat: Session, degree: float) -> None:
         def get_risk_degree(self, trade_step: int | None = None) -> float:
             return degree
 
-    with pytest.raises(ConfigError, match=r"Wrong.get_risk_degree\(1\) returned .* no share"):
+    with pytest.raises(ConfigError, match=r"Wrong.get_risk_degree\(1\) returned .* not between 0 and 1"):
         run(Wrong(signal=ONE, topk=1, n_drop=0), flat)
 
 
@@ -200,7 +200,7 @@ def test_a_strategy_that_says_nothing(flat: Session) -> None:
     class Empty(BaseSignalStrategy):
         pass
 
-    with pytest.raises(ConfigError, match=r"Empty says nowhere what it trades"):
+    with pytest.raises(ConfigError, match=r"Empty does not define what it trades"):
         run(Empty(signal=ONE), flat)
     with pytest.raises(ConfigError, match=r"has no trade_calendar: it is not in a backtest"):
         Empty(signal=ONE).generate_trade_decision()
@@ -233,7 +233,7 @@ def test_qlibs_own_arguments(flat: Session) -> None:
         "kwargs": {"signal": ONE, "topk": 1, "n_drop": 1, "trade_exchange": None, "level_infra": None},
     }
     assert isinstance(init_instance_by_config(config), TopkDropoutStrategy)
-    with pytest.raises(ConfigError, match="exchange of its own"):
+    with pytest.raises(ConfigError, match="its own exchange"):
         TopkDropoutStrategy(signal=ONE, topk=1, n_drop=1, trade_exchange=object())
 
 
@@ -378,7 +378,7 @@ def test_ties_go_by_code_whatever_the_order_of_rows(make_market: MakeMarket) -> 
         # On the fourth day C stands above all; B, the later code of the two that are held, makes room.
         last = result.trades.loc[days_of(4)[3] :]
         assert list(zip(last["instrument"], last["deal_amount"] > 0, strict=True)) == [("B", False), ("C", True)]
-        assert any("on 3 of 4 days equal scores stood on both sides" in note for note in result.notes)
+        assert any("on 3 of 4 days equal scores were on both sides" in note for note in result.notes)
         reports.append(result.report)
     for other in reports[1:]:
         pd.testing.assert_frame_equal(reports[0], other)

@@ -74,7 +74,7 @@ def test_soft_topk_ties_go_by_code() -> None:
 
 def test_soft_topk_arguments() -> None:
     """An argument that Qlib does not read any more is refused; two forms of a model's signal stay open."""
-    with pytest.raises(ConfigError, match=r"buy_method 'average_fill' has no effect"):
+    with pytest.raises(ConfigError, match=r"buy_method 'average_fill' no longer has an effect"):
         _soft(topk=2, buy_method="average_fill")
     assert _soft(topk=2, max_sold_weight=0.3).trade_impact_limit == 0.3
 

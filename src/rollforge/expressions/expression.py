@@ -294,7 +294,7 @@ class _Parser:
         for value in bound.args:
             if not isinstance(value, (Number, Text, Field, Call)) and type(value) not in (int, float, str):
                 raise self.fail(
-                    f"{token.text}: give the arguments by position; {value!r} cannot be given by name", token
+                    f"{token.text}: give the arguments by position; {value!r} cannot be written in an expression", token
                 )
         plain = {int: Number, float: Number, str: Text}
         return [plain[type(a)](a) if type(a) in plain else a for a in bound.args]

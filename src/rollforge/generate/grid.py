@@ -113,7 +113,7 @@ def _put(task: dict[str, Any], path: str, value: object) -> None:
     elif isinstance(node, list) and _is_place(last, node):
         node[int(last)] = value
     else:
-        raise ConfigError(f"leads nowhere: {last!r} is not a key of {_what(node)}.", path=f"grid.{path}")
+        raise ConfigError(f"does not exist: {last!r} is not a key or position of {_what(node)}.", path=f"grid.{path}")
 
 
 def _is_place(part: str, listed: list[Any]) -> bool:

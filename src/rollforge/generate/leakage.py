@@ -137,7 +137,7 @@ def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_d
     >>> import numpy as np
     >>> days = np.arange("2019-01-01", "2022-01-01", dtype="datetime64[D]")
     >>> task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days)
-    ["31 of 396 days of 'test' are in 'train' too: the model is tested on what it was fitted to."]
+    ["31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."]
     """
     labels: dict[str, tuple[int | None, list[str]]] = {}
     found = []

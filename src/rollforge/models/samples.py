@@ -212,8 +212,8 @@ def _report_unlabelled(
     rows, bad = int((~known).sum()), int(infinite.sum())
     first = int(np.argmax(infinite if bad else ~known))
     log.warning(
-        "%s: %d of the %d rows of the %r segment have no finite label and are excluded: %d missing, %d "
-"infinite; the first %s one is %s",
+        "%s: %d of the %d rows of the %r segment have no finite label and are excluded: %d missing, "
+        "%d infinite; the first %s one is %s",
         model, rows, len(known), segment, rows - bad, bad, "infinite" if bad else "missing", _at(frame, first),
     )  # fmt: skip
 

@@ -140,4 +140,4 @@ class ACRecordTemp(RecordTemp):
         return made
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        raise NotImplementedError(f"{type(self).__name__} must implement generate().")
+        raise NotImplementedError(f"{type(self).__name__} must implement _generate().")

@@ -113,7 +113,7 @@ class _Infrastructure:
         """Set some of the objects."""
         for name, value in shared.items():
             if name not in self.names:
-                raise ConfigError(f"{name!r} must be one of {', '.join(sorted(self.names))}.")
+                raise ConfigError(f"{name!r} is not one of {', '.join(sorted(self.names))}.")
             setattr(self, name, value)
 
     def has(self, name: str) -> bool:

@@ -100,7 +100,7 @@ class Exchange:
             If the field or method is unknown.
         """
         if method is not None and method not in _METHODS:
-            raise ConfigError(f"method {method!r} must be one of {', '.join(_METHODS)}.")
+            raise ConfigError(f"method must be one of {', '.join(_METHODS)}, found {method!r}.")
         place, days = self.market.place(stock_id), self._days(start_time, end_time)
         values = self._field(field)[days]
         if place is None or not len(values):

@@ -245,7 +245,7 @@ class SoftTopkStrategy(WeightStrategyBase):
     ) -> None:
         if buy_method != "first_fill":
             raise ConfigError(
-                f"buy_method {buy_method!r} no longer has an effect in Qlib: available cash is shared in "
+                f"buy_method {buy_method!r} no longer has an effect in Qlib: the free weight is shared in "
                 "proportion to what each holding lacks. Omit it.",
                 path="strategy.kwargs.buy_method",
             )
