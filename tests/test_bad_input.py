@@ -100,7 +100,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "segment before the calendar": (
         f"{SEGMENTS}.train",
         ["2001-01-01", "2002-01-01"],
-        ("no trading day", "the calendar covers 20"),
+        ("no trading day", "the calendar has 20"),
     ),
     "segment after the calendar": (f"{SEGMENTS}.test", ["2031-01-01", "2032-01-01"], ("no trading day", "2023-12-29")),
     "unknown class": ("task.model.class", "LinaerModel", ("task.model", "Did you mean 'LinearModel'")),
@@ -131,7 +131,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "strategy with a number that cannot be": (
         "task.record",
         [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(topk="two")}}],
-        ("topk must be a positive integer, found 'two'",),
+        ("topk must be a whole number from 1 on, found 'two'",),
     ),
     "unknown processor": (
         f"{HANDLER}.kwargs.infer_processors",

@@ -190,7 +190,7 @@ def test_a_mistake_is_said_with_its_line(files: Files, text: str, said: str) -> 
             r"line 21: grid\.model\.kwargs\.num_leaves: .*twice",
         ),
         (MODELS + "grid: {model.kwrgs.num_leaves: [4]}\n", r"grid\.model\.kwrgs.*Did you mean 'kwargs'"),
-        (MODELS + "grid: {dataset.kwargs.segments.train.7: [4]}\n", r"'7' is not a key of a list of 2"),
+        (MODELS + "grid: {dataset.kwargs.segments.train.7: [4]}\n", r"'7' is not a key or position of a list of 2"),
         (MODELS + "grid: {model.kwargs.num_leaves: []}\n", r"at least one value"),
         (MODELS + "grid: {model: {class: LGBModel}}\n", r"needs a list of values"),
         (

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from rollforge import qlib_imports, safe_pickle, trust
-from rollforge.errors import BuildError, ConfigError, MissingCode, nearest, shown
+from rollforge.errors import BuildError, ConfigError, MissingCode, nearest, shown, with_article
 from rollforge.kinds import Kind
 from rollforge.limits import LIMITS, count_values
 from rollforge.paths import read_path
@@ -314,10 +314,12 @@ def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Call
 def _check_kind(target: object, kind: Kind, where: str) -> None:
     name = getattr(target, "__name__", str(target))
     if not isinstance(target, type):
-        raise BuildError(f"{name} is not a {kind.noun} but a function. A definition names a class.", path=where)
+        raise BuildError(
+            f"{name} is not {with_article(kind.noun)} but a function. A definition names a class.", path=where
+        )
     lacking = kind.lacks(target)
     if lacking:
-        raise BuildError(f"{name} is not a {kind.noun}: {lacking}.", path=where)
+        raise BuildError(f"{name} is not {with_article(kind.noun)}: {lacking}.", path=where)
 
 
 def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:

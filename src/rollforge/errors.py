@@ -49,6 +49,7 @@ __all__ = [
     "nearest",
     "printable",
     "shown",
+    "with_article",
 ]
 
 LONGEST_MESSAGE = 1900
@@ -157,6 +158,17 @@ def counted(number: int, noun: str) -> str:
     ('1 task', '1,200 trading days')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def with_article(noun: str) -> str:
+    """Return a noun with its indefinite article.
+
+    Examples
+    --------
+    >>> with_article("model"), with_article("operator")
+    ('a model', 'an operator')
+    """
+    return f"{'an' if noun[:1] in 'aeio' else 'a'} {noun}"
 
 
 class RollforgeError(Exception):

@@ -32,7 +32,7 @@ from types import FunctionType
 from typing import Any
 
 from rollforge.drivers import installed
-from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, shown
+from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, shown, with_article
 from rollforge.paths import read_path
 from rollforge.session import current_session
 from rollforge.user_code import module_name
@@ -429,7 +429,8 @@ def _is_standard(module: str) -> bool:
 def _refuse_standard(name: str, module: str, noun: str, where: str) -> None:
     if not _is_standard(module):
         return
-    what = f"{name} is not a {noun or 'class that a definition may name'}: {module} belongs to the standard library."
+    expected = with_article(noun or "class that a definition may name")
+    what = f"{name} is not {expected}: {module} belongs to the standard library."
     raise (BuildError if circle() is Circle.OWN else CodeNotAllowed)(what, path=where)
 
 
@@ -482,7 +483,7 @@ def check_defined(target: object, name: str, *, noun: str = "", where: str = "")
     """
     module = getattr(target, "__module__", None)
     if not callable(target) or not isinstance(module, str):
-        raise BuildError(f"{name!r} is not a {noun or 'class'} but {shown(target)}.", path=where)
+        raise BuildError(f"{name!r} is not {with_article(noun or 'class')} but {shown(target)}.", path=where)
     _refuse_standard(name, module, noun, where)
     here = circle()
     if here is Circle.OWN:

@@ -129,7 +129,7 @@ def test_expressions_are_kept_as_their_text() -> None:
 @pytest.mark.parametrize("value", [None, True, [1], float, 1j])
 def test_what_cannot_be_written_is_refused(value: Any) -> None:
     """An expression is text, so its arguments are expressions, numbers and texts."""
-    with pytest.raises(ConfigError, match=r"Mean: .* cannot be given by name"):
+    with pytest.raises(ConfigError, match=r"Mean: .* cannot be written in an expression"):
         op("Mean")(CLOSE, value)
     with pytest.raises(ConfigError, match=r"Mean\(feature, N\): missing a required argument: 'N'"):
         op("Mean")(CLOSE)
@@ -320,7 +320,7 @@ class Bare:
         (NoBody, "NoBody must define _load_internal"),
         (Mean, "'Mean' is a built-in operator. Give yours another name"),
         (Bare, "'Bare' is not an operator. Derive it from a class of qlib.data.ops"),
-        (len, "'len' is no operator"),
+        (len, "'len' is not an operator"),
         ({"class": "Gone", "module_path": "qlib.data.ops"}, "qlib.data.ops has no 'Gone'"),
     ],
 )
@@ -406,7 +406,7 @@ def test_other_processes_load_what_the_session_names(session: Session, tmp_path:
     assert done.stdout.split() == [b"[2.]"]
     with (
         using(session.with_(operators=(("Path", "pathlib"),))),
-        pytest.raises(ConfigError, match="Path is no operator"),
+        pytest.raises(ConfigError, match="Path is not an operator"),
     ):
         parse("Path($close)")
 

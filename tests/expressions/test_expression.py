@@ -95,7 +95,11 @@ def test_operators_bind_as_in_python(formula: str) -> None:
         ("Mean($close)", 0, "Mean takes 2 arguments, found 1"),
         ("Mean($close, 5, 6)", 0, "Mean takes 2 arguments, found 3"),
         ("Mean($close, 2.5)", 0, "integer number of days, found 2.5"),
-        ("Sum($close, 0.1)", 0, "integer number of days, found 0.1; the exponential mean with that decay is EMA(…, 0.1)"),
+        (
+            "Sum($close, 0.1)",
+            0,
+            "integer number of days, found 0.1; the exponential mean with that decay is EMA(…, 0.1)",
+        ),
         ("Mean($close, -5)", 0, "window of at least 1 days, found -5"),
         ("Kurt($close, 3)", 0, "window of at least 4 days"),
         ("Skew($close, 2)", 0, "window of at least 3 days"),

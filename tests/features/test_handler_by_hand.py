@@ -228,7 +228,8 @@ def test_one_instrument_has_nothing_to_be_compared_with() -> None:
     alone = alone.reset_index().set_index(["datetime", "instrument"])
     handler = DataHandlerLP(data_loader=StaticDataLoader(alone), infer_processors=["CSRankNorm"])
     assert handler.explain_missing("feature") == (
-        "CSRankNorm leaves no finite value of 'feature' there: it compares the instruments of each day, but each day has only one."
+        "CSRankNorm leaves no finite value of 'feature' there: it compares the instruments of each day, "
+        "but each day has only one."
     )
     assert static(infer_processors=["CSRankNorm"]).explain_missing("feature") == ""
 
@@ -331,7 +332,7 @@ def test_a_range_outside_the_calendar_is_named(session: Session) -> None:
     with pytest.raises(DataError) as caught:
         market(start_time="2024-01-01", end_time=None).fetch()
     assert str(caught.value) == (
-        f"The handler's start_time 2024-01-01 leaves no data: the calendar covers {first.date()} to {last.date()}."
+        f"The handler's start_time 2024-01-01 leaves no data: the calendar has {first.date()} to {last.date()}."
     )
     with pytest.raises(DataError, match="end_time 2010-01-01 leaves no data"):
         market(start_time=None, end_time="2010-01-01").check()

@@ -109,7 +109,7 @@ def test_what_processors_say_of_themselves() -> None:
     assert Fillna("label").groups() == ["label"]
     assert Fillna(["a", "b"]).groups() == ["a", "b"]
     assert Fillna().groups() is TanhProcess().groups() is None
-    with pytest.raises(NotImplementedError, match="Processor must implement __call__()"):
+    with pytest.raises(NotImplementedError, match=r"Processor must implement __call__\(\)"):
         Processor()(TWO_DAYS)
 
 

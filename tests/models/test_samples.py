@@ -286,7 +286,7 @@ def test_what_is_no_table_of_numbers_in_groups_is_said(name: str) -> None:
         MODELS[name]().fit(dataset(flat))
     text = market()
     text[("feature", "sector")] = "IT"
-    with pytest.raises(ModelError, match="the column 'sector' holds 'IT'"):
+    with pytest.raises(ModelError, match="the column 'sector' contains 'IT'"):
         MODELS[name]().fit(dataset(text.sort_index(axis=1)))
     plain = MODELS[name]()
     plain.fit(dataset(market()))

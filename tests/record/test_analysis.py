@@ -246,7 +246,7 @@ def test_indexes_that_cannot_be_are_named() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         calc_long_short_return(pred, label, quantile=20)
     for n in (0, -1, 2.5, True):
-        with pytest.raises(ConfigError, match="whole number"):
+        with pytest.raises(ConfigError, match="positive integer"):
             quantile_returns(pred, label, n)
 
 
@@ -493,7 +493,7 @@ def test_returns_of_unknown_days_have_no_year(tracker: str, tmp_path: Path, capl
     assert np.isnan(metrics["Long-Short Ann Return"])
     assert np.isnan(metrics["Long-Avg Ann Sharpe"])
     assert np.isfinite(metrics["IC"])
-    assert "declare label_days" in caplog.text
+    assert "set label_days" in caplog.text
 
 
 def test_what_a_run_noted_of_its_label_comes_before_its_task(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_strategies_that_are_not_there(prediction: pd.DataFrame, session: Sessio
     for name, words in (("WeightStrategyBase", "a subclass has to define"), ("EnhancedIndexingStrategy", "a solver")):
         with pytest.raises(BuildError, match=f"{name}.*{words}"):
             build({"class": name, "module_path": "qlib.contrib.strategy", "kwargs": {"signal": prediction}})
-    with pytest.raises(ConfigError, match="dict is not a supported strategy"):
+    with pytest.raises(ConfigError, match="dict is not a strategy"):
         run_backtest({"class": "dict", "module_path": "builtins"}, session=session)
 
 

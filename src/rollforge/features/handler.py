@@ -205,7 +205,7 @@ class DataHandler(DataHandlerABC):
             day, edge = read_day(value, name), calendar[-1] if sign > 0 else calendar[0]
             if (day - edge) / np.timedelta64(1, "D") * sign > 0:
                 raise DataError(
-                    f"The handler's {name} {day} leaves no data: the calendar covers {calendar[0]} to {calendar[-1]}."
+                    f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
                 )
 
     def _bounds(self, selector: Any) -> tuple[Any, Any]:

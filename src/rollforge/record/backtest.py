@@ -507,7 +507,9 @@ def _start(account: object, where: str) -> tuple[float, dict[str, Any]]:
         holdings = {str(k).upper(): v for k, v in account.items() if k != "cash"}
         account = account["cash"]
     if isinstance(account, bool) or not isinstance(account, (int, float)) or not account >= 0:
-        raise ConfigError(f"the initial cash must be a number that is not negative, found {account!r}.", path=f"{where}.account")
+        raise ConfigError(
+            f"the initial cash must be a number that is not negative, found {account!r}.", path=f"{where}.account"
+        )
     if account == 0 and not holdings:
         raise ConfigError("an account without cash cannot trade.", path=f"{where}.account")
     return float(account), holdings

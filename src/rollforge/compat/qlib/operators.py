@@ -31,7 +31,7 @@ def as_operator(kind: type) -> Operator:
     """
     if not (isinstance(kind, type) and issubclass(kind, Expression)):
         raise ConfigError(
-            f"{getattr(kind, '__name__', kind)!r} is no operator: derive it from a class of qlib.data.ops, such as "
+            f"{getattr(kind, '__name__', kind)!r} is not an operator. Derive it from a class of qlib.data.ops, such as "
             "ElemOperator. Where pyqlib is installed, import rollforge.compat.qlib before qlib."
         )
     return kind.as_operator()
