@@ -208,10 +208,10 @@ def test_combinations_of_a_grid_are_named() -> None:
         ({"model.depth": []}, "needs at least one value"),
         ({"model.depth": 4}, "needs a list of values"),
         ({"model.depth": [4, 8, 4]}, "has the value 4 twice"),
-        ({"list.3": [1]}, "'3' is not a key of a list of 3"),
-        ({"list.x": [1]}, "'x' is not a key of a list of 3"),
+        ({"list.3": [1]}, "'3' is not a key or position of a list of 3"),
+        ({"list.x": [1]}, "'x' is not a key or position of a list of 3"),
         ({"list.3.a": [1]}, "there is no '3'"),
-        ({"list.0.a": [1]}, "'a' is not a key of 5"),
+        ({"list.0.a": [1]}, "'a' is not a key or position of 5"),
         ({"modle.depth": [1]}, "Did you mean 'model'"),
     ],
 )
