@@ -167,5 +167,5 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path) -> None:
     assert "'qrun flow.yaml' runs it" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
     process = start(tmp_path, "-m", "qlib.workflow.task.manage", "-t", "nothing", "task_stat")
-    assert "There is no task store" in process.communicate(timeout=60)[1]
+    assert "tasks.db does not exist" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
