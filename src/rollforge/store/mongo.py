@@ -511,6 +511,7 @@ class MongoStore:
             wanted.append({"$nor": [{"failed_by": failed_there, "finished_at": {"$gt": now - AVOID_SECONDS}}]})
         token = self._number("token")
         claimed: list[TaskRecord] = []
+        overtaken_by = ""
         while len(claimed) < limit:
             now = self._now()
             running = transitions.claimed(with_stage(status), worker=worker, token=token, lease=lease, now=now)
@@ -521,20 +522,20 @@ class MongoStore:
             )  # fmt: skip
             if found is not None:
                 claimed += self._readable(pool, [found], status)
-            elif (overtaken := self._overtaken(tasks, wanted, free)) is not None:
-                token = overtaken
             else:
-                break
+                free_one = tasks.find_one({"$and": wanted}, {"token": 1})
+                # The same one again: it is claimed and given back all the time, or damaged so that no update matches it.
+                if free_one is None or repr(free_one["_id"]) == overtaken_by:
+                    break
+                overtaken_by = repr(free_one["_id"])
+                token = self._newer_token(tasks, free_one, free)
         return claimed
 
-    def _overtaken(self, tasks: Collection[Document], wanted: Sequence[Document], free: Document) -> int | None:
-        """Return a new token if a task is free that was claimed, and ended, under a newer one than ours; else None.
+    def _newer_token(self, tasks: Collection[Document], found: Document, free: Document) -> int:
+        """Return a token for a free task that was claimed, and ended, under a newer one than ours.
 
         This process may have been stopped between reserving its token and using it.
         """
-        found = tasks.find_one({"$and": list(wanted)}, {"token": 1})
-        if found is None:
-            return None
         fresh, token = self._number("token"), found.get("token")
         if isinstance(token, bool) or not isinstance(token, (int, float)) or not token < fresh:  # damaged
             tasks.update_one({**free, "_id": found["_id"]}, {"$set": {"token": 0}})
