@@ -15,8 +15,8 @@ import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 _TOP = {name.lower(): module for module, names in reversed(packages_distributions().items()) for name in names}
-MODULES = {**_TOP, "mlflow-skinny": "mlflow", "ruamel.yaml": "ruamel"}
-"""Packages whose modules have other names; these two share theirs with other packages."""
+MODULES = {**_TOP, "mlflow-skinny": "mlflow", "ruamel.yaml": "ruamel", "pymongo": "pymongo"}
+"""Packages whose modules have other names; these share theirs with other packages, or have several."""
 MODELS = {  # class -> library
     name: kind_library
     for file in sorted((Path(__file__).parents[1] / "src" / "rollforge" / "models").glob("*.py"))

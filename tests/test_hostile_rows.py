@@ -104,4 +104,4 @@ def test_a_tracking_store_that_is_gone_is_no_row_of_a_stranger(trained: Path, tm
     finally:
         hidden.rename(trained)
     assert done.returncode == 2
-    assert "The tracking store" in done.stderr
+    assert "There is no tracking store" in done.stderr

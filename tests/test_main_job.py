@@ -125,7 +125,7 @@ def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp
     _until(lambda: log.exists() and log.read_text().count("started") >= 2, 120)
     worker = _children(process.pid)[-1]
     os.kill(worker, signal.SIGKILL)
-    _until(lambda: "again" in log.read_text() and "killed by SIGKILL" in log.read_text(), 60)
+    _until(lambda: "retried" in log.read_text() and "killed by SIGKILL" in log.read_text(), 60)
     _until(lambda: "done     window" in log.read_text(), 120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -166,7 +166,7 @@ def test_the_rolling_command(market: Path, tmp_path: Path) -> None:
     out, err = run(tmp_path, *LAYER, "-m", "qlib.contrib.rolling", "base", *command, "run")
     assert out.count("prediction results") == 2
     assert "excess return with cost(1day)" in out
-    assert "task 2 of 2 (LGBModel, test 2023-07-10 to 2023-10-13) is done" in err
+    assert "task 2 of 2 (LGBModel, test 2023-07-10 to 2023-10-13) finished in" in err
     # The windows of one task, through the class's own command; options may follow the method.
     out, _ = run(tmp_path, *LAYER, "-m", "qlib.contrib.rolling.base", "get_task_list", *command)
     assert out.count("'train'") == 2

@@ -101,7 +101,7 @@ def test_keep_decides_about_instruments_without_data() -> None:
         ([{"class": "NamDFilter"}], "NameDFilter"),
         ([{"filter_type": "NameDFilter", "name_rule": "X"}], "name_rule"),
         ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "X", "fstart_time": "soon"}}], "'soon' is not a date"),
-        ([{"class": "builtins.dict"}], "filter_pipe.0: dict is no filter"),
+        ([{"class": "builtins.dict"}], "filter_pipe.0: dict is not a filter"),
         ("X", "list of filters"),
     ],
 )

@@ -350,7 +350,7 @@ def test_a_process_that_cannot_begin_costs_no_attempt() -> None:
     """It dies before it has taken its task, which is not at fault; after three such deaths the worker says so."""
     store = MemoryStore()
     store.create("p", [{"x": 1}])
-    with pytest.raises(TrainingFailed, match="end before they can run a task"):
+    with pytest.raises(TrainingFailed, match="exit before they can run a task"):
         WorkerPool(store, Job("p", len, preload=die), Session(threads=1), jobs=1).run()
     (task,) = store.query("p")
     assert (task.status, task.attempt, task.failed_by) == (Status.WAITING, 0, ())
@@ -469,7 +469,7 @@ def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_mar
     assert ran.returncode == Exit.DONE, ran.stdout + ran.stderr
     assert manager.task_stat() == {Status.DONE: 4}
     again = rollforge(tmp_path, "submit", str(file))
-    assert "4: 0 new, 4 done already" in again.stdout
+    assert "4: 0 new, 4 already done" in again.stdout
     whole = rollforge(tmp_path, "run", str(file))
     assert whole.returncode == Exit.DONE, whole.stderr
     assert "all 4 tasks are already done" in whole.stdout
@@ -650,7 +650,7 @@ def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Pat
     bad = worker(folder, *RUNS, BROKEN="1", TAKES="0")
     code, said = ended(bad)
     assert code == Exit.FAILING, said
-    assert "others succeeded elsewhere meanwhile" in said
+    assert "other tasks succeeded on other workers meanwhile" in said
     assert ended(good)[0] == Exit.DONE
     assert manager.task_stat() == {Status.DONE: 40}
 

@@ -164,7 +164,7 @@ WAYS = {
     "hang": (Cause.TIMED_OUT, "more than 3 s"),
     "unserialisable": (Cause.RAISED, "cannot be stored"),
     "full disk": (Cause.RAISED, "No space left on device"),
-    "leave": (Cause.EXITED, "exited with 7"),
+    "leave": (Cause.EXITED, "exited with code 7"),
 }
 
 
