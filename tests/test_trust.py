@@ -269,7 +269,7 @@ def test_a_task_that_is_not_allowed_waits_for_a_worker_that_may(
     open_store(uri).create("p", [put(task, ("model",), {"class": "Mean", "module_path": "my_model"})])
     done = worker(uri, cwd=tmp_path, data=small_market)
     assert done.returncode == 7, done.stderr
-    assert "'my_model'" in done.stderr
+    assert "belongs to 'my_model', which this worker is not allowed to run" in done.stderr
     assert "--allow my_model or ROLLFORGE_ALLOW=my_model" in done.stderr
     (row,) = open_store(uri).query("p")
     assert (row.status, row.attempt, row.cause) == (Status.WAITING, 0, Cause.UNFIT)

@@ -447,6 +447,11 @@ def refuse_running(status: Status) -> None:
         )
 
 
+def no_text(exc: UnicodeEncodeError) -> ConfigError:
+    """Return the error about a value, such as the name of a pool, that a database cannot store as text."""
+    return ConfigError(f"{shown(exc.object)} cannot be stored, because it is not valid Unicode.")
+
+
 def refuse_newer(place: str, found: int, known: int) -> None:
     """Raise an error if the schema of a store has a newer version than the latest known one.
 

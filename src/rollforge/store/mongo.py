@@ -50,6 +50,7 @@ from rollforge.store.base import (
     failed_workers,
     failure_mark,
     named,
+    no_text,
     refuse_cycles,
     refuse_newer,
     refuse_running,
@@ -122,6 +123,8 @@ def _spoken(method: F) -> F:
             raise self._unavailable(exc) from exc
         except RollforgeError:
             raise
+        except UnicodeEncodeError as exc:
+            raise no_text(exc) from exc
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as exc:
             raise StoreUnavailable(
                 f"The database {self._database.name!r} contains data that Rollforge did not write "

@@ -1076,6 +1076,24 @@ class TaskStoreSuite:
         assert again == other
         assert store.get(POOL, other).token > token
 
+    def test_a_name_that_is_not_valid_unicode_is_an_error_about_the_name(self, store: TaskStore) -> None:
+        """As from a command line with bytes of another encoding. A store may keep it, but does not claim to be damaged."""
+        name = "pool\udcff"
+        calls: list[Callable[[], object]] = [
+            lambda: store.count(name),
+            lambda: list(store.query(name)),
+            lambda: store.claim(name, worker="w", lease=60.0),
+            lambda: store.pause(name),
+            lambda: store.create(name, [{"x": 1}]),
+        ]
+        for call in calls:
+            said = "pool\\udcff' cannot be stored, because it is not valid Unicode"
+            try:
+                call()
+            except ConfigError as exc:
+                said = str(exc)
+            assert "pool\\udcff' cannot be stored, because it is not valid Unicode" in said
+
     def test_a_replacement_is_a_change(self, store: TaskStore) -> None:
         """A thread that waits for changes of others sees it; so with a removal, and a pause."""
         (created,) = store.create(POOL, [{"x": 1}])

@@ -280,6 +280,13 @@ class TrackerSuite:
         assert (found["b"], found["c"]) == (math.inf, -math.inf)
         with pytest.raises(TrackingError, match="'d' must be a number"):
             recorder.log_metrics(d="high")
+        with pytest.raises(TrackingError, match="'d' must be a number, found an integer of 1329 bits"):
+            recorder.log_metrics(d=10**400)
+        steps: list[Any] = ["x", math.nan, [1], 2**63, math.inf]
+        for step in steps:
+            with pytest.raises(TrackingError, match="The step of metrics must be a whole number"):
+                recorder.log_metrics(step=step, e=1.0)
+        assert "e" not in recorder.list_metrics()
 
     def test_names_and_values_of_any_kind(self, experiment: Experiment, uri: str) -> None:
         """Names with characters that a store does not support, and values of any length, are restored exactly."""

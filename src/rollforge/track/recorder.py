@@ -234,10 +234,10 @@ class Recorder:
         Raises
         ------
         TrackingError
-            If a value is not a number.
+            If a value is not a number, or `step` is not a whole number of 64 bits.
         """
         now = time.time()
-        place = 0 if step is None else int(step)
+        place = 0 if step is None else _step(step)
         new = [Metric(_named(k), _number(k, v), place, now) for k, v in kwargs.items()]
         with self._lock:
             self._metrics.extend(new)
@@ -524,8 +524,18 @@ def _texts(what: str, values: Mapping[str, object]) -> dict[str, str]:
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
-        raise TrackingError(f"The metric {name!r} must be a number, found {value!r:.80}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise TrackingError(f"The metric {name!r} must be a number, found {shown(value)}.") from None
+
+
+def _step(value: Any) -> int:
+    try:
+        step = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TrackingError(f"The step of metrics must be a whole number, found {shown(value)}.") from None
+    if not -(2**63) <= step < 2**63:  # the database of MLflow holds no others
+        raise TrackingError(f"The step of metrics must be a whole number of 64 bits, found {shown(value)}.")
+    return step
 
 
 # Recorders with unwritten values, and the process that must write them: a program that exits without ending its run
