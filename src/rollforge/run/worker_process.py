@@ -321,7 +321,7 @@ class WorkerProcess:
         os.ftruncate(self._words.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
-            target=_slot_main, name="rollforge-worker",
+            target=_process_main, name="rollforge-worker",
             args=(
                 self._session, replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()),
                 self._log_file, drivers.registered(),
@@ -529,7 +529,7 @@ def _take_over(duplicate: Any) -> int:
     return descriptor
 
 
-def _slot_main(
+def _process_main(
     session: Session,
     job: Job,
     pipe: connection.Connection,
