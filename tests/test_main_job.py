@@ -138,6 +138,11 @@ def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp
     assert json.loads(counts.stdout) == {"done": 5}
 
 
+def _heed_ctrl_c() -> None:
+    """Processes inherit that SIGINT is ignored, for example from a shell that started the tests in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.slow
 def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> None:
     """One line, exit code 130, no traceback, and no task stays running."""
@@ -146,6 +151,7 @@ def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> 
     process = subprocess.Popen(
         [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=_heed_ctrl_c,
     )  # fmt: skip
     log = tmp_path / "out" / "run.log"
     _until(lambda: log.exists() and log.read_text().count("started") >= 2, 120)

@@ -483,10 +483,10 @@ class MemoryStore:
                 tasks[key] = replace(task, depends_on=tuple(sorted(dependencies)))
             self._check_acyclic(tasks, {new_id}, tasks[new_id].depends_on)
             self._pools[pool] = tasks
-            created = self._creations.get(pool, {})
-            created.pop(task_id, None)
-            if new_id not in known:  # the new task was made by this call, not by an earlier one of the same name
-                created.pop(new_id, None)
+            created = self._creations.setdefault(pool, {})
+            creation = created.pop(task_id, "")
+            if new_id == task_id or new_id not in known:  # it takes the place of the old task, also in its creation
+                created[new_id] = creation
             for members in self._batches.get(pool, {}).values():
                 if task_id in members:
                     members.remove(task_id)
