@@ -768,8 +768,8 @@ class MongoStore:
             return found
         for name, n in counted({"status": {"$in": ["done", "part_done"]}, "finished_at": {"$gte": since}}):
             found.setdefault(name, Work()).done = n
-        recent: list[Document] = [{"finished_at": None}, {"finished_at": {"$gte": since}}]
-        for failed in tasks.find({"failed_by": {"$gt": ""}, "$or": recent}, {"failed_by": 1}):
+        earlier = {"finished_at": {"$lt": since}}
+        for failed in tasks.find({"failed_by": {"$gt": ""}, "$nor": [earlier]}, {"failed_by": 1}):
             for name in failed_workers(failed["failed_by"]):
                 found.setdefault(name, Work()).failed += 1
         return found

@@ -74,7 +74,7 @@ FRESH: Document = {
 
 
 # Fields that are kept when the definition of a task is replaced.
-KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches")
+KEPT = ("priority", "max_attempts", "token", "needs", "unmet", "model_name", "submission", "batches", "creation")
 
 
 UNREADABLE = (UntrustedPickle, ArtifactUnreadable)

@@ -454,6 +454,10 @@ class TaskStoreSuite:
         store.create(POOL, wanted, creation="two")
         assert [c.new for c in store.create(POOL, wanted, creation="one")] == [False] * 4
         assert store.create("other", [{"x": 2}], creation="two")[0].new
+        store.create("replaced", [{"x": 1}], creation="one")
+        for old, new in ((1, 1), (1, 2)):  # a task takes the place of the one that it replaces
+            store.replace("replaced", digest({"x": old}), {"x": new})
+            assert [c.new for c in store.create("replaced", [{"x": new}], creation="one")] == [True]
 
     def test_an_end_that_is_repeated_changes_nothing(self, store: TaskStore, clock: ManualClock) -> None:
         """Repeating a commit, failure or return succeeds; ending the claim in another way is refused."""
@@ -653,6 +657,10 @@ class TaskStoreSuite:
         assert store.workers(POOL, since - 10)["a"] == Work(0, 2, 0)
         assert store.workers(POOL, None) == {"c": Work(1, 0, 0)}
         assert store.workers("other", 0.0) == {}
+        clock.now += 3600
+        again = store.claim(POOL, worker="c", lease=60.0, limit=9)
+        assert [t.failed_by for t in again if t.failed_by] == [("b",)]  # it failed long ago, and runs again
+        assert store.workers(POOL, clock.now)["b"].failed == 1
 
     def test_what_a_submission_used_is_kept_once(self, store: TaskStore) -> None:
         """Under a key that is stored with its tasks: the new ones, and existing ones that are not done."""
