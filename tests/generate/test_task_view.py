@@ -73,7 +73,7 @@ def test_a_single_record_is_a_list_of_one(record: Any) -> None:
     assert TaskView({"record": (record, record)}).records == [record, record]
 
 
-_DAYS = st.one_of(st.none(), st.integers(0, 40).map(lambda i: np.datetime64("2024-01-01") + i))
+_DAYS = st.one_of(st.none(), st.integers(0, 40).map(lambda i: np.datetime64("2024-01-01") + np.timedelta64(i, "D")))
 
 
 @given(start=_DAYS, end=_DAYS, trading=st.sets(st.integers(5, 35)))
@@ -81,7 +81,9 @@ def test_the_positions_of_a_segment_are_its_trading_days(
     start: np.datetime64 | None, end: np.datetime64 | None, trading: set[int]
 ) -> None:
     """Both ends belong to it, open ends reach to those of the calendar, and no day before or after does."""
-    calendar = np.array([np.datetime64("2024-01-01") + i for i in sorted(trading)], "datetime64[D]")
+    calendar = np.array(
+        [np.datetime64("2024-01-01") + np.timedelta64(i, "D") for i in sorted(trading)], "datetime64[D]"
+    )
     if start is not None and end is not None and start > end:
         with pytest.raises(SegmentError, match="inverted"):
             bounds("train", (start, end))
