@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import stat
@@ -118,17 +119,17 @@ def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp
     slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 600, "early_stopping_rounds": 600}}
     file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
     command = [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
     log = tmp_path / "out" / "run.log"
-    _until(lambda: log.exists() and log.read_text().count("started") >= 2, 120)
-    worker = _children(process.pid)[-1]
-    os.kill(worker, signal.SIGKILL)
-    _until(lambda: "retried" in log.read_text() and "killed by SIGKILL" in log.read_text(), 60)
-    _until(lambda: "done     window" in log.read_text(), 120)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            _until(lambda: bool(_training(log)), 120)
+            os.kill(_training(log)[-1], signal.SIGKILL)
+            _until(lambda: "retried" in log.read_text() and "killed by SIGKILL" in log.read_text(), 60)
+            _until(lambda: "done     window" in log.read_text(), 120)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
     rest = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
     assert rest.returncode == 0, rest.stderr
@@ -275,16 +276,10 @@ def _until(condition: Any, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _children(pid: int) -> list[int]:
-    """The worker processes of a run: those that are not Python's own helper."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if int(stat[1]) == pid and b"spawn_main" in line:
-                found.append(int(entry.name))
-    return sorted(found)
+def _training(log: Path) -> list[int]:
+    """The worker processes that reported rounds of training; the last one did so last.
+
+    One that has only been started would not do: if it is killed, its task has not begun, and no attempt is lost.
+    """
+    text = log.read_text() if log.exists() else ""
+    return [int(pid) for pid in re.findall(r"(\d+) INFO rollforge\.models\.lightgbm: \[", text)]
