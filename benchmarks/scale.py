@@ -23,7 +23,7 @@ def make_market(folder: Path, stocks: int, days: int) -> Path:
     from rollforge.market.provider import write_folder
 
     random = np.random.default_rng(1)
-    calendar = np.arange(np.datetime64("2000-01-03"), np.datetime64("2000-01-03") + 2 * days)
+    calendar = np.arange(np.datetime64("2000-01-03"), np.datetime64("2000-01-03") + np.timedelta64(2 * days, "D"))
     calendar = calendar[np.is_busday(calendar)][:days]
     codes = [f"S{i:05d}" for i in range(stocks)]
     write_folder(folder, calendar, {}, {"all": {code: [(calendar[0], calendar[-1])] for code in codes}})

@@ -39,7 +39,7 @@ def long_calendar(folder: Path, days: int) -> dict[str, Any]:
     """A data folder of one stock and very many days, and the segments of a template on it."""
     from rollforge.market.provider import write_folder
 
-    calendar = np.arange(np.datetime64("1960-01-04"), np.datetime64("1960-01-04") + 2 * days)
+    calendar = np.arange(np.datetime64("1960-01-04"), np.datetime64("1960-01-04") + np.timedelta64(2 * days, "D"))
     calendar = calendar[np.is_busday(calendar)][:days]
     write_folder(folder, calendar, {"A": (0, {"close": np.ones(days)})}, {"all": {"A": [(calendar[0], calendar[-1])]}})
     edges = {"train": (0, 499), "valid": (500, 599), "test": (600, days - 1)}
