@@ -125,8 +125,9 @@ _QUOTED = re.compile(r"(?P<mark>['\"])(?P<said>[^'\"]{1,1000})(?P=mark)")
 
 
 def mask_error(text: str, address: str) -> str:
-    """Return what a driver says of an address, masked: it may have split the address elsewhere, and quote what it takes for
-    the host or the port, but is a part of the password.
+    """Return a driver's message about an address, with secrets masked.
+
+    The driver may have split the address at another place and quote part of the password as the host or the port.
 
     Examples
     --------
@@ -143,7 +144,7 @@ def mask_error(text: str, address: str) -> str:
 def _mask_parts(text: str, address: str, begin: int, end: int) -> str:
     def masked(found: re.Match[str]) -> str:
         places = [place.start() for place in re.finditer(re.escape(found["said"]), address)]
-        # What stands in the address also where nothing is secret, such as the name of the user, tells nothing.
+        # Text that also occurs in the public parts of the address, such as the user name, reveals nothing.
         if (
             "://" not in found["said"]
             and places
@@ -156,7 +157,7 @@ def _mask_parts(text: str, address: str, begin: int, end: int) -> str:
 
 
 def _secret_part(address: str) -> tuple[int, int]:
-    """Where the password of an address begins and ends; in a connection string, that and all that follows."""
+    """Return the start and end of an address's password; in a connection string, from the password to the end."""
     scheme, separator, _ = address.partition("://")
     if not separator:
         found = _IN_DSN.search(address)

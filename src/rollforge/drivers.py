@@ -220,7 +220,7 @@ class Drivers:
         MissingDependency
             If a built-in scheme needs a package that is not installed.
         ConfigError
-            If the class of another scheme cannot be imported, or is no store of this kind.
+            If the class of another scheme cannot be imported, or is not a store of this kind.
         """
         where = f"The scheme {driver.scheme!r} of {driver.origin} is opened by {driver.target}, which"
         try:
@@ -249,7 +249,7 @@ class Drivers:
         return found
 
     def unknown(self, uri: str, scheme: str, path: str) -> ConfigError:
-        """Return the error for a URI with an unknown scheme: what there is, and how to add one."""
+        """Return the error for a URI with an unknown scheme: which schemes exist, and how to add one."""
         if scheme == "object":
             return ConfigError(
                 f"The {self.noun} {uri.partition(':')[2]} was passed as an object to another program, and cannot be opened here.",
@@ -276,7 +276,7 @@ class Drivers:
         Raises
         ------
         ConfigError
-            If the object is no store of this kind.
+            If the object is not a store of this kind.
         """
         if isinstance(given, (str, os.PathLike)):
             return os.fspath(given)

@@ -161,7 +161,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     )
     while_starting: Callable[[], None] | None = prepare
     while True:
-        with reviewed():  # by the plan
+        with reviewed():  # the plan has already logged the warnings
             try:
                 executor.run(job, on_event, while_starting)
             except FailingWorker as exc:

@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The model's name of each task; empty if there is a single unnamed model."""
+        """The name of each task's model; empty if there is a single unnamed model."""
         return tuple(window.model for window in self.windows)
 
 

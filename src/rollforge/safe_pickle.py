@@ -127,7 +127,7 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-# -- rules for our own classes, and for those that somebody allowed ------------------------------------------------------
+# -- rules for our own classes, and for those that the user allowed ------------------------------------------------------
 
 
 def _bare(cls: type) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What each event makes of a task: pure functions from one task record to the next.
+"""State transitions of tasks: pure functions from one task record to the next.
 
 These are the rules that all stores follow. The memory store calls them. MongoDB writes the fields that they return. The
 SQL stores decide in one statement, inside the database; the suite for stores compares every statement with these
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def claimed(task: TaskRecord, *, worker: str, token: int, lease: float, now: float) -> TaskRecord:
-    """Return a waiting or half-done task, now running at a worker for `lease` seconds."""
+    """Return a waiting or partly done task after a worker has claimed it for `lease` seconds."""
     return replace(
         task, status=Status.RUNNING, stage_from=task.status, token=token, worker=worker, lease_until=now + lease,
         started_at=now, finished_at=None, log="",
@@ -48,7 +48,7 @@ def committed(task: TaskRecord, result: Any, status: Status, *, log: str, now: f
 
 
 def given_back(task: TaskRecord, status: Status | None = None, why: str | None = None) -> TaskRecord:
-    """Return a running task that its worker returned, without counting an attempt.
+    """Return a running task after its worker has returned it, without counting an attempt.
 
     Its status is the one from which it was claimed, or `status`; `why` says what the worker lacks.
     """
@@ -71,7 +71,7 @@ def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: st
 
 
 def expired(task: TaskRecord, *, now: float) -> TaskRecord:
-    """Return a running task whose lease has expired, which is a failed attempt, but at no fault of the worker."""
+    """Return a running task whose lease has expired. This is a failed attempt, but not the worker's fault."""
     attempt = task.attempt + 1
     return replace(
         _ended(task, attempt, hopeless=attempt >= task.max_attempts, now=now), cause=Cause.LEASE_LOST,
@@ -95,7 +95,7 @@ def dependency_failed(task: TaskRecord, dependency: str, *, now: float) -> TaskR
 
 
 def with_status(task: TaskRecord, status: Status) -> TaskRecord:
-    """Return a task with another status, which has all its attempts and no error."""
+    """Return a task with another status, all of its attempts, and no error."""
     return replace(
         task, status=status, attempt=0, lease_until=None, available_at=0.0, error=None, cause=None, failed_by=(),
         stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
@@ -103,7 +103,8 @@ def with_status(task: TaskRecord, status: Status) -> TaskRecord:
 
 
 def retried(task: TaskRecord) -> TaskRecord:
-    """Return a failed task that waits again at the stage at which it failed; the error is kept until the next attempt."""
+    """Return a failed task as waiting again at the stage at which it failed; the error is kept until the next
+    attempt."""
     return replace(with_status(task, task.stage_from), error=task.error)
 
 
@@ -120,9 +121,9 @@ def cancelled(task: TaskRecord, *, now: float) -> TaskRecord:
 
 
 def restored(task: TaskRecord, worker: str) -> TaskRecord:
-    """Return a task with the attempt given back that failed at a worker which proved to be unfit.
+    """Return a task without the attempt that failed on a worker which turned out to be unfit.
 
-    The task is unchanged if it did not fail there, or is done or cancelled. If it is ``failed``, it waits again.
+    The task is unchanged if it did not fail there, or if it is done or cancelled. A ``failed`` task waits again.
     """
     if worker not in task.failed_by or task.status is Status.DONE or task.cause is Cause.CANCELLED:
         return task
@@ -137,7 +138,7 @@ def counted(task: TaskRecord, attempts: int) -> int:
     """Return the number of attempts that a failure of a running task uses up: 0 or 1.
 
     A failure that may be the fault of the worker (`attempts` is 0) does not count, but only once per worker, so that a
-    task that is itself at fault ends. If the task has only one attempt, every failure counts.
+    task that is itself at fault ends. If a task has only one attempt, every failure counts.
     """
     return 1 if task.max_attempts <= 1 or str(task.worker) in task.failed_by else attempts
 

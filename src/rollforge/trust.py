@@ -254,11 +254,11 @@ PLUGIN_GROUP = "rollforge.plugins"
 
 
 def plugin_module(name: str) -> str:
-    """Return the module of an installed plugin; a name that is no plugin's is returned unchanged.
+    """Return the module of an installed plugin; any other name is returned unchanged.
 
-    The entry points of the group ``rollforge.plugins`` give names to modules, and nothing else: they are neither imported
-    nor allowed until somebody lists the name. A module of that name comes first, so that installing a package cannot change
-    what a name means.
+    The entry points of the group ``rollforge.plugins`` give names to modules, and nothing else: they are neither
+    imported nor allowed until a user lists the name. A module of that name takes precedence, so that installing a
+    package cannot change what a name means.
 
     Examples
     --------
