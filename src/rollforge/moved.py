@@ -1,4 +1,4 @@
-"""The current names of modules that have moved since earlier versions.
+"""The current names of modules that have moved since earlier versions, and aliases of attributes.
 
 Definitions in pools, references, pickles and scripts name modules. Modules that have moved can still be imported under
 their earlier name, which returns the current module.
@@ -10,10 +10,11 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
-__all__ = ["MOVED", "MOVED_NAMES", "current_name", "earlier_names", "install"]
+__all__ = ["MOVED", "MOVED_NAMES", "Alias", "Aliased", "current_name", "earlier_names", "install"]
 
 MOVED = {
     f"rollforge.{old}": f"rollforge.{new}"
@@ -103,6 +104,38 @@ def earlier_names(module: str) -> Callable[[str], object]:
         return getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
 
     return find
+
+
+class Alias:
+    """Another name of an attribute, which Qlib's scripts or earlier versions use.
+
+    Examples
+    --------
+    >>> class Worker(Aliased):
+    ...     task_pool = Alias("pool")
+    >>> worker = Worker()
+    >>> worker.task_pool = "p"
+    >>> worker.pool, vars(worker)
+    ('p', {'pool': 'p'})
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"Another name of `{name}`."
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return self if instance is None else getattr(instance, self._name)
+
+    def __set__(self, instance: object, value: object) -> None:
+        setattr(instance, self._name, value)
+
+
+class Aliased:
+    """Base of classes with an :class:`Alias`; unpickles objects that were saved when it was the attribute's name."""
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -147,6 +148,17 @@ def test_what_the_pool_knows_as_done_is_not_trained_again(session: Session) -> N
     assert TaskManager.list() == ["exp"]
     trainer(TrainerRM, task_pool="apart")([{"x": 1}])
     assert TaskManager.list() == ["apart", "exp"]
+
+
+@pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
+def test_a_trainer_pickled_by_an_earlier_version_uses_its_pool(kind: type[TrainerRM]) -> None:
+    """Earlier versions called the attribute `task_pool`; an online manager's file contains its trainer."""
+    earlier = kind.__new__(kind)
+    state = vars(kind("exp", task_pool="apart", jobs=2))
+    state["task_pool"] = state.pop("pool")
+    earlier.__setstate__(state)
+    assert (earlier.pool, earlier.task_pool, earlier.jobs) == ("apart", "apart", 2)
+    assert pickle.loads(pickle.dumps(earlier)).pool == "apart"
 
 
 def test_the_second_stage_of_a_finished_recorder_is_not_run_again(session: Session) -> None:

@@ -59,7 +59,7 @@ class _View:
 
     def __init__(self, manager: TaskManager) -> None:
         self._manager = manager
-        self._pool = str(manager.task_pool)
+        self._pool = manager.pool
         self._done: deque[tuple[float, int]] = deque(maxlen=60)
         self.counts: dict[Status, int] = {}
         self.paused = False

@@ -8,6 +8,7 @@ from typing import Any
 
 from rollforge import trust
 from rollforge.errors import FailingWorker, TaskNotFound
+from rollforge.moved import Alias, Aliased
 from rollforge.run.execute import (
     TM_ID,
     begin_task_train,
@@ -43,7 +44,7 @@ __all__ = ["DelayTrainerRM", "TrainerRM"]
 log = logging.getLogger(__name__)
 
 
-class TrainerRM(RecorderTrainer):
+class TrainerRM(Aliased, RecorderTrainer):
     """Trains tasks through a pool: they are stored once, run by workers, and resumed after a crash.
 
     Parameters
@@ -79,6 +80,7 @@ class TrainerRM(RecorderTrainer):
     """
 
     TM_ID = TM_ID
+    task_pool = Alias("pool")
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class TrainerRM(RecorderTrainer):
         tracker: Tracker | str | None = None,
     ) -> None:
         super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
-        self.task_pool = task_pool
+        self.pool = task_pool
         self.skip_run_task = skip_run_task
         self.jobs = jobs
 
@@ -137,7 +139,7 @@ class TrainerRM(RecorderTrainer):
             return []
         session, experiment = self._where(experiment_name)
         manager = self._manager(session, experiment)
-        used = manager.store.keep_submission(str(manager.task_pool), facts_of(listed, session))
+        used = manager.store.keep_submission(manager.pool, facts_of(listed, session))
         batch = batch_of(digest(task) for task in listed)
         ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
         elsewhere = self.skip_run_task and not here
@@ -165,12 +167,12 @@ class TrainerRM(RecorderTrainer):
     def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
         session, experiment = self._where(experiment_name)
         run_task(
-            func, self.task_pool or experiment, session=session, before_status=before, after_status=after,
+            func, self.pool or experiment, session=session, before_status=before, after_status=after,
             experiment_name=experiment,
         )  # fmt: skip
 
     def _manager(self, session: Session, experiment: str) -> TaskManager:
-        return TaskManager(self.task_pool or experiment, session=session)
+        return TaskManager(self.pool or experiment, session=session)
 
     def _run(
         self,
@@ -191,10 +193,10 @@ class TrainerRM(RecorderTrainer):
             open_tracker(session.tracking_uri).prepare()
             kwargs = {"experiment_name": experiment, **arguments}
             job = Job(
-                str(manager.task_pool), func, {}, before, after, kwargs, batch=batch,
+                manager.pool, func, {}, before, after, kwargs, batch=batch,
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
             )  # fmt: skip
-            admission = own_data(manager.store, str(manager.task_pool), session)
+            admission = own_data(manager.store, manager.pool, session)
             executor: Executor = (
                 InProcess(session, admission)
                 if self.jobs is None
@@ -205,7 +207,7 @@ class TrainerRM(RecorderTrainer):
             except FailingWorker as exc:
                 log.warning("%s The other workers continue.", exc)
         else:
-            log.info("%d tasks of pool %s are waiting for workers in other processes", total, manager.task_pool)
+            log.info("%d tasks of pool %s are waiting for workers in other processes", total, manager.pool)
         moving = {before, Status.RUNNING}
         told = _log_counts if self.skip_run_task else None
         manager.wait(
@@ -216,11 +218,11 @@ class TrainerRM(RecorderTrainer):
         """Return the recorders by task id; record failed tasks, and raise an error unless failures are skipped."""
         failures: dict[str, str] = {}
         recorders = {}
-        tasks = {task.id: task for task in manager.store.query(str(manager.task_pool), batch=batch)}
+        tasks = {task.id: task for task in manager.store.query(manager.pool, batch=batch)}
         for i, task_id in enumerate(ids):
             task = tasks.get(task_id)
             if task is None:
-                raise TaskNotFound(f"Task {task_id} was removed from pool {manager.task_pool!r} before it was done.")
+                raise TaskNotFound(f"Task {task_id} was removed from pool {manager.pool!r} before it was done.")
             if task.status is Status.FAILED:
                 key = f"{task_key(task.definition, i, len(ids), task.model_name)}, {task_id}"
                 self._failed(failures, key, reason_of(task))
@@ -306,7 +308,7 @@ class DelayTrainerRM(TrainerRM):
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
         trust.vouch(ids)  # the caller passed their recorders; their tasks are compared with the ids before being built
         batch = batch_of(ids)
-        manager.store.add_to_batch(str(manager.task_pool), batch, ids)
+        manager.store.add_to_batch(manager.pool, batch, ids)
         func = end_train_func or self.end_train_func
         self._run(
             manager,
@@ -339,5 +341,5 @@ def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, object]]) -
         return names
     ids = [digest(task) for task in tasks]
     query = {"_id": {"$in": ids}, "model_name": {"$ne": ""}}
-    named = {task.id for task in manager.store.query(str(manager.task_pool), query, results=False)}
+    named = {task.id for task in manager.store.query(manager.pool, query, results=False)}
     return ["" if task_id in named else name for task_id, name in zip(ids, names, strict=True)]

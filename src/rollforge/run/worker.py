@@ -289,14 +289,14 @@ def run_task(
     FailingWorker
         If several tasks in a row failed here that succeeded elsewhere.
     """
-    before, after = Status(before_status), Status(after_status)
+    pool, before, after = task_pool, Status(before_status), Status(after_status)
     if before not in (Status.WAITING, Status.PART_DONE):
         raise ValueError(f"before_status must be waiting or part_done, found {before.value!r}.")
     session = (session or current_session()).with_(store=store, tracking=tracker)
-    job = Job(task_pool, task_func, dict(query or {}), before, after, kwargs, force_release)
+    job = Job(pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
         opened = open_store(session.store_uri)
-        admission = own_data(opened, task_pool, session, in_process=not force_release)
+        admission = own_data(opened, pool, session, in_process=not force_release)
         if force_release:
             return WorkerPool(opened, job, session, 1, LogEvents(), admission=admission).run() > 0
         return Worker(opened, job, on_event=LogEvents(), admission=admission).run() > 0

@@ -144,19 +144,20 @@ class TaskManager:
         session: Session | None = None,
         lease: float = 3600.0,
     ) -> None:
-        self.task_pool = task_pool
+        self._named = task_pool
         store = (session or current_session()).store_uri if store is None else store
         self.store = open_store(store) if isinstance(store, str) else store
         self.lease = lease
 
     @property
-    def _pool(self) -> str:
-        if not self.task_pool:
+    def pool(self) -> str:
+        """Name of the pool. Raises ConfigError if the manager has none."""
+        if not self._named:
             raise ConfigError("This TaskManager has no pool. Name one: TaskManager('POOL').")
-        return self.task_pool
+        return self._named
 
     def __str__(self) -> str:
-        return f"TaskManager({self.task_pool})"
+        return f"TaskManager({self._named})"
 
     @_on_class_too
     def list(self) -> Ids:
@@ -177,31 +178,31 @@ class TaskManager:
         dependencies = self._known_dependencies(task.get("depends_on", ()))
         if status is Status.WAITING and task.get("res") is None:
             made = self.store.create(
-                self._pool, [definition], priority=task.get("priority") or 0, depends_on=dependencies,
+                self.pool, [definition], priority=task.get("priority") or 0, depends_on=dependencies,
                 model_names=[task.get("model_name") or ""],
             )  # fmt: skip
             return InsertedId(made[0].id)
         record = TaskRecord(
-            id=digest(definition), pool=self._pool, definition=definition, status=status, result=task.get("res"),
+            id=digest(definition), pool=self.pool, definition=definition, status=status, result=task.get("res"),
             priority=task.get("priority") or 0, created_at=time.time(), depends_on=dependencies,
             stage_from=Status.PART_DONE if status is Status.PART_DONE else Status.WAITING,
             model_name=task.get("model_name") or "",
         )  # fmt: skip
-        self.store.put(self._pool, [record])
+        self.store.put(self.pool, [record])
         return InsertedId(record.id)
 
     def _known_dependencies(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
         """Return the given ids, or those of the tasks that match a query."""
         if isinstance(depends_on, Mapping):
-            found = tuple(t.id for t in self.store.query(self._pool, depends_on, results=False))
+            found = tuple(t.id for t in self.store.query(self.pool, depends_on, results=False))
             if not found:
-                raise TaskNotFound(f"depends_on: no task of pool {self._pool!r} matches {dict(depends_on)!r}.")
+                raise TaskNotFound(f"depends_on: no task of pool {self.pool!r} matches {dict(depends_on)!r}.")
             return found
         return tuple(str(i) for i in ([depends_on] if isinstance(depends_on, str) else depends_on))
 
     def insert_task_def(self, task_def: Mapping[str, Any]) -> InsertedId:
         """Store a definition and return its id. An existing task is not changed."""
-        created = self.store.create(self._pool, [task_def])[0]
+        created = self.store.create(self.pool, [task_def])[0]
         trust.vouch([created.id])
         return InsertedId(created.id)
 
@@ -264,11 +265,11 @@ class TaskManager:
             for definition in task_def_l:
                 encode(definition)
             ids = [digest(d) for d in task_def_l]
-            known = {r.id for r in self.store.query(self._pool, {"_id": {"$in": sorted(set(ids))}}, results=False)}
+            known = {r.id for r in self.store.query(self.pool, {"_id": {"$in": sorted(set(ids))}}, results=False)}
             self._report({i: d for i, d in zip(ids, task_def_l, strict=True) if i not in known}, len(ids), print_nt)
             return ids
         created = self.store.create(
-            self._pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=dependencies,
+            self.pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=dependencies,
             model_names=model_names, submission=submission, batch=batch, creation=creation,
         )  # fmt: skip
         trust.vouch(c.id for c in created)
@@ -284,7 +285,7 @@ class TaskManager:
 
     def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
         """Replace `task` by `new_task` (``{"def": …}``) and return the new id."""
-        made = self.store.replace(self._pool, str(task["_id"]), new_task["def"])
+        made = self.store.replace(self.pool, str(task["_id"]), new_task["def"])
         trust.vouch([made])
         return made
 
@@ -295,7 +296,7 @@ class TaskManager:
     ) -> Document | None:
         """Claim a task and return it, now ``running``, or None if none matches: highest priority first, then oldest."""
         claimed = self.store.claim(
-            self._pool, worker=process_name(), lease=self.lease, status=Status(status), query=query
+            self.pool, worker=process_name(), lease=self.lease, status=Status(status), query=query
         )
         return _document(claimed[0]) if claimed else None
 
@@ -329,37 +330,37 @@ class TaskManager:
         LeaseLost
             If this process no longer holds the task; the result is discarded.
         """
-        self.store.commit(_claim(task, self._pool), res, Status(status) if status else Status.DONE)
+        self.store.commit(_claim(task, self.pool), res, Status(status) if status else Status.DONE)
 
     def return_task(self, task: Mapping[str, Any], status: Status | str | None = None) -> None:
         """Give a fetched task back: to the status it was fetched from, or to `status`."""
-        self.store.give_back(_claim(task, self._pool), Status(status) if status else None)
+        self.store.give_back(_claim(task, self.pool), Status(status) if status else None)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def query(self, query: Mapping[str, Any] | None = None, decode: bool = True) -> Iterator[Document]:
         """Yield the tasks that match, in Qlib's form. With ``decode=False`` their results are not read."""
-        for record in self.store.query(self._pool, query, results=decode):
+        for record in self.store.query(self.pool, query, results=decode):
             yield _document(record)
 
     def re_query(self, _id: str) -> Document:
         """Return the current state of the task with an id."""
-        return _document(self.store.get(self._pool, str(_id)))
+        return _document(self.store.get(self.pool, str(_id)))
 
     def task_stat(self, query: Mapping[str, Any] | None = None, *, batch: str = "") -> dict[Status, int]:
         """Return the number of tasks by status; if `batch` is given, only those of that batch."""
-        return self.store.count(self._pool, query, batch=batch)
+        return self.store.count(self.pool, query, batch=batch)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def remove(self, query: Mapping[str, Any] | None = None) -> int:
         """Delete the tasks that match and return how many."""
-        return self.store.remove(self._pool, query)
+        return self.store.remove(self.pool, query)
 
     def reset_waiting(self, query: Mapping[str, Any] | None = None) -> int:
         """Reset the running tasks that match to waiting and return how many. Results of their workers are refused."""
         running = {"$and": [dict(query or {}), {"status": Status.RUNNING.value}]}
-        return self.store.set_status(self._pool, running, Status.WAITING)
+        return self.store.set_status(self.pool, running, Status.WAITING)
 
     def reset_status(self, query: Mapping[str, Any], status: Status | str) -> int:
         """Change the status of the tasks that match and return how many."""
@@ -367,27 +368,27 @@ class TaskManager:
             wanted = Status(status)
         except ValueError:
             raise ConfigError(f"{status!r} is not a status. Valid values: {', '.join(Status)}.") from None
-        return self.store.set_status(self._pool, query, wanted)
+        return self.store.set_status(self.pool, query, wanted)
 
     def prioritize(self, task: Mapping[str, Any], priority: int) -> None:
         """Change the priority of a task; higher comes first."""
-        self.store.prioritize(self._pool, {"_id": str(task["_id"])}, priority)
+        self.store.prioritize(self.pool, {"_id": str(task["_id"])}, priority)
 
     def retry(self, query: Mapping[str, Any] | None = None) -> int:
         """Reset the failed tasks that match to waiting, with no attempts used, and return how many."""
-        return self.store.retry(self._pool, query)
+        return self.store.retry(self.pool, query)
 
     def cancel(self, query: Mapping[str, Any] | None = None) -> int:
         """Fail the unfinished tasks that match with the cause ``cancelled``. Results of their workers are refused."""
-        return self.store.cancel(self._pool, query)
+        return self.store.cancel(self.pool, query)
 
     def pause(self) -> None:
         """Stop tasks from being fetched until :meth:`resume` is called. Running tasks continue."""
-        self.store.pause(self._pool)
+        self.store.pause(self.pool)
 
     def resume(self) -> None:
         """Allow tasks to be fetched again after :meth:`pause`."""
-        self.store.pause(self._pool, False)
+        self.store.pause(self.pool, False)
 
     def wait(
         self,
@@ -421,9 +422,9 @@ class TaskManager:
             Only tasks of this batch; if empty, all tasks of the pool.
         """
         last: dict[Status, int] | None = None
-        pause = PauseNotice(self.store, self._pool)
+        pause = PauseNotice(self.store, self.pool)
         while True:
-            self.store.expire(self._pool)  # there may be no worker left whose claims would do this
+            self.store.expire(self.pool)  # there may be no worker left whose claims would do this
             counts = self.task_stat(query, batch=batch)
             if counts != last:
                 last = counts
@@ -436,17 +437,17 @@ class TaskManager:
                     log.warning("%s: %s failed", self, counted(failed, "task"))
                 return counts
             pause.look()
-            self.store.wait_for_change(self._pool, poll)
+            self.store.wait_for_change(self.pool, poll)
 
     def _only_unfit(self, query: Mapping[str, Any] | None, batch: str, counts: Mapping[Status, int]) -> bool:
         """Return whether all tasks that could still be run were given back by workers that lack what they need."""
         if counts.get(Status.RUNNING):
             return False
         others = {"$and": [dict(query or {}), {"cause": {"$ne": Cause.UNFIT.value}}]}
-        if self.store.has_free(self._pool, Status.WAITING, others, batch=batch):
+        if self.store.has_free(self.pool, Status.WAITING, others, batch=batch):
             return False
         waiting = {"$and": [dict(query or {}), {"status": Status.WAITING.value, "cause": Cause.UNFIT.value}]}
-        unfit = self.store.count(self._pool, waiting, batch=batch).get(Status.WAITING, 0)
+        unfit = self.store.count(self.pool, waiting, batch=batch).get(Status.WAITING, 0)
         if not unfit:
             return False
         log.warning(

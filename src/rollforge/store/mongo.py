@@ -228,7 +228,7 @@ class MongoStore:
 
     def _tasks(self, pool: str) -> Collection[Document]:
         if not pool or "$" in pool or "\x00" in pool or pool.startswith("system.") or pool == _META:
-            raise ConfigError(f"MongoDB does not accept {pool!r} as the name of a collection.", path="task_pool")
+            raise ConfigError(f"MongoDB does not accept {pool!r} as the name of a collection.", path="pool")
         tasks = self._database[pool]
         if pool not in self._adopted:
             self._adopted[pool] = -1e9
