@@ -158,7 +158,7 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., An
     return found
 
 
-def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, object], where: str) -> None:
+def _check_arguments(target: Callable[..., object], kwargs: Mapping[str, object], where: str) -> None:
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # builtins without a signature: rely on the error of the call
@@ -184,7 +184,7 @@ def _check_arguments(target: Callable[..., Any], kwargs: Mapping[str, object], w
         raise BuildError(f"{label} needs {', '.join(map(repr, missing))}.", path=f"{where}.kwargs" if where else "")
 
 
-def _accepted(target: Callable[..., Any], offered: Mapping[str, object]) -> dict[str, Any]:
+def _accepted(target: Callable[..., object], offered: Mapping[str, object]) -> dict[str, Any]:
     """Return the part of `offered` that `target` accepts by name, judged by its signature and not by calling it."""
     try:
         parameters = inspect.signature(target).parameters.values()
@@ -370,7 +370,7 @@ class _Budget:
             limit.refuse(f"with its references resolved, the task is larger than {limit.shown()}")
 
 
-def _replace_strings(node: object, replace: Callable[[str], Any], budget: _Budget) -> Any:
+def _replace_strings(node: object, replace: Callable[[str], object], budget: _Budget) -> Any:
     """Return a copy of `node` with each string in its dicts, lists and tuples replaced."""
     budget.spend()
     if isinstance(node, str):

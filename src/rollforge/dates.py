@@ -173,7 +173,7 @@ class DayColumn(NamedTuple):
     """``day first`` or ``month first``, if the column has the year last and some of its values determine the order."""
 
 
-def read_column(values: pd.Series[Any] | Sequence[Any]) -> DayColumn:
+def read_column(values: pd.Series | Sequence[Any]) -> DayColumn:
     """Return the days of a column, which can also count seconds, milli-, micro- or nanoseconds since 1970.
 
     Parameters

@@ -97,7 +97,7 @@ def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
             raise ValueError(f"more than {_MOST_OF_A_HASH} keys in it have the same hash")
 
 
-def _from_sequence(kind: Callable[[Any], Any]) -> Callable[..., Any]:
+def _from_sequence(kind: Callable[[Any], object]) -> Callable[..., Any]:
     def make(values: Any = ()) -> Any:
         _need(isinstance(values, (list, tuple, set, frozenset)), "a container of something that is not one")
         if kind in (set, frozenset) and not isinstance(values, (set, frozenset)):
@@ -114,7 +114,7 @@ def _bytearray(data: Any = b"", encoding: str = "latin-1") -> bytearray:
     return bytearray(data.encode("latin-1") if isinstance(data, str) else data)
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+def _encode(text: Any, encoding: object = "latin1") -> bytes:
     _need(type(text) is str and encoding in ("latin1", "latin-1"), "an encoding other than Latin-1")
     made: bytes = text.encode("latin-1")
     return made
@@ -124,7 +124,7 @@ def _bytes(data: object = b"", encoding: str = "latin-1") -> bytes:
     return bytes(_bytearray(data, encoding))
 
 
-def _numbers(kind: Callable[..., Any]) -> Callable[..., Any]:
+def _numbers(kind: Callable[..., object]) -> Callable[..., Any]:
     def make(*values: object) -> Any:
         _need(all(type(v) in (int, float, bool) for v in values), f"a {kind.__name__} of other things than numbers")
         return kind(*values)
@@ -191,7 +191,7 @@ def _zone(offset: Any, *name: Any) -> dt.timezone:
     return dt.timezone(offset, *name)
 
 
-def _zone_info(key: Any, *_: Any) -> Any:
+def _zone_info(key: Any, *_: object) -> Any:
     from zoneinfo import ZoneInfo
 
     _need(type(key) is str and len(key) < 100, "a time zone without a name")
@@ -336,7 +336,7 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> Any:
     return flat.reshape(shape, order=order).copy(order)
 
 
-def _empty_array(cls: Any, *_: Any) -> Pending:
+def _empty_array(cls: object, *_: object) -> Pending:
     import numpy as np
 
     _need(cls is np.ndarray, "an array of another class")
@@ -349,7 +349,7 @@ def _empty_array(cls: Any, *_: Any) -> Pending:
     return Pending(finish)
 
 
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> Any:
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: object) -> Any:
     return _array(data, dtype, shape, order)
 
 
@@ -590,7 +590,7 @@ def _array_of(kind: str, values: Any, dtype: Any, more: dict[str, Any]) -> Any:
     raise Refused(f"an array of the kind {kind}")
 
 
-def _masked_array(*arguments: Any) -> Pending:
+def _masked_array(*arguments: object) -> Pending:
     _need(not arguments, "a masked array by a call")
 
     def finish(state: Any) -> Any:
@@ -606,7 +606,7 @@ def _masked_array(*arguments: Any) -> Pending:
     return Pending(finish)
 
 
-def _arrow_array(*arguments: Any) -> Pending:
+def _arrow_array(*arguments: object) -> Pending:
     _need(not arguments, "an Arrow array by a call")
 
     def finish(state: Any) -> Any:
@@ -626,7 +626,7 @@ def _arrow_array(*arguments: Any) -> Pending:
     return Pending(finish)
 
 
-def _with_state(make: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+def _with_state(make: Callable[[dict[str, Any]], object]) -> Callable[..., Any]:
     """A dtype that is pickled as an empty instance and its attributes."""
 
     def start(*arguments: object) -> Any:
@@ -644,7 +644,7 @@ def _category_dtype(*arguments: Any) -> Any:
     return Pending(lambda state: pd.CategoricalDtype(state["categories"], state["ordered"]))
 
 
-def _zoned_dtype(*arguments: Any) -> Any:
+def _zoned_dtype(*arguments: object) -> Any:
     import pandas as pd
 
     def make(unit: Any, zone: Any) -> Any:
@@ -676,7 +676,7 @@ def _period_dtype(frequency: Any) -> Any:
 _UNITS = {7: "s", 8: "ms", 9: "us", 10: "ns"}
 
 
-def _timestamp(value: Any, frequency: Any = None, zone: Any = None, unit: Any = 10) -> Any:
+def _timestamp(value: Any, frequency: object = None, zone: Any = None, unit: Any = 10) -> Any:
     import numpy as np
     import pandas as pd
 

@@ -176,7 +176,7 @@ def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, A
     return {**template, "record": listed if isinstance(records, list) else listed[0]}
 
 
-def _demo_command(template: Mapping[str, Any], folder: str) -> str:
+def _demo_command(template: Mapping[str, object], folder: str) -> str:
     """Return the command that creates a demo market with the universe, benchmark and days of a template."""
     from rollforge.generate.segments import ordered
     from rollforge.generate.task_view import TaskView
@@ -362,7 +362,7 @@ def _checked_dataset(config: object, where: str) -> Any:
     return dataset
 
 
-def _attempt(found: list[RollforgeError], where: str, made: Callable[[], Any]) -> Any:
+def _attempt(found: list[RollforgeError], where: str, made: Callable[[], object]) -> Any:
     """Return the result of `made`; append an error to `found`."""
     try:
         return made()

@@ -456,7 +456,7 @@ def _set_item(reader: _Reader, _: object) -> None:
     reader.set_items([key, value])
 
 
-def _push(make: Callable[[_Reader], Any]) -> Callable[[_Reader, Any], None]:
+def _push(make: Callable[[_Reader], object]) -> Callable[[_Reader, Any], None]:
     return lambda reader, _: reader._stack.append(make(reader))
 
 

@@ -488,7 +488,7 @@ def encode(value: object) -> str:
         raise TaskNotSerializable(_TOO_DEEP) from None
 
 
-def decode(text: str, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
+def decode(text: str, *, resolve: Callable[[str, str], object] = name_reference) -> Any:
     """Decode the text written by :func:`encode`; `resolve` as in :func:`from_plain`.
 
     Raises

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
 
 from rollforge.task import Cause, Status, TaskRecord
 
@@ -39,7 +38,7 @@ def claimed(task: TaskRecord, *, worker: str, token: int, lease: float, now: flo
     )  # fmt: skip
 
 
-def committed(task: TaskRecord, result: Any, status: Status, *, log: str, now: float) -> TaskRecord:
+def committed(task: TaskRecord, result: object, status: Status, *, log: str, now: float) -> TaskRecord:
     """Return a running task with the result of its stage; the next stage has all attempts."""
     return replace(
         task, status=status, result=result, error=None, cause=None, attempt=0, lease_until=None, available_at=0.0,

@@ -98,7 +98,7 @@ def rolling(kernel: str, *extra: object) -> Callable[..., Array]:
     return compute
 
 
-def once(s: Lifespans, name: str, x: Array, n: object, make: Callable[[], Any]) -> Any:
+def once(s: Lifespans, name: str, x: Array, n: object, make: Callable[[], object]) -> Any:
     """Return the result of `make`, computed once per name, series and window.
 
     The series is stored with the result so that its id cannot be reused while the entry exists.
@@ -213,7 +213,7 @@ def delta(s: Lifespans, x: Array, n: int) -> Array:
     return result
 
 
-def elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
+def elementwise(function: Callable[..., object]) -> Callable[..., Array]:
     def compute(s: Lifespans, *args: object) -> Array:
         result: Array = np.asarray(function(*args))
         return result

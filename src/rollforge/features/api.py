@@ -177,7 +177,7 @@ class _Data:
     @staticmethod
     def expression(
         instrument: str, field: str, start_time: object = None, end_time: object = None, freq: str = "day"
-    ) -> pd.Series[Any]:
+    ) -> pd.Series:
         """Return one expression of one instrument.
 
         Returns

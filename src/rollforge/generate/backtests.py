@@ -52,7 +52,7 @@ def with_backtest(record: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}
 
 
-def move_backtests(task: Mapping[str, Any], test_key: str = "test") -> Any:
+def move_backtests(task: Mapping[str, object], test_key: str = "test") -> Any:
     """Return a task's records with the days of each backtest clipped to the test segment.
 
     A start or end outside the segment becomes None, which means the days of the prediction and the one after them; a
@@ -124,7 +124,7 @@ def _between(calendar: Days, span: Segment) -> Days:
     return calendar[first:stop]
 
 
-def _backtests(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _backtests(task: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
     for record in TaskView(task).records:
         options = backtest_of(record)
         if options is not None:

@@ -202,7 +202,7 @@ def _fit_beyond(handler: Mapping[str, object], places: _Places, calendar: Days) 
     ]
 
 
-def _label_texts(task: Mapping[str, Any], declared: int | None) -> list[str]:
+def _label_texts(task: Mapping[str, object], declared: int | None) -> list[str]:
     handler, texts = TaskView(task).described_handler, []
     declared = declared_days(handler) or declared
     for label in task_labels(task):

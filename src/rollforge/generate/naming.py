@@ -249,7 +249,7 @@ def _short_paths(paths: Sequence[tuple[str, ...]]) -> list[str]:
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
-def describe(definition: Mapping[str, Any], model_name: str = "") -> str:
+def describe(definition: Mapping[str, object], model_name: str = "") -> str:
     """Return a readable title of a task: its model's name or class, and its test segment; empty if neither is known.
 
     Examples

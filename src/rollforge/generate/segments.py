@@ -58,7 +58,7 @@ def segments_of(task: Mapping[str, object], path: str = PATH) -> Mapping[str, An
     return node
 
 
-def bounds(name: str, segment: Any, path: str = PATH) -> Segment:
+def bounds(name: str, segment: object, path: str = PATH) -> Segment:
     """Return the first and last day of a segment; None means open-ended.
 
     Raises
@@ -86,7 +86,7 @@ def bounds(name: str, segment: Any, path: str = PATH) -> Segment:
     return Segment(start, end)
 
 
-def ordered(segments: Mapping[str, Any], path: str = PATH) -> list[tuple[str, Segment]]:
+def ordered(segments: Mapping[str, object], path: str = PATH) -> list[tuple[str, Segment]]:
     """Return the segments in chronological order."""
     known = [(name, bounds(name, segment, path)) for name, segment in segments.items()]
     return sorted(known, key=lambda s: (s[1][0] is not None, s[1][0]))

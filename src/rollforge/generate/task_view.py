@@ -116,7 +116,7 @@ class TaskView:
         return node
 
 
-def _day(value: Any) -> str:
+def _day(value: object) -> str:
     """Return a day in ISO format; as it is written if it is no day."""
     try:
         return str(read_day(value))

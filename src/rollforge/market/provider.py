@@ -434,7 +434,7 @@ def write_folder(
     path: str | os.PathLike[str],
     calendar: Days | Sequence[str | dt.date],
     series: Mapping[str, tuple[int, Mapping[str, NDArray[Any]]]],
-    universes: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]],
+    universes: Mapping[str, Mapping[str, Sequence[tuple[object, object]]]],
 ) -> None:
     """Write a data folder.
 
@@ -477,7 +477,7 @@ def write_folder(
 
 
 def _check_names(
-    series: Mapping[str, tuple[int, Mapping[str, Any]]], universes: Mapping[str, Mapping[str, object]]
+    series: Mapping[str, tuple[int, Mapping[str, object]]], universes: Mapping[str, Mapping[str, object]]
 ) -> None:
     fields = dict.fromkeys(name for _, values in series.values() for name in values)
     for what, names in (("instrument", map(folder_name, series)), ("field", fields), ("universe", universes)):

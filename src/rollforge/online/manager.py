@@ -62,7 +62,7 @@ class OnlineManager(Serializable):
         self.history: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
         """Day -> strategy -> the models that were online from then on."""
         self.trainer = trainer if trainer is not None else TrainerR()
-        self.signals: pd.Series[Any] | pd.DataFrame | None = None
+        self.signals: pd.Series | pd.DataFrame | None = None
         self.status = self.STATUS_ONLINE
 
     def _day(self, time: object, name: str) -> pd.Timestamp:
@@ -148,7 +148,7 @@ class OnlineManager(Serializable):
 
     def prepare_signals(
         self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False
-    ) -> pd.Series[Any] | pd.DataFrame:
+    ) -> pd.Series | pd.DataFrame:
         """Prepare the trading signals from the results so far, and return the new ones.
 
         Parameters
@@ -169,7 +169,7 @@ class OnlineManager(Serializable):
         self.signals = made
         return new
 
-    def get_signals(self) -> pd.Series[Any] | pd.DataFrame | None:
+    def get_signals(self) -> pd.Series | pd.DataFrame | None:
         """Return the prepared signals, index (datetime, instrument); None if there are none yet."""
         return self.signals
 
@@ -182,7 +182,7 @@ class OnlineManager(Serializable):
         task_kwargs: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
-    ) -> pd.Series[Any] | pd.DataFrame | None:
+    ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
         With a delayed trainer, the models of all days are fitted together at the end.

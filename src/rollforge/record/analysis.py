@@ -539,7 +539,7 @@ class SigAnaRecord(ACRecordTemp):
         self.label_col = label_col
         self.label_days = label_days
 
-    def _generate(self, label: pd.DataFrame | None = None, **kwargs: Any) -> dict[str, Any] | None:
+    def _generate(self, label: pd.DataFrame | None = None, **kwargs: object) -> dict[str, Any] | None:
         pred = self.load("pred.pkl")
         known = label is None  # nothing is known about a label that the caller passes
         label = self.load("label.pkl") if label is None else label
@@ -597,7 +597,7 @@ def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
         return task_labels(task) if isinstance(task, Mapping) else ()
 
 
-def judged_column(task: Mapping[str, Any]) -> int:
+def judged_column(task: Mapping[str, object]) -> int:
     """Return the index of the label column that evaluates a task: ``label_col`` of its :class:`SigAnaRecord`, or 0.
 
     Examples

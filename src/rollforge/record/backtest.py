@@ -263,7 +263,7 @@ def _quoted(rules: Rules, calendar: Days, days: Days, where: str) -> Days:
 
 
 def check_backtest(
-    strategy: Any, executor: Any, options: Mapping[str, Any], *, session: Session, where: str = ""
+    strategy: object, executor: object, options: Mapping[str, Any], *, session: Session, where: str = ""
 ) -> None:
     """Check the configuration of a backtest, as far as possible without a prediction and without data.
 

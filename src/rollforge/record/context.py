@@ -109,7 +109,7 @@ class _Infrastructure:
         """Return the valid names."""
         return self.names
 
-    def reset_infra(self, **shared: Any) -> None:
+    def reset_infra(self, **shared: object) -> None:
         """Set some of the objects."""
         for name, value in shared.items():
             if name not in self.names:

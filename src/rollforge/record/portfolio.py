@@ -190,7 +190,7 @@ class PortAnaRecord(ACRecordTemp):
             **options,
         )
 
-    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _generate(self, *args: object, **kwargs: object) -> dict[str, Any]:
         result = self._backtest(self.load("pred.pkl"))
         made: dict[str, Any] = {
             f"report_normal_{FREQ}.pkl": result.report,
@@ -281,7 +281,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
             self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
         self.pass_num, self.shuffle_init_score, self.seed = pass_num, shuffle_init_score, seed
 
-    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _generate(self, *args: object, **kwargs: object) -> dict[str, Any]:
         prediction, random = self.load("pred.pkl"), np.random.default_rng(self.seed)
         passes = []
         for _ in range(self.pass_num):

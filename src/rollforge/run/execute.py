@@ -135,7 +135,7 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 
 
-def _fit_arguments(model: Any, task: Mapping[str, Any]) -> dict[str, Any]:
+def _fit_arguments(model: Any, task: Mapping[str, object]) -> dict[str, Any]:
     if task.get("reweighter") is None:
         return {}
     if "reweighter" not in inspect.signature(model.fit).parameters:

@@ -156,7 +156,7 @@ def _tracking(session: Session) -> str | None:
         return None
 
 
-def _models(tasks: Iterable[Mapping[str, Any]]) -> tuple[dict[str, dict[str, str]], list[str]]:
+def _models(tasks: Iterable[Mapping[str, object]]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Return the packages that each model class needs, with their versions, and those that only Rollforge's models name."""
     from rollforge.build import locate
 

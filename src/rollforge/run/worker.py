@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rollforge.errors import (
     ConfigError,
@@ -234,7 +233,7 @@ class TaskLog(logging.Handler):
 
 
 def run_task(
-    task_func: Callable[..., Any],
+    task_func: Callable[..., object],
     task_pool: str,
     query: Mapping[str, object] | None = None,
     force_release: bool = False,

@@ -721,7 +721,7 @@ def _raise_stopped(signum: int, frame: object) -> None:
     raise WorkerStopped
 
 
-def call_in_child(func: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+def call_in_child(func: Callable[..., object], *args: object, **kwargs: object) -> Any:
     """Run ``func(*args, **kwargs)`` in a new child process and return the result.
 
     A recorder is returned as a recorder. Any other result must be plain data, or of a type that may be unpickled.

@@ -399,7 +399,7 @@ def batch_of(ids: Iterable[str]) -> str:
     return digest(sorted(set(ids)))
 
 
-def checked_priority(priority: Any) -> int:
+def checked_priority(priority: object) -> int:
     """Return a priority as an integer of 64 bits, which all databases can store.
 
     Raises
@@ -410,7 +410,7 @@ def checked_priority(priority: Any) -> int:
     return _whole_number(priority, "priority", -(2**63), 2**63 - 1)
 
 
-def checked_attempts(max_attempts: Any) -> int:
+def checked_attempts(max_attempts: object) -> int:
     """Return a maximum number of attempts as an integer.
 
     Raises
@@ -466,7 +466,7 @@ def refuse_newer(place: str, found: int, known: int) -> None:
         )
 
 
-def named(definitions: Sequence[Any], model_names: Sequence[str]) -> list[str]:
+def named(definitions: Sequence[object], model_names: Sequence[str]) -> list[str]:
     """Return one model name per definition; all are empty if no names are given.
 
     Raises

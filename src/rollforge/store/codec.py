@@ -24,7 +24,7 @@ class EncodedResult:
 _LARGE = "The result, which should be saved in a recorder and not in the pool,"
 
 
-def encode_result(result: Any) -> EncodedResult:
+def encode_result(result: object) -> EncodedResult:
     """Return a result encoded as JSON, or as a pickle if it is not plain data. An encoded result is returned unchanged.
 
     Raises
@@ -128,6 +128,6 @@ def read_definition(text: str) -> tuple[Any, str | None]:
     return definition, None
 
 
-def read_submission(text: Any) -> dict[str, Any]:
+def read_submission(text: object) -> dict[str, Any]:
     """Return the facts of a submission; empty if they are damaged, so that other submissions can still be read."""
     return read_definition(text)[0] if isinstance(text, str) else {}

@@ -96,7 +96,7 @@ class _on_class_too:  # noqa: N801 - a decorator
         self.__doc__ = method.__doc__
         self._method = method
 
-    def __get__(self, instance: Any, owner: type) -> Callable[[], Any]:
+    def __get__(self, instance: object, owner: type) -> Callable[[], Any]:
         return lambda: self._method(owner() if instance is None else instance)
 
 
@@ -191,7 +191,7 @@ class TaskManager:
         self.store.put(self.pool, [record])
         return InsertedId(record.id)
 
-    def _known_dependencies(self, depends_on: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    def _known_dependencies(self, depends_on: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]:
         """Return the given ids, or those of the tasks that match a query."""
         if isinstance(depends_on, Mapping):
             found = tuple(t.id for t in self.store.query(self.pool, depends_on, results=False))
@@ -277,7 +277,7 @@ class TaskManager:
         self._report(new, len(created), print_nt)
         return [c.id for c in created]
 
-    def _report(self, new: Mapping[str, Mapping[str, Any]], count: int, printed: bool) -> None:
+    def _report(self, new: Mapping[str, Mapping[str, object]], count: int, printed: bool) -> None:
         log.info("%s: %d new tasks, %d known", self, len(new), count - len(new))
         if printed:
             for task_id, definition in new.items():
@@ -439,7 +439,7 @@ class TaskManager:
             pause.look()
             self.store.wait_for_change(self.pool, poll)
 
-    def _only_unfit(self, query: Mapping[str, Any] | None, batch: str, counts: Mapping[Status, int]) -> bool:
+    def _only_unfit(self, query: Mapping[str, object] | None, batch: str, counts: Mapping[Status, int]) -> bool:
         """Return whether all tasks that could still be run were given back by workers that lack what they need."""
         if counts.get(Status.RUNNING):
             return False

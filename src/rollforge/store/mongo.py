@@ -116,7 +116,7 @@ def _spoken(method: F) -> F:
     """Translate errors of the driver, and of damaged documents, in a method."""
 
     @functools.wraps(method)
-    def wrapped(self: MongoStore, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: MongoStore, *args: object, **kwargs: object) -> Any:
         try:
             return method(self, *args, **kwargs)
         except mongo.PyMongoError as exc:

@@ -98,17 +98,17 @@ def ids_of(found: Iterable[Document]) -> list[str]:
     return [d["digest"] for d in found if isinstance(d.get("digest"), str)]
 
 
-def texts_in(values: Any) -> list[str]:
+def texts_in(values: object) -> list[str]:
     """Return the strings in what should be a list of strings; documents of other programs may contain anything."""
     return [v for v in values if isinstance(v, str)] if isinstance(values, Iterable) else []
 
 
-def moment_of(value: Any) -> float:
+def moment_of(value: object) -> float:
     """Return a time; 0.0 if the value is invalid."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
-def definition_fields(definition: Mapping[str, Any]) -> Document:
+def definition_fields(definition: Mapping[str, object]) -> Document:
     """Return the fields of a definition: the canonical JSON, a tree for queries, and a pickle for Qlib."""
     return {
         "digest": digest(definition), "plain": encode(definition), "filter": _storable(searchable(to_plain(definition))),
@@ -124,7 +124,7 @@ def copied_fields(task: TaskRecord) -> Document:
         return {"plain": storable_text(task.text), "filter": {}, "def": Binary(pickle.dumps({}, protocol=4))}
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: object) -> Any:
     """Return the tree with values that BSON cannot represent as strings."""
     if isinstance(value, dict):
         return {k.replace("\x00", ""): _storable(v) for k, v in value.items()}
@@ -138,7 +138,7 @@ def result_field(kept: EncodedResult) -> Binary:
     return Binary(kept.blob if kept.blob is not None else pickle.dumps(decode_result(kept), protocol=4))
 
 
-def pickle_bytes(value: Any) -> bytes:
+def pickle_bytes(value: object) -> bytes:
     """Return `value` if it is bytes. Anything else is not a pickle; ``bytes(n)`` of an integer would make n zeros."""
     if not isinstance(value, bytes):
         raise ArtifactUnreadable(f"It is of type {type(value).__name__}, not bytes.")

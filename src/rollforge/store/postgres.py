@@ -881,7 +881,7 @@ def _float(value: float) -> float:
         return math.copysign(math.inf, value)
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     """Return JSON that PostgreSQL accepts, in which equal numbers have the same form.
 
     A text of a JSONB value cannot hold NUL. A float of 2**60 would be written with fewer digits than the integer.
@@ -918,7 +918,7 @@ _UNHELD = re.compile(r"\\ud|[eE]\+?[0-9]{3}")
 """Values that are valid in JSON but not in JSONB: lone surrogates, and numbers beyond the range of floats."""
 
 
-def _held(value: Any) -> Any:
+def _held(value: object) -> Any:
     if isinstance(value, dict):
         return {storable_text(key): _held(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -928,7 +928,7 @@ def _held(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _jsonb(value: Any) -> Jsonb:
+def _jsonb(value: object) -> Jsonb:
     return Jsonb(value, dumps=_json)
 
 
@@ -940,11 +940,11 @@ _MANY = 1000
 """Up to this number, values are compared one by one, which can use an index; more of them become one parameter."""
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _among_json(path: tuple[str, ...], values: Sequence[Any], name: str) -> Condition:
+def _among_json(path: tuple[str, ...], values: Sequence[object], name: str) -> Condition:
     """Return the condition that one of many values is at a path, or in a list there, with one parameter."""
     exact = is_plain_path(path)
     target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"

@@ -83,7 +83,7 @@ class Not:
 Node = Compare | And | Or | Not
 
 
-def parse_query(query: Mapping[str, Any] | None) -> Node:
+def parse_query(query: Mapping[str, object] | None) -> Node:
     """Parse a query into a tree.
 
     Raises
@@ -123,7 +123,7 @@ def _parsed(query: Mapping[str, Any] | None, depth: int) -> Node:
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _logic(key: str, value: Any, depth: int) -> Node:
+def _logic(key: str, value: object, depth: int) -> Node:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{key} needs a list of queries, found {value!r}.", path="query")
     inner = tuple(_parsed(v, depth + 1) for v in value)
@@ -135,7 +135,7 @@ def _logic(key: str, value: Any, depth: int) -> Node:
 _DEFINED = ("def", "filter", "model", "dataset", "record")
 
 
-def _field(key: str, value: Any) -> Node:
+def _field(key: str, value: object) -> Node:
     to_plain(key, "query")  # raises for names that no store can hold
     head, *rest = key.split(".")
     if "." not in key and key not in COLUMNS and key not in _DEFINED:
@@ -155,14 +155,14 @@ def _field(key: str, value: Any) -> Node:
     return Compare(path, "$eq", _value(value))
 
 
-def _value(value: Any) -> Any:
+def _value(value: object) -> Any:
     return _storable(searchable(to_plain(value)))
 
 
 _LARGEST = 2**63
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: object) -> Any:
     """Return `value` with integers beyond 64 bits replaced by floats: no database holds them, or a value near them."""
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
         if value.bit_length() <= 1000:
@@ -224,12 +224,12 @@ def _is_place(part: str) -> bool:
     return part.isascii() and part.isdigit() and len(part) < 10
 
 
-def found_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
+def found_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
     """Yield the values at a path of a document in searchable form."""
     return _exactly_at(node, path) if is_plain_path(path) else _anywhere_at(node, path)
 
 
-def _exactly_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
+def _exactly_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
     for part in path:
         if isinstance(node, dict) and part in node:
             node = node[part]
@@ -240,7 +240,7 @@ def _exactly_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
     yield node
 
 
-def _anywhere_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
+def _anywhere_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
     if not path:
         yield node
     elif isinstance(node, dict):
@@ -252,7 +252,7 @@ def _anywhere_at(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
                 yield from _anywhere_at(element, path)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     # True is not 1 in JSON and databases, but equals it in Python.
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
@@ -261,7 +261,7 @@ def _same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
-def _ordered(a: Any, b: Any) -> bool:
+def _ordered(a: object, b: object) -> bool:
     if isinstance(a, bool) or isinstance(b, bool):
         return isinstance(a, bool) and isinstance(b, bool)
     numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
@@ -307,7 +307,7 @@ def only_about(node: Node, *columns: str) -> bool:
     return node.path[0] in columns
 
 
-def matches(node: Node, document: Mapping[str, Any]) -> bool:
+def matches(node: Node, document: Mapping[str, object]) -> bool:
     """Return whether a document (columns, and the searchable definition under ``def``) matches."""
     if isinstance(node, And):
         return all(matches(p, document) for p in node.parts)

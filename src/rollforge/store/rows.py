@@ -34,19 +34,19 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _attempts(value: Any) -> int:
+def _attempts(value: object) -> int:
     if not 0 <= (number := _whole(value)) <= MOST_ATTEMPTS:
         raise ValueError
     return number
 
 
-def _most_attempts(value: Any) -> int:
+def _most_attempts(value: object) -> int:
     if not -(2**31) <= (number := _whole(value)) < 2**31:
         raise ValueError
     return number
 
 
-def _moment(value: Any) -> float:
+def _moment(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError
     return float(value)
@@ -90,7 +90,7 @@ def read_status(value: Any) -> Status:
     return Status(value) if value in _STATUSES else Status.FAILED
 
 
-def read_record(columns: Mapping[str, Any]) -> TaskRecord:
+def read_record(columns: Mapping[str, object]) -> TaskRecord:
     """Return the task in a row.
 
     Parameters

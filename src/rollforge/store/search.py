@@ -95,7 +95,7 @@ def terms_of(text: str, tree: PathTree) -> set[tuple[int, str, Any]]:
     return found
 
 
-def _walk(value: Any, tree: PathTree, found: set[tuple[int, str, Any]], *, exact: bool) -> None:
+def _walk(value: object, tree: PathTree, found: set[tuple[int, str, Any]], *, exact: bool) -> None:
     if tree.id is not None:
         found.update((tree.id, *term) for term in _terms(value, exact=exact))
     if not tree.parts:
@@ -111,7 +111,7 @@ def _walk(value: Any, tree: PathTree, found: set[tuple[int, str, Any]], *, exact
                 _walk(element, beyond, found, exact=False)
 
 
-def _terms(value: Any, *, exact: bool) -> Iterator[Term]:
+def _terms(value: object, *, exact: bool) -> Iterator[Term]:
     """Yield the terms of a value for comparisons: of the value itself, and of the elements of a list."""
     if isinstance(value, (list, dict)):
         yield "node", _digest(value) if exact else ""
@@ -123,7 +123,7 @@ def _terms(value: Any, *, exact: bool) -> Iterator[Term]:
         yield _scalar(value)
 
 
-def _scalar(value: Any) -> Term:
+def _scalar(value: object) -> Term:
     if value is None:
         return "null", 0
     if isinstance(value, bool):
@@ -137,13 +137,13 @@ def _scalar(value: Any) -> Term:
     return "number", value
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     """Return a hash of a list or an object. Equal values have equal hashes: 1 equals 1.0, but not true."""
     text = json.dumps(_normal(value), sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _normal(value: Any) -> Any:
+def _normal(value: object) -> Any:
     if isinstance(value, dict):
         return {k: _normal(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -155,7 +155,7 @@ def first_paths(texts: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the paths of scalars in the first definitions of a pool to index: short ones whose values differ."""
     seen: dict[tuple[str, ...], set[Term]] = {}
 
-    def collect(value: Any, path: tuple[str, ...]) -> None:
+    def collect(value: object, path: tuple[str, ...]) -> None:
         if isinstance(value, dict):
             for part, inner in value.items():
                 if "." not in part and not part.isdigit():
@@ -227,7 +227,7 @@ def _tests(op: str, value: Any, name: str, values: dict[str, Any]) -> tuple[list
     return list(_ordered(op, value, name, values)), False
 
 
-def _any_of(wanted: Iterable[Any], name: str, values: dict[str, Any]) -> tuple[list[str], bool]:
+def _any_of(wanted: Iterable[object], name: str, values: dict[str, Any]) -> tuple[list[str], bool]:
     """Return the tests for equality with one of some values, by kind; None also equals a missing value."""
     by_kind: dict[str, list[Any]] = {}
     missing = False
@@ -266,7 +266,7 @@ def _equals(value: Any) -> Iterator[Term]:
             yield "big", str(int(scalar))
 
 
-def _ordered(op: str, value: Any, name: str, values: dict[str, Any]) -> Iterator[str]:
+def _ordered(op: str, value: object, name: str, values: dict[str, Any]) -> Iterator[str]:
     if value is None or isinstance(value, (list, dict)):
         return
     kind, scalar = _scalar(value)

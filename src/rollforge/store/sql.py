@@ -428,11 +428,11 @@ class SQLStore(SQLDependencies):
         there = f"{self._position}(failed_by, :avoid) > 0 AND finished_at > :now - :avoided"
         return f"(failed_by = '' OR NOT COALESCE({there}, FALSE))"
 
-    def _given(self, tx: Transaction, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def _given(self, tx: Transaction, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Return the tasks that an earlier call with the same claim identity was given."""
         return tx.rows(GIVEN, pool=values["pool"], claim=values["claim"])
 
-    def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, Any]) -> bool:
+    def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, object]) -> bool:
         free = turn_of("(1 = 1)", "batch" in values)
         asked = {name: values[name] for name in ("status", "batch") if name in values}
         return bool(
@@ -471,7 +471,7 @@ class SQLStore(SQLDependencies):
             pool=pool, id=task_id, plain=result.plain, blob=result.blob,
         )  # fmt: skip
 
-    def _record(self, row: Sequence[Any]) -> TaskRecord:
+    def _record(self, row: Sequence[object]) -> TaskRecord:
         (
             pool, task_id, definition, status, stage_from, priority, attempt, max_attempts, token, lease_until,
             available_at, worker, created_at, started_at, finished_at, error, cause, log, blocked, model_name,
@@ -495,7 +495,7 @@ class SQLStore(SQLDependencies):
 
     # -- ending claims -------------------------------------------------------------------------------------------------
 
-    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: Any) -> list[tuple[Any, ...]]:
+    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: object) -> list[tuple[Any, ...]]:
         """Change a task if this claim holds it; return its status and whether it is blocked, or else nothing."""
         text = f"UPDATE tasks SET {change} WHERE {HELD} RETURNING status, blocked"
         return tx.rows(text, pool=task.pool, id=task.id, held=task.token, **values)
@@ -750,12 +750,12 @@ class SQLStore(SQLDependencies):
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def _update(self, pool: str, query: Query | None, change: str, **changed: Any) -> int:
+    def _update(self, pool: str, query: Query | None, change: str, **changed: object) -> int:
         """Change the tasks that match and return how many."""
         self._prepare(pool, parse_query(query))
         return len(self._write(lambda tx: self._changed(tx, pool, query, change, **changed), pool))
 
-    def _changed(self, tx: Transaction, pool: str, query: Query | None, change: str, **changed: Any) -> list[str]:
+    def _changed(self, tx: Transaction, pool: str, query: Query | None, change: str, **changed: object) -> list[str]:
         condition, values = self._condition(pool, query)
         text = f"UPDATE tasks SET {change} WHERE pool = :pool AND {condition} RETURNING id"
         return [r[0] for r in tx.rows(text, pool=pool, **changed, **values)]

@@ -655,7 +655,7 @@ def _path_of(text: Any) -> tuple[str, ...] | None:
     return tuple(path) if isinstance(path, list) and all(isinstance(part, str) for part in path) else None
 
 
-def _is_int64(value: Any) -> bool:
+def _is_int64(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
@@ -687,7 +687,7 @@ def _in_column(node: Compare, name: str) -> Condition:
     return f"{column} {COMPARISONS[op]} :{name}", {name: value}
 
 
-def _regex(pattern: str, text: Any) -> int:
+def _regex(pattern: str, text: object) -> int:
     """Implement the SQL function ``rf_regex``."""
     return int(isinstance(text, str) and _compiled(pattern).search(text) is not None)
 
@@ -697,7 +697,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(json.loads(pattern))
 
 
-def _number(spec: str, value: Any) -> int:
+def _number(spec: str, value: object) -> int:
     """Implement the SQL function ``rf_number``: exact comparison if an integer on either side exceeds 64 bits."""
     op, wanted = json.loads(spec)
     return int(compare({"value": int(value)}, ("value",), op, wanted) if isinstance(value, str)

@@ -936,7 +936,7 @@ class TaskStoreSuite:
             "lease_until": None, "started_at": None,
         }  # fmt: skip
 
-        def check(**expected: Any) -> None:
+        def check(**expected: object) -> None:
             assert self.record(store, clock, created.id) == {**new, **expected}
 
         check()

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from rollforge.errors import MissingDependency, RollforgeError, StoreUnavailable
 
@@ -87,7 +86,7 @@ def _run_script(script: str, rest: list[str]) -> None:
     _guarded(lambda: exec(compile(file.read_bytes(), str(file), "exec"), main_module.__dict__), script)
 
 
-def _guarded(run: Callable[[], Any], script: str | None = None) -> None:
+def _guarded(run: Callable[[], object], script: str | None = None) -> None:
     """Run a program; a Rollforge error ends it with its message and the line of the script."""
     try:
         run()

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
-from typing import Any
 
 from rollforge.errors import ConfigError, MissingDependency, nearest
 
@@ -157,7 +156,7 @@ def _fire(component: object) -> None:
     _guarded(command)
 
 
-def _guarded(command: Callable[[], Any]) -> None:
+def _guarded(command: Callable[[], object]) -> None:
     from rollforge.cli.program import guarded
 
     guarded(command)

@@ -78,7 +78,7 @@ class Expression(str):
     def __reduce__(self) -> Any:
         return (str, (str.__str__(self),))  # only the text is stored and sent to other processes
 
-    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series[Any]:
+    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         """Return the values of one instrument.
 
         Parameters
@@ -100,7 +100,7 @@ class Expression(str):
             series.name = str(self)
         return series
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series:
         return _loaded(str.__str__(self), instrument, start_index, end_index, *args)
 
     def get_longest_back_rolling(self) -> Any:
@@ -197,16 +197,16 @@ class _Given(Formula):
     """An argument of a running operator, with its values on one instrument."""
 
     _code: str
-    _values: pd.Series[Any]
+    _values: pd.Series
 
-    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series[Any]:
+    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         """Return the values; for another instrument than the current one, compute them."""
         if str(instrument).upper() != self._code:
             return super().load(instrument, start_index, end_index, *args)
         return self._values.loc[start_index:end_index].copy()
 
 
-def _given(text: str, code: str, values: pd.Series[Any]) -> _Given:
+def _given(text: str, code: str, values: pd.Series) -> _Given:
     made = _Given(text)
     made._code, made._values = code, values
     return made
@@ -261,7 +261,7 @@ def made(name: str, *arguments: object) -> Expression:
     return kind(*arguments)
 
 
-def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq: str = "day") -> pd.Series[Any]:
+def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq: str = "day") -> pd.Series:
     """Compute an expression on one instrument, indexed by positions in the calendar."""
     place = at_work.get()
     provider = place.provider if place is not None else session_provider()
@@ -297,8 +297,8 @@ class NpElemOperator(ElemOperator):
         super().__init__(feature)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
-        result: pd.Series[Any] = getattr(np, self.func)(self.feature.load(instrument, start_index, end_index, *args))
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series:
+        result: pd.Series = getattr(np, self.func)(self.feature.load(instrument, start_index, end_index, *args))
         return result
 
 
@@ -322,9 +322,9 @@ class NpPairOperator(PairOperator):
         super().__init__(feature_left, feature_right)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: object) -> pd.Series:
         sides = [_side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)]
-        result: pd.Series[Any] = getattr(np, self.func)(*sides)
+        result: pd.Series = getattr(np, self.func)(*sides)
         return result
 
 
@@ -349,11 +349,11 @@ class Rolling(ExpressionOps):
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series:
         series = self.feature.load(instrument, start_index, end_index, *args)
         decays = 0 < self.N < 1
         window = series.ewm(alpha=self.N, min_periods=1) if decays else _window(series, self.N)
-        result: pd.Series[Any] = getattr(window, "mean" if decays else self.func)()
+        result: pd.Series = getattr(window, "mean" if decays else self.func)()
         return result
 
     def get_extended_window_size(self) -> tuple[Any, Any]:
@@ -370,11 +370,11 @@ class PairRolling(ExpressionOps):
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series:
         left, right = (
             _side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)
         )
-        result: pd.Series[Any] = getattr(_window(left, self.N), self.func)(right)
+        result: pd.Series = getattr(_window(left, self.N), self.func)(right)
         return result
 
     def get_extended_window_size(self) -> tuple[Any, Any]:
@@ -403,7 +403,7 @@ class _BuiltIn:
                 add_operator(one.as_operator())
         return _call(kind.__name__, *arguments)
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series[Any]:
+    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series:
         return _loaded(self._text(), instrument, start_index, end_index, *args)
 
     def get_extended_window_size(self) -> tuple[Any, Any]:

@@ -198,7 +198,7 @@ class IndexData:
     def _aligned(self, other: Self) -> Floats:
         raise NotImplementedError
 
-    def _with(self, other: object, operation: Callable[[Any, Any], Any]) -> Any:
+    def _with(self, other: object, operation: Callable[[Any, Any], object]) -> Any:
         if isinstance(other, (int, float, np.number)):
             return self._like(operation(self.data, other))
         if isinstance(other, type(self)):

@@ -113,14 +113,14 @@ def get_callable_kwargs(config: Any, default_module: Any = None) -> tuple[Callab
 get_cls_kwargs = get_callable_kwargs
 
 
-def auto_filter_kwargs(func: Callable[..., Any], warning: bool = True) -> Callable[..., Any]:
+def auto_filter_kwargs(func: Callable[..., object], warning: bool = True) -> Callable[..., Any]:
     """Wrap `func` to drop arguments that it does not accept, optionally with a warning."""
     parameters = inspect.signature(func).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return func
 
     @functools.wraps(func)
-    def filtered(*args: Any, **kwargs: Any) -> Any:
+    def filtered(*args: object, **kwargs: object) -> Any:
         left_out = sorted(set(kwargs) - set(parameters))
         if left_out and warning:
             logger.warning("%s: arguments ignored: %s", getattr(func, "__name__", func), ", ".join(left_out))

@@ -15,7 +15,7 @@ __all__ = ["call_in_subproc", "datetime_groupby_apply"]
 
 def datetime_groupby_apply(
     df: Any,
-    apply_func: Callable[[Any], Any] | str,
+    apply_func: Callable[[Any], object] | str,
     axis: int = 0,
     level: str = "datetime",
     resample_rule: str = "ME",
@@ -57,7 +57,7 @@ class call_in_subproc:  # noqa: N801 - Qlib's name
     def __init__(self, func: Callable[..., Any], qlib_config: Config | None = None) -> None:
         self.func, self.qlib_config = func, qlib_config
 
-    def _call(self, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, *args: object, **kwargs: object) -> Any:
         if self.qlib_config is not None:
             C.register_from_C(self.qlib_config)
         return self.func(*args, **kwargs)

@@ -34,7 +34,7 @@ class Forms:
 
     text: Callable[[str], object]
     """From the text: before anything is computed."""
-    values: Callable[[str, str, pd.Series[Any]], object]
+    values: Callable[[str, str, pd.Series], object]
     """From the text, the instrument and the values on it."""
 
 

@@ -100,7 +100,7 @@ def tune(engine: Any) -> None:
     """Set up connections: in WAL mode, synchronous=NORMAL loses no committed batch if a process is killed."""
     from sqlalchemy import event
 
-    def settings(connection: Any, record: Any) -> None:
+    def settings(connection: Any, record: object) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
         cursor.execute("PRAGMA synchronous = NORMAL")
