@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ from rollforge.features.api import D
 from rollforge.kinds import MODEL
 from rollforge.plan import make_plan
 from rollforge.plugins import load_plugins
-from rollforge.run.fitness import Admission
+from rollforge.run.fitness import Admission, own_data
 from rollforge.run.job import Job
 from rollforge.run.submission import facts_of, read_facts
 from rollforge.run.trainer import TrainerRM
@@ -36,6 +37,7 @@ from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status
 from rollforge.track.base import get_experiment, open_reference, open_tracker
+from rollforge.user_code import module_name
 from rollforge.workflow import load_workflow
 
 ROLLFORGE = [sys.executable, "-m", "rollforge"]
@@ -196,7 +198,8 @@ def test_a_worker_without_the_file_says_which_and_takes_nothing(
     for a file that cannot be imported there. Once it is there, the tasks are run."""
     file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
     local = tmp_path / "home" / "local.py"
-    local.write_text(LOCAL)
+    text = f"{LOCAL}\n\nimport os\n\nexec(os.environ.get('ON_THIS_MACHINE', ''))\n"
+    local.write_text(text)
     command("submit", str(file), cwd=tmp_path)
     store = f"sqlite:///{place}/tasks.db"
     worker = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1"]
@@ -205,16 +208,14 @@ def test_a_worker_without_the_file_says_which_and_takes_nothing(
     assert f"need the plugin {local} of " in said
     assert "Copy it to the same path" in said
     assert said.count(str(local)) == 1
-    local.write_text("import not_installed_here\n")
-    said = command(*worker, cwd=tmp_path, code=7)
+    local.write_text(text)
+    said = command(*worker, cwd=tmp_path, code=7, ON_THIS_MACHINE="import not_installed_here")
     assert "not_installed_here" in said
     assert "Traceback" not in said
-    local.write_text("import os\nos._exit(3)\n")
-    said = command(*worker, cwd=tmp_path, code=7)
+    said = command(*worker, cwd=tmp_path, code=7, ON_THIS_MACHINE="os._exit(3)")
     assert "exited with" in said
     assert open_store(store).count("p") == {Status.WAITING: 2}
     assert {task.attempts for task in open_store(store).query("p")} == {0}
-    local.write_text(LOCAL)
     assert "2 tasks run" in command(*worker, cwd=tmp_path)
 
 
@@ -498,6 +499,190 @@ def test_a_plugin_that_does_not_end_holds_no_worker(
     assert store.count("p") == {Status.WAITING: 1}
 
 
+# -- the contents of files, on two machines ---------------------------------------------------------------------------
+
+
+class Machines:
+    """Two folders that stand for the same folder on two machines, at the path `home`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        for name in ("head1", "gpu1"):
+            (folder / name).mkdir()
+
+    def on(self, name: str) -> Path:
+        """Make `home` the folder of that machine."""
+        self.home.unlink(missing_ok=True)
+        self.home.symlink_to(self.home.parent / name)
+        return self.home
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Machines:
+    return Machines(tmp_path)
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_version_of_the_file_takes_nothing(
+    machines: Machines, small_market: Path, tmp_path: Path, place: Path
+) -> None:
+    """Code 7, one message with the file, both digests and what to do, no attempt counted. With the submitter's copy, or
+    after another submission, the tasks are run, and the numbers are those of the submitter's file."""
+    theirs, ours = LOCAL, LOCAL.replace("3 * x", "5 * x")
+    write(machines.on("head1") / "job.yaml", document(small_market, place))
+    (machines.home / "local.py").write_text(theirs)
+    command("submit", str(machines.home / "job.yaml"), cwd=tmp_path)
+    store = f"sqlite:///{place}/tasks.db"
+    worker = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1"]
+    (machines.on("gpu1") / "local.py").write_text(ours)
+    for words in (worker, [*worker, "--allow", str(machines.home / "local.py")]):
+        said = command(*words, cwd=tmp_path, code=7)
+        assert f"{machines.home / 'local.py'} (SHA-256 {sha(ours)} here, {sha(theirs)} there)" in said
+        assert "submit the tasks again" in said
+        assert said.count("local.py") == 1
+    assert open_store(store).count("p") == {Status.WAITING: 2}
+    assert {task.attempts for task in open_store(store).query("p")} == {0}
+    (machines.home / "local.py").write_text(theirs)
+    assert "2 tasks run" in command(*worker, cwd=tmp_path)
+    pred = (
+        open_reference(next(iter(open_store(store).query("p"))).result["recorder"]).load_object("pred.pkl").iloc[:, 0]
+    )
+    with using(Session(provider_uri=str(small_market))):
+        prices = D.features("all", ["$close"]).iloc[:, 0].swaplevel()
+    np.testing.assert_allclose(pred, (6 * prices).reindex(pred.index), rtol=1e-5)
+
+
+NAMED = {"class": "Mine", "module_path": "HOME/mine.py"}
+
+
+@pytest.mark.parametrize(
+    ("task", "session"),
+    [
+        ({}, {"plugins": ("HOME/mine.py",)}),
+        ({}, {"operators": (("Mine", "HOME/mine.py"),)}),
+        ({"model": NAMED}, {}),
+        ({"dataset": {"kwargs": {"handler": {"kwargs": {"infer_processors": [{"class": "X"}, NAMED]}}}}}, {}),
+        ({"record": [{"class": "PortAnaRecord", "kwargs": {"config": {"strategy": NAMED}}}]}, {}),
+    ],
+    ids=["plugin", "operator", "model", "processor", "strategy"],
+)
+@pytest.mark.parametrize("kind", [Admission, own_data])
+def test_every_file_that_tasks_name_is_compared(
+    task: dict[str, Any], session: dict[str, Any], kind: Any, machines: Machines
+) -> None:
+    """By its bytes: the same text written later is the same; one space more is not. A worker that goes on notices both at
+    once, in both directions."""
+
+    def here(node: Any) -> Any:
+        return json.loads(json.dumps(node).replace("HOME", str(machines.home)))
+
+    text = "class Mine:\n    as_operator = None\n"
+    mine = machines.on("head1") / "mine.py"
+    mine.write_text(text)
+    used = Session(**here(session))
+    store = MemoryStore()
+    store.create("p", [task], submission=store.keep_submission("p", facts_of([here(task)], used)))
+    (machines.on("gpu1") / "mine.py").write_text(text)
+    allowing = Session(allow=(str(mine),))
+    admission = kind(store, "p", allowing, in_process=True)
+    admission.needs_data = False
+    admission.prove(stays=False)
+    for other in (f"{text} ", ""):
+        mine.write_text(other)
+        admission.look()
+        assert not admission.fits
+        with pytest.raises(
+            UnfitWorker, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
+        ):
+            admission.prove(stays=False)
+        mine.write_text(text)
+        admission.look()
+        assert admission.fits
+
+
+def test_several_other_files_are_one_message(machines: Machines) -> None:
+    """Each is named once; a file that the submitter did not have is not compared."""
+    home = machines.on("head1")
+    tasks = [{"model": {"class": "M", "module_path": str(home / name)}} for name in ("a.py", "b.py", "c.py", "a.py")]
+    for name in ("a.py", "b.py"):
+        (home / name).write_text(name)
+    facts = facts_of(tasks, Session())
+    assert facts["files"] == {str(home / n): hashlib.sha256(n.encode()).hexdigest() for n in ("a.py", "b.py")}
+    store = MemoryStore()
+    store.create("p", tasks[:3], submission=store.keep_submission("p", facts))
+    for name in ("a.py", "b.py", "c.py"):
+        (machines.on("gpu1") / name).write_text("x")
+    with pytest.raises(UnfitWorker) as caught:
+        own_data(store, "p", Session()).prove(stays=False)
+    said = str(caught.value)
+    assert (said.count("a.py"), said.count("b.py"), said.count("c.py")) == (1, 1, 0)
+    assert "Copy the files from there" in said
+
+
+def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
+    """Anybody who may write to a pool could otherwise learn by a digest what a file of the worker's machine contains."""
+    place = tmp_path / "shared"
+    place.mkdir()
+    place.chmod(0o777)
+    secret = tmp_path / "secret.py"
+    secret.write_text("PASSWORD = 1")
+    store = open_store(f"sqlite:///{place}/tasks.db")
+    kept = {"files": {str(secret): "0" * 64}, "models": {"M": {}}}
+    store.create("p", [{"x": 1}], submission=store.keep_submission("p", kept))
+    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking",), needs_data=False)
+    assert not [note for note in admission.prove(stays=False) if "secret" in note]
+    assert admission.fits
+
+
+def takes_new_version(task: Any) -> Any:
+    """Returns what the operator's file says, and puts the next version in its place."""
+    parse("Versioned($close)")
+    found = {"version": sys.modules[module_name(task["file"])].VERSION, "process": os.getpid()}
+    Path(task["file"]).write_text(task["next"])
+    return found
+
+
+@pytest.mark.slow
+def test_a_process_loads_a_file_again_that_has_changed(tmp_path: Path) -> None:
+    """Two submissions with two versions of one file: each task is run with its own, by the same process."""
+    file = tmp_path / "versioned.py"
+    text = "VERSION = {}\n" + OPERATOR.format(name="Versioned")
+    session = Session(plugins=(str(file),))
+    store = MemoryStore()
+    for version in (2, 1):
+        file.write_text(text.format(version))
+        key = store.keep_submission("p", facts_of([], session))
+        task = {"file": str(file), "n": version, "next": text.format(2)}
+        store.create("p", [task], submission=key, priority=-version)
+    job = Job("p", takes_new_version)
+    pool = WorkerPool(store, job, jobs=1, session=session, admission=own_data(store, "p", session))
+    pool.run()
+    results = {task.definition["n"]: task.result for task in store.query("p")}
+    assert {n: found["version"] for n, found in results.items()} == {1: 1, 2: 2}
+    assert results[1]["process"] == results[2]["process"]
+
+
+def test_an_operator_of_a_file_that_changed_is_the_new_one(tmp_path: Path) -> None:
+    """As in a notebook: the class of a session's operator is taken from the file as it is now."""
+    file = tmp_path / "own_ops.py"
+    text = (
+        "from qlib.data.ops import ElemOperator\n\n\nclass Times(ElemOperator):\n"
+        "    def _load_internal(self, *args):\n        return {} * self.feature.load(*args)\n"
+    )
+    marks = []
+    with using(Session(operators=(("Times", str(file)),))):
+        for factor in ("2", "3 + 0", "3 + 0"):
+            file.write_text(text.format(factor))
+            parse("Times($close)")
+            marks.append(custom_operators()["Times"])
+    unregister_operator("Times")
+    assert marks[0] != marks[1] == marks[2]
+
+
 def test_a_worker_in_process_imports_plugins_before_it_claims(brought: Any) -> None:
     """A missing plugin of the session, or of a submission, is an error before anything is claimed."""
     store = MemoryStore()
@@ -543,16 +728,18 @@ def test_processes_of_a_trainer_import_the_plugins_of_the_session(brought: Any, 
         {"operators": [5, ["a"], ["a", 5], ["a", "b", "c"], {"x": 1}]},
         {"sys_path": {"a": 1}},
         {"plugins": [None, 5, ""]},
+        {"files": 5},
+        {"files": {"a": "1", "b.txt": "2", "/etc/passwd": "3"}},
     ],
 )
 def test_facts_of_another_form_are_left_out(kept: dict[str, Any]) -> None:
     """Anybody who may write to the pool may have written them."""
     facts = read_facts(kept)
-    assert (facts.plugins, facts.operators, facts.sys_path) == ((), (), ())
+    assert (facts.plugins, facts.operators, facts.sys_path, facts.files) == ((), (), (), {})
 
 
 def test_tasks_without_plugins_have_the_facts_of_before() -> None:
     """Facts are only added where there is something to say, so that a submission keeps its key."""
-    assert not {"operators", "sys_path"} & set(facts_of([], Session()))
+    assert not {"operators", "sys_path", "files"} & set(facts_of([{"model": {"class": "LGBModel"}}], Session()))
     manager = TaskManager("p", store=MemoryStore())
     assert manager.store.keep_submission("p", {"plugins": []}) == manager.store.keep_submission("p", {"plugins": []})

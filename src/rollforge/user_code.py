@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -10,10 +11,10 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from rollforge.errors import BuildError, MissingCode
+from rollforge.errors import BuildError, ConfigError, MissingCode
 from rollforge.paths import read_path
 
-__all__ = ["describe", "import_file", "module_name"]
+__all__ = ["describe", "file_digest", "file_state", "import_file", "module_name"]
 
 _PACKAGE = Path(__file__).parent
 
@@ -60,6 +61,27 @@ def import_file(path: str) -> ModuleType:
         raise kind(f"{path!r} cannot be imported: {describe(exc)}") from exc
     module.__dict__["__rollforge_file__"] = version
     return module
+
+
+def file_state(path: str) -> tuple[int, int] | None:
+    """Return modification time (ns) and size of a file, which change when it is written; None if it cannot be read."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return state.st_mtime_ns, state.st_size
+
+
+def file_digest(path: str) -> str:
+    """Return the SHA-256 digest of a regular file's bytes, as hexadecimal digits; empty if it cannot be read."""
+    try:
+        file = read_path(path)
+        if not file.is_file():
+            return ""
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ConfigError):
+        return ""
 
 
 def describe(exc: BaseException) -> str:

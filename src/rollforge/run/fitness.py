@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -30,6 +30,7 @@ from rollforge.task import Status
 from rollforge.track.base import open_tracker
 from rollforge.track.tracker import check_scheme, known_address, local_place
 from rollforge.trust import Circle
+from rollforge.user_code import file_digest, file_state
 
 if TYPE_CHECKING:
     from rollforge.market.content import DataContent
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PROBE = 2**20  # bytes
+_SHORT = 12  # digits of a digest that a message shows
 _LOOK_SECONDS = 5.0
 _LOOK_SHARE = 50  # the pause between two checks is 50 times the duration of a check, which grows with the pool
 
@@ -139,13 +141,14 @@ class Admission:
     _looked: float = -1e9
     _pause: float = 0.0
     _seen: dict[str, str] = field(default_factory=dict)
+    _files: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     _libraries: dict[str, str] = field(default_factory=dict)
-    _imported: set[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=set)
+    _imported: set[tuple[object, ...]] = field(default_factory=set)
 
     # -- use by workers ------------------------------------------------------------------------------------------------
 
     def look(self, *, idle: bool = False) -> None:
-        """Check new submissions, and all submissions again if the data on this machine have changed.
+        """Check new submissions, and all submissions again if the data or the Python files on this machine have changed.
 
         Parameters
         ----------
@@ -153,7 +156,8 @@ class Admission:
             Whether the worker has nothing else to do, so that it may check more often.
         """
         now = time.monotonic()
-        if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS):
+        changed = self._file_states(self.verdicts) != self._files
+        if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS) and not changed:
             return
         open_ones = self.store.open_submissions(self.pool)
         if open_ones - set(self._facts) - {""}:
@@ -161,9 +165,10 @@ class Admission:
             self._facts.update((key, read_facts(facts)) for key, facts in new_facts.items())
         self._looked = time.monotonic()
         self._pause = _LOOK_SHARE * (self._looked - now)
-        if self._data_marks() != self._seen:
+        if changed or self._data_marks() != self._seen:
             self.verdicts.clear()
         new = open_ones - set(self.verdicts)
+        self._files = self._file_states(new | set(self.verdicts))
         for key in new:
             self.verdicts[key] = self._judge(self._facts.get(key, Facts()))
         if new:
@@ -264,6 +269,11 @@ class Admission:
                 except DataError as exc:  # missing or damaged
                     marks[folder] = str(exc)
         return marks
+
+    def _file_states(self, keys: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+        """Return the states of the Python files that submissions need, to detect changes since the last check."""
+        known = [self._facts[key] for key in keys if key in self._facts]
+        return {file: file_state(file) for facts in known for file in facts.files}
 
     def _judge(self, facts: Facts) -> Verdict:
         """Check one submission."""
@@ -390,7 +400,10 @@ class Admission:
         """
         wanted = tuple(dict.fromkeys((*facts.plugins, *(module for _, module in facts.operators))))
         if not wanted and not facts.sys_path:
-            return {}
+            why = self._other_files(facts, self.session)
+            if why:
+                lacks.append(why)
+            return None if why else {}
         changes: dict[str, Any] = {}
         if is_private(self.store):
             changes = {
@@ -410,15 +423,36 @@ class Admission:
             "plugins": _joined(self.session.plugins, facts.plugins),
             "operators": _joined(self.session.operators, facts.operators),
         }
-        why = self._plugins_lack(self.session.with_(**changes), wanted, facts)
+        used = self.session.with_(**changes)
+        why = self._other_files(facts, used) or self._plugins_lack(used, wanted, facts)
         if why:
             lacks.append(why)
             return None
         return changes
 
+    def _other_files(self, facts: Facts, session: Session) -> str:
+        """Return which Python files have other contents here than where the tasks were submitted; empty if none has.
+
+        Files that a session does not allow are not compared: classes of theirs are refused.
+        """
+        other = []
+        for file, submitted in facts.files.items():
+            here = file_digest(file)
+            allowed = self.only_data or not self._not_allowed("A class of the tasks", file, session)
+            if here and here != submitted and allowed:
+                other.append(f"{file} (SHA-256 {here[:_SHORT]} here, {submitted[:_SHORT]} there)")
+        if not other:
+            return ""
+        it, files = ("it", "file") if len(other) == 1 else ("them", "files")
+        return (
+            f"The tasks were submitted on {facts.host} with other contents of {', '.join(other)}. Copy the {files} from "
+            f"there to this machine, or submit the tasks again to run {it} as on this machine."
+        )
+
     def _plugins_lack(self, session: Session, wanted: Sequence[str], facts: Facts) -> str:
         """Return why plugins cannot be imported here; empty if they can. Another process tries, unless this one has them."""
-        if are_loaded(session.plugins, facts.operators) or (session.plugins, session.sys_path) in self._imported:
+        tried = (session.plugins, session.sys_path, *facts.files.items())
+        if are_loaded(session.plugins, facts.operators) or tried in self._imported:
             return ""
         for file in (name for name in wanted if name.endswith(".py") and not os.path.isfile(name)):
             return (
@@ -439,7 +473,7 @@ class Admission:
                 "on this machine to PYTHONPATH."
             )  # fmt: skip
             return f"The tasks need plugins that cannot be imported here: {''.join(last)}{folders}"
-        self._imported.add((session.plugins, session.sys_path))
+        self._imported.add(tried)
         return ""
 
     def _judge_packages(self, facts: Facts, session: Session, lacks: list[str], notes: list[str]) -> None:

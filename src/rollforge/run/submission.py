@@ -1,4 +1,4 @@
-"""What a submission used: data, tracking store, trading rules and packages. The pool keeps it for workers.
+"""What a submission used: data, tracking store, trading rules, packages and files of code. The pool keeps it for workers.
 
 It is plain data without secrets: passwords and tokens are removed from addresses. For its use by workers, see
 :class:`~rollforge.run.fitness.Admission`.
@@ -22,6 +22,7 @@ from rollforge.paths import read_path
 from rollforge.session import Session
 from rollforge.task import to_plain
 from rollforge.track.base import open_tracker
+from rollforge.user_code import file_digest
 
 __all__ = ["Facts", "facts_of", "packages_of", "read_facts"]
 
@@ -42,13 +43,16 @@ def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[st
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
-        ``sys_path``, as in the session, and ``libraries`` that Rollforge's own models import and no task may name.
+        ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
+        that are named by path and exist here), and ``libraries`` that Rollforge's own models import and no task may name.
     """
     import platform
 
-    models, libraries = _models(tasks)
+    listed = list(tasks)
+    models, libraries = _models(listed)
     added: dict[str, Any] = {
-        "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries
+        "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries,
+        "files": _files(listed, session),
     }  # fmt: skip
     return {
         "rollforge": version_of("rollforge"),
@@ -87,6 +91,8 @@ class Facts:
     """Expression operators that the tasks need, as (class, module or file)."""
     sys_path: tuple[str, ...] = ()
     """Folders of the submitter's machine that contain the modules."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Python files that the tasks need, as path -> SHA-256 digest of the submitter's copy."""
     libraries: tuple[str, ...] = ()
     """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
@@ -128,6 +134,7 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
         plugins=texts(kept.get("plugins")),
         operators=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2),
         sys_path=texts(kept.get("sys_path")),
+        files={text(path): text(digest) for path, digest in mapping(kept.get("files")).items() if path.endswith(".py")},
         libraries=texts(kept.get("libraries")),
     )
 
@@ -178,6 +185,18 @@ def _models(tasks: Iterable[Mapping[str, object]]) -> tuple[dict[str, dict[str, 
         if module.startswith("rollforge."):
             libraries |= {package for package in models[name] if not trust.is_library(package)}
     return models, sorted(libraries)
+
+
+def _files(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[str, str]:
+    """Return the digests of the Python files that a session and its tasks name by path. Files that are not here are left out.
+
+    A worker with other versions of them would train something else under the same task.
+    """
+    named = {*session.plugins, *(module for _, module in session.operators)}
+    for task in tasks:
+        named.update(module for module, _ in trust.names_in(task))
+    digests = {name: file_digest(name) for name in sorted(named) if name.endswith(".py")}
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def packages_of(module: str) -> dict[str, str]:

@@ -560,8 +560,7 @@ def _process_main(
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will raise an import error itself
                 job.preload()
-        plugins = _Plugins()
-        plugins.load(session)  # the task will return the error
+        _plugins_lack(session)  # the task will return the error
         pipe.send(_READY)
         logs = _Logs()
         while (given := pipe.recv()) is not None:
@@ -574,7 +573,7 @@ def _process_main(
             pipe.send(_Message(task_id, token, _Begun()))
             define_in_main(main)
             with using((other or session).with_(threads=threads)):
-                lacking = plugins.load(current_session())
+                lacking = _plugins_lack(current_session())
                 answer = Unfit(lacking) if lacking else _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
@@ -590,23 +589,13 @@ def _process_main(
         os._exit(0)
 
 
-class _Plugins:
-    """The plugins that this process has imported, so that each list is imported once."""
-
-    def __init__(self) -> None:
-        self._loaded: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
-
-    def load(self, session: Session) -> str:
-        """Import the plugins of a session, and return why one cannot be imported; empty if all can."""
-        wanted = (session.plugins, session.sys_path)
-        if wanted in self._loaded:
-            return ""
-        try:
-            load_plugins(session)
-        except RollforgeError as exc:
-            return str(exc)
-        self._loaded.add(wanted)
-        return ""
+def _plugins_lack(session: Session) -> str:
+    """Import the plugins of a session, also files that have changed, and return why one cannot be; empty if all can."""
+    try:
+        load_plugins(session)
+    except RollforgeError as exc:
+        return str(exc)
+    return ""
 
 
 def _open_outputs(words: int) -> None:
