@@ -1,8 +1,9 @@
-"""Rolling results keep no trace of what has left the window: against exact arithmetic, on series made to make sums drift.
+"""Rolling results are not affected by values that have left the window: compared with exact arithmetic, on series
+chosen to make sums drift.
 
-The reference is written from the definitions, in fractions of the very numbers that the kernels are given. A result may be
-off by a millionth of its natural size: of itself, or of what it is measured by where it can be near zero (a slope by the
-deviation, a correlation by 1).
+The reference follows the definitions, in fractions of the exact inputs of the kernels. The tolerance is a millionth of
+the natural size of a result: of the result itself, or of a scale if the result can be near zero (the deviation for a
+slope, 1 for a correlation).
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from rollforge.market.provider import FieldBlock
 
 DAYS = 3000
 Window = list[tuple[int, Fraction]]
-"""Place in the window, from 0, and value, of the days that have one."""
+"""Position in the window, from 0, and value of each day that has a value."""
 
 
 def compute(text: str, **fields: Any) -> Any:
-    """One expression over one instrument that is there on all days."""
+    """Return one expression of one instrument that exists on all days."""
     days = len(next(iter(fields.values())))
     life = np.array([0]), np.array([days])
     blocks = {name: FieldBlock(np.ascontiguousarray(v, np.float64)[None], *life) for name, v in fields.items()}  # type: ignore[arg-type]
@@ -36,7 +37,7 @@ def compute(text: str, **fields: Any) -> Any:
 
 
 def root(value: Fraction) -> float:
-    """A square root to the last digits, also of what is far below the smallest float."""
+    """Return a square root to the last digits, also of numbers far below the smallest float."""
     if value == 0:
         return 0.0
     scaled = value.numerator * 10**60 // value.denominator
@@ -53,7 +54,7 @@ def deviation(w: Window) -> float:
 
 
 def line(w: Window) -> tuple[Fraction, Fraction, Fraction, Fraction]:
-    """Sums of squares of places, of products, of squares of values, and the mean place."""
+    """Return the sums of squares of positions, of products, of squares of values, and the mean position."""
     mean_k = Fraction(sum(k for k, _ in w), len(w))
     mean_v = sum(v for _, v in w) / Fraction(len(w))
     kk = sum(((k - mean_k) ** 2 for k, _ in w), Fraction(0))
@@ -62,8 +63,8 @@ def line(w: Window) -> tuple[Fraction, Fraction, Fraction, Fraction]:
 
 
 Answer = tuple[float, float]
-"""What is exact, and the size that errors are measured by; NaN where there is nothing to say."""
-NOTHING = (math.nan, 1.0)
+"""The exact result, and the scale to which its error is relative; NaN if the result is undefined."""
+UNDEFINED = (math.nan, 1.0)
 
 
 def mean(w: Window, size: int) -> Answer:
@@ -77,7 +78,7 @@ def total(w: Window, size: int) -> Answer:
 
 
 def std(w: Window, size: int) -> Answer:
-    return (deviation(w), deviation(w)) if len(w) > 1 else NOTHING
+    return (deviation(w), deviation(w)) if len(w) > 1 else UNDEFINED
 
 
 def var(w: Window, size: int) -> Answer:
@@ -88,7 +89,7 @@ def var(w: Window, size: int) -> Answer:
 def skew(w: Window, size: int) -> Answer:
     c, m2 = len(w), central(w, 2)
     if c < 3 or m2 == 0:
-        return NOTHING
+        return UNDEFINED
     value = c * math.sqrt(c - 1) / (c - 2) * float(central(w, 3) / Fraction(root(m2) ** 3))
     return value, max(1.0, abs(value))
 
@@ -96,7 +97,7 @@ def skew(w: Window, size: int) -> Answer:
 def kurt(w: Window, size: int) -> Answer:
     c, m2 = len(w), central(w, 2)
     if c < 4 or m2 == 0:
-        return NOTHING
+        return UNDEFINED
     value = float((c * (c + 1) * (c - 1) * central(w, 4) / m2**2 - 3 * (c - 1) ** 2) / ((c - 2) * (c - 3)))
     return value, max(1.0, abs(value))
 
@@ -114,21 +115,21 @@ def wma(w: Window, size: int) -> Answer:
 
 def slope(w: Window, size: int) -> Answer:
     if len(w) < 2:
-        return NOTHING
+        return UNDEFINED
     kk, kv, _, _ = line(w)
     return float(kv / kk), max(abs(float(kv / kk)), deviation(w) / math.sqrt(float(kk)))
 
 
 def rsquare(w: Window, size: int) -> Answer:
     if len(w) < 2 or central(w, 2) == 0:
-        return NOTHING
+        return UNDEFINED
     kk, kv, vv, _ = line(w)
     return float(kv * kv / (kk * vv)), 1.0
 
 
 def resi(w: Window, size: int) -> Answer:
     if len(w) < 2 or w[-1][0] != size - 1:
-        return NOTHING
+        return UNDEFINED
     kk, kv, _, mean_k = line(w)
     value = w[-1][1] - sum(v for _, v in w) / Fraction(len(w)) - kv / kk * (w[-1][0] - mean_k)
     return float(value), max(abs(float(value)), deviation(w))
@@ -155,17 +156,17 @@ def check(name: str, x: Any, n: int, days: Any) -> None:
     ours = compute(f"{name}($x, {n})", x=x)
     for t in days:
         w, size = window(x, t, n)
-        exact, scale = EXACT[name](w, size) if w else NOTHING
+        exact, scale = EXACT[name](w, size) if w else UNDEFINED
         assert close(ours[t], exact, scale), f"{name}($x, {n}) on day {t}: {ours[t]!r}, exactly {exact!r}"
 
 
 def prices() -> Any:
-    """Prices of a hundred thousand that move by a thousandth."""
+    """Return prices of a hundred thousand that move by a thousandth."""
     return 1e5 + np.cumsum(np.random.default_rng(1).standard_normal(DAYS) * 1e-3)
 
 
 def flat_stretches() -> Any:
-    """Hundreds of days on which nothing moves, between days on which much does."""
+    """Return hundreds of days without any move, between days with large moves."""
     x = 100 * np.exp(np.cumsum(np.random.default_rng(2).standard_normal(DAYS) * 0.02))
     for start in range(200, DAYS, 700):
         x[start : start + 400] = x[start]
@@ -173,7 +174,7 @@ def flat_stretches() -> Any:
 
 
 def gaps() -> Any:
-    """Missing at the start, at the end, for longer than any window, and here and there."""
+    """Return values missing at the start, at the end, for longer than any window, and at random."""
     random = np.random.default_rng(3)
     x = 50 + np.cumsum(random.standard_normal(DAYS))
     x[random.random(DAYS) < 0.2] = np.nan
@@ -182,12 +183,12 @@ def gaps() -> Any:
 
 
 def volumes() -> Any:
-    """Volumes around 1e12, over four orders of magnitude."""
+    """Return volumes around 1e12, over four orders of magnitude."""
     return np.round(1e12 * np.exp(np.random.default_rng(4).standard_normal(DAYS) * 2))
 
 
 def outliers() -> Any:
-    """Numbers between one and two, and now and then one that swallows them."""
+    """Return numbers between one and two, and occasional values that dwarf them."""
     x = np.random.default_rng(5).uniform(1, 2, DAYS)
     x[::500] = 1e12
     return x
@@ -202,14 +203,14 @@ SOME_DAYS = sorted(
 @pytest.mark.parametrize("n", [5, 20, 60])
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("series", SERIES)
-def test_windows_are_exact_wherever_they_stand(series: str, name: str, n: int) -> None:
+def test_windows_are_exact_on_every_day(series: str, name: str, n: int) -> None:
     """After three thousand days as on the first."""
     check(name, SERIES[series], n, SOME_DAYS)
 
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("series", SERIES)
-def test_everything_so_far_is_exact(series: str, name: str) -> None:
+def test_expanding_windows_are_exact(series: str, name: str) -> None:
     """N = 0."""
     check(name, SERIES[series][:400], 0, [0, 1, 5, 71, 150, 399])
 
@@ -217,7 +218,7 @@ def test_everything_so_far_is_exact(series: str, name: str) -> None:
 @pytest.mark.parametrize("n", [5, 60, 0])
 @pytest.mark.parametrize("other", ["volumes", "outliers", "flat_stretches"])
 def test_correlations_are_exact(other: str, n: int) -> None:
-    """Of prices that hardly move with what moves a lot; NaN where one of them is flat."""
+    """Of prices that hardly move with a series that moves much; NaN if one of them is flat."""
     x, y = SERIES["prices"], SERIES[other]
     days = [t for t in SOME_DAYS if n or t < 300]
     corr, cov = (compute(f"{name}($x, $y, {n})", x=x, y=y) for name in ("Corr", "Cov"))
@@ -235,9 +236,10 @@ def test_correlations_are_exact(other: str, n: int) -> None:
 
 @pytest.mark.parametrize("level", [100.0, 137.25, 1.3725e13])
 @pytest.mark.parametrize("share", [7, 13, 17, 19])
-def test_what_does_not_move_has_no_shape(level: float, share: int) -> None:
-    """Skewness, kurtosis, R squared and correlation of equal values are missing, slope and residual are 0; also for values
-    that use all digits they have."""
+def test_shape_statistics_of_equal_values_are_missing(level: float, share: int) -> None:
+    """Skewness, kurtosis, R squared and correlation are missing, slope and residual are 0; also for values that use all
+    digits.
+    """
     flat = np.full(200, level / share)
     other = np.arange(200.0) ** 2 % 7
     for n in (5, 20, 60, 0):
@@ -252,7 +254,7 @@ def test_what_does_not_move_has_no_shape(level: float, share: int) -> None:
 
 @pytest.mark.parametrize("n", [5, 20])
 def test_correlations_with_gaps_are_exact(n: int) -> None:
-    """Only the days on which both have a value count."""
+    """Only the days on which both series have a value count."""
     x, y = SERIES["gaps"], SERIES["volumes"].copy()
     y[::3] = np.nan
     corr = compute(f"Corr($x, $y, {n})", x=x, y=y)
@@ -271,8 +273,8 @@ def test_correlations_with_gaps_are_exact(n: int) -> None:
 
 
 @pytest.mark.parametrize("series", SERIES)
-def test_order_is_exact(series: str) -> None:
-    """What is only compared is right to the last bit."""
+def test_order_statistics_are_exact(series: str) -> None:
+    """Results that depend only on comparisons are exact to the last bit."""
     x = SERIES[series]
     answers = {
         e: compute(f"{e}", x=x) for e in ("Max($x, 20)", "Min($x, 20)", "Count($x, 20)", "Rank($x, 20)", "Med($x, 20)")
@@ -305,7 +307,7 @@ STEPS = st.sampled_from([0.0, 1e-3, 1.0, 1e3])
 def test_any_mixture_of_levels_steps_and_gaps_is_exact(
     parts: list[tuple[float, float, int, bool]], n: int, name: str, seed: int
 ) -> None:
-    """Stretches of any level and step follow each other, some of them missing."""
+    """Segments of any level and step size follow each other, some of them missing."""
     random = np.random.default_rng(seed)
     x = np.concatenate([np.full(k, np.nan) if gap else a + random.integers(-9, 9, k) * b for a, b, k, gap in parts])
     check(name, x, n, range(len(x)))

@@ -1,4 +1,4 @@
-"""Lists of expressions: each column is what it is when asked for alone, whatever else is computed beside it."""
+"""Lists of expressions: each column has the same values as when it is computed alone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from rollforge.session import Session
 DAYS = np.arange("2021-01-01", "2021-02-10", dtype="datetime64[D]")  # 40 days
 LIVES = {"A": (0, 40), "B": (4, 33), "IDX": (0, 38)}
 LATE = {"A": 6, "B": 3, "IDX": 0}
-"""How many days after the close the turnover begins."""
+"""Number of days between the first close and the first turnover."""
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """Three instruments with gaps, one of whose fields begins later and ends earlier than the others."""
+    """Return a session of three instruments with gaps, with one field that begins later and ends earlier than the
+    others.
+    """
     rng = np.random.default_rng(11)
     series = {}
     for code, (first, stop) in LIVES.items():
@@ -36,7 +38,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     spans = {c: [(DAYS[a], DAYS[b - 1])] for c, (a, b) in LIVES.items()}
     folder = tmp_path_factory.mktemp("lists") / "data"
     write_folder(folder, DAYS, series, {"all": spans})
-    for code, (first, stop) in LIVES.items():  # a field with a life of its own
+    for code, (first, stop) in LIVES.items():  # a field with its own range of days
         values = rng.integers(100, 999, stop - first - LATE[code] - 2).astype("<f4")
         at = np.array([first + LATE[code]], "<f4")
         np.concatenate([at, values]).tofile(folder / "features" / code.lower() / "turn.day.bin")
@@ -48,7 +50,7 @@ def column(session: Session, expression: str) -> pd.Series:
 
 
 def check(session: Session, expressions: list[str]) -> None:
-    """Every order of the list gives every column the values that it has alone."""
+    """Check that in every order of the list each column has the same values as alone."""
     alone = {e: column(session, e) for e in expressions}
     for order in set(itertools.permutations(expressions)):
         together = features("all", list(order), session=session)
@@ -65,7 +67,7 @@ WINDOWED = ["Mean", "Sum", "Std", "Var", "Max", "Min", "IdxMax", "IdxMin", "Med"
 
 @st.composite
 def lists(draw: st.DrawFn) -> list[str]:
-    """Lists whose later expressions are made of earlier ones, and of parts of them."""
+    """Generate lists whose later expressions contain earlier ones, or parts of them."""
     numbers = ["$close", "$open", "$turn"]
     conditions = ["$close>$open"]
     for _ in range(draw(st.integers(2, 7))):
@@ -104,13 +106,13 @@ DIF = "EMA($close,12)-EMA($close,26)"
 @example(expressions=["Not($close>$open)", "Sum(If(Not($close>$open),1,0),5)", "$close>$open"])
 @example(expressions=["Ref($turn,0)", "$close", "IdxMax($turn,5)", "EMA($turn,0)"])
 @example(expressions=["Mask(Mean($turn,0),'IDX')", "Slope(Mask($turn,'IDX'),0)-$turn"])
-def test_a_column_does_not_depend_on_what_is_asked_for_beside_it(session: Session, expressions: list[str]) -> None:
-    """In every order of a list, each column has the values that it has when it is the only one."""
+def test_a_column_does_not_depend_on_the_other_columns(session: Session, expressions: list[str]) -> None:
+    """In every order of a list, each column has the same values as when it is the only one."""
     check(session, expressions)
 
 
-def test_an_operator_that_writes_into_its_argument_harms_nothing(session: Session) -> None:
-    """A function of the user's may change the arrays that it is given: fields and other columns stay what they are."""
+def test_an_operator_may_modify_its_arguments(session: Session) -> None:
+    """If a user's function modifies its arrays, fields and other columns are unchanged."""
 
     def filled(series: Lifespans, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         x[np.isnan(x)] = -1
@@ -130,7 +132,7 @@ def test_an_operator_that_writes_into_its_argument_harms_nothing(session: Sessio
 
 
 def test_a_chain_of_features_is_right_at_every_link(session: Session) -> None:
-    """A list in which each feature is built on the one before it holds what pandas computes step by step."""
+    """A list in which each feature uses the previous one has the values that pandas computes step by step."""
     frame = features(["A"], ["$close", "Ref($close,1)", "$close/Ref($close,1)", "Mean($close/Ref($close,1),3)"],
                      session=session)  # fmt: skip
     close = frame["$close"].astype(float)
@@ -141,7 +143,7 @@ def test_a_chain_of_features_is_right_at_every_link(session: Session) -> None:
 
 
 def test_a_field_that_begins_later_has_windows_of_its_own_days(session: Session) -> None:
-    """The first value, a place in the window and a growing average count from the first day of the field itself."""
+    """First values, positions in the window and expanding averages count from the field's own first day."""
     columns = ["$close", "$turn", "Ref($turn,0)", "IdxMax($turn,0)", "WMA($turn,3)", "EMA($turn,0)"]
     frame = features(["A"], columns, session=session)
     turn = frame["$turn"].dropna()

@@ -1,4 +1,4 @@
-"""The expression language: what it reads, what it refuses, and where it points."""
+"""The expression language: what is parsed, what is refused, and the position of errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from rollforge.expressions.tree import Field, Number, walk
     ],
 )
 def test_what_expressions_mean(text: str, tree: str | None) -> None:
-    """Precedence is Python's, numbers are computed at once, Qlib's other spellings mean the same operators."""
+    """Precedence is Python's, constants are folded, and Qlib's other spellings mean the same operators."""
     if tree is None:
         with pytest.raises(ExpressionError, match="And combines conditions"):
             parse(text)
@@ -62,7 +62,7 @@ OPERATORS: dict[type[ast.operator], str] = {
 
 
 def as_python_reads(node: ast.expr) -> str:
-    """The tree that Python's own parser makes of the same text."""
+    """Return the tree that Python's own parser gives for the same text."""
     if isinstance(node, ast.Name):
         return f"${node.id}"
     if isinstance(node, ast.UnaryOp):
@@ -82,7 +82,7 @@ def formulas(draw: st.DrawFn) -> str:
 @settings(max_examples=300, deadline=None)
 @given(formula=formulas())
 def test_operators_bind_as_in_python(formula: str) -> None:
-    """Any formula of arithmetic operators has the tree that Python gives it, since pyqlib evaluates it as Python."""
+    """Any arithmetic formula has Python's tree, because pyqlib evaluates it as Python."""
     expected = as_python_reads(ast.parse(formula, mode="eval").body)
     assert str(parse(formula.replace("a", "$a").replace("b", "$b"))) == expected
 
@@ -144,8 +144,8 @@ def test_operators_bind_as_in_python(formula: str) -> None:
         ("+".join(["$a"] * 300), None, "nested deeper than 200"),
     ],
 )
-def test_a_mistake_is_shown_where_it_stands(text: str, position: int | None, words: str) -> None:
-    """Every mistake is an ExpressionError with its position and what to do; nothing is ever executed."""
+def test_errors_have_a_position(text: str, position: int | None, words: str) -> None:
+    """Every mistake is an ExpressionError with its position and advice; nothing is ever executed."""
     with pytest.raises(ExpressionError) as caught:
         parse(text)
     assert words in str(caught.value)
@@ -154,8 +154,8 @@ def test_a_mistake_is_shown_where_it_stands(text: str, position: int | None, wor
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.sampled_from("$ab1.e+-*/%<>=!&|~(),'\"@? \tMeanRfIf"), max_size=30))
-def test_any_text_parses_or_is_refused_with_its_place(text: str) -> None:
-    """Whatever is typed, the answer is a tree or an ExpressionError inside the text."""
+def test_any_text_is_parsed_or_refused_with_a_position(text: str) -> None:
+    """For any text the result is a tree or an ExpressionError with a position inside the text."""
     tree, position = None, 0
     try:
         tree = parse(text)
@@ -166,7 +166,7 @@ def test_any_text_parses_or_is_refused_with_its_place(text: str) -> None:
 
 
 def test_equal_expressions_are_equal_trees() -> None:
-    """Trees compare by value, so that a part that occurs twice is found and computed once."""
+    """Trees compare by value, so that a repeated part is recognized and computed once."""
     a, b = parse("Mean($close,5)/$close"), parse("Mean( $close , 5 ) / $close")
     assert a == b
     assert hash(a) == hash(b)
@@ -176,5 +176,5 @@ def test_equal_expressions_are_equal_trees() -> None:
 
 
 def test_the_fields_of_an_expression() -> None:
-    """Fields are found wherever they stand, each once."""
+    """Fields are found at any depth, each once."""
     assert fields_of(parse("Corr($close/Ref($close,1), Log($volume+1), 20)")) == {"close", "volume"}

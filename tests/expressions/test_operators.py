@@ -1,4 +1,6 @@
-"""Operators on small arrays: against pandas' windows, against exact fractions, at the edges of an instrument's life."""
+"""Operators on small arrays, compared with pandas' windows and exact fractions, and at the ends of an instrument's
+days.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ NAN = math.nan
 
 
 def compute(text: str, begin: int = 0, end: int | None = None, **fields: Any) -> np.ndarray[Any, Any]:
-    """One expression over one instrument that exists on the days [begin, end)."""
+    """Return one expression of one instrument that exists on the days [begin, end)."""
     days = len(next(iter(fields.values())))
     life = np.array([begin], np.int64), np.array([days if end is None else end], np.int64)
     blocks = {k: FieldBlock(np.ascontiguousarray(v)[None], *life) for k, v in fields.items()}
@@ -86,8 +88,8 @@ gappy = st.lists(st.one_of(quarters, quarters, st.just(NAN)), min_size=1, max_si
 @pytest.mark.parametrize("name", sorted(PANDAS))
 @settings(max_examples=60, deadline=None)
 @given(values=gappy, n=st.integers(0, 7))
-def test_windows_mean_what_pandas_windows_mean(name: str, values: list[float], n: int) -> None:
-    """Each rolling operator gives pandas' value with one value as the least, in windows of every length and with gaps."""
+def test_windows_equal_pandas_windows(name: str, values: list[float], n: int) -> None:
+    """Each rolling operator gives pandas' value with min_periods=1, for windows of every length and with gaps."""
     series = pd.Series(values)
     np.testing.assert_allclose(
         compute(f"{name}($x, {n})", x=values), PANDAS[name](series, n).to_numpy(float), rtol=1e-12, atol=1e-12
@@ -97,7 +99,7 @@ def test_windows_mean_what_pandas_windows_mean(name: str, values: list[float], n
 @settings(max_examples=60, deadline=None)
 @given(values=gappy, n=st.sampled_from([0, 3, 4, 6]), q=st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]))
 def test_quantiles_interpolate_as_in_pandas(values: list[float], n: int, q: float) -> None:
-    """Quantiles between two values lie on the line between them."""
+    """Quantiles between two values are interpolated linearly."""
     expected = windows(pd.Series(values), n).quantile(q).to_numpy()
     np.testing.assert_allclose(compute(f"Quantile($x, {n}, {q})", x=values), expected, rtol=1e-12, atol=1e-12)
 
@@ -105,10 +107,10 @@ def test_quantiles_interpolate_as_in_pandas(values: list[float], n: int, q: floa
 @settings(max_examples=60, deadline=None)
 @given(values=gappy, n=st.sampled_from([0, 4, 5, 9]))
 def test_skewness_and_kurtosis_as_in_pandas(values: list[float], n: int) -> None:
-    """Skewness and kurtosis have pandas' corrections for small samples, and are missing where all values are equal."""
+    """Skewness and kurtosis are corrected for small samples like pandas', and missing if all values are equal."""
     series = pd.Series(values)
     varies = windows(series, n).max().to_numpy() > windows(series, n).min().to_numpy()
-    # Each window by itself: the running sums of pandas before 3.1 call a window constant that is not.
+    # Each window separately: in pandas before 3.1 the running sums can treat a window as constant that is not.
     for name, of_one in (("Skew", pd.Series.skew), ("Kurt", pd.Series.kurt)):
         expected = windows(series, n).apply(of_one, raw=False)
         got = compute(f"{name}($x, {n})", x=values)
@@ -117,9 +119,10 @@ def test_skewness_and_kurtosis_as_in_pandas(values: list[float], n: int) -> None
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), n=st.sampled_from([0, 2, 3, 5]))
-def test_pairs_mean_what_pandas_pairs_mean(data: st.DataObject, n: int) -> None:
-    """Covariance uses the days on which both have a value; correlation as well, and is missing where one of the
-    two does not move on these days."""
+def test_covariance_and_correlation_equal_pandas(data: st.DataObject, n: int) -> None:
+    """Both use the days on which both series have a value; correlation is missing if one of them is constant on these
+    days.
+    """
     x = data.draw(st.lists(st.one_of(quarters, st.just(NAN)), min_size=2, max_size=20))
     y = data.draw(st.lists(st.one_of(quarters, st.just(NAN)), min_size=len(x), max_size=len(x)))
     a, b = pd.Series(x), pd.Series(y)
@@ -151,7 +154,7 @@ OUTLIER_LEAVES = [1e12, 1e5, 1e5 + 0.25, 1e5, 1e5 + 0.5, 1e5, 1e5, 1e5 + 1 / 102
 
 
 def exact(values: list[float], n: int) -> Iterator[tuple[int, list[tuple[int, Fraction]]]]:
-    """Day, and the (place, value) pairs of its window."""
+    """Return the day and the (position, value) pairs of its window."""
     for t in range(len(values)):
         first = max(0, t - n + 1) if n else 0
         yield t, [(k, Fraction(values[k])) for k in range(first, t + 1) if not math.isnan(values[k])]
@@ -160,7 +163,7 @@ def exact(values: list[float], n: int) -> Iterator[tuple[int, list[tuple[int, Fr
 @settings(max_examples=80, deadline=None)
 @given(values=wild, n=st.integers(0, 9))
 @example(values=OUTLIER_LEAVES, n=3)
-def test_sums_leave_no_trace_of_what_left_the_window(values: list[float], n: int) -> None:
+def test_sums_are_not_affected_by_values_that_left_the_window(values: list[float], n: int) -> None:
     """A sum over 1e-3 is right to the last digit after 1e12 has passed through its window."""
     got, mean = compute(f"Sum($x, {n})", x=values), compute(f"Mean($x, {n})", x=values)
     for t, window in exact(values, n):
@@ -176,7 +179,7 @@ def test_sums_leave_no_trace_of_what_left_the_window(values: list[float], n: int
 @given(values=wild, n=st.integers(0, 9))
 @example(values=OUTLIER_LEAVES, n=3)
 def test_variances_keep_nine_digits_at_any_level(values: list[float], n: int) -> None:
-    """Variance agrees with exact fractions, and is exactly zero where all values are equal."""
+    """Variance agrees with exact fractions, and is exactly zero if all values are equal."""
     got = compute(f"Var($x, {n})", x=values)
     for t, window in exact(values, n):
         if len(window) < 2:
@@ -191,7 +194,7 @@ def test_variances_keep_nine_digits_at_any_level(values: list[float], n: int) ->
 @given(values=wild, n=st.integers(2, 9))
 @example(values=OUTLIER_LEAVES, n=4)
 def test_lines_are_fitted_exactly_at_any_level(values: list[float], n: int) -> None:
-    """Slope, R squared and residual agree with exact fractions; gaps keep their place on the time axis."""
+    """Slope, R squared and residual agree with exact fractions; gaps keep their position in time."""
     slope, rsquare, residual = (compute(f"{f}($x, {n})", x=values) for f in ("Slope", "Rsquare", "Resi"))
     for t, window in exact(values, n):
         if len(window) < 2:
@@ -217,7 +220,7 @@ def test_lines_are_fitted_exactly_at_any_level(values: list[float], n: int) -> N
 
 
 def test_nothing_drifts_over_twenty_thousand_days() -> None:
-    """After eighty years of days, jumps and a spike included, windows are as right as on the first day."""
+    """After eighty years, including jumps and a spike, windows are as exact as on the first day."""
     rng = np.random.default_rng(7)
     x = 1e5 + np.cumsum(rng.normal(0, 1e-3, 20_000))
     x[9_000:] += 4e4
@@ -247,7 +250,7 @@ EVERY_ROLLING = [
 
 @pytest.mark.parametrize("text", EVERY_ROLLING)
 def test_days_outside_an_instruments_life_do_not_count(text: str) -> None:
-    """An instrument that exists on days 3 to 11 has the values it would have if there were no other days."""
+    """An instrument that exists on days 3 to 11 has the same values as if there were no other days."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=15), rng.normal(size=15)
     x[6] = np.nan
@@ -257,8 +260,8 @@ def test_days_outside_an_instruments_life_do_not_count(text: str) -> None:
     assert np.isnan(long[12:]).all()
 
 
-def test_infinities_are_missing_to_windows() -> None:
-    """pandas' windows take an infinity as missing, except for counting; so do ours."""
+def test_windows_treat_infinities_as_missing() -> None:
+    """As pandas' windows do, except when counting."""
     x = [1.0, math.inf, 3.0]
     assert compute("Mean($x,3)", x=x).tolist() == [1.0, 1.0, 2.0]
     assert compute("Max($x,3)", x=x).tolist() == [1.0, 1.0, 3.0]
@@ -266,15 +269,15 @@ def test_infinities_are_missing_to_windows() -> None:
 
 
 def test_elementwise_operators_keep_float32() -> None:
-    """float32 beside a plain number stays float32 as in numpy, and windows answer in float64: as in pyqlib."""
+    """float32 combined with a plain number stays float32 as in numpy, and windows return float64, as in pyqlib."""
     x = np.array([1.5, 2.5], np.float32)
     for text in ("$x*2+1", "Log($x+1)", "Greater($x,2)", "If($x>2,$x,0.5)", "Power($x,2)", "Sign($x)", "Ref($x,1)"):
         assert compute(text, x=x).dtype == np.float32, text
     assert compute("Mean($x,2)", x=x).dtype == np.float64
 
 
-def test_elementwise_operators_compute_what_they_say() -> None:
-    """One example of each operator that looks at the day alone."""
+def test_elementwise_operators() -> None:
+    """One example of each operator that uses a single day."""
     x, y = np.array([-2.0, 0.0, 3.0, NAN]), np.array([1.0, 0.0, 2.0, 1.0])
     expected = {
         "Abs($x)": [2, 0, 3, NAN], "Sign($x)": [-1, 0, 1, NAN], "Log($y)": [0, -math.inf, math.log(2), 0],
@@ -290,8 +293,8 @@ def test_elementwise_operators_compute_what_they_say() -> None:
         np.testing.assert_array_equal(compute(text, x=x, y=y).astype(float), values, err_msg=text)
 
 
-def test_operators_with_a_sign_have_a_name_too() -> None:
-    """The name gives what the sign gives."""
+def test_symbols_and_names_of_operators_are_equivalent() -> None:
+    """Both give the same result."""
     x, y = np.array([-2.0, 0.0, 3.0, NAN]), np.array([1.0, 0.0, 2.0, 1.0])
     signs = {
         "Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "FloorDiv": "//", "Mod": "%", "Power": "**",
@@ -302,8 +305,8 @@ def test_operators_with_a_sign_have_a_name_too() -> None:
         np.testing.assert_array_equal(by_name, by_sign, err_msg=name)
 
 
-def test_a_constant_never_lends_its_results_to_another_series() -> None:
-    """Windows over constants, which exist for a moment only, do not leave their flatness to arrays that come after."""
+def test_cached_results_of_constants_are_not_reused() -> None:
+    """Temporary arrays of constants share no cached results with arrays that are later allocated at the same address."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=50)
     text = "+".join(f"(Corr({k}, $x, 5) > 2) + Std($x*{k}, 5)" for k in range(1, 12))
@@ -326,8 +329,8 @@ def test_a_constant_never_lends_its_results_to_another_series() -> None:
         ("Mask(Ref($close, -4), 'x')", 0, 4),
     ],
 )
-def test_how_far_an_expression_looks(text: str, back: float, ahead: int) -> None:
-    """Days of the past and of the future add up through nested operators, and the widest branch counts."""
+def test_lookback_and_lookahead(text: str, back: float, ahead: int) -> None:
+    """Past and future days add up through nested operators; the widest branch counts."""
     tree = parse(text)
     assert lookback(tree) == back
     assert lookahead(tree) == ahead
@@ -343,8 +346,8 @@ def demean() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("demean")
-def test_an_operator_of_ones_own_is_part_of_the_language() -> None:
-    """A registered operator parses, checks its arguments, computes, and says how far it looks back."""
+def test_a_registered_operator_is_part_of_the_language() -> None:
+    """It is parsed, checks its arguments, is computed, and has a look-back."""
     got = compute("Demean($x*2, 2)+1", x=np.array([1.0, 2.0, 4.0]))
     np.testing.assert_allclose(got, [1.0, 2.0, 3.0])
     assert lookback(parse("Demean($x, 5)")) == 4
@@ -352,8 +355,8 @@ def test_an_operator_of_ones_own_is_part_of_the_language() -> None:
         parse("Demean($x)")
 
 
-def test_an_operator_may_look_further_than_its_arguments_say() -> None:
-    """lookback and lookahead of a registered operator add to those of its arguments."""
+def test_additional_lookback_and_lookahead_of_an_operator() -> None:
+    """Those of a registered operator are added to those of its arguments."""
     register_operator("Peek", lambda s, x: x, lookback=3, lookahead=2)
     try:
         tree = parse("Peek(Ref($close, -1))")
@@ -364,8 +367,8 @@ def test_an_operator_may_look_further_than_its_arguments_say() -> None:
         parse("Peek(Ref($close, -1))")
 
 
-def test_the_mark_of_an_operator_changes_with_what_it_does() -> None:
-    """Constants, defaults and enclosed values are part of an operator's mark, so that no cache outlives them."""
+def test_the_code_mark_of_an_operator_changes_with_its_code() -> None:
+    """Constants, defaults and closure values are part of the mark, so that no cached value outlives them."""
 
     def made(factor: int) -> Any:
         return lambda s, x: x * factor
@@ -388,27 +391,27 @@ def test_the_mark_of_an_operator_changes_with_what_it_does() -> None:
 
 @pytest.mark.parametrize("name", ["Mean", "TResample", "Feature", "Rolling", "two words", ""])
 def test_names_of_the_language_are_taken(name: str) -> None:
-    """An operator cannot replace one of the language's own, and needs a name that can be written."""
+    """An operator cannot replace a built-in one, and needs a valid name."""
     with pytest.raises(ConfigError):
         register_operator(name, lambda s, x: x)
 
 
-def test_a_description_that_nobody_understands_is_refused() -> None:
-    """An unknown look, unknown letters, an operator without a series or a negative reach are mistakes."""
+def test_an_invalid_description_of_an_operator_is_refused() -> None:
+    """An unknown look, unknown argument letters, an operator without a series, or a negative look-back."""
     for options in ({"look": "windo"}, {"arguments": "y"}, {"arguments": "n"}, {"lookback": -1}):
         with pytest.raises(ConfigError):
             register_operator("Mine", lambda s, x: x, **options)  # type: ignore[arg-type]
     assert "Mine" not in operators.operator_names()
 
 
-def test_what_is_built_in_stays() -> None:
-    """unregister_operator removes the user's operators alone."""
+def test_built_in_operators_cannot_be_removed() -> None:
+    """unregister_operator removes only the user's operators."""
     with pytest.raises(ConfigError, match="not a registered operator"):
         unregister_operator("Mean")
 
 
 def test_an_operator_that_returns_another_shape_is_named() -> None:
-    """A registered function must answer for every instrument and day."""
+    """A registered function must return a value for every instrument and day."""
     register_operator("Last", lambda s, x: x[:, -1])
     try:
         with pytest.raises(DataError, match="Last must return an array of shape"):

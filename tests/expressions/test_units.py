@@ -1,4 +1,4 @@
-"""No result depends on the unit of its input: prices in millionths and in billions have the same shapes."""
+"""No result depends on the unit of its input: prices in millionths and in billions give the same shapes."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ POWERS_OF_TWO = (
     -11,
     7,
     30,
-)  # 1e-9 to 1e9; multiplying by them is exact, so that results are equal and not just close
+)  # 1e-9 to 1e9; multiplying by them is exact, so that results are exactly equal
 
 
 def walk() -> Any:
-    """Prices that move by two percent a day, with gaps."""
+    """Return prices that move by two percent a day, with gaps."""
     x = 10 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.02, DAYS)))
     x[40:43] = x[90] = np.nan
     return x
 
 
 def fund() -> Any:
-    """A price near 1.00 that moves by millionths."""
+    """Return a price near 1.00 that moves by millionths."""
     return 1 + np.round(np.cumsum(np.random.default_rng(2).normal(1e-6, 5e-6, DAYS)), 7)
 
 
 def returns() -> Any:
-    """Daily returns of the fund."""
+    """Return daily returns of the fund."""
     x = fund()
     return np.concatenate([[np.nan], x[1:] / x[:-1] - 1])
 
 
 def resting() -> Any:
-    """Weeks of one price, between days on which it moves."""
+    """Return weeks of a constant price, between days on which it moves."""
     x = walk()
     for start in range(5, DAYS, 60):
         x[start : start + 35] = x[start]
@@ -62,7 +62,7 @@ def resting() -> Any:
 
 SERIES = {f.__name__: f() for f in (walk, fund, returns, resting)}
 OTHER = np.random.default_rng(3).integers(100, 10_000, DAYS).astype(float)
-# Operator -> the power of the unit that its result is measured in.
+# Operator -> the power of the unit in which its result is measured.
 DEGREES = {
     "Mean": 1, "Sum": 1, "Std": 1, "Var": 2, "Max": 1, "Min": 1, "Med": 1, "Mad": 1, "Slope": 1, "Resi": 1, "WMA": 1,
     "EMA": 1, "Ref": 1, "Delta": 1, "Skew": 0, "Kurt": 0, "Rank": 0, "Count": 0, "IdxMax": 0, "IdxMin": 0, "Rsquare": 0,
@@ -85,7 +85,7 @@ def compute(text: str, x: Any) -> Any:
 @pytest.mark.parametrize("text", EXPRESSIONS)
 @pytest.mark.parametrize("series", SERIES)
 def test_operators_do_not_depend_on_the_unit(series: str, text: str) -> None:
-    """Multiplied by a power of two every result is the same, missing values included, but for its own unit."""
+    """Multiplied by a power of two, every result is the same up to its own unit, including missing values."""
     x = SERIES[series]
     expected = compute(text, x)
     for power in POWERS_OF_TWO:
@@ -95,7 +95,7 @@ def test_operators_do_not_depend_on_the_unit(series: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", EXPRESSIONS)
 def test_prices_in_millionths_have_the_same_values(text: str) -> None:
-    """The same for powers of ten from 1e-9 to 1e9, which move the last digits of the input."""
+    """The same for powers of ten from 1e-9 to 1e9, which change the last digits of the input."""
     expected = compute(text, SERIES["walk"])
     size = np.nanmax(np.abs(expected))
     for power in POWERS_OF_TEN:
@@ -106,7 +106,7 @@ def test_prices_in_millionths_have_the_same_values(text: str) -> None:
 
 @pytest.mark.parametrize("series", ["fund", "returns"])
 def test_calm_series_have_shapes(series: str) -> None:
-    """Moves of millionths are moves: R squared and correlation exist wherever two values of the window differ."""
+    """Moves of millionths count: R squared and correlation exist if any two values of the window differ."""
     x = SERIES[series]
     for text in ("Rsquare($x, 5)", "Corr($x, $y, 5)"):
         got = compute(text, x)
@@ -125,7 +125,7 @@ def test_a_line_in_millionths_is_a_line() -> None:
 
 
 def test_equal_values_are_flat_in_every_unit() -> None:
-    """A price that does not move has no R squared and no correlation, whatever it is."""
+    """A constant price has no R squared and no correlation, at any level."""
     for price in (0.1, 1e-9, 1e9 / 3, 7.0, 0.0, -1e-9 / 7):
         x = np.full(DAYS, price)
         for text in ("Rsquare($x, 5)", "Corr($x, $y, 5)", "Corr($y, $x, 0)", "Skew($x, 5)", "Kurt($x, 0)", "Rsquare($x, 0)",
@@ -133,7 +133,7 @@ def test_equal_values_are_flat_in_every_unit() -> None:
             assert np.isnan(compute(text, x)).all(), (text, price)
 
 
-def test_a_weighted_mean_weighs_up_to_the_day_itself() -> None:
+def test_a_weighted_mean_includes_the_day_itself() -> None:
     """WMA of 1, 2, 3 is (1*1 + 2*2 + 3*3) / 6 = 2.33; without the second value it is (1*1 + 3*3) / 4."""
     x = np.full(DAYS, np.nan)
     x[:3] = 1, 2, 3
@@ -143,8 +143,8 @@ def test_a_weighted_mean_weighs_up_to_the_day_itself() -> None:
     assert compute("WMA($x, 3)", x)[2] == 10 / 4
 
 
-def test_a_growing_average_does_not_take_gaps_for_zero() -> None:
-    """EMA(x, 0) of a price of 8 with gaps is 8: a missing day takes its weight with it."""
+def test_an_expanding_average_does_not_count_gaps_as_zero() -> None:
+    """EMA(x, 0) of a price of 8 with gaps is 8: a missing day has no weight."""
     x = np.full(DAYS, 8.0)
     x[[0, 5, 6, 7, 200]] = np.nan
     x[250:] = np.nan
@@ -154,12 +154,13 @@ def test_a_growing_average_does_not_take_gaps_for_zero() -> None:
 
 @pytest.mark.parametrize("fields", [alpha158_fields, alpha360_fields])
 def test_feature_sets_do_not_depend_on_the_unit_of_prices(fields: Any) -> None:
-    """All columns of Alpha158 and Alpha360 are the same for prices of millionths and of billions, also on days without any
-    range and in weeks without any move."""
+    """All columns of Alpha158 and Alpha360 are the same for prices of millionths and of billions, also on days without
+    a range and in weeks without a move.
+    """
     rng = np.random.default_rng(4)
     close = SERIES["resting"].astype(np.float32)
     factors = np.exp(rng.normal(0, 0.01, (3, DAYS))).astype(np.float32)
-    factors[:, ::7] = 1  # days on which open, high and low are the close
+    factors[:, ::7] = 1  # days on which open, high and low equal the close
     low, opening, high = np.sort(factors, axis=0) * close
     prices = {"open": opening, "high": np.maximum(high, close), "low": np.minimum(low, close), "close": close,
               "vwap": (high + low) / 2}  # fmt: skip
@@ -194,7 +195,7 @@ PROCESSORS: dict[str, tuple[Processor, int]] = {
 
 
 def frame(*columns: Any, kind: Any = np.float32) -> pd.DataFrame:
-    """Columns over days with five instruments each."""
+    """Return columns over days with five instruments each."""
     days = pd.date_range("2021-01-01", periods=len(columns[0]) // 5)
     index = pd.MultiIndex.from_product([days, list("ABCDE")], names=["datetime", "instrument"])
     names = pd.MultiIndex.from_product([["feature"], [f"x{i}" for i in range(len(columns))]])
@@ -203,7 +204,7 @@ def frame(*columns: Any, kind: Any = np.float32) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_processors_do_not_depend_on_the_unit(name: str) -> None:
-    """What a processor makes of a column is the same in every unit, also where most of its values are the same."""
+    """The result of a processor is the same in every unit, also if most values of a column are equal."""
     processor, degree = PROCESSORS[name]
     flag = np.where(np.random.default_rng(5).random(DAYS) < 0.2, SERIES["walk"], 3.0)
     raw = frame(SERIES["walk"], SERIES["fund"] - 1, flag)
@@ -218,8 +219,8 @@ def test_processors_do_not_depend_on_the_unit(name: str) -> None:
         np.testing.assert_allclose(made(2.0**power), expected, rtol=1e-6)
 
 
-def test_where_most_values_are_the_same_the_others_are_extreme() -> None:
-    """With a MAD of 0 the usual value becomes 0 and any other 3 or -3, over the fit window and within a day alike."""
+def test_with_a_mad_of_zero_other_values_are_extreme() -> None:
+    """The most frequent value becomes 0 and any other 3 or -3, over the fit window and within a day alike."""
     raw = frame([1, 1, 1, 1.5, 9, 1, 1, 1, 0.5, 1])
     expected = [0, 0, 0, 3, 3, 0, 0, 0, -3, 0]
     fitted = RobustZScoreNorm(**FIT)
@@ -232,8 +233,8 @@ def test_where_most_values_are_the_same_the_others_are_extreme() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-9 / 7, 1e9 / 3])
-def test_a_column_of_equal_values_is_no_rounding_error(value: float) -> None:
-    """Equal values do not vary, however their mean is rounded: not over a fit window, and not within a day."""
+def test_a_column_of_equal_values_has_no_deviation(value: float) -> None:
+    """However its mean is rounded, over a fit window and within a day."""
     raw = frame([value] * 50, kind=np.float64)
     for made in (ZScoreNorm(**FIT), MinMaxNorm(**FIT)):
         made.fit(raw)

@@ -1,4 +1,4 @@
-"""Plans over a data folder: which rows there are, what they hold, and what is refused before anything is computed."""
+"""Feature plans over a data folder: their rows and values, and what is refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPAN = {"A": (0, 70), "B": (10, 50), "C": (30, 70), "IDX": (0, 70)}
 
 @pytest.fixture
 def provider(tmp_path: Path) -> Provider:
-    """Four instruments, one listed late, one delisted early; a universe that B leaves and enters again."""
+    """Four instruments, one listed late, one delisted early; in one universe, B leaves and enters again."""
     rng = np.random.default_rng(5)
     series = {}
     for code, (first, stop) in SPAN.items():
@@ -55,7 +55,7 @@ def values(plan: FeaturePlan, threads: int = 1) -> pd.DataFrame:
 
 
 def test_rows_are_the_days_on_which_an_instrument_is_listed(provider: Provider) -> None:
-    """There is a row from an instrument's first to its last day, gaps included, sorted by day and code."""
+    """There is a row for each day between an instrument's first and last day, including gaps, sorted by day and code."""
     plan = FeaturePlan(provider, "all", ["$close"])
     assert len(plan) == 70 + 40 + 40 + 70
     order = plan.row_date.astype(int) * len(plan.codes) + plan.row_code
@@ -65,8 +65,10 @@ def test_rows_are_the_days_on_which_an_instrument_is_listed(provider: Provider) 
     assert frame.xs("B", level=1).isna().sum() == 3
 
 
-def test_rows_end_with_the_range_and_the_universe(provider: Provider) -> None:
-    """Start and end are cut to trading days; a member that leaves a universe and comes back has rows while it is in."""
+def test_rows_are_limited_to_the_range_and_the_universe(provider: Provider) -> None:
+    """Start and end are aligned to trading days; a member that leaves a universe and returns has rows while it is a
+    member.
+    """
     plan = FeaturePlan(provider, "moving", ["$close"], "2019-01-01", DAYS[29])
     assert plan.dates[0] == DAYS[0]
     assert plan.dates[-1] == DAYS[29]
@@ -75,7 +77,7 @@ def test_rows_end_with_the_range_and_the_universe(provider: Provider) -> None:
 
 
 def test_features_see_the_days_before_a_member_entered(provider: Provider) -> None:
-    """A window over a member's days uses all days of its file: membership masks rows, not history."""
+    """A window uses all days of the instrument's file: membership restricts rows, not history."""
     expression = "Mean($close,10)"
     everywhere = values(FeaturePlan(provider, ["B"], [expression]))[expression]
     moving = values(FeaturePlan(provider, "moving", [expression]))[expression].xs("B", level=1)
@@ -97,32 +99,33 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_a_shorter_range_has_the_same_values(provider: Provider, expression: str) -> None:
-    """Asking for a part of the days gives the values that asking for all gives: what is needed around them is read."""
+    """A part of the days has the same values as in the full range, because the days needed around them are read."""
     whole = values(FeaturePlan(provider, "all", [expression]))
     part = values(FeaturePlan(provider, "all", [expression], DAYS[25], DAYS[60]))
     pd.testing.assert_frame_equal(part, whole.loc[DAYS[25] : DAYS[60]], rtol=1e-6)
     assert part[expression].notna().mean() > 0.7
 
 
-def test_only_what_is_needed_is_read(provider: Provider) -> None:
-    """A plan reads as many days before and after its range as its expressions look, and all of them for an average
-    over everything so far."""
+def test_only_the_necessary_days_are_read(provider: Provider) -> None:
+    """A plan reads as many days before and after its range as its expressions need, and all days for an expanding
+    average.
+    """
     near = FeaturePlan(provider, "all", ["Ref(Mean($close,5),-2)"], DAYS[30], DAYS[40])
     assert near._to - near._from == 2 + 11 + 2
     far = FeaturePlan(provider, "all", ["EMA($close,5)"], DAYS[30], DAYS[40])
     assert far._to - far._from == 41
 
 
-def test_threads_and_groups_change_nothing(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The matrix is the same whether instruments are computed one by one, together, or side by side."""
+def test_threads_and_groups_do_not_change_values(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix is the same whether instruments are computed one by one, together, or in parallel."""
     plan = FeaturePlan(provider, "all", EXPRESSIONS)
     together = values(plan)
     monkeypatch.setattr("rollforge.features.engine._GROUP", 1)
     pd.testing.assert_frame_equal(values(plan, threads=3), together)
 
 
-def test_memory_is_kept_to_by_computing_fewer_instruments_at_once(provider: Provider) -> None:
-    """The sizes follow the setting, down to one instrument, and the values do not depend on them."""
+def test_the_memory_limit_determines_the_group_size(provider: Provider) -> None:
+    """Fewer instruments are computed at once, down to one, and the values do not depend on it."""
     plan = FeaturePlan(provider, "all", EXPRESSIONS)
     together = values(plan)
     most, least = plan._sizes(threads=2, memory=2**31), plan._sizes(threads=2, memory=1)
@@ -134,8 +137,8 @@ def test_memory_is_kept_to_by_computing_fewer_instruments_at_once(provider: Prov
     np.testing.assert_array_equal(out, together.to_numpy())
 
 
-def test_the_matrix_may_come_in_parts(provider: Provider) -> None:
-    """fill spreads the columns over several arrays, such as features and labels, and refuses what does not fit."""
+def test_the_matrix_may_be_split_into_several_arrays(provider: Provider) -> None:
+    """fill distributes the columns over several arrays, such as features and labels, and refuses wrong shapes."""
     plan = FeaturePlan(provider, "all", ["$close", "$open", "$close*2"])
     left, right = np.empty((len(plan), 2), np.float32), np.empty((len(plan), 1), np.float32)
     plan.fill(left, right)
@@ -144,9 +147,8 @@ def test_the_matrix_may_come_in_parts(provider: Provider) -> None:
         plan.fill(left)
 
 
-def test_a_common_part_is_computed_once(provider: Provider) -> None:
-    """A sub-expression of several columns is computed once for each group of instruments, and so is a column asked for
-    twice."""
+def test_a_common_subexpression_is_computed_once(provider: Provider) -> None:
+    """Once for each group of instruments; so is a column that is requested twice."""
     calls = []
     register_operator("Seen", lambda s, x: calls.append(1) or x)
     try:
@@ -159,8 +161,10 @@ def test_a_common_part_is_computed_once(provider: Provider) -> None:
     np.testing.assert_array_equal(frame.iloc[:, 0], frame.iloc[:, 3])
 
 
-def test_a_named_instrument_brings_its_own_days(provider: Provider) -> None:
-    """Mask and ChangeInstrument compute on the days of the instrument they name, those before the own first day too."""
+def test_a_named_instrument_is_computed_on_its_own_days(provider: Provider) -> None:
+    """Mask and ChangeInstrument use the days of the named instrument, including those before the row's instrument is
+    listed.
+    """
     alone = values(FeaturePlan(provider, ["IDX"], ["Mean($close,20)"]))["Mean($close,20)"].droplevel(1)
     both = ["Mean(Mask($close,'idx'),20)", "ChangeInstrument('IDX', Mean($close,20))", "$close-Mask($close,'idx')"]
     frame = values(FeaturePlan(provider, ["C"], both)).droplevel(1)
@@ -172,7 +176,7 @@ def test_a_named_instrument_brings_its_own_days(provider: Provider) -> None:
 
 
 def test_features_has_the_form_of_qlibs(session: Session) -> None:
-    """features gives float32 columns named by their expressions, indexed by (instrument, datetime)."""
+    """features returns float32 columns named by their expressions, indexed by (instrument, datetime)."""
     frame = features(["b", "A"], ["$close", "Ref($close,1)"], DAYS[5], DAYS[20], session=session)
     assert frame.index.names == ["instrument", "datetime"]
     assert frame.columns.tolist() == ["$close", "Ref($close,1)"]
@@ -187,12 +191,12 @@ def stamps(*days: np.datetime64) -> tuple[pd.Timestamp, ...]:
     return tuple(pd.Timestamp(day) for day in days)
 
 
-def test_d_answers_for_the_current_session(session: Session) -> None:
-    """D.calendar, D.instruments, D.list_instruments and D.features read the folder of the session in force."""
+def test_d_reads_the_data_folder_of_the_current_session(session: Session) -> None:
+    """With D.calendar, D.instruments, D.list_instruments and D.features."""
     with using(session):
         days = D.calendar("2020-01-05", "2020-01-07")
         assert days.tolist() == list(stamps(*DAYS[4:7]))
-        assert days[0].strftime("%d.%m.%Y") == "05.01.2020"  # Timestamps, as scripts written for Qlib expect
+        assert days[0].strftime("%d.%m.%Y") == "05.01.2020"  # Timestamps, which scripts written for Qlib expect
         assert len(D.calendar()) == 70
         market = D.instruments("moving")
         assert market == {"market": "moving", "filter_pipe": []}
@@ -203,8 +207,10 @@ def test_d_answers_for_the_current_session(session: Session) -> None:
         assert len(D.features(market, ["$close"])) == 70 + 35
 
 
-def test_no_days_are_no_error_of_d(session: Session) -> None:
-    """Days beyond the calendar, and between two trading days, are none; members are then none, an inverted range is wrong."""
+def test_an_empty_range_is_empty_in_d(session: Session) -> None:
+    """Ranges outside the calendar or between two trading days have no days and no members; an inverted range is an
+    error.
+    """
     with using(session):
         for start, end in (("2021-01-01", None), (None, "2019-01-01")):
             assert D.calendar(start, end).tolist() == []
@@ -215,7 +221,9 @@ def test_no_days_are_no_error_of_d(session: Session) -> None:
 
 
 def test_filters_of_a_universe_are_plain_data(session: Session) -> None:
-    """D.instruments describes filters as Qlib does, so that they can stand in a task; a list of codes stays one."""
+    """D.instruments describes filters as Qlib does, so that tasks can contain them; a list of codes is returned
+    unchanged.
+    """
     pipe = [NameDFilter("[AB]"), ExpressionDFilter("$close>0", "2020-01-15", keep=True)]
     with using(session):
         universe = D.instruments("all", pipe, start_time="2020-01-01")
@@ -232,7 +240,7 @@ def test_filters_of_a_universe_are_plain_data(session: Session) -> None:
 
 
 class Double(InstProcessor):
-    """A processor of one instrument's series, which also says whose they were."""
+    """A processor of one instrument's series that also records which instruments it got."""
 
     seen: ClassVar[list[str]] = []
 
@@ -241,8 +249,8 @@ class Double(InstProcessor):
         return df.iloc[1:] * 2
 
 
-def test_features_take_qlibs_further_arguments(session: Session) -> None:
-    """disk_cache has no meaning, by place or by name; processors of single instruments are applied."""
+def test_features_accepts_qlibs_other_arguments(session: Session) -> None:
+    """disk_cache is ignored, positional or by name; processors of single instruments are applied."""
     with using(session):
         plain = D.features(["A", "B"], ["$close"], DAYS[0], DAYS[30], "day")
         for frame in (
@@ -261,7 +269,7 @@ def test_features_take_qlibs_further_arguments(session: Session) -> None:
 
 
 def test_one_expression_of_one_instrument_is_a_series(session: Session) -> None:
-    """D.expression is indexed by places in the calendar, on the instrument's own days; windows reach before the range."""
+    """D.expression is indexed by calendar positions, on the instrument's own days; windows reach back before the range."""
     with using(session):
         series = D.expression("b", "Mean($close, 3)", DAYS[5], DAYS[20])
         assert series.index.tolist() == list(range(10, 21))
@@ -275,7 +283,7 @@ def test_one_expression_of_one_instrument_is_a_series(session: Session) -> None:
 
 
 def test_members_without_data_have_no_rows(provider: Provider) -> None:
-    """A universe may name instruments that the folder lacks; when it has none of them, that is an error."""
+    """A universe may name instruments that the folder lacks; if the folder has none of them, that is an error."""
     assert set(values(FeaturePlan(provider, "moving", ["$close"])).index.get_level_values(1)) == {"A", "B"}
     with pytest.raises(DataError, match="has no data"):
         FeaturePlan(provider, "ghosts", ["$close"])
@@ -299,7 +307,7 @@ def test_members_without_data_have_no_rows(provider: Provider) -> None:
         ("all", ["$close"], {"freq": "1min"}, DataError, "daily bars; the frequency .1min."),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_computed(
+def test_invalid_plans_are_refused_before_anything_is_computed(
     provider: Provider,
     instruments: object,
     expressions: list[str],
@@ -307,13 +315,13 @@ def test_what_cannot_be_is_said_before_anything_is_computed(
     error: type[Exception],
     words: str,
 ) -> None:
-    """A plan that cannot be filled is refused when it is made, with one message that says what to do."""
+    """A plan that cannot be computed is refused when it is created, with one message that says what to do."""
     with pytest.raises(error, match=words):
         FeaturePlan(provider, instruments, expressions, **options)
 
 
 def test_instruments_with_days_of_their_own(provider: Provider) -> None:
-    """A mapping of codes to days is a universe, as D.list_instruments returns it."""
+    """A mapping of codes to days, as returned by D.list_instruments, is a universe."""
     members, filters = resolve_instruments(provider, {"b": [("2020-01-12", pd.Timestamp("2020-01-13"))]})
     assert members == {"B": [(np.datetime64("2020-01-12"), np.datetime64("2020-01-13"))]}
     assert filters == []
@@ -321,7 +329,7 @@ def test_instruments_with_days_of_their_own(provider: Provider) -> None:
 
 
 def test_a_truncated_file_stops_the_plan(provider: Provider) -> None:
-    """A file that lost its end is named when the plan is made."""
+    """A truncated file is reported when the plan is created."""
     file = provider.path / "features" / "a" / "close.day.bin"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(DataError, match=r"features/a/close\.day\.bin is truncated"):
@@ -336,7 +344,7 @@ COMPUTE = (
 
 
 def start(session: Session, cache: Path) -> subprocess.Popen[str]:
-    """A process that computes features, with a cache of its own choice."""
+    """Start a process that computes features with its own cache folder."""
     environment = {**os.environ, "ROLLFORGE_CACHE": str(cache), "NUMBA_DEBUG_CACHE": "1"}
     environment.pop("NUMBA_CACHE_DIR", None)
     command = [sys.executable, "-c", COMPUTE, str(session.provider_uri)]
@@ -345,7 +353,7 @@ def start(session: Session, cache: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_processes_that_start_together_compile_once(session: Session, tmp_path: Path) -> None:
-    """Six fresh processes with an empty kernel cache: one compiles, the others load what it made; all agree."""
+    """Six new processes share an empty kernel cache: one compiles, the others load the result; all values are equal."""
     started = [start(session, tmp_path / "cache") for _ in range(6)]
     outputs = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0] * 6
@@ -360,7 +368,7 @@ def test_processes_that_start_together_compile_once(session: Session, tmp_path: 
 
 
 def test_a_read_only_cache_does_not_stop_the_engine(session: Session, tmp_path: Path) -> None:
-    """Where the cache folder cannot be made, compiled code lives in a folder of the process."""
+    """If the cache folder cannot be created, compiled code is kept in a folder of the process."""
     (tmp_path / "file").write_text("")
     process = start(session, tmp_path / "file" / "cache")
     output, errors = process.communicate(timeout=100)

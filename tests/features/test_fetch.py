@@ -1,6 +1,6 @@
-"""What handlers and datasets give: the rows and columns that Qlib's give, for every form of the question.
+"""Handlers and datasets return the same rows and columns as Qlib's, for every form of the arguments.
 
-The rule, written out here in pandas, was compared with pyqlib 0.9.7 on 8,000 combinations of the arguments.
+Qlib's rule, written here in pandas, was compared with pyqlib 0.9.7 on 8,000 combinations of the arguments.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def _session(small_market: Path) -> None:
 
 
 def grouped() -> DataHandlerLP:
-    """Over the panel cache."""
+    """A handler that uses the panel cache."""
     return DataHandlerLP(data_loader=QlibDataLoader(GROUPS), learn_processors=LEARN, **RANGE)
 
 
 def static() -> DataHandlerLP:
-    """Over a frame."""
+    """A handler of a frame."""
     return DataHandlerLP(data_loader=StaticDataLoader(QlibDataLoader(GROUPS).load(**RANGE)), learn_processors=LEARN)
 
 
 def flat() -> DataHandlerLP:
-    """Without groups."""
+    """A handler with ungrouped columns."""
     return DataHandlerLP(data_loader=QlibDataLoader(FLAT), **RANGE)
 
 
 def by_instrument() -> DataHandlerLP:
-    """Rows by (instrument, datetime)."""
+    """A handler with rows by (instrument, datetime)."""
     return DataHandlerLP(data_loader=QlibDataLoader(FLAT, swap_level=False), **RANGE)
 
 
@@ -65,14 +65,14 @@ DATES: list[Any] = [
 
 
 def columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
-    """Qlib's rule for columns."""
+    """Return the columns by Qlib's rule."""
     if not isinstance(frame.columns, pd.MultiIndex) or col_set == "__raw":
         return frame
     return frame.droplevel(0, axis=1) if col_set == "__all" else frame.loc(axis=1)[col_set]
 
 
 def rows(frame: pd.DataFrame, selector: Any, level: str) -> pd.DataFrame:
-    """Qlib's rule for rows."""
+    """Return the rows by Qlib's rule."""
     selector = slice(*selector) if isinstance(selector, (list, tuple)) else selector
     place = (selector, slice(None)) if frame.index.names[0] == level else (slice(None), selector)
     return frame.loc(axis=0)[place]
@@ -97,7 +97,7 @@ def test_days_and_columns(make: Callable[[], DataHandlerLP], data_key: str) -> N
 
 @pytest.mark.parametrize("make", HANDLERS)
 def test_the_default_is_all_columns_by_their_own_names(make: Callable[[], DataHandlerLP]) -> None:
-    """As in Qlib: ``fetch()`` and ``prepare("train")`` have one level of columns."""
+    """As in Qlib, ``fetch()`` and ``prepare("train")`` return one level of columns."""
     names = ["C", "O", "L"] if make in (grouped, static) else ["C", "O"]
     handler = make()
     assert list(handler.fetch().columns) == names
@@ -107,7 +107,7 @@ def test_the_default_is_all_columns_by_their_own_names(make: Callable[[], DataHa
 
 @pytest.mark.parametrize("make", HANDLERS)
 def test_instruments(make: Callable[[], DataHandlerLP]) -> None:
-    """One, a range of them by a pair, an index of them; by the name of the level or its number."""
+    """One, a range given by a pair, or an index; the level is given by name or number."""
     handler = make()
     everything = handler.fetch(col_set="__raw")
     for selector in (CODE, [CODE, OTHER], slice(CODE, OTHER)):
@@ -120,15 +120,15 @@ def test_instruments(make: Callable[[], DataHandlerLP]) -> None:
 
 
 def test_without_a_level_the_selector_is_that_of_loc() -> None:
-    """In the order of the index; this is how the data of single instruments are asked for."""
+    """In the order of the index; this is how the data of single instruments are selected."""
     one = by_instrument().fetch((CODE, slice("2022-03-01", "2022-03-10")), level=None)
     two = flat().fetch((slice("2022-03-01", "2022-03-10"), [CODE]), level=None)
     pd.testing.assert_frame_equal(one, two.swaplevel())
     assert len(one) == 8
 
 
-def test_dates_that_do_not_follow_each_other() -> None:
-    """An index of dates gives these (pyqlib fails), a list of more than two as well."""
+def test_dates_that_are_not_consecutive() -> None:
+    """An index of dates selects exactly these (pyqlib fails), and so does a list of more than two."""
     days = pd.DatetimeIndex(["2022-03-02", "2022-03-07", "2022-04-01"])
     for selector in (days, list(days)):
         found = grouped().fetch(selector).index.get_level_values("datetime").unique()
@@ -137,7 +137,7 @@ def test_dates_that_do_not_follow_each_other() -> None:
     assert list(grouped().fetch(pairs).index.get_level_values("instrument")) == [CODE, OTHER]
 
 
-def test_what_is_not_there_is_an_error_that_says_so() -> None:
+def test_missing_selections_are_named() -> None:
     """A group, a day, an instrument."""
     for make in (grouped, static):
         with pytest.raises(DataError, match=r"no columns 'lable'\. Did you mean 'label'"):
@@ -151,7 +151,7 @@ def test_what_is_not_there_is_an_error_that_says_so() -> None:
 
 
 def test_squeezing_makes_a_series_and_drops_the_level_of_one_day() -> None:
-    """As pandas squeezes, rows too."""
+    """As pandas does, for rows too."""
     series = grouped().fetch(slice("2022-03-01", "2022-03-03"), col_set="label", squeeze=True)
     assert isinstance(series, pd.Series)
     assert series.index.names == ["datetime", "instrument"]
@@ -160,8 +160,8 @@ def test_squeezing_makes_a_series_and_drops_the_level_of_one_day() -> None:
     assert isinstance(grouped().fetch(both, level=None, squeeze=True), pd.Series)
 
 
-def test_a_function_sees_all_columns_before_some_are_chosen() -> None:
-    """It gets groups and names, and a copy: what it writes goes nowhere else."""
+def test_proc_func_gets_all_columns() -> None:
+    """With groups and names, before columns are selected; it gets a copy, so that modifying it has no effect elsewhere."""
 
     def halve(frame: pd.DataFrame) -> pd.DataFrame:
         assert frame.columns.nlevels == 2
@@ -176,8 +176,8 @@ def test_a_function_sees_all_columns_before_some_are_chosen() -> None:
     pd.testing.assert_frame_equal(handler.fetch(days), before)
 
 
-def test_writing_into_what_was_fetched_changes_nothing_else() -> None:
-    """Whole frames are kept by the handler; a user has a copy."""
+def test_modifying_a_fetched_frame_has_no_effect_elsewhere() -> None:
+    """The handler caches whole frames and returns copies of them."""
     for make in (grouped, static):
         handler = make()
         before = handler.fetch(CODE, level="instrument").copy()
@@ -216,7 +216,7 @@ def test_segments(make: Callable[[], DataHandlerLP]) -> None:
 
 
 def test_a_handler_of_raw_data_has_one_state() -> None:
-    """It is asked for the data for learning, and gives what it has."""
+    """For the data for learning it returns its only data."""
     handler = DataHandler(data_loader=QlibDataLoader(GROUPS), **RANGE)
     frames = [handler.fetch(data_key=key) for key in ("raw", "infer", "learn")]
     pd.testing.assert_frame_equal(frames[0], frames[2])
@@ -224,8 +224,10 @@ def test_a_handler_of_raw_data_has_one_state() -> None:
     assert list(dataset.prepare("train", col_set="feature", data_key="learn").columns) == ["C", "O"]
 
 
-def test_a_frame_keeps_what_it_is() -> None:
-    """The order of its levels, its types, its columns; without processors its very self in every state, as in Qlib."""
+def test_a_frame_keeps_its_form() -> None:
+    """The order of its levels, its types and its columns; without processors, the same object in every state, as in
+    Qlib.
+    """
     frame = D.features([CODE, OTHER], ["$close"], "2022-03-01", "2022-03-31").astype(np.float64)
     frame["text"] = "x"
     handler = DataHandlerLP.from_df(frame)
@@ -236,8 +238,8 @@ def test_a_frame_keeps_what_it_is() -> None:
     pd.testing.assert_frame_equal(handler.fetch(), frame)
 
 
-def test_levels_without_their_names_are_found() -> None:
-    """By usual names or by what is in them; what is no such table is refused in a sentence."""
+def test_unnamed_levels_are_identified() -> None:
+    """By common names or by their values; the error for any other table is one sentence."""
     frame = flat().fetch()
     for names in ([None, None], ["date", "symbol"]):
         pd.testing.assert_frame_equal(DataHandlerLP.from_df(frame.rename_axis(index=names)).fetch(), frame)
@@ -253,7 +255,7 @@ def test_levels_without_their_names_are_found() -> None:
 
 
 def test_ranges_of_periods() -> None:
-    """The last so many days up to one, and one such range after the other."""
+    """The last N days up to a given day, and consecutive ranges of this kind."""
     handler = flat()
     days = list(handler.fetch().index.unique("datetime"))
     assert handler.get_range_selector(days[9], 5) == slice(days[5], days[9])
@@ -285,8 +287,8 @@ def test_a_processor_may_write_into_its_argument() -> None:
         pd.testing.assert_frame_equal(handler.fetch(data_key="raw"), before)
 
 
-def test_a_loader_that_derives_from_ours_is_asked() -> None:
-    """Its ``load``, or its ``load_group_df``."""
+def test_overridden_methods_of_a_loader_are_called() -> None:
+    """``load`` or ``load_group_df``."""
 
     class Renamed(QlibDataLoader):
         def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:

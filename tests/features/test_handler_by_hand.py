@@ -1,4 +1,6 @@
-"""Handlers over a small frame or a demo market: chains of processors, panels that are shared or not, and explanations."""
+"""Handlers of a small frame or a demo market: chains of processors, sharing of panels, and explanations of missing
+data.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ INDEX = pd.MultiIndex.from_product([DAYS, ["A", "B"]], names=["datetime", "instr
 
 
 def table() -> pd.DataFrame:
-    """Ten rows: x counts from 0, y is ten times x, the label is missing on the last day."""
+    """Return ten rows: x counts from 0, y is ten times x, the label is missing on the last day."""
     x = np.arange(10.0)
     return pd.DataFrame(np.column_stack([x, 10 * x, np.where(x < 8, -x, np.nan)]), index=INDEX, columns=COLUMNS)
 
@@ -47,12 +49,12 @@ class Add(Processor):
         return self.infer
 
     def groups(self) -> list[str] | None:
-        """Return its group."""
+        """Return the group."""
         return None if self.fields_group is None else [self.fields_group]
 
 
 class Double(Add):
-    """Multiplies by two, so that the order of the chain can be seen."""
+    """Multiplies by two, so that the order of the chain is visible."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         return df * 2
@@ -63,7 +65,7 @@ def static(**kwargs: Any) -> DataHandlerLP:
 
 
 def x_of(handler: DataHandler, key: str) -> float:
-    """The first value of x, which is 0 in the raw data."""
+    """Return the first value of x, which is 0 in the raw data."""
     return float(handler.fetch(data_key=key, col_set="feature")["x"].iloc[0])
 
 
@@ -78,7 +80,9 @@ CHAINS: dict[str, list[Any]] = {
     ("process_type", "learn"), [("append", ((0 + 1) * 2 + 10) * 2 + 100), ("independent", (0 + 1) * 2 + 100)]
 )
 def test_the_chain_of_each_state(process_type: str, learn: float) -> None:
-    """Shared first, then those for inference, and those for learning behind them or beside them."""
+    """Shared processors first, then those for inference; those for learning follow these or are applied to the shared
+    result.
+    """
     handler = static(process_type=process_type, **CHAINS)
     assert [x_of(handler, key) for key in ("raw", "infer", "learn")] == [0, 12, learn]
     assert x_of(handler, "raw") == 0
@@ -90,7 +94,7 @@ def test_the_chain_of_each_state(process_type: str, learn: float) -> None:
 
 @pytest.mark.parametrize("key", ["infer", "learn"])
 def test_without_processors_every_state_is_raw(key: str) -> None:
-    """And with processors for learning alone, inference is; with those for inference alone, learning is as inference."""
+    """With processors for learning only, inference is raw; with those for inference only, learning equals inference."""
     pd.testing.assert_frame_equal(static().fetch(data_key=key), static().fetch(data_key="raw"))
     assert x_of(static(learn_processors=[Add(5)]), key) == (5 if key == "learn" else 0)
     assert x_of(static(infer_processors=[Add(5)]), key) == 5
@@ -99,7 +103,7 @@ def test_without_processors_every_state_is_raw(key: str) -> None:
 
 
 def test_what_a_handler_refuses() -> None:
-    """Processors that need labels at inference, an unknown state or type, an inverted range, days that are no number."""
+    """Processors that need labels at inference, an unknown state or type, an inverted range, an invalid number of days."""
     for place in ("infer_processors", "shared_processors"):
         with pytest.raises(ConfigError, match="Add can only be used for learning"):
             static(**{place: [Add(1, infer=False)]})
@@ -124,7 +128,7 @@ def test_what_a_handler_refuses() -> None:
 
 
 def test_settings_of_processors_reach_all_of_them() -> None:
-    """Those that have the attribute; what was computed before is computed anew."""
+    """All those with such an attribute; the data are computed again."""
     handler = static(**CHAINS)
     assert x_of(handler, "infer") == 12
     handler.config(processor_kwargs={"amount": 3, "other": 1})
@@ -134,7 +138,7 @@ def test_settings_of_processors_reach_all_of_them() -> None:
 
 
 def test_a_chain_that_leaves_no_rows_is_an_error() -> None:
-    """With the names of the processors and the reason."""
+    """The error has the names of the processors and the reason."""
     empty = table()
     empty["label", "L"] = np.nan
     handler = DataHandlerLP(data_loader=StaticDataLoader(empty), learn_processors=[Add(1), "DropnaLabel"])
@@ -147,7 +151,7 @@ def test_a_chain_that_leaves_no_rows_is_an_error() -> None:
 
 
 def test_rows_and_columns_of_a_frame() -> None:
-    """A day, a code, a function of all columns, one column squeezed."""
+    """A day, a code, a function of all columns, a squeezed column."""
     handler = static()
     assert handler.fetch("2024-01-02")["x"].tolist() == [2, 3]
     assert handler.fetch(["A"], level="instrument")["x"].tolist() == [0, 2, 4, 6, 8]
@@ -169,7 +173,7 @@ def test_rows_and_columns_of_a_frame() -> None:
 
 
 def test_ranges_of_the_last_days(caplog: pytest.LogCaptureFixture) -> None:
-    """So many days up to one; at the beginning they are fewer, which is logged, and not before."""
+    """The last N days up to a day; near the start there are fewer, which is logged only then."""
     handler = static()
     with caplog.at_level(logging.WARNING):
         assert handler.get_range_selector(DAYS[2], 3) == slice(DAYS[0], DAYS[2])
@@ -186,11 +190,11 @@ def test_ranges_of_the_last_days(caplog: pytest.LogCaptureFixture) -> None:
 # -- explanations ------------------------------------------------------------------------------------------------------
 
 
-class Learnt(Processor):
-    """Drops rows whose x is not above what it has learned."""
+class AboveLearned(Processor):
+    """Drops rows whose x does not exceed the largest x of the fit window."""
 
     def fit(self, df: pd.DataFrame) -> None:
-        """Take the largest."""
+        """Learn the largest x."""
         self.largest = df["feature", "x"].max()
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -198,9 +202,9 @@ class Learnt(Processor):
 
 
 def test_what_left_no_data_is_explained() -> None:
-    """The loader, a processor, one that is fitted first, one that drops by a group that has no values."""
-    handler = static(infer_processors=[Learnt()], learn_processors=[])
-    assert handler.explain_missing() == "Learnt leaves no row there."
+    """The loader, a processor, one that is fitted first, one that drops by a group without values."""
+    handler = static(infer_processors=[AboveLearned()], learn_processors=[])
+    assert handler.explain_missing() == "AboveLearned leaves no row there."
     assert handler.explain_missing(data_key="raw") == ""
     assert handler.explain_missing("label", slice("2024-01-05", None), "raw") == (
         "StaticDataLoader has no finite value of 'label' there."
@@ -223,7 +227,9 @@ def test_what_left_no_data_is_explained() -> None:
 
 
 def test_one_instrument_has_nothing_to_be_compared_with() -> None:
-    """Which is said of processors that compare, where every day has one, and of no other."""
+    """The explanation says so for processors that compare instruments, if every day has one instrument, and only for
+    these.
+    """
     alone = table().xs("A", level="instrument", drop_level=False)
     alone = alone.reset_index().set_index(["datetime", "instrument"])
     handler = DataHandlerLP(data_loader=StaticDataLoader(alone), infer_processors=["CSRankNorm"])
@@ -242,7 +248,7 @@ RANGE = {"instruments": "all", "start_time": "2022-02-01", "end_time": "2022-06-
 
 @pytest.fixture
 def session(small_market: Path, tmp_path: Path) -> Iterator[Session]:
-    """A session with a cache of its own."""
+    """Return a session with its own cache."""
     with using(Session(provider_uri=str(small_market), cache=str(tmp_path / "cache"), threads=1)) as opened:
         yield opened
 
@@ -252,14 +258,16 @@ def market(**kwargs: Any) -> DataHandlerLP:
 
 
 def panels(session: Session, *handlers: DataHandlerLP) -> int:
-    """How many panels there are when these handlers have been set up."""
+    """Return how many panels exist after these handlers are set up."""
     for handler in handlers:
         handler.setup_data()
     return len(list_panels(session.cache))
 
 
-def test_a_panel_is_shared_by_handlers_that_mean_the_same(session: Session) -> None:
-    """Whatever their end; codes in another order or case; other starts, codes, filters and processors make others."""
+def test_equivalent_handlers_share_a_panel(session: Session) -> None:
+    """Whatever their end, and the order and case of codes; other starts, codes, filters and processors give other
+    panels.
+    """
     assert panels(session, market(), market(end_time=None), market(end_time="2022-03-01")) == 1
     assert panels(session, market(instruments=["d0001", "D0002"]), market(instruments=["D0002", "D0001"])) == 2
     assert panels(session, market(instruments={"D0001": [("2022-02-01", "2022-05-31")]})) == 3
@@ -275,7 +283,7 @@ def test_a_panel_is_shared_by_handlers_that_mean_the_same(session: Session) -> N
 
 
 def test_a_processor_that_looks_at_later_days_has_a_panel_for_each_end(session: Session) -> None:
-    """Equal ends share it; an attribute that is no plain data keeps its panels out of the cache."""
+    """Equal ends share it; a processor with an attribute that is not plain data is not cached."""
 
     class Later(Add):
         any_range = False
@@ -291,8 +299,8 @@ def test_a_processor_that_looks_at_later_days_has_a_panel_for_each_end(session: 
 
 @pytest.mark.parametrize("process_type", ["append", "independent"])
 @pytest.mark.parametrize("groups", [("feature", "label"), (None, "label"), ("feature", None), ("label", "feature")])
-def test_processed_panels_hold_what_the_chain_gives(session: Session, process_type: str, groups: Any) -> None:
-    """Whichever groups its processors touch: the same as processing the whole frame, with all columns in their order."""
+def test_processed_panels_equal_processing_the_whole_frame(session: Session, process_type: str, groups: Any) -> None:
+    """Whichever groups the processors use: all columns in their order, with the same values."""
     infer, learn = Add(1, groups[0]), Add(10, groups[1])
     made = market(infer_processors=[infer], learn_processors=["DropnaLabel", learn], process_type=process_type)
     raw = market().fetch(col_set="__raw", data_key="raw")
@@ -306,7 +314,7 @@ def test_processed_panels_hold_what_the_chain_gives(session: Session, process_ty
 
 
 def test_learning_is_computed_from_inference(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In append, each processor runs once for each panel that it is needed for; unchanged groups are copied."""
+    """With ``append``, each processor runs once for each panel that needs it; unchanged groups are copied."""
     ran: list[tuple[float, list[str]]] = []
 
     class Noted(Add):
@@ -325,8 +333,8 @@ def test_learning_is_computed_from_inference(session: Session, monkeypatch: pyte
     handler.fetch(data_key="learn")
 
 
-def test_a_range_outside_the_calendar_is_named(session: Session) -> None:
-    """A start after its last day, an end before its first; the edges themselves have data."""
+def test_a_range_outside_the_calendar_is_refused(session: Session) -> None:
+    """A start after its last day, an end before its first; the first and last day themselves have data."""
     days = QlibDataLoader(FIELDS).load("all").index.get_level_values("datetime")
     first, last = days.min(), days.max()
     with pytest.raises(DataError) as caught:
@@ -341,8 +349,8 @@ def test_a_range_outside_the_calendar_is_named(session: Session) -> None:
         market(start_time=edge, end_time=edge).check()
 
 
-def test_what_is_fetched_has_the_handlers_days(session: Session) -> None:
-    """A range is cut at the handler's, which may be open; months and years are all of their days."""
+def test_fetching_is_limited_to_the_handlers_range(session: Session) -> None:
+    """Which may be open-ended; a month or a year means all of its days."""
     handler = market()
     days = handler.fetch(slice("2022", "2023"), col_set="feature").index.get_level_values(0)
     assert (days.min(), days.max()) == (pd.Timestamp("2022-02-01"), pd.Timestamp("2022-06-30"))

@@ -1,4 +1,4 @@
-"""Data folders without one of the usual fields: features that read it are missing, and everything else is as ever."""
+"""Data folders without a standard field: features that read it are missing, all others are unchanged."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SEVERAL = ("vwap", "volume", "factor")
 
 @pytest.fixture(scope="module")
 def whole(small_market: Path) -> dict[str, pd.DataFrame]:
-    """The features of data with all fields."""
+    """Return the features of data with all fields."""
     with rollforge.session.using(rollforge.Session(provider_uri=str(small_market))):
         return {"Alpha158": Alpha158(**RANGE).fetch(data_key="raw"), "$close": D.features("all", ["$close"])}
 
 
 @pytest.fixture(scope="module")
 def folders(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same data without a field, or without several."""
+    """Return copies of the data without one or several fields."""
     made = {}
     for names in (("vwap",), SEVERAL, ("close",)):
         folder = made["+".join(names)] = tmp_path_factory.mktemp("lacking") / "data"
@@ -47,10 +47,10 @@ def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_reported", set())
 
 
-def test_alpha158_goes_on_without_vwap(
+def test_alpha158_works_without_vwap(
     folders: dict[str, Path], whole: dict[str, pd.DataFrame], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One column is missing, all others have the values that they have with it; it is said once."""
+    """One column is missing, all others have the same values as with the field; this is logged once."""
     rollforge.init(folders["vwap"])
     handler = Alpha158(**RANGE)
     handler.check()
@@ -64,8 +64,8 @@ def test_alpha158_goes_on_without_vwap(
     ]
 
 
-def test_several_fields_may_be_lacking(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    """Each is named; what compares and counts takes them for missing values, as everywhere."""
+def test_several_fields_may_be_missing(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """Each is reported; comparisons and counts treat them as missing values, as elsewhere."""
     rollforge.init(folders["+".join(SEVERAL)])
     frame = Alpha158(**RANGE).fetch(data_key="raw")
     volumes = [c for c in frame if c.startswith(("V", "WVMA", "CORR", "CORD")) and not c.startswith("VSUM")]
@@ -79,8 +79,8 @@ def test_several_fields_may_be_lacking(folders: dict[str, Path], caplog: pytest.
     assert values["Mean($vwap, 5)"].isna().all()
 
 
-def test_rows_are_those_of_the_fields_that_are_there(folders: dict[str, Path], whole: dict[str, pd.DataFrame]) -> None:
-    """An expression of nothing but a lacking field has none of its own."""
+def test_rows_come_from_the_existing_fields(folders: dict[str, Path], whole: dict[str, pd.DataFrame]) -> None:
+    """An expression of missing fields only has no rows of its own."""
     rollforge.init(folders["vwap"])
     frame = D.features("all", ["$vwap", "$close"])
     pd.testing.assert_frame_equal(frame[["$close"]], whole["$close"])
@@ -88,7 +88,9 @@ def test_rows_are_those_of_the_fields_that_are_there(folders: dict[str, Path], w
 
 
 def test_a_label_needs_its_fields(folders: dict[str, Path]) -> None:
-    """Known before anything is computed; and so is a field that is no usual one, and the close."""
+    """The error is raised before anything is computed; so is that for a field that is not a standard one, and for the
+    close.
+    """
     rollforge.init(folders["vwap"])
     with pytest.raises(DataNotFound, match=r"no field \$vwap.*'Ref\(\$vwap, -2\)"):
         Alpha158vwap(**RANGE).check()
@@ -102,7 +104,7 @@ def test_a_label_needs_its_fields(folders: dict[str, Path]) -> None:
 
 
 def test_models_of_data_without_vwap(folders: dict[str, Path]) -> None:
-    """Trees leave the column alone; a linear model needs it filled, and names it."""
+    """Tree models ignore the column; a linear model requires it to be filled, and names it."""
     rollforge.init(folders["vwap"])
     dataset = DatasetH(Alpha158(**RANGE), SEGMENTS)
     model = LGBModel(num_boost_round=3)

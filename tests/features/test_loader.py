@@ -1,4 +1,4 @@
-"""Loaders that take what other handlers have, and handlers that move on over it."""
+"""Loaders that use the data of other handlers, and the handlers of successive windows on top of them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ FIELDS = {"feature": (["$close/Ref($close,1)-1", "$volume"], ["RET", "VOLUME"]),
 
 @pytest.fixture
 def source(small_market: Path) -> DataHandler:
-    """A handler of raw data over all days."""
+    """Return a handler of raw data over all days."""
     rollforge.init(small_market)
     return DataHandler("all", "2022-01-03", "2023-12-29", QlibDataLoader(FIELDS))
 
 
 def window(loader: Any, first: str, last: str) -> DataHandlerLP:
-    """A handler whose processor learns from the first half year of `first`."""
+    """Return a handler whose processor is fitted on the first half year of `first`."""
     norm = RobustZScoreNorm(first, str(pd.Timestamp(first) + pd.DateOffset(months=6)), "feature")
     instruments = None if isinstance(loader, DataLoaderDH) else "all"
     return DataHandlerLP(instruments, first, last, loader, infer_processors=[norm])
 
 
 def test_a_handler_of_a_handler_has_its_days(source: DataHandler) -> None:
-    """The same columns, narrowed to the days that are asked for."""
+    """The same columns, restricted to the requested days."""
     frame = DataLoaderDH(source).load(None, "2022-03-01", "2022-03-31")
     pd.testing.assert_frame_equal(frame, source.fetch(slice("2022-03-01", "2022-03-31"), col_set="__raw"))
     assert list(frame.columns) == [("feature", "RET"), ("feature", "VOLUME"), ("label", "LABEL")]
 
 
-def test_several_handlers_make_a_group_each(source: DataHandler) -> None:
+def test_each_of_several_handlers_becomes_a_group(source: DataHandler) -> None:
     """{group: handler} gives columns (group, name)."""
     loader = DataLoaderDH({"a": source, "b": source}, fetch_kwargs={"col_set": "feature"}, is_group=True)
     frame = loader.load(None, "2022-03-01", "2022-03-31")
@@ -47,14 +47,14 @@ def test_several_handlers_make_a_group_each(source: DataHandler) -> None:
 
 
 def test_processing_over_a_handler_is_processing_over_its_data(source: DataHandler) -> None:
-    """The way over a handler that is computed once changes no number."""
+    """Loading from a handler that is computed once changes no number."""
     over = window(DataLoaderDH(source), "2022-02-01", "2023-01-31").fetch()
     pd.testing.assert_frame_equal(over, window(QlibDataLoader(FIELDS), "2022-02-01", "2023-01-31").fetch())
 
 
 @pytest.mark.parametrize("over_handler", [True, False])
-def test_a_handler_that_moved_on_is_a_new_one_there(source: DataHandler, *, over_handler: bool) -> None:
-    """New days and a new fit window by ``config`` give what a handler made for them gives."""
+def test_a_handler_moved_by_config_equals_a_new_one(source: DataHandler, *, over_handler: bool) -> None:
+    """Changing days and fit window with ``config`` gives the same data as a handler created with them."""
     loader = DataLoaderDH(source) if over_handler else QlibDataLoader(FIELDS)
     handler = window(loader, "2022-02-01", "2022-12-30")
     before = handler.fetch()
@@ -65,8 +65,8 @@ def test_a_handler_that_moved_on_is_a_new_one_there(source: DataHandler, *, over
     assert before.index[-1][0] < pd.Timestamp("2023-01-01")
 
 
-def test_what_is_no_handler_and_a_universe_are_refused(source: DataHandler) -> None:
-    """The place in the document is named."""
+def test_invalid_handlers_and_universes_are_refused(source: DataHandler) -> None:
+    """The error has the location in the document."""
     with pytest.raises(BuildError, match=r"handler_config.*QlibDataLoader is not a handler"):
         DataLoaderDH(
             {"class": "QlibDataLoader", "module_path": "rollforge.features.loader", "kwargs": {"config": FIELDS}}

@@ -1,4 +1,4 @@
-"""Loaders side by side, frames from files, and what is done to the series of single instruments."""
+"""Nested loaders, frames from files, and processors of single instruments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _session(small_market: Path) -> None:
 
 
 def test_loaders_side_by_side() -> None:
-    """Of columns that both have the last one's are taken, and columns come by name, as in Qlib."""
+    """Of columns with the same name the last is taken, and columns are sorted by name, as in Qlib."""
     nested = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(SECOND)]).load("all", *DAYS)
     one, two = (QlibDataLoader(g).load("all", *DAYS) for g in (FIRST, SECOND))
     assert list(nested.columns) == [("feature", "A"), ("feature", "B"), ("feature", "C"), ("label", "L")]
@@ -45,7 +45,7 @@ def test_loaders_side_by_side() -> None:
 
 
 def test_a_description_names_loaders_as_qlib_does() -> None:
-    """By dotted paths, Qlib's own; one handler of both feature sets."""
+    """By dotted paths, including Qlib's; one handler has both feature sets."""
     described = {
         "class": "NestedDataLoader",
         "module_path": "qlib.data.dataset.loader",
@@ -68,7 +68,7 @@ def test_a_description_names_loaders_as_qlib_does() -> None:
 
 @pytest.mark.parametrize("join", ["left", "right", "inner", "outer"])
 def test_the_rows_are_those_of_the_join(join: Any) -> None:
-    """``left``: those of the first loader."""
+    """``left`` keeps those of the first loader."""
     frame = QlibDataLoader(SECOND).load("all", "2022-03-15", "2022-04-15")
     nested = NestedDataLoader([QlibDataLoader(FIRST), StaticDataLoader(frame)], join=join).load("all", *DAYS)
     days = nested.index.unique("datetime")
@@ -78,7 +78,7 @@ def test_the_rows_are_those_of_the_join(join: Any) -> None:
 
 
 def test_a_nested_panel_is_computed_once() -> None:
-    """It is kept like that of a single loader, and found for another end."""
+    """It is cached like that of a single loader, and reused for another end."""
     nested = {"class": "NestedDataLoader", "kwargs": {"dataloader_l": [QlibDataLoader(FIRST), QlibDataLoader(SECOND)]}}
     first = DataHandler(data_loader=nested, **RANGE).fetch()
     assert len(list_panels(current_session().cache)) == 1
@@ -87,8 +87,8 @@ def test_a_nested_panel_is_computed_once() -> None:
     assert len(list_panels(current_session().cache)) == 1
 
 
-def test_a_loader_without_universes_gives_all_it_has() -> None:
-    """One that raises KeyError for the name of a universe, and a handler's, which has a universe of its own."""
+def test_a_loader_without_universes_returns_all_rows() -> None:
+    """A loader that raises KeyError for the name of a universe; a handler's loader, which has its own universe."""
 
     class OfCodes(DataLoader):
         def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
@@ -101,11 +101,11 @@ def test_a_loader_without_universes_gives_all_it_has() -> None:
     for other in (OfCodes(), DataLoaderDH(handler)):
         nested = NestedDataLoader([QlibDataLoader(FIRST), other])
         pd.testing.assert_frame_equal(nested.load("all", *DAYS), expected)
-        assert nested.definition() is None  # nobody knows what it depends on, so it is not kept
+        assert nested.definition() is None  # not cached, because its dependencies are unknown
 
 
-def test_mistakes_are_known_before_anything_is_computed() -> None:
-    """A field that is nowhere, in the second loader; no loader at all."""
+def test_errors_are_found_before_anything_is_computed() -> None:
+    """An unknown field in the second loader; no loader at all."""
     nested = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(["$clsoe"])])
     with pytest.raises(DataNotFound, match="Did you mean 'close'"):
         DataHandler(data_loader=nested, **RANGE).check()
@@ -116,7 +116,7 @@ def test_mistakes_are_known_before_anything_is_computed() -> None:
 # -- frames from files -----------------------------------------------------------------------------------------------------
 
 
-def test_frames_come_from_files(tmp_path: Path) -> None:
+def test_frames_are_read_from_files(tmp_path: Path) -> None:
     """Parquet, CSV and pickle, alone or several side by side."""
     frame = QlibDataLoader(FIRST).load(["D0001", "D0002"], *DAYS)
     feature, label = frame["feature"], frame["label"]
@@ -136,7 +136,7 @@ def test_frames_come_from_files(tmp_path: Path) -> None:
 
 
 def test_frames_side_by_side_have_the_rows_of_the_join() -> None:
-    """Of either, or of both."""
+    """Of any frame (outer), or of all (inner)."""
     frame = QlibDataLoader(FIRST).load("all", *DAYS)
     late = frame["label"].loc["2022-03-15":]
     outer = StaticDataLoader({"feature": frame["feature"], "label": late}).load(None)
@@ -145,8 +145,8 @@ def test_frames_side_by_side_have_the_rows_of_the_join() -> None:
     assert inner.index.equals(late.index)
 
 
-def test_a_frame_is_narrowed_to_codes_and_days(caplog: pytest.LogCaptureFixture) -> None:
-    """A code, or several; a universe means nothing to a frame, which is said."""
+def test_a_frame_is_restricted_to_codes_and_days(caplog: pytest.LogCaptureFixture) -> None:
+    """One code or several; a universe has no meaning for a frame, which is logged."""
     loader = StaticDataLoader(QlibDataLoader(FIRST).load("all", *DAYS))
     assert set(loader.load("D0003").index.get_level_values("instrument")) == {"D0003"}
     assert set(loader.load(["D0003", "D0001"]).index.get_level_values("instrument")) == {"D0001", "D0003"}
@@ -161,7 +161,7 @@ def test_a_frame_is_narrowed_to_codes_and_days(caplog: pytest.LogCaptureFixture)
 
 
 class Demean(InstProcessor):
-    """Takes the instrument's own mean off a column."""
+    """Subtracts the instrument's own mean from a column."""
 
     def __init__(self, column: str = "$close") -> None:
         self.column = column
@@ -179,7 +179,7 @@ class Odd(InstProcessor):
 
 
 def test_series_are_processed_one_instrument_at_a_time() -> None:
-    """With the name of the instrument, over the days that are asked for, under the names of the expressions."""
+    """With the instrument's code, over the requested days, and with the expressions as column names."""
     plain = features("all", ["$close", "Mean($close, 5)"], *DAYS)
     made = process_instruments(plain, [Demean(), {}, None, Odd()])
     odd = [code for code in plain.index.unique("instrument") if int(code[1:]) % 2]
@@ -191,7 +191,7 @@ def test_series_are_processed_one_instrument_at_a_time() -> None:
 
 
 def test_a_loader_processes_all_groups_or_each_its_own() -> None:
-    """A list is for all groups, a mapping for those it names."""
+    """A list applies to all groups, a mapping to the groups it names."""
     plain = QlibDataLoader(FIRST).load("all", *DAYS)
     own = QlibDataLoader(FIRST, inst_processors={"feature": [Demean()]}).load("all", *DAYS)
     np.testing.assert_array_equal(own[("label", "L")], plain[("label", "L")])
@@ -201,8 +201,8 @@ def test_a_loader_processes_all_groups_or_each_its_own() -> None:
     pd.testing.assert_frame_equal(for_all, plain[odd])
 
 
-def test_handlers_take_processors_of_instruments() -> None:
-    """Alpha158 hands them on; the panel is kept under their definition, code, and the handler's end."""
+def test_handlers_accept_processors_of_instruments() -> None:
+    """Alpha158 passes them on; the panel's key includes their definition, their code, and the handler's end."""
     kept = "TimeRangeFlt"
     described = [{"class": kept, "kwargs": {"end_time": "2022-03-31"}}]
     plain = Alpha158(**RANGE).fetch(data_key="raw")
@@ -219,8 +219,10 @@ def test_handlers_take_processors_of_instruments() -> None:
     assert len(list_panels(cache)) == before + 3
 
 
-def test_time_range_keeps_what_lasts_through() -> None:
-    """First and last day are looked at, on the calendar; days without trading mean the next, or the one before."""
+def test_time_range_keeps_instruments_that_span_it() -> None:
+    """The first and last day are aligned to the calendar: a start without trading means the next day, an end the
+    previous.
+    """
     days = pd.bdate_range("2022-01-03", "2022-12-30", name="datetime")
 
     def lasts(first: str, last: str, **arguments: Any) -> bool:
@@ -254,8 +256,8 @@ def test_processors_that_leave_nothing_are_named() -> None:
         QlibDataLoader(FIRST, inst_processors="TimeRangeFlt")
 
 
-def test_a_filter_is_for_a_universe_that_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Codes that are listed are not filtered, as in Qlib, which is said; no universe means all there are."""
+def test_filters_apply_to_named_universes(caplog: pytest.LogCaptureFixture) -> None:
+    """Listed codes are not filtered, as in Qlib, which is logged; without a universe, all instruments are filtered."""
     pipe = [{"filter_type": "NameDFilter", "name_rule_re": "D0001"}]
     loader = QlibDataLoader(FIRST, filter_pipe=pipe)
     assert set(loader.load(None, *DAYS).index.get_level_values("instrument")) == {"D0001"}
@@ -264,7 +266,7 @@ def test_a_filter_is_for_a_universe_that_is_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_one_calendar_for_all_groups() -> None:
-    """``freq`` may be given by group, but not differently: there are daily bars only."""
+    """``freq`` may be given by group, but must be the same for all: there are only daily bars."""
     by_group = QlibDataLoader(FIRST, freq={"feature": "day", "label": "day"}).load("all", *DAYS)
     pd.testing.assert_frame_equal(by_group, QlibDataLoader(FIRST).load("all", *DAYS))
     for freq in ({"feature": "day"}, {"feature": "day", "label": "1min"}):

@@ -1,4 +1,4 @@
-"""Handlers and the panel cache: computed once, shared without copies, equal to the uncached bit for bit."""
+"""Handlers and the panel cache: computed once, shared without copies, and bit for bit equal to uncached data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIELDS = {
 
 @pytest.fixture
 def session(small_market: Path, tmp_path: Path) -> Iterator[Session]:
-    """A session with a cache of its own."""
+    """Return a session with its own cache."""
     opened = Session(provider_uri=str(small_market), cache=str(tmp_path / "cache"), threads=1)
     with using(opened):
         yield opened
@@ -50,7 +50,7 @@ LEARN = [{"class": "DropnaLabel"}, {"class": "CSZScoreNorm", "kwargs": {"fields_
 
 
 def test_a_panel_is_built_once_for_all_rolls(session: Session) -> None:
-    """Handlers that differ in their end share the panel; another start or other columns make another."""
+    """Handlers that differ in their end share a panel; another start or other columns give another one."""
     for end in ("2023-03-31", "2023-06-30", "2023-12-29"):
         handler(end_time=end, learn_processors=LEARN).setup_data()
     assert len(list_panels(session.cache)) == 2  # raw, and after the learn processors
@@ -75,7 +75,7 @@ def test_a_panel_of_a_frame_is_sorted(order: list[int]) -> None:
 
 
 def test_a_panel_of_a_frame_whose_levels_are_unsorted() -> None:
-    """The rows are in order, but the index lists its days and instruments in another order, with some that have no row."""
+    """The rows are sorted, but the index's levels are in another order and have values without rows."""
     days, codes = pd.to_datetime(["2024-01-04", "2024-01-03", "2024-01-02"]), ["B", "Z", "A"]
     index = pd.MultiIndex([days, codes], [[2, 2, 0], [2, 0, 2]], names=["datetime", "instrument"])
     panel = Panel.from_frame(pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=index))
@@ -86,8 +86,8 @@ def test_a_panel_of_a_frame_whose_levels_are_unsorted() -> None:
     assert panel.groups["feature"].values[:, 0].tolist() == [1.0, 2.0, 3.0]
 
 
-def test_a_slice_of_the_shared_panel_equals_one_built_for_it(session: Session) -> None:
-    """Bit for bit, raw and processed, also when a processor learned in a fit window."""
+def test_a_slice_of_the_shared_panel_equals_its_own_panel(session: Session) -> None:
+    """Bit for bit, raw and processed, also with a processor that is fitted."""
     fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30"}
     infer = [{"class": "ZScoreNorm", "kwargs": {**fit, "fields_group": "feature"}}]
     shared = handler(end_time="2023-03-31", infer_processors=infer, learn_processors=LEARN)
@@ -100,8 +100,8 @@ def test_a_slice_of_the_shared_panel_equals_one_built_for_it(session: Session) -
         pd.testing.assert_frame_equal(shared.fetch(data_key=key, col_set="__raw"), expected, check_exact=True)
 
 
-def test_a_fit_window_that_ends_after_the_handler_sees_no_later_day(session: Session) -> None:
-    """The values are those of a processor fitted on the handler's days alone, and other handlers do not share the panel."""
+def test_a_fit_window_is_limited_to_the_handlers_range(session: Session) -> None:
+    """The processor is fitted on the handler's days only, and other handlers do not share the panel."""
     fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-12-30", "fields_group": "feature"}
     infer = [{"class": "ZScoreNorm", "kwargs": fit}]
     whole = handler(infer_processors=infer).fetch(data_key="infer")
@@ -113,7 +113,7 @@ def test_a_fit_window_that_ends_after_the_handler_sees_no_later_day(session: Ses
 
 
 def test_a_fit_window_that_ends_with_the_handler_shares_its_panel(session: Session) -> None:
-    """Its last day is the last that the processor may see, so the panel does not depend on where the handler ends."""
+    """If the fit window does not reach beyond the handler, the panel does not depend on where the handler ends."""
     fit = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30", "fields_group": "feature"}
     for end in ("2022-06-30", "2022-09-30", None):
         handler(end_time=end, infer_processors=[{"class": "ZScoreNorm", "kwargs": fit}]).setup_data()
@@ -121,14 +121,14 @@ def test_a_fit_window_that_ends_with_the_handler_shares_its_panel(session: Sessi
 
 
 def test_a_cached_panel_equals_the_one_that_was_built(session: Session) -> None:
-    """A second handler reads what the first computed."""
+    """A second handler reads what the first one computed."""
     first = handler(learn_processors=LEARN).fetch(data_key="learn")
     second = handler(learn_processors=LEARN).fetch(data_key="learn")
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def test_a_window_is_no_copy(session: Session) -> None:
-    """The features of a range of days are the panel's own memory, row after row, as a model wants them."""
+def test_a_window_is_not_a_copy(session: Session) -> None:
+    """The features of a range of days are a contiguous part of the panel's memory, as models need them."""
     made = handler()
     values = made.fetch(slice("2022-03-01", "2022-09-30"), col_set="feature", data_key="raw").to_numpy()
     panel = made.panel("raw").groups["feature"].values
@@ -138,8 +138,8 @@ def test_a_window_is_no_copy(session: Session) -> None:
     assert np.shares_memory(both["feature"].to_numpy(), panel)
 
 
-def test_changing_a_frame_leaves_the_panel_alone(session: Session) -> None:
-    """A user who writes into what was handed out writes into a copy, or is refused; never into the cache."""
+def test_modifying_a_frame_does_not_change_the_panel(session: Session) -> None:
+    """Writing to a returned frame changes a copy or fails; it never changes the cache."""
     made = handler()
     frame = made.fetch(col_set="feature", data_key="raw")
     before = frame.iloc[5, 0]
@@ -151,7 +151,7 @@ def test_changing_a_frame_leaves_the_panel_alone(session: Session) -> None:
 
 
 def test_a_damaged_panel_is_built_again(session: Session) -> None:
-    """Cut off, overwritten, or without its description."""
+    """Truncated, overwritten, or without its description."""
     expected = handler().fetch(data_key="raw").copy()
     (info,) = list_panels(session.cache)
     folder = Path(session.cache) / "panels" / info.key
@@ -165,14 +165,14 @@ def test_a_damaged_panel_is_built_again(session: Session) -> None:
 
 
 def values_file(session: Session) -> Path:
-    """Where the features of the only panel are."""
+    """Return the file of the features of the only panel."""
     (info,) = list_panels(session.cache)
     return Path(session.cache) / "panels" / info.key / "group0.npy"
 
 
 @pytest.mark.parametrize("share", [0.2, 0.37, 0.71, 0.93])
-def test_one_wrong_byte_anywhere_is_noticed(session: Session, share: float, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever wrote into a panel left its time, so all of it is read, and it is built again."""
+def test_a_single_changed_byte_is_detected(session: Session, share: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Writing to a panel changes the file's time, so the whole file is verified, and the panel is built again."""
     expected = handler().fetch(data_key="raw").copy()
     file = values_file(session)
     content = bytearray(file.read_bytes())
@@ -182,8 +182,8 @@ def test_one_wrong_byte_anywhere_is_noticed(session: Session, share: float, capl
     assert "group0.npy is damaged; it is rebuilt" in caplog.text
 
 
-def test_after_a_start_of_the_machine_all_of_a_panel_is_read_once(session: Session) -> None:
-    """A power cut can lose what was not on the disk yet, and leave size and time as they were."""
+def test_panels_are_verified_once_after_each_boot(session: Session) -> None:
+    """A power cut can lose data that were not on disk yet without changing size and time."""
     expected = handler().fetch(data_key="raw").copy()
     file = values_file(session)
     before = file.stat()
@@ -193,12 +193,12 @@ def test_after_a_start_of_the_machine_all_of_a_panel_is_read_once(session: Sessi
         handle.write(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     (mark,) = file.parent.glob("checked*")
-    mark.unlink()  # what says that somebody has looked since the machine was started
+    mark.unlink()  # the mark of a verification since the last boot
     pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
 
 
-def test_a_panel_depends_on_the_data_and_not_on_where_they_are(session: Session, tmp_path: Path) -> None:
-    """The same files in another folder find the panel; a file with another time does not."""
+def test_the_key_depends_on_the_data_and_not_on_their_path(session: Session, tmp_path: Path) -> None:
+    """A copy of the folder uses the same panel; a file with another time does not."""
     handler().setup_data()
     copy = tmp_path / "copy"
     shutil.copytree(session.provider_uri or "", copy)
@@ -211,8 +211,8 @@ def test_a_panel_depends_on_the_data_and_not_on_where_they_are(session: Session,
         assert len(list_panels(session.cache)) == 2
 
 
-def test_data_that_change_under_a_living_process_are_noticed(session: Session, tmp_path: Path) -> None:
-    """A process that runs for days sees a corrected file without being told."""
+def test_changes_of_the_data_are_detected_by_running_processes(session: Session, tmp_path: Path) -> None:
+    """A process that runs for days uses a corrected file without further action."""
     copy = tmp_path / "copy"
     shutil.copytree(session.provider_uri or "", copy)
     with using(session.with_(provider_uri=str(copy))):
@@ -230,8 +230,8 @@ def test_data_that_change_under_a_living_process_are_noticed(session: Session, t
         assert after.iloc[-1000:].ne(before.iloc[-1000:]).any().all()
 
 
-def test_other_code_makes_another_panel(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours, and a processor of the user's own: the same class with another body."""
+def test_changed_code_gives_another_panel(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, and a user's processor: the same class with another body."""
 
     class Own(Processor):
         def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -262,8 +262,8 @@ def build_slowly(session: Session, started: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_panel_whose_builder_was_killed_is_not_there(session: Session) -> None:
-    """Half a panel is never taken for one; the next builds it, and takes the pieces away."""
+def test_an_incomplete_panel_is_never_used(session: Session) -> None:
+    """If the process that builds it is killed, the next one builds it and deletes the remains."""
     context = multiprocessing.get_context("spawn")
     started = context.Event()
     builder = context.Process(target=build_slowly, args=(session, started))
@@ -280,12 +280,12 @@ def test_a_panel_whose_builder_was_killed_is_not_there(session: Session) -> None
 
 
 def hold_a_window(session: Session, pipe: Any) -> None:
-    """Open a window, read all of it, and say how much memory of this process the panel takes."""
+    """Open a window, read all of it, and report how much of this process's memory the panel takes."""
     with using(session):
         values = handler().fetch(col_set="feature", data_key="raw").to_numpy()
     total = float(np.nansum(values))
     pipe.send("read")
-    pipe.recv()  # until all have
+    pipe.recv()  # until all processes have opened it
     shared, own, seen = 0, 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split(" ")[0]:
@@ -300,8 +300,8 @@ def hold_a_window(session: Session, pipe: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells how pages are shared")
-def test_eight_workers_hold_one_copy(session: Session) -> None:
-    """The pages of a panel are those of its file: eight processes that read all of it have it in memory once."""
+def test_eight_workers_share_one_copy(session: Session) -> None:
+    """Pages are mapped from the file: eight processes that read the whole panel have it in memory once."""
     handler().setup_data()
     size = values_file(session).stat().st_size / 1024
     context = multiprocessing.get_context("spawn")
@@ -324,8 +324,8 @@ def test_eight_workers_hold_one_copy(session: Session) -> None:
     assert sum(own for _, _, own in answers) < 0.1 * size
 
 
-def test_the_cache_keeps_to_its_size(session: Session) -> None:
-    """The panels unused for longest go; the one just built stays."""
+def test_the_cache_respects_its_size_limit(session: Session) -> None:
+    """The least recently used panels are deleted; the one just built remains."""
     small = session.with_(cache_limit=1)
     with using(small):
         handler().setup_data()
@@ -348,7 +348,7 @@ def build_in_process(session: Session, pipe: Any) -> None:
 
 @pytest.mark.slow
 def test_two_processes_build_a_panel_once(session: Session) -> None:
-    """The second waits for the first and reads what it built."""
+    """The second waits for the first and reads the result."""
     context = multiprocessing.get_context("spawn")
     pipes, workers = [], []
     for _ in range(2):
@@ -364,8 +364,8 @@ def test_two_processes_build_a_panel_once(session: Session) -> None:
     assert sum(built for _, built in answers) == 1
 
 
-def test_a_handler_and_a_dataset_travel_without_their_data(session: Session) -> None:
-    """A pickle of some hundred bytes, which finds the data again."""
+def test_handlers_and_datasets_are_pickled_without_data(session: Session) -> None:
+    """The pickle has a few hundred bytes, and finds the data again."""
     dataset = DatasetH(handler(), {"train": ("2022-01-03", "2022-12-30")})
     rows = len(dataset.prepare("train"))
     pickled = pickle.dumps(dataset)
@@ -374,7 +374,7 @@ def test_a_handler_and_a_dataset_travel_without_their_data(session: Session) -> 
 
 
 def test_segments_are_prepared_by_name(session: Session) -> None:
-    """One frame for a name, a list for a list; groups as asked; open ends are the handler's."""
+    """One frame for a name, a list for a list, with the requested groups; open ends are those of the handler."""
     segments = {"train": ("2022-01-03", "2022-06-30"), "test": ("2022-07-01", None)}
     dataset = DatasetH(handler(learn_processors=LEARN), segments)
     train, test = dataset.prepare(["train", "test"], col_set="feature")
@@ -394,21 +394,21 @@ def test_segments_are_prepared_by_name(session: Session) -> None:
 
 
 class Shuffle(Processor):
-    """A processor of the user's own, which says nothing of ranges."""
+    """A user's processor that does not declare `any_range`."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         return df - df.mean()
 
 
-def test_a_processor_of_ones_own_sees_the_handlers_range_alone(session: Session) -> None:
-    """It may look at everything it is given, so it is given no day beyond the handler's end."""
+def test_a_users_processor_gets_only_the_handlers_range(session: Session) -> None:
+    """It may use all rows that it gets, so it gets no day after the handler's end."""
     made = handler(end_time="2022-12-30", infer_processors=[Shuffle()])
     raw = made.fetch(data_key="raw")
     pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw - raw.mean()).astype(np.float32))
 
 
 class Plain:
-    """A processor as Qlib takes it: it derives from nothing."""
+    """A processor as Qlib accepts it, without a base class."""
 
     offset = 1.0
 
@@ -425,8 +425,8 @@ class Plain:
         return True
 
 
-def test_a_processor_that_derives_from_nothing(session: Session) -> None:
-    """Methods make it a processor; it is asked for nothing that only the base has, and its own attributes are seen."""
+def test_a_processor_without_a_base_class(session: Session) -> None:
+    """It needs only Qlib's methods, and its own attributes are accessible."""
     made = handler(infer_processors=[{"class": "Plain", "module_path": __name__, "kwargs": {"scale": 3.0}}])
     raw = made.fetch(data_key="raw")
     pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw * 3 + 1).astype(np.float32))
@@ -439,6 +439,6 @@ def test_a_processor_that_derives_from_nothing(session: Session) -> None:
 
 
 def test_the_label_of_a_handler_can_be_changed(session: Session) -> None:
-    """As in Qlib: ``label`` in the handler's arguments."""
+    """As in Qlib, by ``label`` in the handler's arguments."""
     made = Alpha158("all", "2022-01-03", "2022-06-30", label=["Ref($close, -6)/Ref($close, -1) - 1"])
     assert made.get_cols("label") == ["Ref($close, -6)/Ref($close, -1) - 1"]

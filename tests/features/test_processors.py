@@ -1,4 +1,6 @@
-"""Processors: infinite values are missing values, single values have no place among others, and what Qlib has is there."""
+"""Processors: infinite values count as missing, comparisons within a day need several values, and Qlib's processors
+exist.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ LEARNING: list[Callable[[], Processor]] = [lambda: ZScoreNorm(**FIT), lambda: Mi
 
 
 def frame(values: Any, dtype: Any = np.float32) -> pd.DataFrame:
-    """A feature of some instruments on some days: values are (days, instruments)."""
+    """Return a feature of some instruments on some days; `values` has the shape (days, instruments)."""
     table = np.asarray(values, dtype)
     days = pd.bdate_range("2021-03-01", periods=len(table))
     index = pd.MultiIndex.from_product([days, list("ABCDEFGH")[: table.shape[1]]], names=["datetime", "instrument"])
@@ -51,21 +53,21 @@ def frame(values: Any, dtype: Any = np.float32) -> pd.DataFrame:
 
 
 def after(processor: Processor, df: pd.DataFrame) -> np.ndarray:
-    """What comes out, as (days, instruments) or as a column where rows were dropped."""
+    """Return the result as (days, instruments), or as a column if rows were dropped."""
     before = df.copy()
     processor.fit(df)
     out = processor.apply(df)
-    pd.testing.assert_frame_equal(df, before)  # the argument stays as it was
+    pd.testing.assert_frame_equal(df, before)  # the argument is unchanged
     called = processor(before)
     pd.testing.assert_frame_equal(called, out)
     if len(out) == len(df):
-        pd.testing.assert_frame_equal(before, out)  # called by hand, it writes what is new into what it was given
+        pd.testing.assert_frame_equal(before, out)  # a direct call modifies its argument
     values = out.iloc[:, 0].to_numpy()
     return values.reshape(df.index.levshape) if len(out) == len(df) else values
 
 
-def test_an_infinite_value_takes_no_day_away() -> None:
-    """Labels inf, 0.01, 0.03: the finite two are standardised and ranked, the infinite one is missing."""
+def test_an_infinite_value_does_not_affect_its_day() -> None:
+    """Labels inf, 0.01, 0.03: the two finite ones are standardised and ranked, the infinite one is missing."""
     day = frame([[np.inf, 0.01, 0.03]])
     root = np.sqrt(0.5)
     np.testing.assert_allclose(after(CSZScoreNorm(), day), [[np.nan, -root, root]], rtol=1e-6)
@@ -74,14 +76,14 @@ def test_an_infinite_value_takes_no_day_away() -> None:
     np.testing.assert_array_equal(after(DropnaProcessor(), day), np.float32([0.01, 0.03]))
 
 
-def test_an_infinite_value_takes_no_column_away() -> None:
-    """Learned are mean, deviation, minimum and maximum of the finite values of the fit window."""
+def test_an_infinite_value_does_not_affect_its_column() -> None:
+    """Mean, deviation, minimum and maximum are those of the finite values in the fit window."""
     column = frame([[1.0], [3.0], [-np.inf], [5.0], [np.inf]])
     spread = np.std([1.0, 3.0, 5.0])
     expected = np.array([[-2.0], [0.0], [np.nan], [2.0], [np.nan]]) / spread
     np.testing.assert_allclose(after(ZScoreNorm(**FIT), column), expected, rtol=1e-6)
     np.testing.assert_allclose(after(MinMaxNorm(**FIT), column), [[0.0], [0.5], [np.nan], [1.0], [np.nan]], rtol=1e-6)
-    # As in Qlib: the median of all five is 3, and what is infinite is clipped.
+    # As in Qlib, the median of all five is 3, and infinite values are clipped.
     assert after(RobustZScoreNorm(**FIT), column)[[2, 4], 0].tolist() == [-3.0, 3.0]
 
 
@@ -89,7 +91,7 @@ def test_an_infinite_value_takes_no_column_away() -> None:
 @given(data=st.data())
 @pytest.mark.parametrize("make", [*COMPARING, *LEARNING, lambda: CSZFillna("feature")])
 def test_infinite_values_are_missing_values(make: Callable[[], Processor], data: st.DataObject) -> None:
-    """The same comes out with NaN in their places, whatever the sign and wherever they are."""
+    """The result is the same as with NaN in their place, whatever their sign and position."""
     size = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 5)))
     values = np.array(data.draw(st.lists(st.integers(-50, 50), min_size=size[0] * size[1], max_size=size[0] * size[1])))
     where = np.array(data.draw(st.lists(st.booleans(), min_size=values.size, max_size=values.size)))
@@ -100,8 +102,8 @@ def test_infinite_values_are_missing_values(make: Callable[[], Processor], data:
 
 
 @pytest.mark.parametrize("make", COMPARING)
-def test_a_single_value_has_no_place_among_others(make: Callable[[], Processor]) -> None:
-    """Neither the only instrument of a day, nor the only one with a value; the other days stay as they were."""
+def test_a_single_value_of_a_day_becomes_missing(make: Callable[[], Processor]) -> None:
+    """Whether it is the only instrument of the day or the only one with a value; other days are unchanged."""
     both = after(make(), frame([[1.0, 2.0, 4.0], [1.0, np.nan, np.nan], [np.nan, np.inf, 3.0]]))
     alone = after(make(), frame([[1.0, 2.0, 4.0]]))
     np.testing.assert_array_equal(both[0], alone[0])
@@ -110,7 +112,7 @@ def test_a_single_value_has_no_place_among_others(make: Callable[[], Processor])
 
 
 def test_rows_without_a_finite_label_are_dropped() -> None:
-    """Missing and infinite, in any of several labels; a column of text is asked for missing values only."""
+    """With missing and infinite values in any of several labels; a text column is only checked for missing values."""
     df = frame([[1.0, np.nan, np.inf, 2.0]]).rename(columns={"feature": "label"}, level=0)
     df[("label", "text")] = pd.array(["a", "b", "c", None], dtype=object)
     assert list(DropnaLabel()(df).index.get_level_values("instrument")) == ["A"]
@@ -119,7 +121,7 @@ def test_rows_without_a_finite_label_are_dropped() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 @pytest.mark.parametrize("make", [*COMPARING, *LEARNING, lambda: RobustZScoreNorm(**FIT), Fillna])
 def test_numbers_keep_their_precision(make: Callable[[], Processor], dtype: Any) -> None:
-    """float32 stays float32, others become float64, and nothing is rounded to whole numbers."""
+    """float32 stays float32, other types become float64, and nothing is rounded to integers."""
     df = frame([[1, 2, 4, 7], [3, 1, 5, 9]], dtype)
     processor = make()
     processor.fit(df)
@@ -134,7 +136,7 @@ def test_numbers_keep_their_precision(make: Callable[[], Processor], dtype: Any)
 
 
 def test_missing_values_are_filled_beside_text() -> None:
-    """Only in the group that is named."""
+    """Only in the named group."""
     df = frame([[1.0, np.nan]])
     df[("about", "text")] = ["a", None]
     out = Fillna("feature", fill_value=7)(df)
@@ -142,8 +144,8 @@ def test_missing_values_are_filled_beside_text() -> None:
     assert out[("about", "text")].isna().tolist() == [False, True]
 
 
-def test_a_processor_says_whether_it_changes_what_it_is_called_with() -> None:
-    """Those that drop rows or columns do not; one of one's own may, and handlers keep their data all the same."""
+def test_readonly_says_whether_a_processor_modifies_its_argument() -> None:
+    """Those that drop rows or columns do not; a user's own may, and handlers keep their data in any case."""
 
     class Doubling(Fillna):
         def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -159,15 +161,15 @@ def test_a_processor_says_whether_it_changes_what_it_is_called_with() -> None:
     assert df.iloc[0, 0] == 1.0
 
 
-def test_hash_stock_format_leaves_the_data_as_they_are() -> None:
-    """Also of data without groups."""
+def test_hash_stock_format_does_nothing() -> None:
+    """Also for data without groups."""
     df = frame([[1.0, np.nan]])
     pd.testing.assert_frame_equal(HashStockFormat()(df), df)
     assert HashStockFormat().groups() == []
 
 
 def test_the_fit_window_is_changed_by_config() -> None:
-    """Of processors that have one; other arguments are not theirs."""
+    """For processors with a fit window; other arguments are ignored."""
     processor = ZScoreNorm(**FIT)
     processor.config(fit_end_time="2021-04-30", other=1)
     assert (processor.fit_start_time, processor.fit_end_time) == ("2021-03-01", "2021-04-30")
@@ -178,7 +180,7 @@ def test_the_fit_window_is_changed_by_config() -> None:
 
 
 def section(names: list[str], values: Any) -> pd.DataFrame:
-    """Columns of one day; values are (instruments, columns)."""
+    """Return columns of one day; `values` has the shape (instruments, columns)."""
     table = np.asarray(values, np.float64)
     index = pd.MultiIndex.from_product(
         [[pd.Timestamp("2021-03-01")], list("ABCDEFGH")[: len(table)]], names=["datetime", "instrument"]
@@ -188,7 +190,7 @@ def section(names: list[str], values: Any) -> pd.DataFrame:
 
 
 def test_sections_of_alpha158_by_hand() -> None:
-    """A label by mean and deviation; a feature by median and MAD; deviations after their logarithm."""
+    """A label by mean and deviation; a feature by median and MAD; STD after its logarithm."""
     x = np.array([1.0, 2.0, 3.0, 5.0, 8.0])
     out = ConfigSectionProcessor()(section(["LABEL0", "ROC5", "STD5", "MYOWN"], np.column_stack([x, x, np.exp(x), x])))
     np.testing.assert_allclose(out[("label", "LABEL0")], (x - x.mean()) / x.std(ddof=1))
@@ -198,8 +200,8 @@ def test_sections_of_alpha158_by_hand() -> None:
     np.testing.assert_array_equal(out[("feature", "MYOWN")], x)
 
 
-def test_sections_draw_outliers_in() -> None:
-    """The largest beyond 3 goes to 3.5, the smallest below -3 to -3.5; or they are clipped, or left."""
+def test_sections_compress_outliers() -> None:
+    """The largest value above 3 becomes 3.5, the smallest below -3 becomes -3.5; or they are clipped, or kept."""
     x = np.array([-30.0, -1.0, 0.0, 1.0, 5.0, 40.0, -2.0])
     scaled = (x - 0) / (2 * 1.4826)
     df = section(["ROC5"], x[:, None])
@@ -213,8 +215,8 @@ def test_sections_draw_outliers_in() -> None:
     np.testing.assert_allclose(left, scaled)
 
 
-def test_sections_fill_what_is_missing_with_the_middle() -> None:
-    """Unless it is to stay missing; infinite values are missing."""
+def test_sections_fill_missing_values_with_the_center() -> None:
+    """Unless they are to stay missing; infinite values count as missing."""
     df = section(["LABEL0", "ROC5"], [[1.0, 1.0], [2.0, 2.0], [np.nan, np.inf], [4.0, 9.0]])
     filled = ConfigSectionProcessor()(df)
     assert filled.iloc[2].tolist() == [0.0, 0.0]
@@ -223,8 +225,8 @@ def test_sections_fill_what_is_missing_with_the_middle() -> None:
     np.testing.assert_array_equal(filled.iloc[[0, 1, 3]], kept.iloc[[0, 1, 3]])
 
 
-def test_sections_reach_every_feature_of_alpha158(small_market: Path) -> None:
-    """But those that are shares of a window or a place in it, as in Qlib; values are of the size of standardised ones."""
+def test_sections_apply_to_every_feature_of_alpha158(small_market: Path) -> None:
+    """Except shares of a window and positions in it, as in Qlib; values have the size of standardised ones."""
     rollforge.init(small_market)
     arguments = {"instruments": "all", "start_time": "2023-03-01", "end_time": "2023-03-31"}
     raw = Alpha158(**arguments).fetch()
@@ -237,13 +239,13 @@ def test_sections_reach_every_feature_of_alpha158(small_market: Path) -> None:
 
 
 def test_an_unknown_group_is_refused() -> None:
-    """With the groups that there are."""
+    """The error lists the existing groups."""
     with pytest.raises(DataError, match=r"'lable' is not a group.*Known groups: feature"):
         CSRankNorm("lable")(frame([[1.0, 2.0]]))
 
 
 def columns() -> pd.DataFrame:
-    """Two features and a label."""
+    """Return two features and a label."""
     table = frame([[0.0, 1.0], [2.0, 3.0]])
     table[("feature", "y")] = table[("feature", "x")] + 1
     table[("label", "LABEL0")] = np.float32(5)
@@ -251,7 +253,7 @@ def columns() -> pd.DataFrame:
 
 
 def test_columns_are_dropped_or_kept_by_their_names() -> None:
-    """In every group, or in one group alone; the argument stays as it was."""
+    """In every group, or in one group only; the argument is unchanged."""
     table = columns()
     before = table.copy()
     assert DropCol(["y", "LABEL0", "nothing"])(table).columns.tolist() == [("feature", "x")]
@@ -263,7 +265,7 @@ def test_columns_are_dropped_or_kept_by_their_names() -> None:
     pd.testing.assert_frame_equal(table, before)
 
 
-def test_tanh_leaves_labels_alone() -> None:
+def test_tanh_does_not_change_labels() -> None:
     """tanh(x - 1) of the features."""
     out = TanhProcess().apply(columns())
     np.testing.assert_allclose(out[("feature", "x")], np.tanh([-1.0, 0.0, 1.0, 2.0]), rtol=1e-6)
@@ -272,7 +274,7 @@ def test_tanh_leaves_labels_alone() -> None:
 
 
 def test_an_infinite_value_becomes_the_mean_of_its_day() -> None:
-    """Of the finite values of the day; where there is none, it is missing. Missing values stay missing."""
+    """The mean of the day's finite values; without any it becomes missing. Missing values stay missing."""
     inf, nan = np.inf, np.nan
     out = after(ProcessInf(), frame([[1, inf, 3], [inf, -inf, inf], [nan, -inf, 4], [1, 2, 3]]))
     np.testing.assert_array_equal(out, [[1, 2, 3], [nan, nan, nan], [nan, 4, 4], [1, 2, 3]])

@@ -1,4 +1,4 @@
-"""Each processor on a few values that can be worked out by hand, and the options that it has."""
+"""Each processor and its options on a few values, with results computed by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COLUMNS = [("feature", "x"), ("feature", "y"), ("label", "LABEL0")]
 
 
 def rows(*days: list[list[float]], dtype: Any = np.float64) -> pd.DataFrame:
-    """Rows of instruments A, B, … on each day, each with the values of x, y and LABEL0."""
+    """Return rows of instruments A, B, … for each day, each with the values of x, y and LABEL0."""
     index = [
         (day, code)
         for day, values in zip(pd.bdate_range("2024-01-01", periods=len(days)), days, strict=True)
@@ -65,7 +65,7 @@ def x_of(processor: Processor, df: pd.DataFrame, *, fit: bool = True) -> list[fl
 
 
 def test_groups_of_columns() -> None:
-    """One, several, or all; an unknown one is named with those that are known."""
+    """One, several, or all; the error for an unknown one lists the existing groups."""
     assert list(get_group_columns(TWO_DAYS, "feature")) == COLUMNS[:2]
     assert list(get_group_columns(TWO_DAYS, ["label", "feature"])) == COLUMNS
     assert list(get_group_columns(TWO_DAYS, None)) == COLUMNS
@@ -74,7 +74,7 @@ def test_groups_of_columns() -> None:
 
 
 def test_columns_are_dropped_and_kept_by_name() -> None:
-    """DropCol in every group; FilterCol in its group, where it keeps what is listed."""
+    """DropCol in every group; FilterCol in its group, where it keeps the listed columns."""
     assert list(DropCol(["x", "LABEL0"])(TWO_DAYS).columns) == COLUMNS[1:2]
     assert list(DropCol()(TWO_DAYS).columns) == COLUMNS
     assert list(FilterCol("feature", ["y"])(TWO_DAYS).columns) == COLUMNS[1:]
@@ -83,7 +83,7 @@ def test_columns_are_dropped_and_kept_by_name() -> None:
 
 
 def test_rows_are_dropped_by_their_missing_values() -> None:
-    """Of any group, of the features, of the label; nothing is copied where nothing is dropped."""
+    """Of any group, of the features, of the label; nothing is copied if no row is dropped."""
     assert len(DropnaProcessor()(TWO_DAYS)) == 2
     assert len(DropnaProcessor("feature")(TWO_DAYS)) == 2
     assert len(DropnaLabel()(TWO_DAYS)) == 3
@@ -93,7 +93,7 @@ def test_rows_are_dropped_by_their_missing_values() -> None:
     assert DropnaProcessor().is_for_infer() is True
 
 
-def test_what_processors_say_of_themselves() -> None:
+def test_properties_of_processors() -> None:
     """Their groups, whether later days matter, whether they compare instruments, and what they learn."""
     fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-02"}
     any_range = [
@@ -117,7 +117,9 @@ def test_what_processors_say_of_themselves() -> None:
 
 
 def test_infinite_values_become_the_mean_of_the_day() -> None:
-    """Of the finite ones; missing values stay, and a frame without infinite values is returned as it is."""
+    """The mean of the finite values; missing values are kept, and a frame without infinite values is returned
+    unchanged.
+    """
     df = rows([[1, INF, 0], [3, 4, NAN], [-INF, 8, 0]], [[INF, 1, 0], [2, 1, INF], [4, 1, 0]])
     out = ProcessInf().apply(df)
     assert out[("feature", "x")].tolist() == [1, 3, 2, 3, 2, 4]
@@ -137,7 +139,7 @@ def test_tanh_of_all_but_labels() -> None:
 
 
 def test_missing_values_are_filled() -> None:
-    """With 0 or another number, in one group or in all; infinite values stay."""
+    """With 0 or another number, in one group or in all; infinite values are kept."""
     assert x_of(Fillna(), rows([[NAN, 1, 1], [INF, 1, 1]])) == [0, INF]
     out = Fillna("feature", 7).apply(rows([[NAN, NAN, NAN]]))
     np.testing.assert_array_equal(out.to_numpy(), [[7, 7, NAN]])
@@ -146,7 +148,7 @@ def test_missing_values_are_filled() -> None:
 
 
 def test_missing_values_are_filled_with_the_mean_of_the_day() -> None:
-    """Also infinite ones; a column without any value on a day stays missing."""
+    """Infinite values too; a column without any value on a day stays missing."""
     out = CSZFillna("feature").apply(rows([[1, NAN, NAN], [NAN, NAN, 1], [5, NAN, 1]], [[INF, 2, 1], [7, 4, 1]]))
     np.testing.assert_array_equal(out[("feature", "x")], [1, 3, 5, 7, 7])
     np.testing.assert_array_equal(out[("feature", "y")], [NAN, NAN, NAN, 2, 4])
@@ -154,11 +156,11 @@ def test_missing_values_are_filled_with_the_mean_of_the_day() -> None:
 
 
 FIT = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-02"}
-LEARNED = rows([[1, 5, 0]], [[2, 5, 0]], [[9, 6, 0]])  # the third day lies behind the fit window
+LEARNED = rows([[1, 5, 0]], [[2, 5, 0]], [[9, 6, 0]])  # the third day is after the fit window
 
 
 def test_scales_are_learned_in_the_fit_window() -> None:
-    """Minimum and maximum, mean and population deviation, of the first two days; a constant column stays."""
+    """Minimum and maximum, mean and population deviation of the first two days; a constant column is unchanged."""
     assert x_of(MinMaxNorm(**FIT), LEARNED) == [0, 1, 8]
     assert x_of(ZScoreNorm(**FIT), LEARNED) == [-1, 1, 15]  # mean 1.5, deviation 0.5
     for kind in (MinMaxNorm, ZScoreNorm):
@@ -168,7 +170,7 @@ def test_scales_are_learned_in_the_fit_window() -> None:
 
 
 def test_the_robust_scale_is_the_median_deviation() -> None:
-    """Of 0, 1, 2, 4 and 10: median 2, deviations 2, 1, 0, 2 and 8, so MAD 2; clipped at 3 unless that is off."""
+    """Of 0, 1, 2, 4 and 10: median 2, deviations 2, 1, 0, 2 and 8, so MAD 2; clipped at 3 unless that is turned off."""
     df = rows(*[[[v, 1, 0]] for v in (0, 1, 2, 4, 10)])
     fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-05"}
     unit = 2 * 1.4826
@@ -185,8 +187,8 @@ def test_the_robust_scale_is_the_median_deviation() -> None:
     assert x_of(RobustZScoreNorm(**fit, clip_outlier=False), constant) == [0, 0, 0, INF, -INF]
 
 
-def test_missing_values_teach_nothing() -> None:
-    """They stay missing; a column without values gives missing values."""
+def test_missing_values_are_ignored_when_fitting() -> None:
+    """They stay missing; a column without values becomes missing."""
     df = rows([[1, NAN, 0]], [[NAN, NAN, 0]], [[3, 1, 0]])
     window = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-03"}
     np.testing.assert_array_equal(x_of(ZScoreNorm(**window), df), [-1, NAN, 1])
@@ -195,8 +197,8 @@ def test_missing_values_teach_nothing() -> None:
     assert processor.apply(df)[("feature", "y")].isna().all()
 
 
-def test_a_fit_window_has_to_be_given_and_to_have_rows() -> None:
-    """Both ends are part of it, and a mistake in one is named at once."""
+def test_a_fit_window_is_required_and_must_have_rows() -> None:
+    """Both ends are included, and an error in one is reported at once."""
     for missing in ({"fit_start_time": "2024-01-01"}, {"fit_end_time": "2024-01-02"}, {}):
         with pytest.raises(ConfigError, match="needs fit_start_time and fit_end_time"):
             ZScoreNorm(**missing)
@@ -242,16 +244,16 @@ def sections(name: str, values: list[float], **options: Any) -> list[float]:
         ("RSQR5", lambda x: x),
     ],
 )  # fmt: skip
-def test_features_are_evened_before_they_are_standardised(name: str, even: Any) -> None:
-    """By median and MAD of the day, after the transformation that its name has."""
+def test_features_are_transformed_before_they_are_standardised(name: str, even: Any) -> None:
+    """By median and MAD of the day, after the transformation for their name."""
     x = np.array([2.0, 2.2, 3.0, 3.4, 2.6])
     made = even(x)
     off = made - np.median(made)
-    assert np.abs(off).max() < 3 * np.median(np.abs(off)) * 1.4826  # no outlier, which would be drawn in
+    assert np.abs(off).max() < 3 * np.median(np.abs(off)) * 1.4826  # no outlier, which would be compressed
     np.testing.assert_allclose(sections(name, list(x)), off / (np.median(np.abs(off)) * 1.4826), rtol=1e-6)
 
 
-def test_low_prices_are_evened_from_above() -> None:
+def test_low_prices_are_transformed_from_above() -> None:
     """``sqrt(1 - x)`` of MIN and LOW0, which are below 1."""
     x = np.array([0.1, 0.4, 0.75, 0.9, 0.96])
     off = np.sqrt(1 - x) - np.sqrt(0.25)
@@ -260,7 +262,7 @@ def test_low_prices_are_evened_from_above() -> None:
 
 
 def test_outliers_of_sections() -> None:
-    """-9 to 9 in units of the MAD: drawn in to 3.5, clipped at 3, or left as they are; missing values are the middle."""
+    """-9 to 9 in units of the MAD: compressed to 3.5, clipped at 3, or unchanged; missing values become the center."""
     unit = 1.4826
     x = [-9 * unit, -1, 0, 1, 4 * unit, 9 * unit, -1]
     near = 1 / unit
@@ -306,7 +308,7 @@ def test_missing_values_of_sections() -> None:
     ],
 )
 def test_an_instrument_is_kept_if_its_data_last(small_market: Path, start: Any, end: Any, kept: bool) -> None:
-    """From the fifth to the twelfth of January, which is enough for days between these."""
+    """From the fifth to the twelfth of January, which covers all days between."""
     days = pd.bdate_range("2022-01-05", "2022-01-12")
     df = pd.DataFrame({"x": np.arange(float(len(days)))}, index=days)
     with using(Session(provider_uri=str(small_market))):
@@ -315,7 +317,9 @@ def test_an_instrument_is_kept_if_its_data_last(small_market: Path, start: Any, 
 
 
 def test_the_days_of_a_filter_are_aligned_to_the_calendar(small_market: Path) -> None:
-    """A start on a weekend is the Monday after, an end the Friday before; a range without any day is an error."""
+    """A start on a weekend means the following Monday, an end the preceding Friday; a range without any day is an
+    error.
+    """
     days = pd.bdate_range("2022-01-10", "2022-01-14")
     df = pd.DataFrame({"x": np.arange(5.0)}, index=days)
     with using(Session(provider_uri=str(small_market))):
@@ -327,17 +331,17 @@ def test_the_days_of_a_filter_are_aligned_to_the_calendar(small_market: Path) ->
 
 
 class Configured:
-    """A processor of somebody else's that takes its settings itself."""
+    """A third-party processor with its own ``config``."""
 
     def __init__(self) -> None:
         self.taken: dict[str, Any] = {}
 
     def config(self, **kwargs: Any) -> None:
-        """Keep them."""
+        """Store the settings."""
         self.taken.update(kwargs)
 
     def fit(self, df: pd.DataFrame) -> str:
-        """Say so."""
+        """Record the call."""
         return "fitted"
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -345,12 +349,14 @@ class Configured:
         return df.head(1)
 
     def is_for_infer(self) -> int:
-        """Return no bool."""
+        """Return a value that is not a bool."""
         return 0
 
 
-def test_a_processor_that_derives_from_nothing_is_asked_by_its_own_methods() -> None:
-    """Its ``config``, its answer on inference, and its attributes; others are missing under their own name."""
+def test_own_methods_of_a_processor_without_a_base_class() -> None:
+    """Its ``config``, its ``is_for_infer`` and its attributes are used; the error for a missing attribute has its own
+    name.
+    """
     own = Configured()
     adapted = Adapted(own)
     adapted.config(fit_end_time="2024-01-02")

@@ -1,4 +1,4 @@
-"""Samples of several days: against a brute-force search through the frame."""
+"""Samples that span several days, compared with a brute-force search through the frame."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAYS = pd.bdate_range("2021-01-04", periods=12)
 
 
 def table(seed: int = 7, days: int = 12, names: str = "ABCDE", missing: float = 0.3) -> pd.DataFrame:
-    """Two columns of some instruments on some days; rows are missing at random, those left are shuffled."""
+    """Return two columns of some instruments on some days; rows are missing at random, the others are shuffled."""
     rng = np.random.default_rng(seed)
     index = pd.MultiIndex.from_product([DAYS[:days], list(names)], names=["datetime", "instrument"])
     frame = pd.DataFrame(rng.normal(size=(len(index), 2)), index, ["x", "y"])
@@ -30,7 +30,7 @@ def table(seed: int = 7, days: int = 12, names: str = "ABCDE", missing: float = 
 
 
 def expected(frame: pd.DataFrame, day: Any, code: str, steps: int, fill: str) -> np.ndarray[Any, Any]:
-    """The rows of an instrument on the last days of data, one by one."""
+    """Return the rows of an instrument on the last days of data, one by one."""
     days = sorted(set(frame.index.get_level_values("datetime")))
     window = [d for d in days if d <= day][-steps:]
     rows = [frame.loc[(d, code)].tolist() if (d, code) in frame.index else [np.nan] * frame.shape[1] for d in window]
@@ -66,7 +66,7 @@ def test_a_sample_is_the_last_days_of_an_instrument(seed: int, steps: int, fill:
 
 
 def test_samples_are_a_sequence_of_plain_numbers() -> None:
-    """It ends, counts from the end, keeps its precision, and travels by pickle; the frame stays as it was."""
+    """It ends, has negative indexes, keeps its precision and can be pickled; the frame is unchanged."""
     frame = table().astype(np.float32)
     before = frame.copy()
     samples = TSDataSampler(frame, None, None, 3)
@@ -84,8 +84,8 @@ def test_samples_are_a_sequence_of_plain_numbers() -> None:
             samples[wrong]
 
 
-def test_rows_that_are_no_samples_are_history() -> None:
-    """Chosen by a column of truth; a row without a value is none."""
+def test_rows_outside_the_mask_are_history() -> None:
+    """Samples are chosen by a boolean column; a row with a missing mask value is not a sample."""
     frame = table(missing=0.0)
     wanted = pd.DataFrame({"keep": np.where(frame["x"] > 0, 1.0, 0.0)}, frame.index)
     wanted.iloc[0, 0] = np.nan
@@ -97,12 +97,13 @@ def test_rows_that_are_no_samples_are_history() -> None:
     assert len(TSDataSampler(frame, None, None, 2, flt_data=wanted["keep"].iloc[:7])) == int(kept.iloc[:7].sum())
 
 
-def test_a_day_without_data_is_the_one_before() -> None:
-    """A weekend, the days after the last; before the first there is nothing, and no neighbour of an unknown code."""
+def test_a_day_without_data_means_the_previous_day() -> None:
+    """A weekend, or a day after the last; a day before the first and an unknown code are errors."""
     samples = TSDataSampler(table(missing=0.0), None, None, 2)
     np.testing.assert_array_equal(samples["2021-01-10", "A"], samples["20210108", "A"])
     np.testing.assert_array_equal(samples["2030-01-01", "A"], samples[DAYS[-1], "A"])
-    np.testing.assert_array_equal(samples["2021-01-08", "a"], samples["2021-01-08", "A"])  # as D.features takes codes
+    # in lower case, as D.features accepts codes
+    np.testing.assert_array_equal(samples["2021-01-08", "a"], samples["2021-01-08", "A"])
     with pytest.raises(KeyError, match="begin on 2021-01-04"):
         samples["2021-01-01", "A"]
     with pytest.raises(KeyError, match="no instrument 'Z'"):
@@ -120,8 +121,8 @@ def test_a_day_without_data_is_the_one_before() -> None:
         (lambda f: TSDataSampler(pd.concat([f, f]), None, None, 2), DataError, "more than once"),
     ],
 )
-def test_what_cannot_be_sampled(make: Callable[[Any], Any], error: type[Exception], said: str) -> None:
-    """One message that names it."""
+def test_invalid_samples_are_refused(make: Callable[[Any], Any], error: type[Exception], said: str) -> None:
+    """With one message that names the error."""
     with pytest.raises(error, match=said):
         make(table())
 
@@ -133,8 +134,8 @@ def handler(frame: pd.DataFrame) -> DataHandlerLP:
     return made
 
 
-def test_segments_look_back_into_the_days_before() -> None:
-    """The first samples of a segment have their history; segments, columns and states are those of any dataset."""
+def test_segments_use_the_days_before_them() -> None:
+    """The first samples of a segment have history; segments, columns and states work as in any dataset."""
     frame = table(missing=0.0)
     frame.iloc[0, 1] = np.nan
     segments = {"train": (DAYS[0], DAYS[5]), "test": (DAYS[6], DAYS[11])}
@@ -144,7 +145,7 @@ def test_segments_look_back_into_the_days_before() -> None:
     np.testing.assert_array_equal(test[DAYS[6], "B"], expected(frame, DAYS[6], "B", 4, "none"))
     np.testing.assert_array_equal(
         test[DAYS[5], "B"], expected(frame, DAYS[5], "B", 4, "none")
-    )  # of the day before, too
+    )  # including the day before
     assert np.isnan(train[DAYS[0], "A"][:3]).all()
     learn = dataset.prepare(slice(None, None), col_set="feature", data_key=DataHandlerLP.DK_L, dtype=np.float32)
     assert (len(learn), learn[0].shape, learn[0].dtype) == (59, (4, 1), np.float32)
@@ -157,8 +158,8 @@ def test_segments_look_back_into_the_days_before() -> None:
         dataset.prepare("2021-01-08")
 
 
-def test_a_column_chooses_the_samples() -> None:
-    """``flt_col`` of the dataset, or of one call."""
+def test_a_column_selects_the_samples() -> None:
+    """With ``flt_col`` of the dataset, or of one call."""
     frame = table(missing=0.0)
     frame["y"] = (frame["y"] > 0).astype(float)
     dataset = TSDatasetH(step_len=2, flt_col="label", handler=handler(frame), segments={"all": (None, None)})
@@ -169,7 +170,7 @@ def test_a_column_chooses_the_samples() -> None:
 
 
 def test_a_market_in_samples(small_market: Path) -> None:
-    """Alpha158 from the panel: a sample is the instrument's own last rows where it traded on every day."""
+    """Alpha158 from the panel: a sample is the instrument's own last rows if it traded on every day."""
     rollforge.init(small_market)
     config = {"class": "Alpha158", "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2022-06-30",
               "learn_processors": []}}  # fmt: skip

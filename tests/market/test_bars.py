@@ -1,4 +1,6 @@
-"""What the columns of a table mean: raw and adjusted prices, vwap from amounts, changes in money; and days that are odd."""
+"""Interpretation of a table's columns: raw and adjusted prices, vwap from amounts, changes in money; and implausible
+days.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ DAYS = pd.bdate_range("2021-03-01", periods=30)
 
 
 def walk(seed: int, days: pd.DatetimeIndex = DAYS, start: float = 10.0) -> pd.DataFrame:
-    """Bars of one instrument, with prices of two decimals."""
+    """Return bars of one instrument, with prices rounded to two decimals."""
     rng = np.random.default_rng(seed)
     close = np.round(start * np.exp(np.cumsum(rng.normal(0, 0.02, len(days)))), 2)
     frame = pd.DataFrame({"date": days, "open": close, "high": close * 1.01, "low": close * 0.99, "close": close})
@@ -48,8 +50,8 @@ def read(tmp_path: Path, *fields: str, code: str = "A") -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["Adj Close", "Adj. Close", "adjclose", "adjusted_close", "5. adjusted close"])
 def test_an_adjusted_close_adjusts_the_bar(tmp_path: Path, name: str) -> None:
-    """With an adjusted close beside close, prices are adjusted by it, and close / factor is the raw price again."""
-    split = np.where(np.arange(30) < 10, 0.5, 1.0)  # two for one on the eleventh day
+    """If a table has an adjusted close besides close, prices are adjusted by it, and close / factor is the raw price."""
+    split = np.where(np.arange(30) < 10, 0.5, 1.0)  # two-for-one split on the eleventh day
     raw = walk(1).assign(symbol="A")
     for price in ("open", "high", "low", "close"):
         raw[price] /= split
@@ -65,7 +67,7 @@ def test_an_adjusted_close_adjusts_the_bar(tmp_path: Path, name: str) -> None:
 
 
 def test_a_cumulative_factor_adjusts_raw_prices(tmp_path: Path) -> None:
-    """tushare's adj_factor multiplies raw prices: the return over a split is that of the holder."""
+    """tushare's adj_factor multiplies raw prices, so the return over a split is the holder's return."""
     factor = np.where(np.arange(30) < 10, 3.0, 6.0)
     smooth = walk(1).assign(symbol="A")
     raw = smooth.assign(adj_factor=factor)
@@ -79,8 +81,8 @@ def test_a_cumulative_factor_adjusts_raw_prices(tmp_path: Path) -> None:
     assert any("multiplied by adj_factor" in note for note in made.notes)
 
 
-def test_prices_that_are_adjusted_already_stay(tmp_path: Path) -> None:
-    """Prices that do not jump where adj_factor does are adjusted already; the factor is kept as it is."""
+def test_adjusted_prices_are_unchanged(tmp_path: Path) -> None:
+    """Prices that do not jump when adj_factor does are already adjusted; the factor is kept unchanged."""
     table = walk(1).assign(symbol="A", adj_factor=np.where(np.arange(30) < 10, 3.0, 6.0))
     made = put(table, tmp_path)
     close, factor = read(tmp_path, "$close", "$factor")
@@ -90,7 +92,7 @@ def test_prices_that_are_adjusted_already_stay(tmp_path: Path) -> None:
 
 
 def test_a_factor_that_was_not_applied_is_noted(tmp_path: Path) -> None:
-    """A factor, in Qlib's sense, is one that prices hold already; where they jump against it, that is said."""
+    """A factor in Qlib's sense is already contained in the prices; if prices jump against it, a note says so."""
     factor = np.where(np.arange(30) < 10, 1.0, 2.0)
     table = walk(1).assign(symbol="A", factor=factor)
     assert not any("factor" in note for note in put(table, tmp_path).notes)
@@ -100,7 +102,7 @@ def test_a_factor_that_was_not_applied_is_noted(tmp_path: Path) -> None:
 
 
 def test_gaps_in_a_factor(tmp_path: Path) -> None:
-    """A missing factor is that of the day before, at the start that of the day after; one that has none has 1."""
+    """A missing factor is filled from the previous day, at the start from the next day; without any values it is 1."""
     a, b = walk(1).assign(symbol="A"), walk(2).assign(symbol="B")
     a["adj_factor"] = np.where(np.arange(30) < 10, 2.0, 2.1)
     a.loc[[0, 15], "adj_factor"] = np.nan
@@ -116,15 +118,17 @@ def test_gaps_in_a_factor(tmp_path: Path) -> None:
 
 
 def test_an_adjusted_close_alone_is_the_close(tmp_path: Path) -> None:
-    """A table that has no other close than the adjusted one is taken at its word."""
+    """In a table without another close, the adjusted close is the close."""
     table = walk(1)[["date", "close"]].rename(columns={"close": "Adj Close"}).assign(symbol="A")
     made = put(table, tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$close")[0], table["Adj Close"], rtol=1e-6)
     assert "close is adj_close, the table has no other; factor set to 1" in made.notes
 
 
-def test_a_factor_beside_raw_and_adjusted_closes_adjusts_the_raw_one(tmp_path: Path) -> None:
-    """Where adj_close is close x factor, close is raw, although a close beside a factor counts as adjusted."""
+def test_with_a_factor_and_two_closes_close_is_raw(tmp_path: Path) -> None:
+    """If adj_close is close x factor, close is raw, although a close in a table with a factor is assumed to be
+    adjusted.
+    """
     raw = walk(1).assign(symbol="A", factor=0.5)
     put(raw.assign(adj_close=raw["close"] * 0.5), tmp_path)
     close, volume, back = read(tmp_path, "$close", "$volume", "$close/$factor")
@@ -136,15 +140,15 @@ def test_a_factor_beside_raw_and_adjusted_closes_adjusts_the_raw_one(tmp_path: P
 
 
 @pytest.mark.parametrize(("factor", "told"), [(0.5, True), (1.0, False)])
-def test_splits_that_the_prices_show_are_named(tmp_path: Path, factor: float, told: bool) -> None:
-    """A table with splits whose closes jump on those days is not adjusted; one without a jump is."""
+def test_splits_that_prices_show_are_reported(tmp_path: Path, factor: float, told: bool) -> None:
+    """A table with splits whose closes jump on those days is reported as not adjusted; one without jumps is not."""
     table = walk(1).assign(symbol="A", **{"Stock Splits": np.where(np.arange(30) == 10, 2.0, 0.0)})
     table.loc[10:, ["open", "high", "low", "close"]] *= factor
     assert any("close jumps where stock_splits names a split" in n for n in put(table, tmp_path).notes) is told
 
 
-def test_prices_of_a_bar_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
-    """A close outside low and high, or a low above the high, is a mistake of the source; rounding is none."""
+def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:
+    """A close outside low and high, or a low above the high, is reported as an error of the source; rounding is not."""
     table = walk(1).assign(symbol="A")
     assert not any("above the high" in n for n in put(table, tmp_path).notes)
     table.loc[3, "close"] *= 100
@@ -155,8 +159,8 @@ def test_prices_of_a_bar_that_do_not_fit_together_are_named(tmp_path: Path) -> N
     )
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    """Which of the two is meant cannot be known."""
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
+    """Which of the two columns is meant cannot be determined."""
     (tmp_path / "t.csv").write_text("date,symbol,close,close\n2021-03-01,A,1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="has the column 'close' more than once"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
@@ -176,7 +180,7 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_vwap_is_amount_over_volume_in_its_unit(tmp_path: Path, amount: float, volume: float, words: str) -> None:
-    """Whatever the units of amount and volume, their quotient is a price of the day; the unit is said."""
+    """Whatever the units of amount and volume, their quotient is a price of the day; the unit is reported."""
     table = market(2)
     vwap = table["close"] * np.random.default_rng(0).uniform(0.992, 1.008, len(table))
     table = table.assign(amount=table["volume"] * vwap / amount, volume=table["volume"] / volume)
@@ -186,21 +190,21 @@ def test_vwap_is_amount_over_volume_in_its_unit(tmp_path: Path, amount: float, v
 
 
 def test_vwap_is_that_of_raw_prices_adjusted(tmp_path: Path) -> None:
-    """Amount and volume belong to raw prices: their quotient is adjusted like the other prices."""
+    """Amount and volume refer to raw prices; their quotient is adjusted like the other prices."""
     factor = np.where(np.arange(30) < 10, 1.0, 2.0)
     table = walk(1).assign(symbol="A", adj_factor=factor)
     for price in ("open", "high", "low", "close"):
         table[price] /= factor
     put(table.assign(amount=table["volume"] * table["close"] * 1.002), tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$vwap/$close")[0], 1.002, rtol=1e-5)
-    # with prices and factor in Qlib's form and a raw volume, too
+    # also with prices and factor in Qlib's form and a raw volume
     smooth = walk(1).assign(symbol="A", factor=factor)
     put(smooth.assign(amount=smooth["volume"] * smooth["close"] / factor * 1.002), tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$vwap/$close")[0], 1.002, rtol=1e-5)
 
 
-def test_vwap_where_amounts_make_no_price(tmp_path: Path) -> None:
-    """A quotient that is no price in any unit is not used; single days without one have the mean of their bar."""
+def test_vwap_if_amounts_are_inconsistent_with_prices(tmp_path: Path) -> None:
+    """A quotient that is not a price in any unit is not used; single days without a quotient use the mean of their bar."""
     table = market(2)
     nonsense = table.assign(amount=np.random.default_rng(0).uniform(1, 1e9, len(table)))
     assert any("is not a price between low and high" in n for n in put(nonsense, tmp_path).notes)
@@ -227,10 +231,10 @@ def _with_change(kind: str, decimals: int, price: float) -> pd.DataFrame:
 @settings(max_examples=20, deadline=None)
 @given(price=st.sampled_from([1.0, 5.0, 10.0, 99.0, 101.0, 2500.0]))
 @pytest.mark.parametrize(("kind", "decimals"), [("share", 4), ("percent", 2), ("percent", 4), ("money", 2)])
-def test_change_is_a_share_whatever_it_was(
+def test_change_becomes_a_fraction(
     tmp_path_factory: pytest.TempPathFactory, kind: str, decimals: int, price: float
 ) -> None:
-    """A change in money or percent becomes the share of the previous close, at any level of prices, and it is said."""
+    """A change in money or percent becomes a fraction of the previous close, at any price level, and a note says so."""
     folder = tmp_path_factory.mktemp("change")
     made = put(_with_change(kind, decimals, price), folder)
     change, expected = read(folder, "$change", "$close/Ref($close,1)-1")
@@ -240,7 +244,9 @@ def test_change_is_a_share_whatever_it_was(
 
 
 def test_change_in_money_without_previous_closes(tmp_path: Path) -> None:
-    """The first day has a change too where the table has the previous close; a column of zeros and one day are shares."""
+    """With a column of previous closes, the first day has a change too; a column of zeros or a single day counts as
+    fractions.
+    """
     table = _with_change("money", 2, 50.0)
     table["pre_close"] = (table["close"] - table["change"]).fillna(table["close"])
     table["change"] = (table["close"] - table["pre_close"]).round(2)
@@ -251,8 +257,8 @@ def test_change_in_money_without_previous_closes(tmp_path: Path) -> None:
     assert "change" in put(walk(1)[:1].assign(symbol="A", change=0.01), tmp_path).fields
 
 
-def test_a_change_that_is_none_is_left_out(tmp_path: Path) -> None:
-    """A column that is no change of close is left out, and an empty one too: price limits would be wrong by it."""
+def test_a_change_that_is_not_a_change_of_close_is_left_out(tmp_path: Path) -> None:
+    """A column that is not a change of close, or is empty, is left out: it would make price limits wrong."""
     made = put(market().assign(change=np.random.default_rng(0).normal(size=120)), tmp_path)
     assert "change" not in made.fields
     assert any(n.startswith("change left out: it is not the change of close") for n in made.notes)
@@ -265,8 +271,10 @@ def test_a_change_that_is_none_is_left_out(tmp_path: Path) -> None:
 # -- days ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_day_that_hardly_anyone_has_is_named(tmp_path: Path) -> None:
-    """A Saturday that one of five has, and a holiday that two of eight have, are named; an ordinary table is not."""
+def test_a_day_that_few_instruments_have_is_reported(tmp_path: Path) -> None:
+    """A Saturday that one of five instruments has, and a holiday that two of eight have, are reported; an ordinary
+    table is not.
+    """
     index = walk(9, DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()).assign(symbol="INDEX")
     made = put(pd.concat([market(), index]), tmp_path)
     assert any("2021-03-13 (1: INDEX of 5)" in n for n in made.notes)
@@ -277,15 +285,15 @@ def test_a_day_that_hardly_anyone_has_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("day", ["2021-02-27", "2021-02-26", "2021-04-10", "2021-04-12"])
-def test_a_stray_day_at_either_end_is_named(tmp_path: Path, day: str) -> None:
-    """Before the first and after the last day of all others, too."""
+def test_a_stray_day_at_either_end_is_reported(tmp_path: Path, day: str) -> None:
+    """Also before the first and after the last day of all others."""
     stray = DAYS.append(pd.DatetimeIndex([day])).sort_values()
     made = put(pd.concat([market(), walk(9, stray).assign(symbol="INDEX")]), tmp_path)
     assert any(f"{day} (1: INDEX of 5)" in n for n in made.notes)
 
 
-def test_a_rare_weekend_is_named(tmp_path: Path) -> None:
-    """A Saturday among weekdays is named, also when everybody has it; a market that trades every day is as it is."""
+def test_a_rare_weekend_is_reported(tmp_path: Path) -> None:
+    """A Saturday among weekdays is reported even if all instruments have it; a market that trades every day is not."""
     stray = DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()
     assert "trading days at weekends: 2021-03-13" in put(market(4, stray), tmp_path).notes
     assert "trading days at weekends: 2021-03-13" in put(walk(1, stray).assign(symbol="A"), tmp_path).notes
@@ -293,22 +301,24 @@ def test_a_rare_weekend_is_named(tmp_path: Path) -> None:
     assert not any("trading days" in n for n in put(market(3, always), tmp_path).notes)
 
 
-def test_two_markets_in_one_table_are_named(tmp_path: Path) -> None:
-    """Where half of a table trades at weekends, the weekends are named."""
+def test_two_markets_in_one_table_are_reported(tmp_path: Path) -> None:
+    """If half of a table's instruments trade at weekends, the weekends are reported."""
     every = pd.date_range("2021-03-01", periods=42)
     coins = pd.concat([walk(i, every).assign(symbol=f"COIN{i}") for i in range(4)])
     made = put(pd.concat([market(), coins]), tmp_path)
     assert any("2021-03-06 (4 of 8)" in n and "more; they" in n for n in made.notes)
 
 
-def test_rows_without_values_are_no_rows(tmp_path: Path) -> None:
-    """A table made of a wide one has a row for everyone on the stray day, without values; the day is named."""
+def test_rows_without_values_do_not_count(tmp_path: Path) -> None:
+    """A table converted from wide form has a row for each instrument on the stray day, without values; the day is
+    reported.
+    """
     stray = pd.DataFrame({"symbol": list("ABCD"), "date": pd.Timestamp("2021-03-13"), "close": [np.nan] * 3 + [7.0]})
     assert any("2021-03-13 (1: D of 4)" in n for n in put(pd.concat([market(), stray]), tmp_path).notes)
 
 
 def test_listings_and_delistings_are_not_odd(tmp_path: Path) -> None:
-    """Before the others are listed and after they are gone, one instrument alone is as it should be."""
+    """A single instrument before the others are listed, or after they are delisted, is not reported."""
     table = market()
     alone = (table["symbol"] != "A") & ((table["date"] < DAYS[8]) | (table["date"] > DAYS[20]))
     assert not any("few instruments" in n for n in put(table[~alone], tmp_path).notes)
@@ -316,7 +326,7 @@ def test_listings_and_delistings_are_not_odd(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("day", ["2201-03-15", "1921-03-15", "2012-03-15"])
 def test_a_mistyped_year_is_refused(tmp_path: Path, day: str) -> None:
-    """A row that is years away from all others is named with its line, and nothing is written."""
+    """A row that is years away from all others is reported with its line, and nothing is written."""
     table = market()
     table["date"] = table["date"].dt.strftime("%Y-%m-%d")
     table.loc[40, "date"] = day
@@ -325,8 +335,8 @@ def test_a_mistyped_year_is_refused(tmp_path: Path, day: str) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_years_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    """Years that timestamps cannot hold are named with their line."""
+def test_years_that_timestamps_cannot_represent_are_refused(tmp_path: Path) -> None:
+    """The error has the line."""
     table = walk(1).assign(symbol="A")
     table["date"] = table["date"].dt.strftime("%Y-%m-%d")
     table.loc[0, "date"] = "2921-03-01"
@@ -334,8 +344,8 @@ def test_years_that_cannot_be_are_refused(tmp_path: Path) -> None:
         put(table, tmp_path)
 
 
-def test_long_gaps_are_named(tmp_path: Path) -> None:
-    """A stretch of months without any day is said; a table of months is not full of gaps."""
+def test_long_gaps_are_reported(tmp_path: Path) -> None:
+    """Several months without any day are reported; monthly data are not full of gaps."""
     late = walk(1, pd.bdate_range("2021-09-01", periods=30)).assign(symbol="A")
     assert any(
         "no trading days within 2021-04-09 to 2021-09-01" in n for n in put(pd.concat([market(), late]), tmp_path).notes
@@ -349,8 +359,8 @@ def test_long_gaps_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("offset", ["+08:00", "+05:30", "+09:00", "+11:00", "+01:00", "-05:00", ""])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_days_with_an_offset_stay_where_they_are(tmp_path: Path, offset: str, form: str) -> None:
-    """The bar of 1 March is of 1 March, east and west of Greenwich."""
+def test_offsets_from_utc_do_not_move_days(tmp_path: Path, offset: str, form: str) -> None:
+    """The bar of 1 March remains that of 1 March, east and west of Greenwich."""
     table = walk(1).assign(symbol="A")
     if form == "csv":
         table["date"] = table["date"].dt.strftime("%Y-%m-%d 00:00:00") + offset
@@ -363,8 +373,8 @@ def test_days_with_an_offset_stay_where_they_are(tmp_path: Path, offset: str, fo
     assert not any("UTC" in n for n in made.notes)
 
 
-def test_a_year_with_summer_time(tmp_path: Path) -> None:
-    """Offsets that change in the middle of a column are no obstacle."""
+def test_offsets_may_change_within_a_column(tmp_path: Path) -> None:
+    """As they do at the start and end of daylight saving time."""
     days = pd.bdate_range("2021-01-04", "2021-12-31")
     table = walk(1, days).assign(symbol="A")
     table["date"] = [str(d) for d in days.tz_localize("Europe/Berlin")]
@@ -374,7 +384,7 @@ def test_a_year_with_summer_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "zoned", "epoch"])
 def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
-    """Midnight in Shanghai, written in UTC, is the day before: nothing tells, so it is said."""
+    """Midnight in Shanghai, written in UTC, is on the previous day. The file cannot show this, so a note mentions it."""
     table = walk(1).assign(symbol="A")
     days = DAYS.tz_localize("Asia/Shanghai").tz_convert("UTC")
     table["date"] = {"text": [str(d) for d in days], "zoned": days, "epoch": days.as_unit("s").asi8}[form]
@@ -393,7 +403,7 @@ def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
     ],
 )
 def test_minute_bars_are_refused_as_such(tmp_path: Path, times: list[str]) -> None:
-    """Bars within a day are one message that says what they are."""
+    """Intraday bars are refused with one message that says what they are."""
     pd.DataFrame({"symbol": "A", "datetime": times, "close": 1.0}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match=r"bars within a day \(A has 0\d:31 and 0\d:32 of 2021-03-01\).* daily bars"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
@@ -419,8 +429,8 @@ AKSHARE += "2021-03-01,600000,10.0,10.1,10.2,9.9,1000,1010000,1,.1\n"
     ],
     ids=["akshare", "semicolons", "tabs", "gbk", "mark", "columns", "headless", "binance"],
 )  # fmt: skip
-def test_tables_in_other_words(tmp_path: Path, text: str, options: dict[str, object]) -> None:
-    """Chinese columns, other separators and encodings, thousands separators, no header: the same bar."""
+def test_tables_in_other_formats(tmp_path: Path, text: str, options: dict[str, object]) -> None:
+    """Chinese columns, other separators and encodings, thousands separators, no header: the result is the same bar."""
     (tmp_path / "files").mkdir()
     encoding = str(options.get("encoding", "utf-8"))
     (tmp_path / "files" / "600000.csv").write_text(text, encoding=encoding)
@@ -441,8 +451,8 @@ def test_tables_in_other_words(tmp_path: Path, text: str, options: dict[str, obj
         ("Date,date,close\n2021-03-01,2021-03-01,1\n", {}, "would both be 'datetime'"),
     ],
 )
-def test_what_to_do_is_said(tmp_path: Path, text: str, options: dict[str, object], words: str) -> None:
-    """A table that is not understood is one message, with the option that helps."""
+def test_errors_name_the_option_that_helps(tmp_path: Path, text: str, options: dict[str, object], words: str) -> None:
+    """A table that is not understood gives one message, with the option that helps."""
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "A.csv").write_text(text)
     with pytest.raises(DataError, match=words):
@@ -457,8 +467,8 @@ def test_what_to_do_is_said(tmp_path: Path, text: str, options: dict[str, object
         ("-", np.nan), ("NA", np.nan), ("", np.nan),
     ],
 )  # fmt: skip
-def test_numbers_as_they_are_written(text: str, value: float | None) -> None:
-    """Thousands separators, currencies and units are read; what is no number is told from what is missing."""
+def test_notations_of_numbers(text: str, value: float | None) -> None:
+    """Thousands separators, currencies and units are parsed; invalid values are distinguished from missing ones."""
     numbers, bad = read_numbers(pd.Series([text]))
     assert bad[0] == (value is None)
     assert value is None or numbers[0] == value or (np.isnan(value) and np.isnan(numbers[0]))
@@ -476,7 +486,7 @@ def test_numbers_as_they_are_written(text: str, value: float | None) -> None:
     ],
 )
 def test_decimal_commas(texts: list[str], values: list[float] | None) -> None:
-    """Between semicolons a comma may be the decimal mark: where a column does not tell, nothing is guessed."""
+    """In a file separated by semicolons, a comma may be the decimal mark; an ambiguous column is refused."""
     numbers, bad = read_numbers(pd.Series(texts), semicolons=True)
     if values is None:
         assert bad.any()
@@ -484,8 +494,8 @@ def test_decimal_commas(texts: list[str], values: list[float] | None) -> None:
         assert numbers.tolist() == values
 
 
-def test_a_column_of_times_is_no_field(tmp_path: Path) -> None:
-    """Times of day beside the days make no field; several of one day are bars within a day."""
+def test_a_column_of_times_is_not_a_field(tmp_path: Path) -> None:
+    """Times of day in their own column do not become a field; several times on one day mean intraday bars."""
     head = "<TICKER>,<PER>,<DATE>,<TIME>,<CLOSE>\n"
     (tmp_path / "t.csv").write_text(f"{head}A,D,20210301,000000,1\nA,D,20210302,000000,2\n")
     assert import_table(tmp_path / "t.csv", tmp_path / "data").fields == ("close", "factor")
@@ -494,7 +504,7 @@ def test_a_column_of_times_is_no_field(tmp_path: Path) -> None:
         import_table(tmp_path / "t.csv", tmp_path / "other")
 
 
-def test_the_cure_names_the_column_as_the_file_does(tmp_path: Path) -> None:
+def test_the_advice_uses_the_columns_name_in_the_file(tmp_path: Path) -> None:
     """The option that leaves a column out works as it is printed."""
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "A.csv").write_text("Date,Close,Open Price\n2021-03-01,1,2\n2021-03-02,1,dear\n")
@@ -503,15 +513,15 @@ def test_the_cure_names_the_column_as_the_file_does(tmp_path: Path) -> None:
     assert "open_price" not in import_table(tmp_path / "t", tmp_path / "data", columns={"Open Price": ""}).fields
 
 
-def test_another_encoding_is_named(tmp_path: Path) -> None:
-    """Text that is not UTF-8 is one message that names the option."""
+def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """The message names the option for the encoding."""
     (tmp_path / "t.csv").write_bytes(AKSHARE.encode("gbk"))
     with pytest.raises(DataError, match=r"is not utf-8 text.*--encoding gbk"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
 
 
-def test_one_file_a_day_is_not_one_file_an_instrument(tmp_path: Path) -> None:
-    """In a folder with a file for each day, the column of codes says whose the rows are, not the file's name."""
+def test_a_folder_with_a_file_per_day(tmp_path: Path) -> None:
+    """The instrument of a row comes from the column of codes, not from the file's name."""
     (tmp_path / "days").mkdir()
     for day, rows in market(2).groupby("date"):
         rows.to_csv(tmp_path / "days" / f"{day.date()}.csv", index=False)

@@ -1,4 +1,4 @@
-"""What a data folder holds, compared between machines: the same on every copy, another when anything differs."""
+"""Content hashes of data folders: equal for all copies, different if any value differs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAYS = np.array(["2019-12-30", "2019-12-31", "2020-01-02", "2020-01-03"], "datet
 
 
 def make(folder: Path, days: int = 4, codes: str = "AB", **changed: float) -> Path:
-    """A folder of a few series; `changed` gives the last value of an instrument's close."""
+    """Write a folder with a few series; `changed` is the last value of an instrument's close."""
     series = {}
     for i, code in enumerate(codes):
         close = np.arange(days, dtype=np.float32) + i
@@ -29,7 +29,7 @@ def make(folder: Path, days: int = 4, codes: str = "AB", **changed: float) -> Pa
 
 
 def change(folder: Path, code: str, day: int) -> Path:
-    """Another price on one day; size and time of the file stay what they were."""
+    """Change a price on one day without changing the file's size and time."""
     file = folder / "features" / code / "close.day.bin"
     before = file.stat()
     values = np.fromfile(file, "<f4")
@@ -44,8 +44,8 @@ def wanted(tmp_path: Path) -> DataContent:
     return read_content(make(tmp_path / "wanted"))
 
 
-def test_a_copy_holds_the_same(wanted: DataContent, tmp_path: Path) -> None:
-    """Under another name, with other times, lines that end otherwise, and the files of an editor beside them."""
+def test_a_copy_has_the_same_content(wanted: DataContent, tmp_path: Path) -> None:
+    """Under another name, with other file times and line endings, and with an editor's temporary files."""
     copy = Path(shutil.copytree(tmp_path / "wanted", tmp_path / "copy", copy_function=shutil.copy))
     calendar = copy / "calendars" / "day.txt"
     calendar.write_bytes(calendar.read_bytes().replace(b"\n", b"\r\n"))
@@ -56,16 +56,16 @@ def test_a_copy_holds_the_same(wanted: DataContent, tmp_path: Path) -> None:
     assert DataContent.from_plain(wanted.to_plain()) == wanted
 
 
-def test_one_other_price_is_noticed_and_named(wanted: DataContent, tmp_path: Path) -> None:
-    """Wherever it is: instrument and year."""
+def test_a_single_different_price_is_located(wanted: DataContent, tmp_path: Path) -> None:
+    """With its instrument and year, wherever it is."""
     for code, day, year in (("a", 0, "2019"), ("b", 2, "2020")):
         other = read_content(change(make(tmp_path / code), code, day))
         assert other.mark != wanted.mark
         assert other.differences(wanted) == [f"values of the instrument {code} differ in {year}"]
 
 
-def test_a_day_more_or_less_is_named(wanted: DataContent, tmp_path: Path) -> None:
-    """And not each series that is longer for it."""
+def test_an_additional_or_missing_day_is_reported(wanted: DataContent, tmp_path: Path) -> None:
+    """The series that differ only because of that day are not listed."""
     shorter = read_content(make(tmp_path / "shorter", days=3))
     assert shorter.differences(wanted) == [
         "its calendar ends on 2020-01-02 (3 days), not on 2020-01-03 (4 days)",
@@ -74,17 +74,15 @@ def test_a_day_more_or_less_is_named(wanted: DataContent, tmp_path: Path) -> Non
     assert wanted.differences(shorter)[0] == "its calendar ends on 2020-01-03 (4 days), not on 2020-01-02 (3 days)"
 
 
-def test_values_that_differ_before_a_day_more_are_named_too(tmp_path: Path) -> None:
-    """A correction of the past hides behind no new day."""
+def test_different_values_are_reported_besides_an_additional_day(tmp_path: Path) -> None:
+    """A correction of the past is not hidden by a new day."""
     shorter = read_content(make(tmp_path / "shorter", days=3))
     corrected = read_content(change(make(tmp_path / "corrected"), "a", 0))
     assert "values differ in 2019" in corrected.differences(shorter)
 
 
-def test_what_is_lacking_is_named_and_what_is_there_besides_is_no_difference(
-    wanted: DataContent, tmp_path: Path
-) -> None:
-    """An instrument or a universe more changes no result."""
+def test_only_missing_parts_are_differences(wanted: DataContent, tmp_path: Path) -> None:
+    """Additional instruments and universes do not change results."""
     more = make(tmp_path / "more", codes="ABC")
     shutil.copy(tmp_path / "wanted/instruments/all.txt", more / "instruments/all.txt")
     shutil.copy(tmp_path / "wanted/instruments/all.txt", more / "instruments/mine.txt")
@@ -94,16 +92,16 @@ def test_what_is_lacking_is_named_and_what_is_there_besides_is_no_difference(
     assert wanted.differences(larger) == ["it lacks the universe mine", "it lacks the instrument c"]
 
 
-def test_a_field_more_is_a_difference(wanted: DataContent, tmp_path: Path) -> None:
-    """Expressions that read a field that may be missing have values with it, and none without it."""
+def test_an_additional_field_is_a_difference(wanted: DataContent, tmp_path: Path) -> None:
+    """Expressions that read an optional field have values only if it exists."""
     more = make(tmp_path / "more")
     shutil.copy(more / "features/a/close.day.bin", more / "features/a/vwap.day.bin")
     assert read_content(more).differences(wanted) == ["values of the instrument a differ in 2019, 2020"]
     assert "it lacks the field vwap" in wanted.differences(read_content(more))
 
 
-def test_what_was_read_is_kept_until_a_file_changes(tmp_path: Path) -> None:
-    """In the cache folder; a damaged answer is computed again."""
+def test_the_content_is_cached_until_a_file_changes(tmp_path: Path) -> None:
+    """In the cache folder; a damaged cache entry is computed again."""
     folder, cache = make(tmp_path / "data"), tmp_path / "cache"
     first = read_content(folder, cache)
     (file,) = (cache / "content").glob("*.json")
@@ -120,16 +118,16 @@ def test_what_was_read_is_kept_until_a_file_changes(tmp_path: Path) -> None:
     assert read_content(folder, cache).mark != first.mark
 
 
-def test_no_folder_and_no_content(tmp_path: Path) -> None:
-    """Each is one plain error."""
+def test_a_missing_folder_and_invalid_content_are_errors(tmp_path: Path) -> None:
+    """One plain error each."""
     with pytest.raises(DataNotFound):
         read_content(tmp_path / "nowhere")
     with pytest.raises(DataError, match="does not describe"):
         DataContent.from_plain({"mark": "x", "years": 3})
 
 
-def test_a_damaged_series_counts_as_it_is(tmp_path: Path) -> None:
-    """Whoever reads it is told what is wrong; here it differs, and that is all."""
+def test_a_damaged_series_is_a_difference(tmp_path: Path) -> None:
+    """The error is raised when the series is read; here it only differs."""
     folder = make(tmp_path / "data")
     (folder / "features/a/close.day.bin").write_bytes(b"\xff\xff\xff\xff\x00")
     (folder / "features/b/close.day.bin").write_bytes(b"")

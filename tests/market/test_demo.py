@@ -1,4 +1,4 @@
-"""The demo market: the same everywhere, awkward like a real one, with something to find in it."""
+"""The demo market: identical on all machines, with the irregularities of a real market and a signal to find."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _frame(folder: Path, instruments: object, fields: list[str]) -> pd.DataFrame
 
 
 def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
-    """A small market has the bytes that it had when this test was written, whatever the machine."""
+    """A small market has the same bytes as when this test was written, on every machine."""
     make_demo(tmp_path / "a", instruments=12, years=1, seed=3)
     make_demo(tmp_path / "b", instruments=12, years=1, seed=4)
     assert _digest(tmp_path / "a") == "5870bcd3a7fadc02be9c583b889e206897b11bad4904f25cc08946111a0c8d30"
@@ -44,7 +44,7 @@ def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_calendar_has_weekdays_up_to_the_end(tmp_path: Path) -> None:
-    """The calendar holds weekdays without New Year and Christmas, from the years before the end up to it."""
+    """The calendar has the weekdays of the years before the end day, without New Year and Christmas."""
     made = make_demo(tmp_path / "m", instruments=3, years=2, end="2020-02-29")
     days = open_provider(tmp_path / "m").calendar()
     assert str(days[0]) == "2018-03-01"
@@ -55,7 +55,7 @@ def test_calendar_has_weekdays_up_to_the_end(tmp_path: Path) -> None:
 
 
 def test_universes_change_and_leave_the_index_out(market: Path) -> None:
-    """`all` has everyone but the index; `demo100` never has more than 100 members, and they change."""
+    """`all` has every instrument except the index; `demo100` never has more than 100 members, and they change."""
     provider = open_provider(market)
     assert provider.markets() == ["all", "demo100", "demo300"]
     assert INDEX not in provider.instruments("all")
@@ -68,8 +68,8 @@ def test_universes_change_and_leave_the_index_out(market: Path) -> None:
     assert all(lives[c][0][0] <= a and b <= lives[c][0][1] for c, spans in members.items() for a, b in spans)
 
 
-def test_bars_are_possible(market: Path) -> None:
-    """Low <= open, close, vwap <= high, all positive, on each day that was traded."""
+def test_bars_are_consistent(market: Path) -> None:
+    """Low <= open, close, vwap <= high, all positive, on each day with trades."""
     bars = _frame(market, "all", ["$open", "$high", "$low", "$close", "$vwap", "$volume", "$factor"]).dropna()
     bars.columns = ["open", "high", "low", "close", "vwap", "volume", "factor"]
     assert (bars > 0).all().all()
@@ -77,8 +77,8 @@ def test_bars_are_possible(market: Path) -> None:
     assert (bars["high"] >= bars[["open", "close", "vwap"]].max(axis=1)).all()
 
 
-def test_market_is_awkward_like_a_real_one(market: Path) -> None:
-    """Some are listed late, some delisted, some suspended; factors step; returns have fat tails."""
+def test_market_has_the_irregularities_of_a_real_one(market: Path) -> None:
+    """Some instruments are listed late, delisted or suspended; factors change; returns have fat tails."""
     provider = open_provider(market)
     days = provider.calendar()
     lives = [spans[0] for spans in provider.instruments("all").values()]
@@ -93,7 +93,7 @@ def test_market_is_awkward_like_a_real_one(market: Path) -> None:
 
 
 def test_benchmark_moves_with_the_market(market: Path) -> None:
-    """The index has no gaps, and its returns go along with the mean of all."""
+    """The index has no gaps, and its returns correlate with the mean of all instruments."""
     index = _frame(market, [INDEX], ["$close/Ref($close, 1)-1"]).droplevel("instrument").iloc[1:, 0]
     everyone = _frame(market, "all", ["$close/Ref($close, 1)-1"]).iloc[:, 0].groupby(level="datetime").mean().iloc[1:]
     assert not index.isna().any()
@@ -101,7 +101,7 @@ def test_benchmark_moves_with_the_market(market: Path) -> None:
 
 
 def test_planted_signal_is_there_and_weak(market: Path) -> None:
-    """The two planted effects have a daily IC against the label of Alpha158 between 0.015 and 0.12, in each half."""
+    """Each of the two built-in effects has a daily IC with the label of Alpha158 between 0.015 and 0.12, in each half."""
     label = "Ref($close, -2)/Ref($close, -1)-1"
     fallen = "-($close/Ref($close, 5)-1)"
     busy = "$volume/Mean($volume, 20)"
@@ -122,14 +122,14 @@ def test_planted_signal_is_there_and_weak(market: Path) -> None:
     ],
 )
 def test_bad_arguments_write_nothing(tmp_path: Path, arguments: dict[str, object], words: str) -> None:
-    """An argument that cannot be meant is one message, and no folder."""
+    """An invalid argument gives one message, and no folder."""
     with pytest.raises(DataError, match=words):
         make_demo(tmp_path / "m", **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
-    """A data folder is replaced only when asked; anything else is never replaced."""
+def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
+    """A data folder is replaced only on request; anything else is never replaced."""
     folder = tmp_path / "m"
     make_demo(folder, instruments=2, years=1)
     before = _digest(folder)

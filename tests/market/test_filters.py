@@ -1,4 +1,4 @@
-"""Filters of a universe; the counts were made by running pyqlib 0.9.7 on the market of the reference values."""
+"""Filters of a universe. The expected counts come from pyqlib 0.9.7 on the reference market."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HIGH = ExpressionDFilter("Mean($close,5)>20", fstart_time="2015-09-05", fend_tim
     ],
 )
 def test_filters_keep_what_qlibs_keep(golden_market: Path, one: Any, members: int, stretches: int, rows: int) -> None:
-    """The same members, the same stretches of days and the same rows remain as in pyqlib."""
+    """The same members, periods and rows remain as in pyqlib."""
     with using(Session(provider_uri=str(golden_market))):
         universe = D.instruments("all", filter_pipe=[one])
         listed = D.list_instruments(universe, START, END)
@@ -40,16 +40,16 @@ def test_filters_keep_what_qlibs_keep(golden_market: Path, one: Any, members: in
         assert sorted(frame.index.get_level_values(0).unique()) == sorted(listed)
 
 
-def test_a_filter_works_in_its_own_span_alone(golden_market: Path) -> None:
-    """Outside its first and last day a filter leaves the universe as it is."""
+def test_a_filter_applies_only_to_its_range(golden_market: Path) -> None:
+    """Before its first and after its last day, a filter does not change the universe."""
     with using(Session(provider_uri=str(golden_market))):
         listed = D.list_instruments(D.instruments("all", [HIGH]), START, END)
     days = [tuple(f"{day:%Y-%m-%d}" for day in span) for span in listed["X003"]]
     assert days == [("2015-09-04", "2015-09-04"), ("2015-09-11", "2015-09-15")]
 
 
-def test_filters_join(golden_market: Path) -> None:
-    """Of a pipe, each filter must keep a row; entries may be filters, descriptions or Qlib's configurations."""
+def test_filters_are_combined(golden_market: Path) -> None:
+    """A row remains if every filter keeps it; entries may be filters, descriptions or Qlib's configurations."""
     pipe = [
         NameDFilter("X00[0-9]$"),
         {"class": "ExpressionDFilter", "kwargs": {"rule_expression": "$close>20"}},
@@ -69,14 +69,14 @@ def test_filters_join(golden_market: Path) -> None:
 
 
 class FirstHalf(SeriesDFilter):
-    """Keeps the first half of the days that it is given."""
+    """Keeps the first half of the given days."""
 
     def rule(self, codes: Any, days: NDArray[np.datetime64], evaluate: Any) -> NDArray[np.bool_]:
         return np.repeat((np.arange(len(days)) < len(days) // 2)[None], len(codes), axis=0)
 
 
-def test_a_filter_of_ones_own(golden_market: Path) -> None:
-    """A subclass says where its rule holds, and is called with the days of its span alone."""
+def test_a_user_defined_filter(golden_market: Path) -> None:
+    """A subclass returns where its rule holds; it is called only with the days of its range."""
     with using(Session(provider_uri=str(golden_market))):
         days = D.calendar("2014-01-01", "2014-01-31")
         universe = {"market": "all", "filter_pipe": [FirstHalf(fstart_time=days[4], fend_time=days[7])]}
@@ -85,7 +85,7 @@ def test_a_filter_of_ones_own(golden_market: Path) -> None:
 
 
 def test_keep_decides_about_instruments_without_data() -> None:
-    """An instrument without any row in the filter's span stays with keep, and goes without."""
+    """An instrument without data in the filter's range remains only if `keep` is True."""
     values = np.array([[1.0, 0.0], [np.nan, np.nan]], np.float32)
     exists = np.array([[True, True], [False, False]])
     days = np.array(["2020-01-01", "2020-01-02"], "datetime64[D]")
@@ -105,14 +105,14 @@ def test_keep_decides_about_instruments_without_data() -> None:
         ("X", "list of filters"),
     ],
 )
-def test_a_pipe_that_cannot_be(pipe: Any, words: str) -> None:
-    """What describes no filter is refused with its place."""
+def test_an_invalid_pipe_is_refused(pipe: Any, words: str) -> None:
+    """An entry that does not describe a filter is refused with its position."""
     with pytest.raises(ConfigError, match=words):
         build_filters(pipe)
 
 
-def test_a_broken_rule_is_shown(golden_market: Path) -> None:
-    """A mistake in a filter's expression is shown like any other."""
+def test_an_error_in_a_rule_is_located(golden_market: Path) -> None:
+    """An error in a filter's expression is reported like in any other expression."""
     with (
         using(Session(provider_uri=str(golden_market))),
         pytest.raises(ExpressionError, match="Did you mean 'Mean'"),

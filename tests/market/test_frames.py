@@ -1,4 +1,4 @@
-"""Frames from elsewhere: index levels of other names, days of other types, tables of other libraries."""
+"""External frames: other index level names, other types of days, tables of other libraries."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PLAIN = pd.DataFrame(
 )
 
 
-class Streamed:
-    """A table of a library that is not pandas, with the Arrow interface alone; printed, it fills the screen."""
+class ArrowStream:
+    """A table of a library other than pandas, with only the Arrow interface; its repr is long."""
 
     def __init__(self, table: Any) -> None:
         self.table = table
@@ -54,18 +54,18 @@ FORMS: dict[str, Any] = {
     "other columns": PLAIN.reset_index().rename(columns={"datetime": "Trade Date", "instrument": "ts_code"}),
     "a column and an index": PLAIN.reset_index("instrument"),
     "arrow": _arrow(),
-    "streamed": Streamed(_arrow()),
+    "streamed": ArrowStream(_arrow()),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_are_found_in_any_form(form: str) -> None:
-    """Whatever the levels are called, in whatever order and type, the rows are those by datetime and instrument."""
+    """Whatever the names, order and types of the levels, the rows are found by datetime and instrument."""
     pd.testing.assert_frame_equal(day_rows(FORMS[form], "The table"), PLAIN, check_freq=False)
 
 
-def test_plain_frames_are_returned_as_they_are() -> None:
-    """Nothing is copied where nothing has to be done; series stay series, unsorted rows keep their order."""
+def test_frames_in_the_right_form_are_returned_unchanged() -> None:
+    """Nothing is copied unnecessarily; series remain series, and unsorted rows keep their order."""
     assert day_rows(PLAIN, "it") is PLAIN
     series = PLAIN["score"].rename_axis(index=["date", "code"])
     pd.testing.assert_series_equal(day_rows(series, "it"), PLAIN["score"], check_freq=False)
@@ -82,7 +82,7 @@ def test_plain_frames_are_returned_as_they_are() -> None:
         (np.zeros(3), "found a numpy ndarray"),
         (None, "found a NoneType"),
         ("<PRED>", "found a str"),
-        (Streamed(pa.chunked_array([[1, 2]])), "Streamed"),
+        (ArrowStream(pa.chunked_array([[1, 2]])), "ArrowStream"),
         (PLAIN.reset_index(drop=True), "found one level of int64"),
         (PLAIN.droplevel("datetime"), "found 'instrument'"),
         (PLAIN.droplevel("instrument"), "found 'datetime'"),
@@ -92,8 +92,8 @@ def test_plain_frames_are_returned_as_they_are() -> None:
         (_arrow({"a": [1.0], "b": [2.0]}), "found one level of int64"),
     ],
 )  # fmt: skip
-def test_what_has_no_days_is_one_message(value: Any, words: str) -> None:
-    """A table that cannot be meant is refused in one line that says what it is; no contents are printed."""
+def test_a_table_without_days_is_refused(value: Any, words: str) -> None:
+    """With a one-line message that says what it is, without its contents."""
     with pytest.raises(DataError, match=words) as caught:
         day_rows(value, "The signal")
     assert str(caught.value).startswith("The signal")
@@ -101,8 +101,8 @@ def test_what_has_no_days_is_one_message(value: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_windows_of_other_names_are_joined_and_averaged() -> None:
-    """Ensembles take results whose index has other names, and name the one that has no days."""
+def test_ensembles_accept_other_index_names() -> None:
+    """Ensembles accept results with other index names, and report the one without days."""
     first, last = PLAIN[:4].rename_axis(index=[None, None]), PLAIN[4:].rename_axis(index=["date", "code"])
     pd.testing.assert_frame_equal(RollingEnsemble()({"a": first, "b": last}), PLAIN, check_freq=False)
     mean = AverageEnsemble()({"a": PLAIN["score"], "b": PLAIN["score"].rename_axis(index=["date", "code"])})
@@ -113,8 +113,8 @@ def test_windows_of_other_names_are_joined_and_averaged() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_loader_takes_frames_in_any_form(form: str) -> None:
-    """A frame of one's own is loaded whatever its index is called; its days can be chosen in any spelling."""
+def test_a_loader_accepts_frames_in_any_form(form: str) -> None:
+    """A user's frame is loaded whatever the names of its index; its days can be selected in any notation."""
     loader = StaticDataLoader(FORMS[form])
     assert loader.load(None)["score"].sort_values().tolist() == PLAIN["score"].tolist()
     assert loader.load(["B"], "20210302")["score"].tolist() == [3.0, 5.0]
@@ -127,8 +127,8 @@ PROCESSORS = [
 
 
 @pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)
-def test_processors_name_the_level_that_they_need(processor: Any) -> None:
-    """Called with a frame of other names, a processor says what it needs."""
+def test_processors_report_a_missing_level(processor: Any) -> None:
+    """Called with a frame with other names, a processor reports the level that it needs."""
     frame = pd.concat({"feature": PLAIN.replace(0.0, np.inf)}, axis=1).rename_axis(index=["date", "code"])
     use = processor.fit if isinstance(processor, ZScoreNorm) else processor
     with pytest.raises(DataError, match="needs an index with the level datetime, found 'date', 'code'"):

@@ -1,4 +1,6 @@
-"""Tables into data folders: what is there arrives, what cannot be right is named and nothing is written."""
+"""Import of tables into data folders: valid tables are imported completely; invalid ones are reported and nothing is
+written.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ DAYS = ["2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"]
 
 
 def _table() -> pd.DataFrame:
-    """Three instruments: A on all days, B without the second, C from the third on."""
+    """Return a table of three instruments: A on all days, B without the second day, C from the third day on."""
     rows = [("A", d) for d in DAYS] + [("B", d) for d in (DAYS[0], *DAYS[2:])] + [("C", d) for d in DAYS[2:]]
     frame = pd.DataFrame(rows, columns=["symbol", "date"])
     for name, first in {"Open": 10.0, "High": 14.0, "Low": 9.0, "Close": 13.0}.items():
@@ -34,8 +36,8 @@ def _read(folder: Path, field: str, codes: list[str]) -> np.ndarray:
     return provider.read(field, codes, 0, len(provider.calendar())).values
 
 
-def test_a_long_table_arrives_whole(tmp_path: Path) -> None:
-    """Each value stands at its instrument and day, gaps and days outside an instrument's life are NaN."""
+def test_a_long_table_is_imported_completely(tmp_path: Path) -> None:
+    """Each value is found by instrument and day; gaps and days outside an instrument's range are NaN."""
     table = _table().sample(frac=1, random_state=1)
     table.to_parquet(tmp_path / "t.parquet")
     made = import_table(tmp_path / "t.parquet", tmp_path / "data")
@@ -49,8 +51,8 @@ def test_a_long_table_arrives_whole(tmp_path: Path) -> None:
     assert (str(made.first), str(made.last)) == (DAYS[0], DAYS[-1])
 
 
-def test_what_is_made_up_is_said(tmp_path: Path) -> None:
-    """A vwap that is the mean of the bar and a factor of 1 are noted; given ones are kept."""
+def test_computed_fields_are_noted(tmp_path: Path) -> None:
+    """A vwap computed as the mean of the bar and a factor of 1 are noted; given ones are kept."""
     _table().to_parquet(tmp_path / "t.parquet")
     made = import_table(tmp_path / "t.parquet", tmp_path / "data")
     assert [n.split()[0] for n in made.notes] == ["vwap", "factor"]
@@ -64,8 +66,8 @@ def test_what_is_made_up_is_said(tmp_path: Path) -> None:
     assert set(_read(tmp_path / "given", "vwap", ["A"])[0]) == {7.0}
 
 
-def test_a_price_of_zero_is_no_price(tmp_path: Path) -> None:
-    """It is missing, and noted; a volume of 0 is one. What is made of prices does without them."""
+def test_a_price_of_zero_is_missing(tmp_path: Path) -> None:
+    """It is missing, with a note; a volume of 0 is a value. Derived values do not use it."""
     table = _table()
     table.loc[1, ["Open", "High", "Low", "Close"]] = 0.0
     table.loc[2, "Low"] = -0.0
@@ -79,7 +81,7 @@ def test_a_price_of_zero_is_no_price(tmp_path: Path) -> None:
 
 
 def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
-    """The same table as Parquet, as CSV, as compressed CSV and as one file per instrument makes the same bytes."""
+    """The same table as Parquet, CSV, compressed CSV and one file per instrument gives the same bytes."""
     table = _table().assign(Close=lambda t: t["Close"] + 0.1)
     table.to_parquet(tmp_path / "t.parquet")
     table.to_csv(tmp_path / "t.csv", index=False)
@@ -101,7 +103,7 @@ def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
 
 
 def test_tables_in_memory(tmp_path: Path) -> None:
-    """A frame, whatever its index is, and an Arrow table are imported like the file they would be."""
+    """A frame with any index, and an Arrow table, are imported like a file with the same contents."""
     frame = _table()
     frame.to_parquet(tmp_path / "t.parquet")
     import_table(tmp_path / "t.parquet", tmp_path / "file")
@@ -125,7 +127,7 @@ def test_tables_in_memory(tmp_path: Path) -> None:
 
 
 def test_codes_are_text(tmp_path: Path) -> None:
-    """A code keeps its zeros, a ticker called NA is an instrument, lower case becomes upper."""
+    """A code keeps its leading zeros, a ticker called NA is an instrument, lower case becomes upper case."""
     text = "code,trade_date,close\n000001,20200102,1.5\nNA,20200102,2\nbrk.b,20200103,\n"
     (tmp_path / "t.csv").write_text(text)
     import_table(tmp_path / "t.csv", tmp_path / "data")
@@ -146,20 +148,20 @@ def test_codes_are_text(tmp_path: Path) -> None:
     ids=["timestamps", "zoned", "afternoon", "dates", "numbers", "text"],
 )
 def test_days_in_their_usual_forms(tmp_path: Path, days: object) -> None:
-    """Timestamps, dates, text and numbers such as 20200102 all mean the local day."""
+    """Timestamps, dates, strings and numbers such as 20200102 all mean the local day."""
     pd.DataFrame({"Ticker": "A", "Date": days, "close": 1.0}).to_parquet(tmp_path / "t.parquet")
     import_table(tmp_path / "t.parquet", tmp_path / "data")
     assert [str(d) for d in open_provider(tmp_path / "data").calendar()] == DAYS
 
 
-def test_an_index_is_as_good_as_columns(tmp_path: Path) -> None:
+def test_the_index_may_hold_instrument_and_day(tmp_path: Path) -> None:
     """Instrument and day may be the index of a Parquet file."""
     _table().set_index(["symbol", "date"]).to_parquet(tmp_path / "t.parquet")
     assert import_table(tmp_path / "t.parquet", tmp_path / "data").instruments == 3
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
-    """A mapping says what a column is; an empty name leaves it out; text is left out and said so."""
+    """A mapping names the columns; an empty name leaves a column out; text columns are left out with a note."""
     frame = pd.DataFrame(
         {"who": ["A", "B"], "when": DAYS[:2], "px": [1.0, 2.0], "junk": [0, 0], "Sector": ["IT", "Oil"]}
     )
@@ -173,7 +175,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 
 def test_universes(tmp_path: Path) -> None:
-    """Further universes hold the codes named, or all; a code that is not there is an error."""
+    """Additional universes have the given codes, or all; an unknown code is an error."""
     _table().to_parquet(tmp_path / "t.parquet")
     import_table(tmp_path / "t.parquet", tmp_path / "data", market="mine", universes={"two": ["a", "C"], "rest": None})
     provider = open_provider(tmp_path / "data")
@@ -210,8 +212,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_tables_are_named_and_write_nothing(tmp_path: Path, case: str) -> None:
-    """A table that cannot be right is one message with its place, and no folder."""
+def test_invalid_tables_write_nothing(tmp_path: Path, case: str) -> None:
+    """An invalid table gives one message with the location, and no folder."""
     spoil, words = BAD[case]
     spoil(_table()).reset_index(drop=True).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=words):
@@ -220,7 +222,7 @@ def test_bad_tables_are_named_and_write_nothing(tmp_path: Path, case: str) -> No
 
 
 def test_csv_errors_name_the_line(tmp_path: Path) -> None:
-    """In a CSV file the place is the line, as an editor counts it."""
+    """For a CSV file the location is the line number that an editor shows."""
     (tmp_path / "t.csv").write_text("symbol,date,close\nA,2020-01-02,1\nA,2020-01-03,one\n")
     with pytest.raises(DataError, match="close holds 'one' in line 3"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
@@ -229,8 +231,8 @@ def test_csv_errors_name_the_line(tmp_path: Path) -> None:
         import_table(tmp_path / "u.csv", tmp_path / "data")
 
 
-def test_sources_that_are_no_tables(tmp_path: Path) -> None:
-    """A source that is missing, empty, of another kind or broken is one message each."""
+def test_sources_that_are_not_tables(tmp_path: Path) -> None:
+    """A source that is missing, empty, of another type or damaged gives one message."""
     with pytest.raises(DataNotFound, match="There is no table"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
     (tmp_path / "empty").mkdir()
@@ -243,8 +245,8 @@ def test_sources_that_are_no_tables(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_target_that_is_there_is_kept(tmp_path: Path) -> None:
-    """A full folder is replaced only when asked, an empty one is used, a file is refused."""
+def test_an_existing_target_is_kept(tmp_path: Path) -> None:
+    """A nonempty folder is replaced only on request, an empty one is used, a file is refused."""
     _table().to_parquet(tmp_path / "t.parquet")
     (tmp_path / "data").mkdir()
     import_table(tmp_path / "t.parquet", tmp_path / "data")
@@ -259,16 +261,16 @@ def test_a_target_that_is_there_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_place_is_one_message(tmp_path: Path) -> None:
-    """A folder that cannot be written to is one message."""
+def test_a_read_only_folder_gives_one_message(tmp_path: Path) -> None:
+    """A folder that is not writable gives one message."""
     _table().to_parquet(tmp_path / "t.parquet")
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(DataError, match="cannot be made"):
         import_table(tmp_path / "t.parquet", tmp_path / "locked" / "data")
 
 
-def test_a_place_below_a_file_is_one_message(tmp_path: Path) -> None:
-    """A target that cannot be made, because a file is in the way, is one message."""
+def test_a_path_below_a_file_gives_one_message(tmp_path: Path) -> None:
+    """A target that cannot be created, because a parent is a file, gives one message."""
     _table().to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match="cannot be made"):
         import_table(tmp_path / "t.parquet", tmp_path / "t.parquet" / "data")
@@ -276,8 +278,10 @@ def test_a_place_below_a_file_is_one_message(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(cells=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=1))
-def test_any_set_of_rows_comes_back(tmp_path_factory: pytest.TempPathFactory, cells: set[tuple[int, int]]) -> None:
-    """Whatever rows a table has, reading the folder gives exactly them, by instrument and day."""
+def test_any_set_of_rows_survives_the_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, cells: set[tuple[int, int]]
+) -> None:
+    """Whatever rows a table has, the folder contains exactly these, by instrument and day."""
     place = tmp_path_factory.mktemp("import")
     days = np.arange("2020-01-01", "2020-01-08", dtype="datetime64[D]")
     frame = pd.DataFrame([("ABCD"[i], days[j], 1.0 + i + j / 8) for i, j in cells], columns=["code", "date", "close"])

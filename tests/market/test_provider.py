@@ -1,4 +1,4 @@
-"""The data folder: what is read, and what is said about a folder that cannot be right."""
+"""The data folder: reading, and the errors for an invalid folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAYS = np.arange("2020-01-01", "2020-01-11", dtype="datetime64[D]")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten days; A on all of them, B on days 3 to 6, CON (a name that Windows keeps) on the last two."""
+    """Ten days; A on all of them, B on days 3 to 6, CON (a name that Windows reserves) on the last two."""
     path = tmp_path / "data"
     series = {
         "A": (0, {"close": np.arange(10.0), "volume": np.full(10, 1e12)}),
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    """Values, first days, gaps and universes come back as they were written."""
+    """Values, first days, gaps and universes are read as they were written."""
     provider = open_provider(folder)
     assert (provider.calendar() == DAYS).all()
     assert provider.markets() == ["all", "some"]
@@ -46,8 +46,8 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert block.end.tolist() == [7, 5, 7]
 
 
-def test_the_form_is_qlibs(folder: Path) -> None:
-    """A file is little-endian float32, the place of its first day first; folders are in lower case."""
+def test_the_format_is_qlibs(folder: Path) -> None:
+    """A file is little-endian float32 and starts with the index of its first day; folder names are in lower case."""
     raw = (folder / "features" / "b" / "close.day.bin").read_bytes()
     assert np.frombuffer(raw, "<f4")[:2].tolist() == [3.0, 1.0]
     assert (folder / "features" / "_qlib_con" / "close.day.bin").is_file()
@@ -55,8 +55,8 @@ def test_the_form_is_qlibs(folder: Path) -> None:
     assert (folder / "instruments" / "some.txt").read_text().splitlines()[0] == "B\t2020-01-04\t2020-01-04"
 
 
-def test_days_to_come_are_read_where_they_are(folder: Path) -> None:
-    """The future calendar is day_future.txt, and the calendar itself where there is none."""
+def test_the_future_calendar(folder: Path) -> None:
+    """The future calendar is day_future.txt or, if that does not exist, the calendar itself."""
     provider = open_provider(folder)
     assert (provider.calendar(future=True) == DAYS).all()
     (folder / "calendars" / "day_future.txt").write_text("\n".join([*map(str, DAYS), "2020-01-15"]))
@@ -65,7 +65,7 @@ def test_days_to_come_are_read_where_they_are(folder: Path) -> None:
 
 
 def test_one_reader_while_nothing_changes(folder: Path) -> None:
-    """open_provider gives the same reader again, and a new one when the calendar or a universe was written anew."""
+    """open_provider returns the same reader until the calendar or a universe is written again."""
     first = open_provider(folder)
     assert open_provider(str(folder)) is first
     market = folder / "instruments" / "some.txt"
@@ -75,8 +75,8 @@ def test_one_reader_while_nothing_changes(folder: Path) -> None:
     assert list(open_provider(folder).instruments("some")) == ["A"]
 
 
-def test_the_fingerprint_is_the_datas(folder: Path) -> None:
-    """Equal data give an equal fingerprint, other values another one, once the reader looks again."""
+def test_the_fingerprint_changes_with_the_data(folder: Path) -> None:
+    """Equal data give equal fingerprints; different values give another one once the provider is refreshed."""
     provider = Provider(folder)
     before = provider.fingerprint()
     assert Provider(folder).fingerprint() == before
@@ -102,7 +102,7 @@ def test_the_fingerprint_is_the_datas(folder: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_named(folder: Path, damage: object, words: str) -> None:
-    """A file whose size or first value cannot be right is an error that names it, never silent nonsense."""
+    """A file with an invalid size or first value is an error that names it, and never yields wrong values."""
     file = folder / "features" / "b" / "close.day.bin"
     file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
     with pytest.raises(DataError, match=words) as caught:
@@ -110,8 +110,8 @@ def test_a_damaged_file_is_named(folder: Path, damage: object, words: str) -> No
     assert str(file) in str(caught.value)
 
 
-def test_a_missing_name_is_answered_with_the_nearest(folder: Path) -> None:
-    """Unknown fields and universes name what there is."""
+def test_unknown_names_give_the_nearest(folder: Path) -> None:
+    """Errors about unknown fields and universes name the existing ones."""
     provider = open_provider(folder)
     with pytest.raises(DataNotFound, match=r"no field \$clsoe .*Did you mean 'close'.*\$close, \$volume"):
         provider.read("clsoe", ["A"], 0, 10)
@@ -119,15 +119,15 @@ def test_a_missing_name_is_answered_with_the_nearest(folder: Path) -> None:
         provider.instruments("al")
 
 
-def test_a_field_that_others_have_is_missing_values(folder: Path) -> None:
-    """An instrument without a field that exists has no values of it; that is no error."""
+def test_an_instrument_without_a_field_has_missing_values(folder: Path) -> None:
+    """If other instruments have the field, this is not an error."""
     block = open_provider(folder).read("volume", ["B"], 0, 10)
     assert np.isnan(block.values).all()
     assert block.begin.tolist() == block.end.tolist() == [0]
 
 
-def test_no_folder_no_calendar(tmp_path: Path) -> None:
-    """A path that is no data folder says so, and what makes one."""
+def test_a_path_that_is_not_a_data_folder(tmp_path: Path) -> None:
+    """The error says so, and how to create a data folder."""
     with pytest.raises(DataNotFound, match="rollforge data demo"):
         open_provider(tmp_path / "nowhere")
     with pytest.raises(DataNotFound, match=r"no calendars/day\.txt"):
@@ -143,14 +143,14 @@ def test_no_folder_no_calendar(tmp_path: Path) -> None:
         ("", "holds no days"),
     ],
 )
-def test_a_calendar_that_cannot_be(folder: Path, text: str, words: str) -> None:
-    """Days that are no dates, out of order, double or absent are an error that names the file."""
+def test_an_invalid_calendar_is_refused(folder: Path, text: str, words: str) -> None:
+    """Invalid, unordered, duplicate or no days are an error that names the file."""
     (folder / "calendars" / "day.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         Provider(folder).calendar()
 
 
-def test_a_universe_that_cannot_be(folder: Path) -> None:
+def test_an_invalid_universe_is_refused(folder: Path) -> None:
     """A line without dates and a universe without lines are errors."""
     (folder / "instruments" / "bad.txt").write_text("A\t2020-01-01\t2020-01-02\nB 2020-01-01\n")
     (folder / "instruments" / "none.txt").write_text("\n")
@@ -161,8 +161,8 @@ def test_a_universe_that_cannot_be(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("freq", ["1min", "30min", "5minute", "1h", "2 hours", "tick", "1s"])
-def test_frequencies_within_a_day_are_refused_as_such(folder: Path, freq: str) -> None:
-    """Also where the folder has such a calendar: the message says that bars are daily, wherever the frequency comes in."""
+def test_intraday_frequencies_are_refused(folder: Path, freq: str) -> None:
+    """Even if the folder has such a calendar: the message says that bars are daily, wherever the frequency is given."""
     (folder / "calendars" / f"{freq}.txt").write_text("2020-01-01 09:30:00\n2020-01-01 10:00:00\n")
     provider = Provider(folder)
     with pytest.raises(DataError, match=f"daily bars; the frequency '{freq}' is shorter than a day"):
@@ -174,7 +174,7 @@ def test_frequencies_within_a_day_are_refused_as_such(folder: Path, freq: str) -
 
 
 def test_other_names_of_a_day_and_unknown_frequencies(folder: Path) -> None:
-    """``1d`` is a day; a calendar that is not there is named with those that are."""
+    """``1d`` is a day; the error for an unknown calendar lists the existing ones."""
     provider = Provider(folder)
     for freq in ("day", "1day", "d", "1d", "Day"):
         assert provider.calendar(freq).tolist() == provider.calendar().tolist()

@@ -1,4 +1,4 @@
-"""The membership of an index, from the files that people have, into a data folder."""
+"""Import of an index's dated membership into a data folder, from the usual file formats."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ STAYS = {
         "symbol;date_added;date_removed\nSH600000;2021-03-01;2021-03-10\nSH600000;2021-03-20;-\nSZ000001;2021-03-05;2021-03-15\n",
         "code,in_date,out_date,weight\nSZ000001,20210305,20210315,1\nSH600000,20210301,20210310,2\nSH600000,20210320,nan,3\n",
         "SH600000 2021-03-01 2021-03-10\nSH600000 2021-03-20 2099-12-31\nSZ000001 2021-03-05 2021-03-15",
-        # stays that meet or overlap are one
+        # adjacent or overlapping periods are merged
         "SH600000,2021-03-01,2021-03-05\nSH600000,2021-03-06,2021-03-10\nSH600000,2021-03-20,2099-12-31\n"
         "SZ000001,2021-03-05,2021-03-12\nSZ000001,2021-03-10,2021-03-15\n",
     ],
     ids=["folder", "header", "semicolons", "tushare", "spaces", "meeting"],
 )
-def test_stays_are_read_from_any_form(folder: Path, tmp_path: Path, text: str) -> None:
-    """A line a stay, with a header or without, an open end in any of its spellings."""
+def test_periods_are_read_in_any_form(folder: Path, tmp_path: Path, text: str) -> None:
+    """One period per line, with or without a header, and every spelling of an open end."""
     (tmp_path / "index.txt").write_text(text)
     made = import_universe("csi300", tmp_path / "index.txt", folder)
     assert members(folder, "csi300") == STAYS
@@ -62,7 +62,7 @@ def test_stays_are_read_from_any_form(folder: Path, tmp_path: Path, text: str) -
 
 
 def test_parquet_and_named_columns(folder: Path, tmp_path: Path) -> None:
-    """A Parquet file is as good, with a missing time for an open end; columns can be named."""
+    """Parquet is accepted, with a missing time as an open end; columns can be named."""
     frame = pd.DataFrame(
         {
             "who": ["SH600000", "SH600000", "SZ000001"],
@@ -84,8 +84,8 @@ def test_parquet_and_named_columns(folder: Path, tmp_path: Path) -> None:
         "2021-03-05,SH600000\n2021-03-05,SZ000001\n2021-03-15,SH600000\n",
     ],
 )
-def test_lists_of_some_dates_hold_until_the_next(folder: Path, tmp_path: Path, text: str) -> None:
-    """Who is on a date's list belongs to the universe until the day before the next list; the last one stays."""
+def test_dated_lists_are_valid_until_the_next(folder: Path, tmp_path: Path, text: str) -> None:
+    """The codes on a date's list are members until the day before the next list; the last list has no end."""
     (tmp_path / "index.csv").write_text(text)
     made = import_universe("csi300", tmp_path / "index.csv", folder)
     assert members(folder, "csi300") == {
@@ -96,7 +96,7 @@ def test_lists_of_some_dates_hold_until_the_next(folder: Path, tmp_path: Path, t
 
 
 def test_codes_alone_are_members_on_all_days(folder: Path, tmp_path: Path) -> None:
-    """A list of codes makes members of the whole calendar."""
+    """Codes without dates are members on the whole calendar."""
     (tmp_path / "codes.txt").write_text("SH600000\nSZ000002\n")
     import_universe("mine", tmp_path / "codes.txt", folder)
     with using(Session(provider_uri=str(folder))):
@@ -104,8 +104,8 @@ def test_codes_alone_are_members_on_all_days(folder: Path, tmp_path: Path) -> No
         assert len(D.features("mine", ["$close"])) == 60
 
 
-def test_the_universe_says_who_has_rows(folder: Path, tmp_path: Path) -> None:
-    """From the file to the features: an instrument has rows on the days of its stays alone."""
+def test_features_have_rows_for_members_only(folder: Path, tmp_path: Path) -> None:
+    """An instrument has rows only on the days of its membership."""
     (tmp_path / "index.csv").write_text("code,start,end\nSH600000,2021-03-01,2021-03-02\nSZ000001,2021-03-30,\n")
     import_universe("csi300", tmp_path / "index.csv", folder)
     with using(Session(provider_uri=str(folder))):
@@ -115,7 +115,7 @@ def test_the_universe_says_who_has_rows(folder: Path, tmp_path: Path) -> None:
 
 
 def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
-    """Codes that the folder has no data of are left out and named; if there are no others, that is an error."""
+    """Codes without data in the folder are left out and reported; if no others remain, that is an error."""
     (tmp_path / "index.csv").write_text(
         "code,start,end\nSH600000,2021-03-01,\nSH699999,2021-03-01,\nSZ000002,2009-01-01,2010-01-01\n"
     )
@@ -143,16 +143,16 @@ def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
         ("code,start,end\nSH600000,2011-03-10,2011-03-11\n", "on any trading day"),
     ],
 )
-def test_a_list_that_cannot_be_changes_nothing(folder: Path, tmp_path: Path, text: str, words: str) -> None:
-    """What cannot be understood is one message with its line, and no file."""
+def test_an_invalid_list_changes_nothing(folder: Path, tmp_path: Path, text: str, words: str) -> None:
+    """One message with the line, and no file."""
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(DataError, match=words):
         import_universe("csi300", tmp_path / "index.csv", folder)
     assert [p.name for p in (folder / "instruments").iterdir()] == ["all.txt"]
 
 
-def test_a_universe_that_is_there_is_kept(folder: Path, tmp_path: Path) -> None:
-    """A universe is replaced only when asked; a name that is no file's, a file or folder that is not there are refused."""
+def test_an_existing_universe_is_kept(folder: Path, tmp_path: Path) -> None:
+    """A universe is replaced only on request; an invalid name and a missing file or folder are refused."""
     (tmp_path / "codes.txt").write_text("SH600000\n")
     before = members(folder, "all")
     with pytest.raises(DataError, match=r"already.*--overwrite"):
@@ -171,7 +171,7 @@ def test_a_universe_that_is_there_is_kept(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "days", [5, None, "2020", "ab", ["2020-01-01"], [5], [["2020-01-01"]], [["2020-01-01"] * 3], {"a": "b"}]
 )
-def test_days_of_an_instrument_that_are_no_pairs_are_one_error(days: object, small_market: Path) -> None:
-    """The error says which instrument, and how to write them."""
+def test_periods_that_are_not_pairs_are_refused(days: object, small_market: Path) -> None:
+    """The error names the instrument and shows the right form."""
     with pytest.raises(ConfigError, match=r"instruments\.D0001: expected a list of pairs of days"):
         resolve_instruments(open_provider(small_market), {"D0001": days})
