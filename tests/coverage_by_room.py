@@ -1,10 +1,10 @@
-"""Branch coverage of each room, from the data that ``make coverage`` wrote, against the floors in ``pyproject.toml``.
+"""Compare the branch coverage of each room, as measured by ``make coverage``, with the minimum in ``pyproject.toml``.
 
-    python tests/coverage_by_room.py             # a table; exit code 1 where a room is below its floor
+    python tests/coverage_by_room.py             # a table; exit code 1 if a room is below its minimum
     python tests/coverage_by_room.py --missing store     # the lines and branches of one room that no test reached
 
-A floor is the share of branches that the fast tests took when it was set, less one to three percent for what
-depends on the machine. Raise it when a room has improved.
+A minimum is the share of branches that the fast tests covered when it was set, less one to three percent for branches
+that depend on the machine. Raise it when the coverage of a room has improved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(slots=True)
 class Covered:
-    """How much of a room ran."""
+    """The coverage of a room."""
 
     branches: int = 0
     branches_taken: int = 0
@@ -37,7 +37,7 @@ class Covered:
 
     @property
     def branch_share(self) -> float:
-        """Percent of the branches that were taken; 100 where there are none."""
+        """Percentage of branches that were taken; 100 if there are none."""
         return 100.0 * self.branches_taken / self.branches if self.branches else 100.0
 
 
@@ -55,19 +55,21 @@ def by_room(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Covered]:
 
 
 def below(totals: Mapping[str, Covered], floors: Mapping[str, float]) -> list[str]:
-    """Return what is wrong: rooms below their floor, and floors and rooms without each other."""
-    wrong = [f"{name} has no floor in pyproject.toml" for name in totals if name not in floors]
-    wrong += [f"{name} has a floor in pyproject.toml, and is no room" for name in floors if name not in totals]
+    """Return messages about rooms below their minimum, rooms without a minimum, and minimums without a room."""
+    wrong = [f"{name} has no minimum in pyproject.toml" for name in totals if name not in floors]
+    wrong += [f"{name} has a minimum in pyproject.toml but is not a room" for name in floors if name not in totals]
     for name, floor in floors.items():
         if name in totals and totals[name].branch_share < floor:
-            wrong.append(f"{name}: {totals[name].branch_share:.1f} % of the branches, of at least {floor} %")
+            wrong.append(
+                f"{name}: {totals[name].branch_share:.1f} % of the branches are covered, less than the minimum of {floor} %"
+            )
     return wrong
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--missing", metavar="ROOM", choices=ROOMS, help="show what no test of this room's code reached"
+        "--missing", metavar="ROOM", choices=ROOMS, help="show the lines and branches of a room that no test reached"
     )
     options = parser.parse_args()
     floors = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["rollforge"]["branch-floors"]
@@ -81,7 +83,7 @@ def main() -> int:
         report = Path(folder) / "coverage.json"
         measured.json_report(outfile=str(report))
         totals = by_room(json.loads(report.read_text(encoding="utf-8"))["files"])
-    print(f"{'room':10} {'branches':>9} {'taken':>7} {'floor':>7} {'lines':>7} {'run':>7}")
+    print(f"{'room':10} {'branches':>9} {'taken':>7} {'minimum':>7} {'lines':>7} {'run':>7}")
     for name, of in totals.items():
         lines = 100.0 * of.lines_run / of.lines if of.lines else 100.0
         print(f"{name:10} {of.branches:9} {of.branch_share:6.1f}% {floors.get(name, 0):6}% {of.lines:7} {lines:6.1f}%")

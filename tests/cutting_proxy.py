@@ -1,8 +1,8 @@
-"""A TCP proxy that cuts connections: after a random time, and after a request whose answer nobody gets.
+"""A TCP proxy that cuts connections: after a random time, or after a request and before its response.
 
     python tests/cutting_proxy.py TARGET_PORT SEED
 
-It prints its own port, and for each connection that it cut a line with the reason.
+It prints its own port, and a line with the reason for each connection that it cuts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import threading
 import time
 
 _SECONDS = (1.0, 15.0)
-"""How long a connection lives."""
+"""Range of the lifetime of a connection."""
 _COMMITS = 0.01
-"""Of the commits, how many are cut off right after the server was told."""
-_ANSWERS = 0.001
-"""Of other requests, how many lose their answer."""
+"""Share of commits whose response is dropped."""
+_OTHERS = 0.001
+"""Share of other requests whose response is dropped."""
 
 
 def cut(*connections: socket.socket) -> None:
-    """Close with a reset, as a firewall or a pulled cable would seem."""
+    """Close connections with a reset, as if by a firewall or a broken network."""
     for connection in connections:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -33,7 +33,7 @@ def cut(*connections: socket.socket) -> None:
 
 
 def relay(client: socket.socket, server: socket.socket, rng: random.Random) -> str:
-    """Pass on what both say until one closes; return why it ended."""
+    """Relay data in both directions until an end closes or the connection is to be cut; return the reason."""
     ends = time.monotonic() + rng.uniform(*_SECONDS)
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ)
@@ -49,14 +49,14 @@ def relay(client: socket.socket, server: socket.socket, rng: random.Random) -> s
                     continue
                 server.sendall(data)
                 committing = b"COMMIT" in data
-                if rng.random() < (_COMMITS if committing else _ANSWERS):
-                    server.recv(65536)  # the server did it
-                    return "commit" if committing else "answer"
+                if rng.random() < (_COMMITS if committing else _OTHERS):
+                    server.recv(65536)  # the server has executed the request
+                    return "commit" if committing else "response"
     return "time"
 
 
 def serve(client: socket.socket, target: int, seed: int) -> None:
-    """Connect a client and say how that ended."""
+    """Relay one client's connection, and print the reason if it was cut."""
     try:
         server = socket.create_connection(("127.0.0.1", target), timeout=5)
     except OSError:
@@ -74,7 +74,7 @@ def serve(client: socket.socket, target: int, seed: int) -> None:
 
 
 def main() -> None:
-    """See the top of the file."""
+    """Run the proxy; see the docstring of the module."""
     target, seed = map(int, sys.argv[1:])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")

@@ -1,22 +1,22 @@
-"""Mutation testing: whether a room's own fast tests notice small changes ("mutants") of its code.
+"""Mutation testing: check that the fast tests of a room detect small changes ("mutants") of its code.
 
     python tests/mutants.py                              # 100 mutants of each room
     python tests/mutants.py --room generate --sample 300
     python tests/mutants.py --file generate/leakage.py --sample 0      # all mutants of one file
-    python tests/mutants.py --room generate --only 3f2a91c0            # one of them again
+    python tests/mutants.py --room generate --only 3f2a91c0            # a single mutant
 
-Cosmic Ray makes the mutants, and the three operators below. Those that only raise a TypeError, such as ``a // b`` of two
-frames, are left out, because any test would notice them. A sample is chosen by a hash of the seed and the mutant, so it
-stays the same while the code around it changes.
+Mutants are made by the operators of Cosmic Ray and by three operators below. Operators whose mutants usually raise a
+TypeError, such as ``a // b`` of two frames, are not used, because any test detects them. A sample is chosen by a
+hash of the seed and the mutant, so that it stays the same while other code changes.
 
-``rooms`` in ``tests/mutants.toml`` says which tests have to notice the mutants of which files. The examples in the
-docstrings of these files count as tests too. The repository is copied
-to a temporary folder and mutated there. The tests run once to record the lines that each of them executes. Then each
-mutant is tried against the tests that execute its line, in a forked process, until one fails. A mutant whose line no
-test executes is tried against all of them. Mutants that change nothing that a caller can observe are listed under
-``equivalent`` in ``tests/mutants.toml``, each with the reason. They are not counted.
+``rooms`` in ``tests/mutants.toml`` lists which tests have to detect the mutants of which files. The examples in the
+docstrings of these files count as tests. The repository is copied to a temporary folder and mutated there. The tests
+run once to record which lines each of them executes. Then each mutant is run against the tests that execute its line,
+in a forked process, until one fails. A mutant whose line is not executed by any test is run against all of them.
+Mutants that make no difference to a caller are listed under ``equivalent`` in ``tests/mutants.toml``, each with the
+reason, and are not counted.
 
-The exit code is 1 if a room is below the minimum share of noticed mutants, and 2 if its tests fail without any mutant.
+The exit code is 1 if a room is below the minimum share of detected mutants, and 2 if its tests fail without a mutant.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MINIMUM = 90.0
 
 
 class DeleteCall(Operator):
-    """Replace a statement that only calls something by ``pass``."""
+    """Replace a statement that is only a call with ``pass``."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
         if node.type == "simple_stmt" and _is_call(node.children[0]) and not node.get_code().strip().startswith("log."):
@@ -76,7 +76,7 @@ class DeleteCall(Operator):
 
 
 class NegateMembership(Operator):
-    """Replace ``in`` by ``not in``, and the reverse."""
+    """Replace ``in`` with ``not in`` and vice versa."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
         if node.type == "comparison":
@@ -151,9 +151,9 @@ class Mutant:
     """Relative to the package."""
     operator: str
     occurrence: int
-    """Position among all places in the file that the operator could change."""
+    """Index among all places in the file that the operator can change."""
     where: str
-    """Function or class that contains the place."""
+    """Function or class that contains the change."""
     lines: range
     """Lines of the statement."""
     code: str
@@ -163,7 +163,7 @@ class Mutant:
 
 
 def mutants_of(file: str, source: str) -> list[Mutant]:
-    """Return all mutants of a file, except those of code that does nothing when it runs."""
+    """Return all mutants of a file, except for code without an effect at run time."""
     tree, lines, silent = get_ast(source), source.splitlines(), _silent_lines(source)
     found, seen = [], Counter[str]()
     for name, operator in OPERATORS.items():
@@ -194,11 +194,11 @@ def _silent_lines(source: str) -> set[int]:
 
 
 def _has_no_effect(node: Any) -> bool:
-    """Return whether a node is in an annotation, divides parameters (``*``, ``/``), or is the ``strict`` of a ``zip``."""
+    """Return whether a node is part of an annotation, a ``*`` or ``/`` among parameters, or the ``strict`` of ``zip``."""
     if node.type == "operator" and node.parent.type in ("parameters", "param", "lambdef"):
         return True
     if node.type == "keyword" and node.parent.type == "argument" and node.parent.children[0].value == "strict":
-        return True  # an assertion, which holds for correct code
+        return True  # an assertion, which always holds in correct code
     while node.parent is not None:
         above = node.parent
         if above.type == "annassign" and node is above.children[1]:
@@ -221,12 +221,12 @@ def _definition(node: Any) -> str:
 
 
 def ranked(mutants: Sequence[Mutant], seed: int) -> list[Mutant]:
-    """Return the mutants in the order in which samples take them."""
+    """Return the mutants in the order in which a sample is taken."""
     return sorted(mutants, key=lambda m: hashlib.sha256(f"{seed}|{m.key}".encode()).hexdigest())
 
 
 def mutated(mutant: Mutant, source: str) -> str | None:
-    """Return the source of a mutant; None if it is no valid Python, such as with the ``*`` of parameters replaced."""
+    """Return the source of a mutant; None if it is not valid Python."""
     text: str | None = mutate_code(source, OPERATORS[mutant.operator], mutant.occurrence)
     try:
         compile(text or "", mutant.file, "exec")
@@ -239,7 +239,7 @@ def mutated(mutant: Mutant, source: str) -> str | None:
 
 
 class Selection:
-    """Runs the given tests only, in the given order, and records what fails."""
+    """Runs only the given tests, in the given order, and records the first failure."""
 
     def __init__(self, wanted: Sequence[str] | None) -> None:
         self.wanted, self.failed, self.seconds = wanted, "", {}
@@ -276,7 +276,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a forked run of tests came to."""
+    """The result of running tests in a forked process."""
 
     status: str
     """"passed", "failed" or "timeout"."""
@@ -289,7 +289,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The files of a room that are mutated, and the tests that have to notice."""
+    """The files of a room that are mutated, and the tests that have to detect the mutants."""
 
     name: str
     files: tuple[str, ...]
@@ -317,18 +317,18 @@ def _docstrings(files: Sequence[str]) -> list[str]:
 
 
 def forked(copy: Path, room: Room, wanted: Sequence[str] | None, limit: float, *, record: bool = False) -> Outcome:
-    """Run tests of a room in the copy of the repository, until one fails."""
-    report, begun = copy / "outcome.json", time.monotonic()
+    """Run tests of a room in the copy of the repository until one fails."""
+    report, began = copy / "outcome.json", time.monotonic()
     report.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         try:
             _run_here(copy, room, wanted, report, record)
-        except BaseException:  # noqa: BLE001 - the parent's code must not go on in this process
+        except BaseException:  # noqa: BLE001 - this process must not continue with the parent's code
             (copy / "output.txt").write_text(traceback.format_exc())
         finally:
             os._exit(70)
-    deadline = begun + limit
+    deadline = began + limit
     while not (done := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
@@ -340,15 +340,15 @@ def forked(copy: Path, room: Room, wanted: Sequence[str] | None, limit: float, *
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)  # processes that its tests left behind
     if not report.exists():
-        return Outcome("failed", f"the process ended with {status}", time.monotonic() - begun)
+        return Outcome("failed", f"the process exited with {status}", time.monotonic() - began)
     found = json.loads(report.read_text())
-    return Outcome("failed" if found.pop("code") else "passed", seconds=time.monotonic() - begun, **found)
+    return Outcome("failed" if found.pop("code") else "passed", seconds=time.monotonic() - began, **found)
 
 
 def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path, record: bool) -> None:
     import pytest
 
-    # Worker processes that the tests start import the main module: it has to be that of "python -m pytest".
+    # Worker processes started by the tests import the main module, which has to be that of "python -m pytest".
     sys.modules["__main__"] = importlib.import_module("pytest.__main__")
     os.setsid()
     os.chdir(copy)
@@ -392,7 +392,7 @@ def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path
 
 
 class Trial:
-    """A room's tests in a copy of the repository, run once without mutants to learn which test executes which line."""
+    """The tests of a room in a copy of the repository, run once to record which test executes which line."""
 
     def __init__(self, copy: Path, room: Room) -> None:
         self.copy, self.room = copy, room
@@ -407,14 +407,14 @@ class Trial:
         self._all = sorted((t for t in times if "::" in t), key=lambda t: times[t])
         self._times = times
 
-    def try_out(self, mutant: Mutant, source: str) -> Outcome:
-        """Return whether a test fails with the mutant in place."""
+    def run(self, mutant: Mutant, source: str) -> Outcome:
+        """Run the tests that execute the lines of a mutant, with the mutant in place."""
         target = self.copy / PACKAGE / mutant.file
         original, stat = target.read_bytes(), target.stat()
         tests = set().union(*(self._tests.get((mutant.file, n), ()) for n in mutant.lines))
         wanted = [t for t in self._all if t in tests] or self._all
         target.write_text(source, encoding="utf-8")
-        # Compiled code is recognized by second and size: a time that no other version of the file has had.
+        # Bytecode is looked up by time stamp (in seconds) and size, so each version of the file gets its own time.
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns - random.randrange(10**9, 10**16)))
         try:
             return forked(self.copy, self.room, wanted, 30 + 10 * sum(self._times[t] for t in wanted))
@@ -424,7 +424,7 @@ class Trial:
 
 
 def copied(folder: Path) -> Path:
-    """Copy what the tests need of the repository into a folder, and compile it."""
+    """Copy the parts of the repository that the tests need into a folder, and compile them."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -439,15 +439,15 @@ def copied(folder: Path) -> Path:
 
 
 def change_of(source: str, changed: str) -> tuple[str, str]:
-    """Return the lines that differ, before and after, without indentation."""
+    """Return the lines that differ, before and after the change, without indentation."""
     before, after = source.splitlines(), changed.splitlines()
-    head = _alike(before, after)
-    tail = _alike(before[head:][::-1], after[head:][::-1])
+    head = _common_prefix(before, after)
+    tail = _common_prefix(before[head:][::-1], after[head:][::-1])
     return _joined(before[head : len(before) - tail]), _joined(after[head : len(after) - tail])
 
 
-def _alike(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many lines at the beginning are the same."""
+def _common_prefix(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return the number of equal lines at the beginning."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
@@ -456,12 +456,12 @@ def _joined(lines: Sequence[str]) -> str:
 
 
 def is_listed(mutant: Mutant, change: tuple[str, str], listed: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether the table explains why a mutant is equivalent."""
+    """Return whether a mutant is listed as equivalent."""
     given = (mutant.file, *change)
     return any((e["file"], _joined([e["before"]]), _joined([e["after"]])) == given for e in listed)
 
 
-def try_room(
+def run_room(
     room: Room,
     queue: Sequence[Mutant],
     size: int,
@@ -470,13 +470,13 @@ def try_room(
     *,
     verbose: bool,
 ) -> Counter[str] | None:
-    """Try the first `size` mutants that are valid Python, and print the survivors; None if the tests fail without any."""
+    """Run the first `size` valid mutants and print those that survive; None if the tests fail without a mutant."""
     trial = Trial(copy, room)
     if trial.clean.status != "passed":
         shown = (copy / "output.txt").read_text(errors="replace")
-        print(f"{room.name}: the tests fail without any mutant: {trial.clean.failed}\n{shown[-3000:]}", file=sys.stderr)
+        print(f"{room.name}: the tests fail without a mutant: {trial.clean.failed}\n{shown[-3000:]}", file=sys.stderr)
         return None
-    print(f"{room.name}: {len(queue)} mutants; the tests alone take {trial.clean.seconds:.0f} s", flush=True)
+    print(f"{room.name}: {len(queue)} mutants; the tests without mutants take {trial.clean.seconds:.0f} s", flush=True)
     counts: Counter[str] = Counter()
     for mutant in queue:
         source = (copy / PACKAGE / mutant.file).read_text(encoding="utf-8")
@@ -490,7 +490,7 @@ def try_room(
         if is_listed(mutant, change, listed):
             counts["equivalent"] += 1
             continue
-        outcome = trial.try_out(mutant, changed)
+        outcome = trial.run(mutant, changed)
         counts[{"passed": "survived", "failed": "killed", "timeout": "timeout"}[outcome.status]] += 1
         if verbose:
             print(f"  {mutant.key} {outcome.status} {outcome.seconds:.1f} s {outcome.failed}", flush=True)
@@ -501,7 +501,7 @@ def try_room(
 
 
 def share(counts: Mapping[str, int]) -> float:
-    """Return the percentage of the mutants that were noticed; those that take for ever are."""
+    """Return the percentage of mutants that were detected; a timeout counts as detected."""
     counted = counts["killed"] + counts["timeout"] + counts["survived"]
     return 100.0 * (counts["killed"] + counts["timeout"]) / counted if counted else 100.0
 
@@ -510,12 +510,12 @@ def main() -> int:
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     rooms = {name: Room.of(name, entry) for name, entry in table["rooms"].items()}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--room", action="append", choices=rooms, help="this room only; can be repeated")
-    parser.add_argument("--file", action="append", default=[], help="mutate this file only, such as generate/label.py")
-    parser.add_argument("--sample", type=int, default=100, help="mutants per room; 0 for all")
-    parser.add_argument("--seed", type=int, default=0, help="which sample")
-    parser.add_argument("--only", action="append", default=[], help="this mutant only, by the key that is printed")
-    parser.add_argument("--verbose", action="store_true", help="print every mutant, with the test that noticed it")
+    parser.add_argument("--room", action="append", choices=rooms, help="only this room; can be repeated")
+    parser.add_argument("--file", action="append", default=[], help="mutate only this file, such as generate/label.py")
+    parser.add_argument("--sample", type=int, default=100, help="number of mutants per room; 0 for all")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("--only", action="append", default=[], help="only the mutant with this key")
+    parser.add_argument("--verbose", action="store_true", help="print every mutant, with the test that detected it")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in HEAVY:
@@ -529,10 +529,12 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             size = options.sample or len(queue)
-            totals[room.name] = try_room(
+            totals[room.name] = run_room(
                 room, queue, size, copied(Path(folder)), table["equivalent"], verbose=options.verbose
             )
-    print(f"{'room':10} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'timeouts':>9} {'survived':>9} {'noticed':>8}")
+    print(
+        f"{'room':10} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'timeouts':>9} {'survived':>9} {'detected':>8}"
+    )
     for name, counts in totals.items():
         if counts is not None:
             columns = f"{counts['mutants']:8} {counts['equivalent']:11} {counts['killed']:7} {counts['timeout']:9}"

@@ -1,10 +1,10 @@
-"""The fast tests on every Python from the oldest allowed that is found here, and with the lowest versions allowed.
+"""Run the fast tests on every supported Python that is found, and with the lowest supported versions of all libraries.
 
-    python tests/pythons.py              # the newest Python, the lowest versions, and every other Python but this one
+    python tests/pythons.py              # the newest Python, the lowest versions, and the others except this one
     python tests/pythons.py --only 3.13
     python tests/pythons.py --only lowest
 
-Each has an environment of its own, ``.venv-3.13`` and ``.venv-lowest``, which is kept.
+Each run has its own virtual environment, such as ``.venv-3.13`` or ``.venv-lowest``, which is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOWEST = "lowest"
 
 
 def found() -> dict[str, Path]:
-    """Return the Pythons of this machine by ``3.x``: on the path and of pyenv, of each the latest that is whole."""
+    """Return ``3.x`` -> the latest working Python of that version, from the path and from pyenv, newest first."""
     places = [Path(p) for p in os.environ.get("PATH", "").split(os.pathsep) if p]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     files = [f for p in places if p.is_dir() for f in p.glob("python3.[0-9]*") if re.fullmatch(r"python3\.\d+", f.name)]
@@ -46,7 +46,7 @@ def found() -> dict[str, Path]:
 
 
 def _version(file: Path) -> tuple[int, ...]:
-    """The version of a Python; nothing where it is none, or lacks a module that everything needs."""
+    """Return the version of a Python; an empty tuple if it does not run or lacks an essential module."""
     program = "import ssl, sqlite3, ctypes, venv, ensurepip, sys; print(*sys.version_info[:3])"
     try:
         done = subprocess.run([file, "-c", program], capture_output=True, text=True, timeout=30, check=True)
@@ -56,7 +56,7 @@ def _version(file: Path) -> tuple[int, ...]:
 
 
 def installed(name: str, python: Path) -> Path:
-    """Make the environment `name` up to date, and return its interpreter."""
+    """Create or update the environment `name`, and return its interpreter."""
     folder = ROOT / f".venv-{name}"
     inside = folder / "bin" / "python"
     if not inside.exists():
@@ -64,7 +64,7 @@ def installed(name: str, python: Path) -> Path:
     if name != LOWEST:
         subprocess.run([inside, "-m", "pip", "install", "--quiet", "-e", ".[dev]"], check=True, cwd=ROOT)
         return inside
-    # Lowest of what this project names itself; what those need in turn is their matter, and as new as can be.
+    # The lowest versions of direct dependencies only; indirect dependencies are as new as possible.
     subprocess.run([inside, "-m", "pip", "install", "--quiet", "uv"], check=True)
     listed = folder / "lowest.txt"
     resolve = [
@@ -78,20 +78,20 @@ def installed(name: str, python: Path) -> Path:
 
 
 def wanted(only: str | None) -> Iterator[tuple[str, Path]]:
-    """Yield what is to be run: name of the environment, and the Python to make it with."""
+    """Yield the name of each environment to test and the Python to create it with."""
     pythons = found()
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     oldest = pythons[min(pythons, key=lambda n: tuple(map(int, n.split("."))))]
     listed = [(name, file) for name, file in pythons.items() if only == name or (only is None and name != here)]
     if only in (None, LOWEST):
-        listed.insert(min(1, len(listed)), (LOWEST, oldest))  # what matters most comes first, should time run out
+        listed.insert(min(1, len(listed)), (LOWEST, oldest))  # the most important ones first, in case time runs out
     yield from listed
 
 
 def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
-    """Run the tests for so long at most; return whether nothing failed, and what to say of it.
+    """Run the tests for at most `seconds`; return whether none failed, and a summary.
 
-    Out of time is no failure: what ran until then counts.
+    Running out of time is not a failure: the tests that ran until then count.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -105,7 +105,7 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             finished = False
-            process.send_signal(signal.SIGINT)  # as by Ctrl+C: it still reports
+            process.send_signal(signal.SIGINT)  # as Ctrl+C does: pytest still writes its report
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
@@ -116,30 +116,32 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
                 process.wait()
         minutes = f"{(time.monotonic() - begin) / 60:.1f} minutes"
         if not report.exists():
-            return False, f"no report, code {process.returncode}, after {minutes}"
+            return False, f"no report, exit code {process.returncode}, after {minutes}"
         suites = list(ElementTree.parse(report).iter("testsuite"))
     total, skipped, failures, errors = (
         sum(int(s.get(kind, "0")) for s in suites) for kind in ("tests", "skipped", "failures", "errors")
     )
-    said = f"{total - skipped - failures - errors} passed, {skipped} skipped, {failures + errors} failed in {minutes}"
+    summary = (
+        f"{total - skipped - failures - errors} passed, {skipped} skipped, {failures + errors} failed in {minutes}"
+    )
     if not finished:
-        return failures + errors == 0, f"{said}; NOT FINISHED: no time left"
-    return process.returncode == 0, said
+        return failures + errors == 0, f"{summary}; NOT FINISHED: no time left"
+    return process.returncode == 0, summary
 
 
 def main() -> int:
-    """Run the tests; the exit code is 1 when any failed."""
+    """Run the tests; the exit code is 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--only", help="One Python, as 3.13, or 'lowest'.")
-    parser.add_argument("--minutes", type=float, default=120.0, help="For all together; what is cut off is said.")
-    parser.add_argument("tests", nargs="*", help="What to run, for pytest; by default all that is fast.")
+    parser.add_argument("--only", help="one Python version, such as 3.13, or 'lowest'")
+    parser.add_argument("--minutes", type=float, default=120.0, help="time limit for all of them together")
+    parser.add_argument("tests", nargs="*", help="arguments for pytest; by default all fast tests are run")
     options = parser.parse_args()
-    # Where this was started in the background, Ctrl+C is ignored, and by what it starts too, unless it has a handler here.
+    # A process that was started in the background ignores SIGINT, and so do its children, unless it sets a handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end = time.monotonic() + 60 * options.minutes
     listed = list(wanted(options.only))
     if not listed:
-        print(f"There is no Python {options.only} here; found: {', '.join(found()) or 'none'}.")
+        print(f"Python {options.only} was not found. Available: {', '.join(found()) or 'none'}.")
         return 1
     good, results = True, {}
     for number, (name, file) in enumerate(listed):
@@ -151,7 +153,7 @@ def main() -> int:
         except subprocess.CalledProcessError as exc:
             good, results[name] = False, f"could not be installed: {exc}"
             continue
-        # The first leaves half of the time to the second, so that both the newest and the lowest get their turn.
+        # The first run leaves half of the time to the second, so that the newest and the lowest versions are tested.
         left = (end - time.monotonic()) / min(2, len(listed) - number)
         passed, results[name] = tested(python, options.tests, max(left, 0.0))
         good = good and passed

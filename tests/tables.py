@@ -1,5 +1,7 @@
-"""Write the tables that follow from the code, as ``make tables`` does: the public names of ``rollforge.models`` and the page of
-Qlib's names. ``tests/test_extension_points.py`` fails where one is out of date."""
+"""Generate files from the code (``make tables``): the stub of ``rollforge.models`` and the page of Qlib's names.
+
+``tests/test_extension_points.py`` fails if one of them is out of date.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ HEAD = """\
 
 
 def public_names(file: Path) -> list[str]:
-    """The ``__all__`` of a file."""
+    """Return the ``__all__`` of a file."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [str(name) for name in ast.literal_eval(node.value)]
@@ -23,7 +25,7 @@ def public_names(file: Path) -> list[str]:
 
 
 def stub(room: Path) -> str:
-    """The ``__init__.pyi`` of a room all of whose names are public."""
+    """Return the ``__init__.pyi`` of a package in which all names are public."""
     text = HEAD
     for file in sorted(room.glob("*.py")):
         names = sorted(public_names(file))
@@ -33,7 +35,7 @@ def stub(room: Path) -> str:
 
 
 def main() -> None:
-    """Write the tables."""
+    """Write the generated files."""
     (SOURCE / "models" / "__init__.pyi").write_text(stub(SOURCE / "models"), encoding="utf-8")
     from rollforge.compat.qlib.coverage import rewrite
 

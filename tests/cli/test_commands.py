@@ -1,4 +1,4 @@
-"""How commands are spelt, how they end, and what a worker checks before it takes a task."""
+"""Spellings and exit codes of commands, and what a worker checks before it claims a task."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rollforge.testing.postgres import PostgresServer
 from rollforge.track.base import open_tracker
 
 
-def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rollforge", *words],
+        [sys.executable, "-m", "rollforge", *arguments],
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -35,14 +35,14 @@ def uri(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["task-stat", "task_stat"])
-def test_hyphens_and_underscores_are_the_same(name: str, uri: str) -> None:
-    """Qlib's names have underscores, this program's hyphens: both are taken."""
+def test_hyphens_and_underscores_are_equivalent(name: str, uri: str) -> None:
+    """Qlib's names have underscores and Rollforge's hyphens; both are accepted."""
     assert call("pool", "--store", uri, "-t", "p", name).stdout == '{"waiting": 2}\n'
     assert call("pool", "--store", uri, "--task_pool", "p", name).stdout == '{"waiting": 2}\n'
 
 
-def test_ls_is_list(uri: str, tmp_path: Path) -> None:
-    """In every group of commands."""
+def test_ls_is_an_alias_of_list(uri: str, tmp_path: Path) -> None:
+    """In every command group."""
     open_tracker(f"folder:{tmp_path}/runs").prepare()
     assert call("pool", "--store", uri, "ls").stdout == "p\n"
     for word in ("ls", "list"):
@@ -50,16 +50,16 @@ def test_ls_is_list(uri: str, tmp_path: Path) -> None:
         assert call("track", word, f"folder:{tmp_path}/runs").returncode == Exit.DONE
 
 
-def test_a_typo_and_a_failed_task_end_with_different_codes(uri: str) -> None:
-    """2 for a command that does not exist, 1 for a pool in which tasks failed."""
+def test_a_typo_and_a_failed_task_have_different_exit_codes(uri: str) -> None:
+    """The code is 2 for a command that does not exist, and 1 for a pool with failed tasks."""
     assert call("pool", "--store", uri, "-t", "p", "task-stats").returncode == Exit.USAGE
     manager = TaskManager("p", store=SQLiteStore(uri))
     manager.cancel({})
     assert call("pool", "--store", uri, "-t", "p", "wait").returncode == Exit.FAILED
 
 
-def test_a_done_task_shows_the_attempt_that_succeeded(uri: str) -> None:
-    """Attempt 1 for a task that was run once, 0 for one that never was."""
+def test_a_listing_shows_the_number_of_attempts(uri: str) -> None:
+    """The number is 1 for a task that ran once, and 0 for one that has not run."""
     store = SQLiteStore(uri)
     (task,) = store.claim("p", worker="host:1", lease=60, limit=1)
     store.commit(task, 1)
@@ -75,10 +75,10 @@ def test_a_done_task_shows_the_attempt_that_succeeded(uri: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [((), "--data FOLDER"), (("--data", "nowhere"), "cannot read its data folder")],
-    ids=["no folder named", "no such folder"],
+    ids=["no folder given", "no such folder"],
 )
-def test_a_worker_without_data_takes_nothing(options: tuple[str, ...], said: str, uri: str) -> None:
-    """Exit code 7, one message, and no attempt is counted."""
+def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: str, uri: str) -> None:
+    """It exits with code 7 and one message, and no attempt is counted."""
     ended = call("worker", "-t", "p", "--store", uri, "--exit-when-empty", *options)
     assert ended.returncode == Exit.UNFIT
     assert said in ended.stderr
@@ -87,16 +87,16 @@ def test_a_worker_without_data_takes_nothing(options: tuple[str, ...], said: str
 
 
 @pytest.mark.slow
-def test_a_worker_on_a_server_names_where_runs_are_recorded(
+def test_a_worker_with_a_remote_store_needs_a_tracking_store(
     postgres: PostgresServer, small_market: Path, tmp_path: Path
 ) -> None:
-    """Runs in a file that only this machine has would be lost to the others: it must be asked for."""
-    words = ("worker", "-t", "p", "--store", postgres.uri, "--data", str(small_market), "--exit-when-empty")
-    ended = call(*words)
+    """A file on the worker's machine would not be available to others, so there is no default."""
+    command = ("worker", "-t", "p", "--store", postgres.uri, "--data", str(small_market), "--exit-when-empty")
+    ended = call(*command)
     assert ended.returncode == Exit.UNFIT
     assert "--tracking" in ended.stderr
-    assert call(*words, "--tracking", f"folder:{tmp_path}/runs").returncode == Exit.DONE
-    assert call(*words, ROLLFORGE_TRACKING=f"folder:{tmp_path}/runs").returncode == Exit.DONE
+    assert call(*command, "--tracking", f"folder:{tmp_path}/runs").returncode == Exit.DONE
+    assert call(*command, ROLLFORGE_TRACKING=f"folder:{tmp_path}/runs").returncode == Exit.DONE
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def fail(task: dict[str, Any], experiment_name: str | None = None, recorder_name
 
 @pytest.mark.slow
 def test_a_common_cause_is_reported_once(uri: str) -> None:
-    """Nine tasks, one cause: one traceback, the names of three and the number of the others."""
+    """If nine tasks fail for one reason, the error contains one traceback, three names and the number of the others."""
     with pytest.raises(TrainingFailed) as raised:
         TrainerRM("e", "p", fail, session=Session(store_uri=uri))([{"x": x} for x in range(9)])
     assert str(raised.value).startswith("9 of 9 tasks failed")
@@ -117,8 +117,8 @@ def test_a_common_cause_is_reported_once(uri: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["KeyError: 1", "OSError: gone", "ValueError"]), min_size=1, max_size=20))
-def test_groups_hold_every_failure_once(reasons: list[str]) -> None:
-    """Whatever failed is in exactly one group, with those of the same error; the largest group comes first."""
+def test_every_failure_is_in_one_group(reasons: list[str]) -> None:
+    """Each failed task is in exactly one group, with those that have the same error; the largest group comes first."""
     errors = {
         str(i): f'Traceback\n  File "x.py", line {i}, in f\n    f()\n{reason}' for i, reason in enumerate(reasons)
     }

@@ -1,4 +1,4 @@
-"""``rollforge data``: what the command can be told, and that its own advice works."""
+"""``rollforge data``: its arguments, and that the commands it suggests work."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ task:
 """
 
 
-def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rollforge", *words],
+        [sys.executable, "-m", "rollforge", *arguments],
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
 
-def test_the_advice_for_a_missing_folder_works(tmp_path: Path) -> None:
-    """A workflow written for Qlib's data names the command that makes a market for it; after it the plan succeeds."""
+def test_the_command_suggested_for_a_missing_folder_works(tmp_path: Path) -> None:
+    """For a workflow written for Qlib's data, the error contains a command that creates suitable data."""
     folder = tmp_path / "cn data"
     (tmp_path / "w.yaml").write_text(WORKFLOW.format(folder=folder))
     refused = call("plan", str(tmp_path / "w.yaml"))
@@ -64,7 +64,7 @@ def test_the_advice_for_a_missing_folder_works(tmp_path: Path) -> None:
 
 
 def test_demo_takes_names_and_dates(tmp_path: Path) -> None:
-    """Dates in any spelling, universes and benchmarks once each or with commas, codes of instruments."""
+    """Dates may be spelled in several ways; universes and benchmarks may be repeated or separated by commas."""
     made = call(
         "data", "demo", str(tmp_path / "d"), "--start", "20200102", "--end", "2020/12/31", "--instruments", "6",
         "--universe", "csi300,csi2", "--universe", "mine", "--benchmark", "SH000300", "--benchmark", "SH000905",
@@ -83,8 +83,8 @@ def test_demo_takes_names_and_dates(tmp_path: Path) -> None:
     )
 
 
-def test_import_takes_the_names_of_columns(tmp_path: Path) -> None:
-    """The message about an unknown column names an option that exists, and with it the table is imported."""
+def test_import_accepts_column_names(tmp_path: Path) -> None:
+    """The message about an unknown column suggests an option with which the table can be imported."""
     (tmp_path / "t.csv").write_text("who;when=;px\nA;2021-03-01;1\nA;2021-03-02;2\n")
     refused = call("data", "import", str(tmp_path / "t.csv"), str(tmp_path / "d"))
     assert refused.returncode == Exit.USAGE
@@ -100,26 +100,26 @@ def test_import_takes_the_names_of_columns(tmp_path: Path) -> None:
     assert "--column: expected COLUMN=NAME" in wrong.stderr
 
 
-@pytest.mark.parametrize("named", ["option", "environment"])
-def test_a_universe_is_imported(tmp_path: Path, small_folder: Path, named: str) -> None:
-    """The members of an index go into the data folder that is named, or that of the environment."""
+@pytest.mark.parametrize("given_by", ["option", "environment"])
+def test_a_universe_is_imported(tmp_path: Path, small_folder: Path, given_by: str) -> None:
+    """The members of an index are added to the given data folder, or to that of the environment."""
     (tmp_path / "index.csv").write_text(
         "code,in_date,out_date\nD0001,20200302,\nD0002,2020/3/2,2020-04-01\nNONE,20200302,\n"
     )
-    words, environment = ["data", "universe", f"mine_{named}", str(tmp_path / "index.csv")], {}
-    if named == "option":
-        words += ["--data", str(small_folder)]
+    command, environment = ["data", "universe", f"mine_{given_by}", str(tmp_path / "index.csv")], {}
+    if given_by == "option":
+        command += ["--data", str(small_folder)]
     else:
         environment = {"ROLLFORGE_DATA": str(small_folder)}
-    made = call(*words, **environment)
+    made = call(*command, **environment)
     assert made.returncode == Exit.DONE, made.stderr
-    assert f"mine_{named}: 2 instruments in 2 spans, 2020-03-02 to 2020-12-31, at most 2 on one day" in made.stdout
+    assert f"mine_{given_by}: 2 instruments in 2 spans, 2020-03-02 to 2020-12-31, at most 2 on one day" in made.stdout
     assert "1 left out that have no data: NONE" in made.stdout
-    assert f"mine_{named}" in open_provider(small_folder).markets()
+    assert f"mine_{given_by}" in open_provider(small_folder).markets()
 
 
 def test_a_universe_needs_a_folder(tmp_path: Path) -> None:
-    """Without a data folder the message says how to name one."""
+    """Without a data folder the message says how to give one."""
     refused = call("data", "universe", "mine", str(tmp_path / "index.csv"), ROLLFORGE_DATA="")
     assert refused.returncode == Exit.USAGE
     assert "--data FOLDER" in refused.stderr

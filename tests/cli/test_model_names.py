@@ -1,4 +1,4 @@
-"""Names of models where tasks are watched and listed: shown as they are, whatever is in them."""
+"""Model names are shown literally where tasks are watched and listed, whatever characters they contain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def task(month: int) -> dict[str, Any]:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> TaskManager:
-    """A pool with a running, a failed and a waiting task, the last one without a name."""
+    """A pool with a running, a failed and a waiting task, the last one without a model name."""
     manager = TaskManager("p", store=SQLiteStore(f"sqlite:///{tmp_path}/tasks.db"))
     manager.create_task([task(1), task(2), task(3)], max_attempts=1, model_names=[NAME, NAME, ""])
     failed, _ = manager.store.claim("p", worker="host:1", lease=600, limit=2)
@@ -41,14 +41,14 @@ def shown(renderable: Any) -> str:
 
 
 def test_watching_shows_models_and_days(manager: TaskManager) -> None:
-    """Of what runs and of what failed."""
+    """For running and failed tasks."""
     text = shown(_View(manager).render())
     for days in ("2020-01-01 to 2020-01-28", "2020-02-01 to 2020-02-28"):
         assert text.count(f"{NAME} {days}") == 1
 
 
 def test_listing_shows_models_and_days(manager: TaskManager) -> None:
-    """Where there is no name, the model's class; a query finds the tasks of a name."""
+    """A task without a model name is shown with the model's class; tasks can be queried by model name."""
     uri = manager.store.uri
     listed = CliRunner().invoke(app, ["pool", "--store", uri, "-t", "p", "query"]).stdout.splitlines()
     assert [line.partition("attempt 1  ")[2] or line.partition("attempt 0  ")[2] for line in listed] == [
@@ -64,7 +64,7 @@ def test_listing_shows_models_and_days(manager: TaskManager) -> None:
 
 
 def test_progress_shows_models(tmp_path: Path) -> None:
-    """On the terminal and in the log, also of a task that the plan does not know."""
+    """On the terminal and in the log, also for a task that is not in the plan."""
     console = Console(width=160, record=True, color_system=None, force_terminal=False)
     label = f"{NAME}, window 3, test 2020-01-01 … 2020-01-28"
     with RunProgress({"a": label}, done=0, jobs=1, console=console, log_file=tmp_path / "run.log") as progress:

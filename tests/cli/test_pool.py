@@ -1,4 +1,4 @@
-"""``rollforge pool`` and ``python -m rollforge.store.manager``: what a person types, and what they see."""
+"""``rollforge pool`` and ``python -m rollforge.store.manager``: arguments, output and exit codes."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def call(uri: str, *arguments: str, module: str = "rollforge") -> subprocess.Com
     )
 
 
-def test_the_state_of_a_pool(manager: TaskManager, uri: str) -> None:
-    """Counts as JSON; tasks one a line; under Qlib's module form too."""
+def test_the_state_of_a_pool_is_printed(manager: TaskManager, uri: str) -> None:
+    """``task_stat`` prints counts as JSON and ``query`` one line per task; Qlib's module form works too."""
     assert json.loads(call(uri, "-t", "p", "task_stat").stdout) == {"done": 1, "failed": 1, "running": 1, "waiting": 2}
-    again = call(uri, "-t", "p", "task_stat", module="rollforge.store.manager")
-    assert again.stdout == call(uri, "-t", "p", "task_stat").stdout
+    as_module = call(uri, "-t", "p", "task_stat", module="rollforge.store.manager")
+    assert as_module.stdout == call(uri, "-t", "p", "task_stat").stdout
     (line,) = call(uri, "-t", "p", "query", '{"status": "failed"}').stdout.splitlines()
     assert line.endswith("raised  ValueError: bad")
     assert call(uri, "list").stdout == "p\n"
 
 
-def test_an_error_of_several_lines_is_listed_by_its_exception(manager: TaskManager, uri: str) -> None:
-    """Not by the last line of its message."""
+def test_an_error_of_several_lines_is_listed_in_one_line(manager: TaskManager, uri: str) -> None:
+    """It shows the line with the type of the exception, and not the last line of the message."""
     (waiting,) = manager.store.claim("p", worker="host:1", lease=600, limit=1)
     error = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\nValueError: bad rows:\nA, B'
     manager.store.fail(waiting, error, Cause.RAISED, "")
@@ -64,8 +64,8 @@ def test_an_error_of_several_lines_is_listed_by_its_exception(manager: TaskManag
     assert [line.rpartition("raised  ")[2] for line in lines] == ["ValueError: bad", "ValueError: bad rows:"]
 
 
-def test_waiting_says_what_failed_once_and_prints_commands_that_run(manager: TaskManager, uri: str) -> None:
-    """Exit code 1; the commands name pool and store."""
+def test_wait_reports_failures_once_with_commands_that_work(manager: TaskManager, uri: str) -> None:
+    """The exit code is 1; the commands contain the pool and the store."""
     manager.reset_waiting()
     manager.remove({"status": "waiting"})
     waited = call("sqlite:///elsewhere.db", "--store", uri, "-t", "p", "wait")
@@ -78,8 +78,8 @@ def test_waiting_says_what_failed_once_and_prints_commands_that_run(manager: Tas
         assert said in call("sqlite:///elsewhere.db", *shlex.split(command)[2:]).stdout
 
 
-def test_a_priority_is_given_by_the_first_digits_of_an_id(manager: TaskManager, uri: str) -> None:
-    """As the log is asked for; digits of no task are a mistake."""
+def test_prioritize_accepts_the_first_digits_of_an_id(manager: TaskManager, uri: str) -> None:
+    """A prefix of the id is sufficient; a prefix without a matching task is an error."""
     *_, last = manager.query({"status": "waiting"})
     assert call(uri, "-t", "p", "prioritize", last["_id"][:8], "9").returncode == 0
     (claim,) = manager.store.claim("p", worker="host:1", lease=600, limit=1)
@@ -87,8 +87,8 @@ def test_a_priority_is_given_by_the_first_digits_of_an_id(manager: TaskManager, 
     assert call(uri, "-t", "p", "prioritize", "zz", "9").returncode == 2
 
 
-def test_whole_tasks_as_json_whatever_their_results_are(manager: TaskManager, uri: str) -> None:
-    """What is not plain data is shown as what it looks like, and the others as they are."""
+def test_query_prints_tasks_as_json_whatever_their_results(manager: TaskManager, uri: str) -> None:
+    """A result that is not plain data is shown by its repr."""
     for result in ({1, 2}, {"half": "\udc80"}):
         (task,) = manager.store.claim("p", worker="host:1", lease=600)
         manager.store.commit(task, result)
@@ -98,8 +98,8 @@ def test_whole_tasks_as_json_whatever_their_results_are(manager: TaskManager, ur
     assert results == [{"ic": 0.5}, {"$repr": "{1, 2}"}, {"$repr": r"{'half': '\udc80'}"}]
 
 
-def test_whole_tasks_as_json_although_a_result_is_damaged(manager: TaskManager, uri: str) -> None:
-    """That task says what is wrong; those before and after it are whole."""
+def test_query_prints_tasks_as_json_if_a_result_is_damaged(manager: TaskManager, uri: str) -> None:
+    """That task is shown with the reason; the tasks before and after it are complete."""
     ids = []
     for result in ({1, 2}, {3}, 4):
         (task,) = manager.store.claim("p", worker="host:1", lease=600)
@@ -126,28 +126,32 @@ def test_whole_tasks_as_json_although_a_result_is_damaged(manager: TaskManager, 
     assert {t.id for t in SQLiteStore(other).query("p")} == known - {ids[1]}
 
 
-@pytest.mark.parametrize("words", [("-t", "p", "wait"), ("list",), ("-t", "p", "task-stat"), ("copy", "{}", "{}.copy")])
-def test_looking_at_a_store_that_is_not_there_makes_none(words: tuple[str, ...], uri: str, tmp_path: Path) -> None:
-    """A mistyped name would be an empty store from then on."""
-    said = call(uri, *[word.format(uri) for word in words])
-    assert said.returncode == 2
-    assert "does not exist" in said.stderr
+@pytest.mark.parametrize(
+    "arguments", [("-t", "p", "wait"), ("list",), ("-t", "p", "task-stat"), ("copy", "{}", "{}.copy")]
+)
+def test_reading_from_a_store_that_does_not_exist_creates_none(
+    arguments: tuple[str, ...], uri: str, tmp_path: Path
+) -> None:
+    """Otherwise a mistyped name would create an empty store."""
+    refused = call(uri, *[argument.format(uri) for argument in arguments])
+    assert refused.returncode == 2
+    assert "does not exist" in refused.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
-    """By the first digits of its id: cause, error, last lines."""
+def test_logs_shows_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
+    """Given the first digits of its id, ``logs`` shows cause, error and last lines."""
     (failed,) = manager.query({"status": "failed"})
     shown = call(uri, "-t", "p", "logs", failed["_id"][:8]).stdout
-    for words in ("raised", "ValueError: bad", "line one\nline two"):
-        assert words in shown
+    for text in ("raised", "ValueError: bad", "line one\nline two"):
+        assert text in shown
     unknown = call(uri, "-t", "p", "logs", "zz")
     assert unknown.returncode == 2
     assert "No task has an id that starts with 'zz'" in unknown.stderr
 
 
-def test_changing_a_pool(manager: TaskManager, uri: str) -> None:
-    """Each command says what it did, and does it."""
+def test_commands_change_a_pool(manager: TaskManager, uri: str) -> None:
+    """Each command changes the pool and prints what it has done."""
     assert "1 task waits again" in call(uri, "-t", "p", "retry").stdout
     assert "paused" in call(uri, "-t", "p", "pause").stdout
     assert manager.fetch_task() is None
@@ -158,8 +162,8 @@ def test_changing_a_pool(manager: TaskManager, uri: str) -> None:
     assert manager.fetch_task() is not None
 
 
-def test_copying_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:
-    """To another store, results and all; a second time nothing is left to copy."""
+def test_copy_copies_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:
+    """All tasks are copied to another store, with their results; a second call copies nothing."""
     other = f"sqlite:///{tmp_path}/other.db"
     assert "p: 5 of 5 tasks copied" in call(uri, "copy", uri, other).stdout
     assert "p: 0 of 5 tasks copied" in call(uri, "-t", "p", "copy", uri, other).stdout
@@ -169,8 +173,8 @@ def test_copying_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:
     assert call(uri, "-t", "q", "copy", uri, other).returncode == 2
 
 
-def test_a_large_pool_is_copied_some_tasks_at_a_time(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never all of it is in memory; what waits for a task that comes later in the pool waits for it in the copy too."""
+def test_a_large_pool_is_copied_in_chunks(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool is never completely in memory, and dependencies on tasks that come later in the pool are kept."""
     monkeypatch.setattr(pool, "_AT_ONCE", 3)
     old = SQLiteStore(uri)
     ids = [c.id for c in old.create("p", [{"x": x} for x in range(8)])]
@@ -198,8 +202,8 @@ def test_a_large_pool_is_copied_some_tasks_at_a_time(uri: str, tmp_path: Path, m
     assert new.get("p", last.id).status is Status.WAITING
 
 
-def test_who_does_not_agree_removes_nothing(manager: TaskManager, uri: str) -> None:
-    """Exit code 1, since what was asked for was not done; so it is where there is nobody to answer."""
+def test_remove_without_confirmation_removes_nothing(manager: TaskManager, uri: str) -> None:
+    """The exit code is 1, also if there is no input to answer the question."""
     for answer in ("n\n", ""):
         command = [sys.executable, "-m", "rollforge", "pool", "--store", uri, "-t", "p", "remove"]
         done = subprocess.run(command, input=answer, capture_output=True, text=True, timeout=60, check=False)
@@ -207,8 +211,8 @@ def test_who_does_not_agree_removes_nothing(manager: TaskManager, uri: str) -> N
     assert sum(manager.task_stat().values()) == 5
 
 
-def test_waiting_for_a_paused_pool_says_so(manager: TaskManager, caplog: pytest.LogCaptureFixture) -> None:
-    """Once, with the command that lets it go on."""
+def test_waiting_for_a_paused_pool_is_logged(manager: TaskManager, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once, with the command that resumes the pool."""
     manager.pause()
     end = time.monotonic() + 0.3
     manager.wait(settled=lambda counts: time.monotonic() > end, warn=False, poll=0.05)
@@ -217,8 +221,8 @@ def test_waiting_for_a_paused_pool_says_so(manager: TaskManager, caplog: pytest.
     ]
 
 
-def test_a_copy_knows_what_its_tasks_were_submitted_with(manager: TaskManager, uri: str, tmp_path: Path) -> None:
-    """And where they failed, which `logs` shows."""
+def test_a_copy_keeps_the_submissions_of_its_tasks(manager: TaskManager, uri: str, tmp_path: Path) -> None:
+    """It also keeps the workers on which they failed, which ``logs`` shows."""
     key = manager.store.keep_submission("p", {"host": "head1"})
     manager.create_task([{"x": i} for i in range(5)], submission=key)
     other = f"sqlite:///{tmp_path}/other.db"
@@ -235,8 +239,8 @@ def test_a_copy_knows_what_its_tasks_were_submitted_with(manager: TaskManager, u
     assert "failed on host:1\n" in call(other, "-t", "p", "logs", failed.id[:8]).stdout
 
 
-def test_watching_ends_when_nothing_can_go_on(manager: TaskManager, uri: str) -> None:
-    """Without a terminal it prints a line a change."""
+def test_watch_ends_when_no_task_can_be_run(manager: TaskManager, uri: str) -> None:
+    """Without a terminal ``watch`` prints a line for each change."""
     manager.reset_waiting()
     manager.cancel({"status": "waiting"})
     assert call(uri, "-t", "p", "watch").stdout == "p: 1 done, 4 failed\n"
@@ -253,8 +257,10 @@ def test_watching_ends_when_nothing_can_go_on(manager: TaskManager, uri: str) ->
         (("--store", "redis://x", "list"), "names no task store"),
     ],
 )
-def test_mistakes_are_said_in_one_line(manager: TaskManager, uri: str, arguments: tuple[str, ...], said: str) -> None:
-    """Exit code 2, no traceback."""
+def test_mistakes_are_reported_in_one_message(
+    manager: TaskManager, uri: str, arguments: tuple[str, ...], said: str
+) -> None:
+    """The exit code is 2, and there is no traceback."""
     failed = call(uri, *arguments)
     assert failed.returncode == 2
     assert said in failed.stderr

@@ -1,4 +1,4 @@
-"""Whatever others have put into a pool, a tracking store or a file: the terminal shows it as text and obeys none of it."""
+"""Control sequences in a pool, a tracking store or a file are shown as text and never reach the terminal."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ HOSTILE = (
 )
 SHOWN = "[/bold][link=file:///x]中文\\x1b]0;owned\\x07\\x1b[2J\\x1b[38;5;201m\\x9b31m\\x9d8;;x\\x9c\\u202e\\u2066\\x7f\\x08:smile:"
 
-# What Rich writes by itself: colours, and the moves of its live display.
+# The control sequences that Rich itself writes: colours, and cursor movements of its live display.
 RICH = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[lh]|[0-9]*[AK]|2K|1G)")
 
 DRIVER = """
 import json, sys
 from rollforge.cli.main import main
-for number, words in enumerate(json.loads(sys.stdin.readline() if len(sys.argv) < 2 else open(sys.argv[1]).read())):
-    sys.argv = ["rollforge", *words]
+for number, arguments in enumerate(json.loads(sys.stdin.readline() if len(sys.argv) < 2 else open(sys.argv[1]).read())):
+    sys.argv = ["rollforge", *arguments]
     print(f"=== {number}", flush=True)
     code = 0
     try:
@@ -54,7 +54,7 @@ for number, words in enumerate(json.loads(sys.stdin.readline() if len(sys.argv) 
 
 
 def on_a_terminal(commands: list[list[str]], folder: Path, **variables: str) -> list[str]:
-    """Run commands on a terminal of their own, and return what it was sent, one text a command."""
+    """Run commands on a pseudo-terminal, and return the output of each."""
     listed, driver = folder / "commands.json", folder / "driver.py"
     listed.write_text(json.dumps(commands))
     driver.write_text(DRIVER)
@@ -83,14 +83,15 @@ def on_a_terminal(commands: list[list[str]], folder: Path, **variables: str) -> 
     return re.split(r"=== \d+\n", text)[1:]
 
 
-def steering(text: str) -> list[str]:
-    """What in a text could steer a terminal, besides what Rich writes."""
+def control_characters(text: str) -> list[str]:
+    """Return the characters in a text that could control a terminal, except those written by Rich."""
     return [c for c in RICH.sub("", text) if not c.isprintable() and c not in "\n\t"]
 
 
 @pytest.fixture
 def hostile_pool(tmp_path: Path) -> str:
-    """A store whose pool, models, workers, errors, logs and definitions steer terminals."""
+    """A store in which the names of the pool, models and workers, and errors, logs and definitions, contain control
+    sequences."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     manager = TaskManager("p", store=SQLiteStore(uri))
     definitions = [{"model": {"class": f"{HOSTILE}{i}", "module_path": HOSTILE}, HOSTILE: HOSTILE} for i in range(3)]
@@ -113,7 +114,7 @@ def hostile_pool(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_no_command_lets_a_hostile_pool_steer_the_terminal(hostile_pool: str, tmp_path: Path) -> None:
+def test_no_command_passes_control_sequences_to_the_terminal(hostile_pool: str, tmp_path: Path) -> None:
     tracking = f"folder:{tmp_path}/runs"
     tracker = open_tracker(tracking)
     tracker.create_experiment("e")
@@ -153,7 +154,7 @@ def test_no_command_lets_a_hostile_pool_steer_the_terminal(hostile_pool: str, tm
     )
     assert len(outputs) == len(commands)
     for command, output in zip(commands, outputs, strict=True):
-        assert steering(output) == [], (command, output)
+        assert control_characters(output) == [], (command, output)
         assert "\x1b[38;5;201m" not in output, (command, output)
         assert "Traceback (most recent call last)" not in output or command[0] == "-v", (command, output)
     said = dict(zip(map(json.dumps, commands), outputs, strict=True))
@@ -167,7 +168,7 @@ def test_no_command_lets_a_hostile_pool_steer_the_terminal(hostile_pool: str, tm
 
 
 @given(st.text())
-def test_a_line_is_one_line_and_printable_text_stays(text: str) -> None:
+def test_one_line_returns_one_line_and_keeps_printable_text(text: str) -> None:
     shown = one_line(text)
     assert shown.isprintable()
     assert not text.isprintable() or shown == text
@@ -182,10 +183,10 @@ def test_json_on_the_terminal_is_the_same_value(value: Any) -> None:
             patch.setattr(terminal.typer, "echo", lambda text, said=said: said.write(text))
             echo_json(json.dumps(value, ensure_ascii=ascii_only))
         assert json.loads(said.getvalue()) == value
-        assert steering(said.getvalue()) == []
+        assert control_characters(said.getvalue()) == []
 
 
-def test_rich_shows_data_as_text_wherever_they_stand() -> None:
+def test_rich_shows_data_as_text_in_any_position() -> None:
     said = io.StringIO()
     screen = console(file=said, force_terminal=True, width=300)
     table = Table(HOSTILE, title=HOSTILE, caption=HOSTILE)
@@ -193,12 +194,12 @@ def test_rich_shows_data_as_text_wherever_they_stand() -> None:
     for shown in (HOSTILE, table, Panel(HOSTILE), [HOSTILE]):
         screen.print(shown)
     screen.rule(HOSTILE)
-    assert steering(said.getvalue()) == []
+    assert control_characters(said.getvalue()) == []
     assert "38;5;201" not in said.getvalue().replace("\\x1b[38;5;201m", "")
     assert said.getvalue().count("[/bold][link=file:///x]中文") >= 5
 
 
-def test_log_lines_and_their_tracebacks_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_messages_and_tracebacks_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter("%(name)s: %(message)s"))
     log = logging.getLogger("hostile")
@@ -212,16 +213,16 @@ def test_log_lines_and_their_tracebacks_are_shown_as_text(capsys: pytest.Capture
         log.removeHandler(handler)
     echo(f"{HOSTILE}\nnext", err=True)
     said = capsys.readouterr().err
-    assert steering(said) == []
+    assert control_characters(said) == []
     assert said.count(SHOWN) == 3
     assert said.endswith("\nnext\n")
 
 
-BARE = {"print", "typer.echo", "typer.secho", "click.echo", "Console", "sys.stderr.write", "logging.Formatter"}
+DIRECT_OUTPUT = {"print", "typer.echo", "typer.secho", "click.echo", "Console", "sys.stderr.write", "logging.Formatter"}
 
 
-def test_nothing_in_the_commands_prints_by_another_way() -> None:
-    """What a person sees goes through ``cli/terminal.py``: no ``print``, no bare echo, console or stream elsewhere."""
+def test_commands_print_only_through_the_terminal_module() -> None:
+    """All output is written by ``cli/terminal.py``: no other file uses ``print``, echo, a console or a stream."""
     source = Path(terminal.__file__).parents[1]
     found = []
     for file in [*(source / "cli").glob("*.py"), *(source / "report").glob("*.py"), source / "compat/qlib/commands.py"]:
@@ -230,6 +231,6 @@ def test_nothing_in_the_commands_prints_by_another_way() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                if called in BARE:
+                if called in DIRECT_OUTPUT:
                     found.append(f"{file.name}:{node.lineno}: {called}")
     assert found == []

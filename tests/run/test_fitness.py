@@ -1,6 +1,7 @@
-"""What a worker makes sure of before it claims, and how it tells its own failures from those of tasks: real processes.
+"""What a worker checks before it claims tasks, and how it distinguishes its own failures from those of tasks.
 
-Other machines are imitated by host names of their own (``unshare --uts``), where the system allows that.
+The workers are real processes. Other machines are simulated by other host names (``unshare --uts``) where the system
+allows it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from rollforge.store.memory import MemoryStore
 from rollforge.task import Cause, Status
 
 NAMESPACES = os.geteuid() == 0 and shutil.which("unshare") is not None
-elsewhere = pytest.mark.skipif(not NAMESPACES, reason="another host name needs root and unshare (util-linux)")
+needs_namespaces = pytest.mark.skipif(not NAMESPACES, reason="another host name needs root and unshare (util-linux)")
 
 MODEL = '''
 import os, time
@@ -49,7 +50,7 @@ from rollforge.models import ConstantModel
 
 
 class Model(ConstantModel):
-    """Works on good machines."""
+    """A model that works on healthy machines."""
 
     def fit(self, dataset, reweighter=None):
         time.sleep(float(os.environ.get("TAKES", "0.05")))
@@ -62,7 +63,7 @@ class Model(ConstantModel):
 
 
 def definition(value: float) -> dict[str, Any]:
-    """A task that reads no data."""
+    """Return a task that reads no data."""
     return {
         "model": {"class": "Model", "module_path": "my_models", "kwargs": {"value": value}},
         "dataset": {"class": "EmptyDataset", "module_path": "rollforge.models.constant"},
@@ -72,8 +73,8 @@ def definition(value: float) -> dict[str, Any]:
 def worker(
     folder: Path, *options: str, host: str = "", pool: str = "p", jobs: int = 1, **environment: str
 ) -> subprocess.Popen[str]:
-    """Start a worker, with `host` on a machine with that name."""
-    words = [
+    """Start a worker, if `host` is given with that host name."""
+    command = [
         sys.executable,
         "-m",
         "rollforge",
@@ -86,16 +87,16 @@ def worker(
         *options,
     ]
     if host:
-        words = ["unshare", "--uts", "sh", "-c", f"hostname {host} && exec {shlex.join(words)}"]
+        command = ["unshare", "--uts", "sh", "-c", f"hostname {host} && exec {shlex.join(command)}"]
     return subprocess.Popen(
-        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}", "ROLLFORGE_ALLOW": "my_models",
              "ROLLFORGE_STORE": f"sqlite:///{folder}/tasks.db", **environment},
     )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 150) -> tuple[int, str]:
-    """Return the exit code and the output of a worker."""
+    """Wait for a worker to exit, and return its exit code and output."""
     out, _ = process.communicate(timeout=seconds)
     return process.returncode, out
 
@@ -116,13 +117,15 @@ def pool(folder: Path, values: list[float], **options: Any) -> TaskManager:
 RUNS = ("--no-data", "--tracking", "folder:runs")
 
 
-# -- failures that are a machine's own ---------------------------------------------------------------------------------
+# -- failures of a machine ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("host", ["", pytest.param("bad-machine", marks=elsewhere)], ids=["same host", "another host"])
+@pytest.mark.parametrize(
+    "host", ["", pytest.param("bad-machine", marks=needs_namespaces)], ids=["same host", "another host"]
+)
 def test_one_bad_worker_does_not_fail_the_pool(host: str, folder: Path) -> None:
-    """All forty tasks are done; the bad worker, which started first, ends with its own exit code and says why."""
+    """All forty tasks are done; the bad worker, which started first, exits with its own exit code and the reason."""
     manager = pool(folder, [float(i) for i in range(40)])
     bad = worker(folder, *RUNS, host=host, jobs=2, BROKEN="1", TAKES="0")
     time.sleep(1.0)
@@ -142,7 +145,8 @@ def test_one_bad_worker_does_not_fail_the_pool(host: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", ["0.3", "4"], ids=["short tasks", "long tasks"])
 def test_as_many_bad_workers_as_attempts_do_not_fail_the_pool(takes: str, folder: Path) -> None:
-    """Four of them start with the good one, whose first task takes longer than all their failures: no task fails."""
+    """No task fails, even if four bad workers start together with a good one, and fail several tasks each before the
+    good one has finished its first."""
     manager = pool(folder, [float(i) for i in range(8 if takes == "4" else 40)], max_attempts=3)
     bad = [worker(folder, *RUNS, BROKEN="1", TAKES="0") for _ in range(4)]
     good = worker(folder, *RUNS, TAKES=takes, jobs=2)
@@ -153,8 +157,8 @@ def test_as_many_bad_workers_as_attempts_do_not_fail_the_pool(takes: str, folder
 
 
 @pytest.mark.slow
-def test_where_all_machines_are_bad_the_tasks_fail_with_their_causes(folder: Path) -> None:
-    """The tasks fail, and waiting for them ends."""
+def test_tasks_fail_with_their_causes_if_all_machines_are_bad(folder: Path) -> None:
+    """Waiting for them ends."""
     manager = pool(folder, [float(i) for i in range(4)], max_attempts=2)
     both = [worker(folder, *RUNS, BROKEN="1", TAKES="0") for _ in range(2)]
     assert manager.wait(warn=False) == {Status.FAILED: 4}
@@ -164,8 +168,8 @@ def test_where_all_machines_are_bad_the_tasks_fail_with_their_causes(folder: Pat
 
 
 @pytest.mark.slow
-def test_tasks_that_are_at_fault_make_no_healthy_worker_leave(folder: Path) -> None:
-    """Five tasks that fail on any worker come first; the others are done, and both workers end normally."""
+def test_faulty_tasks_do_not_stop_healthy_workers(folder: Path) -> None:
+    """Although five tasks that fail on any worker come first, the others are done, and both workers exit normally."""
     manager = pool(folder, [*(-1.0 - i for i in range(5)), *(float(i) for i in range(10))], max_attempts=2)
     both = [worker(folder, *RUNS, TAKES="0.1") for _ in range(2)]
     assert [ended(process)[0] for process in both] == [Exit.DONE, Exit.DONE]
@@ -173,8 +177,8 @@ def test_tasks_that_are_at_fault_make_no_healthy_worker_leave(folder: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_lone_worker_tries_its_failures_again(folder: Path) -> None:
-    """There is no other worker to try them: they fail after their last attempt, within a limited time."""
+def test_a_lone_worker_retries_its_own_failures(folder: Path) -> None:
+    """They fail after their last attempt, within a limited time, since there is no other worker to retry them."""
     manager = pool(folder, [-1.0], max_attempts=3)
     began = time.monotonic()
     assert ended(worker(folder, *RUNS, TAKES="0"))[0] == Exit.DONE
@@ -182,8 +186,8 @@ def test_a_lone_worker_tries_its_failures_again(folder: Path) -> None:
     assert time.monotonic() - began < 120  # 15 s on a quiet machine: two waits of some seconds, and the start
 
 
-def streak(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
-    """Fail `n` tasks on a worker."""
+def fail_in_a_row(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
+    """Let `n` tasks in a row fail on a worker."""
     tasks = store.claim("p", worker=me, lease=600, limit=n)
     for task in tasks:
         store.fail(task, "boom")
@@ -191,8 +195,8 @@ def streak(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
     return tasks
 
 
-def done_by(store: TaskStore, other: str, ids: list[str], *, good: bool = True) -> None:
-    """Run some tasks on another worker."""
+def run_on(store: TaskStore, other: str, ids: list[str], *, good: bool = True) -> None:
+    """Run some tasks on another worker, where they succeed if `good`."""
     for task in store.claim("p", worker=other, lease=600, query={"_id": {"$in": ids}}, limit=99):
         if good:
             store.commit(task, 1)
@@ -202,45 +206,45 @@ def done_by(store: TaskStore, other: str, ids: list[str], *, good: bool = True) 
 
 @pytest.fixture
 def forty(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
-    """A store in which tasks can be claimed again at once."""
+    """A store with forty tasks, which can be claimed again at once after a failure."""
     monkeypatch.setattr("rollforge.transitions.backoff", lambda attempt: 0.0)
     store = MemoryStore()
     store.create("p", [{"x": i} for i in range(40)])
     return store
 
 
-def test_a_worker_holds_back_after_three_failures_until_others_have_tried(forty: MemoryStore) -> None:
+def test_a_worker_pauses_after_three_failures_until_others_have_tried(forty: MemoryStore) -> None:
     """If its failed tasks succeed on other workers, it stops claiming tasks."""
     standing = Standing(forty, "p", "me")
     assert standing.allowance(5) == 5
-    tasks = streak(forty, standing, "me", 3)
+    tasks = fail_in_a_row(forty, standing, "me", 3)
     assert standing.allowance(5) == 0
     assert standing.holds()
-    done_by(forty, "other", [t.id for t in tasks])
+    run_on(forty, "other", [t.id for t in tasks])
     with pytest.raises(FailingWorker, match=r"3 tasks .* 3 of them succeeded on other workers.*boom"):
         standing.finish()
 
 
-def test_tasks_that_fail_elsewhere_too_count_no_more(forty: MemoryStore) -> None:
-    """The tasks are at fault."""
+def test_tasks_that_fail_on_other_workers_too_do_not_count(forty: MemoryStore) -> None:
+    """Their failures are the tasks' fault."""
     standing = Standing(forty, "p", "me")
-    tasks = streak(forty, standing, "me", 4)
-    done_by(forty, "other", [t.id for t in tasks[:2]], good=False)
-    done_by(forty, "other", [t.id for t in tasks[2:]])
+    tasks = fail_in_a_row(forty, standing, "me", 4)
+    run_on(forty, "other", [t.id for t in tasks[:2]], good=False)
+    run_on(forty, "other", [t.id for t in tasks[2:]])
     assert standing.allowance(5) == 5
     standing.finish()
 
 
-def test_a_failure_does_not_count_while_others_may_know_better(forty: MemoryStore) -> None:
-    """Others have succeeded, or run and have not failed yet; if all workers fail, or this one succeeds, the failure
-    counts."""
+def test_a_failure_is_doubtful_while_the_task_may_succeed_elsewhere(forty: MemoryStore) -> None:
+    """It does not count while other workers have succeeded, or are running tasks and have not failed yet. If all
+    workers fail, or this one has succeeded, it counts."""
 
     def doubtful() -> bool:
         (task,) = forty.claim("p", worker="me", lease=600)
         return standing.is_doubtful(task)
 
     standing = Standing(forty, "p", "me")
-    assert not doubtful(), "there is nobody else"
+    assert not doubtful(), "there is no other worker"
     (theirs,) = forty.claim("p", worker="other", lease=600)
     assert doubtful()
     forty.fail(theirs, "boom")
@@ -251,54 +255,54 @@ def test_a_failure_does_not_count_while_others_may_know_better(forty: MemoryStor
     assert doubtful()
     standing.succeeded()
     assert not doubtful()
-    streak(forty, standing, "me", 2)
-    assert doubtful(), "it has broken down"
+    fail_in_a_row(forty, standing, "me", 2)
+    assert doubtful(), "it has failed several times in a row"
 
 
-def test_bad_workers_do_not_vouch_for_each_other(forty: MemoryStore) -> None:
-    """Tasks that failed on two workers and then succeed are evidence against both; until then, both wait."""
+def test_failures_on_two_bad_workers_do_not_clear_either(forty: MemoryStore) -> None:
+    """Tasks that failed on two workers and then succeed on a third are evidence against both; until then, both wait."""
     both = {name: Standing(forty, "p", name) for name in ("bad 1", "bad 2")}
     forty.claim("p", worker="good", lease=600, query={"x": 39})
-    tasks = streak(forty, both["bad 1"], "bad 1", 3)
-    again = forty.claim("p", worker="bad 2", lease=600, query={"_id": {"$in": [t.id for t in tasks]}}, limit=3)
-    for task in again:
+    tasks = fail_in_a_row(forty, both["bad 1"], "bad 1", 3)
+    retried = forty.claim("p", worker="bad 2", lease=600, query={"_id": {"$in": [t.id for t in tasks]}}, limit=3)
+    for task in retried:
         forty.fail(task, "boom")
         both["bad 2"].failed(task, "OSError: boom")
     assert [standing.allowance(5) for standing in both.values()] == [0, 0]
-    done_by(forty, "good", [t.id for t in tasks])
+    run_on(forty, "good", [t.id for t in tasks])
     for standing in both.values():
         with pytest.raises(FailingWorker):
             standing.finish()
         assert sorted(standing.failed_here) == sorted(t.id for t in tasks)
 
 
-def test_a_success_ends_a_streak(forty: MemoryStore) -> None:
-    """Three failures with a success between them are not a streak."""
+def test_a_success_resets_the_count_of_failures(forty: MemoryStore) -> None:
+    """Failures before and after a success are not in a row."""
     standing = Standing(forty, "p", "me")
-    streak(forty, standing, "me", 2)
+    fail_in_a_row(forty, standing, "me", 2)
     standing.succeeded()
-    streak(forty, standing, "me", 2)
+    fail_in_a_row(forty, standing, "me", 2)
     assert standing.allowance(5) == 5
 
 
-def test_where_tasks_fail_now_and_then_a_short_streak_says_little(forty: MemoryStore) -> None:
-    """A third of all attempts fail on the other workers too, so three tasks that succeed there are no evidence."""
+def test_a_few_failures_are_no_evidence_if_tasks_fail_everywhere(forty: MemoryStore) -> None:
+    """A third of the attempts fail on the other workers too, so three tasks that succeed there are no evidence."""
     standing = Standing(forty, "p", "me")
     for _ in range(6):
         standing.succeeded()
-    tasks = streak(forty, standing, "me", 3)
+    tasks = fail_in_a_row(forty, standing, "me", 3)
     mine = [t.id for t in tasks]
     rest = [t.id for t in forty.query("p", {"status": "waiting", "_id": {"$nin": mine}})]
-    done_by(forty, "other", rest[:10], good=False)
-    done_by(forty, "other", rest[10:20])
-    done_by(forty, "other", mine)
+    run_on(forty, "other", rest[:10], good=False)
+    run_on(forty, "other", rest[10:20])
+    run_on(forty, "other", mine)
     standing.finish()
 
 
-def test_with_nobody_else_in_sight_it_goes_on(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It continues after a while, but waits as long as another worker is running."""
+def test_a_worker_continues_if_no_other_worker_is_running(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits longer while another worker runs tasks, and then tries a single one."""
     standing = Standing(forty, "p", "me")
-    streak(forty, standing, "me", 3)
+    fail_in_a_row(forty, standing, "me", 3)
     assert standing.allowance(5) == 0
     monkeypatch.setattr(standing_module, "_HOLD_SECONDS", 0.0)
     time.sleep(1.1)
@@ -341,13 +345,14 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
 
 
 def die() -> None:
-    """Exit, like a broken library when it is imported."""
+    """Exit, as a broken library may when it is imported."""
     os._exit(3)
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_begin_costs_no_attempt() -> None:
-    """It dies before it has taken its task, which is not at fault; after three such deaths the worker says so."""
+def test_a_process_that_cannot_start_does_not_count_as_an_attempt() -> None:
+    """A process that exits before it has received its task says nothing about the task; after three such processes the
+    worker raises an error."""
     store = MemoryStore()
     store.create("p", [{"x": 1}])
     with pytest.raises(TrainingFailed, match="exit before they can run a task"):
@@ -356,19 +361,19 @@ def test_a_process_that_cannot_begin_costs_no_attempt() -> None:
     assert (task.status, task.attempt, task.failed_by) == (Status.WAITING, 0, ())
 
 
-# -- what a machine lacks ----------------------------------------------------------------------------------------------
+# -- requirements that a machine does not meet -------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[Path]:
-    """A full disk of 64 kB."""
+    """Mount a disk of 64 kB."""
     place = folder / "full"
     place.mkdir()
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
     )
     if made.returncode:
-        pytest.skip("a small disk needs the right to mount tmpfs")
+        pytest.skip("mounting a small disk needs root")
     try:
         yield place
     finally:
@@ -377,8 +382,9 @@ def full_disk(folder: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["TMPDIR", "ROLLFORGE_CACHE", "tracking"])
-def test_a_full_disk_is_noticed_before_anything_is_claimed(variable: str, folder: Path) -> None:
-    """Temporary folder, cache or tracking store: exit code 7, one message, and no attempt is counted."""
+def test_a_full_disk_is_detected_before_a_task_is_claimed(variable: str, folder: Path) -> None:
+    """Whether it holds temporary files, the cache or the tracking store: the exit code is 7, with one message, and no
+    attempt is counted."""
     manager = pool(folder, [1.0])
     with full_disk(folder) as place:
         (place / "junk").write_bytes(bytes(50_000))
@@ -393,8 +399,8 @@ def test_a_full_disk_is_noticed_before_anything_is_claimed(variable: str, folder
     assert [(t.status, t.attempts) for t in manager.store.query("p")] == [(Status.WAITING, 0)]
 
 
-def test_code_that_is_not_allowed_or_not_there_is_said_at_once(folder: Path) -> None:
-    """The code of models that the submission names."""
+def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: Path) -> None:
+    """This concerns the code of the models in the submission."""
     store = MemoryStore()
     session = Session(tracking_uri=f"folder:{folder}/runs", store_uri=store.uri)
     for name, said in (("no_such_package", "not installed here"), ("scipy", "--allow scipy")):
@@ -442,16 +448,17 @@ def workflow(folder: Path, market: Path, **rollforge: Any) -> Path:
     return file
 
 
-def rollforge(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def rollforge(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rollforge", *words], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
+        [sys.executable, "-m", "rollforge", *arguments], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
         env={**os.environ, "COLUMNS": "200", **environment},
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_market: Path, tmp_path: Path) -> None:
-    """Data and tracking store are those of the submission; `run` then trains nothing more, and `collect` finds all."""
+def test_a_worker_runs_submitted_tasks_without_further_settings(small_market: Path, tmp_path: Path) -> None:
+    """It uses the data and the tracking store of the submission; `run` then trains nothing more, and `collect` finds
+    all results."""
     file = workflow(tmp_path, small_market)
     submitted = rollforge(tmp_path, "submit", str(file), "--json")
     assert submitted.returncode == Exit.DONE, submitted.stderr
@@ -468,8 +475,8 @@ def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_mar
     ran = rollforge(tmp_path / "away", *command[1:], "--exit-when-empty", "--jobs", "1")
     assert ran.returncode == Exit.DONE, ran.stdout + ran.stderr
     assert manager.task_stat() == {Status.DONE: 4}
-    again = rollforge(tmp_path, "submit", str(file))
-    assert "4: 0 new, 4 already done" in again.stdout
+    repeated = rollforge(tmp_path, "submit", str(file))
+    assert "4: 0 new, 4 already done" in repeated.stdout
     whole = rollforge(tmp_path, "run", str(file))
     assert whole.returncode == Exit.DONE, whole.stderr
     assert "all 4 tasks are already done" in whole.stdout
@@ -478,7 +485,7 @@ def test_submitted_tasks_are_run_by_a_worker_that_is_told_nothing_else(small_mar
 
 
 @pytest.mark.slow
-def test_a_worker_with_other_data_takes_nothing_unless_that_is_accepted(small_market: Path, tmp_path: Path) -> None:
+def test_a_worker_with_other_data_claims_nothing_unless_that_is_accepted(small_market: Path, tmp_path: Path) -> None:
     """The message names the differences; an identical copy is accepted."""
     file = workflow(tmp_path, small_market)
     assert rollforge(tmp_path, "submit", str(file)).returncode == Exit.DONE
@@ -488,15 +495,15 @@ def test_a_worker_with_other_data_takes_nothing_unless_that_is_accepted(small_ma
     name = sorted(p.name for p in (other / "features").iterdir())[3]
     series = other / "features" / name / "close.day.bin"
     series.write_bytes(series.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
-    words = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1", "--data")
-    refused = rollforge(tmp_path, *words, str(other))
+    command = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1", "--data")
+    refused = rollforge(tmp_path, *command, str(other))
     assert refused.returncode == Exit.UNFIT
     assert f"values of the instrument {name} differ in 2023" in refused.stderr
     assert str(small_market) in refused.stderr
     assert "--accept-other-data" in refused.stderr
     assert manager.task_stat() == {Status.WAITING: 4}
     assert {t.attempts for t in manager.store.query("small")} == {0}
-    accepted = rollforge(tmp_path, *words, str(other), "--accept-other-data")
+    accepted = rollforge(tmp_path, *command, str(other), "--accept-other-data")
     assert accepted.returncode == Exit.DONE, accepted.stderr
     assert "differs from" in accepted.stderr
     assert manager.task_stat() == {Status.DONE: 4}
@@ -504,14 +511,14 @@ def test_a_worker_with_other_data_takes_nothing_unless_that_is_accepted(small_ma
     assert "4 of 4 windows were trained on other data" in collected.stderr
     manager.reset_status({}, Status.WAITING)
     copy = shutil.copytree(small_market, tmp_path / "copy", copy_function=shutil.copy)
-    assert rollforge(tmp_path, *words, str(copy)).returncode == Exit.DONE
+    assert rollforge(tmp_path, *command, str(copy)).returncode == Exit.DONE
     assert "other data" not in rollforge(tmp_path, "run", str(file)).stderr
 
 
 @pytest.mark.slow
-def test_two_submissions_with_other_data_in_one_pool_are_apart(small_market: Path, tmp_path: Path) -> None:
-    """A worker without settings runs each with its own data; one with the data of the first leaves the tasks of the
-    second."""
+def test_two_submissions_in_one_pool_may_use_different_data(small_market: Path, tmp_path: Path) -> None:
+    """A worker without settings runs each submission with its own data; a worker that is given the data of the first
+    leaves the tasks of the second."""
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     name = next((other / "features").iterdir()) / "open.day.bin"
     name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
@@ -522,12 +529,12 @@ def test_two_submissions_with_other_data_in_one_pool_are_apart(small_market: Pat
     file = workflow(tmp_path, other)
     file.write_text(file.read_text().replace("'2022-10-31'", "'2022-09-30'"))
     assert rollforge(tmp_path, "submit", str(file), "--limit", "2").returncode == Exit.DONE
-    words = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1")
-    one = rollforge(tmp_path, *words, "--data", str(small_market))
+    command = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1")
+    one = rollforge(tmp_path, *command, "--data", str(small_market))
     assert one.returncode == Exit.UNFIT, one.stderr
     assert "2 tasks" in one.stderr
     assert {t.id for t in manager.store.query("small", {"status": "done"})} == first
-    both = rollforge(tmp_path, *words)
+    both = rollforge(tmp_path, *command)
     assert both.returncode == Exit.DONE, both.stderr
     assert manager.task_stat() == {Status.DONE: 4}
     marks = {read_content(folder).mark for folder in (small_market, other)}
@@ -537,16 +544,17 @@ def test_two_submissions_with_other_data_in_one_pool_are_apart(small_market: Pat
 
 
 @pytest.mark.slow
-def test_a_worker_that_stays_waits_for_tasks_that_it_can_run(small_market: Path, tmp_path: Path) -> None:
-    """Also beside tasks that it cannot; told to stop it ends with 0, and at once with 7 where it can run none."""
+def test_a_worker_without_exit_when_empty_waits_for_tasks_that_it_can_run(small_market: Path, tmp_path: Path) -> None:
+    """It stays even if the pool has tasks that it cannot run, and exits with 0 when it is terminated; if it can run
+    none, it exits at once with 7."""
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     name = next((other / "features").iterdir()) / "open.day.bin"
     name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     session = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
-    words = [sys.executable, "-m", "rollforge", "worker", "-t", "p", "--store", store.uri, "--jobs", "1"]
+    command = [sys.executable, "-m", "rollforge", "worker", "-t", "p", "--store", store.uri, "--jobs", "1"]
     both = [
-        subprocess.Popen([*words, "--data", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen([*command, "--data", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for folder in (small_market, other)
     ]
     for process in both:  # the pool has no tasks yet
@@ -574,16 +582,16 @@ def test_a_worker_that_stays_waits_for_tasks_that_it_can_run(small_market: Path,
 
 
 @pytest.mark.slow
-@elsewhere
-def test_runs_that_another_machine_has_are_named_with_the_cure(small_market: Path, tmp_path: Path) -> None:
-    """By collect and by R.get_recorder; a copy in a store that both reach is found."""
+@needs_namespaces
+def test_runs_on_another_machine_are_reported_with_a_remedy(small_market: Path, tmp_path: Path) -> None:
+    """``collect`` and ``R.get_recorder`` say where they are and how to copy them; copied runs are found."""
     file = workflow(tmp_path, small_market)
     assert rollforge(tmp_path, "submit", str(file)).returncode == Exit.DONE
     away = tmp_path / "gpu1"
     away.mkdir()
-    words = ("--tracking", f"folder:{away}/runs")
+    options = ("--tracking", f"folder:{away}/runs")
     store = f"sqlite:///{tmp_path}/tasks.db"
-    code, said = ended(worker(tmp_path, *words, host="gpu1", pool="small", ROLLFORGE_STORE=store, ROLLFORGE_ALLOW=""))
+    code, said = ended(worker(tmp_path, *options, host="gpu1", pool="small", ROLLFORGE_STORE=store, ROLLFORGE_ALLOW=""))
     assert code == Exit.DONE, said
     shutil.move(away, tmp_path / "taken away")
     for command in (("run", str(file)), ("collect", str(file))):
@@ -608,8 +616,8 @@ def test_runs_that_another_machine_has_are_named_with_the_cure(small_market: Pat
     assert found.returncode == Exit.DONE, found.stderr
 
 
-def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
-    """User and password are removed from addresses; a worker may know them from its own settings."""
+def test_the_facts_of_a_submission_contain_no_secret(tmp_path: Path) -> None:
+    """The user and the password are removed from addresses; a worker takes them from its own settings."""
     session = Session(tracking_uri="http://ann:s3cret@127.0.0.1:9/?token=abc", store_uri=f"sqlite:///{tmp_path}/t.db")
     facts = facts_of([definition(1.0)], session)
     assert facts["tracking"] == "http://127.0.0.1:9/"
@@ -618,8 +626,8 @@ def test_what_a_submission_used_holds_no_secret(tmp_path: Path) -> None:
     assert facts["machine"] == machine_of(process_name())
 
 
-def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp_path: Path) -> None:
-    """All submissions are checked again if the data change."""
+def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: Path) -> None:
+    """If the data change, all submissions are checked again."""
     market = Path(shutil.copytree(small_market, tmp_path / "market"))
     session = Session(provider_uri=str(market), tracking_uri=f"folder:{tmp_path}/runs", store_uri="memory://judged")
     store = open_store(session.store_uri)
@@ -643,8 +651,9 @@ def test_new_submissions_are_judged_while_a_worker_stays(small_market: Path, tmp
 
 
 @pytest.mark.slow
-def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Path) -> None:
-    """The success of the others' tasks is sufficient evidence; its own tasks have one attempt, which is given back."""
+def test_a_bad_worker_exits_even_if_tasks_have_one_attempt(folder: Path) -> None:
+    """That other tasks succeed on other workers is sufficient evidence; the attempts of the failed tasks, which have
+    only one, are given back."""
     manager = pool(folder, [float(i) for i in range(40)], max_attempts=1)
     good = worker(folder, *RUNS, TAKES="0.5")
     bad = worker(folder, *RUNS, BROKEN="1", TAKES="0")
@@ -655,8 +664,8 @@ def test_where_nothing_is_tried_again_a_bad_worker_ends_all_the_same(folder: Pat
     assert manager.task_stat() == {Status.DONE: 40}
 
 
-def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_market: Path, tmp_path: Path) -> None:
-    """The latest submission determines the data; identical data under another path are accepted."""
+def test_a_run_does_not_claim_tasks_that_were_resubmitted_with_other_data(small_market: Path, tmp_path: Path) -> None:
+    """The latest submission determines the data; identical data in another folder are accepted."""
     store = open_store("memory://submitted again")
     here = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     (tmp_path / "copy").parent.mkdir(exist_ok=True)
@@ -683,8 +692,8 @@ def test_a_run_leaves_tasks_that_were_submitted_again_with_other_data(small_mark
         {"models": {"M": {"os": "1", "a.b.c": "2"}}},
     ],
 )
-def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path: Path) -> None:
-    """They are read as data: invalid values are left out, and nothing reaches the terminal unescaped."""
+def test_invalid_facts_of_a_submission_do_not_stop_a_worker(facts: dict[str, Any], tmp_path: Path) -> None:
+    """Invalid values are ignored, and nothing reaches the terminal unescaped."""
     store = open_store("memory://made up facts")
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
     name = str(abs(hash(json.dumps(facts))))
@@ -694,11 +703,11 @@ def test_facts_that_others_made_up_end_no_worker(facts: dict[str, Any], tmp_path
     assert "\x1b" not in admission.explain(admission.refused())
 
 
-def test_what_to_allow_is_said_once() -> None:
-    """However many tasks name code that the worker may not run, there is one line of advice, at the end."""
+def test_the_advice_what_to_allow_is_given_once() -> None:
+    """However many tasks refer to code that the worker may not run, the message ends with one line of advice."""
     store = MemoryStore()
     store.create("p", [{"x": 1}, {"x": 2}, {"x": 3}])
-    claims = Leases(store, Job("p", len), "me", lambda event: None)
+    leases = Leases(store, Job("p", len), "me", lambda event: None)
     for task, (place, package) in zip(
         store.claim("p", worker="me", lease=60, limit=3),
         [("model", "mine"), ("dataset.kwargs.handler", "mine"), ("record.0", "theirs")],
@@ -706,22 +715,22 @@ def test_what_to_allow_is_said_once() -> None:
     ):
         with trust.within(trust.Circle.POOL), pytest.raises(CodeNotAllowed) as refused:
             trust.check_import("Thing", f"{package}.things", where=place)
-        claims.leave(task, str(refused.value))
-    with pytest.raises(UnfitWorker) as told:
-        claims.raise_if_unfit()
-    said = str(told.value)
+        leases.leave(task, str(refused.value))
+    with pytest.raises(UnfitWorker) as unfit:
+        leases.raise_if_unfit()
+    said = str(unfit.value)
     assert said.count("allow it:") == 1
     assert said.splitlines()[-1].endswith("--allow mine --allow theirs or ROLLFORGE_ALLOW=mine,theirs.")
     assert "dataset.kwargs.handler" in said
 
 
 def count_days(task: dict[str, Any]) -> int:
-    """A function of a user's script."""
+    """Stand for a function in a user's script."""
     return int(task["x"])
 
 
-def test_a_script_that_runs_tasks_compares_its_data_too(small_market: Path, tmp_path: Path) -> None:
-    """`run_task` leaves tasks that were submitted with other data, and says why; with the same data it runs them."""
+def test_run_task_compares_the_data_with_those_of_the_submission(small_market: Path, tmp_path: Path) -> None:
+    """`run_task` does not run tasks that were submitted with other data, and says why."""
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     file = next((other / "features").iterdir()) / "open.day.bin"
     file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")

@@ -1,4 +1,4 @@
-"""A task store and a tracking store may be passed as objects wherever their URIs may be."""
+"""A task store or a tracking store may be passed as an object wherever its URI may be."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tracker(tmp_path: Path) -> FolderTracker:
 
 
 def record(task: Any, experiment_name: str, recorder_name: str | None = None) -> Recorder:
-    """A first or only stage: a run that holds the task."""
+    """Train in one stage, or in the first of two: create a run that holds the task."""
     experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment_name)
     recorder = experiment.create_recorder(recorder_name)
     recorder.save_objects(task=dict(task), **{"pred.pkl": [task["x"]]})
@@ -61,25 +61,25 @@ def record(task: Any, experiment_name: str, recorder_name: str | None = None) ->
     return recorder
 
 
-def go_on(recorder: Recorder, experiment_name: str) -> Recorder:
+def second_stage(recorder: Recorder, experiment_name: str) -> Recorder:
     recorder.set_tags(second="stage")
     return recorder
 
 
 def runs(tracker: Any, name: str = "e") -> list[str]:
-    """The runs of an experiment, read from the object itself."""
+    """Return the runs of an experiment in this tracker."""
     found = get_experiment(tracker, experiment_name=name, create=False)
     return list(found.list_recorders())
 
 
 @pytest.mark.parametrize("make", [TrainerR, TrainerRM, DelayTrainerR, DelayTrainerRM])
 def test_every_trainer_takes_objects(make: Any, tracker: FolderTracker) -> None:
-    """Tasks are in the store that was passed, runs in the tracker that was passed, and nothing in those of the session."""
+    """Tasks are stored in the given store and runs in the given tracker, and nothing in those of the session."""
     store = MemoryStore()
     through_pool = make in (TrainerRM, DelayTrainerRM)
     options: dict[str, Any] = {"tracker": tracker, **({"store": store} if through_pool else {})}
     trainer = make("e", train_func=record, **options)
-    kwargs = {"end_train_func": go_on} if trainer.is_delay() else {}
+    kwargs = {"end_train_func": second_stage} if trainer.is_delay() else {}
     recorders = trainer.end_train(trainer.train(TASKS), **kwargs)
     assert [r.load_object("task") for r in recorders] == TASKS
     assert sorted(runs(tracker)) == sorted(r.id for r in recorders)
@@ -91,7 +91,7 @@ def test_every_trainer_takes_objects(make: Any, tracker: FolderTracker) -> None:
 
 
 def test_run_task_takes_objects(tracker: FolderTracker) -> None:
-    """As for trainers; the function finds the tracker in the current session."""
+    """The function finds the tracker in the current session."""
     store = MemoryStore()
     TaskManager("p", store=store).create_task(TASKS)
     assert run_task(record, "p", store=store, tracker=tracker, experiment_name="e")
@@ -100,7 +100,7 @@ def test_run_task_takes_objects(tracker: FolderTracker) -> None:
 
 
 def test_addresses_may_be_passed_in_the_same_place(tmp_path: Path) -> None:
-    """store and tracker may be URIs too, also of a TaskManager."""
+    """`store` and `tracker` may also be URIs, in trainers and in a TaskManager."""
     uri, tracking = f"sqlite:///{tmp_path}/t.db", f"folder:{tmp_path}/other"
     TrainerRM("e", train_func=record, store=uri, tracker=tracking).train(TASKS)
     assert TaskManager("e", store=uri).task_stat() == {Status.DONE: 2}
@@ -108,7 +108,7 @@ def test_addresses_may_be_passed_in_the_same_place(tmp_path: Path) -> None:
 
 
 def test_a_session_takes_objects(tracker: FolderTracker) -> None:
-    """A Session, with_, from_mapping: the object is found by its address, and is the same object."""
+    """``Session()``, ``with_`` and ``from_mapping`` take an object; opening its address returns that object."""
     store = MemoryStore()
     session = Session(threads=1).with_(store=store, tracking=tracker)
     assert isinstance(session.store_uri, str)
@@ -121,7 +121,7 @@ def test_a_session_takes_objects(tracker: FolderTracker) -> None:
 
 
 def test_objects_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
-    """Two stores in memory without a name, and two objects of one file, stay two."""
+    """Two unnamed memory stores, or two objects for one file, stay distinct."""
     one, two = MemoryStore(), MemoryStore()
     one.create("p", [{"x": 1}])
     assert open_store(Session(store_uri=two).store_uri).count("p") == {}  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_objects_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
 
 
 def test_collectors_take_a_tracker(tracker: FolderTracker) -> None:
-    """An experiment's name is looked up in the tracker that was passed."""
+    """The name of an experiment is looked up in the given tracker."""
     (recorder,) = TrainerR("e", record, tracker=tracker)([{"x": 7}])
     assert RecorderCollector("e", tracker=tracker)() == {"pred": {recorder.id: [7]}}
     assert list(TaskCollector("e", tracker=tracker).list_recorders(only_have_task=True)) == [recorder.id]
@@ -142,8 +142,8 @@ def test_collectors_take_a_tracker(tracker: FolderTracker) -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, object(), dict, {}])
-def test_what_is_no_store_is_refused(wrong: Any) -> None:
-    """The error names the first method that is missing, before anything is stored."""
+def test_an_object_that_is_not_a_store_is_refused(wrong: Any) -> None:
+    """The error names the first missing method, before anything is stored."""
     with pytest.raises(ConfigError, match=r"no (create|create_experiment)\(\)"):
         TrainerRM("e", train_func=record, store=wrong).train(TASKS)
     with pytest.raises(ConfigError, match=r"no create_experiment\(\)"):
@@ -152,7 +152,7 @@ def test_what_is_no_store_is_refused(wrong: Any) -> None:
 
 @pytest.mark.slow
 def test_processes_open_the_uri_of_an_object(tracker: FolderTracker) -> None:
-    """A store in memory and a tracker as objects, with worker processes: they record where the tracker records."""
+    """Worker processes record in the tracker that was passed as an object; the store may be in memory."""
     store = MemoryStore()
     recorders = TrainerRM("e", train_func=record, jobs=1, store=store, tracker=tracker).train(TASKS)
     assert len(recorders) == 2
@@ -162,7 +162,7 @@ def test_processes_open_the_uri_of_an_object(tracker: FolderTracker) -> None:
 
 @pytest.mark.slow
 def test_processes_open_a_scheme_that_was_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the program registered by a call counts in its worker processes too."""
+    """A scheme that the program has registered can be used in its worker processes."""
     (tmp_path / "boxes_of_processes.py").write_text(BOXES)
     monkeypatch.syspath_prepend(tmp_path)
     register_tracker("box", "boxes_of_processes:Box")
@@ -180,8 +180,8 @@ class Unnamed(FolderTracker):
         self.uri = "unnamed:1"
 
 
-def test_an_object_that_processes_cannot_open_runs_here_and_is_an_error_there(tmp_path: Path) -> None:
-    """In this process it is used; with processes one message says what to do, and no task has begun."""
+def test_an_object_that_processes_cannot_open_is_an_error_only_with_processes(tmp_path: Path) -> None:
+    """It is used in the current process; with worker processes an error says what to do, and no task is started."""
     tracker = Unnamed(tmp_path / "runs")
     assert len(TrainerR("e", record, tracker=tracker).train(TASKS)) == 2
     store = MemoryStore()
@@ -198,7 +198,7 @@ def test_an_object_that_processes_cannot_open_runs_here_and_is_an_error_there(tm
 
 
 def test_the_pipeline_takes_objects(small_market: Path, tmp_path: Path) -> None:
-    """A workflow that is read with a store and a tracker as objects is planned, submitted, trained and collected with them."""
+    """A workflow that is loaded with a store and a tracker is planned, submitted, trained and collected with them."""
     from rollforge import pipeline
     from rollforge.plan import make_plan
     from rollforge.workflow import load_workflow

@@ -43,7 +43,7 @@ def statuses(session: Session) -> list[str]:
 
 
 def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
-    """The parent process ends it at once; the run of another task continues."""
+    """The parent process marks it as failed at once; the run of another task is unchanged."""
     store = MemoryStore()
     store.create("p", [{"kill": True}, {"kill": False}], max_attempts=1)
     job = Job("p", start_a_run, on_death=lambda task_id: end_unfinished_runs(task_id, "e", session))
@@ -51,8 +51,8 @@ def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
     assert statuses(session) == ["FAILED", "RUNNING"]
 
 
-def test_the_next_attempt_ends_the_run_of_the_one_before(session: Session) -> None:
-    """If there is no parent process: the machine died, and another one takes over the task."""
+def test_the_next_attempt_ends_the_run_of_the_previous_one(session: Session) -> None:
+    """This matters if there is no parent process: the machine crashed, and another one takes over the task."""
     token = current_task.set("some task")
     begin_task_train({"x": 1}, "e", session=session).start_run()
     current_task.reset(token)
@@ -70,7 +70,7 @@ def test_the_next_attempt_ends_the_run_of_the_one_before(session: Session) -> No
 
 
 def test_closing_the_terminal_gives_tasks_back(tmp_path: Path) -> None:
-    """SIGHUP reaches the worker and its tasks; no attempt is counted."""
+    """SIGHUP is sent to the worker and its tasks; no attempt is counted."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     from rollforge.store.sqlite import SQLiteStore
 

@@ -26,7 +26,7 @@ ALL = [TrainerR, DelayTrainerR, TrainerRM, DelayTrainerRM]
 
 @pytest.fixture(params=["folder", "mlflow"])
 def session(request: pytest.FixtureRequest, tmp_path: Path, tracking_in: Callable[[str], str]) -> Iterator[Session]:
-    """A session with everything in a temporary folder, with both trackers."""
+    """A session with its stores in a temporary folder, for both kinds of tracker."""
     made = Session(store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=tracking_in(request.param), threads=2)
     with using(made):
         yield made
@@ -59,7 +59,7 @@ def second(recorder: Recorder, experiment_name: str) -> Recorder:
     return recorder
 
 
-def test_processes_without_a_pool_leave_no_task_id(session: Session) -> None:
+def test_runs_without_a_pool_have_no_task_id(session: Session) -> None:
     """Only runs of a pool are tagged with the id of their task; without a pool it would refer to nothing."""
     task = {
         "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": 1.0}},
@@ -80,7 +80,7 @@ def trainer(kind: type[Trainer], **options: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_recorders_come_in_the_order_of_the_tasks(kind: type[Trainer], session: Session) -> None:
-    """Each contains the metrics of its own task, and is marked as finished."""
+    """Each recorder has the metrics of its own task and is marked as finished."""
     made = trainer(kind, default_rec_name="mine")
     begun = made.train([{"x": 3}, {"x": 1}, {"x": 2}])
     assert [r.list_tags()["train_status"] for r in begun] == ["begin_task_train"] * 3
@@ -95,15 +95,15 @@ def test_recorders_come_in_the_order_of_the_tasks(kind: type[Trainer], session: 
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_one_task_may_be_given_alone_and_none_at_all(kind: type[Trainer], session: Session) -> None:
-    """A dict is a list of one task; without tasks there are no recorders."""
+def test_a_trainer_takes_one_task_or_none(kind: type[Trainer], session: Session) -> None:
+    """A dict is treated as a list of one task; without tasks the result is empty."""
     assert [r.list_metrics()["x"] for r in trainer(kind)({"x": 7})] == [7]
     assert trainer(kind)([]) == []
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_failure_is_told_with_its_task_and_traceback(kind: type[Trainer], tmp_path: Path) -> None:
-    """Or it is left out of the result, and kept in `failures`."""
+def test_a_failure_is_reported_with_its_task_and_traceback(kind: type[Trainer], tmp_path: Path) -> None:
+    """The trainer raises it, or with ``on_error="skip"`` leaves it out of the result and keeps it in `failures`."""
     session = Session(store_uri=f"sqlite:///{tmp_path}/t.db", tracking_uri=f"folder:{tmp_path}/runs")
     tasks = [{"x": 1}, {"x": "bad", "model": {"class": "Linear"}}, {"x": 2}]
     with using(session):
@@ -125,25 +125,25 @@ def test_a_failure_is_told_with_its_task_and_traceback(kind: type[Trainer], tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
-def test_jobs_run_side_by_side_in_processes(kind: type[Trainer], session: Session) -> None:
-    """With and without a pool, models are fitted in other processes."""
+def test_jobs_run_in_parallel_processes(kind: type[Trainer], session: Session) -> None:
+    """Models are fitted in other processes, with and without a pool."""
     recorders = trainer(kind, jobs=2)([{"x": i} for i in range(4)])
     assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2, 3]
     assert str(os.getpid()) not in {r.list_tags()["pid"] for r in recorders}
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_for_each_task(session: Session) -> None:
+def test_call_in_subproc_runs_each_task_in_a_new_process(session: Session) -> None:
     """``call_in_subproc`` runs each task in a new process."""
     recorders = trainer(TrainerR, call_in_subproc=True)([{"x": 1}, {"x": 2}])
     assert len({r.list_tags()["pid"] for r in recorders}) == 2
 
 
-def test_what_the_pool_knows_as_done_is_not_trained_again(session: Session) -> None:
-    """The same recorder is returned; the pool has the name of the experiment by default."""
+def test_a_task_that_is_done_in_the_pool_is_not_trained_again(session: Session) -> None:
+    """Its recorder is returned; by default the pool has the name of the experiment."""
     (one,) = trainer(TrainerRM)([{"x": 1}])
-    (again, other) = trainer(TrainerRM)([{"x": 1}, {"x": 2}])
-    assert again.id == one.id
+    (same, other) = trainer(TrainerRM)([{"x": 1}, {"x": 2}])
+    assert same.id == one.id
     assert other.id != one.id
     assert TaskManager.list() == ["exp"]
     trainer(TrainerRM, task_pool="apart")([{"x": 1}])
@@ -162,7 +162,7 @@ def test_a_trainer_pickled_by_an_earlier_version_uses_its_pool(kind: type[Traine
 
 
 def test_the_second_stage_of_a_finished_recorder_is_not_run_again(session: Session) -> None:
-    """Calling `end_train` twice changes nothing."""
+    """A second call of `end_train` changes nothing."""
     made = trainer(DelayTrainerR)
     recorders = made([{"x": 1}])
     assert made.end_train(recorders, end_train_func=None)[0].id == recorders[0].id
@@ -173,8 +173,8 @@ def test_the_second_stage_of_a_finished_recorder_is_not_run_again(session: Sessi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["TrainerRM", "DelayTrainerRM"])
-def test_workers_elsewhere_train_what_is_only_stored_here(kind: str, session: Session, tmp_path: Path) -> None:
-    """``skip_run_task`` prepares here; another process runs the trainer's `worker` until all is done."""
+def test_other_processes_train_tasks_stored_with_skip_run_task(kind: str, session: Session, tmp_path: Path) -> None:
+    """Another process runs the trainer's `worker` until all are done."""
     code = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -197,7 +197,7 @@ with using(Session(store_uri={session.store_uri!r}, tracking_uri={session.tracki
 
 
 def constant(value: float, first: str, last: str) -> dict[str, Any]:
-    """A task that trains nothing and tests some days."""
+    """Return a task that predicts a constant for some days."""
     segments = {"test": (first, last)}
     return {
         "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": value}},
@@ -208,28 +208,28 @@ def constant(value: float, first: str, last: str) -> dict[str, Any]:
 
 
 SEVERAL = [constant(v, *days) for v in (1.0, 2.0) for days in (("20200102", "2020/2/28"), ("2020-03-02", "2020-03-31"))]
-CALLED = [f"value={v} {days}" for v in (1.0, 2.0) for days in ("2020-01-02 to 2020-02-28", "2020-03-02 to 2020-03-31")]
+NAMES = [f"value={v} {days}" for v in (1.0, 2.0) for days in ("2020-01-02 to 2020-02-28", "2020-03-02 to 2020-03-31")]
 
 
 @pytest.mark.parametrize(
     ("kind", "jobs"), [(TrainerR, None), (TrainerR, 1), (DelayTrainerR, None), (TrainerRM, None), (DelayTrainerRM, 1)]
 )
-def test_runs_are_called_after_their_model_and_its_days(
+def test_runs_are_named_after_their_model_and_test_days(
     kind: type[Trainer], jobs: int | None, session: Session
 ) -> None:
     """Names and tags contain what distinguishes the models, and the test days in ISO form."""
     recorders = kind("exp", jobs=jobs)(SEVERAL)  # type: ignore[call-arg]
-    assert [r.name for r in recorders] == CALLED
+    assert [r.name for r in recorders] == NAMES
     tags = recorders[0].list_tags()
     assert (tags["rollforge.model"], tags["rollforge.test"]) == ("value=1.0", "2020-01-02 to 2020-02-28")
     (alone,) = kind("exp", jobs=jobs)(SEVERAL[:1])  # type: ignore[call-arg]
     if kind in (TrainerR, DelayTrainerR):
-        assert alone.name == "ConstantModel 2020-01-02 to 2020-02-28", "one model needs no more than its class"
+        assert alone.name == "ConstantModel 2020-01-02 to 2020-02-28", "a single model is named after its class"
     else:
-        assert alone == recorders[0], "what the pool knows keeps its name"
+        assert alone == recorders[0], "a task that is in the pool keeps its name"
 
 
-def test_names_that_were_given_stay(session: Session) -> None:
+def test_given_model_names_are_kept(session: Session) -> None:
     """A trainer assigns default model names only to tasks without a name."""
     manager = TaskManager("exp")
     manager.create_task(SEVERAL[:2], model_names=["mine", "mine"])
@@ -240,7 +240,7 @@ def test_names_that_were_given_stay(session: Session) -> None:
 
 @pytest.mark.parametrize("kind", [DelayTrainerR, DelayTrainerRM])
 def test_failures_of_both_stages_are_kept(kind: type[Trainer], tmp_path: Path) -> None:
-    """Failures of the first stage are kept in the second; a new training clears them."""
+    """The second stage adds its failures to those of the first; the next training clears them."""
     session = Session(store_uri=f"sqlite:///{tmp_path}/t.db", tracking_uri=f"folder:{tmp_path}/runs")
     tasks = [{"x": 1}, {"x": "early"}, {"x": "bad"}]
     with using(session):
@@ -263,8 +263,8 @@ def picky_first(task: dict[str, Any], experiment_name: str, recorder_name: str |
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_call_leaves_nothing_behind_in_a_trainer(kind: type[Trainer], session: Session) -> None:
-    """Arguments of a call (function, experiment, names) apply to that call only; only the failures are kept."""
+def test_a_call_does_not_change_the_trainer(kind: type[Trainer], session: Session) -> None:
+    """Arguments of a call (function, experiment, names) apply only to that call; only the failures are kept."""
     made = trainer(kind, default_rec_name="mine")
     before = dict(vars(made))
     made.train([{"x": 1}], experiment_name="other", train_func=whole if not made.is_delay() else first)
@@ -273,17 +273,16 @@ def test_a_call_leaves_nothing_behind_in_a_trainer(kind: type[Trainer], session:
     }
 
 
-def test_the_pool_is_asked_for_a_submission_and_not_for_its_tasks(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Claims, counts and waiting are limited to its batch, whatever else is in the pool; results are read together."""
-    asked: list[str] = []
-    plain = SQLiteStore.claim
+def test_a_trainer_queries_its_batch_and_not_single_tasks(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims, counts and waiting are limited to the trainer's batch, whatever else is in the pool; results are read
+    together."""
+    batches: list[str] = []
+    original = SQLiteStore.claim
 
     def claim(self: SQLiteStore, pool: str, **options: Any) -> Any:
-        asked.append(options["batch"])
+        batches.append(options["batch"])
         assert "_id" not in str(options["query"])
-        return plain(self, pool, **options)
+        return original(self, pool, **options)
 
     monkeypatch.setattr(SQLiteStore, "claim", claim)
     monkeypatch.setattr(SQLiteStore, "get", lambda self, pool, task_id: pytest.fail("read one by one"))
@@ -292,5 +291,5 @@ def test_the_pool_is_asked_for_a_submission_and_not_for_its_tasks(
     tasks = [{"x": i} for i in range(3)]
     recorders = TrainerRM("exp", "exp", train_func=whole, session=session).train(tasks)
     assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
-    assert set(asked) == {batch_of(manager.create_task(tasks, dry_run=True))}
+    assert set(batches) == {batch_of(manager.create_task(tasks, dry_run=True))}
     assert manager.task_stat() == {"waiting": 1, "done": 3}

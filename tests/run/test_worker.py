@@ -1,4 +1,4 @@
-"""Workers: what happens to a task that succeeds, fails, is stopped, or loses its lease."""
+"""Workers: what happens to a task that succeeds, fails, is interrupted, or loses its lease."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from rollforge.task import Cause, Status, TaskRecord
 
 
 class Clock:
-    """A clock that tests set."""
+    """A clock that is set by the test."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,7 +56,7 @@ def double(task: dict[str, Any]) -> int:
 
 
 def test_a_task_is_run_and_its_result_committed() -> None:
-    """Each task is fetched once, in the order of creation, and its result is stored."""
+    """Each task runs once, in the order of creation, and its result is stored."""
     store = MemoryStore()
     store.create("p", [{"x": 1}, {"x": 2}])
     events = run(store, double)
@@ -64,8 +64,8 @@ def test_a_task_is_run_and_its_result_committed() -> None:
     assert [t.result for t in store.query("p")] == [2, 4]
 
 
-def test_a_task_that_raises_is_tried_again_and_then_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After three attempts with a backoff it has failed, and its traceback is kept; the others are done."""
+def test_a_task_that_raises_is_retried_and_then_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails after three attempts with a backoff between them, and its traceback is kept; the others are done."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     monkeypatch.setattr(store, "wait_for_change", lambda pool, timeout: setattr(clock, "now", clock.now + 1))
@@ -82,7 +82,7 @@ def leave(task: dict[str, Any]) -> None:
     sys.exit(3)
 
 
-def test_a_task_that_calls_exit_fails_and_the_worker_goes_on() -> None:
+def test_a_task_that_calls_exit_fails_and_the_worker_continues() -> None:
     """``sys.exit`` in a task is a failure of the task."""
     store = MemoryStore()
     store.create("p", [{"x": 1}], max_attempts=1)
@@ -90,8 +90,8 @@ def test_a_task_that_calls_exit_fails_and_the_worker_goes_on() -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, WorkerStopped])
-def test_a_worker_that_is_stopped_gives_its_task_back(stop: type[BaseException]) -> None:
-    """Ctrl-C and SIGTERM cost no attempt: the task waits again."""
+def test_a_worker_that_is_interrupted_gives_its_task_back(stop: type[BaseException]) -> None:
+    """Ctrl-C and SIGTERM do not count as an attempt: the task is waiting again."""
 
     def interrupted(task: dict[str, Any]) -> None:
         raise stop
@@ -105,7 +105,7 @@ def test_a_worker_that_is_stopped_gives_its_task_back(stop: type[BaseException])
 
 
 def test_a_result_under_a_stale_claim_is_refused() -> None:
-    """A worker whose task was taken over reports it as lost; the result of the other worker is kept."""
+    """A worker that has lost its lease reports the task as lost; the result of the other worker is kept."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     store.create("p", [{"x": 1}])
@@ -126,8 +126,9 @@ def add_one(value: Any) -> int:
     return int(value["x"] if isinstance(value, dict) else value) + 1
 
 
-def test_the_four_situations_of_run_task() -> None:
-    """Waiting tasks give their definition, part-done ones the result so far; a stage that stays is run once a call."""
+def test_run_task_handles_each_pair_of_statuses() -> None:
+    """A waiting task is run with its definition and a part-done one with its result; a task whose status does not
+    change is run once per call."""
     with using(Session(store_uri="memory://four")):
         manager = TaskManager("p")
         (task_id,) = manager.create_task([{"x": 1}])
@@ -145,7 +146,7 @@ def test_the_four_situations_of_run_task() -> None:
             run_task(add_one, "p", before_status="done")
 
 
-def test_run_task_runs_what_the_query_names() -> None:
+def test_run_task_runs_the_tasks_that_match_the_query() -> None:
     """Tasks that do not match are not changed."""
     with using(Session(store_uri="memory://query")):
         manager = TaskManager("p")
@@ -155,8 +156,8 @@ def test_run_task_runs_what_the_query_names() -> None:
 
 
 @pytest.mark.slow
-def test_a_call_in_a_child_comes_back() -> None:
-    """The result is returned; an exception or the death of the child raises an error."""
+def test_a_call_in_a_child_process_returns_its_result() -> None:
+    """An exception in the child, or its death, raises an error."""
     assert call_in_child(os.getpid) != os.getpid()
     with pytest.raises(TrainingFailed, match=r"ValueError: invalid literal"):
         call_in_child(int, "bad")
@@ -167,7 +168,7 @@ def test_a_call_in_a_child_comes_back() -> None:
 
 
 class BadText(str):
-    """A text whose methods raise."""
+    """A string whose methods raise."""
 
     def __len__(self) -> int:
         raise RuntimeError
@@ -177,7 +178,7 @@ class BadText(str):
 
 
 class BadlyNamed(type):
-    """Classes without a name."""
+    """A metaclass of classes without a name."""
 
     @property
     def __name__(cls) -> str:
@@ -203,7 +204,7 @@ class WithoutAttributes(Exception):
 
 
 def raise_it(task: dict[str, Any]) -> None:
-    """A task that raises an exception whose description is hard or impossible to make."""
+    """Raise an exception that is difficult or impossible to format."""
     nested: Exception = ValueError("inside")
     for _ in range(2000):
         nested = ExceptionGroup("outside", [nested])
@@ -215,11 +216,11 @@ def raise_it(task: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("lacks", ["a text", "a name", "a traceback", "attributes", "a place", "depth"])
-def test_an_exception_that_cannot_be_described_fails_its_task_alone(lacks: str) -> None:
-    """The worker describes it as well as it can, and runs the next task."""
+def test_an_exception_that_cannot_be_formatted_fails_only_its_task(lacks: str) -> None:
+    """The worker formats it as far as possible, and runs the next task."""
     store = MemoryStore()
     store.create("p", [{"lacks": lacks}], max_attempts=1)
-    with contextlib.suppress(BaseException):  # what the worker lets through, pytest could not show either
+    with contextlib.suppress(BaseException):  # pytest could not format it either
         run(store, raise_it)
     (task,) = store.query("p")
     assert (task.status, task.cause) == (Status.FAILED, Cause.RAISED)
@@ -227,7 +228,7 @@ def test_an_exception_that_cannot_be_described_fails_its_task_alone(lacks: str) 
 
 
 def use_files(task: dict[str, Any]) -> str:
-    """A task that opens a file; one of them also lowers the limit of open files to 0, and fails."""
+    """Open a file; the task that `breaks` its process first lowers the limit of open files to 0, and fails."""
     if task["breaks"]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         raise ValueError("broken")
@@ -238,7 +239,7 @@ def use_files(task: dict[str, Any]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("max_attempts", [1, 2])
 def test_a_task_that_breaks_its_process_does_not_fail_the_others(max_attempts: int) -> None:
-    """The last attempt of a task runs in a process in which no task has failed."""
+    """The last attempt of a task is made in a process in which no task has failed."""
     store = MemoryStore()
     store.create("p", [{"breaks": True}], max_attempts=max_attempts)
     store.create("p", [{"breaks": False, "x": x} for x in range(3)], max_attempts=max_attempts)
@@ -249,14 +250,14 @@ def test_a_task_that_breaks_its_process_does_not_fail_the_others(max_attempts: i
 
 
 def process_id(task: dict[str, Any]) -> int:
-    """Return the process in which a task runs."""
+    """Return the id of the process in which a task runs."""
     return os.getpid()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("force_release", [True, False])
-def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bool) -> None:
-    """One worker process runs all tasks one after another; with force_release each task runs in a new process."""
+def test_force_release_gives_each_task_of_a_worker_pool_a_new_process(force_release: bool) -> None:
+    """With force_release each task runs in a new process, otherwise one worker process runs them all."""
     store = MemoryStore()
     store.create("p", [{"x": x} for x in range(3)])
     WorkerPool(store, Job("p", process_id, force_release=force_release), Session(threads=1), jobs=1).run()
@@ -267,7 +268,7 @@ def test_force_release_gives_each_task_of_a_crew_a_new_process(force_release: bo
 
 @pytest.mark.slow
 def test_run_task_applies_force_release() -> None:
-    """Each task runs in a new process; without force_release, in the calling process."""
+    """With force_release each task runs in a new process, otherwise in the calling process."""
     with using(Session(store_uri="memory://release", threads=1)):
         manager = TaskManager("p")
         manager.create_task([{"x": 1}, {"x": 2}])
@@ -279,14 +280,14 @@ def test_run_task_applies_force_release() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("force_release", True), ("timeout", 1.0), ("memory", 2**30)])
-def test_a_worker_refuses_what_needs_processes(option: str, value: Any) -> None:
-    """It runs tasks in its own process, and raises an error before it claims any."""
+def test_a_worker_refuses_options_that_need_processes(option: str, value: Any) -> None:
+    """A Worker runs tasks in its own process; it raises an error before it claims any."""
     with pytest.raises(ConfigError, match=f"cannot apply {option}.*WorkerPool"):
         Worker(MemoryStore(), Job("p", len, **{option: value}))
 
 
 def talk(task: dict[str, Any]) -> str:
-    """Print and log, after the previous task changed the outputs."""
+    """Print and log a text, or change the output streams of the process."""
     match task["first"]:
         case "close":
             sys.stdout.close()
@@ -295,37 +296,36 @@ def talk(task: dict[str, Any]) -> str:
             sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         case "drop":
             sys.stdout = sys.stderr = None  # type: ignore[assignment]
-        case words:
-            words = words.replace("half", "half \ud800")
-            print(words)
-            logging.getLogger("talk").warning("logged %s", words)
-            print("and", words, file=sys.stderr)
+        case text:
+            text = text.replace("half", "half \ud800")
+            print(text)
+            logging.getLogger("talk").warning("logged %s", text)
+            print("and", text, file=sys.stderr)
     if task.get("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return str(task["first"])
 
 
-def test_each_task_of_a_process_has_the_log_of_its_own_and_all_of_it() -> None:
-    """Whatever the previous task wrote or did to its outputs; a lone surrogate that is printed is escaped."""
+def test_the_log_of_a_task_contains_its_own_output_and_all_of_it() -> None:
+    """Whatever the previous task wrote, or did to the output streams; a lone surrogate is escaped."""
     store = MemoryStore()
     firsts = ["one", "two", "close", "three", "replace", "four", "drop", "five", "half", "six"]
-    store.create("p", [{"first": words} for words in firsts] + [{"first": "last words", "crash": True}], max_attempts=1)
+    store.create("p", [{"first": text} for text in firsts] + [{"first": "last words", "crash": True}], max_attempts=1)
     WorkerPool(store, Job("p", talk), Session(threads=1), jobs=1).run()
     *tasks, crashed = store.query("p")
     for task in tasks:
-        words = task.definition["first"]
+        text = task.definition["first"]
         assert task.status is Status.DONE
-        if words in ("close", "replace", "drop"):
+        if text in ("close", "replace", "drop"):
             assert task.log == ""
             continue
         printed, logged, more = task.log.splitlines()
-        escaped = words.replace("half", "half \\ud800")
+        escaped = text.replace("half", "half \\ud800")
         assert (printed, more) == (escaped, f"and {escaped}")
         assert logged.endswith(f"WARNING talk: logged {escaped}")
     assert crashed.log.splitlines()[0] == "last words"
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
 class Evil:
     """An object whose pickle runs a command when it is loaded."""
 
@@ -336,39 +336,39 @@ class Evil:
         return os.mkdir, (self._marker,)
 
 
-def speak(task: dict[str, Any]) -> str:
-    """A task that writes to all open files of its process other than its outputs."""
-    said = {
+def write_to_sockets(task: dict[str, Any]) -> str:
+    """Write to all open sockets of the process, of which one is the connection to the worker."""
+    message = {
         "garbage": b"\xff" * 64,
         "the beginning of a message": (200).to_bytes(4, "big") + b"x",
-        "a message that runs something": ForkingPickler.dumps(Evil(task.get("marker", ""))),
+        "a message that runs a command": ForkingPickler.dumps(Evil(task.get("marker", ""))),
         "a message of other values": ForkingPickler.dumps(["ready", 5]),
-    }.get(task["says"])
-    if said is None:
+    }.get(task["writes"])
+    if message is None:
         return "done"
-    framed = task["says"].startswith("a message")
+    framed = task["writes"].startswith("a message")
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                os.write(descriptor, (len(said).to_bytes(4, "big") if framed else b"") + bytes(said))
+                os.write(descriptor, (len(message).to_bytes(4, "big") if framed else b"") + bytes(message))
     time.sleep(600)
     return "never"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "says",
-    ["garbage", "the beginning of a message", "a message that runs something", "a message of other values"],
+    "writes",
+    ["garbage", "the beginning of a message", "a message that runs a command", "a message of other values"],
 )
-def test_whatever_a_task_writes_to_its_worker_costs_that_task_alone(says: str, tmp_path: Path) -> None:
-    """None of it is executed in the worker, which neither waits for the rest of it nor ends; the next task is done."""
+def test_whatever_a_task_writes_to_its_worker_affects_only_that_task(writes: str, tmp_path: Path) -> None:
+    """The worker does not execute it, does not wait for the rest of a message, and continues with the next task."""
     marker = tmp_path / "it ran"
     store = MemoryStore()
-    store.create("p", [{"says": says, "marker": str(marker)}], max_attempts=1)
-    store.create("p", [{"says": "nothing"}])
-    WorkerPool(store, Job("p", speak, timeout=5), Session(threads=1), jobs=1).run()
+    store.create("p", [{"writes": writes, "marker": str(marker)}], max_attempts=1)
+    store.create("p", [{"writes": "nothing"}])
+    WorkerPool(store, Job("p", write_to_sockets, timeout=5), Session(threads=1), jobs=1).run()
     hostile, other = store.query("p")
-    cause = Cause.TIMED_OUT if says.startswith("the beginning") else Cause.EXITED
+    cause = Cause.TIMED_OUT if writes.startswith("the beginning") else Cause.EXITED
     assert (hostile.status, hostile.cause) == (Status.FAILED, cause), hostile.error
     assert (other.status, other.result, other.failed_by) == (Status.DONE, "done", ())
     assert not marker.exists()
@@ -379,8 +379,9 @@ def size_of(task: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> None:
-    """What does not fit into the pipe to a stopped process is sent when it continues; `give` does not wait."""
+def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> None:
+    """If a task does not fit into the pipe to a stopped process, the rest is sent when the process continues; `give`
+    does not wait."""
     process = worker_process.WorkerProcess(Session(threads=1), Job("p", size_of))
 
     def send_signal(number: int) -> None:
@@ -412,12 +413,12 @@ def test_a_process_that_does_not_read_its_task_does_not_hold_up_its_worker() -> 
         process.give(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
     finally:
         began = time.perf_counter()
-        process.end(0.5)  # this does not wait either
+        process.end(0.5)  # does not wait either
         assert time.perf_counter() - began < 10
 
 
-def stop_oneself(task: dict[str, Any]) -> str:
-    """A task whose process stops at the first attempt, as by ``kill -STOP``."""
+def stop_the_process(task: dict[str, Any]) -> str:
+    """Stop the process at the first attempt, as ``kill -STOP`` does."""
     if not Path(task["marker"]).exists():
         Path(task["marker"]).touch()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -425,23 +426,22 @@ def stop_oneself(task: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_a_process_that_stays_stopped_is_ended_as_its_lease_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even without a time limit: the attempt counts as killed, the task is retried, and nothing waits for ever."""
+def test_a_process_that_stays_stopped_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even without a time limit: the attempt counts as killed, and the task is retried."""
     monkeypatch.setattr(worker_process, "_STOPPED_SECONDS", 2.0)
     store = MemoryStore()
     store.create("p", [{"marker": str(tmp_path / "stopped once")}])
     events: list[Event] = []
-    WorkerPool(store, Job("p", stop_oneself), Session(threads=1), jobs=1, on_event=events.append).run()
+    WorkerPool(store, Job("p", stop_the_process), Session(threads=1), jobs=1, on_event=events.append).run()
     (task,) = store.query("p")
     assert task.status is Status.DONE
     assert [e.kind for e in events] == ["started", "retry", "started", "done"]
     assert "was stopped by a signal for more than 2 s" in events[1].error
 
 
-def test_a_process_that_was_stopped_together_with_its_worker_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-Z both continue at nearly the same time: what passed while the worker did not look does not count."""
+def test_a_process_that_was_stopped_together_with_its_worker_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-Z both continue at nearly the same time: the time in which the worker itself did not run does not
+    count."""
     now = [0.0]
     monkeypatch.setattr(worker_process.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(worker_process, "process_is_stopped", lambda pid: True)
@@ -456,49 +456,50 @@ def test_a_process_that_was_stopped_together_with_its_worker_is_not_ended(monkey
 
 
 def configure(task: dict[str, Any]) -> None:
-    """A task that replaces the logging configuration and logs something."""
+    """Replace the logging configuration, or log something."""
     import logging.config
 
     if task["how"] == "basicConfig":
         logging.basicConfig(force=True, level=logging.INFO)
     elif task["how"] == "dictConfig":
         logging.config.dictConfig({"version": 1})
-    elif task["how"] == "by hand":
+    elif task["how"] == "handlers":
         logging.getLogger().handlers.clear()
         logging.disable()
         logging.getLogger("rollforge").propagate = False
         logging.getLogger("rollforge").setLevel(logging.CRITICAL)
     else:
-        logging.getLogger("rollforge.somewhere").info("the words of %s", task["how"])
-        logging.getLogger("my.model").warning("more words")
+        logging.getLogger("rollforge.somewhere").info("a line of %s", task["how"])
+        logging.getLogger("my.model").warning("another line")
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["in a process", "in process"])
-def test_a_task_that_sets_up_logging_takes_no_words_of_later_ones(beside: bool) -> None:
-    """Handlers, levels and disabled loggers are as before; each line is in the log once."""
+@pytest.mark.parametrize("in_processes", [True, False], ids=["processes", "in process"])
+def test_a_task_that_configures_logging_does_not_affect_later_tasks(in_processes: bool) -> None:
+    """Handlers, levels and disabled loggers are restored; each line is in the log of its task once."""
     store = MemoryStore()
-    hows = ["before", "basicConfig", "one", "dictConfig", "two", "by hand", "three"]
+    hows = ["before", "basicConfig", "one", "dictConfig", "two", "handlers", "three"]
     store.create("p", [{"how": how} for how in hows])
     level = logging.getLogger().level
-    if beside:
+    if in_processes:
         WorkerPool(store, Job("p", configure), Session(threads=1), jobs=1).run()
     else:
         logging.getLogger().setLevel(logging.INFO)
         state = worker_process._Logs()
         try:
-            # Other logging settings of a task are kept in the user's own process.
+            # In the user's own process, other logging settings made by a task are kept.
             Worker(store, Job("p", configure, query={"how": {"$in": ["before", "basicConfig", "one"]}})).run()
         finally:
             state.put_back()
             logging.getLogger().setLevel(level)
     logs = {t.definition["how"]: t.log for t in store.query("p")}
-    for how in ("before", "one", "two", "three") if beside else ("before", "one"):
-        assert logs[how].count(f"the words of {how}") == 1, (how, logs[how])
-        assert logs[how].count("more words") == 1, (how, logs[how])
+    for how in ("before", "one", "two", "three") if in_processes else ("before", "one"):
+        assert logs[how].count(f"a line of {how}") == 1, (how, logs[how])
+        assert logs[how].count("another line") == 1, (how, logs[how])
 
 
-def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> None:
-    """Its process id is 1, which is also that of the process that adopts orphans."""
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_a_worker_may_be_the_first_process_of_a_container(tmp_path: Path) -> None:
+    """Its process id is 1, which is also the parent id of orphaned processes."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     ran = subprocess.run(
@@ -515,10 +516,8 @@ def test_a_worker_that_is_the_first_process_of_a_container(tmp_path: Path) -> No
     assert str(task.worker).split(":")[1] == "1"
 
 
-def test_a_store_that_was_deleted_is_not_waited_for_as_long_as_one_that_is_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server may return, but a deleted file rarely does, so the worker ends soon and reports the reason."""
+def test_a_worker_does_not_wait_long_for_a_deleted_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may return, but a deleted file rarely does, so the worker soon exits with the reason."""
     monkeypatch.setattr("rollforge.run.leases.GONE_SECONDS", 0.3)
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"i": 1}])

@@ -22,6 +22,6 @@ from rollforge.store.base import open_store
     ],
 )
 def test_an_address_that_its_driver_cannot_use_is_one_error(uri: str) -> None:
-    """Bytes that are no UTF-8, invalid names of databases, certificates that cannot be read."""
+    """Bytes that are not UTF-8, invalid database names, certificates that cannot be read."""
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1"):
         open_store(uri)

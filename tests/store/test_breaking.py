@@ -1,4 +1,4 @@
-"""A pool under extreme conditions: random failures, many processes, all kinds of deaths, and full disks."""
+"""A pool under extreme conditions: random failures, many processes, all kinds of crashes, and full disks."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "tasks"), [("sqlite", 300), ("postgres", 150), ("mongodb", 100)], ids=["sqlite", "postgres", "mongodb"]
 )
-def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
-    """Workers and server are killed at random, some workers are stopped beyond their lease, tasks cannot be read or
-    lack their code, machines are bad and connections are cut. `make storm` does the same on a larger scale."""
+def test_every_task_has_one_result_after_a_storm(store: str, tasks: int) -> None:
+    """Workers and the server are killed at random, some workers are paused beyond their lease, the definition or the
+    code of some tasks is missing, machines are faulty and connections are cut. `make storm` does the same on a larger
+    scale."""
     command = [
         sys.executable,
         str(STORM),
@@ -79,7 +80,7 @@ def test_a_storm_leaves_one_result_a_task(store: str, tasks: int) -> None:
 
 
 def jostle(uri: str, number: int, seconds: float) -> None:
-    """Make all calls of a worker as fast as possible."""
+    """Make every call that a worker makes, as fast as possible."""
     store, rng, until = open_store(uri), random.Random(number), time.time() + seconds
     while time.time() < until:
         store.create("p", [{"x": rng.randrange(100_000)} for _ in range(3)])
@@ -93,7 +94,7 @@ def jostle(uri: str, number: int, seconds: float) -> None:
 
 
 def test_many_processes_share_one_file(tmp_path: Path) -> None:
-    """No "database is locked" reaches anybody; the file is sound, and so is a copy taken at any moment.
+    """No process fails with "database is locked"; the file is intact, and so is a copy taken at any moment.
 
     16 processes for 6 seconds here; `ROLLFORGE_CROWD=64,60 make storm` has 64 of them for a minute.
     """
@@ -129,11 +130,11 @@ def test_many_processes_share_one_file(tmp_path: Path) -> None:
         assert all(t.result is None for t in tasks if t.status is not Status.DONE)
 
 
-# -- deaths ------------------------------------------------------------------------------------------------------------
+# -- crashes -----------------------------------------------------------------------------------------------------------
 
 
 def die(task: dict[str, Any]) -> Any:
-    """Eight ways to end without a result, and a good one."""
+    """End in the way that the task names: all but the last end without a result."""
     print("the last words of", task["way"], flush=True)
     ways = {
         "raise": lambda: int("bad"),
@@ -171,7 +172,7 @@ WAYS = {
 @pytest.fixture(params=["memory", "sqlite", "postgres", "mongodb"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskStore]:
     """An empty store of each kind."""
-    name = f"deaths_{os.getpid()}"
+    name = f"crashes_{os.getpid()}"
     if request.param == "memory":
         store: TaskStore = MemoryStore()
     elif request.param == "sqlite":
@@ -193,7 +194,7 @@ def run_pool(store: TaskStore, job: Job, **options: Any) -> list[Event]:
     return events
 
 
-def test_each_death_is_told_from_the_others_and_stops_nobody_else(any_store: TaskStore) -> None:
+def test_each_kind_of_crash_has_its_cause_and_affects_no_other_task(any_store: TaskStore) -> None:
     """Status and cause are as documented, the output of the task is kept, and 99 good tasks finish."""
     any_store.create("p", [{"way": way} for way in WAYS], max_attempts=1, priority=1)
     any_store.create("p", [{"way": "good", "x": i} for i in range(99)])
@@ -209,22 +210,22 @@ def test_each_death_is_told_from_the_others_and_stops_nobody_else(any_store: Tas
     assert [t.result for t in good] == [2 * i for i in range(99)]
 
 
-def test_a_task_that_kills_worker_after_worker_is_put_aside(tmp_path: Path) -> None:
-    """It fails after its last attempt; each attempt runs in another process."""
+def test_a_task_that_kills_its_process_fails_after_max_attempts(tmp_path: Path) -> None:
+    """It is retried in another process, and fails after its last attempt."""
     store = MemoryStore()
     store.create("p", [{"way": "kill"}], max_attempts=2)
     events = run_pool(store, Job("p", die), jobs=1)
     assert [e.kind for e in events] == ["started", "retry", "started", "failed"]
 
 
-class Unspeakable(BaseException):
-    """An exception whose message cannot be created."""
+class Unprintable(BaseException):
+    """An exception that has no message: ``str`` of it raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
 
 
-def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
+def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch for each way
     """Tasks that do unusual things to their worker."""
     way = task["way"]
     if way == "fork":
@@ -236,7 +237,7 @@ def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
             sys.exit("the child's")
         time.sleep(0.3)
     elif way == "interrupt":
-        raise KeyboardInterrupt("not a person")
+        raise KeyboardInterrupt("raised by the task")
     elif way == "cancel":
         raise asyncio.CancelledError
     elif way == "no output":
@@ -247,8 +248,8 @@ def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
         os.closerange(0, 3)
     elif way == "odd output":
         sys.stdout = object()  # type: ignore[assignment]
-    elif way == "unspeakable":
-        raise Unspeakable
+    elif way == "unprintable":
+        raise Unprintable
     elif way == "surrogate":
         os.write(1, b"\xff\xfe\x00")
         return {"said": "\udc80"}
@@ -261,7 +262,8 @@ def odd(task: dict[str, Any]) -> Any:  # noqa: C901 - one branch a way
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore, jobs: int) -> None:
-    """Forked children that return, closed outputs, odd exceptions and texts: each task has its own result or error."""
+    """Forked children that return, closed output streams, unusual exceptions and texts: each task has its own result
+    or error."""
     ways = [
         "fork",
         "good",
@@ -269,7 +271,7 @@ def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore
         "no output",
         "no outputs",
         "odd output",
-        "unspeakable",
+        "unprintable",
         "surrogate",
         "good",
         "interrupt",
@@ -281,7 +283,7 @@ def test_results_belong_to_their_tasks_whatever_a_task_does(any_store: TaskStore
     run_pool(any_store, Job("p", odd), jobs=jobs)
     for task in any_store.query("p"):
         way, x = task.definition["way"], task.definition["x"]
-        if way in ("interrupt", "cancel", "base", "surrogate error", "unspeakable"):
+        if way in ("interrupt", "cancel", "base", "surrogate error", "unprintable"):
             assert (task.status, task.cause) == (Status.FAILED, Cause.RAISED), way
             assert "Traceback" in str(task.error)
         else:
@@ -305,10 +307,10 @@ DAMAGED = ['{"x": {"$date": "no day"}}', '{"x": {"$ts": 1}}', '{"x": {"$bytes": 
 
 
 @pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
-def test_a_task_that_nobody_can_decode_stops_nobody(any_store: TaskStore, in_process: bool) -> None:
-    """It fails as unreadable at once; the pool can be listed, and the other tasks are done."""
+def test_a_task_that_cannot_be_decoded_does_not_stop_the_pool(any_store: TaskStore, in_process: bool) -> None:
+    """It fails at once with the cause `unreadable`; the pool can still be listed, and the other tasks are done."""
     if isinstance(any_store, MemoryStore):
-        pytest.skip("a store in memory holds no texts that could be damaged")
+        pytest.skip("a memory store holds no text that could be damaged")
     made = any_store.create("p", [{"way": "good", "x": x} for x in range(10)])
     for created, text in zip(made, DAMAGED, strict=False):
         damage(any_store, created.id, text)
@@ -323,11 +325,11 @@ def test_a_task_that_nobody_can_decode_stops_nobody(any_store: TaskStore, in_pro
 
 
 @pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
-def test_a_task_whose_code_is_elsewhere_is_left_to_others(any_store: TaskStore, in_process: bool) -> None:
+def test_a_task_whose_code_is_missing_is_left_to_other_workers(any_store: TaskStore, in_process: bool) -> None:
     """No attempt is counted, the worker itself imports nothing, the other tasks are done, and the worker reports what
-    it lacks; a worker that has the code runs the rest."""
+    is missing; a worker that has the code runs the remaining tasks."""
     if isinstance(any_store, MemoryStore):
-        pytest.skip("tasks in memory are run where they were made")
+        pytest.skip("the tasks of a memory store are run where they were created")
     made = any_store.create("p", [{"way": "good", "x": x} for x in range(6)], priority=1)
     for created, name in zip(made, ["nowhere_module:Thing", "json:NoSuchClass"], strict=False):
         damage(any_store, created.id, json.dumps({"way": "good", "x": 7, "c": {"$ref": name}}))
@@ -354,7 +356,7 @@ def builds_something(task: dict[str, Any]) -> Any:
     return type(build(task)).__name__
 
 
-def test_a_module_path_that_is_not_here_is_no_failure(any_store: TaskStore) -> None:
+def test_a_missing_module_does_not_count_as_an_attempt(any_store: TaskStore) -> None:
     """The most common form of missing code: a module path that this machine does not have."""
     any_store.create(
         "p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "rollforge.models.linear.LinearModel"}]
@@ -377,7 +379,7 @@ def test_the_start_of_a_process_does_not_count_as_the_task() -> None:
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by processes that exit nor by those that are killed."""
+    """Neither processes that exit nor processes that are killed leave files."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store = MemoryStore()
     store.create("p", [{"way": "kill"}, {"way": "good", "x": 1}], max_attempts=1)
@@ -395,7 +397,7 @@ def hold_the_interpreter(task: dict[str, Any]) -> str:
 
 
 def test_a_lease_lasts_while_c_code_holds_the_interpreter(tmp_path: Path) -> None:
-    """Even if that takes longer than the lease, which the parent process renews."""
+    """The parent process renews it, even if the call takes longer than the lease."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}], max_attempts=1)
     events = run_pool(store, Job("p", hold_the_interpreter), jobs=1, lease_seconds=0.9)
@@ -407,8 +409,8 @@ def sleepy(task: dict[str, Any]) -> int:
     return 1
 
 
-def test_a_cancelled_task_is_ended_where_it_runs() -> None:
-    """Its process is killed, and the worker continues with the next task."""
+def test_cancelling_a_running_task_kills_its_process() -> None:
+    """The worker continues with the next task."""
     store = MemoryStore()
     store.create("p", [{"s": 600}, {"s": 0}])
 
@@ -423,12 +425,13 @@ def test_a_cancelled_task_is_ended_where_it_runs() -> None:
     assert [t.status for t in store.query("p")] == [Status.FAILED, Status.DONE]
 
 
-def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
-    """The server is down for a while, even when results are committed; then the worker continues without any loss."""
+def test_a_worker_waits_for_a_store_that_is_unavailable(tmp_path: Path) -> None:
+    """The server is down for a while, also when a result is to be committed; afterwards the worker continues, and no
+    result is lost."""
     with PostgresServer() as server:
         store = PostgresStore(server.uri)
         store.create("p", [{"s": 0.3}, {"s": 0.31}, {"s": 0.32}, {"s": 0.33}])
-        outage = threading.Timer(1.0, lambda: _bounce(server))
+        outage = threading.Timer(1.0, lambda: _restart(server))
         outage.start()
         run_pool(store, Job("p", sleepy), jobs=1, patience=60)
         outage.join()
@@ -436,7 +439,7 @@ def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
         store.close()
 
 
-def _bounce(server: PostgresServer) -> None:
+def _restart(server: PostgresServer) -> None:
     with server.down():
         time.sleep(1.5)
 
@@ -460,7 +463,7 @@ def until(condition: Any, seconds: float = 30) -> None:
 
 
 @pytest.mark.parametrize(("grace", "left"), [("20", Status.DONE), ("0", Status.WAITING)], ids=["finish", "give back"])
-def test_sigterm_lets_a_task_finish_or_gives_it_back(grace: str, left: Status, tmp_path: Path) -> None:
+def test_after_sigterm_a_task_finishes_or_is_given_back(grace: str, left: Status, tmp_path: Path) -> None:
     """A task may finish within the grace period; otherwise it is given back without counting an attempt."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
@@ -476,7 +479,7 @@ def test_sigterm_lets_a_task_finish_or_gives_it_back(grace: str, left: Status, t
     assert second.status is Status.WAITING
 
 
-def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_workers_start_a_new_task_at_once(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that waits for a PostgreSQL server is notified of a new task, ten minutes before it would poll."""
     monkeypatch.setattr("rollforge.run.worker_pool.IDLE_SECONDS", 600.0)
     uri = f"{postgres.uri}?schema=idle{os.getpid()}"
@@ -485,7 +488,7 @@ def test_idle_workers_begin_at_once(postgres: PostgresServer, monkeypatch: pytes
     working = threading.Thread(target=idle.run, daemon=True)
     working.start()
     for i in range(4):
-        time.sleep(0.3)  # it is waiting by now
+        time.sleep(0.3)  # by now it waits
         store.create("p", [{"s": 1e-6 * i}])
         until(lambda i=i: store.count("p").get(Status.DONE) == i + 1, 60)
     stopped.set()
@@ -541,8 +544,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
-    """There is one clear message; committed results are kept, and work continues when there is space again."""
+def test_nothing_is_lost_when_the_disk_is_full(small_disk: Path) -> None:
+    """The error is one clear message; committed results are kept, and calls succeed when there is space again."""
     store = SQLiteStore(f"sqlite:///{small_disk}/tasks.db")
     store.create("p", [{"x": 1}, {"x": 2}])
     (first, second) = store.claim("p", worker="w", lease=600, limit=2)
@@ -563,8 +566,8 @@ def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
     assert store.get("p", second.id).result == "y" * 200_000
 
 
-def test_a_read_only_disk_says_so(small_disk: Path) -> None:
-    """One message names the file; the file is unchanged when it is writable again."""
+def test_a_read_only_disk_is_reported(small_disk: Path) -> None:
+    """The message names the file, which is unchanged when the disk is writable again."""
     file = small_disk / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])
@@ -577,8 +580,8 @@ def test_a_read_only_disk_says_so(small_disk: Path) -> None:
     assert SQLiteStore(f"sqlite:///{file}").count("p") == {Status.WAITING: 1}
 
 
-def test_a_corrupted_file_says_so(tmp_path: Path) -> None:
-    """Whether its header or its middle is damaged."""
+def test_a_corrupted_file_is_reported(tmp_path: Path) -> None:
+    """Whether its header or its contents are damaged."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i, "text": "y" * 500} for i in range(500)])
@@ -595,9 +598,8 @@ def test_a_corrupted_file_says_so(tmp_path: Path) -> None:
         SQLiteStore(f"sqlite:///{file}")
 
 
-def test_a_task_is_known_by_the_hash_of_what_every_store_keeps(any_store: TaskStore) -> None:
-    """The id is the hash of the text that a store returns, for any definition, so that a program recognizes the tasks
-    that it submitted, and does not recognize a task that was changed."""
+def test_the_id_of_a_task_is_the_hash_of_its_stored_definition(any_store: TaskStore) -> None:
+    """A program recognizes the tasks that it submitted by that hash, and does not recognize a task that was changed."""
     definition = {"a": (1, 2.5, None), "ü": {"b": [True, "x" * 100, 1e-300]}, "day": dt.date(2020, 1, 2), "é\n": -0.0}
     (task_id,) = TaskManager("p", store=any_store).create_task([definition])
     (claimed,) = any_store.claim("p", worker="w", lease=60.0)

@@ -37,7 +37,7 @@ from rollforge.testing.postgres import PostgresServer
 from rollforge.testing.store import POOL, ManualClock, TaskStoreSuite
 from rollforge.testing.store_machine import StoreMachine
 
-STAND_IN_CANNOT = ("model.seg", "record.", "'model': {", "flag", "a.b")
+NOT_EMULATED = ("model.seg", "record.", "'model': {", "flag", "a.b")
 _names = itertools.count()
 MACHINE = settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -55,7 +55,7 @@ class TestSQLiteStore(TaskStoreSuite):
     def make_store(self, clock: Clock) -> TaskStore:
         return SQLiteStore(f"sqlite:///{self.file}", clock=clock)
 
-    def test_what_it_says_is_what_the_file_holds(self, store: TaskStore) -> None:
+    def test_the_file_has_the_documented_tables(self, store: TaskStore) -> None:
         """Read with sqlite3: one row per task, the result in a separate table, WAL mode."""
         store.create(POOL, [{"x": 1}, {"x": 1}])
         store.commit(self.claim(store), {"ic": 0.5})
@@ -66,8 +66,8 @@ class TestSQLiteStore(TaskStoreSuite):
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         raw.close()
 
-    def test_a_hostile_result_is_refused_and_stops_nothing_else(self, store: TaskStore, tmp_path: Path) -> None:
-        """A pickle that would run a command is not executed; its task fails, and the others continue."""
+    def test_a_hostile_result_fails_only_its_own_task(self, store: TaskStore, tmp_path: Path) -> None:
+        """A pickle that would run a command is not loaded; its task fails, and the others continue."""
         marker = tmp_path / "ran"
         store.create(POOL, [{"x": 1}, {"x": 2}])
         for task in store.claim(POOL, worker="w", lease=60, limit=2):
@@ -82,7 +82,7 @@ class TestSQLiteStore(TaskStoreSuite):
         assert not marker.exists()
 
     def test_a_newer_schema_is_refused(self, store: TaskStore, tmp_path: Path) -> None:
-        """An older program leaves a newer file alone."""
+        """An older version of Rollforge does not change the file."""
         store.create(POOL, [{"x": 1}])
         raw = sqlite3.connect(self.file)
         raw.execute("PRAGMA user_version = 99")
@@ -90,8 +90,8 @@ class TestSQLiteStore(TaskStoreSuite):
         with pytest.raises(ConnectionError, match="newer Rollforge"):
             SQLiteStore(f"sqlite:///{self.file}")
 
-    def test_a_file_of_an_older_schema_is_brought_forward(self, tmp_path: Path) -> None:
-        """What an earlier version stored is kept, and new operations work on it."""
+    def test_a_file_with_an_older_schema_is_migrated(self, tmp_path: Path) -> None:
+        """Its tasks are kept, and all operations work on them."""
         file = tmp_path / "old.db"
         raw = sqlite3.connect(file)
         raw.executescript(sqlite._MIGRATIONS[0])
@@ -105,7 +105,7 @@ class TestSQLiteStore(TaskStoreSuite):
         assert self.claim(store).definition == {"x": 2}
 
     def test_tasks_stored_before_models_had_names_have_none(self, tmp_path: Path) -> None:
-        """A file of the version before: its tasks and results are there, and a name may be given to them."""
+        """A file of the previous version keeps its tasks and results, and its tasks can be given names."""
         file = tmp_path / "old.db"
         raw = sqlite3.connect(file)
         raw.executescript(";".join(sqlite._MIGRATIONS[:2]))
@@ -121,8 +121,8 @@ class TestSQLiteStore(TaskStoreSuite):
     @pytest.mark.parametrize(
         "name", ["my tasks.db", "my%20tasks.db", "100%.db", "a#b.db", "a+b&c=d.db", "ä.db", "a%00b.db"]
     )
-    def test_names_of_files_are_taken_as_written(self, tmp_path: Path, name: str) -> None:
-        """Including characters that have a meaning in other URIs; options follow a question mark."""
+    def test_file_names_are_not_decoded(self, tmp_path: Path, name: str) -> None:
+        """Even characters that have a meaning in other URIs stay as they are; options follow a question mark."""
         for options in ("", "?synchronous=OFF", "?synchronous=n%6Frmal"):
             store = SQLiteStore(f"sqlite:///{tmp_path}/{name}{options}")
             store.create(POOL, [{"x": 1}])
@@ -130,14 +130,14 @@ class TestSQLiteStore(TaskStoreSuite):
         assert {path.name for path in tmp_path.iterdir()} == {name}
 
     @pytest.mark.parametrize("address", ["tasks.db?mode=ro", "what?.db", "tasks.db?synchronous=NEVER", "a\x00b.db", ""])
-    def test_an_address_that_names_no_file(self, tmp_path: Path, address: str) -> None:
-        """It is refused, and nothing is created."""
+    def test_an_address_without_a_file_is_refused(self, tmp_path: Path, address: str) -> None:
+        """Nothing is created."""
         with pytest.raises(ConfigError):
             SQLiteStore(f"sqlite:///{tmp_path if address else ''}/{address}")
         assert list(tmp_path.iterdir()) == []
 
     def test_what_is_derived_from_tasks_is_made_for_those_of_an_older_schema(self, tmp_path: Path) -> None:
-        """Counts, and how many prerequisites are not done: as if the tasks had been made by this version."""
+        """Counts, and the number of prerequisites that are not done, are as if this version had created the tasks."""
         file = tmp_path / "old.db"
         with contextlib.closing(sqlite3.connect(file)) as raw, raw:
             for script in sqlite._MIGRATIONS[:4]:
@@ -146,8 +146,8 @@ class TestSQLiteStore(TaskStoreSuite):
             _fill_old(lambda text, rows: raw.executemany(text, rows), "?")
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
-    def test_old_batches_are_forgotten(self, store: TaskStore, clock: ManualClock) -> None:
-        """A month after their last use, unless they have unfinished tasks; the tasks are kept."""
+    def test_old_batches_are_deleted(self, store: TaskStore, clock: ManualClock) -> None:
+        """They are deleted a month after their last use, unless they have unfinished tasks; the tasks are kept."""
         store.create(POOL, [{"x": 1}], batch="ended")
         store.commit(self.claim(store), 1)
         store.create(POOL, [{"x": 2}], batch="open")
@@ -164,7 +164,7 @@ class TestSQLiteStore(TaskStoreSuite):
         assert raw.execute("SELECT COUNT(*) FROM tallies").fetchone() == (3,)
         raw.close()
 
-    def test_the_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
+    def test_the_database_of_another_program_is_refused(self, tmp_path: Path) -> None:
         """No table is added to it."""
         file = tmp_path / "theirs.db"
         raw = sqlite3.connect(file)
@@ -175,12 +175,12 @@ class TestSQLiteStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self, tmp_path: Path) -> None:
-        """Whatever is done to it in whatever order."""
+        """For any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": lambda clock: _sqlite(tmp_path, clock)})
         run_state_machine_as_test(machine, settings=MACHINE)
 
 
-# Tasks of a pool of an earlier version: id -> status and dependencies.
+# Tasks in a pool of an earlier version: id -> status and dependencies.
 OLD_TASKS = {
     "a": ("done", []), "b": ("waiting", []), "c": ("running", []), "d": ("failed", []), "e": ("part_done", []),
     "f": ("waiting", ["a"]), "g": ("waiting", ["a", "b", "c"]), "h": ("failed", ["d", "gone"]),
@@ -188,7 +188,7 @@ OLD_TASKS = {
 
 
 def _fill_old(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
-    """Add tasks to the tables of a schema version with prerequisites, whose only derived value is `blocked`."""
+    """Add tasks to the tables of an older schema with prerequisites, in which `blocked` is the only derived value."""
     text = "INSERT INTO tasks (pool, id, definition, status, blocked, token, lease_until, worker, created_at) VALUES "
     rows = [
         ("pool", i, json.dumps({"x": i}), status, any(n != "a" for n in needs), 7, 1e12, "w", 1.0)
@@ -200,7 +200,7 @@ def _fill_old(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
 
 
 def _check_migrated(store: TaskStore) -> None:
-    """Check that such a pool is counted correctly, continues where it was, and can be added to a batch."""
+    """Check that the counts of such a pool are right, that it continues where it was, and can be added to a batch."""
     states = [Status(status) for status, _ in OLD_TASKS.values()]
     assert store.count(POOL) == {status: states.count(status) for status in set(states)}
     assert store.pools() == [POOL]
@@ -248,8 +248,8 @@ class TestPostgresStore(TaskStoreSuite):
         self.made.append(PostgresStore(self.uri, clock=clock))
         return self.made[-1]
 
-    def test_leases_run_by_the_servers_clock(self) -> None:
-        """Whatever the local clock says."""
+    def test_leases_use_the_clock_of_the_server(self) -> None:
+        """The local clock has no effect."""
         store = self.make_store(None)
         store.create(POOL, [{"x": 1}])
         task = self.claim(store, lease=0.4)
@@ -262,7 +262,7 @@ class TestPostgresStore(TaskStoreSuite):
         time.sleep(1.1)
         assert self.claim(store).attempt == 1
 
-    def test_a_filter_is_answered_by_an_index(self, postgres: PostgresServer) -> None:
+    def test_a_filter_uses_an_index(self, postgres: PostgresServer) -> None:
         """The tasks of one model are found without reading all tasks."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i, "model": {"class": f"M{i % 1000}"}} for i in range(20_000)])
@@ -274,7 +274,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert "tasks_by_filter" in plan
         assert sum(store.count(POOL, {"model.class": "M7"}).values()) == 20
 
-    def test_a_status_or_an_id_is_answered_by_an_index(self, postgres: PostgresServer) -> None:
+    def test_a_status_or_an_id_uses_an_index(self, postgres: PostgresServer) -> None:
         """Even if the server has no statistics of the tables yet."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i} for i in range(2000)])
@@ -290,7 +290,7 @@ class TestPostgresStore(TaskStoreSuite):
             assert "Index Cond" in plan
 
     def test_a_newer_schema_is_refused(self, postgres: PostgresServer) -> None:
-        """An older program leaves a newer database alone."""
+        """An older version of Rollforge does not change the database."""
         self.make_store(None)
         with psycopg.connect(postgres.uri) as raw:
             raw.execute(f"UPDATE {self.uri.rpartition('=')[2]}.schema_version SET version = 99")
@@ -298,7 +298,7 @@ class TestPostgresStore(TaskStoreSuite):
             PostgresStore(self.uri)
 
     def test_tasks_stored_before_models_had_names_have_none(self, postgres: PostgresServer) -> None:
-        """A schema of the version before: its tasks and results are there, and a name may be given to them."""
+        """A schema of the previous version keeps its tasks and results, and its tasks can be given names."""
         schema, task_id = self.uri.rpartition("=")[2], digest({"x": 1})
         with psycopg.connect(postgres.uri) as raw:
             raw.execute(f"CREATE SCHEMA {schema}")
@@ -314,7 +314,7 @@ class TestPostgresStore(TaskStoreSuite):
         _check_unnamed(self.make_store(None), task_id)
 
     def test_what_is_derived_from_tasks_is_made_for_those_of_an_older_schema(self, postgres: PostgresServer) -> None:
-        """Counts, and how many prerequisites are not done: as if the tasks had been made by this version."""
+        """Counts, and the number of prerequisites that are not done, are as if this version had created the tasks."""
         schema = self.uri.rpartition("=")[2]
         with psycopg.connect(postgres.uri) as raw:
             raw.execute(f"CREATE SCHEMA {schema}")
@@ -329,7 +329,7 @@ class TestPostgresStore(TaskStoreSuite):
         _check_migrated(self.make_store(None))
 
     def test_a_schema_with_other_triggers_gets_those_of_this_version(self, postgres: PostgresServer) -> None:
-        """Tasks, running ones among them, stay as they are, and are counted and ended as before."""
+        """Tasks, including running ones, are unchanged, and are counted and committed as before."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i} for i in range(3)])
         held = self.claim(store)
@@ -351,8 +351,8 @@ class TestPostgresStore(TaskStoreSuite):
 
     @pytest.mark.parametrize("limit", [1, 2])
     @pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK"])
-    def test_a_claim_is_repeated_while_it_is_still_going_on(self, limit: int, ends: str) -> None:
-        """It returns the same tasks if the first one succeeds, and other tasks if that fails."""
+    def test_a_claim_repeated_during_the_first_one_waits_for_it(self, limit: int, ends: str) -> None:
+        """It returns the same tasks if the first claim succeeds, and other tasks if it fails."""
         first, second = self.make_store(None), self.make_store(None)
         first.create(POOL, [{"x": i} for i in range(5)])
         connection = first._opened().connection  # type: ignore[attr-defined]
@@ -375,7 +375,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert second.count(POOL) == {Status.RUNNING: limit, Status.WAITING: 5 - limit}
 
     def test_the_server_plans_claims_and_commits_once(self) -> None:
-        """Planning takes more than a quarter of the time of each."""
+        """Planning would take more than a quarter of their time."""
         store = self.make_store(None)
         ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(10_000)], batch="b")]
         for i in range(40):
@@ -384,8 +384,8 @@ class TestPostgresStore(TaskStoreSuite):
         text = "SELECT statement FROM pg_prepared_statements WHERE custom_plans > 6"
         assert store._read(lambda tx: tx.rows(text)) == []  # type: ignore[attr-defined]
 
-    def test_a_change_of_one_task_reads_no_whole_table(self) -> None:
-        """Even on a connection that has changed all tasks before, whose plans are cached."""
+    def test_changing_one_task_does_not_scan_a_table(self) -> None:
+        """Not even on a connection with cached plans of statements that changed all tasks."""
         store = self.make_store(None)
         ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(3000)], batch="b")]
         store.create(POOL, [{"last": 1}], depends_on=ids, batch="b")
@@ -410,10 +410,10 @@ class TestPostgresStore(TaskStoreSuite):
             (("rollforge:", "nobody:"), "rejects the user or the password"),
         ],
     )
-    def test_what_is_wrong_with_the_address_is_said(
+    def test_an_address_that_does_not_work_is_explained(
         self, postgres: PostgresServer, change: tuple[str, str], said: str
     ) -> None:
-        """There is one clear message, without the password."""
+        """The message names the cause, without the password."""
         with pytest.raises(StoreUnavailable, match=said) as caught:
             PostgresStore(postgres.uri.replace(*change))
         assert "secret" not in str(caught.value)
@@ -431,14 +431,14 @@ class TestPostgresStore(TaskStoreSuite):
     def test_options_of_the_address_reach_the_server(
         self, postgres: PostgresServer, options: str, setting: str, value: str
     ) -> None:
-        """As libpq decodes them: spaces are literal or encoded, and a plus sign is a plus sign."""
+        """They are decoded as by libpq: spaces are literal or encoded, and a plus sign is a plus sign."""
         for uri in (f"{self.uri}&{options}", f"{postgres.uri}?{options}&{self.uri.partition('?')[2]}"):
             store = PostgresStore(uri)
             assert store._read(lambda tx: tx.rows(f"SHOW {setting}")) == [(value,)]
             store.close()
 
-    def test_an_address_in_the_other_form(self, postgres: PostgresServer) -> None:
-        """``host=… dbname=…`` is the same store."""
+    def test_an_address_may_be_a_libpq_string(self, postgres: PostgresServer) -> None:
+        """``host=… dbname=…`` opens the same store as the URI."""
         store = self.make_store(None)
         store.create(POOL, [{"x": 1}])
         parts = urlsplit(postgres.uri)
@@ -451,21 +451,21 @@ class TestPostgresStore(TaskStoreSuite):
         same.close()
 
     @pytest.mark.parametrize("address", ["?nope=1", "?application_name=a%zz", "?schema=A-B", "?schema=pg_own"])
-    def test_an_address_that_cannot_be_read(self, postgres: PostgresServer, address: str) -> None:
-        """The message says what is wrong with it, without the password."""
+    def test_an_invalid_address_is_refused(self, postgres: PostgresServer, address: str) -> None:
+        """The message does not contain the password."""
         with pytest.raises(ConfigError) as caught:
             PostgresStore(postgres.uri + address)
         assert "secret" not in str(caught.value)
 
-    def test_a_port_where_nobody_answers(self) -> None:
-        """The message says so, and what to check."""
+    def test_a_port_without_a_server_is_reported(self) -> None:
+        """The message says what to check."""
         with pytest.raises(StoreUnavailable, match="Check that the server is running"):
             PostgresStore("postgresql://127.0.0.1:9/tasks")
 
-    def test_a_worker_that_is_stopped_in_the_middle_of_a_claim_does_not_keep_the_task(
+    def test_a_worker_that_is_suspended_during_a_claim_does_not_keep_the_task(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The server rolls back its transaction, and others get the task; when it continues, it gets an error."""
+        """The server rolls back its transaction, and other workers get the task; when resumed it gets an error."""
         monkeypatch.setattr("rollforge.store.postgres._IDLE_SECONDS", 2)
         stopped, other = self.make_store(None), self.make_store(None)
         stopped.create(POOL, [{"x": 1}])
@@ -491,7 +491,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert stopped.count(POOL) == {Status.RUNNING: 1}
 
     def test_a_closed_store_stays_closed(self) -> None:
-        """An announcement in progress is finished first, so that it does not reopen the connection."""
+        """A notification in progress is finished first, so that it does not reopen the connection."""
         store = self.make_store(None)
         assert isinstance(store, PostgresStore)
         announce, began = store._bell._announce, threading.Event()
@@ -510,7 +510,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert store._connected is None
 
     def test_the_server_may_be_restarted_between_two_calls(self) -> None:
-        """An idle connection that died is reopened; while the server is down, an error says so."""
+        """A connection that was lost is reopened; while the server is down, calls raise an error that says so."""
         with PostgresServer() as server:
             store = PostgresStore(server.uri)
             store.create(POOL, [{"x": 1}])
@@ -521,16 +521,16 @@ class TestPostgresStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:
-        """Whatever is done to it in whatever order."""
+        """For any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=MACHINE)
 
 
 class TestMongoStore(TaskStoreSuite):
-    """Each test in a database of its own: on the server that ROLLFORGE_TEST_MONGODB names, else on a stand-in.
+    """Each test uses its own database, on the server given by ROLLFORGE_TEST_MONGODB or else on an emulator.
 
-    The stand-in speaks the wire protocol to the real driver. It cannot show replica sets, write concerns, failover or
-    change streams, nor the contention and recovery of a real server.
+    The emulator implements the wire protocol for the real driver. It has no replica sets, write concerns, failover or
+    change streams, and does not show the contention and recovery of a real server.
     """
 
     @pytest.fixture(autouse=True)
@@ -551,14 +551,13 @@ class TestMongoStore(TaskStoreSuite):
     def test_a_query_means_what_it_means_in_mongodb(
         self, store: TaskStore, query: dict[str, Any], expected: set[int]
     ) -> None:
-        """As in every store; the emulator does not support indexes of lists, or comparisons of lists, objects and
-        booleans."""
-        if not real_mongodb() and any(word in str(query) for word in STAND_IN_CANNOT):
-            pytest.skip("the stand-in cannot; ROLLFORGE_TEST_MONGODB=mongodb://… names a real server")
+        """The emulator does not support indexes of lists, or comparisons of lists, objects and booleans."""
+        if not real_mongodb() and any(word in str(query) for word in NOT_EMULATED):
+            pytest.skip("the emulator does not support it; ROLLFORGE_TEST_MONGODB=mongodb://… selects a real server")
         super().test_a_query_means_what_it_means_in_mongodb(store, query, expected)
 
     def qlib_pool(self, *definitions: object, **more: Any) -> Any:
-        """A pool as Qlib's TaskManager writes it."""
+        """Write a pool as Qlib's TaskManager does, and return its collection."""
         self.make_store(None)
         collection = self.made[-1]._database[POOL]
         for definition in definitions:
@@ -567,8 +566,8 @@ class TestMongoStore(TaskStoreSuite):
             collection.insert_one({"def": Binary(blob), "filter": shown, "status": "waiting", **more})
         return collection
 
-    def test_a_pool_that_qlib_made_is_listed_run_and_finished(self) -> None:
-        """Its documents have no lease, digest or priority; afterwards Qlib can read its results."""
+    def test_a_pool_created_by_qlib_is_listed_and_run(self) -> None:
+        """Although its documents have no lease, digest or priority; afterwards Qlib can read the results."""
         collection = self.qlib_pool({"x": 1, "t": ("a", None)}, {"x": 2})
         (second,) = [d["_id"] for d in collection.find({"filter.x": 2})]
         store = self.make_store(None)
@@ -584,14 +583,14 @@ class TestMongoStore(TaskStoreSuite):
         assert (theirs["status"], pickle.loads(theirs["res"])) == ("done", {"recorder": "abc"})
         assert store.count(POOL) == {Status.WAITING: 1, Status.DONE: 1}
 
-    def test_qlib_can_read_a_pool_of_ours(self, store: TaskStore) -> None:
+    def test_qlib_can_read_a_pool_created_here(self, store: TaskStore) -> None:
         """Definition and filter are in the fields that Qlib reads."""
         store.create(POOL, [{"model": {"class": "LGBModel"}, "seg": ("2020-01-01", None)}])
         document = self.made[-1]._database[POOL].find_one({"filter.model.class": "LGBModel", "status": "waiting"})
         assert pickle.loads(document["def"]) == {"model": {"class": "LGBModel"}, "seg": ("2020-01-01", None)}
 
     def test_a_hostile_definition_is_never_executed(self, tmp_path: Path) -> None:
-        """Its task fails with that reason on every path; the other tasks are run."""
+        """Whichever call reads it, the pickle is refused; the other tasks run."""
         marker = tmp_path / "ran"
         hostile = f"cos\nsystem\n(S'touch {marker}'\ntR.".encode()
         collection = self.qlib_pool(hostile, {"x": 2})
@@ -607,17 +606,17 @@ class TestMongoStore(TaskStoreSuite):
         assert store.claim(POOL, worker="w", lease=60, status=Status.PART_DONE) == []
         assert not marker.exists()
 
-    def test_what_a_dying_worker_left_undone_is_done_by_the_next(self, store: TaskStore) -> None:
-        """A commit whose dependents have not been updated yet."""
+    def test_a_commit_that_was_interrupted_is_completed_by_the_next_claim(self, store: TaskStore) -> None:
+        """A worker died after committing a result and before updating the tasks that depend on it."""
         (a,) = store.create(POOL, [{"x": 1}])
         (b,) = store.create(POOL, [{"x": 2}], depends_on=[a.id])
         self.made[-1]._database[POOL].update_one({"digest": a.id}, {"$set": {"status": "done"}})
         assert store.claim(POOL, worker="w", lease=60) == []
         assert self.claim(store).id == b.id
 
-    def test_a_claim_that_was_stopped_half_way_has_the_newest_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A process may be stopped between reserving a token and using it. What others claimed and ended meanwhile, it
-        claims under a token newer than theirs, with a lease from now on."""
+    def test_a_claim_that_was_suspended_gets_the_newest_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process may be suspended between reserving a token and using it. If others claimed the task meanwhile and
+        gave it back, it claims the task with a newer token than theirs, and its lease begins now."""
         clock = ManualClock()
         store, other = MongoStore(self.uri, clock=clock), MongoStore(self.uri, clock=clock)
         self.made += [store, other]
@@ -640,7 +639,7 @@ class TestMongoStore(TaskStoreSuite):
         store.commit(task, 1)
 
     def test_a_damaged_token_is_replaced(self) -> None:
-        """A token that no claim was given, or that is no number, does not keep a task from being claimed."""
+        """A task can be claimed although its token was never assigned or is not a number."""
         store = self.make_store(None)
         for value in (2**62, 1e300, "many", True):
             store.create(POOL, [{"value": str(value)}])
@@ -649,8 +648,8 @@ class TestMongoStore(TaskStoreSuite):
             assert task.token < 1000
             store.commit(task, 1)
 
-    def test_a_task_starts_after_what_it_waited_for(self) -> None:
-        """Even if two processes estimate the server's clock differently, by some milliseconds."""
+    def test_a_task_starts_after_its_prerequisites_have_finished(self) -> None:
+        """Even if the server's clock as estimated by two processes differs by some milliseconds."""
         early, late = ManualClock(), ManualClock()
         late.now += 0.008
         store, other = self.make_store(late), self.make_store(early)
@@ -663,21 +662,21 @@ class TestMongoStore(TaskStoreSuite):
         assert started.id == b.id
         assert float(started.started_at or 0) >= float(store.get(POOL, a.id).finished_at or 0)
 
-    def test_a_server_that_nobody_runs(self) -> None:
-        """The error says so, without the password, and is raised soon."""
+    def test_a_server_that_is_not_running_is_reported(self) -> None:
+        """The error is raised soon, and does not contain the password."""
         with pytest.raises(StoreUnavailable, match="Check that the server is running") as caught:
             MongoStore("mongodb://ann:secret@127.0.0.1:9/tasks?serverSelectionTimeoutMS=300")
         assert "secret" not in str(caught.value)
 
     def test_a_newer_schema_is_refused(self) -> None:
-        """An older program leaves a newer database alone."""
+        """An older version of Rollforge does not change the database."""
         self.make_store(None)
         self.made[-1]._meta.update_one({"_id": "schema"}, {"$set": {"version": 99}})
         with pytest.raises(StoreUnavailable, match="newer Rollforge"):
             MongoStore(self.uri)
 
     def test_tasks_stored_before_models_had_names_have_none(self) -> None:
-        """A database of the version before: its tasks and results are there, and a name may be given to them."""
+        """A database of the previous version keeps its tasks and results, and its tasks can be given names."""
         before = self.make_store(None)
         (created,) = before.create(POOL, [{"x": 1}])
         before.commit(self.claim(before), 0.5)
@@ -687,6 +686,6 @@ class TestMongoStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:
-        """Whatever is done to it in whatever order."""
+        """For any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=settings(MACHINE, max_examples=15))

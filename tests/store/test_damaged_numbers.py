@@ -1,4 +1,4 @@
-"""A number at or beyond the bounds of its column affects only its own task, whatever is done with the pool."""
+"""A number at or beyond the bounds of its column affects only its own task, whatever operation is called."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ POSTGRES = {
     "attempt": INT32, "max_attempts": INT32, "unmet": INT32, "priority": INT64, "token": INT64,
     **dict.fromkeys(("lease_until", "available_at", "created_at", "started_at", "finished_at"), (*TIMES, NAN)),
 }  # fmt: skip
-SOON = ("available_at", tuple(value for value in ANY if value not in INT32))  # the others are times to come
-SQLITE = dict([*dict.fromkeys(POSTGRES, ANY).items(), SOON])
+AVAILABLE_AT = (
+    "available_at",
+    tuple(value for value in ANY if value not in INT32),
+)  # the others are times in the future
+SQLITE = dict([*dict.fromkeys(POSTGRES, ANY).items(), AVAILABLE_AT])
 COUNTS = ("attempt", "max_attempts", "priority", "token")
 MONGO = {
     **dict.fromkeys(COUNTS, (*ANY, NAN, None, bson.Decimal128("1E+6144"))),
     **dict.fromkeys(("lease_until", "finished_at"), (2**63 - 1, -INFINITY, "many", None)),
 }
-MONGO["available_at"] = SOON[1]  # to the stand-in, unlike MongoDB, $nor of a comparison with null is not true
+MONGO["available_at"] = AVAILABLE_AT[1]  # in the emulator, unlike MongoDB, $nor of a comparison with null is not true
 Damage = Callable[[str, str, Any], None]
 
 
@@ -79,7 +82,7 @@ def mongo(mongodb: str, clock: ManualClock) -> Iterator[tuple[TaskStore, Damage]
 
         def damage(task_id: str, column: str, value: Any) -> None:
             for pool in store.pools():
-                with suppress(pymongo.errors.PyMongoError):  # the stand-in does not store every value
+                with suppress(pymongo.errors.PyMongoError):  # the emulator does not store every value
                     store._database[pool].update_one({"digest": task_id}, {"$set": {column: value}})
 
         yield store, damage
@@ -95,17 +98,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "column"), CASES)
-def test_a_number_at_any_bound_costs_its_own_task_alone(
+def test_a_number_at_any_bound_affects_only_its_own_task(
     kind: str, column: str, request: pytest.FixtureRequest, clock: ManualClock
 ) -> None:
-    """Each task has a healthy twin, for which every call does what it always does."""
+    """Each operation is called for a damaged and an undamaged task; it has its normal effect on the undamaged one."""
     store, damage = request.getfixturevalue(kind)
     for i, value in enumerate(STORES[kind][column]):
         _try_all(store, f"pool{i}", lambda task_id, value=value: damage(task_id, column, value), clock)  # type: ignore[misc]
 
 
 def _try_all(store: TaskStore, pool: str, damage: Callable[[str], None], clock: ManualClock) -> None:
-    """Damage one of two tasks in each state, and end both."""
+    """Call each operation for two tasks, of which the first is damaged."""
 
     def pair(name: str, **options: Any) -> tuple[str, str]:
         bad, good = ({"n": 2 * NAMES.index(name) + i, "pool": pool} for i in (0, 1))
@@ -177,7 +180,7 @@ def _drain(store: TaskStore, pool: str, clock: ManualClock) -> None:
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
-    """Return what a call returns. A claim whose token is damaged is stale."""
+    """Return the result of a call, or None if its claim is stale because the token is damaged."""
     try:
         return call()
     except LeaseLost:
@@ -185,10 +188,10 @@ def _outcome(call: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_attempts_that_are_no_number_of_attempts_end_the_task(
+def test_a_task_with_an_impossible_number_of_attempts_fails(
     kind: str, request: pytest.FixtureRequest, clock: ManualClock
 ) -> None:
-    """It fails, and says which value of which column is invalid."""
+    """It fails, and its error names the column and the invalid value."""
     store, damage = request.getfixturevalue(kind)
     (made,) = store.create("pool", [{"x": 1}])
     damage(made.id, "attempt", 2**31 - 1)
@@ -205,10 +208,10 @@ def test_attempts_that_are_no_number_of_attempts_end_the_task(
      ({"priority": "high"}, "priority"), ({"priority": NAN}, "priority"), ({"max_attempts": 0}, "max_attempts"),
      ({"max_attempts": 10**9 + 1}, "max_attempts"), ({"max_attempts": None}, "max_attempts")],
 )  # fmt: skip
-def test_a_number_that_no_column_holds_is_refused(
+def test_a_number_that_does_not_fit_its_column_is_refused(
     kind: str, options: dict[str, Any], name: str, request: pytest.FixtureRequest
 ) -> None:
-    """By every store, before anything is stored."""
+    """Every store raises an error before it stores anything."""
     store = MemoryStore() if kind == "memory" else request.getfixturevalue(kind)[0]
     with pytest.raises(ConfigError, match=name):
         store.create("pool", [{"x": 1}], **options)

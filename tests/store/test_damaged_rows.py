@@ -25,10 +25,10 @@ from rollforge.testing.mongo import MongoServer
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
 DAMAGE: dict[str, tuple[str, Any]] = {
-    "priority is a text": ("priority", "high"),
-    "attempt is a text": ("attempt", "many"),
+    "the priority is a string": ("priority", "high"),
+    "the attempt is a string": ("attempt", "many"),
     "a time is infinite": ("created_at", float("inf")),
-    "the error is no UTF-8": ("error", b"\xff\xfe"),
+    "the error is not UTF-8": ("error", b"\xff\xfe"),
     "the definition is bytes": ("definition", b"\x80\x05N."),
     "the definition is not JSON": ("definition", "{"),
     "the cause does not exist": ("cause", "lazy"),
@@ -37,7 +37,7 @@ DAMAGE: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize(("column", "value"), DAMAGE.values(), ids=DAMAGE)
 def test_the_other_tasks_are_claimed_and_the_damaged_one_fails(column: str, value: Any, tmp_path: Path) -> None:
-    """Whatever the column: the pool continues, its tasks can be listed, and the damaged one describes the damage."""
+    """Whichever column is damaged, the pool continues and its tasks can be listed."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     manager = TaskManager("pool", store=store)
     ids = manager.create_task([{"n": n} for n in range(3)])
@@ -53,7 +53,7 @@ def test_the_other_tasks_are_claimed_and_the_damaged_one_fails(column: str, valu
     store.close()
 
 
-def test_a_text_that_is_no_utf_8_is_shown_with_escapes(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_shown_with_escapes(tmp_path: Path) -> None:
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     manager = TaskManager("pool", store=store)
     [task_id] = manager.create_task([{"n": 1}])
@@ -64,7 +64,7 @@ def test_a_text_that_is_no_utf_8_is_shown_with_escapes(tmp_path: Path) -> None:
     store.close()
 
 
-def test_each_column_that_cannot_be_is_named() -> None:
+def test_each_invalid_column_is_named() -> None:
     record = read_record(
         {"pool": "p", "id": "a", "text": "{}", "status": "gone", "priority": None, "token": 2**70, "log": 5}
     )
@@ -77,9 +77,9 @@ def test_each_column_that_cannot_be_is_named() -> None:
 @pytest.mark.parametrize(
     ("plain", "blob"), [("{bad", None), ('{"$tuple": 5}', None), (None, b"\x80\x04"), (None, "text")]
 )
-def test_a_damaged_result_costs_its_own_task(plain: Any, blob: Any, tmp_path: Path) -> None:
-    """A second stage that needs it fails, and the next one runs; reading it raises an error that names the task and
-    what to do."""
+def test_a_damaged_result_affects_only_its_own_task(plain: Any, blob: Any, tmp_path: Path) -> None:
+    """Its second stage fails, and that of the next task runs; reading the result raises an error that names the task
+    and says what to do."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     ids = [c.id for c in store.create("pool", [{"n": 1}, {"n": 2}])]
     for task in store.claim("pool", worker="host:1:a", lease=60.0, limit=2):
@@ -124,8 +124,8 @@ def _fields() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", _fields())
-def test_any_value_in_any_field_of_a_document_costs_its_own_task_alone(field: str, server: MongoServer) -> None:
-    """The others are listed, claimed, committed, retried and removed, together with the damaged document."""
+def test_any_value_in_any_field_of_a_document_affects_only_its_own_task(field: str, server: MongoServer) -> None:
+    """The other tasks can be listed, claimed, committed, retried and removed."""
     with closing(MongoStore(f"{server.uri}/damaged_{field.strip('_')}")) as store:
         _try_all(store, field)
 
@@ -134,7 +134,7 @@ def _try_all(store: MongoStore, field: str) -> None:
     documents = store._database["pool"]
     manager = TaskManager("pool", store=store)
     other, waiting = manager.create_task([{"n": 1}, {"n": 2}])
-    (dependant,) = manager.create_task([{"n": 3}], depends_on=[other])
+    (dependent,) = manager.create_task([{"n": 3}], depends_on=[other])
     strange = 0
     for i, value in enumerate((*HOSTILE, MISSING)):
         (made,) = manager.create_task([{"strange": i}])
@@ -144,7 +144,7 @@ def _try_all(store: MongoStore, field: str) -> None:
         if value is MISSING:
             del changed[field]
         if field == "unmet" and isinstance(value, str):
-            continue  # the emulator takes it for JSON
+            continue  # the emulator parses it as JSON
         with suppress(pymongo.errors.PyMongoError):  # the server does not accept every value in every field
             documents.insert_one(changed)
             strange += 1
@@ -156,7 +156,7 @@ def _try_all(store: MongoStore, field: str) -> None:
         for task in store.claim("pool", worker="host:1:a", lease=60.0, limit=100):
             done.add(task.id)
             store.commit(task, {"ic": 1.0})
-    assert {other, waiting, dependant} <= done
+    assert {other, waiting, dependent} <= done
     store.open_submissions("pool")
     store.workers("pool", 0.0)
     store.expire("pool")
@@ -167,27 +167,28 @@ def _try_all(store: MongoStore, field: str) -> None:
     store.remove("pool")
 
 
-def test_a_result_of_mongodb_that_is_no_pickle_says_whose_it_is(
+def test_a_mongodb_result_that_is_not_a_pickle_names_its_task(
     server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Also a number: ``bytes(n)`` would be n zeros, and take as much memory."""
+    """Even if it is a number: ``bytes(n)`` would create n zeros, and take as much memory."""
     request.addfinalizer((store := MongoStore(f"{server.uri}/results")).close)
     (made,) = store.create("pool", [{"n": 1}])
     (task,) = store.claim("pool", worker="host:1:a", lease=60.0)
     store.commit(task, {"ic": 1.0})
     for value in ("text", 10**12, [1], {"a": 1}, b"\x80"):
         store._database["pool"].update_one({"digest": made.id}, {"$set": {"res": value}})
-        for ask in (lambda: store.get("pool", made.id), lambda: list(store.query("pool"))):
+        for read in (lambda: store.get("pool", made.id), lambda: list(store.query("pool"))):
             with pytest.raises(
                 ArtifactUnreadable, match=f"The result of task {made.id} in pool 'pool' cannot be read: "
             ):
-                ask()
+                read()
 
 
-def test_documents_of_others_are_taken_over_or_fail_by_themselves(
+def test_documents_of_other_programs_run_or_fail_on_their_own(
     server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Definitions that are not bytes, not a mapping, or too large, and ids of any type; Qlib's own documents run."""
+    """Documents with definitions that are not bytes, not a mapping, or too large, or with ids of any type, fail; tasks
+    written by Qlib run."""
     request.addfinalizer((store := MongoStore(f"{server.uri}/strangers")).close)
     documents = store._database["pool"]
     definitions = [
@@ -202,7 +203,7 @@ def test_documents_of_others_are_taken_over_or_fail_by_themselves(
     ]
     for i, value in enumerate(definitions):
         documents.insert_one({"_id": i, "def": value, "filter": {}, "status": "waiting", "res": None, "priority": 0})
-    documents.insert_one({"_id": "no ObjectId", "status": "waiting"})
+    documents.insert_one({"_id": "not an ObjectId", "status": "waiting"})
     own = pickle.dumps({"n": 1})
     documents.insert_one({"def": bson.Binary(own), "filter": {"n": 1}, "status": "waiting", "res": None, "priority": 0})
     claimed = [t for _ in range(12) for t in store.claim("pool", worker="host:1:a", lease=60.0)]
@@ -212,10 +213,10 @@ def test_documents_of_others_are_taken_over_or_fail_by_themselves(
     assert {t.cause for t in failed} == {Cause.UNREADABLE}
 
 
-def test_damaged_facts_of_a_submission_are_left_out(
+def test_damaged_facts_of_a_submission_are_ignored(
     tmp_path: Path, server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Other submissions can still be read: workers read all of them."""
+    """Workers read all submissions, so the others must stay readable."""
     for uri in (f"sqlite:///{tmp_path}/tasks.db", f"{server.uri}/facts"):
         request.addfinalizer((store := open_store(uri)).close)
         key = store.keep_submission("pool", {"data": None})
@@ -238,7 +239,7 @@ DEFINITIONS = [
 def test_damaged_tasks_are_copied_with_the_others(
     tmp_path: Path, server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """To any store: a definition that is unreadable, or that the database does not support, stops nothing."""
+    """A definition that is unreadable, or that the target database does not support, does not stop the copy."""
     source = open_store(f"sqlite:///{tmp_path}/tasks.db")
     request.addfinalizer(source.close)
     ids = [c.id for c in source.create("pool", [{"n": n} for n in range(len(DEFINITIONS) + 1)])]

@@ -35,7 +35,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
 
 
 def check(store: TaskStore) -> list[TaskRecord]:
-    """Compare all values derived from tasks with values computed anew."""
+    """Compare all derived values with values recomputed from the tasks."""
     tasks = {t.id: t for t in store.query("p")}
     for task in tasks.values():
         states = [tasks[n].status if n in tasks else None for n in task.depends_on]
@@ -46,8 +46,8 @@ def check(store: TaskStore) -> list[TaskRecord]:
     return list(tasks.values())
 
 
-def test_commits_of_many_at_once_let_all_dependants_go(opened: Opener) -> None:
-    """Four workers commit, while a fifth adds tasks that depend on those: no task waits forever."""
+def test_concurrent_commits_unblock_all_dependent_tasks(opened: Opener) -> None:
+    """Four threads commit while a fifth adds tasks that depend on theirs: no task waits forever."""
     store = opened()
     xs = [c.id for c in store.create("p", [{"x": i} for i in range(60)], batch="b")]
     store.create("p", [{"all": i} for i in range(5)], depends_on=xs, priority=-1, batch="b")
@@ -73,12 +73,12 @@ def test_commits_of_many_at_once_let_all_dependants_go(opened: Opener) -> None:
     store.close()
 
 
-def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener) -> None:  # noqa: C901 - one case each
-    """Commits, failures, resets, retries, removals, replacements and new dependencies, in four threads."""
+def test_the_counts_are_right_after_concurrent_changes(opened: Opener) -> None:  # noqa: C901 - one case each
+    """Four threads commit, fail, reset, retry, remove and replace tasks, and add dependencies."""
     store = opened()
     store.create("p", [{"x": i} for i in range(12)], max_attempts=1, batch="b")
 
-    def meddle(seed: int) -> None:
+    def change_tasks(seed: int) -> None:
         own, rng = opened(), random.Random(seed)
         for step in range(40):
             ids = [t.id for t in own.query("p", results=False)]
@@ -104,22 +104,22 @@ def test_whatever_is_done_at_the_same_moment_the_counts_are_right(opened: Opener
         own.close()
 
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(meddle, seed) for seed in range(4)]:
+        for done in [pool.submit(change_tasks, seed) for seed in range(4)]:
             done.result(120)
     check(store)
     store.close()
 
 
-def test_a_replaced_task_keeps_what_began_to_depend_on_it_meanwhile(postgres: PostgresServer) -> None:
-    """If another transaction adds a dependency just before a task is replaced, it is moved to the new task."""
+def test_a_replaced_task_keeps_dependencies_added_at_the_same_time(postgres: PostgresServer) -> None:
+    """A dependency that another transaction adds just before a task is replaced is moved to the new task."""
     uri = f"{postgres.uri}?schema=fan{next(_numbers)}"
     store, other = PostgresStore(uri), PostgresStore(uri)
-    needed, dependant = (c.id for c in store.create("p", [{"x": 1}, {"y": 1}]))
+    needed, dependent = (c.id for c in store.create("p", [{"x": 1}, {"y": 1}]))
     store.set_status("p", {"_id": needed}, Status.DONE)
     begun, go_on = threading.Event(), threading.Event()
 
     def depend(tx: Any) -> None:
-        store._depend(tx, "p", [dependant], [needed])
+        store._depend(tx, "p", [dependent], [needed])
         begun.set()
         go_on.wait(15)
 
@@ -127,12 +127,12 @@ def test_a_replaced_task_keeps_what_began_to_depend_on_it_meanwhile(postgres: Po
         depending = pool.submit(store._write, depend, "p")
         assert begun.wait(60)
         replacing = pool.submit(other.replace, "p", needed, {"x": 2})
-        time.sleep(0.3)  # it is waiting for the other transaction by now
+        time.sleep(0.3)  # by now it waits for the other transaction
         go_on.set()
         depending.result(60)
         new = replacing.result(60)
     check(store)
-    (task,) = store.query("p", {"_id": dependant})
+    (task,) = store.query("p", {"_id": dependent})
     assert (task.depends_on, task.blocked) == ((new,), True)
     other.close()
     store.close()

@@ -22,7 +22,7 @@ Harm = Callable[[Path], object]
 
 
 def another_store(file: Path) -> None:
-    """Replace the file by that of another store."""
+    """Replace the file with that of another store."""
     other = SQLiteStore(f"sqlite:///{file.parent}/other.db")
     other.create("p", [{"y": 1}])
     other.close()
@@ -34,7 +34,7 @@ HARMS: dict[str, Harm] = {
     "moved": lambda file: file.rename(file.parent / "elsewhere.db"),
     "emptied": lambda file: os.truncate(file, 0),
     "replaced by its copy": lambda file: (shutil.copy(file, file.parent / "copy"), (file.parent / "copy").replace(file)),
-    "replaced by a link to another": lambda file: (
+    "replaced by a hard link to a copy": lambda file: (
         shutil.copy(file, file.parent / "copy"), file.unlink(), os.link(file.parent / "copy", file),
     ),
     "replaced by another store": another_store,
@@ -49,8 +49,8 @@ HARMS: dict[str, Harm] = {
 
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
-def test_nothing_is_written_to_a_file_that_is_not_there_any_more(tmp_path: Path, harm: Harm) -> None:
-    """Every call raises an error that says so."""
+def test_nothing_is_written_to_a_file_that_was_removed_or_replaced(tmp_path: Path, harm: Harm) -> None:
+    """Every call raises an error that says what happened to the file."""
     file = tmp_path / "folder" / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i} for i in range(50)])
@@ -69,8 +69,8 @@ def test_nothing_is_written_to_a_file_that_is_not_there_any_more(tmp_path: Path,
             call()
 
 
-def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
-    """With everything that was committed."""
+def test_a_file_that_is_moved_back_can_be_used_again(tmp_path: Path) -> None:
+    """It contains everything that was committed."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])
@@ -83,25 +83,25 @@ def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
     assert store.count("p") == {Status.DONE: 1}
 
 
-def test_no_file_is_put_in_the_place_of_one_that_was_deleted(tmp_path: Path) -> None:
+def test_a_deleted_file_is_not_created_again(tmp_path: Path) -> None:
     """Not even by a thread that first uses the store later, such as the one that renews leases."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])
     file.unlink()
-    said: list[str] = []
+    errors: list[str] = []
 
     def look() -> None:
         try:
             store.count("p")
         except StoreUnavailable as exc:
-            said.append(str(exc))
+            errors.append(str(exc))
 
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
-    (why,) = said
-    assert "was deleted while it was in use" in why
+    (error,) = errors
+    assert "was deleted while it was in use" in error
     assert not file.exists()
 
 
@@ -109,15 +109,15 @@ def test_no_file_is_put_in_the_place_of_one_that_was_deleted(tmp_path: Path) -> 
     "change",
     [
         lambda file: (os.link(file, file.parent / "b"), (file.parent / "b").replace(file)),
-        lambda file: _by_hand(file, "VACUUM"),
-        lambda file: _by_hand(file, "PRAGMA wal_checkpoint(TRUNCATE)"),
+        lambda file: _execute(file, "VACUUM"),
+        lambda file: _execute(file, "PRAGMA wal_checkpoint(TRUNCATE)"),
         lambda file: SQLiteStore(f"sqlite:///{file}").close(),
         lambda file: os.utime(file, (0, 0)),
     ],
     ids=["another name", "vacuum", "checkpoint", "another connection", "touched"],
 )
-def test_what_leaves_the_file_as_it_is_disturbs_nobody(tmp_path: Path, change: Harm) -> None:
-    """Another name for it, or other programs that use it."""
+def test_changes_that_keep_the_file_have_no_effect(tmp_path: Path, change: Harm) -> None:
+    """The store can still be used after a new hard link, a checkpoint or a connection of another program."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i} for i in range(50)])
@@ -127,13 +127,13 @@ def test_what_leaves_the_file_as_it_is_disturbs_nobody(tmp_path: Path, change: H
     assert SQLiteStore(f"sqlite:///{file}").count("p") == {Status.DONE: 1, Status.WAITING: 49}
 
 
-def _by_hand(file: Path, statement: str) -> None:
+def _execute(file: Path, statement: str) -> None:
     with closing(sqlite3.connect(file)) as raw:
         raw.execute(statement)
 
 
-def test_a_link_is_followed(tmp_path: Path) -> None:
-    """And a change of its target is detected."""
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    """A change of its target is detected."""
     real = tmp_path / "real.db"
     link = tmp_path / "tasks.db"
     SQLiteStore(f"sqlite:///{real}").create("p", [{"x": 1}])
@@ -149,8 +149,9 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         store.commit(task, 1)
 
 
-def test_another_thread_that_opens_the_file_does_not_give_away_its_locks(tmp_path: Path) -> None:
-    """Another process that closes the file, apparently as the last one, leaves the write-ahead log in place."""
+def test_opening_the_file_in_another_thread_does_not_release_its_locks(tmp_path: Path) -> None:
+    """Otherwise another process that closes the file would take itself for the last one, and delete the write-ahead
+    log."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])

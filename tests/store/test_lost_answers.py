@@ -1,4 +1,4 @@
-"""Connections that break after the server has executed a request and before its answer arrives."""
+"""Connections that break after the server has executed a request and before its response arrives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 class Proxy:
-    """Relays between a client and a server, and can withhold the server's next answer."""
+    """Relays between a client and a server, and can drop the server's next response."""
 
     def __init__(self, port: int) -> None:
         self._server = ("127.0.0.1", port)
@@ -35,7 +35,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, mark: bytes) -> None:
-        """Break the connection when the server has answered the next request that contains `mark`."""
+        """Break the connection when the server has responded to the next request that contains `mark`."""
         self._cut = mark
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Proxy:
                     self._cut = None
                     doomed.set()
                 if not asks and doomed.is_set():
-                    # The first part of an answer; an exchange in several steps is over when no more data arrive.
+                    # The first part of the response; the response is complete when no more data arrive.
                     source.settimeout(0.3)
                     with contextlib.suppress(TimeoutError):
                         while source.recv(65536):
@@ -90,27 +90,28 @@ def stores(request: pytest.FixtureRequest) -> Iterator[tuple[TaskStore, TaskStor
     proxy.close()
 
 
-def again(call: Callable[[], Any]) -> Any:
-    """Call as a worker does: retry if the store was unavailable or its answer was lost."""
+def retried(call: Callable[[], Any]) -> Any:
+    """Call as a worker does: retry if the store was unavailable or its response was lost."""
     for _ in range(20):
         try:
             return call()
         except StoreUnavailable:
             time.sleep(0.05)
-    raise AssertionError("the store stays away")
+    raise AssertionError("the store stays unavailable")
 
 
-def mark(store: TaskStore, ours: bytes, theirs: bytes) -> bytes:
-    """Text in the request whose answer is lost."""
-    return ours if isinstance(store, PostgresStore) else theirs
+def mark(store: TaskStore, postgres: bytes, mongodb: bytes) -> bytes:
+    """Return the text that marks the request whose response is lost."""
+    return postgres if isinstance(store, PostgresStore) else mongodb
 
 
-def test_a_claim_whose_answer_is_lost_costs_nothing(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """A repeated claim returns the same task and token; the other tasks are not affected, and no attempt is counted."""
+def test_a_claim_whose_response_is_lost_has_no_other_effect(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
+    """The repeated claim returns the same task and token; the other tasks are not affected, and no attempt is
+    counted."""
     through, direct, proxy = stores
     through.create("p", [{"x": 1}, {"x": 2}])
     proxy.cut(mark(through, b"SKIP LOCKED", b"started_at"))
-    (task,) = again(lambda: through.claim("p", worker="w", lease=60, claim="one"))
+    (task,) = retried(lambda: through.claim("p", worker="w", lease=60, claim="one"))
     assert proxy.cuts == 1
     kept = direct.get("p", task.id)
     assert (kept.status, kept.token, kept.attempt) == (Status.RUNNING, task.token, 0)
@@ -119,22 +120,23 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(stores: tuple[TaskStore, Tas
     assert direct.get("p", task.id).result == "result"
 
 
-def test_tasks_are_created_once(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """Created again after a lost answer, they exist once, with all their settings, and are reported as new."""
+def test_tasks_are_created_once_when_the_response_is_lost(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
+    """When the call is repeated after a lost response, they exist once, with all their settings, and are reported as
+    new."""
     through, direct, proxy = stores
     proxy.cut(mark(through, b"COMMIT", b"upsert"))
     direct.create("p", [{"x": 2}], priority=3)
-    made = again(lambda: through.create("p", [{"x": 1}, {"x": 2}], priority=3, batch="b", creation="one"))
+    made = retried(lambda: through.create("p", [{"x": 1}, {"x": 2}], priority=3, batch="b", creation="one"))
     assert proxy.cuts == 1
-    assert [c.new for c in made] == [True, False], "what it stored, and not what was there when it was asked again"
+    assert [c.new for c in made] == [True, False], "as returned by the first call"
     assert [c.id for c in made] == [digest({"x": 1}), digest({"x": 2})]
     assert [t.priority for t in direct.query("p", batch="b")] == [3, 3]
     assert direct.count("p") == direct.count("p", batch="b") == {Status.WAITING: 2}
 
 
 @pytest.mark.parametrize("end", ["commit", "fail", "give back", "renew"])
-def test_the_end_of_a_claim_happens_once(stores: tuple[TaskStore, TaskStore, Proxy], end: str) -> None:
-    """Repeating the call succeeds as if the first answer had arrived; dependents can start once."""
+def test_a_claim_ends_once_when_the_response_is_lost(stores: tuple[TaskStore, TaskStore, Proxy], end: str) -> None:
+    """The repeated call succeeds as if the first response had arrived; dependent tasks are unblocked once."""
     through, direct, proxy = stores
     (first,) = through.create("p", [{"x": 1}])
     through.create("p", [{"x": 2}], depends_on=[first.id])
@@ -147,7 +149,7 @@ def test_the_end_of_a_claim_happens_once(stores: tuple[TaskStore, TaskStore, Pro
     }
     whole = b"ending" if end == "commit" else b"COMMIT"  # a commit is a single statement
     proxy.cut(mark(through, whole, b"lease_until" if end == "renew" else b"ending"))
-    again(calls[end])
+    retried(calls[end])
     assert proxy.cuts == 1
     kept = direct.get("p", task.id)
     expected = {"commit": (Status.DONE, 0), "fail": (Status.WAITING, 1), "give back": (Status.WAITING, 0)}
@@ -158,8 +160,8 @@ def test_the_end_of_a_claim_happens_once(stores: tuple[TaskStore, TaskStore, Pro
             direct.renew(task, 60)
 
 
-def test_a_worker_loses_nothing_when_answers_are_lost(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
-    """With the retries of a worker, every task is done at its first attempt."""
+def test_a_worker_loses_no_task_when_responses_are_lost(stores: tuple[TaskStore, TaskStore, Proxy]) -> None:
+    """A worker repeats its calls, and every task is done at its first attempt."""
     through, direct, proxy = stores
     through.create("p", [{"x": i} for i in range(6)])
     with Leases(through, Job("p", len), "w", ignore_event) as leases:

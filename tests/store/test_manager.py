@@ -13,8 +13,8 @@ from rollforge.store.memory import MemoryStore
 from rollforge.transitions import backoff
 
 
-def test_a_backoff_doubles_up_to_a_minute() -> None:
-    """At random between a half and the whole of 1, 2, 4 … 60 seconds."""
+def test_the_backoff_doubles_up_to_a_minute() -> None:
+    """It is random, between half and all of 1, 2, 4 … 60 seconds."""
     for attempt, longest in ((1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (99, 60)):
         drawn = [backoff(attempt) for _ in range(200)]
         assert longest / 2 <= min(drawn) < 0.6 * longest
@@ -50,7 +50,7 @@ def test_creating_returns_ids_in_order_and_a_dry_run_stores_nothing(manager: Tas
 def test_new_tasks_are_printed_also_in_a_dry_run(
     uri: str, dry_run: bool, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each new definition is printed once with its id; existing ones are not."""
+    """Each new definition is printed once, with its id; existing ones are not printed."""
     server = request.getfixturevalue("mongodb") + "/print_nt" if uri == "mongodb" else uri.format(folder=tmp_path)
     manager = TaskManager(f"p{dry_run}", session=Session(store_uri=server))
     manager.remove()
@@ -64,16 +64,16 @@ def test_new_tasks_are_printed_also_in_a_dry_run(
 
 
 def test_a_dry_run_refuses_what_cannot_be_stored(manager: TaskManager) -> None:
-    """As a real run does: a live object, or an unknown dependency."""
+    """It raises the errors of a real run: for an object that cannot be stored, or an unknown dependency."""
     with pytest.raises(TaskNotSerializable):
         manager.create_task([{"x": object()}], dry_run=True, print_nt=True)
     with pytest.raises(TaskNotFound):
         manager.create_task([{"x": 9}], dry_run=True, depends_on={"status": "done"})
 
 
-def test_what_was_inserted_has_the_id_that_scripts_ask_for(manager: TaskManager) -> None:
-    """``.inserted_id`` is a plain string; the returned value is the id too, for new and existing tasks, with and
-    without a result."""
+def test_inserting_returns_the_id_that_scripts_read(manager: TaskManager) -> None:
+    """``.inserted_id`` is a plain string, equal to the returned value, for new and existing tasks, with and without a
+    result."""
     for inserted in (
         manager.insert_task_def({"x": 1}), manager.insert_task_def({"x": 7}), manager.insert_task({"def": {"x": 8}}),
         manager.insert_task({"def": {"x": 9}, "status": "done", "res": 5}),
@@ -86,14 +86,14 @@ def test_what_was_inserted_has_the_id_that_scripts_ask_for(manager: TaskManager)
 
 
 def test_an_exception_gives_the_task_back(manager: TaskManager) -> None:
-    """Also Ctrl-C."""
+    """Including KeyboardInterrupt."""
     with pytest.raises(KeyboardInterrupt), manager.safe_fetch_task():
         raise KeyboardInterrupt
     assert manager.task_stat() == {"waiting": 3}
 
 
-def test_the_iterator_ends_when_nothing_waits(manager: TaskManager) -> None:
-    """Each task once."""
+def test_the_iterator_ends_when_no_task_is_waiting(manager: TaskManager) -> None:
+    """It returns each task once."""
     for task in manager.task_fetcher_iter():
         manager.commit_task_res(task, task["def"]["x"] * 10)
     assert [t["res"] for t in manager.query()] == [10, 20, 30]
@@ -101,7 +101,7 @@ def test_the_iterator_ends_when_nothing_waits(manager: TaskManager) -> None:
 
 
 def test_a_returned_task_can_get_another_status(manager: TaskManager) -> None:
-    """By default the one it was fetched from."""
+    """By default it gets the status that it was fetched with."""
     task = manager.fetch_task({"x": 2})
     assert task is not None
     manager.return_task(task, TaskManager.STATUS_DONE)
@@ -111,7 +111,7 @@ def test_a_returned_task_can_get_another_status(manager: TaskManager) -> None:
 
 
 def test_resetting_and_prioritising(manager: TaskManager) -> None:
-    """``reset_waiting`` resets running tasks; ``prioritize`` moves a task to the front; ``reset_status`` sets any
+    """``reset_waiting`` resets running tasks, ``prioritize`` moves a task to the front, and ``reset_status`` sets any
     status."""
     manager.fetch_task()
     assert manager.reset_waiting() == 1
@@ -126,7 +126,7 @@ def test_resetting_and_prioritising(manager: TaskManager) -> None:
 
 
 def test_replacing_inserting_and_removing(manager: TaskManager) -> None:
-    """Replace one task by another; ``insert_task`` accepts Qlib's form."""
+    """``replace_task`` replaces one task with another; ``insert_task`` accepts Qlib's form."""
     old = next(manager.query({"x": 1}))
     manager.replace_task(old, {"def": {"x": 10}})
     manager.insert_task({"def": {"x": 11}})
@@ -136,8 +136,8 @@ def test_replacing_inserting_and_removing(manager: TaskManager) -> None:
     assert manager.list() == ["p"]
 
 
-def test_a_manager_without_a_pool_lists_pools_alone() -> None:
-    """Other methods raise an error: a pool is required."""
+def test_a_manager_without_a_pool_can_only_list_pools() -> None:
+    """Its other methods raise an error."""
     manager = TaskManager(store=MemoryStore())
     assert manager.list() == []
     with pytest.raises(ConfigError, match="has no pool"):
@@ -145,7 +145,7 @@ def test_a_manager_without_a_pool_lists_pools_alone() -> None:
 
 
 def test_dependencies_by_id_or_by_query(manager: TaskManager) -> None:
-    """The tasks that they name must be done first; a query without matches is an error."""
+    """The tasks that they select must be done first; a query without matches is an error."""
     first = next(manager.query({"x": 1}))["_id"]
     manager.create_task([{"y": 1}], depends_on=[first], priority=9)
     (ensemble,) = manager.create_task([{"y": 2}], depends_on={"x": {"$gte": 1}})
@@ -159,8 +159,8 @@ def test_dependencies_by_id_or_by_query(manager: TaskManager) -> None:
         manager.create_task([{"z": 1}], depends_on={"x": 77})
 
 
-def test_a_task_of_qlibs_form_is_stored_whole(manager: TaskManager) -> None:
-    """Including status, result and priority."""
+def test_a_task_in_qlibs_form_is_stored_with_all_its_fields(manager: TaskManager) -> None:
+    """Its status, result and priority are kept."""
     done = manager.insert_task({"def": {"y": 1}, "status": "part_done", "res": [1, 2]})
     manager.insert_task({"def": {"y": 2}, "priority": 4})
     second = manager.fetch_task(status="part_done")
@@ -172,7 +172,7 @@ def test_a_task_of_qlibs_form_is_stored_whole(manager: TaskManager) -> None:
 
 
 def test_pausing_and_cancelling(manager: TaskManager) -> None:
-    """No task can be fetched from a paused pool; a cancelled task has failed for that reason."""
+    """No task can be fetched from a paused pool; a cancelled task has the status `failed` and the cause `cancelled`."""
     manager.pause()
     assert manager.fetch_task() is None
     manager.resume()
@@ -181,7 +181,7 @@ def test_pausing_and_cancelling(manager: TaskManager) -> None:
 
 
 def test_pools_are_listed_on_the_class_too(manager: TaskManager) -> None:
-    """As Qlib's scripts do."""
+    """Qlib's scripts call it on the class."""
     with using(Session(store_uri="memory://listed")):
         TaskManager("a pool").create_task([{"x": 1}])
         assert TaskManager.list() == ["a pool"]

@@ -43,7 +43,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
-    """In transaction mode, with two connections to the server."""
+    """A PgBouncer in transaction mode, with two connections to the server."""
     with PgBouncer(server.uri) as running:
         yield running
 
@@ -78,7 +78,7 @@ def drain(uri: str, name: str) -> None:
 
 
 def test_no_claim_goes_to_another_schema(pgbouncer: PgBouncer) -> None:
-    """Two schemas with pools of the same name, one of them named like a keyword, six processes, two connections."""
+    """Six processes use two schemas over two connections; one of the schemas is named like a keyword."""
     schemas = ["select", "other"]
     stores = [PostgresStore(f"{pgbouncer.uri}?schema={schema}") for schema in schemas]
     for store, schema in zip(stores, schemas, strict=True):
@@ -100,8 +100,8 @@ def test_no_claim_goes_to_another_schema(pgbouncer: PgBouncer) -> None:
         store.close()
 
 
-def test_two_stores_in_one_process_stay_apart(pgbouncer: PgBouncer) -> None:
-    """Whichever connection each transaction uses."""
+def test_two_stores_in_one_process_do_not_share_a_schema(pgbouncer: PgBouncer) -> None:
+    """Although their transactions share connections."""
     stores = [PostgresStore(f"{pgbouncer.uri}?schema=side{i}") for i in range(2)]
     for i in range(20):
         stores[i % 2].create(POOL, [{"x": i}])
@@ -114,8 +114,8 @@ def test_two_stores_in_one_process_stay_apart(pgbouncer: PgBouncer) -> None:
 def test_waiting_ends_soon_after_a_change(
     pgbouncer: PgBouncer, server: PostgresServer, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a pooler by polling at least every second; otherwise by notification, without polling. A writer behind a
-    pooler notifies too."""
+    """A waiter behind a pooler polls at least every second; one without a pooler is notified, also by a writer behind a
+    pooler, and does not poll."""
     schema = f"waits{int(direct)}"
     writer = PostgresStore(f"{pgbouncer.uri}?schema={schema}")
     waiter = PostgresStore(f"{server.uri if direct else pgbouncer.uri}?schema={schema}")
@@ -133,19 +133,19 @@ def test_waiting_ends_soon_after_a_change(
     monkeypatch.setattr(time, "sleep", nap)
     threading.Timer(0.5, lambda: writer.create(POOL, [{"x": 1}])).start()
     began = time.monotonic()
-    looks = 0
+    waits = 0
     while not waiter.count(POOL):
         waiter.wait_for_change(POOL, 600.0)
-        looks += 1
+        waits += 1
     assert time.monotonic() - began < 60  # without a notification it waits for ten minutes
     assert naps == [] if direct else max(naps, default=0.0) <= 1.0
-    assert looks < (3 if direct else 70)
+    assert waits < (3 if direct else 70)
     writer.close()
     waiter.close()
 
 
 def test_the_pooler_may_be_restarted_between_two_calls(server: PostgresServer) -> None:
-    """A connection that died while idle is reopened; while the pooler is down, an error says so."""
+    """A connection that was lost is reopened; while the pooler is down, calls raise an error that says so."""
     with PgBouncer(server.uri) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=restarted")
         store.create(POOL, [{"x": 1}])
@@ -159,8 +159,8 @@ def test_the_pooler_may_be_restarted_between_two_calls(server: PostgresServer) -
         store.close()
 
 
-def test_waiting_outlives_a_restart_of_the_pooler(server: PostgresServer) -> None:
-    """It polls, and does not need the same connection."""
+def test_waiting_continues_after_a_restart_of_the_pooler(server: PostgresServer) -> None:
+    """Waiting polls, and does not need the same connection."""
     with PgBouncer(server.uri) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=restarted_waiting")
         with pooler.down():
@@ -178,10 +178,10 @@ def test_waiting_outlives_a_restart_of_the_pooler(server: PostgresServer) -> Non
         ("transaction", {"max_client_conn": 0}, "", "start fewer workers"),
     ],
 )
-def test_what_the_pooler_does_not_do_is_said(
+def test_settings_that_the_pooler_does_not_support_are_explained(
     server: PostgresServer, mode: str, settings: dict[str, Any], options: str, said: str
 ) -> None:
-    """There is one clear message, without the password."""
+    """The message says what to change, and does not contain the password."""
     with PgBouncer(server.uri, mode, **settings) as pooler, pytest.raises(StoreUnavailable, match=said) as caught:
         PostgresStore(f"{pooler.uri}?schema=refused{options}")
     assert "secret" not in str(caught.value)
@@ -196,10 +196,10 @@ def test_what_the_pooler_does_not_do_is_said(
         ("transaction", {}, "&application_name=a b"),
     ],
 )
-def test_other_settings_of_the_pooler(
+def test_other_settings_of_the_pooler_are_supported(
     server: PostgresServer, mode: str, settings: dict[str, Any], options: str
 ) -> None:
-    """Sessions that are reset, options that are ignored, a database alias: the store works."""
+    """The store works with sessions that are reset, options that are ignored, and a database alias."""
     with PgBouncer(server.uri, mode, **settings) as pooler:
         store = PostgresStore(f"{pooler.uri}?schema=settings{next(_names)}{options}")
         store.create(POOL, [{"x": i} for i in range(8)])
@@ -210,8 +210,8 @@ def test_other_settings_of_the_pooler(
         store.close()
 
 
-def test_a_pool_of_connections_that_is_used_up(server: PostgresServer) -> None:
-    """After the pooler's query_wait_timeout one error says so, and the next call may succeed."""
+def test_a_pooler_without_a_free_connection_is_reported(server: PostgresServer) -> None:
+    """After the pooler's query_wait_timeout the call raises an error that says so; a later call may succeed."""
     with PgBouncer(server.uri, pool_size=1, query_wait_timeout=1) as pooler:
         holder, store = (PostgresStore(f"{pooler.uri}?schema=used_up") for _ in range(2))
         begun, enough = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""One SQLite file, many processes, and killed processes."""
+"""One SQLite file that is used by many processes, some of which are killed."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def hold(uri: str, pipe: Any) -> None:
 
 
 @pytest.mark.slow
-def test_every_task_is_committed_once_whoever_works(tmp_path: Path) -> None:
-    """Four processes share 200 tasks: each is claimed by one of them, none twice, and none is left."""
+def test_every_task_is_committed_once_by_one_process(tmp_path: Path) -> None:
+    """Four processes share 200 tasks: each task is claimed by exactly one of them."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("p", [{"x": i} for i in range(200)])
@@ -56,8 +56,8 @@ def test_every_task_is_committed_once_whoever_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_submitters_at_once_make_one_row_each(tmp_path: Path) -> None:
-    """The unique id decides; all processes may open a new file at the same time."""
+def test_processes_that_submit_the_same_tasks_create_them_once(tmp_path: Path) -> None:
+    """Ids are unique, and several processes may create the file at the same time."""
     uri = f"sqlite:///{tmp_path}/fresh.db"
     submitters = [CONTEXT.Process(target=submit, args=(uri,)) for _ in range(4)]
     for one in submitters:
@@ -69,8 +69,9 @@ def test_two_submitters_at_once_make_one_row_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_workers_task_is_taken_over_and_waiting_ends(tmp_path: Path) -> None:
-    """After ``kill -9`` the lease expires, a claim after the backoff gets the task, and waiting ends."""
+def test_the_task_of_a_killed_worker_is_taken_over(tmp_path: Path) -> None:
+    """After ``kill -9`` the lease expires, another worker claims the task after the backoff, and ``wait`` returns when
+    that lease has expired too."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     later = 0.0
     store = SQLiteStore(uri, clock=lambda: time.time() + later)
@@ -91,8 +92,8 @@ def test_a_killed_workers_task_is_taken_over_and_waiting_ends(tmp_path: Path) ->
     assert TaskManager("p", store=store).wait() == {Status.FAILED: 1}
 
 
-def test_a_lease_is_renewed_while_the_task_computes(tmp_path: Path) -> None:
-    """Work that takes longer than the lease keeps it; a lost lease raises an error at the end."""
+def test_a_lease_is_renewed_while_the_task_runs(tmp_path: Path) -> None:
+    """A task that takes longer than the lease keeps it; if the lease was lost, an error is raised at the end."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     (task,) = store.claim("p", worker="w", lease=1.2)
@@ -105,7 +106,7 @@ def test_a_lease_is_renewed_while_the_task_computes(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_when_the_last_task_is_committed(tmp_path: Path) -> None:
-    """The change itself ends it, not the next poll, which is ten minutes away; each change is reported."""
+    """It is woken by the change, and not by the next poll ten minutes later; each change is reported."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     (task,) = store.claim("p", worker="w", lease=60)

@@ -1,4 +1,4 @@
-"""Every store finds the same tasks as the evaluator, for arbitrary definitions and queries."""
+"""Every store finds the same tasks as the evaluator in Python, for arbitrary definitions and queries."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskSt
 def test_databases_agree_with_the_evaluator(
     sql_store: TaskStore, first: list[dict[str, Any]], later: list[dict[str, Any]], queries: list[dict[str, Any]]
 ) -> None:
-    """For tasks that existed before a path was first queried, and for later ones."""
+    """They find the same tasks, whether these were created before or after a path was first queried."""
     model, pool = MemoryStore(), f"p{next(_names)}"
     for definitions in (first, later):
         for store in (model, sql_store):
@@ -119,8 +119,9 @@ def test_databases_agree_with_the_evaluator(
     ],
 )
 @pytest.mark.parametrize("operator", ["$in", "$nin"])
-def test_long_lists_of_values(sql_store: TaskStore, field: str, values: list[Any], operator: str) -> None:
-    """A statement may have 65,535 parameters, and in SQLite conditions a thousand levels deep."""
+def test_lists_of_values_may_be_long(sql_store: TaskStore, field: str, values: list[Any], operator: str) -> None:
+    """They may be longer than the 65,535 parameters of a statement, and SQLite's thousand levels of nested
+    conditions."""
     model = MemoryStore()
     definitions = [
         {"a": 0}, {"a": 5}, {"a": 5.0, "n": 1}, {"a": 5.5}, {"a": "x"}, {"a": None}, {"a": True}, {"a": [70_001, 6]},
@@ -134,8 +135,8 @@ def test_long_lists_of_values(sql_store: TaskStore, field: str, values: list[Any
     assert {t.id for t in sql_store.query("p", query)} == {t.id for t in model.query("p", query)}
 
 
-def test_what_a_database_will_never_take_is_a_mistake_and_not_waited_for(sql_store: TaskStore) -> None:
-    """A worker would otherwise retry it for ten minutes."""
+def test_a_query_that_the_database_rejects_is_an_error_of_the_user(sql_store: TaskStore) -> None:
+    """The error is a ConfigError; otherwise a worker would repeat the call for ten minutes."""
     sql_store.create("p", [{"a": 1}])
     for query in ({"$or": [{"def.a": i} for i in range(70_000)]}, {"_id": {"$regex": "(?P<x>a)"}}):
         with contextlib.suppress(ConfigError):
@@ -159,7 +160,7 @@ SIMPLE = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([1, 2, 2.5
 def test_mongodb_agrees_with_the_evaluator(
     mongodb: str, definitions: list[dict[str, Any]], queries: list[tuple[str, Any]]
 ) -> None:
-    """Within the limits of the emulator: no lists, objects or booleans, and no order of numbers and strings."""
+    """Within the limits of the emulator: without lists, objects and booleans, or the order of numbers and strings."""
     store, model, pool = MongoStore(f"{mongodb}/queries"), MemoryStore(), f"p{next(_names)}"
     for one in (store, model):
         one.create(pool, definitions)
@@ -174,11 +175,11 @@ def test_mongodb_agrees_with_the_evaluator(
 
 
 def sqlite(folder: Path) -> SQLiteStore:
-    """Return a store in a folder."""
+    """Open a store in a folder."""
     return SQLiteStore(f"sqlite:///{folder}/tasks.db?synchronous=OFF")
 
 
-def test_a_task_in_the_place_of_another_is_found_and_the_old_one_is_not(tmp_path: Path) -> None:
+def test_the_index_follows_replaced_and_removed_tasks(tmp_path: Path) -> None:
     """Replaced and removed tasks leave no entries in the index."""
     store = sqlite(tmp_path)
     ids = [c.id for c in store.create("p", [{"a": i} for i in range(5)])]
@@ -194,8 +195,8 @@ def test_a_task_in_the_place_of_another_is_found_and_the_old_one_is_not(tmp_path
     assert store.count("copy", {"def.a": 100}) == {Status.WAITING: 1}
 
 
-def test_a_file_from_before_there_were_indexes(tmp_path: Path) -> None:
-    """Its tasks are found too; damaged ones match queries for missing values."""
+def test_a_file_without_indexes_is_indexed(tmp_path: Path) -> None:
+    """Its tasks are indexed at the first query; damaged ones match queries for missing values."""
     store = sqlite(tmp_path)
     store.create("p", [{"a": i, "b": [i, {"c": i}]} for i in range(5000)])
     with closing(sqlite3.connect(store.path)) as raw, raw:
@@ -203,10 +204,10 @@ def test_a_file_from_before_there_were_indexes(tmp_path: Path) -> None:
             raw.execute(f"DELETE FROM {table}")
         raw.execute("UPDATE tasks SET definition = '{' WHERE seq = 7")
     store.close()
-    again = sqlite(tmp_path)
-    assert again.count("p", {"def.a": {"$lt": 10}}) == {Status.WAITING: 9}
-    assert again.count("p", {"def.b.c": {"$gte": 4990}}) == {Status.WAITING: 10}
-    assert again.count("p", {"def.a": None}) == {Status.WAITING: 1}
+    reopened = sqlite(tmp_path)
+    assert reopened.count("p", {"def.a": {"$lt": 10}}) == {Status.WAITING: 9}
+    assert reopened.count("p", {"def.b.c": {"$gte": 4990}}) == {Status.WAITING: 10}
+    assert reopened.count("p", {"def.a": None}) == {Status.WAITING: 1}
 
 
 def add(uri: str, number: int) -> None:
@@ -216,8 +217,8 @@ def add(uri: str, number: int) -> None:
         store.create("p", [{"x": number, "y": i, "deep": {"er": j}} for j in range(20)])
 
 
-def test_tasks_that_come_while_an_index_is_made_are_in_it(tmp_path: Path) -> None:
-    """Two processes create tasks, while two threads query a path for the first time."""
+def test_tasks_created_while_an_index_is_built_are_in_it(tmp_path: Path) -> None:
+    """Two processes create tasks while two threads query a path for the first time."""
     store = sqlite(tmp_path)
     store.create("p", [{"first": 1}])
     store.create("p", [{"x": -1, "deep": {"er": j}} for j in range(8000)])
@@ -227,17 +228,17 @@ def test_tasks_that_come_while_an_index_is_made_are_in_it(tmp_path: Path) -> Non
     while store.count("p").get(Status.WAITING, 0) < 8100:
         time.sleep(0.01)
     query = {"def.deep.er": {"$gte": 0}}
-    askers = [threading.Thread(target=store.count, args=("p", query)) for _ in range(2)]
-    for one in [*askers, *writers]:
+    readers = [threading.Thread(target=store.count, args=("p", query)) for _ in range(2)]
+    for one in [*readers, *writers]:
         if isinstance(one, threading.Thread):
             one.start()
-    for one in [*askers, *writers]:
+    for one in [*readers, *writers]:
         one.join()
     assert store.count("p", query) == {Status.WAITING: 8000 + 2 * 30 * 20}
 
 
-def test_the_first_tasks_say_which_paths_are_worth_an_index() -> None:
-    """Those whose values differ; if there are few tasks, all paths."""
+def test_the_first_tasks_determine_which_paths_are_indexed() -> None:
+    """Paths whose values differ between tasks are indexed; if there are few tasks, all paths."""
     tasks = [
         encode({"same": {"deep": 1}, "model": {"class": f"M{i}"}, "seg": {"test": (f"20{i}", None)}}) for i in range(20)
     ]
@@ -246,8 +247,8 @@ def test_the_first_tasks_say_which_paths_are_worth_an_index() -> None:
 
 
 @pytest.mark.slow
-def test_nobody_waits_for_a_claim_that_looks_at_all_definitions(tmp_path: Path) -> None:
-    """Renewals of another worker continue, both while the index is built and afterwards."""
+def test_a_claim_that_reads_all_definitions_does_not_block_renewals(tmp_path: Path) -> None:
+    """The lease of another worker is renewed while the index is built, and afterwards."""
     store = sqlite(tmp_path)
     store.create("p", [{"first": 1}])
     store.create("p", [{"model": {"class": "A", "kwargs": {"seed": i}}} for i in range(30_000)])
@@ -275,7 +276,7 @@ def test_nobody_waits_for_a_claim_that_looks_at_all_definitions(tmp_path: Path) 
     assert max(renewals) < claims[0] / 2  # a renewal that waited for the index would take as long as the claim
 
 
-def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:
+def test_each_task_is_claimed_once_by_claims_with_a_query(tmp_path: Path) -> None:
     """Each task goes to one worker, in order, even if many tasks that do not match come first."""
     store = sqlite(tmp_path)
     store.create("p", [{"kind": "other", "i": i} for i in range(500)])
@@ -299,8 +300,8 @@ def test_claims_by_a_query_share_what_there_is(tmp_path: Path) -> None:
     assert store.count("p", {"def.kind": "wanted"}) == {Status.RUNNING: 61}
 
 
-def test_many_new_tasks_are_found_by_the_index_at_once(postgres: PostgresServer) -> None:
-    """PostgreSQL uses the index of definitions at once, without waiting for its automatic statistics."""
+def test_new_tasks_are_found_by_the_index_at_once(postgres: PostgresServer) -> None:
+    """PostgreSQL uses the index of definitions before it has updated its statistics automatically."""
     store = PostgresStore(f"{postgres.uri}?schema=queries{next(_names)}")
     store.create("p", [{"model": {"class": f"Model{i % 100}"}, "i": i} for i in range(10_000)])
     rows = store._transact(

@@ -1,4 +1,4 @@
-"""Objects are restored exactly, or an error says why not; loading executes nothing that a file names."""
+"""Objects are restored exactly, or an error says why not; loading never executes code that a file refers to."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ COLUMNS = {
 PLAIN = COLUMNS.keys() - {"boolean", "Float32", "Int64"}
 
 
-def made(dtype: str, values: list[Any]) -> Any:
-    """A column of a dtype."""
+def column_of(dtype: str, values: list[Any]) -> Any:
+    """Return a column of a dtype."""
     if dtype.startswith("datetime64["):
         unit = dtype[11:].partition("]")[0].partition(",")[0]
         numbers = np.array([np.iinfo(np.int64).min if v is pd.NaT else v for v in values], "int64")
@@ -78,12 +78,12 @@ def made(dtype: str, values: list[Any]) -> Any:
 
 @st.composite
 def tables(draw: st.DrawFn) -> pd.DataFrame | pd.Series:
-    """Tables of unusual kinds."""
+    """Draw a table of an unusual kind."""
     rows = draw(st.integers(0, 5))
 
     def column(dtypes: Any = COLUMNS) -> Any:
         dtype = draw(st.sampled_from(sorted(dtypes)))
-        return made(dtype, draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)))
+        return column_of(dtype, draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)))
 
     width = draw(st.integers(0, 3))
     table = pd.DataFrame({i: column() for i in range(width)}, index=pd.RangeIndex(rows))
@@ -97,18 +97,18 @@ def tables(draw: st.DrawFn) -> pd.DataFrame | pd.Series:
         table.index = pd.date_range(
             "2020-01-01", periods=rows, freq=draw(st.sampled_from(["D", "B", "h"])), name="datetime"
         )
-    heads = draw(st.sampled_from(["range", "text", "mixed", "levels", "numbers"]))
-    if heads == "text":
+    header = draw(st.sampled_from(["range", "text", "mixed", "levels", "numbers"]))
+    if header == "text":
         table.columns = pd.Index(
             draw(st.lists(st.text(max_size=3), min_size=width, max_size=width)), dtype="str", name="c"
         )
-    elif heads == "mixed":
+    elif header == "mixed":
         table.columns = pd.Index(
             draw(st.lists(LABELS, min_size=width, max_size=width)), dtype=object, tupleize_cols=False
         )
-    elif heads == "levels" and width:
+    elif header == "levels" and width:
         table.columns = pd.MultiIndex.from_arrays([["f"] * width, range(width)], names=["kind", draw(LABELS)])
-    elif heads == "numbers":
+    elif header == "numbers":
         table.columns = pd.Index(np.arange(width, dtype="float64"))
     if width and draw(st.booleans()):
         series = table.iloc[:, 0]
@@ -132,10 +132,11 @@ def assert_same(found: Any, given_: Any) -> None:
 
 @given(tables())
 @settings(max_examples=300, deadline=None)
-def test_any_table_comes_back_as_it_was(
+def test_any_table_is_restored_exactly(
     tmp_path_factory: pytest.TempPathFactory, table: pd.DataFrame | pd.Series
 ) -> None:
-    """Index, names, dtypes and multi-level columns: through Parquet, or a pickle if Parquet cannot hold the table."""
+    """Index, names, dtypes and multi-level columns are kept, in Parquet or, if Parquet cannot hold the table, in a
+    pickle."""
     files = LocalFiles(tmp_path_factory.mktemp("t"))
     artifact.save(files, "x.pkl", table)
     found = artifact.find(files, "x.pkl")
@@ -147,8 +148,8 @@ def test_any_table_comes_back_as_it_was(
         assert_same(artifact.load_file(found, trusted=True), table)
 
 
-def test_the_tables_that_matter_are_parquet(tmp_path: Path) -> None:
-    """Predictions, labels and reports are files that plain pandas can read."""
+def test_usual_tables_are_stored_as_parquet(tmp_path: Path) -> None:
+    """Predictions, labels and reports can be read with ``pandas.read_parquet``."""
     index = pd.MultiIndex.from_product(
         [pd.date_range("2020-01-01", periods=3), ["B", "A"]], names=["datetime", "instrument"]
     )
@@ -166,14 +167,14 @@ def test_the_tables_that_matter_are_parquet(tmp_path: Path) -> None:
     assert plain.equals(prediction)
     back: Any = frame.read_table(tmp_path / "x.parquet")
     back.iloc[0, 0] = 7.0  # it is not a read-only view of the file
-    report.to_parquet(tmp_path / "theirs.parquet")
-    pd.testing.assert_frame_equal(frame.read_table(tmp_path / "theirs.parquet"), report, check_freq=False)
+    report.to_parquet(tmp_path / "pandas.parquet")
+    pd.testing.assert_frame_equal(frame.read_table(tmp_path / "pandas.parquet"), report, check_freq=False)
 
 
 @given(VALUES)
 @settings(max_examples=200, deadline=None)
-def test_any_plain_value_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
-    """Types and the order of keys, in JSON or as a pickle."""
+def test_any_plain_value_is_restored_exactly(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    """Types and the order of keys are kept, in JSON or in a pickle."""
     files = LocalFiles(tmp_path_factory.mktemp("t"))
     artifact.save(files, "x", value)
     found = artifact.find(files, "x")
@@ -194,8 +195,8 @@ def test_any_plain_value_comes_back_as_it_was(tmp_path_factory: pytest.TempPathF
         np.array([{"a": 1}, None], dtype=object),
     ],
 )
-def test_arrays_come_back(value: Any, tmp_path: Path) -> None:
-    """Dtype and shape; an array of objects is pickled."""
+def test_arrays_are_restored_exactly(value: Any, tmp_path: Path) -> None:
+    """Dtype and shape are kept; an array of objects is pickled."""
     files = LocalFiles(tmp_path)
     artifact.save(files, "x", value)
     back = artifact.load_file(artifact.find(files, "x"))  # type: ignore[arg-type]
@@ -219,8 +220,8 @@ class Lines:
         return cls((folder / "sub" / "model.txt").read_text().split("\n"))
 
 
-def test_an_object_is_kept_in_its_own_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An allowed class loads; another is refused before any of its code runs, and loads with ``trusted=True``."""
+def test_an_object_is_stored_in_its_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allowed class is loaded; another is refused before any of its code runs, unless ``trusted=True``."""
     monkeypatch.setitem(sys.modules, Lines.__module__, sys.modules[__name__])
     files = LocalFiles(tmp_path)
     artifact.save(files, "model.pkl", Lines(["a", "b"]))
@@ -239,8 +240,8 @@ def test_an_object_is_kept_in_its_own_form(tmp_path: Path, monkeypatch: pytest.M
     ("module", "name"),
     [("os", "system"), ("builtins", "object"), ("rollforge.task", "TaskRecord"), ("a\nb", "c"), (1, 2)],
 )
-def test_an_archive_that_names_something_else_is_refused(module: Any, name: Any, tmp_path: Path) -> None:
-    """Only a class with a `load_from`, through the same allow-list as pickles."""
+def test_an_archive_with_another_class_is_refused(module: Any, name: Any, tmp_path: Path) -> None:
+    """It may only contain a class with `load_from` that is on the allow-list of pickles."""
     file = tmp_path / "x.saved.zip"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("rollforge.json", json.dumps({"module": module, "class": name}))
@@ -251,8 +252,8 @@ def test_an_archive_that_names_something_else_is_refused(module: Any, name: Any,
     assert not (tmp_path / "escaped").exists()
 
 
-def test_plain_data_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reference in a JSON file to a module that is not imported is refused: importing would run it."""
+def test_loading_plain_data_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference in a JSON file to a module that is not imported yet is refused, since importing would run it."""
     (tmp_path / "hostile_module.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w').close()\nclass X: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "x.plain.json"
@@ -274,8 +275,8 @@ def test_plain_data_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     "value", [pd.DataFrame({"a": np.arange(1000.0)}), {"a": "x" * 500}, np.arange(500), {1, 2, "x" * 300}]
 )
 @pytest.mark.parametrize("part", [0, 0.3, 0.9])
-def test_a_truncated_file_says_so(value: Any, part: float, tmp_path: Path) -> None:
-    """Every form: ArtifactUnreadable with the path, and no other error."""
+def test_a_truncated_file_is_reported(value: Any, part: float, tmp_path: Path) -> None:
+    """Every kind of file raises ArtifactUnreadable with the path, and no other error."""
     files = LocalFiles(tmp_path)
     artifact.save(files, "x", value)
     found = artifact.find(files, "x")
@@ -286,8 +287,8 @@ def test_a_truncated_file_says_so(value: Any, part: float, tmp_path: Path) -> No
         artifact.load_file(found)
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    """The error is raised, the old artifact is kept, and no temporary file is left."""
+def test_a_failed_write_keeps_the_old_artifact(tmp_path: Path) -> None:
+    """The old artifact is kept, and no temporary file is left."""
     files = LocalFiles(tmp_path / "a")
     artifact.save(files, "x", [1])
 
@@ -303,8 +304,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_it_saves_leaves_no_half(tmp_path: Path) -> None:
-    """After kill -9 at any time, the artifact is the complete old or new one."""
+def test_a_process_killed_while_saving_leaves_no_partial_artifact(tmp_path: Path) -> None:
+    """After ``kill -9`` at any time, the artifact is completely the old one or the new one."""
     code = """
 import sys
 import numpy as np
@@ -343,8 +344,8 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
     assert (tmp_path / "x.plain.json").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
-    """An ordered dict or named tuple is restored exactly or refused, but never restored as another type."""
+def test_a_subclass_is_not_restored_as_its_base_class(tmp_path: Path) -> None:
+    """A subclass such as an ordered dict is restored exactly or refused, but never restored as another type."""
     from collections import OrderedDict
 
     files = LocalFiles(tmp_path)
@@ -357,8 +358,8 @@ def test_a_subclass_is_not_taken_for_its_base(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["S999999999", "<U999999999", "V1000000000"])
 @pytest.mark.parametrize("place", ["labels", "column"])
-def test_a_tables_file_does_not_say_how_large_a_value_is(place: str, dtype: str, tmp_path: Path) -> None:
-    """A dtype with a gigabyte per value is refused before anything is allocated."""
+def test_the_metadata_of_a_table_cannot_request_huge_values(place: str, dtype: str, tmp_path: Path) -> None:
+    """A dtype of a gigabyte per value is refused before memory is allocated."""
     import pyarrow.parquet as pq
 
     table = to_arrow(pd.DataFrame({"a": [1.0]}))
@@ -371,8 +372,8 @@ def test_a_tables_file_does_not_say_how_large_a_value_is(place: str, dtype: str,
         artifact.load_file(file)
 
 
-def test_a_table_of_somebody_elses_runs_nothing(tmp_path: Path) -> None:
-    """A reference to a module in a Parquet file's metadata is refused wherever a value may be."""
+def test_loading_a_hostile_table_runs_nothing(tmp_path: Path) -> None:
+    """A reference to a module anywhere in a Parquet file's metadata is refused."""
     import pyarrow.parquet as pq
 
     marker = tmp_path / "ran"
@@ -399,8 +400,8 @@ def test_a_table_of_somebody_elses_runs_nothing(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_function_of_pythons_library_is_no_value(tmp_path: Path) -> None:
-    """JSON that names ``os:system`` is refused although the module is imported; a builtin type is accepted."""
+def test_a_reference_to_a_library_function_is_refused(tmp_path: Path) -> None:
+    """A reference to ``os:system`` is refused although the module is imported; one to a builtin type is accepted."""
     for name, refused in (("os:system", True), ("subprocess:run", True), ("builtins:dict", False)):
         file = tmp_path / "x.plain.json"
         file.write_text(json.dumps({"class": {"$ref": name}}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Copying runs between tracking stores: what is refused leaves nothing behind."""
+"""Copying runs between tracking stores: a copy that is refused creates nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.transfer import copy_runs
 
 
-def test_a_source_that_cannot_be_read_leaves_no_target(tmp_path: Path) -> None:
+def test_no_target_is_created_if_the_source_cannot_be_read(tmp_path: Path) -> None:
     """The target is created only after the source has been read."""
     source, target = open_tracker(f"file:{tmp_path}/none"), open_tracker(f"folder:{tmp_path}/copied")
     with pytest.raises(TrackingUnavailable, match="the folder does not exist"):
@@ -34,10 +34,10 @@ def test_an_unknown_name_among_known_ones_copies_nothing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("words", [("list", "{}"), ("copy", "{}", "folder:copied")])
 @pytest.mark.parametrize("store", ["sqlite:///runs.db", "folder:runs"])
-def test_a_store_that_is_not_there_is_refused_and_not_made(
+def test_a_store_that_does_not_exist_is_not_created(
     words: tuple[str, ...], store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistyped name would otherwise create an empty store."""
+    """Otherwise a mistyped name would create an empty store."""
     monkeypatch.chdir(tmp_path)
     said = CliRunner().invoke(app, [word.format(store) for word in words])
     assert isinstance(said.exception, ConfigError)

@@ -1,4 +1,4 @@
-"""An MLflow database that is damaged or has foreign content: one error that names the file, or a result."""
+"""A damaged or foreign MLflow database: reading it raises one error that names the file, or returns a result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE: list[Any] = ["x\x1b[31m", b"\xff\xfe", 2**62, None, 1e308]
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A database with an experiment and two runs."""
+    """The content of a database with an experiment and two runs."""
     folder = tmp_path_factory.mktemp("whole")
     tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db")
     experiment = get_experiment(tracker, experiment_name="e")
@@ -40,13 +40,13 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Path]:
-    """Path for the damaged database."""
+    """The path of the damaged database."""
     yield tmp_path / "mlflow.db"
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def read(database: Path) -> int:
-    """Read everything of all runs, and return their number."""
+    """Read all data of all runs, and return the number of runs."""
     tracker = MLflowTracker(f"sqlite:///{database}")
     try:
         found = 0
@@ -62,7 +62,7 @@ def read(database: Path) -> int:
 
 
 def one_error(database: Path) -> str | None:
-    """Return the message of the error when reading a database, which must name the file once; None without an error."""
+    """Read a database and return the message of the error, which must contain the file name once, or None."""
     try:
         read(database)
     except RollforgeError as exc:
@@ -80,13 +80,13 @@ def test_a_truncated_database_is_one_error(cut: float, content: bytes, database:
 
 
 @pytest.mark.parametrize("what", [b"hello" * 1000, bytes(8192), b"SQLite format 3\0" * 512])
-def test_what_is_no_database_is_one_error(what: bytes, database: Path) -> None:
+def test_a_file_that_is_not_a_database_is_one_error(what: bytes, database: Path) -> None:
     database.write_bytes(what)
     assert "cannot be opened" in (one_error(database) or "")
 
 
 def test_an_empty_file_becomes_a_database(database: Path) -> None:
-    """As fast as if there were no file."""
+    """As if there were no file."""
     database.touch()
     assert read(database) == 0
     assert database.stat().st_size > 4096
@@ -94,7 +94,7 @@ def test_an_empty_file_becomes_a_database(database: Path) -> None:
 
 @pytest.mark.slow
 def test_a_flipped_page_is_one_error_or_a_result(content: bytes, database: Path) -> None:
-    """Each page in use, with all bits inverted."""
+    """All bits of one page are inverted, for each page in use."""
     used = [i for i in range(0, len(content), 4096) if any(content[i : i + 4096])]
     for at in used[:: max(1, len(used) // 40)]:
         flipped = bytes(b ^ 255 for b in content[at : at + 4096])
@@ -133,7 +133,7 @@ def test_any_value_in_any_column_is_one_error_or_a_result(table: str, content: b
             one_error(database)
 
 
-def test_a_run_whose_artifacts_are_nowhere_is_named(content: bytes, database: Path) -> None:
+def test_a_run_without_an_artifact_location_is_named(content: bytes, database: Path) -> None:
     database.write_bytes(content)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("UPDATE runs SET artifact_uri = NULL")

@@ -1,4 +1,4 @@
-"""The folder tracker caches runs: a listing reads only what has changed, and is never out of date."""
+"""The folder tracker caches runs: listing reads only runs that have changed, and is never out of date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tracker(tmp_path: Path) -> FolderTracker:
         run = made.create_run(experiment, f"run {i}", {"model": "a" if i % 2 else "b"})
         made.write(run.id, {"seed": str(i)}, [Metric("IC", i / RUNS, 0, float(i))], {})
         made.update_run(run.id, "FINISHED", 2.0)
-        settle(folder_of(made, run.id))
+        set_old(folder_of(made, run.id))
     return made
 
 
@@ -31,14 +31,14 @@ def folder_of(tracker: FolderTracker, run_id: str) -> Path:
     return next(tracker.root.glob(f"*/{run_id}"))
 
 
-def settle(folder: Path) -> None:
+def set_old(folder: Path) -> None:
     """Set the time of the last write to a minute ago."""
     past = time.time() - 60
     os.utime(folder, (past, past))
 
 
 def good(tracker: FolderTracker) -> dict[str, float]:
-    """Return name -> IC of the runs of model a with a good IC."""
+    """Return the names and ICs of the runs of model a with a good IC."""
     (experiment,) = tracker.experiments().values()
     found = tracker.search([experiment], RunQuery(filter_string="metrics.IC > 0.5 and tags.model = 'a'"))
     return {data.info.name: data.metrics["IC"] for data in found}
@@ -49,23 +49,23 @@ def fresh(tracker: FolderTracker) -> FolderTracker:
     return FolderTracker(tracker.uri)
 
 
-def spoil(tracker: FolderTracker) -> None:
+def overwrite_values(tracker: FolderTracker) -> None:
     """Overwrite the value files of all runs directly, so that reading them raises an error."""
     for file in tracker.root.glob("*/*/values-*.jsonl"):
         file.write_text("no json\n")
 
 
-def test_a_second_listing_reads_no_run(tracker: FolderTracker) -> None:
-    """Listed runs are cached, in this process and in others."""
+def test_listing_again_reads_no_run(tracker: FolderTracker) -> None:
+    """Listed runs are cached for this process and for others."""
     expected = good(tracker)
     assert len(expected) == 30
-    spoil(tracker)
+    overwrite_values(tracker)
     assert good(tracker) == expected
     assert good(fresh(tracker)) == expected
 
 
 def test_a_change_by_another_process_is_seen_at_once(tracker: FolderTracker) -> None:
-    """A metric and a tag written by another process, and a new or deleted run."""
+    """Another process writes a metric and a tag, and creates and deletes a run."""
     before = good(tracker)
     other = fresh(tracker)
     (experiment,) = other.experiments().values()
@@ -81,7 +81,7 @@ def test_a_change_by_another_process_is_seen_at_once(tracker: FolderTracker) -> 
 
 
 def test_a_write_just_after_a_listing_is_not_lost(tracker: FolderTracker) -> None:
-    """A run that was written just now is read again each time, as another write could leave the same time stamp."""
+    """A run that was written recently is read again each time, since another write could leave the same time stamp."""
     (experiment,) = tracker.experiments().values()
     run = tracker.create_run(experiment, "busy", {"model": "a"})
     for step in range(20):
@@ -90,8 +90,8 @@ def test_a_write_just_after_a_listing_is_not_lost(tracker: FolderTracker) -> Non
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 1, "runs": [[1]]}', '{"format": 99, "runs": []}'])
-def test_a_damaged_index_costs_a_slow_listing_and_nothing_else(tracker: FolderTracker, damage: str) -> None:
-    """Whatever the file contains, and if it is deleted."""
+def test_a_damaged_index_only_makes_listing_slower(tracker: FolderTracker, damage: str) -> None:
+    """Whatever the index file contains, and if it is deleted."""
     expected = good(tracker)
     (kept,) = tracker.root.glob("*/.runs.json")
     kept.write_text(damage)
@@ -101,8 +101,8 @@ def test_a_damaged_index_costs_a_slow_listing_and_nothing_else(tracker: FolderTr
     assert kept.exists()
 
 
-def test_what_is_handed_out_can_be_changed_without_harm(tracker: FolderTracker) -> None:
-    """Callers get copies of a run's metrics."""
+def test_changing_a_listed_run_does_not_change_the_cache(tracker: FolderTracker) -> None:
+    """Callers get copies."""
     (experiment,) = tracker.experiments().values()
     for data in tracker.search([experiment], RunQuery()):
         data.metrics.clear()

@@ -1,4 +1,4 @@
-"""``R``: the current session's runs, as Qlib's scripts use them."""
+"""``R``: access to the runs of the current session, as used by Qlib's scripts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     init(tracking=f"folder:{tmp_path}/runs")
 
 
-def test_a_run_is_kept_in_a_folder_that_is_made(tmp_path: Path) -> None:
-    """A path or file:PATH, relative or absolute; a missing folder is an error if nothing is written."""
+def test_starting_a_run_creates_the_tracking_folder(tmp_path: Path) -> None:
+    """It is given as a path or as file:PATH, relative or absolute; reading from a missing folder is an error."""
     for number, uri in enumerate(("made/here", "file:./there", f"file:{tmp_path}/full", str(tmp_path / "plain"))):
         with R.start(experiment_name="e", uri=uri) as recorder:
             R.log_params(number=number)
@@ -33,8 +33,8 @@ def test_a_run_is_kept_in_a_folder_that_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_another_store_from_here_on(tmp_path: Path) -> None:
-    """set_uri creates the folder too; None selects the store that the environment names."""
+def test_set_uri_changes_the_store_for_later_calls(tmp_path: Path) -> None:
+    """``set_uri`` creates the folder; with None it selects the store given by the environment."""
     before = R.get_uri()
     R.set_uri("mine")
     assert R.get_uri() == "mine"
@@ -47,7 +47,7 @@ def test_another_store_from_here_on(tmp_path: Path) -> None:
 
 
 def test_without_an_active_recorder_the_latest_is_read_and_none_is_written() -> None:
-    """As in Qlib, ``R.get_recorder()`` returns the latest run of the session's experiment; values can be logged only in
+    """As in Qlib, ``R.get_recorder()`` returns the latest run of the session's experiment; values can only be logged to
     an active run."""
     with pytest.raises(RecorderNotFound, match="No recorder is active"):
         R.get_recorder()

@@ -1,4 +1,4 @@
-"""MLflow's server: its user interface shows our runs, and runs can be tracked on it."""
+"""MLflow's server: its user interface shows the runs, and runs can be tracked on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREDICTION = pd.DataFrame(
 
 
 def record(uri: str, name: str = "demo") -> Recorder:
-    """Log one run with all kinds of values."""
+    """Log a run with all kinds of values."""
     with using(Session(tracking_uri=uri)):
         with R.start(experiment_name=name, recorder_name="first"):
             R.log_params(model="lgb", text="long " * 2000)
@@ -40,7 +40,7 @@ def record(uri: str, name: str = "demo") -> Recorder:
 
 
 def check(recorder: Recorder) -> None:
-    """Check that a run equals the one that was recorded."""
+    """Check that a run has the values that `record` logs."""
     assert recorder.status == "FINISHED"
     params = recorder.list_params()
     assert (params["model"], params["text"]) == ("lgb", "long " * 2000)
@@ -51,8 +51,8 @@ def check(recorder: Recorder) -> None:
     assert recorder.load_object("sub/deep") == [1, 2]
 
 
-def test_the_state_of_the_code_is_kept(tmp_path: Path) -> None:
-    """The commit as a tag, and the uncommitted changes as an artifact; nothing is printed."""
+def test_the_state_of_the_code_is_recorded(tmp_path: Path) -> None:
+    """A tag has the commit, and an artifact the uncommitted changes; nothing is printed."""
     code = (
         "from rollforge.session import Session, using\n"
         "from rollforge.track.r import R\n"
@@ -83,7 +83,7 @@ def test_the_state_of_the_code_is_kept(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MLflowServer, str]]:
-    """The server over the store of the default tracker, and the URI of that store."""
+    """A server for a store of the default tracker, and the URI of that store."""
     folder = tmp_path_factory.mktemp("server")
     uri = f"sqlite:///{folder}/mlflow.db"
     open_tracker(uri).prepare()
@@ -91,8 +91,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MLflowSer
         yield running, uri
 
 
-def test_the_pages_show_what_was_recorded(server: tuple[MLflowServer, str]) -> None:
-    """Params, metrics and artifacts of a run in the SQLite store, from the REST API that the user interface uses."""
+def test_the_user_interface_shows_recorded_runs(server: tuple[MLflowServer, str]) -> None:
+    """The REST API of the user interface returns params, metrics and artifacts of a run in the SQLite store."""
     running, uri = server
     recorder = record(uri)
     (experiment,) = [e for e in running.ask("experiments/search", max_results=10)["experiments"] if e["name"] == "demo"]
@@ -105,14 +105,14 @@ def test_the_pages_show_what_was_recorded(server: tuple[MLflowServer, str]) -> N
 
 
 def test_runs_are_tracked_to_a_server(server: tuple[MLflowServer, str]) -> None:
-    """Everything that a recorder does, over HTTP, including artifacts."""
+    """Over HTTP, including artifacts."""
     running, _ = server
     check(record(running.uri, "remote"))
 
 
 @pytest.mark.parametrize("kinds", [("folder", "sqlite"), ("sqlite", "folder"), ("file", "sqlite")], ids="-".join)
-def test_runs_move_between_stores(kinds: tuple[str, str], tmp_path: Path) -> None:
-    """Values, histories, tags and artifacts, also from an mlruns folder written by Qlib; only once."""
+def test_runs_are_copied_between_stores(kinds: tuple[str, str], tmp_path: Path) -> None:
+    """Values, histories, tags and artifacts are copied once, also from an mlruns folder as written by Qlib."""
     uris = {
         "folder": f"folder:{tmp_path}/runs",
         "sqlite": f"sqlite:///{tmp_path}/m.db",
@@ -128,23 +128,24 @@ def test_runs_move_between_stores(kinds: tuple[str, str], tmp_path: Path) -> Non
     assert copied.list_tags()["rollforge.copied_from"] == original.id
 
 
-def test_whether_runs_can_be_recorded_is_known_before(
+def test_a_server_is_checked_for_artifact_storage_in_advance(
     server: tuple[MLflowServer, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that stores artifacts accepts them; one that leaves them in a folder of its own machine does not."""
+    """`check_writable` succeeds for a server that accepts artifacts, and fails for one whose clients must write them to
+    a folder of the server's machine."""
     running, _ = server
     open_tracker(running.uri).check_writable("tried")
     store = tmp_path / "elsewhere"
     store.mkdir()
     open_tracker(f"sqlite:///{store}/mlflow.db").prepare()
-    leaving = MLflowServer(f"sqlite:///{store}/mlflow.db", store)
-    monkeypatch.setitem(leaving._environment, "_MLFLOW_SERVER_ARTIFACT_ROOT", "/no/such/machine/artifacts")
-    with leaving, pytest.raises(TrackingUnavailable, match="--serve-artifacts"):
-        open_tracker(leaving.uri).check_writable("tried")
+    no_artifacts = MLflowServer(f"sqlite:///{store}/mlflow.db", store)
+    monkeypatch.setitem(no_artifacts._environment, "_MLFLOW_SERVER_ARTIFACT_ROOT", "/no/such/machine/artifacts")
+    with no_artifacts, pytest.raises(TrackingUnavailable, match="--serve-artifacts"):
+        open_tracker(no_artifacts.uri).check_writable("tried")
 
 
-def test_a_local_store_whose_artifacts_cannot_be_written_says_so(tmp_path: Path) -> None:
-    """Even if the database is writable."""
+def test_a_local_store_without_writable_artifacts_is_reported(tmp_path: Path) -> None:
+    """The error is raised even if the database is writable."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     open_tracker(uri).prepare()
     shutil.rmtree(tmp_path / "mlartifacts")

@@ -19,8 +19,8 @@ class TestFolder(TrackerSuite):
         return f"folder:{tmp_path}/runs"
 
     @pytest.mark.parametrize("name", ["\udcff", "a\udc80b"])
-    def test_a_name_that_is_no_unicode_is_kept(self, uri: str, name: str) -> None:
-        """Such names are what Python makes of arguments of a command that are no UTF-8."""
+    def test_a_name_that_is_not_valid_unicode_is_kept(self, uri: str, name: str) -> None:
+        """Python decodes command-line arguments that are not UTF-8 to such names."""
         tracker = open_tracker(uri)
         run = get_experiment(tracker, experiment_name=name).create_recorder("r")
         assert tracker.find_experiment(name=name) == (tracker.read(run.id).info.experiment_id, name)
@@ -31,8 +31,8 @@ class TestMLflow(TrackerSuite):
     def uri(self, tracking_in: Callable[[str], str]) -> str:
         return tracking_in("mlflow")
 
-    def test_many_threads_may_open_it_at_the_same_moment(self, uri: str) -> None:
-        """As the threads of a collector do if nothing has opened it before."""
+    def test_many_threads_may_open_it_at_the_same_time(self, uri: str) -> None:
+        """The threads of a collector do so if the tracker has not been opened before."""
         run = get_experiment(open_tracker(uri), experiment_name="e").create_recorder("r")
         for _ in range(10):
             tracker = MLflowTracker(uri)

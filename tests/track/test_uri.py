@@ -1,4 +1,4 @@
-"""Addresses of tracking stores: a URI, or a path as MLflow's users write it."""
+"""Addresses of tracking stores: a URI, or a path as in MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def keep(place: str | Path) -> str:
+def log_run(place: str | Path) -> str:
     """Log a run in a store, and return the URI of the store."""
     with R.start(experiment_name="e", recorder_name="first", uri=place):
         R.log_params(a=1)
@@ -36,49 +36,49 @@ def keep(place: str | Path) -> str:
               "file://localhost{here}/mlruns", "sub/folder/", "with space/mlruns"],
 )  # fmt: skip
 def test_a_folder_is_an_mlruns_folder(place: str, here: Path) -> None:
-    """By its path or by a URI, relative or absolute; it is created if it does not exist."""
-    named = place.format(here=here)
-    uri = keep(named)
+    """It is given by a relative or absolute path or URI, and created if it does not exist."""
+    address = place.format(here=here)
+    uri = log_run(address)
     folder = Path(uri.removeprefix("file:"))
     assert folder.is_absolute()
     assert folder.name in ("mlruns", "folder")
     assert list(folder.glob("*/*/params/a"))
-    assert keep(Path(folder) if place == "mlruns" else named) == uri  # the same store, by a Path too
+    assert log_run(Path(folder) if place == "mlruns" else address) == uri  # also with a Path
 
 
-def test_percent_signs_of_a_uri_are_read(here: Path) -> None:
-    """``file://`` URIs as written by ``Path.as_uri``; an existing folder with such a name is used literally."""
+def test_percent_encoding_in_a_uri_is_decoded(here: Path) -> None:
+    """``Path.as_uri`` encodes spaces; the name of an existing folder with a percent sign is used literally."""
     (here / "with space").mkdir()
     assert folder_uri((here / "with space").as_uri()) == f"file:{here}/with space"
     (here / "a%20b").mkdir()
     assert folder_uri(f"file:{here}/a%20b") == f"file:{here}/a%20b"
 
 
-def test_the_home_folder_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``~`` is expanded, in strings and in Paths."""
+def test_the_home_folder_is_expanded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is expanded in strings and in Paths."""
     monkeypatch.setenv("HOME", str(here))
-    assert keep("~/runs") == f"file:{here}/runs"
+    assert log_run("~/runs") == f"file:{here}/runs"
     assert folder_uri(Path("~/runs")) == f"file:{here}/runs"
 
 
-def test_a_database_and_plain_files_are_known_by_their_paths(here: Path) -> None:
-    """Existing files decide; for a new path, its suffix does."""
-    assert keep("runs/mlflow.db") == f"sqlite:///{here}/runs/mlflow.db"
-    keep(f"folder:{here}/plain")
-    assert keep(here / "plain") == f"folder:{here}/plain"
+def test_the_kind_of_a_store_is_derived_from_its_path(here: Path) -> None:
+    """An existing path is inspected; for a new path, the suffix decides."""
+    assert log_run("runs/mlflow.db") == f"sqlite:///{here}/runs/mlflow.db"
+    log_run(f"folder:{here}/plain")
+    assert log_run(here / "plain") == f"folder:{here}/plain"
     assert (here / "runs" / "mlflow.db").is_file()
 
 
-def test_a_slip_of_a_scheme_is_no_folder(here: Path) -> None:
-    """It is an error that suggests the nearest scheme, and nothing is created."""
+def test_a_mistyped_scheme_is_not_a_folder(here: Path) -> None:
+    """It is an error, and no folder is created."""
     for wrong in ("sqlit:///x.db", "foldr:x", "sqlite", "folders", "ftp://host/x", "posgresql://host/x"):
         with pytest.raises(ConfigError, match="names no tracking store"):
             open_tracker(wrong)
     assert list(here.iterdir()) == []
 
 
-def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
-    """``R.set_uri`` and the session's ``tracking``; later changes of the working directory do not matter."""
+def test_the_default_store_can_be_a_folder(here: Path) -> None:
+    """It can be set by ``R.set_uri`` or in the session; later changes of the working directory have no effect."""
     R.set_uri("runs")
     assert current_session().tracking_uri == f"file:{here}/runs"
     R.set_uri(None)
@@ -88,8 +88,8 @@ def test_the_store_of_the_process_can_be_a_folder(here: Path) -> None:
     assert not (here / "other").exists()
 
 
-def test_reading_makes_no_folder(here: Path) -> None:
-    """A mistyped path is an error."""
+def test_reading_creates_no_folder(here: Path) -> None:
+    """Reading from a mistyped path is an error."""
     with pytest.raises(TrackingUnavailable, match="mlrnus cannot be opened: the folder does not exist"):
         open_tracker("./mlrnus").experiments()
     assert list(here.iterdir()) == []
