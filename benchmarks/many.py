@@ -32,7 +32,7 @@ def main() -> None:
         provider = setting.market(options, folder)
         session = Session(
             provider_uri=str(provider), store_uri=f"sqlite:///{folder}/tasks.db", tracking_uri=f"sqlite:///{folder}/mlflow.db",
-            cache=str(folder / "cache"), experiment="many",
+            cache=str(folder / "cache"), experiment_name="many",
         )  # fmt: skip
         with using(session):
             tasks: list[dict[str, Any]] = []

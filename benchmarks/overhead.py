@@ -48,7 +48,7 @@ def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Co
     from rollforge.session import Session, using
     from rollforge.track.base import open_tracker
 
-    session = Session(store_uri=f"sqlite:///{folder}/{tracking[:6]}.db", tracking_uri=tracking, experiment="empty")
+    session = Session(store_uri=f"sqlite:///{folder}/{tracking[:6]}.db", tracking_uri=tracking, experiment_name="empty")
     with using(session):
         open_tracker(session.tracking_uri).prepare()
         trainer = TrainerRM("empty") if pool else TrainerR("empty")

@@ -38,7 +38,7 @@ def run(
         store_uri=f"sqlite:///{home}/tasks.db",
         tracking_uri=f"sqlite:///{home}/mlflow.db",
         cache=str(folder / "cache"),
-        experiment="rolling",
+        experiment_name="rolling",
     )
     figures: dict[str, float] = {}
 

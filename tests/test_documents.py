@@ -261,7 +261,7 @@ def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
     """What Python can set, a workflow file can: ``data``, ``store``, ``tracking`` are its addresses; ``plugins`` stands alone,
     ``sys`` names folders, and what may be named without being imported only workers need."""
     keys = set(_Rollforge.model_fields) | (set(_Document.model_fields) & {"plugins"})
-    others = {"provider_uri", "store_uri", "tracking_uri", "sys_path", "allow"}
+    others = {"provider_uri", "store_uri", "tracking_uri", "experiment_name", "sys_path", "allow"}
     assert {f.name for f in dataclasses.fields(Session)} - keys <= others
 
 

@@ -48,7 +48,7 @@ class Experiment:
         self.folder = folder
         self.session = Session(
             provider_uri=str(folder / "data"), store_uri=f"sqlite:///{folder}/tasks.db", tracking_uri=f"folder:{folder}/runs",
-            experiment="mine", threads=1,
+            experiment_name="mine", threads=1,
         )  # fmt: skip
         self.store = open_store(self.session.store_uri)
         self.runs = get_experiment(open_tracker(self.session.tracking_uri), experiment_name="mine")

@@ -44,7 +44,7 @@ def test_experiments_that_have_no_folder(name: str, tmp_path: Path, monkeypatch:
             load_workflow(file)
     file.write_text(yaml.safe_dump({"task": task}))
     with pytest.raises(ConfigError, match="cannot be the name of an experiment"):
-        load_workflow(file, experiment=name)
+        load_workflow(file, experiment_name=name)
     assert tree(tmp_path) == {"own.yaml"}
 
 
@@ -55,7 +55,7 @@ def test_results_of_an_experiment_with_a_slash(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(inner)
     task = {"model": "rollforge.models.linear.LinearModel", "dataset": {"class": "DatasetH"}}
     (inner / "own.yaml").write_text(yaml.safe_dump({"experiment_name": "a/b", "task": task}))
-    assert load_workflow(inner / "own.yaml").experiment == "a/b"
+    assert load_workflow(inner / "own.yaml").experiment_name == "a/b"
     from rollforge.cli.workflow import _output_folder
 
     for name in ("a/b", "../../x", "..", "/tmp/elsewhere-of-rollforge"):

@@ -63,7 +63,9 @@ def document(**handler: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def session(small_market: Path, tmp_path: Path) -> Session:
-    return Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path / 'runs'}", experiment="session")
+    return Session(
+        provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path / 'runs'}", experiment_name="session"
+    )
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class Experiment:
         write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
         self.session = Session(
             provider_uri=str(folder / "data"), store_uri=f"sqlite:///{folder}/tasks.db", tracking_uri=f"folder:{folder}/runs",
-            experiment=POOL, threads=1,
+            experiment_name=POOL, threads=1,
         )  # fmt: skip
         self.store = open_store(self.session.store_uri)
         self.runs = get_experiment(open_tracker(self.session.tracking_uri), experiment_name=POOL)

@@ -122,7 +122,7 @@ def test_rollforges_own_form_names_where_things_are(tmp_path: Path) -> None:
     """``rollforge:`` says data, store, tracking and experiment, and purges windows by the label's horizon by default."""
     workflow = load(tmp_path, OWN_FORM)
     assert workflow.form == "rollforge"
-    assert (workflow.experiment, workflow.session.tracking_uri) == ("mine", "folder:runs")
+    assert (workflow.experiment_name, workflow.session.tracking_uri) == ("mine", "folder:runs")
     assert workflow.rolling == {
         "step": 60,
         "rtype": "sliding",
@@ -141,14 +141,14 @@ def test_qlibs_form_keeps_qlibs_windows(tmp_path: Path) -> None:
 
 def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
     """Overrides take the place of the file's values; None is no override."""
-    workflow = load(tmp_path, OWN_FORM, experiment="other", tracking="folder:elsewhere", store=None)
-    assert (workflow.experiment, workflow.session.tracking_uri) == ("other", "folder:elsewhere")
+    workflow = load(tmp_path, OWN_FORM, experiment_name="other", tracking_uri="folder:elsewhere", store_uri=None)
+    assert (workflow.experiment_name, workflow.session.tracking_uri) == ("other", "folder:elsewhere")
     assert workflow.session.store_uri == "sqlite:///tasks.db"
 
 
 def test_the_file_name_is_the_experiment_where_none_is_named(tmp_path: Path) -> None:
     """A workflow needs no experiment name."""
-    assert load(tmp_path, QLIB_FORM).experiment == "workflow"
+    assert load(tmp_path, QLIB_FORM).experiment_name == "workflow"
 
 
 def test_a_base_file_is_merged_under_the_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ The command line calls these; so can a script:
     plan = make_plan(load_workflow("rolling.yaml"))
     submit(plan)
     train(plan, jobs=2)
-    collected = collect(plan.workflow.session, plan.workflow.experiment, plan.ids)
+    collected = collect(plan.workflow.session, plan.workflow.experiment_name, plan.ids)
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def submit(plan: Plan) -> Submission:
     Failed tasks wait again. Known tasks are unchanged except for the name of their model; if they are not done, they
     will run with the data, tracking store and packages of this submission.
     """
-    session, pool = plan.workflow.session, plan.workflow.experiment
+    session, pool = plan.workflow.session, plan.workflow.experiment_name
     facts = facts_of(plan.tasks, session)
     with using(session):
         manager = TaskManager(pool, session=session)
@@ -102,7 +102,7 @@ def failures(plan: Plan) -> tuple[FailureGroup, ...]:
     """Return the failed tasks of `plan`, by id, grouped by error."""
     store = open_store(plan.workflow.session.store_uri)
     failed = store.query(
-        plan.workflow.experiment, {"status": Status.FAILED.value}, batch=batch_of(plan.ids), results=False
+        plan.workflow.experiment_name, {"status": Status.FAILED.value}, batch=batch_of(plan.ids), results=False
     )
     errors = {r.id: r.error or "" for r in failed}
     return group_failures({task_id: errors[task_id] for task_id in plan.ids if task_id in errors})
@@ -126,7 +126,7 @@ def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody,
     log_file : path, optional
         Log file of the workers.
     """
-    session, pool = plan.workflow.session, plan.workflow.experiment
+    session, pool = plan.workflow.session, plan.workflow.experiment_name
     store = open_store(session.store_uri)
     for task in release_dead_workers(store, pool):
         end_unfinished_runs(task.id, pool, session)

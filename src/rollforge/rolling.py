@@ -270,7 +270,7 @@ class Rolling:
             )
         joined = {name: RollingEnsemble()(frames) for name, frames in parts.items()}
         tracker = open_tracker(current_session().tracking_uri)
-        name = self.exp_name or current_session().experiment
+        name = self.exp_name or current_session().experiment_name
         with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:
             recorder.log_params(exp_name=self.rolling_exp)
             recorder.save_objects(**{"pred.pkl": joined["pred"], "label.pkl": joined["label"]})
@@ -282,7 +282,7 @@ class Rolling:
     def _update_rolling_rec(self) -> None:
         """Evaluate the joined prediction with the file's records, except the one for the prediction itself."""
         tracker = open_tracker(current_session().tracking_uri)
-        name = self.exp_name or current_session().experiment
+        name = self.exp_name or current_session().experiment_name
         recorder = get_experiment(tracker, experiment_name=name).get_recorder(self._rid, create=False)
         for record in self._records(recorder):
             record.generate()

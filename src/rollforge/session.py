@@ -46,7 +46,7 @@ def _cache_home() -> Path:
 class Session:
     """The locations and resources of a run; see the fields.
 
-    Instead of the URI of a task store or a tracking store, its object may be passed (``store=…``, ``tracking=…``). The
+    Instead of the URI of a task store or a tracking store, its object may be passed (``store=…``, ``tracker=…``). The
     session then contains a URI by which this program finds the object. Worker processes open the tracking store by the
     object's own URI.
 
@@ -69,7 +69,7 @@ class Session:
         default_factory=lambda: os.environ.get("ROLLFORGE_TRACKING", f"sqlite:///{_home()}/mlflow.db")
     )
     """URI of the tracking store: ``sqlite:///PATH`` or ``http://…`` (MLflow), ``folder:PATH`` (plain files)."""
-    experiment: str = "Experiment"
+    experiment_name: str = "Experiment"
     """Name of the default experiment."""
     cache: str = field(default_factory=lambda: str(_cache_home()))
     """Folder for feature panels and compiled kernels, shared by all projects."""
@@ -135,8 +135,13 @@ class Session:
         return cls(**{k: v for k, v in options.items() if v is not None})
 
 
-_SHORT = {"store": "store_uri", "tracking": "tracking_uri"}
-"""Short names of fields in options and workflow files."""
+_SHORT = {
+    "store": "store_uri",
+    "tracker": "tracking_uri",
+    "tracking": "tracking_uri",
+    "experiment": "experiment_name",
+}
+"""Other names of fields: the keys of workflow files, and the names of objects that may be passed instead of URIs."""
 _default: Session | None = None
 _active: ContextVar[Session | None] = ContextVar("rollforge_session", default=None)
 

@@ -177,7 +177,7 @@ class Workflow:
     text: str
     """The file's content (with a base file: the merged document)."""
     session: Session
-    experiment: str
+    experiment_name: str
     template: Mapping[str, Any]
     """The task template: ``{"model": …, "dataset": …, "record": […]}``; with several `models`, the shared part."""
     rolling: Mapping[str, Any] | None
@@ -416,7 +416,7 @@ def _data_folder(uri: str, base: Path) -> str:
 
 def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tuple[Session, str | None]:
     options: dict[str, Any] = {}
-    experiment: str | None = parsed.experiment_name
+    experiment_name = parsed.experiment_name
     if parsed.qlib_init is not None:
         section = parsed.qlib_init
         others = section.model_extra or {}
@@ -425,16 +425,16 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
         options.update(exchange=exchange_options(others), threads=section.kernels)
         manager = (section.exp_manager or _Manager()).kwargs or _ManagerArguments()
         options["tracking"] = manager.uri
-        experiment = experiment or manager.default_exp_name or section.default_exp_name
+        experiment_name = experiment_name or manager.default_exp_name or section.default_exp_name
         options["operators"] = _operators(section.custom_ops, path.parent)
     elif parsed.rollforge is not None:
         own = parsed.rollforge
         options.update(own.model_dump(exclude={"data", "experiment", "operators"}))
         options["operators"] = _operators(own.operators, path.parent)
         options["provider_uri"] = _data_folder(own.data, path.parent) if own.data else None
-        experiment = experiment or own.experiment
-    options.update({k: v for k, v in overrides.items() if v is not None and k != "experiment"})
-    return Session.from_mapping(options), overrides.get("experiment") or experiment
+        experiment_name = experiment_name or own.experiment
+    options.update({k: v for k, v in overrides.items() if v is not None and k != "experiment_name"})
+    return Session.from_mapping(options), overrides.get("experiment_name") or experiment_name
 
 
 def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
@@ -487,8 +487,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     path : path
         A workflow in Qlib's or Rollforge's format.
     **overrides
-        Fields of :class:`~rollforge.session.Session`, and ``experiment``, that override the file's values; None does
-        not override.
+        Fields of :class:`~rollforge.session.Session` that override the file's values; None does not override.
 
     Raises
     ------
@@ -499,23 +498,23 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     document, lines, text = _load_document(file)
     parsed = _validate(document, lines, file, text)
     folders = _extend_path(parsed.sys, file.parent)
-    session, experiment = _session(parsed, file, overrides)
+    session, experiment_name = _session(parsed, file, overrides)
     form: Literal["qlib", "rollforge"] = "rollforge" if parsed.qlib_init is None else "qlib"
     rolling = None
     if document.get("rolling") is not None and parsed.rolling is not None:
         rolling = parsed.rolling.model_dump(exclude_none=True)
         if form == "rollforge" and "trunc_days" not in document["rolling"]:
             rolling["trunc_days"] = "auto"  # Qlib's format keeps Qlib's windows
-    name = _checked_experiment(experiment or file.stem)
+    experiment_name = _checked_experiment(experiment_name or file.stem)
     plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
-    session = session.with_(experiment=name, plugins=plugins, sys_path=folders)
+    session = session.with_(experiment_name=experiment_name, plugins=plugins, sys_path=folders)
     _load_plugins(session, file, lines)
     document = _with_local_files(document, file.parent)
     return Workflow(
         path=file,
         text=text,
         session=session,
-        experiment=name,
+        experiment_name=experiment_name,
         template=document["task"],
         rolling=rolling,
         grid=document.get("grid"),

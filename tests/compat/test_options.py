@@ -145,7 +145,7 @@ def test_other_options_that_work(tmp_path: Path) -> None:
     """kernels may be a function, skip_if_reg keeps what was set, a mounted folder is read where it is mounted."""
     init(provider_uri="nas:/data", mount_path=str(tmp_path / "a"), kernels=lambda freq: 3, default_exp_name="mine")
     session = current_session()
-    assert (session.provider_uri, session.threads, session.experiment) == (str(tmp_path / "a"), 3, "mine")
+    assert (session.provider_uri, session.threads, session.experiment_name) == (str(tmp_path / "a"), 3, "mine")
     init(provider_uri=str(tmp_path / "b"), skip_if_reg=True)
     assert current_session() == session
     assert data_folder({"day": "x", "1min": "y"}) == "x"

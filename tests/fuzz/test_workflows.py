@@ -110,7 +110,7 @@ def _load(data: bytes, folder: Path, *, planned: bool = False) -> Any:
         if planned:
             with using(workflow.session.with_(threads=1)):
                 return len(make_plan(workflow, limit=20).tasks)
-        return workflow.experiment
+        return workflow.experiment_name
     finally:
         sys.path[:] = before
         os.chdir(path)

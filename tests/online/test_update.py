@@ -45,7 +45,7 @@ def template(end: str) -> dict[str, Any]:
 
 def test_new_days_are_normed_by_the_old_fit_window(small_market: Path, tmp_path: Path) -> None:
     """The days to update lie behind the fit window; the update equals a prediction over all of them."""
-    rollforge.init(small_market, tracking=f"folder:{tmp_path / 'runs'}")
+    rollforge.init(small_market, tracking_uri=f"folder:{tmp_path / 'runs'}")
     recorder = task_train(template("2023-03-31"), experiment_name="served")
     before = recorder.load_object("pred.pkl")
     PredUpdater(recorder, to_date=UNTIL).update()

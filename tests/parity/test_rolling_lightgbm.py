@@ -65,7 +65,7 @@ def template() -> dict[str, Any]:
 
 def collected(market: Path, folder: Path, step: int, windows: int | None = None) -> pd.DataFrame:
     """The out-of-sample prediction of the job on a market."""
-    session = Session(provider_uri=str(market), tracking_uri=f"folder:{folder / 'runs'}", experiment="parity")
+    session = Session(provider_uri=str(market), tracking_uri=f"folder:{folder / 'runs'}", experiment_name="parity")
     with using(session):
         tasks = RollingGen(step=step, rtype=RollingGen.ROLL_SD).generate(template())[:windows]
         trainer = TrainerR("parity")

@@ -569,7 +569,7 @@ def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tm
             {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"ana_long_short": True}},
         ],
     }
-    session = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", experiment="mine")
+    session = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", experiment_name="mine")
     recorder = task_train(task, session=session)
     assert recorded_labels(recorder) == (Label("Ref($close, -6)/Ref($close, -1) - 1", 5),)
     pred, label = recorder.load_object("pred.pkl"), recorder.load_object("label.pkl")

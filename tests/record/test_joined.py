@@ -195,7 +195,7 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
     from rollforge.report.terminal import backtest_table
 
     plan = make_plan(load_workflow(_workflow(tmp_path, golden_market, "rollforge")))
-    session, name = plan.workflow.session, plan.workflow.experiment
+    session, name = plan.workflow.session, plan.workflow.experiment_name
     assert not any("backtest" in warning for warning in plan.warnings)
     pipeline.submit(plan)
     pipeline.train(plan, jobs=0)

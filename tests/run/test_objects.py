@@ -110,7 +110,7 @@ def test_addresses_may_be_passed_in_the_same_place(tmp_path: Path) -> None:
 def test_a_session_takes_objects(tracker: FolderTracker) -> None:
     """``Session()``, ``with_`` and ``from_mapping`` take an object; opening its address returns that object."""
     store = MemoryStore()
-    session = Session(threads=1).with_(store=store, tracking=tracker)
+    session = Session(threads=1).with_(store=store, tracker=tracker)
     assert isinstance(session.store_uri, str)
     assert open_store(session.store_uri) is store
     assert open_tracker(session.tracking_uri) is tracker
@@ -229,7 +229,7 @@ task:
   record: [{{class: SignalRecord, module_path: rollforge.record}}]
 """)
     store, tracker = MemoryStore(), Unnamed(tmp_path / "runs")
-    plan = make_plan(load_workflow(file, store=store, tracking=tracker))
+    plan = make_plan(load_workflow(file, store=store, tracker=tracker))
     pipeline.submit(plan)
     assert store.count("e") == {Status.WAITING: 1}
     pipeline.train(plan, jobs=0)

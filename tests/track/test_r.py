@@ -14,7 +14,7 @@ from rollforge.track.r import R
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    init(tracking=f"folder:{tmp_path}/runs")
+    init(tracking_uri=f"folder:{tmp_path}/runs")
 
 
 def test_starting_a_run_creates_the_tracking_folder(tmp_path: Path) -> None:
@@ -57,5 +57,5 @@ def test_without_an_active_recorder_the_latest_is_read_and_none_is_written() -> 
     for write in (lambda: R.log_params(a=1), lambda: R.save_objects(a=1), lambda: R.set_tags(a=1)):
         with pytest.raises(RecorderNotFound, match="No recorder is active"):
             write()
-    with using(Session(tracking_uri=R.get_uri(), experiment="another")), pytest.raises(RecorderNotFound):
+    with using(Session(tracking_uri=R.get_uri(), experiment_name="another")), pytest.raises(RecorderNotFound):
         R.get_recorder()

@@ -121,7 +121,7 @@ def test_runs_are_copied_between_stores(kinds: tuple[str, str], tmp_path: Path) 
     (tmp_path / "mlruns").mkdir()
     source, target = (open_tracker(uris[k]) for k in kinds)
     original = record(uris[kinds[0]])
-    assert [(c.experiment, c.runs, c.known) for c in copy_runs(source, target, ["demo"])] == [("demo", 1, 0)]
+    assert [(c.experiment_name, c.runs, c.known) for c in copy_runs(source, target, ["demo"])] == [("demo", 1, 0)]
     assert [(c.runs, c.known) for c in copy_runs(source, target, ["demo"])] == [(0, 1)]
     (copied,) = get_experiment(target, experiment_name="demo").list_recorders().values()
     check(copied)

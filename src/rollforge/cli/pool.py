@@ -34,21 +34,23 @@ _QUERY = typer.Argument(help='Which tasks, as a query in MongoDB\'s form: \'{"st
 @app.callback()
 def _options(
     pool: Annotated[str | None, typer.Option("--task-pool", "-t", help="Name of the pool.")] = None,
-    store: Annotated[str | None, typer.Option(help="URI of the task store; ROLLFORGE_STORE by default.")] = None,
+    store_uri: Annotated[
+        str | None, typer.Option("--store", help="URI of the task store; ROLLFORGE_STORE by default.")
+    ] = None,
 ) -> None:
     """Inspect and change a pool of tasks."""
-    _STATE.update(pool=pool, store=store)
+    _STATE.update(pool=pool, store_uri=store_uri)
 
 
 def _manager(*, needs_pool: bool = True) -> TaskManager:
     from rollforge.session import Session
     from rollforge.store.manager import TaskManager
 
-    _must_exist(Session().with_(store_uri=_STATE["store"]).store_uri)
+    _must_exist(Session().with_(store_uri=_STATE["store_uri"]).store_uri)
     if needs_pool and not _STATE["pool"]:
-        known = TaskManager(None, session=Session().with_(store_uri=_STATE["store"])).list()
+        known = TaskManager(None, session=Session().with_(store_uri=_STATE["store_uri"])).list()
         raise ConfigError(f"No pool is given. Use -t POOL. Known pools: {', '.join(known) or 'none'}.")
-    return TaskManager(_STATE["pool"], session=Session().with_(store_uri=_STATE["store"]))
+    return TaskManager(_STATE["pool"], session=Session().with_(store_uri=_STATE["store_uri"]))
 
 
 def _must_exist(uri: str) -> None:
@@ -76,7 +78,7 @@ def _command() -> str:
     """Return the beginning of a pool command for this pool and store."""
     from rollforge.session import Session
 
-    return pool_command(Session().with_(store_uri=_STATE["store"]).store_uri, str(_STATE["pool"]))
+    return pool_command(Session().with_(store_uri=_STATE["store_uri"]).store_uri, str(_STATE["pool"]))
 
 
 def _tasks(count: int) -> str:

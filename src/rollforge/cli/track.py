@@ -23,8 +23,8 @@ def _must_exist(uri: str) -> None:
 
 @app.command("list")
 def list_(
-    tracking: Annotated[
-        str | None, typer.Argument(help="URI of the tracking store; ROLLFORGE_TRACKING by default.")
+    tracking_uri: Annotated[
+        str | None, typer.Argument(metavar="[URI]", help="URI of the tracking store; ROLLFORGE_TRACKING by default.")
     ] = None,
 ) -> None:
     """List the experiments of a tracking store and the number of their runs."""
@@ -34,9 +34,9 @@ def list_(
     from rollforge.track.base import open_tracker
     from rollforge.track.tracker import RunQuery
 
-    tracker = open_tracker(Session().with_(tracking_uri=tracking).tracking_uri)
-    if tracking is not None:
-        _must_exist(tracking)
+    tracker = open_tracker(Session().with_(tracking_uri=tracking_uri).tracking_uri)
+    if tracking_uri is not None:
+        _must_exist(tracking_uri)
     for name, experiment_id in tracker.experiments().items():
         counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
         echo(f"{one_line(name)}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")
@@ -46,7 +46,9 @@ def list_(
 def copy(
     source: Annotated[str, typer.Argument(metavar="FROM", help="URI of the source; file:PATH is an mlruns folder.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="URI of the target.")],
-    experiment: Annotated[list[str] | None, typer.Option(help="Copy only this experiment; repeatable.")] = None,
+    experiments: Annotated[
+        list[str] | None, typer.Option("--experiment", help="Copy only this experiment; repeatable.")
+    ] = None,
 ) -> None:
     """Copy experiments with their runs and artifacts. Runs that were copied before are skipped."""
     from rollforge.track.base import open_tracker
@@ -54,8 +56,8 @@ def copy(
 
     trackers = open_tracker(source), open_tracker(target)
     _must_exist(source)
-    for done in copy_runs(*trackers, experiment or None):
+    for done in copy_runs(*trackers, experiments or None):
         echo(
-            f"{one_line(done.experiment)}: {counted(done.runs, 'run')} copied"
+            f"{one_line(done.experiment_name)}: {counted(done.runs, 'run')} copied"
             + (f", {done.known} already existed" if done.known else "")
         )

@@ -48,12 +48,15 @@ def load_function(name: str) -> Callable[..., Any]:
 
 def worker(
     pool: Annotated[str, typer.Option("--task-pool", "-t", help="Name of the pool.")],
-    store: Annotated[str | None, typer.Option(help="URI of the task store; ROLLFORGE_STORE by default.")] = None,
-    tracking: Annotated[
+    store_uri: Annotated[
+        str | None, typer.Option("--store", help="URI of the task store; ROLLFORGE_STORE by default.")
+    ] = None,
+    tracking_uri: Annotated[
         str | None,
         typer.Option(
+            "--tracking",
             help="URI of the tracking store; by default ROLLFORGE_TRACKING, or the one given when the tasks "
-            "were submitted."
+            "were submitted.",
         ),
     ] = None,
     data: Annotated[
@@ -74,8 +77,8 @@ def worker(
         str | None,
         typer.Option(help="Trading rules: us, cn or tw; by default those given when the tasks were submitted."),
     ] = None,
-    experiment: Annotated[
-        str | None, typer.Option(help="Experiment of the recorders; the pool's name by default.")
+    experiment_name: Annotated[
+        str | None, typer.Option("--experiment", help="Experiment of the recorders; the pool's name by default.")
     ] = None,
     jobs: Annotated[
         int | None,
@@ -120,15 +123,15 @@ def worker(
 
     side_by_side = jobs or available_cores()
     session = Session().with_(
-        region=region, provider_uri=None if data is None else str(data), store_uri=store, tracking_uri=tracking,
-        experiment=experiment or pool, threads=threads or max(1, available_cores() // side_by_side),
+        region=region, provider_uri=None if data is None else str(data), store_uri=store_uri, tracking_uri=tracking_uri,
+        experiment_name=experiment_name or pool, threads=threads or max(1, available_cores() // side_by_side),
         allow=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
-    arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment}
+    arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment_name}
     work = _job(pool, func, before, after, arguments)
     admission = None
     if func is None:
-        given = {"provider_uri": session.provider_uri, "tracking": tracking or os.environ.get("ROLLFORGE_TRACKING"),
+        given = {"provider_uri": session.provider_uri, "tracking_uri": tracking_uri or os.environ.get("ROLLFORGE_TRACKING"),
                  "region": region}  # fmt: skip
         admission = Admission(
             open_store(session.store_uri), pool, session, [name for name, value in given.items() if value],
@@ -149,7 +152,7 @@ def _tidy_up(admission: Admission, task_id: str) -> None:
     from rollforge.run.execute import end_unfinished_runs
 
     task = admission.store.get(admission.pool, task_id)
-    end_unfinished_runs(task_id, admission.session.experiment, admission.session_for(task.submission))
+    end_unfinished_runs(task_id, admission.session.experiment_name, admission.session_for(task.submission))
 
 
 def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[str, Any]) -> dict[str, Any]:

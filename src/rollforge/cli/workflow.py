@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.")]
-Store = Annotated[str | None, typer.Option(help="URI of the task store: sqlite:///PATH.")]
-Tracking = Annotated[str | None, typer.Option(help="URI of the tracking store: sqlite:///PATH, http://…, folder:PATH.")]
-Experiment = Annotated[str | None, typer.Option(help="Name of the experiment; the one in the file by default.")]
+StoreUri = Annotated[str | None, typer.Option("--store", help="URI of the task store: sqlite:///PATH.")]
+TrackingUri = Annotated[
+    str | None, typer.Option("--tracking", help="URI of the tracking store: sqlite:///PATH, http://…, folder:PATH.")
+]
+ExperimentName = Annotated[
+    str | None, typer.Option("--experiment", help="Name of the experiment; the one in the file by default.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first tasks.")]
 Output = Annotated[Path | None, typer.Option(help="Folder of the results; results/EXPERIMENT by default.")]
 Coverage = Annotated[
@@ -61,7 +65,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
     from rollforge.generate.timeline import draw
 
     workflow = plan.workflow
-    head = Text(one_line(workflow.experiment), "bold").append(
+    head = Text(one_line(workflow.experiment_name), "bold").append(
         f"  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}", "not bold"
     )
     console.print(head, soft_wrap=True)
@@ -89,13 +93,13 @@ def window_cells(window: Any) -> list[str]:
 
 def plan(
     file: File,
-    store: Store = None,
-    tracking: Tracking = None,
-    experiment: Experiment = None,
+    store_uri: StoreUri = None,
+    tracking_uri: TrackingUri = None,
+    experiment_name: ExperimentName = None,
     limit: Limit = None,
 ) -> None:
     """Show the tasks of a workflow as a table and on a time axis. Trains nothing."""
-    made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
+    made = _load(file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name)
     _show_plan(made, _console())
 
 
@@ -105,9 +109,9 @@ def run(
         int | None,
         typer.Option(min=0, help="Number of worker processes; 0 trains in this process. Default: the number of cores."),
     ] = None,
-    store: Store = None,
-    tracking: Tracking = None,
-    experiment: Experiment = None,
+    store_uri: StoreUri = None,
+    tracking_uri: TrackingUri = None,
+    experiment_name: ExperimentName = None,
     limit: Limit = None,
     output: Output = None,
     allow_gaps: Coverage = False,
@@ -121,11 +125,11 @@ def run(
     command completes the rest.
     """
     console = _console()
-    made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
+    made = _load(file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name)
     _show_plan(made, console)
     if dry_run:
         return
-    folder = _output_folder(output, made.workflow.experiment)
+    folder = _output_folder(output, made.workflow.experiment_name)
     _train(made, jobs, folder, console)
     from rollforge import pipeline
 
@@ -136,21 +140,21 @@ def run(
     session = made.workflow.session
     collected = pipeline.collect(
         session,
-        made.workflow.experiment,
+        made.workflow.experiment_name,
         made.ids,
         allow_gaps=allow_gaps,
         label_days=made.workflow.label_days,
         plan=made,
     )
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
-    _finish(collected, made.workflow.experiment, session, made.workflow.text, folder, console, keep=True)
+    _finish(collected, made.workflow.experiment_name, session, made.workflow.text, folder, console, keep=True)
 
 
 def submit(
     file: File,
-    store: Store = None,
-    tracking: Tracking = None,
-    experiment: Experiment = None,
+    store_uri: StoreUri = None,
+    tracking_uri: TrackingUri = None,
+    experiment_name: ExperimentName = None,
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -162,7 +166,7 @@ def submit(
     """
     from rollforge import pipeline
 
-    made = _load(file, limit, store=store, tracking=tracking, experiment=experiment)
+    made = _load(file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name)
     for warning in made.warnings:
         _warn(warning)
     found = pipeline.submit(made)
@@ -180,7 +184,7 @@ def submission_facts(made: Plan, found: Submission) -> dict[str, Any]:
     from rollforge.cli.names import absolute_store, worker_command
     from rollforge.confidential import mask_secrets
 
-    session, name, total = made.workflow.session, made.workflow.experiment, len(set(made.ids))
+    session, name, total = made.workflow.session, made.workflow.experiment_name, len(set(made.ids))
     data = found.facts.get("data") or {}
     return {
         "pool": name, "store": mask_secrets(absolute_store(session.store_uri)), "tracking": found.facts.get("tracking"),
@@ -233,7 +237,7 @@ def _show_submission(facts: dict[str, Any]) -> None:
         )
 
 
-def _output_folder(output: Path | None, experiment: str) -> Path:
+def _output_folder(output: Path | None, experiment_name: str) -> Path:
     """Create the folder for the results, and return it.
 
     Raises
@@ -241,13 +245,13 @@ def _output_folder(output: Path | None, experiment: str) -> Path:
     ConfigError
         If it cannot be created, or if no folder is given and the experiment's name is not a valid folder name.
     """
-    unfit = unfit_name(experiment)
+    unfit = unfit_name(experiment_name)
     if output is None and unfit:
         raise ConfigError(
-            f"The name of experiment {shown(experiment)} cannot be the name of its results folder: {unfit}. "
+            f"The name of experiment {shown(experiment_name)} cannot be the name of its results folder: {unfit}. "
             "Give another folder with --output."
         )
-    folder = output or Path("results") / experiment
+    folder = output or Path("results") / experiment_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -293,7 +297,7 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
     """Print the failures, each cause once, and the commands that show details."""
     if not groups:
         return
-    session, name, labels = made.workflow.session, made.workflow.experiment, _labels(made)
+    session, name, labels = made.workflow.session, made.workflow.experiment_name, _labels(made)
     failed = sum(len(group.tasks) for group in groups)
     echo_error(f"rollforge: {failed} of {len(made.ids)} tasks failed.")
     for group in groups:
@@ -358,33 +362,50 @@ def _keep(collected: Collected, summary: Summary, name: str, session: Session, c
 
 
 def collect(
-    name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = False
+    name: Name,
+    store_uri: StoreUri = None,
+    tracking_uri: TrackingUri = None,
+    output: Output = None,
+    allow_gaps: Coverage = False,
 ) -> None:
     """Collect the finished tasks of an experiment into one prediction (with --allow-gaps, also while others still run).
 
     The result is saved as a run next to the windows' runs; collecting again updates it.
     """
-    _report(name, store, tracking, output, allow_gaps, keep=True)
+    _report(name, store_uri, tracking_uri, output, allow_gaps, keep=True)
 
 
 def report(
-    name: Name, store: Store = None, tracking: Tracking = None, output: Output = None, allow_gaps: Coverage = True
+    name: Name,
+    store_uri: StoreUri = None,
+    tracking_uri: TrackingUri = None,
+    output: Output = None,
+    allow_gaps: Coverage = True,
 ) -> None:
     """Write a report of the current state of an experiment, as one HTML file."""
-    _report(name, store, tracking, output, allow_gaps, keep=False)
+    _report(name, store_uri, tracking_uri, output, allow_gaps, keep=False)
 
 
 def _report(
-    name: str, store: str | None, tracking: str | None, output: Path | None, allow_gaps: bool, *, keep: bool
+    name: str, store_uri: str | None, tracking_uri: str | None, output: Path | None, allow_gaps: bool, *, keep: bool
 ) -> None:
     from rollforge import pipeline
     from rollforge.workflow import load_workflow
 
-    session, config, label_days = Session().with_(store_uri=store, tracking_uri=tracking, experiment=name), "", None
+    session, config, label_days = (
+        Session().with_(store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=name),
+        "",
+        None,
+    )
     templates: Sequence[Template] = ()  # others may have written a pool's tasks, so their strategies are not run
     if name.endswith((".yaml", ".yml")):
-        workflow = load_workflow(name, store=store, tracking=tracking)
-        session, config, name, label_days = workflow.session, workflow.text, workflow.experiment, workflow.label_days
+        workflow = load_workflow(name, store_uri=store_uri, tracking_uri=tracking_uri)
+        session, config, name, label_days = (
+            workflow.session,
+            workflow.text,
+            workflow.experiment_name,
+            workflow.label_days,
+        )
         templates = workflow.templates
     pipeline.require_pool(session, name)
     session = pipeline.with_training_data(session, name)

@@ -165,7 +165,7 @@ class RecorderCollector(Collector):
     ) -> None:
         super().__init__(process_list)
         if isinstance(experiment, str):
-            opened = open_tracker(current_session().with_(tracking=tracker).tracking_uri)
+            opened = open_tracker(current_session().with_(tracker=tracker).tracking_uri)
             experiment = get_experiment(opened, experiment_name=experiment, create=False)
         if coverage not in ("strict", "allow_gaps"):
             raise CoverageError(f"coverage must be 'strict' or 'allow_gaps', found {coverage!r}.")

@@ -64,7 +64,7 @@ class TaskCollector:
             Whether to skip recorders without a task; implied by `task_filter_func`.
         """
         experiment = get_experiment(
-            open_tracker(current_session().with_(tracking=self.tracker).tracking_uri),
+            open_tracker(current_session().with_(tracker=self.tracker).tracking_uri),
             experiment_name=self.exp_name,
             create=False,
         )

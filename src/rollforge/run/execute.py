@@ -257,7 +257,7 @@ def _create_recorder(
     task: Mapping[str, object], experiment_name: str | None, recorder_name: str | None, session: Session
 ) -> Recorder:
     recorder_name = recorder_name or describe(task, current_model.get()) or None
-    tracker, name = open_tracker(session.tracking_uri), experiment_name or session.experiment
+    tracker, name = open_tracker(session.tracking_uri), experiment_name or session.experiment_name
     task_id = current_task.get()
     if task_id is not None and current_attempt.get():  # the previous attempt may have been killed
         end_unfinished_runs(task_id, name, session)

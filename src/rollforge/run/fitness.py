@@ -60,7 +60,7 @@ def own_data(store: TaskStore, pool: str, session: Session, *, in_process: bool 
     in_process : bool
         Whether the tasks run in this process.
     """
-    given = ("provider_uri", "tracking", "region")
+    given = ("provider_uri", "tracking_uri", "region")
     return Admission(store, pool, session, given, only_data=True, in_process=in_process)
 
 
@@ -118,7 +118,7 @@ class Admission:
     session : Session
         Settings of the operator; other settings are taken from each submission.
     given : collection of str
-        The fields of `session` that the operator set: ``provider_uri``, ``tracking``, ``region``.
+        The fields of `session` that the operator set: ``provider_uri``, ``tracking_uri``, ``region``.
     needs_data : bool
         Whether tasks read a data folder.
     accept_other_data : bool
@@ -291,9 +291,9 @@ class Admission:
             folder = self._judge_data(facts, lacks, notes)
             changes["provider_uri"] = folder
         if not self.only_data:
-            tracking = self._judge_tracking(facts, lacks)
-            if tracking is not None:
-                changes["tracking"] = tracking
+            tracking_uri = self._judge_tracking(facts, lacks)
+            if tracking_uri is not None:
+                changes["tracking_uri"] = tracking_uri
         plugins = self._judge_plugins(facts, lacks)
         changes |= plugins or {}
         if not self.only_data and plugins is not None:
@@ -356,7 +356,7 @@ class Admission:
     def _judge_tracking(self, facts: Facts, lacks: list[str]) -> str | None:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
         cure = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
-        if "tracking" in self.given:
+        if "tracking_uri" in self.given:
             uri = self.session.tracking_uri
         elif facts.tracking:
             uri = known_address(facts.tracking, self.session.tracking_uri)
@@ -378,9 +378,9 @@ class Admission:
             return None
         if uri not in self._libraries:
             try:
-                if "tracking" not in self.given:
+                if "tracking_uri" not in self.given:
                     check_scheme(uri)
-                open_tracker(uri).check_writable(self.session.experiment)
+                open_tracker(uri).check_writable(self.session.experiment_name)
             except RollforgeError as exc:
                 self._libraries[uri] = f"Runs cannot be recorded in {mask_secrets(uri)}. {exc}"
             else:

@@ -137,14 +137,14 @@ class TrainerRM(Aliased, RecorderTrainer):
         self.failures = {}
         if not listed:
             return []
-        session, experiment = self._where(experiment_name)
-        manager = self._manager(session, experiment)
+        session, experiment_name = self._where(experiment_name)
+        manager = self._manager(session, experiment_name)
         used = manager.store.keep_submission(manager.pool, facts_of(listed, session))
         batch = batch_of(digest(task) for task in listed)
         ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
         elsewhere = self.skip_run_task and not here
         with review(listed, session):
-            self._run(manager, batch, func, before, after, session, experiment, arguments, elsewhere=elsewhere)
+            self._run(manager, batch, func, before, after, session, experiment_name, arguments, elsewhere=elsewhere)
         with using(session):
             recorders = self._recorders(manager, batch, ids)
         if func not in TAGGING or elsewhere:
@@ -165,14 +165,14 @@ class TrainerRM(Aliased, RecorderTrainer):
         self._work(train_func or self.train_func, experiment_name, Status.WAITING, Status.DONE)
 
     def _work(self, func: TrainFunc, experiment_name: str | None, before: Status, after: Status) -> None:
-        session, experiment = self._where(experiment_name)
+        session, experiment_name = self._where(experiment_name)
         run_task(
-            func, self.pool or experiment, session=session, before_status=before, after_status=after,
-            experiment_name=experiment,
+            func, self.pool or experiment_name, session=session, before_status=before, after_status=after,
+            experiment_name=experiment_name,
         )  # fmt: skip
 
-    def _manager(self, session: Session, experiment: str) -> TaskManager:
-        return TaskManager(self.pool or experiment, session=session)
+    def _manager(self, session: Session, experiment_name: str) -> TaskManager:
+        return TaskManager(self.pool or experiment_name, session=session)
 
     def _run(
         self,
@@ -182,7 +182,7 @@ class TrainerRM(Aliased, RecorderTrainer):
         before: Status | str,
         after: Status | str,
         session: Session,
-        experiment: str,
+        experiment_name: str,
         arguments: Mapping[str, object],
         *,
         elsewhere: bool,
@@ -191,10 +191,10 @@ class TrainerRM(Aliased, RecorderTrainer):
         before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
         if not elsewhere:
             open_tracker(session.tracking_uri).prepare()
-            kwargs = {"experiment_name": experiment, **arguments}
+            kwargs = {"experiment_name": experiment_name, **arguments}
             job = Job(
                 manager.pool, func, {}, before, after, kwargs, batch=batch,
-                on_death=lambda task_id: end_unfinished_runs(task_id, experiment, session),
+                on_death=lambda task_id: end_unfinished_runs(task_id, experiment_name, session),
             )  # fmt: skip
             admission = own_data(manager.store, manager.pool, session)
             executor: Executor = (
@@ -303,8 +303,8 @@ class DelayTrainerRM(TrainerRM):
         recorders = as_list(models)
         if not recorders:
             return []
-        session, experiment = self._where(experiment_name)
-        manager = self._manager(session, experiment)
+        session, experiment_name = self._where(experiment_name)
+        manager = self._manager(session, experiment_name)
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
         trust.vouch(ids)  # the caller passed their recorders; their tasks are compared with the ids before being built
         batch = batch_of(ids)
@@ -317,7 +317,7 @@ class DelayTrainerRM(TrainerRM):
             Status.PART_DONE,
             Status.DONE,
             session,
-            experiment,
+            experiment_name,
             kwargs,
             elsewhere=self.skip_run_task,
         )

@@ -138,8 +138,8 @@ class RecorderTrainer(Trainer):
         """Failures in both stages since the last call of :meth:`train`: task -> traceback."""
 
     def _where(self, experiment_name: str | None) -> tuple[Session, str]:
-        session = (self.session or current_session()).with_(store=self.store, tracking=self.tracker)
-        return session, experiment_name or self.experiment_name or session.experiment
+        session = (self.session or current_session()).with_(store=self.store, tracker=self.tracker)
+        return session, experiment_name or self.experiment_name or session.experiment_name
 
     def _tag(self, recorders: Sequence[Recorder], status: str) -> list[Recorder]:
         for recorder in recorders:
@@ -257,8 +257,8 @@ class TrainerR(RecorderTrainer):
         model_names: Sequence[str] = (),
     ) -> list[Recorder]:
         """Run one stage on tasks or recorders and return its results in order, without those that failed."""
-        session, experiment = self._where(experiment_name)
-        arguments = {"experiment_name": experiment, **kwargs}
+        session, experiment_name = self._where(experiment_name)
+        arguments = {"experiment_name": experiment_name, **kwargs}
         names = model_names or [""] * len(items)
         with review(items, session):
             if self.jobs is None and not self.call_in_subproc:

@@ -291,7 +291,7 @@ def run_task(
     pool, before, after = task_pool, Status(before_status), Status(after_status)
     if before not in (Status.WAITING, Status.PART_DONE):
         raise ValueError(f"before_status must be waiting or part_done, found {before.value!r}.")
-    session = (session or current_session()).with_(store=store, tracking=tracker)
+    session = (session or current_session()).with_(store=store, tracker=tracker)
     job = Job(pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
         opened = open_store(session.store_uri)

@@ -334,7 +334,7 @@ def get_experiment(
         If it does not exist and `create` is False, or if an id does not exist. The message suggests the nearest name.
     """
     if experiment_id is None and experiment_name is None:
-        experiment_name = current_session().experiment
+        experiment_name = current_session().experiment_name
     found = tracker.find_experiment(name=experiment_name, experiment_id=experiment_id)
     if found is not None:
         return Experiment(tracker, *found)

@@ -108,9 +108,9 @@ class FolderTracker:
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
-    def check_writable(self, experiment: str) -> None:
+    def check_writable(self, experiment_name: str) -> None:
         try:
-            probe_folder(self.root / self.create_experiment(experiment))
+            probe_folder(self.root / self.create_experiment(experiment_name))
         except OSError as exc:
             raise self._unavailable(exc) from exc
 

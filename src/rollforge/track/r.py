@@ -227,7 +227,7 @@ class QlibRecorder:
             return experiment.get_recorder(recorder_id, recorder_name, create=False)
         except (RecorderNotFound, ExperimentNotFound) as exc:
             session = current_session()
-            pool = experiment_name or (None if recorder_id else session.experiment)
+            pool = experiment_name or (None if recorder_id else session.experiment_name)
             said = said_elsewhere(session, pool, recorder_id)
             if said:
                 raise RecorderElsewhere(said) from exc

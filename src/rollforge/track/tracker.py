@@ -130,7 +130,7 @@ class Tracker(Protocol):
     def prepare(self) -> None:
         """Create or migrate the store. Afterwards many processes can open it at the same time."""
 
-    def check_writable(self, experiment: str) -> None:
+    def check_writable(self, experiment_name: str) -> None:
         """Raise an error if runs of an experiment, which is created if needed, cannot be recorded from this machine.
 
         Raises

@@ -30,7 +30,7 @@ class Copied:
     3
     """
 
-    experiment: str
+    experiment_name: str
     runs: int
     known: int
     """Runs that had been copied before."""

@@ -89,17 +89,17 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
         )
     loaded = load_workflow(config_path)
     document, _ = read_yaml(loaded.text, config_path)
-    session, name = loaded.session, loaded.experiment
+    session, name = loaded.session, loaded.experiment_name
     if uri_folder and not (document.get("qlib_init") or {}).get("exp_manager"):
         session = session.with_(tracking_uri=folder_uri(uri_folder, create=True))
     if loaded.form == "qlib" and not document.get("experiment_name"):
         name = experiment_name
-    session = session.with_(experiment=name)
+    session = session.with_(experiment_name=name)
     if loaded.rolling is not None or loaded.grid:
-        command.run(loaded.path, tracking=session.tracking_uri, experiment=name)
+        command.run(loaded.path, tracking_uri=session.tracking_uri, experiment_name=name)
         return
     console.show()
-    plan = make_plan(replace(loaded, session=session, experiment=name))
+    plan = make_plan(replace(loaded, session=session, experiment_name=name))
     with using(session):
         recorder = task_train(plan.tasks[0], experiment_name=name)
         recorder.save_objects(config=document)

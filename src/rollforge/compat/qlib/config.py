@@ -235,12 +235,12 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     changes: dict[str, Any] = {
         "provider_uri": folder, "region": region,
         "exchange": _checked(exchange_options(kwargs), region),
-        "tracking": folder_uri(arguments["uri"], create=True) if arguments.get("uri") else None,
-        "experiment": arguments.get("default_exp_name") or kwargs.get("default_exp_name"),
+        "tracking_uri": folder_uri(arguments["uri"], create=True) if arguments.get("uri") else None,
+        "experiment_name": arguments.get("default_exp_name") or kwargs.get("default_exp_name"),
     }  # fmt: skip
     mongo, kernels = kwargs.pop("mongo", None), kwargs.pop("kernels", None)
     if mongo:
-        changes["store"] = _store_of(mongo)
+        changes["store_uri"] = _store_of(mongo)
     if kernels is not None:
         changes["threads"] = _threads(kernels)
     init_session(**_kept(**changes))

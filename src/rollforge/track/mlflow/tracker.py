@@ -66,12 +66,12 @@ class MLflowTracker:
                 raise self._connection.unavailable(exc.strerror or str(exc)) from exc
         self._connection.open()
 
-    def check_writable(self, experiment: str) -> None:
+    def check_writable(self, experiment_name: str) -> None:
         from mlflow.entities import ExperimentTag
 
         self.prepare()
-        found = self.find_experiment(name=experiment)
-        experiment_id = self.create_experiment(experiment) if found is None else found[0]
+        found = self.find_experiment(name=experiment_name)
+        experiment_id = self.create_experiment(experiment_name) if found is None else found[0]
         self._connection.call("set_experiment_tag", experiment_id, ExperimentTag(_CHECKED, socket.gethostname()))
         place = local_folder(str(self._connection.call("get_experiment", experiment_id).artifact_location))
         if place is None:
@@ -302,5 +302,5 @@ class MLflowTracker:
 
 def _info(info: Any) -> RunInfo:
     start, end = (None if t is None else float(t) / 1000 for t in (info.start_time, info.end_time))
-    name, experiment = info.run_name or "", str(info.experiment_id)
-    return RunInfo(str(info.run_id), str(name), experiment, str(info.status), start or 0.0, end)
+    name, experiment_id = info.run_name or "", str(info.experiment_id)
+    return RunInfo(str(info.run_id), str(name), experiment_id, str(info.status), start or 0.0, end)
