@@ -1,4 +1,4 @@
-"""Averages and joins by hand: constant, missing and infinite members, days of one instrument, and no order that matters."""
+"""Averages and joins by hand: constant, missing and infinite members, days of one instrument, independence of order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = 0.5**0.5
 
 
 def member(*rows: list[float], codes: str = "ABCDEFGH") -> pd.DataFrame:
-    """One row of scores a day, for the first instruments."""
+    """Return one row of scores per day, for the first instruments."""
     index = pd.MultiIndex.from_tuples(
         [(DAY + pd.Timedelta(days=d), codes[i]) for d, row in enumerate(rows) for i in range(len(row))],
         names=["datetime", "instrument"],
@@ -34,40 +34,40 @@ def average(*members: Any) -> list[float]:
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        # Standardised, 1, 2, 3 are -1, 0, 1; a constant member counts as 0, and counts.
+        # Standardised, 1, 2, 3 are -1, 0, 1; a constant member is 0 and counts.
         ([member([1, 2, 3]), member([7, 7, 7])], [-0.5, 0, 0.5]),
         ([member([1, 2, 3]), member([0.1, 0.1, 0.1]), member([9, 9, 9])], [-1 / 3, 0, 1 / 3]),
-        # On its own, or among others that are constant too, it is an average of 0, not a day without one.
+        # Alone, or with only constant members, the average is 0; the day is not lost.
         ([member([7, 7, 7], [1, 2, 3])], [0, 0, 0, -1, 0, 1]),
         ([member([7, 7]), member([8, 8])], [0, 0]),
-        # One instrument has nothing to be compared with.
+        # A single instrument cannot be compared.
         ([member([5])], [0]),
         ([member([1, 2, 3]), member([5])], [-0.5, 0, 1]),
-        # What is missing is left out, of the standardising too; what all lack stays missing.
+        # Missing values are ignored, also when standardising; values missing in all members stay missing.
         ([member([1, 2, 3]), member([NAN, 4, 2])], [-1, (0 + ROOT) / 2, (1 - ROOT) / 2]),
         ([member([1, NAN, 3])], [-ROOT, NAN, ROOT]),
         ([member([1, 2, 3]), member([NAN, NAN, NAN])], [-1, 0, 1]),
         ([member([NAN, NAN])], [NAN, NAN]),
-        # An infinite score is no score, and does not take the day with it.
+        # An infinite score counts as missing and does not affect the rest of the day.
         ([member([1, 2, float("inf")])], [-ROOT, ROOT, NAN]),
         ([member([1, 2, 3]), member([float("-inf"), 5, 5])], [-1, 0, 0.5]),
-        # A constant one that is missing for some counts where it is there.
+        # A constant member with missing values counts where it has values.
         ([member([1, 2, 3]), member([NAN, 5, 5])], [-1, 0, 0.5]),
     ],
 )
 def test_each_day_is_averaged_by_hand(members: list[pd.DataFrame], expected: list[float]) -> None:
-    """Members standardised within the day, then their mean over those that have a value."""
+    """Members are standardised within the day, then averaged over those that have a value."""
     assert average(*members) == pytest.approx(expected, abs=1e-15, nan_ok=True)
 
 
 @pytest.mark.parametrize("unit", [1e-300, 1e-9, 1.0, 1e9, 1e300])
 def test_the_unit_of_a_member_does_not_matter(unit: float) -> None:
-    """Whatever scores are multiplied by, also where their squares are beyond what a float holds."""
+    """Scores may be multiplied by any number, even if their squares overflow."""
     assert average(member([1 * unit, 2 * unit, 3 * unit])) == pytest.approx([-1.0, 0.0, 1.0], abs=1e-12)
 
 
 def test_constant_scores_are_recognised_whatever_their_mean_is_rounded_to() -> None:
-    """Thirty times 0.1 has a mean of 0.10000000000000003 to some ways of adding."""
+    """The mean of thirty times 0.1 is 0.10000000000000003 in some orders of summation."""
     for count in range(1, 60):
         assert average(member([0.1] * min(count, 8)), member([1 / 3] * min(count, 8))) == [0.0] * min(count, 8)
 
@@ -77,8 +77,8 @@ scores = st.one_of(st.floats(-1e3, 1e3, allow_subnormal=False), st.sampled_from(
 
 @given(st.lists(st.lists(scores, min_size=5, max_size=5), min_size=2, max_size=4), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
-def test_no_order_matters_to_the_last_bit(rows: list[list[float]], random: Any) -> None:
-    """Neither that of the members, nor that of their rows, nor what they are called."""
+def test_the_average_is_independent_of_order(rows: list[list[float]], random: Any) -> None:
+    """To the last bit: of the order of members, the order of their rows, and their names."""
     members = [member(row) for row in rows]
     expected = AverageEnsemble()(dict(enumerate(members)))
     for order in list(itertools.permutations(range(len(members))))[:: 5 if len(members) > 2 else 1]:
@@ -89,14 +89,14 @@ def test_no_order_matters_to_the_last_bit(rows: list[list[float]], random: Any) 
 
 
 def test_members_may_have_different_rows_and_levels_in_another_order() -> None:
-    """The result has the rows of all of them, sorted by day and instrument."""
+    """The result has the rows of all members, sorted by day and instrument."""
     first, second = member([1, 2, 3]), member([4, 5, 6], codes="BCD").swaplevel()
     found = AverageEnsemble()({"a": first, "b": second})
     assert list(found.index) == [(DAY, c) for c in "ABCD"]
     assert list(found) == pytest.approx([-1, -0.5, 0.5, 1])
 
 
-def test_a_row_that_stands_twice_or_an_index_without_days_is_refused() -> None:
+def test_duplicate_rows_and_an_index_without_days_are_refused() -> None:
     """With the name of the member."""
     twice = pd.concat([member([1, 2]), member([3])])
     with pytest.raises(CoverageError, match=r"'b' has the row .*2020-01-01.* twice"):
@@ -109,8 +109,8 @@ def test_a_row_that_stands_twice_or_an_index_without_days_is_refused() -> None:
         AverageEnsemble()({})
 
 
-def test_of_windows_that_start_together_the_longer_one_stays() -> None:
-    """Whatever came first in the dict; of two over the same days, that of the later key."""
+def test_of_windows_with_the_same_start_the_longer_one_is_kept() -> None:
+    """Whatever the order in the dict; of two over the same days, that of the later key."""
     short, longer = member([1, 1]), member([2, 2], [2, 2])
     for windows in ({"x": short, "y": longer}, {"y": longer, "x": short}, {"b": short, "a": longer}):
         assert set(RollingEnsemble()(windows)["score"]) == {2.0}

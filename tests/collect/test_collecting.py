@@ -1,4 +1,4 @@
-"""Collectors and coverage: complete, or it says so."""
+"""Collectors and coverage: the result is complete, or says that it is not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def frame(start: str, days: int = 3) -> pd.DataFrame:
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    """Three finished recorders, each with the window that it is for, and one that failed."""
+    """Three finished recorders, each with its window, and a failed one."""
     made = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="mine")
     for i, start in enumerate(["2020-01-07", "2020-01-01", "2020-01-04"]):
         recorder = made.create_recorder(f"r{i}")
@@ -51,8 +51,8 @@ def by_window(recorder: object) -> tuple[str, str]:
     return "model", recorder.list_tags()["start"]  # type: ignore[attr-defined]
 
 
-def test_windows_become_one_prediction_and_know_their_runs(experiment: Experiment) -> None:
-    """Sorted, without gaps or duplicates; only finished recorders count."""
+def test_windows_become_one_prediction(experiment: Experiment) -> None:
+    """Sorted, without gaps or duplicates; only finished recorders count, and their runs are known."""
     collector = RecorderCollector(experiment, RollingGroup(), rec_key_func=by_window)
     (prediction,) = collector()["pred"].values()
     assert list(prediction.index.get_level_values("datetime").unique()) == list(pd.date_range("2020-01-01", periods=9))
@@ -61,21 +61,21 @@ def test_windows_become_one_prediction_and_know_their_runs(experiment: Experimen
 
 
 def test_a_key_may_be_a_list(experiment: Experiment) -> None:
-    """As when it is the parts of a name; it counts as the tuple."""
+    """For example the parts of a name; it is treated as a tuple."""
     collector = RecorderCollector(experiment, RollingGroup(), rec_key_func=lambda r: list(by_window(r)))
     assert list(collector()["pred"]) == [("model",)]
 
 
-def test_a_filter_chooses_recorders(experiment: Experiment) -> None:
-    """By anything that a recorder knows."""
+def test_a_filter_selects_recorders(experiment: Experiment) -> None:
+    """By any property of a recorder."""
     collector = RecorderCollector(
         experiment, rec_key_func=by_window, rec_filter_func=lambda r: r.list_tags()["start"] > "2020-01-02"
     )
     assert len(collector()["pred"]) == 2
 
 
-def test_a_filter_of_one_call_is_of_that_call(experiment: Experiment) -> None:
-    """What was collected with a filter, or by another artifact's name, leaves nothing behind."""
+def test_arguments_of_one_call_do_not_affect_the_next(experiment: Experiment) -> None:
+    """Neither a filter nor another artifact name."""
     collector = RecorderCollector(experiment, rec_key_func=by_window)
     before = dict(vars(collector))
     assert len(collector.collect()["pred"]) == 3
@@ -92,8 +92,8 @@ def test_a_filter_of_one_call_is_of_that_call(experiment: Experiment) -> None:
     }
 
 
-def test_a_stream_that_is_left_alone_does_not_reach_into_the_next_collection(experiment: Experiment) -> None:
-    """What it still finds missing is its own."""
+def test_an_unfinished_stream_does_not_affect_the_next_collection(experiment: Experiment) -> None:
+    """What it later finds missing is recorded separately."""
     experiment.create_recorder("empty").end_run()
     collector = RecorderCollector(experiment, coverage="allow_gaps", n_jobs=1)
     stream = collector.stream()
@@ -106,13 +106,13 @@ def test_a_stream_that_is_left_alone_does_not_reach_into_the_next_collection(exp
 
 
 def test_an_artifact_that_the_collector_does_not_know_is_refused(experiment: Experiment) -> None:
-    """With the nearest of those that it knows."""
+    """With the nearest known name."""
     with pytest.raises(ConfigError, match="Did you mean 'pred'"):
         RecorderCollector(experiment, artifacts_key="prd")()
 
 
-def test_a_missing_artifact_is_an_error_or_a_remembered_gap(experiment: Experiment) -> None:
-    """Never a silent drop."""
+def test_a_missing_artifact_is_an_error_or_a_recorded_gap(experiment: Experiment) -> None:
+    """It is never dropped silently."""
     experiment.create_recorder("empty").end_run()
     with pytest.raises(CoverageError, match="1 results are missing"):
         RecorderCollector(experiment)()
@@ -122,7 +122,7 @@ def test_a_missing_artifact_is_an_error_or_a_remembered_gap(experiment: Experime
 
 
 def test_an_unreadable_artifact_is_always_an_error(experiment: Experiment, tmp_path: Path) -> None:
-    """It is there, so leaving it out would be a lie."""
+    """It exists, so leaving it out would be wrong."""
     file = next(iter(tmp_path.rglob("pred.pkl.*")))
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ArtifactUnreadable):
@@ -140,8 +140,8 @@ class Fixed(Collector):
         return {"a": {"x": 1}}
 
 
-def test_collectors_merge() -> None:
-    """Under the pair of names, or what `merge_func` makes of it."""
+def test_collectors_can_be_merged() -> None:
+    """Keys become pairs of names, or the result of `merge_func`."""
     both = {"one": Fixed(), "two": Fixed(process_list=lambda d: sum(d.values()))}
     assert MergeCollector(both)() == {("one", "a"): {"x": 1}, ("two", "a"): 1}
     assert set(MergeCollector(both, merge_func=lambda c, n: f"{c}.{n}")()) == {"one.a", "two.a"}
@@ -171,10 +171,10 @@ FOUND = {"w1": days("2020-01-01", "2020-01-10"), "w2": days("2020-01-11", "2020-
         ([FIRST, SECOND], {**FOUND, "w2": days("2020-01-11", "2020-01-22")}, "w2 predicts 2 days outside"),
     ],
 )
-def test_what_does_not_make_one_result_is_named(
-    windows: list[ExpectedWindow], found: dict[str, np.ndarray], note: str
-) -> None:
-    """Missing, failed, overlapping, gaps, holes, strays: each in a sentence, and an error when it is required."""
+def test_problems_of_coverage_are_named(windows: list[ExpectedWindow], found: dict[str, np.ndarray], note: str) -> None:
+    """Missing, failed, overlapping, gaps, missing days, stray days: one sentence each, and an error if completeness is
+    required.
+    """
     coverage = check_coverage(windows, CALENDAR, found)
     assert any(note in n for n in coverage.notes)
     with pytest.raises(CoverageError, match="--allow-gaps"):
@@ -182,15 +182,15 @@ def test_what_does_not_make_one_result_is_named(
 
 
 def test_whole_windows_are_complete_and_models_may_overlap() -> None:
-    """Nothing to say; windows of another model are judged apart."""
+    """No notes; windows of different models are checked separately."""
     assert check_coverage([SECOND, FIRST], CALENDAR, FOUND).complete
     other = [window("v1", "2020-01-01", "2020-01-10", group="b"), window("v2", "2020-01-11", "2020-01-20", group="b")]
     also = {"v1": FOUND["w1"], "v2": FOUND["w2"]}
     assert check_coverage([FIRST, SECOND, *other], CALENDAR, {**FOUND, **also}).complete
 
 
-def test_what_still_runs_is_named(experiment: Experiment) -> None:
-    """A collection while tasks run is of what is finished, and says what is not."""
+def test_unfinished_tasks_are_named(experiment: Experiment) -> None:
+    """A result collected while tasks run contains the finished ones, and lists the others."""
     running = experiment.create_recorder("busy")
     collector = RecorderCollector(experiment, rec_key_func=by_window)
     assert len(collector()["pred"]) == 3
@@ -198,8 +198,8 @@ def test_what_still_runs_is_named(experiment: Experiment) -> None:
     assert len(collector.unfinished) == 2
 
 
-def test_results_come_one_after_the_other(experiment: Experiment) -> None:
-    """Streamed: the same objects under the same keys, without all of them at once."""
+def test_results_can_be_streamed(experiment: Experiment) -> None:
+    """The same objects under the same keys, without holding all of them at once."""
     collector = RecorderCollector(experiment, rec_key_func=by_window, n_jobs=2)
     whole = collector()["pred"]
     streamed = dict(collector.stream())
@@ -209,7 +209,7 @@ def test_results_come_one_after_the_other(experiment: Experiment) -> None:
 
 
 def test_a_result_of_other_level_names_is_written_too(experiment: Experiment, tmp_path: Path) -> None:
-    """Windows whose index has other names, kept by a record of one's own, are joined in the file like any others."""
+    """Windows with other index names, saved by a user's record, are joined in the file like any others."""
     for start, names in (("2021-01-04", [None, None]), ("2021-01-01", ["date", "code"])):
         recorder = experiment.create_recorder(start)
         recorder.set_tags(start=start)
@@ -225,7 +225,7 @@ def test_a_result_of_other_level_names_is_written_too(experiment: Experiment, tm
 
 
 def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Experiment, tmp_path: Path) -> None:
-    """The file holds what RollingEnsemble would return, overlaps resolved the same way."""
+    """The file has what RollingEnsemble would return, with overlaps resolved in the same way."""
     late = experiment.create_recorder("overlaps")
     late.set_tags(start="2020-01-05")
     late.save_objects(**{"pred.pkl": frame("2020-01-05").query("instrument == 'A'") + 100})
@@ -249,7 +249,7 @@ def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Exp
 
 
 def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
-    """The collector of Qlib's earlier documentation: keys and filters see the task."""
+    """The collector of Qlib's earlier documentation: keys and filters get the task."""
     for i, recorder in enumerate(experiment.list_recorders(status="FINISHED").values()):
         start = recorder.list_tags()["start"]
         kind = "A" if i < 2 else "B"
@@ -269,8 +269,8 @@ def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_the_quick_join_is_the_slow_one(data: st.DataObject) -> None:
-    """Windows in order, with gaps, other instruments, unsorted or overlapping ones among them: the same result."""
+def test_the_fast_join_equals_the_slow_one(data: st.DataObject) -> None:
+    """Windows in order, with gaps, with other instruments, unsorted or overlapping: the same result."""
     parts, day = {}, 0
     for i in range(data.draw(st.integers(1, 5))):
         day += data.draw(st.integers(-1, 3))

@@ -1,4 +1,4 @@
-"""Coverage over several models: pairs, gaps, windows, days and instruments, each counted by hand or by brute force."""
+"""Coverage of several models: pairs, gaps, windows, days and instruments, counted by hand or by brute force."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEEKDAYS = CALENDAR[np.is_busday(CALENDAR)]
 
 
 def window(name: str, first: int, last: int, group: str = "", state: str = "done") -> ExpectedWindow:
-    """A window from the `first` to the `last` day of January, counted from 1."""
+    """Return a window from the `first` to the `last` day of January, counted from 1."""
     return ExpectedWindow(name, FIRST_DAY + (first - 1) * DAY, FIRST_DAY + (last - 1) * DAY, state, group)
 
 
@@ -28,7 +28,7 @@ def days(first: int, last: int) -> np.ndarray:
 
 
 def whole(windows: list[ExpectedWindow]) -> dict[str, np.ndarray]:
-    """What the windows predict when they predict all days."""
+    """Return a prediction that covers every day of the windows."""
     return {w.key: np.arange(w.start, w.end + DAY) for w in windows}
 
 
@@ -43,7 +43,7 @@ def rows(first: int, last: int, codes: str) -> pd.MultiIndex:
 
 
 def test_windows_that_are_not_neighbours_overlap_too() -> None:
-    """A long window overlaps the third although the second lies between; each pair is named with the days it shares."""
+    """A long window overlaps the third although the second lies between; each pair is listed with its shared days."""
     notes = check([window("long", 1, 31), window("early", 5, 10), window("late", 20, 25)]).notes
     assert notes == (
         "long and early overlap: both test 2020-01-05 to 2020-01-10 (6 trading days)",
@@ -52,24 +52,24 @@ def test_windows_that_are_not_neighbours_overlap_too() -> None:
 
 
 def test_no_gap_is_reported_that_another_window_covers() -> None:
-    """The days between the second and the third are tested by the first; those after it are by none."""
+    """The days between the second and the third are tested by the first; those after it are not tested."""
     notes = check([window("long", 1, 15), window("early", 3, 5), window("late", 20, 25)]).notes
     assert [n for n in notes if "lie" in n] == ["4 trading days lie between long and late: 2020-01-16 to 2020-01-19"]
 
 
-def test_a_failed_window_is_no_gap() -> None:
-    """It is named as failed, and once."""
+def test_a_failed_window_is_not_a_gap() -> None:
+    """It is reported once, as failed."""
     windows = [window("w1", 1, 10), window("w2", 11, 20, state="failed"), window("w3", 21, 31)]
     assert check(windows).notes == ("w2 is failed",)
 
 
 def test_two_tasks_of_the_same_days_overlap() -> None:
-    """On all of them, also on a single day."""
+    """On all of them, even on a single day."""
     assert "both test 2020-01-03 (1 trading day)" in check([window("a", 3, 3), window("b", 3, 3)]).notes[0]
 
 
 def test_days_without_trading_are_neither_gap_nor_overlap() -> None:
-    """Between Friday and Monday nothing is missing; windows that share a weekend alone share nothing."""
+    """Nothing is missing between Friday and Monday; windows that share only a weekend do not overlap."""
     friday, sunday = 3, 5
     apart = [window("w1", 1, friday), window("w2", 6, 10)]
     sharing = [window("w1", 1, sunday), window("w2", 4, 10)]
@@ -81,8 +81,8 @@ def test_days_without_trading_are_neither_gap_nor_overlap() -> None:
         )
 
 
-def test_of_many_overlapping_windows_some_pairs_are_named() -> None:
-    """And the others are counted: 30 windows that share a day are 435 pairs."""
+def test_of_many_overlapping_pairs_some_are_listed() -> None:
+    """The others are counted: 30 windows that share a day are 435 pairs."""
     notes = check([window(f"w{i}", 1, 5) for i in range(30)]).notes
     named = sum("overlap: both test" in n for n in notes)
     (rest,) = [n for n in notes if n.endswith("more pairs of windows overlap")]
@@ -90,7 +90,7 @@ def test_of_many_overlapping_windows_some_pairs_are_named() -> None:
 
 
 def test_a_window_that_one_model_lacks_is_named() -> None:
-    """In the middle or at the end, with the models that have it; and of which models the average is there."""
+    """In the middle or at the end, with the models that have it, which are then the only ones in the average."""
     models = [
         *(window(f"lgb, {i}", 10 * i - 9, 10 * i, "lgb") for i in (1, 2, 3)),
         window("ridge, 1", 1, 10, "ridge"),
@@ -105,13 +105,13 @@ def test_a_window_that_one_model_lacks_is_named() -> None:
 
 
 def test_a_gap_of_all_models_is_one_gap() -> None:
-    """It is said once, and that no model has it."""
+    """It is reported once, as missing in all models."""
     windows = [window(f"{m}, {i}", first, last, m) for m in "ab" for i, first, last in ((1, 1, 9), (2, 12, 20))]
     assert check(windows).notes == ("2 trading days lie between a, 1 and a, 2: 2020-01-10 to 2020-01-11",)
 
 
-def test_a_failed_window_of_one_model_thins_the_average() -> None:
-    """It is named, and so are the days that are averaged over fewer models; not as a window that was forgotten."""
+def test_a_failed_window_of_one_model_reduces_the_average() -> None:
+    """It is reported as failed, not as missing, and so are the days that are averaged over fewer models."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b", state="failed")]
     assert check(windows).notes == (
         "b, 1 is failed",
@@ -120,7 +120,7 @@ def test_a_failed_window_of_one_model_thins_the_average() -> None:
 
 
 def test_a_model_that_lacks_half_of_the_instruments_is_named() -> None:
-    """On the days that both predict: which instruments, of how many, how much of the rows."""
+    """On the days that both predict: which instruments, of how many, and the share of rows."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b")]
     coverage = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 10, "PQRSTUVW"), "b, 1": rows(1, 10, "PQRS")})
     assert coverage.notes == (
@@ -130,7 +130,7 @@ def test_a_model_that_lacks_half_of_the_instruments_is_named() -> None:
 
 
 def test_a_few_rows_that_one_model_lacks_are_a_remark() -> None:
-    """A tenth of the rows or less is said, and does not make the result incomplete; more than that does."""
+    """A tenth of the rows or less is a remark, and the result is still complete; more is a note."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b")]
     some = rows(1, 10, "PQ")
     tenth = check_coverage(windows, CALENDAR, {"a, 1": some, "b, 1": some[2:]})
@@ -152,8 +152,8 @@ def test_a_few_rows_that_one_model_lacks_are_a_remark() -> None:
 
 @given(st.lists(st.sets(st.tuples(st.integers(1, 6), st.sampled_from("PQRST"))), min_size=2, max_size=4))
 @settings(max_examples=200, deadline=None)
-def test_lacking_rows_agree_with_brute_force(drawn: list[set[tuple[int, str]]]) -> None:
-    """Of random rows of some models: how much of what the others predict on its days each one lacks, and where."""
+def test_missing_rows_agree_with_brute_force(drawn: list[set[tuple[int, str]]]) -> None:
+    """For random rows of some models: the share of the others' rows that each one lacks on its days, and where."""
     names = "abcd"[: len(drawn)]
     windows = [window(f"{n}, 1", 1, 6, n) for n in names]
     found = {
@@ -184,14 +184,14 @@ def test_lacking_rows_agree_with_brute_force(drawn: list[set[tuple[int, str]]]) 
 
 
 def test_each_model_may_lack_what_the_other_has() -> None:
-    """Disjoint universes: both lack half."""
+    """With disjoint universes, both lack half."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b")]
     notes = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 10, "PQ"), "b, 1": rows(1, 10, "RS")}).notes
     assert [n[:14] for n in notes] == ["a lacks 50.0% ", "b lacks 50.0% "]
 
 
 def test_rows_that_a_window_leaves_out_of_its_data_are_a_remark() -> None:
-    """Of one model: a window that predicts half of what its data holds."""
+    """For a single model: a window that predicts half of the rows of its data."""
     windows = [window("w1", 1, 10), window("w2", 11, 20)]
     found = {"w1": rows(1, 10, "PQRS"), "w2": rows(11, 20, "PQ")}
     coverage = check_coverage(windows, CALENDAR, found, {k: rows(1, 20, "PQRS") for k in found})
@@ -199,14 +199,14 @@ def test_rows_that_a_window_leaves_out_of_its_data_are_a_remark() -> None:
     assert coverage.remarks == ("w2 leaves out up to 50% of the rows of the data",)
 
 
-def test_rows_that_stand_twice_are_named() -> None:
-    """One of them would be taken silently."""
+def test_duplicate_rows_are_reported() -> None:
+    """Otherwise one of them would be chosen silently."""
     found = rows(1, 3, "PQ")
     coverage = check_coverage([window("w1", 1, 3)], CALENDAR, {"w1": found.append(found[:2])})
     assert coverage.notes == ("w1 predicts 2 rows more than once; the last of each is used",)
 
 
-def test_nothing_is_said_of_nothing() -> None:
+def test_empty_input_gives_no_notes() -> None:
     """No window, no calendar, no prediction."""
     assert check_coverage([], CALENDAR, {}).complete
     assert check_coverage([], CALENDAR[:0], {}).complete
@@ -222,7 +222,9 @@ def test_nothing_is_said_of_nothing() -> None:
 )
 @settings(max_examples=300, deadline=None)
 def test_counts_agree_with_brute_force(drawn: list[tuple[str, int, int, bool]]) -> None:
-    """Over random windows of up to three models: pairs that overlap, days that a model lacks, days of thin averages."""
+    """For random windows of up to three models: overlapping pairs, missing days of a model, days averaged over fewer
+    models.
+    """
     windows = [
         window(f"{g}{i}", first, first + more, g, "done" if good else "failed")
         for i, (g, first, more, good) in enumerate(drawn)
@@ -254,7 +256,7 @@ def test_counts_agree_with_brute_force(drawn: list[tuple[str, int, int, bool]]) 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_windows_does_not_matter(order: int) -> None:
-    """The same sentences, whatever came first."""
+    """The sentences are the same in any order."""
     windows = [window("w2", 8, 12), window("w1", 1, 9), window("w3", 15, 20)]
     assert set(check(windows[::order]).notes) == {
         "w1 and w2 overlap: both test 2020-01-08 to 2020-01-09 (2 trading days)",

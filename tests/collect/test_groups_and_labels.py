@@ -1,4 +1,4 @@
-"""Groups, single keys, and which labels are the same, on values small enough to check by hand."""
+"""Groups, single keys, and which labels are equal, on values small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rollforge.track.base import Experiment, get_experiment, open_tracker
 
 
 def test_only_dicts_of_one_key_are_unwrapped() -> None:
-    """At every depth, or at the first alone; other values and an empty dict stay."""
+    """At every depth, or only at the first; other values and an empty dict are unchanged."""
     unwrap = SingleKeyEnsemble()
     assert unwrap({"a": {"b": {"c": 1}}}) == 1
     assert unwrap({"a": {"b": 1, "c": {"d": 2}}}) == {"b": 1, "c": 2}
@@ -39,7 +39,7 @@ def test_only_dicts_of_one_key_are_unwrapped() -> None:
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3, -1])
 def test_groups_are_reduced_one_by_one_or_together(n_jobs: int) -> None:
-    """The results are the same and in the same order; groups without a reduction stay as they are."""
+    """The results are the same, in the same order; groups without a reduction are unchanged."""
     numbers = {("a", 1): 1, ("a", 2): 2, ("b", 1): 3, ("c", 1): 4}
     summed = RollingGroup(ens=lambda part: sum(part.values()))(numbers, n_jobs)
     assert list(summed.items()) == [(("a",), 3), (("b",), 3), (("c",), 4)]
@@ -47,8 +47,8 @@ def test_groups_are_reduced_one_by_one_or_together(n_jobs: int) -> None:
     assert Group(lambda x: {"all": x})({"k": 1}, n_jobs) == {"all": {"k": 1}}
 
 
-def test_groups_are_reduced_in_as_many_threads_as_asked() -> None:
-    """In this one for a single job or a single group, and in two that meet for two jobs."""
+def test_groups_are_reduced_in_the_requested_number_of_threads() -> None:
+    """In the calling thread for a single job or group, and in two threads for two jobs."""
     here = threading.current_thread()
 
     def thread(part: Any) -> Any:
@@ -64,7 +64,7 @@ def test_groups_are_reduced_in_as_many_threads_as_asked() -> None:
 
 
 def test_a_group_needs_a_function_and_rolling_keys_are_tuples() -> None:
-    """A key that is none is shown."""
+    """The error shows an invalid key."""
     with pytest.raises(NotImplementedError, match="group_func"):
         Group()({"a": 1})
     with pytest.raises(TypeError, match="found 'a'"):
@@ -77,7 +77,7 @@ DAYS = pd.date_range("2024-01-01", periods=4)
 
 
 def column(values: list[float], name: str = "LABEL0", first: int = 0, **more: list[float]) -> pd.DataFrame:
-    """A column of one instrument, a value a day."""
+    """Return a column of one instrument, with one value per day."""
     index = pd.MultiIndex.from_product([DAYS[first : first + len(values)], ["A"]], names=["datetime", "instrument"])
     return pd.DataFrame({name: values, **more}, index=index)
 
@@ -91,8 +91,8 @@ def task(*labels: str, **kwargs: Any) -> dict[str, Any]:
     return {"dataset": {"kwargs": {"handler": handler, "segments": {"test": ("2024-01-01", "2024-01-04")}}}}
 
 
-def test_labels_are_alike_by_their_expressions() -> None:
-    """Spaces do not count, and neither do dates; without expressions the whole dataset counts."""
+def test_labels_are_compared_by_their_expressions() -> None:
+    """Spaces and dates do not count; without expressions the whole dataset counts."""
     assert label_kind(task("Ref($close, -2) / $close")) == "Ref($close,-2)/$close"
     assert label_kind(task("$close", "$open")) == "$close; $open"
     assert label_kind(task("$close", start_time="2020-01-01")) == label_kind(task("$close"))
@@ -115,7 +115,7 @@ def test_labels_are_alike_by_their_expressions() -> None:
     ],
 )
 def test_labels_of_other_definitions_are_the_same_if_their_values_are(other: list[float], same: bool) -> None:
-    """To the precision of float32, missing values included, on the rows that both have."""
+    """To the precision of float32, including missing values, on the common rows."""
     first = column([1.0, 2.0, np.nan])
     joined = join_labels([ModelLabel("a", first, "x"), ModelLabel("b", column(other), "y")])
     assert joined is not None
@@ -124,7 +124,7 @@ def test_labels_of_other_definitions_are_the_same_if_their_values_are(other: lis
 
 
 def test_labels_near_zero_are_not_the_same() -> None:
-    """Nothing larger than a billionth is rounding of a zero; one column is compared with one column."""
+    """Differences above a billionth are not rounding errors of a zero; only single columns are compared."""
     first = column([0.0, 1e-7])
     for values, same in (([5e-10, 1e-7], True), ([2e-9, 1e-7], False), ([0.5, 0.5], False)):
         joined = join_labels([ModelLabel("a", first, "x"), ModelLabel("b", column(values, OTHER=[0.0, 1e-7]), "y")])
@@ -137,7 +137,7 @@ def test_labels_near_zero_are_not_the_same() -> None:
 
 
 def test_labels_without_a_common_row_are_compared_by_definition() -> None:
-    """Of the same definition they are joined; of another they could be anything."""
+    """With equal definitions they are joined; with different ones they may differ."""
     first, later = column([1.0, 2.0]), column([3.0], first=2)
     joined = join_labels([ModelLabel("a", first, "x"), ModelLabel("b", later, "x"), ModelLabel("c", later, "y")])
     assert joined is not None
@@ -150,7 +150,7 @@ def test_labels_without_a_common_row_are_compared_by_definition() -> None:
 
 
 def test_missing_labels_are_filled_from_other_models() -> None:
-    """By the first column, whatever it is called there; values that are there stay."""
+    """From the first column, whatever its name; existing values are kept."""
     first = column([np.nan, 2.0], MORE=[5.0, 6.0])
     other = column([1.0, 2.0, 3.0], "RETURN")
     joined = join_labels([ModelLabel("a", first, "x"), ModelLabel("b", other, "x")])
@@ -190,21 +190,21 @@ def window(first: int, codes: str = "AB", days: int = 1, value: float = 1.0) -> 
     ids=["names", "a dtype of pandas", "series of pandas", "frames of pandas", "columns' name", "columns", "three levels",
          "one level", "days alone", "all three levels", "same day", "backwards", "a row twice", "texts", "zone"],
 )  # fmt: skip
-def test_what_is_not_alike_is_not_joined_quickly(parts: list[Any]) -> None:
-    """Other names, dtypes, levels or days: pandas joins these, and decides what comes out."""
+def test_the_fast_join_refuses_windows_of_different_forms(parts: list[Any]) -> None:
+    """Other names, dtypes, levels or days: pandas joins these."""
     assert join_in_order(parts) is None
 
 
 def test_attributes_of_a_window_are_left_to_pandas() -> None:
-    """It keeps them if all windows have the same."""
+    """It keeps them if they are the same in all windows."""
     marked = window(1)
     marked.attrs["x"] = 1
     assert join_in_order([window(0), marked]) is None
 
 
-def test_windows_are_joined_quickly_whatever_their_levels_hold() -> None:
-    """Days and instruments that have no row, instruments in another order, one window alone."""
-    sparse = window(0, "ABC", 4).iloc[[4, 11]]  # the second instrument of the second day, the third of the fourth
+def test_the_fast_join_accepts_any_level_values() -> None:
+    """Days and instruments without rows, instruments in another order, a single window."""
+    sparse = window(0, "ABC", 4).iloc[[4, 11]]  # the second instrument of the second day, and the third of the fourth
     joined = join_in_order([window(0), sparse])
     assert joined.index.tolist() == [(DAYS[0], "A"), (DAYS[0], "B"), (DAYS[1], "B"), (DAYS[3], "C")]
     assert list(joined.index.levels[0]) == [DAYS[0], DAYS[1], DAYS[3]]
@@ -219,7 +219,7 @@ def test_windows_are_joined_quickly_whatever_their_levels_hold() -> None:
 
 
 def test_an_average_is_of_standardised_days() -> None:
-    """Deviations divide by n - 1; a model with equal scores counts as 0, one that is missing does not count."""
+    """Deviations use n - 1; a model with equal scores counts as 0, a missing one does not count."""
     one = window(0, "ABC").assign(score=[1.0, 2.0, 6.0])["score"]
     other = window(0, "ABC").assign(score=[3.0, np.inf, 5.0])["score"]
     equal = window(0, "ABC")["score"]
@@ -265,7 +265,7 @@ def test_coverage_is_complete_without_notes() -> None:
 
 
 def test_days_that_are_missing_or_too_many_are_named() -> None:
-    """The first and the last of them, or the only one."""
+    """With the first and the last of them, or the only one."""
     windows = [expected("w1", 2, 5), expected("w2", 6, 9)]
     found = {"w1": CALENDAR[[1, 4]], "w2": CALENDAR[[4, 5, 6, 7, 8, 9]]}
     assert check_coverage(windows, CALENDAR, found).notes == (
@@ -289,7 +289,7 @@ def test_twenty_pairs_are_named() -> None:
 
 
 def test_a_tenth_of_the_rows_may_be_missing() -> None:
-    """At a tenth there is a remark, beyond it a note; both say of how many instruments, and name the first three."""
+    """Up to a tenth is a remark, more is a note; both have the number of instruments and name the first three."""
     windows = [expected("a1", 1, 2, "a"), expected("b1", 1, 2, "b")]
     for codes, left in (("ABCDEFGHIJ", "ABCDEFGHI"), ("ABCDEFGHIJ", "ABCDEFGH")):
         coverage = check_coverage(windows, CALENDAR, {"a1": predicted(1, 2, codes), "b1": predicted(1, 2, left)})
@@ -308,7 +308,7 @@ def test_a_tenth_of_the_rows_may_be_missing() -> None:
 
 
 def test_windows_that_both_models_predict_alike_count_in_the_share() -> None:
-    """Of twenty rows nineteen are there: the equal window is part of the whole."""
+    """Nineteen of twenty rows exist: the window without missing rows is part of the total."""
     windows = [expected(f"{g}{i}", 2 * i + 1, 2 * i + 2, g) for g in "ab" for i in (0, 1)]
     found = {
         "a0": predicted(1, 2, "ABCDE"), "a1": predicted(3, 4, "ABCDE"), "b0": predicted(1, 2, "ABCDE"),
@@ -321,7 +321,7 @@ def test_windows_that_both_models_predict_alike_count_in_the_share() -> None:
     )
 
 
-def test_the_share_of_few_rows_is_no_zero() -> None:
+def test_a_small_share_is_not_shown_as_zero() -> None:
     """Below half a thousandth it is "less than 0.1%"."""
     codes = [f"{i:04}" for i in range(2001)]
     windows = [expected("a1", 1, 1, "a"), expected("b1", 1, 1, "b")]
@@ -344,7 +344,7 @@ def test_models_that_predict_different_days_are_named() -> None:
 
 
 def test_days_that_a_model_has_no_window_for_are_named() -> None:
-    """With the verb that fits how many lack and how many have them."""
+    """With singular or plural verbs for the models that lack and have them."""
     windows = [
         expected("a1", 1, 6, "a"), expected("b1", 1, 3, "b"), expected("c1", 1, 3, "c"), expected("b2", 6, 6, "b"),
         expected("c2", 5, 6, "c"),
@@ -358,7 +358,7 @@ def test_days_that_a_model_has_no_window_for_are_named() -> None:
 
 
 def test_rows_left_out_of_several_windows_are_one_remark() -> None:
-    """The first three windows are named, with the largest share; a tenth may be left out."""
+    """It names the first three windows and the largest share; a tenth may be left out."""
     windows = [expected(f"w{i}", i, i) for i in range(1, 6)]
     available = {w.key: predicted(i, i, "ABCDEFGHIJ") for i, w in enumerate(windows, 1)}
     found = {w.key: predicted(i, i, "ABCDEFGHIJ"[: 11 - i]) for i, w in enumerate(windows, 1)}
@@ -383,7 +383,7 @@ def test_rows_are_unique_by_day_and_instrument() -> None:
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    """Six finished recorders with one object each, and one that failed."""
+    """Six finished recorders with one object each, and a failed one."""
     made = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="mine")
     for i in range(6):
         recorder = made.create_recorder(f"r{i}")
@@ -394,10 +394,10 @@ def experiment(tmp_path: Path) -> Experiment:
 
 
 @pytest.mark.parametrize(("ahead", "loaded"), [(0, 1), (2, 3), (None, 5)])
-def test_a_stream_loads_only_so_many_ahead(
+def test_a_stream_loads_a_limited_number_ahead(
     experiment: Experiment, ahead: int | None, loaded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default two for each thread; a consumer that stops early has the others not loaded."""
+    """By default two for each thread; if the consumer stops early, the others are not loaded."""
     begun: list[Any] = []
     collector = RecorderCollector(experiment, rec_key_func=lambda r: r.name, coverage="allow_gaps", n_jobs=2)
     load = collector._load_all
@@ -412,7 +412,7 @@ def test_a_stream_loads_only_so_many_ahead(
 
 
 def test_what_is_missing_and_unfinished_is_listed(experiment: Experiment) -> None:
-    """Recorders without the object are an error unless gaps are allowed; those of another status are left out."""
+    """Recorders without the object are an error unless gaps are allowed; those with another status are left out."""
     collector = RecorderCollector(experiment, rec_key_func=lambda r: r.name)
     with pytest.raises(CoverageError, match=r"1 results are missing:\n  'r0'"):
         collector()
@@ -441,14 +441,14 @@ def test_the_recorder_itself_can_be_collected(experiment: Experiment) -> None:
 
 
 def test_an_experiment_can_be_named(experiment: Experiment, tmp_path: Path) -> None:
-    """It is looked up in the session's tracking store, and loaded by the session's threads."""
+    """It is looked up in the session's tracking store, and loaded with the session's threads."""
     with using(Session(tracking_uri=f"folder:{tmp_path}/runs", threads=1)):
         found = RecorderCollector("mine", coverage="allow_gaps", rec_key_func=lambda r: r.name)()
     assert sorted(found["pred"].values()) == [1, 2, 3, 4, 5]
 
 
 def test_many_days_need_wide_codes() -> None:
-    """More days than instruments, around the size at which the type of the codes changes."""
+    """More days than instruments, near the sizes at which the dtype of the codes changes."""
     days = pd.bdate_range("2020-01-01", periods=260)
     for count in (63, 64, 130):
         index = pd.MultiIndex.from_product([days, ["A"]], names=["datetime", "instrument"])
@@ -458,21 +458,21 @@ def test_many_days_need_wide_codes() -> None:
 
 
 def test_days_up_to_the_end_of_the_calendar_are_named() -> None:
-    """A model whose last window is missing, where no day follows."""
+    """For a model whose last window is missing, with no day after it."""
     windows = [expected("a1", 1, 31, "a"), expected("b1", 1, 28, "b")]
     found = {"a1": CALENDAR, "b1": CALENDAR[:28]}
     notes = check_coverage(windows, CALENDAR, found).notes
     assert notes[0] == "b has no window for 2024-01-29 to 2024-01-31 (3 trading days), which a tests"
 
 
-def test_a_number_of_jobs_is_no_zero() -> None:
-    """Negative numbers mean as many as Python likes."""
+def test_zero_jobs_are_refused() -> None:
+    """Negative numbers mean Python's default."""
     with pytest.raises(ValueError, match="max_workers"):
         RollingGroup(ens=len)({("a", 1): 1, ("b", 1): 2}, 0)
 
 
 def test_a_result_knows_its_models_and_failures() -> None:
-    """Each model once, in the order of the tasks, and how many tasks failed."""
+    """Each model once, in the order of the tasks, and the number of failed tasks."""
     tasks = [("ridge", Status.DONE), ("trees", Status.FAILED), ("ridge", Status.FAILED), ("trees", Status.WAITING)]
     outcomes = tuple(
         TaskOutcome(TaskRecord(id=str(i), pool="p", definition={"model": {"class": name}}, status=status), None, name)

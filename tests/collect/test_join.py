@@ -1,4 +1,4 @@
-"""Windows one after another are joined as pandas would, only faster; all others as before."""
+"""Consecutive windows are joined as by pandas, only faster; all others are left to pandas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODES = ["A", "B", "C", "D"]
 
 
 def slow(parts: list[Any]) -> Any:
-    """What is promised, in pandas's words."""
+    """Return the specified result, computed with pandas."""
     days = [p.index.get_level_values("datetime") for p in parts if len(p)]
     order = sorted(range(len(days)), key=lambda i: (days[i].min(), days[i].max(), i))
     ordered = [[p for p in parts if len(p)][i] for i in order]
@@ -29,19 +29,19 @@ def slow(parts: list[Any]) -> Any:
 
 def same(found: Any, expected: Any) -> None:
     check = pd.testing.assert_series_equal if isinstance(expected, pd.Series) else pd.testing.assert_frame_equal
-    check(found, expected, check_freq=False)  # a frequency of days is no promise of either way
+    check(found, expected, check_freq=False)  # neither way guarantees the frequency of the days
 
 
 @st.composite
 def windows(draw: st.DrawFn) -> list[Any]:
-    """Windows that lie apart, meet or overlap, in any order, each with some instruments of some days."""
+    """Generate separate, adjacent or overlapping windows, in any order, each with some instruments on some days."""
     parts = []
     for _ in range(draw(st.integers(1, 5))):
         start = draw(st.integers(0, 27))
         days = DAYS[start : start + draw(st.integers(1, 4))]
         full = pd.MultiIndex.from_product([days, draw(st.permutations(CODES))], names=["datetime", "instrument"])
         kept = draw(st.lists(st.booleans(), min_size=len(full), max_size=len(full)))
-        index = full[np.array(kept)]  # with labels that no row has any more
+        index = full[np.array(kept)]  # with level values that no longer have rows
         index = index if draw(st.booleans()) else index.sort_values()
         parts.append(pd.DataFrame({"score": np.arange(len(index)) + 100.0 * start}, index=index))
     if draw(st.booleans()):
@@ -52,7 +52,7 @@ def windows(draw: st.DrawFn) -> list[Any]:
 @given(windows())
 @settings(max_examples=300, deadline=None)
 def test_any_windows_are_joined_as_pandas_would(parts: list[Any]) -> None:
-    """Sorted, and of rows that two windows have, the later window's, whatever way was taken."""
+    """Sorted, with the later window's row if two windows have it, on either path."""
     same(RollingEnsemble()(dict(enumerate(parts))), slow(parts))
 
 
@@ -61,8 +61,8 @@ def window(day: int, codes: list[str] = CODES, days: int = 2) -> pd.DataFrame:
     return pd.DataFrame({"score": np.arange(float(len(index))), "other": float(day)}, index=index)
 
 
-def test_the_fast_way_is_taken_for_windows_one_after_another() -> None:
-    """Also when instruments come and go."""
+def test_the_fast_path_is_taken_for_consecutive_windows() -> None:
+    """Also if instruments come and go."""
     parts = [window(0), window(2, ["B", "E"]), window(4, ["A"])]
     found = join_in_order(parts)
     assert found is not None
@@ -90,12 +90,12 @@ def reindexed(part: pd.DataFrame, *levels: Any) -> pd.DataFrame:
     ids=["overlapping", "unsorted", "frame-and-series", "names", "one-level", "two-dtypes", "missing-label"],
 )
 def test_anything_else_is_left_to_pandas(parts: list[Any]) -> None:
-    """The fast way says that it is not for this."""
+    """The fast path declines it."""
     assert join_in_order(parts) is None
 
 
 def test_many_labels_need_wide_codes() -> None:
-    """Around the sizes at which the type of the codes changes."""
+    """Near the sizes at which the dtype of the codes changes."""
     for count in (126, 127, 128, 32_766, 32_768):
         codes = [f"{i:06d}" for i in range(count)]
         found = join_in_order([window(0, codes, 1), window(1, codes, 1)])
@@ -115,7 +115,7 @@ FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_windows_in_different_forms_are_joined_by_day_and_instrument(form: str) -> None:
-    """One window with a time zone, days as texts, swapped levels or as a series: rows that two windows have stay once."""
+    """With a time zone, days as strings, swapped levels or as a series: rows of two windows are kept once."""
     windows = {1: window(0)[["score"]], 2: window(1)[["score"]], 3: window(2)[["score"]]}
     expected = RollingEnsemble()(windows)
     assert expected.index.is_unique
@@ -126,13 +126,13 @@ def test_windows_in_different_forms_are_joined_by_day_and_instrument(form: str) 
 
 
 def test_windows_whose_levels_are_all_swapped_stay_so() -> None:
-    """The order of the levels is the caller's where all windows agree."""
+    """If all windows agree, the order of their levels is kept."""
     swapped = {key: window(key).swaplevel() for key in (0, 1)}
     expected = RollingEnsemble()({0: window(0), 1: window(1)}).swaplevel().sort_index()
     pd.testing.assert_frame_equal(RollingEnsemble()(swapped), expected)
 
 
 def test_windows_without_a_common_column_are_refused() -> None:
-    """Put below each other, each column would be missing for half of the rows."""
+    """Concatenated, each column would be missing for half of the rows."""
     with pytest.raises(DataError, match=r"1 and 2 have no column in common: \['score'\] and \['other'\]"):
         RollingEnsemble()({1: window(0)[["score"]], 2: window(2)[["other"]]})

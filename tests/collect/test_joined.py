@@ -1,4 +1,4 @@
-"""The joined result as a run: one for each pool, brought up to date, with the windows' runs below it."""
+"""The joined result as a run: one per pool, updated on each collection, with the windows' runs as its children."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def experiment(request: pytest.FixtureRequest, tracking_in: Callable[[str], str]
 
 
 def trained(experiment: Experiment, month: int, name: str | None = None) -> Recorder:
-    """A run as a worker leaves it, its model called ``lgb``."""
+    """Create a run as a worker does, with a model called ``lgb``."""
     days = f"2020-{month:02d}-01 to 2020-{month:02d}-28"
     recorder = experiment.create_recorder(name or f"lgb {days}", tags={MODEL_TAG: "lgb", TEST_TAG: days})
     recorder.end_run()
@@ -47,8 +47,8 @@ def save(experiment: Experiment, **changes: Any) -> Recorder:
     return save_joined(experiment, "pool", **{**given, **changes})
 
 
-def test_it_is_made_once_and_brought_up_to_date(experiment: Experiment) -> None:
-    """The same run the next time: new values in the place of the old ones, and nothing left of what it has no more."""
+def test_it_is_created_once_and_then_updated(experiment: Experiment) -> None:
+    """The next time it is the same run: new values replace the old ones, and obsolete ones are removed."""
     first = save(experiment, objects={"pred.pkl": FRAME, "label.pkl": FRAME}, metrics={"IC": 0.5, "ridge/IC": 0.1})
     assert first.status == "FINISHED"
     second = save(
@@ -66,7 +66,7 @@ def test_it_is_made_once_and_brought_up_to_date(experiment: Experiment) -> None:
 
 
 def test_collecting_the_same_again_adds_nothing(experiment: Experiment) -> None:
-    """A metric that has not changed is not logged once more, a missing one neither."""
+    """An unchanged or missing metric is not logged again."""
     values = {"IC": 0.5, "ICIR": float("nan")}
     for _ in range(3):
         recorder = save(experiment, metrics=values)
@@ -75,7 +75,7 @@ def test_collecting_the_same_again_adds_nothing(experiment: Experiment) -> None:
 
 
 def test_each_pool_has_its_own(experiment: Experiment) -> None:
-    """Also in one experiment."""
+    """Even within one experiment."""
     first = save(experiment)
     given: dict[str, Any] = {"objects": {}, "metrics": {}, "tags": {}, "windows": []}
     other = save_joined(experiment, "other", **given)
@@ -84,7 +84,7 @@ def test_each_pool_has_its_own(experiment: Experiment) -> None:
 
 
 def test_the_windows_become_its_children_and_are_named_after_their_models(experiment: Experiment) -> None:
-    """By MLflow's own tag; a renamed model renames its runs, but for those that somebody has named."""
+    """With MLflow's own tag; renaming a model renames its runs, except those that a user has named."""
     runs = [trained(experiment, 1), trained(experiment, 2), trained(experiment, 3, "my run")]
     parent = save(experiment, windows=windows(runs, "lgb"))
     save(experiment, windows=windows(runs, "trees"))
@@ -98,8 +98,8 @@ def test_the_windows_become_its_children_and_are_named_after_their_models(experi
         assert seen[recorder.id].status == "FINISHED"
 
 
-def test_runs_of_earlier_versions_are_taken_under_it(experiment: Experiment) -> None:
-    """They have no tags of their model; they get them, and keep their names."""
+def test_runs_of_earlier_versions_become_its_children(experiment: Experiment) -> None:
+    """They get the missing tags of their model, and keep their names."""
     old = experiment.create_recorder("run-1234abcd")
     old.end_run()
     save(experiment, windows=windows([old], ""))
@@ -108,8 +108,8 @@ def test_runs_of_earlier_versions_are_taken_under_it(experiment: Experiment) -> 
     assert experiment.get_recorder(old.id).name == "run-1234abcd"
 
 
-def test_a_failure_is_seen(experiment: Experiment) -> None:
-    """What cannot be written leaves the run as failed; the next collection mends it."""
+def test_a_failure_marks_the_run_as_failed(experiment: Experiment) -> None:
+    """If writing fails, the run is failed; the next collection repairs it."""
     with pytest.raises(Exception, match="number"):
         save(experiment, metrics={"IC": "many"})
     (seen,) = experiment.list_recorders("list", joined=True)
@@ -118,7 +118,7 @@ def test_a_failure_is_seen(experiment: Experiment) -> None:
     assert experiment.get_recorder(seen.id).status == "FINISHED"
 
 
-def test_two_collections_at_the_same_moment_leave_one(experiment: Experiment) -> None:
+def test_two_simultaneous_collections_leave_one_run(experiment: Experiment) -> None:
     """At the latest after the next one."""
     barrier = threading.Barrier(4)
     found = []
@@ -138,7 +138,7 @@ def test_two_collections_at_the_same_moment_leave_one(experiment: Experiment) ->
 
 
 def test_a_copy_of_the_runs_keeps_them_below_their_parent(experiment: Experiment, tmp_path: Path) -> None:
-    """Ids are new in the other store, and so is the parent's."""
+    """The ids differ in the other store, including the parent's."""
     runs = [trained(experiment, 1), trained(experiment, 2)]
     save(experiment, windows=windows(runs, "lgb"))
     target = open_tracker(f"folder:{tmp_path}/copy")

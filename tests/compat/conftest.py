@@ -1,4 +1,4 @@
-"""A checkout of Qlib's repository, where one is at hand."""
+"""A checkout of Qlib's repository, if one is available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def qlib_source() -> Path:
-    """The checkout that ``QLIB_SOURCE`` names."""
+    """The checkout named by ``QLIB_SOURCE``."""
     named = os.environ.get("QLIB_SOURCE")
     if not named:
         pytest.skip("no checkout of Qlib's repository: git clone it, and QLIB_SOURCE=CHECKOUT make test")

@@ -1,4 +1,6 @@
-"""Qlib's commands and scripts in a terminal: ``qrun``, ``python -m qlib…``, Python Fire, ``--store``, what is printed."""
+"""Qlib's commands and scripts on a command line: ``qrun``, ``python -m qlib…``, Python Fire, ``--store``, and their
+output.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def market(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place for files of workflows, with the market beside them."""
+    """A folder for workflow files, with the market."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "market").symlink_to(small_market)
     return folder
 
 
 def workflow(folder: Path, *, name: str = "conf.yaml", **more: object) -> Path:
-    """A small workflow in Qlib's form, its records with a backtest."""
+    """Write a small workflow in Qlib's format, with a backtest among its records."""
     backtest = {"start_time": "2023-04-03", "end_time": "2023-09-15", "account": 1e8, "benchmark": "DEMO_INDEX"}
     strategy = {
         "class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy",
@@ -73,7 +75,7 @@ def workflow(folder: Path, *, name: str = "conf.yaml", **more: object) -> Path:
 
 
 def run(cwd: Path, *command: object, code: int = 0, **env: str) -> tuple[str, str]:
-    """What a Python command prints on its two streams."""
+    """Return what a Python command writes to standard output and standard error."""
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=240
     )  # fmt: skip
@@ -86,7 +88,9 @@ LAYER = ("-m", "rollforge.compat.qlib")
 
 
 def test_qrun_trains_once_and_prints_the_results(market: Path, tmp_path: Path) -> None:
-    """Predictions, metrics and risk tables on standard output, progress on the other; the run is where it was asked for."""
+    """Predictions, metrics and risk tables on standard output, progress on standard error; the run is stored as
+    requested.
+    """
     file = workflow(market)
     out, err = run(tmp_path, *QRUN, file, "my experiment", "runs")
     assert "prediction results of the LGBModel model" in out
@@ -94,7 +98,7 @@ def test_qrun_trains_once_and_prints_the_results(market: Path, tmp_path: Path) -
         assert word in out
     for word in ("excess return with cost(1day)", "annualized_return", "information_ratio", "indicators(1day)", "ffr"):
         assert word in out
-    assert "rows of" in err  # the panel that was computed
+    assert "rows of" in err  # the computed panel
     assert (tmp_path / "runs").is_dir()
     script = (
         "import qlib\n"
@@ -105,7 +109,7 @@ def test_qrun_trains_once_and_prints_the_results(market: Path, tmp_path: Path) -
     )
     (tmp_path / "look.py").write_text(script)
     assert run(tmp_path, *LAYER, "look.py")[0].splitlines() == ["FINISHED True LGBModel"]
-    # Each call is a run of its own, as in Qlib; the experiment is 'workflow' where nothing names one.
+    # Each call is a separate run, as in Qlib; the default experiment is 'workflow'.
     run(tmp_path, *QRUN, "--config_path", file, "--uri_folder=runs")
     listed = script.replace("(run,) =", "found =").replace("my experiment", "workflow").splitlines()[:-1]
     (tmp_path / "look.py").write_text("\n".join([*listed, "print(len(found))"]))
@@ -113,7 +117,7 @@ def test_qrun_trains_once_and_prints_the_results(market: Path, tmp_path: Path) -
 
 
 def test_qrun_of_a_file_with_windows_trains_them_all(market: Path, tmp_path: Path) -> None:
-    """A ``rolling`` section is what ``rollforge run`` does: windows, report; the experiment's name is the file's own."""
+    """With a ``rolling`` section it does what ``rollforge run`` does: windows and a report, in the file's experiment."""
     file = workflow(market, name="rolled.yaml", rolling={"step": 70}, experiment_name="named")
     out, _ = run(tmp_path, *LAYER, "-m", "qlib.workflow.cli", file, "other")
     assert "2 of 2 done" in out
@@ -129,15 +133,15 @@ def test_qrun_of_a_file_with_windows_trains_them_all(market: Path, tmp_path: Pat
         (["--config_path"], "the option --config_path needs a value"),
     ],
 )
-def test_a_mistake_of_qruns_caller_is_a_message(given: list[str], said: str, tmp_path: Path) -> None:
-    """And exit code 2; no traceback."""
+def test_an_error_in_qruns_arguments_is_a_message(given: list[str], said: str, tmp_path: Path) -> None:
+    """With exit code 2 and without a traceback."""
     _, err = run(tmp_path, *QRUN, *given, code=2)
     assert said in err
     assert "Traceback" not in err
 
 
 def test_arguments_are_read_as_python_fire_reads_them() -> None:
-    """By place and by name, dashes or underscores in names; values keep their dashes."""
+    """Positional and by name, with dashes or underscores in names; values keep their dashes."""
     names = ["config_path", "experiment_name", "uri_folder"]
     assert arguments(["--uri-folder=a-b=c", "x.yaml", "name"], names) == {
         "config_path": "x.yaml", "experiment_name": "name", "uri_folder": "a-b=c",
@@ -167,13 +171,13 @@ def test_the_rolling_command(market: Path, tmp_path: Path) -> None:
     assert out.count("prediction results") == 2
     assert "excess return with cost(1day)" in out
     assert "task 2 of 2 (LGBModel, test 2023-07-10 to 2023-10-13) finished in" in err
-    # The windows of one task, through the class's own command; options may follow the method.
+    # The windows of one task, with the class's own command; options may follow the method.
     out, _ = run(tmp_path, *LAYER, "-m", "qlib.contrib.rolling.base", "get_task_list", *command)
     assert out.count("'train'") == 2
 
 
 def test_a_child_process_runs_qlibs_programs_alike(market: Path, tmp_path: Path) -> None:
-    """A script that starts ``python -m qlib…`` gets Rollforge there, too."""
+    """Rollforge's programs also run if a script starts ``python -m qlib…``."""
     (tmp_path / "parent.py").write_text(
         "import subprocess, sys\n"
         "sys.exit(subprocess.run([sys.executable, '-m', 'qlib.contrib.rolling', 'ddgda', 'run']).returncode)\n"
@@ -206,8 +210,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["--store", "--store=", "ROLLFORGE_STORE"])
-def test_a_script_with_a_distant_mongodb_is_pointed_at_another_store(how: str, market: Path, tmp_path: Path) -> None:
-    """By option or environment; it says so, and Qlib's own command looks into the same store."""
+def test_the_store_of_a_script_with_a_remote_mongodb_can_be_replaced(how: str, market: Path, tmp_path: Path) -> None:
+    """By option or environment variable, with a message; Qlib's own command then uses the same store."""
     pytest.importorskip("fire", reason="pip install 'rollforge[qlib-scripts]'")
     (tmp_path / "pool.py").write_text(FIRE)
     store = "sqlite:///mine.db"
@@ -224,8 +228,8 @@ def test_a_script_with_a_distant_mongodb_is_pointed_at_another_store(how: str, m
     assert '"waiting": 3' in out
 
 
-def test_a_server_that_is_not_there_is_a_message_with_the_way_out(market: Path, tmp_path: Path) -> None:
-    """The line of the script, what cannot be reached, and ``--store``; no traceback."""
+def test_an_unreachable_server_is_a_message_with_advice(market: Path, tmp_path: Path) -> None:
+    """The line of the script, the unreachable address, and ``--store``, without a traceback."""
     pytest.importorskip("fire", reason="pip install 'rollforge[qlib-scripts]'")
     (tmp_path / "pool.py").write_text(FIRE)
     where = ["--provider_uri", market / "market", "--task_url", "mongodb://localhost:1/?serverSelectionTimeoutMS=200"]
@@ -247,8 +251,8 @@ def test_a_server_that_is_not_there_is_a_message_with_the_way_out(market: Path, 
         (["-m", "no_such.module"], "there is no module 'no_such.module'"),
     ],
 )
-def test_a_mistake_in_the_options_is_a_message(given: list[str], said: str, tmp_path: Path) -> None:
-    """Exit code 2."""
+def test_an_error_in_the_options_is_a_message(given: list[str], said: str, tmp_path: Path) -> None:
+    """With exit code 2."""
     (tmp_path / "script.py").write_text("print('ran')\n")
     out, err = run(tmp_path, *LAYER, *given, code=2)
     assert said in err
@@ -256,7 +260,9 @@ def test_a_mistake_in_the_options_is_a_message(given: list[str], said: str, tmp_
 
 
 def test_log_lines_of_a_script_are_shown_unless_it_asks_for_fewer(market: Path, tmp_path: Path) -> None:
-    """``get_module_logger(…).info`` appears on standard error, in Qlib's form; ``logging_level`` is obeyed; nothing twice."""
+    """``get_module_logger(…).info`` is written to standard error once, in Qlib's format; ``logging_level`` is
+    respected.
+    """
     (tmp_path / "log.py").write_text(
         "import logging, sys, qlib\n"
         "from qlib.log import get_module_logger\n"

@@ -1,4 +1,4 @@
-"""Qlib's names: one table, an error that says why, and pyqlib for what is not here."""
+"""Qlib's names: one table, errors that give the reason, and pyqlib for names that Rollforge does not have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(code: str, cwd: Path, *path: Path) -> str:
-    """What a program of its own prints, with some folders on its path."""
+    """Return the output of a separate program, with some folders on its path."""
     places = os.pathsep.join([*map(str, path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, text=True, timeout=120, capture_output=True, check=False,
@@ -28,7 +28,7 @@ def run(code: str, cwd: Path, *path: Path) -> str:
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
-    """A package made of some files."""
+    """Write a package of some files."""
     for name, text in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def pyqlib(tmp_path: Path) -> Path:
-    """A made-up pyqlib: some of its modules have names that the table has, some do not."""
+    """A fake pyqlib: some of its modules have names that the table has, some do not."""
     return write(
         tmp_path / "site",
         {
@@ -71,8 +71,8 @@ def pyqlib(tmp_path: Path) -> Path:
     )
 
 
-def test_every_entry_of_the_table_is_there(tmp_path: Path) -> None:
-    """A name that the table gives a place can be imported, from Qlib's module and from ours."""
+def test_every_entry_of_the_table_exists(tmp_path: Path) -> None:
+    """A name with a location in the table can be imported from Qlib's module and from ours."""
     out = run(
         """
         import rollforge.compat.qlib, importlib
@@ -90,8 +90,8 @@ def test_every_entry_of_the_table_is_there(tmp_path: Path) -> None:
     assert out == "ALL\n"
 
 
-def test_the_table_is_in_order() -> None:
-    """A name stands once in its module, under a source that exists; what a module has from another is known there."""
+def test_the_table_is_consistent() -> None:
+    """A name occurs once in its module, under an existing source; names from another module exist there."""
     for module, sources in MODULES.items():
         names = [text.partition("=")[0] for text in " ".join(sources.values()).split()]
         assert len(names) == len(set(names)), module
@@ -108,7 +108,7 @@ def test_the_table_is_in_order() -> None:
 
 
 def test_the_page_has_the_table() -> None:
-    """docs/compat.md is what is written from it."""
+    """docs/compat.md is what the generator writes from it."""
     out = run("from rollforge.compat.qlib.coverage import covered; print(covered(), end='')", ROOT)
     page = (ROOT / "docs" / "compat.md").read_text(encoding="utf-8")
     assert page.endswith(out), "run: python -m rollforge.compat.qlib.coverage"
@@ -127,8 +127,8 @@ def test_the_page_has_the_table() -> None:
         ("import qlib.workflow.tusk", "Did you mean 'task'?"),
     ],
 )
-def test_what_is_not_here_says_why(statement: str, said: str, tmp_path: Path) -> None:
-    """One ImportError that names it, the reason, and where to look; it is a ModuleNotFoundError, which scripts catch."""
+def test_errors_for_missing_names_give_the_reason(statement: str, said: str, tmp_path: Path) -> None:
+    """One ImportError with the name, the reason, and where to look; it is a ModuleNotFoundError, which scripts catch."""
     out = run(
         f"""
         import rollforge.compat.qlib
@@ -143,8 +143,8 @@ def test_what_is_not_here_says_why(statement: str, said: str, tmp_path: Path) ->
     assert "docs/compat.md" in out
 
 
-def test_a_module_answers_what_it_lacks_as_modules_do(tmp_path: Path) -> None:
-    """``hasattr`` and ``getattr`` with a default work; ``dir`` and ``import *`` have what is found."""
+def test_missing_attributes_of_a_module(tmp_path: Path) -> None:
+    """``hasattr`` and ``getattr`` with a default work; ``dir`` and ``import *`` have the existing names."""
     out = run(
         """
         import rollforge.compat.qlib
@@ -159,7 +159,7 @@ def test_a_module_answers_what_it_lacks_as_modules_do(tmp_path: Path) -> None:
     assert out.split("\n")[:3] == ["False 7 False", "True", "cn"]
 
 
-def test_a_function_stays_where_a_module_has_its_name(tmp_path: Path) -> None:
+def test_a_function_with_the_name_of_a_module(tmp_path: Path) -> None:
     """``qlib.backtest.backtest`` is a function and a module, as in Qlib, in whatever order they are imported."""
     out = run(
         """
@@ -173,8 +173,8 @@ def test_a_function_stays_where_a_module_has_its_name(tmp_path: Path) -> None:
     assert out == "rollforge.record.backtest qlib.backtest.backtest\n"
 
 
-def test_a_name_that_is_not_here_comes_from_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
-    """Its code runs on top of ours: classes of pyqlib's derive from ours, and import ours."""
+def test_missing_names_come_from_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
+    """Its code runs on top of ours: pyqlib's classes derive from ours, and import ours."""
     out = run(
         """
         import rollforge.compat.qlib
@@ -200,7 +200,7 @@ def test_a_name_that_is_not_here_comes_from_pyqlib(tmp_path: Path, pyqlib: Path)
 
 
 def test_a_task_names_classes_of_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
-    """``module_path`` is looked up in the same order: the table, then pyqlib, on top of ours."""
+    """``module_path`` is looked up in the same order: first the table, then pyqlib on top of ours."""
     out = run(
         """
         from rollforge.build import locate
@@ -212,8 +212,8 @@ def test_a_task_names_classes_of_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
     assert out.split() == ["rollforge.features.dataset", "rollforge.models.base"]
 
 
-def test_what_neither_has_says_so(tmp_path: Path, pyqlib: Path) -> None:
-    """A name that an installed pyqlib lacks too; a module of pyqlib's that needs what is not installed."""
+def test_names_in_neither_are_errors(tmp_path: Path, pyqlib: Path) -> None:
+    """Also for a name that the installed pyqlib lacks, and a module of pyqlib's with a missing dependency."""
     out = run(
         """
         import rollforge.compat.qlib
@@ -239,7 +239,7 @@ def test_what_neither_has_says_so(tmp_path: Path, pyqlib: Path) -> None:
 
 
 def test_a_program_that_has_imported_pyqlib_keeps_it(tmp_path: Path) -> None:
-    """Tasks still find our classes; the layer is refused, since half of the program would use another Qlib."""
+    """Tasks still find our classes; the import layer is refused, because a part of the program would use another Qlib."""
     site = write(tmp_path / "site", {"qlib/__init__.py": "", "qlib/mine.py": "class Thing: ...\n"})
     out = run(
         """
@@ -258,9 +258,9 @@ def test_a_program_that_has_imported_pyqlib_keeps_it(tmp_path: Path) -> None:
     assert second == "import rollforge.compat.qlib before qlib: pyqlib itself has already been imported."
 
 
-def test_loading_by_name_says_why_not() -> None:
-    """What tasks are built by raises the same error."""
+def test_loading_by_name_gives_the_reason() -> None:
+    """Building a task raises the same error."""
     assert load("qlib.contrib.eva.alpha", "calc_ic").__module__ == "rollforge.record.analysis"
-    assert "calc_ic" in names_of("qlib.workflow.record_temp")  # which Qlib's module has from another
+    assert "calc_ic" in names_of("qlib.workflow.record_temp")  # imported by Qlib's module from another one
     with pytest.raises(NotCovered, match="it needs PyTorch"):
         load("qlib.contrib.model.pytorch_gru", "GRU")

@@ -1,4 +1,4 @@
-"""Expressions made in Python, and operators written as classes in Qlib's way."""
+"""Expressions built in Python, and operators written as classes in Qlib's style."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def op(name: str) -> Any:
         (lambda: Formula("$close/$open") + 1, "Add($close/$open,1)"),
     ],
 )
-def test_what_python_makes_is_an_expression(made: Any, text: str) -> None:
-    """Numbers are written as numbers, texts in quotes, whatever way the arguments are given; and all of it is parsed."""
+def test_expressions_built_in_python(made: Any, text: str) -> None:
+    """Numbers are written as numbers, strings in quotes, however the arguments are given; the result can be parsed."""
     assert made() == text
     assert parse(made()) == parse(text)
 
 
 @given(code=st.text(max_size=12))
-def test_every_text_comes_back(code: str) -> None:
-    """Quotes, backslashes, line ends and letters of any script are what they were, in Python and in the language."""
+def test_any_string_survives_the_round_trip(code: str) -> None:
+    """Quotes, backslashes, line breaks and letters of any script are unchanged, in Python and in the language."""
     for made in (op("Mask")(CLOSE, code), op("ChangeInstrument")(code, CLOSE)):
         tree = parse(made)
         assert isinstance(tree, Call)
@@ -94,7 +94,7 @@ def test_every_text_comes_back(code: str) -> None:
     ],
 )
 def test_escapes_are_pythons(text: str, meant: str) -> None:
-    """A quoted text means what it means in Python, as pyqlib reads it; what is no escape stays as it is."""
+    """A quoted string has the same meaning as in Python, as pyqlib evaluates it; unknown escapes are kept."""
     tree = parse(text)
     assert isinstance(tree, Call)
     assert tree.args[1] == Text(meant)
@@ -104,7 +104,7 @@ def test_escapes_are_pythons(text: str, meant: str) -> None:
 
 @pytest.mark.parametrize("code", ["SH000300", "^GPSC", "BRK.B", "O'NEIL", '5"', "上证"])
 def test_an_instrument_of_any_name_is_found(tmp_path: Path, code: str) -> None:
-    """The index may be called as it likes: its values are those asked for by its name, and one that lacks is named."""
+    """An index with any code: its values are those found under its name, and a missing one is named."""
     days = np.arange("2021-01-01", "2021-01-11", dtype="datetime64[D]")
     series = {name: (0, {"close": np.arange(10, dtype=np.float32) + at}) for at, name in ((1, "A"), (5, code))}
     spans = {name: [(days[0], days[-1])] for name in series}
@@ -118,8 +118,8 @@ def test_an_instrument_of_any_name_is_found(tmp_path: Path, code: str) -> None:
         features(["A"], [op("Mask")(CLOSE, f"{code}gone")], session=session)
 
 
-def test_expressions_are_kept_as_their_text() -> None:
-    """A copy and a pickle of an expression are its text: tasks and files hold nothing else."""
+def test_expressions_are_pickled_as_text() -> None:
+    """A copy and a pickle of an expression are its text, so tasks and files contain nothing else."""
     made = op("Mean")(CLOSE, 5) / 2
     for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert copied == "Div(Mean($close,5),2)"
@@ -127,8 +127,8 @@ def test_expressions_are_kept_as_their_text() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, [1], float, 1j])
-def test_what_cannot_be_written_is_refused(value: Any) -> None:
-    """An expression is text, so its arguments are expressions, numbers and texts."""
+def test_arguments_that_cannot_be_written_are_refused(value: Any) -> None:
+    """An expression is text, so its arguments are expressions, numbers and strings."""
     with pytest.raises(ConfigError, match=r"Mean: .* cannot be written in an expression"):
         op("Mean")(CLOSE, value)
     with pytest.raises(ConfigError, match=r"Mean\(feature, N\): missing a required argument: 'N'"):
@@ -136,7 +136,7 @@ def test_what_cannot_be_written_is_refused(value: Any) -> None:
 
 
 def test_every_operator_of_qlib_is_a_class_to_derive_from() -> None:
-    """The language's operators, their bases and their list, related as in Qlib."""
+    """The language's operators, their base classes and their list, with the same hierarchy as in Qlib."""
     for name in operator_names():
         assert issubclass(op(name), ExpressionOps), name
         assert op(name) in formulas.OpsList
@@ -175,7 +175,7 @@ def _as_before() -> Iterator[None]:
 
 
 class Diff(ElemOperator):
-    """As in Qlib's documentation."""
+    """The example of Qlib's documentation."""
 
     def _load_internal(self, instrument: str, start_index: Any, end_index: Any, freq: str) -> Any:
         return self.feature.load(instrument, start_index, end_index, freq).diff()
@@ -186,8 +186,8 @@ class Diff(ElemOperator):
 
 
 @pytest.mark.slow
-def test_operators_in_qlibs_way_have_pyqlibs_values(golden_market: Path, tmp_path: Path) -> None:
-    """Ten classes, one script: what it computes here is what pyqlib 0.9.7 computed, dtype and rows included."""
+def test_operators_in_qlibs_style_have_pyqlibs_values(golden_market: Path, tmp_path: Path) -> None:
+    """Ten classes of one script give what pyqlib 0.9.7 computed, including dtype and rows."""
     made = tmp_path / "ours.parquet"
     subprocess.run(
         [sys.executable, "-m", "rollforge.compat.qlib", str(GOLDEN / "make.py"), str(golden_market), str(made)],
@@ -197,12 +197,14 @@ def test_operators_in_qlibs_way_have_pyqlibs_values(golden_market: Path, tmp_pat
     assert ours.index.equals(theirs.index)
     assert list(ours.columns) == list(theirs.columns)
     assert set(ours.dtypes) == {np.dtype(np.float32)}
-    for column in theirs.columns:  # pandas' running deviations leave 2e-8 behind where ours are exactly 0
+    for column in theirs.columns:  # pandas' running deviations keep a remainder of 2e-8 where ours are exactly 0
         np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-5, atol=1e-7, err_msg=column)
 
 
 def test_a_class_is_part_of_the_language(session: Session) -> None:
-    """It nests with the others, both ways, and may be written in Python; a shorter range has the same values."""
+    """It can contain other operators and be contained in them, also when written in Python; a shorter range has the
+    same values.
+    """
     Operators.register([Diff])
     close = features("all", ["$close"])["$close"]
     frame = features("all", ["Diff($close)", "Mean(Diff(Diff($close)),3)", Diff(CLOSE) / 2, "Diff(Ref($close,-1))"])
@@ -216,11 +218,13 @@ def test_a_class_is_part_of_the_language(session: Session) -> None:
     part = features("all", list(frame.columns), "2021-01-20", "2021-01-22")
     np.testing.assert_array_equal(part, frame.loc[part.index])
     assert lookahead(parse("Diff(Ref($close,-1))")) == 1
-    assert lookback(parse("Diff($close)")) == np.inf  # all days: its values depend on no range
+    assert lookback(parse("Diff($close)")) == np.inf  # all days: its values do not depend on a range
 
 
-def test_arguments_are_given_by_place_or_by_name(session: Session) -> None:
-    """Numbers and texts reach the class as they are written; defaults are its own; too many are refused where they stand."""
+def test_arguments_are_positional_or_named(session: Session) -> None:
+    """Numbers and strings reach the class unchanged; it has its own defaults; superfluous arguments are refused with a
+    position.
+    """
 
     class Shifted(ElemOperator):
         def __init__(self, feature: Any, n: int = 1, how: str = "add") -> None:
@@ -248,7 +252,7 @@ def test_arguments_are_given_by_place_or_by_name(session: Session) -> None:
 
 
 def test_other_series_and_other_instruments_can_be_loaded(session: Session) -> None:
-    """What an operator loads besides its arguments is computed on the data folder, on the days it asks for."""
+    """Series that an operator loads besides its arguments are computed from the data folder, on the requested days."""
     seen = []
 
     class Spread(ElemOperator):
@@ -267,7 +271,7 @@ def test_other_series_and_other_instruments_can_be_loaded(session: Session) -> N
 
 
 def test_results_may_be_conditions_shorter_or_plain_arrays(session: Session) -> None:
-    """Rows are found by the index, missing where there is none; an array needs a value a day."""
+    """Rows are matched by index, and missing if there is none; an array needs one value per day."""
 
     class Kept(ElemOperator):
         def _load_internal(self, *args: Any) -> Any:
@@ -285,8 +289,8 @@ def test_results_may_be_conditions_shorter_or_plain_arrays(session: Session) -> 
     np.testing.assert_array_equal(frame.iloc[:, 2], (close > 7).astype(float))
 
 
-def test_operators_that_change_what_they_are_given_harm_nothing(session: Session) -> None:
-    """A class that writes into the series of its argument writes into a copy."""
+def test_operators_may_modify_their_arguments(session: Session) -> None:
+    """A class that writes to the series of its argument writes to a copy."""
 
     class Zero(ElemOperator):
         def _load_internal(self, *args: Any) -> Any:
@@ -301,17 +305,17 @@ def test_operators_that_change_what_they_are_given_harm_nothing(session: Session
 
 
 class NoBody(ElemOperator):
-    """It does not say what it computes."""
+    """Does not define what it computes."""
 
 
 class Mean(ElemOperator):
-    """It has a name of the language."""
+    """Has the name of a built-in operator."""
 
     _load_internal = Diff._load_internal
 
 
 class Bare:
-    """It derives from nothing."""
+    """Has no base class."""
 
 
 @pytest.mark.parametrize(
@@ -324,16 +328,16 @@ class Bare:
         ({"class": "Gone", "module_path": "qlib.data.ops"}, "qlib.data.ops has no 'Gone'"),
     ],
 )
-def test_what_is_no_operator_is_refused(kind: Any, words: str) -> None:
-    """One message, and nothing is registered."""
+def test_invalid_operators_are_refused(kind: Any, words: str) -> None:
+    """With one message, and nothing is registered."""
     with pytest.raises(ConfigError, match=words):
         Operators.register([kind])
     assert current_session().operators == ()
     assert parse("Mean($close,5)")
 
 
-def test_mistakes_of_an_operator_are_named(session: Session) -> None:
-    """An exception inside, a result of another length, and a window that is none are one message each."""
+def test_errors_of_an_operator_are_named(session: Session) -> None:
+    """An exception, a result of another length, and an invalid window give one message each."""
 
     class Fails(ElemOperator):
         def _load_internal(self, *args: Any) -> Any:
@@ -390,7 +394,7 @@ class Twice(ElemOperator):
 """
 
 
-def test_other_processes_load_what_the_session_names(session: Session, tmp_path: Path) -> None:
+def test_other_processes_load_the_sessions_operators(session: Session, tmp_path: Path) -> None:
     """A process that is started with the session knows its operators, from a module or from a file."""
     (tmp_path / "twice.py").write_text(MODULE)
     named = session.with_(operators=(("Twice", str(tmp_path / "twice.py")),))
@@ -440,7 +444,7 @@ GUARD
     ],
 )
 def test_operators_of_a_script_reach_other_processes(session: Session, tmp_path: Path, guard: str, answer: str) -> None:
-    """A script's own class is loaded from its file, unless loading it would do the script's work once more."""
+    """A script's own class is loaded from its file, unless loading it would run the script again."""
     (tmp_path / "script.py").write_text(SCRIPT.replace("GUARD", guard))
     done = subprocess.run(
         [sys.executable, "-m", "rollforge.compat.qlib", "script.py", str(session.provider_uri)],
@@ -452,7 +456,9 @@ def test_operators_of_a_script_reach_other_processes(session: Session, tmp_path:
 
 
 def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp_path: Path) -> None:
-    """What a session names counts before anything is parsed: an edit of its code is another panel."""
+    """The session's operators are part of the key before anything is parsed: a change of their code gives another
+    panel.
+    """
     marks = []
     for factor in (2, 3):
         (tmp_path / "twice.py").write_text(MODULE.replace("* 2", f"* {factor}"))
@@ -463,8 +469,8 @@ def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp
     assert marks[0] != marks[1]
 
 
-def test_operators_may_be_made_of_each_other(session: Session) -> None:
-    """Code of one class uses another, and the language's operators on it, whether that one is registered or not."""
+def test_operators_may_use_each_other(session: Session) -> None:
+    """The code of one class uses another and applies built-in operators to it, whether that class is registered or not."""
 
     class Half(ElemOperator):
         def _load_internal(self, *args: Any) -> Any:
@@ -531,8 +537,8 @@ class Later(ElemOperator):
 
 
 @pytest.mark.slow
-def test_a_workflow_names_operators_of_ones_own(small_market: Path, tmp_path: Path) -> None:
-    """custom_ops of a YAML file: the plan knows how far its label looks, and worker processes compute it."""
+def test_a_workflow_may_name_user_defined_operators(small_market: Path, tmp_path: Path) -> None:
+    """With custom_ops in a YAML file: the plan knows their look-ahead, and worker processes compute them."""
     (tmp_path / "later.py").write_text(LATER)
     (tmp_path / "job.yaml").write_text(WORKFLOW.format(market=small_market))
 
@@ -547,13 +553,13 @@ def test_a_workflow_names_operators_of_ones_own(small_market: Path, tmp_path: Pa
     prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet").iloc[:, 0]
     feature = features("all", ["$close/Ref($close,2)-1"], session=Session(provider_uri=str(small_market))).iloc[:, 0]
     feature = 1 / (1 + feature.swaplevel().reindex(prediction.index)) - 1
-    windows = prediction.index.get_level_values("datetime").factorize(sort=True)[0] // 60  # each has a line of its own
+    windows = prediction.index.get_level_values("datetime").factorize(sort=True)[0] // 60  # each has its own line
     for _, window in prediction.groupby(windows):
         assert abs(window.corr(feature.reindex(window.index))) > 0.99
 
 
-def test_values_of_one_expression_have_places_in_the_calendar(session: Session) -> None:
-    """load gives a series on the instrument's own days, in the type it is computed in."""
+def test_values_of_one_expression_have_calendar_positions(session: Session) -> None:
+    """load returns a series on the instrument's own days, in the dtype in which it is computed."""
     provider = open_provider(str(session.provider_uri))
     series = op("Mean")(CLOSE, 3).load("B", 10, 20, "day")
     assert series.index.tolist() == list(range(12, 21))

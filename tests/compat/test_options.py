@@ -1,4 +1,4 @@
-"""Options of ``qlib.init`` and ``qlib_init``: each works, or is refused, or is listed as changing no number."""
+"""Options of ``qlib.init`` and ``qlib_init``: each works, is refused, or is listed as having no effect on numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture(autouse=True)
 def _own_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test begins without settings, and leaves none."""
+    """Run each test without existing settings, and remove those that it makes."""
     monkeypatch.setattr(session_module, "_default", None)
     C.clear()
     yield
@@ -40,7 +40,7 @@ def prediction() -> pd.DataFrame:
 
 
 def test_every_option_of_qlibs_is_classified() -> None:
-    """Whatever Qlib has a default for stands in exactly one of the three lists, and each of them on the page."""
+    """Each option for which Qlib has a default is in exactly one of the three lists, and each of them is on the page."""
     lists = [set(WORKS), set(WITHOUT_EFFECT), set(ONLY)]
     known = set.union(*lists)
     assert set(DEFAULTS) | set(EXCHANGE) <= known
@@ -51,7 +51,7 @@ def test_every_option_of_qlibs_is_classified() -> None:
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
 def test_options_without_effect_change_nothing(name: str, tmp_path: Path) -> None:
-    """With any value of theirs, the session is the one without them."""
+    """With any of their values, the session is the same as without them."""
     init(provider_uri=str(tmp_path))
     before = current_session()
     for value in (None, 7, "x", {"a": 1}):
@@ -60,7 +60,7 @@ def test_options_without_effect_change_nothing(name: str, tmp_path: Path) -> Non
 
 
 def test_trade_unit_limit_and_price_work(golden_market: Path, prediction: pd.DataFrame) -> None:
-    """Each of them changes the backtest as it does within exchange_kwargs, and all of them can be read back."""
+    """Each changes the backtest in the same way as in exchange_kwargs, and all of them can be read back."""
 
     def account(**kwargs: Any) -> float:
         strategy = TopkDropoutStrategy(signal=prediction, topk=5, n_drop=2)
@@ -78,7 +78,7 @@ def test_trade_unit_limit_and_price_work(golden_market: Path, prediction: pd.Dat
         "price": account(deal_price="open"),
         "all": account(trade_unit=1, deal_price="open", **free),
     }
-    assert len(set(wanted.values())) == len(wanted) - 1  # no move of this market reaches the Chinese limit
+    assert len(set(wanted.values())) == len(wanted) - 1  # no change of this market reaches the Chinese limit
     assert (C.trade_unit, C["limit_threshold"], C.deal_price) == (100, 0.095, "close")
     options: dict[str, dict[str, Any]] = {
         "default": {},
@@ -93,15 +93,15 @@ def test_trade_unit_limit_and_price_work(golden_market: Path, prediction: pd.Dat
         init(provider_uri=str(golden_market), region="cn", **given)
         assert account() == wanted[name], name
         assert {key: C[key] for key in given} == given
-        init(provider_uri=str(golden_market), region="cn")  # begins anew, as Qlib's does
+        init(provider_uri=str(golden_market), region="cn")  # resets all options, as in Qlib
         assert account() == wanted["default"]
         for key, value in given.items():
             C[key] = value
         assert account() == wanted[name], name
 
 
-def test_a_region_brings_its_own(golden_market: Path) -> None:
-    """C.set_region takes the region's trade unit, limit and price, whatever was set before."""
+def test_a_region_sets_its_own_options(golden_market: Path) -> None:
+    """C.set_region sets the region's trade unit, limit and price, overriding earlier values."""
     init(provider_uri=str(golden_market), region="us", trade_unit=7)
     C.set_region("tw")
     assert (C.trade_unit, C.limit_threshold, C.deal_price) == (1000, 0.1, "close")
@@ -127,8 +127,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED)
-def test_refused(options: dict[str, Any], words: str) -> None:
-    """What cannot be done is one message, and nothing is changed."""
+def test_unsupported_values_are_refused(options: dict[str, Any], words: str) -> None:
+    """An unsupported value gives one message, and nothing is changed."""
     before = current_session()
     with pytest.raises(ConfigError, match=words):
         init(**options)
@@ -136,13 +136,13 @@ def test_refused(options: dict[str, Any], words: str) -> None:
 
 
 def test_defaults_may_be_written_out(tmp_path: Path) -> None:
-    """Qlib's own defaults are taken, whatever the option."""
+    """Qlib's own defaults are accepted for every option."""
     init(**{**DEFAULTS, "provider_uri": str(tmp_path), "mongo": None})
     init(provider_uri=str(tmp_path), calendar_provider={"class": "LocalCalendarProvider"})
 
 
 def test_other_options_that_work(tmp_path: Path) -> None:
-    """kernels may be a function, skip_if_reg keeps what was set, a mounted folder is read where it is mounted."""
+    """kernels may be a function, skip_if_reg keeps existing settings, a mounted folder is read at its mount point."""
     init(provider_uri="nas:/data", mount_path=str(tmp_path / "a"), kernels=lambda freq: 3, default_exp_name="mine")
     session = current_session()
     assert (session.provider_uri, session.threads, session.experiment_name) == (str(tmp_path / "a"), 3, "mine")
@@ -194,7 +194,7 @@ def _file(tmp_path: Path, data: Path, options: str) -> Path:
 
 
 def test_options_of_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
-    """The exchange's defaults reach the session, and the tasks, so that a worker elsewhere follows them too."""
+    """The exchange's defaults reach the session and the tasks, so that workers on other machines follow them too."""
     workflow = load_workflow(_file(tmp_path, golden_market, "{trade_unit: 1, limit_threshold: null, redis_port: 1}"
                                    .strip("{}").replace(", ", "\n  ")))  # fmt: skip
     assert workflow.session.exchange == {"trade_unit": 1, "limit_threshold": None}
@@ -213,8 +213,8 @@ def test_options_of_a_workflow_file(tmp_path: Path, golden_market: Path) -> None
     assert american["exchange_kwargs"] == {"open_cost": 0.001}
 
 
-def test_mistakes_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
-    """Unknown and refused options are named all at once, with their lines."""
+def test_errors_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
+    """Unknown and refused options are reported at once, with their lines."""
     options = "trade_units: 1\n  limit_threshold: much\n  feature_provider: Mine"
     with pytest.raises(ConfigError) as caught:
         load_workflow(_file(tmp_path, golden_market, options))
@@ -228,8 +228,8 @@ def test_mistakes_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> Non
         assert words in text
 
 
-def test_rollforges_own_form(tmp_path: Path, golden_market: Path) -> None:
-    """`rollforge: {exchange: …}` says the same; what is no option of it is named with its line."""
+def test_rollforges_own_format(tmp_path: Path, golden_market: Path) -> None:
+    """`rollforge: {exchange: …}` has the same effect; an unknown option is reported with its line."""
     text = FILE.replace("qlib_init:", "rollforge:").replace("provider_uri:", "data:")
     file = tmp_path / "own.yaml"
     file.write_text(text.format(data=golden_market, options="exchange: {deal_price: open}"))
@@ -244,7 +244,7 @@ def test_rollforges_own_form(tmp_path: Path, golden_market: Path) -> None:
 
 
 def test_a_plan_names_the_line_of_a_backtests_mistake(tmp_path: Path, golden_market: Path) -> None:
-    """A strategy that is not supported, and an option under `backtest` that is unknown, have their lines."""
+    """An unsupported strategy, and an unknown option under `backtest`, are reported with their lines."""
     file = _file(tmp_path, golden_market, "kernels: 1")
     good = file.read_text()
     file.write_text(good.replace("class: TopkDropoutStrategy", "class: EnhancedIndexingStrategy"))

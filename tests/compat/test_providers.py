@@ -1,4 +1,4 @@
-"""Qlib's providers: what is behind D, by its own names."""
+"""Qlib's providers, which D uses, under their own names."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rollforge.session import Session, using
 
 @pytest.fixture
 def session(golden_market: Path) -> Iterator[Session]:
-    """The market of the reference values."""
+    """Return a session with the market of the reference values."""
     with using(Session(provider_uri=str(golden_market), threads=1)) as opened:
         yield opened
 
 
 @pytest.mark.usefixtures("session")
-def test_providers_answer_as_pyqlibs() -> None:
-    """Places and days of a range, one expression, one field, the frame of one instrument: as pyqlib 0.9.7 gives them."""
+def test_providers_return_what_pyqlibs_return() -> None:
+    """Positions and days of a range, one expression, one field, the frame of one instrument: as in pyqlib 0.9.7."""
     assert Cal.calendar("2015-09-04", "2015-09-12").tolist() == list(D.calendar("2015-09-04", "2015-09-12"))
     first, last = pd.Timestamp("2015-09-08"), pd.Timestamp("2015-09-11")
     assert Cal.locate_index("2015-09-05", "2015-09-13", "day") == (first, last, 648, 651)
@@ -44,7 +44,7 @@ def test_providers_answer_as_pyqlibs() -> None:
 
 @pytest.mark.usefixtures("session")
 def test_universes_by_every_description() -> None:
-    """A universe has members with days; codes stay a list; what is neither is refused."""
+    """A universe has members with days; codes remain a list; anything else is refused."""
     members = DatasetD.get_instruments_d(D.instruments("all"), "day")
     assert len(members) == 40
     assert DatasetD.get_instruments_d(members) is members
@@ -58,7 +58,7 @@ def test_universes_by_every_description() -> None:
 
 @pytest.mark.usefixtures("session")
 def test_expressions_as_objects() -> None:
-    """An expression has Python's operators, and a mistake in one is an error."""
+    """An expression has Python's operators, and an invalid one is an error."""
     made = ExpressionD.get_expression_instance("$close/Ref($close,1)")
     assert made - 1 == "Sub($close/Ref($close,1),1)"
     assert DatasetD.parse_fields(["$close"]) == DatasetD.get_column_names(["$close"]) == ["$close"]

@@ -1,7 +1,9 @@
-"""Every import of Qlib's examples, tests, scripts and documentation, and every name of its modules, leads somewhere.
+"""Every import in Qlib's examples, tests, scripts and documentation, and every name of its modules, resolves or has a
+reason.
 
 These tests read a checkout of Qlib's repository, named by ``QLIB_SOURCE``, and are skipped without one.
-``QLIB_SOURCE=CHECKOUT python tests/compat/test_qlib_source.py`` prints which imports resolve, and why the others do not.
+``QLIB_SOURCE=CHECKOUT python tests/compat/test_qlib_source.py`` prints which imports resolve, and why the others do
+not.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from pathlib import Path
 from rollforge.qlib_names import MODULES, NOT_COVERED
 
 PLACES = ("examples", "tests", "scripts", "docs", "README.md")
-"""Where people read how Qlib is used."""
+"""Folders of Qlib's repository that show how it is used."""
 
 _IN_PROSE = re.compile(
     r"^[ \t>]*(from qlib[\w.]* import (?:\([^)]*\)|[^\n(]*(?:\\\n[^\n]*)*)|import qlib[^\n]*)", re.MULTILINE
 )
-_OF_A_NOTEBOOK = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)  # commands of the notebook, which are not Python
+_OF_A_NOTEBOOK = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)  # notebook commands, which are not Python
 
 Import = tuple[str, str]
-"""A module, and a name of it: empty where the module itself is imported, ``*`` for all."""
+"""A module and a name in it: empty if the module itself is imported, ``*`` for all names."""
 
 
 def _statements(file: Path) -> Iterator[str]:
@@ -88,7 +90,7 @@ def _defined(body: Sequence[ast.stmt]) -> Iterator[str]:
 
 
 def modules(root: Path) -> dict[str, set[str]]:
-    """Return every module of the package ``qlib``, with the public names that it defines."""
+    """Return every module of the package ``qlib``, with its public names."""
     found = {}
     for file in sorted((root / "qlib").rglob("*.py")):
         name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
@@ -115,7 +117,7 @@ print("ANSWERS" + json.dumps(answers))
 
 
 def resolve(pairs: Sequence[Import], python: str = sys.executable) -> dict[Import, str | None]:
-    """Try imports in another process; None for one that resolves, else the error."""
+    """Try imports in another process; return None for each one that resolves, else the error."""
     done = subprocess.run(
         [python, "-c", _TRY], input=json.dumps(pairs), capture_output=True, text=True, timeout=300, check=True
     )
@@ -130,11 +132,11 @@ NOT_RESOLVED = {
     ("qlib.contrib.data.highfreq_provider", "HighFreqProvider"): "bars within the day",
     ("qlib.contrib.model.pytorch_general_nn", "GeneralPTNN"): "needs PyTorch",
 }
-"""What does not resolve where pyqlib is not installed, and a part of the reason that is given."""
+"""Imports that do not resolve if pyqlib is not installed, and a part of the reason given."""
 
 
 def test_imports_of_qlibs_repository_resolve(qlib_source: Path) -> None:
-    """All of them, but for those of reinforcement learning and two more, which say why."""
+    """All of them, except those of reinforcement learning and two others, whose errors give the reason."""
     wanted = sorted(pair for pair in imports(qlib_source) if not pair[0].startswith("qlib.rl"))
     missing = {pair: why for pair, why in resolve(wanted).items() if why is not None}
     assert len(wanted) >= 144
@@ -145,7 +147,7 @@ def test_imports_of_qlibs_repository_resolve(qlib_source: Path) -> None:
 
 
 def test_the_table_knows_every_name_of_every_module_of_qlibs(qlib_source: Path) -> None:
-    """A name is found, or there is a reason why not; a module that the table lacks is one that Qlib lacks."""
+    """Each name exists, or there is a reason why not; modules that the table lacks do not exist in Qlib either."""
     for module, names in modules(qlib_source).items():
         if not uncovered(module) and not module.endswith(".__main__"):
             assert module in MODULES, module
@@ -154,7 +156,7 @@ def test_the_table_knows_every_name_of_every_module_of_qlibs(qlib_source: Path) 
 
 
 def uncovered(module: str) -> bool:
-    """Whether a module is one of those of which nothing is found."""
+    """Return whether a module is one of those of which Rollforge has nothing."""
     return any(
         module == path or module.startswith(path.removesuffix("*") if path.endswith("*") else f"{path}.")
         for path in NOT_COVERED

@@ -1,7 +1,7 @@
-"""Qlib's own tests, run against Rollforge on data that are made up.
+"""Qlib's own tests, run against Rollforge on synthetic data.
 
-They are read from a checkout of Qlib's repository, named by ``QLIB_SOURCE``, and are skipped without one. Those that stay
-out stand in ``docs/compat.md`` with the reason.
+They are read from a checkout of Qlib's repository, named by ``QLIB_SOURCE``, and are skipped without one. Excluded
+tests are listed in ``docs/compat.md`` with the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def left_out() -> dict[str, str]:
-    """Test -> why it stays out: the table under "Qlib's own tests" of the page; ``*`` stands for all of a folder."""
+    """Return test -> reason for its exclusion: the table under "Qlib's own tests" of the page; ``*`` means all of a
+    folder.
+    """
     _, _, section = PAGE.partition("## Qlib's own tests")
     section = section.partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
@@ -36,7 +38,7 @@ def is_left_out(test: str) -> bool:
 
 
 def environment(place: Path) -> dict[str, str]:
-    """What ``import qlib`` leads here by, with a home and a cache of its own."""
+    """Return the environment in which ``import qlib`` imports Rollforge, with a separate home and cache."""
     layer = ROOT / "src" / "rollforge" / "compat" / "qlib" / "_site"
     return {
         **os.environ, "HOME": str(place / "home"), "MPLBACKEND": "agg",
@@ -47,7 +49,7 @@ def environment(place: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def workplace(qlib_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of Qlib's tests and scripts; what they write is below it."""
+    """Copy Qlib's tests and scripts into a folder, so that they write only below it."""
     folder = tmp_path_factory.mktemp("qlib-tests")
     for part in ("tests", "scripts"):
         shutil.copytree(qlib_source / part, folder / part)
@@ -55,14 +57,14 @@ def workplace(qlib_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     made = subprocess.run(
         [sys.executable, "-c", code], env=environment(folder), capture_output=True, text=True, check=True
     )
-    default = folder / "home" / ".qlib" / "qlib_data" / "cn_data"  # where qlib.init() looks
+    default = folder / "home" / ".qlib" / "qlib_data" / "cn_data"  # the default folder of qlib.init()
     default.parent.mkdir(parents=True)
     default.symlink_to(made.stdout.split()[-1])
     return folder
 
 
 def outcomes(place: Path, *arguments: str) -> dict[str, str]:
-    """Run some of Qlib's tests in a process of its own; test -> ``passed``, or what went wrong."""
+    """Run some of Qlib's tests in a separate process; return test -> ``passed``, or the error."""
     report = place / "report.xml"
     report.unlink(missing_ok=True)
     done = subprocess.run(
@@ -81,7 +83,7 @@ def outcomes(place: Path, *arguments: str) -> dict[str, str]:
 
 
 def files(source: Path) -> list[str]:
-    """The files of Qlib's tests that have a test in reach."""
+    """Return the files of Qlib's tests that contain a test that is not excluded."""
     every = [f.relative_to(source / "tests").as_posix() for f in sorted((source / "tests").rglob("test_*.py"))]
     return [f for f in every if not is_left_out(f)]
 
@@ -93,7 +95,7 @@ def source_files() -> list[str]:
 
 @pytest.mark.parametrize("file", source_files())
 def test_qlibs_own_tests_pass(file: str, request: pytest.FixtureRequest) -> None:
-    """Every test of a file, but for those that stay out."""
+    """Every test of a file, except for those that are excluded."""
     found = outcomes(request.getfixturevalue("workplace"), file)
     assert found, f"{file} has no tests"
     wrong = {name: why for name, why in found.items() if why != "passed" and not is_left_out(name)}

@@ -1,4 +1,4 @@
-"""Scripts written against Qlib's documentation run unchanged through the import layer."""
+"""Scripts that follow Qlib's documentation run unchanged on the import layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def market(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def start(cwd: Path, *arguments: object, **env: str) -> subprocess.Popen[str]:
-    """Begin ``python -m rollforge.compat.qlib …`` in a folder of its own."""
+    """Start ``python -m rollforge.compat.qlib …`` in its own folder."""
     return subprocess.Popen(
         [sys.executable, "-m", "rollforge.compat.qlib", *map(str, arguments)], cwd=cwd, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env},
@@ -33,7 +33,7 @@ def start(cwd: Path, *arguments: object, **env: str) -> subprocess.Popen[str]:
 
 
 def run(cwd: Path, *arguments: object, **env: str) -> str:
-    """Return what it prints."""
+    """Return its output."""
     process = start(cwd, *arguments, **env)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-3000:]
@@ -41,7 +41,7 @@ def run(cwd: Path, *arguments: object, **env: str) -> str:
 
 
 def line(out: str, word: str) -> list[str]:
-    """The lines that begin with a word, without it."""
+    """Return the lines that begin with a word, without that word."""
     return [text.removeprefix(word).strip() for text in out.splitlines() if text.startswith(word)]
 
 
@@ -54,14 +54,14 @@ def check_rolling(out: str) -> None:
 
 
 def test_rolling_with_a_trainer_of_recorders(market: Path, tmp_path: Path) -> None:
-    """Generate, train here, collect with and without a filter."""
+    """Generate, train in this process, and collect with and without a filter."""
     out = run(tmp_path, SCRIPTS / "rolling_task_manager.py", market, "TrainerR")
     check_rolling(out)
     assert line(out, "FINISHED") == ["6 ['begin_task_train']"]
 
 
 def test_rolling_through_a_pool_with_a_second_worker(market: Path, tmp_path: Path) -> None:
-    """The pool is the embedded store; another process takes tasks from it; the manage module looks into it."""
+    """The pool is the embedded store; another process runs some of its tasks; the manage module reads it."""
     helper = tmp_path / "helper.py"
     helper.write_text(
         "import sys, time\n"
@@ -85,7 +85,7 @@ def test_rolling_through_a_pool_with_a_second_worker(market: Path, tmp_path: Pat
 
 
 def test_rolling_through_mongodb(market: Path, mongodb: str, tmp_path: Path) -> None:
-    """``qlib.init(mongo=…)`` keeps the pool there."""
+    """``qlib.init(mongo=…)`` keeps the pool in MongoDB."""
     out = run(tmp_path, SCRIPTS / "rolling_task_manager.py", market, "TrainerRM", mongodb + "/")
     check_rolling(out)
     assert not (tmp_path / ".rollforge" / "tasks.db").exists()
@@ -95,7 +95,7 @@ def test_rolling_through_mongodb(market: Path, mongodb: str, tmp_path: Path) -> 
 
 
 def test_a_workflow_by_code(market: Path, tmp_path: Path) -> None:
-    """Fit, signal, analysis and backtest under R."""
+    """Fit, signal, analysis and backtest with R."""
     out = run(tmp_path, SCRIPTS / "workflow_by_code.py", market)
     assert line(out, "HEAD")[0].endswith("159)")
     (pred,) = line(out, "PRED")
@@ -117,14 +117,16 @@ def test_data_expressions_kept_objects_and_a_short_backtest(market: Path, tmp_pa
 
 
 def test_windows_over_data_that_are_computed_once(market: Path, tmp_path: Path) -> None:
-    """A dataset moved from window to window has what one made for the window has, its fit windows included."""
+    """A dataset moved from window to window equals one created for the window, including its fit windows."""
     out = run(tmp_path, SCRIPTS / "rolling_data.py", market)
     assert line(out, "WINDOW") == ["0 159 True", "1 159 True", "2 159 True"]
 
 
 @pytest.mark.parametrize("trainer", ["TrainerR", "DelayTrainerR", "DelayTrainerRM"])
 def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
-    """The first training, and the routine of a later day: new windows trained, online, predicted to the last day."""
+    """The first training, and the routine of a later day: new windows are trained, online, and predicted to the last
+    day.
+    """
     out = run(tmp_path, SCRIPTS / "rolling_online.py", market, trainer)
     (collected,) = line(out, "COLLECTED")
     assert collected.startswith("('LGBModel', 'pred')")
@@ -135,7 +137,7 @@ def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
     assert routine.endswith("2023-12-29 True")
 
 
-def test_a_script_of_ones_own_imports_the_layer_itself(market: Path, tmp_path: Path) -> None:
+def test_a_script_may_import_the_layer_itself(market: Path, tmp_path: Path) -> None:
     """``import rollforge.compat.qlib``, then ``import qlib``; also in the processes that it starts."""
     script = tmp_path / "mine.py"
     script.write_text(
@@ -157,8 +159,8 @@ def test_a_script_of_ones_own_imports_the_layer_itself(market: Path, tmp_path: P
     assert line(out, "CHILD") == ["0.9.7"]
 
 
-def test_a_mistake_is_told_in_one_line(tmp_path: Path) -> None:
-    """A script that is not there, a workflow file in its place, a pool that is not there."""
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    """For a missing script, a workflow file instead of a script, and a missing pool."""
     process = start(tmp_path, "nothing.py")
     assert "there is no script" in process.communicate(timeout=60)[1]
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""A definition with Qlib's ``module_path`` and a script's ``import qlib…`` read the same table."""
+"""A definition with Qlib's ``module_path`` and a script with ``import qlib…`` use the same table."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ print(found)
 
 
 def test_a_task_finds_what_a_script_finds() -> None:
-    """A class that ``from qlib… import`` gives is the one that a definition builds; type aliases can not be built."""
+    """The class from ``from qlib… import`` is the one that a definition builds; type aliases cannot be built."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 400
 
 
 def test_a_task_is_refused_what_a_script_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name that the table gives a reason instead of a place, and every module of which nothing is here."""
+    """Every name for which the table has a reason instead of a location, and every module that is not covered."""
     monkeypatch.setattr("rollforge.qlib_imports._top", lambda: None)  # as without pyqlib
     for module, sources in MODULES.items():
         for reason in REASONS:
@@ -51,6 +51,8 @@ def test_a_task_is_refused_what_a_script_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_programs_live_at_the_edge() -> None:
-    """What Qlib's documentation runs with ``python -m`` is a function of the command line or of the compatibility layer."""
+    """The programs that Qlib's documentation runs with ``python -m`` are functions of the command line or of the
+    compatibility layer.
+    """
     for place in PROGRAMS.values():
         assert place.split(".")[1] in ("cli", "compat")

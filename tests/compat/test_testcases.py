@@ -1,4 +1,4 @@
-"""``qlib.tests``: test cases that other people's tests derive from, on data at hand or made up, without a network."""
+"""``qlib.tests``: base classes of other people's test cases, on existing or synthetic data, without a network."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def start(folder: Path, home: Path, *command: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_tests_that_derive_from_them_run_on_a_made_up_market(tmp_path: Path) -> None:
-    """Two test runs at once, by unittest and by pytest, share one market; minute data are a skip with its reason."""
+def test_tests_that_derive_from_them_run_on_a_synthetic_market(tmp_path: Path) -> None:
+    """Two simultaneous test runs, by unittest and by pytest, share one market; minute data are a skip with a reason."""
     (tmp_path / "test_cases.py").write_text(CASES)
     by_unittest = start(tmp_path, tmp_path, "test_cases.py", "-v")
     by_pytest = start(tmp_path, tmp_path, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "test_cases.py")
@@ -89,8 +89,8 @@ def test_tests_that_derive_from_them_run_on_a_made_up_market(tmp_path: Path) -> 
     assert (rows, market[:10]) == ("qlib-mock", "qlib-tests")
 
 
-def test_data_at_qlibs_own_place_come_first(small_market: Path, tmp_path: Path) -> None:
-    """A folder in ``~/.qlib`` is used as it is, and nothing is made up."""
+def test_data_in_qlibs_own_folder_take_precedence(small_market: Path, tmp_path: Path) -> None:
+    """An existing folder in ``~/.qlib`` is used unchanged, and no data are generated."""
     place = tmp_path / ".qlib" / "qlib_data" / "cn_data_simple"
     shutil.copytree(small_market, place)
     (tmp_path / "test_own.py").write_text(

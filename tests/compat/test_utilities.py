@@ -1,4 +1,4 @@
-"""Qlib's small functions, by hand: times of day, calendars, frames, labelled numbers, files, settings."""
+"""Qlib's small functions, checked by hand: times of day, calendars, frames, labelled numbers, files, settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def panel() -> pd.DataFrame:
-    """Two instruments on four days, a value missing at the end of the first."""
+    """Return two instruments on four days, with a missing value at the end of the first."""
     index = pd.MultiIndex.from_product([["a", "b"], DAYS[:4]], names=["instrument", "datetime"])
     return pd.DataFrame({"x": [1.0, 2, 3, np.nan, 5, 6, 7, 8], "y": np.arange(8.0)}, index)
 
@@ -51,7 +51,7 @@ def panel() -> pd.DataFrame:
     ("region", "minutes", "last"), [("cn", 240, "14:59"), ("us", 390, "15:59"), ("tw", 270, "13:29")]
 )
 def test_a_trading_day_has_its_minutes(region: str, minutes: int, last: str) -> None:
-    """From the opening to the minute before the close, without the break; a shift moves all of them."""
+    """From the open to the minute before the close, without the break; a shift moves all of them."""
     calendar = clock.get_min_cal(region=region)
     assert len(calendar) == minutes
     assert f"{calendar[-1]:%H:%M}" == last
@@ -64,7 +64,7 @@ def test_a_trading_day_has_its_minutes(region: str, minutes: int, last: str) -> 
 
 @given(st.sampled_from(["cn", "us", "tw"]), st.data(), st.integers(1, 60))
 def test_a_time_falls_into_the_bar_that_began_last(region: str, data: st.DataObject, minutes: int) -> None:
-    """Bars of any length begin every so many minutes of trading, whatever the break."""
+    """Bars of any length begin at multiples of their length in trading minutes, whatever the break."""
     calendar = clock.get_min_cal(region=region)
     place = data.draw(st.integers(0, len(calendar) - 1))
     time = clock.concat_date_time(dt.date(2021, 3, 3), calendar[place])
@@ -100,7 +100,7 @@ def test_one_bar_covers_a_span_or_the_last_minute() -> None:
 
 
 def test_ranges_of_a_trading_day() -> None:
-    """Times of the day, both included; steps have none; a daily decision takes no range."""
+    """Times of day, both included; steps have none; a daily decision accepts no range."""
     span = TradeRangeByTime("9:45", dt.time(14, 30))
     opening, closing = pd.Timestamp("2021-03-03 09:30"), pd.Timestamp("2021-03-03 15:00")
     assert [f"{t:%H:%M}" for t in span.clip_time_range(opening, closing)] == ["09:45", "14:30"]
@@ -124,18 +124,20 @@ def test_ranges_of_a_trading_day() -> None:
     ],
 )
 def test_a_calendar_by_weeks_months_and_days(freq: str, expected: list[str]) -> None:
-    """The first day of each, of every n-th where there is a number."""
+    """The first day of each, or of every n-th if there is a number."""
     assert [f"{d:%m-%d}" for d in resam_calendar(DAYS, "day", freq)] == expected
 
 
-def test_a_week_without_its_first_days_is_a_week() -> None:
-    """A Thursday, then the Friday of the next week: the weekday grows, the week is another (Qlib misses it)."""
+def test_a_week_without_its_first_days() -> None:
+    """A Thursday, then the Friday of the next week: the weekday increases, but the week is another one (Qlib misses
+    it).
+    """
     two = pd.DatetimeIndex(["2021-04-01", "2021-04-09"])
     assert len(resam_calendar(two, "day", "week")) == 2
 
 
 def test_a_calendar_of_bars() -> None:
-    """Bars are made of shorter ones alone."""
+    """Bars are only made of shorter ones."""
     minutes = [pd.Timestamp(f"2021-04-01 {t:%H:%M}") for t in clock.get_min_cal()]
     assert len(resam_calendar(minutes, "1min", "30min", "cn")) == 8
     assert list(resam_calendar([], "day", "week")) == []
@@ -146,7 +148,7 @@ def test_a_calendar_of_bars() -> None:
 
 
 def test_values_of_a_span(panel: pd.DataFrame) -> None:
-    """By instrument, by day alone, by a function; nothing where there is nothing."""
+    """By instrument, by day only, or with a function; empty if there are no data."""
     assert resam_ts_data(panel, DAYS[0], DAYS[1], "sum")["x"].to_dict() == {"a": 3.0, "b": 11.0}
     assert resam_ts_data(panel.swaplevel(), DAYS[0], DAYS[1], "sum")["x"].to_dict() == {"a": 3.0, "b": 11.0}
     assert resam_ts_data(panel, DAYS[2], None, ts_data_last)["x"].to_dict() == {"a": 3.0, "b": 8.0}
@@ -177,21 +179,21 @@ def test_days_are_shifted_in_the_calendar(small_market: Path) -> None:
     assert last == days.transform_end_date(-1) == days.transform_end_date("2050-01-01") == pd.Timestamp("2023-12-29")
     assert days.get_date_by_shift(last, 5) == last
     with pytest.raises(IndexError):
-        days.get_date_by_shift(pd.Timestamp("2022-01-03"), -3, clip_shift=False)  # and not a day at the end
+        days.get_date_by_shift(pd.Timestamp("2022-01-03"), -3, clip_shift=False)  # and one day too many at the end
     with pytest.raises(DateError, match="no trading day"):
         days.get_date_by_shift("2023-03-04", 1)
     with pytest.raises(ConfigError, match="align"):
         days.get_date_by_shift(friday, 1, align="middle")
 
 
-def test_names_that_hold_days_and_instruments() -> None:
-    """Days in file names; names that Windows keeps for itself; quarters."""
+def test_names_that_contain_days_and_instruments() -> None:
+    """Days in file names; names that Windows reserves; quarters."""
     assert days.get_date_in_file_name("score_2020-01-31.csv") == "2020-01-31"
     with pytest.raises(DateError, match="no day"):
         days.get_date_in_file_name("score.csv")
     assert [days.code_to_fname(c) for c in ("CON", "com1", "SH1")] == ["_qlib_CON", "_qlib_com1", "SH1"]
     assert days.fname_to_code("_qlib_con") == "con"
-    assert days.fname_to_code("_bil") == "_bil"  # of which Qlib leaves nothing
+    assert days.fname_to_code("_bil") == "_bil"  # of which Qlib returns nothing
     assert days.get_period_list(2019, 2021, quarterly=False) == [2019, 2020, 2021]
     assert days.get_period_offset(2000, 200103, quarterly=True) == 6
 
@@ -200,7 +202,7 @@ def test_names_that_hold_days_and_instruments() -> None:
 
 
 def test_rows_by_a_level(panel: pd.DataFrame) -> None:
-    """Slices, labels and lists at either level; whole labels; everything."""
+    """Slices, labels and lists at either level; complete labels; everything."""
     by_day = panel.swaplevel().sort_index()
     assert len(frames.fetch_df_by_index(panel, slice(DAYS[0], DAYS[1]), "datetime")) == 4
     assert len(frames.fetch_df_by_index(by_day, slice(DAYS[0], DAYS[1]), "datetime")) == 4
@@ -216,7 +218,7 @@ def test_rows_by_a_level(panel: pd.DataFrame) -> None:
 
 
 def test_columns_by_group() -> None:
-    """A group alone, several, all with plain names, or as they are."""
+    """A single group, several, all with plain names, or unchanged."""
     frame = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("feature", "a"), ("label", "b")]))
     assert list(frames.fetch_df_by_col(frame, "label").columns) == ["b"]
     assert list(frames.fetch_df_by_col(frame, ["label"]).columns) == [("label", "b")]
@@ -234,7 +236,7 @@ def test_scores_are_standardized() -> None:
 
 
 def test_a_prediction_in_two_parts(panel: pd.DataFrame) -> None:
-    """At a number of days, at a day, or so many days up to it."""
+    """At a number of days, at a day, or the last N days up to it."""
     for options, first, second in (
         ({"number": 1}, 2, 6),
         ({"split_date": DAYS[1]}, 4, 4),
@@ -247,7 +249,7 @@ def test_a_prediction_in_two_parts(panel: pd.DataFrame) -> None:
 
 
 def test_lists_and_dicts() -> None:
-    """Bounds by one part of tuples; repetitions and spaces out of fields; what two dicts do not share."""
+    """Bounds by one element of tuples; duplicates and spaces removed from fields; differences of two dicts."""
     rows = [(1, 2), (3, 4), (3, 5), (7, 0)]
     assert (frames.lower_bound(rows, 3), frames.upper_bound(rows, 3)) == (1, 3)
     assert frames.remove_repeat_field(["b", "a", "b"]) == ["b", "a"]
@@ -257,7 +259,7 @@ def test_lists_and_dicts() -> None:
 
 
 def test_a_frame_from_a_file(panel: pd.DataFrame, tmp_path: Path) -> None:
-    """Files of three kinds; a pickle of something else, or one that would run something, is refused."""
+    """Files of three formats; a pickle of something else, or one that would run code, is refused."""
     panel.to_csv(tmp_path / "a.csv")
     panel.to_parquet(tmp_path / "a.parquet")
     panel.to_pickle(tmp_path / "a.pkl")
@@ -272,7 +274,7 @@ def test_a_frame_from_a_file(panel: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_frames_kept_apart(panel: pd.DataFrame) -> None:
-    """They have the rows of one, and are selected as one frame; the frame handed in stays as it was."""
+    """They have the rows of one, and are selected like one frame; the original frame is not modified."""
     both = SepDataFrame({"f": panel, "l": panel[["x"]].iloc[:2]}, join="f")
     assert list(both.columns) == [("f", "x"), ("f", "y"), ("l", "x")]
     assert (len(both), len(both["l"]), both["l"]["x"].count()) == (8, 8, 2)
@@ -291,7 +293,7 @@ def test_frames_kept_apart(panel: pd.DataFrame) -> None:
 
 
 def test_numbers_with_labels() -> None:
-    """Arithmetic goes by labels, whatever their order; missing numbers stay missing, but for ``add``."""
+    """Arithmetic matches labels in any order; missing numbers stay missing, except with ``add``."""
     a = SingleData([1, 2, None, 4], list("abcd"))
     b = SingleData([5, 6, 7, 8], list("dcba"))
     assert (a + b).to_dict() == {"a": 9.0, "b": 9.0, "c": pytest.approx(np.nan, nan_ok=True), "d": 9.0}
@@ -314,8 +316,8 @@ def test_numbers_with_labels() -> None:
 
 
 @given(st.lists(st.integers(0, 30), unique=True, max_size=12), st.lists(st.integers(0, 30), unique=True, max_size=12))
-def test_added_numbers_are_pandas(left: list[int], right: list[int]) -> None:
-    """``add`` and ``reindex`` are what pandas makes of them."""
+def test_add_and_reindex_equal_pandas(left: list[int], right: list[int]) -> None:
+    """``add`` and ``reindex`` return the same values as in pandas."""
     a, b = (pd.Series(np.arange(1.0, len(k) + 1), k, dtype=float) for k in (left, right))
     ours = SingleData(a).add(SingleData(b)).to_series()
     theirs = a.add(b, fill_value=0).sort_index()
@@ -324,7 +326,7 @@ def test_added_numbers_are_pandas(left: list[int], right: list[int]) -> None:
 
 
 def test_days_are_found_in_any_precision() -> None:
-    """Labels in nanoseconds, asked for in days, and by pandas; of two equal labels the first."""
+    """Labels in nanoseconds, looked up in days and with pandas' types; of two equal labels the first."""
     data = SingleData([1, 2], list(pd.DatetimeIndex(["2024-06-22", "2024-06-21"]).to_numpy()))
     assert data.loc[np.datetime64("2024-06-21")] == 2
     assert data.index.index(pd.Timestamp("2024-06-22")) == 0
@@ -349,7 +351,7 @@ def test_numbers_with_two_axes() -> None:
 
 
 def test_how_a_prediction_changes() -> None:
-    """The correlation of the scores of a day with those of days before, over the instruments that both have."""
+    """The correlation of a day's scores with those of earlier days, over the instruments that both have."""
     index = pd.MultiIndex.from_product([DAYS[:4], list("abc")], names=["datetime", "instrument"])
     scores = pd.Series([1.0, 2, 3, 3, 2, 1, 1, 2, np.nan, 5, 6, 7], index)
     found = predictions.pred_autocorr(scores)
@@ -366,7 +368,9 @@ def test_how_a_prediction_changes() -> None:
 
 
 def test_covariances_of_the_sample() -> None:
-    """numpy's, of returns and of prices, labelled as the input; with missing returns, of each pair's own days."""
+    """Equal numpy's, for returns and prices, labelled like the input; with missing returns, over each pair's common
+    days.
+    """
     rng = np.random.default_rng(7)
     returns = rng.normal(size=(60, 4))
     expected = np.cov(returns.T, bias=True)
@@ -383,7 +387,9 @@ def test_covariances_of_the_sample() -> None:
 
 
 def test_covariances_by_factors() -> None:
-    """Few factors explain what few factors made; all factors explain the sample, and neither changes the input."""
+    """A few factors explain data generated from a few factors; all factors explain the sample; neither modifies the
+    input.
+    """
     rng = np.random.default_rng(7)
     factors = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6))
     returns = factors + 0.01 * rng.normal(size=(500, 6))
@@ -410,8 +416,8 @@ def test_covariances_by_factors() -> None:
         (lambda x: RiskModel().predict(x, return_decomposed_components=True), ConfigError, "has none"),
     ],
 )
-def test_covariances_that_cannot_be(make: Callable[[Any], Any], error: type[Exception], said: str) -> None:
-    """One message each."""
+def test_invalid_covariances_are_refused(make: Callable[[Any], Any], error: type[Exception], said: str) -> None:
+    """With one message each."""
     with pytest.raises(error, match=said):
         make(np.random.default_rng(0).random((30, 4)) + 1)
 
@@ -420,7 +426,7 @@ def test_covariances_that_cannot_be(make: Callable[[Any], Any], error: type[Exce
 
 
 def test_a_description_names_a_callable() -> None:
-    """By class or function, by path, by a module handed in, or as it is."""
+    """By class or function, by path, by a given module, or directly."""
     for config, module in (
         ({"class": "LinearModel", "module_path": "qlib.contrib.model.linear", "kwargs": {"estimator": "ols"}}, None),
         ({"func": "rollforge.models.linear.LinearModel", "kwargs": {"estimator": "ols"}}, None),
@@ -435,20 +441,20 @@ def test_a_description_names_a_callable() -> None:
         objects.get_callable_kwargs({"kwargs": {}})
 
 
-def test_arguments_that_are_not_taken_are_left_out() -> None:
-    """Unless the function takes any."""
+def test_arguments_that_are_not_accepted_are_left_out() -> None:
+    """Unless the function accepts any."""
     assert objects.auto_filter_kwargs(lambda a: a)(a=1, b=2) == 1
     assert objects.auto_filter_kwargs(lambda **kw: kw)(a=1, b=2) == {"a": 1, "b": 2}
 
 
 def test_classes_of_a_module() -> None:
-    """Those that derive from a class, in the module and the modules in it."""
+    """Those that derive from a class, in the module and its submodules."""
     found = objects.find_all_classes("qlib.contrib.data.handler", DataHandlerLP)
     assert {c.__name__ for c in found} == {"DataHandlerLP", "Alpha158", "Alpha158vwap", "Alpha360", "Alpha360vwap"}
 
 
-def test_an_object_is_another_for_a_while() -> None:
-    """Also when something goes wrong in between."""
+def test_an_object_is_replaced_temporarily() -> None:
+    """It is restored even if an exception is raised in between."""
 
     class A: ...
 
@@ -464,7 +470,7 @@ def test_an_object_is_another_for_a_while() -> None:
 
 
 def test_configurations(tmp_path: Path) -> None:
-    """YAML in a file or as text; the project's folder; copies of what is plain; the horizon of a label."""
+    """YAML in a file or as text; the project's folder; copies of plain data; the horizon of a label."""
     (tmp_path / "config.yaml").write_text("a: [1, 2]\n")
     (tmp_path / "inner").mkdir()
     assert objects.parse_config(str(tmp_path / "config.yaml")) == objects.parse_config("a: [1, 2]") == {"a": [1, 2]}
@@ -480,8 +486,8 @@ def test_configurations(tmp_path: Path) -> None:
     assert objects.guess_horizon(["Ref($close, -1)/Ref($close, -1) - 1"]) == 1
 
 
-def test_pickles_hold_values_alone() -> None:
-    """What is on the list is read; anything else is refused before it runs."""
+def test_pickles_may_contain_only_values() -> None:
+    """Allowed values are read; anything else is refused before it runs."""
     frame = pd.DataFrame({"a": [1.0]})
     assert pickles.restricted_pickle_loads(pickle.dumps(frame)).equals(frame)
     assert pickles.restricted_pickle_load(io.BytesIO(pickle.dumps({"a": (1, 2)}))) == {"a": (1, 2)}
@@ -490,7 +496,7 @@ def test_pickles_hold_values_alone() -> None:
 
 
 def test_files_and_archives(tmp_path: Path) -> None:
-    """Folders are made; several files become one and come back; open files are handed on."""
+    """Folders are created; several files are packed and unpacked; open files are passed through."""
     inner = files.get_or_create_path(str(tmp_path / "a" / "b.txt"))
     Path(inner).write_text("x")
     assert Path(files.get_or_create_path(str(tmp_path / "c"), return_dir=True)).is_dir()
@@ -509,8 +515,8 @@ def test_files_and_archives(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_script_keeps_in_memory() -> None:
-    """Of so many values or bytes, what was used last stays; values expire."""
+def test_the_memory_cache() -> None:
+    """Limited by number or bytes, it keeps the most recently used values; values expire."""
     unit = MemCacheLengthUnit(2)
     unit["a"], unit["b"] = 1, 2
     assert unit["a"] == 1
@@ -530,14 +536,14 @@ def test_what_a_script_keeps_in_memory() -> None:
 
 
 def test_samples_side_by_side() -> None:
-    """Of several datasets, as far as the shortest; with their place."""
+    """Of several datasets, up to the shortest; with their index."""
     both = ConcatDataset([1, 2, 3], "ab")
     assert (both[1], len(both)) == ((2, "b"), 2)
     assert (IndexSampler("abc")[2], len(IndexSampler("abc"))) == (("c", 2), 3)
 
 
-def test_days_are_worked_through_one_by_one(panel: pd.DataFrame) -> None:
-    """By a function or by the name of a method; and a function runs in a process of its own."""
+def test_days_are_processed_one_by_one(panel: pd.DataFrame) -> None:
+    """By a function or by the name of a method; and a function runs in its own process."""
     assert datetime_groupby_apply(panel["y"], "sum").tolist() == [4.0, 6.0, 8.0, 10.0]
     assert datetime_groupby_apply(panel["y"], lambda day: day - day.mean()).loc["a"].tolist() == [-2.0] * 4
     assert call_in_subproc(max)(3, 5) == 5
@@ -547,7 +553,7 @@ def test_days_are_worked_through_one_by_one(panel: pd.DataFrame) -> None:
 
 
 def test_the_files_of_a_data_folder(small_market: Path) -> None:
-    """Days, members and values by place in the calendar; a folder that is not there is a ValueError, as in Qlib."""
+    """Days, members and values by calendar position; a missing folder is a ValueError, as in Qlib."""
     calendar = FileCalendarStorage("day", future=False, provider_uri=small_market)
     assert calendar[0] == "2021-12-30"
     assert calendar[1:3] == calendar.data[1:3]
@@ -578,7 +584,7 @@ def test_the_files_of_a_data_folder(small_market: Path) -> None:
 
 
 def test_settings_can_be_read_and_set(small_market: Path) -> None:
-    """Every setting has Qlib's value until it is set; what means something is that of the session."""
+    """Every setting has Qlib's value until it is set; those with a meaning are the session's."""
     assert C["mem_cache_size_limit"] == 500
     assert "joblib_backend" in C
     assert C.get("no_such_setting", 7) == 7

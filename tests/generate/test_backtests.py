@@ -1,4 +1,4 @@
-"""Backtests among the records of rolling tasks: each window's own days, or Qlib's with a warning."""
+"""Backtests among the records of rolling tasks: on each window's own days, or as in Qlib with a warning."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _dates(record: Any) -> tuple[Any, Any]:
     ],
 )
 def test_a_windows_own_days(dates: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
-    """What lies beyond the test segment is left open; what lies inside it, and references, stay."""
+    """Dates outside the test segment are removed; dates inside it, and references, are kept."""
     task = _task([_record(*dates), "SignalRecord"])
     before = copy.deepcopy(task)
     moved = move_backtests(task)
@@ -57,8 +57,8 @@ def test_a_windows_own_days(dates: tuple[Any, Any], expected: tuple[Any, Any]) -
     assert task == before
 
 
-def test_a_record_alone_stays_alone() -> None:
-    """One record that is no list stays one; a task without any, and other records, are left alone."""
+def test_a_single_record_is_not_made_a_list() -> None:
+    """Tasks without records, and other records, are unchanged."""
     assert _dates(move_backtests(_task(_record("2020-01-01", "2030-01-01")))) == (None, None)
     assert move_backtests(_task(_record(name="qlib.workflow.record_temp.PortAnaRecord", end="2030-01-01")))["class"]
     assert move_backtests(_task([{"class": "PortAnaRecord"}, {"class": "MyRecord"}])) == [
@@ -68,7 +68,7 @@ def test_a_record_alone_stays_alone() -> None:
 
 
 def test_rolling_moves_backtests_on_request() -> None:
-    """RollingGen leaves the dates as Qlib does, unless roll_backtest asks for each window's own."""
+    """RollingGen keeps the dates as Qlib does, unless roll_backtest requests each window's own."""
     template = _task([_record("2024-01-22", "2024-02-16")])
     kept = RollingGen(step=5, rtype="sliding", calendar=DAYS).generate(template)
     assert {_dates(t["record"][0]) for t in kept} == {("2024-01-22", "2024-02-16")}
@@ -83,8 +83,8 @@ def test_rolling_moves_backtests_on_request() -> None:
     ]  # fmt: skip
 
 
-def test_windows_with_the_days_of_all_are_named() -> None:
-    """One warning says how many windows cover which days, and which option changes it; own days are not named."""
+def test_backtests_over_the_days_of_other_windows_give_a_warning() -> None:
+    """One warning says how many windows cover which days, and which option changes it; own days give none."""
     template = _task([_record("2024-01-22", "2024-02-16")])
     tasks = RollingGen(step=5, rtype="sliding", calendar=DAYS).generate(template)
     (warning,) = backtest_warnings(tasks, CALENDAR)
@@ -99,8 +99,8 @@ def test_windows_with_the_days_of_all_are_named() -> None:
         assert backtest_warnings(quiet, CALENDAR) == []
 
 
-def test_the_day_of_the_last_scores_is_no_foreign_day() -> None:
-    """A backtest that ends one trading day after the test segment is the segment's own."""
+def test_the_day_after_the_test_belongs_to_the_backtest() -> None:
+    """A backtest that ends one trading day after the test segment covers only its own window."""
     tasks = [_task([_record(None, "2024-02-19")]), _task([_record("2024-01-22", "2024-02-19")])]
     assert backtest_warnings(tasks, CALENDAR) == []
     (warning,) = backtest_warnings([*tasks, _task([_record(None, "2024-02-20")])], CALENDAR)

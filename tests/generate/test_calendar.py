@@ -1,4 +1,4 @@
-"""Arithmetic on trading days, by hand on a calendar of eight days, and what is said at its edges."""
+"""Arithmetic on trading days, by hand on a calendar of eight days, and the errors at its ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def shown(segment: Any) -> tuple[str | None, ...]:
     ],
 )
 def test_a_date_is_aligned_inwards(day: Any, start: Any, end: Any) -> None:
-    """A start to the next trading day, an end to the last one; a start may be past the calendar, an end not before it."""
+    """A start to the next trading day, an end to the previous one; a start may be after the calendar, an end not before
+    it.
+    """
     assert TA.align_idx(day) == start
     if day is not None and end is None:
         with pytest.raises(OutsideCalendar, match="2023-12-29 is before the first trading day, 2024-01-02"):
@@ -44,8 +46,8 @@ def test_a_date_is_aligned_inwards(day: Any, start: Any, end: Any) -> None:
         assert TA.align_idx(day, "end") == end
 
 
-def test_days_are_looked_up_by_their_place() -> None:
-    """The first and the last one, none behind it, and an error before it that says by how much."""
+def test_days_are_looked_up_by_position() -> None:
+    """The first and the last day; None after the calendar; an error before it that says by how much."""
     assert TA.get(0) == pd.Timestamp("2024-01-02")
     assert TA.get(7) == TA.max() == pd.Timestamp("2024-01-11")
     assert TA.get(8) is TA.get(None) is None
@@ -56,7 +58,7 @@ def test_days_are_looked_up_by_their_place() -> None:
 
 
 def test_an_interval_is_a_number_of_trading_days() -> None:
-    """Positive towards later days; both ends have to be given."""
+    """Positive towards later days; both ends are required."""
     assert TA.cal_interval("2024-01-08", "2024-01-04") == 2
     assert TA.cal_interval("2024-01-04", "2024-01-08") == -2
     for pair in ((None, "2024-01-04"), ("2024-01-04", None)):
@@ -77,13 +79,13 @@ def test_an_interval_is_a_number_of_trading_days() -> None:
     ],
 )
 def test_segments_are_moved_by_trading_days(segment: Any, step: int, sliding: Any, expanding: Any) -> None:
-    """Both ends, or the later one; a start stays inside the calendar, an end past it is open."""
+    """Both ends, or the later one; a start stays inside the calendar, an end after it is open."""
     assert shown(TA.shift(segment, step)) == sliding
     assert shown(TA.shift(segment, step, TA.SHIFT_EX)) == expanding
 
 
 def test_a_segment_that_leaves_the_calendar_is_named() -> None:
-    """With how far it was moved, and the day that it passed."""
+    """With the number of days by which it was moved, and the day that it passed."""
     with pytest.raises(OutsideCalendar) as caught:
         TA.shift(("2024-01-10", None), 3)
     assert str(caught.value) == ("(2024-01-10, open) moved by 3 days starts after the calendar's end, 2024-01-11.")
@@ -107,12 +109,12 @@ def test_a_segment_that_leaves_the_calendar_is_named() -> None:
     ],
 )
 def test_a_segment_ends_some_days_before_a_test(segment: Any, days: int, cut: Any) -> None:
-    """The test starts on the sixth day; what ends early enough stays."""
+    """The test starts on the sixth day; a segment that ends early enough is unchanged."""
     assert shown(TA.truncate(segment, "2024-01-09", days)) == cut
 
 
-def test_a_segment_of_which_nothing_is_left_is_named() -> None:
-    """With the days that were asked for; and a test has to start somewhere."""
+def test_a_segment_without_remaining_days_is_refused() -> None:
+    """With the requested days; and a test must have a start."""
     with pytest.raises(OutsideCalendar, match=r"nothing is left of \(2024-01-02, 2024-01-08\): fewer than 6 days"):
         TA.truncate(("2024-01-02", "2024-01-08"), "2024-01-09", 6)
     with pytest.raises(SegmentError, match="needs the first day of the test segment"):
@@ -120,7 +122,7 @@ def test_a_segment_of_which_nothing_is_left_is_named() -> None:
 
 
 def test_days_after_an_end_do_not_exist() -> None:
-    """Until the end is taken back; a calendar without any day is an error that names its first."""
+    """Until the end is removed; a calendar that would be empty is an error with its first day."""
     made = TimeAdjuster(calendar=DAYS, end_time="2024-01-05")
     assert made.max() == pd.Timestamp("2024-01-05")
     assert shown(made.shift(("2024-01-03", "2024-01-04"), 1)) == ("2024-01-04", "2024-01-05")
@@ -134,7 +136,7 @@ def test_days_after_an_end_do_not_exist() -> None:
 
 
 def test_dicts_and_pairs_of_segments_are_aligned() -> None:
-    """Each segment of a dict by itself."""
+    """Each segment of a dict separately."""
     both = TA.align_seg({"train": ("2024-01-01", "2024-01-06"), "test": slice("2024-01-07", None)})
     assert {k: shown(v) for k, v in both.items()} == {
         "train": ("2024-01-02", "2024-01-05"), "test": ("2024-01-08", None),
@@ -143,7 +145,7 @@ def test_dicts_and_pairs_of_segments_are_aligned() -> None:
 
 @pytest.fixture
 def folder_with_future(tmp_path: Any) -> Session:
-    """A data folder of four days, and a calendar that goes on for two more."""
+    """A data folder of four days, with a calendar that has two more."""
     days = np.array(DAYS[:4], "datetime64[D]")
     series = {"A": (0, {"close": np.ones(4, np.float32)})}
     write_folder(tmp_path / "data", days, series, {"all": {"A": [(days[0], days[-1])]}})
@@ -151,15 +153,15 @@ def folder_with_future(tmp_path: Any) -> Session:
     return Session(provider_uri=str(tmp_path / "data"), cache=str(tmp_path / "cache"))
 
 
-def test_the_calendar_has_future_days_unless_refused(folder_with_future: Session) -> None:
-    """Windows to come are planned on days without prices."""
+def test_the_calendar_has_future_days_by_default(folder_with_future: Session) -> None:
+    """So that future windows can be planned on days without prices."""
     with using(folder_with_future):
         assert TimeAdjuster().max() == pd.Timestamp("2024-01-09")
         assert TimeAdjuster(future=False).max() == pd.Timestamp("2024-01-05")
 
 
 def test_windows_are_rolled_into_the_future(folder_with_future: Session) -> None:
-    """The generator, too, uses the days that have no prices yet."""
+    """The generator also uses the days that have no prices yet."""
     from rollforge.generate import RollingGen
 
     segments = {"train": ("2024-01-02", "2024-01-03"), "test": ("2024-01-04", None)}

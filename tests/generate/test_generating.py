@@ -1,4 +1,4 @@
-"""Generating: pure, purged by the label's horizon, honest about leaks."""
+"""Generators: pure, purged by the label's horizon, and with warnings about leaks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def segments(task: dict[str, Any]) -> dict[str, Any]:
     clip=st.booleans(),
 )
 def test_rolled_windows_tile_the_test_period_and_leak_nothing(step: int, rtype: str, horizon: int, clip: bool) -> None:
-    """Every test day once, in order; no label of train or valid reaches into a later segment."""
+    """Every test day occurs once, in order; no label of train or valid reaches into a later segment."""
     task = template(f"Ref($close, -{horizon})/$close - 1")
     before = copy.deepcopy(task)
     tasks = RollingGen(step, rtype, trunc_days="auto", clip_test_end=clip, calendar=DAYS).generate(task)
@@ -68,7 +68,7 @@ def test_rolled_windows_tile_the_test_period_and_leak_nothing(step: int, rtype: 
 
 
 def test_a_leak_is_named_with_its_days() -> None:
-    """Without truncation the last days' labels reach into the next segment, on both borders."""
+    """Without truncation the labels of the last days reach into the next segment, at both borders."""
     leaks = leaking_segments(template(), CALENDAR)
     assert [(x.segment, x.later, x.days) for x in leaks] == [("train", "valid", 2), ("valid", "test", 2)]
     assert describe_leaks([leaks]) == [
@@ -78,7 +78,7 @@ def test_a_leak_is_named_with_its_days() -> None:
 
 
 def pretrained(**more: Any) -> dict[str, Any]:
-    """A template of a model that is trained in two steps, as TabNet's."""
+    """Return a template of a model that is trained in two steps, such as TabNet."""
     return template(
         "Ref($close, -6)/Ref($close, -1) - 1",
         pretrain=("2020-01-01", "2020-06-30"),
@@ -88,7 +88,7 @@ def pretrained(**more: Any) -> dict[str, Any]:
 
 
 def test_further_segments_may_overlap() -> None:
-    """They roll with the others, and each is kept as far from what lies behind it as the label looks ahead."""
+    """They roll with the others, and each ends as many days before the next segment as the label looks ahead."""
     for generator in (RollingGen(20, calendar=DAYS), RollingGen(20, trunc_days="auto", calendar=DAYS)):
         tasks = generator.generate(pretrained())
         assert len(tasks) > 5
@@ -104,8 +104,8 @@ def test_further_segments_may_overlap() -> None:
     }  # fmt: skip
 
 
-def test_a_segment_that_covers_others_has_its_neighbour_behind_them() -> None:
-    """Its labels reach into the test, not into what it covers."""
+def test_the_neighbour_of_a_segment_follows_those_it_covers() -> None:
+    """Its labels reach into the test, not into the segments that it covers."""
     task = template(pretrain=("2020-01-01", "2020-09-30"))
     leaks = {(leak.segment, leak.later) for leak in leaking_segments(task, CALENDAR)}
     assert leaks == {("pretrain", "test"), ("train", "valid"), ("valid", "test")}
@@ -114,8 +114,8 @@ def test_a_segment_that_covers_others_has_its_neighbour_behind_them() -> None:
     assert cut["train"][1] == DAYS[DAYS.get_loc("2020-07-01") - 3]
 
 
-def test_training_on_tested_days_by_another_name_is_named() -> None:
-    """A pretrain segment that reaches into the test; other further segments are nobody's concern."""
+def test_training_on_test_days_in_another_segment_gives_a_warning() -> None:
+    """For a pretrain segment that reaches into the test; other additional segments are not checked."""
     task = template(pretrain=("2020-01-01", "2020-10-30"), last_month=("2021-06-01", "2021-06-30"))
     validate_segments(task, CALENDAR)
     texts = task_warnings([task], CALENDAR)
@@ -127,8 +127,8 @@ def test_training_on_tested_days_by_another_name_is_named() -> None:
 
 
 @pytest.mark.parametrize("names", [("train", "valid"), ("valid", "test"), ("train", "test")])
-def test_the_usual_segments_must_not_overlap(names: tuple[str, str]) -> None:
-    """Also with a further one between them."""
+def test_the_standard_segments_must_not_overlap(names: tuple[str, str]) -> None:
+    """Even with an additional one between them."""
     days = ("2020-07-01", "2020-12-31")
     task = template(**dict.fromkeys(names, days), pretrain=("2020-07-01", "2020-07-31"))
     with pytest.raises(SegmentError, match="overlaps with"):
@@ -137,7 +137,7 @@ def test_the_usual_segments_must_not_overlap(names: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize(("first", "refused"), [("2020-06-30", True), ("2020-07-01", False)])
 def test_one_shared_day_is_an_overlap(first: str, refused: bool) -> None:
-    """A segment may begin on the day after the previous one ends, and not on that day itself."""
+    """A segment may begin on the day after the previous one ends, but not on that day itself."""
     task = template(valid=(first, "2020-09-30"))
     if not refused:
         validate_segments(task, CALENDAR)
@@ -151,12 +151,12 @@ def test_one_shared_day_is_an_overlap(first: str, refused: bool) -> None:
     [(None, 2), ("Ref($close, -6)/Ref($close, -1) - 1", 6), ("$close", 0), ("Mean(Ref($close, -5), 3)", 5)],
 )
 def test_the_horizon_is_read_from_the_label(label: str | None, days: int) -> None:
-    """From the handler's arguments, or its class."""
+    """From the handler's arguments, or from its class."""
     assert label_lookahead(template(label)) == days
 
 
-def test_fit_windows_move_when_asked() -> None:
-    """Qlib leaves them where they are, and so does the default."""
+def test_fit_windows_move_on_request() -> None:
+    """Qlib does not move them, and neither does the default."""
     for moves in (False, True):
         tasks = RollingGen(60, "sliding", roll_fit_window=moves, calendar=DAYS).generate(template())
         fits = [t["dataset"]["kwargs"]["handler"]["kwargs"]["fit_end_time"] for t in tasks]
@@ -165,8 +165,8 @@ def test_fit_windows_move_when_asked() -> None:
             assert fits == [segments(t)["train"][1] for t in tasks]
 
 
-def test_following_tasks_go_on_where_a_task_ended() -> None:
-    """What generate makes at once can be made piece by piece."""
+def test_following_tasks_continue_from_a_task() -> None:
+    """The result of one generate call can be produced piece by piece."""
     generator = RollingGen(30, "sliding", calendar=DAYS)
     tasks = generator.generate(template())
     assert list(generator.gen_following_tasks(tasks[2], "2021-06-30")) == tasks[3:]
@@ -186,8 +186,8 @@ def test_following_tasks_go_on_where_a_task_ended() -> None:
         (lambda: TimeAdjuster(calendar=DAYS).shift(("2020-01-01", "2020-01-05"), -900), "before the calendar"),
     ],
 )
-def test_what_cannot_be_is_said(build: Any, words: str) -> None:
-    """Steps, types, segments and dates: one message."""
+def test_invalid_arguments_are_refused(build: Any, words: str) -> None:
+    """Steps, types, segments and dates: one message each."""
     with pytest.raises(SegmentError, match=words):
         build()
 
@@ -205,7 +205,7 @@ def test_templates_times_generators() -> None:
 
 
 def test_windows_are_values_and_drawings() -> None:
-    """Trading days counted, one line each, told apart without colour."""
+    """Trading days are counted, with one line per window, distinguishable without colour."""
     made = windows(RollingGen(60, "sliding", calendar=DAYS).generate(template()), CALENDAR)
     assert [w.segments["test"].days for w in made][:-1] == [60] * (len(made) - 1)
     lines = draw(made, 80)

@@ -1,4 +1,4 @@
-"""Over how many days a label runs, and what is said of tasks before they are trained."""
+"""The number of days that a label spans, and the warnings about tasks before they are trained."""
 
 from __future__ import annotations
 
@@ -51,13 +51,15 @@ ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, 
     ],
 )
 def test_days_are_those_between_first_and_last_price(expression: str, days: int | None) -> None:
-    """Also of nested shifts, and within a day; windows and single values are not known, never 1."""
+    """Also for nested shifts and within a day; for windows and single values they are unknown, never 1."""
     assert holding_days(parse(expression)) == days
 
 
 @given(st.integers(-30, 30), st.integers(-30, 30), st.integers(-30, 30))
 def test_days_do_not_depend_on_when_they_begin(first: int, last: int, shift: int) -> None:
-    """A label shifted as a whole runs over as many days. A shift of 0 means the first day of all in this language."""
+    """A label shifted as a whole spans the same number of days. In this language a shift of 0 means the first day of
+    all.
+    """
     if 0 in (first, last, shift) or first == last:
         return
     text = f"Ref($close, {last})/Ref($close, {first}) - 1"
@@ -65,8 +67,8 @@ def test_days_do_not_depend_on_when_they_begin(first: int, last: int, shift: int
     assert holding_days(parse(f"Ref({text}, {shift})")) == abs(first - last)
 
 
-def test_an_operator_of_ones_own_that_reads_other_days_is_not_known() -> None:
-    """What it does with them is not described; one that works on the day alone is."""
+def test_the_days_of_a_users_operator_are_unknown() -> None:
+    """If it reads other days, how it uses them is not known; an operator of a single day is fine."""
     register_operator("Twice", lambda series, x: 2 * x)
     register_operator("Later", lambda series, x: x, lookahead=3)
     try:
@@ -78,7 +80,7 @@ def test_an_operator_of_ones_own_that_reads_other_days_is_not_known() -> None:
 
 
 class Declared(Alpha158):
-    """A handler whose class says what its label does not tell."""
+    """A handler whose class declares the label days that its expression does not determine."""
 
     label_days = 7
 
@@ -88,7 +90,7 @@ class Declared(Alpha158):
 
 
 class Own(Alpha158):
-    """A handler that makes its label of its own state."""
+    """A handler whose label depends on its own attributes."""
 
     ahead = 5
 
@@ -98,7 +100,7 @@ class Own(Alpha158):
 
 
 class Made(Alpha158):
-    """A handler whose label is made when it is."""
+    """A handler whose label is determined by its constructor."""
 
     def __init__(self, ahead: int = 1, **kwargs: Any) -> None:
         self.days = ahead + 1
@@ -157,15 +159,15 @@ GROUPS = {"is_group": True, "handler_config": {"feature": alpha(), "label": alph
     ],
 )
 def test_labels_are_read_from_the_description_of_a_task(handler: Any, days: list[int | None]) -> None:
-    """Those of the class, of its arguments, of its loader; declared days for what cannot be read."""
+    """From the class, its arguments, or its loader; declared days apply if it cannot be determined."""
     described = task(handler, train=("2020-01-01", "2020-06-30"), test=("2021-01-01", None))
     assert [label.days for label in task_labels(described)] == days
     if days and None not in days and days != [7]:
         assert label_lookahead(described) == max(d for d in days if d) + 1
 
 
-def test_labels_are_read_from_a_handler_that_is_there() -> None:
-    """One that makes its label itself, and one that takes it from another handler."""
+def test_labels_are_read_from_an_existing_handler() -> None:
+    """One that creates its label itself, and one that takes it from another handler."""
     assert handler_labels(Own("all")) == (Label(FIVE, 5),)
     assert handler_labels(Declared("all")) == (Label("Mean(Ref($close, -7), 7)/$close - 1", 7),)
     inner = DataHandlerLP("all", data_loader=QlibDataLoader({"feature": ["$open"], "label": ([FIVE], ["L"])}))
@@ -180,7 +182,7 @@ def test_labels_are_read_from_a_handler_that_is_there() -> None:
         Alpha158("all", label_days=0)
 
 
-def test_labels_survive_a_tag() -> None:
+def test_labels_fit_into_a_tag() -> None:
     """In a few hundred characters, however long their expressions are."""
     labels = (Label(ONE, 1), Label("", None))
     assert labels_from_text(labels_to_text(labels)) == labels
@@ -235,16 +237,16 @@ def test_labels_survive_a_tag() -> None:
     ],
     ids=["test in train", "train in test", "valid", "open", "leak", "leak of a day", "extra segment", "clean"],
 )
-def test_segments_that_know_too_much_are_named(segments: dict[str, Any], words: list[str]) -> None:
-    """With how many days they share, or how far a label reaches."""
+def test_leaking_segments_give_warnings(segments: dict[str, Any], words: list[str]) -> None:
+    """With the number of shared days, or how far a label reaches."""
     assert task_warnings([task(alpha(), **segments)], CALENDAR) == words
 
 
 CLEAN = {"train": ("2020-01-01", "2020-06-19"), "test": ("2020-07-01", "2020-12-31")}
 
 
-def test_processors_that_learn_from_tested_days_are_named() -> None:
-    """A fit window that reaches into the test segment; one that ends before it is fine."""
+def test_processors_fitted_on_test_days_give_a_warning() -> None:
+    """If the fit window reaches into the test segment; not if it ends before."""
     (text,) = task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-07-01"), **CLEAN)], CALENDAR)
     assert (
         text
@@ -253,16 +255,16 @@ def test_processors_that_learn_from_tested_days_are_named() -> None:
     assert task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-06-30"), **CLEAN)], CALENDAR) == []
 
 
-def test_a_fit_window_that_refers_to_a_segment_is_looked_up() -> None:
-    """It moves with the train segment; one that refers to the test segment is named."""
+def test_references_in_fit_windows_are_resolved() -> None:
+    """A reference to the train segment moves with it; one to the test segment gives a warning."""
     for segment, words in (("train", 0), ("test", 1)):
         reference = f"<dataset.kwargs.segments.{segment}.1>"
         made = task(alpha(fit_start_time="2020-01-01", fit_end_time=reference), **CLEAN)
         assert len(task_warnings([made], CALENDAR)) == words
 
 
-def test_days_that_are_not_known_or_contradict_are_named() -> None:
-    """With the label; declared days that agree, or that fill a gap, are not."""
+def test_unknown_or_contradictory_label_days_give_a_warning() -> None:
+    """With the label; not for declared days that agree, or that are the only information."""
     unknown = "Mean(Ref($close, -5), 5)/$close - 1"
     (text,) = task_warnings([task(alpha(label=[unknown]), **CLEAN)], CALENDAR)
     assert text.startswith(f"The number of days that the label {unknown} spans cannot be determined")
@@ -272,8 +274,8 @@ def test_days_that_are_not_known_or_contradict_are_named() -> None:
         assert task_warnings([task(fine, **CLEAN)], CALENDAR) == []
 
 
-def test_what_many_tasks_share_is_said_once() -> None:
-    """With the number of tasks; tasks that cannot be read say it when they are built."""
+def test_warnings_shared_by_many_tasks_are_given_once() -> None:
+    """With the number of tasks; tasks that cannot be read fail when they are built."""
     leaking = task(alpha(), train=("2020-01-01", "2020-06-30"), test=("2020-07-01", "2020-12-31"))
     found = task_warnings([leaking, task(alpha(), **CLEAN), leaking, {"x": 1}], CALENDAR)
     assert found == [

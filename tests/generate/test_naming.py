@@ -1,4 +1,4 @@
-"""Names of models: different for different models, the same for all windows of one, and short."""
+"""Names of models: different for different models, the same for all windows of a model, and short."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def lgb(**kwargs: Any) -> dict[str, Any]:
 LINEAR = {"class": "LinearModel", "module_path": "rollforge.models"}
 
 
-def test_windows_of_one_model_are_of_one_model() -> None:
-    """Segments and times of the dataset and of records do not count; a parameter of the model does."""
+def test_windows_of_a_model_have_the_same_model() -> None:
+    """Segments and dates of the dataset and the records do not count; a parameter of the model does."""
     backtest = [{"class": "PortAnaRecord", "kwargs": {"config": {"backtest": {"start_time": "2020-01-01", "topk": 5}}}}]
     later = [{"class": "PortAnaRecord", "kwargs": {"config": {"backtest": {"start_time": "2021-01-01", "topk": 5}}}}]
     assert variant(task(lgb(), 2020, record=backtest)) == variant(task(lgb(), 2021, record=later))
@@ -53,13 +53,13 @@ def test_windows_of_one_model_are_of_one_model() -> None:
         ([lgb(x="a\nb"), lgb(x="<b>")], ["x=a b", "x=<b>"]),
     ],
 )
-def test_a_model_is_called_by_what_tells_it_apart(models: list[Any], names: list[str]) -> None:
-    """Its class where classes differ, then the parameters that differ, a value left out being the default."""
+def test_a_name_consists_of_the_differences(models: list[Any], names: list[str]) -> None:
+    """The class if classes differ, then the parameters that differ; an omitted value is the default."""
     assert model_names([task(m) for m in models]) == names
 
 
-def test_what_differs_may_lie_in_the_dataset_or_in_records() -> None:
-    """A class stands for itself; two places of the same name are told apart by what is before them."""
+def test_differences_in_datasets_and_records_are_named() -> None:
+    """A class is shown by its name; equal last parts of two paths are distinguished by what precedes them."""
     other = {"class": "Alpha360", "kwargs": {"start_time": "2008-01-01"}}
     assert model_names([task(lgb()), task(lgb(), handler=other)]) == ["Alpha158", "Alpha360"]
     both = [
@@ -76,8 +76,8 @@ def test_what_differs_may_lie_in_the_dataset_or_in_records() -> None:
     assert model_names(weighted) == ["reweighter=none", "reweighter=ByAge"]
 
 
-def test_a_place_in_a_list_is_no_name() -> None:
-    """``label.0`` is shown, never ``0``; lists of different lengths are shown as they are."""
+def test_an_index_is_not_a_name() -> None:
+    """``label.0`` is shown, never ``0``; lists of different lengths are shown completely."""
     first, second, third = (task(lgb(), handler={"kwargs": {"label": [label]}}) for label in ("a", "b", "c"))
     third["dataset"]["kwargs"]["handler"]["kwargs"]["label"].append("d")
     assert model_names([first, second]) == ["label.0=a", "label.0=b"]
@@ -85,30 +85,30 @@ def test_a_place_in_a_list_is_no_name() -> None:
 
 
 def test_one_model_needs_no_name() -> None:
-    """However many windows it has; a name that it was given stays."""
+    """However many windows it has; a given name is kept."""
     windows = [task(lgb(), year) for year in (2020, 2021)]
     assert model_names(windows) == ["", ""]
     assert model_names(windows, ["mine", "mine"]) == ["mine", "mine"]
     assert model_names([]) == []
 
 
-def test_given_names_win() -> None:
-    """A model without one is called by what tells it apart; two that were given one name are told apart beside it."""
+def test_given_names_take_precedence() -> None:
+    """A model without one is named by its differences; two with the same given name are also distinguished by them."""
     tasks = [task(lgb(depth=4)), task(lgb(depth=8)), task(LINEAR)]
     assert model_names(tasks, ["shallow", "deep", "ridge"]) == ["shallow", "deep", "ridge"]
     assert model_names(tasks, ["shallow", "", ""]) == ["shallow", "LGBModel, depth=8", "LinearModel"]
     assert model_names(tasks, ["lgb", "lgb", "ridge"]) == ["lgb, depth=4", "lgb, depth=8", "ridge"]
 
 
-def test_windows_of_one_model_that_were_named_at_different_times_belong_together() -> None:
-    """Those that were stored before it was named, and those that were named otherwise: the first name is the model's."""
+def test_windows_named_at_different_times_belong_to_one_model() -> None:
+    """Windows stored before the model was named, or with another name: the first name is the model's."""
     windows = [task(lgb(), year) for year in (2020, 2021, 2022)]
     assert model_names(windows, ["", "lgb", ""]) == ["lgb", "lgb", "lgb"]
     assert model_names(windows, ["new", "old", "old"]) == ["new", "new", "new"]
 
 
-def test_models_that_differ_in_their_segments_alone_are_told_apart_by_name() -> None:
-    """A grid over segments: the same days are tested under two names."""
+def test_models_that_differ_only_in_segments_need_names() -> None:
+    """With a grid over segments, the same days are tested under two names."""
     long, short = task(lgb()), task(lgb())
     short["dataset"]["kwargs"]["segments"]["train"] = ("2019-07-01", "2019-12-31")
     assert model_names([long, short, task(lgb(), 2021)], ["long", "short", "long"]) == ["long", "short", "long"]
@@ -129,7 +129,7 @@ def test_models_that_differ_in_their_segments_alone_are_told_apart_by_name() -> 
 )
 @settings(max_examples=200, deadline=None)
 def test_names_and_models_are_one_to_one(drawn: list[tuple[str, dict[str, Any], str]]) -> None:
-    """Different models have different names, printable and not too long; tasks of one model have the same."""
+    """Different models have different names, printable and short; tasks of one model have the same."""
     tasks = [task({"class": c, "kwargs": kwargs}) for c, kwargs, _ in drawn]
     given_names = [name for _, _, name in drawn]
     names = model_names(tasks, given_names)
@@ -156,7 +156,7 @@ def test_names_and_models_are_one_to_one(drawn: list[tuple[str, dict[str, Any], 
     ],
 )
 def test_a_task_is_described_by_model_and_days(test: Any, shown: str) -> None:
-    """Days in ISO form, whatever they were given as."""
+    """Days in ISO format, however they were given."""
     definition = {"model": lgb(), "dataset": {"kwargs": {"segments": {"test": test}}}}
     assert TaskView(definition).days_tested == shown
     assert describe(definition, "trees") == f"trees {shown}".strip()
@@ -165,12 +165,12 @@ def test_a_task_is_described_by_model_and_days(test: Any, shown: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 81, None, True, {"a": 1}, "\x00"])
-def test_what_cannot_be_a_name_is_refused(name: Any) -> None:
-    """With the place of the mistake."""
+def test_invalid_names_are_refused(name: Any) -> None:
+    """With the location."""
     with pytest.raises(ConfigError, match=r"models\.x: .*cannot be the name"):
         check_name(name, "models.x")
 
 
 def test_names_are_plain_text() -> None:
-    """Numbers as YAML reads them are names too; spaces around a name do not count."""
+    """Numbers read from YAML are names too; surrounding spaces are removed."""
     assert [check_name(n) for n in (" ridge ", 4, 0.5, "Größe 2", "a/b")] == ["ridge", "4", "0.5", "Größe 2", "a/b"]

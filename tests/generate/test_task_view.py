@@ -1,4 +1,4 @@
-"""The parts of a definition are read in one place, which copes with definitions that others have damaged."""
+"""The parts of a definition are read in one place, which handles damaged definitions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_part_of_a_task_is_read() -> None:
 
 
 def test_references_in_a_handler_are_resolved_in_its_description() -> None:
-    """The handler itself stays as it is written; an invalid reference is left to whoever builds the task."""
+    """The handler itself is unchanged; an invalid reference is reported when the task is built."""
     kwargs = {"fit_end_time": "<dataset.kwargs.segments.train.1>"}
     task = {"dataset": {"kwargs": {"handler": {"class": "Alpha158", "kwargs": kwargs}, "segments": SEGMENTS}}}
     assert TaskView(task).described_handler["kwargs"] == {"fit_end_time": "2020-06-30"}
@@ -56,7 +56,7 @@ def test_references_in_a_handler_are_resolved_in_its_description() -> None:
     ],
 )
 def test_a_part_that_is_missing_or_damaged_is_empty_or_a_clear_error(task: dict[str, Any]) -> None:
-    """Never a KeyError or a TypeError: what is needed says what is missing, and where."""
+    """Never a KeyError or TypeError: the error for a required part says what is missing, and where."""
     view = TaskView(task)
     assert (view.model, view.model_class) == (None, "")
     assert (view.handler_kwargs, view.described_handler, view.days_tested, view.records) == (None, {}, "", [])
@@ -80,7 +80,7 @@ _DAYS = st.one_of(st.none(), st.integers(0, 40).map(lambda i: np.datetime64("202
 def test_the_positions_of_a_segment_are_its_trading_days(
     start: np.datetime64 | None, end: np.datetime64 | None, trading: set[int]
 ) -> None:
-    """Both ends belong to it, open ends reach to those of the calendar, and no day before or after does."""
+    """Both ends are included, open ends extend to those of the calendar, and no other day is included."""
     calendar = np.array(
         [np.datetime64("2024-01-01") + np.timedelta64(i, "D") for i in sorted(trading)], "datetime64[D]"
     )

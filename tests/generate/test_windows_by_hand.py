@@ -1,4 +1,4 @@
-"""Windows on a calendar of twenty trading days, each date of them by hand, and what is read from tasks."""
+"""Windows on a calendar of twenty trading days with every date computed by hand, and reading the parts of tasks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def of(made: dict[str, Any], name: str) -> tuple[int | None, ...]:
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("rtype", ["sliding", "expanding"])
 def test_windows_of_three_days(rtype: str, clip: bool) -> None:
-    """The last window is whole, also beyond the template's test segment, or is cut there."""
+    """The last window has its full length even beyond the template's test segment, or is cut there."""
     template = task(train=january(1, 4), valid=january(5, 8), test=january(9, 18))
     made = RollingGen(3, rtype, clip_test_end=clip, calendar=DAYS).generate(template)
     assert [of(t, "test") for t in made] == [(9, 11), (12, 16), (17, 18 if clip else 19)]
@@ -57,20 +57,20 @@ def test_windows_of_three_days(rtype: str, clip: bool) -> None:
 
 
 @pytest.mark.parametrize(("last", "windows"), [(8, 1), (9, 1), (10, 1), (11, 2), (12, 2), (15, 2), (16, 3)])
-def test_windows_are_counted_without_making_them(last: int, windows: int) -> None:
-    """Three days each, from the eighth of January; a window that has begun counts."""
+def test_windows_are_counted_without_generating_them(last: int, windows: int) -> None:
+    """Three days each, from 8 January; a window that has begun counts."""
     template = task(train=january(1, 4), test=january(8, last))
     generator = RollingGen(3, calendar=DAYS)
     assert generator.count(template) == len(generator.generate(template)) == windows
 
 
-def test_a_window_of_the_first_day_is_one() -> None:
-    """Windows of one day, from the first of the calendar."""
+def test_windows_of_one_day() -> None:
+    """From the first day of the calendar."""
     assert [RollingGen(1, calendar=DAYS).count(task(test=january(1, last))) for last in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_an_open_test_ends_with_the_calendar() -> None:
-    """The last of its windows is open, too."""
+    """The last of its windows is open-ended, too."""
     generator = RollingGen(4, "sliding", calendar=DAYS)
     template = task(train=january(1, 4), test=january(17, None))
     made = generator.generate(template)
@@ -95,7 +95,9 @@ def test_by_default_windows_are_forty_days_and_grow() -> None:
     ("label", "ahead"), [("Ref($close, -1)/$close - 1", 1), ("Ref($close, -4)/$close - 1", 4), ("$close", 0)]
 )
 def test_auto_truncation_leaves_as_many_days_as_the_label_looks_ahead(label: str, ahead: int) -> None:
-    """A label of the last training day that ends on the day before the next segment is no leak, one day later it is."""
+    """If the label of the last training day ends on the day before the next segment there is no leak; one day later
+    there is.
+    """
     handler = {"label": [label]}
     template = task(handler, train=january(1, 8), valid=january(9, 16), test=january(17, 26))
     (made,) = RollingGen(10, trunc_days="auto", calendar=DAYS).generate(template)
@@ -113,7 +115,7 @@ def test_auto_truncation_leaves_as_many_days_as_the_label_looks_ahead(label: str
 
 @pytest.mark.parametrize(("days", "train"), [(0, (1, 8)), (1, (1, 8)), (4, (1, 8)), (5, (1, 5)), (9, (1, 1))])
 def test_truncation_by_a_number_counts_from_the_test(days: int, train: Any) -> None:
-    """The test starts on the tenth trading day, so nine may be left out, and not ten."""
+    """The test starts on the tenth trading day, so nine days can be left out, but not ten."""
     template = task(train=january(1, 8), test=january(12, 16))
     (made,) = RollingGen(3, trunc_days=days, calendar=DAYS).generate(template)
     assert of(made, "train") == train
@@ -125,7 +127,7 @@ def test_truncation_by_a_number_counts_from_the_test(days: int, train: Any) -> N
     ("end", "expected"), [("2024-01-10", "2024-01-11"), ("2024-01-11", None), ("2024-01-12", None), (None, None)]
 )
 def test_the_end_of_the_handler_is_moved_to_the_end_of_the_test(end: str | None, expected: str | None) -> None:
-    """If it lies before it, by a day or more; a later end, the same, and an open one stay."""
+    """If it is earlier, by a day or more; a later, equal or open end is unchanged."""
     made = task({"end_time": end}, test=january(9, 11))
     handler_mod(made, RollingGen(3, calendar=DAYS))
     found = made["dataset"]["kwargs"]["handler"]["kwargs"]["end_time"]
@@ -145,7 +147,7 @@ def test_the_end_of_the_handler_is_moved_to_the_end_of_the_test(end: str | None,
 
 @pytest.mark.parametrize("trunc_days", [True, -1, 1.5, "none"])
 def test_truncation_is_auto_or_a_number(trunc_days: Any) -> None:
-    """A number of days, zero included; None for no truncation."""
+    """A number of days, including zero; None for no truncation."""
     with pytest.raises(SegmentError, match="'auto' or a number of days"):
         RollingGen(3, trunc_days=trunc_days, calendar=DAYS)
     assert RollingGen(3, trunc_days=0, calendar=DAYS).trunc_days == 0
@@ -154,7 +156,7 @@ def test_truncation_is_auto_or_a_number(trunc_days: Any) -> None:
 
 
 def test_a_segment_that_is_open_or_unknown_is_named() -> None:
-    """Only the test segment may be open; a label may not need more days than there are before a segment."""
+    """Only the test segment may be open-ended; a label may not look ahead further than the days before a segment allow."""
     pretrained = task(train=january(1, 4), test=january(9, 11), pretrain=january(1, None))
     with pytest.raises(SegmentError, match=r"pretrain: has no end. Only the test segment may be open"):
         RollingGen(3, calendar=DAYS).generate(pretrained)
@@ -167,15 +169,15 @@ def test_a_segment_that_is_open_or_unknown_is_named() -> None:
 
 
 class Horizons(MultiHorizonGenBase):
-    """Writes the horizon into the model."""
+    """Stores the horizon in the model."""
 
     def set_horizon(self, task: dict[str, Any], hr: int) -> None:
-        """Write it."""
+        """Store it."""
         task["model"]["horizon"] = hr
 
 
 def test_a_horizon_cuts_the_segments_before_the_test() -> None:
-    """A horizon of h days with two days until the label is known: h + 2 days; by default h is 5."""
+    """With a horizon of h days and two days until the label is known: h + 2 days; the default h is 5."""
     template = task(train=january(1, 10), test=january(17, 26))
     made = Horizons([1, 5], calendar=DAYS)(template)
     assert [(t["model"]["horizon"], of(t, "train")) for t in made] == [(1, (1, 10)), (5, (1, 8))]
@@ -191,7 +193,7 @@ def test_a_horizon_cuts_the_segments_before_the_test() -> None:
 
 
 def test_combinations_of_a_grid_are_named() -> None:
-    """By the names of the values, and where these are missing by what differs among those of the same name."""
+    """By the names of the values; if these are missing, by what differs among combinations of the same name."""
     grid = GridGen({"model.class": {"one": "A", "two": "B"}, "model.depth": [4, 8]})
     named = [(name, t["model"]) for name, t in grid.named({"model": {}})]
     assert named == [
@@ -215,27 +217,27 @@ def test_combinations_of_a_grid_are_named() -> None:
         ({"modle.depth": [1]}, "Did you mean 'model'"),
     ],
 )
-def test_a_grid_that_leads_nowhere_is_named(values: Any, words: str) -> None:
-    """With the path, and how long a list is."""
+def test_an_invalid_path_in_a_grid_is_named(values: Any, words: str) -> None:
+    """With the path, and the length of a list."""
     with pytest.raises(ConfigError, match=words):
         GridGen(values).generate({"model": {}, "list": [5, 6, 7]})
 
 
-def test_names_of_three_values_are_apart() -> None:
-    """What differs is looked for among the tasks of one name, not among all."""
+def test_names_of_three_values_are_distinct() -> None:
+    """Differences are determined among the tasks of one name, not among all."""
     grid = GridGen({"model.class": {"one": "A", "two": "B", "three": "C"}, "model.depth": [4, 8]})
     names = [name for name, _ in grid.named({"model": {}})]
     assert names == [f"{name}, depth={depth}" for name in ("one", "two", "three") for depth in (4, 8)]
 
 
 def test_too_many_combinations_are_refused() -> None:
-    """Before any of them is made."""
+    """Before any of them is generated."""
     with pytest.raises(TooLarge, match="its combinations are"):
         GridGen({"a": list(range(1000)), "b": list(range(1000))}).named({})
 
 
-def test_a_place_in_a_list_is_a_path() -> None:
-    """The last place of a list, and one inside it."""
+def test_an_index_of_a_list_is_a_path() -> None:
+    """The last element of a list, and a value inside it."""
     made = GridGen({"list.2": ["x"], "inner.0.a": ["y"]}).generate({"list": [5, 6, 7], "inner": [{}]})
     assert made == [{"list": [5, 6, "x"], "inner": [{"a": "y"}]}]
 
@@ -244,7 +246,7 @@ class Repairs(TaskGen):
     """Counts only templates that it has repaired."""
 
     def count(self, task: Any) -> int:
-        """Refuse a template without its mark."""
+        """Raise an error for a template without its mark."""
         if "mark" not in task:
             raise SegmentError("not repaired")
         return 1
@@ -255,7 +257,7 @@ class Repairs(TaskGen):
 
 
 def test_a_template_that_cannot_be_counted_yet_is_generated() -> None:
-    """What an earlier generator repairs is no error in the count; templates themselves stay as they are."""
+    """A template that an earlier generator repairs is no error when counting; templates are not modified."""
     template = {"x": {"deep": [1]}}
     made = task_generator([template, template], Repairs())
     assert [t["mark"] for t in made] == [1, 2, 1, 2]
@@ -264,8 +266,8 @@ def test_a_template_that_cannot_be_counted_yet_is_generated() -> None:
     assert task_generator([], Repairs()) == []
 
 
-def test_too_many_tasks_are_refused_before_they_are_made() -> None:
-    """With how many each generator makes, and of how many templates."""
+def test_too_many_tasks_are_refused_before_they_are_generated() -> None:
+    """With the number of tasks of each generator, and the number of templates."""
     grid = GridGen({"a": list(range(1000)), "b": list(range(1000))})
     with pytest.raises(TooLarge, match=r"2 templates x 1,000,000 by GridGen make"):
         task_generator([{}, {}], [grid])
@@ -274,19 +276,19 @@ def test_too_many_tasks_are_refused_before_they_are_made() -> None:
 
 
 class Counted(TaskGen):
-    """Says of each template how many tasks it makes of it."""
+    """Returns a number of tasks that each template contains."""
 
     def count(self, task: Any) -> int:
-        """Return what the template says."""
+        """Return the template's number."""
         return int(task["n"])
 
     def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return one."""
+        """Return one task."""
         return [task]
 
 
 def test_tasks_are_counted_by_the_first_template() -> None:
-    """The others are expected to be like it."""
+    """The others are assumed to be like it."""
     with pytest.raises(TooLarge):
         task_generator([{"n": 10**7}, {"n": 1}], Counted())
     assert len(task_generator([{"n": 1}, {"n": 10**7}], Counted())) == 2
@@ -296,7 +298,7 @@ def test_tasks_are_counted_by_the_first_template() -> None:
 
 
 def test_a_segment_is_a_pair_of_days() -> None:
-    """In any notation of a day, as a pair or a slice; a mistake is named with its place."""
+    """In any notation of days, as a pair or a slice; errors have the location."""
     day = np.datetime64("2024-01-08")
     assert bounds("train", ("20240108", dt.date(2024, 1, 8))) == (day, day)
     assert bounds("train", slice("2024-01-08", None)) == (day, None)
@@ -324,7 +326,7 @@ def test_a_segment_is_a_pair_of_days() -> None:
     ],
 )  # fmt: skip
 def test_segments_without_trading_days_are_named(segments: Any, words: str) -> None:
-    """A weekend, days beyond the calendar, nothing at all."""
+    """A weekend, days outside the calendar, an empty segment."""
     with pytest.raises(SegmentError, match=words):
         validate_segments(task(**segments), CALENDAR)
 
@@ -333,19 +335,19 @@ def test_segments_without_trading_days_are_named(segments: Any, words: str) -> N
     "segment", [january(1, 1), january(26, 26), (None, "2024-01-01"), ("2024-01-26", None), (None, None)]
 )
 def test_one_trading_day_is_a_segment(segment: Any) -> None:
-    """The first, the last, and one that is open to either side."""
+    """The first, the last, and one that is open-ended on either side."""
     validate_segments(task(train=segment), CALENDAR, needed=("train",))
 
 
 def test_a_task_without_segments_is_named() -> None:
-    """What is missing, at any depth."""
+    """The error says what is missing, at any depth."""
     for broken in ({}, {"dataset": 1}, {"dataset": {"kwargs": {}}}, {"dataset": {"kwargs": {"segments": [1]}}}):
         with pytest.raises(SegmentError, match="segments"):
             segments_of(broken)
 
 
 def test_neighbours_are_in_the_order_of_time() -> None:
-    """An open start comes first; a standard segment is preferred to another one that begins on the same day."""
+    """An open start comes first; a standard segment comes before another one that begins on the same day."""
     segments = {"test": january(9, None), "extra": january(9, 10), "train": (None, "2024-01-05")}
     assert [name for name, _ in ordered(segments)] == ["train", "test", "extra"]
     assert neighbours(ordered(segments)) == [("train", "test")]
@@ -357,7 +359,7 @@ def test_neighbours_are_in_the_order_of_time() -> None:
 
 
 def test_a_handler_without_labels_looks_ahead_by_no_day() -> None:
-    """And leaks nothing; one whose labels are not known says None."""
+    """And leaks nothing; if its labels are unknown, the result is None."""
     definition = task({"label": []}, train=january(1, 4), test=january(5, 8))
     assert label_lookahead(definition) == 0
     assert leaking_segments(definition, CALENDAR) == []
@@ -366,14 +368,14 @@ def test_a_handler_without_labels_looks_ahead_by_no_day() -> None:
 
 
 def test_eight_labels_of_four_hundred_characters_are_kept() -> None:
-    """The ninth is left out, and the 401st character."""
+    """The ninth label and the 401st character are left out."""
     labels = [Label("x" * 400, 1), Label("y" * 401, 2), *(Label(str(i), None) for i in range(7))]
     kept = labels_from_text(labels_to_text(labels))
     assert kept == (Label("x" * 400, 1), Label("y" * 400 + "…", 2), *(Label(str(i), None) for i in range(6)))
 
 
 def test_four_differences_are_shown() -> None:
-    """And no fifth; a path is as long as it has to be to be told apart."""
+    """And not a fifth; a path is shown only as far as needed to be unique."""
     many = [{"model": dict.fromkeys("abcde", i)} for i in (1, 2)]
     assert differing_parts(many) == ["a=1, b=1, c=1, d=1", "a=2, b=2, c=2, d=2"]
     deep = [
@@ -387,15 +389,15 @@ def test_four_differences_are_shown() -> None:
     assert differing_parts([{"class": "A"}, {"class": "A"}]) == ["", ""]
 
 
-def test_a_live_object_leaves_names_as_they_were_given() -> None:
-    """Such a task is never stored, so nothing compares it."""
+def test_tasks_with_objects_keep_their_given_names() -> None:
+    """Such a task is never stored, so it is not compared."""
     live = {"model": {"class": "A", "kwargs": {"f": object()}}}
     assert model_names([live, live], ["a", ""]) == ["a", ""]
     assert describe(live) == "A"
 
 
 def test_windows_are_numbered_by_their_test() -> None:
-    """Those of two models that test the same days have one number; one without trading days has the last."""
+    """Windows of two models with the same test days have one number; one without trading days has the last."""
     tasks = [
         task(train=january(1, 4), test=january(12, 16)),
         task(train=january(1, 4), test=january(9, 11)),
@@ -415,7 +417,7 @@ def test_windows_are_numbered_by_their_test() -> None:
 
 
 def test_a_drawing_by_hand() -> None:
-    """One column a day in a line of 26, the model above its windows, the legend below."""
+    """One column per day in a line of 26, the model above its windows, the legend below."""
     tasks = [
         task(train=january(1, 8), valid=january(9, 10), test=january(11, 12)),
         task(train=january(1, 10), test=january(15, 26)),
@@ -431,8 +433,8 @@ def test_a_drawing_by_hand() -> None:
     assert draw(windows([task(other=january(1, 26))], CALENDAR), 1)[1] == "   1  ··········"
 
 
-def test_foreign_backtests_are_a_matter_of_several_windows() -> None:
-    """Of two already; a single task has no others whose days it could cover."""
+def test_backtests_of_other_windows_need_several_windows() -> None:
+    """Two suffice; a single task has no other windows."""
     backtest = {
         "class": "PortAnaRecord",
         "kwargs": {"config": {"backtest": {"start_time": "2024-01-09", "end_time": "2024-01-16"}}},
@@ -444,7 +446,7 @@ def test_foreign_backtests_are_a_matter_of_several_windows() -> None:
 
 
 def test_a_backtest_without_a_start_begins_with_the_test() -> None:
-    """One without an end ends with it; so only the other end can be foreign."""
+    """One without an end ends with it; so only the other end can be outside."""
     for dates, shown in (
         ({"start_time": None, "end_time": "2024-01-22"}, "2024-01-09 to 2024-01-22"),
         ({"start_time": "2024-01-02", "end_time": None}, "2024-01-02 to 2024-01-11"),
@@ -455,8 +457,8 @@ def test_a_backtest_without_a_start_begins_with_the_test() -> None:
         assert f"covers {shown}, " in warning
 
 
-def test_a_test_beyond_the_calendar_has_no_fit_window_before_it() -> None:
-    """Nothing is said of it here; it is an error when the task is built."""
+def test_a_test_outside_the_calendar_gives_no_warning() -> None:
+    """It is an error when the task is built."""
     beyond = task(
         {"fit_start_time": "2024-01-01", "fit_end_time": "2024-03-01"}, train=january(1, 4), test=january(29, 31)
     )
@@ -475,22 +477,22 @@ def test_a_test_beyond_the_calendar_has_no_fit_window_before_it() -> None:
 
 
 def test_a_label_of_one_day_can_be_declared() -> None:
-    """One is the smallest number of days; none, and numbers that are no count, are not known."""
+    """One is the smallest number of days; zero and invalid numbers mean unknown."""
     for declared, days in ((1, 1), (2, 2), (0, None), (-1, None), (1.5, None)):
         handler = {"label": ["Mean(Ref($close, -5), 5)/$close - 1"], "label_days": declared}
         (label,) = task_labels(task(handler, train=january(1, 4)))
         assert label.days == days
 
 
-def test_a_name_has_eighty_characters() -> None:
-    """And no more."""
+def test_a_name_has_at_most_eighty_characters() -> None:
+    """Eighty are accepted, eighty-one are not."""
     assert check_name("x" * 80) == "x" * 80
     with pytest.raises(ConfigError, match="1 to 80 printable characters"):
         check_name("x" * 81)
 
 
-def test_nothing_may_be_left_of_a_short_segment() -> None:
-    """A label that looks ahead by more days than the last segment before it has."""
+def test_a_segment_shorter_than_the_look_ahead() -> None:
+    """The label looks ahead further than the last segment before the test is long."""
     short = task({"label": ["Ref($close, -4)/$close - 1"]}, train=january(5, 5), test=january(8, 11))
     with pytest.raises(SegmentError, match="train: nothing is left after truncation by 'auto'"):
         RollingGen(3, trunc_days="auto", calendar=DAYS).generate(short)

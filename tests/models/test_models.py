@@ -1,4 +1,4 @@
-"""Models: fitted on train, stopped by valid, predicting any segment; and what they refuse."""
+"""Models: fitting on train, early stopping on valid, predicting any segment; and what they refuse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEGMENTS = {
 
 
 def market(labels: int = 1, missing: bool = False) -> pd.DataFrame:
-    """A label that is a weighted sum of three features, and a little noise."""
+    """Return features and a label that is a weighted sum of three of them plus a little noise."""
     random = np.random.default_rng(0)
     days, codes = pd.date_range("2020-01-01", "2020-05-31"), [f"I{i}" for i in range(20)]
     index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
@@ -40,12 +40,12 @@ def market(labels: int = 1, missing: bool = False) -> pd.DataFrame:
 
 
 def dataset(labels: int = 1, segments: dict[str, Any] | None = None, missing: bool = False) -> DatasetH:
-    """The rows of :func:`market`."""
+    """Return a dataset of the rows of :func:`market`."""
     return DatasetH(DataHandlerLP.from_df(market(labels, missing)), SEGMENTS if segments is None else segments)
 
 
 def score(model: Any, data: DatasetH) -> float:
-    """Correlation of prediction and label in the test segment."""
+    """Return the correlation of prediction and label in the test segment."""
     prediction = model.predict(data)
     label = data.prepare("test", col_set="label", data_key="raw").iloc[:, 0]
     assert prediction.index.equals(label.index)
@@ -55,7 +55,7 @@ def score(model: Any, data: DatasetH) -> float:
 @pytest.mark.parametrize("estimator", ["ols", "ridge"])
 @pytest.mark.parametrize("intercept", [False, True])
 def test_a_linear_model_finds_the_weights(estimator: str, intercept: bool) -> None:
-    """As numpy's least squares on the same rows."""
+    """The same as numpy's least squares on the same rows."""
     data = dataset()
     model = LinearModel(estimator, alpha=1e-6 if estimator == "ridge" else 0.0, fit_intercept=intercept)
     model.fit(data)
@@ -65,7 +65,7 @@ def test_a_linear_model_finds_the_weights(estimator: str, intercept: bool) -> No
 
 
 def test_nnls_has_no_negative_weights() -> None:
-    """The weight that wants to be negative is 0."""
+    """A weight that would be negative is 0."""
     model = LinearModel("nnls")
     model.fit(dataset())
     assert model.coef_ is not None
@@ -73,7 +73,7 @@ def test_nnls_has_no_negative_weights() -> None:
 
 
 def test_lightgbm_stops_early_and_keeps_its_curves() -> None:
-    """Rounds end when valid no longer improves; the metrics of each round are there to be logged."""
+    """Training stops when valid no longer improves; the metrics of each round can be logged."""
     data = dataset()
     model = LGBModel(learning_rate=0.3, num_leaves=8, num_boost_round=300, early_stopping_rounds=5)
     model.fit(data)
@@ -87,7 +87,7 @@ def test_lightgbm_stops_early_and_keeps_its_curves() -> None:
 
 
 def test_lightgbm_works_without_a_valid_segment() -> None:
-    """All rounds, then."""
+    """It trains all rounds."""
     model = LGBModel(num_boost_round=7)
     model.fit(dataset(segments={k: v for k, v in SEGMENTS.items() if k != "valid"}))
     assert model.model.num_trees() == 7
@@ -96,7 +96,7 @@ def test_lightgbm_works_without_a_valid_segment() -> None:
 
 
 def test_threads_are_capped_to_the_session() -> None:
-    """A template's 20 threads become the session's."""
+    """A template's 20 threads become the session's number."""
     with using(Session(threads=1)):
         assert LGBModel(num_threads=20)._parameters()["num_threads"] == 1
         assert LGBModel(n_jobs=-1)._parameters()["num_threads"] == 1
@@ -114,7 +114,7 @@ WEIGHTED = {
 
 
 class Weights(Reweighter):
-    """The weight of each row, by a function of all rows."""
+    """Weights of rows, computed by a function of all rows."""
 
     def __init__(self, weigh: Callable[[pd.DataFrame], Any]) -> None:
         self.weigh = weigh
@@ -124,7 +124,7 @@ class Weights(Reweighter):
 
 
 def predicted(name: str, frame: pd.DataFrame, weigh: Callable[[pd.DataFrame], Any] | None = None) -> pd.Series:
-    """Fit a model to the rows of a frame, with weights or without; return its prediction of the test segment."""
+    """Fit a model to the rows of a frame, optionally with weights, and return its prediction of the test segment."""
     data, model = DatasetH(DataHandlerLP.from_df(frame), SEGMENTS), WEIGHTED[name]()
     model.fit(data, reweighter=None if weigh is None else Weights(weigh))
     return model.predict(data)
@@ -132,14 +132,14 @@ def predicted(name: str, frame: pd.DataFrame, weigh: Callable[[pd.DataFrame], An
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    """The rows of :func:`market`, with features of so few values that LightGBM keeps a bin for each."""
+    """Return the rows of :func:`market`, with so few distinct values per feature that LightGBM keeps a bin for each."""
     frame = market()
     return frame.round({column: 1 for column in frame if column[0] == "feature"})
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_samples_of_weight_0_do_not_count(name: str, rows: pd.DataFrame) -> None:
-    """Whatever their labels are, the prediction is the same; with other weights it is not."""
+    """The prediction does not depend on their labels; with other weights it does."""
 
     def positive(data: pd.DataFrame) -> Any:
         return (data["feature"]["a"] > 0).to_numpy(float)
@@ -152,11 +152,9 @@ def test_samples_of_weight_0_do_not_count(name: str, rows: pd.DataFrame) -> None
 
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_sample_of_weight_2_counts_as_two(name: str, rows: pd.DataFrame) -> None:
-    """The prediction is that of a model which was given these samples twice."""
+    """The prediction equals that of a model for which these samples are duplicated."""
     twice = rows.index.get_level_values("instrument").isin(["I0", "I1", "I2", "I3", "I4"])
-    rows.loc[twice, ("label", "y0")] += (
-        3 * rows.loc[twice, ("feature", "a")]
-    )  # so that it matters how often they are counted
+    rows.loc[twice, ("label", "y0")] += 3 * rows.loc[twice, ("feature", "a")]  # so that their weight matters
     again = rows[twice].rename(index=lambda code: f"{code} again", level="instrument")
 
     def double(data: pd.DataFrame) -> Any:
@@ -169,8 +167,8 @@ def test_a_sample_of_weight_2_counts_as_two(name: str, rows: pd.DataFrame) -> No
 
 
 @pytest.mark.parametrize("model", [LGBModel(num_boost_round=2), LinearModel(), XGBModel(max_depth=2)])
-def test_what_a_model_cannot_take_is_said(model: Any) -> None:
-    """Several labels, labels that are all missing, no train segment, no fit before the prediction."""
+def test_invalid_data_and_calls_are_errors(model: Any) -> None:
+    """Several labels, only missing labels, no train segment, prediction before fitting."""
     with pytest.raises(ModelError, match="not fitted"):
         model.predict(dataset())
     with pytest.raises(ModelError, match="has 2: y0, y1"):
@@ -182,7 +180,7 @@ def test_what_a_model_cannot_take_is_said(model: Any) -> None:
 
 
 def test_unknown_losses_and_estimators_are_refused() -> None:
-    """With the nearest."""
+    """With the nearest valid name."""
     with pytest.raises(ModelError, match="'mse' or 'binary'"):
         LGBModel(loss="mae")
     with pytest.raises(ModelError, match="Did you mean 'ridge'"):
@@ -194,8 +192,8 @@ def test_the_constant_model_predicts_its_constant(tmp_path: Path) -> None:
     assert set(ConstantModel(0.5).predict(dataset())) == {0.5}
 
 
-def test_xgboost_stops_by_the_valid_segment_and_is_kept_in_its_own_format(tmp_path: Path) -> None:
-    """It predicts with the best round, threads are capped, and a recorder gives back the same model."""
+def test_xgboost_stops_early_and_is_saved_in_its_own_format(tmp_path: Path) -> None:
+    """It predicts with the best round, threads are capped, and a recorder restores the same model."""
     data, rounds = dataset(), {}
     with using(Session(threads=1)):
         model = XGBModel(max_depth=4, eta=0.3, nthread=20)

@@ -1,4 +1,4 @@
-"""What models do with missing and infinite values: one rule for all of them, and errors that name who is at fault."""
+"""Missing and infinite values in models: one rule for all of them, and errors that name the cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BOOSTED = ("lightgbm", "xgboost")
 
 
 def market(codes: str = "ABCDEF", label: float = 0.1) -> pd.DataFrame:
-    """Two features of noise, positive for nnls, and labels of about 0.1."""
+    """Return two features of noise, positive for nnls, and labels of about 0.1."""
     days = pd.bdate_range("2021-03-01", "2021-06-30", name="datetime")
     index = pd.MultiIndex.from_product([days, list(codes)], names=["datetime", "instrument"])
     random = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def dataset(frame: pd.DataFrame, *learn: Any, segments: Any = None, infer: Any =
 
 
 def spoil(frame: pd.DataFrame, column: tuple[str, str], value: float, *, codes: str = "ABC") -> pd.DataFrame:
-    """A column of some instruments in train and valid has another value."""
+    """Replace a column of some instruments in train and valid with another value."""
     out = frame.copy()
     rows = out.index.get_level_values("instrument").isin(list(codes))
     rows &= out.index.get_level_values("datetime") <= pd.Timestamp("2021-05-31")
@@ -67,8 +67,8 @@ def spoil(frame: pd.DataFrame, column: tuple[str, str], value: float, *, codes: 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39], ids=["missing", "inf", "-inf", "beyond float32"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_row_without_a_finite_label_teaches_nothing(name: str, value: float) -> None:
-    """The model is the one that is fitted on the other rows alone, in train and in valid."""
+def test_rows_without_a_finite_label_are_left_out(name: str, value: float) -> None:
+    """The model equals the one fitted on the other rows only, in train and in valid."""
     frame = market().astype(np.float64)
     spoilt, model = dataset(spoil(frame, ("label", "y"), value)), MODELS[name]()
     model.fit(spoilt)
@@ -82,7 +82,7 @@ def test_a_row_without_a_finite_label_teaches_nothing(name: str, value: float) -
 
 
 def test_rows_without_a_label_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """With how many are missing and how many infinite, and where the first infinite one is."""
+    """The warning has the number of missing and of infinite labels, and the position of the first infinite one."""
     frame = market()
     frame.loc[(pd.Timestamp("2021-03-01"), "A"), ("label", "y")] = np.nan
     frame.loc[(pd.Timestamp("2021-03-02"), "B"), ("label", "y")] = -np.inf
@@ -95,8 +95,8 @@ def test_rows_without_a_label_are_counted(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("name", MODELS)
-def test_an_infinite_feature_is_a_missing_one(name: str, value: float) -> None:
-    """The same model and the same predictions as with NaN in its place, in fitting, stopping and predicting."""
+def test_an_infinite_feature_counts_as_missing(name: str, value: float) -> None:
+    """The same model and predictions as with NaN in its place, in fitting, early stopping and predicting."""
     predictions = []
     for spoilt in (value, np.nan):
         frame = spoil(market(), ("feature", "a"), spoilt, codes="A")
@@ -109,7 +109,7 @@ def test_an_infinite_feature_is_a_missing_one(name: str, value: float) -> None:
     assert not np.isinf(predictions[0]).any()
 
 
-def test_infinite_features_are_reported_once_a_dataset(caplog: pytest.LogCaptureFixture) -> None:
+def test_infinite_features_are_reported_once_per_dataset(caplog: pytest.LogCaptureFixture) -> None:
     """Not once for train, once for valid and once for each prediction."""
     data = dataset(spoil(market(), ("feature", "b"), np.inf, codes="A"))
     model = LGBModel(num_boost_round=2)
@@ -123,10 +123,10 @@ def test_infinite_features_are_reported_once_a_dataset(caplog: pytest.LogCapture
 
 
 def test_finite_data_reach_the_model_without_a_copy(caplog: pytest.LogCaptureFixture) -> None:
-    """Features with missing values too: the frame is the one that the dataset gave."""
+    """Including features with missing values: the model gets the frame that the dataset returned."""
 
     class Given:
-        """A dataset that gives one frame."""
+        """A dataset that returns a given frame."""
 
         def __init__(self, frame: pd.DataFrame) -> None:
             self.frame = frame
@@ -148,7 +148,7 @@ def test_finite_data_reach_the_model_without_a_copy(caplog: pytest.LogCaptureFix
 
 
 class Weights(Reweighter):
-    """Weights of its own, computed from the rows that it is given."""
+    """A reweighter that computes weights from the rows that it gets."""
 
     def __init__(self, weigh: Any) -> None:
         self.weigh = weigh
@@ -158,7 +158,7 @@ class Weights(Reweighter):
 
 
 def at(frame: pd.DataFrame, value: float) -> np.ndarray:
-    """Ones, and one other value in the fourth row."""
+    """Return ones, with another value in the fourth row."""
     weight = np.ones(len(frame))
     weight[3] = value
     return weight
@@ -178,14 +178,14 @@ def at(frame: pd.DataFrame, value: float) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("name", [*BOOSTED, "ols"])
-def test_a_weight_that_is_none_is_refused(name: str, weigh: Any, message: str) -> None:
-    """Negative, missing and infinite weights, none but zeros, and too few or too many of them."""
+def test_invalid_weights_are_refused(name: str, weigh: Any, message: str) -> None:
+    """Negative, missing and infinite weights, only zeros, and too few or too many weights."""
     with pytest.raises(ModelError, match=message):
         MODELS[name]().fit(dataset(market()), reweighter=Weights(weigh))
 
 
-def test_a_reweighter_is_asked_for_the_rows_with_a_label() -> None:
-    """A column of weights is one weight a row, and weights in another order belong to the rows that they name."""
+def test_a_reweighter_gets_the_rows_with_a_label() -> None:
+    """A column of weights has one weight per row; weights in another order are matched by their index."""
     data = dataset(spoil(market(), ("label", "y"), np.nan))
     seen = []
 
@@ -209,7 +209,7 @@ ONE = [
 @pytest.mark.parametrize("name", [*BOOSTED, "ols"])
 @pytest.mark.parametrize(("processor", "kwargs"), ONE)
 def test_one_instrument_alone_cannot_be_compared(name: str, processor: str, kwargs: Any) -> None:
-    """The error names the processor and says why nothing is left."""
+    """The error names the processor and says why no rows are left."""
     described = {"class": processor, "kwargs": kwargs}
     with pytest.raises(ModelError, match=f"'train' segment are missing.*{processor} leaves no.*each day has only one"):
         MODELS[name]().fit(dataset(market("A"), {"class": "DropnaLabel"}, described))
@@ -217,8 +217,8 @@ def test_one_instrument_alone_cannot_be_compared(name: str, processor: str, kwar
         MODELS[name]().fit(dataset(market("A"), described, {"class": "DropnaLabel"}))
 
 
-def test_a_universe_that_shrinks_to_one_learns_from_the_days_of_several(caplog: pytest.LogCaptureFixture) -> None:
-    """On the other days nothing can be ranked, and the rows are counted."""
+def test_days_with_a_single_instrument_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """On these days nothing can be ranked, and their rows are counted."""
     frame = market("AB")
     days = frame.index.get_level_values("datetime")
     frame = frame[(days < "2021-04-01") | (frame.index.get_level_values("instrument") == "A")]
@@ -232,7 +232,7 @@ def test_a_universe_that_shrinks_to_one_learns_from_the_days_of_several(caplog: 
 @pytest.mark.parametrize("segment", ["train", "valid"])
 @pytest.mark.parametrize("name", BOOSTED)
 def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> None:
-    """Also the one that early stopping looks at."""
+    """Also the segment for early stopping."""
     frame = market()
     days = frame.index.get_level_values("datetime")
     start, end = SEGMENTS[segment]
@@ -248,14 +248,14 @@ def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_segment_without_features_names_the_loader_or_processor(name: str) -> None:
-    """In fitting and in predicting."""
+    """When fitting and when predicting."""
     frame = market()
     frame["feature"] = np.inf
     with pytest.raises(ModelError, match=r"features of the 'train' segment.*StaticDataLoader has no"):
         MODELS[name]().fit(dataset(frame))
 
     class Lose(Processor):
-        """Loses the features of the test."""
+        """Removes the features of the test segment."""
 
         def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
             df.loc[df.index.get_level_values("datetime") > "2021-05-31", "feature"] = np.nan
@@ -271,7 +271,7 @@ def test_a_segment_without_features_names_the_loader_or_processor(name: str) -> 
 
 @pytest.mark.parametrize("name", ["ols", "ridge", "nnls"])
 def test_a_linear_model_names_the_feature_that_every_row_lacks(name: str) -> None:
-    """One column without a value takes every row away."""
+    """A single column without values removes every row."""
     frame = market()
     frame[("feature", "b")] = np.nan
     with pytest.raises(ModelError, match=r"every row of the 'train' segment lacks 'b'.*StaticDataLoader has no finite"):
@@ -279,8 +279,8 @@ def test_a_linear_model_names_the_feature_that_every_row_lacks(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [*BOOSTED, "ols"])
-def test_what_is_no_table_of_numbers_in_groups_is_said(name: str) -> None:
-    """Columns without groups, and text among the numbers; numbers of any other kind are numbers."""
+def test_tables_without_groups_or_with_text_are_refused(name: str) -> None:
+    """Ungrouped columns, and text among the numbers; every numeric type is accepted."""
     flat = market().set_axis(["a", "b", "y"], axis=1)
     with pytest.raises(ModelError, match=r"groups of columns 'feature' and 'label', but the dataset has: a, b, y\."):
         MODELS[name]().fit(dataset(flat))
@@ -297,8 +297,8 @@ def test_what_is_no_table_of_numbers_in_groups_is_said(name: str) -> None:
         np.testing.assert_allclose(model.predict(dataset(frame)), plain.predict(dataset(market())), atol=1e-3)
 
 
-def test_labels_that_are_all_alike_are_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """There is nothing to learn from them, and predictions will all be that."""
+def test_equal_labels_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """There is nothing to learn from them, and every prediction will be that value."""
     frame = market()
     frame[("label", "y")] = 1.73
     LGBModel(num_boost_round=2).fit(dataset(frame, segments={"train": SEGMENTS["train"]}))
@@ -306,7 +306,7 @@ def test_labels_that_are_all_alike_are_reported(caplog: pytest.LogCaptureFixture
 
 
 def test_the_lasso_follows_the_rule() -> None:
-    """Where scikit-learn is installed."""
+    """If scikit-learn is installed."""
     pytest.importorskip("sklearn", reason="the lasso needs scikit-learn: pip install scikit-learn")
     frame = spoil(spoil(market(), ("label", "y"), np.inf), ("feature", "a"), np.inf, codes="D")
     model, data = LinearModel("lasso", alpha=1e-9, fit_intercept=True), dataset(frame)
@@ -317,8 +317,8 @@ def test_the_lasso_follows_the_rule() -> None:
     np.testing.assert_allclose(model.predict(data), alone.predict(data), atol=1e-5)
 
 
-def test_training_further_follows_the_rule() -> None:
-    """``finetune`` too leaves rows without a label out."""
+def test_finetuning_follows_the_rule() -> None:
+    """``finetune`` leaves out rows without a label, too."""
     data = dataset(spoil(market(), ("label", "y"), np.nan))
     model = LGBModel(num_boost_round=5, learning_rate=0.3, min_data_in_leaf=5)
     model.fit(data)
@@ -326,8 +326,8 @@ def test_training_further_follows_the_rule() -> None:
     assert model.predict(data).mean() == pytest.approx(0.1, abs=0.01)
 
 
-def test_a_model_of_ones_own_has_the_rule(caplog: pytest.LogCaptureFixture) -> None:
-    """By the same two functions, with one label or several."""
+def test_a_users_model_can_follow_the_rule(caplog: pytest.LogCaptureFixture) -> None:
+    """With the same two functions, for one label or several."""
 
     class Mean(Model):
         def fit(self, dataset: Any, reweighter: Any = None) -> None:
@@ -349,8 +349,8 @@ def test_a_model_of_ones_own_has_the_rule(caplog: pytest.LogCaptureFixture) -> N
         training_samples(data, model="Mean")
 
 
-def test_a_dataset_that_cannot_tell_is_named() -> None:
-    """A dataset of one's own, which has a prepare() and no more."""
+def test_a_dataset_without_a_handler_is_named() -> None:
+    """A user's dataset that only has prepare()."""
 
     class Bare:
         def prepare(self, segment: str, col_set: Any, data_key: str) -> pd.DataFrame:
@@ -362,8 +362,8 @@ def test_a_dataset_that_cannot_tell_is_named() -> None:
         training_samples(Bare(), model="Mine")
 
 
-def test_clean_data_are_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
-    """No warning without a reason."""
+def test_clean_data_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Warnings are logged only with a reason."""
     for make in MODELS.values():
         model, data = make(), dataset(market())
         model.fit(data)

@@ -1,4 +1,4 @@
-"""The signals of an online manager grow by the days that are new."""
+"""The signals of an online manager are extended by the new days."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollforge.online.strategy import OnlineStrategy
 
 
 class Given(Collector):
-    """Collects one prediction, which a test can exchange."""
+    """Collects one prediction, which a test can replace."""
 
     prediction: pd.Series
 
@@ -23,7 +23,7 @@ class Given(Collector):
 
 
 class Served(OnlineStrategy):
-    """A strategy whose results are given."""
+    """A strategy with given results."""
 
     def __init__(self) -> None:
         super().__init__("served")
@@ -45,14 +45,14 @@ def days_of(signals: Any) -> list[str]:
 
 @pytest.fixture
 def served() -> Served:
-    """A strategy with a prediction of two days."""
+    """Return a strategy with a prediction of two days."""
     strategy = Served()
     strategy.collector.prediction = scores("2024-01-02", "2024-01-03")
     return strategy
 
 
 def test_only_later_days_are_added(served: Served) -> None:
-    """The last day that has signals is not added a second time, and earlier signals stay as they were."""
+    """The last day with signals is not added a second time, and earlier signals do not change."""
     manager = OnlineManager(served, begin_time="2024-01-02")
     first = manager.prepare_signals()
     assert days_of(first) == ["2024-01-02"] * 2 + ["2024-01-03"] * 2
@@ -66,7 +66,7 @@ def test_only_later_days_are_added(served: Served) -> None:
 
 
 def test_overwriting_replaces_all_days(served: Served) -> None:
-    """With ``over_write`` the signals are those of the results, also where that is fewer days."""
+    """With ``over_write`` the signals are those of the results, even if these have fewer days."""
     manager = OnlineManager(served, begin_time="2024-01-02")
     manager.prepare_signals()
     served.collector.prediction = scores("2024-01-03", scale=-1.0)

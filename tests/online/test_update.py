@@ -1,4 +1,4 @@
-"""Predictions brought up to date are those that a handler over all days gives."""
+"""Updated predictions equal those of a handler over all days."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNTIL = "2023-06-30"
 
 
 def template(end: str) -> dict[str, Any]:
-    """A task whose features are normed by what the train segment was like."""
+    """Return a task whose features are normalised by the train segment."""
     handler = {
         "start_time": "2022-01-03", "end_time": end, "fit_start_time": "2022-01-03", "fit_end_time": "2022-10-31",
         "instruments": "all", "infer_processors": NORM,
@@ -43,8 +43,8 @@ def template(end: str) -> dict[str, Any]:
     }
 
 
-def test_new_days_are_normed_by_the_old_fit_window(small_market: Path, tmp_path: Path) -> None:
-    """The days to update lie behind the fit window; the update equals a prediction over all of them."""
+def test_new_days_are_normalised_by_the_old_fit_window(small_market: Path, tmp_path: Path) -> None:
+    """The new days are after the fit window; the update equals a prediction over all of them."""
     rollforge.init(small_market, tracking_uri=f"folder:{tmp_path / 'runs'}")
     recorder = task_train(template("2023-03-31"), experiment_name="served")
     before = recorder.load_object("pred.pkl")

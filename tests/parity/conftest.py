@@ -1,4 +1,4 @@
-"""The exceptions to agreement with pyqlib that more than one test makes, each with its rule."""
+"""The exceptions to agreement with pyqlib that several tests share, each with its rule."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CalmRows = Callable[[Path, str, pd.MultiIndex], pd.Series]
 
 @pytest.fixture(scope="session")
 def calm_to_pyqlib() -> CalmRows:
-    """(market, ``Rsquare(…)`` or ``Corr(…)``, rows) -> where a deviation in the window is at most 2e-5.
+    """(market, ``Rsquare(…)`` or ``Corr(…)``, rows) -> where a standard deviation in the window is at most 2e-5.
 
-    pyqlib has no value there, whatever the unit of the series. Only equal values are flat to Rollforge.
+    pyqlib has no value there, whatever the unit of the series. Rollforge treats only equal values as flat.
     """
 
     def calm(market: Path, expression: str, rows: pd.MultiIndex) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Alpha158 and its label, straight from the engine, agree with pyqlib's raw values."""
+"""Alpha158 and its label, computed by the engine, agree with pyqlib's raw values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 
 
 def raw(market: Path, rows: pd.MultiIndex) -> pd.DataFrame:
-    """Our features and label on the rows (datetime, instrument)."""
+    """Return our features and label on the rows (datetime, instrument)."""
     expressions, names = alpha158_fields()
     plan = FeaturePlan(open_provider(market), "all", [*expressions, LABEL])
     out = np.empty((len(plan), len(names) + 1), np.float32)
@@ -33,15 +33,16 @@ def raw(market: Path, rows: pd.MultiIndex) -> pd.DataFrame:
 def assert_agrees(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
     assert sorted(ours.columns) == sorted(theirs.columns)
     for name in theirs.columns:
-        # CORR and CORD are quotients of differences that pyqlib's running sums have lost digits of (2e-5); so are RESI
-        # and STD where they are nearly 0, beside a price of 1.
+        # CORR and CORD are quotients of differences in which pyqlib's running sums have lost digits (2e-5); so are RESI
+        # and STD if they are nearly 0 at a price of 1.
         atol = 2e-5 if name.startswith("COR") else 1e-8 if name.startswith(("RESI", "STD", "BETA")) else 0.0
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=atol, equal_nan=True, err_msg=name)
 
 
 def test_alpha158_has_pyqlibs_values(golden_market: Path, calm_to_pyqlib: Any) -> None:
-    """All 158 features and the label have pyqlib's values and gaps. R squared of X017 is left out: there pyqlib's sums
-    cancel, and test_expressions shows that ours are exact. Only series that are calm to pyqlib have values besides."""
+    """All 158 features and the label have pyqlib's values and gaps. R squared of X017 is left out: pyqlib's sums cancel
+    there, and test_expressions shows that ours are exact. Only series that are flat to pyqlib have additional values.
+    """
     theirs = pd.read_parquet(GOLDEN / "features" / "alpha158_raw.parquet")
     ours = raw(golden_market, theirs.index)
     theirs = theirs[ours.columns]
@@ -56,7 +57,7 @@ def test_alpha158_has_pyqlibs_values(golden_market: Path, calm_to_pyqlib: Any) -
 
 @pytest.mark.sp500
 def test_alpha158_has_pyqlibs_values_on_real_prices(sp500_market: Path, shared_folder: Path) -> None:
-    """The same on the S&P 500, five years, 505 stocks."""
+    """The same on the S&P 500: five years, 505 stocks."""
     theirs = pd.read_parquet(shared_folder / "golden-sp500" / "features" / "alpha158_raw.parquet")
     assert_agrees(raw(sp500_market, theirs.index), theirs)
 
@@ -64,11 +65,12 @@ def test_alpha158_has_pyqlibs_values_on_real_prices(sp500_market: Path, shared_f
 @pytest.mark.sp500
 @pytest.mark.slow
 def test_alpha158_takes_seconds(sp500_market: Path) -> None:
-    """158 features of 505 stocks over five years take 1.5 s of one core where pyqlib takes 53; 5 s leave room for a busy
-    machine."""
+    """158 features of 505 stocks over five years take 1.5 s on one core where pyqlib takes 53; 5 s allow for a busy
+    machine.
+    """
     plan = FeaturePlan(open_provider(sp500_market), "all", alpha158_fields()[0])
     out = np.empty((len(plan), 158), np.float32)
-    plan.fill(out)  # compiles, or loads what was compiled
+    plan.fill(out)  # compiles the kernels, or loads compiled ones
     before = time.process_time()
     plan.fill(out)
     assert time.process_time() - before < 5.0

@@ -1,8 +1,9 @@
-"""Backtests against pyqlib 0.9.7: daily reports, indicators, last positions and risk figures.
+"""Backtests compared with pyqlib 0.9.7: daily reports, indicators, last positions and risk figures.
 
-Named exceptions, all of them where pyqlib's account is no number or is not what is held: the first day of an account that
-begins with holdings (its return counts the holdings as earned), two orders of one instrument on a day (its indicators count
-the last), a holding suspended under ``OrderGenWInteract`` (its account turns NaN). No stored value has any of these.
+Named exceptions, in all of which pyqlib's account is not a number or does not match the holdings: the first day of an
+account that begins with holdings (its return counts the holdings as earned), two orders of one instrument on a day (its
+indicators count the last), a suspended holding under ``OrderGenWInteract`` (its account becomes NaN). No stored value
+contains any of these.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def prediction() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def distinct(prediction: pd.DataFrame) -> pd.DataFrame:
-    """The prediction without equal scores, as backtest_distinct/make.py has it."""
+    """Return the prediction without equal scores, as in backtest_distinct/make.py."""
     row = np.arange(len(prediction))
     return prediction + (1e-6 * ((row * 7919) % 10007) / 10007)[:, None]
 
@@ -69,7 +70,7 @@ def _assert_same(report: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_daily_report(results: dict[str, BacktestResult], name: str) -> None:
-    """Account, return, turnover, cost, value, cash and benchmark of each day are pyqlib's."""
+    """Account, return, turnover, cost, value, cash and benchmark of each day equal pyqlib's."""
     expected = pd.read_parquet(DISTINCT / "reports.parquet").query("config == @name").drop(columns="config")
     _assert_same(results[name].report, expected)
     assert expected["total_turnover"].iloc[-1] > 0
@@ -77,7 +78,7 @@ def test_daily_report(results: dict[str, BacktestResult], name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_indicators(results: dict[str, BacktestResult], name: str) -> None:
-    """Fill rates, amounts and numbers of orders of each day are pyqlib's, with the same missing values."""
+    """Fill rates, amounts and numbers of orders of each day equal pyqlib's, including missing values."""
     expected = pd.read_parquet(DISTINCT / "indicators.parquet").query("config == @name").drop(columns="config")
     found = results[name].indicators
     assert list(found.columns) == list(expected.columns)
@@ -86,7 +87,7 @@ def test_indicators(results: dict[str, BacktestResult], name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_last_position(results: dict[str, BacktestResult], name: str) -> None:
-    """What is held at the end, since when, at what price and weight, is pyqlib's."""
+    """The final holdings, with their holding days, prices and weights, equal pyqlib's."""
     expected = json.loads((DISTINCT / "last_positions.json").read_text())[name]
     positions = results[name].positions
     found = positions[max(positions)]
@@ -95,7 +96,7 @@ def test_last_position(results: dict[str, BacktestResult], name: str) -> None:
         assert found[key] == pytest.approx(entry, rel=1e-9), key
 
 
-def test_limits_bind(results: dict[str, BacktestResult], golden_market: Path, distinct: pd.DataFrame) -> None:
+def test_limits_apply(results: dict[str, BacktestResult], golden_market: Path, distinct: pd.DataFrame) -> None:
     """The limits of that configuration matter, though the data have no field `change` (pyqlib would ignore them)."""
     config = CONFIGS["limits"]
     free = run_backtest(
@@ -116,10 +117,10 @@ FIRST_DAY = ["X005", "X020", "X013", "X009", "X007", "X032", "X039", "X038", "X0
 def test_equal_scores(
     name: str, golden_market: Path, prediction: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With pyqlib's order among equal scores, its reports come out too.
+    """With pyqlib's order of equal scores, its reports are reproduced, too.
 
-    Most scores of that prediction are equal, and pyqlib's order among them is that of an unstable sort, which differs
-    from processor to processor. Rollforge takes them in the order of their codes; here it is made to use that sort.
+    Most scores of that prediction are equal, and pyqlib's order of them is that of an unstable sort, which differs
+    between processors. Rollforge orders them by code; here it is made to use that sort.
     """
     first = prediction.loc["2015-07-01"]["score"].sort_values(ascending=False)
     if list(first.index[: len(FIRST_DAY)]) != FIRST_DAY:
@@ -136,7 +137,7 @@ def test_equal_scores(
         end_time=config["end"],
         benchmark=config["benchmark"],
         account=config["account"],
-        # These values were made from data without the field `change`, where pyqlib's limits are without effect.
+        # These values were computed from data without the field `change`, on which pyqlib's limits have no effect.
         exchange_kwargs={**config["exchange_kwargs"], "limit_threshold": None},
         session=Session(provider_uri=str(golden_market), region="us"),
     )
@@ -148,7 +149,7 @@ def test_equal_scores(
 
 @pytest.mark.parametrize("name", TIED)
 def test_risk_figures(name: str) -> None:
-    """Mean, deviation, annualised return, information ratio and drawdown of pyqlib's reports are pyqlib's."""
+    """Mean, deviation, annualised return, information ratio and drawdown of pyqlib's reports equal pyqlib's."""
     report = pd.read_parquet(GOLDEN / "backtest" / f"{name}.parquet")
     excess = report["return"] - report["bench"]
     series = {"without_cost": excess, "with_cost": excess - report["cost"], "return": report["return"]}
@@ -166,12 +167,12 @@ def _weights() -> ModuleType:
 
 
 class Equal(WeightStrategyBase):
-    """The same share for each of the seven best."""
+    """The same weight for each of the seven best."""
 
     def generate_target_weight_position(
         self, score: Any, current: Position, trade_start_time: Any, trade_end_time: Any
     ) -> Mapping[str, float]:
-        """Return the shares."""
+        """Return the weights."""
         return dict.fromkeys(score.sort_values(ascending=False).index[:7], 1 / 7)
 
 
@@ -180,7 +181,7 @@ WEIGHTS = _weights()
 
 @pytest.mark.parametrize("name", WEIGHTS.CONFIGS)
 def test_strategies_of_weights(name: str, golden_market: Path) -> None:
-    """A strategy of one's own weights under both generators of orders, and Qlib's newest SoftTopkStrategy."""
+    """A user's weights with both order generators, and Qlib's newest SoftTopkStrategy."""
     config, signal = WEIGHTS.CONFIGS[name], WEIGHTS.signal()
     generator = {"equal_before": OrderGenWOInteract, "equal_during": OrderGenWInteract}.get(name)
     result = run_backtest(

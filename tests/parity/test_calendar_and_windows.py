@@ -1,7 +1,7 @@
-"""Calendar arithmetic and windows against what pyqlib 0.9.7 returned.
+"""Calendar arithmetic and windows compared with pyqlib 0.9.7.
 
-Where pyqlib raises on valid input, or commits one of the faults named in tests/golden/README.md, a rule stated here says
-so, and what Rollforge does instead is checked.
+Where pyqlib raises on valid input, or has one of the faults listed in tests/golden/README.md, a rule in this file says
+so, and Rollforge's own result is checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture(scope="module", params=["golden", "golden-sp500"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    """The reference values of the made-up market, and of the S&P table where it is at hand."""
+    """Return the reference values of the synthetic market, and of the S&P table if it is available."""
     if request.param == "golden":
         return GOLDEN
     shared: Path = request.getfixturevalue("shared_folder")
@@ -45,7 +45,7 @@ def calendar_of(folder: Path) -> list[str]:
 
 
 def wraps(fn: str, args: list[Any], days: pd.DatetimeIndex) -> bool:
-    """Whether pyqlib's answer comes from a date before the calendar, whose index -1 wraps to the last day."""
+    """Return whether pyqlib's result comes from a date before the calendar, whose index -1 wraps to the last day."""
     first = days[0]
     if fn in ("align_idx", "align_time"):
         return args[1] == "end" and args[0] is not None and pd.Timestamp(args[0]) < first
@@ -61,7 +61,7 @@ def wraps(fn: str, args: list[Any], days: pd.DatetimeIndex) -> bool:
 
 
 def test_calendar_arithmetic_is_pyqlibs(folder: Path) -> None:
-    """Every answer is the same, but for dates before the calendar, which pyqlib wraps to its end."""
+    """Every result is equal, except for dates before the calendar, which pyqlib wraps to its end."""
     days = pd.DatetimeIndex(calendar_of(folder))
     adjuster = TimeAdjuster(calendar=days)
     seen: Counter[str] = Counter()
@@ -74,7 +74,7 @@ def test_calendar_arithmetic_is_pyqlibs(folder: Path) -> None:
                 call(*args)
         elif wraps(case["fn"], args, days):
             seen["wraps"] += 1
-            try:  # a start is clipped to the calendar; where nothing is left, that is said
+            try:  # a start is clipped to the calendar; if no days remain, that is an error
                 answer = call(*args)
             except SegmentError:
                 continue
@@ -104,7 +104,9 @@ def run_case(case: dict[str, Any], days: pd.DatetimeIndex) -> list[dict[str, Any
 
 
 def test_windows_are_pyqlibs(folder: Path) -> None:
-    """Segments of every window are the same; the handler's end too, but where a test end is open (pyqlib forgets it)."""
+    """The segments of every window are equal, and so is the handler's end unless a test end is open (pyqlib ignores
+    it).
+    """
     days = pd.DatetimeIndex(calendar_of(folder))
     compared = 0
     for case in json.loads((folder / "rolling.json").read_text()):
@@ -125,8 +127,8 @@ def test_windows_are_pyqlibs(folder: Path) -> None:
     assert compared > 500
 
 
-def test_where_pyqlib_raises_rollforge_makes_windows_or_says_why(folder: Path) -> None:
-    """pyqlib dies on a segment that touches the first day and at the calendar's end; here the windows simply end there."""
+def test_where_pyqlib_raises_rollforge_gives_windows_or_an_error(folder: Path) -> None:
+    """pyqlib fails for a segment that reaches the first day or the calendar's end; here the windows simply end there."""
     days = pd.DatetimeIndex(calendar_of(folder))
     raised = [c for c in json.loads((folder / "rolling.json").read_text()) if c.get("raises")]
     assert {c["raises"] for c in raised} <= {"AssertionError", "TypeError"}
@@ -145,7 +147,7 @@ class Horizons(MultiHorizonGenBase):
 
 
 def test_horizons_are_pyqlibs(folder: Path) -> None:
-    """Each horizon's segments are cut as pyqlib cuts them; where it raises on the first day, ours are cut all the same."""
+    """Each horizon's segments are cut as in pyqlib; where it raises on the first day, ours are cut nevertheless."""
     days = pd.DatetimeIndex(calendar_of(folder))
     same = 0
     for case in json.loads((folder / "multi_horizon.json").read_text()):

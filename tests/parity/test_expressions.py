@@ -1,4 +1,4 @@
-"""Expressions agree with pyqlib's values: same missing values, same numbers to float32 rounding."""
+"""Expressions agree with pyqlib: the same missing values, and the same numbers up to float32 rounding."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ MEANING = json.loads((GOLDEN / "expressions.json").read_text())
 CASES = [(c["column"], c["expression"]) for c in MEANING["cases"] if "column" in c]
 REFUSED = [c for c in MEANING["cases"] if "raises" in c]
 
-# pyqlib's windows add and remove terms, so that what has left a window leaves a trace: about 1e-16 of the largest value
-# (squared, for variances) that passed through. Where a value is that close to zero a relative tolerance means nothing.
-# The prices here reach 1e2, except for X017 with 1e3 and changes of 1e-3: the tolerances are ten times those traces.
+# pyqlib's windows add and remove terms, so a value that has left a window leaves a remainder: about 1e-16 of the
+# largest value (squared, for variances) that passed through. For results that close to zero a relative tolerance is
+# meaningless. The prices here reach 1e2, except for X017 with 1e3 and changes of 1e-3; the tolerances are ten times
+# these remainders.
 ATOL = {
-    "Std": 1e-5,  # the root of a trace in the variance: exactly 0 here where pyqlib has 4e-6
+    "Std": 1e-5,  # the root of a remainder of the variance: exactly 0 here, 4e-6 in pyqlib
     "Var": 1e-11,
     "Skew": 1e-12,
     "Resi": 1e-10,
@@ -42,7 +43,7 @@ def absolute_tolerance(expression: str) -> float:
     return ATOL.get(expression.split("(")[0], 0.0)
 
 
-# Operators that pyqlib computes wrongly: their values differ on purpose, and a test below holds them to the right ones.
+# Operators that pyqlib computes wrongly: their values differ on purpose, and a test below checks the right ones.
 EXCEPTIONS = {
     "WMA": "its weights sum to 1, and the sum is divided by the number of values once more",
     "Corr": "missing where a deviation is at most 2e-5, whatever the unit",
@@ -54,8 +55,9 @@ EXCEPTIONS = {
 def test_an_expression_has_pyqlibs_values(
     golden_market: Path, expected: pd.DataFrame, calm_to_pyqlib: Any, column: str, expression: str
 ) -> None:
-    """Each of the reference expressions has pyqlib's value on every row of its instruments, and is missing where it is,
-    but for the exceptions."""
+    """Each of the reference expressions has pyqlib's value, or is missing, on every row of its instruments, with the
+    listed exceptions.
+    """
     frame = features(MEANING["instruments"], [expression], session=Session(provider_uri=str(golden_market)))
     assert frame.columns.tolist() == [expression]
     ours, theirs = frame.iloc[:, 0], expected[column].reindex(frame.index)
@@ -71,7 +73,9 @@ def test_an_expression_has_pyqlibs_values(
 
 
 def test_a_weighted_mean_lies_between_the_values(golden_market: Path, expected: pd.DataFrame) -> None:
-    """WMA is the mean with weights 1, 2, …, 10; pyqlib's, which divides twice, is it over the number of values."""
+    """WMA is the mean with weights 1, 2, …, 10; pyqlib divides twice, so its value is ours divided by the number of
+    values.
+    """
     column, expression = next((c, e) for c, e in CASES if e.startswith("WMA"))
     frame = features(MEANING["instruments"], ["$close", expression], session=Session(provider_uri=str(golden_market)))
 
@@ -88,8 +92,8 @@ def test_a_weighted_mean_lies_between_the_values(golden_market: Path, expected: 
     np.testing.assert_allclose(frame[expression][whole], (theirs * size)[whole], rtol=1e-5)
 
 
-def test_calm_series_are_correlated_all_the_same(golden_market: Path, expected: pd.DataFrame) -> None:
-    """Where the returns of X017 move by millionths, pyqlib has no correlation; ours is that of the values in the window."""
+def test_calm_series_have_a_correlation(golden_market: Path, expected: pd.DataFrame) -> None:
+    """When the returns of X017 move by millionths, pyqlib has no correlation; ours is that of the values in the window."""
     column, expression = next((c, e) for c, e in CASES if e.startswith("Corr(") and e.endswith(",5)"))
     fields = [expression, "$close/Ref($close,1)", "Log($volume+1)"]
     frame = features(["X017"], fields, session=Session(provider_uri=str(golden_market))).droplevel(0)
@@ -103,8 +107,9 @@ def test_calm_series_are_correlated_all_the_same(golden_market: Path, expected: 
 
 
 def test_rows_are_pyqlibs(golden_market: Path, expected: pd.DataFrame) -> None:
-    """The rows are those that pyqlib has for the instrument's own fields; what it adds for a masked one lies outside its
-    life and holds nothing else."""
+    """The rows are pyqlib's for the instrument's own fields; the additional rows of a masked one are outside its days
+    and have no other values.
+    """
     frame = features(MEANING["instruments"], ["$close"], session=Session(provider_uri=str(golden_market)))
     masked = next(c for c, e in CASES if e.startswith("Mask"))
     alone = expected.drop(columns=masked)
@@ -114,7 +119,7 @@ def test_rows_are_pyqlibs(golden_market: Path, expected: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda c: c["expression"])
 def test_what_pyqlib_refuses_is_refused(case: dict[str, Any]) -> None:
-    """An expression on which pyqlib raises has an error here as well, one that says where."""
+    """An expression for which pyqlib raises is an error here as well, with its position."""
     with pytest.raises(ExpressionError, match="position 1 "):
         parse(case["expression"])
 
@@ -131,17 +136,18 @@ def test_what_pyqlib_refuses_is_refused(case: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_masked_instrument_brings_its_history(
+def test_a_masked_instrument_has_its_own_history(
     golden_market: Path, expression: str, days: slice, values: list[float]
 ) -> None:
-    """Windows over another instrument reach into its days before the own first day (values made with pyqlib)."""
+    """Windows over another instrument include its days before the row's instrument is listed (values from pyqlib)."""
     frame = features(["X003"], [expression], session=Session(provider_uri=str(golden_market)))
     np.testing.assert_allclose(frame.loc["X003"].loc[days].iloc[:, 0], values, rtol=2e-5)
 
 
 def test_a_flat_price_has_no_deviation(golden_market: Path) -> None:
-    """Where a price rests after it moved, its deviation is 0; pyqlib keeps a trace there (0.0083 on 2014-06-03), which
-    Alpha158's WVMA divides by 1e-12."""
+    """When a price rests after it moved, its deviation is 0; pyqlib keeps a remainder (0.0083 on 2014-06-03), which
+    Alpha158's WVMA divides by 1e-12.
+    """
     moved = "Std(Abs($close/Ref($close, 1)-1)*$volume, 30)"
     frame = features(["X011"], [moved, "$close"], session=Session(provider_uri=str(golden_market)))
     day = frame.loc["X011"].loc[:"2014-06-03"].tail(31)
@@ -151,7 +157,7 @@ def test_a_flat_price_has_no_deviation(golden_market: Path) -> None:
 
 @pytest.mark.parametrize("n", [10, 20, 30, 60])
 def test_r_squared_is_exact_where_pyqlib_is_not(golden_market: Path, n: int) -> None:
-    """On a large level with tiny changes (X017) pyqlib's sums cancel; ours agree with exact fractions."""
+    """With tiny changes at a high level (X017) pyqlib's sums cancel; ours agree with exact fractions."""
     frame = features(["X017"], ["$close", f"Rsquare($close,{n})"], session=Session(provider_uri=str(golden_market)))
     close, ours = frame.iloc[:, 0].tolist(), frame.iloc[:, 1].tolist()
     checked = 0

@@ -1,4 +1,4 @@
-"""Alpha158, Alpha360, their label after the learn processors, and each infer processor, against pyqlib 0.9.7."""
+"""Alpha158, Alpha360, their label after the learn processors, and each infer processor compared with pyqlib 0.9.7."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RANGE = {
 
 @pytest.fixture(scope="module", params=["golden", "golden-sp500"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    """Reference values of the made-up market, and of the S&P table where it is at hand."""
+    """Return the reference values of the synthetic market, and of the S&P table if it is available."""
     if request.param == "golden":
         return GOLDEN
     shared: Path = request.getfixturevalue("shared_folder")
@@ -37,7 +37,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 def session(
     folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Session]:
-    """A session over the market that the values were computed on."""
+    """Return a session with the market on which the values were computed."""
     market = request.getfixturevalue("golden_market" if folder == GOLDEN else "sp500_market")
     opened = Session(provider_uri=str(market), cache=str(tmp_path_factory.mktemp("panels")))
     with using(opened):
@@ -50,7 +50,7 @@ def instruments(folder: Path) -> list[str]:
 
 
 def close(ours: pd.DataFrame, theirs: pd.DataFrame, atol: float, rtol: float = 1e-5) -> None:
-    """Same missing values, same numbers."""
+    """Assert the same missing values and the same numbers."""
     aligned = ours.reindex(theirs.index)
     for column in theirs.columns:
         np.testing.assert_array_equal(aligned[column].isna(), theirs[column].isna(), err_msg=column)
@@ -67,7 +67,7 @@ def test_the_columns_are_pyqlibs() -> None:
 def without_calm(
     ours: pd.DataFrame, theirs: pd.DataFrame, session: Session, calm_to_pyqlib: Any, columns: list[str]
 ) -> pd.DataFrame:
-    """Ours without what pyqlib lacks because a series is calm to it, and nothing else."""
+    """Remove our values that pyqlib lacks because it treats a series as flat, and no others."""
     expressions = dict(zip(*reversed(alpha158_fields()), strict=True))
     ours = ours.copy()
     for name in columns:
@@ -83,7 +83,7 @@ def test_alpha158_has_pyqlibs_values(folder: Path, session: Session, calm_to_pyq
     theirs = pd.read_parquet(folder / "features" / "alpha158_raw.parquet")
     ours = Alpha158(instruments(folder), **RANGE).fetch(data_key="raw")
     correlated = [c for c in theirs.columns if c.startswith(("CORR", "CORD"))]
-    # R squared near zero is a difference of large sums in pyqlib, which keeps rounding of what has left its window.
+    # In pyqlib, R squared near zero is a difference of large sums with rounding errors of values that left the window.
     fits = [c for c in theirs.columns if c.startswith("RSQR")]
     plain = [c for c in theirs.columns if c not in correlated and c not in fits]
     smooth = theirs.index.get_level_values("instrument") != "X017"  # a level of 3,000 with changes in the last digits
@@ -94,7 +94,7 @@ def test_alpha158_has_pyqlibs_values(folder: Path, session: Session, calm_to_pyq
 
 
 def test_the_label_after_learning_processors_is_pyqlibs(folder: Path, session: Session) -> None:
-    """Rows without a label are gone, the rest is standardised within each day."""
+    """Rows without a label are dropped, the others are standardised within each day."""
     theirs = pd.read_parquet(folder / "features" / "alpha158_label_learn.parquet")
     ours = Alpha158(instruments(folder), **RANGE).fetch(col_set="label", data_key="learn")
     assert ours.index.equals(theirs.index)
@@ -102,7 +102,7 @@ def test_the_label_after_learning_processors_is_pyqlibs(folder: Path, session: S
 
 
 def test_alpha360_has_pyqlibs_values(folder: Path, session: Session) -> None:
-    """All 360 features of the instruments that the values were kept for."""
+    """All 360 features of the instruments for which values are stored."""
     theirs = pd.read_parquet(folder / "features" / "alpha360_raw_every7th.parquet")
     codes = sorted(theirs.index.get_level_values("instrument").unique())
     ours = Alpha360(codes, **RANGE, infer_processors=[]).fetch(col_set="feature", data_key="raw")
@@ -111,7 +111,7 @@ def test_alpha360_has_pyqlibs_values(folder: Path, session: Session) -> None:
 
 @pytest.mark.parametrize("name", list(PROCESSORS))
 def test_a_processor_has_pyqlibs_values(name: str, folder: Path, session: Session, calm_to_pyqlib: Any) -> None:
-    """Ten columns of Alpha158 after the processor alone, its fit window honoured."""
+    """Ten columns of Alpha158 after a single processor, with its fit window."""
     theirs = pd.read_parquet(folder / "processors" / f"{name}.parquet")
     handler = Alpha158(
         instruments(folder),
@@ -120,7 +120,7 @@ def test_a_processor_has_pyqlibs_values(name: str, folder: Path, session: Sessio
     )
     ours = handler.fetch(col_set="feature", data_key="infer")
     columns = list(theirs.columns)
-    # Correlations: what the processor makes of those that pyqlib has, without those of series that are calm to it.
+    # Correlations: the processor's result for those that pyqlib has, without series that it treats as flat.
     correlated = [c for c in columns if c.startswith(("CORR", "CORD", "RSQR"))]
     raw = handler.fetch(col_set=["feature"], data_key="raw")[[("feature", c) for c in correlated]].copy()
     expressions = dict(zip(*reversed(alpha158_fields()), strict=True))
@@ -133,8 +133,8 @@ def test_a_processor_has_pyqlibs_values(name: str, folder: Path, session: Sessio
     close(raw.droplevel(0, axis=1), theirs[correlated], atol=5e-5)
     columns = [c for c in columns if c not in correlated]
     if folder == GOLDEN and name != "Fillna":
-        # pyqlib has Std = 0.0083 over windows of X011 in which every value is zero (what is left of the last that was
-        # not), so WVMA = 8e9 there, and with it means and ranks of the column. Exact arithmetic says 0, and so do we.
+        # pyqlib has Std = 0.0083 over windows of X011 in which every value is zero (a remainder of the last other
+        # value), so WVMA is 8e9 there, which affects means and ranks of the column. The exact value is 0, as ours.
         columns = [c for c in columns if not c.startswith("WVMA")]
         flat = handler.fetch(col_set="feature", data_key="raw")["WVMA30"].xs("X011", level="instrument")
         assert flat.max() < 1e3

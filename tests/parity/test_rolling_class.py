@@ -1,4 +1,4 @@
-"""``qlib.contrib.rolling``: the joined prediction of our ``Rolling`` against the one that pyqlib 0.9.7 made of the same file."""
+"""``qlib.contrib.rolling``: the joined prediction of our ``Rolling`` compared with pyqlib 0.9.7 on the same file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES: dict[str, Any] = json.loads((GOLDEN / "rolling.json").read_text())
 def done(
     request: pytest.FixtureRequest, golden_market: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], pd.DataFrame, Any, list[Any]]:
-    """The reference values of a case, pyqlib's prediction and label, our recorder, and our tasks."""
+    """Return the reference values of a case, pyqlib's prediction and label, our recorder, and our tasks."""
     name = request.param
     case = CASES[name]
     folder = tmp_path_factory.mktemp(name)
@@ -39,7 +39,7 @@ def done(
 
 @pytest.mark.slow
 def test_the_windows_are_those_of_pyqlib(done: Any) -> None:
-    """Same train, valid and test days in every window, under every argument that moves them."""
+    """The same train, valid and test days in every window, for every argument that changes them."""
     case, _, _, tasks = done
     spans = [
         {k: [str(pd.Timestamp(d).date()) for d in s] for k, s in t["dataset"]["kwargs"]["segments"].items()}
@@ -50,7 +50,7 @@ def test_the_windows_are_those_of_pyqlib(done: Any) -> None:
 
 @pytest.mark.slow
 def test_the_joined_prediction_is_that_of_pyqlib(done: Any) -> None:
-    """Same rows and labels, the last window cut by the handler's end; scores that correlate by 0.99 in every window."""
+    """The same rows and labels, the last window cut at the handler's end; scores correlate by 0.99 in every window."""
     case, theirs, recorder, _ = done
     prediction, label = recorder.load_object("pred.pkl"), recorder.load_object("label.pkl")
     assert prediction.index.equals(theirs.index)
@@ -63,14 +63,14 @@ def test_the_joined_prediction_is_that_of_pyqlib(done: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_records_judge_the_joined_prediction(done: Any) -> None:
-    """One recorder has all of the file's metrics, and they are those that its own prediction and label give."""
+def test_the_records_evaluate_the_joined_prediction(done: Any) -> None:
+    """One recorder has all of the file's metrics, computed from its own prediction and label."""
     case, _, recorder, tasks = done
     metrics = recorder.list_metrics()
     assert set(metrics) == set(case["metrics"])
     assert recorder.list_params()["exp_name"] == "windows"
     assert recorder.status == "FINISHED"
-    # Qlib takes a label over h days for one over a day; the label runs over `horizon` days.
+    # Qlib treats a label over h days as one over a day; the label spans `horizon` days.
     days = case["arguments"]["horizon"]
     assert metrics["Long-Avg Ann Return"] == pytest.approx(case["metrics"]["Long-Avg Ann Return"] / days, rel=0.001)
     assert metrics["IC"] == pytest.approx(case["metrics"]["IC"], abs=0.005)

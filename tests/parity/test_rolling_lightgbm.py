@@ -1,4 +1,4 @@
-"""The whole rolling job, trained and collected, against the prediction that pyqlib 0.9.7 collected from the same job."""
+"""The whole rolling job, trained and collected, compared with pyqlib 0.9.7's prediction for the same job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def template() -> dict[str, Any]:
-    """The job of tests/golden/README.md, word for word."""
+    """Return the job of tests/golden/README.md."""
     handler = {
         "class": "Alpha158",
         "module_path": "qlib.contrib.data.handler",
@@ -64,7 +64,7 @@ def template() -> dict[str, Any]:
 
 
 def collected(market: Path, folder: Path, step: int, windows: int | None = None) -> pd.DataFrame:
-    """The out-of-sample prediction of the job on a market."""
+    """Return the out-of-sample prediction of the job on a market."""
     session = Session(provider_uri=str(market), tracking_uri=f"folder:{folder / 'runs'}", experiment_name="parity")
     with using(session):
         tasks = RollingGen(step=step, rtype=RollingGen.ROLL_SD).generate(template())[:windows]
@@ -79,7 +79,7 @@ def collected(market: Path, folder: Path, step: int, windows: int | None = None)
 
 
 def correlations(ours: pd.DataFrame, theirs: pd.DataFrame, step: int) -> list[float]:
-    """The correlation of the scores in each window of `step` days."""
+    """Return the correlation of the scores in each window of `step` days."""
     assert ours.index.equals(theirs.index)
     days = ours.index.get_level_values("datetime")
     window = days.factorize(sort=True)[0] // step
@@ -88,7 +88,7 @@ def correlations(ours: pd.DataFrame, theirs: pd.DataFrame, step: int) -> list[fl
 
 @pytest.mark.slow
 def test_every_window_predicts_what_pyqlib_predicted(golden_market: Path, tmp_path: Path) -> None:
-    """Same rows, and scores that correlate by at least 0.99 in every window."""
+    """The same rows, and scores that correlate by at least 0.99 in every window."""
     theirs = pd.read_parquet(GOLDEN / "rolling_prediction.parquet")
     found = correlations(collected(golden_market, tmp_path, 150), theirs, 150)
     assert len(found) == 5
@@ -100,7 +100,7 @@ def test_every_window_predicts_what_pyqlib_predicted(golden_market: Path, tmp_pa
 def test_the_sp500_windows_predict_what_pyqlib_predicted(
     sp500_market: Path, shared_folder: Path, tmp_path: Path
 ) -> None:
-    """The first four windows of eleven on the S&P table: same rows, correlation at least 0.99 in each."""
+    """The first four of eleven windows on the S&P table: the same rows, correlation at least 0.99 in each."""
     theirs = pd.read_parquet(shared_folder / "golden-sp500" / "rolling_prediction_first4.parquet")
     found = correlations(collected(sp500_market, tmp_path, 60, 4), theirs, 60)
     assert min(found) >= 0.99, found

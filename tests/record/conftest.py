@@ -1,4 +1,4 @@
-"""Small markets whose numbers can be worked out by hand."""
+"""Small markets whose results can be computed by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rollforge.market.provider import write_folder
 from rollforge.session import Session
 
 FREE: dict[str, Any] = {"open_cost": 0, "close_cost": 0, "min_cost": 0, "trade_unit": None}
-"""Options of an exchange that costs nothing and deals any amount."""
+"""Options of an exchange without costs and trade units."""
 nan = float("nan")
 
 Fields = Mapping[str, Sequence[float]] | Sequence[float]
@@ -22,12 +22,12 @@ MakeMarket = Callable[..., Session]
 
 
 def days_of(n: int) -> pd.DatetimeIndex:
-    """The trading days of a small market: Monday 1 March 2021 and on."""
+    """Return the trading days of a small market, from Monday 1 March 2021 on."""
     return pd.bdate_range("2021-03-01", periods=n)
 
 
 def scores(table: Mapping[str, Sequence[float]], n: int | None = None) -> pd.Series:
-    """A signal from scores by code and day; NaN leaves the row out."""
+    """Return a signal from scores by code and day; NaN omits the row."""
     rows = {
         (day, code): value
         for code, values in table.items()
@@ -39,7 +39,7 @@ def scores(table: Mapping[str, Sequence[float]], n: int | None = None) -> pd.Ser
 
 @pytest.fixture
 def make_market(tmp_path: Path) -> MakeMarket:
-    """Write ``{code: closes}`` or ``{code: {field: values}}`` as a data folder; series may end early, or begin late."""
+    """Write ``{code: closes}`` or ``{code: {field: values}}`` as a data folder; series may end early or begin late."""
 
     def make(
         series: Mapping[str, Fields],

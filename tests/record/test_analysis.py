@@ -1,4 +1,6 @@
-"""Information coefficients, long-short and quantile returns, risk figures: against scipy, pandas and brute force."""
+"""Information coefficients, long-short and quantile returns, and risk figures, compared with scipy, pandas and brute
+force.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ CASES = st.tuples(st.integers(0, 99), st.integers(1, 6), st.integers(1, 12), st.
 @settings(max_examples=40, deadline=None)
 @given(CASES)
 def test_ic_is_the_correlation_of_each_day(case: tuple[int, int, int, bool, bool]) -> None:
-    """Pearson and Spearman as scipy computes them, with ties, gaps and days that are too short."""
+    """Pearson and Spearman as in scipy, with ties, gaps and days with too few instruments."""
     pred, label = series(*case)
     ic, ric = calc_ic(pred, label)
     assert list(ic.index) == sorted(set(pred.index.get_level_values("datetime")))
@@ -79,12 +81,12 @@ def test_ic_is_the_correlation_of_each_day(case: tuple[int, int, int, bool, bool
 
 
 def brute_long_short(rows: pd.DataFrame, side: int) -> float:
-    """The long-short return of a day, averaged over all orders of rows with equal scores."""
+    """Return the long-short return of a day, averaged over all orders of rows with equal scores."""
     return float(np.mean([(x[len(x) - side :].mean() - x[:side].mean()) / 2 for x in all_orders(rows)]))
 
 
 def all_orders(rows: pd.DataFrame) -> list[Any]:
-    """The labels sorted by score, in every order that equal scores leave open."""
+    """Yield the labels sorted by score, in every order that equal scores permit."""
     scores, labels = rows["pred"].to_numpy(), rows["label"].to_numpy()
     orders = [np.array(order) for order in itertools.permutations(range(len(rows)))]
     return [labels[order[np.argsort(scores[order], kind="stable")]] for order in orders]
@@ -112,7 +114,7 @@ def test_tied_scores_share_the_border(scores: list[int], seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(CASES, st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(case: tuple[int, int, int, bool, bool], random: Any) -> None:
-    """Bit for bit, for every figure, also when the label's rows or levels are in another order than the prediction's."""
+    """Every figure is equal bit for bit, even if the label's rows or levels are in another order than the prediction's."""
     pred, label = series(*case)
     order = list(range(len(pred)))
     random.shuffle(order)
@@ -127,7 +129,7 @@ def test_the_order_of_rows_does_not_matter(case: tuple[int, int, int, bool, bool
 @settings(max_examples=30, deadline=None)
 @given(CASES, st.integers(-9, 9), st.integers(-9, 9))
 def test_the_unit_does_not_matter(case: tuple[int, int, int, bool, bool], up: int, down: int) -> None:
-    """Scores and labels times any power of ten have the same IC and Rank IC, and returns in that unit."""
+    """Multiplying scores and labels by any power of ten keeps IC and Rank IC, and scales returns."""
     pred, label = series(*case)
     scaled = pred * 10.0**up, label * 10.0**down
     for here, there in zip(calc_ic(pred, label), calc_ic(*scaled), strict=True):
@@ -142,7 +144,7 @@ def test_the_unit_does_not_matter(case: tuple[int, int, int, bool, bool], up: in
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 5), st.integers(5, 30))
 def test_long_short_takes_the_ends_of_each_day(seed: int, days: int, names: int) -> None:
-    """The mean of the best fifth less that of the worst, halved; and the mean of all."""
+    """Half the difference between the means of the best and the worst fifth; and the mean of all."""
     pred, label = series(seed, days, names, ties=False, gaps=False)
     long_short, average = calc_long_short_return(pred, label)
     both = pd.DataFrame({"pred": pred, "label": label})
@@ -153,8 +155,8 @@ def test_long_short_takes_the_ends_of_each_day(seed: int, days: int, names: int)
         np.testing.assert_allclose(average[day], rows["label"].mean())
 
 
-def test_rows_without_a_score_are_on_no_side() -> None:
-    """Labels of instruments that were not scored neither count for the size of a side nor for the mean of all."""
+def test_rows_without_a_score_are_left_out() -> None:
+    """They count neither for the size of a side nor for the mean of all."""
     pred, label = one_day([5, 4, 3, 2, 1], [5, 4, 3, 2, 1])
     more, wide = one_day([np.nan] * 15, [99.0] * 15)
     wide.index = wide.index.set_levels([f"J{i:02}" for i in range(15)], level="instrument")
@@ -166,7 +168,7 @@ def test_rows_without_a_score_are_on_no_side() -> None:
 
 
 def test_a_missing_label_leaves_its_side_smaller() -> None:
-    """The score decides on the side; the mean is over those with a label, unless only complete rows are sorted."""
+    """The score determines the side, and the mean is over rows with a label, unless only complete rows are used."""
     pred, label = one_day([4, 3, 2, 1], [np.nan, 3, 2, 1])
     assert calc_long_short_return(pred, label, quantile=0.5)[0].iloc[0] == (3 - 1.5) / 2
     assert calc_long_short_return(pred, label, quantile=0.5, dropna=True)[0].iloc[0] == (3 - 1) / 2
@@ -174,21 +176,21 @@ def test_a_missing_label_leaves_its_side_smaller() -> None:
 
 
 def test_a_share_is_not_lost_to_rounding() -> None:
-    """0.29 of a hundred instruments are 29, although the product of floats is a little less."""
+    """0.29 of a hundred instruments are 29, although the floating-point product is slightly less."""
     pred, label = one_day([float(i) for i in range(100)], [float(i >= 71) for i in range(100)])
     assert calc_long_short_return(pred, label, quantile=0.29)[0].iloc[0] == 0.5
     assert calc_long_short_return(pred, label, quantile=0.3)[0].iloc[0] == pytest.approx(29 / 60)
 
 
-def test_quantiles_share_a_day_out() -> None:
-    """Five groups of the same size, the highest scores in the last."""
+def test_quantiles_divide_a_day() -> None:
+    """Into five groups of the same size, with the highest scores in the last."""
     pred, label = one_day([float(i) for i in range(10)], [float(i) for i in range(10)])
     assert quantile_returns(pred, label).iloc[0].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
 
 
 @pytest.mark.parametrize("scores", [[0.1] * 7, [1.0, 2.0, 3.0, 4.0], [1.0], [0.1 * 3] * 3 + [0.3] * 4])
 def test_some_days_have_no_quantiles(scores: list[float]) -> None:
-    """Those with one distinct score (up to rounding), and those with fewer instruments than quantiles."""
+    """Days with a single distinct score (up to rounding), and days with fewer instruments than quantiles."""
     made = quantile_returns(*one_day(scores, [float(i) for i in range(len(scores))]))
     assert list(made.columns) == [1, 2, 3, 4, 5]
     assert made.isna().all(axis=None)
@@ -196,15 +198,15 @@ def test_some_days_have_no_quantiles(scores: list[float]) -> None:
 
 @pytest.mark.parametrize("names", [3, 7, 10, 101])
 def test_a_constant_score_has_no_correlation(names: int) -> None:
-    """However its mean is rounded; the same for a constant label."""
+    """However its mean is rounded; the same holds for a constant label."""
     for value in (0.1, 1e-9 / 3, 1e9 / 3):
         constant, varying = one_day([value] * names, [float(i) for i in range(names)])
         for pair in ((constant, varying), (varying, constant)):
             assert all(figure.isna().all() for figure in calc_ic(*pair))
 
 
-def test_days_with_two_names_and_one() -> None:
-    """Two pairs correlate perfectly, one not at all; both have a mean, neither has fifths."""
+def test_days_with_two_instruments_or_one() -> None:
+    """Two pairs have a perfect correlation, one has none; both have a mean, neither has fifths."""
     for scores, expected in (([1, 2], [1.0, 1.0]), ([1], [np.nan, np.nan])):
         pred, label = one_day(scores, [0.1 * s for s in scores])
         np.testing.assert_allclose([f.iloc[0] for f in calc_ic(pred, label)], expected)
@@ -214,7 +216,7 @@ def test_days_with_two_names_and_one() -> None:
 
 
 def test_infinite_values_are_missing() -> None:
-    """A label after a price of zero, or an infinite score, does not reach any figure."""
+    """A label after a price of zero, or an infinite score, affects no figure."""
     pred, label = series(3, 4, 20, ties=True, gaps=False)
     bad_pred, bad_label = pred.copy(), label.copy()
     bad_pred.iloc[3], bad_label.iloc[7] = np.inf, -np.inf
@@ -225,7 +227,7 @@ def test_infinite_values_are_missing() -> None:
     pd.testing.assert_frame_equal(quantile_returns(bad_pred, bad_label), quantile_returns(gap_pred, gap_label))
 
 
-def test_nothing_makes_nothing() -> None:
+def test_empty_input_gives_empty_results() -> None:
     """Empty input, and input without a common row."""
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     assert all(len(f) == 0 for f in calc_ic(pred[:0], label[:0]))
@@ -234,8 +236,8 @@ def test_nothing_makes_nothing() -> None:
     assert all(f.isna().all() for f in calc_ic(pred, label * np.nan))
 
 
-def test_indexes_that_cannot_be_are_named() -> None:
-    """A row that is there twice would count twice; one without days belongs to none."""
+def test_invalid_indexes_are_refused() -> None:
+    """A duplicate row would count twice; a row without a day cannot be assigned."""
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     with pytest.raises(DataError, match=r"label holds the row \(2020-01-01 00:00:00, I0\) more than once"):
         calc_ic(pred, pd.concat([label, label[:1]]))
@@ -262,7 +264,7 @@ IN_OTHER_FORM = {
 
 @pytest.mark.parametrize("form", IN_OTHER_FORM)
 def test_rows_in_any_form_are_paired_by_day_and_instrument(form: str) -> None:
-    """A prediction with a time zone, days as texts or other names has the same figures: no day is lost."""
+    """A prediction with a time zone, days as strings, or other names gives the same figures: no day is lost."""
     pred, label = series(1, 3, 6, ties=False, gaps=True)
     other = IN_OTHER_FORM[form](pred)
     for figures in (calc_ic, calc_long_short_return):
@@ -272,7 +274,7 @@ def test_rows_in_any_form_are_paired_by_day_and_instrument(form: str) -> None:
 
 
 def test_prediction_and_label_without_a_common_row_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Codes that are spelt in two ways give no figures, and a warning shows both spellings."""
+    """Codes in two notations give no figures, and a warning shows both."""
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     assert calc_ic(pred.rename(index=str.lower, level=1), label)[0].isna().all()
     assert "no row in common" in caplog.text
@@ -281,7 +283,7 @@ def test_prediction_and_label_without_a_common_row_are_named(caplog: pytest.LogC
 
 
 def test_returns_in_any_form(caplog: pytest.LogCaptureFixture) -> None:
-    """Lists, arrays and frames of one column are returns too; infinite ones are missing, texts are an error."""
+    """Lists, arrays and frames of one column are accepted; infinite returns are missing, strings are an error."""
     returns = [0.01, -0.02, 0.03]
     expected = risk_analysis(pd.Series(returns))
     for form in (returns, np.array(returns), pd.DataFrame({"r": returns}), pd.Series(returns, dtype=object)):
@@ -308,7 +310,7 @@ def newey_west_by_hand(values: list[float], lag: int) -> float:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 99), st.integers(2, 20), st.integers(25, 80))
 def test_t_of_overlapping_values_is_that_of_newey_and_west(seed: int, lag: int, n: int) -> None:
-    """With Bartlett weights up to the days of the label, missing days left out."""
+    """With Bartlett weights up to the label days, without missing days."""
     values = np.random.default_rng(seed).normal(0.3, 1, n + lag)
     overlapping = np.convolve(values, np.ones(lag) / lag, "valid")[:n].tolist()
     assert newey_west_t(pd.Series(overlapping), lag) == pytest.approx(newey_west_by_hand(overlapping, lag))
@@ -317,7 +319,7 @@ def test_t_of_overlapping_values_is_that_of_newey_and_west(seed: int, lag: int, 
 
 
 def test_t_of_newey_and_west_has_known_values() -> None:
-    """Those of statsmodels 0.14.6, OLS on a constant with cov_type="HAC" and that maxlags."""
+    """Those of statsmodels 0.14.6, OLS on a constant with cov_type="HAC" and these maxlags."""
     values = pd.Series([0.02, 0.05, -0.01, 0.03, 0.04, 0.06, 0.01, -0.02, 0.03, 0.02, 0.05, 0.04])
     assert newey_west_t(values, 2) == pytest.approx(STATSMODELS[2], rel=1e-12)
     assert newey_west_t(values, 5) == pytest.approx(STATSMODELS[5], rel=1e-12)
@@ -327,13 +329,13 @@ STATSMODELS = {2: 4.61169082958651, 5: 7.829672368709332}
 
 
 def test_values_over_one_day_do_not_overlap() -> None:
-    """Their t is the usual one."""
+    """Their t is the ordinary one."""
     values = pd.Series([0.02, 0.05, -0.01, 0.03])
     assert newey_west_t(values, 1) == pytest.approx(scipy.stats.ttest_1samp(values, 0).statistic)
 
 
 def test_too_few_or_equal_values_have_no_t() -> None:
-    """Five days say nothing about labels over five days; equal values have no spread."""
+    """Five days say nothing about labels over five days; equal values have no standard deviation."""
     values = pd.Series([0.02, 0.05, -0.01, 0.03, 0.04])
     assert np.isnan(newey_west_t(values, 5))
     assert np.isfinite(newey_west_t(values, 4))
@@ -343,7 +345,7 @@ def test_too_few_or_equal_values_have_no_t() -> None:
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e9])
 def test_equal_returns_have_no_ratio(scale: float) -> None:
-    """Also where they differ by rounding: three times 0.1, and the returns of prices that grow by 0.1 % a day."""
+    """Even if they differ by rounding: three times 0.1, and the returns of prices that grow by 0.1 % a day."""
     growth = pd.Series(100 * 1.001 ** np.arange(50)).pct_change().dropna()
     for equal in (pd.Series([0.1] * 3), pd.Series([-0.7] * 7), growth, pd.Series([0.0] * 5)):
         assert np.isnan(mean_to_std(equal * scale))
@@ -369,7 +371,7 @@ def test_equal_returns_have_no_ratio(scale: float) -> None:
     ],
 )
 def test_a_drawdown_counts_from_the_first_day(returns: list[float], summed: float, compounded: float) -> None:
-    """The money that was there before the first return is a peak as well."""
+    """The initial capital is a peak, too."""
     for mode, expected in (("sum", summed), ("product", compounded)):
         found = risk_analysis(pd.Series(returns), mode=mode)  # type: ignore[arg-type]
         assert found.loc["max_drawdown", "risk"] == pytest.approx(expected)
@@ -377,8 +379,8 @@ def test_a_drawdown_counts_from_the_first_day(returns: list[float], summed: floa
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-0.3, 0.3), min_size=2, max_size=40), st.sampled_from(["sum", "product"]))
-def test_risk_figures_are_those_of_the_money(returns: list[float], mode: Any) -> None:
-    """Step by step: what there was, its peak, the deepest fall below it."""
+def test_risk_figures_by_simulation(returns: list[float], mode: Any) -> None:
+    """Day by day: the capital, its peak, and the largest fall below it."""
     money = peak = 0.0 if mode == "sum" else 1.0
     deepest = 0.0
     for r in returns:
@@ -393,8 +395,8 @@ def test_risk_figures_are_those_of_the_money(returns: list[float], mode: Any) ->
     assert risk["std"] == pytest.approx(pd.Series(returns if mode == "sum" else np.log1p(returns)).std(), abs=1e-12)
 
 
-def test_risk_of_nothing_is_nothing() -> None:
-    """No return, or none but missing ones: every figure is NaN."""
+def test_risk_figures_without_returns_are_missing() -> None:
+    """Without returns, or with only missing ones, every figure is NaN."""
     for nothing in ([], [np.nan, np.nan]):
         for mode in ("sum", "product"):
             assert risk_analysis(pd.Series(nothing, dtype=float), mode=mode)["risk"].isna().all()  # type: ignore[arg-type]
@@ -404,14 +406,14 @@ def test_risk_of_nothing_is_nothing() -> None:
     ("freq", "periods"),
     [("day", 238), ("1day", 238), ("2d", 119), ("week", 50), ("month", 12), ("30min", 240 * 238 / 30)],
 )
-def test_frequencies_have_their_periods(freq: str, periods: float) -> None:
-    """As Qlib counts them."""
+def test_periods_of_frequencies(freq: str, periods: float) -> None:
+    """As in Qlib."""
     found = risk_analysis(pd.Series([0.01, 0.02]), freq=freq)
     assert found.loc["annualized_return", "risk"] == pytest.approx(0.015 * periods)
 
 
 def test_wrong_arguments_of_risk_analysis_are_named() -> None:
-    """Frequency and mode, with the nearest valid one."""
+    """Frequency and mode, with the nearest valid value."""
     with pytest.raises(ConfigError, match="Did you mean 'week'"):
         risk_analysis(pd.Series([0.1]), freq="weak")
     with pytest.raises(ConfigError, match="'sum' or 'product'"):
@@ -430,7 +432,7 @@ def recorder_with(folder: Path, pred: pd.Series, label: pd.DataFrame, tracker: s
 
 
 def test_the_record_keeps_curves_and_logs_figures(tmp_path: Path) -> None:
-    """IC, ICIR, Rank IC, Rank ICIR, and on request long-short; without a prediction it says what is missing."""
+    """IC, ICIR, Rank IC, Rank ICIR, and optionally long-short; without a prediction the error says what is missing."""
     experiment = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="mine")
     with pytest.raises(ArtifactNotFound, match=r"pred\.pkl"):
         SigAnaRecord(experiment.create_recorder()).generate()
@@ -446,7 +448,7 @@ def test_the_record_keeps_curves_and_logs_figures(tmp_path: Path) -> None:
 
 
 def alpha(label: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """A task with Alpha158, as its recorder keeps it."""
+    """Return a task with Alpha158, as its recorder saves it."""
     given = {**({} if label is None else {"label": label}), **kwargs}
     handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": given}
     return {"dataset": {"class": "DatasetH", "kwargs": {"handler": handler, "segments": {}}}}
@@ -468,7 +470,9 @@ FIVE, TWENTY = "Ref($close, -6)/Ref($close, -1) - 1", "Ref($close, -20)/$close -
 def test_long_short_figures_count_the_days_of_the_label(
     task: dict[str, Any], column: int, days: int, tmp_path: Path
 ) -> None:
-    """The mean of returns over h days divided by h; the Sharpe ratio of returns over h days, of which a year has 252 / h."""
+    """The mean of returns over h days is divided by h; the Sharpe ratio is that of returns over h days, 252 / h per
+    year.
+    """
     pred, label = series(5, 60, 20, ties=True, gaps=True)
     labels = pd.DataFrame({"LABEL0": label, "LABEL1": label.iloc[::-1].to_numpy()}, label.index)
     recorder = recorder_with(tmp_path, pred, labels)
@@ -483,8 +487,10 @@ def test_long_short_figures_count_the_days_of_the_label(
 
 
 @pytest.mark.parametrize("tracker", ["folder", "sqlite"])
-def test_returns_of_unknown_days_have_no_year(tracker: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """They are NaN, and a warning says why; IC and Rank IC are there."""
+def test_returns_of_unknown_label_days_are_not_annualised(
+    tracker: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are NaN, and a warning says why; IC and Rank IC exist."""
     pred, label = series(5, 10, 20, ties=False, gaps=False)
     recorder = recorder_with(tmp_path, pred, label.to_frame("LABEL0"), tracker)
     with caplog.at_level(logging.WARNING):
@@ -496,8 +502,8 @@ def test_returns_of_unknown_days_have_no_year(tracker: str, tmp_path: Path, capl
     assert "set label_days" in caplog.text
 
 
-def test_what_a_run_noted_of_its_label_comes_before_its_task(tmp_path: Path) -> None:
-    """A handler's class may make its label itself; the record that saw the handler knows."""
+def test_the_label_saved_with_a_run_takes_precedence(tmp_path: Path) -> None:
+    """A handler's class may create its label itself; the record, which had the handler, knows it."""
     pred, label = series(5, 60, 20, ties=False, gaps=False)
     recorder = recorder_with(tmp_path, pred, label.to_frame("LABEL0"))
     recorder.save_objects(task=alpha())
@@ -508,7 +514,7 @@ def test_what_a_run_noted_of_its_label_comes_before_its_task(tmp_path: Path) -> 
 
 
 def test_what_is_printed_names_days_label_and_costs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Before the metrics, where a program shows what its records computed."""
+    """Before the metrics, for programs that print what their records computed."""
     pred, label = series(5, 10, 20, ties=False, gaps=False)
     recorder = recorder_with(tmp_path, pred, label.to_frame("LABEL0"))
     recorder.save_objects(task=alpha([FIVE]))
@@ -521,14 +527,14 @@ def test_what_is_printed_names_days_label_and_costs(tmp_path: Path, caplog: pyte
 
 
 def test_a_label_column_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """With how many there are."""
+    """The error says how many there are."""
     pred, label = series(5, 3, 6, ties=False, gaps=False)
     with pytest.raises(ConfigError, match="label_col: is 1, but the label has 1 column"):
         SigAnaRecord(recorder_with(tmp_path, pred, label.to_frame("LABEL0")), label_col=1).generate()
 
 
 class Ahead(Alpha158):
-    """A handler that makes its features few and its label of its own state."""
+    """A handler with a single feature and a label that depends on its attributes."""
 
     days = 5
 
@@ -545,16 +551,16 @@ class Range(Model):
     """Predicts the day's range."""
 
     def fit(self, dataset: Any, reweighter: Any = None) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def predict(self, dataset: Any, segment: Any = "test") -> pd.Series:
-        """Return the one feature."""
+        """Return the only feature."""
         column: pd.Series = dataset.prepare(segment, col_set="feature").iloc[:, 0]
         return column
 
 
 def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tmp_path: Path) -> None:
-    """Trained for real: the description does not tell the label, the run does, and its figures count its days."""
+    """With real training: the label is not in the description but saved with the run, and the figures use its days."""
     handler = {"class": "Ahead", "module_path": __name__, "kwargs": {"instruments": "all", "learn_processors": []}}
     segments = {"train": ("2022-01-03", "2022-12-01"), "test": ("2023-01-03", "2023-06-30")}
     task = {
@@ -600,7 +606,7 @@ def test_precision_is_the_part_of_each_side_whose_label_has_the_right_sign(case:
 
 
 def test_precision_by_hand() -> None:
-    """Ten names, the best two fall and rise, the worst two fall; ties on a border count in parts."""
+    """Of ten instruments, the best two fall and rise, the worst two fall; ties at a border count partly."""
     scores = list(range(10))
     labels = [-1.0, -2, 0, 0, 0, 0, 0, 0, -1, 1]
     best, worst = calc_long_short_prec(*one_day(scores, labels))

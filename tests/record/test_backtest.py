@@ -1,4 +1,4 @@
-"""The daily backtest: money is kept, nothing looks ahead, what cannot be meant is said."""
+"""The daily backtest: cash flows add up, nothing looks ahead, invalid options are reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ START, END = "2016-01-04", "2016-06-30"
 
 @pytest.fixture(scope="module")
 def prediction() -> pd.DataFrame:
-    """A signal without equal scores, over half a year."""
+    """Return a signal without equal scores, over half a year."""
     frame = pd.read_parquet(GOLDEN / "rolling_prediction.parquet").loc["2015-12-31":END]
     return frame + np.random.default_rng(0).normal(size=(len(frame), 1))
 
@@ -53,7 +53,7 @@ def _run(signal: Any, session: Session, *, topk: int = 5, n_drop: int = 2, **opt
 
 
 def test_books_add_up(prediction: pd.DataFrame, session: Session) -> None:
-    """Each day, account = value + cash = the account before x (1 + return - cost), and positions say the same."""
+    """Each day, account = value + cash = the previous account x (1 + return - cost), and positions agree."""
     result = _run(prediction, session)
     report = result.report
     before = report["account"].shift(fill_value=1e6)
@@ -70,7 +70,7 @@ def test_books_add_up(prediction: pd.DataFrame, session: Session) -> None:
 
 
 def test_orders_follow_from_the_day_before(prediction: pd.DataFrame, session: Session) -> None:
-    """Scores from a day on change nothing up to and on that day, and something after it."""
+    """Scores from a given day on change nothing up to and including that day, and something after it."""
     day = "2016-03-15"
     changed = prediction.copy()
     changed.loc[day:] = -changed.loc[day:].to_numpy()
@@ -79,7 +79,7 @@ def test_orders_follow_from_the_day_before(prediction: pd.DataFrame, session: Se
     assert not one.equals(other)
 
 
-def test_row_order_of_the_signal_is_free(prediction: pd.DataFrame, session: Session) -> None:
+def test_row_order_of_the_signal_does_not_matter(prediction: pd.DataFrame, session: Session) -> None:
     """Shuffled rows, swapped levels, a Series instead of a frame, equal scores: the same result."""
     coarse = prediction.round(0)
     expected = _run(coarse, session).report
@@ -89,7 +89,7 @@ def test_row_order_of_the_signal_is_free(prediction: pd.DataFrame, session: Sess
 
 
 def test_topk_and_n_drop(prediction: pd.DataFrame, session: Session) -> None:
-    """Never more than topk + n_drop are held, at most n_drop are sold a day, the first day buys topk."""
+    """At most topk + n_drop instruments are held, at most n_drop are sold per day, and the first day buys topk."""
     result = _run(prediction, session, topk=6, n_drop=2)
     held = [len(p) - 2 for p in result.positions.values()]
     assert held[0] == 6
@@ -99,7 +99,7 @@ def test_topk_and_n_drop(prediction: pd.DataFrame, session: Session) -> None:
 
 
 def test_the_best_are_bought_equally(prediction: pd.DataFrame, session: Session) -> None:
-    """The first day buys the best of the day before, each for the same money, 95 percent in all."""
+    """The first day buys the previous day's best, each for the same amount of cash, 95 percent in total."""
     trades = _run(prediction, session, topk=4).trades.loc[START:START]
     best = prediction.loc["2015-12-31"]["score"].nlargest(4)
     assert list(trades["instrument"]) == list(best.index)
@@ -107,14 +107,14 @@ def test_the_best_are_bought_equally(prediction: pd.DataFrame, session: Session)
 
 
 def test_n_drop_zero_keeps(prediction: pd.DataFrame, session: Session) -> None:
-    """Replacing none a day sells nothing (pyqlib sells everything, every day)."""
+    """Replacing none per day sells nothing (pyqlib sells everything, every day)."""
     result = _run(prediction, session, n_drop=0)
     assert (result.trades["amount"] > 0).all()
     assert len(result.trades) == 5
 
 
 def test_hold_thresh(prediction: pd.DataFrame, session: Session) -> None:
-    """Nothing is sold before it was held for that many days."""
+    """Nothing is sold before it has been held for that many days."""
     result = _run(prediction, session, hold_thresh=10)
     days = list(result.positions)
     sold = result.trades.query("deal_amount < 0")
@@ -126,7 +126,7 @@ def test_hold_thresh(prediction: pd.DataFrame, session: Session) -> None:
 
 @pytest.mark.parametrize("methods", [("random", "top"), ("bottom", "random"), ("random", "random")])
 def test_random_methods_are_repeatable(prediction: pd.DataFrame, session: Session, methods: tuple[str, str]) -> None:
-    """The same seed draws the same, another seed something else."""
+    """The same seed gives the same selection, another seed a different one."""
     sell, buy = methods
     made = [_run(prediction, session, method_sell=sell, method_buy=buy, seed=s).report["account"] for s in (1, 1, 2)]
     pd.testing.assert_series_equal(made[0], made[1])
@@ -134,7 +134,7 @@ def test_random_methods_are_repeatable(prediction: pd.DataFrame, session: Sessio
 
 
 def test_parallel_orders_buy_first(prediction: pd.DataFrame, session: Session) -> None:
-    """In parallel, purchases cannot use the money of the same day's sales."""
+    """With parallel orders, purchases cannot use the cash of the same day's sales."""
     result = _run(prediction, session, executor=SimulatorExecutor(trade_type="parallel"))
     serial = _run(prediction, session)
     assert result.trades.iloc[:5].equals(serial.trades.iloc[:5])
@@ -142,7 +142,7 @@ def test_parallel_orders_buy_first(prediction: pd.DataFrame, session: Session) -
 
 
 def test_default_range_is_that_of_the_signal(prediction: pd.DataFrame, session: Session) -> None:
-    """Without dates: from the signal's first day to the trading day after its last, or the calendar's end."""
+    """Without dates: from the signal's first day to the trading day after its last, or to the end of the calendar."""
     report = _run(prediction, session, start_time=None, end_time=None).report
     assert str(report.index[0].date()) == "2015-12-31"
     assert str(report.index[-1].date()) == "2016-07-01"
@@ -152,7 +152,7 @@ def test_default_range_is_that_of_the_signal(prediction: pd.DataFrame, session: 
 
 
 def test_without_scores_nothing_moves(prediction: pd.DataFrame, session: Session, caplog: Any) -> None:
-    """Days without a prediction trade nothing; a signal beside the range is said."""
+    """There are no trades on days without a prediction; a signal outside the range gives a warning."""
     with caplog.at_level(logging.WARNING):
         report = _run(prediction, session, start_time="2017-01-03", end_time="2017-01-31").report
     assert (report["account"] == 1e6).all()
@@ -164,7 +164,7 @@ def test_benchmarks(prediction: pd.DataFrame, session: Session) -> None:
     x0 = _run(prediction, session, benchmark="X000").report["bench"]
     x1 = _run(prediction, session, benchmark=["X001"]).report["bench"]
     both = _run(prediction, session, benchmark=["X000", "X001"]).report["bench"]
-    there = (x0 != 0) & (x1 != 0)  # the mean is of those that have a return
+    there = (x0 != 0) & (x1 != 0)  # the mean is over those with a return
     np.testing.assert_allclose(both[there], (x0[there] + x1[there]) / 2, atol=1e-7)
     own = pd.Series(np.arange(len(x0)) / 1e4, index=x0.index)
     np.testing.assert_array_equal(_run(prediction, session, benchmark=own).report["bench"], own)
@@ -176,13 +176,13 @@ def test_benchmarks(prediction: pd.DataFrame, session: Session) -> None:
     "benchmark", ["SH000300", ["X000", "NOPE"], pd.Series([0.1], index=[pd.Timestamp("1999-01-04")])]
 )
 def test_missing_benchmark(prediction: pd.DataFrame, session: Session, benchmark: Any) -> None:
-    """A benchmark without data names the key that changes it."""
+    """The error for a benchmark without data names the key that sets it."""
     with pytest.raises(DataNotFound, match=r"backtest\.benchmark, or null for none"):
         _run(prediction, session, benchmark=benchmark)
 
 
 def test_missing_prices(prediction: pd.DataFrame, session: Session) -> None:
-    """An instrument or a field without data is named, and where it comes from."""
+    """The error names the instrument or field without data, and where it comes from."""
     foreign = prediction.rename(index={"X000": "NOPE"}, level="instrument")
     with pytest.raises(DataNotFound, match=r"NOPE.*The signal names the instruments"):
         _run(foreign, session)
@@ -218,7 +218,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=[w[:30] for _, w in BAD_OPTIONS])
 def test_bad_options(prediction: pd.DataFrame, session: Session, options: dict[str, Any], words: str) -> None:
-    """An option that cannot be meant is one message with its place."""
+    """An invalid option gives one message with its location."""
     with pytest.raises(ConfigError, match=words):
         _run(prediction, session, **options)
 
@@ -235,13 +235,13 @@ BAD_SIGNALS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("signal", "words"), BAD_SIGNALS)
 def test_bad_signals(signal: Any, words: str) -> None:
-    """A signal that is none is one message."""
+    """An invalid signal gives one message."""
     with pytest.raises((ConfigError, DataError), match=words):
         TopkDropoutStrategy(signal=signal, topk=2, n_drop=1)
 
 
-def test_strategies_that_are_not_there(prediction: pd.DataFrame, session: Session) -> None:
-    """Strategies of Qlib's that are not here, bases, and things that are none, are named, and what there is."""
+def test_unsupported_strategies(prediction: pd.DataFrame, session: Session) -> None:
+    """The errors for unsupported strategies of Qlib's, base classes, and other objects list the supported ones."""
     for name, words in (("WeightStrategyBase", "a subclass has to define"), ("EnhancedIndexingStrategy", "a solver")):
         with pytest.raises(BuildError, match=f"{name}.*{words}"):
             build({"class": name, "module_path": "qlib.contrib.strategy", "kwargs": {"signal": prediction}})
@@ -274,15 +274,15 @@ def test_qlib_names_and_form(prediction: pd.DataFrame, session: Session) -> None
 
 
 def test_an_account_with_holdings(prediction: pd.DataFrame, session: Session) -> None:
-    """Holdings at the start count as money at their last close, and are sold when they drop out."""
+    """Initial holdings are valued at their last close, and sold when they are no longer among the best."""
     result = _run(prediction, session, account={"cash": 1e5, "X000": 100, "x002": {"amount": 7, "price": 3.0}})
     first = result.report.iloc[0]
     assert abs(first["return"]) < 0.2
     assert result.trades.query("amount < 0")["instrument"].isin(["X000", "X002"]).any()
 
 
-def test_a_strategy_of_ones_own(prediction: pd.DataFrame, session: Session) -> None:
-    """A subclass decides orders; here it buys one share of the first instrument each day."""
+def test_a_users_strategy(prediction: pd.DataFrame, session: Session) -> None:
+    """A subclass decides the orders; this one buys one share of the first instrument each day."""
 
     class One(BaseSignalStrategy):
         def orders(self, day: int, scores: Scores, account: Account, market: Market) -> list[Order]:
@@ -302,11 +302,11 @@ def test_volume_limits_and_universe(prediction: pd.DataFrame, session: Session) 
     assert (bought["deal_amount"] < bought["amount"]).any()
     table = pd.read_parquet(GOLDEN / "market.parquet").set_index(["datetime", "instrument"])["volume"]
     volume = table.reindex(pd.MultiIndex.from_arrays([bought.index, bought["instrument"]])).to_numpy()
-    assert (bought["deal_amount"].to_numpy() <= 0.001 * volume + 0.1001).all()  # rounding forgives a tenth of a share
+    assert (bought["deal_amount"].to_numpy() <= 0.001 * volume + 0.1001).all()  # up to a tenth of a share is rounding
 
 
 def test_limit_expressions(prediction: pd.DataFrame, session: Session) -> None:
-    """A pair of expressions says where nothing can be bought or sold."""
+    """A pair of expressions determines when instruments cannot be bought or sold."""
     kwargs = {"limit_threshold": ["$close > 100", "$close > 1e9"]}
     result = _run(prediction, session, exchange_kwargs=kwargs)
     bought = result.trades.query("deal_amount > 0")
@@ -350,10 +350,10 @@ def _markets(draw: st.DrawFn) -> tuple[Market, Rules]:
     held=st.floats(0, 1e4),
     side=st.sampled_from(OrderDir),
 )
-def test_no_fill_makes_debts(
+def test_fills_never_exceed_cash_or_holdings(
     made: tuple[Market, Rules], amount: float, cash: float, held: float, side: OrderDir
 ) -> None:
-    """Nobody spends or sells what he has not (but a tenth of a share), whole units are dealt, fees reach the minimum."""
+    """Up to a tenth of a share; whole units are traded, and fees are at least the minimum."""
     market, rules = made
     account = Account(Position(cash, {"A": {"amount": held, "price": 1.0}} if held > 0 else None))
     fill = market.fill_order(0, 0, side, amount, cash=cash, held=held)
@@ -375,7 +375,7 @@ def test_no_fill_makes_debts(
 
 
 def test_signal_by_day(prediction: pd.DataFrame) -> None:
-    """A day's scores come in the order asked for, with what is missing marked."""
+    """A day's scores are in the requested order, with missing ones marked."""
     signal = SignalWCache(prediction)
 
     def scores_on(day: str, codes: list[str]) -> Scores | None:
@@ -391,7 +391,9 @@ def test_signal_by_day(prediction: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_speed(tmp_path: Path) -> None:
-    """500 instruments on 650 days take seconds of processor time at most, whatever else runs (0.2 s on a quiet machine)."""
+    """500 instruments on 650 days take at most a few seconds of processor time under any load (0.2 s on an idle
+    machine).
+    """
     import time
 
     from rollforge.market.demo import make_demo

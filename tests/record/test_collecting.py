@@ -1,4 +1,4 @@
-"""What a strategy decides, collected while it is traded."""
+"""Collecting the decisions of a strategy during a backtest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def arguments(**executor: Any) -> dict[str, Any]:
 
 
 def test_decisions_are_collected_day_by_day(make_market: MakeMarket) -> None:
-    """Each before it is traded; at the end, the books are those of the backtest."""
+    """Each before it is executed; at the end, the account is that of the backtest."""
     with using(make_market({"A": [10.0] * 4, "B": [10.0] * 4})):
         returned: dict[str, Any] = {}
         decisions = list(collect_data(**arguments(track_data=True), return_value=returned))
@@ -43,8 +43,8 @@ def test_decisions_are_collected_day_by_day(make_market: MakeMarket) -> None:
     assert formatted[1] == [(d, None) for d in decisions]
 
 
-def test_nothing_is_yielded_where_nothing_is_tracked(make_market: MakeMarket) -> None:
-    """The backtest runs all the same; and no decisions have no form."""
+def test_nothing_is_yielded_if_nothing_is_tracked(make_market: MakeMarket) -> None:
+    """The backtest runs nevertheless; without decisions there is no common form."""
     with using(make_market({"A": [10.0] * 4, "B": [10.0] * 4})):
         returned: dict[str, Any] = {}
         assert list(collect_data(**arguments(), return_value=returned)) == []
@@ -54,8 +54,8 @@ def test_nothing_is_yielded_where_nothing_is_tracked(make_market: MakeMarket) ->
     assert format_decisions([]) is None
 
 
-def test_decisions_inside_others_stay_inside() -> None:
-    """Those of a shorter frequency belong to the decision before them."""
+def test_nested_decisions_stay_nested() -> None:
+    """Decisions of a shorter frequency belong to the preceding decision of the longer one."""
 
     class Calendar:
         def __init__(self, freq: str) -> None:

@@ -1,4 +1,4 @@
-"""What a day's quotes allow: limits, units, missing prices, volumes. Every number here is worked out by hand."""
+"""The effect of a day's quotes: limits, units, missing prices, volumes. All expected numbers are computed by hand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rollforge.session import Session
 
 
 class Plan(BaseStrategy):
-    """Trades what a plan says: step -> [(code, amount)], negative amounts are sold."""
+    """Trades a fixed plan: step -> [(code, amount)], negative amounts are sold."""
 
     def __init__(self, plan: dict[int, list[tuple[str, float]]]) -> None:
         super().__init__()
         self.plan = plan
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
-        """Return the orders of the step."""
+        """Return the orders of the current step."""
         wanted = self.plan.get(self.trade_calendar.get_trade_step(), [])
         return TradeDecisionWO([Order(c, abs(a), Order.BUY if a > 0 else Order.SELL) for c, a in wanted], self)
 
@@ -49,7 +49,7 @@ def trade(
 @pytest.mark.parametrize("share", [0.0995, 0.095, 0.1, 0.05, 0.2, 0.03])
 @pytest.mark.parametrize("price", [10.0, 3.7, 0.001, 123456.0])
 def test_a_move_of_exactly_the_limit_is_at_the_limit(make_market: MakeMarket, share: float, price: float) -> None:
-    """A move by the limit itself cannot be bought (up) or sold (down), whatever float32 makes of the prices."""
+    """After a move by exactly the limit, an instrument cannot be bought (up) or sold (down), despite float32 rounding."""
     up, down = price * (1 + share), price * (1 - share)
     session = make_market({"UP": [price, up], "DOWN": [price, down]})
     amount = 100 / price
@@ -63,7 +63,7 @@ def test_a_move_of_exactly_the_limit_is_at_the_limit(make_market: MakeMarket, sh
 
 
 def test_a_move_just_below_the_limit_is_free(make_market: MakeMarket) -> None:
-    """A hundredth of a percent below the limit, both ways are open."""
+    """A hundredth of a percent below the limit, both directions are possible."""
     session = make_market({"UP": [10, 10.994], "DOWN": [10, 9.006]})
     plan = {0: [("DOWN", 10.0)], 1: [("UP", 10.0), ("DOWN", -10.0)]}
     result = trade(session, plan, n=2, limit_threshold=0.0995)
@@ -71,7 +71,7 @@ def test_a_move_just_below_the_limit_is_free(make_market: MakeMarket) -> None:
 
 
 def test_the_other_direction_stays_open_at_a_limit(make_market: MakeMarket) -> None:
-    """At the upper limit one can sell, at the lower buy."""
+    """At the upper limit instruments can be sold, at the lower limit bought."""
     session = make_market({"UP": [10, 11], "DOWN": [10, 9]})
     result = trade(session, {0: [("UP", 5.0)], 1: [("UP", -5.0), ("DOWN", 5.0)]}, n=2, limit_threshold=0.095)
     assert result.trades["deal_amount"].tolist() == [5, -5, 5]
@@ -85,8 +85,10 @@ def test_the_other_direction_stays_open_at_a_limit(make_market: MakeMarket) -> N
         ("a logarithm", [nan, np.log(1.01), np.log(102 / 101), np.log(103 / 102)]),
     ],
 )
-def test_a_change_in_another_unit_is_noticed(make_market: MakeMarket, unit: str, change: list[float]) -> None:
-    """A stock that rises by 1 % a day is bought although a column `change` says 1; the note says what it looks like."""
+def test_a_change_in_another_unit_is_detected(make_market: MakeMarket, unit: str, change: list[float]) -> None:
+    """A stock that rises by 1 % a day is bought although the field `change` is 1; the note says what the field seems to
+    be.
+    """
     session = make_market({"A": {"close": [100, 101, 102, 103], "change": change}})
     result = trade(session, {1: [("A", 1.0)]}, n=4, limit_threshold=0.095)
     assert result.trades["deal_amount"].tolist() == [1]
@@ -94,8 +96,8 @@ def test_a_change_in_another_unit_is_noticed(make_market: MakeMarket, unit: str,
     assert "1 of 1 instruments (A)" in result.notes[0]
 
 
-def test_one_day_of_one_instrument_is_enough_to_notice(make_market: MakeMarket) -> None:
-    """A backtest of a single day still sees that `change` is money: the close of the day before is known."""
+def test_the_unit_of_change_is_detected_from_a_single_day(make_market: MakeMarket) -> None:
+    """Even a backtest of one day detects that `change` is in money, because the previous close is known."""
     session = make_market({"A": {"close": [100, 101], "change": [nan, 1.0]}})
     days = days_of(2)
     kwargs = {**FREE, "limit_threshold": 0.095}
@@ -111,18 +113,18 @@ def test_one_day_of_one_instrument_is_enough_to_notice(make_market: MakeMarket) 
     assert "a difference in money: 1 where the close moved by 0.01" in result.notes[0]
 
 
-def test_a_change_that_is_a_share_is_believed(make_market: MakeMarket) -> None:
-    """`change` wins where it is a share, also on a day on which an unadjusted close moves otherwise (a dividend)."""
+def test_a_change_that_is_a_fraction_is_used(make_market: MakeMarket) -> None:
+    """`change` takes precedence, even if an unadjusted close moves differently on a day (a dividend)."""
     close = [100, 101, 90.0, 91, 92, 93]
-    moves = [nan, 0.01, 0.02, 91 / 90 - 1, 92 / 91 - 1, 93 / 92 - 1]  # the third day pays 12 out
+    moves = [nan, 0.01, 0.02, 91 / 90 - 1, 92 / 91 - 1, 93 / 92 - 1]  # a dividend of 12 on the third day
     session = make_market({"A": {"close": close, "change": moves}})
     result = trade(session, {0: [("A", 1.0)], 2: [("A", -1.0)]}, n=6, limit_threshold=0.095)
     assert result.trades["deal_amount"].tolist() == [1, -1]
     assert result.notes == ()
 
 
-def test_instruments_are_judged_one_by_one(make_market: MakeMarket) -> None:
-    """One instrument in money among others in shares is named alone, and the others' column is used."""
+def test_the_unit_of_change_is_detected_for_each_instrument(make_market: MakeMarket) -> None:
+    """An instrument with changes in money is reported alone, and the field is used for the others."""
     share = {"close": [10, 10.2, 10.404], "change": [nan, 0.02, 0.02]}
     money = {"close": [100, 102, 104], "change": [nan, 2.0, 2.0]}
     result = trade(make_market({"A": share, "B": money}), {1: [("A", 1.0), ("B", 1.0)]}, n=3, limit_threshold=0.05)
@@ -131,7 +133,7 @@ def test_instruments_are_judged_one_by_one(make_market: MakeMarket) -> None:
 
 
 def test_a_change_of_no_known_kind_is_not_used(make_market: MakeMarket) -> None:
-    """Zeros throughout, while the price moves, are no changes: limits come from the closes, and the note says so."""
+    """Zeros while the price moves are not changes: limits use the closes, and the note says so."""
     close = 100 * 1.03 ** np.arange(25)
     session = make_market({"A": {"close": close, "change": np.zeros(25)}})
     result = trade(session, {24: [("A", 1.0)]}, n=25, limit_threshold=0.02)
@@ -140,7 +142,7 @@ def test_a_change_of_no_known_kind_is_not_used(make_market: MakeMarket) -> None:
 
 
 def test_missing_changes_come_from_the_closes(make_market: MakeMarket) -> None:
-    """Where `change` is missing and both closes are known the limit still binds, and the note counts the days."""
+    """If `change` is missing and both closes are known the limit still applies, and the note counts the days."""
     session = make_market({"A": {"close": [10, 11, 11.1], "change": [nan, nan, 0.1 / 11]}})
     result = trade(session, {1: [("A", 1.0)], 2: [("A", 1.0)]}, n=3, limit_threshold=0.095)
     assert result.trades["deal_amount"].tolist() == [0, 1]
@@ -148,14 +150,14 @@ def test_missing_changes_come_from_the_closes(make_market: MakeMarket) -> None:
 
 
 def test_without_change_limits_come_from_the_closes(make_market: MakeMarket) -> None:
-    """A rise of 10 % cannot be bought in China, though the data have no `change`; infinity means no limits."""
+    """In China an instrument that has risen by 10 % cannot be bought, even without `change`; infinity means no limits."""
     session = make_market({"A": [10, 11]}, region="cn")
     assert trade(session, {1: [("A", 1.0)]}, n=2).trades["deal_amount"].tolist() == [0]
     assert trade(session, {1: [("A", 1.0)]}, n=2, limit_threshold=float("inf")).trades["deal_amount"].tolist() == [1]
 
 
 def test_the_sessions_defaults_come_before_the_regions(make_market: MakeMarket) -> None:
-    """`Session.exchange` sets trade unit, limit (None: none) and price; exchange_kwargs come before it."""
+    """`Session.exchange` sets trade unit, limit (None: none) and price; exchange_kwargs override it."""
     series = {"A": {"close": [10, 11, 12.0], "open": [10, 10.5, 11.5]}}
     exchange = {"limit_threshold": None, "deal_price": "open", "trade_unit": 50}
     session = make_market(series, region="cn", exchange=exchange)
@@ -181,8 +183,10 @@ def test_the_sessions_defaults_come_before_the_regions(make_market: MakeMarket) 
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf")])
-def test_what_is_no_price_is_no_quote(make_market: MakeMarket, wrong: float) -> None:
-    """At a close of zero, below, or infinity nothing is dealt, holdings keep their last price, and the note says so."""
+def test_invalid_prices_are_not_quotes(make_market: MakeMarket, wrong: float) -> None:
+    """With a close of zero, below zero, or infinity nothing is traded, holdings keep their last price, and a note says
+    so.
+    """
     session = make_market({"A": [10, wrong, 12]})
     result = trade(session, {0: [("A", 10.0)], 1: [("A", -10.0), ("A", 5.0)], 2: [("A", -10.0)]}, n=3)
     assert result.trades["deal_amount"].tolist() == [10, 0, 0, -10]
@@ -191,7 +195,7 @@ def test_what_is_no_price_is_no_quote(make_market: MakeMarket, wrong: float) -> 
 
 
 def test_a_missing_deal_price_is_the_close(make_market: MakeMarket) -> None:
-    """Orders on a day without an open, or with one of zero, are dealt at the close; the note counts them."""
+    """Orders on a day without an open, or with an open of zero, are filled at the close; the note counts them."""
     session = make_market({"A": {"close": [10, 11, 12], "open": [9, nan, 0]}})
     result = trade(session, {0: [("A", 1.0)], 1: [("A", 1.0)], 2: [("A", 1.0)]}, n=3, deal_price="open")
     assert result.trades["price"].tolist() == [9, 11, 12]
@@ -199,7 +203,7 @@ def test_a_missing_deal_price_is_the_close(make_market: MakeMarket) -> None:
 
 
 def test_suspended_days(make_market: MakeMarket) -> None:
-    """A suspended instrument is neither bought nor sold, and is worth its last close meanwhile."""
+    """A suspended instrument is neither bought nor sold, and is valued at its last close."""
     session = make_market({"A": [10, nan, nan, 8]})
     result = trade(session, {0: [("A", 10.0)], 1: [("A", -10.0)], 2: [("A", 5.0)], 3: [("A", -10.0)]}, n=4)
     assert result.trades["deal_amount"].tolist() == [10, 0, 0, -10]
@@ -220,17 +224,17 @@ def test_results_do_not_depend_on_the_unit_of_prices(make_market: MakeMarket, sc
 
 
 def test_trade_units_and_odd_lots(make_market: MakeMarket) -> None:
-    """Purchases come in whole units of raw shares; the last shares are sold whole, however many they are."""
+    """Purchases are whole units of raw shares; a holding is sold completely, even if it is not a whole number of units."""
     session = make_market({"A": {"close": [20, 20, 20.0], "factor": [2, 2, 2]}})
     result = trade(session, {0: [("A", 30.0)], 1: [("A", -20.0)], 2: [("A", -5.0)]}, n=3, trade_unit=50)
-    # 30 adjusted are 60 raw: one unit, 25 adjusted. 20 adjusted are 40 raw: no unit. 5: none, too.
+    # 30 adjusted are 60 raw: one unit, 25 adjusted. 20 adjusted are 40 raw: no unit. 5: none either.
     assert result.trades["deal_amount"].tolist() == [25, 0, 0]
     whole = trade(session, {0: [("A", 30.0)], 1: [("A", -25.0)]}, n=3, trade_unit=50)
     assert whole.trades["deal_amount"].tolist() == [25, -25]
 
 
 def test_costs(make_market: MakeMarket) -> None:
-    """A fee is the rate of the value, at least the minimum; the return is before fees, `cost` is their share."""
+    """A fee is the rate times the value, at least the minimum; the return is before fees, and `cost` is their fraction."""
     session = make_market({"A": [10, 10, 11.0]})
     plan = {0: [("A", 50.0)], 1: [("A", -1.0)], 2: [("A", -49.0)]}
     result = trade(session, plan, n=3, open_cost=0.001, close_cost=0.002, min_cost=0.3)
@@ -244,15 +248,15 @@ def test_costs(make_market: MakeMarket) -> None:
 
 
 def test_what_cash_does_not_cover_is_cut(make_market: MakeMarket) -> None:
-    """A purchase beyond the cash is cut so that price and fee are covered; all that can be had is an infinite amount."""
+    """A purchase is reduced so that cash covers price and fee; an infinite amount buys as much as possible."""
     session = make_market({"A": [10, 10.0]})
     result = trade(session, {0: [("A", 200.0)]}, n=2, open_cost=0.25)
-    assert result.trades["deal_amount"].tolist() == [80]  # 80 at 10 and a quarter of it: 1000
+    assert result.trades["deal_amount"].tolist() == [80]  # 80 at 10 plus a quarter: 1000
     assert trade(session, {0: [("A", np.inf)]}, n=2).trades["deal_amount"].tolist() == [100]
 
 
-def test_zero_volume_is_said(make_market: MakeMarket) -> None:
-    """An order on a day without trading is filled at the close, as in Qlib, and the note says that nothing was traded."""
+def test_zero_volume_gives_a_note(make_market: MakeMarket) -> None:
+    """An order on a day without volume is filled at the close, as in Qlib, and a note says that nothing was traded."""
     session = make_market({"A": {"close": [10, 10.0], "volume": [100, 0]}})
     result = trade(session, {1: [("A", 5.0)]}, n=2)
     assert result.trades["deal_amount"].tolist() == [5]
@@ -260,7 +264,7 @@ def test_zero_volume_is_said(make_market: MakeMarket) -> None:
 
 
 def test_volume_limits_of_a_day_and_of_an_order(make_market: MakeMarket) -> None:
-    """`cum` limits the orders of a day together, `current` each of them; a missing volume is none."""
+    """`cum` limits the total of a day's orders, `current` each of them; a missing volume is no limit."""
     session = make_market({"A": {"close": [10, 10.0], "volume": [100, nan]}})
     plan = {0: [("A", 6.0), ("A", 6.0)], 1: [("A", 6.0)]}
     together = trade(session, plan, n=2, volume_threshold=("cum", "0.08*$volume"))
@@ -269,8 +273,8 @@ def test_volume_limits_of_a_day_and_of_an_order(make_market: MakeMarket) -> None
     assert each.trades["deal_amount"].tolist() == pytest.approx([5, 5, 0])
 
 
-def test_an_account_that_is_worth_nothing(make_market: MakeMarket) -> None:
-    """After everything is lost, shares of the account have no value; nothing is divided by zero."""
+def test_an_account_without_value(make_market: MakeMarket) -> None:
+    """After a total loss, fractions of the account are undefined; nothing is divided by zero."""
     session = make_market({"A": [10, 10.0, 10]})
     result = trade(session, {0: [("A", 100.0)], 1: [("A", -100.0)]}, n=3, close_cost=1.0)
     assert result.report["account"].tolist() == [1000, 0, 0]
@@ -280,8 +284,8 @@ def test_an_account_that_is_worth_nothing(make_market: MakeMarket) -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def test_quotes_from_before_and_fields_asked_for(make_market: MakeMarket) -> None:
-    """The exchange answers for days from its own start on, and for the fields that it was told of; others are named."""
+def test_the_exchange_has_its_own_range_and_fields(make_market: MakeMarket) -> None:
+    """It has quotes from its own start on, and for the given fields; the error names others."""
     session = make_market({"A": {"close": [10, 11, 12.0], "high": [15, 16, 17]}})
     days, found = days_of(3), []
 
@@ -301,15 +305,15 @@ def test_quotes_from_before_and_fields_asked_for(make_market: MakeMarket) -> Non
         run_backtest(Plan({}), exchange_kwargs={**FREE, "start_time": days[0], "end_time": days[1]}, **options)
 
 
-def test_orders_for_what_has_no_quotes_are_named(make_market: MakeMarket) -> None:
-    """An order for an unknown code is not traded, and the note names it."""
+def test_orders_without_quotes_are_named(make_market: MakeMarket) -> None:
+    """An order for an unknown code is not executed, and a note names it."""
     result = trade(make_market({"A": [10, 10.0]}), {0: [("ZZZ", 1.0), ("a", 1.0)]}, n=2)
     assert result.trades["deal_amount"].tolist() == [0, 1]
     assert result.notes == ("there are no quotes of ZZZ: orders for them were not traded",)
 
 
 def test_a_one_day_backtest(make_market: MakeMarket) -> None:
-    """A backtest of one day has one row: bought at the close, nothing earned."""
+    """It has one row: bought at the close, no return."""
     days = days_of(1)
     session = make_market({"A": [10.0]})
     result = run_backtest(
@@ -332,7 +336,7 @@ def test_rules_in_words() -> None:
 
 
 def test_order_amounts_must_be_amounts() -> None:
-    """A missing or negative amount, or a direction that is none, is refused where the order is made."""
+    """A missing or negative amount, or an invalid direction, is refused when the order is created."""
     for amount in (nan, -1.0):
         with pytest.raises(ConfigError, match="amount of an order"):
             Order("A", amount, Order.BUY)

@@ -1,4 +1,4 @@
-"""Signals and benchmarks of one's own: index levels of other names, time zones, tables of other libraries."""
+"""Users' signals and benchmarks: other index level names, time zones, tables of other libraries."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _backtest(signal: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_signal_in_any_form_trades_alike(form: str) -> None:
-    """Whatever the levels are called and whoever made the table, the backtest is the same."""
+    """The backtest is the same whatever the names of the levels and the library of the table."""
     pd.testing.assert_frame_equal(_backtest(FORMS[form](_signal())), _backtest(_signal()))
 
 
@@ -81,7 +81,7 @@ def test_a_signal_in_any_form_trades_alike(form: str) -> None:
     ],
 )
 def test_a_benchmark_of_returns_in_any_form(benchmark: Any) -> None:
-    """A series of returns is found by its days, with a time zone, as texts, or as a frame of one column."""
+    """A series of returns is matched by day: with a time zone, with days as strings, or as a frame of one column."""
     returns = pd.Series(np.linspace(-0.01, 0.01, 23), pd.bdate_range(*DAYS))
     found = _backtest(_signal(), benchmark=benchmark(returns))["bench"]
     np.testing.assert_allclose(found, returns.reindex(found.index))
@@ -96,16 +96,16 @@ def test_a_benchmark_of_returns_in_any_form(benchmark: Any) -> None:
         (pd.Series([1.0, 2.0]), "The benchmark needs an index"),
     ],
 )
-def test_a_benchmark_that_is_none_is_one_line(benchmark: Any, words: str) -> None:
-    """What cannot be a benchmark is named by its type, and not printed."""
+def test_an_invalid_benchmark_is_refused(benchmark: Any, words: str) -> None:
+    """The one-line error has its type, not its contents."""
     with pytest.raises(DataError, match=words) as caught:
         _backtest(_signal(), benchmark=benchmark)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("day", ["20230315", 20230315, "2023-03-15 15:00", pd.Timestamp("2023-03-15", tz="Asia/Tokyo")])
-def test_scores_are_asked_for_by_day_in_any_spelling(day: Any) -> None:
-    """A strategy of one's own may ask with any date."""
+def test_scores_are_looked_up_by_day_in_any_notation(day: Any) -> None:
+    """A user's strategy may look up any form of a date."""
     signal = SignalWCache(_signal())
     expected = signal.get_signal("2023-03-15", "2023-03-15")
     assert expected is not None
@@ -113,7 +113,7 @@ def test_scores_are_asked_for_by_day_in_any_spelling(day: Any) -> None:
 
 
 class _Renaming(LinearModel):
-    """A model of a user's, whose prediction has an index of its own form."""
+    """A user's model whose prediction has its own index names."""
 
     def __init__(self, form: Any) -> None:
         super().__init__(estimator="ols")
@@ -150,7 +150,7 @@ def _kept(form: Any, folder: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize("form", PREDICTIONS)
 def test_a_model_may_predict_in_any_form(form: str, tmp_path: Path) -> None:
-    """What a model of one's own returns is kept with the index (datetime, instrument), and judged."""
+    """The prediction of a user's model is saved with the index (datetime, instrument), and evaluated."""
     kept, expected = _kept(PREDICTIONS[form], tmp_path / "a"), _kept(lambda p: p, tmp_path / "b")
     np.testing.assert_allclose(kept.iloc[:, 0].sort_index(), expected["score"])
     assert list(kept.index.names) == ["datetime", "instrument"]

@@ -1,4 +1,4 @@
-"""The joined prediction of a rolling job is backtested as a whole, and the report shows it with its costs."""
+"""The joined prediction of a rolling job is backtested as a whole, and the report shows the result with its costs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _record(name: str = "PortAnaRecord", strategy: dict[str, Any] | None = None,
 
 @pytest.fixture
 def market(make_market: MakeMarket) -> Session:
-    """A rises by 1 a day, B stays."""
+    """A rises by 1 a day, B is constant."""
     return make_market({"A": [10.0, 11, 12, 13, 14, 15], "B": [10.0] * 6})
 
 
@@ -47,13 +47,13 @@ def _made(session: Session, *records: Any, own_code: bool = True) -> tuple[Joine
 
 
 def test_the_whole_prediction_by_hand(market: Session) -> None:
-    """One backtest over all days of the prediction and the next: bought at 11, sold at 13 for B, with fees."""
+    """One backtest over all days of the prediction and the next day: A is bought at 11 and sold at 13 for B, with fees."""
     made, notes = _made(market, "SignalRecord", _record(benchmark="B"))
     assert made is not None
     assert notes == ()
     report, trades = made.result.report, made.result.trades
     assert [str(d.date()) for d in report.index[[0, -1]]] == ["2021-03-01", "2021-03-05"]
-    # 9500 for A at 11 on 2 March (fee 5), sold at 13 on the third day after scores turn: on 4 March.
+    # 9500 for A at 11 on 2 March (fee 5); sold at 13 on 4 March, the day after the scores change.
     amount = 9500 / 11
     assert trades["deal_amount"].tolist()[:2] == pytest.approx([amount, -amount])
     sold = amount * 13
@@ -70,8 +70,8 @@ def test_the_whole_prediction_by_hand(market: Session) -> None:
     }
 
 
-def test_days_that_the_record_names(market: Session) -> None:
-    """Configured days are kept where there is a prediction; days without one do not count."""
+def test_days_configured_in_the_record(market: Session) -> None:
+    """They are used if there is a prediction; days without one do not count."""
     for start, end, expected in (
         ("2021-03-03", "2021-03-04", ("2021-03-03", "2021-03-04")),
         ("2020-01-01", "2030-01-01", ("2021-03-01", "2021-03-05")),
@@ -82,13 +82,13 @@ def test_days_that_the_record_names(market: Session) -> None:
 
 
 def test_without_a_backtest_among_the_records(market: Session) -> None:
-    """Nothing is made, and nothing is said."""
+    """There is no backtest, and no warning."""
     assert _made(market) == (None, ())
     assert _made(market, "SignalRecord", {"class": "SigAnaRecord"}) == (None, ())
 
 
 def test_a_signal_of_model_and_dataset_is_the_prediction(market: Session) -> None:
-    """The forms in which a strategy is given a model stand for the prediction, as each window's own did."""
+    """A strategy configured with a model and a dataset uses the joined prediction, as each window used its own."""
     expected, _ = _made(market, _record())
     assert expected is not None
     base = {"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy"}
@@ -98,15 +98,15 @@ def test_a_signal_of_model_and_dataset_is_the_prediction(market: Session) -> Non
         pd.testing.assert_frame_equal(made.result.report, expected.result.report)
 
 
-def test_what_cannot_be_made_is_said(market: Session) -> None:
-    """A benchmark without data, or a strategy that raises, costs the report its backtest alone."""
+def test_a_failing_backtest_gives_a_warning(market: Session) -> None:
+    """With a benchmark without data or a strategy that raises, only the backtest is missing in the report."""
     made, (note,) = _made(market, _record(benchmark="NOPE"))
     assert made is None
     assert note.startswith("The joined prediction was not backtested: The benchmark 'NOPE' has no data")
 
 
 def test_code_of_others_is_not_run(market: Session, tmp_path: Path) -> None:
-    """For tasks that others may have written, a strategy that is not Rollforge's is neither imported nor run."""
+    """For tasks that others may have written, a strategy outside Rollforge is neither imported nor run."""
     touched = tmp_path / "touched"
     module = tmp_path / "theirs.py"
     module.write_text(
@@ -127,7 +127,7 @@ def test_code_of_others_is_not_run(market: Session, tmp_path: Path) -> None:
 
 
 def test_a_window_that_failed(market: Session) -> None:
-    """On days without a prediction nothing is traded, and what is held goes with the market."""
+    """Nothing is traded on days without a prediction, and holdings move with the market."""
     gap = PREDICTION.drop(list(PREDICTION.index.levels[0][1:3]), level="datetime")
     made, _ = backtest_joined(gap, {"record": [_record()]}, market, own_code=True)
     assert made is not None
@@ -138,8 +138,8 @@ def test_a_window_that_failed(market: Session) -> None:
     assert report["turnover"].tolist()[2:4] == [0, 0]
 
 
-def test_notes_of_the_backtest_are_handed_on(make_market: MakeMarket) -> None:
-    """What should be known of the numbers reaches the result's warnings: here a holding that was delisted."""
+def test_notes_of_the_backtest_become_warnings_of_the_result(make_market: MakeMarket) -> None:
+    """For example about a holding that was delisted."""
     session = make_market({"A": [10.0, 10, 10], "B": [10.0] * 6})
     made, notes = _made(session, _record())
     assert made is not None
@@ -189,7 +189,7 @@ def _workflow(tmp_path: Path, data: Path, form: str, rolling: str = "") -> Path:
 
 
 def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
-    """In Rollforge's form each window's backtest has its own days; the page and the terminal show the joined one."""
+    """In Rollforge's format each window's backtest has its own days; page and terminal show the joined one."""
     from rich.console import Console
 
     from rollforge.report.terminal import backtest_table
@@ -252,7 +252,7 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
 def test_qlibs_form_keeps_qlibs_days_and_says_so(
     tmp_path: Path, golden_market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A workflow in Qlib's form backtests each window over all days, with one warning; an option changes it."""
+    """A workflow in Qlib's format backtests each window over all days, with one warning; an option changes this."""
     monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
     plan = make_plan(load_workflow(_workflow(tmp_path, golden_market, "qlib")))
     kept = plan.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]

@@ -44,7 +44,7 @@ def recorder(session: Session, prediction: pd.DataFrame) -> Recorder:
 
 
 def _config(**backtest: Any) -> dict[str, Any]:
-    """What a Qlib workflow file says."""
+    """Return the configuration of a Qlib workflow file."""
     return {
         "strategy": {
             "class": "TopkDropoutStrategy",
@@ -72,7 +72,7 @@ def _record(recorder: Recorder, config: Any, **kwargs: Any) -> PortAnaRecord:
 
 
 def test_artifacts_and_metrics(recorder: Recorder, prediction: pd.DataFrame, session: Session) -> None:
-    """Report, positions, risk figures and indicators are those of the backtest, under Qlib's names."""
+    """Report, positions, risk figures and indicators are those of the backtest, with Qlib's names."""
     record = _record(recorder, _config())
     record.generate()
     recorder.flush()
@@ -94,28 +94,28 @@ def test_artifacts_and_metrics(recorder: Recorder, prediction: pd.DataFrame, ses
 
 
 def test_configuration_is_not_changed(recorder: Recorder) -> None:
-    """The mapping that was given stays as it was, so that it can be given again."""
+    """The given mapping is not modified, so it can be used again."""
     config = _config()
     _record(recorder, config).generate()
     assert config == _config()
 
 
 def test_skip_existing(recorder: Recorder) -> None:
-    """With skip_existing, what is there is not computed again; without, it is."""
+    """With skip_existing, existing artifacts are not computed again; without it, they are."""
     _record(recorder, _config()).generate()
     assert _record(recorder, _config(), skip_existing=True).generate() is None
     assert _record(recorder, _config()).generate() is not None
 
 
 def test_no_prediction(session: Session) -> None:
-    """A run without a prediction says that it is missing."""
+    """For a run without a prediction, the error says that it is missing."""
     empty = get_experiment(open_tracker(session.tracking_uri), experiment_name="e").create_recorder()
     with pytest.raises(ArtifactNotFound, match=r"pred\.pkl"):
         _record(empty, _config()).generate()
 
 
 def test_default_configuration(recorder: Recorder) -> None:
-    """Without a configuration: 50 best, no benchmark; in China Qlib's benchmark, which has to be there."""
+    """Without a configuration: the 50 best, no benchmark; in China Qlib's benchmark, which must exist."""
     made = _record(recorder, None).generate()
     assert (made["report_normal_1day.pkl"]["bench"] == 0).all()
     with (
@@ -134,7 +134,7 @@ def _provider() -> str:
 
 
 def test_model_and_dataset_form_needs_both(recorder: Recorder) -> None:
-    """A strategy whose placeholder was not filled is told so, with the place."""
+    """The error for a strategy with an unfilled placeholder has its location."""
     config = _config()
     config["strategy"]["kwargs"]["signal"] = "<PREDICTION>"
     with pytest.raises(ConfigError, match=r"found '<PREDICTION>'.*'<PRED>' stands for"):
@@ -142,7 +142,7 @@ def test_model_and_dataset_form_needs_both(recorder: Recorder) -> None:
 
 
 def test_analyses_can_be_left_out(recorder: Recorder) -> None:
-    """An empty list of frequencies leaves the analysis out of artifacts and metrics."""
+    """An empty list of frequencies omits the analysis from artifacts and metrics."""
     record = _record(recorder, _config(), risk_analysis_freq=[], indicator_analysis_freq=[])
     made = record.generate()
     recorder.flush()
@@ -152,7 +152,7 @@ def test_analyses_can_be_left_out(recorder: Recorder) -> None:
 
 
 def test_a_window_that_never_trades_is_still_recorded(recorder: Recorder, caplog: Any) -> None:
-    """A range beside the prediction gives a flat report and a warning, not a crash."""
+    """A range without predictions gives a flat report and a warning, not an exception."""
     with caplog.at_level(logging.WARNING):
         made = _record(recorder, _config(start_time="2017-01-03", end_time="2017-01-31", benchmark=None)).generate()
     assert "it never trades" in caplog.text
@@ -171,7 +171,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("kwargs", "words"), BAD)
 def test_bad_configurations(recorder: Recorder, kwargs: dict[str, Any], words: str) -> None:
-    """A configuration that cannot be meant is one message with its place, before anything runs."""
+    """An invalid configuration gives one message with its location, before anything runs."""
     with pytest.raises(ConfigError, match=words):
         _record(recorder, **kwargs)
 
@@ -183,7 +183,9 @@ OLD_OPTIONS: dict[str, Any] = {
 
 
 def test_the_older_form(recorder: Recorder, caplog: Any) -> None:
-    """The exchange's options directly under `backtest`, and a strategy without a signal: the numbers of today's form."""
+    """The exchange's options directly under `backtest`, and a strategy without a signal, give the numbers of today's
+    form.
+    """
     new = _config(exchange_kwargs={k: v for k, v in OLD_OPTIONS.items() if k != "verbose"})
     old = {
         "strategy": {
@@ -212,7 +214,7 @@ BAD_OLD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "words"), BAD_OLD)
 def test_options_are_checked_before_anything_runs(recorder: Recorder, options: dict[str, Any], words: str) -> None:
-    """What an option cannot mean is said when the record is made: at `plan`, not after training."""
+    """An invalid option is reported when the record is created: at `plan`, not after training."""
     with pytest.raises(ValueError, match=words):
         _record(recorder, _config(**options))
 
@@ -230,7 +232,7 @@ BAD_STRATEGIES: list[tuple[dict[str, Any], str]] = [
 def test_strategies_are_checked_before_anything_runs(
     recorder: Recorder, strategy: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A strategy that is not supported, or lacks an argument, is one message when the record is made."""
+    """An unsupported strategy, or a missing argument, gives one message when the record is created."""
     monkeypatch.setattr("rollforge.qlib_imports._top", lambda: None)  # as without pyqlib
     strategy = {"module_path": "qlib.contrib.strategy.signal_strategy", **strategy}
     with pytest.raises(ConfigError, match=words):
@@ -250,8 +252,8 @@ def _passes(recorder: Recorder, config: Any = None, **kwargs: Any) -> MultiPassP
     return made
 
 
-def test_passes_without_shuffling_are_one(recorder: Recorder) -> None:
-    """Passes that do not differ have the figures of the single backtest, no deviation, and no ratio of the two."""
+def test_passes_without_shuffling_are_equal(recorder: Recorder) -> None:
+    """They have the figures of the single backtest, no deviation, and no ratio of the two."""
     single = _record(recorder, _config()).generate()["port_analysis_1day.pkl"]["risk"]
     record = _passes(recorder, pass_num=3, shuffle_init_score=False)
     made = record.generate()["multi_pass_port_analysis_1day.pkl"]
@@ -270,7 +272,7 @@ def test_passes_without_shuffling_are_one(recorder: Recorder) -> None:
 
 
 def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: pd.DataFrame) -> None:
-    """Each pass shuffles the scores that the first day trades on, and no others; the seed repeats them."""
+    """Each pass shuffles only the scores that the first day trades on; the seed makes this repeatable."""
     for start, expected in ((None, "2016-01-04"), ("2016-02-01", "2016-01-29")):
         record = _passes(recorder, _config(start_time=start), pass_num=2)
         shuffled = record._shuffled(prediction, np.random.default_rng(1))
@@ -284,7 +286,7 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
     pd.testing.assert_frame_equal(one, same)
     assert not one.equals(other)
     assert (one["std"] > 0).all()
-    # Qlib's own workflow names model and dataset as the signal: what is shuffled is the run's prediction all the same.
+    # Qlib's own workflow gives model and dataset as the signal: the run's prediction is shuffled nevertheless.
     config = _config()
     config["strategy"]["kwargs"]["signal"] = ["<MODEL>", "<DATASET>"]
     pd.testing.assert_frame_equal(_passes(recorder, config, pass_num=3, seed=1).generate()[name], one)
@@ -292,7 +294,7 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
 
 
 def test_bad_passes(recorder: Recorder, prediction: pd.DataFrame) -> None:
-    """A number of passes that is none, and a strategy that is there already, are one message."""
+    """An invalid number of passes, and a strategy that is already built, give one message."""
     with pytest.raises(ConfigError, match="pass_num: must be a positive integer"):
         _passes(recorder, pass_num=0)
     made = TopkDropoutStrategy(signal=prediction, topk=1, n_drop=1)
@@ -301,7 +303,7 @@ def test_bad_passes(recorder: Recorder, prediction: pd.DataFrame) -> None:
 
 
 def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
-    """What is wrong inside the backtest is named by its path in the record's configuration."""
+    """An error inside the backtest has its path in the record's configuration."""
     with pytest.raises(ConfigError, match=r"config\.backtest\.exchange_kwargs: unknown option 'fee'"):
         _record(recorder, _config(exchange_kwargs={"fee": 1}))
     with pytest.raises(DataNotFound, match=r"config\.backtest\.benchmark"):
@@ -320,7 +322,7 @@ def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
 
 
 def test_indicator_analysis_weights() -> None:
-    """Days are weighted by orders, amounts or values; days without orders count nothing."""
+    """Days are weighted by orders, amounts or values; days without orders do not count."""
     frame = pd.DataFrame(
         {
             "ffr": [1.0, 0.5, np.nan], "pa": [0.1, 0.2, np.nan], "pos": [1.0, 0.0, np.nan],
@@ -334,8 +336,10 @@ def test_indicator_analysis_weights() -> None:
         indicator_analysis(frame, "meen")
 
 
-def test_a_benchmark_that_is_not_named(recorder: Recorder, session: Session, caplog: Any) -> None:
-    """In China it is Qlib's SH000300, where the data have it, and is said to be missing otherwise; elsewhere none."""
+def test_the_default_benchmark(recorder: Recorder, session: Session, caplog: Any) -> None:
+    """In China it is Qlib's SH000300 if the data have it, else an error says that it is missing; elsewhere there is
+    none.
+    """
     config = _config()
     del config["backtest"]["benchmark"]
     assert (_record(recorder, config).generate()["report_normal_1day.pkl"]["bench"] == 0).all()

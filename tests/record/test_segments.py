@@ -1,4 +1,4 @@
-"""Records of several segments, and of the size of errors."""
+"""Records of several segments, and of error measures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Echo(Model):
     """Predicts a feature."""
 
     def fit(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing is learned."""
+        """Do nothing."""
 
     def predict(self, dataset: Any, segment: Any = "test") -> Any:
         """Return the feature of a segment."""
@@ -41,17 +41,17 @@ def recorder(tmp_path: Path) -> Recorder:
 
 @pytest.fixture
 def dataset() -> DatasetH:
-    """A feature and a label, in two segments."""
+    """Return a dataset of a feature and a label, in two segments."""
     rng = np.random.default_rng(7)
     columns = pd.MultiIndex.from_tuples([("feature", "F"), ("label", "L")])
     handler = DataHandlerLP.from_df(pd.DataFrame(rng.normal(size=(len(INDEX), 2)), INDEX, columns))
     return DatasetH(handler, {"valid": ("2021-01-04", "2021-01-07"), "test": ("2021-01-08", "2021-01-13")})
 
 
-def test_segments_of_ones_choice_are_recorded(
+def test_selected_segments_are_recorded(
     dataset: DatasetH, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """IC and Rank IC of each, by day and on average, under names of one's choice; all segments by default."""
+    """IC and Rank IC of each, by day and on average, under the chosen names; by default for all segments."""
     with caplog.at_level("INFO"):
         MultiSegRecord(Echo(), dataset, recorder).generate({"v": "valid", "t": "test"}, save=True)
     assert "v (valid): IC" in caplog.text
@@ -67,7 +67,7 @@ def test_segments_of_ones_choice_are_recorded(
 
 
 def test_errors_are_measured(recorder: Recorder) -> None:
-    """Over the rows that have both, matched by their index and not by their order."""
+    """Over the rows that have both values, matched by index and not by order."""
     score = pd.DataFrame({"score": np.arange(40.0)}, INDEX)
     label = (score + 2).rename(columns={"score": "L"}).sample(frac=1, random_state=7)
     label.iloc[0] = np.nan
@@ -78,7 +78,7 @@ def test_errors_are_measured(recorder: Recorder) -> None:
 
 
 def test_what_cannot_be_recorded(dataset: DatasetH, recorder: Recorder) -> None:
-    """No dataset; no prediction; no row with both."""
+    """No dataset; no prediction; no row with both values."""
     with pytest.raises(ConfigError, match="DatasetH"):
         MultiSegRecord(Echo(), object(), recorder)  # type: ignore[arg-type]
     with pytest.raises(ArtifactNotFound):

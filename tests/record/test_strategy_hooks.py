@@ -1,4 +1,4 @@
-"""Every hook that a strategy of Qlib's has is called here too, and what it returns is what is traded."""
+"""Every hook of Qlib's strategies is called, and its result is what is traded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(strategy: Any, session: Session, account: Any = 10_000.0, n: int = 4, **
 
 @pytest.fixture
 def flat(make_market: MakeMarket) -> Session:
-    """Three instruments that always cost 10."""
+    """Three instruments with a constant price of 10."""
     return make_market({code: [10.0] * 4 for code in "ABC"})
 
 
@@ -49,7 +49,7 @@ THREE = scores({"A": [3.0] * 4, "B": [2.0] * 4, "C": [1.0] * 4})
 
 @pytest.mark.parametrize(("degree", "invested"), [(0.25, 2500), (0.0, 0), (1.0, 10_000), (np.float32(0.5), 5000)])
 def test_risk_degree_of_a_subclass(flat: Session, degree: float, invested: float) -> None:
-    """What get_risk_degree says is invested, also nothing."""
+    """The result of get_risk_degree is invested, even if it is zero."""
 
     class Timed(TopkDropoutStrategy):
         def get_risk_degree(self, trade_step: int | None = None) -> float:
@@ -60,7 +60,7 @@ def test_risk_degree_of_a_subclass(flat: Session, degree: float, invested: float
 
 
 def test_risk_degree_knows_the_step(flat: Session) -> None:
-    """The hook is called with the number of the day, and may decide by it: here to invest from the third day on."""
+    """The hook gets the number of the step and can depend on it: here, to invest from the third day on."""
     asked = []
 
     class Late(TopkDropoutStrategy):
@@ -75,8 +75,8 @@ def test_risk_degree_knows_the_step(flat: Session) -> None:
 
 
 @pytest.mark.parametrize("degree", [1.5, -0.1, nan])
-def test_a_risk_degree_that_is_no_share(flat: Session, degree: float) -> None:
-    """A hook that returns no share of the money is an error that names it."""
+def test_an_invalid_risk_degree_is_refused(flat: Session, degree: float) -> None:
+    """The error for a result that is not a fraction of the account names the hook."""
 
     class Wrong(TopkDropoutStrategy):
         def get_risk_degree(self, trade_step: int | None = None) -> float:
@@ -86,8 +86,8 @@ def test_a_risk_degree_that_is_no_share(flat: Session, degree: float) -> None:
         run(Wrong(signal=ONE, topk=1, n_drop=0), flat)
 
 
-def test_a_decision_of_ones_own(flat: Session) -> None:
-    """A subclass that overrides generate_trade_decision to do nothing trades nothing."""
+def test_generate_trade_decision_can_be_overridden(flat: Session) -> None:
+    """A subclass that decides to do nothing trades nothing."""
 
     class Idle(TopkDropoutStrategy):
         def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
@@ -103,8 +103,8 @@ def test_a_decision_of_ones_own(flat: Session) -> None:
         assert (result.report["account"] == 10_000).all()
 
 
-def test_a_decision_that_changes_the_bases(flat: Session) -> None:
-    """A subclass may take the base's orders and change them: here each purchase is halved, B is never bought."""
+def test_a_decision_can_modify_the_default_orders(flat: Session) -> None:
+    """Here each purchase is halved, and B is never bought."""
 
     class Careful(TopkDropoutStrategy):
         def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
@@ -122,7 +122,7 @@ def test_a_decision_that_changes_the_bases(flat: Session) -> None:
 
 
 def test_a_subclass_may_trade_beyond_its_signal(flat: Session) -> None:
-    """A decision of one's own may order instruments that the signal does not have, as long as there are data of them."""
+    """A decision may order instruments that are not in the signal, if there are data of them."""
 
     class Hedge(TopkDropoutStrategy):
         def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
@@ -132,19 +132,19 @@ def test_a_subclass_may_trade_beyond_its_signal(flat: Session) -> None:
 
 
 class Recorder(BaseStrategy):
-    """Buys one share of A a day, and writes down what it sees."""
+    """Buys one share of A a day, and records what it sees."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log: list[Any] = []
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Write down that a backtest begins."""
+        """Record the start of a backtest."""
         super().reset(*args, **kwargs)
         self.log.append("reset")
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
-        """Write down calendar, holdings, and what became of the last orders."""
+        """Record calendar, holdings, and the results of the last orders."""
         start, end = self.trade_calendar.get_step_time()
         dealt = [(o.stock_id, o.deal_amount, value, price) for o, value, _, price in execute_result or []]
         held = self.trade_position.get_stock_amount("A")
@@ -152,17 +152,17 @@ class Recorder(BaseStrategy):
         return TradeDecisionWO([self.trade_exchange.get_order_helper().create("A", 1.0, Order.BUY)], self)
 
     def post_exe_step(self, execute_result: list[Any] | None) -> None:
-        """Write down the orders of the step that is over."""
+        """Record the orders of the finished step."""
         assert execute_result is not None
         self.log.append(("after", self.trade_calendar.get_trade_step(), len(execute_result)))
 
     def post_upper_level_exe_step(self) -> None:
-        """Write down the end."""
+        """Record the end."""
         self.log.append("end")
 
 
 def test_hooks_in_their_order(flat: Session) -> None:
-    """reset, a decision and post_exe_step a day, post_upper_level_exe_step: with calendar, holdings and results."""
+    """reset; a decision and post_exe_step each day; post_upper_level_exe_step: with calendar, holdings and results."""
     strategy = Recorder()
     run(strategy, flat, n=2)
     assert strategy.log == [
@@ -175,16 +175,16 @@ def test_hooks_in_their_order(flat: Session) -> None:
     ]
 
 
-def test_a_strategy_may_run_again(flat: Session) -> None:
-    """The same object in a second backtest gives the same result, random methods too."""
+def test_a_strategy_can_be_reused(flat: Session) -> None:
+    """The same object in a second backtest gives the same result, even with random methods."""
     noisy = scores({c: np.random.default_rng(i).normal(size=4).tolist() for i, c in enumerate("ABC")})
     strategy = TopkDropoutStrategy(signal=noisy, topk=1, n_drop=1, method_buy="random", method_sell="random")
     first, second = run(strategy, flat), run(strategy, flat)
     pd.testing.assert_frame_equal(first.trades, second.trades)
 
 
-def test_what_is_no_decision_is_an_error(flat: Session) -> None:
-    """A decision that is a list, or None, is one message."""
+def test_an_invalid_decision_is_an_error(flat: Session) -> None:
+    """A decision that is a list, or None, gives one message."""
 
     class Wrong(TopkDropoutStrategy):
         def generate_trade_decision(self, execute_result: list[Any] | None = None) -> Any:
@@ -194,8 +194,8 @@ def test_what_is_no_decision_is_an_error(flat: Session) -> None:
         run(Wrong(signal=ONE, topk=1, n_drop=1), flat)
 
 
-def test_a_strategy_that_says_nothing(flat: Session) -> None:
-    """A signal strategy without orders() and without a decision is one message."""
+def test_a_strategy_without_decisions_is_refused(flat: Session) -> None:
+    """A signal strategy with neither orders() nor a decision gives one message."""
 
     class Empty(BaseSignalStrategy):
         pass
@@ -206,14 +206,14 @@ def test_a_strategy_that_says_nothing(flat: Session) -> None:
         Empty(signal=ONE).generate_trade_decision()
 
 
-def test_a_rule_needs_days(flat: Session) -> None:
-    """A strategy without a prediction needs start and end."""
+def test_a_strategy_without_a_signal_needs_dates(flat: Session) -> None:
+    """It has no prediction that determines start and end."""
     with pytest.raises(ConfigError, match=r"backtest\.end_time: Recorder has no prediction"):
         run_backtest(Recorder(), start_time="2021-03-01", session=flat)
 
 
-def test_a_signal_of_ones_own(flat: Session) -> None:
-    """A signal may be an object with get_signal: here the favourite changes every day."""
+def test_a_users_signal(flat: Session) -> None:
+    """A signal may be an object with get_signal: here the best instrument changes every day."""
 
     class Turning(Signal):
         def get_signal(self, start_time: Any, end_time: Any) -> pd.Series:
@@ -226,7 +226,7 @@ def test_a_signal_of_ones_own(flat: Session) -> None:
 
 
 def test_qlibs_own_arguments(flat: Session) -> None:
-    """Arguments of Qlib's for nested execution may be None; an exchange of a strategy's own is refused."""
+    """Qlib's arguments for nested execution may be None; a strategy's own exchange is refused."""
     config = {
         "class": "TopkDropoutStrategy",
         "module_path": "qlib.contrib.strategy",
@@ -241,7 +241,7 @@ def test_qlibs_own_arguments(flat: Session) -> None:
 
 
 def test_an_executor_may_sort_orders(flat: Session) -> None:
-    """A subclass's _get_order_iterator decides the sequence: here C is dealt first and takes all the money."""
+    """A subclass's _get_order_iterator determines the sequence: here C is filled first and uses all the cash."""
 
     class LastFirst(SimulatorExecutor):
         def _get_order_iterator(self, trade_decision: Any) -> list[Order]:
@@ -260,7 +260,9 @@ def test_an_executor_may_sort_orders(flat: Session) -> None:
 
 
 def test_executor_methods_that_are_not_called_are_refused() -> None:
-    """A subclass with a method of Qlib's executors that would never be called is refused, naming it."""
+    """A subclass that overrides a method of Qlib's executors that is never called is refused; the error names the
+    method.
+    """
 
     class Mine(SimulatorExecutor):
         def collect_data(self) -> None:
@@ -271,7 +273,7 @@ def test_executor_methods_that_are_not_called_are_refused() -> None:
 
 
 def test_cash_that_settles_on_the_next_day(make_market: MakeMarket) -> None:
-    """With settle_type cash, what a sale brings in buys nothing on the same day; the account counts it all the same."""
+    """With settle_type cash, the proceeds of a sale cannot be spent on the same day; the account includes them."""
     session = make_market({"A": [10.0] * 4, "B": [10.0] * 4})
 
     class Switch(BaseStrategy):
@@ -290,7 +292,7 @@ def test_cash_that_settles_on_the_next_day(make_market: MakeMarket) -> None:
 
 
 def test_weights_of_fill_rates(flat: Session) -> None:
-    """The day's fill rate is a mean of orders, or weighted by amount or value: 1000 of 1000 and 0 of 500 filled."""
+    """The day's fill rate is a mean over orders, or weighted by amount or value: 1000 of 1000 and 0 of 500 filled."""
 
     class Two(BaseStrategy):
         def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
@@ -307,7 +309,7 @@ def test_weights_of_fill_rates(flat: Session) -> None:
 
 
 def test_positions_are_qlibs(flat: Session) -> None:
-    """A day's position has Qlib's `.position` and methods, and reads as that mapping too."""
+    """A day's position has Qlib's `.position` and methods, and is also readable as that mapping."""
     result = run(TopkDropoutStrategy(signal=THREE, topk=2, n_drop=0), flat)
     last = result.positions[days_of(4)[-1]]
     assert isinstance(last, Position)
@@ -336,7 +338,7 @@ def test_positions_are_qlibs(flat: Session) -> None:
 
 
 def test_orders_from_a_file(flat: Session, tmp_path: Any) -> None:
-    """Each order of a table is traded on its day, however the day is written; the signal's days are not needed."""
+    """Each order of a table is traded on its day, in any notation of days; the signal's days are not needed."""
     file = tmp_path / "orders.csv"
     file.write_text(
         "datetime,instrument,amount,direction\n20210301,A,100,buy\n2021-03-03,a,40,sell\n2021/03/03,B,1,buy\n"
@@ -358,7 +360,7 @@ def test_orders_from_a_file(flat: Session, tmp_path: Any) -> None:
     ],
 )
 def test_bad_tables_of_orders(table: pd.DataFrame, words: str) -> None:
-    """A table that lacks a column, or has a day that is none, is one message."""
+    """A missing column, or an invalid day, gives one message."""
     with pytest.raises(ValueError, match=words):
         FileOrderStrategy(table)
 
@@ -367,7 +369,7 @@ def test_bad_tables_of_orders(table: pd.DataFrame, words: str) -> None:
 
 
 def test_ties_go_by_code_whatever_the_order_of_rows(make_market: MakeMarket) -> None:
-    """Of equal scores the earlier codes are bought, and the later ones dropped; the note counts the days."""
+    """Of equal scores the earlier codes are bought, and the later ones sold; the note counts the days."""
     session = make_market({code: [10.0] * 4 for code in "DBAC"})
     tied = scores({"D": [1.0, 1, 1, 1], "B": [1.0, 1, 1, 1], "C": [1.0, 1, 2, 2], "A": [1.0, 1, 1, 1]})
     reports = []
@@ -375,7 +377,7 @@ def test_ties_go_by_code_whatever_the_order_of_rows(make_market: MakeMarket) -> 
         result = run(TopkDropoutStrategy(signal=tied.sample(frac=1, random_state=seed), topk=2, n_drop=1), session)
         first = result.trades.loc[days_of(2)[1] : days_of(2)[1], "instrument"]
         assert first.tolist() == ["A", "B"]
-        # On the fourth day C stands above all; B, the later code of the two that are held, makes room.
+        # On the fourth day C has the highest score and replaces B, the later code of the two holdings.
         last = result.trades.loc[days_of(4)[3] :]
         assert list(zip(last["instrument"], last["deal_amount"] > 0, strict=True)) == [("B", False), ("C", True)]
         assert any("on 3 of 4 days equal scores were on both sides" in note for note in result.notes)
@@ -384,8 +386,8 @@ def test_ties_go_by_code_whatever_the_order_of_rows(make_market: MakeMarket) -> 
         pd.testing.assert_frame_equal(reports[0], other)
 
 
-def test_without_ties_nothing_is_said(flat: Session) -> None:
-    """Different scores need no rule."""
+def test_without_ties_there_is_no_note(flat: Session) -> None:
+    """The rule for ties is not needed."""
     assert run(TopkDropoutStrategy(signal=THREE, topk=1, n_drop=1), flat).notes == ()
 
 
@@ -400,8 +402,8 @@ def _delisting_scores() -> pd.Series:
     return scores({"A": [1.0] * 8, "B": [4.0] * 4, "C": [3.0] * 5 + [0.5] * 3, "D": [2.0] * 4 + [5.0] * 4})
 
 
-def test_a_holding_that_is_delisted_is_said(with_a_delisting: Session, caplog: pytest.LogCaptureFixture) -> None:
-    """The account stays a number at its last price, and a warning names the holding, its worth and its last day."""
+def test_a_delisted_holding_gives_a_warning(with_a_delisting: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """The account is still valid, at the last price; a warning names the holding, its value and its last day."""
     with caplog.at_level(logging.WARNING):
         result = run(TopkDropoutStrategy(signal=_delisting_scores(), topk=2, n_drop=1), with_a_delisting, n=8)
     assert result.report["account"].tolist() == [10_000] * 3 + [6200] * 5
@@ -412,20 +414,20 @@ def test_a_holding_that_is_delisted_is_said(with_a_delisting: Session, caplog: p
 
 
 def test_a_delisted_holding_may_leave_its_place(with_a_delisting: Session) -> None:
-    """As in Qlib it takes a place and the one sale a day for ever; with count_delisted=False trading goes on."""
+    """As in Qlib it permanently occupies a place and the one sale per day; with count_delisted=False trading continues."""
     kwargs = {"signal": _delisting_scores(), "topk": 2, "n_drop": 1}
     stuck = run(TopkDropoutStrategy(**kwargs), with_a_delisting, n=8)
     going = run(TopkDropoutStrategy(**kwargs, count_delisted=False), with_a_delisting, n=8)
     last, cash = days_of(8)[-1], 500.0
     assert stuck.positions[last].get_stock_amount_dict() == pytest.approx({"B": 475, "C": 475, "D": cash * 0.095})
-    # C, now the worst of those that can be sold, makes room for A.
+    # C, now the worst holding that can be sold, is replaced by A.
     bought = (cash * 0.05 + 4750) * 0.095
     assert going.positions[last].get_stock_amount_dict() == pytest.approx({"A": bought, "B": 475, "D": cash * 0.095})
     assert going.report["account"].iloc[-1] == pytest.approx(6200)
 
 
-def test_suspended_to_the_end_is_said(make_market: MakeMarket) -> None:
-    """A holding without a price to the end of the backtest, though its series goes on, is named with its last day."""
+def test_a_suspension_to_the_end_gives_a_warning(make_market: MakeMarket) -> None:
+    """A holding without a price until the end of the backtest, though its series goes on, is named with its last day."""
     session = make_market({"A": [10.0] * 6, "B": [10.0, 10, nan, nan, nan, nan]})
     signal = scores({"A": [1.0] * 6, "B": [2.0] * 6})
     result = run(TopkDropoutStrategy(signal=signal, topk=1, n_drop=1), session, n=6)
@@ -433,15 +435,15 @@ def test_suspended_to_the_end_is_said(make_market: MakeMarket) -> None:
     assert "B (950 at 10, 95.0 % of the account: it has had no price after 2021-03-02" in result.notes[-1]
 
 
-def test_a_short_suspension_is_not_an_end(make_market: MakeMarket) -> None:
-    """Who can be sold again on the last day is not named."""
+def test_a_short_suspension_gives_no_warning(make_market: MakeMarket) -> None:
+    """The holding can be sold again on the last day."""
     session = make_market({"A": [10.0] * 6, "B": [10.0, 10, nan, nan, 10, 10]})
     signal = scores({"A": [1.0] * 6, "B": [2.0] * 6})
     assert run(TopkDropoutStrategy(signal=signal, topk=1, n_drop=0), session, n=6).notes == ()
 
 
-def test_a_holding_outside_the_exchanges_codes_is_said(make_market: MakeMarket) -> None:
-    """What the exchange's codes leave out cannot be traded; it is valued at its market price, and named."""
+def test_a_holding_outside_the_exchanges_codes_gives_a_warning(make_market: MakeMarket) -> None:
+    """It cannot be traded; it is valued at its market price, and named."""
     session = make_market({"A": [10.0] * 4, "B": [10.0, 11, 12, 13]})
     signal = scores({"A": [1.0] * 4, "B": [0.0] * 4})
     result = run(
@@ -454,8 +456,8 @@ def test_a_holding_outside_the_exchanges_codes_is_said(make_market: MakeMarket) 
     assert "it is not among the codes of the exchange" in result.notes[-1]
 
 
-def test_a_name_that_leaves_the_universe_while_held(make_market: MakeMarket) -> None:
-    """With a universe for codes, a holding that leaves it keeps its market price and is named at the end."""
+def test_a_holding_that_leaves_the_universe(make_market: MakeMarket) -> None:
+    """With a universe as codes, it keeps its market price and is named at the end."""
     days = days_of(5).to_numpy().astype("datetime64[D]")
     members = {"A": [(days[0], days[4])], "B": [(days[0], days[2])]}
     session = make_market({"A": [10.0] * 5, "B": [10.0, 10, 10, 10, 20]}, universes={"index": members})

@@ -1,4 +1,4 @@
-"""Every figure of a report against plain loops over its prediction and label: several models, days, ties, gaps."""
+"""Every number of a report compared with plain loops over prediction and label: several models, days, ties, gaps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, 
 def market(
     names: int = 12, days: int = 60, horizon: int = 1, *, ties: bool = False, gaps: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A prediction, and the returns over `horizon` days that followed."""
+    """Return a prediction, and the returns over the `horizon` days that followed."""
     random = np.random.default_rng(names + days + horizon)
     index = pd.MultiIndex.from_product(
         [pd.bdate_range("2020-01-01", periods=days), [f"I{i:02}" for i in range(names)]],
@@ -65,7 +65,7 @@ def said(found: Sequence[HeadlineFigure]) -> dict[str, str]:
 
 
 def by_hand(prediction: pd.DataFrame, label: pd.DataFrame, horizon: int) -> dict[str, str]:
-    """The figures of the headline, day by day and name by name."""
+    """Compute the headline's numbers day by day and instrument by instrument."""
     ics, rank_ics, spreads = [], [], []
     score, truth = prediction["score"].to_dict(), label["LABEL0"].to_dict()
     for day in sorted({day for day, _ in score}):
@@ -77,7 +77,7 @@ def by_hand(prediction: pd.DataFrame, label: pd.DataFrame, horizon: int) -> dict
         ics.append(scipy.stats.pearsonr(scores, returns).statistic)
         rank_ics.append(scipy.stats.spearmanr(scores, returns).statistic)
         if len(pairs) >= 5:
-            # At its place a tied name counts as much as any other of its score.
+            # A tied instrument counts as the mean of all with its score.
             means = [np.mean([r for other, r in pairs if other == s]) for s in scores]
             fifth = [place * 5 // len(pairs) for place in range(len(pairs))]
             top, bottom = ([m for m, f in zip(means, fifth, strict=True) if f == k] for k in (4, 0))
@@ -113,7 +113,9 @@ def test_the_headline_is_right(names: int, ties: bool, gaps: bool, horizon: int)
 
 
 def test_the_quantile_table_is_right() -> None:
-    """Mean label, return a year, excess over the mean of all names, Sharpe ratio and share of days, for each fifth."""
+    """Mean label, annual return, excess over the mean of all instruments, Sharpe ratio and share of days, for each
+    fifth.
+    """
     prediction, label = market(7, 30, 5, ties=True, gaps=True)
     summary = summary_of(prediction, label, 5)
     days = []
@@ -139,8 +141,8 @@ def test_the_quantile_table_is_right() -> None:
     assert summary.quantiles[5].dropna().tolist() == pytest.approx((table[4] / 5).tolist())
 
 
-def test_days_that_are_not_known_are_said_and_never_one() -> None:
-    """No return a year, no Sharpe ratio and no t; IC and mean labels are there, on the page as on the terminal."""
+def test_unknown_label_days_are_reported_and_never_assumed() -> None:
+    """No annual return, Sharpe ratio or t; IC and mean labels are shown, on the page and on the terminal."""
     prediction, label = market()
     summary = summary_of(prediction, label, None)
     shown = said(headline_figures(summary.headline))
@@ -160,8 +162,8 @@ def test_days_that_are_not_known_are_said_and_never_one() -> None:
         summary_of(prediction, label, 0)
 
 
-def test_a_constant_score_is_not_judged() -> None:
-    """On no day; a day of it among others has neither an IC nor fifths, and the others are as without it."""
+def test_a_constant_score_has_no_figures() -> None:
+    """A day with a constant score has neither an IC nor fifths, and the other days are as without it."""
     prediction, label = market()
     shown = said(headline_figures(summary_of(prediction * 0 + 0.1, label, 1).headline))
     assert "IC" not in shown
@@ -177,7 +179,7 @@ def test_a_constant_score_is_not_judged() -> None:
 
 @pytest.mark.parametrize("names", [1, 2, 4])
 def test_too_few_instruments_for_fifths(names: int) -> None:
-    """One has no IC; two and four have one, and no long-short return."""
+    """One instrument has no IC; two and four have one, and no long-short return."""
     summary = summary_of(*market(names), 1)
     shown = said(headline_figures(summary.headline))
     assert ("IC" in shown) is (names > 1)
@@ -186,8 +188,8 @@ def test_too_few_instruments_for_fifths(names: int) -> None:
     assert "Returns by quantile" not in render(summary)
 
 
-def test_each_model_is_judged_by_its_own_label() -> None:
-    """On its own days, over its own days of holding; the headline is that of the average."""
+def test_each_model_is_evaluated_by_its_own_label() -> None:
+    """On its own days, over its own label days; the headline is that of the average."""
     short, long = market(12, 60, 1), market(12, 40, 5, ties=True)
     models = [
         ModelInputs("lgb", *short, ONE, 1),
@@ -240,7 +242,7 @@ def test_every_figure_names_its_days_its_label_and_its_costs(days: int | None) -
 
 
 def test_warnings_are_on_the_page(tmp_path: Path) -> None:
-    """Beside what is not complete, escaped; many of them are folded."""
+    """Next to the notes on coverage, escaped; long lists are folded."""
     prediction, label = market()
     many = [f"warning {i} <b>" for i in range(20)]
     page = render(summary_of(prediction, label, 1, warnings=many, notes=["window 2 is failed"]))
@@ -252,7 +254,7 @@ def test_warnings_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_the_drawn_drawdown_begins_on_the_first_day() -> None:
-    """A backtest that only falls is as far down as it fell, in the table and in the plot."""
+    """A backtest that only falls has its whole loss as drawdown, in the table and in the plot."""
     days = pd.bdate_range("2020-01-01", periods=3)
     report = pd.DataFrame({"return": [-0.1, 0.0, 0.05], "bench": 0.0, "cost": 0.0}, days)
     summary = summarise(ReportInputs("mine", [one_task()], None, None, portfolio=report))
@@ -263,7 +265,7 @@ def test_the_drawn_drawdown_begins_on_the_first_day() -> None:
 
 
 def test_ties_are_the_mean_over_their_orders() -> None:
-    """Two names tied across the border of the highest fifth: what an average over both orders of rows gives."""
+    """Two tied instruments at the border of the highest fifth: the mean over both orders of the rows."""
     index = pd.MultiIndex.from_product(
         [pd.bdate_range("2020-01-01", periods=3), list("abcde")], names=["datetime", "instrument"]
     )
@@ -277,7 +279,7 @@ def test_ties_are_the_mean_over_their_orders() -> None:
 
 
 def test_names_of_models_with_commas_are_kept_apart() -> None:
-    """Those of a grid are made of its values, with commas between."""
+    """The names of a grid contain its values, separated by commas."""
     pair = market(12, 20, 1)
     models = [ModelInputs(name, *pair, ONE, 1) for name in ("small, seed=1", "small, seed=2")]
     summary = summarise(

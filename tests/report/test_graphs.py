@@ -1,4 +1,4 @@
-"""Figures for notebooks: the numbers that they draw, by hand."""
+"""Figures for notebooks: the numbers that they draw, computed by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAYS = pd.bdate_range("2021-01-04", periods=60)
 
 @pytest.fixture
 def report() -> pd.DataFrame:
-    """A backtest of three days."""
+    """Return a backtest of three days."""
     return pd.DataFrame(
         {"return": [-0.02, 0.03, 0.01], "bench": [0.01, 0.0, 0.0], "cost": [0.001] * 3, "turnover": [1.0, 0.1, 0.1]},
         DAYS[:3],
@@ -27,7 +27,7 @@ def report() -> pd.DataFrame:
 
 @pytest.fixture
 def positions() -> dict[pd.Timestamp, dict[str, Any]]:
-    """A is held on all three days, B on the first alone, C from the second."""
+    """Return positions: A is held on all three days, B on the first only, C from the second."""
 
     def entry(**weights: float) -> dict[str, Any]:
         held = {k: {"amount": 1.0, "price": 10.0, "weight": w, "count_day": 1} for k, w in weights.items()}
@@ -40,14 +40,14 @@ def positions() -> dict[pd.Timestamp, dict[str, Any]]:
 
 @pytest.fixture
 def label() -> pd.DataFrame:
-    """What three instruments return after each of the three days."""
+    """Return the returns of three instruments after each of the three days."""
     index = pd.MultiIndex.from_product([list("ABC"), DAYS[:3]], names=["instrument", "datetime"])
     return pd.DataFrame({"Ref($close, -1)/$close-1": [0.01, 0.02, 0.03, 0.0, -0.02, 0.0, 0.0, 0.04, 0.05]}, index)
 
 
 @pytest.fixture
 def pred_label() -> pd.DataFrame:
-    """Ten instruments: the score is the label on even days, and its opposite on odd ones."""
+    """Return ten instruments whose score is the label on even days and its opposite on odd ones."""
     index = pd.MultiIndex.from_product([list("ABCDEFGHIJ"), DAYS], names=["instrument", "datetime"])
     label = np.repeat(np.arange(10.0), len(DAYS)) / 100
     sign = np.tile(np.where(np.arange(len(DAYS)) % 2 == 0, 1.0, -1.0), 10)
@@ -55,7 +55,7 @@ def pred_label() -> pd.DataFrame:
 
 
 def trace(figure: Any, name: str) -> np.ndarray[Any, Any]:
-    """The heights of a named curve."""
+    """Return the y values of a named curve."""
     (found,) = [t for t in figure.data if t.name == name]
     return np.asarray(found.y, dtype=float)
 
@@ -66,14 +66,14 @@ def test_a_report_draws_sums_and_drawdowns(report: pd.DataFrame) -> None:
     assert trace(figure, "cum return wo cost") == pytest.approx([-0.02, 0.01, 0.02])
     assert trace(figure, "cum return w cost") == pytest.approx([-0.021, 0.008, 0.017])
     assert trace(figure, "cum ex return wo cost") == pytest.approx([-0.03, 0.0, 0.01])
-    assert trace(figure, "return wo mdd") == pytest.approx([-0.02, 0.0, 0.0])  # which Qlib has as 0 on the first day
+    assert trace(figure, "return wo mdd") == pytest.approx([-0.02, 0.0, 0.0])  # 0 on the first day in Qlib
     assert trace(figure, "cum ex return w cost mdd") == pytest.approx([-0.031, -0.002, 0.0])
     assert trace(figure, "turnover") == pytest.approx([1.0, 0.1, 0.1])
     assert len(figure.data) == 10
 
 
 def test_risks_are_drawn_as_a_whole_and_by_month() -> None:
-    """One figure of all, four by month; a month of two days is left out."""
+    """One figure of the whole period, four by month; a month of two days is left out."""
     rng = np.random.default_rng(7)
     days = DAYS[DAYS < "2021-03-03"]
     table = pd.DataFrame(rng.normal(0, 0.01, (len(days), 4)), days, ["return", "bench", "cost", "turnover"])
@@ -95,14 +95,16 @@ def test_risks_are_drawn_as_a_whole_and_by_month() -> None:
 
 
 def test_what_was_held(positions: dict[pd.Timestamp, Any]) -> None:
-    """Bought on the first day, held afterwards, sold on the first day without; as dicts or as positions; untouched."""
+    """An instrument is bought on its first day, then held, and sold on the first day without it; positions as dicts or
+    objects; the input is unchanged.
+    """
     held = graphs.parse_position(positions)
     assert held["status"].unstack().T.to_dict("list") == {
         "A": [1, 0, 0],
         "B": [1, -1, pytest.approx(np.nan, nan_ok=True)],
         "C": [pytest.approx(np.nan, nan_ok=True), 1, 0],
     }
-    assert held.loc[("B", DAYS[1]), "weight"] == 0.5  # that of its last day
+    assert held.loc[("B", DAYS[1]), "weight"] == 0.5  # the last day's
     assert held["cash"].tolist() == [5.0] * 7
 
     class Position:
@@ -118,7 +120,7 @@ def test_what_was_held(positions: dict[pd.Timestamp, Any]) -> None:
 def test_what_followed_what_was_held(
     positions: dict[pd.Timestamp, Any], label: pd.DataFrame, report: pd.DataFrame
 ) -> None:
-    """Returns of the day after, their place among all, and the benchmark's; from one day to another."""
+    """Next-day returns, their rank among all instruments, and the benchmark's; from one day to another."""
     data = graphs.get_position_data(positions, label, report, calculate_label_rank=True)
     assert data.loc[("C", DAYS[1]), "rank_ratio"] == pytest.approx(100 / 3)
     assert data.loc[("A", DAYS[0]), "rank_label_mean"] == pytest.approx((1 + 2.5) / 2 / 3 * 100)
@@ -131,12 +133,12 @@ def test_what_followed_what_was_held(
 def test_cumulative_returns_of_trades(
     positions: dict[pd.Timestamp, Any], label: pd.DataFrame, report: pd.DataFrame
 ) -> None:
-    """By what was bought, sold, both and held: the mean return over the benchmark, weighted, summed up."""
+    """For bought, sold, both, and held instruments: the weighted mean return over the benchmark, summed up."""
     figures = graphs.cumulative_return_graph(positions, report, label, show_notebook=False)
     buy, sell, both, hold = figures
     assert trace(buy, "cum buy") == pytest.approx(
         [0.005, 0.045]
-    )  # (A and B) 0.005, then C 0.04; the last day has no bench
+    )  # (A and B) 0.005, then C 0.04; the last day has no benchmark
     assert trace(sell, "cum sell") == pytest.approx([0.0, -0.02])
     assert trace(both, "cum buy_minus_sell") == pytest.approx([0.005, 0.065])
     assert trace(both, "buy plus sell weight") == pytest.approx([1.0, 1.1])
@@ -144,8 +146,8 @@ def test_cumulative_returns_of_trades(
     assert list(label.columns) == ["Ref($close, -1)/$close-1"]
 
 
-def test_places_of_what_was_held(positions: dict[pd.Timestamp, Any], label: pd.DataFrame) -> None:
-    """In percent, the best near 0; for held, bought and sold."""
+def test_ranks_of_what_was_held(positions: dict[pd.Timestamp, Any], label: pd.DataFrame) -> None:
+    """In percent, the best near 0; for held, bought and sold instruments."""
     hold, buy, sell = graphs.rank_label_graph(positions, label, show_notebook=False)
     assert trace(hold, "Hold")[0] == pytest.approx(200 / 3)
     assert trace(buy, "Buy") == pytest.approx([(1 + 2.5) / 2 / 3 * 100, 100 / 3])
@@ -164,7 +166,9 @@ def test_daily_correlations_are_drawn(pred_label: pd.DataFrame) -> None:
 
 
 def test_the_performance_of_a_model(pred_label: pd.DataFrame) -> None:
-    """Groups from the best scores down, their differences, the IC by month, and how scores change from day to day."""
+    """Groups from the highest scores down, their differences, the IC by month, and the turnover of scores from day to
+    day.
+    """
     names = ["group_return", "pred_ic", "pred_autocorr", "pred_turnover"]
     figures = graphs.model_performance_graph(pred_label, graph_names=names, show_notebook=False)
     assert len(figures) == 7
@@ -187,8 +191,8 @@ def test_the_performance_of_a_model(pred_label: pd.DataFrame) -> None:
     assert trace(reverse, "Group1")[0] == pytest.approx(0.02)
 
 
-def test_the_input_stays_as_it_is(pred_label: pd.DataFrame, report: pd.DataFrame) -> None:
-    """No column is added, no score turned."""
+def test_the_input_is_unchanged(pred_label: pd.DataFrame, report: pd.DataFrame) -> None:
+    """No column is added, and no sign is changed."""
     before, kept = pred_label.copy(), report.copy()
     graphs.model_performance_graph(pred_label, reverse=True, show_notebook=False)
     graphs.report_graph(report, show_notebook=False)
@@ -209,16 +213,16 @@ def test_the_input_stays_as_it_is(pred_label: pd.DataFrame, report: pd.DataFrame
         ),
     ],
 )
-def test_what_cannot_be_drawn(
+def test_invalid_input_is_refused(
     draw: Callable[[Any, Any], Any], error: type[Exception], said: str, report: pd.DataFrame, pred_label: pd.DataFrame
 ) -> None:
-    """One message that names it."""
+    """With one message that names the error."""
     with pytest.raises(error, match=said):
         draw(report, pred_label)
 
 
 def test_figures_are_shown_by_default(report: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a notebook nothing is returned, so that it is not drawn twice."""
+    """In a notebook nothing is returned, so that a figure is not drawn twice."""
     import plotly.graph_objects as go
 
     shown: list[Any] = []

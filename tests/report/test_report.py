@@ -1,4 +1,4 @@
-"""The report: right in numbers, whole in one file, safe with any text, readable in every state."""
+"""The report: correct numbers, a single self-contained file, safe with any text, readable in every state."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def page(tmp_path: Path, summary: Summary) -> str:
     return write_report(summary, tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
-    """No element loads anything; windows, figures and configuration are in it."""
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
+    """No element loads anything; windows, figures and configuration are included."""
     text = page(tmp_path, summarise(inputs()))
     outside = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", outside)
@@ -87,7 +87,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_text_is_shown_not_run(tmp_path: Path) -> None:
-    """Names, errors and configuration from anywhere are escaped, in the page and inside its data."""
+    """Names, errors and configuration from any source are escaped, in the page and in its data."""
     bad = "</script><script>alert(1)</script>"
     failed = task(1, "failed", error=f"Traceback\nValueError: {bad}", attempt=3)
     text = page(tmp_path, summarise(inputs(title=bad, tasks=[task(0), failed], config=bad, notes=[bad])))
@@ -107,8 +107,8 @@ def test_text_is_shown_not_run(tmp_path: Path) -> None:
     ],
     ids=["no label", "no prediction", "one window", "all failed", "no task"],
 )
-def test_every_state_makes_a_page(changes: dict[str, object], tmp_path: Path) -> None:
-    """What there is no number for is left out."""
+def test_every_state_gives_a_page(changes: dict[str, object], tmp_path: Path) -> None:
+    """Numbers that do not exist are left out."""
     text = page(tmp_path, summarise(inputs(**changes)))
     assert "Configuration" in text
     assert ">nan<" not in text
@@ -130,7 +130,7 @@ def test_the_terminal_shows_the_same_headline() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser: apt-get install chromium")
 def test_a_browser_draws_every_plot(tmp_path: Path) -> None:
-    """Each plot's place holds a drawing once the scripts have run."""
+    """Each plot's element contains a drawing after the scripts have run."""
     summary = summarise(inputs())
     file = write_report(summary, tmp_path / "report.html")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
@@ -138,12 +138,12 @@ def test_a_browser_draws_every_plot(tmp_path: Path) -> None:
     assert dom.count('class="main-svg"') >= 6
 
 
-def test_what_the_page_is_made_of_has_a_style(tmp_path: Path) -> None:
-    """Every class of an element is one that the style sheet or the page's own script knows."""
+def test_every_class_of_the_page_has_a_style(tmp_path: Path) -> None:
+    """Every class of an element occurs in the style sheet or in the page's own script."""
     made = inputs(tasks=[task(0), task(1, "failed", error="ValueError: no"), task(2, "waiting")], notes=["a note"])
     text = page(tmp_path, summarise(made))
     body = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     used = {name for names in re.findall(r'class="([^"]*)"', body) for name in names.split()}
     known = {name for file in REPORT.glob("page.*") for name in re.findall(r"[.\"']([a-z][\w-]*)", file.read_text())}
     assert {"facts", "failed"} <= used
-    assert used - known <= {"done", "waiting"}  # statuses that look like any text
+    assert used - known <= {"done", "waiting"}  # statuses that contain arbitrary text

@@ -1,4 +1,4 @@
-"""Data, expressions put together in code, kept objects and a backtest in a few lines, as Qlib's documentation describes."""
+"""Data, expressions built in code, pickled objects and a short backtest, as in Qlib's documentation."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""What the online script imports from beside it: its dates."""
+"""A module next to the online script, which imports its dates from here."""
 
 from copy import deepcopy
 
@@ -6,7 +6,7 @@ BEGIN = "2023-06-30"
 
 
 def fit_dates(template):
-    """The same task over the days that the market has, its windows up to the day of the beginning."""
+    """Return the task with the days of the available market and its windows ending at the first day."""
     task = deepcopy(template)
     kwargs = task["dataset"]["kwargs"]
     kwargs["handler"]["kwargs"].update(

@@ -1,4 +1,4 @@
-"""Features computed once, kept, and processed again for each window, as Qlib's rolling-data example is described."""
+"""Features computed once, saved, and processed again for each window, as in Qlib's rolling-data example."""
 
 import pickle
 import sys
@@ -23,13 +23,13 @@ with open("whole.pkl", "rb") as stream:
 
 
 def window(n):
-    """Segments that begin n times four months later."""
+    """Return segments that begin n times four months later."""
     edges = [datetime(2022 + (4 * (n + i)) // 12, (4 * (n + i)) % 12 + 1, 1) for i in range(4)]
     return dict(zip(("train", "valid", "test"), pairwise(edges), strict=True))
 
 
 def described(n):
-    """The dataset made for one window."""
+    """Return the dataset created for one window."""
     (first, fitted), (_, last) = window(n)["train"], window(n)["test"]
     kwargs = {"source": whole, "start_time": first, "end_time": last, "fit_start_time": first, "fit_end_time": fitted,
               "processors": [{"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature"}}]}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A handler of one's own over another handler's data, as scripts that roll over processed data have it beside them."""
+"""A user's handler of another handler's data, a file that scripts for rolling over processed data have next to them."""
 
 from qlib.contrib.data.handler import check_transform_proc
 from qlib.data.dataset.handler import DataHandlerLP
@@ -6,7 +6,7 @@ from qlib.data.dataset.loader import DataLoaderDH
 
 
 class WindowHandler(DataHandlerLP):
-    """Takes its data from a handler that is there already, and norms them anew."""
+    """Takes its data from an existing handler, and normalises them again."""
 
     def __init__(self, source, start_time=None, end_time=None, fit_start_time=None, fit_end_time=None, processors=()):
         super().__init__(

@@ -1,9 +1,9 @@
-"""Models kept online, written against the words of Qlib's documentation."""
+"""Models kept online, following Qlib's documentation."""
 
 import os
 import sys
 
-import fire_free as options  # a module beside the script is found, as with python itself
+import fire_free as options  # modules next to the script can be imported, as with python itself
 import qlib
 from qlib.model.trainer import DelayTrainerR, DelayTrainerRM, TrainerR, TrainerRM
 from qlib.tests.config import CSI100_RECORD_LGB_TASK_CONFIG_ROLLING
@@ -15,7 +15,7 @@ from qlib.workflow.task.manage import TaskManager
 
 
 class RollingOnlineExample:
-    """The example's class, by its methods' names."""
+    """A class with the method names of Qlib's example."""
 
     def __init__(self, provider_uri, trainer, rolling_step=60):
         qlib.init(provider_uri=provider_uri, region="cn")
@@ -31,7 +31,7 @@ class RollingOnlineExample:
     _ROLLING_MANAGER_PATH = ".RollingOnlineExample"
 
     def reset(self):
-        """Begin anew."""
+        """Delete earlier results."""
         for task in self.tasks:
             name_id = task["model"]["class"]
             TaskManager(task_pool=name_id).remove()
@@ -42,7 +42,7 @@ class RollingOnlineExample:
             os.remove(self._ROLLING_MANAGER_PATH)
 
     def first_run(self):
-        """The first day."""
+        """Train the first models."""
         print("========== reset ==========")
         self.reset()
         print("========== first_run ==========")
@@ -53,7 +53,7 @@ class RollingOnlineExample:
         self.rolling_online_manager.to_pickle(self._ROLLING_MANAGER_PATH)
 
     def routine(self):
-        """A later day."""
+        """Do the routine of a later day."""
         self.rolling_online_manager = OnlineManager.load(self._ROLLING_MANAGER_PATH)
         before = len(R.get_exp(experiment_name="LGBModel").list_recorders())
         self.rolling_online_manager.routine()

@@ -1,4 +1,4 @@
-"""Rolling training as Qlib's documentation describes it: generate, store, train, collect. Written against its words."""
+"""Rolling training following Qlib's documentation: generate, store, train, collect."""
 
 import sys
 from pprint import pprint
@@ -24,7 +24,7 @@ HANDLER = {
 
 
 def config(model):
-    """One model's task."""
+    """Return one model's task."""
     return {
         "model": model,
         "dataset": {
@@ -59,7 +59,7 @@ GBDT = {
 
 
 class RollingTaskExample:
-    """The example's class, by its methods' names."""
+    """A class with the method names of Qlib's example."""
 
     def __init__(self, provider_uri, experiment_name="rolling_exp", task_pool="rolling_task", rolling_step=120):
         mongo = {"task_url": sys.argv[3], "task_db_name": "rolling_db"} if len(sys.argv) > 3 else None
@@ -70,7 +70,7 @@ class RollingTaskExample:
         self.rolling_gen = RollingGen(step=rolling_step, rtype=RollingGen.ROLL_SD)
 
     def reset(self):
-        """Begin anew."""
+        """Delete earlier results."""
         print("========== reset ==========")
         if isinstance(self.trainer, TrainerRM):
             TaskManager(task_pool=self.task_pool).remove()
@@ -79,19 +79,19 @@ class RollingTaskExample:
             exp.delete_recorder(rid)
 
     def task_generating(self):
-        """Templates times windows."""
+        """Combine templates and windows."""
         print("========== task_generating ==========")
         tasks = task_generator(tasks=[config(LINEAR), config(GBDT)], generators=self.rolling_gen)
         pprint(tasks[0])
         return tasks
 
     def task_training(self, tasks):
-        """Train them."""
+        """Train the tasks."""
         print("========== task_training ==========")
         self.trainer.train(tasks, experiment_name=self.experiment_name)
 
     def task_collecting(self):
-        """One result per model, and a filtered one."""
+        """Collect one result per model, and a filtered one."""
         print("========== task_collecting ==========")
 
         def rec_key(recorder):
@@ -115,7 +115,7 @@ class RollingTaskExample:
             print("RESULT", key[0], len(frame), days.min().date(), days.max().date(), frame.index.is_unique)
 
     def main(self):
-        """All of it."""
+        """Run everything."""
         self.reset()
         tasks = self.task_generating()
         self.task_training(tasks)
@@ -124,7 +124,7 @@ class RollingTaskExample:
         print("FINISHED", len(finished), sorted({r.list_tags()["train_status"] for r in finished.values()}))
 
     def worker(self):
-        """Help from another process."""
+        """Run tasks in another process."""
         qlib.init(provider_uri=sys.argv[1], region=REG_CN)
         print("WORKED", run_task(task_train, self.task_pool, experiment_name=self.experiment_name))
 

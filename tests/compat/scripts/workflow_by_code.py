@@ -1,4 +1,4 @@
-"""A workflow by code, written against the words of Qlib's documentation."""
+"""A workflow in code, following Qlib's documentation."""
 
 import sys
 
